@@ -1,0 +1,45 @@
+"""Time as an argument: every component that needs the time takes a ``Clock``."""
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two kinds of time, because intervals and dates must not be mixed."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back; use it for intervals and deadlines within a process."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the epoch; use it for what other processes read (expiry, reports)."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+
+class ManualClock:
+    """A clock that moves only when told to; both readings advance together."""
+
+    def __init__(self, start: float = 1_000_000.0) -> None:
+        self._now = start
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def wall(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move forward by ``seconds`` (>= 0)."""
+        if seconds < 0:
+            raise ValueError(f"a clock cannot go back: advance({seconds})")
+        self._now += seconds

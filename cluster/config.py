@@ -1,0 +1,94 @@
+"""Typed configuration of every part, and the only place that reads the environment.
+
+Each component receives its own section; unknown keys are errors everywhere.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and a misspelt key is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EngineConfig(Section):
+    """One replica's engine."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads for tensor work; 0 leaves the library's choice."""
+    max_model_len: Annotated[int, Field(ge=16)] = 2048
+    """Longest prompt plus completion, in tokens; never above the model's own limit."""
+    block_size: Annotated[int, Field(ge=1, le=256)] = 16
+    """Tokens per KV block."""
+    kv_blocks: Annotated[int, Field(ge=1)] = 1024
+    """KV blocks per replica: ``kv_blocks * block_size`` tokens in all."""
+    max_batch_size: Annotated[int, Field(ge=1)] = 32
+    """Sequences decoded together."""
+    max_batch_tokens: Annotated[int, Field(ge=16)] = 512
+    """Tokens computed in one step, prefill and decode together."""
+    max_queued: Annotated[int, Field(ge=0)] = 1024
+    """Requests that may wait for admission on one replica."""
+    prefix_cache: bool = True
+
+
+class AdapterConfig(Section):
+    """One replica's adapter pool."""
+
+    slots: Annotated[int, Field(ge=1)] = 16
+    """Adapters on the device at once."""
+    max_rank: Annotated[int, Field(ge=1, le=1024)] = 64
+    """An adapter with a larger rank is refused."""
+    memory_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
+    """Device bytes for adapters."""
+    max_mixture: Annotated[int, Field(ge=1)] = 8
+    """Most adapters in one mixture."""
+    load_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    failure_ttl_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a failed load is remembered before it is tried again."""
+
+
+class DecisionConfig(Section):
+    """The decision store."""
+
+    ttl_s: Annotated[float, Field(gt=0)] = 3600.0
+    local_entries: Annotated[int, Field(ge=1)] = 4096
+    """Decisions kept in each process beside the store."""
+    redis_timeout_s: Annotated[float, Field(gt=0)] = 0.25
+    """A Redis command that takes longer counts as a failure."""
+    breaker_reset_s: Annotated[float, Field(gt=0)] = 1.0
+    """After a failure Redis is left alone this long before it is tried again."""
+
+
+class RouterConfig(Section):
+    """One named router."""
+
+    name: str
+    kind: Literal["dlp"] = "dlp"
+    path: Path
+    """Folder of the router's artifact."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Overrides the artifact's nucleus threshold."""
+
+
+class Settings(BaseSettings):
+    """The environment, read once."""
+
+    model_config = SettingsConfigDict(env_prefix="BRAID_", extra="ignore")
+
+    redis_url: SecretStr | None = None
+    """BRAID_REDIS_URL: an existing Redis or Valkey; unset starts an embedded one."""
+    state_dir: Path | None = None
+    """BRAID_STATE_DIR: keys, pid file, logs."""
+    cache_dir: Path | None = None
+    """BRAID_CACHE_DIR: base models."""
+    signing_key: SecretStr | None = None
+    """BRAID_SIGNING_KEY: signs decisions; unset uses one kept in the state folder."""
+    api_key: SecretStr | None = None
+    """BRAID_API_KEY: the key the command-line client sends."""

@@ -1,0 +1,97 @@
+"""The vocabulary of adapters."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.domain.ids import AdapterDigest, TenantId
+
+SHARED_OWNER = TenantId("shared")
+"""Owner of adapters that every tenant may be given."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """What a caller writes: an alias, seen from a tenant."""
+
+    tenant: TenantId
+    alias: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterKey:
+    """What an alias resolves to. ``digest`` alone is identity; the rest is for people."""
+
+    owner: TenantId
+    alias: str
+    digest: AdapterDigest
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterManifest:
+    """What an adapter's files say, parsed once and never changed.
+
+    ``rank`` and ``alpha`` are the defaults; ``rank_pattern`` and ``alpha_pattern`` (PEFT's
+    pattern -> value) override them per module. ``modules`` are the full module paths that really
+    have tensors, e.g. ``model.layers.0.self_attn.q_proj``.
+    """
+
+    digest: AdapterDigest
+    rank: int
+    alpha: float
+    use_rslora: bool
+    target_modules: tuple[str, ...]  # short names, sorted: ("k_proj", "q_proj", ...)
+    modules: tuple[str, ...]  # full paths with tensors, sorted
+    max_rank: int  # largest rank of any module
+    nbytes: int  # of all tensors as stored in the file
+    base_model: str | None  # PEFT's base_model_name_or_path, for people
+    base_digest: str | None  # digest of the base it was trained on, where manifest.json says so
+    description: str = ""
+    rank_pattern: tuple[tuple[str, int], ...] = ()
+    alpha_pattern: tuple[tuple[str, float], ...] = ()
+
+
+class AdapterState(StrEnum):
+    """Where an adapter is on one replica. The transition table is in ``cluster.adapters.pool``."""
+
+    ABSENT = "absent"
+    FETCHING = "fetching"
+    ON_HOST = "on_host"
+    LOADING = "loading"
+    READY = "ready"
+    EVICTING = "evicting"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedAdapter:
+    """One term of a mixture. The weight is any finite real: negative and above 1 are legal.
+
+    The adapter's own ``alpha / r`` is never folded into the weight.
+    """
+
+    key: AdapterKey
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class ResidentAdapter:
+    """One adapter as a replica truly holds it."""
+
+    digest: AdapterDigest
+    alias: str
+    state: AdapterState
+    nbytes: int  # on the device
+    rank: int
+    leases: int  # in-flight requests that hold it
+    pinned: bool = False
+    last_used: float = 0.0  # wall clock, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEntry:
+    """One line of the catalog: an alias, its generation, and where the files are."""
+
+    key: AdapterKey
+    manifest: AdapterManifest
+    path: str
+    tags: tuple[str, ...] = field(default=())

@@ -1,0 +1,118 @@
+"""What routing answers."""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cluster.domain.adapter import WeightedAdapter
+from cluster.domain.ids import AdapterDigest, DecisionId, TenantId
+
+
+class DecisionSource(StrEnum):
+    """How a request came by its decision; the value of ``x-braid-decision-source``."""
+
+    EXPLICIT = "explicit"  # the caller named the base, one adapter or a mixture
+    STORED = "stored"  # found in the decision store
+    COMPUTED = "computed"  # the router ran for this request
+    FALLBACK = "fallback"  # the router could not answer; the base alone
+
+
+class Granularity(StrEnum):
+    """What one row of the weight matrix D covers."""
+
+    REQUEST = "request"
+    SENTENCE = "sentence"
+    PROMPT = "prompt"
+    TOKEN = "token"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteWeights:
+    """D at per-layer or per-site resolution, for routers that decide more finely than one row.
+
+    ``weights[a][s]`` multiplies adapter ``a`` of the mixture at site ``s``; 0 skips the site.
+    """
+
+    sites: tuple[str, ...]  # module paths, e.g. "model.layers.3.mlp.up_proj"
+    weights: tuple[tuple[float, ...], ...]  # [adapters][sites]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateScore:
+    """One candidate's probability, kept to explain a decision."""
+
+    alias: str  # "" is the base model without an adapter
+    probability: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingDecision:
+    """Which adapters answer a prompt, with which weights, and who said so.
+
+    The mixture is sorted by digest: sums must not depend on the order of arrival.
+    """
+
+    id: DecisionId
+    tenant: TenantId
+    router: str  # "explicit", "dlp", ...
+    router_version: str  # digest of the router's artifact; "1" where there is none
+    granularity: Granularity
+    mixture: tuple[WeightedAdapter, ...]  # empty: the base alone
+    source: DecisionSource
+    candidates_digest: str  # of the adapters the router could choose from
+    prompt_digest: str
+    created_at: float  # wall clock, seconds
+    expires_at: float  # wall clock, seconds
+    site_weights: SiteWeights | None = None
+    scores: tuple[CandidateScore, ...] = ()
+
+    @property
+    def digests(self) -> tuple[AdapterDigest, ...]:
+        """Generations of the mixture, in its order."""
+        return tuple(term.key.digest for term in self.mixture)
+
+
+def tagged_digest(*parts: tuple[str, bytes]) -> str:
+    """sha256 (hex) over tagged, length-prefixed parts: no two lists of parts collide by joining.
+
+    Each part is ``(tag, value)``. See docs/decisions/0001.
+    """
+    hasher = hashlib.sha256()
+    for tag, value in parts:
+        encoded = tag.encode()
+        hasher.update(struct.pack("<II", len(encoded), len(value)))
+        hasher.update(encoded)
+        hasher.update(value)
+    return hasher.hexdigest()
+
+
+def kv_namespace(base_digest: str, decision: RoutingDecision, *, isolate_tenant: bool) -> str:
+    """Name of the family of KV blocks that a request may share (docs/decisions/0001).
+
+    KV content depends on the adapters applied, so every block's key carries: base digest, router
+    and version, adapter digests in order, D exactly as applied, and the tenant where tenants are
+    isolated. A static mixture is the same mathematics whoever chose it, so router and version
+    enter only for decisions finer than a request.
+    """
+    parts = [("base", base_digest.encode())]
+    for term in decision.mixture:
+        parts.append(("adapter", term.key.digest.encode()))
+        parts.append(("weight", struct.pack("<d", term.weight)))
+    if decision.granularity is not Granularity.REQUEST:
+        parts.append(("router", decision.router.encode()))
+        parts.append(("router-version", decision.router_version.encode()))
+    if decision.granularity is Granularity.PROMPT:
+        parts.append(("prompt", decision.prompt_digest.encode()))
+    if decision.site_weights is not None:
+        for site, column in zip(
+            decision.site_weights.sites,
+            zip(*decision.site_weights.weights, strict=True),
+            strict=True,
+        ):
+            parts.append(("site", site.encode()))
+            parts.append(("site-weights", struct.pack(f"<{len(column)}d", *column)))
+    if isolate_tenant:
+        parts.append(("tenant", decision.tenant.encode()))
+    return tagged_digest(*parts)

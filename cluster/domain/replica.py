@@ -1,0 +1,56 @@
+"""What is known of a replica: facts only, so that policies can be pure functions."""
+
+from dataclasses import dataclass, field
+
+from cluster.domain.adapter import ResidentAdapter
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoad:
+    """Requests that asked one replica for one adapter, by tenant."""
+
+    digest: AdapterDigest  # "" is the base without an adapter
+    tenant: TenantId
+    arrived: int  # since the replica started
+    tokens: int  # generated since the replica started, credited whole to each adapter
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSnapshot:
+    """A replica's own word about itself."""
+
+    replica_id: ReplicaId
+    address: str  # host:port of its link server
+    queued: int  # requests not yet admitted to the engine's batch
+    running: int  # sequences in the batch
+    kv_blocks_total: int
+    kv_blocks_free: int
+    slots_total: int  # adapter slots in the device bank
+    adapter_bytes_limit: int
+    adapter_bytes_used: int
+    resident: tuple[ResidentAdapter, ...]
+    loads: tuple[AdapterLoad, ...]  # cumulative counters; readers take differences
+    draining: bool
+    observed_at: float  # wall clock, seconds
+    desired: tuple[AdapterDigest, ...] = ()  # the placement it last acknowledged
+    desired_version: int = 0
+    counters: tuple[tuple[str, float], ...] = field(default=())  # engine counters for metrics
+
+    @property
+    def kv_usage(self) -> float:
+        """Share of KV blocks in use, 0 to 1."""
+        if self.kv_blocks_total == 0:
+            return 0.0
+        return 1.0 - self.kv_blocks_free / self.kv_blocks_total
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaChoice:
+    """A pick, with its explanation."""
+
+    replica_id: ReplicaId
+    score: float
+    scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1])
+    considered: int  # replicas that passed the filters
+    snapshot_age: float  # seconds

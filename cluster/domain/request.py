@@ -1,0 +1,90 @@
+"""A generation request and what comes back: the contract between front and replica."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cluster.domain.decision import RoutingDecision
+from cluster.domain.ids import RequestId, TenantId
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended."""
+
+    STOP = "stop"  # end-of-sequence token, stop token or stop string
+    LENGTH = "length"  # max_tokens or the context window
+    CANCELLED = "cancelled"  # the client went away
+    DEADLINE = "deadline"
+    ERROR = "error"
+
+
+class Outcome(StrEnum):
+    """The one closed set of ends of a request; the outcome label of every metric."""
+
+    COMPLETED = "completed"
+    REJECTED_AUTH = "rejected_auth"
+    REJECTED_QUOTA = "rejected_quota"
+    REJECTED_INVALID = "rejected_invalid"
+    REJECTED_CAPACITY = "rejected_capacity"
+    EVICTED_DEADLINE = "evicted_deadline"
+    CANCELLED = "cancelled"
+    FAILED_ADAPTER = "failed_adapter"
+    FAILED_ENGINE = "failed_engine"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen. Stop strings are applied where text exists, at the front."""
+
+    max_tokens: int
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # (0, 1]
+    top_k: int = 0  # 0 is off
+    seed: int | None = None  # the same seed gives the same tokens whatever the batch
+    stop_token_ids: tuple[int, ...] = ()  # beside the model's own end-of-sequence tokens
+    logprobs: int | None = None  # None: off; 0: the chosen token only; n: the n likeliest too
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One sequence to generate. All that the engine needs; no text, no HTTP."""
+
+    request_id: RequestId
+    tenant: TenantId
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    decision: RoutingDecision  # the copy that came along; the store's copy is preferred
+    resumed_token_ids: tuple[int, ...] = ()  # already generated elsewhere before a replica was lost
+    arrived_at: float = 0.0  # wall clock, seconds
+    deadline_at: float | None = None  # wall clock, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """Log-probabilities of one generated token (natural log, before temperature and truncation)."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), likeliest first
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one request."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0  # prompt tokens whose KV was found in the prefix cache
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationChunk:
+    """What one engine step produced for one request."""
+
+    request_id: RequestId
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one per token id, or empty when not asked for
+    finish_reason: FinishReason | None = None  # set in the last chunk, exactly once
+    usage: Usage | None = None  # set in the last chunk
+    error_code: str | None = None  # with finish_reason ERROR: the BraidError code
+    error_message: str | None = None
+    decision_source: str | None = None  # first chunk: where the replica read the decision

@@ -1,0 +1,202 @@
+"""Every error Braid raises on purpose.
+
+BraidError                       server_error          500
+├── ConfigError                  config_invalid        500   operator's file, flag or variable
+├── ModelSourceError             model_source          500   base model cannot be had
+├── AdapterError                 adapter_invalid       400   an adapter cannot be served
+│   ├── AdapterUnsupported       adapter_unsupported   400   a PEFT feature refused by name
+│   ├── AdapterLoadFailed        adapter_load_failed   503   its bytes could not be brought in
+│   └── AdapterCapacity          adapter_capacity      503   no room beside leased adapters
+├── TrainingDataError            training_data         400   a line of a training file
+├── RequestError                 invalid_request       400   the caller's request; names a param
+│   ├── AuthenticationFailed     invalid_api_key       401
+│   ├── PermissionDenied         permission_denied     403
+│   ├── ModelNotFound            model_not_found       404   unknown, or not this tenant's
+│   ├── DecisionNotFound         decision_not_found    404
+│   ├── PromptTooLong            context_length_exceeded 400
+│   └── PayloadTooLarge          payload_too_large     413
+├── QuotaExceeded                rate_limit_exceeded   429   retryable
+├── Overloaded                   overloaded            503   retryable
+├── DeadlineExceeded             deadline_exceeded     504
+├── StoreUnavailable             store_unavailable     503   Redis cannot be reached; retryable
+├── DecisionRejected             decision_rejected     500   a stored decision failed its checks
+├── ReplicaLost                  replica_lost          503   retryable
+├── EngineError                  engine_error          500   a step failed
+└── IntegrityError               integrity             500   a pool's sums do not add up
+"""
+
+from typing import ClassVar
+
+
+class BraidError(Exception):
+    """Base of all Braid errors: a message for people, a stable code for programs."""
+
+    code: ClassVar[str] = "server_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.message, self.param)
+
+
+def _rebuild(cls: type[BraidError], message: str, param: str | None) -> BraidError:
+    """Errors cross process boundaries; keyword-only arguments need help to be unpickled."""
+    return cls(message, param=param)
+
+
+class ConfigError(BraidError):
+    """A file, flag or environment variable of the operator is wrong; the message has its path."""
+
+    code = "config_invalid"
+
+
+class ModelSourceError(BraidError):
+    """The base model cannot be found, fetched or verified."""
+
+    code = "model_source"
+
+
+class AdapterError(BraidError):
+    """An adapter cannot be served."""
+
+    code = "adapter_invalid"
+    status = 400
+
+
+class AdapterUnsupported(AdapterError):
+    """The adapter uses a PEFT feature that Braid refuses, named in the message."""
+
+    code = "adapter_unsupported"
+
+
+class AdapterLoadFailed(AdapterError):
+    """The adapter's bytes could not be read, verified or placed."""
+
+    code = "adapter_load_failed"
+    status = 503
+    retryable = True
+
+
+class AdapterCapacity(AdapterError):
+    """Every slot is held by adapters in use."""
+
+    code = "adapter_capacity"
+    status = 503
+    retryable = True
+
+
+class TrainingDataError(BraidError):
+    """A training or evaluation file is wrong; the message has file, line and field."""
+
+    code = "training_data"
+    status = 400
+
+
+class RequestError(BraidError):
+    """The caller's request is wrong; ``param`` names the field."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class AuthenticationFailed(RequestError):
+    """No key, or a key that belongs to no tenant."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class PermissionDenied(RequestError):
+    """A valid key without the right to this operation."""
+
+    code = "permission_denied"
+    status = 403
+
+
+class ModelNotFound(RequestError):
+    """No model, adapter or router of this name is visible to the tenant."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class DecisionNotFound(RequestError):
+    """No decision of this id is kept for the tenant."""
+
+    code = "decision_not_found"
+    status = 404
+
+
+class PromptTooLong(RequestError):
+    """The prompt alone does not fit the context window."""
+
+    code = "context_length_exceeded"
+
+
+class PayloadTooLarge(RequestError):
+    """The body is larger than the server reads."""
+
+    code = "payload_too_large"
+    status = 413
+
+
+class QuotaExceeded(BraidError):
+    """The tenant's quota is used up for now."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+    retryable = True
+
+
+class Overloaded(BraidError):
+    """The cluster has no room to queue the request."""
+
+    code = "overloaded"
+    status = 503
+    retryable = True
+
+
+class DeadlineExceeded(BraidError):
+    """The request's deadline passed before it finished."""
+
+    code = "deadline_exceeded"
+    status = 504
+
+
+class StoreUnavailable(BraidError):
+    """Redis cannot be reached or does not answer in time."""
+
+    code = "store_unavailable"
+    status = 503
+    retryable = True
+
+
+class DecisionRejected(BraidError):
+    """A decision failed its signature, expiry, tenant or version check."""
+
+    code = "decision_rejected"
+
+
+class ReplicaLost(BraidError):
+    """The replica that served the request went away."""
+
+    code = "replica_lost"
+    status = 503
+    retryable = True
+
+
+class EngineError(BraidError):
+    """An engine step failed."""
+
+    code = "engine_error"
+
+
+class IntegrityError(BraidError):
+    """A pool's books do not balance: a defect, never the caller's fault."""
+
+    code = "integrity"
