@@ -77,6 +77,66 @@ class RouterConfig(Section):
     """Overrides the artifact's nucleus threshold."""
 
 
+class FrontConfig(Section):
+    """The HTTP side."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    replicas: Annotated[int, Field(ge=1)] = 1
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
+    max_stop_strings: Annotated[int, Field(ge=0)] = 16
+    max_logprobs: Annotated[int, Field(ge=0)] = 20
+    request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """A request that runs longer ends with an error."""
+    view_interval_s: Annotated[float, Field(gt=0)] = 1.0
+    """How often replicas are looked up; their load arrives with every step besides."""
+
+
+class ReplicaConfig(Section):
+    """The replica deployment."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 0
+    """Ray's logical CPUs per replica; 0 leaves placement to other resources."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0
+    host: str = "127.0.0.1"
+    """Address the link server binds; "node" is the node's own address (several machines)."""
+
+
+class ControllerConfig(Section):
+    """The placement controller."""
+
+    interval_s: Annotated[float, Field(gt=0)] = 1.0
+    policy_file: Path | None = None
+    """Operator's placement and scaling policy; read again when it changes."""
+
+
+class AppConfig(Section):
+    """Everything the application is built from; the ``args`` of a Serve config file."""
+
+    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """Hub id or folder of the base model."""
+    cache_dir: Path | None = None
+    """Where fetched base models are kept; unset is the user's cache folder."""
+    adapters_dir: Path | None = None
+    """Folder of PEFT folders; alias = folder name."""
+    tenants_file: Path | None = None
+    """Tenants, hashes of their keys and their rights; required."""
+    redis_url: SecretStr | None = None
+    """Unset: taken from the environment (BRAID_REDIS_URL)."""
+    signing_key: SecretStr | None = None
+    """Unset: taken from the environment (BRAID_SIGNING_KEY)."""
+    tenant_isolation: bool = True
+    """KV blocks are never shared between tenants."""
+    routers: tuple[RouterConfig, ...] = ()
+    """The first one answers ``auto``."""
+    engine: EngineConfig = EngineConfig()
+    adapters: AdapterConfig = AdapterConfig()
+    decisions: DecisionConfig = DecisionConfig()
+    front: FrontConfig = FrontConfig()
+    replica: ReplicaConfig = ReplicaConfig()
+    controller: ControllerConfig = ControllerConfig()
+
+
 class Settings(BaseSettings):
     """The environment, read once."""
 
