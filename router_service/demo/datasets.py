@@ -1,0 +1,76 @@
+"""Examples of the demo skills, drawn from a seed, and their JSONL files."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from random import Random
+
+from cluster.errors import ConfigError
+from router_service.demo.skills import GENERAL, SKILLS
+from router_service.demo.templates import Example, Skill, Split
+
+_MAX_MISSES_PER_EXAMPLE = 200
+
+
+def generate(skill: str, split: Split, n: int, seed: int) -> list[Example]:
+    """`n` examples of a skill with pairwise different prompts, the same for the same arguments.
+
+    `skill` is a key of `SKILLS` or "general", whose examples have an empty completion.
+
+    Raises:
+        ConfigError: there is no such skill, or it has fewer than `n` different prompts.
+    """
+    spec = _find(skill)
+    rng = Random(f"{seed}/{skill}/{split}")
+    drawn: dict[str, Example] = {}
+    misses = 0
+    while len(drawn) < n:
+        example = spec.draw(rng, split)
+        if example.prompt not in drawn:
+            drawn[example.prompt] = example
+            misses = 0
+            continue
+        misses += 1
+        if misses > _MAX_MISSES_PER_EXAMPLE:
+            raise ConfigError(
+                f"skill {skill!r} has too few different {split} prompts: "
+                f"{len(drawn)} found, {n} wanted"
+            )
+    return list(drawn.values())
+
+
+def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
+    """Write one `{"prompt", "completion"}` object per line."""
+    lines = (
+        json.dumps({"prompt": e.prompt, "completion": e.completion}, ensure_ascii=False) + "\n"
+        for e in examples
+    )
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def write_datasets(
+    out_dir: Path, seed: int, *, n_train: int = 2000, n_heldout: int = 60
+) -> dict[str, tuple[Path, Path]]:
+    """Write `<skill>.train.jsonl` and `<skill>.heldout.jsonl` for every skill.
+
+    Returns:
+        The pair of paths, train then held-out, by skill.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    written = {}
+    for skill in SKILLS:
+        train, heldout = (out_dir / f"{skill}.{split}.jsonl" for split in ("train", "heldout"))
+        write_jsonl(train, generate(skill, "train", n_train, seed))
+        write_jsonl(heldout, generate(skill, "heldout", n_heldout, seed))
+        written[skill] = (train, heldout)
+    return written
+
+
+def _find(name: str) -> Skill:
+    if name == GENERAL.name:
+        return GENERAL
+    try:
+        return SKILLS[name]
+    except KeyError:
+        known = ", ".join((*sorted(SKILLS), GENERAL.name))
+        raise ConfigError(f"no demo skill {name!r}; there are: {known}") from None
