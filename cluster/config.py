@@ -83,6 +83,8 @@ class FrontConfig(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     replicas: Annotated[int, Field(ge=1)] = 1
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray custom resources one front takes; they keep it on the nodes that offer them."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = 4 * 2**20
     max_stop_strings: Annotated[int, Field(ge=0)] = 16
     max_logprobs: Annotated[int, Field(ge=0)] = 20
@@ -98,6 +100,8 @@ class ReplicaConfig(Section):
     num_cpus: Annotated[float, Field(ge=0)] = 0
     """Ray's logical CPUs per replica; 0 leaves placement to other resources."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray custom resources one replica takes."""
     host: str = "127.0.0.1"
     """Address the link server binds; "node" is the node's own address (several machines)."""
 
