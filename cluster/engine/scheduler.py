@@ -1,0 +1,412 @@
+"""What the next step computes: continuous batching on integers alone.
+
+Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size`` sequences, given
+out in this order:
+
+1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
+2. prefills under way, oldest first, in chunks of what room is left;
+3. admission from the head of the waiting queue, while batch places and blocks last.
+
+Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
+are none, the sequence admitted last gives up its blocks and waits at the head of the queue; its
+tokens are kept and computed again. Running and waiting sequences together are thus always in order
+of arrival: nobody is overtaken, the oldest always advances, and everyone becomes the oldest.
+
+Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
+returns it, which happens exactly once.
+"""
+
+import itertools
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.clock import Clock
+from cluster.config import EngineConfig
+from cluster.domain.ids import RequestId
+from cluster.domain.request import FinishReason
+from cluster.engine.block_pool import BlockPool
+from cluster.engine.prefix_cache import PrefixCache
+from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.errors import (
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    Overloaded,
+    PromptTooLong,
+    RequestError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledSequence:
+    """One sequence's share of a step: compute its tokens [start, start + count)."""
+
+    sequence: Sequence
+    start: int  # equals the number of tokens computed before the step
+    count: int  # at least 1
+    samples: bool  # the logits of its last token are sampled
+
+    @property
+    def end(self) -> int:
+        """One past the last token computed."""
+        return self.start + self.count
+
+
+@dataclass(frozen=True, slots=True)
+class StepPlan:
+    """What one step computes. Decodes come first, then prefills, each in order of arrival."""
+
+    step: int  # counts plans, for people
+    scheduled: tuple[ScheduledSequence, ...]  # never empty
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens computed in the step."""
+        return sum(item.count for item in self.scheduled)
+
+
+class Scheduler:
+    """Decides which tokens of which sequences the next step computes.
+
+    One step at a time: ``schedule``, compute, ``commit``. Sequences may be added and cancelled at
+    any moment between. A plan that is not committed (the step failed) is void once the next one is
+    made, and its tokens are scheduled again. Not thread-safe.
+
+    A step is larger than ``max_batch_tokens`` only for a sequence with ``whole_prefill`` whose
+    prompt does not fit beside the decodes; it is then the only prefill of that step.
+    """
+
+    def __init__(self, config: EngineConfig, pool: BlockPool, clock: Clock) -> None:
+        """Build an empty scheduler over ``pool``, which nobody else may allocate from.
+
+        Raises:
+            ConfigError: ``max_batch_tokens`` has no room for a full batch of decodes.
+        """
+        if config.max_batch_tokens < config.max_batch_size:
+            raise ConfigError(
+                f"engine.max_batch_tokens is {config.max_batch_tokens}, expected at least "
+                f"engine.max_batch_size ({config.max_batch_size}): each decode takes one token"
+            )
+        self._config = config
+        self._pool = pool
+        self._clock = clock
+        self._cache = PrefixCache(pool, enabled=config.prefix_cache)
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []  # in order of admission, which is order of arrival
+        self._by_id: dict[RequestId, Sequence] = {}
+        self._next_deadline = math.inf  # no live sequence has an earlier one
+        self._arrivals = 0
+        self._plans = 0
+        self._open_plan: StepPlan | None = None  # the one that commit takes
+        self._preemptions = 0
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus completion that the configuration and the pool allow, in tokens."""
+        return min(self._config.max_model_len, self._pool.num_blocks * self._pool.block_size)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences not in the batch, preempted ones included."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batch."""
+        return len(self._running)
+
+    @property
+    def preemptions(self) -> int:
+        """Preemptions since the start."""
+        return self._preemptions
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All sequences not yet ended, in order of arrival."""
+        return (*self._running, *self._waiting)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.
+
+        Raises:
+            RequestError: a live sequence has the same request id.
+            PromptTooLong: alone, at its full length, it would not fit the pool.
+            Overloaded: ``max_queued`` sequences wait already, beside those the batch has room for.
+        """
+        if sequence.request_id in self._by_id:
+            raise RequestError(
+                f"request id {sequence.request_id} is already being served", param="request_id"
+            )
+        # The last token's keys and values are never needed.
+        needed = self._pool.blocks_for(max(sequence.max_len - 1, sequence.num_tokens))
+        if needed > self._pool.num_blocks:
+            raise PromptTooLong(
+                f"prompt and completion may need {needed} KV blocks of {self._pool.block_size} "
+                f"tokens; the replica has {self._pool.num_blocks}",
+                param="prompt",
+            )
+        places = self._config.max_batch_size - len(self._running)
+        if len(self._waiting) >= self._config.max_queued + places:
+            raise Overloaded(
+                f"{len(self._waiting)} requests wait on this replica, "
+                f"{self._config.max_queued} may wait beside {places} open places"
+            )
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        self._by_id[sequence.request_id] = sequence
+        self._waiting.append(sequence)
+        if sequence.request.deadline_at is not None:
+            self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
+        if sequence.end_by_tokens is not None:
+            self._next_deadline = -math.inf
+
+    def cancel(
+        self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED
+    ) -> Sequence | None:
+        """End a sequence now, wherever it is, and free its blocks; None when it is not live."""
+        sequence = self._by_id.get(request_id)
+        if sequence is not None:
+            self._end(sequence, reason)
+        return sequence
+
+    def expire(self) -> list[Sequence]:
+        """End what is past its deadline or complete as it came; call it before ``schedule``.
+
+        ``commit`` does the same, so a loop that never idles needs no call of its own.
+        """
+        now = self._clock.wall()
+        if now < self._next_deadline:
+            return []
+        ended = []
+        self._next_deadline = math.inf
+        for sequence in self.sequences:
+            deadline = sequence.request.deadline_at
+            reason = sequence.end_by_tokens
+            if reason is None and deadline is not None and deadline <= now:
+                reason = FinishReason.DEADLINE
+            if reason is not None:
+                self._end(sequence, reason)
+                ended.append(sequence)
+            elif deadline is not None:
+                self._next_deadline = min(self._next_deadline, deadline)
+        return ended
+
+    def schedule(self) -> StepPlan | None:
+        """Decide the next step; None exactly when no sequence is live.
+
+        Depends on the order of arrival and on sizes only, not on time or ids.
+        """
+        preemptions = self._preemptions
+        scheduled = self._schedule_decodes()
+        budget = self._config.max_batch_tokens - len(scheduled)
+        prefills = self._schedule_prefills(budget)
+        budget -= sum(item.count for item in prefills)
+        if self._preemptions == preemptions:
+            self._admit(prefills, budget)
+        scheduled += prefills
+        if not scheduled:
+            return None
+        self._plans += 1
+        self._open_plan = StepPlan(self._plans, tuple(scheduled))
+        return self._open_plan
+
+    def commit(self, plan: StepPlan, sampled: Mapping[RequestId, int]) -> list[Sequence]:
+        """Account for a computed step: publish full blocks, append tokens, end what is complete.
+
+        Sequences that ended since the plan was made are ignored, and so are their tokens.
+
+        Args:
+            plan: the newest plan, not committed before.
+            sampled: the token of each scheduled sequence with ``samples``.
+
+        Returns:
+            The sequences that ended now, their blocks freed. A stop token counts before the
+            length, and both before the deadline; the step's token is kept in all cases.
+
+        Raises:
+            IntegrityError: another plan was made since, or this one was committed before.
+            EngineError: a sampled token is missing; nothing was changed.
+        """
+        if plan is not self._open_plan:
+            raise IntegrityError(f"plan {plan.step} of {self._plans} committed, it is not open")
+        live = [item for item in plan.scheduled if not item.sequence.is_finished]
+        missing = [
+            item.sequence.request_id
+            for item in live
+            if item.samples and item.sequence.request_id not in sampled
+        ]
+        if missing:
+            raise EngineError(f"step {plan.step} sampled no token for {', '.join(missing)}")
+        self._open_plan = None
+        ended = []
+        for item in live:
+            sequence = item.sequence
+            if sequence.num_computed != item.start:
+                raise IntegrityError(
+                    f"{sequence.request_id} has {sequence.num_computed} tokens computed, "
+                    f"the plan starts at {item.start}"
+                )
+            sequence.num_computed = item.end
+            self._publish(sequence)
+            if item.samples and sequence.end_by_tokens is None:
+                sequence.token_ids.append(sampled[sequence.request_id])
+            reason = sequence.end_by_tokens
+            if reason is not None:
+                self._end(sequence, reason)
+                ended.append(sequence)
+        return ended + self.expire()
+
+    def check_integrity(self) -> None:
+        """Check the pool against the block tables, and the queues against each other.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        self._pool.check_integrity(sequence.block_table for sequence in self.sequences)
+        live = self.sequences
+        if len(self._running) > self._config.max_batch_size:
+            raise IntegrityError(
+                f"{len(self._running)} sequences run, expected at most "
+                f"{self._config.max_batch_size}"
+            )
+        if {sequence.request_id: sequence for sequence in live} != self._by_id:
+            raise IntegrityError(f"{len(live)} sequences in queues, {len(self._by_id)} known by id")
+        for before, after in itertools.pairwise(live):
+            if before.arrival >= after.arrival:
+                raise IntegrityError(f"arrival {before.arrival} is ahead of {after.arrival}")
+        for sequence in self._waiting:
+            if sequence.status is not SequenceStatus.WAITING or sequence.block_table:
+                raise IntegrityError(
+                    f"{sequence.request_id} waits as {sequence.status} with "
+                    f"{len(sequence.block_table)} blocks, expected 0"
+                )
+        for sequence in self._running:
+            needed = self._pool.blocks_for(sequence.num_computed)
+            if sequence.status is not SequenceStatus.RUNNING or len(sequence.block_table) < needed:
+                raise IntegrityError(
+                    f"{sequence.request_id} runs as {sequence.status} with "
+                    f"{len(sequence.block_table)} blocks, expected at least {needed}"
+                )
+
+    def _schedule_decodes(self) -> list[ScheduledSequence]:
+        """One token for each running sequence that lacks only its newest one."""
+        scheduled = []
+        for sequence in tuple(self._running):
+            if sequence.status is not SequenceStatus.RUNNING or sequence.is_prefilling:
+                continue
+            if self._make_room(sequence):
+                scheduled.append(self._share(sequence, 1))
+        return scheduled
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Give a decode the block of its newest token; False when it was itself preempted.
+
+        Those preempted were admitted after ``sequence``, so none is in the step yet.
+        """
+        needed = self._pool.blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        while needed > self._pool.num_free:
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.block_table += self._pool.allocate(needed)
+        return True
+
+    def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
+        """Chunks of the prefills under way; they hold their blocks already."""
+        scheduled = []
+        for sequence in self._running:
+            if budget > 0 and sequence.is_prefilling:
+                item = self._share(sequence, min(sequence.num_uncomputed, budget))
+                budget -= item.count
+                scheduled.append(item)
+        return scheduled
+
+    def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
+        """Move sequences from the head of the queue into the batch, and append their shares."""
+        while self._waiting and budget > 0 and len(self._running) < self._config.max_batch_size:
+            sequence = self._waiting[0]
+            if sequence.whole_prefill and sequence.prompt_len > budget:
+                if prefills:
+                    return
+                budget = sequence.prompt_len
+            if not self._take_blocks(sequence):
+                return
+            self._waiting.popleft()
+            self._running.append(sequence)
+            sequence.status = SequenceStatus.RUNNING
+            item = self._share(sequence, min(sequence.num_uncomputed, budget))
+            budget -= item.count
+            prefills.append(item)
+
+    def _take_blocks(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the blocks of all its tokens, cached ones first.
+
+        Beside other sequences a block is left for each that may still grow, its own included:
+        admitting into the last block would only preempt it again.
+        """
+        hits = []
+        if not sequence.whole_prefill:
+            hits = self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
+        fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
+        idle_hits = sum(1 for block in hits if self._pool.ref_count(block) == 0)
+        reserve = 0
+        if self._running:
+            reserve = sum(self._may_grow(other) for other in self._running)
+            reserve += self._pool.blocks_for(sequence.max_len - 1) > len(hits) + fresh
+        if self._pool.num_free < idle_hits + fresh + reserve:
+            return False
+        for block in hits:
+            self._pool.acquire(block)
+        sequence.block_table = hits + self._pool.allocate(fresh)
+        sequence.num_computed = len(hits) * self._pool.block_size
+        sequence.num_published = len(hits)
+        if sequence.num_preemptions == 0:
+            sequence.num_cached = min(sequence.num_computed, sequence.prompt_len)
+        return True
+
+    def _may_grow(self, sequence: Sequence) -> bool:
+        return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)
+
+    def _share(self, sequence: Sequence, count: int) -> ScheduledSequence:
+        start = sequence.num_computed
+        return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
+
+    def _publish(self, sequence: Sequence) -> None:
+        full = sequence.num_computed // self._pool.block_size
+        if full > sequence.num_published:
+            self._cache.publish(
+                sequence.namespace,
+                sequence.token_ids,
+                sequence.block_table,
+                sequence.block_keys,
+                start=sequence.num_published,
+                stop=full,
+            )
+            sequence.num_published = full
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._release(sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_preemptions += 1
+        self._preemptions += 1
+        self._waiting.appendleft(sequence)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
+        del self._by_id[sequence.request_id]
+        self._release(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        sequence.finish_reason = reason
+
+    def _release(self, sequence: Sequence) -> None:
+        self._pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = 0
+        sequence.num_published = 0

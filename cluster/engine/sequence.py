@@ -1,0 +1,152 @@
+"""One request's progress through the engine."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from cluster.domain.ids import RequestId, Slot
+from cluster.domain.request import FinishReason, GenerationRequest, Usage
+from cluster.errors import PromptTooLong, RequestError
+
+
+class SequenceStatus(StrEnum):
+    """Where a sequence is. A preempted one waits again."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request's tokens, how many of them have KV, and where it lies.
+
+    Mutable and private to the engine: the scheduler alone changes it after creation, but for
+    ``whole_prefill``, which the engine clears once what needed the whole prompt is known.
+
+    Of ``token_ids``, [0, prompt_len) is the prompt, the rest is generated (here or, for a resumed
+    request, elsewhere); [0, num_computed) has its keys and values in the blocks of ``block_table``.
+    """
+
+    request: GenerationRequest
+    namespace: str  # KV namespace, docs/decisions/0001
+    adapters: tuple[tuple[Slot, float], ...]  # (slot in the device bank, weight), in mixture order
+    token_ids: list[int]  # prompt, then generated tokens
+    prompt_len: int
+    max_len: int  # it ends when token_ids is this long
+    stop_token_ids: frozenset[int]
+    whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
+    num_computed: int = 0
+    num_cached: int = 0  # prompt tokens found in the prefix cache when it was first admitted
+    block_table: list[int] = field(default_factory=list)
+    block_keys: list[str] = field(default_factory=list)  # keys of its first full blocks
+    num_published: int = 0  # blocks at the start of block_table that need no publishing
+    num_preemptions: int = 0
+    arrival: int = -1  # position in the order of arrival, set by the scheduler
+    status: SequenceStatus = SequenceStatus.WAITING
+    finish_reason: FinishReason | None = None  # set exactly once
+
+    @classmethod
+    def create(
+        cls,
+        request: GenerationRequest,
+        *,
+        namespace: str,
+        adapters: tuple[tuple[Slot, float], ...],
+        stop_token_ids: frozenset[int],
+        max_model_len: int,
+        whole_prefill: bool = False,
+    ) -> Self:
+        """Build the sequence of a request.
+
+        Tokens that the request brings along (``resumed_token_ids``) count as generated, and are
+        prefilled like the prompt.
+
+        Args:
+            request: what to generate.
+            namespace: its KV namespace.
+            adapters: (slot, weight) of its mixture; empty is the base alone.
+            stop_token_ids: the model's end-of-sequence tokens; the request's own are added, and
+                ``ignore_eos`` leaves the model's out.
+            max_model_len: longest prompt plus completion, in tokens.
+            whole_prefill: see the field.
+
+        Raises:
+            RequestError: an empty prompt, or a negative max_tokens.
+            PromptTooLong: no room for one token after the prompt.
+        """
+        sampling = request.sampling
+        prompt_len = len(request.prompt_token_ids)
+        if prompt_len == 0:
+            raise RequestError("the prompt has no tokens", param="prompt")
+        if sampling.max_tokens < 0:
+            raise RequestError(
+                f"max_tokens is {sampling.max_tokens}, expected 0 or more", param="max_tokens"
+            )
+        if prompt_len >= max_model_len:
+            raise PromptTooLong(
+                f"the prompt has {prompt_len} tokens; the context window is {max_model_len} tokens "
+                "for prompt and completion together",
+                param="prompt",
+            )
+        eos = frozenset() if sampling.ignore_eos else stop_token_ids
+        return cls(
+            request=request,
+            namespace=namespace,
+            adapters=adapters,
+            token_ids=[*request.prompt_token_ids, *request.resumed_token_ids],
+            prompt_len=prompt_len,
+            max_len=min(prompt_len + sampling.max_tokens, max_model_len),
+            stop_token_ids=eos | frozenset(sampling.stop_token_ids),
+            whole_prefill=whole_prefill,
+        )
+
+    @property
+    def request_id(self) -> RequestId:
+        return self.request.request_id
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and generated tokens."""
+        return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """Generated tokens, those resumed from elsewhere included."""
+        return len(self.token_ids) - self.prompt_len
+
+    @property
+    def generated_token_ids(self) -> list[int]:
+        """Generated tokens, those resumed from elsewhere included."""
+        return self.token_ids[self.prompt_len :]
+
+    @property
+    def num_uncomputed(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def is_prefilling(self) -> bool:
+        """More than the newest token is to be computed."""
+        return self.num_uncomputed > 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status is SequenceStatus.FINISHED
+
+    @property
+    def end_by_tokens(self) -> FinishReason | None:
+        """Why its tokens alone end it: the newest generated one stops it, or it is long enough."""
+        if self.num_generated and self.token_ids[-1] in self.stop_token_ids:
+            return FinishReason.STOP
+        if len(self.token_ids) >= self.max_len:
+            return FinishReason.LENGTH
+        return None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=self.prompt_len,
+            completion_tokens=self.num_generated,
+            cached_tokens=self.num_cached,
+        )
