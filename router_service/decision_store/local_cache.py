@@ -1,0 +1,60 @@
+"""Verified decisions kept in a process beside the store."""
+
+from collections import OrderedDict
+
+from cluster.clock import Clock
+from cluster.domain.ids import DecisionId, TenantId
+from cluster.errors import IntegrityError
+from router_service.decision_store.base import SignedDecision
+
+
+class LocalCache:
+    """Least recently used of ``max_entries`` decisions, each until its own expiry.
+
+    What enters has been verified; it is not verified again.
+    """
+
+    def __init__(self, clock: Clock, max_entries: int) -> None:
+        if max_entries < 1:
+            raise ValueError(f"max_entries must be at least 1, not {max_entries}")
+        self._clock = clock
+        self._max_entries = max_entries
+        self._entries: OrderedDict[tuple[TenantId, DecisionId], SignedDecision] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, tenant: TenantId, decision_id: DecisionId) -> SignedDecision | None:
+        """The decision, if it is kept and its time is not over."""
+        key = (tenant, decision_id)
+        signed = self._entries.get(key)
+        if signed is None:
+            return None
+        if self._clock.wall() >= signed.decision.expires_at:
+            del self._entries[key]
+            return None
+        self._entries.move_to_end(key)
+        return signed
+
+    def put(self, signed: SignedDecision) -> None:
+        """Keep a verified decision, dropping the least recently used beyond the limit."""
+        key = (signed.decision.tenant, signed.decision.id)
+        self._entries[key] = signed
+        self._entries.move_to_end(key)
+        while len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+
+    def check_integrity(self) -> None:
+        """Raise IntegrityError when more is held than allowed or an entry is misfiled."""
+        if len(self._entries) > self._max_entries:
+            raise IntegrityError(
+                f"local cache holds {len(self._entries)} entries, limit {self._max_entries}"
+            )
+        misfiled = sum(
+            (signed.decision.tenant, signed.decision.id) != key
+            for key, signed in self._entries.items()
+        )
+        if misfiled:
+            raise IntegrityError(
+                f"local cache holds {misfiled} misfiled of {len(self._entries)} entries"
+            )

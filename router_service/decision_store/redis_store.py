@@ -1,0 +1,156 @@
+"""The decision store on Redis or Valkey."""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+
+from cluster.clock import Clock
+from cluster.config import DecisionConfig
+from cluster.domain.ids import DecisionId, TenantId
+from cluster.errors import ConfigError, DecisionRejected, StoreUnavailable
+from router_service.decision_store.base import (
+    DecisionTampered,
+    SignedDecision,
+    StoreCounters,
+)
+from router_service.decision_store.breaker import BreakerState, CircuitBreaker
+from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.keys import decision_key
+
+_MAX_CONNECTIONS = 64
+_RETRIES = 1  # a pooled connection that died with the old server costs one attempt
+_HEALTH_CHECK_INTERVAL_S = 15
+
+T = TypeVar("T")
+
+
+class RedisDecisionStore:
+    """Signed decisions as Redis strings with a TTL (layout: ``decision_store.keys``).
+
+    A command that does not answer within ``config.redis_timeout_s`` fails, is not tried again and
+    opens the breaker: for ``config.breaker_reset_s`` no command is sent, then one is. So an outage
+    costs a request at most one timeout, and storing resumes by itself.
+
+    Make it inside the event loop that uses it; connections are opened on first use.
+    """
+
+    def __init__(
+        self, url: str, codec: DecisionCodec, clock: Clock, config: DecisionConfig
+    ) -> None:
+        """``url`` is ``redis://``, ``rediss://`` or ``unix://``.
+
+        Raises:
+            ConfigError: the URL is none of these.
+        """
+        self.counters = StoreCounters()
+        self._codec = codec
+        self._clock = clock
+        self._breaker = CircuitBreaker(clock, config.breaker_reset_s)
+        self._redis = _client(url, config.redis_timeout_s)
+
+    @property
+    def breaker_state(self) -> BreakerState:
+        """Whether Redis is being asked at present."""
+        return self._breaker.state
+
+    async def get(self, tenant: TenantId, decision_id: DecisionId) -> SignedDecision | None:
+        key = decision_key(tenant, decision_id)
+        try:
+            encoded = await self._guarded(self._read(key))
+            if encoded is None:
+                self.counters.misses += 1
+                return None
+            signed = self._codec.open(
+                encoded, tenant=tenant, decision_id=decision_id, now=self._clock.wall()
+            )
+        except DecisionRejected as error:
+            self.counters.count_rejection(error)
+            raise
+        self.counters.hits += 1
+        return signed
+
+    async def put(self, signed: SignedDecision, ttl_s: float) -> None:
+        if ttl_s <= 0:
+            raise ValueError(f"ttl_s must be positive, not {ttl_s}")
+        key = decision_key(signed.decision.tenant, signed.decision.id)
+        ttl_ms = max(1, round(ttl_s * 1000))
+        await self._guarded(self._redis.set(key, signed.encoded, px=ttl_ms))
+        self.counters.stored += 1
+
+    async def ping(self) -> None:
+        """Ask even while the breaker is open: an answer closes it."""
+        await self._observed(self._redis.ping())
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+
+    async def _read(self, key: str) -> bytes | None:
+        try:
+            value = await self._redis.get(key)
+        except ResponseError as error:
+            if str(error).startswith("WRONGTYPE"):
+                raise DecisionTampered("the decision's key holds another type") from error
+            raise
+        return value.encode() if isinstance(value, str) else value
+
+    async def _guarded(self, command: Awaitable[T]) -> T:
+        """Await a command if the breaker lets it through."""
+        if not self._breaker.admit():
+            _discard(command)
+            self.counters.unavailable += 1
+            raise StoreUnavailable("Redis failed a moment ago and is left alone for now")
+        return await self._observed(command)
+
+    async def _observed(self, command: Awaitable[T]) -> T:
+        """Await a command, tell the breaker how it ended and map what Redis raises."""
+        concluded = False
+        try:
+            answer = await command
+            concluded = True
+        except DecisionRejected:
+            concluded = True
+            raise
+        except (RedisError, OSError) as error:
+            self._breaker.failed()
+            self.counters.unavailable += 1
+            raise StoreUnavailable(f"Redis: {type(error).__name__}: {error}") from error
+        finally:
+            if concluded:
+                self._breaker.succeeded()
+            else:
+                self._breaker.abandoned()
+        return answer
+
+
+def _client(url: str, timeout_s: float) -> Redis:
+    retry = Retry(
+        ExponentialWithJitterBackoff(base=0.005, cap=0.02),
+        _RETRIES,
+        supported_errors=(RedisConnectionError,),
+    )
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            health_check_interval=_HEALTH_CHECK_INTERVAL_S,
+            client_name="braid-decisions",
+            retry=retry,
+        )
+    except ValueError as error:
+        raise ConfigError(f"redis_url: {error}") from error
+    return Redis.from_pool(pool)
+
+
+def _discard(command: Awaitable[object]) -> None:
+    """Close a coroutine that will not run, so that it is not reported as forgotten."""
+    close = getattr(command, "close", None)
+    if close is not None:
+        close()

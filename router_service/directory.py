@@ -1,0 +1,23 @@
+"""What routing needs to know about adapters."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from cluster.domain.adapter import AdapterKey
+from cluster.domain.ids import TenantId
+
+
+class AdapterDirectory(Protocol):
+    """Aliases as a tenant sees them."""
+
+    def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
+        """The generation behind an alias.
+
+        Raises:
+            ModelNotFound: unknown, or not this tenant's to use.
+        """
+        ...
+
+    def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
+        """Every alias that the tenant may use."""
+        ...

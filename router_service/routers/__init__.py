@@ -1,0 +1,1 @@
+"""The routers: which adapters answer a prompt, with which weights."""

@@ -1,0 +1,100 @@
+"""The caller decides: the base, one adapter, or a mixture with the caller's weights."""
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import Final
+
+from cluster.domain.adapter import WeightedAdapter
+from cluster.domain.decision import tagged_digest
+from cluster.domain.ids import TenantId
+from cluster.errors import RequestError
+from router_service.directory import AdapterDirectory
+from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
+
+NAME: Final = "explicit"
+VERSION: Final = "1"
+
+ExplicitWish = BaseWish | AdapterWish | MixtureWish
+
+
+@dataclass(frozen=True, slots=True)
+class ExplicitMixture:
+    """A validated wish.
+
+    ``mixture`` is sorted by digest; ``dropped`` names the adapters whose weight is zero: they
+    were resolved, and their delta is nothing.
+    """
+
+    mixture: tuple[WeightedAdapter, ...]
+    dropped: tuple[str, ...]
+
+
+def mix_explicit(
+    wish: ExplicitWish, tenant: TenantId, directory: AdapterDirectory, max_mixture: int
+) -> ExplicitMixture:
+    """Resolve and validate what the caller named. Weights are taken exactly as given.
+
+    Raises:
+        RequestError: a weight is not finite in single precision, an adapter is named twice
+            (by one alias or by two of one generation), or there are more than ``max_mixture``
+            weights other than zero. ``param`` names the entry.
+        ModelNotFound: an alias is unknown or not the tenant's.
+    """
+    match wish:
+        case BaseWish():
+            return ExplicitMixture((), ())
+        case AdapterWish(alias):
+            return ExplicitMixture((WeightedAdapter(directory.resolve(tenant, alias), 1.0),), ())
+        case MixtureWish(terms):
+            return _mix(terms, tenant, directory, max_mixture)
+
+
+def mixture_digest(mixture: tuple[WeightedAdapter, ...]) -> str:
+    """Digest of adapters and exact weights: the candidates of an explicit decision."""
+    parts = []
+    for term in mixture:
+        parts.append(("adapter", term.key.digest.encode()))
+        parts.append(("weight", struct.pack("<d", term.weight)))
+    return tagged_digest(*parts)
+
+
+def _mix(
+    terms: tuple[MixtureTerm, ...],
+    tenant: TenantId,
+    directory: AdapterDirectory,
+    max_mixture: int,
+) -> ExplicitMixture:
+    seen: dict[str, str] = {}
+    mixture = []
+    dropped = []
+    for index, term in enumerate(terms):
+        param = f"adapters[{index}]"
+        _check_weight(term.weight, f"{param}.weight")
+        key = directory.resolve(tenant, term.alias)
+        if key.digest in seen:
+            raise RequestError(
+                f"{term.alias!r} and {seen[key.digest]!r} are the same adapter; name it once",
+                param=f"{param}.name",
+            )
+        seen[key.digest] = term.alias
+        if term.weight == 0:
+            dropped.append(term.alias)
+        else:
+            mixture.append(WeightedAdapter(key, float(term.weight)))
+    if len(mixture) > max_mixture:
+        raise RequestError(
+            f"a mixture may have {max_mixture} adapters, not {len(mixture)}", param="adapters"
+        )
+    mixture.sort(key=lambda term: term.key.digest)
+    return ExplicitMixture(tuple(mixture), tuple(dropped))
+
+
+def _check_weight(weight: float, param: str) -> None:
+    """Weights are applied in single precision, where 1e39 would be infinite."""
+    try:
+        (single,) = struct.unpack("<f", struct.pack("<f", weight))
+    except OverflowError:
+        single = math.inf
+    if not math.isfinite(single):
+        raise RequestError(f"weight {weight} is not a finite single-precision number", param=param)
