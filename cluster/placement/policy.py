@@ -1,0 +1,146 @@
+"""The operator's policy: how many replicas, which adapters where, how a replica is picked.
+
+Every field has a default, so a cluster without a policy file is completely described. Reading the
+file, and turning mistakes into messages with a path, is ``policy_load``.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.config import Section
+
+
+class ReplicasPolicy(Section):
+    """How many replicas there are."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=1)] = 2
+    target_running_per_replica: Annotated[float, Field(gt=0)] = 8.0
+    """Requests (running and queued) that one replica should have."""
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
+    """Load must ask for more replicas this long without a break before there are more."""
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
+    """Load must ask for fewer replicas this long without a break before there are fewer."""
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Relative distance from the target that changes nothing."""
+    window_s: Annotated[float, Field(gt=0)] = 10.0
+    """Time constant of the exponential average of the load."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "ReplicasPolicy":
+        if self.min > self.max:
+            raise ValueError(f"min ({self.min}) is above max ({self.max})")
+        return self
+
+
+class PlacementPolicy(Section):
+    """Which adapters live on which replica."""
+
+    window_s: Annotated[float, Field(gt=0)] = 30.0
+    """Time constant of the exponential average of arrivals."""
+    idle_rate: Annotated[float, Field(gt=0)] = 0.001
+    """Requests per second below which an adapter counts as unused."""
+    evidence: Annotated[float, Field(ge=0)] = 4.0
+    """Requests of doubt: copies are added for ``n / (n + evidence)`` of the seen share only, so
+    that the first few requests do not look like a trend."""
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    """Copies that demand must be away from the present number before it changes."""
+    max_moves_per_tick: Annotated[int, Field(ge=1)] = 4
+    """Prefetches that one tick may order, in the whole cluster."""
+    min_copies: Annotated[int, Field(ge=1)] = 1
+    """Copies of any adapter that has load."""
+    max_copies: Annotated[int, Field(ge=1)] | None = None
+    """Most copies of an adapter; unset is one on every replica. Pins may go above it."""
+    cooldown_s: Annotated[float, Field(ge=0)] = 30.0
+    """After a change an adapter gains copies freely but loses none for this long."""
+    retry_s: Annotated[float, Field(gt=0)] = 5.0
+    """First wait after a failed prefetch; doubles with each failure."""
+    max_retry_s: Annotated[float, Field(gt=0)] = 300.0
+    lost_after_s: Annotated[float, Field(gt=0)] = 15.0
+    """A replica that has not been heard of for this long is gone."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> "PlacementPolicy":
+        if self.max_copies is not None and self.min_copies > self.max_copies:
+            raise ValueError(
+                f"min_copies ({self.min_copies}) is above max_copies ({self.max_copies})"
+            )
+        if self.retry_s > self.max_retry_s:
+            raise ValueError(f"retry_s ({self.retry_s}) is above max_retry_s ({self.max_retry_s})")
+        return self
+
+
+class Pin(Section):
+    """At least so many copies of one adapter, whatever its load."""
+
+    adapter: Annotated[str, Field(min_length=1)]
+    """Alias."""
+    owner: str | None = None
+    """Tenant that owns it; needed only where several tenants use the alias."""
+    copies: int | Literal["all"] = 1
+
+    @field_validator("copies", mode="before")
+    @classmethod
+    def _copies(cls, value: object) -> object:
+        if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value > 0):
+            return value
+        raise ValueError(f'must be a whole number of at least 1, or "all", not {value!r}')
+
+
+class ScorerWeights(Section):
+    """What each scorer's value in [0, 1] counts."""
+
+    residency: Annotated[float, Field(ge=0)] = 2.0
+    load: Annotated[float, Field(ge=0)] = 1.0
+    kv: Annotated[float, Field(ge=0)] = 0.5
+
+    @model_validator(mode="after")
+    def _something(self) -> "ScorerWeights":
+        if self.residency + self.load + self.kv == 0:
+            raise ValueError("all weights are 0: nothing would tell replicas apart")
+        return self
+
+
+class PickingPolicy(Section):
+    """Which replica a request goes to."""
+
+    weights: ScorerWeights = ScorerWeights()
+    load_bound: Annotated[float, Field(ge=1)] = 1.25
+    """A replica with more than this many times the mean load is passed over."""
+    load_slack: Annotated[int, Field(ge=0)] = 1
+    """Requests above that bound that are still fine; matters where there is little load."""
+    max_queued: Annotated[int, Field(ge=1)] = 1024
+    """A replica with this many requests waiting gets no more."""
+    stale_after_s: Annotated[float, Field(gt=0)] = 5.0
+    """A replica not heard of for this long is used only where there is no other."""
+
+
+class ClusterPolicy(Section):
+    """The whole file."""
+
+    replicas: ReplicasPolicy = ReplicasPolicy()
+    placement: PlacementPolicy = PlacementPolicy()
+    pins: tuple[Pin, ...] = ()
+    picking: PickingPolicy = PickingPolicy()
+
+    @model_validator(mode="after")
+    def _pins(self) -> "ClusterPolicy":
+        seen: dict[tuple[str | None, str], int] = {}
+        for index, pin in enumerate(self.pins):
+            first = seen.setdefault((pin.owner, pin.adapter), index)
+            if first != index:
+                raise ValueError(
+                    f'pins[{index}].adapter: "{pin.adapter}" is pinned already by pins[{first}]'
+                )
+            if pin.copies != "all" and pin.copies > self.replicas.max:
+                raise ValueError(
+                    f"pins[{index}].copies: {pin.copies} copies need as many replicas, "
+                    f"but replicas.max is {self.replicas.max}"
+                )
+        return self
+
+    @classmethod
+    def fixed(cls, replicas: int) -> "ClusterPolicy":
+        """The defaults with a replica count that never changes."""
+        return cls(replicas=ReplicasPolicy(min=replicas, max=replicas))

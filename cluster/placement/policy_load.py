@@ -1,0 +1,173 @@
+"""Reads the operator's policy file; a mistake becomes a ``ConfigError`` naming file and entry."""
+
+import difflib
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from cluster.errors import ConfigError
+from cluster.placement.policy import ClusterPolicy, Pin, ScorerWeights
+
+_MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
+    (): ClusterPolicy,
+    ("pins",): Pin,
+    ("picking", "weights"): ScorerWeights,
+    **{
+        (name,): field.annotation
+        for name, field in ClusterPolicy.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    },
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key written twice instead of keeping the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f'key "{key}" is written twice', key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_policy(path: Path, defaults: ClusterPolicy | None = None) -> ClusterPolicy:
+    """The policy in the file; entries it does not have come from ``defaults``.
+
+    Raises:
+        ConfigError: the file cannot be read or an entry is wrong; the message has the path.
+    """
+    return parse_policy(_read(path), source=str(path), defaults=defaults)
+
+
+def parse_policy(
+    content: bytes, *, source: str, defaults: ClusterPolicy | None = None
+) -> ClusterPolicy:
+    """The policy in ``content`` (YAML); ``source`` names it in messages.
+
+    Raises:
+        ConfigError: as ``load_policy``.
+    """
+    try:
+        tree = yaml.load(content, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{source}{where}: not valid YAML: {error.problem}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{source}: expected a mapping of sections, found {_kind(tree)}")
+    try:
+        base = (defaults or ClusterPolicy()).model_dump(exclude_unset=True)
+        return ClusterPolicy.model_validate(_merge(base, tree))
+    except ValidationError as error:
+        problems = [_problem(dict(entry)) for entry in error.errors()]
+        raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems)) from error
+
+
+class PolicyFile:
+    """The policy file, read again when it changes; a broken edit keeps the last good policy.
+
+    Owned by one thread. ``error`` is what is wrong with the file's present content, or None.
+    """
+
+    def __init__(self, path: Path | None, defaults: ClusterPolicy | None = None) -> None:
+        """Read the file once.
+
+        Raises:
+            ConfigError: a first policy that is wrong is refused; there is no last good one yet.
+        """
+        self._path = path
+        self._defaults = defaults or ClusterPolicy()
+        self._content: bytes | None = None
+        self.policy = self._defaults
+        self.error: str | None = None
+        if path is not None:
+            self._content = _read(path)
+            self.policy = parse_policy(self._content, source=str(path), defaults=self._defaults)
+
+    def refresh(self) -> bool:
+        """Look at the file; True where ``policy`` changed.
+
+        The content itself is compared: a file replaced within the clock's resolution, as mounted
+        configuration often is, has the modification time of its predecessor.
+        """
+        if self._path is None:
+            return False
+        try:
+            content = _read(self._path)
+            if content == self._content and self.error is None:
+                return False
+            policy = parse_policy(content, source=str(self._path), defaults=self._defaults)
+        except ConfigError as error:
+            self.error = error.message
+            return False
+        changed = policy != self.policy
+        self._content, self.policy, self.error = content, policy, None
+        return changed
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _without_values(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Sections written without entries (``replicas:`` alone) mean their defaults."""
+    return {key: value for key, value in tree.items() if value is not None}
+
+
+def _merge(base: Mapping[str, Any], tree: Mapping[Any, Any]) -> dict[Any, Any]:
+    merged: dict[Any, Any] = dict(base)
+    for key, value in _without_values(tree).items():
+        inherited = base.get(key)
+        if isinstance(inherited, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(inherited, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _problem(entry: dict[str, Any]) -> str:
+    location: tuple[str | int, ...] = entry["loc"]
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        else:
+            path += f".{part}" if path else str(part)
+    if entry["type"] == "extra_forbidden":
+        message = "unknown key" + _suggestion(location)
+    else:
+        message = entry["msg"].removeprefix("Value error, ")
+        if entry["type"] not in ("value_error", "missing"):
+            message += f", not {entry['input']!r}"
+    return f"{path}: {message}" if path else message
+
+
+def _suggestion(location: tuple[str | int, ...]) -> str:
+    parents = tuple(part for part in location[:-1] if isinstance(part, str))
+    model = _MODELS_BY_PATH.get(parents)
+    known = sorted(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; known keys: {', '.join(known)}" if known else ""
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, list):
+        return "a list"
+    return "text" if isinstance(value, str) else type(value).__name__

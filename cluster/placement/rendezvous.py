@@ -1,0 +1,29 @@
+"""Highest-random-weight hashing: everyone who knows the same replicas ranks them alike.
+
+When a replica leaves, only what it held moves (Thaler and Ravishankar, 1998). The hash is
+blake2b, so the order is the same in every process and version.
+"""
+
+from collections.abc import Iterable
+from hashlib import blake2b
+
+from cluster.domain.ids import AdapterDigest, ReplicaId
+
+
+def weight(key: str, replica_id: ReplicaId) -> int:
+    """64-bit weight of a replica for a key."""
+    encoded = key.encode()
+    hasher = blake2b(len(encoded).to_bytes(4, "little"), digest_size=8)
+    hasher.update(encoded)
+    hasher.update(replica_id.encode())
+    return int.from_bytes(hasher.digest(), "little")
+
+
+def order(key: str, replica_ids: Iterable[ReplicaId]) -> tuple[ReplicaId, ...]:
+    """Replicas by falling weight for the key; the input's order does not matter."""
+    return tuple(sorted(replica_ids, key=lambda replica_id: (-weight(key, replica_id), replica_id)))
+
+
+def mixture_key(digests: Iterable[AdapterDigest]) -> str:
+    """One key for a set of adapters, whatever their order."""
+    return ",".join(sorted(set(digests)))
