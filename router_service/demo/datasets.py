@@ -1,13 +1,12 @@
 """Examples of the demo skills, drawn from a seed, and their JSONL files."""
 
-import json
-from collections.abc import Iterable
 from pathlib import Path
 from random import Random
 
 from cluster.errors import ConfigError
 from router_service.demo.skills import GENERAL, SKILLS
-from router_service.demo.templates import Example, Skill, Split
+from router_service.demo.templates import Skill, Split
+from router_service.training.jsonl import Example, write_examples
 
 _MAX_MISSES_PER_EXAMPLE = 200
 
@@ -39,15 +38,6 @@ def generate(skill: str, split: Split, n: int, seed: int) -> list[Example]:
     return list(drawn.values())
 
 
-def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
-    """Write one `{"prompt", "completion"}` object per line."""
-    lines = (
-        json.dumps({"prompt": e.prompt, "completion": e.completion}, ensure_ascii=False) + "\n"
-        for e in examples
-    )
-    path.write_text("".join(lines), encoding="utf-8")
-
-
 def write_datasets(
     out_dir: Path, seed: int, *, n_train: int = 2000, n_heldout: int = 60
 ) -> dict[str, tuple[Path, Path]]:
@@ -60,8 +50,8 @@ def write_datasets(
     written = {}
     for skill in SKILLS:
         train, heldout = (out_dir / f"{skill}.{split}.jsonl" for split in ("train", "heldout"))
-        write_jsonl(train, generate(skill, "train", n_train, seed))
-        write_jsonl(heldout, generate(skill, "heldout", n_heldout, seed))
+        write_examples(train, generate(skill, "train", n_train, seed))
+        write_examples(heldout, generate(skill, "heldout", n_heldout, seed))
         written[skill] = (train, heldout)
     return written
 

@@ -9,16 +9,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from router_service.training.jsonl import Example
+
 Split = Literal["train", "heldout"]
 Slots = Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt and the one answer that counts as right."""
-
-    prompt: str
-    completion: str
 
 
 @dataclass(frozen=True)

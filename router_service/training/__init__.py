@@ -1,0 +1,1 @@
+"""Training: LoRA adapters here, routers beside them."""

@@ -1,0 +1,50 @@
+"""A trained adapter on disk: PEFT's two files and a manifest of how it was made."""
+
+import json
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+MANIFEST_FILE = "manifest.json"
+
+
+def export_adapter(
+    out: Path, weights: dict[str, torch.Tensor], lora: LoraConfig, manifest: dict[str, Any]
+) -> None:
+    """Write the adapter into `out`: bf16 weights, PEFT's config, the manifest.
+
+    The weights come last: a folder that has them is complete. The same arguments give the same
+    bytes: PEFT keeps module names in sets, whose order changes from process to process.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    config: dict[str, Any] = {
+        **lora.to_dict(),  # type: ignore[no-untyped-call]
+        "base_model_name_or_path": manifest["base_model"],
+        "inference_mode": True,
+    }
+    _write_json(out / CONFIG_FILE, {key: _plain(value) for key, value in config.items()})
+    _write_json(out / MANIFEST_FILE, manifest)
+    rounded = {key: weights[key].to(torch.bfloat16).contiguous() for key in sorted(weights)}
+    save_file(rounded, out / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def created_by() -> str:
+    """This program and its version, for the manifest."""
+    try:
+        return f"braid-serve {version('braid-serve')}"
+    except PackageNotFoundError:
+        return "braid-serve (not installed)"
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set) else value
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,80 @@
+"""Prompt and completion pairs as JSON lines: `{"prompt": "...", "completion": "..."}`."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import TrainingDataError
+
+_FIELDS = ("prompt", "completion")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and the one answer that counts as right."""
+
+    prompt: str
+    completion: str
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Every line of a JSONL file, in order; blank lines are skipped.
+
+    Raises:
+        TrainingDataError: the file cannot be read, is empty, or a line is not an object of exactly
+            two non-empty strings. The message has file, line and field.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingDataError(f"{path}: cannot be read: {error}") from error
+    examples = [
+        _parse(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not examples:
+        raise TrainingDataError(f"{path}: has no examples")
+    return examples
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Write one object per line, replacing the file."""
+    lines = (
+        json.dumps({"prompt": e.prompt, "completion": e.completion}, ensure_ascii=False) + "\n"
+        for e in examples
+    )
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def digest_examples(examples: Iterable[Example]) -> str:
+    """sha256 (hex) over the pairs in order, whatever the file's spacing."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.prompt, example.completion]).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _parse(where: str, line: str) -> Example:
+    try:
+        record: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TrainingDataError(
+            f"{where}: not JSON: {error.msg} at column {error.colno}"
+        ) from error
+    if not isinstance(record, dict):
+        raise TrainingDataError(f"{where}: must be an object, found {type(record).__name__}")
+    for field in _FIELDS:
+        if field not in record:
+            raise TrainingDataError(f"{where}:{field}: missing")
+        if not isinstance(record[field], str):
+            found = type(record[field]).__name__
+            raise TrainingDataError(f"{where}:{field}: must be a string, found {found}")
+        if not record[field].strip():
+            raise TrainingDataError(f"{where}:{field}: is empty")
+    for field in record:
+        if field not in _FIELDS:
+            raise TrainingDataError(f"{where}:{field}: unknown field")
+    return Example(prompt=record["prompt"], completion=record["completion"])
