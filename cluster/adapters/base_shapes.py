@@ -1,0 +1,12 @@
+"""What an adapter must fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BaseShapes:
+    """The linear modules of a base model that can be adapted."""
+
+    digest: str  # of the base model
+    modules: Mapping[str, tuple[int, int]]  # module path -> (d_out, d_in)

@@ -1,0 +1,66 @@
+"""What goes into the adapter pool and what it answers: data only."""
+
+from dataclasses import dataclass
+
+from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import AdapterDigest, Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A generation that somebody wants in the pool."""
+
+    digest: AdapterDigest
+    alias: str
+    rank: int
+    nbytes: int  # on the device, an upper bound
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A request's hold on its generations, in the order it asked for them."""
+
+    id: int
+    digests: tuple[AdapterDigest, ...]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEvent:
+    """One change of state."""
+
+    digest: AdapterDigest
+    alias: str
+    before: AdapterState
+    after: AdapterState
+    slot: Slot | None  # the slot held before or after
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Room is promised. ``start`` were absent and must now be fetched."""
+
+    lease: Lease | None  # None for a prefetch
+    start: tuple[AdapterDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MustEvict:
+    """These are EVICTING now; ask again when one is gone. ``victims`` are new, maybe none."""
+
+    victims: tuple[AdapterDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MustWait:
+    """Everything that could make room is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A failed load that is remembered for a while."""
+
+    alias: str
+    code: str
+    message: str
+    retry_at: float  # monotonic seconds

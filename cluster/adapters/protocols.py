@@ -1,0 +1,29 @@
+"""What the adapter manager needs from the parts that hold tensors."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class AdapterBankProtocol(Protocol):
+    """The device tensors behind the slots. Called from executor threads, one call per slot."""
+
+    def write(self, slot: int, tensors: Mapping[str, Any]) -> None:
+        """Fill a slot: module path -> (A, B, scaling)."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        ...
+
+    def nbytes(self, slot: int) -> int:
+        """Device bytes that a slot's content takes."""
+        ...
+
+
+class HostAdapterProtocol(Protocol):
+    """What the loader returns."""
+
+    @property
+    def tensors(self) -> Mapping[str, Any]:
+        """Module path -> (A, B, scaling)."""
+        ...
