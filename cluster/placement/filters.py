@@ -6,7 +6,7 @@ Hard filters always hold. Soft ones are preferences: one that would leave nobody
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.placement.view import ReplicaView
@@ -24,8 +24,15 @@ class PickRequest:
 class Filter(Protocol):
     """Judges each candidate among the candidates that the filters before it let pass."""
 
-    name: str
-    hard: bool
+    @property
+    def name(self) -> str:
+        """The refusal's word."""
+        ...
+
+    @property
+    def hard(self) -> bool:
+        """Whether it holds even where it leaves nobody."""
+        ...
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
         """For each replica, whether it is refused."""
@@ -36,8 +43,8 @@ class Filter(Protocol):
 class NotExcluded:
     """Not a replica that just failed this very request."""
 
-    name: str = "excluded"
-    hard: bool = True
+    name: ClassVar[str] = "excluded"
+    hard: ClassVar[bool] = True
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
         return [replica.replica_id in request.exclude for replica in replicas]
@@ -47,8 +54,8 @@ class NotExcluded:
 class NotDraining:
     """Not a replica that is about to leave."""
 
-    name: str = "draining"
-    hard: bool = True
+    name: ClassVar[str] = "draining"
+    hard: ClassVar[bool] = True
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
         del request
@@ -60,8 +67,8 @@ class QueueBound:
     """Room in the replica's queue, what this front sent since its last word included."""
 
     max_queued: int
-    name: str = "queue_full"
-    hard: bool = True
+    name: ClassVar[str] = "queue_full"
+    hard: ClassVar[bool] = True
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
         del request
@@ -73,8 +80,8 @@ class Fresh:
     """Heard of lately."""
 
     stale_after_s: float
-    name: str = "stale"
-    hard: bool = False
+    name: ClassVar[str] = "stale"
+    hard: ClassVar[bool] = False
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
         del request
@@ -91,8 +98,8 @@ class LoadBound:
 
     bound: float  # >= 1
     slack: int
-    name: str = "load_bound"
-    hard: bool = False
+    name: ClassVar[str] = "load_bound"
+    hard: ClassVar[bool] = False
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
         del request

@@ -120,10 +120,9 @@ class Picker:
             candidates = [replica for replica, no in pairs if not no]
         ranked = self._rank(candidates, request)
         out = [
-            Candidate(replica.replica_id, refused[replica.replica_id], 0.0, (), replica.load, age)
-            for replica in everyone
-            if replica.replica_id in refused
-            for age in (replica.age,)
+            Candidate(r.replica_id, refused[r.replica_id], 0.0, (), r.load, r.age)
+            for r in everyone
+            if r.replica_id in refused
         ]
         return Explanation(
             digests=request.digests,

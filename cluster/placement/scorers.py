@@ -1,7 +1,7 @@
 """Scorers map candidates to [0, 1]; what a scorer counts is the policy's, never its own."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Protocol
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest
@@ -12,7 +12,10 @@ from cluster.placement.view import ReplicaView
 class Scorer(Protocol):
     """Compares candidates with each other."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its key in the policy's weights."""
+        ...
 
     def score(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[float]:
         """One value in [0, 1] per replica, higher is better."""
@@ -38,7 +41,7 @@ class ResidencyScorer:
     EVICTABLE = 0.15
     NO_ROOM = 0.0
 
-    _TIERS = {  # noqa: RUF012 - a constant table
+    _TIERS: ClassVar[Mapping[AdapterState, float]] = {
         AdapterState.READY: READY,
         AdapterState.LOADING: LOADING,
         AdapterState.ON_HOST: ON_HOST,
