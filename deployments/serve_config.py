@@ -1,0 +1,218 @@
+"""From ``k8s/overlays/<name>/app.yaml`` to the Serve config file of that overlay.
+
+The overlay's app.yaml holds the application's own typed config (``app``) and how Serve runs it
+(``serve``). The config file that KubeRay hands to Serve is generated from both into a kustomize
+patch, which is committed; a test fails when the two disagree. Regenerate with
+``python -m deployments.serve_config``.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from cluster.config import AppConfig, Section
+from cluster.errors import ConfigError
+
+APP_IMPORT_PATH = "deployments.app:build_app"
+SCALING_POLICY_PATH = "deployments.scaling_policy:replica_count_policy"
+RAYSERVICE_NAME = "braid"
+PATCH_NAME = "serve-config.patch.yaml"
+_PATCH_HEADER = "# Generated from app.yaml by `python -m deployments.serve_config`; do not edit.\n"
+
+
+class DeploymentOptions(Section):
+    """How Serve treats the replicas of one deployment."""
+
+    num_cpus: Annotated[float, Field(ge=0)] = 0
+    """Ray's logical CPUs; the engine's replicas take theirs from ``app.replica.num_cpus``."""
+    max_ongoing_requests: Annotated[int, Field(ge=1)] = 1024
+    graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] = 60.0
+    """Time for running requests to end before a replica is killed."""
+    health_check_period_s: Annotated[float, Field(gt=0)] = 5.0
+    health_check_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+
+
+class AutoscalingOptions(Section):
+    """Bounds Serve keeps whatever the scaling policy answers."""
+
+    min_replicas: Annotated[int, Field(ge=1)] = 1
+    max_replicas: Annotated[int, Field(ge=1)] = 1
+    upscale_delay_s: Annotated[float, Field(ge=0)] = 0.0
+    """Added to the policy's own delay, which the operator's policy file sets."""
+    downscale_delay_s: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AutoscalingOptions":
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
+            )
+        return self
+
+
+class ServeOptions(Section):
+    """The ``serve`` part of an overlay's app.yaml."""
+
+    proxy_port: Annotated[int, Field(ge=1, le=65535)] = 8999
+    """Port of the head's Python proxy, which Serve always starts and nobody is sent to."""
+    front: DeploymentOptions = DeploymentOptions()
+    replica: DeploymentOptions = DeploymentOptions()
+    controller: DeploymentOptions = DeploymentOptions(max_ongoing_requests=64)
+    autoscaling: AutoscalingOptions = AutoscalingOptions()
+
+
+class OverlayConfig(Section):
+    """One overlay's app.yaml."""
+
+    app: AppConfig
+    serve: ServeOptions = ServeOptions()
+
+    @model_validator(mode="after")
+    def _cross_checks(self) -> "OverlayConfig":
+        if self.serve.proxy_port == self.app.front.port:
+            raise ValueError(
+                f"serve.proxy_port {self.serve.proxy_port} is the port of app.front; "
+                "on one machine the proxy would take it from the front"
+            )
+        if self.serve.replica.num_cpus:
+            raise ValueError("serve.replica.num_cpus: set app.replica.num_cpus instead")
+        for name in ("redis_url", "signing_key"):
+            if getattr(self.app, name) is not None:
+                raise ValueError(f"app.{name} is a secret; it comes from the environment")
+        return self
+
+
+def load_overlay_config(path: Path) -> OverlayConfig:
+    """Read an overlay's app.yaml.
+
+    Raises:
+        ConfigError: unreadable, not YAML, an unknown key, or a bad value; names file and key.
+    """
+    try:
+        return OverlayConfig.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
+            for problem in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigError(f"{path}: {problems}") from error
+
+
+def serve_config(config: OverlayConfig) -> dict[str, Any]:
+    """Return Serve's deploy config (the fields of Ray's ``ServeDeploySchema``)."""
+    app, options = config.app, config.serve
+    return {
+        # What Serve does in direct-ingress mode whatever stands here.
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": app.front.host, "port": options.proxy_port},
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
+        "applications": [
+            {
+                "name": "braid",
+                "route_prefix": "/",
+                "import_path": APP_IMPORT_PATH,
+                "args": app.model_dump(mode="json", exclude_unset=True),
+                "deployments": [
+                    {
+                        "name": "Front",
+                        "num_replicas": app.front.replicas,
+                        **_deployment(options.front),
+                        "ray_actor_options": _resources(
+                            options.front.num_cpus, 0, app.front.resources
+                        ),
+                    },
+                    {
+                        "name": "Replica",
+                        "autoscaling_config": _autoscaling(options.autoscaling),
+                        **_deployment(options.replica),
+                        "ray_actor_options": _resources(
+                            app.replica.num_cpus, app.replica.num_gpus, app.replica.resources
+                        ),
+                    },
+                    {
+                        "name": "Controller",
+                        "num_replicas": 1,
+                        **_deployment(options.controller),
+                        "ray_actor_options": _resources(options.controller.num_cpus, 0, {}),
+                    },
+                ],
+            }
+        ],
+    }
+
+
+def render_serve_config(path: Path) -> str:
+    """Return the Serve config of the overlay whose app.yaml is at ``path``, as YAML text."""
+    return yaml.safe_dump(serve_config(load_overlay_config(path)), sort_keys=False, width=100)
+
+
+def render_patch(path: Path) -> str:
+    """Return the kustomize patch that carries the Serve config of the app.yaml at ``path``."""
+    indented = "".join(f"    {line}\n" for line in render_serve_config(path).splitlines())
+    return (
+        f"{_PATCH_HEADER}"
+        "apiVersion: ray.io/v1\n"
+        "kind: RayService\n"
+        "metadata:\n"
+        f"  name: {RAYSERVICE_NAME}\n"
+        "spec:\n"
+        f"  serveConfigV2: |\n{indented}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write every overlay's patch, or with ``--check`` only compare; 1 when one is stale."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.serve_config")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when stale")
+    parser.add_argument("overlays", nargs="?", type=Path, default=Path("k8s/overlays"))
+    options = parser.parse_args(argv)
+    sources = sorted(options.overlays.glob("*/app.yaml"))
+    if not sources:
+        parser.error(f"no */app.yaml under {options.overlays}")
+    stale = 0
+    for source in sources:
+        target = source.with_name(PATCH_NAME)
+        try:
+            text = render_patch(source)
+        except ConfigError as error:
+            print(error, file=sys.stderr)
+            return 1
+        current = target.read_text(encoding="utf-8") if target.exists() else None
+        if current == text:
+            continue
+        stale += 1
+        if options.check:
+            print(f"{target} is stale", file=sys.stderr)
+        else:
+            target.write_text(text, encoding="utf-8")
+            print(f"wrote {target}")
+    return 1 if options.check and stale else 0
+
+
+def _deployment(options: DeploymentOptions) -> dict[str, Any]:
+    return options.model_dump(exclude={"num_cpus"})
+
+
+def _resources(cpus: float, gpus: float, custom: dict[str, float]) -> dict[str, Any]:
+    options: dict[str, Any] = {"num_cpus": cpus, "num_gpus": gpus}
+    if custom:
+        options["resources"] = dict(custom)
+    return options
+
+
+def _autoscaling(options: AutoscalingOptions) -> dict[str, Any]:
+    return {
+        **options.model_dump(),
+        "policy": {"policy_function": SCALING_POLICY_PATH},
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
