@@ -316,30 +316,41 @@ class Scheduler:
 
     def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
         """Chunks of the prefills under way; they hold their blocks already."""
-        scheduled = []
+        scheduled: list[ScheduledSequence] = []
         for sequence in self._running:
-            if budget > 0 and sequence.is_prefilling:
-                item = self._share(sequence, min(sequence.num_uncomputed, budget))
-                budget -= item.count
-                scheduled.append(item)
+            if sequence.is_prefilling:
+                count = self._chunk(sequence, budget, alone=not scheduled)
+                if count == 0:
+                    break
+                scheduled.append(self._share(sequence, count))
+                budget -= count
         return scheduled
 
     def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
         """Move sequences from the head of the queue into the batch, and append their shares."""
-        while self._waiting and budget > 0 and len(self._running) < self._config.max_batch_size:
+        while self._waiting and len(self._running) < self._config.max_batch_size:
             sequence = self._waiting[0]
-            if sequence.whole_prefill and sequence.prompt_len > budget:
-                if prefills:
-                    return
-                budget = sequence.prompt_len
+            if self._chunk(sequence, budget, alone=not prefills) == 0:
+                return
             if not self._take_blocks(sequence):
                 return
             self._waiting.popleft()
             self._running.append(sequence)
             sequence.status = SequenceStatus.RUNNING
-            item = self._share(sequence, min(sequence.num_uncomputed, budget))
-            budget -= item.count
-            prefills.append(item)
+            count = self._chunk(sequence, budget, alone=not prefills)
+            prefills.append(self._share(sequence, count))
+            budget -= count
+
+    @staticmethod
+    def _chunk(sequence: Sequence, budget: int, *, alone: bool) -> int:
+        """Tokens of a prefill to compute now, given room for ``budget``; 0 when it must wait.
+
+        ``alone`` tells that no other prefill is in the step.
+        """
+        prompt_left = sequence.prompt_len - sequence.num_computed
+        if sequence.whole_prefill and prompt_left > budget:
+            return prompt_left if alone else 0
+        return max(0, min(sequence.num_uncomputed, budget))
 
     def _take_blocks(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the blocks of all its tokens, cached ones first.
