@@ -1,0 +1,132 @@
+"""Who used what: tokens per tenant and adapter, in whole tokens that add up exactly.
+
+The tokens of a request are shared among its adapters by ``|weight|`` and rounded by largest
+remainder, so the sums over adapters always equal the totals. A request without an adapter, or
+with weights that are all zero, is credited to the base (digest "").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from cluster.domain.adapter import WeightedAdapter
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.request import Outcome, Usage
+from cluster.errors import IntegrityError
+
+BASE = AdapterDigest("")
+
+
+@dataclass(frozen=True, slots=True)
+class TenantUsage:
+    """One tenant's totals since the meter was made."""
+
+    tenant: TenantId
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUsage:
+    """What one tenant used of one adapter."""
+
+    tenant: TenantId
+    digest: AdapterDigest  # "" is the base without an adapter
+    alias: str
+    requests: int = 0  # that had it in their mixture; a mixture counts once for each
+    prompt_tokens: int = 0  # its share
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MeterSnapshot:
+    """All counters at one moment, sorted."""
+
+    tenants: tuple[TenantUsage, ...]
+    adapters: tuple[AdapterUsage, ...]
+    outcomes: tuple[tuple[TenantId, Outcome, int], ...]
+
+
+class Meter:
+    """Counters that only grow."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[TenantId, TenantUsage] = {}
+        self._adapters: dict[tuple[TenantId, AdapterDigest], AdapterUsage] = {}
+        self._outcomes: dict[tuple[TenantId, Outcome], int] = {}
+
+    def record(
+        self,
+        tenant: TenantId,
+        outcome: Outcome,
+        usage: Usage | None = None,
+        mixture: Sequence[WeightedAdapter] = (),
+    ) -> None:
+        """Book one ended request; ``usage`` is None when it never ran."""
+        self._outcomes[tenant, outcome] = self._outcomes.get((tenant, outcome), 0) + 1
+        spent = usage or Usage(0, 0)
+        total = self._tenants.get(tenant, TenantUsage(tenant))
+        self._tenants[tenant] = replace(
+            total,
+            requests=total.requests + 1,
+            prompt_tokens=total.prompt_tokens + spent.prompt_tokens,
+            completion_tokens=total.completion_tokens + spent.completion_tokens,
+        )
+        weights: dict[AdapterDigest, Fraction] = {}
+        aliases: dict[AdapterDigest, str] = {}
+        for term in mixture:
+            digest = term.key.digest
+            weights[digest] = weights.get(digest, Fraction(0)) + abs(Fraction(term.weight))
+            aliases.setdefault(digest, term.key.alias)
+        if not any(weights.values()):
+            weights, aliases = {BASE: Fraction(1)}, {BASE: ""}
+        prompt = share(spent.prompt_tokens, weights)
+        completion = share(spent.completion_tokens, weights)
+        for digest, alias in aliases.items():
+            used = self._adapters.get((tenant, digest), AdapterUsage(tenant, digest, alias))
+            self._adapters[tenant, digest] = replace(
+                used,
+                requests=used.requests + 1,
+                prompt_tokens=used.prompt_tokens + prompt[digest],
+                completion_tokens=used.completion_tokens + completion[digest],
+            )
+
+    def snapshot(self) -> MeterSnapshot:
+        """All counters, for metrics and reports."""
+        return MeterSnapshot(
+            tenants=tuple(self._tenants[key] for key in sorted(self._tenants)),
+            adapters=tuple(self._adapters[key] for key in sorted(self._adapters)),
+            outcomes=tuple((*key, self._outcomes[key]) for key in sorted(self._outcomes)),
+        )
+
+    def check_integrity(self) -> None:
+        """Verify that shares add up to totals.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        for tenant, total in self._tenants.items():
+            shares = [a for a in self._adapters.values() if a.tenant == tenant]
+            for name in ("prompt_tokens", "completion_tokens"):
+                found = sum(getattr(a, name) for a in shares)
+                if found != getattr(total, name):
+                    raise IntegrityError(
+                        f"meter of {tenant}: {name} of adapters {found}, "
+                        f"of the tenant {getattr(total, name)}"
+                    )
+
+
+def share(tokens: int, weights: dict[AdapterDigest, Fraction]) -> dict[AdapterDigest, int]:
+    """Whole tokens in proportion to ``weights`` (>= 0, not all zero), by largest remainder.
+
+    Equal remainders go in the order of digests, so the result does not depend on the mixture's.
+    """
+    total = sum(weights.values())
+    exact = {digest: tokens * weight / total for digest, weight in weights.items()}
+    shares = {digest: int(value) for digest, value in exact.items()}
+    left = tokens - sum(shares.values())
+    order = sorted(exact, key=lambda digest: (shares[digest] - exact[digest], digest))
+    for digest in order[:left]:
+        shares[digest] += 1
+    return shares

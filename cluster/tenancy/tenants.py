@@ -1,0 +1,174 @@
+"""Who may call, with which adapters and limits: the tenants file."""
+
+import hmac
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cluster.domain.ids import TenantId
+from cluster.errors import AuthenticationFailed, ConfigError
+from cluster.tenancy.keys import hash_key
+from cluster.tenancy.limits import QuotaLimits
+
+ALL_ADAPTERS = "*"
+
+
+class TenantEntry(BaseModel):
+    """One entry of the tenants file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    keys: Annotated[
+        tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], Field(min_length=1)
+    ]
+    """sha256 (hex) of each key; several allow a change of keys without a gap."""
+    adapters: tuple[str, ...] = ()
+    """Aliases that the tenant may use, or "*" for all."""
+    admin: bool = False
+    requests_per_minute: Annotated[int, Field(ge=1)] | None = None
+    tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
+    max_concurrent: Annotated[int, Field(ge=1)] | None = None
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Share of the cluster relative to other tenants when it is full."""
+
+
+class TenantsFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tenants: Annotated[tuple[TenantEntry, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A caller that has been authenticated."""
+
+    id: TenantId
+    adapters: frozenset[str]  # aliases, or {"*"}
+    admin: bool = False
+    limits: QuotaLimits = field(default_factory=QuotaLimits)
+    weight: float = 1.0
+
+    def may_use(self, alias: str) -> bool:
+        """Whether the tenant may see and use the adapter of this alias."""
+        return ALL_ADAPTERS in self.adapters or alias in self.adapters
+
+
+class TenantDirectory:
+    """All tenants, found by their keys."""
+
+    def __init__(self, source: str, entries: Iterable[TenantEntry]) -> None:
+        """``source`` names the file in messages.
+
+        Raises:
+            ConfigError: an id or a key is used twice.
+        """
+        self._source = source
+        self._entries = tuple(entries)
+        self._tenants = tuple(_tenant(entry) for entry in self._entries)
+        self._hashes: list[tuple[bytes, Tenant]] = []
+        ids: dict[str, int] = {}
+        owners: dict[str, str] = {}
+        for index, (entry, tenant) in enumerate(zip(self._entries, self._tenants, strict=True)):
+            if entry.id in ids:
+                raise ConfigError(
+                    f"{source}: tenants[{index}].id: {entry.id!r} is also tenants[{ids[entry.id]}]"
+                )
+            ids[entry.id] = index
+            for number, digest in enumerate(entry.keys):
+                where = f"tenants[{index}].keys[{number}]"
+                if digest in owners:
+                    raise ConfigError(f"{source}: {where}: the same key as {owners[digest]}")
+                owners[digest] = where
+                self._hashes.append((digest.encode(), tenant))
+
+    @property
+    def tenants(self) -> tuple[Tenant, ...]:
+        """In the file's order."""
+        return self._tenants
+
+    def authenticate(self, authorization: str | None) -> Tenant:
+        """The tenant of an ``Authorization: Bearer <key>`` header.
+
+        Every known hash is compared in constant time, so the time taken tells nothing of which
+        one was near.
+
+        Raises:
+            AuthenticationFailed: no header, another scheme, or an unknown key.
+        """
+        scheme, _, key = (authorization or "").strip().partition(" ")
+        key = key.strip()
+        if scheme.lower() != "bearer" or not key:
+            raise AuthenticationFailed(
+                "No API key was given: send the header 'Authorization: Bearer <key>'"
+            )
+        digest = hash_key(key).encode()
+        found: Tenant | None = None
+        for known, tenant in self._hashes:
+            if hmac.compare_digest(known, digest):
+                found = tenant
+        if found is None:
+            raise AuthenticationFailed("The API key is not known")
+        return found
+
+    def check_rights(self, known_aliases: Collection[str]) -> None:
+        """Refuse rights to adapters that do not exist.
+
+        Raises:
+            ConfigError: all of them, each with the path of its entry.
+        """
+        unknown = [
+            f"tenants[{index}].adapters[{number}]: no adapter {alias!r}"
+            for index, entry in enumerate(self._entries)
+            for number, alias in enumerate(entry.adapters)
+            if alias != ALL_ADAPTERS and alias not in known_aliases
+        ]
+        if unknown:
+            have = ", ".join(sorted(known_aliases)) or "none"
+            raise ConfigError(f"{self._source}: {'; '.join(unknown)} (there are: {have})")
+
+
+def load_tenants(path: Path) -> TenantDirectory:
+    """Read a tenants file.
+
+    Raises:
+        ConfigError: unreadable, not YAML, or an entry is wrong; the message has its path, such as
+            ``tenants[1].adapters[0]``, for every mistake.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    try:
+        parsed = TenantsFile.model_validate(content)
+    except ValidationError as error:
+        mistakes = "; ".join(f"{_location(e['loc'])}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"{path}: {mistakes}") from error
+    return TenantDirectory(str(path), parsed.tenants)
+
+
+def _tenant(entry: TenantEntry) -> Tenant:
+    return Tenant(
+        id=TenantId(entry.id),
+        adapters=frozenset(entry.adapters),
+        admin=entry.admin,
+        limits=QuotaLimits(
+            entry.requests_per_minute, entry.tokens_per_minute, entry.max_concurrent
+        ),
+        weight=entry.weight,
+    )
+
+
+def _location(parts: tuple[Any, ...]) -> str:
+    text = ""
+    for part in parts:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".") or "file"
