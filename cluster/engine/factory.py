@@ -1,0 +1,78 @@
+"""Builds an engine from a folder and its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.clock import Clock
+from cluster.config import AdapterConfig, EngineConfig
+from cluster.engine.block_pool import BlockPool
+from cluster.engine.engine import Engine, OnChunks
+from cluster.engine.model_loader import LoadedModel, load_model
+from cluster.engine.model_runner import ModelRunner
+from cluster.engine.scheduler import Scheduler
+from kernels.lora.bank import AdapterBank
+
+
+@dataclass(frozen=True)
+class BuiltEngine:
+    """An engine that is not running yet, and what its adapters must fit."""
+
+    engine: Engine
+    bank: AdapterBank  # where adapters are written, slot by slot
+    module_shapes: dict[str, tuple[int, int]]  # module path -> (d_out, d_in)
+    vocab_size: int
+
+
+def build_engine(
+    model_dir: Path,
+    config: EngineConfig,
+    adapter_config: AdapterConfig,
+    *,
+    clock: Clock,
+    on_chunks: OnChunks,
+    new_seed: Callable[[], int],
+) -> BuiltEngine:
+    """Load a model and put an engine around it.
+
+    Args:
+        model_dir: folder with config.json and safetensors.
+        config: of the engine.
+        adapter_config: slots and largest rank of the bank.
+        clock: time of steps, deadlines and the heartbeat.
+        on_chunks: receives each step's chunks in the step thread.
+        new_seed: a seed for each request that has none.
+
+    Raises:
+        ModelSourceError: the model cannot be loaded, or is of a kind not supported.
+        ConfigError: the configuration does not fit the machine or itself.
+    """
+    loaded = load_model(model_dir, config)
+    bank = AdapterBank(
+        loaded.sites,
+        adapter_config.slots,
+        adapter_config.max_rank,
+        dtype=loaded.dtype,
+        device=loaded.device,
+    )
+    pool = BlockPool(config.kv_blocks, config.block_size)
+    scheduler = Scheduler(config, pool, clock)
+    engine = Engine(
+        scheduler=scheduler,
+        pool=pool,
+        runner=ModelRunner(loaded, config, bank),
+        max_model_len=min(loaded.max_model_len, scheduler.max_model_len),
+        eos_token_ids=loaded.eos_token_ids,
+        clock=clock,
+        on_chunks=on_chunks,
+        new_seed=new_seed,
+    )
+    return BuiltEngine(engine, bank, _module_shapes(loaded), loaded.vocab_size)
+
+
+def _module_shapes(loaded: LoadedModel) -> dict[str, tuple[int, int]]:
+    return {
+        path: (width, site.in_features) for site in loaded.sites for path, width in site.out_slices
+    }

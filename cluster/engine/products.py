@@ -1,0 +1,61 @@
+"""The product of one (fused) projection, y = x W^T + b, with weights laid out for the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+Product = Callable[[torch.Tensor], torch.Tensor]
+"""x [..., in] -> y [..., out]."""
+
+PACKED_BATCH = 16
+"""Rows that the pre-packed layout is chosen for; other batch sizes work as well."""
+
+
+def make_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
+    """The fastest product for this device and dtype; ``weight`` is [out, in], ``bias`` [out].
+
+    On the CPU in fp32 the weight is re-ordered once for oneDNN, which halves the time of a product
+    with a small batch; the caller should drop its own reference to ``weight`` then.
+    """
+    weight = weight.detach()
+    bias = None if bias is None else bias.detach()
+    if packs(weight):
+        return _PackedProduct(weight, bias)
+    return _PlainProduct(weight, bias)
+
+
+def packs(weight: torch.Tensor) -> bool:
+    """Whether this weight can be pre-packed here."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch._C._has_mkldnn
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+class _PlainProduct:
+    __slots__ = ("_bias", "_weight")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = weight
+        self._bias = bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, self._weight, self._bias)
+
+
+class _PackedProduct:
+    __slots__ = ("_bias", "_linear", "_weight")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_BATCH)
+        self._bias = bias
+        self._linear = torch.ops.mkldnn._linear_pointwise.default
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self._linear(x, self._weight, self._bias, "none", [], "")
+        return y

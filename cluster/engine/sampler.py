@@ -1,0 +1,166 @@
+"""Chooses the next token of every sampling row: greedy, temperature, top-k, top-p, seeded.
+
+A row's draw is one uniform number derived from (seed, index of the token in the completion), so the
+same request gives the same tokens whatever else is in the batch, after preemption, and after moving
+to another replica. Tokens are drawn by inverting the cumulative distribution in vocabulary order:
+unlike an order by probability, it does not jump when two near-equal probabilities swap ranks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cluster.domain.request import SamplingParams, TokenLogprobs
+from cluster.errors import EngineError
+
+NUCLEUS_CANDIDATES = 256
+"""Likeliest tokens looked at first for top-p; a flatter row falls back to a full sort."""
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+@dataclass(slots=True)
+class SamplingRow:
+    """How one row of logits becomes a token."""
+
+    temperature: float  # 0 is greedy
+    top_p: float  # (0, 1]
+    top_k: int  # 0 is off
+    seed: int
+    index: int  # of the token in the completion, tokens generated elsewhere included
+    logprobs: int | None = None  # None: off; 0: the chosen token only; n: the n likeliest too
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """One token per row."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...]
+    invalid_rows: frozenset[int]  # rows whose logits hold a NaN or +inf; their token means nothing
+
+
+def check_sampling(params: SamplingParams) -> None:
+    """Raises EngineError for values that have no meaning; the front has refused them before."""
+    if not (math.isfinite(params.temperature) and params.temperature >= 0):
+        raise EngineError(f"temperature must be finite and >= 0, got {params.temperature}")
+    if not 0 < params.top_p <= 1:
+        raise EngineError(f"top_p must be in (0, 1], got {params.top_p}")
+    if params.top_k < 0:
+        raise EngineError(f"top_k must be >= 0, got {params.top_k}")
+    if params.logprobs is not None and params.logprobs < 0:
+        raise EngineError(f"logprobs must be >= 0, got {params.logprobs}")
+
+
+def uniform(seed: int, index: int) -> float:
+    """A number in [0, 1) that depends on nothing but ``seed`` and ``index`` (SplitMix64)."""
+    z = _mix64((_mix64(seed & _MASK) + (index + 1) * _GOLDEN) & _MASK)
+    return (z >> 11) * 2.0**-53
+
+
+def _mix64(z: int) -> int:
+    z = (z + _GOLDEN) & _MASK
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+    return z ^ (z >> 31)
+
+
+def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
+    """One token per row of ``logits`` [rows, vocabulary], fp32.
+
+    Log-probabilities are of the raw distribution: before temperature, top-k and top-p. Greedy rows
+    take the first of equal maxima.
+    """
+    if logits.shape[0] != len(rows):
+        raise EngineError(f"{logits.shape[0]} rows of logits for {len(rows)} sampling rows")
+    maxima, token_ids = logits.max(dim=-1)
+    drawn = [i for i, row in enumerate(rows) if row.temperature > 0]
+    if drawn:
+        chosen = [rows[i] for i in drawn]
+        if len(drawn) == len(rows):
+            token_ids = _draw(logits, maxima, chosen)
+        else:
+            at = torch.tensor(drawn, device=logits.device)
+            token_ids[at] = _draw(logits[at], maxima[at], chosen)
+    finite = torch.isfinite(maxima)
+    tokens, valid = torch.stack((token_ids, finite.long())).tolist()
+    return SampledTokens(
+        tuple(tokens),
+        _logprobs(logits, tokens, rows),
+        frozenset(i for i, ok in enumerate(valid) if not ok),
+    )
+
+
+def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
+    """Token ids [rows] by inverse transform over the truncated distribution."""
+    options: dict[str, Any] = {"device": logits.device, "dtype": torch.float32}
+    temperature = torch.tensor([row.temperature for row in rows], **options)
+    probs = ((logits - maxima[:, None]) / temperature[:, None]).softmax(dim=-1)
+    vocab = probs.shape[1]
+
+    limited = [i for i, row in enumerate(rows) if 0 < row.top_k < vocab]
+    if limited:
+        probs = _keep_top_k(probs, limited, [rows[i].top_k for i in limited])
+    nucleus = [i for i, row in enumerate(rows) if row.top_p < 1]
+    if nucleus:
+        probs = _keep_top_p(probs, nucleus, [rows[i].top_p for i in nucleus])
+
+    cumulative = probs.double().cumsum(dim=-1)
+    total = cumulative[:, -1]
+    u = torch.tensor(
+        [uniform(row.seed, row.index) for row in rows], device=logits.device, dtype=torch.float64
+    )
+    # u < 1, but u * total may round up to total, which no entry exceeds.
+    target = torch.minimum(u * total, torch.nextafter(total, torch.zeros_like(total)))
+    token_ids = torch.searchsorted(cumulative, target[:, None], right=True)[:, 0]
+    return token_ids.clamp_(max=vocab - 1)
+
+
+def _keep_top_k(probs: torch.Tensor, at: list[int], top_k: list[int]) -> torch.Tensor:
+    """Zeroes what is less likely than the k-th of its row; equals of the k-th are kept."""
+    index = torch.tensor(at, device=probs.device)
+    part = probs[index]
+    values = part.topk(max(top_k), dim=-1).values
+    threshold = values.gather(1, torch.tensor(top_k, device=probs.device)[:, None] - 1)
+    part = part.masked_fill(part < threshold, 0.0)
+    return probs.index_copy(0, index, part / part.sum(dim=-1, keepdim=True))
+
+
+def _keep_top_p(probs: torch.Tensor, at: list[int], top_p: list[float]) -> torch.Tensor:
+    """Zeroes what lies outside the smallest set of likeliest tokens whose mass reaches top_p.
+
+    The item that crosses the threshold is kept, and so are its equals.
+    """
+    index = torch.tensor(at, device=probs.device)
+    part = probs[index]
+    p = torch.tensor(top_p, device=probs.device, dtype=probs.dtype)[:, None]
+    values = part.topk(min(NUCLEUS_CANDIDATES, part.shape[1]), dim=-1).values
+    if values.shape[1] < part.shape[1] and bool((values.sum(dim=-1, keepdim=True) < p).any()):
+        values = part.sort(dim=-1, descending=True).values
+    before = values.cumsum(dim=-1) - values
+    kept = (before < p).sum(dim=-1, keepdim=True).clamp_(min=1)
+    threshold = values.gather(1, kept - 1)
+    return probs.index_copy(0, index, part.masked_fill(part < threshold, 0.0))
+
+
+def _logprobs(
+    logits: torch.Tensor, tokens: Sequence[int], rows: Sequence[SamplingRow]
+) -> tuple[TokenLogprobs | None, ...]:
+    answers: list[TokenLogprobs | None] = [None] * len(rows)
+    wanted = [i for i, row in enumerate(rows) if row.logprobs is not None]
+    if not wanted:
+        return tuple(answers)
+    log_probs = logits[torch.tensor(wanted, device=logits.device)].log_softmax(dim=-1)
+    ids = torch.tensor([[tokens[i]] for i in wanted], device=logits.device)
+    chosen = log_probs.gather(1, ids)[:, 0].tolist()
+    most = min(max(rows[i].logprobs or 0 for i in wanted), logits.shape[1])
+    top_values, top_ids = (part.tolist() for part in log_probs.topk(most, dim=-1))
+    for at, i in enumerate(wanted):
+        n = rows[i].logprobs or 0
+        top = tuple(zip(top_ids[at][:n], top_values[at][:n], strict=True))
+        answers[i] = TokenLogprobs(logprob=chosen[at], top=top)
+    return tuple(answers)

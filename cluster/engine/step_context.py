@@ -1,0 +1,27 @@
+"""What the replaced modules of one model need to know about the step that is running."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kernels.attention.batch import PagedBatch
+    from kernels.attention.cache import LayerKVCache
+    from kernels.lora.bank import AdapterBank
+    from kernels.lora.batch import LoraBatch
+
+
+@dataclass(slots=True)
+class StepContext:
+    """Owned by the runner, shared by the modules of one model instance.
+
+    ``attention`` and ``lora`` are set anew for each step. ``attention`` is None outside of one;
+    ``lora`` is None where no row of the step has an adapter, and then no LoRA work is done.
+    """
+
+    max_model_len: int  # tokens
+    bank: AdapterBank | None = None  # set once, by the runner
+    kv_caches: tuple[LayerKVCache, ...] = ()  # one per layer, set once, by the runner
+    attention: PagedBatch | None = None
+    lora: LoraBatch | None = None

@@ -1,0 +1,34 @@
+"""What a runner answers to a plan: the contract between the step loop and the tensors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cluster.domain.ids import RequestId, Slot
+from cluster.domain.request import TokenLogprobs
+from cluster.engine.scheduler import StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """One token for each sequence of the plan that samples."""
+
+    token_ids: Mapping[RequestId, int]
+    logprobs: Mapping[RequestId, TokenLogprobs] = field(default_factory=dict)  # where asked for
+    failed: Mapping[RequestId, str] = field(default_factory=dict)  # request -> what was wrong
+
+
+class Runner(Protocol):
+    """Computes plans."""
+
+    def start(self) -> None:
+        """Prepare the calling thread; called once, before the first plan."""
+        ...
+
+    def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
+        """Raise EngineError for a mixture that cannot be applied; called from any thread."""
+        ...
+
+    def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
+        """Compute a plan, in the prepared thread; ``seeds`` has those of its requests."""
+        ...

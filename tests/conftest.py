@@ -1,0 +1,58 @@
+"""Fixtures that several parts need: tiny random models."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+_SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+
+TINY_FAMILIES = {
+    "llama": ("LlamaConfig", {"tie_word_embeddings": True}),
+    "llama_untied": ("LlamaConfig", {"tie_word_embeddings": False, "attention_bias": True}),
+    "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3Config", {"head_dim": 24, "tie_word_embeddings": False}),
+    "mistral": ("MistralConfig", {"sliding_window": None, "tie_word_embeddings": False}),
+    "gemma": ("GemmaConfig", {"head_dim": 16, "num_key_value_heads": 1}),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_model(family, **overrides)`` saves a random model of a family once; its folder.
+
+    Weights are larger than the usual initialisation, so that greedy tokens have clear margins.
+    """
+    made: dict[str, Path] = {}
+
+    def make(family: str = "llama", **overrides: object) -> Path:
+        key = repr((family, sorted(overrides.items())))
+        if key not in made:
+            config_class, options = TINY_FAMILIES[family]
+            config = getattr(transformers, config_class)(**{**_SMALL, **options, **overrides})
+            with torch.random.fork_rng():
+                torch.manual_seed(11)
+                model = transformers.AutoModelForCausalLM.from_config(config)
+                for name, parameter in model.named_parameters():
+                    if name.endswith("bias") or "norm" in name:
+                        parameter.data.add_(torch.randn_like(parameter) * 0.2)
+                    elif parameter.ndim == 2:
+                        parameter.data.normal_(std=parameter.shape[1] ** -0.5 * 1.5)
+            made[key] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(made[key])
+        return made[key]
+
+    return make
