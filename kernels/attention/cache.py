@@ -1,0 +1,40 @@
+"""The paged key/value cache of one layer."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKVCache:
+    """Keys and values of one layer, in blocks.
+
+    The layout [num_blocks, block_size, H_kv, D] keeps a block's keys in one piece: gathering a
+    row's blocks is a few large copies and gives [L, H_kv, D], which attention reads strided;
+    storing a token is one copy of H_kv * D values.
+    """
+
+    k: torch.Tensor  # [num_blocks, block_size, H_kv, D]
+    v: torch.Tensor  # [num_blocks, block_size, H_kv, D]
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block."""
+        return self.k.shape[1]
+
+    @staticmethod
+    def allocate(
+        num_blocks: int,
+        block_size: int,
+        num_kv_heads: int,
+        head_dim: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> "LayerKVCache":
+        """A cache without tokens. Pages of CPU memory are taken on first use."""
+        shape = (num_blocks, block_size, num_kv_heads, head_dim)
+        return LayerKVCache(
+            torch.zeros(shape, dtype=dtype, device=device),
+            torch.zeros(shape, dtype=dtype, device=device),
+        )

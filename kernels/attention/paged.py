@@ -1,0 +1,90 @@
+"""Paged attention in torch, for CPU and GPU."""
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from kernels.attention.batch import DecodePlan, PagedBatch, PrefillPlan
+from kernels.attention.cache import LayerKVCache
+
+
+def store_kv(k: torch.Tensor, v: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> None:
+    """Put the step's keys and values into the cache.
+
+    A block that is begun and not filled is cleared first: what an earlier owner left behind, finite
+    or not, then never meets a padded softmax.
+
+    Args:
+        k, v: [T, H_kv, D], contiguous.
+        cache: the layer's.
+        batch: of this step.
+    """
+    if batch.opened_blocks is not None:
+        cache.k.index_fill_(0, batch.opened_blocks, 0.0)
+        cache.v.index_fill_(0, batch.opened_blocks, 0.0)
+    cache.k.flatten(0, 1).index_copy_(0, batch.slot_mapping, k)
+    cache.v.flatten(0, 1).index_copy_(0, batch.slot_mapping, v)
+
+
+def paged_attention(
+    q: torch.Tensor,
+    cache: LayerKVCache,
+    batch: PagedBatch,
+    scale: float,
+    window: int | None = None,
+) -> torch.Tensor:
+    """Causal attention of the step's tokens over their sequences, after ``store_kv``.
+
+    Decode rows run together, the heads that share a key/value head as that head's queries; rows of
+    very different length run in a few buckets. Prefill rows run one by one. A row reads its own
+    blocks only, padding included.
+
+    Args:
+        q: [T, H, D]; head h reads key/value head ``h // (H / H_kv)``.
+        cache: the layer's.
+        batch: of this step.
+        scale: of the scores, usually ``D ** -0.5``.
+        window: positions a token sees, itself included; None: all.
+
+    Returns:
+        [T, H, D].
+    """
+    plan = batch.plan(window)
+    if len(plan.decode) == 1 and plan.decode[0].tokens is None:
+        return _decode(q, cache, plan.decode[0], scale)
+    out = torch.empty_like(q)
+    for decode in plan.decode:
+        if decode.tokens is not None:
+            rows = q.index_select(0, decode.tokens)
+            out.index_copy_(0, decode.tokens, _decode(rows, cache, decode, scale))
+    for prefill in plan.prefill:
+        out[prefill.start : prefill.stop] = _prefill(q, cache, prefill, scale)
+    return out
+
+
+def _decode(q: torch.Tensor, cache: LayerKVCache, plan: DecodePlan, scale: float) -> torch.Tensor:
+    rows, heads, dim = q.shape
+    kv_heads = cache.k.shape[2]
+    attended = scaled_dot_product_attention(
+        q.view(rows, kv_heads, heads // kv_heads, dim),
+        cache.k.index_select(0, plan.blocks).view(rows, -1, kv_heads, dim).transpose(1, 2),
+        cache.v.index_select(0, plan.blocks).view(rows, -1, kv_heads, dim).transpose(1, 2),
+        attn_mask=plan.mask,
+        scale=scale,
+    )
+    return attended.reshape(rows, heads, dim)
+
+
+def _prefill(q: torch.Tensor, cache: LayerKVCache, plan: PrefillPlan, scale: float) -> torch.Tensor:
+    seen = slice(plan.first, plan.first + plan.keys)
+    k = cache.k.index_select(0, plan.blocks).flatten(0, 1)[seen]
+    v = cache.v.index_select(0, plan.blocks).flatten(0, 1)[seen]
+    attended = scaled_dot_product_attention(
+        q[plan.start : plan.stop].transpose(0, 1).unsqueeze(0),
+        k.transpose(0, 1).unsqueeze(0),
+        v.transpose(0, 1).unsqueeze(0),
+        attn_mask=plan.mask,
+        is_causal=plan.mask is None,
+        scale=scale,
+        enable_gqa=True,
+    )
+    return attended.squeeze(0).transpose(0, 1)

@@ -1,0 +1,215 @@
+"""The adapter bank: device storage behind slots, by true rank."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kernels.errors import BankIntegrityError
+from kernels.lora.lane import Lane
+from kernels.lora.sites import AdapterLayout, FusedSite, adapter_layout, module_ranks
+
+Signature = tuple[tuple[int, ...], ...]
+"""Ranks per site and slice, 0 where a module is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class BankEntry:
+    """Where a slot's adapter lies."""
+
+    lane: Lane
+    position: int
+
+
+class AdapterBank:
+    """Adapters in slots, ready for ``add_lora``.
+
+    Every adapter is one contiguous row: at each fused site the stacked A of its slices, then each
+    slice's B with the adapter's scaling folded in. Adapters with the same ranks at the same modules
+    share a lane, whose rows form strided stacks for batched matmuls; an absent module takes no
+    room and no time, and a small rank is never padded to a larger one. Lanes grow by doubling, so
+    up to half of ``allocated_nbytes`` may be free rows; an empty lane is given back.
+
+    ``write`` and ``clear`` may run in any thread while steps use other slots. The caller sees to
+    it that no step uses the slot itself (leases do that).
+
+    Args:
+        sites: the model's fused sites; ``site_index`` elsewhere is an index into this.
+        slots: how many adapters there can be.
+        max_rank: largest rank accepted at any module.
+        dtype: of storage, and of the activations ``add_lora`` is given.
+        device: of storage.
+    """
+
+    def __init__(
+        self,
+        sites: Sequence[FusedSite],
+        slots: int,
+        max_rank: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.sites = tuple(sites)
+        self.slots = slots
+        self.max_rank = max_rank
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self._modules = {
+            path: (site.in_features, width)
+            for site in self.sites
+            for path, width in site.out_slices
+        }
+        self._write_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._lanes: dict[Signature, Lane] = {}
+        self._entries: dict[int, BankEntry] = {}
+
+    def write(
+        self, slot: int, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+    ) -> None:
+        """Put an adapter into a slot, replacing what it held.
+
+        Args:
+            slot: 0 <= slot < slots.
+            tensors: module path -> (A [r, in_features], B [width, r], scaling); modules that are
+                absent contribute nothing. Any float dtype; converted once.
+
+        Raises:
+            ValueError: slot out of range, unknown module, wrong shape, rank above ``max_rank``.
+        """
+        self._check_slot(slot)
+        for path, (lora_a, lora_b, _) in tensors.items():
+            self._check_module(path, lora_a, lora_b)
+        signature = module_ranks(self.sites, {p: t[0].shape[0] for p, t in tensors.items()})
+        layout = adapter_layout(self.sites, signature)
+        row = self._flat_row(layout, tensors)
+        with self._write_lock:
+            lane = self._lanes.get(signature)
+            if lane is None:
+                lane = Lane(layout, dtype=self.dtype, device=self.device)
+                with self._lock:
+                    self._lanes[signature] = lane
+            position = lane.place(row, self.slots)
+            with self._lock:
+                replaced = self._entries.get(slot)
+                self._entries[slot] = BankEntry(lane, position)
+            if replaced is not None:
+                self._release(replaced)
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot; an empty one stays empty. Raises ValueError for a slot out of range."""
+        self._check_slot(slot)
+        with self._write_lock:
+            with self._lock:
+                entry = self._entries.pop(slot, None)
+            if entry is not None:
+                self._release(entry)
+
+    def entry(self, slot: int) -> BankEntry:
+        """Where a slot's adapter lies. Raises ValueError for an empty slot."""
+        with self._lock:
+            entry = self._entries.get(slot)
+        if entry is None:
+            raise ValueError(f"slot {slot} holds no adapter")
+        return entry
+
+    def nbytes(self, slot: int) -> int:
+        """Bytes of the slot's adapter as stored; 0 for an empty slot."""
+        with self._lock:
+            entry = self._entries.get(slot)
+        return 0 if entry is None else entry.lane.row_nbytes
+
+    def rank(self, slot: int) -> int:
+        """Largest rank of the slot's adapter at any module; 0 for an empty slot."""
+        with self._lock:
+            entry = self._entries.get(slot)
+        return 0 if entry is None else entry.lane.layout.max_rank
+
+    @property
+    def occupied(self) -> frozenset[int]:
+        """Slots that hold an adapter."""
+        with self._lock:
+            return frozenset(self._entries)
+
+    @property
+    def allocated_nbytes(self) -> int:
+        """Bytes reserved on the device: adapters, free rows and working sets."""
+        with self._lock:
+            return sum(lane.allocated_nbytes for lane in self._lanes.values())
+
+    def required_nbytes(self, ranks: Mapping[str, int]) -> int:
+        """Bytes an adapter with these ranks (module path -> rank) will take, before it is written.
+
+        Raises:
+            ValueError: a module that no site has.
+        """
+        for path in ranks:
+            self._check_path(path)
+        layout = adapter_layout(self.sites, module_ranks(self.sites, ranks))
+        return layout.numel * self.dtype.itemsize
+
+    def check_integrity(self) -> None:
+        """Raise BankIntegrityError unless every position is free or held by exactly one slot."""
+        with self._write_lock, self._lock:
+            held: dict[int, list[int]] = {}
+            for entry in self._entries.values():
+                held.setdefault(id(entry.lane), []).append(entry.position)
+            known = {id(lane) for lane in self._lanes.values()}
+            if not known >= held.keys():
+                raise BankIntegrityError(f"{len(held)} lanes hold slots, {len(known)} are known")
+            for lane in self._lanes.values():
+                positions = held.get(id(lane), [])
+                used, free = lane.used, lane.free
+                if len(positions) != len(set(positions)) or set(positions) != used:
+                    raise BankIntegrityError(
+                        f"slots hold {len(positions)} positions of a lane that counts {len(used)}"
+                    )
+                if len(set(free)) + len(used) != lane.capacity or used & set(free):
+                    raise BankIntegrityError(
+                        f"{len(used)} used + {len(free)} free positions, capacity {lane.capacity}"
+                    )
+
+    def _release(self, entry: BankEntry) -> None:
+        entry.lane.release(entry.position)
+        if not entry.lane.used:
+            with self._lock:
+                self._lanes = {s: lane for s, lane in self._lanes.items() if lane is not entry.lane}
+
+    def _flat_row(
+        self,
+        layout: AdapterLayout,
+        tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]],
+    ) -> torch.Tensor:
+        row = torch.zeros(layout.numel, dtype=self.dtype)  # on the host: one transfer moves it
+        for site, place in zip(self.sites, layout.sites, strict=True):
+            present = [tensors[path] for path, _ in site.out_slices if path in tensors]
+            stacked = row[place.offset : place.offset + place.rank * place.in_features]
+            stacked = stacked.view(place.rank, place.in_features)
+            for part, (lora_a, lora_b, scaling) in zip(place.slices, present, strict=True):
+                stacked[part.rank_start : part.rank_start + part.rank].copy_(lora_a)
+                scaled = lora_b.to(torch.float32).t() * scaling
+                target = row[part.offset : part.offset + part.rank * part.width]
+                target.view(part.rank, part.width).copy_(scaled)
+        return row
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.slots:
+            raise ValueError(f"slot {slot} is outside 0..{self.slots - 1}")
+
+    def _check_path(self, path: str) -> tuple[int, int]:
+        shape = self._modules.get(path)
+        if shape is None:
+            raise ValueError(f"{path} is not a module of any fused site")
+        return shape
+
+    def _check_module(self, path: str, lora_a: torch.Tensor, lora_b: torch.Tensor) -> None:
+        in_features, width = self._check_path(path)
+        rank = lora_a.shape[0]
+        if lora_a.shape != (rank, in_features) or lora_b.shape != (width, rank):
+            raise ValueError(
+                f"{path}: A {tuple(lora_a.shape)} and B {tuple(lora_b.shape)} do not fit "
+                f"[r, {in_features}] and [{width}, r]"
+            )
+        if not 0 < rank <= self.max_rank:
+            raise ValueError(f"{path}: rank {rank} is outside 1..{self.max_rank}")

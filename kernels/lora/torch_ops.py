@@ -1,0 +1,88 @@
+"""The fused multi-LoRA operator in torch, for CPU and GPU.
+
+``y[t] += sum_k w[t,k] * scale[slot_k] * B[slot_k] A[slot_k] x[t]``
+
+Each adapter of the step is read once per site. A token's result is the sum of its own adapters'
+products only: no other token's value, finite or not, enters it.
+"""
+
+import torch
+
+from kernels.errors import StaleBatchError
+from kernels.lora.bank import AdapterBank
+from kernels.lora.batch import DenseSegment, GroupedSegment, LoraBatch
+from kernels.lora.lane import SiteView
+
+
+def add_lora(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    bank: AdapterBank,
+    site_index: int,
+    batch: LoraBatch,
+) -> None:
+    """Add the batch's adapters to one fused site's output, in place.
+
+    Args:
+        y: [T, out_features of the site], output of the base linears, of the bank's dtype.
+        x: [T, in_features of the site], their input, of the bank's dtype.
+        bank: the bank the batch was built on.
+        site_index: index into ``bank.sites``.
+        batch: from ``LoraBatch.build`` with the same T.
+
+    Raises:
+        ValueError: T, widths or dtype do not fit.
+        StaleBatchError: a later batch has reorganised what this one reads.
+    """
+    site = bank.sites[site_index]
+    if x.shape != (batch.tokens, site.in_features) or y.shape != (batch.tokens, site.out_features):
+        raise ValueError(
+            f"{site.name}: x {tuple(x.shape)} and y {tuple(y.shape)} do not fit "
+            f"[{batch.tokens}, {site.in_features}] and [{batch.tokens}, {site.out_features}]"
+        )
+    if x.dtype != bank.dtype or y.dtype != bank.dtype:
+        raise ValueError(f"{site.name}: x {x.dtype} and y {y.dtype}, the bank has {bank.dtype}")
+    for grouped in batch.grouped:
+        view = _view(grouped, site_index)
+        if view is not None:
+            _add_grouped(y, x, grouped, view)
+    for dense in batch.dense:
+        view = _view(dense, site_index)
+        if view is not None:
+            _add_dense(y, x, dense, view)
+
+
+def _view(segment: DenseSegment | GroupedSegment, site_index: int) -> SiteView | None:
+    if not segment.stack.valid:
+        raise StaleBatchError("the batch was used after a later one had been built on its bank")
+    return segment.stack.site(site_index)
+
+
+def _add_dense(y: torch.Tensor, x: torch.Tensor, segment: DenseSegment, view: SiteView) -> None:
+    tokens = segment.tokens
+    if tokens is None:
+        shrunk = torch.mm(x[segment.start : segment.stop], view.a_t).mul_(segment.weights)
+        target = y[segment.start : segment.stop]
+        for part in view.expands:
+            target[:, part.columns].addmm_(shrunk[:, part.ranks], part.b)
+        return
+    shrunk = torch.mm(x.index_select(0, tokens), view.a_t).mul_(segment.weights)
+    for part in view.expands:
+        y[:, part.columns].index_add_(0, tokens, torch.mm(shrunk[:, part.ranks], part.b))
+
+
+def _add_grouped(y: torch.Tensor, x: torch.Tensor, segment: GroupedSegment, view: SiteView) -> None:
+    n, m, _ = segment.weights.shape
+    gathered = x.index_select(0, segment.grid).view(n, m, x.shape[1])
+    shrunk = torch.bmm(gathered, view.a_t).mul_(segment.weights)
+    target = y[segment.start : segment.stop] if segment.tokens is None else y
+    for part in view.expands:
+        expanded = torch.bmm(shrunk[:, :, part.ranks], part.b).view(n * m, -1)
+        if segment.offsets is None:
+            expanded = expanded.index_select(0, segment.places)
+        else:
+            expanded = torch.embedding_bag(expanded, segment.places, segment.offsets)[0]
+        if segment.tokens is None:
+            target[:, part.columns].add_(expanded)
+        else:
+            target[:, part.columns].index_add_(0, segment.tokens, expanded)
