@@ -3,6 +3,7 @@
 Each component receives its own section; unknown keys are errors everywhere.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -97,6 +98,8 @@ class FrontConfig(Section):
 class ReplicaConfig(Section):
     """The replica deployment."""
 
+    replicas: Annotated[int, Field(ge=1)] = 1
+    """How many there are where the operator's policy does not say."""
     num_cpus: Annotated[float, Field(ge=0)] = 0
     """Ray's logical CPUs per replica; 0 leaves placement to other resources."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
@@ -156,3 +159,18 @@ class Settings(BaseSettings):
     """BRAID_SIGNING_KEY: signs decisions; unset uses one kept in the state folder."""
     api_key: SecretStr | None = None
     """BRAID_API_KEY: the key the command-line client sends."""
+
+
+def cache_folder(settings: Settings) -> Path:
+    """Where fetched base models are kept: BRAID_CACHE_DIR, else the user's cache folder."""
+    return settings.cache_dir or _user_folder("XDG_CACHE_HOME", ".cache")
+
+
+def state_folder(settings: Settings) -> Path:
+    """Where a local cluster keeps keys and logs: BRAID_STATE_DIR, else the user's state folder."""
+    return settings.state_dir or _user_folder("XDG_STATE_HOME", ".local/state")
+
+
+def _user_folder(variable: str, fallback: str) -> Path:
+    base = os.environ.get(variable)
+    return (Path(base) if base else Path.home() / fallback) / "braid"

@@ -36,6 +36,7 @@ class ReplicaSnapshot:
     desired: tuple[AdapterDigest, ...] = ()  # the placement it last acknowledged
     desired_version: int = 0
     counters: tuple[tuple[str, float], ...] = field(default=())  # engine counters for metrics
+    max_model_len: int = 0  # longest prompt plus completion that it takes, in tokens
 
     @property
     def kv_usage(self) -> float:

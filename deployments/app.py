@@ -1,0 +1,60 @@
+"""From configuration to a Serve application: every cross-check before any actor starts."""
+
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+
+from cluster.config import AppConfig
+from cluster.errors import ConfigError
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy_load import PolicyFile
+from deployments.controller.deployment import controller_deployment
+from deployments.front.deployment import front_deployment
+from deployments.replica.deployment import replica_deployment
+
+APP_NAME = "braid"
+
+
+def parse_config(args: dict[str, Any]) -> AppConfig:
+    """The typed configuration.
+
+    Raises:
+        ConfigError: a key is unknown or a value wrong; the message has the path of each.
+    """
+    try:
+        return AppConfig.model_validate(args)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
+            for item in error.errors(include_url=False)
+        )
+        raise ConfigError(f"application arguments: {problems}") from error
+
+
+def build_app(args: dict[str, Any]) -> serve.Application:
+    """The application: fronts, replicas and the controller, bound to each other.
+
+    Args:
+        args: an ``AppConfig`` in JSON form. Secrets may come from the environment instead.
+
+    Raises:
+        ConfigError: the configuration, the tenants file or the policy file is wrong.
+    """
+    config = parse_config(args)
+    if config.tenants_file is None:
+        raise ConfigError("tenants_file: required; without tenants nobody may ask anything")
+    names = [router.name for router in config.routers]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"routers: the name {name!r} is used twice")
+    defaults = ClusterPolicy.fixed(config.replica.replicas)
+    policy = PolicyFile(config.controller.policy_file, defaults).policy
+    plain = config.model_dump(mode="json", exclude_unset=True)
+    for secret in ("redis_url", "signing_key"):
+        value = getattr(config, secret)
+        if value is not None:
+            plain[secret] = value.get_secret_value()
+    replicas = replica_deployment(config, policy.replicas).bind(plain)
+    controller = controller_deployment().bind(plain, replicas)
+    return front_deployment(config).bind(plain, replicas, controller)

@@ -1,0 +1,166 @@
+"""The controller actor: looks at the replicas, plans, and tells them.
+
+It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it goes on
+from what it remembers; without the controller the replicas go on with the placement they have.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from cluster.adapters.manager import PlacementAck
+from cluster.clock import SystemClock
+from cluster.config import AppConfig
+from cluster.domain.ids import ReplicaId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.errors import IntegrityError
+from cluster.placement.plan import AdapterInfo
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy_load import PolicyFile
+from cluster.placement.reconciler import Actions, Reconciler
+from deployments.controller.state import ControllerState
+from deployments.logs import configure_logging
+from deployments.parts import locate_model, read_secrets, scan_adapters
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT_S = 5.0
+PLACEMENT_TIMEOUT_S = 60.0
+
+
+class Controller:
+    """See the module.
+
+    Args:
+        args: an ``AppConfig`` in JSON form.
+        replicas: handle of the replica deployment.
+    """
+
+    async def __init__(  # type: ignore[misc] # Serve awaits constructors
+        self, args: dict[str, Any], replicas: DeploymentHandle[Any]
+    ) -> None:
+        configure_logging("controller")
+        config = AppConfig.model_validate(args)
+        self._clock = SystemClock()
+        self._interval_s = config.controller.interval_s
+        self._replicas = replicas
+        self._policy = PolicyFile(
+            config.controller.policy_file, ClusterPolicy.fixed(config.replica.replicas)
+        )
+        location = await asyncio.to_thread(locate_model, config)
+        catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
+        self._adapters = tuple(AdapterInfo.from_entry(e) for e in catalog.entries.values())
+        self._state = ControllerState(read_secrets(config).redis_url)
+        self._reconciler = await self._restore()
+        self._replica_count = self._policy.policy.replicas.min
+        self._applying: asyncio.Task[None] | None = None
+        self._ticks = 0
+        self._tick_error: str | None = None
+        self._task = asyncio.create_task(self._run())
+
+    async def state(self) -> dict[str, Any]:
+        """For people: the placement with its reasons, the policy in force, and what is wrong."""
+        return {
+            **self._reconciler.status(),
+            "ticks": self._ticks,
+            "tick_error": self._tick_error,
+            "policy": self._policy.policy.model_dump(mode="json"),
+            "policy_error": self._policy.error,
+            "state_error": self._state.error,
+        }
+
+    async def check_health(self) -> None:
+        """Serve replaces a controller whose loop has ended."""
+        if self._task.done():
+            raise RuntimeError("the control loop has ended")
+
+    async def _restore(self) -> Reconciler:
+        saved = await self._state.load()
+        if saved is None:
+            return Reconciler()
+        try:
+            restored = Reconciler.from_state(saved)
+        except (IntegrityError, KeyError, TypeError, ValueError) as error:
+            log.error("controller.state_refused", error=repr(error))
+            return Reconciler()
+        log.info("controller.restored", version=restored.status()["version"])
+        return restored
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._tick()
+                self._tick_error = None
+            except Exception as error:  # one bad tick must not end the loop
+                self._tick_error = repr(error)
+                log.error("controller.tick_failed", exc_info=error)
+            await asyncio.sleep(self._interval_s)
+
+    async def _tick(self) -> None:
+        await asyncio.to_thread(self._policy.refresh)
+        snapshots = await self._look()
+        now = self._clock.wall()
+        actions = self._reconciler.tick(snapshots, self._adapters, self._policy.policy, now)
+        self._ticks += 1
+        count_changed = actions.replica_count != self._replica_count
+        self._replica_count = actions.replica_count
+        busy = self._applying is not None and not self._applying.done()
+        if (actions.replica_plans or count_changed or self._ticks == 1) and not busy:
+            self._applying = asyncio.create_task(self._apply(actions))
+        await self._state.save(self._reconciler.to_state())
+
+    async def _look(self) -> list[ReplicaSnapshot]:
+        response = self._replicas.broadcast("describe")
+        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        snapshots = []
+        for item in found:
+            if isinstance(item, ReplicaSnapshot):
+                snapshots.append(item)
+            else:
+                log.warning("controller.replica_silent", error=repr(item))
+        return snapshots
+
+    async def _apply(self, actions: Actions) -> None:
+        plans = {plan.replica_id: (plan.version, plan.desired) for plan in actions.replica_plans}
+        response = self._replicas.broadcast("apply_placement", plans, actions.replica_count)
+        answers = await response.results_async(
+            timeout_s=PLACEMENT_TIMEOUT_S, return_exceptions=True
+        )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                log.warning("controller.placement_unanswered", error=repr(answer))
+                continue
+            replica_id, ack = answer
+            if ack is not None:
+                self._acknowledge(replica_id, ack)
+
+    def _acknowledge(self, replica_id: ReplicaId, ack: PlacementAck) -> None:
+        self._reconciler.acknowledge(
+            replica_id,
+            ack.version,
+            loaded=ack.loaded,
+            failed={digest: f"{code}: {message}" for digest, code, message in ack.failed},
+            evicted=ack.evicted,
+            policy=self._policy.policy,
+            now=self._clock.wall(),
+        )
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_task"):
+            self._task.cancel()
+            await self._state.close()
+
+
+def controller_deployment() -> serve.Deployment:
+    """The deployment with its options; exactly one replica."""
+    return serve.deployment(
+        name="Controller",
+        num_replicas=1,
+        max_ongoing_requests=64,
+        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=2.0,
+        ray_actor_options={"num_cpus": 0},
+    )(Controller)

@@ -1,0 +1,63 @@
+"""Where the controller keeps what it must not forget."""
+
+from typing import Any
+
+import orjson
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+log = structlog.get_logger(__name__)
+
+KEY = "braid:v1:controller:state"
+TIMEOUT_S = 1.0
+
+
+class ControllerState:
+    """The reconciler's state as one JSON document in Redis, written when it changed."""
+
+    def __init__(self, url: str) -> None:
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            client_name="braid-controller",
+        )
+        self._written = b""
+        self.error: str | None = None
+        """Why the last access failed, or None."""
+
+    async def load(self) -> dict[str, Any] | None:
+        """What was last saved; None where there is nothing, or Redis does not answer."""
+        try:
+            data = await self._redis.get(KEY)
+        except (RedisError, OSError) as error:
+            self._failed(error)
+            return None
+        self.error = None
+        if data is None:
+            return None
+        value: dict[str, Any] = orjson.loads(data)
+        return value
+
+    async def save(self, state: dict[str, Any]) -> None:
+        """Keep ``state``; tried again at the next call where Redis does not answer."""
+        data = orjson.dumps(state)
+        if data == self._written:
+            return
+        try:
+            await self._redis.set(KEY, data)
+        except (RedisError, OSError) as error:
+            self._failed(error)
+            return
+        self.error = None
+        self._written = data
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._redis.aclose()
+
+    def _failed(self, error: Exception) -> None:
+        if self.error is None:
+            log.warning("controller.state_unavailable", error=str(error))
+        self.error = f"{type(error).__name__}: {error}"

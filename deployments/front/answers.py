@@ -1,0 +1,247 @@
+"""The bodies of successful answers, in OpenAI's two shapes, whole and as stream chunks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cluster.domain.request import FinishReason, TokenLogprobs, Usage
+from deployments.front.generation import Delta
+from deployments.front.text import TextCodec
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Choice:
+    """One sequence of an answer, as far as it has come."""
+
+    text: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+    def add(self, delta: Delta) -> None:
+        """Append what one step brought."""
+        self.text.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
+        self.logprobs.extend(delta.logprobs)
+        if delta.finish_reason is not None:
+            self.finish_reason = delta.finish_reason
+            self.usage = delta.usage
+
+
+def usage_body(choices: Sequence[Choice], prompts: int) -> JsonObject:
+    """Token counts of a whole answer. A prompt with several choices is counted once.
+
+    Args:
+        choices: all sequences, in order of prompt, then of choice.
+        prompts: number of prompts.
+    """
+    per_prompt = max(1, len(choices) // prompts)
+    reported = [choice.usage for choice in choices]
+    first = [usage for usage in reported[::per_prompt] if usage is not None]
+    prompt_tokens = sum(usage.prompt_tokens for usage in first)
+    completion = sum(usage.completion_tokens for usage in reported if usage is not None)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion,
+        "total_tokens": prompt_tokens + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in first)},
+    }
+
+
+class AnswerFormat(Protocol):
+    """How one endpoint words its answers."""
+
+    def opening(self, index: int) -> JsonObject | None:
+        """A chunk before the first text of a choice, if the shape has one."""
+        ...
+
+    def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
+        """One streamed chunk."""
+        ...
+
+    def usage_chunk(self, usage: JsonObject) -> JsonObject:
+        """The chunk with the token counts."""
+        ...
+
+    def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
+        """The answer to a request that does not stream."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What every chunk of an answer repeats."""
+
+    id: str
+    created: int  # seconds since the epoch
+    model: str
+    codec: TextCodec
+    logprobs: bool
+
+
+def _finish(reason: FinishReason | None) -> str | None:
+    return None if reason is None else reason.value
+
+
+class ChatAnswer:
+    """``chat.completion`` and ``chat.completion.chunk``."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+
+    def _base(self, kind: str, choices: list[JsonObject]) -> JsonObject:
+        envelope = self._envelope
+        return {
+            "id": f"chatcmpl-{envelope.id}",
+            "object": kind,
+            "created": envelope.created,
+            "model": envelope.model,
+            "choices": choices,
+        }
+
+    def _logprobs(
+        self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+    ) -> JsonObject | None:
+        if not self._envelope.logprobs:
+            return None
+        return {
+            "content": [
+                {
+                    **self._token(token_id, item.logprob),
+                    "top_logprobs": [self._token(other, value) for other, value in item.top],
+                }
+                for token_id, item in zip(token_ids, logprobs, strict=True)
+            ],
+            "refusal": None,
+        }
+
+    def _token(self, token_id: int, logprob: float) -> JsonObject:
+        text = self._envelope.codec.token_text(token_id)
+        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+
+    def opening(self, index: int) -> JsonObject:
+        choice = {
+            "index": index,
+            "delta": {"role": "assistant", "content": ""},
+            "logprobs": None,
+            "finish_reason": None,
+        }
+        return self._base("chat.completion.chunk", [choice])
+
+    def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
+        content: JsonObject = {"content": delta.text} if delta.text else {}
+        body = self._base(
+            "chat.completion.chunk",
+            [
+                {
+                    "index": index,
+                    "delta": content,
+                    "logprobs": self._logprobs(delta.token_ids, delta.logprobs),
+                    "finish_reason": _finish(delta.finish_reason),
+                }
+            ],
+        )
+        if include_usage:
+            body["usage"] = None
+        return body
+
+    def usage_chunk(self, usage: JsonObject) -> JsonObject:
+        return {**self._base("chat.completion.chunk", []), "usage": usage}
+
+    def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
+        bodies = [
+            {
+                "index": index,
+                "message": {
+                    "role": "assistant",
+                    "content": "".join(choice.text),
+                    "refusal": None,
+                },
+                "logprobs": self._logprobs(choice.token_ids, choice.logprobs),
+                "finish_reason": _finish(choice.finish_reason),
+            }
+            for index, choice in enumerate(choices)
+        ]
+        return {**self._base("chat.completion", bodies), "usage": usage}
+
+
+class CompletionAnswer:
+    """``text_completion``, the same kind of object streamed or not."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+        self._offsets: dict[int, int] = {}
+
+    def _base(self, choices: list[JsonObject]) -> JsonObject:
+        envelope = self._envelope
+        return {
+            "id": f"cmpl-{envelope.id}",
+            "object": "text_completion",
+            "created": envelope.created,
+            "model": envelope.model,
+            "choices": choices,
+        }
+
+    def _logprobs(
+        self, index: int, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+    ) -> JsonObject | None:
+        if not self._envelope.logprobs:
+            return None
+        codec = self._envelope.codec
+        tokens = [codec.token_text(token_id) for token_id in token_ids]
+        offsets = []
+        position = self._offsets.get(index, 0)
+        for token in tokens:
+            offsets.append(position)
+            position += len(token)
+        self._offsets[index] = position
+        return {
+            "tokens": tokens,
+            "token_logprobs": [item.logprob for item in logprobs],
+            "top_logprobs": [
+                {codec.token_text(other): value for other, value in item.top} for item in logprobs
+            ],
+            "text_offset": offsets,
+        }
+
+    def _choice(
+        self,
+        index: int,
+        text: str,
+        logprobs: JsonObject | None,
+        reason: FinishReason | None,
+    ) -> JsonObject:
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": _finish(reason),
+        }
+
+    def opening(self, index: int) -> None:
+        return None
+
+    def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
+        logprobs = self._logprobs(index, delta.token_ids, delta.logprobs)
+        body = self._base([self._choice(index, delta.text, logprobs, delta.finish_reason)])
+        if include_usage:
+            body["usage"] = None
+        return body
+
+    def usage_chunk(self, usage: JsonObject) -> JsonObject:
+        return {**self._base([]), "usage": usage}
+
+    def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
+        bodies = [
+            self._choice(
+                index,
+                "".join(choice.text),
+                self._logprobs(index, choice.token_ids, choice.logprobs),
+                choice.finish_reason,
+            )
+            for index, choice in enumerate(choices)
+        ]
+        return {**self._base(bodies), "usage": usage}

@@ -1,0 +1,39 @@
+"""What the HTTP routes of one front process share."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.clock import Clock
+from cluster.config import FrontConfig
+from cluster.domain.ids import RequestId
+from cluster.tenancy.tenants import TenantDirectory
+from deployments.directory import TenantAdapters
+from deployments.front.admission import Admission
+from deployments.front.metrics import FrontMetrics
+from deployments.front.names import ModelNames
+from deployments.front.replicas import ReplicaSet
+from deployments.front.service import RequestService
+
+
+@dataclass(frozen=True, slots=True)
+class FrontContext:
+    """Built once by the front deployment; nothing in it is replaced while it serves."""
+
+    version: str
+    started_at: int  # seconds since the epoch
+    config: FrontConfig
+    names: ModelNames
+    router_names: tuple[str, ...]
+    tenants: TenantDirectory
+    catalog: AdapterCatalog
+    directory: TenantAdapters
+    admission: Admission
+    service: RequestService
+    replicas: ReplicaSet
+    metrics: FrontMetrics
+    clock: Clock
+    new_id: Callable[[], RequestId]
+    controller_state: Callable[[], Awaitable[dict[str, Any]]]
+    breaker_state: Callable[[], str]

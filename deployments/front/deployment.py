@@ -1,0 +1,177 @@
+"""The front: Serve's ingress deployment. Authenticates, routes, picks, relays."""
+
+import asyncio
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from cluster.clock import SystemClock
+from cluster.config import AppConfig
+from cluster.domain.ids import RequestId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.placement.picker import Picker
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy_load import PolicyFile
+from cluster.tenancy.metering import Meter
+from cluster.tenancy.tenants import load_tenants
+from deployments.directory import TenantAdapters
+from deployments.front.admission import Admission
+from deployments.front.collectors import MeterCollector, ReplicaCollector, RoutingCollector
+from deployments.front.context import FrontContext
+from deployments.front.http_app import build_http_app
+from deployments.front.metrics import FrontMetrics
+from deployments.front.names import ModelNames
+from deployments.front.replicas import ReplicaSet
+from deployments.front.service import RequestService
+from deployments.front.text import TextCodec
+from deployments.logs import configure_logging
+from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
+from kernels import __version__
+from router_service.routers.registry import RouterContext, default_registry
+from router_service.service import RoutingService
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT_S = 2.0
+
+
+def new_request_id() -> RequestId:
+    """A fresh id; also the engine's id of a sequence."""
+    return RequestId(uuid.uuid4().hex)
+
+
+class Front:
+    """See the module.
+
+    Args:
+        args: an ``AppConfig`` in JSON form.
+        replicas: handle of the replica deployment.
+        controller: handle of the controller.
+    """
+
+    async def __init__(  # type: ignore[misc] # Serve awaits constructors
+        self,
+        args: dict[str, Any],
+        replicas: DeploymentHandle[Any],
+        controller: DeploymentHandle[Any],
+    ) -> None:
+        configure_logging("front")
+        config = AppConfig.model_validate(args)
+        secrets = read_secrets(config)
+        clock = SystemClock()
+        self._replica_handle = replicas
+        self._controller = controller
+        location = await asyncio.to_thread(locate_model, config)
+        catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
+        assert config.tenants_file is not None  # checked when the application was built
+        tenants = load_tenants(config.tenants_file)
+        tenants.check_rights(catalog.entries.keys())
+        directory = TenantAdapters(catalog, tenants)
+        routers = default_registry().build_all(
+            config.routers,
+            RouterContext(
+                aliases=frozenset(catalog.entries),
+                max_mixture=config.adapters.max_mixture,
+                base_digest=location.digest,
+            ),
+        )
+        store, codec = decision_store(config, secrets, clock)
+        routing = RoutingService(
+            routers=routers,
+            store=store,
+            directory=directory,
+            codec=codec,
+            clock=clock,
+            config=config.decisions,
+            max_mixture=config.adapters.max_mixture,
+        )
+        defaults = ClusterPolicy.fixed(config.replica.replicas)
+        policy = PolicyFile(config.controller.policy_file, defaults).policy
+        self._set = ReplicaSet(
+            self._discover,
+            Picker(policy.picking),
+            secrets.signing_key,
+            clock,
+            interval_s=config.front.view_interval_s,
+        )
+        meter = Meter()
+        metrics = FrontMetrics()
+        metrics.add_collector(MeterCollector(meter))
+        metrics.add_collector(ReplicaCollector(self._set))
+        metrics.add_collector(RoutingCollector(routing, tuple(routers)))
+        names = ModelNames(location.model_id)
+        text_codec = await asyncio.to_thread(TextCodec, location.path)
+        self._admission = Admission.build(config, secrets, clock)
+        self._context = FrontContext(
+            version=__version__,
+            started_at=int(clock.wall()),
+            config=config.front,
+            names=names,
+            router_names=tuple(routers),
+            tenants=tenants,
+            catalog=catalog,
+            directory=directory,
+            admission=self._admission,
+            service=RequestService(
+                names=names,
+                routing=routing,
+                replicas=self._set,
+                codec=text_codec,
+                admission=self._admission,
+                meter=meter,
+                metrics=metrics,
+                config=config.front,
+                max_model_len=config.engine.max_model_len,
+                clock=clock,
+                new_id=new_request_id,
+            ),
+            replicas=self._set,
+            metrics=metrics,
+            clock=clock,
+            new_id=new_request_id,
+            controller_state=self._controller_state,
+            breaker_state=lambda: store.breaker_state.value,
+        )
+        self._routing = routing
+        self._set.start()
+        for problem in catalog.problems:
+            log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_http_app(self._context)
+
+    async def _discover(self) -> Iterable[ReplicaSnapshot]:
+        response = self._replica_handle.broadcast("describe")
+        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        return [item for item in found if isinstance(item, ReplicaSnapshot)]
+
+    async def _controller_state(self) -> dict[str, Any]:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                state: dict[str, Any] = await self._controller.state.remote()
+                return state
+        except Exception as error:  # Ray raises many kinds; the placement stays as it is meanwhile
+            return {"error": f"the controller does not answer: {type(error).__name__}"}
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_routing"):
+            await self._set.close()
+            await self._routing.close()
+            await self._admission.close()
+
+
+def front_deployment(config: AppConfig) -> serve.Deployment:
+    """The deployment with its options."""
+    return serve.deployment(
+        name="Front",
+        num_replicas=config.front.replicas,
+        max_ongoing_requests=4096,
+        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=30.0,
+        ray_actor_options={"num_cpus": 0, "resources": dict(config.front.resources)},
+    )(serve.ingress()(Front))

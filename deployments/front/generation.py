@@ -1,0 +1,137 @@
+"""One sequence from submission to its last token, across the loss of replicas.
+
+A sequence is submitted to one replica; when that replica is lost the tokens received so far are
+sent to another one with the same decision, which continues after them. With greedy or seeded
+sampling the client cannot tell.
+"""
+
+import dataclasses
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+
+from cluster.clock import Clock
+from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.replica import ReplicaChoice
+from cluster.domain.request import FinishReason, SamplingParams, TokenLogprobs, Usage
+from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
+from cluster.placement.filters import PickRequest
+from deployments.front.replicas import ReplicaSet
+from deployments.front.text import TextCodec
+from deployments.link.messages import Submit
+from router_service.service import Decided
+
+REPLICA_WAIT_S = 30.0
+MAX_FAILOVERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpec:
+    """What to generate."""
+
+    tenant: TenantId
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: tuple[str, ...]
+    decided: Decided
+    arrived_at: float  # wall clock, seconds
+    deadline_at: float  # wall clock, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step adds to a sequence."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...]
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(slots=True)
+class Generation:
+    """Runs one sequence. ``replica`` and ``choice`` say where, from the first delta on."""
+
+    spec: SequenceSpec
+    replicas: ReplicaSet
+    codec: TextCodec
+    clock: Clock
+    new_id: Callable[[], RequestId]
+    on_failover: Callable[[], None]
+    choice: ReplicaChoice | None = None
+    _tokens: list[int] = field(default_factory=list)
+
+    async def run(self) -> AsyncGenerator[Delta, None]:
+        """Deltas until the sequence ends; closing the iterator early cancels it on the replica.
+
+        Raises:
+            BraidError: the sequence cannot be finished.
+        """
+        text = self.codec.stream(self.spec.stop)
+        failovers = 0
+        while True:
+            digests = self.spec.decided.decision.digests
+            self.choice, link = await self.replicas.pick(
+                PickRequest(digests), wait_s=REPLICA_WAIT_S
+            )
+            request_id = self.new_id()
+            try:
+                queue = link.submit(self._submission(request_id))
+            except ReplicaLost:
+                continue
+            self.replicas.view.sent(request_id, link.replica_id, digests, self.clock.wall())
+            ended = False
+            try:
+                while (chunk := await queue.get()) is not None:
+                    if chunk.finish_reason is FinishReason.ERROR:
+                        ended = True
+                        raise error_from_code(
+                            chunk.error_code or "engine_error", chunk.error_message or ""
+                        )
+                    if chunk.finish_reason is FinishReason.DEADLINE:
+                        ended = True
+                        raise DeadlineExceeded("the request's time was up before it finished")
+                    ended = chunk.finish_reason is not None
+                    self._tokens.extend(chunk.token_ids)
+                    delta = Delta(text.push(chunk.token_ids), chunk.token_ids, chunk.logprobs)
+                    if text.stopped:
+                        yield dataclasses.replace(
+                            delta,
+                            finish_reason=FinishReason.STOP,
+                            usage=self._usage(chunk.usage),
+                        )
+                        return
+                    if ended:
+                        yield dataclasses.replace(
+                            delta,
+                            text=delta.text + text.finish(),
+                            finish_reason=chunk.finish_reason,
+                            usage=self._usage(chunk.usage),
+                        )
+                        return
+                    yield delta
+            finally:
+                self.replicas.view.finished(request_id)
+                if not ended:
+                    link.cancel(request_id)
+            failovers += 1
+            if failovers > MAX_FAILOVERS:
+                raise ReplicaLost(f"{failovers} replicas were lost while answering")
+            self.on_failover()
+
+    def _submission(self, request_id: RequestId) -> Submit:
+        spec = self.spec
+        return Submit(
+            request_id=request_id,
+            tenant=spec.tenant,
+            prompt_token_ids=spec.prompt_token_ids,
+            sampling=spec.sampling,
+            signed_decision=spec.decided.encoded,
+            resumed_token_ids=tuple(self._tokens),
+            arrived_at=spec.arrived_at,
+            deadline_at=spec.deadline_at,
+        )
+
+    def _usage(self, reported: Usage | None) -> Usage:
+        cached = reported.cached_tokens if reported is not None else 0
+        return Usage(len(self.spec.prompt_token_ids), len(self._tokens), cached)

@@ -1,0 +1,232 @@
+"""The HTTP routes of OpenAI's API and Braid's own, over ``RequestService``."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from cluster.errors import BraidError, DecisionNotFound, ModelNotFound
+from cluster.tenancy.tenants import Tenant
+from deployments.front import problem
+from deployments.front.admin import build_admin_routes
+from deployments.front.answers import (
+    AnswerFormat,
+    ChatAnswer,
+    CompletionAnswer,
+    Envelope,
+    usage_body,
+)
+from deployments.front.body import read_body
+from deployments.front.context import FrontContext
+from deployments.front.explain import decision_body
+from deployments.front.generation import Delta
+from deployments.front.json_answer import json_answer
+from deployments.front.metrics import CONTENT_TYPE
+from deployments.front.models import model_card, model_cards
+from deployments.front.request_id import RequestIdMiddleware, request_id_of
+from deployments.front.service import Running
+from deployments.front.sse import DONE, EventStream, event, unless_disconnected
+from deployments.front.wire import ChatBody, CompletionBody, RouteBody
+
+CLIENT_CLOSED = 499
+
+
+def build_http_app(context: FrontContext) -> FastAPI:
+    """The ASGI application of one front process."""
+    app = FastAPI(
+        title="Braid", version=context.version, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    problem.install(app)
+    service = context.service
+
+    def tenant_of(request: Request) -> Tenant:
+        return context.tenants.authenticate(request.headers.get("authorization"))
+
+    async def answer(request: Request, endpoint: str) -> Response:
+        """Authenticate, begin, and answer whole or as a stream; count refusals."""
+        tenant: Tenant | None = None
+        limit = context.config.max_body_bytes
+        body: ChatBody | CompletionBody
+        try:
+            tenant = tenant_of(request)
+            if endpoint == "chat":
+                body = await read_body(request, ChatBody, limit)
+                running = await service.begin_chat(tenant, body)
+            else:
+                body = await read_body(request, CompletionBody, limit)
+                running = await service.begin_completion(tenant, body)
+        except BraidError as error:
+            service.refuse(tenant.id if tenant else None, endpoint, error)
+            raise
+        return await generate(request, running, body)
+
+    async def generate(
+        request: Request, running: Running, body: ChatBody | CompletionBody
+    ) -> Response:
+        envelope = Envelope(
+            id=request_id_of(request),
+            created=int(context.clock.wall()),
+            model=body.model,
+            codec=service.codec,
+            logprobs=running.generations[0].spec.sampling.logprobs is not None,
+        )
+        wording: AnswerFormat
+        wording = ChatAnswer(envelope) if running.endpoint == "chat" else CompletionAnswer(envelope)
+        if body.stream:
+            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            return await stream(request, running, wording, include_usage)
+        return await whole(request, running, wording)
+
+    async def whole(request: Request, running: Running, wording: AnswerFormat) -> Response:
+        async def collect() -> None:
+            async for _ in service.deltas(running):
+                pass
+
+        try:
+            await unless_disconnected(request, collect())
+        except ClientDisconnect as error:
+            service.finish(running, error)
+            return Response(status_code=CLIENT_CLOSED)
+        except BaseException as error:
+            service.finish(running, error)
+            raise
+        service.finish(running, None)
+        usage = usage_body(running.choices, running.prompts)
+        return json_answer(wording.whole(running.choices, usage), headers=decision_headers(running))
+
+    async def stream(
+        request: Request, running: Running, wording: AnswerFormat, include_usage: bool
+    ) -> Response:
+        """Headers are sent with the first delta: until then an error still has its status."""
+        deltas = service.deltas(running)
+        try:
+            first = await unless_disconnected(request, anext(deltas))
+        except ClientDisconnect as error:
+            await deltas.aclose()
+            service.finish(running, error)
+            return Response(status_code=CLIENT_CLOSED)
+        except BaseException as error:
+            service.finish(running, error)
+            raise
+        return EventStream(
+            events(running, wording, first, deltas, include_usage),
+            headers=decision_headers(running),
+        )
+
+    async def events(
+        running: Running,
+        wording: AnswerFormat,
+        first: tuple[int, Delta],
+        deltas: AsyncGenerator[tuple[int, Delta], None],
+        include_usage: bool,
+    ) -> AsyncGenerator[bytes, None]:
+        try:
+            for index in range(len(running.choices)):
+                opening = wording.opening(index)
+                if opening is not None:
+                    yield event({**opening, "usage": None} if include_usage else opening)
+            index, delta = first
+            yield event(wording.chunk(index, delta, include_usage))
+            async for index, delta in deltas:
+                if delta.text or delta.logprobs or delta.finish_reason is not None:
+                    yield event(wording.chunk(index, delta, include_usage))
+            if include_usage:
+                yield event(wording.usage_chunk(usage_body(running.choices, running.prompts)))
+        except BraidError as error:
+            service.finish(running, error)
+            yield event(problem.body_of(error))
+            return
+        except BaseException as error:
+            service.finish(running, error)
+            raise
+        finally:
+            await deltas.aclose()
+        service.finish(running, None)
+        yield DONE
+
+    def decision_headers(running: Running) -> dict[str, str]:
+        decided = running.decided
+        return running.verdict.headers() | {
+            "x-braid-decision": decided.decision.id,
+            "x-braid-decision-source": decided.source.value,
+            "x-braid-decision-store": decided.store_state.value,
+            "x-braid-replica": running.replica,
+        }
+
+    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
+    async def chat_completions(request: Request) -> Response:
+        return await answer(request, "chat")
+
+    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
+    async def completions(request: Request) -> Response:
+        return await answer(request, "completions")
+
+    @app.post("/v1/route", openapi_extra=_body_schema(RouteBody))
+    async def route(request: Request) -> Response:
+        tenant = tenant_of(request)
+        body = await read_body(request, RouteBody, context.config.max_body_bytes)
+        decided = await service.decide(tenant, body.model, body.adapters, body.routing_text)
+        return json_answer(
+            decision_body(decided.decision, decided.source, decided.store_state.value)
+        )
+
+    @app.get("/v1/decisions/{decision_id}")
+    async def decision(request: Request, decision_id: str) -> Response:
+        tenant = tenant_of(request)
+        found = await service.routing.get(tenant.id, decision_id)
+        if found.tenant != tenant.id:
+            raise DecisionNotFound(f"no decision {decision_id} is kept", param="id")
+        return json_answer(decision_body(found, found.source, None))
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        tenant = tenant_of(request)
+        return json_answer({"object": "list", "data": model_cards(context, tenant)})
+
+    @app.get("/v1/models/{name:path}")
+    async def model(request: Request, name: str) -> Response:
+        tenant = tenant_of(request)
+        card = model_card(context, tenant, name)
+        if card is None:
+            raise ModelNotFound(f"no model {name!r}", param="model")
+        return json_answer(card)
+
+    @app.get("/health")
+    async def health() -> Response:
+        return json_answer({"status": "ok"})
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        if not context.replicas.ready:
+            return json_answer({"status": "no replica yet"}, status=503)
+        return json_answer({"status": "ready", "replicas": len(context.replicas.snapshots())})
+
+    @app.get("/version")
+    async def version() -> Response:
+        return json_answer({"version": context.version})
+
+    @app.get("/openapi.json")
+    async def openapi(request: Request) -> Response:
+        tenant_of(request)
+        return json_answer(await asyncio.to_thread(app.openapi))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
+
+    app.include_router(build_admin_routes(context))
+    app.add_middleware(RequestIdMiddleware, new_id=context.new_id)
+    return app
+
+
+def _body_schema(kind: type[BaseModel]) -> dict[str, Any]:
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": kind.model_json_schema()}},
+        }
+    }

@@ -1,0 +1,137 @@
+"""Errors as OpenAI's clients expect them: every answer that is not a success has this body."""
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from cluster.domain.request import Outcome
+from cluster.errors import (
+    AdapterError,
+    AuthenticationFailed,
+    BraidError,
+    DeadlineExceeded,
+    Overloaded,
+    QuotaExceeded,
+    ReplicaLost,
+    RequestError,
+)
+from deployments.front.admission import RefusedByQuota
+
+log = structlog.get_logger(__name__)
+
+TYPE_BY_STATUS = {
+    400: "invalid_request_error",
+    401: "invalid_request_error",
+    403: "permission_denied_error",
+    404: "invalid_request_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+
+
+def error_body(
+    status: int, message: str, code: str, param: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """The body of an error answer."""
+    kind = TYPE_BY_STATUS.get(status, "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def body_of(error: BraidError) -> dict[str, dict[str, str | None]]:
+    """The body for one of our own errors; also the data of an SSE error event."""
+    return error_body(error.status, error.message, error.code, error.param)
+
+
+def headers_of(error: BraidError) -> dict[str, str]:
+    """Headers that tell clients whether and when to try again."""
+    headers = {"x-should-retry": "true" if error.retryable else "false"}
+    if error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.retryable:
+        headers["retry-after"] = "1"
+    if isinstance(error, RefusedByQuota):
+        headers.update(error.headers)
+    return headers
+
+
+def outcome_of(error: BraidError) -> Outcome:
+    """Which of the closed set of outcomes an error is."""
+    if isinstance(error, AuthenticationFailed):
+        return Outcome.REJECTED_AUTH
+    if isinstance(error, QuotaExceeded):
+        return Outcome.REJECTED_QUOTA
+    if isinstance(error, RequestError):
+        return Outcome.REJECTED_INVALID
+    if isinstance(error, Overloaded | ReplicaLost):
+        return Outcome.REJECTED_CAPACITY
+    if isinstance(error, DeadlineExceeded):
+        return Outcome.EVICTED_DEADLINE
+    if isinstance(error, AdapterError):
+        return Outcome.FAILED_ADAPTER
+    return Outcome.FAILED_ENGINE
+
+
+def invalid_body(error: ValidationError) -> RequestError:
+    """One sentence per wrong field; ``param`` is the first one's name."""
+    lines: list[str] = []
+    params: list[str] = []
+    for item in error.errors(include_url=False, include_context=True):
+        place = [str(part) for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "value_error" and not place:
+            name, colon, rest = message.partition(": ")
+            place, message = ([name], rest) if colon else ([], message)
+        elif item["type"] == "json_invalid":
+            reason = item.get("ctx", {}).get("error", "")
+            message = f"the body is not valid JSON: {reason}"
+        elif item["type"] == "extra_forbidden":
+            message = "unknown field"
+        place = [part for part in place if not _names_a_type(part)]
+        name = ".".join(place)
+        params.append(name)
+        lines.append(f"{name}: {message}" if name else message)
+    return RequestError(
+        "; ".join(dict.fromkeys(lines)), param=next((name for name in params if name), None)
+    )
+
+
+def _names_a_type(part: str) -> bool:
+    """Pydantic puts the member of a union into an error's place; callers know no such field."""
+    return part in {"str", "int", "float", "bool"} or part.startswith(
+        ("list[", "dict[", "constrained")
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Give ``app`` handlers for every kind of error, so that no foreign body leaks out."""
+
+    @app.exception_handler(BraidError)
+    async def braid_error(request: Request, error: BraidError) -> JSONResponse:
+        return JSONResponse(body_of(error), status_code=error.status, headers=headers_of(error))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = CODE_BY_STATUS.get(error.status_code, "invalid_request")
+        message = str(error.detail)
+        if error.status_code == 404:
+            message = f"no such path: {request.method} {request.url.path}"
+        return JSONResponse(
+            error_body(error.status_code, message, code),
+            status_code=error.status_code,
+            headers=dict(error.headers or {}),
+        )
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> JSONResponse:
+        log.error("front.unexpected_error", path=request.url.path, exc_info=error)
+        return JSONResponse(
+            error_body(500, "internal error", "server_error"),
+            status_code=500,
+            headers={"x-should-retry": "false"},
+        )

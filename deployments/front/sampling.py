@@ -1,0 +1,68 @@
+"""From a body's fields to the engine's sampling parameters."""
+
+from cluster.config import FrontConfig
+from cluster.domain.request import SamplingParams
+from cluster.errors import PromptTooLong, RequestError
+from deployments.front.wire import ChatBody, CompletionBody
+
+COMPLETION_MAX_TOKENS = 16
+"""What ``/v1/completions`` generates when it is not told, as OpenAI's does."""
+
+
+def check_prompt(prompt_tokens: int, max_model_len: int, vocab_size: int, ids: list[int]) -> None:
+    """Refuse a prompt that cannot be computed.
+
+    Raises:
+        PromptTooLong: no room for the prompt and one token.
+        RequestError: no tokens, or ids outside the vocabulary.
+    """
+    if prompt_tokens == 0:
+        raise RequestError("prompt: must have at least one token", param="prompt")
+    if prompt_tokens >= max_model_len:
+        raise PromptTooLong(
+            f"the prompt has {prompt_tokens} tokens; with at least one token of answer the "
+            f"context window of {max_model_len} tokens holds {max_model_len - 1}",
+            param="prompt",
+        )
+    if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+        raise RequestError(f"prompt: token ids must be in [0, {vocab_size})", param="prompt")
+
+
+def sampling_of(
+    body: ChatBody | CompletionBody, prompt_tokens: int, max_model_len: int, limits: FrontConfig
+) -> SamplingParams:
+    """The parameters of one sequence.
+
+    ``max_tokens`` beyond the context window is cut to what fits; the answer then ends with
+    ``finish_reason: length``.
+
+    Raises:
+        RequestError: a limit of the server is exceeded; ``param`` names the field.
+    """
+    if len(body.stop_strings) > limits.max_stop_strings:
+        raise RequestError(
+            f"stop: {len(body.stop_strings)} strings; at most {limits.max_stop_strings}",
+            param="stop",
+        )
+    if any(not text for text in body.stop_strings):
+        raise RequestError("stop: a stop string must not be empty", param="stop")
+    room = max_model_len - prompt_tokens
+    if isinstance(body, ChatBody):
+        wanted = body.max_tokens or body.max_completion_tokens or room
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    else:
+        wanted = body.max_tokens or COMPLETION_MAX_TOKENS
+        logprobs = body.logprobs
+    if logprobs is not None and logprobs > limits.max_logprobs:
+        field = "top_logprobs" if isinstance(body, ChatBody) else "logprobs"
+        raise RequestError(f"{field}: at most {limits.max_logprobs}, not {logprobs}", param=field)
+    return SamplingParams(
+        max_tokens=min(wanted, room),
+        temperature=1.0 if body.temperature is None else body.temperature,
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=body.top_k or 0,
+        seed=body.seed,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        logprobs=logprobs,
+        ignore_eos=body.ignore_eos,
+    )

@@ -1,0 +1,324 @@
+"""One request from its parsed body to its deltas: decide, tokenise, submit, relay, account.
+
+Ownership: ``RequestService.begin`` returns a ``Running`` whose ``outcome`` is recorded exactly
+once, by ``finish``; the HTTP layer calls it on every path.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.requests import ClientDisconnect
+
+from cluster.clock import Clock
+from cluster.config import FrontConfig
+from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.request import Outcome, Usage
+from cluster.errors import BraidError, RequestError
+from cluster.tenancy.limits import QuotaVerdict
+from cluster.tenancy.metering import Meter
+from cluster.tenancy.tenants import Tenant
+from deployments.front.admission import Admission
+from deployments.front.answers import Choice
+from deployments.front.generation import Delta, Generation, SequenceSpec
+from deployments.front.metrics import FrontMetrics
+from deployments.front.names import ModelNames
+from deployments.front.problem import outcome_of
+from deployments.front.replicas import ReplicaSet
+from deployments.front.sampling import check_prompt, sampling_of
+from deployments.front.text import TextCodec
+from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody
+from router_service.service import Decided, RoutingService
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Running:
+    """A request whose sequences are being generated."""
+
+    tenant: Tenant
+    endpoint: str
+    decided: Decided
+    prompts: int
+    generations: tuple[Generation, ...]
+    choices: tuple[Choice, ...]
+    verdict: QuotaVerdict
+    started: float  # monotonic, seconds
+    outcome: Outcome | None = None
+    _queue: "asyncio.Queue[tuple[int, Delta | BaseException | None]]" = field(
+        default_factory=asyncio.Queue
+    )
+
+    @property
+    def replica(self) -> str:
+        """Where the first sequence runs; empty before its first delta."""
+        choice = self.generations[0].choice
+        return "" if choice is None else choice.replica_id
+
+
+class RequestService:
+    """Everything behind the HTTP routes that generates."""
+
+    def __init__(
+        self,
+        *,
+        names: ModelNames,
+        routing: RoutingService,
+        replicas: ReplicaSet,
+        codec: TextCodec,
+        admission: Admission,
+        meter: Meter,
+        metrics: FrontMetrics,
+        config: FrontConfig,
+        max_model_len: int,
+        clock: Clock,
+        new_id: Callable[[], RequestId],
+    ) -> None:
+        self.names = names
+        self.routing = routing
+        self.replicas = replicas
+        self.codec = codec
+        self._admission = admission
+        self._meter = meter
+        self.metrics = metrics
+        self.config = config
+        self._configured_max_model_len = max_model_len
+        self.clock = clock
+        self._new_id = new_id
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus completion: what the replicas say, the configured one before."""
+        return min(
+            (snapshot.max_model_len for snapshot in self.replicas.snapshots()),
+            default=self._configured_max_model_len,
+        )
+
+    async def decide(
+        self, tenant: Tenant, model: str, adapters: Sequence[AdapterTerm] | None, text: str
+    ) -> Decided:
+        """The decision for a prompt, counted and timed."""
+        started = self.clock.monotonic()
+        decided = await self.routing.decide(tenant.id, self.names.wish(model, adapters), text)
+        source = decided.source.value
+        self.metrics.route_seconds.labels(source).observe(self.clock.monotonic() - started)
+        self.metrics.decisions.labels(tenant.id, source).inc()
+        return decided
+
+    async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
+        """Decide and prepare a chat completion.
+
+        Raises:
+            BraidError: the request cannot be served; nothing was started.
+        """
+        prompt = self.codec.encode_chat([message.for_template() for message in body.messages])
+        decided = await self.decide(tenant, body.model, body.adapters, body.routing_text)
+        return await self._prepare(tenant, "chat", body, decided, [prompt])
+
+    async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
+        """Decide and prepare a completion of one or several prompts.
+
+        Raises:
+            BraidError: the request cannot be served; nothing was started.
+        """
+        prompts = self._prompts(body)
+        text = body.prompt if isinstance(body.prompt, str) else None
+        if text is None:
+            text = self.codec.backend.decode(prompts[0])
+        decided = await self.decide(tenant, body.model, body.adapters, text)
+        return await self._prepare(tenant, "completions", body, decided, prompts)
+
+    def _prompts(self, body: CompletionBody) -> list[list[int]]:
+        prompt = body.prompt
+        if isinstance(prompt, str):
+            return [self.codec.encode(prompt)]
+        if not prompt:
+            raise RequestError("prompt: must not be empty", param="prompt")
+        first = prompt[0]
+        if isinstance(first, int):
+            return [[item for item in prompt if isinstance(item, int)]]
+        if len(prompt) > 1 and body.model.split(":")[0] == "auto" and body.adapters is None:
+            raise RequestError(
+                "prompt: a router decides for one prompt; send several prompts one by one",
+                param="prompt",
+            )
+        return [
+            self.codec.encode(item) if isinstance(item, str) else list(item)
+            for item in prompt
+            if not isinstance(item, int)
+        ]
+
+    async def _prepare(
+        self,
+        tenant: Tenant,
+        endpoint: str,
+        body: ChatBody | CompletionBody,
+        decided: Decided,
+        prompts: list[list[int]],
+    ) -> Running:
+        now = self.clock.wall()
+        specs: list[SequenceSpec] = []
+        for prompt in prompts:
+            check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
+            sampling = sampling_of(body, len(prompt), self.max_model_len, self.config)
+            for number in range(body.n or 1):
+                own = sampling
+                if sampling.seed is not None and number:
+                    own = dataclasses.replace(sampling, seed=sampling.seed + number)
+                specs.append(
+                    SequenceSpec(
+                        tenant=tenant.id,
+                        prompt_token_ids=tuple(prompt),
+                        sampling=own,
+                        stop=body.stop_strings,
+                        decided=decided,
+                        arrived_at=now,
+                        deadline_at=now + self.config.request_timeout_s,
+                    )
+                )
+        most = sum(len(spec.prompt_token_ids) + spec.sampling.max_tokens for spec in specs)
+        verdict = await self._admission.admit(tenant, self._new_id(), most)
+        self.metrics.in_flight.inc()
+        return Running(
+            tenant=tenant,
+            endpoint=endpoint,
+            decided=decided,
+            prompts=len(prompts),
+            generations=tuple(self._generation(spec) for spec in specs),
+            choices=tuple(Choice() for _ in specs),
+            verdict=verdict,
+            started=self.clock.monotonic(),
+        )
+
+    def _generation(self, spec: SequenceSpec) -> Generation:
+        return Generation(
+            spec=spec,
+            replicas=self.replicas,
+            codec=self.codec,
+            clock=self.clock,
+            new_id=self._new_id,
+            on_failover=self.metrics.failovers.inc,
+        )
+
+    async def deltas(self, running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
+        """(choice index, delta) of all sequences as they come; added to ``running.choices``.
+
+        Raises:
+            BraidError: a sequence failed; the others are cancelled.
+        """
+        if len(running.generations) == 1:
+            source = self._single(running.generations[0])
+        else:
+            source = self._merged(running)
+        first = True
+        last: dict[int, float] = {}
+        try:
+            async for index, delta in source:
+                now = self.clock.monotonic()
+                if first:
+                    self.metrics.ttft_seconds.observe(now - running.started)
+                    first = False
+                if index in last and delta.token_ids:
+                    self.metrics.inter_token_seconds.observe(now - last[index])
+                last[index] = now
+                running.choices[index].add(delta)
+                yield index, delta
+        finally:
+            await source.aclose()
+
+    @staticmethod
+    async def _single(generation: Generation) -> AsyncGenerator[tuple[int, Delta], None]:
+        deltas = generation.run()
+        try:
+            async for delta in deltas:
+                yield 0, delta
+        finally:
+            await deltas.aclose()
+
+    @staticmethod
+    async def _merged(running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
+        queue = running._queue
+
+        async def pump(index: int, generation: Generation) -> None:
+            deltas = generation.run()
+            try:
+                async for delta in deltas:
+                    queue.put_nowait((index, delta))
+                queue.put_nowait((index, None))
+            except Exception as error:
+                queue.put_nowait((index, error))
+            finally:
+                await deltas.aclose()
+
+        tasks = [
+            asyncio.create_task(pump(index, generation))
+            for index, generation in enumerate(running.generations)
+        ]
+        remaining = len(tasks)
+        try:
+            while remaining:
+                index, item = await queue.get()
+                if item is None:
+                    remaining -= 1
+                elif isinstance(item, BaseException):
+                    raise item
+                else:
+                    yield index, item
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def refuse(self, tenant: TenantId | None, endpoint: str, error: BraidError) -> None:
+        """Record a request that ended before it began. ``tenant`` is None where unknown."""
+        outcome = outcome_of(error)
+        self.metrics.requests.labels(tenant or "", endpoint, outcome.value).inc()
+        log.info(
+            "request.refused",
+            tenant=tenant,
+            endpoint=endpoint,
+            outcome=outcome.value,
+            code=error.code,
+            param=error.param,
+        )
+
+    def finish(self, running: Running, error: BaseException | None) -> None:
+        """Record how a request ended. Only the first call counts."""
+        if running.outcome is not None:
+            return
+        if error is None:
+            running.outcome = Outcome.COMPLETED
+        elif isinstance(error, BraidError):
+            running.outcome = outcome_of(error)
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit | ClientDisconnect):
+            running.outcome = Outcome.CANCELLED
+        else:
+            running.outcome = Outcome.FAILED_ENGINE
+        tenant = running.tenant.id
+        metrics = self.metrics
+        metrics.in_flight.dec()
+        metrics.requests.labels(tenant, running.endpoint, running.outcome.value).inc()
+        metrics.request_seconds.observe(self.clock.monotonic() - running.started)
+        prompt_tokens = sum(len(item.spec.prompt_token_ids) for item in running.generations)
+        generated = sum(len(choice.token_ids) for choice in running.choices)
+        self._meter.record(
+            tenant,
+            running.outcome,
+            Usage(prompt_tokens, generated),
+            running.decided.decision.mixture,
+        )
+        self._admission.settle(running.verdict, prompt_tokens + generated)
+        log.info(
+            "request.finished",
+            tenant=tenant,
+            endpoint=running.endpoint,
+            outcome=running.outcome.value,
+            decision=running.decided.decision.id,
+            source=running.decided.source.value,
+            replica=running.replica,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=generated,
+        )

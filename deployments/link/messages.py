@@ -1,0 +1,75 @@
+"""What crosses a link between one front and one replica: data only, MessagePack on the wire.
+
+Front to replica: ``Submit``, ``Cancel``, ``Prefetch``. Replica to front: ``StepItem`` (one per
+engine step, for all of this front's requests together) and ``SnapshotItem``.
+"""
+
+import msgspec
+
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.request import GenerationChunk, SamplingParams
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """Start one sequence. The decision travels signed, as it lies in the store."""
+
+    request_id: RequestId
+    tenant: TenantId
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    signed_decision: bytes
+    resumed_token_ids: tuple[int, ...] = ()
+    arrived_at: float = 0.0
+    deadline_at: float | None = None
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """Stop a sequence and free what it holds; unknown ids are fine (it may just have ended)."""
+
+    request_id: RequestId
+
+
+class Prefetch(msgspec.Struct, frozen=True, tag="prefetch"):
+    """Start loading adapters that a request on its way will need."""
+
+    digests: tuple[AdapterDigest, ...]
+
+
+class StepItem(msgspec.Struct, frozen=True, tag="step"):
+    """One engine step's output for this front's requests, and the load it leaves."""
+
+    chunks: tuple[GenerationChunk, ...]
+    running: int
+    queued: int
+
+
+class SnapshotItem(msgspec.Struct, frozen=True, tag="snapshot"):
+    """The replica's word about itself, sent on change."""
+
+    snapshot: ReplicaSnapshot
+
+
+ToReplica = Submit | Cancel | Prefetch
+ToFront = StepItem | SnapshotItem
+
+_encoder = msgspec.msgpack.Encoder()
+_to_replica = msgspec.msgpack.Decoder(ToReplica)
+_to_front = msgspec.msgpack.Decoder(ToFront)
+
+
+def encode(message: ToReplica | ToFront) -> bytes:
+    """One message as MessagePack."""
+    return _encoder.encode(message)
+
+
+def decode_to_replica(data: bytes) -> ToReplica:
+    """Raises ``msgspec.ValidationError`` on anything that is not one of ours."""
+    message: ToReplica = _to_replica.decode(data)
+    return message
+
+
+def decode_to_front(data: bytes) -> ToFront:
+    """Raises ``msgspec.ValidationError`` on anything that is not one of ours."""
+    message: ToFront = _to_front.decode(data)
+    return message

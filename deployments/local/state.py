@@ -1,0 +1,101 @@
+"""The folder in which a local cluster keeps its keys, logs and process ids."""
+
+import json
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class StateDir:
+    """Paths of a local cluster's files; secrets have mode 0600 in a folder of mode 0700."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: Path) -> "StateDir":
+        """Create the folder where it does not exist.
+
+        Raises:
+            ConfigError: it cannot be created or belongs to somebody else.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if root.stat().st_uid == os.getuid():
+                root.chmod(0o700)
+            (root / "logs").mkdir(exist_ok=True)
+            (root / "valkey").mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"state folder {root}: {error.strerror}") from error
+        return cls(root)
+
+    @property
+    def tenants(self) -> Path:
+        """Demo tenants: ids, key hashes, rights."""
+        return self.root / "tenants.yaml"
+
+    @property
+    def keys(self) -> Path:
+        """Demo tenants' keys in clear; mode 0600."""
+        return self.root / "keys.json"
+
+    @property
+    def run(self) -> Path:
+        """What the supervisor is to start: the application's configuration. Mode 0600."""
+        return self.root / "run.json"
+
+    @property
+    def status(self) -> Path:
+        """What the supervisor says about itself: pid, phase, address."""
+        return self.root / "status.json"
+
+    @property
+    def redis_url(self) -> Path:
+        """Address and password of the embedded server; mode 0600."""
+        return self.root / "redis-url"
+
+    @property
+    def log(self) -> Path:
+        """The supervisor's log."""
+        return self.root / "logs" / "supervisor.log"
+
+    @property
+    def valkey(self) -> Path:
+        """The embedded server's folder: its data and log."""
+        return self.root / "valkey"
+
+    def signing_key(self) -> str:
+        """The key that signs decisions; made at first use."""
+        path = self.root / "signing.key"
+        if not path.exists():
+            write_private(path, secrets.token_hex(32))
+        return path.read_text().strip()
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace ``path`` at once by a file of mode 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, object] | None:
+    """The object in a JSON file, or None where there is no such file.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: expected an object, found {type(value).__name__}")
+    return value

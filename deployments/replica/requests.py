@@ -1,0 +1,239 @@
+"""The requests of one replica: decision, leases, engine, and the way back.
+
+Ownership of a request: from ``submit`` until its last chunk has been handed to ``deliver`` it is in
+``_live``. Whoever removes it from there ends it: releases its leases and delivers a chunk with a
+finish reason, exactly once.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import structlog
+
+from cluster.adapters.manager import AdapterManager
+from cluster.adapters.pool_types import Lease
+from cluster.clock import Clock
+from cluster.domain.decision import RoutingDecision, kv_namespace
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.domain.replica import AdapterLoad
+from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
+from cluster.engine.engine import Engine
+from cluster.errors import BraidError, DecisionRejected
+from deployments.link.messages import Submit
+from router_service.reader import DecisionReader
+
+log = structlog.get_logger(__name__)
+
+Deliver = Callable[[list[GenerationChunk]], None]
+BASE = AdapterDigest("")
+
+
+@dataclass(slots=True)
+class _Live:
+    submit: Submit
+    admission: asyncio.Task[None] | None = None
+    lease: Lease | None = None
+    decision: RoutingDecision | None = None
+    in_engine: bool = False
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Load:
+    arrived: int = 0
+    tokens: int = 0
+
+
+@dataclass(slots=True)
+class RequestCounters:
+    """Cumulative numbers for metrics."""
+
+    decisions_local: int = 0
+    decisions_store: int = 0
+    decisions_carried: int = 0
+    decisions_rejected: int = 0
+    requests_finished: int = 0
+    requests_failed: int = 0
+    requests_cancelled: int = 0
+    _names: tuple[str, ...] = field(
+        default=(
+            "decisions_local",
+            "decisions_store",
+            "decisions_carried",
+            "decisions_rejected",
+            "requests_finished",
+            "requests_failed",
+            "requests_cancelled",
+        ),
+        repr=False,
+    )
+
+    def as_counters(self) -> tuple[tuple[str, float], ...]:
+        """By name."""
+        return tuple((name, float(getattr(self, name))) for name in self._names)
+
+
+class RequestBook:
+    """Admits, tracks and ends requests. Everything but ``on_chunks`` runs on the event loop.
+
+    Args:
+        deliver: hands chunks to the links; called on the event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        adapters: AdapterManager,
+        reader: DecisionReader,
+        base_digest: str,
+        isolate_tenants: bool,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        deliver: Deliver,
+    ) -> None:
+        self._engine = engine
+        self._adapters = adapters
+        self._reader = reader
+        self._base_digest = base_digest
+        self._isolate_tenants = isolate_tenants
+        self._clock = clock
+        self._loop = loop
+        self._deliver = deliver
+        self._live: dict[RequestId, _Live] = {}
+        self._loads: dict[tuple[AdapterDigest, TenantId], _Load] = {}
+        self.counters = RequestCounters()
+
+    @property
+    def waiting_for_admission(self) -> int:
+        """Requests that the engine does not know yet: their adapters are on the way."""
+        return sum(1 for live in self._live.values() if not live.in_engine)
+
+    def loads(self) -> tuple[AdapterLoad, ...]:
+        """Cumulative load by adapter and tenant, in a stable order."""
+        return tuple(
+            AdapterLoad(digest, tenant, load.arrived, load.tokens)
+            for (digest, tenant), load in sorted(self._loads.items())
+        )
+
+    def submit(self, message: Submit) -> None:
+        """Take a request; its chunks, at least a last one, will be delivered."""
+        live = _Live(message)
+        self._live[message.request_id] = live
+        live.admission = asyncio.create_task(self._admit(live))
+
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request whose client has gone; an unknown id has ended already."""
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        if live.in_engine:
+            self._engine.cancel(request_id)
+        elif live.admission is not None:
+            live.admission.cancel()
+
+    def on_chunks(self, chunks: list[GenerationChunk]) -> None:
+        """The engine's callback, in its step thread."""
+        self._loop.call_soon_threadsafe(self._relay, chunks)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until no request is live, at most ``timeout_s`` seconds."""
+        deadline = self._clock.monotonic() + timeout_s
+        while self._live and self._clock.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+
+    def _relay(self, chunks: list[GenerationChunk]) -> None:
+        for chunk in chunks:
+            live = self._live.get(chunk.request_id)
+            if live is None:
+                continue
+            live.tokens += len(chunk.token_ids)
+            if chunk.finish_reason is not None:
+                self._close(chunk.request_id, live, chunk.finish_reason)
+        self._deliver(chunks)
+
+    async def _admit(self, live: _Live) -> None:
+        message = live.submit
+        try:
+            live.decision = await self._read_decision(message)
+            self._count_arrival(live)
+            digests = live.decision.digests
+            live.lease = await self._adapters.acquire(digests)
+            weights = tuple(term.weight for term in live.decision.mixture)
+            live.in_engine = True
+            self._engine.submit(
+                GenerationRequest(
+                    request_id=message.request_id,
+                    tenant=message.tenant,
+                    prompt_token_ids=message.prompt_token_ids,
+                    sampling=message.sampling,
+                    decision=live.decision,
+                    resumed_token_ids=message.resumed_token_ids,
+                    arrived_at=message.arrived_at,
+                    deadline_at=message.deadline_at,
+                ),
+                kv_namespace(
+                    self._base_digest, live.decision, isolate_tenant=self._isolate_tenants
+                ),
+                tuple(zip(live.lease.slots, weights, strict=True)),
+            )
+        except asyncio.CancelledError:
+            self._end(live, FinishReason.CANCELLED, None)
+        except BraidError as error:
+            self._end(live, FinishReason.ERROR, error)
+        except Exception as error:
+            log.error("replica.admission_failed", request=message.request_id, exc_info=error)
+            self._end(live, FinishReason.ERROR, BraidError("the replica could not start it"))
+
+    async def _read_decision(self, message: Submit) -> RoutingDecision:
+        try:
+            decision, origin = await self._reader.read(message.signed_decision)
+        except DecisionRejected:
+            self.counters.decisions_rejected += 1
+            raise
+        if decision.tenant != message.tenant:
+            self.counters.decisions_rejected += 1
+            raise DecisionRejected("the decision belongs to another tenant")
+        name = f"decisions_{origin.value}"
+        setattr(self.counters, name, getattr(self.counters, name) + 1)
+        return decision
+
+    def _end(self, live: _Live, reason: FinishReason, error: BraidError | None) -> None:
+        """End a request that the engine does not hold."""
+        request_id = live.submit.request_id
+        if self._live.get(request_id) is not live:
+            return
+        self._close(request_id, live, reason)
+        generated = len(live.submit.resumed_token_ids)
+        self._deliver(
+            [
+                GenerationChunk(
+                    request_id=request_id,
+                    finish_reason=reason,
+                    usage=Usage(len(live.submit.prompt_token_ids), generated),
+                    error_code=None if error is None else error.code,
+                    error_message=None if error is None else error.message,
+                )
+            ]
+        )
+
+    def _close(self, request_id: RequestId, live: _Live, reason: FinishReason) -> None:
+        del self._live[request_id]
+        if live.lease is not None:
+            self._adapters.release(live.lease)
+        if live.decision is not None:
+            for digest in live.decision.digests or (BASE,):
+                self._loads[digest, live.submit.tenant].tokens += live.tokens
+        match reason:
+            case FinishReason.ERROR | FinishReason.DEADLINE:
+                self.counters.requests_failed += 1
+            case FinishReason.CANCELLED:
+                self.counters.requests_cancelled += 1
+            case _:
+                self.counters.requests_finished += 1
+
+    def _count_arrival(self, live: _Live) -> None:
+        assert live.decision is not None
+        for digest in live.decision.digests or (BASE,):
+            self._loads.setdefault((digest, live.submit.tenant), _Load()).arrived += 1
