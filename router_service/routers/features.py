@@ -45,8 +45,12 @@ def tokenize(text: str, max_tokens: int) -> list[str]:
 
 
 def feature_ids(text: str, config: FeatureConfig) -> list[int]:
+    """Ids [T] of a text's features; at most a few thousand."""
+    return token_features(tokenize(text, config.max_tokens), config)
+
+
+def token_features(tokens: list[str], config: FeatureConfig) -> list[int]:
     """Ids of all words, pairs of neighbouring words, and character n-grams of long words."""
-    tokens = tokenize(text, config.max_tokens)
     encoded = [token.encode() for token in tokens]
     buckets, gram = config.buckets, config.gram
     ids = [zlib.crc32(token, _WORD_SEED) % buckets for token in encoded]

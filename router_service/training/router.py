@@ -1,0 +1,240 @@
+"""Training of a DLP router: cross-entropy on labelled texts (arXiv 2410.01497, section 3)."""
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from cluster.errors import ConfigError, TrainingDataError
+from router_service.artifacts import (
+    MANIFEST_FILE,
+    RouterManifest,
+    load_artifact,
+    save_artifact,
+)
+from router_service.routers.dlp import KIND, DlpRouter
+from router_service.training.checkpoint import TrainState, load_state, save_state
+from router_service.training.router_batches import BatchSource, plain_batch
+from router_service.training.router_config import (
+    RouterProgress,
+    RouterTrainingConfig,
+    RouterTrainReport,
+)
+from router_service.training.router_data import (
+    LabelledText,
+    digest_labelled,
+    read_labelled,
+    split_dev,
+)
+from router_service.training.router_network import Parameters, initial_parameters, logits
+from router_service.training.schedule import learning_rate
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+_DEV_BATCH = 256
+_BETAS = (0.9, 0.99)
+
+
+def train_router(
+    config: RouterTrainingConfig, progress: Callable[[RouterProgress], None]
+) -> RouterTrainReport:
+    """Train a router over the labels found in the data and write its artifact to `config.out`.
+
+    Candidates are the labels in alphabetical order, the base ("") first. `progress` is called
+    after every step. A checkpoint is written after every epoch and removed at the end.
+
+    Raises:
+        TrainingDataError: a line of the data is wrong, or there is only one label.
+        ConfigError: `config.out` has a router already, or a checkpoint of another run.
+    """
+    started = time.monotonic()
+    if (config.out / MANIFEST_FILE).exists() and not config.overwrite:
+        raise ConfigError(f"{config.out}: has a router already; overwrite it or choose another")
+    examples = read_labelled(config.data, config.base_label)
+    held_out = read_labelled(config.held_out, config.base_label) if config.held_out else []
+    candidates = tuple(sorted({example.label for example in examples}))
+    _check_labels(config, candidates, held_out)
+    train, dev = split_dev(examples, config.dev_share, config.seed)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+
+    state = _run(config, candidates, train, dev, digest_labelled(examples), progress)
+
+    manifest = RouterManifest(
+        kind=KIND,
+        candidates=candidates,
+        hyperparameters=config.hyperparameters.model_dump(mode="json"),
+        data_digest=digest_labelled(examples),
+    )
+    tensors = {name: weight.half().numpy() for name, weight in state.best_weights.items()}
+    draft = DlpRouter("draft", manifest, tensors)
+    dev_accuracy, _, fan_out = measure(draft, dev)
+    metrics = {"dev_accuracy": dev_accuracy}
+    held_out_accuracy: float | None = None
+    by_label: tuple[tuple[str, float], ...] = ()
+    if held_out:
+        held_out_accuracy, by_label, fan_out = measure(draft, held_out)
+        metrics["held_out_accuracy"] = held_out_accuracy
+    metrics["mean_fan_out"] = fan_out
+    manifest = save_artifact(config.out, manifest.model_copy(update={"metrics": metrics}), tensors)
+    load_artifact(config.out, kind=KIND, aliases=candidates, base_digest=None)
+    (config.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    return RouterTrainReport(
+        path=config.out,
+        version=manifest.version,
+        candidates=candidates,
+        parameters=sum(tensor.size for tensor in tensors.values()),
+        train_examples=len(train),
+        dev_examples=len(dev),
+        steps=state.step,
+        best_step=state.best_step,
+        dev_accuracy=dev_accuracy,
+        held_out_accuracy=held_out_accuracy,
+        held_out_by_label=by_label,
+        mean_fan_out=fan_out,
+        seconds=time.monotonic() - started,
+    )
+
+
+def measure(
+    router: DlpRouter, examples: Sequence[LabelledText]
+) -> tuple[float, tuple[tuple[str, float], ...], float]:
+    """Accuracy, accuracy by label, and mean number of kept candidates, as served."""
+    allowed = frozenset(router.candidates)
+    right: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    kept = 0
+    for example in examples:
+        scores = router.route(example.text, allowed).scores
+        likeliest = max(scores, key=lambda score: score.probability)
+        right[example.label] += likeliest.alias == example.label
+        total[example.label] += 1
+        kept += sum(score.kept for score in scores)
+    by_label = tuple((label, right[label] / total[label]) for label in sorted(total))
+    return right.total() / total.total(), by_label, kept / total.total()
+
+
+def _run(
+    config: RouterTrainingConfig,
+    candidates: tuple[str, ...],
+    train: list[LabelledText],
+    dev: list[LabelledText],
+    data_digest: str,
+    progress: Callable[[RouterProgress], None],
+) -> TrainState:
+    """Train until the last epoch or until the dev loss has stopped falling."""
+    source = BatchSource(train, candidates, config)
+    epoch_steps = -(-len(train) // config.batch_size)
+    total = epoch_steps * config.epochs
+    checkpoint = config.out / CHECKPOINT_FILE
+    config.out.mkdir(parents=True, exist_ok=True)
+    state = _start(config, candidates, data_digest, checkpoint)
+    parameters = {name: w.clone().requires_grad_() for name, w in state.weights.items()}
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()), betas=_BETAS, weight_decay=config.weight_decay
+    )
+    _load_moments(optimizer, parameters, state)
+    while state.step < total and state.evaluations_without_gain < config.patience:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                state.step, peak=config.learning_rate, warmup=config.warmup_steps, total=total
+            )
+        batch = source.batch(state.step)
+        loss = functional.cross_entropy(
+            logits(parameters, batch.ids, batch.mask),
+            batch.targets,
+            label_smoothing=config.label_smoothing,
+        )
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        state.step += 1
+        state.losses.append(loss.item())
+        epoch, within = divmod(state.step - 1, epoch_steps)
+        if within < epoch_steps - 1:
+            progress(RouterProgress(state.step, total, epoch + 1, loss.item()))
+            continue
+        dev_loss, dev_accuracy = _evaluate(config, candidates, parameters, dev)
+        _record(state, optimizer, parameters, dev_loss)
+        save_state(checkpoint, state)
+        progress(RouterProgress(state.step, total, epoch + 1, loss.item(), dev_loss, dev_accuracy))
+    return state
+
+
+def _start(
+    config: RouterTrainingConfig,
+    candidates: tuple[str, ...],
+    data_digest: str,
+    checkpoint: Path,
+) -> TrainState:
+    excluded = {"data", "out", "held_out", "resume", "overwrite", "threads"}
+    settings = config.model_dump_json(exclude=excluded)
+    fingerprint = hashlib.sha256(f"{settings}\n{data_digest}".encode()).hexdigest()
+    if config.resume and checkpoint.exists():
+        return load_state(checkpoint, fingerprint)
+    generator = torch.Generator().manual_seed(config.seed)
+    fresh = initial_parameters(config.hyperparameters, len(candidates), generator)
+    return TrainState(fingerprint, weights={name: p.detach() for name, p in fresh.items()})
+
+
+def _record(
+    state: TrainState,
+    optimizer: torch.optim.Optimizer,
+    parameters: Parameters,
+    dev_loss: float,
+) -> None:
+    """Bring the state up to date after an epoch."""
+    state.weights = {name: p.detach().clone() for name, p in parameters.items()}
+    state.moments = {
+        f"{name}/{moment}": value.clone()
+        for name, parameter in parameters.items()
+        for moment, value in optimizer.state[parameter].items()
+    }
+    if state.best_loss is None or dev_loss < state.best_loss:
+        state.best_loss, state.best_step = dev_loss, state.step
+        state.best_weights = {name: weight.clone() for name, weight in state.weights.items()}
+        state.evaluations_without_gain = 0
+    else:
+        state.evaluations_without_gain += 1
+
+
+def _load_moments(
+    optimizer: torch.optim.Optimizer, parameters: Parameters, state: TrainState
+) -> None:
+    for key, value in state.moments.items():
+        name, _, moment = key.rpartition("/")
+        optimizer.state[parameters[name]][moment] = value.clone()
+
+
+@torch.no_grad()
+def _evaluate(
+    config: RouterTrainingConfig,
+    candidates: tuple[str, ...],
+    parameters: Parameters,
+    dev: Sequence[LabelledText],
+) -> tuple[float, float]:
+    """Mean loss and accuracy over the dev texts."""
+    loss = 0.0
+    right = 0
+    for start in range(0, len(dev), _DEV_BATCH):
+        chunk = dev[start : start + _DEV_BATCH]
+        batch = plain_batch(chunk, candidates, config.hyperparameters.features)
+        u = logits(parameters, batch.ids, batch.mask)
+        loss += functional.cross_entropy(u, batch.targets, reduction="sum").item()
+        right += int((u.argmax(dim=1) == batch.targets.argmax(dim=1)).sum())
+    return loss / len(dev), right / len(dev)
+
+
+def _check_labels(
+    config: RouterTrainingConfig, candidates: tuple[str, ...], held_out: Sequence[LabelledText]
+) -> None:
+    if len(candidates) < 2:
+        raise TrainingDataError(f"{config.data}: one label only; a router chooses among several")
+    strange = sorted({example.label for example in held_out} - set(candidates))
+    if strange:
+        raise TrainingDataError(
+            f"{config.held_out}: labels that training does not have: {', '.join(strange)}"
+        )
