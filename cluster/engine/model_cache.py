@@ -34,6 +34,8 @@ def publish(target: Path) -> Iterator[Path]:
         yield partial
         stamp(partial)
         partial.chmod(0o755)
+        for file in partial.iterdir():
+            file.chmod(0o644)
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -10,6 +10,7 @@ from cluster.errors import ModelSourceError
 # Left out of the identity: who wrote the file, not what the model computes.
 _IGNORED_CONFIG_KEYS = frozenset({"transformers_version", "torch_dtype", "dtype", "use_cache"})
 _CHUNK_BYTES = 1 << 20
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 def model_digest(folder: Path) -> str:
@@ -69,6 +70,8 @@ def _read_header(path: Path) -> dict[str, tuple[_Entry, int]]:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
+            if length > _MAX_HEADER_BYTES:
+                raise ValueError(f"a header of {length} bytes")
             header = json.loads(file.read(length))
         return {
             name: ((item["dtype"], item["shape"], *item["data_offsets"]), 8 + length)

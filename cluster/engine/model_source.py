@@ -40,7 +40,7 @@ def resolve_model(
     """
     report = progress or _silent
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         return _locate(folder.resolve(), folder.resolve().name, report)
     if not model_hub.is_hub_id(model):
         raise ModelSourceError(f"{model}: neither a folder nor a hub id like 'owner/name'")

@@ -12,13 +12,13 @@ from router_service.training.config import AdapterTrainingConfig
 DEMO_SEED = 0
 N_TRAIN = 2000
 STEPS: Mapping[str, int] = {
-    "cron": 160,
-    "dates": 120,
-    "equations": 160,
-    "json": 120,
-    "shell": 120,
-    "sql": 100,
-    "tickets": 120,
+    "cron": 80,
+    "dates": 60,
+    "equations": 80,
+    "json": 60,
+    "shell": 60,
+    "sql": 80,
+    "tickets": 60,
 }
 
 

@@ -186,7 +186,7 @@ class _Run:
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._parameters.values(), config.max_grad_norm)
         self._optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     @torch.no_grad()
     def _evaluate(self) -> float:
