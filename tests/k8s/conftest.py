@@ -1,0 +1,67 @@
+"""Rendered overlays for the manifest tests, and the folder of their validators on the path."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from k8s_validation import manifests
+
+Documents = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> str:
+    found = shutil.which("kubectl")
+    if found is None:
+        pytest.skip("kubectl is not installed: no overlay was rendered")
+    return found
+
+
+@pytest.fixture(scope="session", params=manifests.OVERLAYS, ids=lambda path: path.name)
+def overlay(request: pytest.FixtureRequest) -> Path:
+    """The folder of each overlay in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def rendered_once(kubectl: str, overlay: Path) -> Documents:
+    return manifests.render(kubectl, overlay)
+
+
+@pytest.fixture
+def rendered(rendered_once: Documents) -> Documents:
+    """What ``kubectl apply -k`` would send for the overlay; a copy the test may break."""
+    return deepcopy(rendered_once)
+
+
+@pytest.fixture
+def rayservice(rendered: Documents) -> dict[str, Any]:
+    return manifests.only(rendered, "RayService")
+
+
+@pytest.fixture(scope="session")
+def gpu_rendered_once(kubectl: str) -> Documents:
+    return manifests.render(kubectl, manifests.K8S / "overlays" / "gpu")
+
+
+@pytest.fixture
+def gpu_rayservice(gpu_rendered_once: Documents) -> dict[str, Any]:
+    """The RayService of one overlay, for tests that break it."""
+    return deepcopy(manifests.only(gpu_rendered_once, "RayService"))
+
+
+@pytest.fixture(scope="session")
+def crd_validator() -> Callable[[dict[str, Any]], list[str]]:
+    from k8s_validation import schemas
+
+    path = schemas.crd_path()
+    if path is None:
+        pytest.skip("no RayService CRD: set KUBERAY_CRD; only the project's own schema was checked")
+    return schemas.crd_validator(path)

@@ -1,0 +1,293 @@
+"""The Serve config of each overlay: generated, valid, and in agreement with the pods around it."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from k8s_validation import manifests
+from k8s_validation.serve_rules import serve_config_problems
+
+from cluster.errors import ConfigError
+from cluster.placement.policy_load import load_policy
+from deployments.serve_config import (
+    PATCH_NAME,
+    OverlayConfig,
+    load_overlay_config,
+    main,
+    render_patch,
+    render_serve_config,
+    serve_config,
+)
+from deployments.serve_env import serve_environment
+
+
+@pytest.fixture
+def config(overlay: Path) -> OverlayConfig:
+    return load_overlay_config(overlay / "app.yaml")
+
+
+@pytest.fixture
+def workers(rayservice) -> dict:
+    return {name: group for name, group in manifests.groups(rayservice) if name != "head"}
+
+
+def _seconds_to_stop(config: OverlayConfig) -> float:
+    options = config.serve
+    return max(
+        options.front.graceful_shutdown_timeout_s,
+        options.replica.graceful_shutdown_timeout_s,
+        options.controller.graceful_shutdown_timeout_s,
+    )
+
+
+def test_committed_patch_is_what_the_generator_gives(overlay):
+    assert (overlay / PATCH_NAME).read_text(encoding="utf-8") == render_patch(overlay / "app.yaml")
+
+
+def test_rendered_config_is_the_generated_one(overlay, rayservice):
+    assert rayservice["spec"]["serveConfigV2"] == render_serve_config(overlay / "app.yaml")
+
+
+def test_serve_and_the_application_accept_it(rayservice):
+    assert serve_config_problems(rayservice["spec"]["serveConfigV2"]) == []
+
+
+def test_arguments_are_the_whole_application_config(config):
+    """Nothing of app.yaml is lost on the way to the application builder."""
+    args = serve_config(config)["applications"][0]["args"]
+    assert type(config.app).model_validate(args) == config.app
+
+
+def test_deployments_and_their_bounds(config):
+    front, replica, controller = serve_config(config)["applications"][0]["deployments"]
+    assert (front["name"], replica["name"], controller["name"]) == (
+        "Front",
+        "Replica",
+        "Controller",
+    )
+    assert front["num_replicas"] == config.app.front.replicas
+    assert controller["num_replicas"] == 1
+    assert "num_replicas" not in replica
+    assert replica["autoscaling_config"]["max_replicas"] == config.serve.autoscaling.max_replicas
+    assert replica["ray_actor_options"]["num_gpus"] == config.app.replica.num_gpus
+
+
+def test_every_ray_container_has_the_flags(config, rayservice):
+    expected = serve_environment(config.app.front.host, config.app.front.port)
+    for name, group in manifests.groups(rayservice):
+        env = manifests.environment(group["template"]["spec"]["containers"][0])
+        flags = {key: value for key, value in env.items() if key.startswith("RAY_")}
+        assert flags == expected, name
+        assert env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_every_ray_container_has_the_secrets(rayservice):
+    for name, group in manifests.groups(rayservice):
+        env = group["template"]["spec"]["containers"][0]["env"]
+        secret = {
+            entry["name"]: entry["valueFrom"]["secretKeyRef"]["key"]
+            for entry in env
+            if "valueFrom" in entry
+        }
+        assert secret == {
+            "BRAID_REDIS_URL": "redis-url",
+            "BRAID_SIGNING_KEY": "signing-key",
+        }, name
+
+
+def test_only_fronts_are_reached_by_the_service(config, rayservice):
+    """The Service's port is a name, and only the front's container has a port of that name."""
+    spec = rayservice["spec"]
+    (port,) = spec["serveService"]["spec"]["ports"]
+    assert port["targetPort"] == "serve"
+    assert spec["excludeHeadPodFromServeSvc"] is True
+    having = {
+        name: entry["containerPort"]
+        for name, group in manifests.groups(rayservice)
+        for entry in group["template"]["spec"]["containers"][0]["ports"]
+        if entry["name"] == "serve"
+    }
+    assert having == {"front": config.app.front.port}
+
+
+def test_front_readiness_asks_serve_and_replica_readiness_does_not(workers):
+    def probe(name: str) -> tuple[str, str | int]:
+        container = workers[name]["template"]["spec"]["containers"][0]
+        get = container["readinessProbe"]["httpGet"]
+        return get["path"], get["port"]
+
+    assert probe("front") == ("/-/healthz", "serve")
+    assert probe("replica") == ("/api/healthz", 52365)
+
+
+def test_groups_offer_what_the_deployments_ask(config, workers):
+    """One front, and one replica, fits each pod of its group, and no pod of the other."""
+    for name, wanted in (
+        ("front", config.app.front.resources),
+        ("replica", config.app.replica.resources),
+    ):
+        assert list(wanted) == [f"braid_{name}"]
+        offered = {key: float(value) for key, value in workers[name]["resources"].items()}
+        for resource, amount in wanted.items():
+            assert offered[resource] == amount
+            assert all(
+                resource not in group["resources"]
+                for other, group in workers.items()
+                if other != name
+            )
+
+
+def test_gpu_pods_have_the_gpus_their_replicas_take(config, workers):
+    container = workers["replica"]["template"]["spec"]["containers"][0]
+    gpus = float(container["resources"]["limits"].get("nvidia.com/gpu", 0))
+    assert gpus == config.app.replica.num_gpus
+    assert float(container["resources"]["requests"].get("nvidia.com/gpu", 0)) == gpus
+    assert float(workers["replica"]["resources"].get("GPU", 0)) == gpus
+    if gpus:
+        (toleration,) = workers["replica"]["template"]["spec"]["tolerations"]
+        assert toleration["key"] == "nvidia.com/gpu"
+
+
+def test_logical_cpus_are_the_containers_cpus(workers):
+    for name, group in workers.items():
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert group["resources"]["CPU"] == limits["cpu"], name
+
+
+def test_group_sizes_follow_the_config(config, workers):
+    front, replica, scaling = workers["front"], workers["replica"], config.serve.autoscaling
+    sizes = (front["minReplicas"], front["replicas"], front["maxReplicas"])
+    assert sizes == (config.app.front.replicas,) * 3
+    assert (replica["minReplicas"], replica["maxReplicas"]) == (
+        scaling.min_replicas,
+        scaling.max_replicas,
+    )
+
+
+def test_operator_policy_stays_within_serves_bounds(config, overlay):
+    """Serve clips what the policy answers: other bounds there would be silently ignored."""
+    policy = load_policy(overlay / "policy.yaml")
+    scaling = config.serve.autoscaling
+    assert (policy.replicas.min, policy.replicas.max) == (
+        scaling.min_replicas,
+        scaling.max_replicas,
+    )
+
+
+def test_disruption_budgets_leave_a_pod_to_move(rendered, workers):
+    for doc in rendered:
+        if doc["kind"] == "PodDisruptionBudget" and "minAvailable" in doc["spec"]:
+            component = doc["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"]
+            assert doc["spec"]["minAvailable"] < workers[component]["minReplicas"]
+
+
+def test_pods_stop_later_than_their_requests(config, rayservice):
+    """ray stop drains for 30 s, then Serve lets requests end, and both need some slack."""
+    needed = 30 + _seconds_to_stop(config) + 15
+    for name, group in manifests.groups(rayservice):
+        assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= needed, name
+
+
+def test_old_cluster_outlives_the_longest_request(config, rayservice):
+    delay = rayservice["spec"]["rayClusterDeletionDelaySeconds"]
+    assert delay > config.app.front.request_timeout_s
+
+
+def test_replicas_listen_beyond_their_pod(config):
+    assert config.app.replica.host == "node"
+    assert config.app.front.host == "0.0.0.0"
+
+
+def test_mounted_files_are_where_the_config_looks(config, rendered, rayservice):
+    """Tenants and policy are keys of a mounted map, mounted whole so that edits arrive."""
+    files = manifests.only(
+        [doc for doc in rendered if doc["metadata"]["name"] == "braid-config"], "ConfigMap"
+    )["data"]
+    for path in (config.app.tenants_file, config.app.controller.policy_file):
+        assert path is not None
+        assert path.name in files
+        for name, group in manifests.groups(rayservice):
+            mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+            (mount,) = [entry for entry in mounts if entry["name"] == "config"]
+            assert str(path.parent) == mount["mountPath"], name
+            assert "subPath" not in mount
+
+
+def test_model_folders_are_mounted_or_in_the_image(config, rayservice):
+    paths = [config.app.cache_dir, config.app.adapters_dir, *(r.path for r in config.app.routers)]
+    for name, group in manifests.groups(rayservice):
+        if name == "head":
+            continue
+        mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+        roots = ["/opt/braid", *(entry["mountPath"] for entry in mounts)]
+        for path in paths:
+            assert any(path.is_relative_to(root) for root in roots), (name, path)
+
+
+def test_command_rewrites_a_stale_patch_and_check_only_reports_it(tmp_path, overlay, capsys):
+    folder = tmp_path / "one"
+    folder.mkdir()
+    source = folder / "app.yaml"
+    source.write_text((overlay / "app.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert main(["--check", str(tmp_path)]) == 1
+    assert not (folder / PATCH_NAME).exists()
+    assert main([str(tmp_path)]) == 0
+    assert main(["--check", str(tmp_path)]) == 0
+    text = source.read_text(encoding="utf-8").replace("max_replicas:", "max_replicas: 1")
+    source.write_text(text, encoding="utf-8")
+    assert main(["--check", str(tmp_path)]) == 1
+    assert "is stale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ({"app": {"engine": {"treads": 2}}}, r"app\.yaml: app\.engine\.treads: Extra inputs"),
+        ({"app": {"front": {"port": "eight"}}}, r"app\.front\.port"),
+        ({"app": {}, "serve": {"autoscaling": {"min_replicas": 3}}}, "is above max_replicas"),
+        ({"app": {"front": {"port": 8999}}}, "proxy_port 8999 is the port of app.front"),
+        ({"app": {"redis_url": "redis://:x@h:1"}}, "redis_url is a secret"),
+        ({"app": {"signing_key": "x"}}, "signing_key is a secret"),
+        ({"app": {}, "serve": {"replica": {"num_cpus": 1}}}, "set app.replica.num_cpus"),
+        ({"serve": {}}, "app: Field required"),
+        ([], "file: Input should be"),
+    ],
+)
+def test_bad_overlay_configs_are_refused_with_their_place(tmp_path, content, complaint):
+    path = tmp_path / "app.yaml"
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match=complaint):
+        load_overlay_config(path)
+
+
+def test_unreadable_overlay_configs_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml"):
+        load_overlay_config(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("app: [", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_overlay_config(broken)
+
+
+def test_command_needs_overlays(tmp_path):
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+
+
+def test_command_fails_on_a_bad_overlay(tmp_path, capsys):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "app.yaml").write_text("app: {modle: x}", encoding="utf-8")
+    assert main([str(tmp_path)]) == 1
+    assert "app.modle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("port", "fronts"), [(0, 1), (8000, 0), (65535, 2)])
+def test_port_ranges_that_do_not_exist_are_refused(port, fronts):
+    with pytest.raises(ValueError, match="no port range"):
+        serve_environment("127.0.0.1", port, fronts)
+
+
+def test_port_range_has_one_port_for_each_front_of_a_node():
+    env = serve_environment("127.0.0.1", 9000, 3)
+    low, high = (int(env[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))
+    assert list(range(low, high)) == [9000, 9001, 9002]
