@@ -81,7 +81,7 @@ def _wanted(
 
 def _facts(rate: AdapterRate | None, share: float) -> str:
     if rate is None:
-        return "no load"
+        return "no load; stays where it is while there is room"
     facts = f"{rate.rate:.2g} req/s is {share:.0%} of load"
     if len(rate.tenants) == 1:
         return f"{facts}; tenant {rate.tenants[0][0]}"

@@ -5,10 +5,14 @@ further copies by the load each would carry (the highest-averages rule, which un
 remainders never takes a copy away because a replica was added). A copy stays where it is if it can.
 A new one goes to the first replica in the adapter's rendezvous order that has room and would
 not carry much more than the mean load; where no replica has room it may displace copies of
-clearly less worth. Nothing is evicted before its room is needed.
+clearly less worth. Adapters that replicas loaded on demand are in nobody's plan, but they are
+used: they give way only to a copy that would carry clearly more. Nothing is evicted before its
+room is needed.
 """
 
 import heapq
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
@@ -24,7 +28,7 @@ from cluster.placement.plan import (
 )
 from cluster.placement.rendezvous import order
 
-_PIN, _FIRST, _EXTRA = 0, 1, 2
+_PIN, _FIRST, _EXTRA, _IDLE = 0, 1, 2, 3
 
 _Worth = tuple[int, float, AdapterDigest]  # (class, minus load carried, digest); least is first
 
@@ -36,19 +40,19 @@ class _Replica:
     assigned: dict[AdapterDigest, int] = field(default_factory=dict)  # digest -> bytes
     load: float = 0.0  # requests per second of the copies assigned
 
-    def fits(self, digest: AdapterDigest, nbytes: int, without: set[AdapterDigest]) -> bool:
-        """Whether a new copy fits beside the assigned ones and what cannot be evicted now."""
-        taken = {d: size for d, size in self.assigned.items() if d not in without}
-        for held in self.held.values():
-            if held.busy:
-                taken.setdefault(held.digest, held.nbytes)
+    def fits(self, digest: AdapterDigest, nbytes: int, without: Collection[AdapterDigest]) -> bool:
+        """Whether a new copy fits beside the assigned and the held ones but for ``without``."""
+        taken = {h.digest: h.nbytes for h in self.held.values() if h.busy}
+        taken |= {h.digest: h.nbytes for h in self.held.values() if h.digest not in without}
+        taken |= {d: size for d, size in self.assigned.items() if d not in without}
         taken[digest] = nbytes
         return len(taken) <= self.room.slots and sum(taken.values()) <= self.room.bytes_limit
 
-    def can_keep(self, nbytes: int) -> bool:
-        """Whether a copy that is here already fits beside the assigned ones."""
+    def can_take(self, nbytes: int, spare_share: float) -> bool:
+        """Whether the plan may have one more copy here, sparing a share of the slots."""
+        slots = max(1, self.room.slots - math.ceil(self.room.slots * spare_share))
         return (
-            len(self.assigned) < self.room.slots
+            len(self.assigned) < min(slots, self.room.slots)
             and sum(self.assigned.values()) + nbytes <= self.room.bytes_limit
         )
 
@@ -78,6 +82,7 @@ class _Planning:
     def run(self) -> Plan:
         wanted = self._keep_what_is_there()
         self._place(wanted)
+        self._keep_idle()
         self._make_room()
         ordered = {
             replica_id: tuple(sorted(replica.assigned, key=self._importance))
@@ -91,7 +96,9 @@ class _Planning:
         )
 
     def _importance(self, digest: AdapterDigest) -> _Worth:
-        target = self._targets[digest]
+        target = self._targets.get(digest)
+        if target is None or not target.copies:
+            return (_IDLE, 0.0, digest)
         return (_PIN if target.pinned else _FIRST, -target.rate, digest)
 
     def _worth(self, target: CopyTarget, nth: int) -> _Worth:
@@ -105,6 +112,10 @@ class _Planning:
     def _nbytes(self, replica: _Replica, digest: AdapterDigest) -> int:
         held = replica.held.get(digest)
         return held.nbytes if held is not None else self._infos[digest].nbytes
+
+    def _can_take(self, replica: _Replica, target: CopyTarget, worth: _Worth) -> bool:
+        spare = 0.0 if worth[0] == _PIN else self._policy.spare_share
+        return replica.can_take(self._nbytes(replica, target.digest), spare)
 
     def _assign(self, replica: _Replica, target: CopyTarget) -> None:
         replica.assigned[target.digest] = self._nbytes(replica, target.digest)
@@ -127,7 +138,7 @@ class _Planning:
         ):
             target = self._targets[worth[2]]
             for replica in holders[target.digest]:
-                if replica.can_keep(self._nbytes(replica, target.digest)):
+                if self._can_take(replica, target, worth):
                     holders[target.digest].remove(replica)
                     self._assign(replica, target)
                     break
@@ -169,21 +180,25 @@ class _Planning:
                 self._unplaced[target.digest] = "waits for the next tick: move budget spent"
                 continue
             options = self._options(target)
-            replica = self._with_room(target, options)
+            replica = self._with_room(target, worth, options)
             if replica is None:
                 replica, displaced = self._displaceable(target, worth, options)
                 if replica is None:
-                    self._unplaced[target.digest] = (
-                        f"no replica has a slot and {self._infos[target.digest].nbytes} bytes free"
-                        if options
-                        else "no replica is left to try: prefetch failed lately"
-                    )
+                    self._unplaced[target.digest] = self._why_not(target, options)
                     continue
                 for digest in displaced:
                     loser = self._targets[digest]
                     self._unassign(replica, loser)
                     heapq.heappush(wanted, self._worth(loser, self._count[digest] + 1))
             self._prefetch(replica, target)
+
+    def _why_not(self, target: CopyTarget, options: list[_Replica]) -> str:
+        if not options:
+            return "no replica is left to try: prefetch failed lately"
+        nbytes = self._infos[target.digest].nbytes
+        if all(nbytes > replica.room.bytes_limit for replica in options):
+            return f"its {nbytes} bytes are more than a replica has for adapters"
+        return "no room: what replicas hold is pinned, in use or carries as much load"
 
     def _prefetch(self, replica: _Replica, target: CopyTarget) -> None:
         self._assign(replica, target)
@@ -204,8 +219,19 @@ class _Planning:
         ]
         return [self._replicas[replica_id] for replica_id in order(target.digest, free)]
 
-    def _with_room(self, target: CopyTarget, options: list[_Replica]) -> _Replica | None:
-        roomy = [r for r in options if r.fits(target.digest, self._nbytes(r, target.digest), set())]
+    def _with_room(
+        self, target: CopyTarget, worth: _Worth, options: list[_Replica]
+    ) -> _Replica | None:
+        roomy = [
+            replica
+            for replica in options
+            if self._can_take(replica, target, worth)
+            and replica.fits(
+                target.digest,
+                self._nbytes(replica, target.digest),
+                self._evictable(replica, target, worth),
+            )
+        ]
         if not roomy:
             return None
         carried = target.rate / target.copies
@@ -215,6 +241,26 @@ class _Planning:
             if replica.load + carried <= bound:
                 return replica
         return min(roomy, key=lambda replica: replica.load)
+
+    def _evictable(
+        self, replica: _Replica, target: CopyTarget, worth: _Worth
+    ) -> set[AdapterDigest]:
+        """Held adapters that no plan wants here and that would give way to the copy."""
+        carried = target.rate / target.copies
+        margin = 1.0 + self._policy.tolerance
+        return {
+            digest
+            for digest in replica.held
+            if digest not in replica.assigned
+            and (
+                worth[0] == _PIN
+                or self._rate(digest) == 0.0
+                or carried > margin * self._rate(digest) / self._holder_count(digest)
+            )
+        }
+
+    def _holder_count(self, digest: AdapterDigest) -> int:
+        return sum(1 for replica in self._replicas.values() if digest in replica.held)
 
     def _displaceable(
         self, target: CopyTarget, worth: _Worth, options: list[_Replica]
@@ -230,12 +276,13 @@ class _Planning:
                 reverse=True,
             )
             displaced: list[AdapterDigest] = []
+            evictable = self._evictable(replica, target, worth)
             nbytes = self._nbytes(replica, target.digest)
             for loser in losers:
                 if not self._clearly_worthier(worth, loser):
                     break
                 displaced.append(loser[2])
-                if replica.fits(target.digest, nbytes, set(displaced)):
+                if replica.fits(target.digest, nbytes, {*evictable, *displaced}):
                     return replica, displaced
         return None, []
 
@@ -243,6 +290,21 @@ class _Planning:
         if winner[0] != loser[0]:
             return winner[0] < loser[0]
         return winner[0] != _PIN and -winner[1] > -loser[1] * (1.0 + self._policy.tolerance)
+
+    def _keep_idle(self) -> None:
+        """Adapters that lost their load stay where they are, last used first, while they fit."""
+        for replica in self._replicas.values():
+            idle = [
+                held
+                for digest, held in replica.held.items()
+                if digest in replica.room.desired
+                and digest not in replica.assigned
+                and digest in self._infos
+                and (digest not in self._targets or not self._targets[digest].copies)
+            ]
+            for held in sorted(idle, key=lambda held: (-held.last_used, held.digest)):
+                if replica.can_take(held.nbytes, self._policy.spare_share):
+                    replica.assigned[held.digest] = held.nbytes
 
     def _make_room(self) -> None:
         """Evict what the plan does not want, least used first, where room is short."""

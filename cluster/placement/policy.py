@@ -52,6 +52,9 @@ class PlacementPolicy(Section):
     """Copies of any adapter that has load."""
     max_copies: Annotated[int, Field(ge=1)] | None = None
     """Most copies of an adapter; unset is one on every replica. Pins may go above it."""
+    spare_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Share of each replica's slots, rounded up, where only pins are placed: they take what is
+    loaded on demand. A replica's only slot is never spared."""
     cooldown_s: Annotated[float, Field(ge=0)] = 30.0
     """After a change an adapter gains copies freely but loses none for this long."""
     retry_s: Annotated[float, Field(gt=0)] = 5.0

@@ -36,6 +36,9 @@ from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
 
 _STATE_FORMAT = 1
 _HOLDS_ROOM = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.EVICTING})
+_ON_ITS_WAY = frozenset(
+    {AdapterState.FETCHING, AdapterState.ON_HOST, AdapterState.LOADING, AdapterState.READY}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,9 @@ class Change:
     """One line of the history."""
 
     at: float  # wall clock, seconds
-    kind: str  # copies | prefetch | evict | failed | replicas | replica_joined | replica_lost
+    kind: str
+    """copies, prefetch, evict (told), evicted (done), failed, replicas, replica_joined or
+    replica_lost"""
     message: str
     replica_id: str = ""
     digest: str = ""
@@ -104,6 +109,7 @@ class Reconciler:
         self._replica_count: int | None = None
         self._load_average: float | None = None
         self._ticked_at: float | None = None
+        self._started_at: float | None = None
         self._last: Actions | None = None
 
     def tick(
@@ -128,7 +134,7 @@ class Reconciler:
             idle_rate=policy.placement.idle_rate,
         )
         count, reason = self._scale(policy.replicas, now)
-        rooms = tuple(self._room(s) for s in self._snapshots.values() if not s.draining)
+        rooms = tuple(self._room(s, now) for s in self._snapshots.values() if not s.draining)
         pins, unknown = resolve_pins(policy.pins, catalog, replicas=len(rooms))
         planned = Plan(desired={}, moves=(), copies=())
         if rooms:
@@ -181,7 +187,7 @@ class Reconciler:
         for digest in loaded:
             self._backoff.succeeded(replica_id, digest)
         for digest in evicted:
-            self._record(now, "evict", "evicted", replica_id, digest)
+            self._record(now, "evicted", f"done, version {version}", replica_id, digest)
         for digest, message in sorted((failed or {}).items()):
             failure = self._backoff.failed(
                 replica_id,
@@ -210,20 +216,24 @@ class Reconciler:
             known = self._snapshots.get(snapshot.replica_id)
             if known is None or snapshot.observed_at >= known.observed_at:
                 self._snapshots[snapshot.replica_id] = snapshot
+        if self._started_at is None:
+            self._started_at = now
         silent = policy.placement.lost_after_s
         for replica_id in sorted(self._snapshots.keys() | self._assignments.keys()):
             heard = self._snapshots.get(replica_id)
-            if heard is None or now - heard.observed_at > silent:
-                # After a restart the replicas named by the store have a moment to be heard.
-                restarting = heard is None and self._ticked_at is None
-                if not restarting:
-                    self.replica_lost(replica_id, now, f"silent for more than {silent:g} s")
+            heard_at = heard.observed_at if heard is not None else self._started_at
+            if now - heard_at > silent:
+                self.replica_lost(replica_id, now, f"silent for more than {silent:g} s")
         for replica_id, snapshot in sorted(self._snapshots.items()):
             assignment = self._assignments.get(replica_id)
             if assignment is None:
                 self._join(snapshot, now)
-            else:
-                assignment.acknowledged = max(assignment.acknowledged, snapshot.desired_version)
+                continue
+            assignment.acknowledged = max(assignment.acknowledged, snapshot.desired_version)
+            if snapshot.desired_version > assignment.version:
+                # It follows a plan newer than our state, which was restored: ours comes again.
+                self._version = max(self._version, snapshot.desired_version) + 1
+                assignment.version = self._version
         self._backoff.retain(self._assignments)
 
     def _join(self, snapshot: ReplicaSnapshot, now: float) -> None:
@@ -250,7 +260,19 @@ class Reconciler:
         self._aliases = {digest: info.alias for digest, info in catalog.items()}
         return tuple(catalog[digest] for digest in sorted(catalog))
 
-    def _room(self, snapshot: ReplicaSnapshot) -> ReplicaRoom:
+    def _still_desired(self, snapshot: ReplicaSnapshot, now: float) -> tuple[AdapterDigest, ...]:
+        """What the replica was told to have, but for what it had and gave up again."""
+        assignment = self._assignments[snapshot.replica_id]
+        settled = (
+            snapshot.desired_version >= assignment.version
+            and now - assignment.sent_at >= self._resend_s
+        )
+        if not settled:
+            return assignment.desired
+        there = {a.digest for a in snapshot.resident if a.state in _ON_ITS_WAY}
+        return tuple(digest for digest in assignment.desired if digest in there)
+
+    def _room(self, snapshot: ReplicaSnapshot, now: float) -> ReplicaRoom:
         return ReplicaRoom(
             replica_id=snapshot.replica_id,
             slots=snapshot.slots_total,
@@ -268,7 +290,7 @@ class Reconciler:
                 for adapter in snapshot.resident
                 if adapter.state in _HOLDS_ROOM
             ),
-            desired=self._assignments[snapshot.replica_id].desired,
+            desired=self._still_desired(snapshot, now),
         )
 
     def _scale(self, policy: ReplicasPolicy, now: float) -> tuple[int, str]:
@@ -332,12 +354,16 @@ class Reconciler:
             due = now - assignment.sent_at >= self._resend_s
             if assignment.sent_version == assignment.version and not due:
                 continue
-            assignment.sent_version, assignment.sent_at = assignment.version, now
-            evict = tuple(
-                move.digest
+            evictions = [
+                move
                 for move in planned.moves
                 if move.replica_id == replica_id and move.kind is MoveKind.EVICT
-            )
+            ]
+            if assignment.sent_version != assignment.version:
+                for move in evictions:
+                    self._record(now, "evict", move.reason, replica_id, move.digest)
+            assignment.sent_version, assignment.sent_at = assignment.version, now
+            evict = tuple(move.digest for move in evictions)
             plans.append(
                 ReplicaPlan(replica_id, assignment.version, assignment.desired, missing, evict)
             )

@@ -6,6 +6,7 @@ from typing import ClassVar, Protocol
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.filters import PickRequest
+from cluster.placement.rendezvous import mixture_key, order
 from cluster.placement.view import ReplicaView
 
 
@@ -26,7 +27,9 @@ class ResidencyScorer:
     """How much of the whole mixture a replica has, by bytes.
 
     Each adapter's tier is the value of the nearest of: on the device, on its way there, on the
-    host, promised by the placement, a free slot, a slot that can be freed, no room.
+    host, promised by the placement, a free slot, a slot that can be freed, no room. A mixture
+    that nobody has anything of is drawn to its rendezvous home, so that its next request meets
+    it again.
     """
 
     name = "residency"
@@ -40,6 +43,7 @@ class ResidencyScorer:
     FREE_SLOT = 0.35
     EVICTABLE = 0.15
     NO_ROOM = 0.0
+    HOME = 0.15  # added
 
     _TIERS: ClassVar[Mapping[AdapterState, float]] = {
         AdapterState.READY: READY,
@@ -54,7 +58,15 @@ class ResidencyScorer:
             return [1.0] * len(replicas)
         sizes = _sizes(digests, replicas, request)
         total = sum(sizes.values())
-        return [self._mixture(replica, sizes) / total for replica in replicas]
+        values = [self._mixture(replica, sizes) / total for replica in replicas]
+        if replicas and max(values) <= self.FREE_SLOT:
+            home = order(mixture_key(digests), [replica.replica_id for replica in replicas])[0]
+            full = max(values) == self.NO_ROOM
+            return [
+                value + self.HOME if replica.replica_id == home and (value or full) else value
+                for replica, value in zip(replicas, values, strict=True)
+            ]
+        return values
 
     def _mixture(self, replica: ReplicaView, sizes: dict[AdapterDigest, float]) -> float:
         snapshot = replica.snapshot
