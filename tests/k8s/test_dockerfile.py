@@ -1,0 +1,80 @@
+"""The image: pinned by the lock file, unprivileged, and without secrets."""
+
+import re
+from fnmatch import fnmatch
+
+import pytest
+import yaml
+from k8s_validation import manifests
+
+DOCKERFILE = (manifests.ROOT / "Dockerfile").read_text(encoding="utf-8")
+IGNORED = (manifests.ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+INSTRUCTIONS = re.sub(r"\\\n", " ", re.sub(r"^#.*\n", "", DOCKERFILE, flags=re.M)).splitlines()
+
+
+def _arguments(name: str) -> list[str]:
+    return [line.split(None, 1)[1] for line in INSTRUCTIONS if line.startswith(f"{name} ")]
+
+
+def _copied() -> set[str]:
+    return {
+        source
+        for line in _arguments("COPY")
+        if not line.startswith("--from")
+        for source in line.split()[:-1]
+    }
+
+
+def test_python_is_the_projects_and_no_stage_uses_latest():
+    for image in _arguments("FROM"):
+        assert image.split()[0] == "python:3.11-slim"
+
+
+def test_packages_come_from_the_lock_file_only():
+    installs = [line for line in _arguments("RUN") if "pip install" in line]
+    text = " ".join(installs)
+    assert "pip install -r requirements.lock" in text
+    assert "pip install --no-deps ." in text
+    assert not re.search(r"pip install (?!-|\.)", text), "a package that the lock file does not pin"
+    assert "==" not in re.sub(r"\^torch==", "", DOCKERFILE), "versions belong to the lock file"
+
+
+def test_it_runs_as_the_pods_user(rayservice):
+    assert _arguments("USER") == ["1000:1000"]
+    for name, group in manifests.groups(rayservice):
+        context = group["template"]["spec"]["securityContext"]
+        assert (context["runAsUser"], context["runAsGroup"]) == (1000, 1000), name
+        mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+        assert {"/tmp", "/home/braid"} <= {entry["mountPath"] for entry in mounts}, name
+
+
+def test_every_importable_package_is_copied():
+    packages = {
+        path.parent.name for path in manifests.ROOT.glob("*/__init__.py") if path.parent.name
+    }
+    assert {f"{name}/" for name in packages} <= _copied()
+
+
+def test_the_context_holds_what_is_copied_and_nothing_else():
+    assert IGNORED[1] == "*"
+    admitted = {line[1:] for line in IGNORED if line.startswith("!")}
+    assert admitted == _copied()
+
+
+@pytest.mark.parametrize("name", ["k8s/secret.env", "deployments/x.env", "cluster/a.log"])
+def test_secrets_and_logs_stay_out_of_the_context(name):
+    patterns = [line.removeprefix("**/") for line in IGNORED if line.startswith("**/")]
+    assert any(fnmatch(name.rsplit("/", 1)[1], pattern) for pattern in patterns)
+
+
+def test_no_secret_is_built_in():
+    assert not re.search(r"password|secret|token|signing|api_?key", DOCKERFILE, re.IGNORECASE)
+
+
+def test_documented_tags_are_those_of_the_overlays():
+    built = set(re.findall(r"-t (braid-serve:\S+)", DOCKERFILE))
+    used = set()
+    for path in [manifests.K8S / "base", *manifests.OVERLAYS]:
+        content = yaml.safe_load((path / "kustomization.yaml").read_text(encoding="utf-8"))
+        used |= {f"{entry['name']}:{entry['newTag']}" for entry in content.get("images", [])}
+    assert built == used
