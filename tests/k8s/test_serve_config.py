@@ -1,5 +1,6 @@
 """The Serve config of each overlay: generated, valid, and in agreement with the pods around it."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ from k8s_validation.serve_rules import serve_config_problems
 
 from cluster.errors import ConfigError
 from cluster.placement.policy_load import load_policy
+from cluster.tenancy.tenants import load_tenants
 from deployments.serve_config import (
+    APP_IMPORT_PATH,
     PATCH_NAME,
+    SCALING_POLICY_PATH,
     OverlayConfig,
     load_overlay_config,
     main,
@@ -172,6 +176,20 @@ def test_operator_policy_stays_within_serves_bounds(config, overlay):
         scaling.min_replicas,
         scaling.max_replicas,
     )
+
+
+def test_tenants_file_is_valid_and_lets_nobody_in(overlay):
+    """Its digests are small numbers: no key is known that hashes to one."""
+    directory = load_tenants(overlay / "tenants.yaml")
+    assert [tenant.id for tenant in directory.tenants if tenant.admin] == ["admin"]
+    entries = yaml.safe_load((overlay / "tenants.yaml").read_text(encoding="utf-8"))["tenants"]
+    assert all(int(key, 16) < 16 for entry in entries for key in entry["keys"])
+
+
+@pytest.mark.parametrize("path", [APP_IMPORT_PATH, SCALING_POLICY_PATH])
+def test_import_paths_lead_somewhere(path):
+    module, _, name = path.partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
 
 
 def test_disruption_budgets_leave_a_pod_to_move(rendered, workers):
