@@ -1,11 +1,13 @@
-"""Fixtures that several parts need: tiny random models."""
+"""Fixtures that several parts need: tiny random models, and engines over them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
+
+from tests.support.engines import RunningEngine
 
 _SMALL = {
     "vocab_size": 97,
@@ -56,3 +58,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture
+def running_engine(tiny_model: Callable[..., Path]) -> Iterator[Callable[..., RunningEngine]]:
+    """``running_engine(family, **engine_config)``; each is stopped and checked at the end."""
+    made: list[RunningEngine] = []
+
+    def make(family: str = "llama", **config: object) -> RunningEngine:
+        made.append(RunningEngine(tiny_model(family), **config))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.stop()
