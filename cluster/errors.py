@@ -200,3 +200,21 @@ class IntegrityError(BraidError):
     """A pool's books do not balance: a defect, never the caller's fault."""
 
     code = "integrity"
+
+
+def error_from_code(code: str, message: str) -> BraidError:
+    """The error of this stable code, for errors that arrive as data from another process.
+
+    An unknown code (a newer peer's) becomes an ``EngineError`` that keeps the code in its message.
+    """
+    for cls in _subclasses(BraidError):
+        if cls.code == code:
+            return cls(message)
+    return EngineError(f"{code}: {message}")
+
+
+def _subclasses(cls: type[BraidError]) -> list[type[BraidError]]:
+    found = [cls]
+    for sub in cls.__subclasses__():
+        found.extend(_subclasses(sub))
+    return found

@@ -26,15 +26,13 @@ _PATCH_HEADER = "# Generated from app.yaml by `python -m deployments.serve_confi
 
 
 class DeploymentOptions(Section):
-    """How Serve treats the replicas of one deployment."""
+    """How Serve treats the replicas of one deployment; unset is what the deployment says itself."""
 
-    num_cpus: Annotated[float, Field(ge=0)] = 0
-    """Ray's logical CPUs; the engine's replicas take theirs from ``app.replica.num_cpus``."""
-    max_ongoing_requests: Annotated[int, Field(ge=1)] = 1024
-    graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] = 60.0
+    max_ongoing_requests: Annotated[int, Field(ge=1)] | None = None
+    graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] | None = None
     """Time for running requests to end before a replica is killed."""
-    health_check_period_s: Annotated[float, Field(gt=0)] = 5.0
-    health_check_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    health_check_period_s: Annotated[float, Field(gt=0)] | None = None
+    health_check_timeout_s: Annotated[float, Field(gt=0)] | None = None
 
 
 class AutoscalingOptions(Section):
@@ -62,7 +60,7 @@ class ServeOptions(Section):
     """Port of the head's Python proxy, which Serve always starts and nobody is sent to."""
     front: DeploymentOptions = DeploymentOptions()
     replica: DeploymentOptions = DeploymentOptions()
-    controller: DeploymentOptions = DeploymentOptions(max_ongoing_requests=64)
+    controller: DeploymentOptions = DeploymentOptions()
     autoscaling: AutoscalingOptions = AutoscalingOptions()
 
 
@@ -79,8 +77,6 @@ class OverlayConfig(Section):
                 f"serve.proxy_port {self.serve.proxy_port} is the port of app.front; "
                 "on one machine the proxy would take it from the front"
             )
-        if self.serve.replica.num_cpus:
-            raise ValueError("serve.replica.num_cpus: set app.replica.num_cpus instead")
         for name in ("redis_url", "signing_key"):
             if getattr(self.app, name) is not None:
                 raise ValueError(f"app.{name} is a secret; it comes from the environment")
@@ -124,9 +120,7 @@ def serve_config(config: OverlayConfig) -> dict[str, Any]:
                         "name": "Front",
                         "num_replicas": app.front.replicas,
                         **_deployment(options.front),
-                        "ray_actor_options": _resources(
-                            options.front.num_cpus, 0, app.front.resources
-                        ),
+                        "ray_actor_options": _resources(0, 0, app.front.resources),
                     },
                     {
                         "name": "Replica",
@@ -140,7 +134,7 @@ def serve_config(config: OverlayConfig) -> dict[str, Any]:
                         "name": "Controller",
                         "num_replicas": 1,
                         **_deployment(options.controller),
-                        "ray_actor_options": _resources(options.controller.num_cpus, 0, {}),
+                        "ray_actor_options": _resources(0, 0, {}),
                     },
                 ],
             }
@@ -197,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _deployment(options: DeploymentOptions) -> dict[str, Any]:
-    return options.model_dump(exclude={"num_cpus"})
+    return options.model_dump(exclude_none=True)
 
 
 def _resources(cpus: float, gpus: float, custom: dict[str, float]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from cluster.placement.policy_load import PolicyFile
 from cluster.placement.reconciler import Actions, Reconciler
 from deployments.controller.state import ControllerState
 from deployments.logs import configure_logging
+from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import locate_model, read_secrets, scan_adapters
 
 log = structlog.get_logger(__name__)
@@ -43,6 +44,7 @@ class Controller:
         self, args: dict[str, Any], replicas: DeploymentHandle[Any]
     ) -> None:
         configure_logging("controller")
+        bind_serve_to_loopback()
         config = AppConfig.model_validate(args)
         self._clock = SystemClock()
         self._interval_s = config.controller.interval_s

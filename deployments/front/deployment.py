@@ -30,6 +30,7 @@ from deployments.front.replicas import ReplicaSet
 from deployments.front.service import RequestService
 from deployments.front.text import TextCodec
 from deployments.logs import configure_logging
+from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from kernels import __version__
 from router_service.routers.registry import RouterContext, default_registry
@@ -61,6 +62,7 @@ class Front:
         controller: DeploymentHandle[Any],
     ) -> None:
         configure_logging("front")
+        bind_serve_to_loopback()
         config = AppConfig.model_validate(args)
         secrets = read_secrets(config)
         clock = SystemClock()

@@ -27,7 +27,7 @@ from deployments.front.generation import Delta
 from deployments.front.json_answer import json_answer
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
-from deployments.front.request_id import RequestIdMiddleware, request_id_of
+from deployments.front.request_id import request_id_of
 from deployments.front.service import Running
 from deployments.front.sse import DONE, EventStream, event, unless_disconnected
 from deployments.front.wire import ChatBody, CompletionBody, RouteBody
@@ -219,7 +219,6 @@ def build_http_app(context: FrontContext) -> FastAPI:
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
     app.include_router(build_admin_routes(context))
-    app.add_middleware(RequestIdMiddleware, new_id=context.new_id)
     return app
 
 

@@ -17,13 +17,13 @@ from typing import Any
 import structlog
 
 from cluster.config import AppConfig
+from deployments.local.ray_node import start_ray
 from deployments.local.state import StateDir, read_json, write_private
 from deployments.local.valkey import EmbeddedValkey, free_port
 from deployments.serve_env import serve_environment
 
 log = structlog.get_logger(__name__)
 
-OBJECT_STORE_BYTES = 100 * 2**20
 WATCH_INTERVAL_S = 0.5
 
 
@@ -70,23 +70,17 @@ class Supervisor:
             redis_url = self._valkey.url
         write_private(self._state.redis_url, redis_url)
         os.environ.update(serve_environment(config.front.host, config.front.port))
+        # Nobody balances load onto a local front: it need not wait for others to notice its end.
+        os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0"
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url
         os.environ["BRAID_SIGNING_KEY"] = self._state.signing_key()
         self._report("starting ray")
-        import ray
+        start_ray()
+        self._handle_signals()
         from ray import serve
 
-        ray.init(
-            num_cpus=max(2, os.cpu_count() or 2),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            _node_ip_address="127.0.0.1",
-        )
-        self._handle_signals()
         self._report("starting serve")
         serve.start(
             http_options={"host": "127.0.0.1", "port": free_port()},

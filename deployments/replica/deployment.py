@@ -25,6 +25,7 @@ from cluster.placement.policy import ReplicasPolicy
 from deployments.link.messages import Prefetch, Submit
 from deployments.link.server import LinkServer
 from deployments.logs import configure_logging
+from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from deployments.replica.requests import RequestBook
 from router_service.reader import DecisionReader
@@ -50,6 +51,7 @@ class Replica:
         self, args: dict[str, Any]
     ) -> None:
         configure_logging("replica")
+        bind_serve_to_loopback()
         config = AppConfig.model_validate(args)
         secrets = read_secrets(config)
         self._loop = asyncio.get_running_loop()
