@@ -247,8 +247,8 @@ def _read_notes(path: Path) -> Notes:
         raise AdapterError(f"{path}: expected an object, found {type(content).__name__}")
     base, description, tags = (
         content.get("base_digest"),
-        content.get("description") or "",
-        content.get("tags") or [],
+        content.get("description", ""),
+        content.get("tags", []),
     )
     if base is not None and not isinstance(base, str):
         raise AdapterError(f"{path}: base_digest: expected a string, found {base!r}")

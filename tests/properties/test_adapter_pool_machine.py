@@ -1,0 +1,299 @@
+"""The adapter pool against a naive model that recomputes everything from lists."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from cluster.adapters.eviction import Evictable, choose_victims
+from cluster.adapters.pool import TRANSITIONS, AdapterPool
+from cluster.adapters.pool_types import Admitted, Candidate, MustEvict, MustWait
+from cluster.clock import ManualClock
+from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import AdapterCapacity, AdapterLoadFailed, AdapterUnsupported
+
+SIZES = {"a": 10, "b": 10, "c": 25, "d": 40, "e": 5, "f": 10}
+DIGESTS = st.sampled_from(sorted(SIZES))
+MIXTURES = st.lists(DIGESTS, max_size=3)
+TTL = 30.0
+
+
+def candidate(name: str) -> Candidate:
+    return Candidate(AdapterDigest(name), name.upper(), 8, SIZES[name])
+
+
+class AdapterPoolMachine(RuleBasedStateMachine):
+    """The model: each generation's state and size, the open leases, and the history of uses."""
+
+    @initialize(slots=st.integers(1, 4), budget=st.integers(40, 90))
+    def start(self, slots: int, budget: int) -> None:
+        self.slots, self.budget = slots, budget
+        self.clock = ManualClock()
+        self.pool = AdapterPool(slots, budget, TTL, self.clock)
+        self.state: dict[str, AdapterState] = {}
+        self.size: dict[str, int] = {}
+        self.failed: dict[str, tuple[str, float]] = {}
+        self.leases: dict[int, list[str]] = {}
+        self.pinned: set[str] = set()
+        self.desired: set[str] = set()
+        self.priority: dict[str, int] = {}
+        self.last_use: list[str] = []  # most recent last
+        self.inflation = 0
+        self.event_state: dict[str, AdapterState] = {}
+
+    def holders(self, name: str) -> int:
+        return sum(name in held for held in self.leases.values())
+
+    def idle(self) -> set[str]:
+        ready = {n for n, s in self.state.items() if s is AdapterState.READY}
+        return {n for n in ready if not self.holders(n)} - self.pinned
+
+    def used(self) -> int:
+        return sum(self.size.values())
+
+    def touch(self, name: str) -> None:
+        self.last_use = [n for n in self.last_use if n != name] + [name]
+        self.priority[name] = self.inflation + self.size[name]
+
+    def in_state(self, *states: AdapterState) -> list[str]:
+        return sorted(n for n, s in self.state.items() if s in states)
+
+    def check_answer(self, answer, names: set[str], keep: set[str]) -> bool:
+        """Verify an answer against the model; whether the room was granted."""
+        leaving = {n for n, s in self.state.items() if s is AdapterState.EVICTING}
+        new = {n for n in names if n not in self.state}
+        needs = new | (names & leaving)
+        lack_slots = len(needs) - (self.slots - len(self.state))
+        lack_bytes = sum(SIZES[n] for n in needs) - (self.budget - self.used())
+        if isinstance(answer, Admitted):
+            assert lack_slots <= 0
+            assert lack_bytes <= 0
+            assert not names & leaving
+            assert set(answer.start) == new
+            for name in answer.start:
+                self.state[name] = AdapterState.FETCHING
+                self.size[name] = SIZES[name]
+                self.touch(name)
+            return True
+        assert lack_slots > 0 or lack_bytes > 0 or names & leaving
+        lack_slots -= len(leaving)
+        lack_bytes -= sum(self.size[n] for n in leaving)
+        spare = self.idle() - names - keep
+        if isinstance(answer, MustWait):
+            everything = sum(self.size[n] for n in spare)
+            assert len(spare) < lack_slots or everything < lack_bytes
+            return False
+        assert isinstance(answer, MustEvict)
+        victims = list(answer.victims)
+        assert set(victims) <= spare
+        assert len(victims) >= lack_slots
+        assert sum(self.size[n] for n in victims) >= lack_bytes
+        for one in victims:
+            rest = [n for n in victims if n != one]
+            enough = sum(self.size[n] for n in rest) >= lack_bytes
+            assert len(rest) < lack_slots or not enough, "a victim too many"
+        if lack_bytes <= 0 and victims:
+            order = sorted(
+                spare,
+                key=lambda n: (n in self.desired, self.priority[n], self.last_use.index(n)),
+            )
+            assert victims == order[:lack_slots]
+        for name in victims:
+            self.state[name] = AdapterState.EVICTING
+            self.inflation = max(self.inflation, self.priority[name])
+        return False
+
+    def expected_refusal(self, names: list[str]):
+        for name in names:
+            if name in self.failed:
+                return AdapterUnsupported if self.failed[name][0] == "u" else AdapterLoadFailed
+        pinned_here = self.pinned & self.state.keys()
+        sizes = {n: SIZES[n] for n in names} | {n: self.size[n] for n in pinned_here}
+        if len(sizes) > self.slots or sum(sizes.values()) > self.budget:
+            return AdapterCapacity
+        return None
+
+    @rule(names=MIXTURES)
+    def admit(self, names: list[str]) -> None:
+        wanted = [candidate(n) for n in names]
+        refusal = self.expected_refusal(names)
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.pool.admit(wanted)
+            return
+        answer = self.pool.admit(wanted)
+        if not self.check_answer(answer, set(names), keep=set()):
+            return
+        lease = answer.lease
+        assert list(lease.digests) == names
+        assert lease.id not in self.leases
+        self.leases[lease.id] = names
+        slots = {r.digest: self.pool.slot_of(r.digest) for r in self.pool.residents()}
+        assert list(lease.slots) == [slots[n] for n in names]
+        for name in frozenset(c.digest for c in wanted):
+            self.touch(name)
+
+    @rule(name=DIGESTS, spare=st.booleans())
+    def prefetch(self, name: str, spare: bool) -> None:
+        refusal = self.expected_refusal([name])
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.pool.admit_prefetch(candidate(name), spare_desired=spare)
+            return
+        answer = self.pool.admit_prefetch(candidate(name), spare_desired=spare)
+        self.check_answer(answer, {name}, keep=self.desired if spare else set())
+
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        lease = data.draw(st.sampled_from([*sorted(self.leases), 10_000]))
+        assert self.pool.release(lease) is (lease in self.leases)
+        self.leases.pop(lease, None)
+        assert not self.pool.release(lease)
+
+    @precondition(lambda self: self.in_state(AdapterState.FETCHING, AdapterState.ON_HOST))
+    @rule(data=st.data())
+    def advance_a_load(self, data: st.DataObject) -> None:
+        name = data.draw(
+            st.sampled_from(self.in_state(AdapterState.FETCHING, AdapterState.ON_HOST))
+        )
+        if self.state[name] is AdapterState.FETCHING:
+            self.pool.fetched(AdapterDigest(name))
+            self.state[name] = AdapterState.ON_HOST
+        else:
+            assert self.pool.writing(AdapterDigest(name)) == self.pool.slot_of(AdapterDigest(name))
+            self.state[name] = AdapterState.LOADING
+
+    @precondition(lambda self: self.in_state(AdapterState.LOADING))
+    @rule(data=st.data(), found=st.integers(-3, 10))
+    def finish_a_load(self, data: st.DataObject, found: int) -> None:
+        name = data.draw(st.sampled_from(self.in_state(AdapterState.LOADING)))
+        size = SIZES[name] + found
+        if self.used() + found > self.budget:
+            with pytest.raises(AdapterCapacity, match=str(size)):
+                self.pool.loaded(AdapterDigest(name), size)
+            return
+        self.pool.loaded(AdapterDigest(name), size)
+        self.state[name], self.size[name] = AdapterState.READY, size
+
+    @precondition(
+        lambda self: self.in_state(
+            AdapterState.FETCHING, AdapterState.ON_HOST, AdapterState.LOADING
+        )
+    )
+    @rule(data=st.data(), kind=st.sampled_from([AdapterUnsupported, AdapterLoadFailed]))
+    def fail_a_load(self, data: st.DataObject, kind) -> None:
+        coming = (AdapterState.FETCHING, AdapterState.ON_HOST, AdapterState.LOADING)
+        name = data.draw(st.sampled_from(self.in_state(*coming)))
+        for lease, held in tuple(self.leases.items()):
+            if name in held:
+                self.pool.release(lease)
+                del self.leases[lease]
+        self.pool.failed(AdapterDigest(name), kind("broken"))
+        self.forget(name)
+        until = self.clock.monotonic() + TTL
+        self.failed[name] = ("u" if kind is AdapterUnsupported else "l", until)
+
+    @precondition(lambda self: self.in_state(AdapterState.EVICTING))
+    @rule(data=st.data())
+    def finish_an_eviction(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(self.in_state(AdapterState.EVICTING)))
+        self.pool.evicted(AdapterDigest(name))
+        self.forget(name)
+
+    def forget(self, name: str) -> None:
+        del self.state[name], self.size[name], self.priority[name]
+        self.last_use.remove(name)
+
+    @rule(name=DIGESTS)
+    def evict(self, name: str) -> None:
+        allowed = name in self.idle()
+        assert self.pool.evict(AdapterDigest(name)) is allowed
+        if allowed:
+            self.state[name] = AdapterState.EVICTING
+            self.inflation = max(self.inflation, self.priority[name])
+
+    @rule(name=DIGESTS, on=st.booleans())
+    def pin(self, name: str, on: bool) -> None:
+        (self.pool.pin if on else self.pool.unpin)(AdapterDigest(name))
+        (self.pinned.add if on else self.pinned.discard)(name)
+
+    @rule(names=st.sets(DIGESTS, max_size=3))
+    def place(self, names: set[str]) -> None:
+        self.pool.set_desired(AdapterDigest(n) for n in names)
+        self.desired = names
+
+    @rule(seconds=st.sampled_from([1.0, TTL / 2, TTL]))
+    def wait(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        now = self.clock.monotonic()
+        self.failed = {n: f for n, f in self.failed.items() if f[1] > now}
+
+    @invariant()
+    def books_balance(self) -> None:
+        self.pool.check_integrity()
+        found = {r.digest: (r.state, r.nbytes, r.leases, r.pinned) for r in self.pool.residents()}
+        assert found == {
+            n: (s, self.size[n], self.holders(n), n in self.pinned) for n, s in self.state.items()
+        }
+        assert self.pool.bytes_used == self.used() <= self.budget
+        assert set(self.pool.failures()) == set(self.failed)
+        for name in SIZES:
+            expected = AdapterState.FAILED if name in self.failed else AdapterState.ABSENT
+            assert self.pool.state(AdapterDigest(name)) is self.state.get(name, expected)
+
+    @invariant()
+    def nothing_in_use_or_pinned_is_leaving(self) -> None:
+        for name in self.in_state(AdapterState.EVICTING):
+            assert not self.holders(name)
+
+    @invariant()
+    def events_follow_the_table_and_tell_the_state(self) -> None:
+        for event in self.pool.drain_events():
+            assert self.event_state.get(event.digest, AdapterState.ABSENT) is event.before
+            assert event.after in TRANSITIONS[event.before]
+            self.event_state[event.digest] = event.after
+        for name in SIZES:
+            told = self.event_state.get(name, AdapterState.ABSENT)
+            assert told is self.pool.state(AdapterDigest(name))
+
+
+AdapterPoolMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None
+)
+TestAdapterPool = AdapterPoolMachine.TestCase
+
+
+EVICTABLES = st.lists(
+    st.builds(
+        Evictable,
+        digest=st.uuids().map(lambda u: AdapterDigest(u.hex)),
+        nbytes=st.integers(1, 50),
+        desired=st.booleans(),
+        priority=st.integers(0, 5),
+        last_use=st.integers(0, 1000),
+    ),
+    max_size=7,
+    unique_by=lambda e: e.last_use,
+)
+
+
+@given(idle=EVICTABLES, slots=st.integers(-1, 5), nbytes=st.integers(-5, 120))
+def test_victims_suffice_and_none_is_spare(idle, slots, nbytes):
+    victims = choose_victims(idle, slots, nbytes)
+    if victims is None:
+        assert len(idle) < slots or sum(e.nbytes for e in idle) < nbytes
+        return
+    assert len(victims) >= slots
+    assert sum(v.nbytes for v in victims) >= nbytes
+    for victim in victims:
+        rest = [v for v in victims if v is not victim]
+        assert len(rest) < slots or sum(v.nbytes for v in rest) < nbytes
+
+
+@given(idle=EVICTABLES, slots=st.integers(0, 5))
+def test_with_slots_short_the_undesired_and_least_recent_go_first(idle, slots):
+    victims = choose_victims(idle, slots, 0)
+    if victims is not None:
+        order = sorted(idle, key=lambda e: (e.desired, e.priority, e.last_use))
+        assert list(victims) == order[:slots]
