@@ -9,8 +9,12 @@ from k8s_validation import manifests
 from k8s_validation.serve_rules import serve_config_problems
 
 from cluster.errors import ConfigError
+from cluster.placement.policy import ReplicasPolicy
 from cluster.placement.policy_load import load_policy
 from cluster.tenancy.tenants import load_tenants
+from deployments.controller.deployment import controller_deployment
+from deployments.front.deployment import front_deployment
+from deployments.replica.deployment import replica_deployment
 from deployments.serve_config import (
     APP_IMPORT_PATH,
     PATCH_NAME,
@@ -33,15 +37,6 @@ def config(overlay: Path) -> OverlayConfig:
 @pytest.fixture
 def workers(rayservice) -> dict:
     return {name: group for name, group in manifests.groups(rayservice) if name != "head"}
-
-
-def _seconds_to_stop(config: OverlayConfig) -> float:
-    options = config.serve
-    return max(
-        options.front.graceful_shutdown_timeout_s,
-        options.replica.graceful_shutdown_timeout_s,
-        options.controller.graceful_shutdown_timeout_s,
-    )
 
 
 def test_committed_patch_is_what_the_generator_gives(overlay):
@@ -74,6 +69,16 @@ def test_deployments_and_their_bounds(config):
     assert "num_replicas" not in replica
     assert replica["autoscaling_config"]["max_replicas"] == config.serve.autoscaling.max_replicas
     assert replica["ray_actor_options"]["num_gpus"] == config.app.replica.num_gpus
+
+
+def test_deployments_are_those_of_the_application(config):
+    generated = serve_config(config)["applications"][0]["deployments"]
+    built = [
+        front_deployment(config.app),
+        replica_deployment(config.app, ReplicasPolicy()),
+        controller_deployment(),
+    ]
+    assert [entry["name"] for entry in generated] == [deployment.name for deployment in built]
 
 
 def test_every_ray_container_has_the_flags(config, rayservice):
@@ -201,7 +206,11 @@ def test_disruption_budgets_leave_a_pod_to_move(rendered, workers):
 
 def test_pods_stop_later_than_their_requests(config, rayservice):
     """ray stop drains for 30 s, then Serve lets requests end, and both need some slack."""
-    needed = 30 + _seconds_to_stop(config) + 15
+    front, replica = config.serve.front, config.serve.replica
+    assert front.graceful_shutdown_timeout_s
+    assert replica.graceful_shutdown_timeout_s
+    graceful = max(front.graceful_shutdown_timeout_s, replica.graceful_shutdown_timeout_s)
+    needed = 30 + graceful + 15
     for name, group in manifests.groups(rayservice):
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= needed, name
 
@@ -266,7 +275,7 @@ def test_command_rewrites_a_stale_patch_and_check_only_reports_it(tmp_path, over
         ({"app": {"front": {"port": 8999}}}, "proxy_port 8999 is the port of app.front"),
         ({"app": {"redis_url": "redis://:x@h:1"}}, "redis_url is a secret"),
         ({"app": {"signing_key": "x"}}, "signing_key is a secret"),
-        ({"app": {}, "serve": {"replica": {"num_cpus": 1}}}, "set app.replica.num_cpus"),
+        ({"app": {}, "serve": {"replica": {"num_cpus": 1}}}, "serve.replica.num_cpus: Extra"),
         ({"serve": {}}, "app: Field required"),
         ([], "file: Input should be"),
     ],
