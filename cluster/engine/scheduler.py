@@ -198,13 +198,11 @@ class Scheduler:
 
         Depends on the order of arrival and on sizes only, not on time or ids.
         """
-        preemptions = self._preemptions
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
         prefills = self._schedule_prefills(budget)
         budget -= sum(item.count for item in prefills)
-        if self._preemptions == preemptions:
-            self._admit(prefills, budget)
+        self._admit(prefills, budget)
         scheduled += prefills
         if not scheduled:
             return None
