@@ -12,13 +12,13 @@ from router_service.training.config import AdapterTrainingConfig
 DEMO_SEED = 0
 N_TRAIN = 2000
 STEPS: Mapping[str, int] = {
-    "cron": 80,
-    "dates": 60,
-    "equations": 80,
+    "cron": 56,
+    "dates": 36,
+    "equations": 60,
     "json": 60,
-    "shell": 60,
+    "shell": 40,
     "sql": 80,
-    "tickets": 60,
+    "tickets": 40,
 }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from cluster.engine.model_source import QUICKSTART_MODEL, ModelLocation, resolve_model
@@ -22,7 +23,7 @@ from router_service.training.evaluate import EvaluationReport, Evaluator, score_
 from router_service.training.export import WEIGHTS_FILE
 from router_service.training.jsonl import Example, digest_examples
 
-N_HELDOUT = 60
+N_HELDOUT = 50
 
 Progress = Callable[[str, str, int, int], None]
 """Called with skill, column ("base", "adapter", "routed"), prompts done and prompts in all."""
@@ -45,7 +46,8 @@ def evaluate_demo(
     `answer` gives the routed answer to a prompt (decoded greedily, as one user message); it is
     called from `workers` threads at once, and `router` is its name in the report. Base and adapter
     scores already in `results_path` are kept if base, adapter and examples are still the same;
-    without `answer`, so is the routed score.
+    without `answer`, so is the routed score. Results are written skill by skill,
+    so an interrupted evaluation goes on where it was.
 
     Raises:
         AdapterError: a skill's adapter is missing from `adapters_dir`, or does not load.
@@ -54,32 +56,29 @@ def evaluate_demo(
     """
     report = progress or _silent
     base = resolve_model(QUICKSTART_MODEL, cache_dir)
-    previous = read_results(results_path)
+    results = read_results(results_path) or DemoResults.empty()
+    if answer is None:
+        router = results.router
     local = _LocalScores(base, threads, report)
-    skills = {}
     for skill in SKILLS:
         examples = generate(skill, "heldout", N_HELDOUT, DEMO_SEED)
         adapter = adapters_dir / skill
         fingerprint = _fingerprint(base, adapter, examples)
-        result = previous.skills.get(skill) if previous else None
+        result = results.skills.get(skill)
         if result is None or result.fingerprint != fingerprint:
             result = local.score(skill, examples, adapter, fingerprint)
         if answer is not None:
-            routed = _ask_all(
-                answer, examples, workers, lambda *n, s=skill: report(s, "routed", *n)
-            )
+            count = partial(report, skill, "routed")
+            routed = _ask_all(answer, examples, workers, count)
             result = result.model_copy(update={"routed": routed.correct})
-        skills[skill] = result
-    if answer is None and previous is not None:
-        router = previous.router
-    results = DemoResults(
-        base_model=base.model_id,
-        base_digest=base.digest,
-        seed=DEMO_SEED,
-        router=router,
-        skills=skills,
-    )
-    write_results(results_path, results)
+        results = DemoResults(
+            base_model=base.model_id,
+            base_digest=base.digest,
+            seed=DEMO_SEED,
+            router=router,
+            skills={**results.skills, skill: result},
+        )
+        write_results(results_path, results)
     write_report(report_path, results)
     return results
 
@@ -102,7 +101,7 @@ class _LocalScores:
             self._evaluator.evaluate(
                 examples,
                 adapter=folder,
-                progress=lambda *n, c=column: self._progress(skill, c, *n),
+                progress=partial(self._progress, skill, column),
             )
             for column, folder in (("base", None), ("adapter", adapter))
         )

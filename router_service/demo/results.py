@@ -42,6 +42,11 @@ class DemoResults(_Record):
     """Name of the router behind the routed column."""
     skills: dict[str, SkillResult]
 
+    @classmethod
+    def empty(cls) -> "DemoResults":
+        """Nothing measured yet."""
+        return cls(base_model="", base_digest="", seed=0, skills={})
+
 
 def read_results(path: Path) -> DemoResults | None:
     """The results in `path`, or None if there is no such file.
