@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import AppConfig, Section
 from cluster.errors import ConfigError
+from deployments.serve_env import serve_environment
 
 APP_IMPORT_PATH = "deployments.app:build_app"
 SCALING_POLICY_PATH = "deployments.scaling_policy:replica_count_policy"
@@ -162,32 +163,51 @@ def render_patch(path: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write every overlay's patch, or with ``--check`` only compare; 1 when one is stale."""
+    """Write every overlay's patch, or with ``--check`` only compare; 1 when one is stale.
+
+    ``--print`` and ``--env`` give one app.yaml's Serve config and flags for a Ray without
+    Kubernetes instead.
+    """
     parser = argparse.ArgumentParser(prog="python -m deployments.serve_config")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when stale")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--check", action="store_true", help="write nothing; fail when stale")
+    what.add_argument("--print", type=Path, metavar="APP_YAML", help="print its Serve config")
+    what.add_argument("--env", type=Path, metavar="APP_YAML", help="print its flags for a shell")
     parser.add_argument("overlays", nargs="?", type=Path, default=Path("k8s/overlays"))
     options = parser.parse_args(argv)
-    sources = sorted(options.overlays.glob("*/app.yaml"))
+    try:
+        if options.print is not None:
+            print(render_serve_config(options.print), end="")
+        elif options.env is not None:
+            front = load_overlay_config(options.env).app.front
+            for name, value in serve_environment(front.host, front.port).items():
+                print(f"export {name}={value}")
+        else:
+            return _update_patches(parser, options.overlays, options.check)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _update_patches(parser: argparse.ArgumentParser, overlays: Path, check: bool) -> int:
+    sources = sorted(overlays.glob("*/app.yaml"))
     if not sources:
-        parser.error(f"no */app.yaml under {options.overlays}")
+        parser.error(f"no */app.yaml under {overlays}")
     stale = 0
     for source in sources:
         target = source.with_name(PATCH_NAME)
-        try:
-            text = render_patch(source)
-        except ConfigError as error:
-            print(error, file=sys.stderr)
-            return 1
+        text = render_patch(source)
         current = target.read_text(encoding="utf-8") if target.exists() else None
         if current == text:
             continue
         stale += 1
-        if options.check:
+        if check:
             print(f"{target} is stale", file=sys.stderr)
         else:
             target.write_text(text, encoding="utf-8")
             print(f"wrote {target}")
-    return 1 if options.check and stale else 0
+    return 1 if check and stale else 0
 
 
 def _deployment(options: DeploymentOptions) -> dict[str, Any]:

@@ -296,6 +296,16 @@ def test_unreadable_overlay_configs_are_refused(tmp_path):
         load_overlay_config(broken)
 
 
+def test_command_prints_what_a_ray_without_kubernetes_needs(overlay, config, capsys):
+    source = overlay / "app.yaml"
+    assert main(["--print", str(source)]) == 0
+    assert capsys.readouterr().out == render_serve_config(source)
+    assert main(["--env", str(source)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    flags = dict(line.removeprefix("export ").split("=") for line in lines)
+    assert flags == serve_environment(config.app.front.host, config.app.front.port)
+
+
 def test_command_needs_overlays(tmp_path):
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
