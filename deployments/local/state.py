@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.config import AppConfig
 from cluster.errors import ConfigError
 
 
@@ -99,3 +100,13 @@ def read_json(path: Path) -> dict[str, object] | None:
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected an object, found {type(value).__name__}")
     return value
+
+
+def write_run(state: StateDir, config: AppConfig) -> None:
+    """Tell the supervisor what to start; secrets in clear, so the file is private."""
+    values = config.model_dump(mode="json", exclude_unset=True)
+    for secret in ("redis_url", "signing_key"):
+        value = getattr(config, secret)
+        if value is not None:
+            values[secret] = value.get_secret_value()
+    write_private(state.run, json.dumps(values, indent=2))

@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -25,6 +24,7 @@ from deployments.serve_env import serve_environment
 log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S = 0.5
+SECRETS = ("redis_url", "signing_key")
 
 
 class Supervisor:
@@ -89,9 +89,7 @@ class Supervisor:
         self._report("loading the model")
         from deployments.app import APP_NAME, build_app
 
-        args: dict[str, Any] = {
-            key: value for key, value in values.items() if key not in ("redis_url", "signing_key")
-        }
+        args = {key: value for key, value in values.items() if key not in SECRETS}
         serve.run(build_app(args), name=APP_NAME, route_prefix="/")
         self._handle_signals()
         self._report("running")

@@ -1,0 +1,66 @@
+"""One live cluster for all integration tests: the quickstart, as a user gets it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.config import AppConfig, Settings, cache_folder
+from cluster.engine.model_source import ModelLocation, resolve_model
+from deployments.local.demo import with_demo
+from deployments.local.state import StateDir
+from tests.support.live_cluster import LiveCluster, wait_for
+
+REPLICAS = 2
+
+
+def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
+    """What `braid up` runs, with a policy that reacts within a test's patience."""
+    policy = state.root / "policy.yaml"
+    policy.write_text(
+        f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\n"
+        "placement: {window_s: 5, cooldown_s: 3}\n"
+    )
+    config = AppConfig.model_validate(
+        {
+            "front": {"port": port},
+            "replica": {"replicas": REPLICAS},
+            "engine": {"threads": 1},
+            "controller": {"policy_file": policy, "interval_s": 0.5},
+            **fields,
+        }
+    )
+    return with_demo(config, state)
+
+
+@pytest.fixture(scope="session")
+def base_model() -> ModelLocation:
+    """The quickstart's base model; fetched at first use."""
+    return resolve_model("HuggingFaceTB/SmolLM2-135M-Instruct", cache_folder(Settings()))
+
+
+@pytest.fixture(scope="session")
+def live(
+    base_model: ModelLocation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveCluster]:
+    """The session's cluster; every pool must be whole when the session ends."""
+    folder: Path = tmp_path_factory.mktemp("state")
+    cluster = LiveCluster.start(folder, quickstart)
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+    assert cluster.leftover == [], "processes were left behind"
+
+
+@pytest.fixture
+def cluster(live: LiveCluster) -> Iterator[LiveCluster]:
+    """The cluster at rest: no test leaves a request, a lease or a block behind."""
+    yield live
+    wait_for("replicas back", lambda: live.ready_replicas() == REPLICAS, 60)
+    wait_for("nothing runs", lambda: live.metric("braid_replica_running_sequences") == 0, 20)
+    wait_for("nothing waits", lambda: live.metric("braid_replica_queued_requests") == 0, 20)
+    wait_for("no leases", lambda: live.metric("braid_replica_adapter_leases") == 0, 20)
+    free = live.metric("braid_replica_kv_blocks_free")
+    assert free == live.metric("braid_replica_kv_blocks"), "KV blocks leaked"
+    assert live.metric("braid_requests_in_flight") == 0

@@ -1,0 +1,104 @@
+"""Redis and replicas may die while requests run."""
+
+import threading
+import time
+
+import pytest
+
+from tests.support.live_cluster import REPLICA_TITLE, LiveCluster, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
+
+BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+class Traffic:
+    """Routed and explicit requests without a break; keeps what came back."""
+
+    def __init__(self, cluster: LiveCluster) -> None:
+        self.answers: list[tuple[int, str, str, str]] = []
+        self._stop = threading.Event()
+
+        def run(worker: int) -> None:
+            number = 0
+            while not self._stop.is_set():
+                number += 1
+                model = ("auto", "sql", BASE)[number % 3]
+                prompt = f"Show all customers of group {worker}-{number}"
+                answer = cluster.complete("acme", model, prompt, max_tokens=8)
+                headers = answer.headers
+                self.answers.append(
+                    (
+                        answer.status_code,
+                        headers.get("x-braid-decision-source", ""),
+                        headers.get("x-braid-decision-store", ""),
+                        answer.text,
+                    )
+                )
+
+        self._threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
+
+    def __enter__(self) -> "Traffic":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_redis_dies_and_comes_back(cluster: LiveCluster) -> None:
+    (server,) = cluster.processes("valkey-server")
+    with Traffic(cluster) as traffic:
+        wait_for("traffic flows", lambda: len(traffic.answers) >= 6, 60)
+        server.suspend()  # alive but silent: the worst way to be away
+        away_from = len(traffic.answers)
+        wait_for("requests go on", lambda: len(traffic.answers) >= away_from + 8, 60)
+        server.kill()
+        killed_at = len(traffic.answers)
+        wait_for("requests go on", lambda: len(traffic.answers) >= killed_at + 8, 60)
+        wait_for(
+            "storing resumes",
+            lambda: traffic.answers[-1][2] == "written",
+            60,
+        )
+    assert {answer[0] for answer in traffic.answers} == {200}, [
+        answer for answer in traffic.answers if answer[0] != 200
+    ][:3]
+    assert {answer[1] for answer in traffic.answers} <= {"computed", "explicit", "stored"}
+    assert "unavailable" in {answer[2] for answer in traffic.answers}
+
+
+def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LiveCluster) -> None:
+    prompt = "Once upon a time"
+    expected = cluster.complete("acme", BASE, prompt, max_tokens=60, ignore_eos=True).json()
+    results = []
+
+    def ask() -> None:
+        answer = cluster.complete("acme", BASE, prompt, max_tokens=60, ignore_eos=True)
+        results.append((answer.status_code, answer.json()))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    before = cluster.metric("braid_failovers_total")
+    for thread in threads:
+        thread.start()
+    wait_for(
+        "requests run on both replicas",
+        lambda: cluster.metric("braid_replica_running_sequences") >= 6,
+        30,
+        pause_s=0.02,
+    )
+    victims = cluster.processes(REPLICA_TITLE)
+    victims[0].kill()
+    for thread in threads:
+        thread.join()
+    assert [status for status, _ in results] == [200] * 6
+    texts = {body["choices"][0]["text"] for _, body in results}
+    assert texts == {expected["choices"][0]["text"]}
+    assert cluster.metric("braid_failovers_total") > before
+    started = time.monotonic()
+    wait_for("the replica is replaced", lambda: cluster.ready_replicas() == 2, 90, pause_s=0.5)
+    print(f"replaced after {time.monotonic() - started:.1f} s")
+    assert cluster.complete("acme", "sql", "Show all users").status_code == 200

@@ -1,0 +1,103 @@
+"""Adapters follow the load, with reasons an operator can read."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.support.live_cluster import LiveCluster, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
+
+
+def placement(cluster: LiveCluster) -> dict[str, Any]:
+    body: dict[str, Any] = cluster.get("/admin/v1/placement", "admin").json()
+    return body
+
+
+def copies(cluster: LiveCluster, alias: str) -> int:
+    """Replicas whose placement has the adapter and that truly hold it."""
+    return sum(
+        any(item["adapter"] == alias for item in replica["desired"])
+        and any(
+            item["adapter"] == alias and item["state"] == "ready" for item in replica["resident"]
+        )
+        for replica in placement(cluster)["replicas"].values()
+    )
+
+
+class Load:
+    """Requests of one tenant for one adapter, one after the other, until told to stop."""
+
+    def __init__(self, cluster: LiveCluster, tenant: str, adapter: str) -> None:
+        self._stop = threading.Event()
+        self.failures: list[str] = []
+
+        def run() -> None:
+            while not self._stop.is_set():
+                answer = cluster.complete(tenant, adapter, "every day at noon", max_tokens=4)
+                if answer.status_code != 200:
+                    self.failures.append(answer.text)
+
+        self._threads = [threading.Thread(target=run) for _ in range(4)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+def test_placement_follows_the_load(cluster: LiveCluster) -> None:
+    with Load(cluster, "acme", "cron") as load:
+        wait_for("two copies of cron", lambda: copies(cluster, "cron") == 2, 60)
+    assert load.failures == []
+    reasons = [change for change in placement(cluster)["history"] if change["adapter"] == "cron"]
+    assert any("acme" in change["message"] for change in reasons)
+    with Load(cluster, "globex", "tickets") as load:
+        wait_for("two copies of tickets", lambda: copies(cluster, "tickets") == 2, 60)
+        wait_for("cron is given up", lambda: copies(cluster, "cron") < 2, 90)
+    assert load.failures == []
+
+
+def test_administration_needs_the_right(cluster: LiveCluster) -> None:
+    for path in ("/admin/v1/placement", "/admin/v1/residency", "/admin/v1/status"):
+        assert cluster.get(path).status_code == 401
+        assert cluster.get(path, "acme").status_code == 403
+        assert cluster.get(path, "admin").status_code == 200
+
+
+def test_a_broken_policy_edit_is_named_and_changes_nothing(cluster: LiveCluster) -> None:
+    path = cluster.state.root / "policy.yaml"
+    good = path.read_text()
+    in_force = placement(cluster)["policy"]
+    path.write_text(good.replace("min:", "mni:"))
+    try:
+        error = wait_for("the error shows", lambda: placement(cluster)["policy_error"], 10)
+        assert str(path) in error
+        assert "replicas.mni" in error
+        assert placement(cluster)["policy"] == in_force
+    finally:
+        path.write_text(good)
+    wait_for("the error is gone", lambda: placement(cluster)["policy_error"] is None, 10)
+
+
+def test_the_controller_remembers_across_a_restart(cluster: LiveCluster) -> None:
+    assert cluster.complete("acme", "sql", "Show all users", max_tokens=2).status_code == 200
+    time.sleep(2)
+    before = placement(cluster)
+    (process,) = cluster.processes("braid#Controller#")
+    process.kill()
+
+    def restarted() -> dict[str, Any] | None:
+        now = placement(cluster)
+        return now if "error" not in now and now["ticks"] < before["ticks"] else None
+
+    after = wait_for("the controller is back", restarted, 90, pause_s=0.5)
+    assert after["version"] >= before["version"]
+    assert after["history"][: len(before["history"])] == before["history"]
