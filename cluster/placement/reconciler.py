@@ -423,7 +423,7 @@ class Reconciler:
             "format": _STATE_FORMAT,
             "version": self._version,
             "assignments": {
-                replica_id: asdict(assignment)
+                replica_id: {**asdict(assignment), "desired": list(assignment.desired)}
                 for replica_id, assignment in sorted(self._assignments.items())
             },
             "copies": dict(sorted(self._copies.items())),
@@ -434,6 +434,7 @@ class Reconciler:
             "autoscaler": self._autoscaler.to_state(),
             "replica_count": self._replica_count,
             "load_average": self._load_average,
+            "ticked_at": self._ticked_at,
         }
 
     @classmethod
@@ -463,4 +464,5 @@ class Reconciler:
         made._autoscaler = AutoscalerState(**state["autoscaler"])
         made._replica_count = state["replica_count"]
         made._load_average = state["load_average"]
+        made._ticked_at = state["ticked_at"]
         return made

@@ -1,0 +1,83 @@
+"""Builders shared by the placement tests."""
+
+from collections.abc import Callable
+
+import pytest
+
+from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
+from cluster.placement.plan import AdapterInfo
+
+Loads = dict[tuple[str, str], int]  # (adapter letter, tenant) -> arrived
+
+
+def digest_of(name: str) -> AdapterDigest:
+    return AdapterDigest(f"digest-{name}")
+
+
+class Builder:
+    """Makes snapshots and adapters with few words."""
+
+    def info(self, name: str, *, owner: str = "acme", nbytes: int = 10) -> AdapterInfo:
+        return AdapterInfo(digest_of(name), name, TenantId(owner), nbytes)
+
+    def resident(
+        self,
+        name: str,
+        state: AdapterState = AdapterState.READY,
+        *,
+        nbytes: int = 10,
+        leases: int = 0,
+        pinned: bool = False,
+        last_used: float = 0.0,
+    ) -> ResidentAdapter:
+        return ResidentAdapter(digest_of(name), name, state, nbytes, 8, leases, pinned, last_used)
+
+    def snapshot(
+        self,
+        replica_id: str = "r0",
+        *,
+        at: float = 100.0,
+        queued: int = 0,
+        running: int = 0,
+        kv_free: int = 100,
+        slots: int = 4,
+        resident: tuple[ResidentAdapter, ...] = (),
+        loads: Loads | None = None,
+        draining: bool = False,
+        desired: tuple[str, ...] = (),
+        desired_version: int = 0,
+        counters: tuple[tuple[str, float], ...] = (),
+    ) -> ReplicaSnapshot:
+        return ReplicaSnapshot(
+            replica_id=ReplicaId(replica_id),
+            address="127.0.0.1:1",
+            queued=queued,
+            running=running,
+            kv_blocks_total=100,
+            kv_blocks_free=kv_free,
+            slots_total=slots,
+            adapter_bytes_limit=1000,
+            adapter_bytes_used=sum(adapter.nbytes for adapter in resident),
+            resident=resident,
+            loads=tuple(
+                AdapterLoad(digest_of(name) if name else AdapterDigest(""), TenantId(tenant), n, 0)
+                for (name, tenant), n in (loads or {}).items()
+            ),
+            draining=draining,
+            observed_at=at,
+            desired=tuple(digest_of(name) for name in desired),
+            desired_version=desired_version,
+            counters=counters,
+        )
+
+
+@pytest.fixture
+def build() -> Builder:
+    return Builder()
+
+
+@pytest.fixture
+def digest() -> Callable[[str], AdapterDigest]:
+    return digest_of
