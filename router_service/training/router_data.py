@@ -86,7 +86,7 @@ def _alias(label: str, base_label: str | None) -> str:
 
 def _records(path: Path, fields: tuple[str, ...], *, exact: bool) -> list[tuple[str, ...]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingDataError(f"{path}: cannot be read: {error}") from error
     records = [

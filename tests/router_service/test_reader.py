@@ -1,0 +1,97 @@
+"""Where a replica reads the decision of a request."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.clock import ManualClock
+from cluster.config import DecisionConfig
+from cluster.domain.decision import RoutingDecision
+from cluster.domain.ids import DecisionId
+from cluster.errors import DecisionRejected
+from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.keys import decision_key
+from router_service.decision_store.layered import Origin
+from router_service.reader import DecisionReader
+
+MakeDecision = Callable[..., RoutingDecision]
+
+
+@pytest.fixture
+def reader(
+    flaky_store: Any, codec: DecisionCodec, clock: ManualClock, config: DecisionConfig
+) -> DecisionReader:
+    return DecisionReader(store=flaky_store, codec=codec, clock=clock, config=config, leeway_s=30)
+
+
+async def test_the_store_first_and_then_this_process(
+    reader: DecisionReader, flaky_store: Any, codec: DecisionCodec, make_decision: MakeDecision
+) -> None:
+    signed = codec.sign(make_decision())
+    await flaky_store.put(signed, 60)
+    assert await reader.read(signed.encoded) == (signed.decision, Origin.STORE)
+    assert await reader.read(signed.encoded) == (signed.decision, Origin.LOCAL)
+    assert flaky_store.counters.hits == 1
+
+
+async def test_the_stored_decision_is_preferred_to_the_carried_one(
+    reader: DecisionReader, flaky_store: Any, codec: DecisionCodec, make_decision: MakeDecision
+) -> None:
+    carried = codec.sign(make_decision())
+    stored = codec.sign(make_decision(mixture=()))
+    await flaky_store.put(stored, 60)
+    decision, _ = await reader.read(carried.encoded)
+    assert decision == stored.decision
+
+
+@pytest.mark.parametrize("trouble", ["away", "gone", "tampered"])
+async def test_the_carried_copy_where_the_store_has_none_to_give(
+    reader: DecisionReader,
+    flaky_store: Any,
+    codec: DecisionCodec,
+    make_decision: MakeDecision,
+    trouble: str,
+) -> None:
+    signed = codec.sign(make_decision())
+    if trouble == "away":
+        flaky_store.away = True
+    if trouble == "tampered":
+        flaky_store.write_raw(decision_key(signed.decision.tenant, signed.decision.id), b"?", 60)
+    assert await reader.read(signed.encoded) == (signed.decision, Origin.CARRIED)
+    assert await reader.read(signed.encoded) == (signed.decision, Origin.LOCAL)
+    assert flaky_store.counters.tampered == (trouble == "tampered")
+
+
+@pytest.mark.parametrize("away", [False, True])
+async def test_an_unsigned_copy_is_refused_whatever_the_store_does(
+    reader: DecisionReader,
+    flaky_store: Any,
+    codec: DecisionCodec,
+    make_decision: MakeDecision,
+    away: bool,
+) -> None:
+    signed = codec.sign(make_decision())
+    await flaky_store.put(signed, 60)
+    flaky_store.away = away
+    with pytest.raises(DecisionRejected):
+        await reader.read(signed.encoded.replace(b"0.6225", b"0.9225"))
+
+
+async def test_a_signed_copy_under_a_made_up_id_is_refused(
+    reader: DecisionReader, codec: DecisionCodec, make_decision: MakeDecision
+) -> None:
+    liar = make_decision(id=DecisionId("dec_" + "0" * 32))
+    with pytest.raises(DecisionRejected):
+        await reader.read(codec.encode_signed(liar))
+
+
+async def test_a_queued_request_may_outlive_its_decision_a_little(
+    reader: DecisionReader, codec: DecisionCodec, clock: ManualClock, make_decision: MakeDecision
+) -> None:
+    signed = codec.sign(make_decision())
+    clock.advance(60 + 29)
+    assert await reader.read(signed.encoded) == (signed.decision, Origin.CARRIED)
+    clock.advance(1)
+    with pytest.raises(DecisionRejected):
+        await reader.read(signed.encoded)
