@@ -84,7 +84,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
 
 
 BlockPoolMachine.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=40, deadline=None
+    max_examples=50, stateful_step_count=40, deadline=None
 )
 TestBlockPool = BlockPoolMachine.TestCase
 
@@ -92,7 +92,7 @@ NAMESPACES = st.sampled_from(("x", "y"))
 TOKENS = st.lists(st.integers(0, 1), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     published=st.lists(st.tuples(NAMESPACES, TOKENS), max_size=6),
     asked=st.lists(st.tuples(NAMESPACES, TOKENS), min_size=1, max_size=6),

@@ -404,11 +404,11 @@ def test_commit_ignores_what_was_cancelled_meanwhile() -> None:
 
 def test_a_plan_never_committed_is_scheduled_again() -> None:
     rig = Rig()
-    rig.add("a", 20)
-    rig.add("b", 3)
+    rig.add("a", 4)
+    rig.add("b", 20)
     failed = rig.plan()
     again = rig.plan()
-    assert shares(failed) == shares(again)
+    assert shares(failed) == shares(again) == {"a": (0, 4, True), "b": (0, 12, False)}
     with pytest.raises(IntegrityError, match="plan 1 of 2"):
         rig.commit(failed)
     rig.commit(again)
@@ -495,6 +495,9 @@ class TestRefusals:
             rig.scheduler.add(sequence)
         fits = roomy.add("b", 8, max_tokens=5)  # the last token is never computed
         rig.scheduler.add(fits)
+        for _ in range(5):
+            rig.step()
+        assert (fits.finish_reason, fits.num_tokens) == (FinishReason.LENGTH, 13)
 
     def test_a_resumed_sequence_beyond_the_pool(self) -> None:
         rig = Rig(kv_blocks=3)
