@@ -8,8 +8,9 @@ import pytest
 import yaml
 from k8s_validation import manifests
 from k8s_validation.operator_rules import operator_problems
-from k8s_validation.schemas import schema_problems
+from k8s_validation.schemas import own_rayservice_problems, schema_problems
 from k8s_validation.security_rules import security_problems
+from k8s_validation.serve_rules import serve_config_problems
 
 
 @pytest.mark.parametrize("path", manifests.FILES, ids=lambda p: str(p.relative_to(manifests.K8S)))
@@ -39,6 +40,17 @@ def test_every_file_is_used():
 
 def test_overlays_are_the_expected_ones():
     assert [path.name for path in manifests.OVERLAYS] == ["cpu", "gpu"]
+
+
+def test_sources_alone_satisfy_schema_operator_and_serve(overlay):
+    """Without kubectl: the base with the overlay's Serve config, before any other patch."""
+    base = (manifests.K8S / "base" / "rayservice.yaml").read_text(encoding="utf-8")
+    (rayservice,) = manifests.parse(base)
+    patch = (overlay / "serve-config.patch.yaml").read_text(encoding="utf-8")
+    rayservice["spec"] |= manifests.parse(patch)[0]["spec"]
+    assert own_rayservice_problems(rayservice) == []
+    assert operator_problems(rayservice) == []
+    assert serve_config_problems(rayservice["spec"]["serveConfigV2"]) == []
 
 
 def test_schemas(rendered):
