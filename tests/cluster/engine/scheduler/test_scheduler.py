@@ -1,130 +1,32 @@
-from collections.abc import Iterable
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
-from cluster.config import EngineConfig
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import DecisionId, RequestId, TenantId
-from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
-from cluster.engine.block_pool import BlockPool
-from cluster.engine.scheduler import Scheduler, StepPlan
-from cluster.engine.sequence import Sequence, SequenceStatus
-from cluster.errors import (
-    ConfigError,
-    EngineError,
-    IntegrityError,
-    Overloaded,
-    PromptTooLong,
-    RequestError,
-)
+from cluster.domain.ids import RequestId
+from cluster.domain.request import FinishReason
+from cluster.engine.sequence import SequenceStatus
+from cluster.errors import EngineError, IntegrityError
 
 STOP = 0
-TENANT = TenantId("t")
-BASE = RoutingDecision(
-    id=DecisionId("dec_0"),
-    tenant=TENANT,
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=1.0,
-)
 
 
-class Rig:
-    """A scheduler with its pool and clock, and requests by their sizes."""
-
-    def __init__(self, **config: object) -> None:
-        defaults = {
-            "max_model_len": 64,
-            "block_size": 4,
-            "kv_blocks": 32,
-            "max_batch_size": 4,
-            "max_batch_tokens": 16,
-        }
-        self.config = EngineConfig.model_validate({**defaults, **config})
-        self.pool = BlockPool(self.config.kv_blocks, self.config.block_size)
-        self.clock = ManualClock(1000.0)
-        self.scheduler = Scheduler(self.config, self.pool, self.clock)
-
-    def add(
-        self,
-        name: str,
-        prompt: int | Iterable[int],
-        *,
-        max_tokens: int = 8,
-        resumed: tuple[int, ...] = (),
-        deadline_at: float | None = None,
-        namespace: str = "ns",
-        whole_prefill: bool = False,
-    ) -> Sequence:
-        """Add a request; an integer stands for a prompt of that length like no other's."""
-        if isinstance(prompt, int):
-            prompt = [1000 + ord(name[0])] * prompt
-        request = GenerationRequest(
-            request_id=RequestId(name),
-            tenant=TENANT,
-            prompt_token_ids=tuple(prompt),
-            sampling=SamplingParams(max_tokens=max_tokens),
-            decision=BASE,
-            resumed_token_ids=resumed,
-            deadline_at=deadline_at,
-        )
-        sequence = Sequence.create(
-            request,
-            namespace=namespace,
-            adapters=(),
-            stop_token_ids=frozenset({STOP}),
-            max_model_len=self.scheduler.max_model_len,
-            whole_prefill=whole_prefill,
-        )
-        self.scheduler.add(sequence)
-        return sequence
-
-    def commit(self, plan: StepPlan, token: int = 7) -> list[Sequence]:
-        sampled = {i.sequence.request_id: token for i in plan.scheduled if i.samples}
-        ended = self.scheduler.commit(plan, sampled)
-        self.scheduler.check_integrity()
-        return ended
-
-    def plan(self) -> StepPlan:
-        plan = self.scheduler.schedule()
-        assert plan is not None
-        self.scheduler.check_integrity()
-        return plan
-
-    def step(self, token: int = 7) -> dict[str, tuple[int, int, bool]]:
-        """Schedule and commit; (start, count, samples) by request."""
-        plan = self.plan()
-        self.commit(plan, token)
-        return shares(plan)
-
-
-def shares(plan: StepPlan) -> dict[str, tuple[int, int, bool]]:
-    return {i.sequence.request_id: (i.start, i.count, i.samples) for i in plan.scheduled}
-
-
-def test_nothing_to_do() -> None:
-    rig = Rig()
+def test_nothing_to_do(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     assert rig.scheduler.schedule() is None
     assert rig.scheduler.expire() == []
     assert rig.scheduler.cancel(RequestId("unknown")) is None
 
 
-def test_prefill_then_decode_until_the_length() -> None:
-    rig = Rig()
+def test_prefill_then_decode_until_the_length(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     sequence = rig.add("a", 6, max_tokens=3)
     assert (rig.scheduler.waiting, rig.scheduler.running) == (1, 0)
     assert rig.step() == {"a": (0, 6, True)}
     assert (rig.scheduler.waiting, rig.scheduler.running) == (0, 1)
     assert rig.step() == {"a": (6, 1, True)}
     plan = rig.plan()
-    assert shares(plan) == {"a": (7, 1, True)}
+    assert rig.shares(plan) == {"a": (7, 1, True)}
     assert rig.commit(plan) == [sequence]
     assert sequence.finish_reason is FinishReason.LENGTH
     assert sequence.generated_token_ids == [7, 7, 7]
@@ -132,24 +34,24 @@ def test_prefill_then_decode_until_the_length() -> None:
     assert rig.pool.num_used == 0
 
 
-def test_a_stop_token_ends_it_and_is_kept() -> None:
-    rig = Rig()
+def test_a_stop_token_ends_it_and_is_kept(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     sequence = rig.add("a", 6)
     assert rig.commit(rig.plan(), STOP) == [sequence]
     assert sequence.finish_reason is FinishReason.STOP
     assert sequence.generated_token_ids == [STOP]
 
 
-def test_the_context_window_ends_it() -> None:
-    rig = Rig(max_model_len=16)
+def test_the_context_window_ends_it(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(max_model_len=16)
     sequence = rig.add("a", 14, max_tokens=100)
     rig.step()
     assert rig.commit(rig.plan()) == [sequence]
     assert sequence.num_tokens == 16
 
 
-def test_a_small_pool_narrows_the_window() -> None:
-    rig = Rig(kv_blocks=3)
+def test_a_small_pool_narrows_the_window(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=3)
     assert rig.scheduler.max_model_len == 12
     sequence = rig.add("a", 8, max_tokens=100)
     for _ in range(4):
@@ -158,8 +60,8 @@ def test_a_small_pool_narrows_the_window() -> None:
     assert sequence.num_tokens == 12
 
 
-def test_chunks_a_long_prompt_beside_decodes() -> None:
-    rig = Rig()
+def test_chunks_a_long_prompt_beside_decodes(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     rig.add("a", 4)
     rig.step()
     rig.add("b", 40)
@@ -170,8 +72,8 @@ def test_chunks_a_long_prompt_beside_decodes() -> None:
     assert rig.step() == {"a": (7, 1, True), "b": (40, 1, True), "c": (3, 1, True)}
 
 
-def test_older_prefills_come_before_admission() -> None:
-    rig = Rig()
+def test_older_prefills_come_before_admission(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     rig.add("a", 20)
     rig.add("b", 20)
     assert rig.step() == {"a": (0, 16, False)}
@@ -179,8 +81,8 @@ def test_older_prefills_come_before_admission() -> None:
     assert rig.step() == {"a": (20, 1, True), "b": (12, 8, True)}
 
 
-def test_the_batch_is_never_larger_than_allowed() -> None:
-    rig = Rig(max_batch_size=2)
+def test_the_batch_is_never_larger_than_allowed(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(max_batch_size=2)
     for name in "abc":
         rig.add(name, 2, max_tokens=2)
     assert list(rig.step()) == ["a", "b"]
@@ -188,8 +90,8 @@ def test_the_batch_is_never_larger_than_allowed() -> None:
     assert list(rig.step()) == ["c"]
 
 
-def test_the_head_of_the_queue_is_not_overtaken() -> None:
-    rig = Rig(kv_blocks=8)
+def test_the_head_of_the_queue_is_not_overtaken(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=8)
     rig.add("a", 12, max_tokens=4)
     rig.step()
     rig.add("b", 24, max_tokens=4)  # 6 blocks and one to grow; 5 are free
@@ -199,19 +101,19 @@ def test_the_head_of_the_queue_is_not_overtaken() -> None:
     assert list(rig.step()) == ["b"]
 
 
-def test_admission_leaves_a_block_for_each_that_grows() -> None:
-    rig = Rig(kv_blocks=4)
+def test_admission_leaves_a_block_for_each_that_grows(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=4)
     rig.add("a", 4, max_tokens=5)  # computes at most 8 tokens, holds 1 block of 2
     rig.add("b", 8, max_tokens=1)  # 2 blocks, never more
     assert list(rig.step()) == ["a", "b"]
-    rig = Rig(kv_blocks=4)
+    rig = make_rig(kv_blocks=4)
     rig.add("a", 4, max_tokens=5)
     rig.add("b", 8, max_tokens=5)  # 2 blocks, later a third
     assert list(rig.step()) == ["a"]
 
 
-def test_preempts_the_latest_and_computes_it_again() -> None:
-    rig = Rig(kv_blocks=8, prefix_cache=False)
+def test_preempts_the_latest_and_computes_it_again(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=8, prefix_cache=False)
     first = rig.add("a", 7, max_tokens=20)
     second = rig.add("b", 7, max_tokens=20)
     third = rig.add("c", 3, max_tokens=20)
@@ -235,8 +137,8 @@ def test_preempts_the_latest_and_computes_it_again() -> None:
     assert third.num_cached == 0
 
 
-def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
-    rig = Rig(kv_blocks=6)
+def test_a_preempted_sequence_finds_its_own_blocks_again(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=6)
     first = rig.add("a", 3, max_tokens=20)
     second = rig.add("b", 9, max_tokens=20)
     while not second.num_preemptions:
@@ -250,8 +152,8 @@ def test_a_preempted_sequence_finds_its_own_blocks_again() -> None:
     assert second.num_cached == 0  # what it found is its own, computed for this request
 
 
-def test_equal_prompts_share_full_blocks() -> None:
-    rig = Rig()
+def test_equal_prompts_share_full_blocks(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     prompt = list(range(10))
     first = rig.add("a", prompt)
     rig.step()
@@ -262,8 +164,8 @@ def test_equal_prompts_share_full_blocks() -> None:
     assert (second.num_cached, second.usage.cached_tokens) == (8, 8)
 
 
-def test_shared_blocks_count_once() -> None:
-    rig = Rig(kv_blocks=5)
+def test_shared_blocks_count_once(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=5)
     prompt = list(range(9))
     rig.add("a", prompt, max_tokens=3)
     rig.step()
@@ -272,8 +174,8 @@ def test_shared_blocks_count_once() -> None:
     assert rig.pool.num_used == 4
 
 
-def test_a_hit_on_the_last_free_blocks_is_not_counted_twice() -> None:
-    rig = Rig(kv_blocks=5)
+def test_a_hit_on_the_last_free_blocks_is_not_counted_twice(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(kv_blocks=5)
     prompt = list(range(8))
     rig.add("a", prompt, max_tokens=1)
     rig.step()
@@ -287,8 +189,10 @@ def test_a_hit_on_the_last_free_blocks_is_not_counted_twice() -> None:
 @pytest.mark.parametrize(
     ("namespace", "prefix_cache", "start"), [("ns", True, 8), ("other", True, 0), ("ns", False, 0)]
 )
-def test_what_is_shared(namespace: str, prefix_cache: bool, start: int) -> None:
-    rig = Rig(prefix_cache=prefix_cache)
+def test_what_is_shared(
+    make_rig: Callable[..., Any], namespace: str, prefix_cache: bool, start: int
+) -> None:
+    rig = make_rig(prefix_cache=prefix_cache)
     prompt = list(range(9))
     rig.add("a", prompt, max_tokens=1)
     rig.step()
@@ -296,8 +200,8 @@ def test_what_is_shared(namespace: str, prefix_cache: bool, start: int) -> None:
     assert rig.step()["b"][0] == start
 
 
-def test_blocks_are_shared_only_once_computed() -> None:
-    rig = Rig()
+def test_blocks_are_shared_only_once_computed(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     prompt = list(range(30))
     rig.add("a", prompt)
     rig.plan()  # never committed
@@ -306,8 +210,8 @@ def test_blocks_are_shared_only_once_computed() -> None:
     assert rig.step() == {"b": (0, 16, False)}
 
 
-def test_generated_tokens_are_shared_too() -> None:
-    rig = Rig()
+def test_generated_tokens_are_shared_too(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     sequence = rig.add("a", list(range(1, 7)), max_tokens=8)
     while not sequence.is_finished:
         rig.step()
@@ -315,8 +219,8 @@ def test_generated_tokens_are_shared_too() -> None:
     assert rig.step()["b"][0] == 12  # of 14 tokens 13 were computed
 
 
-def test_resumed_tokens_are_prefilled_and_counted() -> None:
-    rig = Rig()
+def test_resumed_tokens_are_prefilled_and_counted(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     sequence = rig.add("a", 5, max_tokens=4, resumed=(7, 7))
     assert rig.step() == {"a": (0, 7, True)}
     plan = rig.plan()
@@ -334,9 +238,13 @@ def test_resumed_tokens_are_prefilled_and_counted() -> None:
 )
 @pytest.mark.parametrize("expire", [True, False], ids=["expire", "commit"])
 def test_complete_as_it_came(
-    max_tokens: int, resumed: tuple[int, ...], reason: FinishReason, expire: bool
+    make_rig: Callable[..., Any],
+    max_tokens: int,
+    resumed: tuple[int, ...],
+    reason: FinishReason,
+    expire: bool,
 ) -> None:
-    rig = Rig()
+    rig = make_rig()
     sequence = rig.add("a", 5, max_tokens=max_tokens, resumed=resumed)
     ended = rig.scheduler.expire() if expire else rig.commit(rig.plan())
     assert ended == [sequence]
@@ -345,8 +253,8 @@ def test_complete_as_it_came(
     assert rig.scheduler.schedule() is None
 
 
-def test_deadlines_end_running_and_waiting() -> None:
-    rig = Rig(max_batch_size=1)
+def test_deadlines_end_running_and_waiting(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(max_batch_size=1)
     running = rig.add("a", 3, deadline_at=1010.0)
     waiting = rig.add("b", 3, deadline_at=1005.0)
     patient = rig.add("c", 3, deadline_at=1011.0)
@@ -364,8 +272,8 @@ def test_deadlines_end_running_and_waiting() -> None:
     assert rig.pool.num_used == 0
 
 
-def test_a_stop_token_counts_before_the_deadline() -> None:
-    rig = Rig()
+def test_a_stop_token_counts_before_the_deadline(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     sequence = rig.add("a", 3, deadline_at=1001.0)
     plan = rig.plan()
     rig.clock.advance(2.0)
@@ -373,8 +281,8 @@ def test_a_stop_token_counts_before_the_deadline() -> None:
     assert sequence.finish_reason is FinishReason.STOP
 
 
-def test_cancel_frees_at_once_wherever_it_is() -> None:
-    rig = Rig(max_batch_size=1)
+def test_cancel_frees_at_once_wherever_it_is(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig(max_batch_size=1)
     running = rig.add("a", 20)
     waiting = rig.add("b", 3)
     rig.step()
@@ -390,8 +298,8 @@ def test_cancel_frees_at_once_wherever_it_is() -> None:
     rig.scheduler.check_integrity()
 
 
-def test_commit_ignores_what_was_cancelled_meanwhile() -> None:
-    rig = Rig()
+def test_commit_ignores_what_was_cancelled_meanwhile(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     gone = rig.add("a", 3)
     stays = rig.add("b", 3)
     plan = rig.plan()
@@ -402,13 +310,13 @@ def test_commit_ignores_what_was_cancelled_meanwhile() -> None:
     assert (stays.generated_token_ids, again.generated_token_ids) == ([7], [])
 
 
-def test_a_plan_never_committed_is_scheduled_again() -> None:
-    rig = Rig()
+def test_a_plan_never_committed_is_scheduled_again(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     rig.add("a", 4)
     rig.add("b", 20)
     failed = rig.plan()
     again = rig.plan()
-    assert shares(failed) == shares(again) == {"a": (0, 4, True), "b": (0, 12, False)}
+    assert rig.shares(failed) == rig.shares(again) == {"a": (0, 4, True), "b": (0, 12, False)}
     with pytest.raises(IntegrityError, match="plan 1 of 2"):
         rig.commit(failed)
     rig.commit(again)
@@ -416,8 +324,8 @@ def test_a_plan_never_committed_is_scheduled_again() -> None:
         rig.commit(again)
 
 
-def test_a_missing_token_changes_nothing() -> None:
-    rig = Rig()
+def test_a_missing_token_changes_nothing(make_rig: Callable[..., Any]) -> None:
+    rig = make_rig()
     sequence = rig.add("a", 3)
     rig.add("b", 3)
     plan = rig.plan()
@@ -428,8 +336,8 @@ def test_a_missing_token_changes_nothing() -> None:
 
 
 class TestWholePrefill:
-    def test_exceeds_the_budget_alone(self) -> None:
-        rig = Rig()
+    def test_exceeds_the_budget_alone(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         rig.add("a", 2)
         rig.step()
         rig.add("b", 30, whole_prefill=True)
@@ -437,8 +345,8 @@ class TestWholePrefill:
         assert rig.step() == {"a": (2, 1, True), "b": (0, 30, True)}
         assert "c" in rig.step()
 
-    def test_waits_for_a_step_where_it_fits(self) -> None:
-        rig = Rig()
+    def test_waits_for_a_step_where_it_fits(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         rig.add("a", 20)
         rig.add("b", 14, whole_prefill=True)
         rig.add("c", 3)
@@ -446,131 +354,35 @@ class TestWholePrefill:
         assert rig.step() == {"a": (16, 4, True)}  # 12 tokens are left, and c does not overtake
         assert rig.step() == {"a": (20, 1, True), "b": (0, 14, True), "c": (0, 1, False)}
 
-    def test_shares_a_step_where_it_fits(self) -> None:
-        rig = Rig()
+    def test_shares_a_step_where_it_fits(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         rig.add("a", 4)
         rig.add("b", 12, whole_prefill=True)
         assert rig.step() == {"a": (0, 4, True), "b": (0, 12, True)}
 
-    def test_decodes_do_not_starve_it(self) -> None:
-        rig = Rig()
+    def test_decodes_do_not_starve_it(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         rig.add("a", 2)
         rig.step()
         rig.add("b", 16, whole_prefill=True)
         assert rig.step() == {"a": (2, 1, True), "b": (0, 16, True)}
 
-    def test_is_not_taken_from_the_cache(self) -> None:
-        rig = Rig()
+    def test_is_not_taken_from_the_cache(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         prompt = list(range(9))
         rig.add("a", prompt, max_tokens=1)
         rig.step()
         rig.add("b", prompt, whole_prefill=True)
         assert rig.step()["b"] == (0, 9, True)
 
-    def test_stays_whole_after_a_failed_step(self) -> None:
-        rig = Rig()
+    def test_stays_whole_after_a_failed_step(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         rig.add("a", 30, whole_prefill=True)
         rig.plan()
         assert rig.step() == {"a": (0, 30, True)}
 
-    def test_what_was_resumed_may_be_chunked(self) -> None:
-        rig = Rig()
+    def test_what_was_resumed_may_be_chunked(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
         rig.add("a", 20, resumed=(7,) * 5, whole_prefill=True)
         assert rig.step() == {"a": (0, 20, False)}
         assert rig.step() == {"a": (20, 5, True)}
-
-
-class TestRefusals:
-    def test_a_prompt_beyond_the_pool(self) -> None:
-        rig = Rig(kv_blocks=3)
-        with pytest.raises(PromptTooLong, match="context window is 12"):
-            rig.add("a", 12)
-        assert rig.scheduler.sequences == ()
-
-    def test_a_sequence_built_for_a_larger_window(self) -> None:
-        rig = Rig(kv_blocks=3)
-        roomy = Rig()
-        sequence = roomy.add("a", 8, max_tokens=6)
-        with pytest.raises(PromptTooLong, match="need 4 KV blocks of 4 tokens; the replica has 3"):
-            rig.scheduler.add(sequence)
-        fits = roomy.add("b", 8, max_tokens=5)  # the last token is never computed
-        rig.scheduler.add(fits)
-        for _ in range(5):
-            rig.step()
-        assert (fits.finish_reason, fits.num_tokens) == (FinishReason.LENGTH, 13)
-
-    def test_a_resumed_sequence_beyond_the_pool(self) -> None:
-        rig = Rig(kv_blocks=3)
-        with pytest.raises(PromptTooLong, match="need 4 KV blocks"):
-            rig.add("a", 8, max_tokens=5, resumed=(7,) * 5)
-
-    def test_an_id_that_is_live(self) -> None:
-        rig = Rig()
-        rig.add("a", 3)
-        with pytest.raises(RequestError, match="already being served") as caught:
-            rig.add("a", 3)
-        assert caught.value.param == "request_id"
-
-    @pytest.mark.parametrize(("max_queued", "accepted"), [(0, 2), (3, 5)])
-    def test_a_full_queue(self, max_queued: int, accepted: int) -> None:
-        rig = Rig(max_batch_size=2, max_queued=max_queued)
-        for index in range(accepted):
-            rig.add(f"{index}", 3)
-        with pytest.raises(Overloaded, match=f"{max_queued} may wait beside 2 open places"):
-            rig.add("x", 3)
-        rig.step()
-        with pytest.raises(Overloaded, match="beside 0 open places"):
-            rig.add("x", 3)
-        rig.scheduler.cancel(RequestId("0"))
-        rig.add("x", 3)
-
-    def test_a_budget_without_room_for_the_decodes(self) -> None:
-        with pytest.raises(ConfigError, match=r"max_batch_tokens is 16, .* \(17\)"):
-            Rig(max_batch_size=17)
-
-
-class TestIntegrity:
-    def test_a_leaked_block(self) -> None:
-        rig = Rig()
-        sequence = rig.add("a", 6)
-        rig.step()
-        block = sequence.block_table.pop()
-        with pytest.raises(IntegrityError, match=f"block {block} counts 1 holders, has 0"):
-            rig.scheduler.check_integrity()
-
-    def test_a_lost_sequence(self) -> None:
-        rig = Rig()
-        rig.add("a", 6)
-        rig.scheduler._waiting.clear()
-        with pytest.raises(IntegrityError, match="0 sequences in queues, 1 known by id"):
-            rig.scheduler.check_integrity()
-
-    def test_a_queue_out_of_order(self) -> None:
-        rig = Rig()
-        rig.add("a", 6)
-        rig.add("b", 6)
-        rig.scheduler._waiting.rotate()
-        with pytest.raises(IntegrityError, match="arrival 1 is ahead of 0"):
-            rig.scheduler.check_integrity()
-
-    def test_tokens_without_blocks(self) -> None:
-        rig = Rig()
-        sequence = rig.add("a", 6)
-        rig.step()
-        sequence.num_computed = 9
-        with pytest.raises(IntegrityError, match="with 2 blocks, expected at least 3"):
-            rig.scheduler.check_integrity()
-
-    def test_a_status_that_does_not_match_the_queue(self) -> None:
-        rig = Rig()
-        rig.add("a", 6).status = SequenceStatus.RUNNING
-        with pytest.raises(IntegrityError, match="waits as running"):
-            rig.scheduler.check_integrity()
-
-    def test_progress_that_the_plan_does_not_know(self) -> None:
-        rig = Rig()
-        sequence = rig.add("a", 20)
-        plan = rig.plan()
-        sequence.num_computed = 4
-        with pytest.raises(IntegrityError, match="has 4 tokens computed, the plan starts at 0"):
-            rig.commit(plan)
