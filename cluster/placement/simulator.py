@@ -14,11 +14,12 @@ from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
 from cluster.placement.filters import PickRequest
+from cluster.placement.fleet import ReplicaPlan
 from cluster.placement.load import BASE, REQUESTS_COUNTER
 from cluster.placement.picker import Picker
 from cluster.placement.plan import AdapterInfo, MoveKind
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.reconciler import Reconciler, ReplicaPlan
+from cluster.placement.reconciler import Reconciler
 from cluster.placement.rendezvous import mixture_key, order
 from cluster.placement.view import ClusterView
 
