@@ -1,0 +1,192 @@
+"""Starting and stopping the supervisor process, and knowing which process it is."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import httpx2
+import psutil
+
+from cluster.config import AppConfig
+from cluster.errors import BraidError, ConfigError
+from deployments.local.state import StateDir, read_json, write_run
+
+START_TIMEOUT_S = 300.0
+STOP_TIMEOUT_S = 45.0
+KILL_WAIT_S = 10.0
+POLL_S = 0.25
+SUPERVISOR_MODULE = "deployments.local.supervisor"
+
+
+class StartFailed(BraidError):
+    """The cluster did not come up; the message has the reason and the end of the log."""
+
+    code = "start_failed"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCluster:
+    """What ``status.json`` says, checked against the living process."""
+
+    pid: int
+    phase: str
+    host: str
+    port: int
+    model: str
+    started_at: float  # wall clock, seconds
+
+    @property
+    def url(self) -> str:
+        """Where clients reach it."""
+        return f"http://{self.host}:{self.port}"
+
+
+def find_running(state: StateDir) -> RunningCluster | None:
+    """The cluster of this state folder, or None where its supervisor is not alive."""
+    status = read_json(state.status)
+    if status is None or status.get("phase") in ("stopped", "failed"):
+        return None
+    pid = status.get("pid")
+    if not isinstance(pid, int) or supervisor_process(pid, state) is None:
+        return None
+    return RunningCluster(
+        pid=pid,
+        phase=str(status.get("phase")),
+        host=str(status.get("host") or "127.0.0.1"),
+        port=int(str(status.get("port") or 0)),
+        model=str(status.get("model")),
+        started_at=float(str(status.get("started_at") or 0)),
+    )
+
+
+def supervisor_process(pid: int, state: StateDir) -> psutil.Process | None:
+    """The process of this id if it is this state folder's supervisor: ids are used again."""
+    try:
+        process = psutil.Process(pid)
+        command = process.cmdline()
+    except psutil.Error:
+        return None
+    is_ours = SUPERVISOR_MODULE in command and str(state.root) in command
+    return process if is_ours and process.status() != psutil.STATUS_ZOMBIE else None
+
+
+def start(
+    state: StateDir, config: AppConfig, on_phase: Callable[[str], None], *, replicas: int
+) -> RunningCluster:
+    """Start the supervisor in a process session of its own and wait until it takes requests.
+
+    Args:
+        on_phase: told each new phase.
+        replicas: how many must be ready.
+
+    Raises:
+        StartFailed: it ended, or was not ready in time; nothing is left behind.
+    """
+    state.status.unlink(missing_ok=True)
+    write_run(state, config)
+    with state.log.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", SUPERVISOR_MODULE, str(state.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=state.root,
+        )
+    deadline = time.monotonic() + START_TIMEOUT_S
+    phase = ""
+    try:
+        while True:
+            if process.poll() is not None:
+                raise StartFailed(_reason(state, f"it ended with status {process.returncode}"))
+            running = find_running(state)
+            if running is not None and running.phase != phase:
+                phase = running.phase
+                on_phase(phase)
+            if running is not None and phase == "running" and ready_replicas(running) >= replicas:
+                return running
+            if time.monotonic() > deadline:
+                raise StartFailed(_reason(state, f"not ready within {START_TIMEOUT_S:g} s"))
+            time.sleep(POLL_S)
+    except BaseException:
+        stop_process(psutil.Process(process.pid) if process.poll() is None else None)
+        raise
+
+
+def stop(state: StateDir) -> list[int] | None:
+    """End the cluster of this state folder.
+
+    Returns:
+        The processes that had to be killed, usually none; None where nothing ran.
+    """
+    running = find_running(state)
+    if running is None:
+        return None
+    return stop_process(supervisor_process(running.pid, state))
+
+
+def stop_process(process: psutil.Process | None) -> list[int]:
+    """SIGTERM, patience, then SIGKILL for whatever of its family is left."""
+    if process is None:
+        return []
+    family = [process, *process.children(recursive=True)]
+    process.send_signal(signal.SIGTERM)
+    psutil.wait_procs([process], timeout=STOP_TIMEOUT_S)
+    _, alive = psutil.wait_procs(family, timeout=KILL_WAIT_S)
+    for left in alive:
+        try:
+            left.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(alive, timeout=KILL_WAIT_S)
+    return [left.pid for left in alive]
+
+
+def ready_replicas(running: RunningCluster) -> int:
+    """Replicas that the front can reach; 0 while it does not answer."""
+    try:
+        answer = httpx2.get(f"{running.url}/ready", timeout=2.0)
+    except httpx2.HTTPError:
+        return 0
+    return int(answer.json()["replicas"]) if answer.status_code == 200 else 0
+
+
+def check_port_free(host: str, port: int) -> None:
+    """Refuse a port that somebody listens on.
+
+    Raises:
+        ConfigError: it is taken; the message has the process where it can be known.
+    """
+    for connection in psutil.net_connections(kind="tcp"):
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+            if connection.laddr.ip not in (host, "0.0.0.0", "::"):
+                continue
+            raise ConfigError(
+                f"port {port} on {host} is taken{_owner(connection.pid)}; choose another with --port"
+            )
+
+
+def _owner(pid: int | None) -> str:
+    if pid is None:
+        return ""
+    try:
+        return f" by process {pid} ({psutil.Process(pid).name()})"
+    except psutil.Error:
+        return f" by process {pid}"
+
+
+def _reason(state: StateDir, what: str) -> str:
+    status = read_json(state.status) or {}
+    said = status.get("error")
+    log = state.log.read_text(errors="replace")[-3000:] if state.log.exists() else ""
+    head = f"the cluster did not start: {said or what}"
+    return f"{head}\n\nend of {state.log}:\n{log}" if log else head
+
+
+def default_threads(replicas: int) -> int:
+    """CPU threads for each replica: the machine's cores shared out, at least one."""
+    return max(1, (os.cpu_count() or 1) // replicas)
