@@ -303,7 +303,9 @@ class _Planning:
                 and (digest not in self._targets or not self._targets[digest].copies)
             ]
             for held in sorted(idle, key=lambda held: (-held.last_used, held.digest)):
-                if replica.can_take(held.nbytes, self._policy.spare_share):
+                if replica.can_take(held.nbytes, self._policy.spare_share) and replica.fits(
+                    held.digest, held.nbytes, replica.held
+                ):
                     replica.assigned[held.digest] = held.nbytes
 
     def _make_room(self) -> None:

@@ -241,6 +241,16 @@ def test_a_busy_adapter_is_never_evicted(build) -> None:
     assert planned.unplaced[0][0] == "digest-a"
 
 
+def test_an_idle_adapter_gives_way_where_the_rest_is_busy(build) -> None:
+    rooms = [room("r0", "b", "c", slots=2, desired=("b",), busy=("c",))]
+    planned = make(build, rooms, load_of(a=1.0))
+    assert planned.desired["r0"] == ("digest-a",)
+    assert [(m.kind, m.digest) for m in planned.moves] == [
+        (MoveKind.EVICT, "digest-b"),
+        (MoveKind.PREFETCH, "digest-a"),
+    ]
+
+
 def test_a_hotter_adapter_loaded_on_demand_keeps_its_slot(build) -> None:
     rooms = [room("r0", "b", slots=2, desired=())]
     policy = {"spare_share": 0.5}
