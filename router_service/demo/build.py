@@ -6,8 +6,14 @@ from pathlib import Path
 
 from router_service.demo.datasets import write_datasets
 from router_service.demo.skills import SKILLS
-from router_service.training.adapter import TrainProgress, TrainReport, train_adapter
+from router_service.training.adapter import (
+    CHECKPOINT_FILE,
+    TrainProgress,
+    TrainReport,
+    train_adapter,
+)
 from router_service.training.config import AdapterTrainingConfig
+from router_service.training.export import WEIGHTS_FILE
 
 DEMO_SEED = 0
 N_TRAIN = 2000
@@ -33,13 +39,19 @@ def build_adapters(
 ) -> dict[str, TrainReport]:
     """Write the datasets and train `<out_dir>/<skill>` for each of `skills`, one after another.
 
-    An adapter that is there already is replaced. `progress` gets the skill and its training's
-    progress. About 3 minutes a skill on two cores.
+    An adapter that is there already is replaced; with `resume` it is kept, and a training that was
+    interrupted goes on. `progress` gets the skill and its training's progress. About two minutes a
+    skill on two idle cores.
+
+    Returns:
+        The reports of the trainings that ran, by skill.
     """
     with tempfile.TemporaryDirectory(prefix="braid-demo-") as folder:
         data = write_datasets(Path(folder), DEMO_SEED, n_train=N_TRAIN)
         reports = {}
         for skill in skills:
+            if resume and _is_complete(out_dir / skill):
+                continue
             config = AdapterTrainingConfig(
                 data=data[skill][0],
                 out=out_dir / skill,
@@ -52,6 +64,10 @@ def build_adapters(
             )
             reports[skill] = train_adapter(config, _for_skill(progress, skill))
     return reports
+
+
+def _is_complete(adapter: Path) -> bool:
+    return (adapter / WEIGHTS_FILE).exists() and not (adapter / CHECKPOINT_FILE).exists()
 
 
 def _for_skill(

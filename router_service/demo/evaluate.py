@@ -35,13 +35,14 @@ def evaluate_demo(
     results_path: Path,
     report_path: Path,
     *,
+    skills: tuple[str, ...] = tuple(SKILLS),
     answer: Callable[[str], str] | None = None,
     router: str | None = None,
     workers: int = 1,
     threads: int = 0,
     progress: Progress | None = None,
 ) -> DemoResults:
-    """Fill all three columns and write the JSON results and the Markdown report.
+    """Fill all three columns for `skills` and write the JSON results and the Markdown report.
 
     `answer` gives the routed answer to a prompt (decoded greedily, as one user message); it is
     called from `workers` threads at once, and `router` is its name in the report. Base and adapter
@@ -60,7 +61,7 @@ def evaluate_demo(
     if answer is None:
         router = results.router
     local = _LocalScores(base, threads, report)
-    for skill in SKILLS:
+    for skill in skills:
         examples = generate(skill, "heldout", N_HELDOUT, DEMO_SEED)
         adapter = adapters_dir / skill
         fingerprint = _fingerprint(base, adapter, examples)

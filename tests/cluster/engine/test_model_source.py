@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cluster.config import Settings, cache_folder
 from cluster.engine import model_hub, model_source, model_wheel
 from cluster.engine.model_cache import STAMP_FILE
 from cluster.engine.model_digest import model_digest
@@ -194,8 +195,7 @@ def test_a_wheel_with_another_file_is_refused(tmp_path: Path) -> None:
 def test_the_quickstart_model_answers_in_its_chat_format() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    cache = Path("~/.cache/braid")
-    location = resolve_model(QUICKSTART_MODEL, cache, offline=True)
+    location = resolve_model(QUICKSTART_MODEL, cache_folder(Settings()))
     tokenizer = AutoTokenizer.from_pretrained(location.path)
     model = AutoModelForCausalLM.from_pretrained(location.path, dtype=torch.float32)
     inputs = tokenizer.apply_chat_template(
