@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-_BUCKET_COST = 64
+_BUCKET_COST = 16
 """Cost of one more call for decode rows, in padded blocks (measured)."""
 
 

@@ -12,8 +12,11 @@ from kernels.lora.lane import Lane, Stack
 Mixture = Sequence[tuple[int, float]]
 """(slot, weight) terms of one request's tokens."""
 
-_GEMM_COST = 48
-"""Cost of giving one adapter its own matmuls, in padded rows of the grouped form (measured)."""
+_GROUPED_COST = 40
+_RUN_COST = 24
+_GATHERED_COST = 48
+"""Costs per site, in padded rows of the grouped form, about 1 us each on a CPU core: of using the
+grouped form at all, of an adapter's own matmuls over consecutive tokens, and over scattered."""
 
 _LONG_RUN = 32
 """Tokens from which a run is worth its own matmuls without gathering."""
@@ -112,7 +115,7 @@ class LoraBatch:
         dense: list[DenseSegment] = []
         grouped: list[GroupedSegment] = []
         for lane, groups in lanes.values():
-            limit = _group_limit([_size(runs) for runs in groups.values()])
+            limit = _group_limit(list(groups.values()))
             small = {p: runs for p, runs in groups.items() if _size(runs) <= limit}
             if len(small) > 1:
                 grouped.append(_grouped_segment(lane, small, bank))
@@ -137,15 +140,22 @@ def _size(runs: Iterable[_Run]) -> int:
     return sum(run.stop - run.start for run in runs)
 
 
-def _group_limit(sizes: list[int]) -> int:
+def _group_limit(groups: Sequence[Sequence[_Run]]) -> int:
     """Largest group to be padded into the grouped form; larger ones get their own matmuls."""
-    ordered = sorted(sizes)
-    best, best_cost = 0, len(ordered) * _GEMM_COST
-    for count, size in enumerate(ordered, start=1):
-        cost = _GEMM_COST * (1 + len(ordered) - count) + count * size
+    ordered = sorted((_size(runs), _dense_cost(runs)) for runs in groups)
+    own = sum(cost for _, cost in ordered)
+    best, best_cost = 0, own
+    for count, (size, dense_cost) in enumerate(ordered, start=1):
+        own -= dense_cost
+        cost = _GROUPED_COST + count * size + own
         if cost < best_cost:
             best, best_cost = size, cost
     return best
+
+
+def _dense_cost(runs: Sequence[_Run]) -> int:
+    consecutive = runs[-1].stop - runs[0].start == _size(runs)
+    return _RUN_COST if consecutive else _GATHERED_COST
 
 
 def _dense_segments(

@@ -23,8 +23,10 @@ _INITIAL_ROWS = 4
 class ExpandView:
     """One slice's B over the rows of a stack ([n, ...]; without n for a single row)."""
 
-    columns: slice  # of the output
-    ranks: slice  # of the site's shrunk activations
+    column: int  # first output column
+    width: int  # output columns
+    rank_start: int  # first column of the site's shrunk activations
+    rank: int
     b: torch.Tensor  # [n, rank, width]
 
 
@@ -84,8 +86,10 @@ class Stack:
             )
             expands.append(
                 ExpandView(
-                    slice(part.column, part.column + part.width),
-                    slice(part.rank_start, part.rank_start + part.rank),
+                    part.column,
+                    part.width,
+                    part.rank_start,
+                    part.rank,
                     b if n > 1 else b[0],
                 )
             )

@@ -11,7 +11,7 @@ import torch
 from kernels.errors import StaleBatchError
 from kernels.lora.bank import AdapterBank
 from kernels.lora.batch import DenseSegment, GroupedSegment, LoraBatch
-from kernels.lora.lane import SiteView
+from kernels.lora.lane import ExpandView, SiteView
 
 
 def add_lora(
@@ -64,11 +64,11 @@ def _add_dense(y: torch.Tensor, x: torch.Tensor, segment: DenseSegment, view: Si
         shrunk = torch.mm(x[segment.start : segment.stop], view.a_t).mul_(segment.weights)
         target = y[segment.start : segment.stop]
         for part in view.expands:
-            target[:, part.columns].addmm_(shrunk[:, part.ranks], part.b)
+            _columns(target, part).addmm_(_ranks(shrunk, part), part.b)
         return
     shrunk = torch.mm(x.index_select(0, tokens), view.a_t).mul_(segment.weights)
     for part in view.expands:
-        y[:, part.columns].index_add_(0, tokens, torch.mm(shrunk[:, part.ranks], part.b))
+        _columns(y, part).index_add_(0, tokens, torch.mm(_ranks(shrunk, part), part.b))
 
 
 def _add_grouped(y: torch.Tensor, x: torch.Tensor, segment: GroupedSegment, view: SiteView) -> None:
@@ -77,12 +77,22 @@ def _add_grouped(y: torch.Tensor, x: torch.Tensor, segment: GroupedSegment, view
     shrunk = torch.bmm(gathered, view.a_t).mul_(segment.weights)
     target = y[segment.start : segment.stop] if segment.tokens is None else y
     for part in view.expands:
-        expanded = torch.bmm(shrunk[:, :, part.ranks], part.b).view(n * m, -1)
+        expanded = torch.bmm(_ranks(shrunk, part), part.b).view(n * m, part.width)
         if segment.offsets is None:
             expanded = expanded.index_select(0, segment.places)
         else:
             expanded = torch.embedding_bag(expanded, segment.places, segment.offsets)[0]
         if segment.tokens is None:
-            target[:, part.columns].add_(expanded)
+            _columns(target, part).add_(expanded)
         else:
-            target[:, part.columns].index_add_(0, segment.tokens, expanded)
+            _columns(target, part).index_add_(0, segment.tokens, expanded)
+
+
+def _columns(y: torch.Tensor, part: ExpandView) -> torch.Tensor:
+    return y if part.width == y.shape[-1] else y.narrow(-1, part.column, part.width)
+
+
+def _ranks(shrunk: torch.Tensor, part: ExpandView) -> torch.Tensor:
+    if part.rank == shrunk.shape[-1]:
+        return shrunk
+    return shrunk.narrow(-1, part.rank_start, part.rank)
