@@ -12,10 +12,11 @@ def bind_serve_to_loopback() -> None:
     it is sent. On a node that is 127.0.0.1 nobody else has business there.
     """
     import ray
-    from ray.serve._private import replica
+    from ray.serve._private import replica as module
 
     if ray.util.get_node_ip_address() != LOOPBACK:  # type: ignore[no-untyped-call] # Ray's
         return
+    replica: Any = module
     bind = replica.add_port_to_grpc_server
 
     def bind_loopback(server: Any, address: str) -> Any:

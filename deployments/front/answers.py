@@ -221,7 +221,7 @@ class CompletionAnswer:
             "finish_reason": _finish(reason),
         }
 
-    def opening(self, index: int) -> None:
+    def opening(self, index: int) -> None:  # noqa: ARG002 # the shape has no opening chunk
         return None
 
     def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:

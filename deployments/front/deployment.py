@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
@@ -24,6 +23,7 @@ from deployments.front.admission import Admission
 from deployments.front.collectors import MeterCollector, ReplicaCollector, RoutingCollector
 from deployments.front.context import FrontContext
 from deployments.front.http_app import build_http_app
+from deployments.front.http_server import HttpServer
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
@@ -39,6 +39,7 @@ from router_service.service import RoutingService
 log = structlog.get_logger(__name__)
 
 CALL_TIMEOUT_S = 2.0
+DRAIN_S = 25.0
 
 
 def new_request_id() -> RequestId:
@@ -143,9 +144,16 @@ class Front:
         self._set.start()
         for problem in catalog.problems:
             log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
+        self._http = HttpServer(
+            build_http_app(self._context), config.front.host, config.front.port, drain_s=DRAIN_S
+        )
+        await self._http.start()
+        log.info("front.ready", host=config.front.host, port=config.front.port)
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_http_app(self._context)
+    async def check_health(self) -> None:
+        """Serve replaces a front that no longer takes connections."""
+        if not self._http.serving:
+            raise RuntimeError("the HTTP server has ended")
 
     async def _discover(self) -> Iterable[ReplicaSnapshot]:
         response = self._replica_handle.broadcast("describe")
@@ -161,7 +169,8 @@ class Front:
             return {"error": f"the controller does not answer: {type(error).__name__}"}
 
     async def __del__(self) -> None:
-        if hasattr(self, "_routing"):
+        if hasattr(self, "_http"):
+            await self._http.stop()
             await self._set.close()
             await self._routing.close()
             await self._admission.close()
@@ -172,8 +181,7 @@ def front_deployment(config: AppConfig) -> serve.Deployment:
     return serve.deployment(
         name="Front",
         num_replicas=config.front.replicas,
-        max_ongoing_requests=4096,
         health_check_period_s=2.0,
-        graceful_shutdown_timeout_s=30.0,
+        graceful_shutdown_timeout_s=DRAIN_S + 5.0,
         ray_actor_options={"num_cpus": 0, "resources": dict(config.front.resources)},
-    )(serve.ingress()(Front))
+    )(Front)

@@ -27,7 +27,7 @@ from deployments.front.generation import Delta
 from deployments.front.json_answer import json_answer
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
-from deployments.front.request_id import request_id_of
+from deployments.front.request_id import RequestIdMiddleware, request_id_of
 from deployments.front.service import Running
 from deployments.front.sse import DONE, EventStream, event, unless_disconnected
 from deployments.front.wire import ChatBody, CompletionBody, RouteBody
@@ -205,6 +205,8 @@ def build_http_app(context: FrontContext) -> FastAPI:
             return json_answer({"status": "no replica yet"}, status=503)
         return json_answer({"status": "ready", "replicas": len(context.replicas.snapshots())})
 
+    app.add_api_route("/-/healthz", ready, methods=["GET"])
+
     @app.get("/version")
     async def version() -> Response:
         return json_answer({"version": context.version})
@@ -219,6 +221,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
     app.include_router(build_admin_routes(context))
+    app.add_middleware(RequestIdMiddleware)
     return app
 
 

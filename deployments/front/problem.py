@@ -112,7 +112,7 @@ def install(app: FastAPI) -> None:
     """Give ``app`` handlers for every kind of error, so that no foreign body leaks out."""
 
     @app.exception_handler(BraidError)
-    async def braid_error(request: Request, error: BraidError) -> JSONResponse:
+    async def braid_error(_: Request, error: BraidError) -> JSONResponse:
         return JSONResponse(body_of(error), status_code=error.status, headers=headers_of(error))
 
     @app.exception_handler(HTTPException)

@@ -162,11 +162,13 @@ def check_port_free(host: str, port: int) -> None:
         ConfigError: it is taken; the message has the process where it can be known.
     """
     for connection in psutil.net_connections(kind="tcp"):
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-            if connection.laddr.ip not in (host, "0.0.0.0", "::"):
-                continue
+        if connection.status != psutil.CONN_LISTEN or not connection.laddr:
+            continue
+        address, taken = connection.laddr.ip, connection.laddr.port
+        if taken == port and address in (host, "0.0.0.0", "::"):
             raise ConfigError(
-                f"port {port} on {host} is taken{_owner(connection.pid)}; choose another with --port"
+                f"port {port} on {host} is taken{_owner(connection.pid)}; "
+                "choose another with --port"
             )
 
 

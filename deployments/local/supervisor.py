@@ -18,8 +18,8 @@ import structlog
 from cluster.config import AppConfig
 from deployments.local.ray_node import start_ray
 from deployments.local.state import StateDir, read_json, write_private
-from deployments.local.valkey import EmbeddedValkey, free_port
-from deployments.serve_env import serve_environment
+from deployments.local.valkey import EmbeddedValkey
+from deployments.serve_env import SERVE_ENVIRONMENT
 
 log = structlog.get_logger(__name__)
 
@@ -69,9 +69,7 @@ class Supervisor:
             self._valkey.start()
             redis_url = self._valkey.url
         write_private(self._state.redis_url, redis_url)
-        os.environ.update(serve_environment(config.front.host, config.front.port))
-        # Nobody balances load onto a local front: it need not wait for others to notice its end.
-        os.environ["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "0"
+        os.environ.update(SERVE_ENVIRONMENT)
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url
@@ -83,14 +81,14 @@ class Supervisor:
 
         self._report("starting serve")
         serve.start(
-            http_options={"host": "127.0.0.1", "port": free_port()},
+            proxy_location="Disabled",
             logging_config={"enable_access_log": False},
         )
         self._report("loading the model")
         from deployments.app import APP_NAME, build_app
 
         args = {key: value for key, value in values.items() if key not in SECRETS}
-        serve.run(build_app(args), name=APP_NAME, route_prefix="/")
+        serve.run(build_app(args), name=APP_NAME, route_prefix=None)
         self._handle_signals()
         self._report("running")
 

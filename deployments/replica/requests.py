@@ -102,6 +102,8 @@ class RequestBook:
         self._loop = loop
         self._deliver = deliver
         self._live: dict[RequestId, _Live] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._loads: dict[tuple[AdapterDigest, TenantId], _Load] = {}
         self.counters = RequestCounters()
 
@@ -121,6 +123,7 @@ class RequestBook:
         """Take a request; its chunks, at least a last one, will be delivered."""
         live = _Live(message)
         self._live[message.request_id] = live
+        self._idle.clear()
         live.admission = asyncio.create_task(self._admit(live))
 
     def cancel(self, request_id: RequestId) -> None:
@@ -139,9 +142,11 @@ class RequestBook:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until no request is live, at most ``timeout_s`` seconds."""
-        deadline = self._clock.monotonic() + timeout_s
-        while self._live and self._clock.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("replica.drain_incomplete", live=len(self._live))
 
     def _relay(self, chunks: list[GenerationChunk]) -> None:
         for chunk in chunks:
@@ -220,6 +225,8 @@ class RequestBook:
 
     def _close(self, request_id: RequestId, live: _Live, reason: FinishReason) -> None:
         del self._live[request_id]
+        if not self._live:
+            self._idle.set()
         if live.lease is not None:
             self._adapters.release(live.lease)
         if live.decision is not None:
