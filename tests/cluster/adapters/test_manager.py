@@ -1,0 +1,634 @@
+"""The manager on an event loop, with a bank and a loader whose every step the test decides."""
+
+import asyncio
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.manager import AdapterManager
+from cluster.clock import ManualClock
+from cluster.config import AdapterConfig
+from cluster.domain.adapter import (
+    SHARED_OWNER,
+    AdapterEntry,
+    AdapterKey,
+    AdapterManifest,
+    AdapterState,
+)
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import (
+    AdapterCapacity,
+    AdapterLoadFailed,
+    AdapterUnsupported,
+    ModelNotFound,
+)
+
+NAMES = "abcdefgh"
+READY = AdapterState.READY
+
+
+def entry(name: str, nbytes: int) -> AdapterEntry:
+    manifest = AdapterManifest(
+        digest=AdapterDigest(name),
+        rank=8,
+        alpha=16.0,
+        use_rslora=False,
+        target_modules=("q_proj",),
+        modules=("m.q_proj",),
+        max_rank=8,
+        nbytes=nbytes,
+        base_model=None,
+        base_digest=None,
+    )
+    key = AdapterKey(SHARED_OWNER, name.upper(), AdapterDigest(name))
+    return AdapterEntry(key, manifest, f"/adapters/{name}")
+
+
+class Bank:
+    """Remembers what each slot holds and which thread wrote it."""
+
+    def __init__(self) -> None:
+        self.slots: dict[int, str] = {}
+        self.threads: set[int] = set()
+        self.failing: dict[str, Exception] = {}
+        self.sizes: dict[str, int] = {}
+        self.writes: Counter[str] = Counter()
+
+    def write(self, slot, tensors):
+        self.threads.add(threading.get_ident())
+        name = tensors["name"]
+        if name in self.failing:
+            self.slots[slot] = "garbage"
+            raise self.failing[name]
+        assert slot not in self.slots, "a slot must be cleared before it is given away"
+        self.slots[slot] = name
+        self.writes[name] += 1
+
+    def clear(self, slot):
+        self.threads.add(threading.get_ident())
+        self.slots.pop(slot, None)
+
+    def nbytes(self, slot):
+        return self.sizes.get(self.slots[slot], 10)
+
+
+class Loader:
+    """Loads at once, unless a name is held back or broken."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, threading.Event] = {}
+        self.failing: dict[str, Exception] = {}
+        self.loads: Counter[str] = Counter()
+        self.now = 0
+        self.most_at_once = 0
+        self.lock = threading.Lock()
+
+    def hold(self, name):
+        self.held[name] = threading.Event()
+
+    def __call__(self, adapter):
+        name = adapter.key.digest
+        with self.lock:
+            self.loads[name] += 1
+            self.now += 1
+            self.most_at_once = max(self.most_at_once, self.now)
+        try:
+            if name in self.held:
+                self.held[name].wait(30)
+            if name in self.failing:
+                raise self.failing[name]
+            return SimpleNamespace(tensors={"name": name})
+        finally:
+            with self.lock:
+                self.now -= 1
+
+
+@dataclass
+class Rig:
+    manager: AdapterManager
+    bank: Bank
+    loader: Loader
+    clock: ManualClock
+    events: list
+
+    def holds(self, lease):
+        return [self.bank.slots.get(slot) for slot in lease.slots]
+
+    def state(self):
+        return {r.digest: r.state for r in self.manager.resident()}
+
+
+@pytest.fixture(autouse=True)
+def logs():
+    with capture_logs() as entries:
+        yield entries
+
+
+@pytest.fixture
+async def make_rig():
+    made: list[Rig] = []
+    executor = ThreadPoolExecutor(4)
+
+    def make(slots=2, memory=1000, timeout=20.0, nbytes=10, **options) -> Rig:
+        clock, bank, loader, events = ManualClock(), Bank(), Loader(), []
+        config = AdapterConfig(slots=slots, memory_bytes=memory, load_timeout_s=timeout)
+        catalog = AdapterCatalog(entry(name, nbytes) for name in NAMES)
+        manager = AdapterManager(
+            config, catalog, bank, loader, clock, executor, on_change=events.extend, **options
+        )
+        made.append(Rig(manager, bank, loader, clock, events))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        for event in rig.loader.held.values():
+            event.set()
+        await rig.manager.close()
+        rig.manager.check_integrity()
+        assert rig.manager.waiting == 0
+    executor.shutdown()
+
+
+async def until(condition):
+    """Let the loop and its threads run until something is so."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - worker threads change what it reads
+            await asyncio.sleep(0.001)
+
+
+async def settle():
+    """Let everything that can run without a thread run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def acquire(rig, names):
+    return asyncio.create_task(rig.manager.acquire([AdapterDigest(n) for n in names]))
+
+
+async def test_slots_come_in_the_order_asked_and_repeats_share_one(make_rig):
+    rig = make_rig(slots=3)
+    lease = await acquire(rig, "cab")
+    assert rig.holds(lease) == ["c", "a", "b"]
+    twice = await acquire(rig, "bab")
+    assert rig.holds(twice) == ["b", "a", "b"]
+    assert {r.digest: r.leases for r in rig.manager.resident()} == {"a": 2, "b": 2, "c": 1}
+    rig.manager.check_integrity()
+    for held in (lease, twice):
+        rig.manager.release(held)
+    assert all(r.leases == 0 for r in rig.manager.resident())
+
+
+async def test_the_base_alone_needs_no_slot(make_rig):
+    rig = make_rig()
+    lease = await acquire(rig, "")
+    assert lease.slots == ()
+    rig.manager.release(lease)
+
+
+async def test_release_twice_counts_once(make_rig):
+    rig = make_rig()
+    one, two = await acquire(rig, "a"), await acquire(rig, "a")
+    rig.manager.release(one)
+    rig.manager.release(one)
+    (resident,) = rig.manager.resident()
+    assert resident.leases == 1
+    rig.manager.release(two)
+
+
+async def test_many_requests_load_once(make_rig):
+    rig = make_rig()
+    rig.loader.hold("a")
+    tasks = [acquire(rig, "a") for _ in range(20)]
+    await until(lambda: rig.loader.loads["a"] == 1)
+    rig.manager.check_integrity()
+    rig.loader.held["a"].set()
+    leases = await asyncio.gather(*tasks)
+    assert len({lease.id for lease in leases}) == 20
+    assert (rig.loader.loads["a"], rig.bank.writes["a"]) == (1, 1)
+
+
+async def test_loads_run_in_threads_in_parallel_up_to_the_bound(make_rig):
+    rig = make_rig(slots=5, max_parallel_loads=2)
+    for name in "abcde":
+        rig.loader.hold(name)
+    tasks = [acquire(rig, name) for name in "abcde"]
+    await until(lambda: rig.loader.now == 2)
+    for name in "abcde":
+        rig.loader.held[name].set()
+    await asyncio.gather(*tasks)
+    assert rig.loader.most_at_once == 2
+    assert threading.get_ident() not in rig.bank.threads
+
+
+async def test_a_slow_load_keeps_nobody_else_waiting(make_rig):
+    rig = make_rig()
+    rig.loader.hold("a")
+    slow = acquire(rig, "a")
+    await until(lambda: rig.loader.loads["a"] == 1)
+    assert rig.holds(await acquire(rig, "b")) == ["b"]
+    assert not slow.done()
+    rig.loader.held["a"].set()
+    await slow
+
+
+async def test_eviction_takes_the_idle_least_recent_and_clears_its_slot(make_rig):
+    rig = make_rig(slots=2)
+    for name in "ab":
+        rig.manager.release(await acquire(rig, name))
+    kept = await acquire(rig, "a")
+    lease = await acquire(rig, "c")
+    assert rig.holds(lease) == ["c"]
+    assert set(rig.state()) == {"a", "c"}
+    assert rig.holds(kept) == ["a"]
+
+
+async def test_waits_in_order_of_arrival_when_all_is_leased(make_rig):
+    rig = make_rig(slots=1)
+    lease = await acquire(rig, "a")
+    order: list[str] = []
+
+    async def use(name):
+        held = await rig.manager.acquire([AdapterDigest(name)])
+        order.append(name)
+        rig.manager.release(held)
+
+    tasks = []
+    for name in "bcde":
+        tasks.append(asyncio.create_task(use(name)))
+        await settle()
+    assert rig.manager.waiting == 4
+    rig.manager.check_integrity()
+    rig.manager.release(lease)
+    await asyncio.gather(*tasks)
+    assert order == list("bcde")
+
+
+async def test_two_mixtures_never_hold_half_each(make_rig):
+    rig = make_rig(slots=3)
+
+    async def use(names):
+        for _ in range(10):
+            lease = await rig.manager.acquire([AdapterDigest(n) for n in names])
+            assert rig.holds(lease) == list(names)
+            await asyncio.sleep(0)
+            rig.manager.release(lease)
+
+    await asyncio.gather(*(use(n) for n in ("abc", "cde", "efa", "bd", "gh", "fed")))
+
+
+async def test_resident_adapters_overtake_only_so_often(make_rig):
+    rig = make_rig(slots=2, max_overtakes=3)
+    long_ones = [await acquire(rig, "a"), await acquire(rig, "b")]
+    head = acquire(rig, "c")
+    await settle()
+    overtakers = [await acquire(rig, "a") for _ in range(3)]
+    late_a = acquire(rig, "a")
+    late_b = acquire(rig, "b")
+    await settle()
+    # "b" has fewer leases, so it is the one closed to newcomers.
+    assert late_a.done()
+    assert not late_b.done()
+    assert not head.done()
+    rig.manager.release(long_ones[1])
+    assert rig.holds(await head) == ["c"]
+    assert not late_b.done()
+    rig.manager.release(await head)
+    assert rig.holds(await late_b) == ["b"]
+    for lease in (*overtakers, long_ones[0], await late_a, await late_b):
+        rig.manager.release(lease)
+
+
+async def test_newcomers_that_need_room_do_not_overtake(make_rig):
+    rig = make_rig(slots=2)
+    one, two = await acquire(rig, "a"), await acquire(rig, "b")
+    wide, narrow = acquire(rig, "cd"), acquire(rig, "e")
+    await settle()
+    rig.manager.release(one)
+    await settle()
+    assert not wide.done()
+    assert not narrow.done()
+    rig.manager.release(two)
+    assert rig.holds(await wide) == ["c", "d"]
+    rig.manager.release(await wide)
+    await narrow
+
+
+async def test_no_room_in_time_is_a_capacity_error(make_rig):
+    rig = make_rig(slots=1, timeout=0.02)
+    lease = await acquire(rig, "a")
+    with pytest.raises(AdapterCapacity, match=r"no room for B within 0\.02 s"):
+        await acquire(rig, "b")
+    rig.manager.check_integrity()
+    assert rig.manager.waiting == 0
+    rig.manager.release(lease)
+    await acquire(rig, "b")
+
+
+async def test_too_many_at_once_is_refused_at_once(make_rig):
+    rig = make_rig(slots=2)
+    with pytest.raises(AdapterCapacity, match="3 adapters"):
+        await acquire(rig, "abc")
+    heavy = make_rig(slots=4, memory=25)
+    with pytest.raises(AdapterCapacity, match="30 bytes"):
+        await acquire(heavy, "abc")
+
+
+async def test_bytes_bound_as_slots_do(make_rig):
+    rig = make_rig(slots=8, memory=25)
+    rig.manager.release(await acquire(rig, "ab"))
+    await acquire(rig, "c")
+    assert len(rig.state()) == 2
+    assert rig.manager.bytes_used == 20
+
+
+async def test_a_load_that_hangs_is_given_up(make_rig):
+    rig = make_rig(timeout=0.02)
+    rig.loader.hold("a")
+    with pytest.raises(AdapterLoadFailed, match=r"longer than 0\.02 s"):
+        await acquire(rig, "a")
+    await until(lambda: not rig.state())
+    rig.manager.check_integrity()
+    await acquire(rig, "b")
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (AdapterUnsupported("DoRA is not served"), AdapterUnsupported),
+        (OSError("disk"), AdapterLoadFailed),
+        (MemoryError("none left"), AdapterLoadFailed),
+    ],
+)
+@pytest.mark.parametrize("where", ["loader", "bank"])
+async def test_failures_reach_all_who_wait_and_are_remembered(make_rig, where, error, raised):
+    rig = make_rig(slots=3)
+    getattr(rig, where).failing["a"] = error
+    rig.loader.hold("a")
+    tasks = [acquire(rig, "a"), acquire(rig, "ab"), acquire(rig, "b")]
+    await until(lambda: rig.loader.loads["a"] == 1)
+    rig.loader.held["a"].set()
+    one, two, three = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(one, raised)
+    assert isinstance(two, raised)
+    assert rig.holds(three) == ["b"]
+    assert {r.digest: r.leases for r in rig.manager.resident()} == {"b": 1}
+    assert "garbage" not in rig.bank.slots.values()
+    rig.manager.check_integrity()
+    with pytest.raises(raised):
+        await acquire(rig, "a")
+    assert rig.loader.loads["a"] == 1, "a failure is remembered"
+    getattr(rig, where).failing.clear()
+    rig.clock.advance(30)
+    await acquire(rig, "a")
+
+
+async def test_more_device_bytes_than_promised_and_no_room(make_rig):
+    rig = make_rig(slots=2, memory=25)
+    lease = await acquire(rig, "a")
+    rig.bank.sizes["b"] = 20
+    with pytest.raises(AdapterCapacity, match="expected at most 10 device bytes, found 20"):
+        await acquire(rig, "b")
+    assert rig.manager.bytes_used == 10
+    assert rig.holds(lease) == ["a"]
+
+
+async def test_an_unknown_generation(make_rig):
+    rig = make_rig()
+    with pytest.raises(ModelNotFound):
+        await acquire(rig, "z")
+    assert not rig.manager.prefetch(AdapterDigest("z"))
+
+
+@pytest.mark.parametrize("moment", ["queued", "loading", "granted"])
+async def test_a_cancelled_request_holds_nothing(make_rig, moment):
+    rig = make_rig(slots=1)
+    rig.loader.hold("b")
+    other = await acquire(rig, "a") if moment == "queued" else None
+    task = acquire(rig, "b")
+    await settle()
+    if moment != "queued":
+        await until(lambda: rig.loader.loads["b"] == 1)
+    if moment == "granted":
+        rig.loader.held["b"].set()
+        await until(lambda: rig.state().get("b") is READY)
+    cancelled = task.cancel()
+    assert cancelled or moment == "granted"
+    result = (await asyncio.gather(task, return_exceptions=True))[0]
+    if not isinstance(result, asyncio.CancelledError):
+        rig.manager.release(result)
+    rig.loader.held["b"].set()
+    if other is not None:
+        rig.manager.release(other)
+    await until(lambda: rig.manager.leases == 0)
+    rig.manager.check_integrity()
+    rig.manager.release(await acquire(rig, "c"))
+
+
+async def test_cancelling_as_the_lease_is_granted_holds_nothing(make_rig):
+    rig = make_rig(slots=1)
+    held = await acquire(rig, "a")
+    task = acquire(rig, "a")
+    other = acquire(rig, "b")
+    await settle()
+    rig.manager.release(held)
+    rig.manager.release(await task)
+    await other
+    again = acquire(rig, "a")
+    await settle()
+    rig.manager.release(await other)  # "again" is admitted now; its load is under way
+    again.cancel()
+    await asyncio.gather(again, return_exceptions=True)
+    assert rig.manager.leases == 0
+    rig.manager.check_integrity()
+
+
+async def test_prefetch_loads_without_a_lease(make_rig):
+    rig = make_rig()
+    assert rig.manager.prefetch(AdapterDigest("a"))
+    await until(lambda: rig.state().get("a") is READY)
+    assert rig.manager.leases == 0
+    await acquire(rig, "a")
+    assert rig.loader.loads["a"] == 1
+
+
+async def test_prefetch_shuts_nobody_out(make_rig):
+    rig = make_rig(slots=1)
+    lease = await acquire(rig, "a")
+    assert not rig.manager.prefetch(AdapterDigest("b"))
+    waiting = acquire(rig, "c")
+    await settle()
+    assert rig.manager.prefetch(AdapterDigest("d")), "it waits behind the requests"
+    assert rig.manager.prefetch(AdapterDigest("d"))
+    rig.manager.release(lease)
+    assert rig.holds(await waiting) == ["c"]
+    assert rig.loader.loads["d"] == 0
+
+
+async def test_a_failed_prefetch_is_silent_and_remembered(make_rig):
+    rig = make_rig()
+    rig.loader.failing["a"] = OSError("disk")
+    assert rig.manager.prefetch(AdapterDigest("a"))
+    await until(lambda: rig.loader.loads["a"] == 1 and not rig.state())
+    assert not rig.manager.prefetch(AdapterDigest("a"))
+
+
+async def test_pins_survive_pressure(make_rig):
+    rig = make_rig(slots=2)
+    assert rig.manager.pin(AdapterDigest("a"))
+    for name in "bcd":
+        rig.manager.release(await acquire(rig, name))
+    assert "a" in rig.state()
+    with pytest.raises(AdapterCapacity, match="pinned"):
+        await acquire(rig, "bc")
+    rig.manager.unpin(AdapterDigest("a"))
+    rig.manager.release(await acquire(rig, "bc"))
+    assert set(rig.state()) == {"b", "c"}
+
+
+async def test_placement_brings_in_and_lets_go(make_rig):
+    rig = make_rig(slots=3)
+    ack = await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], 1)
+    assert (ack.version, ack.loaded, ack.failed, ack.evicted) == (1, ("a", "b"), (), ())
+    rig.manager.release(await acquire(rig, "c"))
+    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("d")], 2)
+    assert ack.loaded == ("b", "d")
+    assert ack.evicted == ("a",)
+    assert set(rig.state()) == {"b", "c", "d"}, "what demand brought in stays"
+    assert rig.manager.desired == ({"b", "d"}, 2)
+
+
+async def test_placement_never_takes_what_is_leased(make_rig):
+    rig = make_rig(slots=2)
+    await rig.manager.apply_placement([AdapterDigest("a")], 1)
+    lease = await acquire(rig, "a")
+    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("c")], 2)
+    assert rig.holds(lease) == ["a"]
+    assert ack.loaded == ("b",)
+    assert [(d, code) for d, code, _ in ack.failed] == [("c", "adapter_capacity")]
+    rig.manager.release(lease)
+    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("c")], 2)
+    assert (ack.loaded, ack.failed, ack.evicted) == (("b", "c"), (), ("a",))
+
+
+async def test_placement_reports_failures_and_unknown_generations(make_rig):
+    rig = make_rig(slots=3)
+    rig.loader.failing["a"] = AdapterUnsupported("DoRA")
+    ack = await rig.manager.apply_placement([AdapterDigest(n) for n in "azb"], 5)
+    assert ack.loaded == ("b",)
+    assert ack.failed[0] == ("a", "adapter_unsupported", "DoRA")
+    assert ack.failed[1][:2] == ("z", "model_not_found")
+
+
+async def test_a_stale_placement_changes_nothing(make_rig):
+    rig = make_rig(slots=3)
+    await rig.manager.apply_placement([AdapterDigest("a")], 7)
+    ack = await rig.manager.apply_placement([AdapterDigest("b")], 6)
+    assert (ack.version, ack.loaded) == (7, ())
+    assert set(rig.state()) == {"a"}
+
+
+async def test_demand_evicts_outside_the_placement_first(make_rig):
+    rig = make_rig(slots=2)
+    await rig.manager.apply_placement([AdapterDigest("a")], 1)
+    rig.manager.release(await acquire(rig, "b"))
+    rig.manager.release(await acquire(rig, "c"))
+    assert set(rig.state()) == {"a", "c"}
+
+
+async def test_events_tell_every_step(make_rig):
+    rig = make_rig(slots=1)
+    rig.manager.release(await acquire(rig, "a"))
+    rig.manager.release(await acquire(rig, "b"))
+    steps = [event.after.value for event in rig.events if event.digest == "a"]
+    assert steps == ["fetching", "on_host", "loading", "ready", "evicting", "absent"]
+
+
+async def test_close_ends_all_waiting(make_rig):
+    rig = make_rig(slots=1)
+    rig.loader.hold("a")
+    loading, queued = acquire(rig, "a"), acquire(rig, "b")
+    await until(lambda: rig.loader.loads["a"] == 1)
+    closing = asyncio.create_task(rig.manager.close())
+    await settle()
+    rig.loader.held["a"].set()
+    await closing
+    for task in (loading, queued):
+        with pytest.raises(AdapterLoadFailed, match="closing"):
+            await task
+    with pytest.raises(AdapterLoadFailed, match="closed"):
+        await acquire(rig, "a")
+    assert not rig.manager.prefetch(AdapterDigest("a"))
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.text(NAMES, max_size=3),
+        st.integers(0, 3),  # how many turns of the loop it keeps its lease
+        st.sampled_from(["run", "run", "run", "cancel"]),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    requests=REQUESTS,
+    slots=st.integers(1, 4),
+    broken=st.sets(st.sampled_from(NAMES), max_size=2),
+    overtakes=st.integers(0, 3),
+)
+def test_every_request_ends_once_and_leaves_nothing(requests, slots, broken, overtakes):
+    async def scenario():
+        bank, loader, clock = Bank(), Loader(), ManualClock()
+        loader.failing = {name: OSError("broken") for name in broken}
+        config = AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=20)
+        with ThreadPoolExecutor(2) as executor:
+            manager = AdapterManager(
+                config,
+                AdapterCatalog(entry(name, 10) for name in NAMES),
+                bank,
+                loader,
+                clock,
+                executor,
+                max_overtakes=overtakes,
+            )
+
+            async def use(names, turns):
+                lease = await manager.acquire([AdapterDigest(n) for n in names])
+                try:
+                    for _ in range(turns + 1):
+                        assert [bank.slots[slot] for slot in lease.slots] == list(names)
+                        manager.check_integrity()
+                        await asyncio.sleep(0)
+                finally:
+                    manager.release(lease)
+                return "served"
+
+            tasks = []
+            for index, (names, turns, fate) in enumerate(requests):
+                tasks.append(asyncio.create_task(use(names, turns)))
+                if fate == "cancel":
+                    await asyncio.sleep(0)
+                    tasks[index].cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+            for (names, _, fate), end in zip(requests, ends, strict=True):
+                if isinstance(end, asyncio.CancelledError):
+                    assert fate == "cancel"
+                elif len(set(names)) > slots or set(names) & broken:
+                    assert isinstance(end, AdapterCapacity | AdapterLoadFailed)
+                else:
+                    assert end == "served"
+            await manager.close()
+            manager.check_integrity()
+            assert (manager.leases, manager.waiting) == (0, 0)
+
+    asyncio.run(scenario())
