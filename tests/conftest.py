@@ -3,11 +3,16 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 import transformers
 
 from tests.support.engines import RunningEngine
+
+# How long an example takes says nothing on a shared machine.
+hypothesis.settings.register_profile("braid", deadline=None)
+hypothesis.settings.load_profile("braid")
 
 _SMALL = {
     "vocab_size": 97,

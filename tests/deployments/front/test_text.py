@@ -1,0 +1,77 @@
+"""Incremental decoding and stop strings, against decoding everything at once."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from deployments.front.text import TextStream
+
+
+@pytest.fixture(scope="module")
+def backend() -> Tokenizer:
+    """One token for each byte: every split of a character's bytes can happen."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def chunks_of(ids: Sequence[int], cuts: Sequence[int]) -> list[list[int]]:
+    places = sorted({min(cut, len(ids)) for cut in cuts})
+    edges = [0, *places, len(ids)]
+    return [list(ids[a:b]) for a, b in pairwise(edges)]
+
+
+def run(backend: Tokenizer, chunks: list[list[int]], stop: Sequence[str]) -> tuple[str, bool]:
+    stream = TextStream(backend, stop)
+    text = ""
+    for chunk in chunks:
+        text += stream.push(chunk)
+        if stream.stopped:
+            return text, True
+    return text + stream.finish(), False
+
+
+texts = st.text(alphabet="abcé日🙂 ", max_size=24)
+stops = st.lists(st.text(alphabet="abc é日", min_size=1, max_size=4), max_size=3)
+
+
+@given(text=texts, stop=stops, cuts=st.lists(st.integers(0, 60), max_size=6))
+def test_any_split_gives_the_text_up_to_the_first_stop_string(
+    backend: Tokenizer, text: str, stop: list[str], cuts: list[int]
+) -> None:
+    ids = backend.encode(text).ids
+    got, stopped = run(backend, chunks_of(ids, cuts), stop)
+    by_character = next(
+        (
+            text[:end][: min(at)]
+            for end in range(1, len(text) + 1)
+            if (at := [i for s in stop if (i := text[:end].find(s)) >= 0])
+        ),
+        None,
+    )
+    assert stopped == (by_character is not None)
+    assert got == (text if by_character is None else by_character)
+
+
+@given(text=texts, stop=stops)
+def test_nothing_is_taken_back(backend: Tokenizer, text: str, stop: list[str]) -> None:
+    """What was released never contains the beginning of a stop string that then completes."""
+    stream = TextStream(backend, stop)
+    released = ""
+    for token in backend.encode(text).ids:
+        released += stream.push([token])
+        assert not any(s in released for s in stop)
+
+
+def test_an_incomplete_character_is_never_shown(backend: Tokenizer) -> None:
+    ids = backend.encode("日").ids
+    stream = TextStream(backend, ())
+    assert stream.push(ids[:2]) == ""
+    assert stream.push(ids[2:]) == "日"
+    assert TextStream(backend, ()).push(ids[:2]) + stream.finish() == ""

@@ -1,0 +1,194 @@
+"""A real gRPC link on the loopback interface, with a scripted replica behind it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
+from cluster.errors import ReplicaLost
+from deployments.link.client import ReplicaLink
+from deployments.link.messages import Prefetch, Submit
+from deployments.link.server import LinkServer
+
+KEY = b"0123456789abcdef"
+REPLICA = ReplicaId("r1")
+WAIT_S = 5.0
+
+
+class ScriptedReplica:
+    """Remembers what it was told; the test decides what it answers."""
+
+    def __init__(self) -> None:
+        self.submitted: list[Submit] = []
+        self.cancelled: list[RequestId] = []
+        self.prefetched: list[AdapterDigest] = []
+        self.orphans: list[frozenset[RequestId]] = []
+        self.told = asyncio.Event()
+
+    def submit(self, message: Submit) -> None:
+        self.submitted.append(message)
+        self.told.set()
+
+    def cancel(self, request_id: RequestId) -> None:
+        self.cancelled.append(request_id)
+        self.told.set()
+
+    def prefetch(self, message: Prefetch) -> None:
+        self.prefetched.extend(message.digests)
+        self.told.set()
+
+    def disconnected(self, request_ids: frozenset[RequestId]) -> None:
+        self.orphans.append(request_ids)
+        self.told.set()
+
+    def snapshot(self) -> ReplicaSnapshot:
+        return ReplicaSnapshot(
+            replica_id=REPLICA,
+            address="",
+            queued=0,
+            running=0,
+            kv_blocks_total=8,
+            kv_blocks_free=8,
+            slots_total=4,
+            adapter_bytes_limit=100,
+            adapter_bytes_used=0,
+            resident=(),
+            loads=(),
+            draining=False,
+            observed_at=1.0,
+        )
+
+    async def next(self) -> None:
+        await asyncio.wait_for(self.told.wait(), WAIT_S)
+        self.told.clear()
+
+
+class Front:
+    """One front's end with what it heard."""
+
+    def __init__(self, port: int, key: bytes = KEY) -> None:
+        self.snapshots: asyncio.Queue[ReplicaSnapshot] = asyncio.Queue()
+        self.loads: list[tuple[int, int]] = []
+        self.lost = asyncio.Event()
+        self.link = ReplicaLink(
+            REPLICA,
+            f"127.0.0.1:{port}",
+            key,
+            on_snapshot=self.snapshots.put_nowait,
+            on_load=lambda _, running, queued: self.loads.append((running, queued)),
+            on_lost=lambda _: self.lost.set(),
+        )
+        self.link.start()
+
+
+def submission(name: str) -> Submit:
+    return Submit(
+        RequestId(name), TenantId("acme"), (1, 2, 3), SamplingParams(max_tokens=4), b"signed"
+    )
+
+
+def chunk(name: str, *tokens: int, last: bool = False) -> GenerationChunk:
+    return GenerationChunk(
+        RequestId(name),
+        tokens,
+        finish_reason=FinishReason.LENGTH if last else None,
+        usage=Usage(3, len(tokens)) if last else None,
+    )
+
+
+@pytest.fixture
+async def served() -> AsyncIterator[tuple[ScriptedReplica, LinkServer, int]]:
+    replica = ScriptedReplica()
+    server = LinkServer(replica, KEY)
+    port = await server.start("127.0.0.1")
+    yield replica, server, port
+    await server.stop(0)
+
+
+Served = tuple[ScriptedReplica, LinkServer, int]
+
+
+async def test_chunks_reach_the_front_that_asked(served: Served) -> None:
+    replica, server, port = served
+    one, two = Front(port), Front(port)
+    a, b = one.link.submit(submission("a")), two.link.submit(submission("b"))
+    while len(replica.submitted) < 2:
+        await replica.next()
+    assert {message.request_id for message in replica.submitted} == {"a", "b"}
+    assert replica.submitted[0].signed_decision == b"signed"
+    server.deliver([chunk("a", 7), chunk("b", 8, 9)], running=2, queued=1)
+    server.deliver([chunk("a", 10, last=True), chunk("nobody", 1)], running=1, queued=0)
+    first = await asyncio.wait_for(a.get(), WAIT_S)
+    last = await asyncio.wait_for(a.get(), WAIT_S)
+    assert first == chunk("a", 7)
+    assert last == chunk("a", 10, last=True)
+    assert one.link.in_flight == 0
+    assert await asyncio.wait_for(b.get(), WAIT_S) == chunk("b", 8, 9)
+    assert two.link.in_flight == 1
+    assert one.loads == [(2, 1), (1, 0)]
+    assert two.loads == [(2, 1)]
+    await one.link.close()
+    await two.link.close()
+
+
+async def test_a_snapshot_comes_first_and_again_on_change(served: Served) -> None:
+    replica, server, port = served
+    front = Front(port)
+    assert await asyncio.wait_for(front.snapshots.get(), WAIT_S) == replica.snapshot()
+    server.publish(replica.snapshot())
+    assert await asyncio.wait_for(front.snapshots.get(), WAIT_S) == replica.snapshot()
+    await front.link.close()
+
+
+async def test_cancel_and_prefetch_cross(served: Served) -> None:
+    replica, _, port = served
+    front = Front(port)
+    queue = front.link.submit(submission("a"))
+    front.link.prefetch(Prefetch((AdapterDigest("d"),)))
+    front.link.cancel(RequestId("a"))
+    front.link.cancel(RequestId("unknown"))
+    while not (replica.prefetched and replica.cancelled):
+        await replica.next()
+    assert replica.cancelled == ["a"]
+    assert replica.prefetched == ["d"]
+    assert queue.empty()
+    await front.link.close()
+
+
+async def test_a_lost_front_orphans_exactly_its_unfinished_requests(served: Served) -> None:
+    replica, server, port = served
+    front = Front(port)
+    for name in ("a", "b"):
+        front.link.submit(submission(name))
+    while len(replica.submitted) < 2:
+        await replica.next()
+    server.deliver([chunk("a", 1, last=True)], 1, 0)
+    await front.link.close()
+    while not replica.orphans:
+        await replica.next()
+    assert replica.orphans == [frozenset({"b"})]
+
+
+async def test_a_lost_replica_ends_every_queue_once(served: Served) -> None:
+    replica, server, port = served
+    front = Front(port)
+    queue = front.link.submit(submission("a"))
+    await replica.next()
+    await server.stop(0)
+    assert await asyncio.wait_for(queue.get(), WAIT_S) is None
+    await asyncio.wait_for(front.lost.wait(), WAIT_S)
+    assert not front.link.open
+    with pytest.raises(ReplicaLost):
+        front.link.submit(submission("b"))
+
+
+async def test_a_stranger_is_refused(served: Served) -> None:
+    replica, _, port = served
+    front = Front(port, key=b"another cluster's key")
+    queue = front.link.submit(submission("a"))
+    await asyncio.wait_for(front.lost.wait(), WAIT_S)
+    assert await queue.get() is None
+    assert replica.submitted == []
