@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from cluster.clock import Clock
 from cluster.domain.ids import TenantId
 from cluster.errors import QuotaExceeded
 
@@ -94,6 +95,11 @@ class QuotaVerdict:
         if not self.allowed:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         return headers
+
+
+def wall_ms(clock: Clock) -> int:
+    """Wall clock in whole milliseconds, the buckets' unit of time."""
+    return round(clock.wall() * 1000)
 
 
 def refilled(level: float, elapsed_ms: float, per_minute: int) -> float:

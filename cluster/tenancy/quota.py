@@ -23,6 +23,7 @@ from cluster.tenancy.limits import (
     bucket_state,
     ms_until,
     refilled,
+    wall_ms,
 )
 
 CONCURRENT_RETRY_MS = 1000
@@ -137,7 +138,7 @@ class MemoryQuota:
         """``reserve`` without waiting for anything."""
         if limits.unlimited:
             return unlimited(tenant, limits, reservation_id)
-        now = self._clock.wall() * 1000
+        now = wall_ms(self._clock)
         account = self._accounts.setdefault(tenant, _Account())
         self._expire(account, now)
         earlier = account.reservations.get(reservation_id)
@@ -190,7 +191,7 @@ class MemoryQuota:
         reservation.open = False
         limit = verdict.limits.tokens_per_minute
         if limit is not None and account.tokens is not None:
-            level = account.tokens.refill(self._clock.wall() * 1000, limit)
+            level = account.tokens.refill(wall_ms(self._clock), limit)
             account.tokens.level = min(float(limit), level + reservation.charged - tokens)
 
     def in_flight(self, tenant: TenantId) -> int:

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from cluster.clock import Clock
 from cluster.domain.ids import TenantId
-from cluster.tenancy.limits import QuotaLimits, QuotaSource, QuotaVerdict
+from cluster.tenancy.limits import QuotaLimits, QuotaSource, QuotaVerdict, wall_ms
 from cluster.tenancy.quota import MemoryQuota, make_verdict, unlimited
 
 KEY_PREFIX = "braid:v1"
@@ -107,18 +107,18 @@ class RedisQuota:
             ],
         )
         self._close_breaker()
-        refused, requests, left, in_flight, retry_ms = (int(value) for value in reply)
+        refused, requests, tokens_left, in_flight, retry_ms = reply
         await self._pay()
         return make_verdict(
             tenant,
             limits,
             reservation_id,
             QuotaSource.SHARED,
-            refused=refused,
-            requests_level=requests / 1000,
-            tokens_level=left / 1000,
-            in_flight=in_flight,
-            retry_ms=retry_ms,
+            refused=int(refused),
+            requests_level=float(requests),
+            tokens_level=float(tokens_left),
+            in_flight=int(in_flight),
+            retry_ms=int(retry_ms),
         )
 
     def _owe(self, verdict: QuotaVerdict, tokens: int) -> None:
@@ -173,7 +173,7 @@ class RedisQuota:
         self._closed_until = 0.0
 
     def _now_ms(self) -> int:
-        return -1 if self._script_clock is None else int(self._script_clock.wall() * 1000)
+        return -1 if self._script_clock is None else wall_ms(self._script_clock)
 
 
 def _script(name: str) -> str:

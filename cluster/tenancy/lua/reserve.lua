@@ -4,7 +4,8 @@
 -- KEYS  1 buckets (hash)  2 requests in flight (sorted set, score = expiry)  3 this reservation
 -- ARGV  1 requests per minute  2 tokens per minute  3 most in flight  (0: no limit)
 --       4 tokens asked  5 reservation id  6 lease in ms  7 now in ms (-1: the server's clock)
--- Reply {refused, requests level, tokens level, in flight, retry ms}; levels are in thousandths.
+-- Reply {refused, requests level, tokens level, in flight, retry ms}; levels are text, as exact as
+--       the server's numbers.
 --       refused: 0 no, 1 in flight, 2 requests, 3 tokens
 
 local MINUTE, SLACK, CONCURRENT_RETRY = 60000, 1e-6, 1000
@@ -75,7 +76,7 @@ if refused == 0 then
 end
 
 local reply = {
-  refused, math.floor(requests * 1000 + SLACK), math.floor(tokens * 1000 + SLACK), in_flight, retry
+  refused, string.format('%.17g', requests), string.format('%.17g', tokens), in_flight, retry
 }
 if refused == 0 then
   redis.call('HSET', KEYS[3], 'reply', cjson.encode(reply), 'charged', need, 'open', 1)
