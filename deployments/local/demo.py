@@ -19,7 +19,18 @@ DEMO_RIGHTS = {
 
 
 def with_demo(config: AppConfig, state: StateDir) -> AppConfig:
-    """``config`` with the demo's adapters, router and tenants filled in.
+    """``config`` with the demo's adapters, router and tenants; writes the tenants' files.
+
+    Raises:
+        ConfigError: the demo's files are not part of this installation.
+    """
+    filled = demo_config(config, state)
+    write_demo_tenants(state.tenants, state.keys, DEMO_RIGHTS, secrets.token_bytes)
+    return filled
+
+
+def demo_config(config: AppConfig, state: StateDir) -> AppConfig:
+    """``config`` with the demo's adapters, router and tenants filled in; writes nothing.
 
     Raises:
         ConfigError: the demo's files are not part of this installation.
@@ -30,7 +41,6 @@ def with_demo(config: AppConfig, state: StateDir) -> AppConfig:
                 f"{folder}: the demo is not part of this installation; name your own with "
                 "--adapters DIR, or start without any with --no-demo"
             )
-    write_demo_tenants(state.tenants, state.keys, DEMO_RIGHTS, secrets.token_bytes)
     return config.model_copy(
         update={
             "adapters_dir": DEMO_ADAPTERS,
