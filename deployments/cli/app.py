@@ -1,0 +1,41 @@
+"""All commands together, and what every one of them does with an error."""
+
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from cluster.errors import BraidError
+from deployments.cli import console, down, up
+
+INTERRUPTED = 130
+
+
+class BraidGroup(TyperGroup):
+    """An error made on purpose becomes one message and status 1; Ctrl-C is quiet."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BraidError as error:
+            console.show_error(error)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            console.err.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="braid",
+    cls=BraidGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Serve one base model and many LoRA adapters, blended per prompt, to many tenants.",
+    epilog="Start with `braid up`, then `braid chat`.",
+)
+
+RUN = "Run a cluster on this machine"
+app.command(rich_help_panel=RUN)(up.up)
+app.command(rich_help_panel=RUN)(down.down)

@@ -1,0 +1,237 @@
+"""HTTP to a Braid server: which one, with whose key, and its errors as our own."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import orjson
+
+from cluster.config import Settings, state_folder
+from cluster.errors import BraidError, ConfigError, DecisionNotFound, StoreUnavailable
+from cluster.errors import error_from_code as known_error
+from deployments.local.lifecycle import find_running
+from deployments.local.state import StateDir
+
+TIMEOUT_S = 600.0
+CONNECT_TIMEOUT_S = 5.0
+EVENT_PREFIX = "data: "
+END_OF_EVENTS = "[DONE]"
+ANY_INTERFACE = "://0.0.0.0:"
+
+
+class NoServer(BraidError):
+    """Nobody answers where a server should be."""
+
+    code = "no_server"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server and the key to use there."""
+
+    url: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The body of a success, and the headers that explain it."""
+
+    body: dict[str, Any]
+    headers: Mapping[str, str]
+
+    @property
+    def decision_id(self) -> str:
+        """Of the decision that the request was served by."""
+        return self.headers.get("x-braid-decision", "")
+
+    @property
+    def source(self) -> str:
+        """How the request came by its decision."""
+        return self.headers.get("x-braid-decision-source", "")
+
+
+@dataclass(frozen=True, slots=True)
+class TextStream:
+    """A streamed answer: headers first, then pieces of text."""
+
+    headers: Answer
+    pieces: Iterator[str]
+
+
+def open_state() -> StateDir:
+    """The state folder as it is; nothing is created."""
+    return StateDir(state_folder(Settings()))
+
+
+def find_target(url: str | None, key: str | None, tenant: str | None, default: str) -> Target:
+    """The server of ``--url`` or this state folder's, and the key for it.
+
+    The key is ``--key``, else ``--tenant``'s in the keys file, else ``BRAID_API_KEY``, else that of
+    ``default`` in the keys file. Keys of this state folder are not sent to other servers unasked.
+
+    Raises:
+        NoServer: no ``--url``, and no cluster of this state folder runs.
+        ConfigError: no key can be found.
+    """
+    state = open_state()
+    running = find_running(state)
+    own = running.url.replace(ANY_INTERFACE, "://127.0.0.1:") if running is not None else None
+    target = (url or own or "").rstrip("/")
+    if not target:
+        raise NoServer(
+            f"no cluster of the state folder {state.root} is running; "
+            "start one with `braid up`, or name a server with --url"
+        )
+    if key is not None:
+        return Target(target, key)
+    if tenant is not None:
+        return Target(target, _key_of(state, tenant))
+    api_key = Settings().api_key
+    if api_key is not None:
+        return Target(target, api_key.get_secret_value())
+    if target != own:
+        raise ConfigError(
+            f"which key is for {target}? Give --key or --tenant, or set BRAID_API_KEY"
+        )
+    return Target(target, _key_of(state, default))
+
+
+def _key_of(state: StateDir, tenant: str) -> str:
+    from cluster.tenancy.keys import read_keys
+
+    if not state.keys.exists():
+        raise ConfigError(
+            f"{state.keys}: there is no keys file; give --key or set BRAID_API_KEY "
+            "(keys are kept for the demo tenants only)"
+        )
+    keys = read_keys(state.keys)
+    if tenant not in keys:
+        raise ConfigError(f"{state.keys}: no key of {tenant!r}; there are: {', '.join(keys)}")
+    return keys[tenant]
+
+
+class BraidClient:
+    """Speaks to one server as one tenant.
+
+    Args:
+        transport: in place of the network, in tests.
+    """
+
+    def __init__(self, target: Target, transport: httpx2.BaseTransport | None = None) -> None:
+        self.url = target.url
+        self._http = httpx2.Client(
+            base_url=target.url,
+            headers={"authorization": f"Bearer {target.key}"},
+            timeout=httpx2.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            transport=transport,
+        )
+
+    def __enter__(self) -> "BraidClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def get(self, path: str) -> dict[str, Any]:
+        """The JSON object at ``path``.
+
+        Raises:
+            NoServer: nobody answers.
+            BraidError: the server's refusal.
+        """
+        with self._mapped():
+            response = self._http.get(path)
+        return _object(response)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """The answer to ``body``.
+
+        Raises:
+            NoServer: nobody answers.
+            BraidError: the server's refusal.
+        """
+        with self._mapped():
+            response = self._http.post(path, json=dict(body))
+        return Answer(_object(response), response.headers)
+
+    def chat(self, body: Mapping[str, Any]) -> Answer:
+        """``POST /v1/chat/completions``, whole."""
+        return self.post("/v1/chat/completions", body)
+
+    @contextmanager
+    def stream_chat(self, body: Mapping[str, Any]) -> Iterator[TextStream]:
+        """``POST /v1/chat/completions`` as a stream.
+
+        Raises:
+            NoServer: nobody answers.
+            BraidError: the server's refusal, also in the middle of the stream.
+        """
+        sent = {**body, "stream": True}
+        with (
+            self._mapped(),
+            self._http.stream("POST", "/v1/chat/completions", json=sent) as response,
+        ):
+            if response.status_code >= 400:
+                response.read()
+                _object(response)
+            yield TextStream(Answer({}, response.headers), _pieces(response))
+
+    def decision(self, decision_id: str) -> dict[str, Any] | None:
+        """A decision by its id; None where it is not kept (a fallback, or the store is away)."""
+        try:
+            return self.get(f"/v1/decisions/{decision_id}")
+        except (DecisionNotFound, StoreUnavailable):
+            return None
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx2.InvalidURL as error:
+            raise ConfigError(f"--url {self.url}: {error}") from error
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.UnsupportedProtocol) as error:
+            raise NoServer(
+                f"no server answers at {self.url} ({error}); "
+                "see `braid status`, or name another with --url"
+            ) from error
+        except httpx2.HTTPError as error:
+            raise NoServer(
+                f"the server at {self.url} broke off: {type(error).__name__} {error}"
+            ) from error
+
+
+def _pieces(response: httpx2.Response) -> Iterator[str]:
+    for line in response.iter_lines():
+        if not line.startswith(EVENT_PREFIX):
+            continue
+        data = line.removeprefix(EVENT_PREFIX)
+        if data == END_OF_EVENTS:
+            return
+        event = orjson.loads(data)
+        if "error" in event:
+            raise known_error(str(event["error"]["code"]), str(event["error"]["message"]))
+        for choice in event["choices"]:
+            text = choice["delta"].get("content")
+            if text:
+                yield text
+
+
+def _object(response: httpx2.Response) -> dict[str, Any]:
+    try:
+        body = orjson.loads(response.content)
+    except orjson.JSONDecodeError:
+        body = None
+    if not isinstance(body, dict):
+        raise NoServer(
+            f"{response.request.url} answered {response.status_code} with something that is not "
+            "Braid's JSON: is that a Braid server?"
+        )
+    if response.status_code < 400:
+        return body
+    problem = body.get("error")
+    if not isinstance(problem, dict):
+        raise NoServer(f"{response.request.url} answered {response.status_code}: {body}")
+    raise known_error(str(problem.get("code")), str(problem.get("message")))

@@ -1,0 +1,115 @@
+"""What the commands have in common on the terminal: colours, bars, spinners, errors."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from cluster.errors import BraidError
+
+BAR_WIDTH = 24
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def show_error(error: BraidError) -> None:
+    """One red message; it says what is wrong and how to mend it."""
+    err.print(Text("error: ", style="bold red") + Text(error.message, style="red"))
+
+
+def note(message: str) -> None:
+    """Something that is not an error but should be known."""
+    err.print(Text("note: ", style="bold yellow") + Text(message, style="yellow"))
+
+
+def plain(line: str) -> None:
+    """A line to be copied: never wrapped, coloured or read as markup."""
+    out.print(line, markup=False, soft_wrap=True)
+
+
+def bar(share: float, width: int = BAR_WIDTH) -> str:
+    """A bar that fills ``share`` (0 to 1) of ``width`` cells, to an eighth of a cell."""
+    eighths = round(min(1.0, max(0.0, share)) * width * 8)
+    whole, rest = divmod(eighths, 8)
+    return "█" * whole + (EIGHTHS[rest] if rest else "")
+
+
+def mixture_table(mixture: Sequence[Mapping[str, Any]]) -> Table | Text:
+    """A mixture as bars of ``|weight|`` relative to the largest; negative weights are red.
+
+    Args:
+        mixture: terms with ``name`` and ``weight``.
+    """
+    if not mixture:
+        return Text("the base model alone", style="dim")
+    largest = max(1.0, *(abs(float(term["weight"])) for term in mixture))
+    table = Table.grid(padding=(0, 2))
+    for term in mixture:
+        weight = float(term["weight"])
+        table.add_row(
+            Text(str(term["name"]), style="bold"),
+            Text(
+                bar(abs(weight) / largest).ljust(BAR_WIDTH), style="cyan" if weight > 0 else "red"
+            ),
+            Text(f"{weight:.3f}"),
+        )
+    return table
+
+
+@contextmanager
+def spinner(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with the time since it began; call what it gives to change the words."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda words: progress.update(task, description=words)
+
+
+@contextmanager
+def fetch_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Progress of a fetched model: one line for each thing that is done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(BAR_WIDTH),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int | None) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+def step_bar() -> Progress:
+    """Progress of a training or an evaluation, with the time that is left."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(BAR_WIDTH),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=err,
+    )

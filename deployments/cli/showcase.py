@@ -1,0 +1,106 @@
+"""What ``braid up`` ends with: real answers, and what to try next."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+
+from rich.padding import Padding
+from rich.text import Text
+
+from cluster.tenancy.demo import ADMIN_TENANT
+from deployments.cli import console
+from deployments.cli.client import BraidClient, Target
+
+MAX_TOKENS = 64
+ANY_PROMPT = "What is the capital of France?"
+PROMPT_BY_SKILL = {
+    "sql": "Show the average price of all products per category.",
+    "dates": "The contract ends on the 3rd of March, 2027.",
+    "json": "Make a JSON record: Zoe Novak (34) works in Kyoto as a teacher.",
+    "cron": "Please run the backup every 15 minutes.",
+    "shell": "Make the script build.sh executable.",
+    "tickets": "The app freezes after the update. Please help, it is urgent.",
+    "equations": "There are 13 tickets and Maria takes 8. What is left?",
+}
+
+
+def show_rights(rights: Mapping[str, Sequence[str]]) -> None:
+    """Who may use what, for the tenants that `braid up` made."""
+    for tenant, aliases in rights.items():
+        words = ", ".join(aliases) or "the base model"
+        console.out.print(Text(f"  {tenant:<8}", style="bold") + Text(words))
+    console.out.print(Text(f"  {ADMIN_TENANT:<8}", style="bold") + Text("everything"))
+
+
+def show_answers(
+    url: str, keys: Mapping[str, str], rights: Mapping[str, Sequence[str]], model: str
+) -> None:
+    """One request for each tenant: prompt, mixture, source, answer.
+
+    Args:
+        model: what to ask for, "auto" where there is a router.
+
+    Raises:
+        BraidError: a request failed.
+    """
+    for tenant in (name for name in keys if name != ADMIN_TENANT):
+        aliases = rights.get(tenant, ())
+        name = model if model == "auto" or not aliases else aliases[0]
+        show_answer(Target(url, keys[tenant]), tenant, prompt_for(aliases), name)
+
+
+def prompt_for(aliases: Sequence[str]) -> str:
+    """A prompt that suits one of these adapters, where one of them is the demo's."""
+    known = [PROMPT_BY_SKILL[alias] for alias in aliases if alias in PROMPT_BY_SKILL]
+    return known[0] if known else ANY_PROMPT
+
+
+def show_answer(target: Target, tenant: str, prompt: str, model: str) -> None:
+    """Ask once, greedily, and print all that there is to see."""
+    with BraidClient(target) as client, console.spinner(f"{tenant} asks"):
+        answer = client.chat(request_body(prompt, model))
+        decision = client.decision(answer.decision_id)
+    text = answer.body["choices"][0]["message"]["content"].strip()
+    rows = [("prompt", Text(prompt)), ("answer", Text(text, style="green"))]
+    console.out.print()
+    console.out.print(Text(tenant, style="bold magenta") + Text(f"  model {model}", style="dim"))
+    console.out.print(Padding(Text("prompt   ", style="dim") + rows[0][1], (0, 0, 0, 2)))
+    if decision is not None:
+        words = f"mixture  {answer.source}"
+        console.out.print(Padding(Text(words, style="dim"), (0, 0, 0, 2)))
+        console.out.print(Padding(console.mixture_table(decision["mixture"]), (0, 0, 0, 11)))
+    console.out.print(Padding(Text("answer   ", style="dim") + rows[1][1], (0, 0, 0, 2)))
+
+
+def request_body(prompt: str, model: str) -> dict[str, object]:
+    """A greedy chat request."""
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": MAX_TOKENS,
+        "temperature": 0,
+    }
+
+
+def show_next(url: str, key: str, prompt: str, model: str) -> None:
+    """The curl line and the Python lines to try next, ready to be copied."""
+    body = json.dumps(request_body(prompt, model))
+    console.out.print("\n[bold]Try it[/bold]")
+    console.plain(
+        f"curl -s {url}/v1/chat/completions -H {shlex.quote(f'Authorization: Bearer {key}')} "
+        f"-H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    )
+    console.out.print("\n[bold]or in Python[/bold]")
+    for line in python_lines(url, key, prompt, model):
+        console.plain(line)
+
+
+def python_lines(url: str, key: str, prompt: str, model: str) -> list[str]:
+    """The same request through the openai client."""
+    return [
+        "from openai import OpenAI",
+        f'client = OpenAI(base_url="{url}/v1", api_key="{key}")',
+        f'messages = [{{"role": "user", "content": {json.dumps(prompt)}}}]',
+        f'answer = client.chat.completions.create(model="{model}", messages=messages)',
+        "print(answer.choices[0].message.content)",
+    ]
