@@ -134,6 +134,16 @@ def test_a_broken_neighbour_stays_alone():
     assert not got[1].isfinite().any()
 
 
+def test_padding_repeats_a_rows_own_blocks():
+    cache = LayerKVCache.allocate(4, BLOCK, 2, DIM)
+    cache.k[0] = cache.v[0] = float("nan")
+    batch = PagedBatch.build([[1], [0, 2, 3]], [1, 9], [1, 1], block_size=BLOCK)
+    assert len(batch.plan().decode) == 1
+    got = paged_attention(torch.randn(2, 4, DIM), cache, batch, 0.3)
+    assert got[0].isfinite().all()
+    assert not got[1].isfinite().any()
+
+
 def test_what_an_earlier_owner_left_in_a_block_is_never_read():
     step = Step([(4, 1), (60, 1), (0, 6), (8, 5), (0, 1)])
     fresh = [step.tables[0][1], *step.tables[2], *step.tables[3][2:], *step.tables[4]]

@@ -156,6 +156,37 @@ def test_scattered_slots_are_gathered_and_followed():
         bank.check_integrity()
 
 
+def test_a_working_set_shrinks_and_grows_again():
+    adapters = {slot: make_adapter(8) for slot in range(16)}
+    bank = make_bank(adapters)
+    for active in [(0, 7, 15), (0, 15), (0, 7, 15), (3, 9, 15), (0, 15), (0, 4, 9, 15)]:
+        check(adapters, [(1, ((slot, 1.0),)) for slot in active], bank)
+
+
+def test_a_refilled_slot_of_the_working_set_is_read_anew():
+    adapters = {slot: make_adapter(8) for slot in range(16)}
+    bank = make_bank(adapters)
+    rows = [(1, ((slot, 1.0),)) for slot in (0, 7, 15)]
+    check(adapters, rows, bank)
+    bank.clear(7)
+    adapters[7] = make_adapter(8)
+    bank.write(7, adapters[7])
+    check(adapters, rows, bank)
+
+
+def test_a_slot_refilled_after_its_lane_has_grown_is_read_anew():
+    adapters = {slot: make_adapter(8) for slot in range(4)}
+    bank = make_bank(adapters)
+    rows = [(1, ((slot, 1.0),)) for slot in (0, 1, 2, 3)]
+    check(adapters, rows, bank)
+    for slot in range(4, 16):
+        bank.write(slot, make_adapter(8))
+    bank.clear(2)
+    adapters[2] = make_adapter(8)
+    bank.write(2, adapters[2])
+    check(adapters, rows, bank)
+
+
 def test_no_work_means_no_batch():
     bank = make_bank({0: make_adapter(8)})
     assert LoraBatch.build([], bank) is None
