@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import AppConfig, Section
 from cluster.errors import ConfigError
-from deployments.serve_env import serve_environment
+from deployments.serve_env import SERVE_ENVIRONMENT
 
 APP_IMPORT_PATH = "deployments.app:build_app"
 SCALING_POLICY_PATH = "deployments.scaling_policy:replica_count_policy"
@@ -29,9 +29,8 @@ _PATCH_HEADER = "# Generated from app.yaml by `python -m deployments.serve_confi
 class DeploymentOptions(Section):
     """How Serve treats the replicas of one deployment; unset is what the deployment says itself."""
 
-    max_ongoing_requests: Annotated[int, Field(ge=1)] | None = None
     graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] | None = None
-    """Time for running requests to end before a replica is killed."""
+    """Time a deployment has to stop by itself before its processes are killed."""
     health_check_period_s: Annotated[float, Field(gt=0)] | None = None
     health_check_timeout_s: Annotated[float, Field(gt=0)] | None = None
 
@@ -57,8 +56,6 @@ class AutoscalingOptions(Section):
 class ServeOptions(Section):
     """The ``serve`` part of an overlay's app.yaml."""
 
-    proxy_port: Annotated[int, Field(ge=1, le=65535)] = 8999
-    """Port of the head's Python proxy, which Serve always starts and nobody is sent to."""
     front: DeploymentOptions = DeploymentOptions()
     replica: DeploymentOptions = DeploymentOptions()
     controller: DeploymentOptions = DeploymentOptions()
@@ -72,12 +69,7 @@ class OverlayConfig(Section):
     serve: ServeOptions = ServeOptions()
 
     @model_validator(mode="after")
-    def _cross_checks(self) -> "OverlayConfig":
-        if self.serve.proxy_port == self.app.front.port:
-            raise ValueError(
-                f"serve.proxy_port {self.serve.proxy_port} is the port of app.front; "
-                "on one machine the proxy would take it from the front"
-            )
+    def _secrets_are_elsewhere(self) -> "OverlayConfig":
         for name in ("redis_url", "signing_key"):
             if getattr(self.app, name) is not None:
                 raise ValueError(f"app.{name} is a secret; it comes from the environment")
@@ -106,14 +98,14 @@ def serve_config(config: OverlayConfig) -> dict[str, Any]:
     """Return Serve's deploy config (the fields of Ray's ``ServeDeploySchema``)."""
     app, options = config.app, config.serve
     return {
-        # What Serve does in direct-ingress mode whatever stands here.
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": app.front.host, "port": options.proxy_port},
+        # Clients' requests reach the fronts' own servers; Serve only runs the processes.
+        "proxy_location": "Disabled",
         "logging_config": {"encoding": "JSON", "enable_access_log": False},
         "applications": [
             {
                 "name": "braid",
-                "route_prefix": "/",
+                # Absent would be "/".
+                "route_prefix": None,
                 "import_path": APP_IMPORT_PATH,
                 "args": app.model_dump(mode="json", exclude_unset=True),
                 "deployments": [
@@ -165,22 +157,21 @@ def render_patch(path: Path) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write every overlay's patch, or with ``--check`` only compare; 1 when one is stale.
 
-    ``--print`` and ``--env`` give one app.yaml's Serve config and flags for a Ray without
+    ``--print`` gives one app.yaml's Serve config, ``--env`` Serve's flags, for a Ray without
     Kubernetes instead.
     """
     parser = argparse.ArgumentParser(prog="python -m deployments.serve_config")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--check", action="store_true", help="write nothing; fail when stale")
     what.add_argument("--print", type=Path, metavar="APP_YAML", help="print its Serve config")
-    what.add_argument("--env", type=Path, metavar="APP_YAML", help="print its flags for a shell")
+    what.add_argument("--env", action="store_true", help="print Serve's flags for a shell")
     parser.add_argument("overlays", nargs="?", type=Path, default=Path("k8s/overlays"))
     options = parser.parse_args(argv)
     try:
         if options.print is not None:
             print(render_serve_config(options.print), end="")
-        elif options.env is not None:
-            front = load_overlay_config(options.env).app.front
-            for name, value in serve_environment(front.host, front.port).items():
+        elif options.env:
+            for name, value in SERVE_ENVIRONMENT.items():
                 print(f"export {name}={value}")
         else:
             return _update_patches(parser, options.overlays, options.check)

@@ -87,4 +87,3 @@ class GenerationChunk:
     usage: Usage | None = None  # set in the last chunk
     error_code: str | None = None  # with finish_reason ERROR: the BraidError code
     error_message: str | None = None
-    decision_source: str | None = None  # first chunk: where the replica read the decision

@@ -58,7 +58,7 @@ class Controller:
         self._state = ControllerState(read_secrets(config).redis_url)
         self._reconciler = await self._restore()
         self._replica_count = self._policy.policy.replicas.min
-        self._applying: asyncio.Task[None] | None = None
+        self._applying: set[asyncio.Task[None]] = set()
         self._ticks = 0
         self._tick_error: str | None = None
         self._task = asyncio.create_task(self._run())
@@ -109,9 +109,11 @@ class Controller:
         self._ticks += 1
         count_changed = actions.replica_count != self._replica_count
         self._replica_count = actions.replica_count
-        busy = self._applying is not None and not self._applying.done()
-        if (actions.replica_plans or count_changed or self._ticks == 1) and not busy:
-            self._applying = asyncio.create_task(self._apply(actions))
+        if actions.replica_plans or count_changed or self._ticks == 1:
+            # Replicas go by the version, so a plan may overtake one that is still being applied.
+            task = asyncio.create_task(self._apply(actions))
+            self._applying.add(task)
+            task.add_done_callback(self._applying.discard)
         await self._state.save(self._reconciler.to_state())
 
     async def _look(self) -> list[ReplicaSnapshot]:

@@ -7,14 +7,13 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from cluster.clock import Clock
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.filters import PickRequest
 from cluster.placement.picker import Picker
 from cluster.placement.view import ClusterView
 from deployments.link.client import ReplicaLink
-from deployments.link.messages import Prefetch
 
 log = structlog.get_logger(__name__)
 
@@ -71,10 +70,6 @@ class ReplicaSet:
         """The latest word of every replica that is linked."""
         return tuple(view.snapshot for view in self.view.replicas(self._clock.wall()))
 
-    def set_picker(self, picker: Picker) -> None:
-        """Pick by another policy from now on."""
-        self._picker = picker
-
     async def pick(
         self, request: PickRequest, *, wait_s: float
     ) -> tuple[ReplicaChoice, ReplicaLink]:
@@ -96,11 +91,6 @@ class ReplicaSet:
                 await self._wait_for_change(min(remaining, self._interval_s))
                 continue
             return choice, self._links[choice.replica_id]
-
-    def prefetch(self, link: ReplicaLink, digests: tuple[AdapterDigest, ...]) -> None:
-        """Have a replica load what is missing while the request is still on its way."""
-        if digests:
-            link.prefetch(Prefetch(digests))
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         try:

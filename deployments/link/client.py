@@ -19,7 +19,6 @@ from cluster.errors import ReplicaLost
 from deployments.link.auth import HEADER, link_token
 from deployments.link.messages import (
     Cancel,
-    Prefetch,
     SnapshotItem,
     StepItem,
     Submit,
@@ -116,11 +115,6 @@ class ReplicaLink:
         """Tell the replica to stop; its queue receives nothing more."""
         if self._queues.pop(request_id, None) is not None and not self._closed:
             self._outbox.put_nowait(Cancel(request_id))
-
-    def prefetch(self, message: Prefetch) -> None:
-        """Ask for adapters ahead of a request."""
-        if not self._closed:
-            self._outbox.put_nowait(message)
 
     async def close(self) -> None:
         """End the link; requests still in flight see the replica as lost."""

@@ -1,18 +1,21 @@
 """What crosses a link between one front and one replica: data only, MessagePack on the wire.
 
-Front to replica: ``Submit``, ``Cancel``, ``Prefetch``. Replica to front: ``StepItem`` (one per
+Front to replica: ``Submit``, ``Cancel``. Replica to front: ``StepItem`` (one per
 engine step, for all of this front's requests together) and ``SnapshotItem``.
 """
 
 import msgspec
 
-from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk, SamplingParams
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """Start one sequence. The decision travels signed, as it lies in the store."""
+    """Start one sequence; its adapters are loaded while it waits for the batch.
+
+    The decision travels signed, as it lies in the store.
+    """
 
     request_id: RequestId
     tenant: TenantId
@@ -30,12 +33,6 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
     request_id: RequestId
 
 
-class Prefetch(msgspec.Struct, frozen=True, tag="prefetch"):
-    """Start loading adapters that a request on its way will need."""
-
-    digests: tuple[AdapterDigest, ...]
-
-
 class StepItem(msgspec.Struct, frozen=True, tag="step"):
     """One engine step's output for this front's requests, and the load it leaves."""
 
@@ -50,7 +47,7 @@ class SnapshotItem(msgspec.Struct, frozen=True, tag="snapshot"):
     snapshot: ReplicaSnapshot
 
 
-ToReplica = Submit | Cancel | Prefetch
+ToReplica = Submit | Cancel
 ToFront = StepItem | SnapshotItem
 
 _encoder = msgspec.msgpack.Encoder()

@@ -18,7 +18,6 @@ from cluster.domain.request import GenerationChunk
 from deployments.link.auth import HEADER, token_matches
 from deployments.link.messages import (
     Cancel,
-    Prefetch,
     SnapshotItem,
     StepItem,
     Submit,
@@ -40,8 +39,6 @@ class LinkHandler(Protocol):
     def submit(self, message: Submit) -> None: ...
 
     def cancel(self, request_id: RequestId) -> None: ...
-
-    def prefetch(self, message: Prefetch) -> None: ...
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None: ...
 
@@ -142,8 +139,6 @@ class LinkServer:
                 self._handler.submit(message)
             case Cancel():
                 self._handler.cancel(message.request_id)
-            case Prefetch():
-                self._handler.prefetch(message)
 
     @staticmethod
     async def _write(connection: _Connection, context: Any) -> None:

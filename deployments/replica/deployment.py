@@ -22,7 +22,7 @@ from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
 from cluster.errors import BraidError, EngineError
 from cluster.placement.policy import ReplicasPolicy
-from deployments.link.messages import Prefetch, Submit
+from deployments.link.messages import Submit
 from deployments.link.server import LinkServer
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
@@ -125,11 +125,6 @@ class Replica:
     def cancel(self, request_id: RequestId) -> None:
         """A client has gone."""
         self._requests.cancel(request_id)
-
-    def prefetch(self, message: Prefetch) -> None:
-        """A request is on its way."""
-        for digest in message.digests:
-            self._adapters.prefetch(digest)
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None:
         """A front has gone: nobody waits for these any more."""

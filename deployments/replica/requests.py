@@ -20,6 +20,7 @@ from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
 from cluster.errors import BraidError, DecisionRejected
+from cluster.placement.load import REQUESTS_COUNTER
 from deployments.link.messages import Submit
 from router_service.reader import DecisionReader
 
@@ -49,6 +50,7 @@ class _Load:
 class RequestCounters:
     """Cumulative numbers for metrics."""
 
+    requests_arrived: int = 0
     decisions_local: int = 0
     decisions_store: int = 0
     decisions_carried: int = 0
@@ -58,6 +60,7 @@ class RequestCounters:
     requests_cancelled: int = 0
     _names: tuple[str, ...] = field(
         default=(
+            REQUESTS_COUNTER,
             "decisions_local",
             "decisions_store",
             "decisions_carried",
@@ -242,5 +245,6 @@ class RequestBook:
 
     def _count_arrival(self, live: _Live) -> None:
         assert live.decision is not None
+        self.counters.requests_arrived += 1
         for digest in live.decision.digests or (BASE,):
             self._loads.setdefault((digest, live.submit.tenant), _Load()).arrived += 1

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
 from cluster.errors import ReplicaLost
 from deployments.link.client import ReplicaLink
-from deployments.link.messages import Prefetch, Submit
+from deployments.link.messages import Submit
 from deployments.link.server import LinkServer
 
 KEY = b"0123456789abcdef"
@@ -24,7 +24,6 @@ class ScriptedReplica:
     def __init__(self) -> None:
         self.submitted: list[Submit] = []
         self.cancelled: list[RequestId] = []
-        self.prefetched: list[AdapterDigest] = []
         self.orphans: list[frozenset[RequestId]] = []
         self.told = asyncio.Event()
 
@@ -34,10 +33,6 @@ class ScriptedReplica:
 
     def cancel(self, request_id: RequestId) -> None:
         self.cancelled.append(request_id)
-        self.told.set()
-
-    def prefetch(self, message: Prefetch) -> None:
-        self.prefetched.extend(message.digests)
         self.told.set()
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None:
@@ -143,17 +138,15 @@ async def test_a_snapshot_comes_first_and_again_on_change(served: Served) -> Non
     await front.link.close()
 
 
-async def test_cancel_and_prefetch_cross(served: Served) -> None:
+async def test_cancel_crosses_and_ends_the_queue(served: Served) -> None:
     replica, _, port = served
     front = Front(port)
     queue = front.link.submit(submission("a"))
-    front.link.prefetch(Prefetch((AdapterDigest("d"),)))
     front.link.cancel(RequestId("a"))
     front.link.cancel(RequestId("unknown"))
-    while not (replica.prefetched and replica.cancelled):
+    while not replica.cancelled:
         await replica.next()
     assert replica.cancelled == ["a"]
-    assert replica.prefetched == ["d"]
     assert queue.empty()
     await front.link.close()
 
