@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import structlog
 
 from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.peft_config import module_ranks
 from cluster.adapters.pool import AdapterPool
 from cluster.adapters.pool_types import (
     AdapterEvent,
@@ -34,7 +35,7 @@ from cluster.adapters.pool_types import (
 from cluster.adapters.protocols import AdapterBankProtocol, HostAdapterProtocol
 from cluster.clock import Clock
 from cluster.config import AdapterConfig
-from cluster.domain.adapter import AdapterEntry, AdapterManifest, AdapterState, ResidentAdapter
+from cluster.domain.adapter import AdapterEntry, AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot
 from cluster.errors import (
     AdapterCapacity,
@@ -90,18 +91,16 @@ class AdapterManager:
         clock: Clock,
         executor: Executor,
         *,
-        device_nbytes: Callable[[AdapterManifest], int] = lambda manifest: manifest.nbytes,
         on_change: Callable[[tuple[AdapterEvent, ...]], None] | None = None,
         max_parallel_loads: int = 2,
         max_overtakes: int = 32,
     ) -> None:
-        """``device_nbytes`` bounds from above what an adapter takes in the bank."""
         self._config = config
         self._catalog = catalog
         self._bank = bank
         self._loader = loader
         self._executor = executor
-        self._device_nbytes = device_nbytes
+        self._candidates: dict[AdapterDigest, Candidate] = {}
         self._on_change = on_change
         self._max_overtakes = max_overtakes
         self._pool = AdapterPool(config.slots, config.memory_bytes, config.failure_ttl_s, clock)
@@ -265,10 +264,19 @@ class AdapterManager:
         return _Waiter(wanted, asyncio.get_running_loop().create_future())
 
     def _candidate(self, digest: AdapterDigest) -> Candidate:
+        known = self._candidates.get(digest)
+        if known is not None:
+            return known
         entry = self._catalog.by_digest(digest)
-        manifest = entry.manifest
-        nbytes = self._device_nbytes(manifest)
-        return Candidate(digest, entry.key.alias, manifest.max_rank, nbytes)
+        try:
+            nbytes = self._bank.required_nbytes(module_ranks(entry.manifest))
+        except ValueError as error:
+            raise AdapterError(
+                f"adapter {entry.key.alias}: does not fit the base: {error}"
+            ) from error
+        candidate = Candidate(digest, entry.key.alias, entry.manifest.max_rank, nbytes)
+        self._candidates[digest] = candidate
+        return candidate
 
     def _prefetch(self, digest: AdapterDigest) -> asyncio.Future[Lease | None]:
         self._refuse_if_closed()

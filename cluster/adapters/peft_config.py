@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.domain.adapter import AdapterManifest
 from cluster.errors import AdapterError, AdapterUnsupported
 
 _T = TypeVar("_T")
@@ -123,6 +124,14 @@ class PeftLoraConfig:
             if match:
                 return int(match["idx"]) in self.layers_to_transform
         return False
+
+
+def module_ranks(manifest: AdapterManifest) -> dict[str, int]:
+    """Module path -> rank, for every module of an adapter."""
+    return {
+        module: _first_match(manifest.rank_pattern, module, manifest.rank)
+        for module in manifest.modules
+    }
 
 
 def read_peft_config(path: Path) -> PeftLoraConfig:

@@ -15,6 +15,14 @@ class AdapterBankProtocol(Protocol):
         """Empty a slot."""
         ...
 
+    def required_nbytes(self, ranks: Mapping[str, int]) -> int:
+        """Device bytes that an adapter with these ranks (module path -> rank) will take.
+
+        Raises:
+            ValueError: the base has no such module.
+        """
+        ...
+
     def nbytes(self, slot: int) -> int:
         """Device bytes that a slot's content takes."""
         ...

@@ -26,6 +26,7 @@ from cluster.domain.adapter import (
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
     AdapterCapacity,
+    AdapterError,
     AdapterLoadFailed,
     AdapterUnsupported,
     ModelNotFound,
@@ -35,7 +36,7 @@ NAMES = "abcdefgh"
 READY = AdapterState.READY
 
 
-def entry(name: str, nbytes: int) -> AdapterEntry:
+def entry(name: str) -> AdapterEntry:
     manifest = AdapterManifest(
         digest=AdapterDigest(name),
         rank=8,
@@ -44,7 +45,7 @@ def entry(name: str, nbytes: int) -> AdapterEntry:
         target_modules=("q_proj",),
         modules=("m.q_proj",),
         max_rank=8,
-        nbytes=nbytes,
+        nbytes=7,
         base_model=None,
         base_digest=None,
     )
@@ -55,7 +56,8 @@ def entry(name: str, nbytes: int) -> AdapterEntry:
 class Bank:
     """Remembers what each slot holds and which thread wrote it."""
 
-    def __init__(self) -> None:
+    def __init__(self, required: int = 10) -> None:
+        self.required = required
         self.slots: dict[int, str] = {}
         self.threads: set[int] = set()
         self.failing: dict[str, Exception] = {}
@@ -75,6 +77,10 @@ class Bank:
     def clear(self, slot):
         self.threads.add(threading.get_ident())
         self.slots.pop(slot, None)
+
+    def required_nbytes(self, ranks):
+        assert ranks == {"m.q_proj": 8}
+        return self.required
 
     def nbytes(self, slot):
         return self.sizes.get(self.slots[slot], 10)
@@ -137,10 +143,10 @@ async def make_rig():
     made: list[Rig] = []
     executor = ThreadPoolExecutor(4)
 
-    def make(slots=2, memory=1000, timeout=20.0, nbytes=10, **options) -> Rig:
+    def make(slots=2, memory=1000, timeout=20.0, **options) -> Rig:
         clock, bank, loader, events = ManualClock(), Bank(), Loader(), []
         config = AdapterConfig(slots=slots, memory_bytes=memory, load_timeout_s=timeout)
-        catalog = AdapterCatalog(entry(name, nbytes) for name in NAMES)
+        catalog = AdapterCatalog(entry(name) for name in NAMES)
         manager = AdapterManager(
             config, catalog, bank, loader, clock, executor, on_change=events.extend, **options
         )
@@ -401,6 +407,19 @@ async def test_more_device_bytes_than_promised_and_no_room(make_rig):
     assert rig.holds(lease) == ["a"]
 
 
+async def test_an_adapter_for_another_base_is_refused_before_it_is_read(make_rig):
+    rig = make_rig()
+
+    def required_nbytes(ranks):
+        raise ValueError("no site has m.q_proj")
+
+    rig.bank.required_nbytes = required_nbytes
+    with pytest.raises(AdapterError, match="A: does not fit the base: no site has"):
+        await acquire(rig, "a")
+    assert not rig.manager.prefetch(AdapterDigest("a"))
+    assert rig.loader.loads["a"] == 0
+
+
 async def test_an_unknown_generation(make_rig):
     rig = make_rig()
     with pytest.raises(ModelNotFound):
@@ -594,7 +613,7 @@ def test_every_request_ends_once_and_leaves_nothing(requests, slots, broken, ove
         with ThreadPoolExecutor(2) as executor:
             manager = AdapterManager(
                 config,
-                AdapterCatalog(entry(name, 10) for name in NAMES),
+                AdapterCatalog(entry(name) for name in NAMES),
                 bank,
                 loader,
                 clock,

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from cluster.adapters.manifest import read_adapter_files, read_manifest
+from cluster.adapters.peft_config import module_ranks
 from cluster.errors import AdapterError, AdapterUnsupported
 
 WEIGHTS = "adapter_model.safetensors"
@@ -50,6 +51,7 @@ def test_agrees_with_the_model_peft_saved(tmp_path, tiny_model, options):
     manifest, _ = read_manifest(tmp_path)
     assert manifest.max_rank == max(layer.r["default"] for layer in layers.values())
     assert manifest.modules == tuple(sorted(layers))
+    assert module_ranks(manifest) == {name: layer.r["default"] for name, layer in layers.items()}
     assert manifest.nbytes == sum(p.nbytes for n, p in wrapped.named_parameters() if "lora_" in n)
 
 
