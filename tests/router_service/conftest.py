@@ -176,8 +176,12 @@ class FlakyStore(MemoryDecisionStore):
     """A memory store that can be away."""
 
     away = False
+    loses_next_read = False
 
     async def get(self, tenant: TenantId, decision_id: Any) -> SignedDecision | None:
+        if self.loses_next_read:
+            self.loses_next_read = False
+            raise StoreUnavailable("lost")
         self._answer()
         return await super().get(tenant, decision_id)
 

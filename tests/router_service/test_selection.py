@@ -23,7 +23,7 @@ def test_the_worked_example_of_the_paper_keeps_the_crossing_candidate() -> None:
     [
         pytest.param([0.55, 0.30, 0.15], 1e-12, [0], id="p to 0 keeps one"),
         pytest.param([0.55, 0.30, 0.15], 1.0, [0, 1, 2], id="p = 1 keeps all"),
-        pytest.param([0.1] * 10, 1.0, list(range(10)), id="p = 1 whatever rounding does"),
+        pytest.param([0.6, 0.4 + 1e-15, 1e-17], 1.0, [0, 1, 2], id="p = 1 and a sum above 1"),
         pytest.param([0.0, 1.0, 0.0], 1.0, [1, 0, 2], id="p = 1 keeps the impossible"),
         pytest.param([0.5, 0.5], 0.5, [0, 1], id="sum equal to p goes on"),
         pytest.param([0.25, 0.25, 0.5], 0.5, [2, 0], id="ties in candidate order"),

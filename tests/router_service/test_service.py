@@ -168,6 +168,15 @@ async def test_an_outage_fails_nothing(service: RoutingService, flaky_store: Any
     assert (back.source, back.store_state) == (DecisionSource.COMPUTED, StoreState.WRITTEN)
 
 
+async def test_a_store_that_is_back_for_the_write_has_the_decision(
+    service: RoutingService, flaky_store: Any
+) -> None:
+    flaky_store.loses_next_read = True
+    decided = await service.decide(ACME, AUTO, "sql")
+    assert (decided.source, decided.store_state) == (DecisionSource.COMPUTED, StoreState.WRITTEN)
+    assert (await service.decide(ACME, AUTO, "sql")).store_state is StoreState.HIT
+
+
 async def test_concurrent_requests_for_one_prompt_route_once(service: RoutingService) -> None:
     decided = await asyncio.gather(*(service.decide(ACME, AUTO, "sql") for _ in range(16)))
     assert service.counters.computations == {"words": 1}
