@@ -1,7 +1,7 @@
 """The step loop with a fake model: who gets which chunk, exactly once, whatever goes wrong."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,9 +18,9 @@ from cluster.domain.request import (
 )
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
-from cluster.engine.scheduler import Scheduler, StepPlan
-from cluster.engine.step_output import StepOutput
+from cluster.engine.scheduler import Scheduler
 from cluster.errors import EngineError, Overloaded, PromptTooLong, ReplicaLost, RequestError
+from tests.support.fake_runner import FakeRunner
 
 EOS = 1
 
@@ -46,45 +46,6 @@ def request(name: str, prompt: int = 5, max_tokens: int = 4, **options) -> Gener
         ),
         **fields,
     )
-
-
-class FakeRunner:
-    """Token n of a sequence is 100 + n, or what ``script`` says; steps wait for ``gate``."""
-
-    def __init__(self) -> None:
-        self.script: dict[str, list[int]] = {}
-        self.raises: dict[str, Exception] = {}
-        self.failed: dict[str, str] = {}
-        self.logprobs: dict[RequestId, TokenLogprobs] = {}
-        self.seeds: dict[RequestId, set[int]] = {}
-        self.gate: threading.Semaphore | None = None
-        self.entered = threading.Semaphore(0)
-        self.at_start: Exception | None = None
-
-    def start(self) -> None:
-        if self.at_start is not None:
-            raise self.at_start
-
-    def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
-        if any(weight != weight for _, weight in adapters):
-            raise EngineError("weight is not a number")
-
-    def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
-        self.entered.release()
-        if self.gate is not None:
-            assert self.gate.acquire(timeout=30)
-        tokens = {}
-        for item in plan.scheduled:
-            name = item.sequence.request_id
-            self.seeds.setdefault(name, set()).add(seeds[name])
-            if name in self.raises:
-                raise self.raises.pop(name)
-            if item.samples:
-                n = item.sequence.num_generated
-                script = self.script.get(name)
-                tokens[name] = script[n] if script else 100 + n
-        failed = {k: v for k, v in self.failed.items() if k in seeds}
-        return StepOutput(tokens, self.logprobs, failed)
 
 
 class Harness:

@@ -1,0 +1,49 @@
+"""A runner without a model, for tests of what is around it."""
+
+import threading
+from collections.abc import Mapping, Sequence
+
+from cluster.domain.ids import RequestId, Slot
+from cluster.domain.request import TokenLogprobs
+from cluster.engine.scheduler import StepPlan
+from cluster.engine.step_output import StepOutput
+from cluster.errors import EngineError
+
+
+class FakeRunner:
+    """Token n of a sequence is 100 + n, or what ``script`` says; steps wait for ``gate``."""
+
+    def __init__(self) -> None:
+        self.script: dict[str, list[int]] = {}
+        self.raises: dict[str, Exception] = {}
+        self.failed: dict[str, str] = {}
+        self.logprobs: dict[RequestId, TokenLogprobs] = {}
+        self.seeds: dict[RequestId, set[int]] = {}
+        self.gate: threading.Semaphore | None = None
+        self.entered = threading.Semaphore(0)
+        self.at_start: Exception | None = None
+
+    def start(self) -> None:
+        if self.at_start is not None:
+            raise self.at_start
+
+    def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
+        if any(weight != weight for _, weight in adapters):
+            raise EngineError("weight is not a number")
+
+    def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
+        self.entered.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=30)
+        tokens = {}
+        for item in plan.scheduled:
+            name = item.sequence.request_id
+            self.seeds.setdefault(name, set()).add(seeds[name])
+            if name in self.raises:
+                raise self.raises.pop(name)
+            if item.samples:
+                n = item.sequence.num_generated
+                script = self.script.get(name)
+                tokens[name] = script[n] if script else 100 + n
+        failed = {k: v for k, v in self.failed.items() if k in seeds}
+        return StepOutput(tokens, self.logprobs, failed)
