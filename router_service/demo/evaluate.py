@@ -36,6 +36,7 @@ def evaluate_demo(
     report_path: Path,
     *,
     skills: tuple[str, ...] = tuple(SKILLS),
+    n: int = N_HELDOUT,
     answer: Callable[[str], str] | None = None,
     router: str | None = None,
     workers: int = 1,
@@ -44,7 +45,7 @@ def evaluate_demo(
 ) -> DemoResults:
     """Fill all three columns for `skills` and write the JSON results and the Markdown report.
 
-    `answer` gives the routed answer to a prompt (decoded greedily, as one user message); it is
+    Each skill is asked `n` held-out prompts. `answer` gives the routed answer to a prompt (decoded greedily, as one user message); it is
     called from `workers` threads at once, and `router` is its name in the report. Base and adapter
     scores already in `results_path` are kept if base, adapter and examples are still the same;
     without `answer`, so is the routed score. Results are written skill by skill,
@@ -62,7 +63,7 @@ def evaluate_demo(
         router = results.router
     local = _LocalScores(base, threads, report)
     for skill in skills:
-        examples = generate(skill, "heldout", N_HELDOUT, DEMO_SEED)
+        examples = generate(skill, "heldout", n, DEMO_SEED)
         adapter = adapters_dir / skill
         fingerprint = _fingerprint(base, adapter, examples)
         result = results.skills.get(skill)
