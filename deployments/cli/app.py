@@ -6,7 +6,12 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.errors import BraidError
-from deployments.cli import console, down, up
+from deployments.cli import chat, console, doctor, down, route, status, up
+from deployments.cli.adapters import adapters_app
+from deployments.cli.demo import demo_app
+from deployments.cli.model import model_app
+from deployments.cli.tenants import tenants_app
+from deployments.cli.train import train_app
 
 INTERRUPTED = 130
 
@@ -39,3 +44,16 @@ app = typer.Typer(
 RUN = "Run a cluster on this machine"
 app.command(rich_help_panel=RUN)(up.up)
 app.command(rich_help_panel=RUN)(down.down)
+app.command(rich_help_panel=RUN)(status.status)
+app.command(rich_help_panel=RUN)(doctor.doctor)
+
+USE = "Use it"
+app.command(rich_help_panel=USE)(chat.chat)
+app.command(rich_help_panel=USE)(route.route)
+app.add_typer(adapters_app, name="adapters", rich_help_panel=USE)
+app.add_typer(tenants_app, name="tenants", rich_help_panel=USE)
+
+MAKE = "Models, adapters, routers"
+app.add_typer(model_app, name="model", rich_help_panel=MAKE)
+app.add_typer(train_app, name="train", rich_help_panel=MAKE)
+app.add_typer(demo_app, name="demo", rich_help_panel=MAKE)

@@ -133,6 +133,10 @@ class BraidClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def get(self, path: str) -> dict[str, Any]:

@@ -73,7 +73,13 @@ def mixture_table(mixture: Sequence[Mapping[str, Any]]) -> Table | Text:
 
 @contextmanager
 def spinner(what: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with the time since it began; call what it gives to change the words."""
+    """A spinner with the time since it began; call what it gives to change the words.
+
+    Where there is no terminal, each change is a line.
+    """
+    if not err.is_terminal:
+        yield lambda words: err.print(words, markup=False)
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as progress:
         task = progress.add_task(what, total=None)
@@ -81,35 +87,46 @@ def spinner(what: str) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
-def fetch_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Progress of a fetched model: one line for each thing that is done."""
+def counter(*, transient: bool = False) -> Iterator[Callable[[str, str, int, int | None], None]]:
+    """Bars with the time that is left, one for each name.
+
+    Call what it gives with a name, words that change, units done, and units in all (None: not
+    known). Where there is no terminal, a line says every tenth of the way.
+    """
+    if not err.is_terminal:
+        tenths: dict[str, int] = {}
+
+        def say(name: str, words: str, done: int, total: int | None) -> None:
+            tenth = 10 * done // total if total else 0
+            if tenths.get(name) != tenth:
+                tenths[name] = tenth
+                err.print(f"{name} {done}/{total or '?'} {words}".rstrip(), markup=False)
+
+        yield say
+        return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(BAR_WIDTH),
         TaskProgressColumn(),
+        TextColumn("{task.fields[words]}"),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as progress:
+    with Progress(*columns, console=err, transient=transient) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def report(what: str, done: int, total: int | None) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done, total=total)
+        def report(name: str, words: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total, words="")
+            progress.update(tasks[name], completed=done, total=total, words=words)
 
         yield report
 
 
-def step_bar() -> Progress:
-    """Progress of a training or an evaluation, with the time that is left."""
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(BAR_WIDTH),
-        TextColumn("{task.completed}/{task.total}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=err,
-    )
+@contextmanager
+def fetch_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Progress of a fetched model: one bar for each thing that is done."""
+    with counter(transient=True) as report:
+        yield lambda what, done, total: report(what, "", done, total)

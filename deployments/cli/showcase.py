@@ -4,7 +4,9 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 
+from rich.console import RenderableType
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from cluster.tenancy.demo import ADMIN_TENANT
@@ -12,6 +14,7 @@ from deployments.cli import console
 from deployments.cli.client import BraidClient, Target
 
 MAX_TOKENS = 64
+LABEL_WIDTH = 7
 ANY_PROMPT = "What is the capital of France?"
 PROMPT_BY_SKILL = {
     "sql": "Show the average price of all products per category.",
@@ -43,8 +46,7 @@ def show_answers(
     Raises:
         BraidError: a request failed.
     """
-    for tenant in (name for name in keys if name != ADMIN_TENANT):
-        aliases = rights.get(tenant, ())
+    for tenant, aliases in rights.items():
         name = model if model == "auto" or not aliases else aliases[0]
         show_answer(Target(url, keys[tenant]), tenant, prompt_for(aliases), name)
 
@@ -61,15 +63,21 @@ def show_answer(target: Target, tenant: str, prompt: str, model: str) -> None:
         answer = client.chat(request_body(prompt, model))
         decision = client.decision(answer.decision_id)
     text = answer.body["choices"][0]["message"]["content"].strip()
-    rows = [("prompt", Text(prompt)), ("answer", Text(text, style="green"))]
     console.out.print()
     console.out.print(Text(tenant, style="bold magenta") + Text(f"  model {model}", style="dim"))
-    console.out.print(Padding(Text("prompt   ", style="dim") + rows[0][1], (0, 0, 0, 2)))
+    _labelled("prompt", Text(prompt))
+    _labelled("source", Text(answer.source))
     if decision is not None:
-        words = f"mixture  {answer.source}"
-        console.out.print(Padding(Text(words, style="dim"), (0, 0, 0, 2)))
-        console.out.print(Padding(console.mixture_table(decision["mixture"]), (0, 0, 0, 11)))
-    console.out.print(Padding(Text("answer   ", style="dim") + rows[1][1], (0, 0, 0, 2)))
+        _labelled("mixture", console.mixture_table(decision["mixture"]))
+    _labelled("answer", Text(text, style="green"))
+
+
+def _labelled(label: str, content: RenderableType) -> None:
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_column(width=LABEL_WIDTH, style="dim")
+    row.add_column()
+    row.add_row(label, content)
+    console.out.print(Padding(row, (0, 0, 0, 2), expand=False))
 
 
 def request_body(prompt: str, model: str) -> dict[str, object]:

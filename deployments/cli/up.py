@@ -215,6 +215,7 @@ def _start(launch: Launch, state: StateDir) -> lifecycle.RunningCluster:
 
 
 def _show(url: str, launch: Launch, state: StateDir) -> None:
+    from cluster.tenancy.demo import ADMIN_TENANT, DEMO_TENANTS
     from cluster.tenancy.keys import read_keys
 
     if launch.rights is None:
@@ -222,14 +223,14 @@ def _show(url: str, launch: Launch, state: StateDir) -> None:
         return
     model = AUTO if launch.config.routers else launch.config.model
     keys = read_keys(state.keys)
-    rights = {tenant: launch.rights.get(tenant, ()) for tenant in keys if tenant != "admin"}
+    rights = {tenant: launch.rights.get(tenant, ()) for tenant in DEMO_TENANTS}
     console.out.print("\n[bold]Who may use what[/bold]")
     show_rights(rights)
     show_answers(url, keys, rights, model)
     console.out.print(f"\n[bold]Keys[/bold] (kept in {state.keys})")
-    for tenant, key in keys.items():
-        console.plain(f"  {tenant:<8}{key}")
-    tenant = next(iter(rights))
+    for tenant in (*DEMO_TENANTS, ADMIN_TENANT):
+        console.plain(f"  {tenant:<8}{keys[tenant]}")
+    tenant = DEMO_TENANTS[0]
     aliases = rights[tenant]
     name = model if model == AUTO or not aliases else aliases[0]
     show_next(url, keys[tenant], prompt_for(aliases), name)
