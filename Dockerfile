@@ -12,18 +12,18 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /src
-COPY requirements.lock ./
-# torch alone first, so that nothing else can be resolved from its index.
+COPY pyproject.toml README.md LICENSE requirements.lock ./
+# torch alone first, so that nothing else can be resolved from its index; then what the project
+# depends on, without the development tools, at the versions of the lock file.
 RUN torch=$(grep '^torch==' requirements.lock) \
     && pip install --index-url "$TORCH_INDEX" --extra-index-url https://pypi.org/simple "$torch" \
-    && pip install -r requirements.lock
+    && pip install --constraint requirements.lock .
 
-COPY pyproject.toml README.md LICENSE ./
 COPY kernels/ kernels/
 COPY cluster/ cluster/
 COPY router_service/ router_service/
 COPY deployments/ deployments/
-RUN pip install --no-deps .
+RUN pip install --no-deps --force-reinstall .
 
 # The base model of the CPU overlay; empty leaves it out (GPU images read models from a claim).
 ARG BRAID_MODEL=HuggingFaceTB/SmolLM2-135M-Instruct

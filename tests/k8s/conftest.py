@@ -30,15 +30,10 @@ def overlay(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-@pytest.fixture(scope="session")
-def rendered_once(kubectl: str, overlay: Path) -> Documents:
-    return manifests.render(kubectl, overlay)
-
-
 @pytest.fixture
-def rendered(rendered_once: Documents) -> Documents:
+def rendered(kubectl: str, overlay: Path) -> Documents:
     """What ``kubectl apply -k`` would send for the overlay; a copy the test may break."""
-    return deepcopy(rendered_once)
+    return deepcopy(manifests.render(kubectl, overlay))
 
 
 @pytest.fixture
@@ -46,15 +41,16 @@ def rayservice(rendered: Documents) -> dict[str, Any]:
     return manifests.only(rendered, "RayService")
 
 
-@pytest.fixture(scope="session")
-def gpu_rendered_once(kubectl: str) -> Documents:
-    return manifests.render(kubectl, manifests.K8S / "overlays" / "gpu")
+@pytest.fixture
+def gpu_rendered(kubectl: str) -> Documents:
+    """One overlay, for tests that need no other; a copy."""
+    return deepcopy(manifests.render(kubectl, manifests.K8S / "overlays" / "gpu"))
 
 
 @pytest.fixture
-def gpu_rayservice(gpu_rendered_once: Documents) -> dict[str, Any]:
+def gpu_rayservice(gpu_rendered: Documents) -> dict[str, Any]:
     """The RayService of one overlay, for tests that break it."""
-    return deepcopy(manifests.only(gpu_rendered_once, "RayService"))
+    return manifests.only(gpu_rendered, "RayService")
 
 
 @pytest.fixture(scope="session")

@@ -186,7 +186,7 @@ def _edit_serve_config(rayservice: dict, edit) -> str:
     ("edit", "complaint"),
     [
         (lambda c: c.update(http_option={}), "serveConfigV2.http_option: unknown key"),
-        (lambda c: c["http_options"].update(prot=1), "http_options.prot: unknown key"),
+        (lambda c: c.update(http_options={"prot": 1}), "http_options.prot: unknown key"),
         (
             lambda c: c["applications"][0]["deployments"][0].update(num_replica=2),
             "applications[0].deployments[0].num_replica: unknown key",
@@ -201,7 +201,8 @@ def _edit_serve_config(rayservice: dict, edit) -> str:
             lambda c: c["applications"][0]["deployments"][0]["ray_actor_options"].update(gpus=1),
             "ray_actor_options.gpus: unknown key",
         ),
-        (lambda c: c["http_options"].update(port="no"), "http_options.port"),
+        (lambda c: c.update(http_options={"port": "no"}), "http_options.port"),
+        (lambda c: c.update(proxy_location="Nowhere"), "proxy_location"),
         (lambda c: c["applications"][0].update(import_path="deployments"), "import_path"),
         (
             lambda c: c["applications"][0]["deployments"][1]["autoscaling_config"].update(

@@ -7,6 +7,9 @@ import pytest
 import yaml
 from k8s_validation import manifests
 from k8s_validation.serve_rules import serve_config_problems
+from ray.serve.config import ProxyLocation
+from ray.serve.deployment import deployment_to_schema
+from ray.serve.schema import ServeDeploySchema
 
 from cluster.errors import ConfigError
 from cluster.placement.policy import ReplicasPolicy
@@ -26,7 +29,7 @@ from deployments.serve_config import (
     render_serve_config,
     serve_config,
 )
-from deployments.serve_env import serve_environment
+from deployments.serve_env import SERVE_ENVIRONMENT
 
 
 @pytest.fixture
@@ -57,6 +60,18 @@ def test_arguments_are_the_whole_application_config(config):
     assert type(config.app).model_validate(args) == config.app
 
 
+def test_serve_runs_no_proxy_and_no_route(config):
+    """Fronts answer by themselves; an unset prefix would be "/", an unset location every node."""
+    generated = serve_config(config)
+    assert generated["proxy_location"] == "Disabled"
+    assert "http_options" not in generated
+    accepted = ServeDeploySchema.model_validate(generated)
+    assert accepted.proxy_location == ProxyLocation.Disabled
+    # What reaches Serve from the client is the schema without what was not set.
+    (application,) = accepted.model_dump(exclude_unset=True)["applications"]
+    assert application["route_prefix"] is None
+
+
 def test_deployments_and_their_bounds(config):
     front, replica, controller = serve_config(config)["applications"][0]["deployments"]
     assert (front["name"], replica["name"], controller["name"]) == (
@@ -81,12 +96,11 @@ def test_deployments_are_those_of_the_application(config):
     assert [entry["name"] for entry in generated] == [deployment.name for deployment in built]
 
 
-def test_every_ray_container_has_the_flags(config, rayservice):
-    expected = serve_environment(config.app.front.host, config.app.front.port)
+def test_every_ray_container_has_the_flags(rayservice):
     for name, group in manifests.groups(rayservice):
         env = manifests.environment(group["template"]["spec"]["containers"][0])
         flags = {key: value for key, value in env.items() if key.startswith("RAY_")}
-        assert flags == expected, name
+        assert flags == dict(SERVE_ENVIRONMENT), name
         assert env["HF_HUB_OFFLINE"] == "1"
 
 
@@ -129,21 +143,25 @@ def test_front_readiness_asks_serve_and_replica_readiness_does_not(workers):
     assert probe("replica") == ("/api/healthz", 52365)
 
 
+def _per_pod(group: dict, wanted: dict[str, float]) -> int:
+    """How many of what asks for ``wanted`` fit a pod of the group."""
+    ((resource, amount),) = wanted.items()
+    count = float(group["resources"].get(resource, 0)) / amount
+    assert count == int(count)
+    return int(count)
+
+
 def test_groups_offer_what_the_deployments_ask(config, workers):
-    """One front, and one replica, fits each pod of its group, and no pod of the other."""
+    """Whole fronts, and one replica, fit each pod of their group, and no pod of the other."""
     for name, wanted in (
         ("front", config.app.front.resources),
         ("replica", config.app.replica.resources),
     ):
         assert list(wanted) == [f"braid_{name}"]
-        offered = {key: float(value) for key, value in workers[name]["resources"].items()}
-        for resource, amount in wanted.items():
-            assert offered[resource] == amount
-            assert all(
-                resource not in group["resources"]
-                for other, group in workers.items()
-                if other != name
-            )
+        fitting = {other: _per_pod(group, wanted) for other, group in workers.items()}
+        assert fitting.pop(name) >= 1
+        assert set(fitting.values()) == {0}
+    assert _per_pod(workers["replica"], config.app.replica.resources) == 1
 
 
 def test_gpu_pods_have_the_gpus_their_replicas_take(config, workers):
@@ -166,7 +184,9 @@ def test_logical_cpus_are_the_containers_cpus(workers):
 def test_group_sizes_follow_the_config(config, workers):
     front, replica, scaling = workers["front"], workers["replica"], config.serve.autoscaling
     sizes = (front["minReplicas"], front["replicas"], front["maxReplicas"])
-    assert sizes == (config.app.front.replicas,) * 3
+    pods, rest = divmod(config.app.front.replicas, _per_pod(front, config.app.front.resources))
+    assert rest == 0
+    assert sizes == (pods,) * 3
     assert (replica["minReplicas"], replica["maxReplicas"]) == (
         scaling.min_replicas,
         scaling.max_replicas,
@@ -206,10 +226,19 @@ def test_disruption_budgets_leave_a_pod_to_move(rendered, workers):
 
 def test_pods_stop_later_than_their_requests(config, rayservice):
     """ray stop drains for 30 s, then Serve lets requests end, and both need some slack."""
-    front, replica = config.serve.front, config.serve.replica
-    assert front.graceful_shutdown_timeout_s
-    assert replica.graceful_shutdown_timeout_s
-    graceful = max(front.graceful_shutdown_timeout_s, replica.graceful_shutdown_timeout_s)
+    own = {
+        deployment.name: deployment_to_schema(deployment).graceful_shutdown_timeout_s
+        for deployment in (
+            front_deployment(config.app),
+            replica_deployment(config.app, ReplicasPolicy()),
+            controller_deployment(),
+        )
+    }
+    generated = serve_config(config)["applications"][0]["deployments"]
+    graceful = max(
+        entry.get("graceful_shutdown_timeout_s", own[entry["name"]]) for entry in generated
+    )
+    assert graceful > 0
     needed = 30 + graceful + 15
     for name, group in manifests.groups(rayservice):
         assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= needed, name
@@ -272,7 +301,11 @@ def test_command_rewrites_a_stale_patch_and_check_only_reports_it(tmp_path, over
         ({"app": {"engine": {"treads": 2}}}, r"app\.yaml: app\.engine\.treads: Extra inputs"),
         ({"app": {"front": {"port": "eight"}}}, r"app\.front\.port"),
         ({"app": {}, "serve": {"autoscaling": {"min_replicas": 3}}}, "is above max_replicas"),
-        ({"app": {"front": {"port": 8999}}}, "proxy_port 8999 is the port of app.front"),
+        ({"app": {}, "serve": {"proxy_port": 8999}}, "serve.proxy_port: Extra"),
+        (
+            {"app": {}, "serve": {"front": {"max_ongoing_requests": 4}}},
+            "serve.front.max_ongoing_requests: Extra",
+        ),
         ({"app": {"redis_url": "redis://:x@h:1"}}, "redis_url is a secret"),
         ({"app": {"signing_key": "x"}}, "signing_key is a secret"),
         ({"app": {}, "serve": {"replica": {"num_cpus": 1}}}, "serve.replica.num_cpus: Extra"),
@@ -296,14 +329,14 @@ def test_unreadable_overlay_configs_are_refused(tmp_path):
         load_overlay_config(broken)
 
 
-def test_command_prints_what_a_ray_without_kubernetes_needs(overlay, config, capsys):
+def test_command_prints_what_a_ray_without_kubernetes_needs(overlay, capsys):
     source = overlay / "app.yaml"
     assert main(["--print", str(source)]) == 0
     assert capsys.readouterr().out == render_serve_config(source)
-    assert main(["--env", str(source)]) == 0
+    assert main(["--env"]) == 0
     lines = capsys.readouterr().out.splitlines()
     flags = dict(line.removeprefix("export ").split("=") for line in lines)
-    assert flags == serve_environment(config.app.front.host, config.app.front.port)
+    assert flags == dict(SERVE_ENVIRONMENT)
 
 
 def test_command_needs_overlays(tmp_path):
@@ -316,15 +349,3 @@ def test_command_fails_on_a_bad_overlay(tmp_path, capsys):
     (tmp_path / "one" / "app.yaml").write_text("app: {modle: x}", encoding="utf-8")
     assert main([str(tmp_path)]) == 1
     assert "app.modle" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("port", "fronts"), [(0, 1), (8000, 0), (65535, 2)])
-def test_port_ranges_that_do_not_exist_are_refused(port, fronts):
-    with pytest.raises(ValueError, match="no port range"):
-        serve_environment("127.0.0.1", port, fronts)
-
-
-def test_port_range_has_one_port_for_each_front_of_a_node():
-    env = serve_environment("127.0.0.1", 9000, 3)
-    low, high = (int(env[f"RAY_SERVE_DIRECT_INGRESS_{end}_HTTP_PORT"]) for end in ("MIN", "MAX"))
-    assert list(range(low, high)) == [9000, 9001, 9002]

@@ -73,8 +73,8 @@ class Store:
 
 
 @pytest.fixture(params=["braid-valkey-app", "braid-valkey-gcs"])
-def store(request: pytest.FixtureRequest, gpu_rendered_once, tmp_path) -> Store:
-    return Store(gpu_rendered_once, request.param, tmp_path)
+def store(request: pytest.FixtureRequest, gpu_rendered, tmp_path) -> Store:
+    return Store(gpu_rendered, request.param, tmp_path)
 
 
 def test_a_store_keeps_its_data_over_a_restart(store):
@@ -93,11 +93,11 @@ def test_a_store_answers_nobody_without_the_password(store):
         assert store.password_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_only_the_applications_store_may_evict(gpu_rendered_once, tmp_path):
+def test_only_the_applications_store_may_evict(gpu_rendered, tmp_path):
     for name, policy in (("app", "volatile-ttl"), ("gcs", "noeviction")):
         folder = tmp_path / name
         folder.mkdir()
-        with Store(gpu_rendered_once, f"braid-valkey-{name}", folder).running() as client:
+        with Store(gpu_rendered, f"braid-valkey-{name}", folder).running() as client:
             settings = client.config_get("maxmemory*")
             assert settings["maxmemory-policy"] == policy
             assert int(settings["maxmemory"]) < 512 * 2**20

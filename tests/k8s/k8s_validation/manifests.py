@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Hashable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ def parse(text: str) -> list[Any]:
     return [doc for doc in yaml.load_all(text, _Loader) if doc is not None]
 
 
+@cache
 def render(kubectl: str, folder: Path) -> list[dict[str, Any]]:
-    """Return the objects that kustomize makes of ``folder``."""
+    """Return the objects that kustomize makes of ``folder``; who changes them takes a copy."""
     done = subprocess.run(
         [kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60, check=False
     )
