@@ -538,6 +538,14 @@ async def test_placement_never_takes_what_is_leased(make_rig):
     assert (ack.loaded, ack.failed, ack.evicted) == (("b", "c"), (), ("a",))
 
 
+async def test_a_placement_too_large_keeps_its_most_wanted(make_rig):
+    rig = make_rig(slots=1)
+    ack = await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], 1)
+    assert ack.loaded == ("a",)
+    assert [(d, code) for d, code, _ in ack.failed] == [("b", "adapter_capacity")]
+    assert rig.bank.writes == {"a": 1}
+
+
 async def test_placement_reports_failures_and_unknown_generations(make_rig):
     rig = make_rig(slots=3)
     rig.loader.failing["a"] = AdapterUnsupported("DoRA")

@@ -330,6 +330,25 @@ async def test_redis_away_counts_locally_and_settles_later(client, clock):
 
 
 @pytest.mark.redis
+async def test_a_settlement_that_finds_redis_away_is_made_good(client, clock):
+    where = client.connection_pool.connection_kwargs
+    limits = QuotaLimits(tokens_per_minute=1000, max_concurrent=10)
+    async with Line(where["host"], where["port"]) as line:
+        weak = Redis(port=line.port, socket_timeout=1, retry=Retry(NoBackoff(), 0))
+        quota = RedisQuota(weak, MemoryQuota(clock, LEASE), clock, LEASE, 1.0, script_clock=clock)
+        verdict = await quota.reserve(ACME, limits, "x", 400)
+        line.cut()
+        with capture_logs():
+            await quota.settle(verdict, 10)
+            assert not quota.available
+            line.up = True
+            clock.advance(1.0)
+            await quota.reserve(ACME, limits, "y", 0)
+        assert await client.zrange("braid:v1:{acme}:quota:inflight", 0, -1) == [b"y"]
+        await weak.aclose()
+
+
+@pytest.mark.redis
 async def test_a_flushed_server_forgets_without_harm(client, clock):
     quota = RedisQuota(client, MemoryQuota(clock, LEASE), clock, LEASE, 1.0, script_clock=clock)
     limits = QuotaLimits(tokens_per_minute=100, max_concurrent=1)
