@@ -162,7 +162,7 @@ def _fused_product(linears: list[nn.Linear]) -> Product:
     biases = [linear.bias for linear in linears]
     if all(bias is None for bias in biases):
         return make_product(weight, None)
-    filled = [
+    filled: list[torch.Tensor] = [
         linear.weight.new_zeros(linear.out_features) if bias is None else bias
         for linear, bias in zip(linears, biases, strict=True)
     ]
