@@ -45,11 +45,11 @@ def evaluate_demo(
 ) -> DemoResults:
     """Fill all three columns for `skills` and write the JSON results and the Markdown report.
 
-    Each skill is asked `n` held-out prompts. `answer` gives the routed answer to a prompt (decoded greedily, as one user message); it is
-    called from `workers` threads at once, and `router` is its name in the report. Base and adapter
-    scores already in `results_path` are kept if base, adapter and examples are still the same;
-    without `answer`, so is the routed score. Results are written skill by skill,
-    so an interrupted evaluation goes on where it was.
+    Each skill is asked `n` held-out prompts. `answer` gives the routed answer to a prompt (decoded
+    greedily, as one user message); it is called from `workers` threads at once, and `router` is its
+    name in the report. Base and adapter scores already in `results_path` are kept if base, adapter
+    and examples are still the same; without `answer`, so is the routed score. Results are written
+    skill by skill, so an interrupted evaluation goes on where it was.
 
     Raises:
         AdapterError: a skill's adapter is missing from `adapters_dir`, or does not load.
