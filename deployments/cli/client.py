@@ -18,6 +18,12 @@ TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0
 EVENT_PREFIX = "data: "
 END_OF_EVENTS = "[DONE]"
+HINTS = {
+    "invalid_api_key": "give one with --key or --tenant, or set BRAID_API_KEY",
+    "permission_denied": "use an administrator's with --key",
+    "model_not_found": "`braid adapters list` shows what there is",
+}
+"""By the error's code: what a person at the command line can do."""
 ANY_INTERFACE = "://0.0.0.0:"
 
 
@@ -216,7 +222,7 @@ def _pieces(response: httpx2.Response) -> Iterator[str]:
             return
         event = orjson.loads(data)
         if "error" in event:
-            raise known_error(str(event["error"]["code"]), str(event["error"]["message"]))
+            raise _refusal(event["error"])
         for choice in event["choices"]:
             text = choice["delta"].get("content")
             if text:
@@ -238,4 +244,11 @@ def _object(response: httpx2.Response) -> dict[str, Any]:
     problem = body.get("error")
     if not isinstance(problem, dict):
         raise NoServer(f"{response.request.url} answered {response.status_code}: {body}")
-    raise known_error(str(problem.get("code")), str(problem.get("message")))
+    raise _refusal(problem)
+
+
+def _refusal(problem: Mapping[str, Any]) -> BraidError:
+    """The server's error, with what can be done about it from here."""
+    error = known_error(str(problem.get("code")), str(problem.get("message")))
+    hint = HINTS.get(error.code)
+    return error if hint is None else type(error)(f"{error.message}; {hint}")

@@ -46,15 +46,18 @@ def show_answers(
     Raises:
         BraidError: a request failed.
     """
+    shown: list[str] = []
     for tenant, aliases in rights.items():
         name = model if model == "auto" or not aliases else aliases[0]
-        show_answer(Target(url, keys[tenant]), tenant, prompt_for(aliases), name)
+        shown.append(prompt_for(aliases, shown))
+        show_answer(Target(url, keys[tenant]), tenant, shown[-1], name)
 
 
-def prompt_for(aliases: Sequence[str]) -> str:
-    """A prompt that suits one of these adapters, where one of them is the demo's."""
+def prompt_for(aliases: Sequence[str], shown: Sequence[str] = ()) -> str:
+    """A prompt that suits one of these adapters, where one is the demo's; a new one if possible."""
     known = [PROMPT_BY_SKILL[alias] for alias in aliases if alias in PROMPT_BY_SKILL]
-    return known[0] if known else ANY_PROMPT
+    fresh = [prompt for prompt in known if prompt not in shown]
+    return next(iter(fresh or known), ANY_PROMPT)
 
 
 def show_answer(target: Target, tenant: str, prompt: str, model: str) -> None:

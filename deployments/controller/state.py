@@ -5,6 +5,8 @@ from typing import Any
 import orjson
 import structlog
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
 log = structlog.get_logger(__name__)
@@ -22,6 +24,7 @@ class ControllerState:
             socket_timeout=TIMEOUT_S,
             socket_connect_timeout=TIMEOUT_S,
             client_name="braid-controller",
+            retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), 1),
         )
         self._written = b""
         self.error: str | None = None

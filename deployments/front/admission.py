@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
 
 from cluster.clock import Clock
 from cluster.config import AppConfig
@@ -41,6 +43,7 @@ class Admission:
             socket_timeout=timeout_s,
             socket_connect_timeout=timeout_s,
             client_name="braid-quota",
+            retry=Retry(ExponentialWithJitterBackoff(base=0.005, cap=0.02), 1),
         )
         quota = RedisQuota(
             client,
