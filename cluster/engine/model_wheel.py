@@ -125,7 +125,8 @@ def _convert(gguf: Path, out: Path, report: Progress) -> None:
         end = tokenizer.convert_tokens_to_ids(_END_OF_TURN)
         model.config.eos_token_id = model.generation_config.eos_token_id = end
         model.config.pad_token_id = model.generation_config.pad_token_id = end
-        model.save_pretrained(out)
-        tokenizer.save_pretrained(out)
+        with redirect_stderr(StringIO()):
+            model.save_pretrained(out)
+            tokenizer.save_pretrained(out)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelSourceError(f"{gguf.name}: cannot be converted: {error}") from error
