@@ -28,7 +28,7 @@ def read_examples(path: Path) -> list[Example]:
             two non-empty strings. The message has file, line and field.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingDataError(f"{path}: cannot be read: {error}") from error
     examples = [

@@ -9,13 +9,14 @@ from router_service.training.encoding import IGNORED, collate, encode_examples
 from router_service.training.jsonl import Example
 from router_service.training.loss import completion_loss
 
+SYSTEM = "<|im_start|>system\nBe brief.<|im_end|>\n"
 EXAMPLES = [Example("hello", "hi"), Example("what is it?", "a cat"), Example("x", "1 + 1 = 2")]
 
 
 def test_an_example_is_the_chat_prompt_the_answer_and_the_end(chat_base: ModelLocation) -> None:
     tokenizer = AutoTokenizer.from_pretrained(chat_base.path)
     (encoded,) = encode_examples(tokenizer, EXAMPLES[:1], max_tokens=100)
-    text = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>"
+    text = f"{SYSTEM}<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi<|im_end|>"
     assert tokenizer.decode(encoded.ids) == text
     assert tokenizer.decode(encoded.completion_ids) == "hi<|im_end|>"
 
@@ -30,7 +31,7 @@ def test_the_common_opening_is_kept_once(chat_base: ModelLocation) -> None:
     tokenizer = AutoTokenizer.from_pretrained(chat_base.path)
     encoded = encode_examples(tokenizer, EXAMPLES, max_tokens=100)
     batch = collate(encoded, pad_id=1)
-    assert tokenizer.decode(batch.prefix_ids[0]) == "<|im_start|>user\n"
+    assert tokenizer.decode(batch.prefix_ids[0]) == f"{SYSTEM}<|im_start|>user\n"
     for row, example in enumerate(encoded):
         kept = batch.attention_mask[row, batch.prefix_ids.shape[1] :].bool()
         ids = [*batch.prefix_ids[0].tolist(), *batch.input_ids[row][kept].tolist()]
