@@ -1,0 +1,59 @@
+"""Help is quick, complete, and mistakes in options are named."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+COMMANDS = [
+    (),
+    ("up",),
+    ("down",),
+    ("status",),
+    ("doctor",),
+    ("chat",),
+    ("route",),
+    ("adapters", "list"),
+    ("tenants", "list"),
+    ("model", "fetch"),
+    ("train", "adapter"),
+    ("train", "router"),
+    ("demo", "data"),
+    ("demo", "build"),
+    ("demo", "evaluate"),
+]
+HEAVY = ("torch", "ray", "transformers", "peft", "numpy", "redis", "fastapi", "huggingface_hub")
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "sys.argv = ['braid', '--help']\n"
+        "from deployments.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('HEAVY', [name for name in {HEAVY} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_explains_itself(braid: Callable[..., Any], command: tuple[str, ...]) -> None:
+    result = braid(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS[1:], ids=" ".join)
+def test_an_unknown_option_is_named(braid: Callable[..., Any], command: tuple[str, ...]) -> None:
+    result = braid(*command, "--no-such-option")
+    assert result.exit_code == 2
+    assert "--no-such-option" in result.stderr
+
+
+def test_an_unknown_command_is_named(braid: Callable[..., Any]) -> None:
+    result = braid("upp")
+    assert result.exit_code == 2
+    assert "upp" in result.stderr

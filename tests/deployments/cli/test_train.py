@@ -1,0 +1,134 @@
+"""`braid train` and `braid demo data`: options arrive, and faults are one message."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router_service.training import adapter, router
+from router_service.training.config import AdapterTrainingConfig
+from router_service.training.router_config import RouterTrainingConfig
+
+Braid = Callable[..., Any]
+
+
+@pytest.mark.parametrize("kind", ["adapter", "router"])
+def test_missing_data_is_named(braid: Braid, tmp_path: Path, kind: str) -> None:
+    missing = tmp_path / "none.jsonl"
+    result = braid("train", kind, "--data", missing, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert str(missing) in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_broken_line_is_named(braid: Braid, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n')
+    result = braid("train", "adapter", "--data", data, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"{data}:2:completion: missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value", "field"),
+    [
+        ("adapter", "--lr", "0", "learning_rate"),
+        ("adapter", "--target", "no_proj", "target_modules"),
+        ("router", "--lr", "-1", "learning_rate"),
+    ],
+)
+def test_wrong_values_are_named(
+    braid: Braid, tmp_path: Path, kind: str, option: str, value: str, field: str
+) -> None:
+    result = braid("train", kind, "--data", "x", "--out", tmp_path, option, value)
+    assert result.exit_code == 1
+    assert field in result.stderr
+
+
+def test_adapter_options_arrive(
+    braid: Braid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[AdapterTrainingConfig] = []
+
+    def train(config: AdapterTrainingConfig, progress: Any, **_: Any) -> adapter.TrainReport:
+        seen.append(config)
+        progress(adapter.TrainProgress(1, 2, 0.5, 0.25, 3.0))
+        return adapter.TrainReport(config.out, 2, 1, 0.5, 0.25, 10, 2, 4.0, 2048)
+
+    monkeypatch.setattr(adapter, "train_adapter", train)
+    options = "--base m --description d --rank 4 --alpha 2 --target q_proj --steps 7 --lr 0.1"
+    more = "--batch-size 3 --max-tokens 99 --dev-examples 5 --seed 6 --threads 1 --resume"
+    out = tmp_path / "out"
+    result = braid("train", "adapter", "--data", "x", "--out", out, *options.split(), *more.split())
+    assert result.exit_code == 0, result.stderr
+    assert seen == [
+        AdapterTrainingConfig(
+            data=Path("x"),
+            out=out,
+            base="m",
+            cache_dir=tmp_path / "cache",
+            description="d",
+            rank=4,
+            alpha=2,
+            target_modules=("q_proj",),
+            steps=7,
+            learning_rate=0.1,
+            batch_size=3,
+            max_tokens=99,
+            dev_examples=5,
+            seed=6,
+            threads=1,
+            resume=True,
+        )
+    ]
+    assert "2.0 KiB" in result.stdout
+    assert "loss 0.5000, dev 0.2500" in result.stderr
+
+
+def test_router_is_trained_from_a_file(braid: Braid, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    texts = [("select rows of a table", "sql"), ("tell me a story", "base")]
+    data.write_text(
+        "".join(
+            json.dumps({"text": f"{text} {n}", "label": label}) + "\n"
+            for n in range(30)
+            for text, label in texts
+        )
+    )
+    out = tmp_path / "router"
+    options = ("--epochs", "1", "--threads", "1", "--held-out", data)
+    result = braid("train", "router", "--data", data, "--out", out, *options)
+    assert result.exit_code == 0, result.stderr
+    assert (out / "router.json").exists()
+    assert "held-out accuracy" in result.stdout
+    again = braid("train", "router", "--data", data, "--out", out, *options)
+    assert again.exit_code == 1
+    assert str(out) in again.stderr
+
+
+def test_defaults_of_the_router_stay_those_of_its_settings(
+    braid: Braid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[RouterTrainingConfig] = []
+
+    def train(config: RouterTrainingConfig, progress: Any) -> Any:
+        seen.append(config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(router, "train_router", train)
+    result = braid("train", "router", "--data", "x", "--out", tmp_path)
+    assert result.exit_code == 130
+    assert "Traceback" not in result.stderr
+    assert seen == [RouterTrainingConfig(data=Path("x"), out=tmp_path)]
+
+
+def test_demo_data_is_the_same_for_a_seed(braid: Braid, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        out = tmp_path / name
+        result = braid("demo", "data", "--out", out, "--n-train", "3", "--n-heldout", "2")
+        assert result.exit_code == 0
+    first = {path.name: path.read_text() for path in (tmp_path / "one").iterdir()}
+    assert first == {path.name: path.read_text() for path in (tmp_path / "two").iterdir()}
+    assert len(first["sql.train.jsonl"].splitlines()) == 3
