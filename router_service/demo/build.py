@@ -18,7 +18,7 @@ from router_service.training.export import WEIGHTS_FILE
 DEMO_SEED = 0
 N_TRAIN = 2000
 STEPS: Mapping[str, int] = {
-    "cron": 56,
+    "cron": 96,
     "dates": 36,
     "equations": 60,
     "json": 60,
