@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
-from cluster.errors import ConfigError
+from cluster.errors import BraidError, ConfigError
 from deployments.cli import console
 from deployments.cli.launch import Launch, Wish, check_machine, differences, plan_launch
 from deployments.cli.showcase import prompt_for, show_answers, show_next, show_rights
@@ -152,7 +152,11 @@ def up(
         if foreground:
             _run_in_foreground(state, launch.config)
         running = _start(launch, state)
-    _show(running.url.replace("://0.0.0.0:", "://127.0.0.1:"), launch, state)
+    try:
+        _show(running.url.replace("://0.0.0.0:", "://127.0.0.1:"), launch, state)
+    except BraidError:
+        console.note("the cluster goes on running: see `braid status`, stop it with `braid down`")
+        raise
 
 
 def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: Launch) -> None:
