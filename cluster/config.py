@@ -50,6 +50,10 @@ class AdapterConfig(Section):
     """Device bytes for adapters."""
     max_mixture: Annotated[int, Field(ge=1)] = 8
     """Most adapters in one mixture."""
+    base_check: Literal["digest", "name"] = "digest"
+    """What must agree where an adapter names the base it was trained on: the base's digest, or
+    with "name" at least its name. Shapes are compared always. Copies of one model from different
+    sources differ in their digests when one of them was quantised."""
     load_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     failure_ttl_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a failed load is remembered before it is tried again."""

@@ -10,3 +10,4 @@ class BaseShapes:
 
     digest: str  # of the base model
     modules: Mapping[str, tuple[int, int]]  # module path -> (d_out, d_in)
+    model_id: str = ""  # the name the base is served under

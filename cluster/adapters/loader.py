@@ -63,7 +63,7 @@ def load_adapter(
     """
     files = read_adapter_files(path)
     check_limits(files, config)
-    check_fit(files, base)
+    check_fit(files, base, config)
     digester = AdapterDigester(files)
     read: dict[str, Tensor] = {}
     for info, data in stream_tensors(files):
@@ -101,14 +101,15 @@ def check_limits(files: AdapterFiles, config: AdapterConfig) -> None:
             )
 
 
-def check_fit(files: AdapterFiles, base: BaseShapes) -> None:
+def check_fit(files: AdapterFiles, base: BaseShapes, config: AdapterConfig) -> None:
     """Refuse an adapter that was made for another base, or that lacks tensors it should have.
 
     Raises:
         AdapterError: with the tensor, what the base has, and what the file has.
     """
     wanted = files.notes.base_digest
-    if wanted is not None and wanted != base.digest:
+    same_name = config.base_check == "name" and files.config.base_model == base.model_id
+    if wanted is not None and wanted != base.digest and not same_name:
         raise AdapterError(
             f"{files.weights.parent}: manifest.json: trained on base {wanted}, "
             f"but the base served is {base.digest}"

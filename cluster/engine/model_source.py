@@ -45,10 +45,12 @@ def resolve_model(
     if not model_hub.is_hub_id(model):
         raise ModelSourceError(f"{model}: neither a folder nor a hub id like 'owner/name'")
     target = cache_dir.expanduser() / "models" / model.replace("/", "--")
+    if target.is_dir():  # published whole, by one rename; the cache may be read-only here
+        return _locate(target, model, report)
+    if offline:
+        raise ModelSourceError(f"{model}: not in the cache ({target}), and offline")
     with lock_for(target):
         if not target.is_dir():
-            if offline:
-                raise ModelSourceError(f"{model}: not in the cache ({target}), and offline")
             _fetch(model, target, report)
         return _locate(target, model, report)
 

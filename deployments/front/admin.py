@@ -32,6 +32,12 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
         require_admin(request)
         return json_answer({"replicas": [asdict(item) for item in context.replicas.snapshots()]})
 
+    @routes.get("/integrity")
+    async def integrity(request: Request) -> Response:
+        """Whether the books of every replica's pools balance."""
+        require_admin(request)
+        return json_answer({"replicas": await context.check_integrity()})
+
     @routes.get("/status")
     async def status(request: Request) -> Response:
         """Everything at a glance."""

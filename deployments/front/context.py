@@ -37,3 +37,4 @@ class FrontContext:
     new_id: Callable[[], RequestId]
     controller_state: Callable[[], Awaitable[dict[str, Any]]]
     breaker_state: Callable[[], str]
+    check_integrity: Callable[[], Awaitable[dict[str, str | None]]]

@@ -139,6 +139,7 @@ class Front:
             new_id=new_request_id,
             controller_state=self._controller_state,
             breaker_state=lambda: store.breaker_state.value,
+            check_integrity=self._check_integrity,
         )
         self._routing = routing
         self._set.start()
@@ -159,6 +160,11 @@ class Front:
         response = self._replica_handle.broadcast("describe")
         found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
         return [item for item in found if isinstance(item, ReplicaSnapshot)]
+
+    async def _check_integrity(self) -> dict[str, str | None]:
+        response = self._replica_handle.broadcast("check_integrity")
+        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        return dict(item for item in found if not isinstance(item, BaseException))
 
     async def _controller_state(self) -> dict[str, Any]:
         try:

@@ -45,7 +45,10 @@ def error_body(
 
 def body_of(error: BraidError) -> dict[str, dict[str, str | None]]:
     """The body for one of our own errors; also the data of an SSE error event."""
-    return error_body(error.status, error.message, error.code, error.param)
+    message = error.message
+    if error.param is not None and error.param not in message:
+        message = f"{error.param}: {message}"
+    return error_body(error.status, message, error.code, error.param)
 
 
 def headers_of(error: BraidError) -> dict[str, str]:

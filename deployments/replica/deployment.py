@@ -20,7 +20,7 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
-from cluster.errors import BraidError, EngineError
+from cluster.errors import BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
 from deployments.link.messages import Submit
 from deployments.link.server import LinkServer
@@ -28,6 +28,7 @@ from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from deployments.replica.requests import RequestBook
+from kernels.errors import BankIntegrityError
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -70,7 +71,7 @@ class Replica:
             new_seed=lambda: secrets_module.randbits(63),
         )
         self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="adapter-load")
-        base = BaseShapes(location.digest, self._engine.module_shapes)
+        base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
 
         def load(entry: AdapterEntry) -> Any:
             return load_adapter(Path(entry.path), base, config.adapters, entry.key.digest)
@@ -176,12 +177,16 @@ class Replica:
         version, wanted = plans[self._id]
         return self._id, await self._adapters.apply_placement(wanted, version)
 
-    async def check_integrity(self) -> str:
-        """Raises IntegrityError where a pool's books do not balance."""
-        self._engine.engine.check_integrity()
-        self._engine.bank.check_integrity()
-        self._adapters.check_integrity()
-        return self._id
+    async def check_integrity(self) -> tuple[ReplicaId, str | None]:
+        """What is wrong with the books of engine, bank or adapter pool; None where they balance."""
+        try:
+            self._engine.engine.check_integrity()
+            self._engine.bank.check_integrity()
+            self._adapters.check_integrity()
+        except (IntegrityError, BankIntegrityError) as error:
+            log.error("replica.integrity", error=str(error))
+            return self._id, str(error)
+        return self._id, None
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the scaling policy reads: the controller's word, carried by every replica."""

@@ -64,3 +64,7 @@ def cluster(live: LiveCluster) -> Iterator[LiveCluster]:
     free = live.metric("braid_replica_kv_blocks_free")
     assert free == live.metric("braid_replica_kv_blocks"), "KV blocks leaked"
     assert live.metric("braid_requests_in_flight") == 0
+    books = live.get("/admin/v1/integrity", "admin").json()["replicas"]
+    assert len(books) == REPLICAS
+    assert set(books.values()) == {None}
+    assert live.metric("braid_engine_integrity_failures_total") == 0

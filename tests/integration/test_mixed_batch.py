@@ -79,8 +79,9 @@ def test_logprobs_agree_with_peft(
     with torch.inference_mode():
         logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1]
     expected = torch.log_softmax(logits.float(), dim=-1)
-    limits = tolerance("model_logits", torch.float32)
+    limits = tolerance("lora", torch.float32)
     top = torch.topk(expected, 10)
+    scale = max(1.0, float(expected.abs().max()))
     for value, token in zip(top.values.tolist(), top.indices.tolist(), strict=True):
         text = tokenizer.decode([token])
-        assert served[text] == pytest.approx(value, rel=limits.rtol, abs=limits.atol), text
+        assert served[text] == pytest.approx(value, rel=limits.rtol, abs=limits.atol * scale), text

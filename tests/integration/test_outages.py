@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from tests.support.live_cluster import REPLICA_TITLE, LiveCluster, wait_for
+from tests.support.live_cluster import REPLICA, VALKEY, LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -50,7 +50,7 @@ class Traffic:
 
 
 def test_redis_dies_and_comes_back(cluster: LiveCluster) -> None:
-    (server,) = cluster.processes("valkey-server")
+    (server,) = cluster.processes(VALKEY)
     with Traffic(cluster) as traffic:
         wait_for("traffic flows", lambda: len(traffic.answers) >= 6, 60)
         server.suspend()  # alive but silent: the worst way to be away
@@ -90,7 +90,7 @@ def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LiveCluste
         30,
         pause_s=0.02,
     )
-    victims = cluster.processes(REPLICA_TITLE)
+    victims = cluster.actors(REPLICA)
     victims[0].kill()
     for thread in threads:
         thread.join()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.live_cluster import LiveCluster, wait_for
+from tests.support.live_cluster import CONTROLLER, LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -91,7 +91,7 @@ def test_the_controller_remembers_across_a_restart(cluster: LiveCluster) -> None
     assert cluster.complete("acme", "sql", "Show all users", max_tokens=2).status_code == 200
     time.sleep(2)
     before = placement(cluster)
-    (process,) = cluster.processes("braid#Controller#")
+    (process,) = cluster.actors(CONTROLLER)
     process.kill()
 
     def restarted() -> dict[str, Any] | None:

@@ -20,7 +20,9 @@ from deployments.local.valkey import free_port
 T = TypeVar("T")
 
 START_TIMEOUT_S = 240.0
-REPLICA_TITLE = "braid#Replica#"
+REPLICA = "Replica"
+CONTROLLER = "Controller"
+VALKEY = "valkey-server"
 
 
 def wait_for(what: str, probe: Callable[[], T | None], timeout_s: float, pause_s: float = 0.1) -> T:
@@ -102,6 +104,13 @@ class LiveCluster:
             if all(f'{key}="{value}"' in line for key, value in labels.items()):
                 total += float(line.rsplit(" ", 1)[1])
         return total
+
+    def actors(self, deployment: str) -> list[psutil.Process]:
+        """Ray names an actor's process by its deployment, in one of two ways."""
+        return [
+            *self.processes(f"braid#{deployment}#"),
+            *self.processes(f"ServeReplica:braid:{deployment}"),
+        ]
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Processes of this cluster whose command line contains ``title``."""
