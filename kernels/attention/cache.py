@@ -1,5 +1,7 @@
 """The paged key/value cache of one layer."""
 
+import math
+import mmap
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +36,12 @@ class LayerKVCache:
     ) -> "LayerKVCache":
         """A cache without tokens. Pages of CPU memory are taken on first use."""
         shape = (num_blocks, block_size, num_kv_heads, head_dim)
-        return LayerKVCache(
-            torch.zeros(shape, dtype=dtype, device=device),
-            torch.zeros(shape, dtype=dtype, device=device),
-        )
+        return LayerKVCache(_zeros(shape, dtype, device), _zeros(shape, dtype, device))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """Zeros; on the CPU in anonymous pages, which the kernel zeroes when they are first touched."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
