@@ -22,7 +22,7 @@ STEPS: Mapping[str, int] = {
     "dates": 36,
     "equations": 60,
     "json": 60,
-    "shell": 40,
+    "shell": 80,
     "sql": 80,
     "tickets": 40,
 }
