@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.config import AppConfig, Settings
+from cluster.engine import model_source
 from cluster.errors import ConfigError
 from cluster.tenancy.keys import hash_key
 from deployments.cli.launch import Wish, check_redis, differences, plan_launch
@@ -18,8 +19,13 @@ Braid = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def nothing_starts(state: StateDir) -> Iterator[None]:
-    """No command of this file may get as far as a process or a secret."""
+def nothing_starts(state: StateDir, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No command of this file may get as far as the model, a process or a secret."""
+
+    def fetch(*_: object) -> None:
+        raise AssertionError("the model was asked for")
+
+    monkeypatch.setattr(model_source, "resolve_model", fetch)
     yield
     assert not state.log.exists()
     assert not state.keys.exists()
