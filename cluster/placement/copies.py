@@ -47,7 +47,7 @@ def _target(
         facts = f"pinned to {pinned}; {facts}"
     if held_back:
         facts += "; changed lately, so no copy is taken away yet"
-    change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} copies"
+    change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} {'copy' if copies == 1 else 'copies'}"
     return CopyTarget(
         digest=info.digest,
         alias=info.alias,

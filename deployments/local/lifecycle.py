@@ -1,11 +1,13 @@
 """Starting and stopping the supervisor process, and knowing which process it is."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx2
@@ -86,6 +88,26 @@ def start(
     Raises:
         StartFailed: it ended, or was not ready in time; nothing is left behind.
     """
+    with _only_one(state):
+        if find_running(state) is not None:
+            raise StartFailed("a cluster of this state folder is running already")
+        return _start(state, config, on_phase, replicas)
+
+
+@contextmanager
+def _only_one(state: StateDir) -> Iterator[None]:
+    """Hold the state folder's lock; it ends with the process whatever happens to it."""
+    with state.lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartFailed("another `braid up` is starting this cluster") from error
+        yield
+
+
+def _start(
+    state: StateDir, config: AppConfig, on_phase: Callable[[str], None], replicas: int
+) -> RunningCluster:
     state.status.unlink(missing_ok=True)
     write_run(state, config)
     with state.log.open("wb") as log:

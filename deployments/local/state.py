@@ -54,6 +54,11 @@ class StateDir:
         return self.root / "status.json"
 
     @property
+    def lock(self) -> Path:
+        """Held while a cluster is being started."""
+        return self.root / "up.lock"
+
+    @property
     def redis_url(self) -> Path:
         """Address and password of the embedded server; mode 0600."""
         return self.root / "redis-url"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from cluster.config import AppConfig
+from cluster.config import AppConfig, Settings
 from deployments.local.ray_node import start_ray
 from deployments.local.state import StateDir, read_json, write_private
 from deployments.local.valkey import EmbeddedValkey
@@ -73,7 +73,10 @@ class Supervisor:
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url
-        os.environ["BRAID_SIGNING_KEY"] = self._state.signing_key()
+        signing_key = config.signing_key or Settings().signing_key
+        os.environ["BRAID_SIGNING_KEY"] = (
+            signing_key.get_secret_value() if signing_key else self._state.signing_key()
+        )
         self._report("starting ray")
         start_ray()
         self._handle_signals()
