@@ -47,7 +47,8 @@ def _target(
         facts = f"pinned to {pinned}; {facts}"
     if held_back:
         facts += "; changed lately, so no copy is taken away yet"
-    change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} {'copy' if copies == 1 else 'copies'}"
+    noun = "copy" if copies == 1 else "copies"
+    change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} {noun}"
     return CopyTarget(
         digest=info.digest,
         alias=info.alias,
