@@ -112,8 +112,14 @@ def build_http_app(context: FrontContext) -> FastAPI:
         except BaseException as error:
             service.finish(running, error)
             raise
+
+        async def close() -> None:
+            await deltas.aclose()
+            service.finish(running, ClientDisconnect())
+
         return EventStream(
             events(running, wording, first, deltas, include_usage),
+            on_close=close,
             headers=decision_headers(running),
         )
 

@@ -1,7 +1,7 @@
 """Server-sent events, and noticing that the client has gone."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import orjson
@@ -52,27 +52,41 @@ class EventStream(Response):
 
     Args:
         events: encoded events; closed (``aclose``) at the end whatever happens.
+        on_close: awaited after that, also where the client went away before the first event, when
+            no code of ``events`` has run.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str] | None = None
+        self,
+        events: AsyncGenerator[bytes, None],
+        on_close: Callable[[], Awaitable[None]],
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         self.headers.update(headers or {})
         del self.headers["content-length"]
         self._events = events
+        self._on_close = on_close
         self._silent = True
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": self.status_code,
-                "headers": self.raw_headers,
-            }
-        )
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            await self._relay(receive, send)
+        finally:
+            await self._events.aclose()
+            await self._on_close()
+
+    async def _relay(self, receive: Receive, send: Send) -> None:
+        """Until the source ends or the client goes, whichever comes first."""
         sender = asyncio.ensure_future(self._send_all(send))
         others = (
             asyncio.ensure_future(_gone(receive)),
@@ -86,7 +100,6 @@ class EventStream(Response):
             for task in (sender, *others):
                 task.cancel()
             await asyncio.gather(sender, *others, return_exceptions=True)
-            await self._events.aclose()
 
     async def _send_all(self, send: Send) -> None:
         async for data in self._events:
