@@ -87,11 +87,10 @@ def paged_attention_forward(
         if option is not None and name not in _IGNORED:
             raise EngineError(f"{type(module).__name__} asks for {name}, which is not supported")
     cache = context.kv_caches[module.layer_idx]  # type: ignore[index]
-    q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
+    q = query[0].transpose(0, 1).contiguous()
+    k, v = key[0].transpose(0, 1), value[0].transpose(0, 1)
     store_kv(k, v, cache, batch)
-    window = sliding_window
-    if window is not None and window >= context.max_model_len:
-        window = None
+    window = context.effective_window(sliding_window)
     return paged_attention(q, cache, batch, scaling, window)[None], None
 
 

@@ -29,11 +29,11 @@ FUSED_GROUPS: tuple[tuple[str, ...], ...] = (
 class ProjectionGroup:
     """The product shared by the members of one site, for the input seen last."""
 
-    __slots__ = ("_context", "_input", "_left", "_parts", "_product", "_site", "_sizes")
+    __slots__ = ("_context", "_input", "_left", "_parts", "_product", "_site", "sizes")
 
     def __init__(self, site: int, sizes: list[int], product: Product, context: StepContext) -> None:
         self._site = site  # index in the model's sites
-        self._sizes = sizes
+        self.sizes = sizes  # output widths of the members
         self._product = product
         self._context = context
         self._input: torch.Tensor | None = None
@@ -44,8 +44,8 @@ class ProjectionGroup:
         """Slice ``member`` of the fused output for ``x`` [..., in]; each is given out once."""
         if x is not self._input or self._parts[member] is None:
             y = self.compute(x)
-            self._parts = list(torch.split_with_sizes(y, self._sizes, -1))
-            self._left = len(self._sizes)
+            self._parts = list(torch.split_with_sizes(y, self.sizes, -1))
+            self._left = len(self.sizes)
             self._input = x
         part = self._parts[member]
         self._parts[member] = None
@@ -70,11 +70,11 @@ class GroupMember(nn.Module):
 
     def __init__(self, group: ProjectionGroup, member: int) -> None:
         super().__init__()
-        self._take = group.take
-        self._member = member
+        self.group = group
+        self.member = member
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._take(x, self._member)
+        return self.group.take(x, self.member)
 
     __call__ = forward  # no hooks: a third of a small product's time otherwise
 
@@ -84,10 +84,10 @@ class SingleProjection(nn.Module):
 
     def __init__(self, group: ProjectionGroup) -> None:
         super().__init__()
-        self._compute = group.compute
+        self.group = group
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._compute(x)
+        return self.group.compute(x)
 
     __call__ = forward
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import structlog
 import torch
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
-from cluster.engine.model_loader import LoadedModel
+from cluster.engine.fused_decoder import FusedDecoder, fuse_decoder
+from cluster.engine.model_loader import LoadedModel, decoder_layers
 from cluster.engine.sampler import SamplingRow, sample
 from cluster.engine.scheduler import ScheduledSequence, StepPlan
 from cluster.engine.step_output import StepOutput
@@ -18,6 +20,15 @@ from kernels.attention.batch import PagedBatch
 from kernels.attention.cache import LayerKVCache
 from kernels.lora.bank import AdapterBank
 from kernels.lora.batch import LoraBatch
+
+log = structlog.get_logger(__name__)
+
+_TRIAL_TOKENS = 24
+"""Tokens of the prefill that tries a model."""
+
+_FUSED_AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest difference from the model's own logits, relative to the largest of them, with which the
+fused decoder is used: the roundings of all layers, far below what another formula gives."""
 
 
 class ModelRunner:
@@ -37,6 +48,8 @@ class ModelRunner:
         self._bank = bank
         self._lora_rows: tuple[tuple[int, int], ...] = ()  # (arrival, tokens) of the batch kept
         self._lora_batch: LoraBatch | None = None
+        self._kv_blocks = config.kv_blocks
+        self._fused: FusedDecoder | None = None
         self._context.bank = bank
         self._context.kv_caches = tuple(
             LayerKVCache.allocate(
@@ -111,24 +124,43 @@ class ModelRunner:
         lora: LoraBatch | None,
     ) -> torch.Tensor | None:
         device = self._loaded.device
-        # A copy of both in one transfer, [2, 1, T].
-        packed = torch.tensor([[tokens], [positions]]).to(device, non_blocking=True)
-        inputs = {"input_ids": packed[0], "position_ids": packed[1], "use_cache": False}
+        # A copy of both in one transfer, [2, T].
+        inputs = torch.tensor([tokens, positions]).to(device, non_blocking=True)
+        rows = None  # every token samples
+        if len(sampling) < len(tokens):
+            rows = torch.tensor(sampling, dtype=torch.long).to(device, non_blocking=True)
         self._context.attention = batch
         self._context.lora = lora
         try:
             if not sampling:
-                self._model.model(**inputs)  # type: ignore[operator]
+                self._hidden(inputs)
                 return None
-            # 0 keeps all rows: no copy where every token samples.
-            keep: torch.Tensor | int = 0
-            if len(sampling) < len(tokens):
-                keep = torch.tensor(sampling).to(device, non_blocking=True)
-            logits: torch.Tensor = self._model(**inputs, logits_to_keep=keep).logits
-            return logits[0].float()
+            return self._logits_of(inputs, rows).float()
         finally:
             self._context.attention = None
             self._context.lora = None
+
+    def _hidden(self, inputs: torch.Tensor) -> None:
+        """Fills the KV cache for ``inputs`` [2, T], tokens and positions."""
+        if self._fused is not None:
+            self._fused.hidden(inputs[0], inputs[1])
+        else:
+            self._model.model(  # type: ignore[operator]
+                input_ids=inputs[:1], position_ids=inputs[1:], use_cache=False
+            )
+
+    def _logits_of(self, inputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """[rows, vocabulary] for ``inputs`` [2, T]; ``rows`` None: all."""
+        if self._fused is not None:
+            return self._fused(inputs[0], inputs[1], rows)
+        answer = self._model(
+            input_ids=inputs[:1],
+            position_ids=inputs[1:],
+            use_cache=False,
+            logits_to_keep=0 if rows is None else rows,  # 0 keeps all
+        )
+        logits: torch.Tensor = answer.logits[0]
+        return logits
 
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> LoraBatch | None:
         """The step's adapters; the last batch is kept while the same sequences go on decoding.
@@ -148,27 +180,56 @@ class ModelRunner:
         return kept
 
     def _try(self) -> None:
-        """One token through block 0, so that an unsupported model is refused when it is loaded."""
-        batch = PagedBatch.build(
-            [[0]],
-            [0],
-            [1],
-            block_size=self._block_size,
-            dtype=self._loaded.dtype,
-            device=self._loaded.device,
-        )
+        """A few tokens through the first blocks, so that an unsupported model is refused when it is
+        loaded, and the fused decoder is used only where it agrees with the model's own modules."""
         try:
-            logits = self._forward([0], [0], [0], batch, None)
+            expected = self._trial()
         except (EngineError, TypeError, RuntimeError) as error:
             raise ModelSourceError(f"{type(self._model).__name__} cannot run: {error}") from error
-        if logits is None or logits.shape != (1, self._loaded.vocab_size):
-            found = None if logits is None else tuple(logits.shape)
+        vocab_size = self._loaded.vocab_size
+        if any(logits.shape[-1] != vocab_size for logits in expected):
             raise ModelSourceError(
-                f"{type(self._model).__name__} answers with logits of shape {found}, "
-                f"expected {(1, self._loaded.vocab_size)}"
+                f"{type(self._model).__name__} answers with logits of shape "
+                f"{tuple(expected[0].shape)}, expected {(1, vocab_size)}"
             )
-        if not bool(torch.isfinite(logits).all()):
+        if not all(bool(torch.isfinite(logits).all()) for logits in expected):
             raise ModelSourceError(f"{type(self._model).__name__} answers with NaN or infinity")
+        self._fused = fuse_decoder(self._model, decoder_layers(self._model), self._context)
+        if self._fused is None:
+            return
+        limit = _FUSED_AGREEMENT[self._loaded.dtype]
+        for want, got in zip(expected, self._trial(), strict=True):
+            error = float((got - want).abs().max() / want.abs().max().clamp_min(1e-6))
+            if not error <= limit:
+                log.warning("fused decoder differs from the model", error=error, limit=limit)
+                self._fused = None
+                return
+
+    def _trial(self) -> list[torch.Tensor]:
+        """Logits of a prefill, and of a decode step after it."""
+        size = self._block_size
+        room = min(size * self._kv_blocks, self._loaded.max_model_len)
+        prompt = min(_TRIAL_TOKENS, room - 1)
+        if prompt < 1:
+            steps = [(0, 1)]
+        else:
+            steps = [(0, prompt), (prompt, 1)]
+        answers = []
+        for start, count in steps:
+            batch = PagedBatch.build(
+                [list(range(-(-(start + count) // size)))],
+                [start],
+                [count],
+                block_size=size,
+                dtype=self._loaded.dtype,
+                device=self._loaded.device,
+            )
+            positions = list(range(start, start + count))
+            tokens = [position % self._loaded.vocab_size for position in positions]
+            logits = self._forward(tokens, positions, [count - 1], batch, None)
+            assert logits is not None
+            answers.append(logits)
+        return answers
 
 
 def _sample(

