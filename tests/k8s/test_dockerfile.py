@@ -62,8 +62,7 @@ def test_lock_file_pins_whatever_the_project_needs():
             if child.marker is None or any(child.marker.evaluate({"extra": e}) for e in extras):
                 waiting.append(child)
     missing = {name for name, _ in needed} - pinned.keys() - {"braid-serve"}
-    # A profiler that Ray's dashboard starts when somebody asks for it; nothing here does.
-    assert missing <= {"py-spy"}
+    assert missing == set()
 
 
 def test_it_runs_as_the_pods_user(rayservice):
