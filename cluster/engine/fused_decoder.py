@@ -36,6 +36,7 @@ embedding by halves, scaled dot products, a gated MLP."""
 
 _QKV = ("q_proj", "k_proj", "v_proj")
 _GATE_UP = ("gate_proj", "up_proj")
+_SILU = ("SiLU", "SiLUActivation")  # torch's, transformers'
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """cos [T, 1, D]; sin with its halves crossed over and the sign of the rotation, [T, 1, D]."""
@@ -94,7 +95,7 @@ class _FusedLayer:
         self._q_norm: FusedRMSNorm | None = getattr(attention, "q_norm", None)
         self._k_norm: FusedRMSNorm | None = getattr(attention, "k_norm", None)
         self._activation: Callable[[torch.Tensor], torch.Tensor] = mlp.act_fn
-        self._silu = isinstance(mlp.act_fn, nn.SiLU)
+        self._silu = type(mlp.act_fn).__name__ in _SILU
         self._head_dim: int = attention.head_dim
         self._heads = qkv.sizes[0] // self._head_dim
         self._kv_heads = qkv.sizes[1] // self._head_dim
@@ -176,20 +177,12 @@ def _children(module: nn.Module) -> set[str]:
 def _group(parent: nn.Module, *names: str) -> ProjectionGroup | None:
     """The group that computes exactly these projections, in this order."""
     modules = [parent.get_submodule(name) for name in names]
-    first = modules[0]
-    if not isinstance(first, GroupMember | SingleProjection) or len(first.group.sizes) != len(
-        names
-    ):
+    groups = {m.group for m in modules if isinstance(m, GroupMember | SingleProjection)}
+    members = [m.member for m in modules if isinstance(m, GroupMember)]
+    if len(groups) != 1 or members != (list(range(len(names))) if len(names) > 1 else []):
         return None
-    for member, module in enumerate(modules):
-        if (
-            not isinstance(module, GroupMember | SingleProjection)
-            or module.group is not first.group
-        ):
-            return None
-        if isinstance(module, GroupMember) and module.member != member:
-            return None
-    return first.group
+    (group,) = groups
+    return group if len(group.sizes) == len(names) else None
 
 
 def _product(parent: nn.Module, *names: str) -> ProjectionGroup:

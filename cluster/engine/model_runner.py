@@ -199,9 +199,9 @@ class ModelRunner:
             return
         limit = _FUSED_AGREEMENT[self._loaded.dtype]
         for want, got in zip(expected, self._trial(), strict=True):
-            error = float((got - want).abs().max() / want.abs().max().clamp_min(1e-6))
-            if not error <= limit:
-                log.warning("fused decoder differs from the model", error=error, limit=limit)
+            apart = float((got - want).abs().max() / want.abs().max().clamp_min(1e-6))
+            if not apart <= limit:
+                log.warning("fused decoder differs from the model", difference=apart, limit=limit)
                 self._fused = None
                 return
 
@@ -210,10 +210,7 @@ class ModelRunner:
         size = self._block_size
         room = min(size * self._kv_blocks, self._loaded.max_model_len)
         prompt = min(_TRIAL_TOKENS, room - 1)
-        if prompt < 1:
-            steps = [(0, 1)]
-        else:
-            steps = [(0, prompt), (prompt, 1)]
+        steps = [(0, 1)] if prompt < 1 else [(0, prompt), (prompt, 1)]
         answers = []
         for start, count in steps:
             batch = PagedBatch.build(

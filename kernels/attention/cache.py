@@ -11,18 +11,32 @@ import torch
 class LayerKVCache:
     """Keys and values of one layer, in blocks.
 
-    The layout [num_blocks, block_size, H_kv, D] keeps a block's keys in one piece: gathering a
-    row's blocks is a few large copies and gives [L, H_kv, D], which attention reads strided;
-    storing a token is one copy of H_kv * D values.
+    The layout [num_blocks, block_size, 2 * H_kv, D], a token's key heads before its value heads,
+    keeps a block in one piece: gathering a row's blocks is a few large copies and gives
+    [L, 2 * H_kv, D], which attention reads strided; storing a token is one copy.
     """
 
-    k: torch.Tensor  # [num_blocks, block_size, H_kv, D]
-    v: torch.Tensor  # [num_blocks, block_size, H_kv, D]
+    kv: torch.Tensor  # [num_blocks, block_size, 2 * H_kv, D]
+
+    @property
+    def k(self) -> torch.Tensor:
+        """Keys, a view [num_blocks, block_size, H_kv, D]."""
+        return self.kv[:, :, : self.kv_heads]
+
+    @property
+    def v(self) -> torch.Tensor:
+        """Values, a view [num_blocks, block_size, H_kv, D]."""
+        return self.kv[:, :, self.kv_heads :]
+
+    @property
+    def kv_heads(self) -> int:
+        """H_kv."""
+        return self.kv.shape[2] // 2
 
     @property
     def block_size(self) -> int:
         """Tokens per block."""
-        return self.k.shape[1]
+        return self.kv.shape[1]
 
     @staticmethod
     def allocate(
@@ -35,8 +49,8 @@ class LayerKVCache:
         device: torch.device | str = "cpu",
     ) -> "LayerKVCache":
         """A cache without tokens. Pages of CPU memory are taken on first use."""
-        shape = (num_blocks, block_size, num_kv_heads, head_dim)
-        return LayerKVCache(_zeros(shape, dtype, device), _zeros(shape, dtype, device))
+        shape = (num_blocks, block_size, 2 * num_kv_heads, head_dim)
+        return LayerKVCache(_zeros(shape, dtype, device))
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:

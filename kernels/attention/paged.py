@@ -3,26 +3,35 @@
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.attention.batch import DecodePlan, PagedBatch, PrefillPlan
+from kernels.attention.batch import DecodePlan, PagedBatch, PrefillPlan, heads_first
 from kernels.attention.cache import LayerKVCache
 
 
 def store_kv(k: torch.Tensor, v: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> None:
     """Put the step's keys and values into the cache.
 
+    Args:
+        k, v: [T, H_kv, D].
+        cache: the layer's.
+        batch: of this step.
+    """
+    store_fused_kv(torch.cat((k, v), dim=1), cache, batch)
+
+
+def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> None:
+    """Put the step's keys and values into the cache.
+
     A block that is begun and not filled is cleared first: what an earlier owner left behind, finite
     or not, then never meets a padded softmax.
 
     Args:
-        k, v: [T, H_kv, D], contiguous.
+        kv: [T, 2 * H_kv, D], key heads before value heads.
         cache: the layer's.
         batch: of this step.
     """
     if batch.opened_blocks is not None:
-        cache.k.index_fill_(0, batch.opened_blocks, 0.0)
-        cache.v.index_fill_(0, batch.opened_blocks, 0.0)
-    cache.k.flatten(0, 1).index_copy_(0, batch.slot_mapping, k)
-    cache.v.flatten(0, 1).index_copy_(0, batch.slot_mapping, v)
+        cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
+    cache.kv.flatten(0, 1).index_copy_(0, batch.slot_mapping, kv)
 
 
 def paged_attention(
@@ -63,25 +72,23 @@ def paged_attention(
 
 def _decode(q: torch.Tensor, cache: LayerKVCache, plan: DecodePlan, scale: float) -> torch.Tensor:
     rows, heads, dim = q.shape
-    kv_heads = cache.k.shape[2]
-    attended = scaled_dot_product_attention(
-        q.view(rows, kv_heads, heads // kv_heads, dim),
-        cache.k.index_select(0, plan.blocks).view(rows, -1, kv_heads, dim).transpose(1, 2),
-        cache.v.index_select(0, plan.blocks).view(rows, -1, kv_heads, dim).transpose(1, 2),
-        attn_mask=plan.mask,
-        scale=scale,
-    )
-    return attended.reshape(rows, heads, dim)
+    kv_heads = cache.kv_heads
+    grouped = q.view(rows, kv_heads, heads // kv_heads, dim)
+    out = torch.empty(grouped.shape, dtype=q.dtype, device=q.device)
+    for part in plan.parts(cache.kv):
+        torch.index_select(cache.kv, 0, part.blocks, out=part.gathered)
+        out[part.start : part.stop] = scaled_dot_product_attention(
+            grouped[part.start : part.stop], part.k, part.v, attn_mask=part.mask, scale=scale
+        )
+    return out.view(rows, heads, dim)
 
 
 def _prefill(q: torch.Tensor, cache: LayerKVCache, plan: PrefillPlan, scale: float) -> torch.Tensor:
-    seen = slice(plan.first, plan.first + plan.keys)
-    k = cache.k.index_select(0, plan.blocks).flatten(0, 1)[seen]
-    v = cache.v.index_select(0, plan.blocks).flatten(0, 1)[seen]
+    k, v = heads_first(cache.kv.index_select(0, plan.blocks), 1)
     attended = scaled_dot_product_attention(
         q[plan.start : plan.stop].transpose(0, 1).unsqueeze(0),
-        k.transpose(0, 1).unsqueeze(0),
-        v.transpose(0, 1).unsqueeze(0),
+        k.narrow(2, plan.first, plan.keys),
+        v.narrow(2, plan.first, plan.keys),
         attn_mask=plan.mask,
         is_causal=plan.mask is None,
         scale=scale,

@@ -71,7 +71,7 @@ def test_one_product_serves_all_members_and_each_slice_goes_once():
     weights = [(m.weight, m.bias) for m in (block.q_proj, block.k_proj, block.v_proj)]
     replaced(block)
     members = [block.q_proj, block.k_proj, block.v_proj]
-    group = members[0]._take.__self__
+    group = members[0].group
     calls = []
     product = group._product
     group._product = lambda x: calls.append(x) or product(x)
