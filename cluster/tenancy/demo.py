@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from cluster.tenancy.files import write_private
+from cluster.private_file import write_private
 from cluster.tenancy.keys import RandomSource, hash_key, new_key, read_keys, write_keys
 from cluster.tenancy.tenants import ALL_ADAPTERS
 

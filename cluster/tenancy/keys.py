@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cluster.errors import ConfigError
-from cluster.tenancy.files import write_private
+from cluster.private_file import write_private
 
 KEY_PREFIX = "brd_"
 KEY_BYTES = 32

@@ -4,10 +4,9 @@ from typing import Any
 
 import orjson
 import structlog
-from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
+
+from cluster.redis_client import redis_client
 
 log = structlog.get_logger(__name__)
 
@@ -19,13 +18,7 @@ class ControllerState:
     """The reconciler's state as one JSON document in Redis, written when it changed."""
 
     def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=TIMEOUT_S,
-            socket_connect_timeout=TIMEOUT_S,
-            client_name="braid-controller",
-            retry=Retry(ExponentialWithJitterBackoff(base=0.01, cap=0.1), 1),
-        )
+        self._redis = redis_client(url, timeout_s=TIMEOUT_S, name="braid-controller")
         self._written = b""
         self.error: str | None = None
         """Why the last access failed, or None."""

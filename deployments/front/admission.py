@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Mapping
 
 from redis.asyncio import Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
 
 from cluster.clock import Clock
 from cluster.config import AppConfig
 from cluster.errors import QuotaExceeded
+from cluster.redis_client import redis_client
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.quota import MemoryQuota, Quota
 from cluster.tenancy.redis_quota import RedisQuota
@@ -37,13 +36,8 @@ class Admission:
     def build(cls, config: AppConfig, secrets: Secrets, clock: Clock) -> "Admission":
         """Quota in Redis, counted by this process while Redis is away."""
         lease_s = config.front.request_timeout_s + 60
-        timeout_s = config.decisions.redis_timeout_s
-        client: Redis = Redis.from_url(
-            secrets.redis_url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            client_name="braid-quota",
-            retry=Retry(ExponentialWithJitterBackoff(base=0.005, cap=0.02), 1),
+        client = redis_client(
+            secrets.redis_url, timeout_s=config.decisions.redis_timeout_s, name="braid-quota"
         )
         quota = RedisQuota(
             client,

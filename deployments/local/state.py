@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.config import AppConfig
 from cluster.errors import ConfigError
+from cluster.private_file import write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +80,6 @@ class StateDir:
         if not path.exists():
             write_private(path, secrets.token_hex(32))
         return path.read_text().strip()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Replace ``path`` at once by a file of mode 0600."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, object] | None:

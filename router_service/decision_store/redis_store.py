@@ -3,16 +3,13 @@
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from cluster.clock import Clock
 from cluster.config import DecisionConfig
 from cluster.domain.ids import DecisionId, TenantId
-from cluster.errors import ConfigError, DecisionRejected, StoreUnavailable
+from cluster.errors import DecisionRejected, StoreUnavailable
+from cluster.redis_client import redis_client
 from router_service.decision_store.base import (
     DecisionTampered,
     SignedDecision,
@@ -21,10 +18,6 @@ from router_service.decision_store.base import (
 from router_service.decision_store.breaker import BreakerState, CircuitBreaker
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
-
-_MAX_CONNECTIONS = 64
-_RETRIES = 1  # a pooled connection that died with the old server costs one attempt
-_HEALTH_CHECK_INTERVAL_S = 15
 
 T = TypeVar("T")
 
@@ -51,7 +44,7 @@ class RedisDecisionStore:
         self._codec = codec
         self._clock = clock
         self._breaker = CircuitBreaker(clock, config.breaker_reset_s)
-        self._redis = _client(url, config.redis_timeout_s)
+        self._redis = redis_client(url, timeout_s=config.redis_timeout_s, name="braid-decisions")
 
     @property
     def breaker_state(self) -> BreakerState:
@@ -125,28 +118,6 @@ class RedisDecisionStore:
             else:
                 self._breaker.abandoned()
         return answer
-
-
-def _client(url: str, timeout_s: float) -> Redis:
-    retry = Retry(
-        ExponentialWithJitterBackoff(base=0.005, cap=0.02),
-        _RETRIES,
-        supported_errors=(RedisConnectionError,),
-    )
-    try:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_MAX_CONNECTIONS,
-            timeout=timeout_s,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            health_check_interval=_HEALTH_CHECK_INTERVAL_S,
-            client_name="braid-decisions",
-            retry=retry,
-        )
-    except ValueError as error:
-        raise ConfigError(f"redis_url: {error}") from error
-    return Redis.from_pool(pool)
 
 
 def _discard(command: Awaitable[object]) -> None:
