@@ -25,6 +25,10 @@ FUSED_GROUPS: tuple[tuple[str, ...], ...] = (
 )
 """Names of sibling linears that read the same input, in the order of the fused output."""
 
+PLAIN_COPY_LIMIT = 2**30
+"""Bytes of a model's projections up to which both layouts of `make_product` are held: a small model
+decodes a single request faster for memory that a large one cannot spare."""
+
 
 class ProjectionGroup:
     """The product shared by the members of one site, for the input seen last."""
@@ -112,6 +116,7 @@ def replace_projections(
     slices of a site are named by the path of each replaced module.
     """
     paths = {module: path for path, module in model.named_modules()}
+    keep_plain = _linear_bytes(layers) <= PLAIN_COPY_LIMIT
     sites: list[FusedSite] = []
     for layer in layers:
         for parent in list(layer.modules()):
@@ -119,7 +124,8 @@ def replace_projections(
                 linears = [_linear(parent, name) for name in names]
                 prefix = paths[parent]
                 widths = [linear.out_features for linear in linears]
-                group = ProjectionGroup(len(sites), widths, _fused_product(linears), context)
+                product = _fused_product(linears, keep_plain)
+                group = ProjectionGroup(len(sites), widths, product, context)
                 sites.append(
                     FusedSite(
                         name=f"{prefix}.{'+'.join(names)}",
@@ -136,6 +142,10 @@ def replace_projections(
                 for member, name in enumerate(names):
                     setattr(parent, name, GroupMember(group, member))
     return tuple(sites)
+
+
+def _linear_bytes(layers: nn.ModuleList) -> int:
+    return sum(m.weight.nbytes for m in layers.modules() if isinstance(m, nn.Linear))
 
 
 def _linear_groups(parent: nn.Module) -> Iterator[tuple[str, ...]]:
@@ -156,14 +166,14 @@ def _linear(parent: nn.Module, name: str) -> nn.Linear:
     return child
 
 
-def _fused_product(linears: list[nn.Linear]) -> Product:
+def _fused_product(linears: list[nn.Linear], keep_plain: bool) -> Product:
     weights: list[torch.Tensor] = [linear.weight for linear in linears]
     weight = torch.cat(weights)
     biases = [linear.bias for linear in linears]
     if all(bias is None for bias in biases):
-        return make_product(weight, None)
+        return make_product(weight, None, keep_plain=keep_plain)
     filled: list[torch.Tensor] = [
         linear.weight.new_zeros(linear.out_features) if bias is None else bias
         for linear, bias in zip(linears, biases, strict=True)
     ]
-    return make_product(weight, torch.cat(filled))
+    return make_product(weight, torch.cat(filled), keep_plain=keep_plain)

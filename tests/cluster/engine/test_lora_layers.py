@@ -115,11 +115,13 @@ def test_a_lone_linear_of_a_group_stands_alone():
 @pytest.mark.parametrize("rows", [1, 2, 16, 33])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_product_equals_a_linear(rows: int, bias: bool, dtype: torch.dtype):
+@pytest.mark.parametrize("keep_plain", [True, False])
+def test_a_product_equals_a_linear(rows: int, bias: bool, dtype: torch.dtype, keep_plain: bool):
     linear = nn.Linear(48, 40, bias=bias).to(dtype)
     x = torch.randn(1, rows, 48, dtype=dtype)
     with torch.inference_mode():
-        assert_close("lora", make_product(linear.weight, linear.bias)(x), linear(x))
+        product = make_product(linear.weight, linear.bias, keep_plain=keep_plain)
+        assert_close("lora", product(x), linear(x))
 
 
 class OtherRMSNorm(nn.Module):
