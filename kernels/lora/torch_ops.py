@@ -12,6 +12,7 @@ from kernels.errors import StaleBatchError
 from kernels.lora.bank import AdapterBank
 from kernels.lora.batch import DenseSegment, GroupedSegment, LoraBatch
 from kernels.lora.lane import ExpandView, SiteView
+from kernels.threads import one_thread
 
 
 def add_lora(
@@ -42,10 +43,12 @@ def add_lora(
         )
     if x.dtype != bank.dtype or y.dtype != bank.dtype:
         raise ValueError(f"{site.name}: x {x.dtype} and y {y.dtype}, the bank has {bank.dtype}")
-    for grouped in batch.grouped:
-        view = _view(grouped, site_index)
-        if view is not None:
-            _add_grouped(y, x, grouped, view)
+    if batch.grouped:
+        with one_thread(y.device):
+            for grouped in batch.grouped:
+                view = _view(grouped, site_index)
+                if view is not None:
+                    _add_grouped(y, x, grouped, view)
     for dense in batch.dense:
         view = _view(dense, site_index)
         if view is not None:
