@@ -43,6 +43,23 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()  # beside the model's own end-of-sequence tokens
     logprobs: int | None = None  # None: off; 0: the chosen token only; n: the n likeliest too
     ignore_eos: bool = False
+    min_p: float = 0.0  # [0, 1], of the likeliest token's probability; 0 is off
+    presence_penalty: float = 0.0  # subtracted once from a token that was generated
+    frequency_penalty: float = 0.0  # subtracted for each time that a token was generated
+    repetition_penalty: float = 1.0  # divides logits of tokens in prompt or completion; 1 is off
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    min_tokens: int = 0  # no end-of-sequence or stop token, and no stop string, before
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Logits are changed before a token is chosen, beyond temperature and truncation."""
+        return bool(
+            self.logit_bias
+            or self.min_tokens
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.repetition_penalty != 1
+        )
 
 
 @dataclass(frozen=True, slots=True)

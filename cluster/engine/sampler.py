@@ -1,4 +1,4 @@
-"""Chooses the next token of every sampling row: greedy, temperature, top-k, top-p, seeded.
+"""Chooses the next token of every sampling row: greedy, temperature, top-k, top-p, min-p, seeded.
 
 A row's draw is one uniform number derived from (seed, index of the token in the completion), so the
 same request gives the same tokens whatever else is in the batch, after preemption, and after moving
@@ -9,11 +9,13 @@ unlike an order by probability, it does not jump when two near-equal probabiliti
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from cluster.domain.request import SamplingParams, TokenLogprobs
+from cluster.engine.logit_adjustment import LogitAdjustment, adjust_logits, adjustment_of
+from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.errors import EngineError
 
 NUCLEUS_CANDIDATES = 256
@@ -33,6 +35,23 @@ class SamplingRow:
     seed: int
     index: int  # of the token in the completion, tokens generated elsewhere included
     logprobs: int | None = None  # None: off; 0: the chosen token only; n: the n likeliest too
+    min_p: float = 0.0  # 0 is off
+    adjustment: LogitAdjustment | None = None  # of the logits, before anything else
+
+    @classmethod
+    def of(cls, sequence: EngineSequence, seed: int) -> Self:
+        """How the next token of a sequence is chosen."""
+        params = sequence.request.sampling
+        return cls(
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            seed=seed,
+            index=sequence.num_generated,
+            logprobs=params.logprobs,
+            min_p=params.min_p,
+            adjustment=adjustment_of(sequence),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +60,8 @@ class SampledTokens:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs | None, ...]
-    invalid_rows: frozenset[int]  # rows whose logits hold a NaN or +inf; their token means nothing
+    invalid_rows: frozenset[int]
+    """Rows whose logits hold a NaN or +inf, or leave no token; their token means nothing."""
 
 
 def check_sampling(params: SamplingParams) -> None:
@@ -54,6 +74,20 @@ def check_sampling(params: SamplingParams) -> None:
         raise EngineError(f"top_k must be >= 0, got {params.top_k}")
     if params.logprobs is not None and params.logprobs < 0:
         raise EngineError(f"logprobs must be >= 0, got {params.logprobs}")
+    if not 0 <= params.min_p <= 1:
+        raise EngineError(f"min_p must be in [0, 1], got {params.min_p}")
+    if not (math.isfinite(params.repetition_penalty) and params.repetition_penalty > 0):
+        raise EngineError(
+            f"repetition_penalty must be finite and > 0, got {params.repetition_penalty}"
+        )
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not math.isfinite(getattr(params, name)):
+            raise EngineError(f"{name} must be finite, got {getattr(params, name)}")
+    for token, bias in params.logit_bias:
+        if token < 0 or not math.isfinite(bias):
+            raise EngineError(f"logit_bias must be finite for ids >= 0, got {bias} for {token}")
+    if params.min_tokens < 0:
+        raise EngineError(f"min_tokens must be >= 0, got {params.min_tokens}")
 
 
 def uniform(seed: int, index: int) -> float:
@@ -72,27 +106,44 @@ def _mix64(z: int) -> int:
 def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
     """One token per row of ``logits`` [rows, vocabulary], fp32.
 
-    Log-probabilities are of the raw distribution: before temperature, top-k and top-p. Greedy rows
-    take the first of equal maxima.
+    Log-probabilities are of the raw distribution: before adjustments, temperature and truncation
+    (top-k, then top-p of what is left, then min-p). Greedy rows take the first of equal maxima.
+    ``logits`` is not changed.
     """
     if logits.shape[0] != len(rows):
         raise EngineError(f"{logits.shape[0]} rows of logits for {len(rows)} sampling rows")
     maxima, token_ids = logits.max(dim=-1)
+    finite = torch.isfinite(maxima)
+    shaped = logits
+    adjusted = [i for i, row in enumerate(rows) if row.adjustment is not None]
+    if adjusted:
+        shaped = _adjust(logits, adjusted, [row.adjustment for row in rows if row.adjustment])
+        maxima, token_ids = shaped.max(dim=-1)
+        finite &= torch.isfinite(maxima)
     drawn = [i for i, row in enumerate(rows) if row.temperature > 0]
     if drawn:
         chosen = [rows[i] for i in drawn]
         if len(drawn) == len(rows):
-            token_ids = _draw(logits, maxima, chosen)
+            token_ids = _draw(shaped, maxima, chosen)
         else:
             at = torch.tensor(drawn, device=logits.device)
-            token_ids[at] = _draw(logits[at], maxima[at], chosen)
-    finite = torch.isfinite(maxima)
+            token_ids[at] = _draw(shaped[at], maxima[at], chosen)
     tokens, valid = torch.stack((token_ids, finite.long())).tolist()
     return SampledTokens(
         tuple(tokens),
         _logprobs(logits, tokens, rows),
         frozenset(i for i, ok in enumerate(valid) if not ok),
     )
+
+
+def _adjust(
+    logits: torch.Tensor, at: list[int], adjustments: Sequence[LogitAdjustment]
+) -> torch.Tensor:
+    """A copy of ``logits`` with the rows ``at`` adjusted."""
+    index = torch.tensor(at, device=logits.device)
+    part = logits[index]
+    adjust_logits(part, adjustments)
+    return part if len(at) == logits.shape[0] else logits.index_copy(0, index, part)
 
 
 def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
@@ -108,6 +159,9 @@ def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow
     nucleus = [i for i, row in enumerate(rows) if row.top_p < 1]
     if nucleus:
         probs = _keep_top_p(probs, nucleus, [rows[i].top_p for i in nucleus])
+    floored = [i for i, row in enumerate(rows) if row.min_p > 0]
+    if floored:
+        probs = _keep_min_p(probs, floored, [rows[i].min_p for i in floored])
 
     cumulative = probs.double().cumsum(dim=-1)
     total = cumulative[:, -1]
@@ -144,6 +198,15 @@ def _keep_top_p(probs: torch.Tensor, at: list[int], top_p: list[float]) -> torch
     before = values.cumsum(dim=-1) - values
     kept = (before < p).sum(dim=-1, keepdim=True).clamp_(min=1)
     threshold = values.gather(1, kept - 1)
+    return probs.index_copy(0, index, part.masked_fill(part < threshold, 0.0))
+
+
+def _keep_min_p(probs: torch.Tensor, at: list[int], min_p: list[float]) -> torch.Tensor:
+    """Zeroes what is less likely than min_p times the likeliest (arXiv 2407.01082, section 3)."""
+    index = torch.tensor(at, device=probs.device)
+    part = probs[index]
+    p = torch.tensor(min_p, device=probs.device, dtype=probs.dtype)[:, None]
+    threshold = p * part.max(dim=-1, keepdim=True).values
     return probs.index_copy(0, index, part.masked_fill(part < threshold, 0.0))
 
 

@@ -35,6 +35,7 @@ class Sequence:
     prompt_len: int
     max_len: int  # it ends when token_ids is this long
     stop_token_ids: frozenset[int]
+    adjusts_logits: bool = False  # its sampling parameters change logits
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
     num_computed: int = 0
     num_cached: int = 0  # prompt tokens found in the prefix cache when it was first admitted
@@ -98,6 +99,7 @@ class Sequence:
             prompt_len=prompt_len,
             max_len=min(prompt_len + sampling.max_tokens, max_model_len),
             stop_token_ids=eos | frozenset(sampling.stop_token_ids),
+            adjusts_logits=sampling.adjusts_logits,
             whole_prefill=whole_prefill,
         )
 
