@@ -17,17 +17,17 @@ class FusedRMSNorm(nn.Module):
         self.eps = eps
         self._shape = (weight.shape[0],)
         self._weight = weight  # not a parameter: reading one costs a look-up through the module
-        self._on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self._on_cpu = weight.device.type == "cpu"
         self._eps = torch.full((1,), eps)
         self._inverse_width = 1.0 / weight.shape[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         weight = self._weight
-        if self._on_cpu and x.dtype is torch.float32:
+        if self._on_cpu:
             # torch.rms_norm is a chain of ten small operations on the CPU.
-            squares = torch.linalg.vector_norm(x, 2.0, -1, True).square_()
-            factor = torch.add(self._eps, squares, alpha=self._inverse_width).rsqrt_()
-            return x.mul(factor).mul_(weight)
+            norms = torch.linalg.vector_norm(x, 2.0, -1, True, dtype=torch.float32)
+            factor = torch.add(self._eps, norms.square_(), alpha=self._inverse_width).rsqrt_()
+            return x.mul(factor).mul_(weight).to(x.dtype)
         if x.dtype is weight.dtype:
             return torch.rms_norm(x, self._shape, weight, self.eps)
         return torch.rms_norm(x.float(), self._shape, weight, self.eps).to(x.dtype)

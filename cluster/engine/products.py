@@ -22,19 +22,20 @@ def make_product(
 ) -> Product:
     """The fastest product for this device and dtype; ``weight`` is [out, in], ``bias`` [out].
 
-    On the CPU in fp32 the weight is re-ordered once for oneDNN, which halves the time of a product
-    with a small batch; the caller should drop its own reference to ``weight`` then.
+    On the CPU in fp32 and bf16 the weight is re-ordered once for oneDNN, which makes a product with
+    a small batch up to twice as fast; the caller should drop its own reference to ``weight`` then.
 
     Args:
         weight: of the projection.
         bias: likewise.
-        keep_plain: hold ``weight`` beside its packed copy, for steps of one or two rows.
+        keep_plain: hold an fp32 ``weight`` beside its packed copy, for steps of one or two rows;
+            in bf16 the packed one is faster there too.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach()
     if not packs(weight):
         return _PlainProduct(weight, bias)
-    if keep_plain:
+    if keep_plain and weight.dtype == torch.float32:
         return _PairedProduct(weight, bias)
     return _PackedProduct(weight, bias)
 
@@ -43,11 +44,16 @@ def packs(weight: torch.Tensor) -> bool:
     """Whether this weight can be pre-packed here."""
     return (
         weight.device.type == "cpu"
-        and weight.dtype == torch.float32
         and torch._C._has_mkldnn
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+        and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _has_bf16()))
     )
+
+
+def _has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 itself (AVX-512 BF16 or AMX)."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 class _PlainProduct:
