@@ -48,6 +48,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0  # subtracted for each time that a token was generated
     repetition_penalty: float = 1.0  # divides logits of tokens in prompt or completion; 1 is off
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    grammar: str = ""  # llguidance's JSON text that the completion must match; empty is free text
     min_tokens: int = 0  # no end-of-sequence or stop token, and no stop string, before
 
     @property
@@ -55,6 +56,7 @@ class SamplingParams:
         """Logits are changed before a token is chosen, beyond temperature and truncation."""
         return bool(
             self.logit_bias
+            or self.grammar
             or self.min_tokens
             or self.presence_penalty
             or self.frequency_penalty

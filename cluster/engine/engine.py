@@ -22,12 +22,13 @@ from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest
 from cluster.engine.block_pool import BlockPool
+from cluster.engine.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.stats import EngineCounters, EngineStats
 from cluster.engine.step_output import Runner, StepOutput
-from cluster.errors import BraidError, EngineError, IntegrityError, ReplicaLost
+from cluster.errors import BraidError, EngineError, IntegrityError, ReplicaLost, RequestError
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,7 @@ class Engine:
         clock: Clock,
         on_chunks: OnChunks,
         new_seed: Callable[[], int],
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         """Build an engine that is not running yet; see ``start``.
 
@@ -60,6 +62,7 @@ class Engine:
             clock: time of steps and of the heartbeat.
             on_chunks: receives each step's chunks in the step thread; should return at once.
             new_seed: a seed for each request that has none.
+            grammars: for requests with a grammar; without it they are refused.
         """
         self.max_model_len = max_model_len
         self.eos_token_ids = eos_token_ids
@@ -69,6 +72,7 @@ class Engine:
         self._clock = clock
         self._on_chunks = on_chunks
         self._new_seed = new_seed
+        self._grammars = grammars
         self._changed = threading.Condition()
         self._seeds: dict[RequestId, int] = {}  # of every live request
         self._unstarted: set[RequestId] = set()  # live, not yet counted as prefilled
@@ -103,7 +107,8 @@ class Engine:
                 stay loaded until the last chunk has come.
 
         Raises:
-            RequestError: no prompt tokens, or a request id that is being served already.
+            RequestError: no prompt tokens, a request id that is being served already, or a
+                grammar that cannot be followed.
             PromptTooLong: no room for prompt and completion.
             Overloaded: the queue is full.
             EngineError: the engine is stopping, a slot is empty, or a weight or the sampling
@@ -117,6 +122,7 @@ class Engine:
             adapters=adapters,
             stop_token_ids=self.eos_token_ids,
             max_model_len=self.max_model_len,
+            grammar=self.prepare(request),
         )
         seed = request.sampling.seed
         with self._changed:
@@ -126,6 +132,22 @@ class Engine:
             self._seeds[request.request_id] = self._new_seed() if seed is None else seed
             self._unstarted.add(request.request_id)
             self._changed.notify()
+
+    def prepare(self, request: GenerationRequest) -> TokenGrammar | None:
+        """Compile a request's grammar, unless it is kept from before; callable from any thread.
+
+        Raises:
+            RequestError: it cannot be followed.
+        """
+        sampling = request.sampling
+        if not sampling.grammar:
+            return None
+        if self._grammars is None:
+            raise RequestError("this engine has no tokenizer to follow a grammar with")
+        if sampling.ignore_eos or sampling.min_tokens:
+            field = "ignore_eos" if sampling.ignore_eos else "min_tokens"
+            raise RequestError(f"{field}: not together with a grammar", param=field)
+        return self._grammars.start(sampling.grammar, request.resumed_token_ids)
 
     def cancel(self, request_id: RequestId) -> bool:
         """End a request before the next step, and free its blocks. False when it is not live."""

@@ -10,6 +10,7 @@ from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine, OnChunks
+from cluster.engine.grammar import GrammarCompiler
 from cluster.engine.model_loader import LoadedModel, load_model
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import Scheduler
@@ -68,6 +69,7 @@ def build_engine(
         clock=clock,
         on_chunks=on_chunks,
         new_seed=new_seed,
+        grammars=GrammarCompiler(model_dir, loaded.vocab_size, loaded.eos_token_ids),
     )
     return BuiltEngine(engine, bank, _module_shapes(loaded), loaded.vocab_size)
 

@@ -232,20 +232,7 @@ class ModelRunner:
 def _sample(
     logits: torch.Tensor, items: Sequence[ScheduledSequence], seeds: Mapping[RequestId, int]
 ) -> StepOutput:
-    rows = []
-    for item in items:
-        sequence = item.sequence
-        params = sequence.request.sampling
-        rows.append(
-            SamplingRow(
-                temperature=params.temperature,
-                top_p=params.top_p,
-                top_k=params.top_k,
-                seed=seeds[sequence.request_id],
-                index=sequence.num_generated,
-                logprobs=params.logprobs,
-            )
-        )
+    rows = [SamplingRow.of(item.sequence, seeds[item.sequence.request_id]) for item in items]
     with torch.inference_mode():
         sampled = sample(logits, rows)
     ids = [item.sequence.request_id for item in items]
@@ -257,6 +244,7 @@ def _sample(
             if logprobs is not None
         },
         failed=dict.fromkeys(
-            (ids[row] for row in sampled.invalid_rows), "the model answered with NaN or infinity"
+            (ids[row] for row in sampled.invalid_rows),
+            "the model answered with NaN or infinity, or the request's constraints leave no token",
         ),
     )

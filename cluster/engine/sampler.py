@@ -117,9 +117,15 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
     shaped = logits
     adjusted = [i for i, row in enumerate(rows) if row.adjustment is not None]
     if adjusted:
-        shaped = _adjust(logits, adjusted, [row.adjustment for row in rows if row.adjustment])
-        maxima, token_ids = shaped.max(dim=-1)
+        index = torch.tensor(adjusted, device=logits.device)
+        part = logits[index]
+        adjust_logits(part, [row.adjustment for row in rows if row.adjustment is not None])
+        best, best_ids = part.max(dim=-1)
+        maxima.index_copy_(0, index, best)
+        token_ids.index_copy_(0, index, best_ids)
         finite &= torch.isfinite(maxima)
+        if any(rows[i].temperature > 0 for i in adjusted):
+            shaped = logits.index_copy(0, index, part)
     drawn = [i for i, row in enumerate(rows) if row.temperature > 0]
     if drawn:
         chosen = [rows[i] for i in drawn]
@@ -134,16 +140,6 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
         _logprobs(logits, tokens, rows),
         frozenset(i for i, ok in enumerate(valid) if not ok),
     )
-
-
-def _adjust(
-    logits: torch.Tensor, at: list[int], adjustments: Sequence[LogitAdjustment]
-) -> torch.Tensor:
-    """A copy of ``logits`` with the rows ``at`` adjusted."""
-    index = torch.tensor(at, device=logits.device)
-    part = logits[index]
-    adjust_logits(part, adjustments)
-    return part if len(at) == logits.shape[0] else logits.index_copy(0, index, part)
 
 
 def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:

@@ -2,11 +2,22 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Self
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
 from cluster.errors import PromptTooLong, RequestError
+
+
+class Grammar(Protocol):
+    """Which tokens may come next."""
+
+    def allowed(self, generated: list[int]) -> npt.NDArray[np.bool_]:
+        """[vocabulary], true for each token that may follow ``generated``."""
+        ...
 
 
 class SequenceStatus(StrEnum):
@@ -36,6 +47,7 @@ class Sequence:
     max_len: int  # it ends when token_ids is this long
     stop_token_ids: frozenset[int]
     adjusts_logits: bool = False  # its sampling parameters change logits
+    grammar: Grammar | None = None  # that its completion must match
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
     num_computed: int = 0
     num_cached: int = 0  # prompt tokens found in the prefix cache when it was first admitted
@@ -57,6 +69,7 @@ class Sequence:
         stop_token_ids: frozenset[int],
         max_model_len: int,
         whole_prefill: bool = False,
+        grammar: Grammar | None = None,
     ) -> Self:
         """Build the sequence of a request.
 
@@ -71,6 +84,7 @@ class Sequence:
                 ``ignore_eos`` leaves the model's out.
             max_model_len: longest prompt plus completion, in tokens.
             whole_prefill: see the field.
+            grammar: see the field.
 
         Raises:
             RequestError: an empty prompt, or a negative max_tokens.
@@ -100,6 +114,7 @@ class Sequence:
             max_len=min(prompt_len + sampling.max_tokens, max_model_len),
             stop_token_ids=eos | frozenset(sampling.stop_token_ids),
             adjusts_logits=sampling.adjusts_logits,
+            grammar=grammar,
             whole_prefill=whole_prefill,
         )
 

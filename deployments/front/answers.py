@@ -169,10 +169,16 @@ class ChatAnswer:
 
 
 class CompletionAnswer:
-    """``text_completion``, the same kind of object streamed or not."""
+    """``text_completion``, the same kind of object streamed or not.
 
-    def __init__(self, envelope: Envelope) -> None:
+    Args:
+        envelope: what every chunk repeats.
+        echoes: the prompt that each choice's text begins with; empty where none does.
+    """
+
+    def __init__(self, envelope: Envelope, echoes: Sequence[str] = ()) -> None:
         self._envelope = envelope
+        self._echoes = echoes
         self._offsets: dict[int, int] = {}
 
     def _base(self, choices: list[JsonObject]) -> JsonObject:
@@ -221,8 +227,10 @@ class CompletionAnswer:
             "finish_reason": _finish(reason),
         }
 
-    def opening(self, index: int) -> None:  # noqa: ARG002 # the shape has no opening chunk
-        return None
+    def opening(self, index: int) -> JsonObject | None:
+        if not self._echoes:
+            return None
+        return self._base([self._choice(index, self._echoes[index], None, None)])
 
     def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
         logprobs = self._logprobs(index, delta.token_ids, delta.logprobs)
@@ -238,7 +246,7 @@ class CompletionAnswer:
         bodies = [
             self._choice(
                 index,
-                "".join(choice.text),
+                (self._echoes[index] if self._echoes else "") + "".join(choice.text),
                 self._logprobs(index, choice.token_ids, choice.logprobs),
                 choice.finish_reason,
             )

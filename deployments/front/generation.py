@@ -67,7 +67,7 @@ class Generation:
         Raises:
             BraidError: the sequence cannot be finished.
         """
-        text = self.codec.stream(self.spec.stop)
+        text = self.codec.stream(self.spec.stop, self.spec.sampling.min_tokens)
         failovers = 0
         while True:
             digests = self.spec.decided.decision.digests

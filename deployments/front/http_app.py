@@ -75,7 +75,10 @@ def build_http_app(context: FrontContext) -> FastAPI:
             logprobs=running.generations[0].spec.sampling.logprobs is not None,
         )
         wording: AnswerFormat
-        wording = ChatAnswer(envelope) if running.endpoint == "chat" else CompletionAnswer(envelope)
+        if running.endpoint == "chat":
+            wording = ChatAnswer(envelope)
+        else:
+            wording = CompletionAnswer(envelope, running.echoes)
         if body.stream:
             include_usage = body.stream_options is not None and body.stream_options.include_usage
             return await stream(request, running, wording, include_usage)

@@ -1,5 +1,7 @@
 """From a body's fields to the engine's sampling parameters."""
 
+from collections.abc import Mapping
+
 from cluster.config import FrontConfig
 from cluster.domain.request import SamplingParams
 from cluster.errors import PromptTooLong, RequestError
@@ -29,7 +31,12 @@ def check_prompt(prompt_tokens: int, max_model_len: int, vocab_size: int, ids: l
 
 
 def sampling_of(
-    body: ChatBody | CompletionBody, prompt_tokens: int, max_model_len: int, limits: FrontConfig
+    body: ChatBody | CompletionBody,
+    prompt_tokens: int,
+    max_model_len: int,
+    vocab_size: int,
+    limits: FrontConfig,
+    grammar: str = "",
 ) -> SamplingParams:
     """The parameters of one sequence.
 
@@ -56,6 +63,12 @@ def sampling_of(
     if logprobs is not None and logprobs > limits.max_logprobs:
         field = "top_logprobs" if isinstance(body, ChatBody) else "logprobs"
         raise RequestError(f"{field}: at most {limits.max_logprobs}, not {logprobs}", param=field)
+    min_tokens = body.min_tokens or 0
+    if min_tokens > wanted:
+        raise RequestError(
+            f"min_tokens: {min_tokens} is more than the {wanted} tokens that may be generated",
+            param="min_tokens",
+        )
     return SamplingParams(
         max_tokens=min(wanted, room),
         temperature=1.0 if body.temperature is None else body.temperature,
@@ -65,4 +78,22 @@ def sampling_of(
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logprobs=logprobs,
         ignore_eos=body.ignore_eos,
+        min_p=body.min_p or 0.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if body.repetition_penalty is None else body.repetition_penalty,
+        logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
+        grammar=grammar,
+        min_tokens=min_tokens,
     )
+
+
+def _logit_bias(wanted: Mapping[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """(token id, bias), in order of the ids. Raises RequestError for ids there are none of."""
+    biases = sorted((int(token), bias) for token, bias in wanted.items())
+    if biases and biases[-1][0] >= vocab_size:
+        raise RequestError(
+            f"logit_bias: token ids must be in [0, {vocab_size}), not {biases[-1][0]}",
+            param="logit_bias",
+        )
+    return tuple(biases)

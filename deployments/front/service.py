@@ -28,6 +28,7 @@ from deployments.front.names import ModelNames
 from deployments.front.problem import outcome_of
 from deployments.front.replicas import ReplicaSet
 from deployments.front.sampling import check_prompt, sampling_of
+from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody
 from router_service.service import Decided, RoutingService
@@ -47,6 +48,7 @@ class Running:
     choices: tuple[Choice, ...]
     verdict: QuotaVerdict
     started: float  # monotonic, seconds
+    echoes: tuple[str, ...] = ()  # what the text of each choice begins with; empty: nothing
     outcome: Outcome | None = None
     _queue: "asyncio.Queue[tuple[int, Delta | BaseException | None]]" = field(
         default_factory=asyncio.Queue
@@ -88,6 +90,7 @@ class RequestService:
         self._configured_max_model_len = max_model_len
         self.clock = clock
         self._new_id = new_id
+        self._grammars = GrammarChecker()
 
     @property
     def max_model_len(self) -> int:
@@ -115,8 +118,10 @@ class RequestService:
             BraidError: the request cannot be served; nothing was started.
         """
         prompt = self.codec.encode_chat([message.for_template() for message in body.messages])
+        check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
+        grammar = await self._grammars.grammar_of(body)
         decided = await self.decide(tenant, body.model, body.adapters, body.routing_text)
-        return await self._prepare(tenant, "chat", body, decided, [prompt])
+        return await self._prepare(tenant, "chat", body, decided, [prompt], grammar)
 
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
         """Decide and prepare a completion of one or several prompts.
@@ -125,11 +130,24 @@ class RequestService:
             BraidError: the request cannot be served; nothing was started.
         """
         prompts = self._prompts(body)
+        for prompt in prompts:
+            check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
+        grammar = await self._grammars.grammar_of(body)
         text = body.prompt if isinstance(body.prompt, str) else None
         if text is None:
             text = self.codec.backend.decode(prompts[0])
         decided = await self.decide(tenant, body.model, body.adapters, text)
-        return await self._prepare(tenant, "completions", body, decided, prompts)
+        running = await self._prepare(tenant, "completions", body, decided, prompts, grammar)
+        if body.echo:
+            running.echoes = self._echoes(body, prompts)
+        return running
+
+    def _echoes(self, body: CompletionBody, prompts: list[list[int]]) -> tuple[str, ...]:
+        """The prompts as text, once per choice; what was given as text is repeated as it is."""
+        given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        texts = [item for item in given if isinstance(item, str)]
+        texts = texts or [self.codec.prompt_text(ids) for ids in prompts]
+        return tuple(text for text in texts for _ in range(body.n or 1))
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompt = body.prompt
@@ -158,12 +176,14 @@ class RequestService:
         body: ChatBody | CompletionBody,
         decided: Decided,
         prompts: list[list[int]],
+        grammar: str,
     ) -> Running:
         now = self.clock.wall()
         specs: list[SequenceSpec] = []
         for prompt in prompts:
-            check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
-            sampling = sampling_of(body, len(prompt), self.max_model_len, self.config)
+            sampling = sampling_of(
+                body, len(prompt), self.max_model_len, self.codec.vocab_size, self.config, grammar
+            )
             for number in range(body.n or 1):
                 own = sampling
                 if sampling.seed is not None and number:

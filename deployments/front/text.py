@@ -51,9 +51,13 @@ class TextCodec:
         """One token as text, special tokens included; for reports of log-probabilities."""
         return self.backend.decode([token_id], skip_special_tokens=False)
 
-    def stream(self, stop: Sequence[str]) -> "TextStream":
+    def prompt_text(self, token_ids: Sequence[int]) -> str:
+        """A prompt that was given as token ids, special tokens included."""
+        return self.backend.decode(list(token_ids), skip_special_tokens=False)
+
+    def stream(self, stop: Sequence[str], min_tokens: int = 0) -> "TextStream":
         """A decoder for one sequence."""
-        return TextStream(self.backend, stop)
+        return TextStream(self.backend, stop, min_tokens)
 
 
 class TextStream:
@@ -62,13 +66,20 @@ class TextStream:
     Text that may still turn out to be the beginning of a stop string is held back, so what has
     been handed out never needs to be taken back. Concatenated over any split of the tokens the
     text is the same.
+
+    Args:
+        backend: decodes tokens.
+        stop: stop strings; the text ends before the first that is complete.
+        min_tokens: a stop string counts only if a later token than this completes it.
     """
 
-    def __init__(self, backend: Tokenizer, stop: Sequence[str]) -> None:
+    def __init__(self, backend: Tokenizer, stop: Sequence[str], min_tokens: int = 0) -> None:
         self._backend = backend
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop = tuple(stop)
         self._held = ""
+        self._exempt_tokens = min_tokens  # still to come
+        self._exempt_chars = 0  # at the start of what is held, text of such tokens
         self.stopped = False
 
     def push(self, token_ids: Sequence[int]) -> str:
@@ -77,7 +88,10 @@ class TextStream:
             return ""
         for token_id in token_ids:
             self._held += self._decoder.step(self._backend, token_id) or ""
-            if self._stop and self._cut():
+            if self._exempt_tokens:
+                self._exempt_tokens -= 1
+                self._exempt_chars = len(self._held)
+            elif self._stop and self._cut():
                 return self._release(len(self._held))
         return self._release(len(self._held) - self._longest_stop_prefix())
 
@@ -86,7 +100,11 @@ class TextStream:
         return "" if self.stopped else self._release(len(self._held))
 
     def _cut(self) -> bool:
-        found = [at for text in self._stop if (at := self._held.find(text)) >= 0]
+        found = [
+            at
+            for text in self._stop
+            if (at := self._held.find(text, max(0, self._exempt_chars - len(text) + 1))) >= 0
+        ]
         if not found:
             return False
         self._held = self._held[: min(found)]
@@ -105,4 +123,5 @@ class TextStream:
 
     def _release(self, size: int) -> str:
         text, self._held = self._held[:size], self._held[size:]
+        self._exempt_chars = max(0, self._exempt_chars - size)
         return text

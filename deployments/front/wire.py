@@ -4,11 +4,15 @@ Unknown fields are refused by name. Fields of OpenAI's API that this server does
 accepted only at the value that means "off".
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 MAX_CHOICES = 16
+MAX_STOP_TOKENS = 1024
+MAX_BIASED_TOKENS = 1024
+TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
 
 class Body(BaseModel):
@@ -30,6 +34,28 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
+class JsonSchema(Body):
+    """The schema of a structured answer. It is always followed, ``strict`` or not."""
+
+    name: str
+    wanted: Annotated[dict[str, Any], Field(alias="schema")]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What kind of text an answer is."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> "ResponseFormat":
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema: goes with type json_schema, and only with it")
+        return self
+
+
 class GenerationBody(Body):
     """What chat and completions have in common."""
 
@@ -40,23 +66,49 @@ class GenerationBody(Body):
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0)]] | None = None
+    stop_token_ids: Annotated[
+        list[Annotated[int, Field(ge=0)]] | None, Field(max_length=MAX_STOP_TOKENS)
+    ] = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
     ignore_eos: bool = False
-    frequency_penalty: Literal[0] | None = None
-    presence_penalty: Literal[0] | None = None
-    logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    guided_json: dict[str, Any] | None = None
+    guided_regex: Annotated[str, Field(min_length=1)] | None = None
+    guided_grammar: Annotated[str, Field(min_length=1)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
+    logit_bias: Annotated[
+        dict[str, Annotated[float, Field(ge=-100, le=100)]] | None,
+        Field(max_length=MAX_BIASED_TOKENS),
+    ] = None
 
     @model_validator(mode="after")
     def _check(self) -> "GenerationBody":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed when stream is true")
-        if self.logit_bias:
-            raise ValueError("logit_bias: not implemented; leave it out")
+        self._check_structured()
+        for token in self.logit_bias or ():
+            if not TOKEN_ID.fullmatch(token):
+                raise ValueError(f"logit_bias: {token[:40]!r} is not a token id")
         return self
+
+    def _check_structured(self) -> None:
+        fields = ("response_format", "guided_json", "guided_regex", "guided_grammar")
+        given = [name for name in fields if getattr(self, name) is not None]
+        if self.response_format is not None and self.response_format.type == "text":
+            given.remove("response_format")
+        if len(given) > 1:
+            raise ValueError(f"{given[1]}: not together with {given[0]}")
+        if given and self.ignore_eos:
+            raise ValueError(f"ignore_eos: not together with {given[0]}")
+        if given and self.min_tokens:
+            raise ValueError(f"min_tokens: not together with {given[0]}")
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -103,7 +155,6 @@ class ChatBody(GenerationBody):
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    response_format: dict[Literal["type"], Literal["text"]] | None = None
     tools: Annotated[list[Any], Field(max_length=0)] | None = None
 
     @model_validator(mode="after")
@@ -129,9 +180,15 @@ class CompletionBody(GenerationBody):
     prompt: str | list[str] | list[Annotated[int, Field(ge=0)]] | list[list[int]]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
-    echo: Literal[False] | None = None
+    echo: bool | None = None
     suffix: Literal[""] | None = None
     best_of: Literal[1] | None = None
+
+    @model_validator(mode="after")
+    def _check_completion(self) -> "CompletionBody":
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo: not together with logprobs, which are of generated tokens only")
+        return self
 
 
 class RouteBody(Body):

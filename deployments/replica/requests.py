@@ -169,18 +169,21 @@ class RequestBook:
             digests = live.decision.digests
             live.lease = await self._adapters.acquire(digests)
             weights = tuple(term.weight for term in live.decision.mixture)
+            request = GenerationRequest(
+                request_id=message.request_id,
+                tenant=message.tenant,
+                prompt_token_ids=message.prompt_token_ids,
+                sampling=message.sampling,
+                decision=live.decision,
+                resumed_token_ids=message.resumed_token_ids,
+                arrived_at=message.arrived_at,
+                deadline_at=message.deadline_at,
+            )
+            if message.sampling.grammar:
+                await asyncio.to_thread(self._engine.prepare, request)
             live.in_engine = True
             self._engine.submit(
-                GenerationRequest(
-                    request_id=message.request_id,
-                    tenant=message.tenant,
-                    prompt_token_ids=message.prompt_token_ids,
-                    sampling=message.sampling,
-                    decision=live.decision,
-                    resumed_token_ids=message.resumed_token_ids,
-                    arrived_at=message.arrived_at,
-                    deadline_at=message.deadline_at,
-                ),
+                request,
                 kv_namespace(
                     self._base_digest, live.decision, isolate_tenant=self._isolate_tenants
                 ),

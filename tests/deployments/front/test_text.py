@@ -27,8 +27,10 @@ def chunks_of(ids: Sequence[int], cuts: Sequence[int]) -> list[list[int]]:
     return [list(ids[a:b]) for a, b in pairwise(edges)]
 
 
-def run(backend: Tokenizer, chunks: list[list[int]], stop: Sequence[str]) -> tuple[str, bool]:
-    stream = TextStream(backend, stop)
+def run(
+    backend: Tokenizer, chunks: list[list[int]], stop: Sequence[str], min_tokens: int = 0
+) -> tuple[str, bool]:
+    stream = TextStream(backend, stop, min_tokens)
     text = ""
     for chunk in chunks:
         text += stream.push(chunk)
@@ -57,6 +59,36 @@ def test_any_split_gives_the_text_up_to_the_first_stop_string(
     )
     assert stopped == (by_character is not None)
     assert got == (text if by_character is None else by_character)
+
+
+@given(
+    text=st.text(alphabet="ab", max_size=16),
+    stop=st.lists(st.text(alphabet="ab", min_size=1, max_size=4), max_size=3),
+    cuts=st.lists(st.integers(0, 20), max_size=6),
+    least=st.integers(0, 18),
+)
+def test_a_stop_string_counts_only_after_min_tokens(
+    backend: Tokenizer, text: str, stop: list[str], cuts: list[int], least: int
+) -> None:
+    """One token for each character here, so a string may end where ``least`` is exceeded."""
+    got, stopped = run(backend, chunks_of(backend.encode(text).ids, cuts), stop, least)
+    expected = next(
+        (
+            text[: min(at)]
+            for end in range(least + 1, len(text) + 1)
+            if (at := [end - len(s) for s in stop if text[:end].endswith(s)])
+        ),
+        None,
+    )
+    assert stopped == (expected is not None)
+    assert got == (text if expected is None else expected)
+
+
+def test_a_stop_string_may_begin_before_min_tokens(backend: Tokenizer) -> None:
+    ids = backend.encode("xabxab").ids
+    assert run(backend, [ids], ["xab", "ab"], 3) == ("xab", True)
+    assert run(backend, [ids], ["xab", "ab"], 2) == ("", True)
+    assert run(backend, [ids], ["xab", "ab"], 6) == ("xabxab", False)
 
 
 @given(text=texts, stop=stops)

@@ -1,0 +1,77 @@
+"""From the structured-output fields of a body to the grammar that the engine follows."""
+
+import asyncio
+import json
+from collections import OrderedDict
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from llguidance import LLMatcher
+
+from cluster.errors import RequestError
+from deployments.front.wire import GenerationBody
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions
+
+MAX_GRAMMAR_CHARS = 256 * 1024
+MAX_CHECKED = 256
+MAX_PROBLEM_CHARS = 500
+
+JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": r"[ \t\n]{0,20}"}
+"""Any usual layout, but no endless white space, which small models are prone to."""
+
+
+class GrammarChecker:
+    """Makes grammars of bodies; remembers those it has checked."""
+
+    def __init__(self) -> None:
+        self._checked: OrderedDict[bytes, None] = OrderedDict()
+
+    async def grammar_of(self, body: GenerationBody) -> str:
+        """The grammar of an answer as llguidance's JSON text; empty where text is free.
+
+        Raises:
+            RequestError: it cannot be compiled; ``param`` names the field.
+        """
+        field, grammar = _grammar(body)
+        if not grammar:
+            return ""
+        if len(grammar) > MAX_GRAMMAR_CHARS:
+            raise RequestError(
+                f"{field}: {len(grammar)} characters; at most {MAX_GRAMMAR_CHARS}", param=field
+            )
+        digest = sha256(grammar.encode()).digest()
+        if digest not in self._checked:
+            problem = await asyncio.to_thread(LLMatcher.validate_grammar, grammar)
+            if problem:
+                raise RequestError(f"{field}: {problem.strip()[:MAX_PROBLEM_CHARS]}", param=field)
+            self._checked[digest] = None
+            if len(self._checked) > MAX_CHECKED:
+                self._checked.popitem(last=False)
+        self._checked.move_to_end(digest)
+        return grammar
+
+
+def _grammar(body: GenerationBody) -> tuple[str, str]:
+    """(field, grammar); both empty where text is free."""
+    if body.guided_regex is not None:
+        return "guided_regex", LLMatcher.grammar_from_regex(body.guided_regex)
+    if body.guided_grammar is not None:
+        return "guided_grammar", LLMatcher.grammar_from_lark(body.guided_grammar)
+    if body.guided_json is not None:
+        return _json_grammar("guided_json", body.guided_json)
+    wanted = body.response_format
+    if wanted is None or wanted.type == "text":
+        return "", ""
+    if wanted.json_schema is None:
+        return _json_grammar("response_format", {"type": "object"})
+    return _json_grammar("response_format", wanted.json_schema.wanted)
+
+
+def _json_grammar(field: str, schema: dict[str, object]) -> tuple[str, str]:
+    try:
+        text = json.dumps(schema, allow_nan=False)
+        return field, LLMatcher.grammar_from_json_schema(text, defaults=JSON_OPTIONS)
+    except ValueError as error:
+        raise RequestError(f"{field}: {error}", param=field) from error
