@@ -8,6 +8,7 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 from starlette.requests import ClientDisconnect
@@ -34,6 +35,10 @@ from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody
 from router_service.service import Decided, RoutingService
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+TOKENISE_HERE = 16_384
+"""Characters; tokenising them takes a few milliseconds."""
 
 
 @dataclass(slots=True)
@@ -117,7 +122,9 @@ class RequestService:
         Raises:
             BraidError: the request cannot be served; nothing was started.
         """
-        prompt = self.codec.encode_chat([message.for_template() for message in body.messages])
+        messages = [message.for_template() for message in body.messages]
+        size = sum(len(message["content"]) for message in messages)
+        prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages))
         check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
         decided = await self.decide(tenant, body.model, body.adapters, body.routing_text)
@@ -129,7 +136,8 @@ class RequestService:
         Raises:
             BraidError: the request cannot be served; nothing was started.
         """
-        prompts = self._prompts(body)
+        size = sum(len(item) for item in body.texts)
+        prompts = await _unblocking(size, lambda: self._prompts(body))
         for prompt in prompts:
             check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
@@ -144,9 +152,7 @@ class RequestService:
 
     def _echoes(self, body: CompletionBody, prompts: list[list[int]]) -> tuple[str, ...]:
         """The prompts as text, once per choice; what was given as text is repeated as it is."""
-        given = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        texts = [item for item in given if isinstance(item, str)]
-        texts = texts or [self.codec.prompt_text(ids) for ids in prompts]
+        texts = body.texts or [self.codec.prompt_text(ids) for ids in prompts]
         return tuple(text for text in texts for _ in range(body.n or 1))
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
@@ -342,3 +348,10 @@ class RequestService:
             prompt_tokens=prompt_tokens,
             completion_tokens=generated,
         )
+
+
+async def _unblocking(characters: int, encode: Callable[[], T]) -> T:
+    """Tokenise short texts here and long ones in a thread: megabytes take seconds."""
+    if characters <= TOKENISE_HERE:
+        return encode()
+    return await asyncio.to_thread(encode)

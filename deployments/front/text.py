@@ -26,8 +26,7 @@ class TextCodec:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain prompt, with whatever special tokens the model expects first."""
-        ids: list[int] = self._tokenizer(text)["input_ids"]
-        return ids
+        return self._ids(text, add_special_tokens=True)
 
     def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Token ids of a conversation, ending where the assistant is to speak.
@@ -38,13 +37,19 @@ class TextCodec:
         if not self._tokenizer.chat_template:
             raise RequestError("this model has no chat template: use /v1/completions")
         try:
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            text: str = self._tokenizer.apply_chat_template(
+                list(messages), add_generation_prompt=True, tokenize=False
             )
         except Exception as error:  # a template is a program; whatever it raises is about the input
             raise RequestError(
                 f"the model's chat template refused the messages: {error}", param="messages"
             ) from error
+        return self._ids(text, add_special_tokens=False)
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Safe in any thread, and the batch call lets other threads run meanwhile."""
+        (encoding,) = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def token_text(self, token_id: int) -> str:

@@ -190,6 +190,12 @@ class CompletionBody(GenerationBody):
             raise ValueError("echo: not together with logprobs, which are of generated tokens only")
         return self
 
+    @property
+    def texts(self) -> list[str]:
+        """The prompts that were given as text."""
+        given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
+        return [item for item in given if isinstance(item, str)]
+
 
 class RouteBody(Body):
     """``POST /v1/route``: decide only."""

@@ -71,6 +71,8 @@ class Supervisor:
             redis_url = self._valkey.url
         write_private(self._state.redis_url, redis_url)
         os.environ.update(SERVE_ENVIRONMENT)
+        # Front, replicas and clients share these cores: a thread that waits must not spin on one.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url
