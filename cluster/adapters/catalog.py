@@ -13,7 +13,6 @@ from typing import Protocol
 
 from cluster.adapters.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_manifest
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey, AdapterRef
-from cluster.domain.decision import tagged_digest
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterError, ConfigError, ModelNotFound
 
@@ -119,15 +118,6 @@ class AdapterCatalog:
 
     def __len__(self) -> int:
         return len(self.entries)
-
-
-def candidates_digest(entries: Iterable[AdapterEntry]) -> str:
-    """Names the set of adapters that a router may choose from, whatever their order."""
-    keys = sorted((entry.key.alias, entry.key.digest) for entry in entries)
-    parts = [("candidates", b"")]
-    for alias, digest in keys:
-        parts += [("alias", alias.encode()), ("digest", digest.encode())]
-    return tagged_digest(*parts)
 
 
 def _looks_like_adapter(path: Path) -> bool:

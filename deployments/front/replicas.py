@@ -17,6 +17,9 @@ from deployments.link.client import ReplicaLink
 
 log = structlog.get_logger(__name__)
 
+REMEMBER_LOST_S = 60.0
+"""A lost replica's older snapshots may still be on their way for so long."""
+
 Discover = Callable[[], Awaitable[Iterable[ReplicaSnapshot]]]
 
 
@@ -107,6 +110,7 @@ class ReplicaSet:
             await asyncio.sleep(self._interval_s)
 
     def _reconcile(self, found: list[ReplicaSnapshot]) -> None:
+        self.view.forget_removed(self._clock.wall() - REMEMBER_LOST_S)
         for snapshot in found:
             link = self._links.get(snapshot.replica_id)
             if link is None or not link.open:

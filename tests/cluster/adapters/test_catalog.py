@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cluster.adapters.catalog import AdapterCatalog, candidates_digest
+from cluster.adapters.catalog import AdapterCatalog
 from cluster.domain.adapter import SHARED_OWNER, AdapterRef
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ConfigError, ModelNotFound
@@ -122,14 +122,6 @@ def test_tags_and_description_come_from_the_notes(tmp_path, write_adapter):
     entry = AdapterCatalog.scan(tmp_path).entries["x"]
     assert entry.tags == ("a", "b")
     assert entry.manifest.description == "What it does"
-
-
-def test_candidates_are_named_as_a_set(folder):
-    entries = list(AdapterCatalog.scan(folder).entries.values())
-    digest = candidates_digest(entries)
-    assert candidates_digest(reversed(entries)) == digest
-    assert candidates_digest(entries[:2]) != digest
-    assert candidates_digest([]) != digest
 
 
 def test_the_catalog_needs_no_torch(folder):
