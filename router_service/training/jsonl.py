@@ -27,16 +27,31 @@ def read_examples(path: Path) -> list[Example]:
         TrainingDataError: the file cannot be read, is empty, or a line is not an object of exactly
             two non-empty strings. The message has file, line and field.
     """
+    return [Example(*record) for record in read_records(path, _FIELDS, exact=True)]
+
+
+def read_records(path: Path, fields: tuple[str, ...], *, exact: bool) -> list[tuple[str, ...]]:
+    """The values of ``fields``, in their order, of every line; empty lines are skipped.
+
+    Args:
+        fields: required; each must be a string that is not blank.
+        exact: other fields are errors.
+
+    Raises:
+        TrainingDataError: names file, line and field.
+    """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise TrainingDataError(f"{path}: cannot be read: {error}") from error
-    examples = [
-        _parse(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()
+    records = [
+        _parse(f"{path}:{number}", line, fields, exact=exact)
+        for number, line in enumerate(lines, 1)
+        if line.strip()
     ]
-    if not examples:
+    if not records:
         raise TrainingDataError(f"{path}: has no examples")
-    return examples
+    return records
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
@@ -57,7 +72,7 @@ def digest_examples(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
-def _parse(where: str, line: str) -> Example:
+def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
     try:
         record: Any = json.loads(line)
     except json.JSONDecodeError as error:
@@ -66,7 +81,7 @@ def _parse(where: str, line: str) -> Example:
         ) from error
     if not isinstance(record, dict):
         raise TrainingDataError(f"{where}: must be an object, found {type(record).__name__}")
-    for field in _FIELDS:
+    for field in fields:
         if field not in record:
             raise TrainingDataError(f"{where}:{field}: missing")
         if not isinstance(record[field], str):
@@ -74,7 +89,7 @@ def _parse(where: str, line: str) -> Example:
             raise TrainingDataError(f"{where}:{field}: must be a string, found {found}")
         if not record[field].strip():
             raise TrainingDataError(f"{where}:{field}: is empty")
-    for field in record:
-        if field not in _FIELDS:
-            raise TrainingDataError(f"{where}:{field}: unknown field")
-    return Example(prompt=record["prompt"], completion=record["completion"])
+    unknown = [field for field in record if field not in fields]
+    if exact and unknown:
+        raise TrainingDataError(f"{where}:{unknown[0]}: unknown field")
+    return tuple(record[field] for field in fields)

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from cluster.errors import TrainingDataError
 from router_service.routers.base import BASE_ALIAS
+from router_service.training.jsonl import read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,11 @@ def read_labelled(path: Path, base_label: str | None) -> list[LabelledText]:
         return [
             LabelledText(text, _alias(file.name.removesuffix(".jsonl"), base_label))
             for file in files
-            for (text,) in _records(file, ("prompt",), exact=False)
+            for (text,) in read_records(file, ("prompt",), exact=False)
         ]
     return [
         LabelledText(text, _alias(label, base_label))
-        for text, label in _records(path, ("text", "label"), exact=True)
+        for text, label in read_records(path, ("text", "label"), exact=True)
     ]
 
 
@@ -82,41 +82,3 @@ def split_dev(
 
 def _alias(label: str, base_label: str | None) -> str:
     return BASE_ALIAS if label == base_label else label
-
-
-def _records(path: Path, fields: tuple[str, ...], *, exact: bool) -> list[tuple[str, ...]]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise TrainingDataError(f"{path}: cannot be read: {error}") from error
-    records = [
-        _parse(f"{path}:{number}", line, fields, exact=exact)
-        for number, line in enumerate(lines, 1)
-        if line.strip()
-    ]
-    if not records:
-        raise TrainingDataError(f"{path}: has no examples")
-    return records
-
-
-def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
-    try:
-        record: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TrainingDataError(
-            f"{where}: not JSON: {error.msg} at column {error.colno}"
-        ) from error
-    if not isinstance(record, dict):
-        raise TrainingDataError(f"{where}: must be an object, found {type(record).__name__}")
-    for field in fields:
-        if field not in record:
-            raise TrainingDataError(f"{where}:{field}: missing")
-        if not isinstance(record[field], str):
-            found = type(record[field]).__name__
-            raise TrainingDataError(f"{where}:{field}: must be a string, found {found}")
-        if not record[field].strip():
-            raise TrainingDataError(f"{where}:{field}: is empty")
-    unknown = [field for field in record if field not in fields]
-    if exact and unknown:
-        raise TrainingDataError(f"{where}:{unknown[0]}: unknown field")
-    return tuple(record[field] for field in fields)
