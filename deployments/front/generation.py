@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from cluster.clock import Clock
-from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import FinishReason, SamplingParams, TokenLogprobs, Usage
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
@@ -68,11 +68,11 @@ class Generation:
             BraidError: the sequence cannot be finished.
         """
         text = self.codec.stream(self.spec.stop, self.spec.sampling.min_tokens)
-        failovers = 0
+        lost: list[ReplicaId] = []
         while True:
             digests = self.spec.decided.decision.digests
             self.choice, link = await self.replicas.pick(
-                PickRequest(digests), wait_s=REPLICA_WAIT_S
+                PickRequest(digests, exclude=tuple(lost)), wait_s=REPLICA_WAIT_S
             )
             request_id = self.new_id()
             try:
@@ -85,6 +85,8 @@ class Generation:
                 while (chunk := await queue.get()) is not None:
                     if chunk.finish_reason is FinishReason.ERROR:
                         ended = True
+                        if chunk.error_code == ReplicaLost.code:
+                            break  # it is stopping: like one that is gone
                         raise error_from_code(
                             chunk.error_code or "engine_error", chunk.error_message or ""
                         )
@@ -114,9 +116,9 @@ class Generation:
                 self.replicas.view.finished(request_id)
                 if not ended:
                     link.cancel(request_id)
-            failovers += 1
-            if failovers > MAX_FAILOVERS:
-                raise ReplicaLost(f"{failovers} replicas were lost while answering")
+            lost.append(link.replica_id)
+            if len(lost) > MAX_FAILOVERS:
+                raise ReplicaLost(f"{len(lost)} replicas were lost while answering")
             self.on_failover()
 
     def _submission(self, request_id: RequestId) -> Submit:

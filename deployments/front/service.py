@@ -7,7 +7,7 @@ once, by ``finish``; the HTTP layer calls it on every path.
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import structlog
@@ -55,9 +55,6 @@ class Running:
     started: float  # monotonic, seconds
     echoes: tuple[str, ...] = ()  # what the text of each choice begins with; empty: nothing
     outcome: Outcome | None = None
-    _queue: "asyncio.Queue[tuple[int, Delta | BaseException | None]]" = field(
-        default_factory=asyncio.Queue
-    )
 
     @property
     def replica(self) -> str:
@@ -266,7 +263,7 @@ class RequestService:
 
     @staticmethod
     async def _merged(running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
-        queue = running._queue
+        queue: asyncio.Queue[tuple[int, Delta | Exception | None]] = asyncio.Queue()
 
         async def pump(index: int, generation: Generation) -> None:
             deltas = generation.run()
@@ -289,7 +286,7 @@ class RequestService:
                 index, item = await queue.get()
                 if item is None:
                     remaining -= 1
-                elif isinstance(item, BaseException):
+                elif isinstance(item, Exception):
                     raise item
                 else:
                     yield index, item

@@ -7,7 +7,7 @@ finish reason, exactly once.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
@@ -20,7 +20,6 @@ from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
 from cluster.errors import BraidError, DecisionRejected
-from cluster.placement.load import REQUESTS_COUNTER
 from deployments.link.messages import Submit
 from router_service.reader import DecisionReader
 
@@ -58,23 +57,10 @@ class RequestCounters:
     requests_finished: int = 0
     requests_failed: int = 0
     requests_cancelled: int = 0
-    _names: tuple[str, ...] = field(
-        default=(
-            REQUESTS_COUNTER,
-            "decisions_local",
-            "decisions_store",
-            "decisions_carried",
-            "decisions_rejected",
-            "requests_finished",
-            "requests_failed",
-            "requests_cancelled",
-        ),
-        repr=False,
-    )
 
     def as_counters(self) -> tuple[tuple[str, float], ...]:
         """By name."""
-        return tuple((name, float(getattr(self, name))) for name in self._names)
+        return tuple((name, float(getattr(self, name))) for name in self.__slots__)
 
 
 class RequestBook:

@@ -1,0 +1,118 @@
+"""A sequence goes on elsewhere, whether its replica vanishes or says that it is stopping."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.clock import ManualClock
+from cluster.domain.ids import ReplicaId, RequestId, TenantId
+from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
+from cluster.errors import EngineError
+from cluster.placement.filters import PickRequest
+from cluster.placement.view import ClusterView
+from deployments.front.generation import Generation, SequenceSpec
+from deployments.link.messages import Submit
+
+Answer = list[GenerationChunk | None]
+
+
+def chunk(*tokens: int, end: FinishReason | None = None, code: str | None = None) -> Any:
+    return GenerationChunk(
+        RequestId("r"), tokens, finish_reason=end, error_code=code, error_message="words"
+    )
+
+
+class Link:
+    """A replica that answers each submission with the next script."""
+
+    def __init__(self, name: str, answer: Answer) -> None:
+        self.replica_id = ReplicaId(name)
+        self.answer = answer
+        self.submitted: list[Submit] = []
+        self.cancelled: list[RequestId] = []
+
+    def submit(self, message: Submit) -> asyncio.Queue[GenerationChunk | None]:
+        self.submitted.append(message)
+        queue: asyncio.Queue[GenerationChunk | None] = asyncio.Queue()
+        for item in self.answer:
+            queue.put_nowait(item)
+        return queue
+
+    def cancel(self, request_id: RequestId) -> None:
+        self.cancelled.append(request_id)
+
+
+class Replicas:
+    """Picks the first replica that the request does not exclude."""
+
+    def __init__(self, *links: Link) -> None:
+        self.links = links
+        self.view = ClusterView()
+
+    async def pick(self, request: PickRequest, *, wait_s: float) -> tuple[Any, Link]:
+        link = next(one for one in self.links if one.replica_id not in request.exclude)
+        return SimpleNamespace(replica_id=link.replica_id), link
+
+
+class Words:
+    """Every token is a letter."""
+
+    stopped = False
+
+    def push(self, tokens: tuple[int, ...]) -> str:
+        return "".join(chr(96 + token) for token in tokens)
+
+    def finish(self) -> str:
+        return ""
+
+
+def generation(failovers: list[int], *links: Link) -> Generation:
+    decided = SimpleNamespace(decision=SimpleNamespace(digests=()), encoded=b"signed")
+    spec = SequenceSpec(
+        TenantId("acme"),
+        (1,),
+        SamplingParams(max_tokens=4),
+        (),
+        decided,
+        0.0,
+        1.0,  # type: ignore[arg-type]
+    )
+    codec: Any = SimpleNamespace(stream=lambda *_: Words())
+    replicas: Any = Replicas(*links)
+    return Generation(
+        spec=spec,
+        replicas=replicas,
+        codec=codec,
+        clock=ManualClock(),
+        new_id=lambda: RequestId("r"),
+        on_failover=lambda: failovers.append(1),
+    )
+
+
+@pytest.mark.parametrize(
+    "farewell",
+    [None, chunk(end=FinishReason.ERROR, code="replica_lost")],
+    ids=["vanishes", "says so"],
+)
+async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None:
+    first = Link("first", [chunk(1, 2), farewell])
+    second = Link("second", [chunk(3), chunk(4, end=FinishReason.LENGTH)])
+    failovers: list[int] = []
+    deltas = [delta async for delta in generation(failovers, first, second).run()]
+    assert "".join(delta.text for delta in deltas) == "abcd"
+    assert second.submitted[0].resumed_token_ids == (1, 2)
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.completion_tokens == 4
+    assert failovers == [1]
+    assert second.cancelled == []
+
+
+async def test_another_error_is_the_clients() -> None:
+    only = Link("only", [chunk(1), chunk(end=FinishReason.ERROR, code="engine_error")])
+    failovers: list[int] = []
+    with pytest.raises(EngineError, match="words"):
+        _ = [delta async for delta in generation(failovers, only).run()]
+    assert failovers == []
+    assert only.cancelled == []
