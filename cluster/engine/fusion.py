@@ -1,0 +1,73 @@
+"""What decides adapters' weights inside the model: per token, or in a prompt's prefill.
+
+Both are called in the step thread, under inference mode, with rows of the residual stream as it
+enters a decoder layer, before the layer's input norm. Neither knows what the other rows of the step
+are: a row's weights depend on its own request alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+LAYER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Short names of a decoder layer's linears, in the order of a `PrefillRouter`'s weights."""
+
+
+class FusionGate(Protocol):
+    """Weighs the adapters of a mixture anew for every token."""
+
+    @property
+    def num_adapters(self) -> int:
+        """k: adapters it weighs, in an order of its own."""
+        ...
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers it has weights for."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """d: width of the residual stream."""
+        ...
+
+    @property
+    def resolution(self) -> Literal["layer", "site"]:
+        """Whether one call serves all sites of a layer, or each site is asked for."""
+        ...
+
+    def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
+        """Weights [T, k], fp32, of the rows ``x`` [T, d]; any finite real, 0 skips the adapter.
+
+        Args:
+            layer: index of the decoder layer.
+            site: index of the site within the layer; None where ``resolution`` is "layer".
+            x: the residual stream's rows, of the model's dtype.
+        """
+        ...
+
+
+class PrefillRouter(Protocol):
+    """Weighs the modules of one adapter, once for each layer of a prompt."""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers it has weights for."""
+        ...
+
+    @property
+    def hidden_size(self) -> int:
+        """d: width of the residual stream."""
+        ...
+
+    def masks(self, layer: int, prompt_hidden: torch.Tensor) -> torch.Tensor:
+        """Weights [7], fp32, of the layer's modules in the order of `LAYER_MODULES`; 0 skips one.
+
+        Args:
+            layer: index of the decoder layer.
+            prompt_hidden: [n_p, d], the whole prompt's rows, of the model's dtype.
+        """
+        ...
