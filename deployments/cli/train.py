@@ -86,8 +86,9 @@ def adapter(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Fine-tune one LoRA adapter and write it as a PEFT folder."""
-    from router_service.training.adapter import TrainProgress, train_adapter
+    from router_service.training.adapter import train_adapter
     from router_service.training.config import AdapterTrainingConfig
+    from router_service.training.run import TrainProgress
 
     config = checked(
         AdapterTrainingConfig,

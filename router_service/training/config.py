@@ -1,7 +1,7 @@
-"""Settings of one adapter training."""
+"""Settings of the trainings over a frozen base."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,34 +11,36 @@ LinearModule = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_
 ATTENTION_MODULES: tuple[LinearModule, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-class AdapterTrainingConfig(BaseModel):
-    """What `train_adapter` needs; an unknown key is an error.
+NOT_IN_FINGERPRINT = frozenset(
+    {"data", "out", "base", "cache_dir", "description", "checkpoint_every", "resume", "overwrite"}
+)
+"""Settings that do not change what comes out; data, base and adapters are told by digests."""
 
-    The same settings, data and base model give the same adapter, byte for byte, on one machine with
+
+class TrainingConfig(BaseModel):
+    """What every training needs; an unknown key is an error.
+
+    The same settings, data and base model give the same result, byte for byte, on one machine with
     one number of threads.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    result: ClassVar[str]  # what `out` will hold, for messages
+
     data: Path
     """JSONL of `{"prompt", "completion"}`."""
     out: Path
-    """Folder for the adapter; its checkpoint is kept there too until the run ends."""
+    """Folder for the result; its checkpoint is kept there too until the run ends."""
     base: str = QUICKSTART_MODEL
     """Hub id or local folder."""
     cache_dir: Path
     """Where fetched base models are kept."""
     description: str = ""
-    """What the adapter can do, for people and for the manifest."""
+    """What the result can do, for people and for the manifest."""
 
-    rank: Annotated[int, Field(ge=1, le=256)] = 8
-    alpha: Annotated[float, Field(gt=0)] = 16.0
-    target_modules: Annotated[tuple[LinearModule, ...], Field(min_length=1)] = ATTENTION_MODULES
-
-    steps: Annotated[int, Field(ge=1)] = 120
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Annotated[float, Field(gt=0)] = 2e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 8
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     max_tokens: Annotated[int, Field(ge=8)] = 512
     """Longest prompt plus answer; a longer example is refused, not cut."""
@@ -56,4 +58,65 @@ class AdapterTrainingConfig(BaseModel):
     resume: bool = False
     """Go on from the checkpoint in `out`, if there is one."""
     overwrite: bool = False
-    """Replace an adapter that is already in `out`."""
+    """Replace what is already in `out`."""
+
+
+class AdapterTrainingConfig(TrainingConfig):
+    """What `train_adapter` needs."""
+
+    result: ClassVar[str] = "an adapter"
+
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    alpha: Annotated[float, Field(gt=0)] = 16.0
+    target_modules: Annotated[tuple[LinearModule, ...], Field(min_length=1)] = ATTENTION_MODULES
+    steps: Annotated[int, Field(ge=1)] = 120
+    warmup_steps: Annotated[int, Field(ge=0)] = 8
+
+
+class GateTrainingConfig(TrainingConfig):
+    """What `train_gate` needs. Defaults are LoRA-Flow's (arXiv 2402.11455) where it has one."""
+
+    result: ClassVar[str] = "a router"
+
+    adapters: Annotated[tuple[Path, ...], Field(min_length=2)]
+    """PEFT folders in the gate's order; aliases are the folders' names."""
+    target: str | None = None
+    """Alias of the adapter that the gate starts from, alone; unset: the last one."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[int, Field(ge=1)] = 5
+    batch_size: Annotated[int, Field(ge=1)] = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Of all steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    dev_examples: Annotated[int, Field(ge=0)] = 20
+
+
+class MiloraTrainingConfig(TrainingConfig):
+    """What `train_milora` needs. Defaults are MiLoRA's (arXiv 2410.18035) where a small model
+    learns with them; its rank is 32 and its learning rate 1e-4, for 7 billion parameters."""
+
+    result: ClassVar[str] = "an adapter"
+
+    alias: str | None = None
+    """The adapter's name when it is served; unset: the name of `out`."""
+    rank: Annotated[int, Field(ge=1, le=256)] = 8
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    """Scaling is alpha / rank; unset: 1, as in Eq. 1."""
+    top_k: Annotated[int, Field(ge=1, le=7)] = 3
+    """Modules of a layer that are active for a prompt."""
+    pooling: Literal["self_attention", "mean", "last", "max"] = "self_attention"
+    weighting: Literal["mask", "prob", "prob_renorm"] = "mask"
+    """Weight of an active module: 1, its probability, or that divided by the active ones' sum."""
+    balance: Annotated[float, Field(ge=0)] = 1e-2
+    """Lambda of the load-balance loss."""
+    steps: Annotated[int, Field(ge=1)] = 80
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    warmup_share: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """Of all steps."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    coefficient_learning_rate: Annotated[float, Field(gt=0)] = 1e-6
+    coefficient_every: Annotated[int, Field(ge=1)] = 8
+    """Steps between two of the activation's coefficients, on dev data; 1 in the paper."""
+    dev_examples: Annotated[int, Field(ge=1)] = 24

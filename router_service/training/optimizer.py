@@ -1,31 +1,25 @@
-"""AdamW's moments as named tensors."""
+"""AdamW's state as named tensors."""
+
+from collections.abc import Mapping
 
 import torch
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from router_service.training.checkpoint import Tensors
 
 
-def moments(
-    optimizer: torch.optim.Optimizer, parameters: dict[str, torch.nn.Parameter]
-) -> dict[str, torch.Tensor]:
-    """Both moments of every parameter, as `<parameter>/<moment>`."""
+def moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor]) -> Tensors:
+    """Moments and step count of every parameter stepped so far, as ``<parameter>/<name>``."""
     return {
-        f"{name}/{moment}": optimizer.state[parameter][moment].clone()
+        f"{name}/{moment}": value.clone()
         for name, parameter in parameters.items()
-        for moment in _MOMENTS
+        for moment, value in optimizer.state.get(parameter, {}).items()
     }
 
 
 def load_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: dict[str, torch.nn.Parameter],
-    saved: dict[str, torch.Tensor],
-    *,
-    step: int,
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor], saved: Tensors
 ) -> None:
-    """Put saved moments back, as they were after `step` steps."""
-    for name, parameter in parameters.items():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(step)),
-            **{moment: saved[f"{name}/{moment}"].clone() for moment in _MOMENTS},
-        }
+    """Put saved moments back."""
+    for key, value in saved.items():
+        name, _, moment = key.rpartition("/")
+        optimizer.state[parameters[name]][moment] = value.clone()

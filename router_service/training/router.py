@@ -18,6 +18,7 @@ from router_service.artifacts import (
 )
 from router_service.routers.dlp import KIND, DlpRouter
 from router_service.training.checkpoint import TrainState, load_state, save_state
+from router_service.training.optimizer import load_moments, moments
 from router_service.training.router_batches import BatchSource, plain_batch
 from router_service.training.router_config import (
     RouterProgress,
@@ -71,7 +72,7 @@ def train_router(
         data_digest=digest_labelled(examples),
     )
     tensors = {name: weight.half().numpy() for name, weight in state.best_weights.items()}
-    draft = DlpRouter("draft", manifest, tensors)
+    draft = DlpRouter.from_tensors("draft", manifest, tensors)
     dev_accuracy, _, fan_out = measure(draft, dev)
     metrics = {"dev_accuracy": dev_accuracy}
     held_out_accuracy: float | None = None
@@ -137,7 +138,7 @@ def _run(
     optimizer = torch.optim.AdamW(
         list(parameters.values()), betas=_BETAS, weight_decay=config.weight_decay
     )
-    _load_moments(optimizer, parameters, state)
+    load_moments(optimizer, parameters, state.moments)
     while state.step < total and state.evaluations_without_gain < config.patience:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
@@ -189,25 +190,13 @@ def _record(
 ) -> None:
     """Bring the state up to date after an epoch."""
     state.weights = {name: p.detach().clone() for name, p in parameters.items()}
-    state.moments = {
-        f"{name}/{moment}": value.clone()
-        for name, parameter in parameters.items()
-        for moment, value in optimizer.state[parameter].items()
-    }
+    state.moments = moments(optimizer, parameters)
     if state.best_loss is None or dev_loss < state.best_loss:
         state.best_loss, state.best_step = dev_loss, state.step
         state.best_weights = {name: weight.clone() for name, weight in state.weights.items()}
         state.evaluations_without_gain = 0
     else:
         state.evaluations_without_gain += 1
-
-
-def _load_moments(
-    optimizer: torch.optim.Optimizer, parameters: Parameters, state: TrainState
-) -> None:
-    for key, value in state.moments.items():
-        name, _, moment = key.rpartition("/")
-        optimizer.state[parameters[name]][moment] = value.clone()
 
 
 @torch.no_grad()

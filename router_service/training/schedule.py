@@ -2,16 +2,25 @@
 
 import math
 from random import Random
+from typing import Literal
 
 
-def learning_rate(step: int, *, peak: float, warmup: int, total: int) -> float:
-    """The rate of step `step` (0-based): linear warm-up, then cosine decay towards zero."""
+def learning_rate(
+    step: int,
+    *,
+    peak: float,
+    warmup: int,
+    total: int,
+    decay: Literal["cosine", "linear"] = "cosine",
+) -> float:
+    """The rate of step `step` (0-based): linear warm-up, then decay towards zero."""
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    done = (step - warmup) / max(1, total - warmup)
+    return peak * (1 - done if decay == "linear" else 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def batch_indices(step: int, *, n_examples: int, batch_size: int, seed: int) -> list[int]:
+def batch_indices(step: int, *, n_examples: int, batch_size: int, seed: int | str) -> list[int]:
     """The examples of step `step`: every epoch is its own shuffle, wrapped without a gap."""
     start = step * batch_size
     indices: list[int] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from router_service.training import adapter, router
+from router_service.training import adapter, router, run
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.router_config import RouterTrainingConfig
 
@@ -52,10 +52,10 @@ def test_adapter_options_arrive(
 ) -> None:
     seen: list[AdapterTrainingConfig] = []
 
-    def train(config: AdapterTrainingConfig, progress: Any, **_: Any) -> adapter.TrainReport:
+    def train(config: AdapterTrainingConfig, progress: Any, **_: Any) -> run.TrainReport:
         seen.append(config)
-        progress(adapter.TrainProgress(1, 2, 0.5, 0.25, 3.0))
-        return adapter.TrainReport(config.out, 2, 1, 0.5, 0.25, 10, 2, 4.0, 2048)
+        progress(run.TrainProgress(1, 2, 0.5, 0.25, 3.0))
+        return run.TrainReport(config.out, 2, 1, 0.5, 0.25, 10, 2, 4.0, 2048)
 
     monkeypatch.setattr(adapter, "train_adapter", train)
     options = "--base m --description d --rank 4 --alpha 2 --target q_proj --steps 7 --lr 0.1"

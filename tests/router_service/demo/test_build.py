@@ -5,9 +5,9 @@ import pytest
 from router_service.demo import build as module
 from router_service.demo.build import N_TRAIN, STEPS, build_adapters
 from router_service.demo.skills import SKILLS
-from router_service.training.adapter import TrainProgress, TrainReport
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.jsonl import read_examples
+from router_service.training.run import TrainProgress, TrainReport
 
 
 @pytest.fixture

@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import AdapterError, ConfigError, TrainingDataError
-from router_service.training.adapter import CHECKPOINT_FILE, TrainProgress, train_adapter
+from router_service.training.adapter import train_adapter
 from router_service.training.base_model import load_base, quiet_peft
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.encoding import chat_prompt_ids
 from router_service.training.evaluate import Evaluator
 from router_service.training.export import WEIGHTS_FILE
 from router_service.training.jsonl import Example, write_examples
+from router_service.training.run import CHECKPOINT_FILE, TrainProgress
 
 EXAMPLES = [
     Example(f"say {word}", word[::-1]) for word in ("ab", "cd", "ef", "gh", "ij", "kl", "mn", "op")
