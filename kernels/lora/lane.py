@@ -147,6 +147,10 @@ class Lane:
         """Bytes reserved, free rows and working set included."""
         return (self.capacity + self._working_rows.shape[0]) * self.row_nbytes
 
+    def row(self, position: int) -> torch.Tensor:
+        """The adapter [numel] at a used position, in the storage of now, which it keeps alive."""
+        return self._rows[position]
+
     def place(self, row: torch.Tensor, limit: int) -> int:
         """Copy an adapter's row [numel] into a free position, growing up to ``limit`` rows.
 
