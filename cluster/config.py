@@ -5,7 +5,7 @@ Each component receives its own section; unknown keys are errors everywhere.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -75,11 +75,12 @@ class RouterConfig(Section):
     """One named router."""
 
     name: str
-    kind: Literal["dlp"] = "dlp"
-    path: Path
-    """Folder of the router's artifact."""
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Overrides the artifact's nucleus threshold."""
+    kind: str | None = None
+    """One of the registry's kinds; unset: what the artifact says it is."""
+    path: Path | None = None
+    """Folder of the router's artifact; a kind that is not trained has none."""
+    options: dict[str, Any] = {}
+    """The kind's own settings; they override the artifact's. Unknown ones are refused by name."""
 
 
 class FrontConfig(Section):

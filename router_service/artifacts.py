@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cluster.config import Section
+from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import tagged_digest
 from cluster.errors import ConfigError
 from router_service.routers.base import BASE_ALIAS
@@ -35,6 +36,8 @@ class RouterManifest(Section):
     """Aliases in class order; "" is the base model without an adapter."""
     base_digest: str | None = None
     """Digest of the base model whose states the router reads; unset: it reads text only."""
+    adapter_digests: dict[str, str] | None = None
+    """Generation of each candidate that the router was made for; unset: any generation serves."""
     hyperparameters: dict[str, Any]
     data_digest: str
     """sha256 of the training examples."""
@@ -44,6 +47,7 @@ class RouterManifest(Section):
 
 
 Tensors = Mapping[str, NDArray[np.floating]]
+S = TypeVar("S", bound=Section)
 
 
 def save_artifact(path: Path, manifest: RouterManifest, tensors: Tensors) -> RouterManifest:
@@ -63,15 +67,17 @@ def load_artifact(
     kind: str,
     aliases: Collection[str],
     base_digest: str | None,
+    adapters: Mapping[str, AdapterEntry] | None = None,
 ) -> tuple[RouterManifest, dict[str, NDArray[np.floating]]]:
     """Read and verify a router.
 
     ``aliases``: of every adapter in the catalog, whoever owns it. ``base_digest``: of the base
-    model being served, where it is known.
+    model being served, where it is known. ``adapters``: the catalog, where generations matter.
 
     Raises:
         ConfigError: unreadable, of another kind, changed since it was written, trained for
-            adapters that are not there or for another base. The message has the path.
+            adapters that are not there, for other generations of them or for another base. The
+            message has the path.
     """
     manifest = read_manifest(path)
     tensor_path = path / TENSOR_FILE
@@ -100,6 +106,13 @@ def load_artifact(
         raise ConfigError(
             f"{where}: trained for base {manifest.base_digest}, but {base_digest} is served"
         )
+    for alias, digest in (manifest.adapter_digests or {}).items():
+        entry = (adapters or {}).get(alias)
+        if entry is not None and entry.key.digest != digest:
+            raise ConfigError(
+                f"{where}: adapter_digests.{alias}: made for generation {digest}, "
+                f"but {entry.key.digest} is served"
+            )
     return manifest, tensors
 
 
@@ -120,6 +133,22 @@ def read_manifest(path: Path) -> RouterManifest:
         raise ConfigError(f"{where}: {field}: {first['msg']}") from error
 
 
+def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -> S:
+    """The manifest's hyper-parameters as ``kind``.
+
+    Raises:
+        ConfigError: one of them is unknown, missing or wrong; the message has file and field.
+    """
+    try:
+        return kind.model_validate(manifest.hyperparameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            f"{path / MANIFEST_FILE}: hyperparameters.{field}: {first['msg']}"
+        ) from error
+
+
 def check_tensors(path: Path, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ConfigError unless exactly these tensors are there, in these shapes, all finite."""
     where = path / TENSOR_FILE
@@ -136,6 +165,8 @@ def check_tensors(path: Path, tensors: Tensors, shapes: Mapping[str, tuple[int, 
 
 def _version(manifest: RouterManifest, encoded: bytes) -> str:
     content = manifest.model_dump(mode="json", exclude={"version"})
+    if manifest.adapter_digests is None:
+        del content["adapter_digests"]  # artifacts written before the field keep their version
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
     return tagged_digest(("manifest", canonical), ("tensors", hashlib.sha256(encoded).digest()))
 

@@ -221,7 +221,7 @@ class RoutingService:
             tenant=tenant,
             router=router.name,
             version=router.version,
-            granularity=router.granularity,
+            granularity=router.declares.granularity,
             mixture=_resolve(routed, keys),
             source=DecisionSource.COMPUTED,
             candidates_digest=candidates_digest,

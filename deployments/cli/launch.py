@@ -76,12 +76,14 @@ def check_machine(launch: Launch, model: ModelLocation) -> None:
     Raises:
         ConfigError: a router does not fit, or the Redis server does not answer.
     """
-    from router_service.routers.registry import RouterContext, default_registry
+    from router_service.routers.kind import router_context
+    from router_service.routers.registry import default_registry
 
-    context = RouterContext(
-        aliases=frozenset(launch.catalog.entries),
-        max_mixture=launch.config.adapters.max_mixture,
-        base_digest=model.digest,
+    context = router_context(
+        launch.catalog.entries,
+        launch.config.adapters.max_mixture,
+        model.path,
+        model.digest,
     )
     default_registry().build_all(launch.config.routers, context)
     if launch.config.redis_url is not None:

@@ -83,7 +83,7 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
         "source": "computed",
         "router": chosen.name,
         "router_version": chosen.version,
-        "granularity": chosen.granularity.value,
+        "granularity": chosen.declares.granularity.value,
         "mixture": [
             {"name": alias, "weight": weight, "digest": entries[alias].key.digest}
             for alias, weight in sorted(answer.weights, key=lambda term: -abs(term[1]))

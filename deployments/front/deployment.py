@@ -33,7 +33,8 @@ from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from kernels import __version__
-from router_service.routers.registry import RouterContext, default_registry
+from router_service.routers.kind import router_context
+from router_service.routers.registry import default_registry
 from router_service.service import RoutingService
 
 log = structlog.get_logger(__name__)
@@ -77,10 +78,8 @@ class Front:
         directory = TenantAdapters(catalog, tenants)
         routers = default_registry().build_all(
             config.routers,
-            RouterContext(
-                aliases=frozenset(catalog.entries),
-                max_mixture=config.adapters.max_mixture,
-                base_digest=location.digest,
+            router_context(
+                catalog.entries, config.adapters.max_mixture, location.path, location.digest
             ),
         )
         store, codec = decision_store(config, secrets, clock)

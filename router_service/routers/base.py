@@ -25,7 +25,52 @@ class Need(StrEnum):
 
     TEXT = "text"  # the prompt's text, before prefill
     PROMPT_HIDDEN = "prompt_hidden"  # hidden states of the prompt, during prefill
-    TOKEN_HIDDEN = "token_hidden"  # hidden states of each token, in every step
+    TOKEN_HIDDEN = "token_hidden"  # the residual stream of each token, at each layer's entry
+    SITE_INPUTS = "site_inputs"  # the input of each adapted linear, for each token
+
+
+class Stage(StrEnum):
+    """When a request's weights must exist, in the order of a request's life."""
+
+    ADMISSION = "admission"  # they came with the request or with the configuration
+    TEXT = "text"  # before prefill, from the text
+    PREFILL = "prefill"  # in prefill, layer by layer, then frozen
+    SENTENCE = "sentence"  # as TEXT, and again at the end of each sentence
+    LAYER = "layer"  # at each layer's entry, for every token
+    SITE = "site"  # at each linear, for every token
+
+
+class Axis(StrEnum):
+    """What the weights are over."""
+
+    ADAPTERS = "adapters"
+    MODULES = "modules"  # the linear modules of one adapter
+
+
+class Resolution(StrEnum):
+    """What shares one weight within a request's or a token's row."""
+
+    ALL = "all"  # every site of the model
+    LAYER = "layer"
+    SITE = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a router is and needs; the application is refused where it cannot be given.
+
+    ``layers`` and ``width`` are those of the base whose states the router reads; None: any base.
+    """
+
+    stage: Stage
+    granularity: Granularity
+    needs: frozenset[Need]
+    axis: Axis = Axis.ADAPTERS
+    resolution: Resolution = Resolution.ALL
+    causal: bool = True  # a token's weights depend on no later token: prefixes may be shared
+    max_fan_out: int | None = None  # most adapters in one answer; None: every candidate
+    layers: int | None = None
+    width: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +99,9 @@ class PromptRouter(Protocol):
         ...
 
     @property
-    def needs(self) -> frozenset[Need]: ...
-
-    @property
-    def granularity(self) -> Granularity: ...
+    def declares(self) -> Declaration:
+        """What it is and needs."""
+        ...
 
     @property
     def candidates(self) -> tuple[str, ...]:

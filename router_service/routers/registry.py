@@ -1,60 +1,60 @@
-"""Router kinds by name, and the routers of an application."""
+"""Router kinds by name, and the routers of an application.
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+A new kind is one module and one line in ``default_registry``; ``RouterKind`` is all that it gives.
+"""
 
-from cluster.config import RouterConfig
+from collections.abc import Iterable
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from cluster.config import RouterConfig, Section
 from cluster.errors import ConfigError
+from router_service.artifacts import read_manifest
 from router_service.routers import dlp
-from router_service.routers.base import Need, PromptRouter
+from router_service.routers.base import PromptRouter
+from router_service.routers.kind import RouterContext, RouterKind, artifact_path
 
-
-@dataclass(frozen=True, slots=True)
-class RouterContext:
-    """What the application gives its routers."""
-
-    aliases: frozenset[str]  # of every adapter in the catalog
-    max_mixture: int  # most adapters in one mixture
-    base_digest: str | None = None
-    provides: frozenset[Need] = frozenset({Need.TEXT})
-
-
-RouterFactory = Callable[[RouterConfig, RouterContext], PromptRouter]
+S = TypeVar("S", bound=Section)
 
 
 class RouterRegistry:
-    """Maps a router's kind to the factory that builds it."""
+    """Maps a router's kind to what builds it."""
 
-    def __init__(self) -> None:
-        self._factories: dict[str, RouterFactory] = {}
+    def __init__(self, kinds: Iterable[RouterKind] = ()) -> None:
+        self._kinds: dict[str, RouterKind] = {}
+        for kind in kinds:
+            self.register(kind)
 
-    def register(self, kind: str, factory: RouterFactory) -> None:
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of all kinds, in alphabetical order."""
+        return tuple(sorted(self._kinds))
+
+    def register(self, kind: RouterKind) -> None:
         """Add a kind.
 
         Raises:
-            ConfigError: the kind is taken.
+            ConfigError: its name is taken.
         """
-        if kind in self._factories:
-            raise ConfigError(f"router kind {kind!r} is registered twice")
-        self._factories[kind] = factory
+        if kind.name in self._kinds:
+            raise ConfigError(f"router kind {kind.name!r} is registered twice")
+        self._kinds[kind.name] = kind
 
     def build(self, config: RouterConfig, context: RouterContext) -> PromptRouter:
         """One router.
 
         Raises:
-            ConfigError: an unknown kind, an artifact that cannot be used, or a need that this
-                application does not provide.
+            ConfigError: an unknown kind or option, an artifact that cannot be used, or a need that
+                this application or its base model does not meet. The message has router and field.
         """
-        factory = self._factories.get(config.kind)
-        if factory is None:
-            known = ", ".join(sorted(self._factories)) or "none"
-            raise ConfigError(f"routers.{config.name}: no kind {config.kind!r}; there are: {known}")
-        router = factory(config, context)
-        lacking = router.needs - context.provides
-        if lacking:
-            raise ConfigError(
-                f"routers.{config.name}: needs {', '.join(sorted(lacking))}, not provided here"
-            )
+        name = config.kind or read_manifest(artifact_path(config)).kind
+        kind = self._kinds.get(name)
+        if kind is None:
+            known = ", ".join(self.kinds) or "none"
+            raise ConfigError(f"routers.{config.name}: no kind {name!r}; there are: {known}")
+        router = kind.build(config, _options(config, kind.options), context)
+        check_declaration(config.name, router, context)
         return router
 
     def build_all(
@@ -73,19 +73,41 @@ class RouterRegistry:
         return routers
 
 
+def check_declaration(name: str, router: PromptRouter, context: RouterContext) -> None:
+    """Refuse a router whose needs are not met.
+
+    Raises:
+        ConfigError: with router and field.
+    """
+    declared = router.declares
+    lacking = declared.needs - context.provides
+    if lacking:
+        raise ConfigError(f"routers.{name}: needs {', '.join(sorted(lacking))}, not provided here")
+    if declared.max_fan_out is not None and declared.max_fan_out > context.max_mixture:
+        raise ConfigError(
+            f"routers.{name}: max_fan_out: gives mixtures of up to {declared.max_fan_out} "
+            f"adapters, but {context.max_mixture} are served (adapters.max_mixture)"
+        )
+    for field_name, wanted, served in (
+        ("layers", declared.layers, context.base_layers),
+        ("width", declared.width, context.base_width),
+    ):
+        if wanted is not None and served is not None and wanted != served:
+            raise ConfigError(
+                f"routers.{name}: {field_name}: reads the states of a base with {wanted}, "
+                f"but the base served has {served}"
+            )
+
+
 def default_registry() -> RouterRegistry:
     """A registry with every kind that Braid has."""
-    registry = RouterRegistry()
-    registry.register(dlp.KIND, _build_dlp)
-    return registry
+    return RouterRegistry([dlp.ROUTER_KIND])
 
 
-def _build_dlp(config: RouterConfig, context: RouterContext) -> PromptRouter:
-    return dlp.load_dlp(
-        config.name,
-        config.path,
-        aliases=context.aliases,
-        base_digest=context.base_digest,
-        top_p=config.top_p,
-        max_fan_out=context.max_mixture,
-    )
+def _options(config: RouterConfig, kind: type[S]) -> S:
+    try:
+        return kind.model_validate(config.options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"routers.{config.name}.options.{where}: {first['msg']}") from error

@@ -9,19 +9,21 @@ from pydantic import Field
 from cluster.config import Section
 
 Probability = Annotated[float, Field(gt=0, le=1)]
+Method = Literal["nucleus", "threshold", "top_k"]
+Renormalise = Literal["softmax_probabilities", "divide_by_sum"]
 
 
 class SelectionConfig(Section):
     """Which candidates are kept, and how the kept ones share the weight."""
 
-    method: Literal["nucleus", "threshold", "top_k"] = "nucleus"
+    method: Method = "nucleus"
     top_p: Probability = 0.6
     """nucleus: kept, likeliest first, while the ones before sum to at most this."""
     threshold: Probability = 0.5
     """threshold: candidates with more than this are kept; the likeliest in any case."""
     top_k: Annotated[int, Field(ge=1)] = 2
     """top_k: this many likeliest are kept."""
-    renormalise: Literal["softmax_probabilities", "divide_by_sum"] = "softmax_probabilities"
+    renormalise: Renormalise = "softmax_probabilities"
     """Softmax over the kept *probabilities*, or each divided by their sum."""
     max_fan_out: Annotated[int, Field(ge=1)] | None = None
     """Never keep more than this."""
@@ -53,9 +55,7 @@ def select(probabilities: Sequence[float], config: SelectionConfig) -> list[int]
     return kept if config.max_fan_out is None else kept[: config.max_fan_out]
 
 
-def renormalise(
-    kept: Sequence[float], how: Literal["softmax_probabilities", "divide_by_sum"]
-) -> list[float]:
+def renormalise(kept: Sequence[float], how: Renormalise) -> list[float]:
     """Weights of the kept probabilities, summing to 1.
 
     ``softmax_probabilities`` is Eq. 5 and the official code. ``divide_by_sum`` equals the softmax

@@ -19,10 +19,17 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.routers.base import Need, RouterFailed
-from router_service.routers.dlp import DlpHyperparameters, DlpRouter, load_dlp
+from router_service.routers.dlp import (
+    ROUTER_KIND,
+    DlpHyperparameters,
+    DlpOptions,
+    DlpRouter,
+    load_dlp,
+)
 from router_service.routers.features import FeatureConfig
+from router_service.routers.kind import RouterContext
 from router_service.routers.mini_mlp import NetworkConfig, tensor_shapes
-from router_service.routers.registry import RouterContext, RouterRegistry, default_registry
+from router_service.routers.registry import RouterRegistry, default_registry
 from router_service.routers.selection import SelectionConfig
 
 CANDIDATES = ("", "cron", "json", "sql")
@@ -53,7 +60,9 @@ def _fixed(*probabilities: float, **selection: Any) -> DlpRouter:
     """A router whose probabilities are these, whatever the text."""
     tensors = {name: np.zeros_like(tensor) for name, tensor in _tensors().items()}
     tensors["linear.3.bias"] = np.log(np.array(probabilities, dtype=np.float32))
-    return DlpRouter("auto", _manifest(), tensors, SelectionConfig(**selection))
+    hyperparameters = TINY.model_copy(update={"selection": SelectionConfig(**selection)})
+    manifest = _manifest(hyperparameters=hyperparameters.model_dump(mode="json"))
+    return DlpRouter.from_tensors("auto", manifest, tensors)
 
 
 @pytest.fixture
@@ -119,8 +128,8 @@ def test_the_same_text_gets_the_same_answer_from_every_copy(artifact: Path) -> N
 def test_an_override_changes_answers_and_version(artifact: Path) -> None:
     plain, wide, narrow = (
         _load(artifact),
-        _load(artifact, top_p=1.0),
-        _load(artifact, max_fan_out=1),
+        _load(artifact, options=DlpOptions(top_p=1.0)),
+        _load(artifact, max_mixture=1),
     )
     assert len({plain.version, wide.version, narrow.version}) == 3
     assert sum(s.kept for s in wide.route("text", EVERYTHING).scores) == 4
@@ -218,7 +227,7 @@ def test_missing_and_broken_files_are_named(artifact: Path) -> None:
 def test_the_registry_builds_the_configured_routers_in_order(artifact: Path) -> None:
     configs = [
         RouterConfig(name="auto", path=artifact),
-        RouterConfig(name="wide", path=artifact, top_p=1.0),
+        RouterConfig(name="wide", kind="dlp", path=artifact, options={"top_p": 1.0}),
     ]
     context = RouterContext(aliases=EVERYTHING, max_mixture=3)
     routers = default_registry().build_all(configs, context)
@@ -229,18 +238,67 @@ def test_the_registry_builds_the_configured_routers_in_order(artifact: Path) -> 
 def test_the_registry_refuses_what_it_cannot_build(artifact: Path) -> None:
     config = RouterConfig(name="auto", path=artifact)
     context = RouterContext(aliases=EVERYTHING, max_mixture=8)
+    registry = default_registry()
     with pytest.raises(ConfigError, match=r"routers\.auto: named twice"):
-        default_registry().build_all([config, config], context)
+        registry.build_all([config, config], context)
     with pytest.raises(ConfigError, match="no kind 'dlp'; there are: none"):
         RouterRegistry().build(config, context)
-    registry = default_registry()
     with pytest.raises(ConfigError, match="registered twice"):
-        registry.register("dlp", lambda *_: _fixed(1, 1, 1, 1))
+        registry.register(ROUTER_KIND)
+    with pytest.raises(ConfigError, match=r"routers\.x\.path: missing"):
+        registry.build(RouterConfig(name="x", kind="dlp"), context)
     blind = RouterContext(
         aliases=EVERYTHING, max_mixture=8, provides=frozenset({Need.TOKEN_HIDDEN})
     )
     with pytest.raises(ConfigError, match="needs text"):
         registry.build(config, blind)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"topp": 0.5}, r"routers\.auto\.options\.topp: Extra inputs"),
+        ({"top_p": 0}, r"routers\.auto\.options\.top_p: .*greater than 0"),
+        ({"renormalise": "none"}, r"routers\.auto\.options\.renormalise"),
+        ({"method": "top-k"}, r"routers\.auto\.options\.method"),
+    ],
+    ids=str,
+)
+def test_an_option_that_cannot_be_is_named(
+    artifact: Path, options: dict[str, Any], message: str
+) -> None:
+    context = RouterContext(aliases=EVERYTHING, max_mixture=8)
+    with pytest.raises(ConfigError, match=message):
+        default_registry().build(RouterConfig(name="auto", path=artifact, options=options), context)
+
+
+@pytest.mark.parametrize(
+    ("options", "weights"),
+    [
+        ({}, {"cron": 0.5622, "json": 0.4378}),
+        ({"renormalise": "divide_by_sum"}, {"cron": 0.6471, "json": 0.3529}),
+        ({"method": "threshold", "threshold": 0.1}, {"cron": 0.4083, "json": 0.318, "sql": 0.2737}),
+        ({"method": "top_k", "top_k": 1}, {"cron": 1.0}),
+        ({"top_p": 1.0, "max_fan_out": 2}, {"cron": 0.5622, "json": 0.4378}),
+    ],
+    ids=str,
+)
+def test_every_option_reaches_the_selection(
+    tmp_path: Path, options: dict[str, Any], weights: dict[str, float]
+) -> None:
+    tensors = {name: np.zeros_like(tensor) for name, tensor in _tensors().items()}
+    tensors["linear.3.bias"] = np.log(np.array([1e-7, 0.55, 0.30, 0.15])).astype(np.float32)
+    save_artifact(tmp_path, _manifest(), tensors)
+    config = RouterConfig(name="auto", path=tmp_path, options=options)
+    router = default_registry().build(config, RouterContext(EVERYTHING, max_mixture=8))
+    assert dict(router.route("text", EVERYTHING).weights) == pytest.approx(weights, abs=2e-4)
+
+
+def test_only_the_prompts_tail_is_read_where_so_configured(artifact: Path) -> None:
+    tail = _load(artifact, options=DlpOptions(prompt_characters=5))
+    assert tail.version != _load(artifact).version
+    expected = _load(artifact).route("delta", EVERYTHING)
+    assert tail.route("alpha beta gamma delta", EVERYTHING) == expected
 
 
 def test_the_front_routes_without_torch() -> None:

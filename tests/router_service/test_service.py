@@ -16,7 +16,7 @@ from router_service.decision_store.base import DecisionStore
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
 from router_service.decision_store.redis_store import RedisDecisionStore
-from router_service.routers.base import Need, RoutedMixture, RouterFailed
+from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
 from router_service.service import Decided, RoutingService, StoreState
 from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish, RouterWish
 
@@ -27,8 +27,9 @@ AUTO = RouterWish()
 class WordRouter:
     """Keeps the allowed candidates whose alias is a word of the text, in equal parts."""
 
-    needs = frozenset({Need.TEXT})
-    granularity = Granularity.REQUEST
+    declares = Declaration(
+        stage=Stage.TEXT, granularity=Granularity.REQUEST, needs=frozenset({Need.TEXT})
+    )
     candidates = ("", "cron", "json", "sql")
 
     def __init__(self, name: str = "words", version: str = "v1") -> None:
