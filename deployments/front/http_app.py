@@ -59,7 +59,10 @@ def build_http_app(context: FrontContext) -> FastAPI:
             else:
                 body = await read_body(request, CompletionBody, limit)
                 running = await service.begin_completion(tenant, body)
-        except BraidError as error:
+        except ClientDisconnect as error:
+            service.refuse(tenant.id if tenant else None, endpoint, error)
+            return Response(status_code=CLIENT_CLOSED)
+        except BaseException as error:
             service.refuse(tenant.id if tenant else None, endpoint, error)
             raise
         return await generate(request, running, body)

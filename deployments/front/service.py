@@ -295,31 +295,25 @@ class RequestService:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def refuse(self, tenant: TenantId | None, endpoint: str, error: BraidError) -> None:
+    def refuse(self, tenant: TenantId | None, endpoint: str, error: BaseException) -> None:
         """Record a request that ended before it began. ``tenant`` is None where unknown."""
-        outcome = outcome_of(error)
+        outcome = _outcome(error)
         self.metrics.requests.labels(tenant or "", endpoint, outcome.value).inc()
+        known = error if isinstance(error, BraidError) else None
         log.info(
             "request.refused",
             tenant=tenant,
             endpoint=endpoint,
             outcome=outcome.value,
-            code=error.code,
-            param=error.param,
+            code=known.code if known else type(error).__name__,
+            param=known.param if known else None,
         )
 
     def finish(self, running: Running, error: BaseException | None) -> None:
         """Record how a request ended. Only the first call counts."""
         if running.outcome is not None:
             return
-        if error is None:
-            running.outcome = Outcome.COMPLETED
-        elif isinstance(error, BraidError):
-            running.outcome = outcome_of(error)
-        elif isinstance(error, asyncio.CancelledError | GeneratorExit | ClientDisconnect):
-            running.outcome = Outcome.CANCELLED
-        else:
-            running.outcome = Outcome.FAILED_ENGINE
+        running.outcome = _outcome(error)
         tenant = running.tenant.id
         metrics = self.metrics
         metrics.in_flight.dec()
@@ -345,6 +339,17 @@ class RequestService:
             prompt_tokens=prompt_tokens,
             completion_tokens=generated,
         )
+
+
+def _outcome(error: BaseException | None) -> Outcome:
+    """What a request is counted as that ended with ``error``."""
+    if error is None:
+        return Outcome.COMPLETED
+    if isinstance(error, BraidError):
+        return outcome_of(error)
+    if isinstance(error, asyncio.CancelledError | GeneratorExit | ClientDisconnect):
+        return Outcome.CANCELLED
+    return Outcome.FAILED_ENGINE
 
 
 async def _unblocking(characters: int, encode: Callable[[], T]) -> T:
