@@ -35,7 +35,11 @@ class EngineConfig(Section):
     max_batch_tokens: Annotated[int, Field(ge=16)] = 512
     """Tokens computed in one step, prefill and decode together."""
     max_queued: Annotated[int, Field(ge=0)] = 1024
-    """Requests that may wait for admission on one replica."""
+    """Requests that may wait for admission on one replica. With fairness "adapter" a tenant that
+    has less than an equal share of them waiting is let in beyond."""
+    fairness: Literal["adapter", "fifo"] = "adapter"
+    """Whose turn admission is: "adapter" lets tenants take turns by tokens, and within a tenant its
+    adapter sets; "fifo" is the order of arrival, whoever asks."""
     prefix_cache: bool = True
 
 

@@ -56,8 +56,8 @@ class PrefixCache:
             return []
         keys = [] if keys is None else keys
         blocks: list[int] = []
-        for index in range((len(token_ids) - 1) // self._pool.block_size):
-            self._extend(keys, namespace, token_ids, index + 1)
+        for index in range(self.matchable(len(token_ids))):
+            self.name(namespace, token_ids, keys, index + 1)
             block = self._pool.lookup(keys[index])
             if block is None:
                 break
@@ -88,13 +88,16 @@ class PrefixCache:
         """
         if not self.enabled:
             return
-        self._extend(keys, namespace, token_ids, stop)
+        self.name(namespace, token_ids, keys, stop)
         for index in range(start, stop):
             self._pool.publish(block_table[index], keys[index])
 
-    def _extend(
-        self, keys: list[str], namespace: str, token_ids: Sequence[int], count: int
-    ) -> None:
+    def matchable(self, num_tokens: int) -> int:
+        """Most blocks that ``match`` finds for a sequence of so many tokens."""
+        return (num_tokens - 1) // self._pool.block_size
+
+    def name(self, namespace: str, token_ids: Sequence[int], keys: list[str], count: int) -> None:
+        """Extend ``keys`` in place to those of at least the first ``count`` full blocks."""
         size = self._pool.block_size
         for index in range(len(keys), count):
             parent = keys[index - 1] if index else None

@@ -4,19 +4,26 @@ Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size``
 out in this order:
 
 1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
-2. prefills under way, oldest first, in chunks of what room is left;
-3. admission from the head of the waiting queue, while batch places and blocks last.
+2. prefills under way, oldest admission first, in chunks of what room is left;
+3. admission, while batch places and blocks last: preempted sequences first, then those that were
+   never admitted, in the order of ``cluster.engine.fair_queue``. Whose turn it is waits for its
+   blocks, and nobody passes it.
 
 Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
-are none, the sequence admitted last gives up its blocks and waits at the head of the queue; its
-tokens are kept and computed again. Running and waiting sequences together are thus always in order
-of arrival: nobody is overtaken, the oldest always advances, and everyone becomes the oldest.
+are none, the sequence admitted last gives up its blocks and waits before all that were never
+admitted; its tokens are kept and computed again. Running and preempted sequences together are thus
+always in order of admission: among them nobody is overtaken, the oldest always advances, and each
+becomes the oldest. So each ends, so its place and blocks come free, and who waits to be admitted
+waits no longer than the queue's bounds say.
+
+A sequence whose next block is just being computed for a running one is held back until that block
+is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
+in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
 
 Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
 returns it, which happens exactly once.
 """
 
-import itertools
 import math
 from collections import deque
 from collections.abc import Mapping
@@ -24,9 +31,12 @@ from dataclasses import dataclass
 
 from cluster.clock import Clock
 from cluster.config import EngineConfig
-from cluster.domain.ids import RequestId
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.block_pool import BlockPool
+from cluster.engine.expected_length import ExpectedLength
+from cluster.engine.fair_queue import FairQueue
+from cluster.engine.pending_prefixes import PendingPrefixes
 from cluster.engine.prefix_cache import PrefixCache
 from cluster.engine.sequence import Sequence, SequenceStatus
 from cluster.errors import (
@@ -37,6 +47,8 @@ from cluster.errors import (
     PromptTooLong,
     RequestError,
 )
+
+HOLD_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,7 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What one step computes. Decodes come first, then prefills, each in order of arrival."""
+    """What one step computes. Decodes come first, then prefills, each in order of admission."""
 
     step: int  # counts plans, for people
     scheduled: tuple[ScheduledSequence, ...]  # never empty
@@ -93,11 +105,15 @@ class Scheduler:
         self._pool = pool
         self._clock = clock
         self._cache = PrefixCache(pool, enabled=config.prefix_cache)
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # in order of admission, which is order of arrival
+        self._pending = PendingPrefixes()
+        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
+        self._expected = ExpectedLength()
+        self._preempted: deque[Sequence] = deque()  # in order of admission, after all that run
+        self._running: list[Sequence] = []  # in order of admission
         self._by_id: dict[RequestId, Sequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
         self._arrivals = 0
+        self._admissions = 0
         self._plans = 0
         self._open_plan: StepPlan | None = None  # the one that commit takes
         self._preemptions = 0
@@ -110,7 +126,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Sequences not in the batch, preempted ones included."""
-        return len(self._waiting)
+        return len(self._preempted) + len(self._queue)
 
     @property
     def running(self) -> int:
@@ -124,8 +140,8 @@ class Scheduler:
 
     @property
     def sequences(self) -> tuple[Sequence, ...]:
-        """All sequences not yet ended, in order of arrival."""
-        return (*self._running, *self._waiting)
+        """All sequences not yet ended: those admitted before in that order, then the others."""
+        return (*self._running, *self._preempted, *self._queue)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.
@@ -133,7 +149,8 @@ class Scheduler:
         Raises:
             RequestError: a live sequence has the same request id.
             PromptTooLong: alone, at its full length, it would not fit the pool.
-            Overloaded: ``max_queued`` sequences wait already, beside those the batch has room for.
+            Overloaded: ``max_queued`` sequences wait already, beside those the batch has room for;
+                and, where tenants take turns, an equal share of them are this tenant's.
         """
         if sequence.request_id in self._by_id:
             raise RequestError(
@@ -147,16 +164,11 @@ class Scheduler:
                 f"tokens; the replica has {self._pool.num_blocks}",
                 param="prompt",
             )
-        places = self._config.max_batch_size - len(self._running)
-        if len(self._waiting) >= self._config.max_queued + places:
-            raise Overloaded(
-                f"{len(self._waiting)} requests wait on this replica, "
-                f"{self._config.max_queued} may wait beside {places} open places"
-            )
+        self._refuse_if_full(sequence)
         sequence.arrival = self._arrivals
         self._arrivals += 1
         self._by_id[sequence.request_id] = sequence
-        self._waiting.append(sequence)
+        self._queue.append(sequence)
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
         if sequence.end_by_tokens is not None:
@@ -196,7 +208,8 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """Decide the next step; None exactly when no sequence is live.
 
-        Depends on the order of arrival and on sizes only, not on time or ids.
+        Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
+        not on time or ids.
         """
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
@@ -262,8 +275,12 @@ class Scheduler:
         Raises:
             IntegrityError: with both numbers.
         """
-        self._pool.check_integrity(sequence.block_table for sequence in self.sequences)
         live = self.sequences
+        self._pool.check_integrity(sequence.block_table for sequence in live)
+        self._queue.check_integrity()
+        self._pending.check_integrity(
+            (s.request_id, s.block_keys[s.num_published :]) for s in self._running
+        )
         if len(self._running) > self._config.max_batch_size:
             raise IntegrityError(
                 f"{len(self._running)} sequences run, expected at most "
@@ -271,10 +288,10 @@ class Scheduler:
             )
         if {sequence.request_id: sequence for sequence in live} != self._by_id:
             raise IntegrityError(f"{len(live)} sequences in queues, {len(self._by_id)} known by id")
-        for before, after in itertools.pairwise(live):
-            if before.arrival >= after.arrival:
-                raise IntegrityError(f"arrival {before.arrival} is ahead of {after.arrival}")
-        for sequence in self._waiting:
+        admissions = [s.admission for s in (*self._running, *self._preempted)]
+        if admissions != sorted(set(admissions)) or min(admissions, default=0) < 0:
+            raise IntegrityError(f"sequences are in the order of admissions {admissions}")
+        for sequence in (*self._preempted, *self._queue):
             if sequence.status is not SequenceStatus.WAITING or sequence.block_table:
                 raise IntegrityError(
                     f"{sequence.request_id} waits as {sequence.status} with "
@@ -325,19 +342,36 @@ class Scheduler:
         return scheduled
 
     def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
-        """Move sequences from the head of the queue into the batch, and append their shares."""
-        while self._waiting and len(self._running) < self._config.max_batch_size:
-            sequence = self._waiting[0]
-            if self._chunk(sequence, budget, alone=not prefills) == 0:
+        """Move sequences into the batch, and append their shares."""
+        while len(self._running) < self._config.max_batch_size:
+            again = bool(self._preempted)
+            sequence = self._preempted[0] if again else self._queue.peek()
+            if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
                 return
-            if not self._take_blocks(sequence):
+            hits = self._cached_blocks(sequence)
+            if not again:
+                awaited = self._awaited_block(sequence, len(hits))
+                if awaited is not None and self._queue.hold(awaited):
+                    continue
+            if not self._take_blocks(sequence, hits):
                 return
-            self._waiting.popleft()
+            if again:
+                self._preempted.popleft()
+            else:
+                self._queue.pop(self._cost(sequence))
+                sequence.admission = self._admissions
+                self._admissions += 1
             self._running.append(sequence)
             sequence.status = SequenceStatus.RUNNING
+            self._announce(sequence)
             count = self._chunk(sequence, budget, alone=not prefills)
             prefills.append(self._share(sequence, count))
             budget -= count
+
+    def _cost(self, sequence: Sequence) -> int:
+        """Tokens to compute for a sequence that holds its blocks: prefill and expected decode."""
+        room = sequence.max_len - sequence.num_tokens
+        return sequence.num_uncomputed + self._expected.expect(_kind(sequence), room)
 
     @staticmethod
     def _chunk(sequence: Sequence, budget: int, *, alone: bool) -> int:
@@ -350,15 +384,41 @@ class Scheduler:
             return prompt_left if alone else 0
         return max(0, min(sequence.num_uncomputed, budget))
 
-    def _take_blocks(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence the blocks of all its tokens, cached ones first.
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """Blocks at the start of a waiting sequence whose content is in the prefix cache."""
+        if sequence.whole_prefill:
+            return []
+        return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
+
+    def _awaited_block(self, sequence: Sequence, cached: int) -> str | None:
+        """Key of the last block, from the first one not cached, that others are computing."""
+        if sequence.whole_prefill or not self._cache.enabled:
+            return None
+        awaited = None
+        for index in range(cached, self._cache.matchable(sequence.num_tokens)):
+            (key,) = self._keys(sequence, index, index + 1)
+            if not self._pending.is_pending(key):
+                break
+            awaited = key
+        return awaited
+
+    def _announce(self, sequence: Sequence) -> None:
+        """Tell which blocks a sequence, admitted now, will publish."""
+        if self._cache.enabled:
+            full = sequence.num_tokens // self._pool.block_size
+            keys = self._keys(sequence, sequence.num_published, full)
+            self._pending.announce(sequence.request_id, keys)
+
+    def _keys(self, sequence: Sequence, start: int, stop: int) -> list[str]:
+        self._cache.name(sequence.namespace, sequence.token_ids, sequence.block_keys, stop)
+        return sequence.block_keys[start:stop]
+
+    def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
+        """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
 
         Beside other sequences a block is left for each that may still grow, its own included:
         admitting into the last block would only preempt it again.
         """
-        hits = []
-        if not sequence.whole_prefill:
-            hits = self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
         fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
         idle_hits = sum(1 for block in hits if self._pool.ref_count(block) == 0)
         reserve = 0
@@ -394,7 +454,10 @@ class Scheduler:
                 start=sequence.num_published,
                 stop=full,
             )
+            published = sequence.block_keys[sequence.num_published : full]
             sequence.num_published = full
+            for key in self._pending.published(published):
+                self._queue.release(key)
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
@@ -402,20 +465,52 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self._preemptions += 1
-        self._waiting.appendleft(sequence)
+        self._preempted.appendleft(sequence)
+
+    def _refuse_if_full(self, sequence: Sequence) -> None:
+        """A full queue still takes a tenant that has less than an equal share of it."""
+        places = self._config.max_batch_size - len(self._running)
+        limit = self._config.max_queued + places
+        if self.waiting < limit:
+            return
+        tenant = sequence.request.tenant
+        own, tenants = self.waiting, 1
+        if self._config.fairness == "adapter":
+            own = self._queue.waiting_of(tenant)
+            own += sum(s.request.tenant == tenant for s in self._preempted)
+            tenants = self._queue.tenants + (self._queue.waiting_of(tenant) == 0)
+        if own * tenants >= limit:
+            raise Overloaded(
+                f"{self.waiting} requests wait on this replica, {own} of them this tenant's; "
+                f"{self._config.max_queued} may wait beside {places} open places"
+            )
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
+        elif sequence.admission >= 0:
+            self._preempted.remove(sequence)
         else:
-            self._waiting.remove(sequence)
+            self._queue.remove(sequence)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            room = sequence.max_len - sequence.prompt_len
+            self._expected.observe(_kind(sequence), sequence.num_generated, room)
         del self._by_id[sequence.request_id]
         self._release(sequence)
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
 
     def _release(self, sequence: Sequence) -> None:
+        """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
+        left = sequence.block_keys[sequence.num_published :]
+        for key in self._pending.forget(sequence.request_id, left):
+            self._queue.release(key)
         self._pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0
         sequence.num_published = 0
+
+
+def _kind(sequence: Sequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
+    """Requests that probably get answers of similar length."""
+    return sequence.request.tenant, sequence.request.decision.digests

@@ -56,6 +56,8 @@ class Sequence:
     num_published: int = 0  # blocks at the start of block_table that need no publishing
     num_preemptions: int = 0
     arrival: int = -1  # position in the order of arrival, set by the scheduler
+    admission: int = -1  # position in the order of first admissions; -1 before
+    hold_limit: int | None = None  # count of admissions from which on it is not held back
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None  # set exactly once
 

@@ -150,7 +150,7 @@ def test_the_end_of_sequence_token_is_delivered_and_stops(harness):
 def test_a_steps_chunks_come_in_one_call(harness):
     h = harness()
     for name in "abc":
-        h.submit(request(name))
+        h.submit(request(name, prompt=4))  # less than a block to share, so none waits for another
     h.engine.start()
     h.wait(*"abc")
     assert [len(chunks) for chunks in h.deliveries] == [3, 3, 3, 3]
@@ -206,8 +206,8 @@ def test_a_waiting_request_can_be_cancelled(harness):
 def test_a_failing_step_ends_its_requests_and_not_the_engine(harness):
     h = harness()
     h.runner.raises["a"] = RuntimeError("secret detail")
-    h.submit(request("a"))
-    h.submit(request("b"))
+    h.submit(request("a", prompt=4))
+    h.submit(request("b", prompt=4))
     h.engine.start()
     for name in "ab":
         end = h.end(name)

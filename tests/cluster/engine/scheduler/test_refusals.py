@@ -81,16 +81,32 @@ class TestIntegrity:
     def test_a_lost_sequence(self, make_rig: Callable[..., Any]) -> None:
         rig = make_rig()
         rig.add("a", 6)
-        rig.scheduler._waiting.clear()
-        with pytest.raises(IntegrityError, match="0 sequences in queues, 1 known by id"):
+        rig.step()
+        rig.scheduler._by_id.clear()
+        with pytest.raises(IntegrityError, match="1 sequences in queues, 0 known by id"):
             rig.scheduler.check_integrity()
 
-    def test_a_queue_out_of_order(self, make_rig: Callable[..., Any]) -> None:
+    def test_a_sequence_lost_while_it_waits(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
+        rig.scheduler._queue._tenants[rig.add("a", 6).request.tenant].queues.popitem()
+        with pytest.raises(IntegrityError, match="0 sequences in queues, 1 counted"):
+            rig.scheduler.check_integrity()
+
+    def test_a_batch_out_of_order(self, make_rig: Callable[..., Any]) -> None:
         rig = make_rig()
         rig.add("a", 6)
         rig.add("b", 6)
-        rig.scheduler._waiting.rotate()
-        with pytest.raises(IntegrityError, match="arrival 1 is ahead of 0"):
+        rig.step()
+        rig.scheduler._running.reverse()
+        with pytest.raises(IntegrityError, match=r"in the order of admissions \[1, 0\]"):
+            rig.scheduler.check_integrity()
+
+    def test_a_pending_block_that_nobody_computes(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig()
+        rig.add("a", 20)
+        rig.plan()
+        rig.scheduler._pending.announce(RequestId("b"), ["key"])
+        with pytest.raises(IntegrityError, match="6 blocks are pending, 1 without a sequence"):
             rig.scheduler.check_integrity()
 
     def test_tokens_without_blocks(self, make_rig: Callable[..., Any]) -> None:

@@ -1,0 +1,117 @@
+"""Start-time fair queueing among flows, in integers.
+
+Every flow that waits has a start: the virtual time at which its next unit of work begins. The
+smallest start is served first, and serving ``cost`` moves that flow's start on by ``cost``. A
+flow that has nothing waiting keeps no place and saves nothing up: when it comes back, it starts
+at the clock, the latest virtual time at which any work served so far ends.
+
+This is Goyal, Vin and Cheng's SFQ but for that clock (theirs is the start of the work in service).
+Costs need not be known before the work is served, and a newcomer can never be served before
+anybody who waits already, however many newcomers there are.
+
+With C the largest cost, the starts of waiting flows and the clock lie within C of each other:
+only the smallest start moves, by at most C, and newcomers enter at the clock. Hence
+
+- while two flows both wait, what they are served differs by at most 2 C;
+- before a flow is served next, each other one is served less than 2 C.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from cluster.errors import IntegrityError
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """Something that takes turns; only its ``Turns`` changes it."""
+
+    start: int = 0  # virtual time at which its next work begins
+    turn: int = -1  # among equal starts the smallest goes first; -1 while it does not wait
+
+
+FlowT = TypeVar("FlowT", bound=Flow)
+
+
+class Turns(Generic[FlowT]):
+    """Flows that wait, in the order in which they are served. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self.clock = 0  # virtual time at which the latest work served so far ends
+        self._order: list[tuple[int, int, FlowT]] = []  # (start, turn, flow), ascending
+        self._next_turn = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def first(self) -> FlowT | None:
+        """Whose turn it is; it stays first until it is charged or leaves."""
+        return self._order[0][2] if self._order else None
+
+    def enter(self, flow: FlowT) -> None:
+        """A flow has work again."""
+        self._insert(flow, self.clock)
+
+    def resume(self, flow: FlowT) -> None:
+        """A flow is back that has been made to wait aside.
+
+        It goes next but for those at the same start, and makes nothing up.
+        """
+        least = self._order[0][0] if self._order else self.clock
+        self._insert(flow, max(flow.start, least))
+
+    def leave(self, flow: FlowT) -> None:
+        """A flow has no work left, or is to wait aside.
+
+        Raises:
+            IntegrityError: it does not wait.
+        """
+        index = bisect.bisect_left(self._order, (flow.start, flow.turn, flow))
+        if flow.turn < 0 or index == len(self._order) or self._order[index][2] is not flow:
+            raise IntegrityError(
+                f"a flow with turn {flow.turn} leaves, {len(self._order)} wait without it"
+            )
+        del self._order[index]
+        flow.turn = -1
+
+    def charge(self, flow: FlowT, cost: int) -> None:
+        """Account for work of a waiting flow that is served now; it waits on for its next.
+
+        Raises:
+            ValueError: a cost below 1.
+        """
+        if cost < 1:
+            raise ValueError(f"a cost is {cost}, expected at least 1")
+        self.leave(flow)
+        self.clock = max(self.clock, flow.start + cost)
+        self._insert(flow, flow.start + cost)
+
+    def check_integrity(self) -> None:
+        """Check the order.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        for start, turn, flow in self._order:
+            if (start, turn) != (flow.start, flow.turn):
+                raise IntegrityError(
+                    f"a flow is at {flow.start}, {flow.turn}; it waits at {start}, {turn}"
+                )
+            if start > self.clock:
+                raise IntegrityError(f"a flow starts at {start}, after the clock at {self.clock}")
+        for before, after in itertools.pairwise(self._order):
+            if before[:2] >= after[:2]:
+                raise IntegrityError(f"a flow at {before[:2]} is before one at {after[:2]}")
+
+    def _insert(self, flow: FlowT, start: int) -> None:
+        if flow.turn >= 0:
+            raise IntegrityError(f"a flow enters with turn {flow.turn}, expected -1")
+        flow.start = start
+        flow.turn = self._next_turn
+        self._next_turn += 1
+        bisect.insort(self._order, (start, flow.turn, flow))
