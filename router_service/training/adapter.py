@@ -45,14 +45,14 @@ def train_adapter(
         task_type="CAUSAL_LM",
     )
 
-    def export(_: Any, finished: Finished) -> None:
+    def export(finished: Finished) -> int:
         manifest = {"format": 1, **finished.provenance}
-        export_adapter(config.out, finished.weights, lora, manifest)
+        return export_adapter(config.out, finished.weights, lora, manifest)
 
     return run_training(
         config,
         result_file=WEIGHTS_FILE,
-        prepare=lambda model, pad_id: _Lora(add_lora(model, lora, config.seed), pad_id),
+        prepare=lambda model, _, pad_id: _Lora(add_lora(model, lora, config.seed), pad_id),
         recipe=lambda _: Recipe(config.steps, config.warmup_steps),
         export=export,
         progress=progress,

@@ -35,6 +35,15 @@ def load_base(path: Path) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """(d_out, d_in) of every linear of a model, by module path."""
+    return {
+        path: (module.out_features, module.in_features)
+        for path, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
 @contextmanager
 def quiet_peft() -> Iterator[None]:
     """PEFT without its warning about a property that transformers has renamed."""

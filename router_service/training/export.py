@@ -16,11 +16,12 @@ MANIFEST_FILE = "manifest.json"
 
 def export_adapter(
     out: Path, weights: dict[str, torch.Tensor], lora: LoraConfig, manifest: dict[str, Any]
-) -> None:
+) -> int:
     """Write the adapter into `out`: bf16 weights, PEFT's config, the manifest.
 
-    The weights come last: a folder that has them is complete. The same arguments give the same
-    bytes: PEFT keeps module names in sets, whose order changes from process to process.
+    Returns the bytes of the weights' file. It comes last: a folder that has it is complete. The
+    same arguments give the same bytes: PEFT keeps module names in sets, whose order changes from
+    process to process.
     """
     out.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -32,6 +33,7 @@ def export_adapter(
     _write_json(out / MANIFEST_FILE, manifest)
     rounded = {key: weights[key].to(torch.bfloat16).contiguous() for key in sorted(weights)}
     save_file(rounded, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    return (out / WEIGHTS_FILE).stat().st_size
 
 
 def created_by() -> str:

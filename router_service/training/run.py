@@ -123,9 +123,9 @@ def run_training(
     config: TrainingConfig,
     *,
     result_file: str,
-    prepare: Callable[[Any, int], Trainee],
+    prepare: Callable[[Any, ModelLocation, int], Trainee],
     recipe: Callable[[int], Recipe],
-    export: Callable[[Trainee, Finished], None],
+    export: Callable[[Finished], int],
     identity: Sequence[str] = (),
     progress: Callable[[TrainProgress], None] | None = None,
     fetch_progress: FetchProgress | None = None,
@@ -139,10 +139,10 @@ def run_training(
     Args:
         config: settings.
         result_file: name of the file that tells a finished result in ``config.out``.
-        prepare: makes the trainee from the base model (in fp32, evaluation mode) and the id of the
-            padding token.
+        prepare: makes the trainee from the base model (in fp32, evaluation mode), its location, and
+            the id of the padding token.
         recipe: how to optimise, from the number of training examples.
-        export: writes the result.
+        export: writes the result; returns the bytes of its weights.
         identity: what else the run depends on, such as digests of adapters it reads.
         progress: called after every step.
         fetch_progress: called while the base model is fetched.
@@ -167,7 +167,7 @@ def run_training(
         pace = (clock() - started) / (step - done_before)
         if progress:
             progress(TrainProgress(step, total, loss, dev_loss, pace * (total - step)))
-    export(run.trainee, run.finish())
+    nbytes = export(run.finish())
     run.checkpoint.unlink(missing_ok=True)
     return TrainReport(
         out=config.out,
@@ -178,7 +178,7 @@ def run_training(
         n_train=len(run.train),
         n_dev=len(run.dev),
         seconds=clock() - started,
-        bytes=(config.out / result_file).stat().st_size,
+        bytes=nbytes,
     )
 
 
@@ -190,7 +190,7 @@ class _Run:
         config: TrainingConfig,
         base: ModelLocation,
         examples: Sequence[Example],
-        prepare: Callable[[Any, int], Trainee],
+        prepare: Callable[[Any, ModelLocation, int], Trainee],
         recipe: Callable[[int], Recipe],
         identity: Sequence[str],
     ) -> None:
@@ -202,7 +202,7 @@ class _Run:
         encoded = encode_examples(tokenizer, examples, max_tokens=config.max_tokens)
         self.train, self.dev = split_dev(encoded, config)
         self.recipe = recipe(len(self.train))
-        self.trainee = prepare(model, tokenizer.pad_token_id)
+        self.trainee = prepare(model, base, tokenizer.pad_token_id)
         self._parameters = {**self.trainee.parameters, **self.trainee.dev_parameters}
         self._optimizer = torch.optim.AdamW(
             [

@@ -1,0 +1,101 @@
+"""A gate on disk: ``router.json`` and ``router.safetensors`` of kind "flow"."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from cluster.config import Section
+from router_service.artifacts import (
+    RouterManifest,
+    Tensors,
+    check_tensors,
+    load_artifact,
+    parse_hyperparameters,
+    save_artifact,
+)
+from router_service.flow.gate import FlowGate
+
+KIND = "flow"
+
+
+class FlowHyperparameters(Section):
+    """What turns the tensors into weights, and whose weights they are."""
+
+    adapters: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Digests of the adapters in the gate's order; the manifest's candidates are their aliases."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    layers: Annotated[int, Field(ge=1)]
+    """Decoder layers of the base."""
+    hidden_size: Annotated[int, Field(ge=1)]
+    training: dict[str, Any] = Field(default_factory=dict)
+    """How the gate was made, for people."""
+
+
+@dataclass(frozen=True)
+class LoadedGate:
+    """A verified artifact."""
+
+    manifest: RouterManifest
+    hyperparameters: FlowHyperparameters
+    tensors: Tensors
+
+    def gate(self) -> FlowGate:
+        """The gate, on the CPU."""
+        weight, bias = (
+            torch.from_numpy(np.array(self.tensors[name], dtype=np.float32))
+            for name in ("weight", "bias")
+        )
+        return FlowGate(weight, bias, self.hyperparameters.temperature)
+
+
+def save_gate(
+    path: Path,
+    *,
+    aliases: tuple[str, ...],
+    hyperparameters: FlowHyperparameters,
+    base_digest: str,
+    data_digest: str,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    metrics: dict[str, float] | None = None,
+) -> RouterManifest:
+    """Write a gate with W_g [L, k, d] and b [L, k]; returns the manifest with its version."""
+    manifest = RouterManifest(
+        kind=KIND,
+        candidates=aliases,
+        base_digest=base_digest,
+        hyperparameters=hyperparameters.model_dump(mode="json"),
+        data_digest=data_digest,
+        metrics=metrics or {},
+    )
+    tensors = {
+        "weight": weight.detach().float().cpu().numpy(),
+        "bias": bias.detach().float().cpu().numpy(),
+    }
+    check_tensors(path, tensors, _shapes(hyperparameters))
+    return save_artifact(path, manifest, tensors)
+
+
+def load_gate(path: Path, *, aliases: Collection[str], base_digest: str | None) -> LoadedGate:
+    """Read and verify a gate.
+
+    Raises:
+        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest.
+    """
+    manifest, tensors = load_artifact(path, kind=KIND, aliases=aliases, base_digest=base_digest)
+    parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
+    check_tensors(path, tensors, _shapes(parsed))
+    return LoadedGate(manifest, parsed, tensors)
+
+
+def _shapes(hyperparameters: FlowHyperparameters) -> dict[str, tuple[int, ...]]:
+    layers, adapters = hyperparameters.layers, len(hyperparameters.adapters)
+    return {
+        "weight": (layers, adapters, hyperparameters.hidden_size),
+        "bias": (layers, adapters),
+    }

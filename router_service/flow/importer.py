@@ -1,0 +1,170 @@
+"""Gate files as the authors of LoRA-Flow publish them, made into artifacts.
+
+Such a file is a pickled dict of fp16 tensors, ``encoder.layers.{l}.lora_fusion_gate.weight`` [k, d]
+and ``encoder.layers.{l}.weight_bias`` [1, k]. It names neither its adapters nor its temperature.
+"""
+
+import hashlib
+import io
+import json
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from cluster.adapters.manifest import read_manifest as read_adapter_manifest
+from cluster.engine.model_source import ModelLocation
+from cluster.errors import ConfigError, ModelSourceError
+from router_service.artifacts import MANIFEST_FILE, RouterManifest
+from router_service.flow.artifact import FlowHyperparameters, save_gate
+
+_WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
+_BIAS = re.compile(r"encoder\.layers\.(\d+)\.weight_bias")
+_WARM_GATES = frozenset({"zh_math", "ru_math"})
+_WARM_TEMPERATURE = 1.1
+_BROKEN = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError,
+    ValueError, KeyError, IndexError, TypeError, AttributeError,
+)  # fmt: skip
+"""What torch's restricted unpickler raises for content it does not take, and for nonsense."""
+
+
+def import_gate(
+    source: Path,
+    out: Path,
+    *,
+    adapters: Mapping[str, Path],
+    base: ModelLocation,
+    temperature: float | None = None,
+    overwrite: bool = False,
+) -> RouterManifest:
+    """Convert a published gate file.
+
+    The file is read with an unpickler that makes tensors and nothing else.
+
+    Args:
+        source: the file, e.g. ``zh_math.pt``.
+        out: folder for the artifact.
+        adapters: alias -> PEFT folder, in the gate's order (language, then task).
+        base: the model the gate was trained on.
+        temperature: T; None follows the authors' rule, 1.1 for the files zh_math and ru_math.
+        overwrite: replace an artifact that is already in ``out``.
+
+    Raises:
+        ConfigError: ``out`` holds a router already; the file is unreadable, has no biases, or does
+            not fit the adapters or the base's layers and width.
+        AdapterError: an adapter's folder cannot be read.
+        ModelSourceError: the base's config.json cannot be read.
+    """
+    if (out / MANIFEST_FILE).exists() and not overwrite:
+        raise ConfigError(f"{out}: holds a router already; overwrite it explicitly")
+    layers, hidden_size = base_dimensions(base.path)
+    content = _read(source)
+    weight, bias = _stack(source, _tensors(source, content), layers)
+    expected = (layers, len(adapters), hidden_size)
+    if tuple(weight.shape) != expected:
+        raise ConfigError(
+            f"{source}: gates of shape [layers, adapters, width] = {list(weight.shape)}, but the "
+            f"base and the adapters named make {list(expected)}"
+        )
+    if temperature is None:
+        temperature = _WARM_TEMPERATURE if source.stem in _WARM_GATES else 1.0
+    return save_gate(
+        out,
+        aliases=tuple(adapters),
+        hyperparameters=FlowHyperparameters(
+            adapters=tuple(read_adapter_manifest(path)[0].digest for path in adapters.values()),
+            temperature=temperature,
+            layers=layers,
+            hidden_size=hidden_size,
+            training={"imported_from": source.name},
+        ),
+        base_digest=base.digest,
+        data_digest=hashlib.sha256(content).hexdigest(),
+        weight=weight,
+        bias=bias,
+    )
+
+
+def base_dimensions(folder: Path) -> tuple[int, int]:
+    """Decoder layers and hidden size of a base model.
+
+    Raises:
+        ModelSourceError: config.json does not say.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+        return int(config["num_hidden_layers"]), int(config["hidden_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelSourceError(
+            f"{path}: does not tell layers and hidden size: {error!r}"
+        ) from error
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read: {error}") from error
+
+
+def _tensors(source: Path, content: bytes) -> dict[str, torch.Tensor]:
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except _BROKEN as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"{source}: not a file of tensors alone: {reason}") from error
+    if not isinstance(loaded, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in loaded.items()
+    ):
+        raise ConfigError(f"{source}: expected a dict of tensors by name")
+    return loaded
+
+
+def _stack(
+    source: Path, tensors: Mapping[str, torch.Tensor], layers: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """W_g [L, k, d] and b [L, k]."""
+    weights: dict[int, torch.Tensor] = {}
+    biases: dict[int, torch.Tensor] = {}
+    for key, tensor in tensors.items():
+        if match := _WEIGHT.fullmatch(key):
+            weights[int(match[1])] = tensor
+        elif match := _BIAS.fullmatch(key):
+            biases[int(match[1])] = tensor
+        else:
+            raise ConfigError(f"{source}: {key}: not a part of a gate")
+    if weights.keys() != set(range(layers)):
+        raise ConfigError(
+            f"{source}: gates of {len(weights)} layers, 0 to {max(weights, default=-1)}, but the "
+            f"base has {layers}"
+        )
+    if not biases:
+        raise ConfigError(
+            f"{source}: has no weight_bias: a gate of the authors' earlier formula, which the "
+            "published one cannot take over; train it again"
+        )
+    if biases.keys() != weights.keys():
+        lacking = ", ".join(str(layer) for layer in sorted(weights.keys() ^ biases.keys()))
+        raise ConfigError(f"{source}: weight or weight_bias is missing for layers {lacking}")
+    first = weights[0]
+    for layer in range(layers):
+        weight, bias = weights[layer], biases[layer]
+        if weight.ndim != 2 or weight.shape != first.shape:
+            raise ConfigError(
+                f"{source}: layer {layer}: gate of shape {list(weight.shape)}, the first layer's "
+                f"is {list(first.shape)}"
+            )
+        if bias.numel() != weight.shape[0]:
+            raise ConfigError(
+                f"{source}: layer {layer}: weight_bias of shape {list(bias.shape)} for "
+                f"{weight.shape[0]} adapters"
+            )
+    ordered = range(layers)
+    return (
+        torch.stack([weights[layer].float() for layer in ordered]),
+        torch.stack([biases[layer].float().reshape(-1) for layer in ordered]),
+    )

@@ -1,0 +1,143 @@
+"""Training of a LoRA-Flow gate (arXiv 2402.11455): base and adapters frozen, W_g and b trained."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.loader import HostAdapter, load_adapter
+from cluster.adapters.manifest import read_manifest
+from cluster.config import AdapterConfig
+from cluster.engine.model_source import ModelLocation
+from cluster.errors import ConfigError
+from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE
+from router_service.flow.artifact import FlowHyperparameters, save_gate
+from router_service.flow.gate import FlowGate, initial_bias
+from router_service.training.base_model import linear_shapes
+from router_service.training.checkpoint import Tensors
+from router_service.training.config import GateTrainingConfig
+from router_service.training.encoding import EncodedExample, collate
+from router_service.training.loss import completion_loss
+from router_service.training.run import (
+    FetchProgress,
+    Finished,
+    Parameters,
+    Recipe,
+    TrainProgress,
+    TrainReport,
+    run_training,
+)
+from router_service.training.weighted_lora import weigh_adapters
+
+_BETAS = (0.9, 0.95)
+_LIMITS = AdapterConfig(max_rank=1024, memory_bytes=2**32)
+
+
+def train_gate(
+    config: GateTrainingConfig,
+    progress: Callable[[TrainProgress], None] | None = None,
+    *,
+    fetch_progress: FetchProgress | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> TrainReport:
+    """Train one gate and write its artifact to ``config.out``.
+
+    Raises:
+        ConfigError: adapters that cannot be told apart, an unknown target, a router that is in
+            ``out`` already, or a checkpoint of another run.
+        AdapterError: an adapter cannot be read, or does not fit the base.
+        TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
+        ModelSourceError: the base model cannot be had.
+    """
+    aliases = tuple(path.resolve().name for path in config.adapters)
+    if len(set(aliases)) != len(aliases):
+        raise ConfigError(f"two adapters have one name: {', '.join(aliases)}")
+    target = aliases[-1] if config.target is None else config.target
+    if target not in aliases:
+        raise ConfigError(f"target: {target!r} is none of the adapters {', '.join(aliases)}")
+    digests = tuple(read_manifest(path)[0].digest for path in config.adapters)
+
+    def prepare(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
+        shapes = BaseShapes(base.digest, linear_shapes(model))
+        adapters = [load_adapter(path, shapes, _LIMITS) for path in config.adapters]
+        return _Gate(model, adapters, aliases.index(target), config.temperature, pad_id)
+
+    def recipe(n_train: int) -> Recipe:
+        steps = config.epochs * -(-n_train // config.batch_size)
+        return Recipe(
+            steps,
+            warmup_steps=round(config.warmup_share * steps),
+            betas=_BETAS,
+            weight_decay=config.weight_decay,
+        )
+
+    def export(finished: Finished) -> int:
+        weight = finished.weights["weight"]
+        save_gate(
+            config.out,
+            aliases=aliases,
+            hyperparameters=FlowHyperparameters(
+                adapters=digests,
+                temperature=config.temperature,
+                layers=weight.shape[0],
+                hidden_size=weight.shape[2],
+                training=finished.provenance,
+            ),
+            base_digest=finished.base.digest,
+            data_digest=finished.data_digest,
+            weight=weight,
+            bias=finished.weights["bias"],
+            metrics={} if finished.dev_loss is None else {"dev_loss": finished.dev_loss},
+        )
+        return (config.out / TENSOR_FILE).stat().st_size
+
+    return run_training(
+        config,
+        result_file=MANIFEST_FILE,
+        prepare=prepare,
+        recipe=recipe,
+        export=export,
+        identity=(*digests, target),
+        progress=progress,
+        fetch_progress=fetch_progress,
+        clock=clock,
+    )
+
+
+class _Gate:
+    """A base with k frozen adapters and a trainable gate."""
+
+    def __init__(
+        self,
+        model: Any,
+        adapters: Sequence[HostAdapter],
+        target: int,
+        temperature: float,
+        pad_id: int,
+    ) -> None:
+        layers, width, k = model.config.num_hidden_layers, model.config.hidden_size, len(adapters)
+        weight = nn.Parameter(torch.zeros(layers, k, width))
+        bias = nn.Parameter(initial_bias(k, target).repeat(layers, 1))
+        gate = FlowGate(weight, bias, temperature)
+        weigh_adapters(model, adapters, lambda layer, x: gate.weights(layer, None, x))
+        self._model = model
+        self._pad_id = pad_id
+        self.parameters: Parameters = {"weight": weight, "bias": bias}
+        self.dev_parameters: Parameters = {}
+
+    def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
+        return completion_loss(self._model, collate(examples, pad_id=self._pad_id))
+
+    def dev_loss(self, examples: Sequence[EncodedExample]) -> float:
+        return float(self.loss(examples))
+
+    def weights(self) -> Tensors:
+        return {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def load_weights(self, weights: Tensors) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(weights[name])
