@@ -10,6 +10,7 @@ from deployments.cli import chat, console, doctor, down, route, status, up
 from deployments.cli.adapters import adapters_app
 from deployments.cli.demo import demo_app
 from deployments.cli.model import model_app
+from deployments.cli.router import router_app
 from deployments.cli.tenants import tenants_app
 from deployments.cli.train import train_app
 
@@ -56,4 +57,5 @@ app.add_typer(tenants_app, name="tenants", rich_help_panel=USE)
 MAKE = "Models, adapters, routers"
 app.add_typer(model_app, name="model", rich_help_panel=MAKE)
 app.add_typer(train_app, name="train", rich_help_panel=MAKE)
+app.add_typer(router_app, name="router", rich_help_panel=MAKE)
 app.add_typer(demo_app, name="demo", rich_help_panel=MAKE)

@@ -9,20 +9,19 @@ The classifier is a mini-MLP (``mini_mlp``) or an imported Hugging Face encoder 
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import CandidateScore, Granularity, tagged_digest
-from cluster.errors import ConfigError
 from router_service.artifacts import (
-    MANIFEST_FILE,
     RouterManifest,
     Tensors,
     check_tensors,
     load_artifact,
+    parse_hyperparameters,
 )
 from router_service.routers.base import (
     BASE_ALIAS,
@@ -49,8 +48,6 @@ from router_service.routers.text_policy import TextPolicy, read_text
 
 KIND = "dlp"
 _PROBABILITY_DECIMALS = 6
-
-S = TypeVar("S", bound=Section)
 
 
 class DlpHyperparameters(Section):
@@ -220,22 +217,6 @@ def load_dlp(
     changes["max_fan_out"] = min((n for n in limits if n is not None), default=None)
     selection = trained.selection.model_copy(update=changes)
     return DlpRouter(name, manifest, classifier, selection, text)
-
-
-def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -> S:
-    """The manifest's hyper-parameters.
-
-    Raises:
-        ConfigError: one of them is unknown or wrong; the message has file and field.
-    """
-    try:
-        return kind.model_validate(manifest.hyperparameters)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"{path / MANIFEST_FILE}: hyperparameters.{field}: {first['msg']}"
-        ) from error
 
 
 def _build(config: RouterConfig, options: DlpOptions, context: RouterContext) -> DlpRouter:

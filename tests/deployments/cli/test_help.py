@@ -20,6 +20,7 @@ COMMANDS = [
     ("model", "fetch"),
     ("train", "adapter"),
     ("train", "router"),
+    ("router", "import"),
     ("demo", "data"),
     ("demo", "build"),
     ("demo", "evaluate"),
