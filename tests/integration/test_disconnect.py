@@ -1,5 +1,7 @@
 """A client that goes away costs nothing more."""
 
+import json
+import socket
 import time
 
 import httpx2
@@ -52,3 +54,18 @@ def test_disconnect_frees_the_sequence(cluster: LiveCluster, stream: bool) -> No
         lambda: cluster.metric("braid_requests_total", outcome="cancelled") == before + 1,
         5,
     )
+
+
+def test_a_client_that_sends_and_leaves_at_once_is_counted(cluster: LiveCluster) -> None:
+    def counted() -> float:
+        return cluster.metric("braid_requests_total")
+
+    before, cancelled = counted(), cluster.metric("braid_requests_total", outcome="cancelled")
+    body = json.dumps({**LONG, "stream": True}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    key = cluster.headers("acme")["authorization"]
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", cluster.port)) as connection:
+            connection.sendall(f"{head}authorization: {key}\r\n\r\n".encode() + body)
+    wait_for("all are counted", lambda: counted() == before + 20, 20)
+    assert cluster.metric("braid_requests_total", outcome="cancelled") == cancelled + 20

@@ -1,0 +1,1 @@
+"""An hour of mixed traffic on a local cluster with its books kept: python -m benchmarks.soak."""

@@ -1,0 +1,129 @@
+"""The cluster under soak: `braid up`'s own, with more adapters than slots and small pools."""
+
+import secrets
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+
+from cluster.bench.adapters import write_adapters
+from cluster.config import AppConfig, Settings, cache_folder
+from cluster.domain.request import Outcome
+from cluster.engine.model_source import resolve_model
+from cluster.tenancy.demo import ADMIN_TENANT, write_demo_tenants
+from deployments.local import lifecycle
+from deployments.local.demo import DEMO_ADAPTERS, DEMO_RIGHTS, demo_config
+from deployments.local.state import StateDir
+from deployments.local.valkey import free_port
+
+AT_REST = (
+    "braid_requests_in_flight",
+    "braid_replica_running_sequences",
+    "braid_replica_queued_requests",
+    "braid_replica_adapter_leases",
+)
+"""Gauges that are 0 while nothing is being answered."""
+
+
+@dataclass(frozen=True)
+class SoakCluster:
+    """A running cluster and how to talk to it."""
+
+    state: StateDir
+    running: lifecycle.RunningCluster
+    config: AppConfig
+    keys: Mapping[str, str]
+    rights: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def start(
+        cls, folder: Path, *, replicas: int, random_adapters: int, timeout_s: float
+    ) -> "SoakCluster":
+        """Start it and wait until every replica takes requests."""
+        state = StateDir.open(folder.resolve())
+        config = demo_config(
+            AppConfig.model_validate(
+                {
+                    "front": {"port": free_port(), "request_timeout_s": timeout_s},
+                    "replica": {"replicas": replicas},
+                    "engine": {
+                        "threads": lifecycle.default_threads(replicas),
+                        "kv_blocks": 96,
+                        "max_model_len": 1024,
+                    },
+                    # Bounds that are reached in the warm-up: what fills up later is a leak.
+                    "decisions": {"ttl_s": 240.0, "local_entries": 128},
+                }
+            ),
+            state,
+        )
+        location = resolve_model(config.model, cache_folder(Settings()))
+        adapters = state.root / "adapters"
+        aliases = write_adapters(location.path, adapters, random_adapters, rank=8, seed=0)
+        shutil.copytree(DEMO_ADAPTERS, adapters, dirs_exist_ok=True)
+        config = config.model_copy(update={"adapters_dir": adapters})
+        third = len(aliases) // 3
+        own = {"acme": aliases[: 2 * third], "globex": aliases[third:]}
+        rights = {tenant: (*names, *own[tenant]) for tenant, names in DEMO_RIGHTS.items()}
+        keys = write_demo_tenants(state.tenants, state.keys, rights, secrets.token_bytes)
+        running = lifecycle.start(
+            state, config, lambda phase: print(f"  {phase}", flush=True), replicas=replicas
+        )
+        return cls(state, running, config, keys, rights)
+
+    def stop(self) -> list[int]:
+        """End it; the processes that had to be killed, usually none."""
+        return lifecycle.stop(self.state) or []
+
+    def get(self, path: str) -> httpx2.Response:
+        """As the administrator."""
+        headers = {"authorization": f"Bearer {self.keys[ADMIN_TENANT]}"}
+        answer = httpx2.get(self.running.url + path, headers=headers, timeout=60)
+        answer.raise_for_status()
+        return answer
+
+    def metrics(self) -> "Metrics":
+        """Everything of this moment."""
+        return Metrics(self.get("/metrics").text)
+
+    def broken_books(self) -> list[str]:
+        """What /admin/v1/integrity says is wrong."""
+        books = self.get("/admin/v1/integrity").json()["replicas"]
+        found = [f"integrity of {name}: {what}" for name, what in books.items() if what]
+        if len(books) != self.config.replica.replicas:
+            found.append(f"{len(books)} replicas answer, expected {self.config.replica.replicas}")
+        return found
+
+
+class Metrics:
+    """A parsed exposition."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = [line for line in text.splitlines() if not line.startswith("#")]
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum of a metric's samples that have these labels."""
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in self._lines
+            if line.startswith((f"{name} ", f"{name}{{"))
+            and all(f'{key}="{value}"' in line for key, value in labels.items())
+        )
+
+    def outcomes(self) -> Counter[Outcome]:
+        """``braid_requests_total`` by outcome."""
+        return Counter(
+            {item: int(self.total("braid_requests_total", outcome=item)) for item in Outcome}
+        )
+
+    def unrest(self) -> list[str]:
+        """Gauges that are not what they are at rest."""
+        found = [f"{name} is {value:g}" for name in AT_REST if (value := self.total(name)) != 0]
+        free = self.total("braid_replica_kv_blocks_free")
+        blocks = self.total("braid_replica_kv_blocks")
+        if free != blocks or not blocks:
+            found.append(f"{free:g} of {blocks:g} KV blocks are free")
+        return found

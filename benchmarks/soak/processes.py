@@ -1,0 +1,155 @@
+"""Memory, descriptors and threads of a cluster's processes over time, and whether they grow."""
+
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+
+OWN_ROLES = ("Replica", "Front", "Controller")
+"""Our actors: one that is replaced by another process has crashed."""
+RAY_AND_OURS = (
+    "supervisor",
+    "ServeController",
+    "IDLE",
+    "runtime_env",
+    "log_monitor",
+    "monitor.py",
+    "dashboard",
+    "gcs_server",
+    "raylet",
+    "client.server",
+    "agent",
+)
+ACTOR = re.compile(r"(?:braid#|ServeReplica:braid:)(\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One process at one moment."""
+
+    at: float  # seconds since the start
+    rss: int  # bytes
+    fds: int
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One process's figures at the beginning and at the end; medians over a window each."""
+
+    name: str
+    rss: tuple[float, float]  # bytes
+    fds: tuple[float, float]
+    threads: tuple[float, float]
+
+    @property
+    def rss_growth(self) -> float:
+        """Relative growth; negative where it shrank."""
+        return self.rss[1] / self.rss[0] - 1
+
+    def problems(self, tolerance: float, spare: int) -> list[str]:
+        """What grew by more than ``tolerance`` (memory) or ``spare`` (descriptors, threads)."""
+        found = []
+        if self.rss_growth > tolerance:
+            before, after = (value / 2**20 for value in self.rss)
+            found.append(
+                f"{self.name}: memory grew from {before:.1f} to {after:.1f} MiB, "
+                f"{self.rss_growth:+.1%}"
+            )
+        for what, (first, last) in (("descriptors", self.fds), ("threads", self.threads)):
+            if last - first > spare:
+                found.append(f"{self.name}: {what} grew from {first:g} to {last:g}")
+        return found
+
+
+@dataclass
+class ProcessBook:
+    """Samples by process, named by role and process id."""
+
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+
+    def look(self, root: int, at: float) -> None:
+        """Take a sample of the process ``root`` and its whole family."""
+        parent = psutil.Process(root)
+        for process in (parent, *parent.children(recursive=True)):
+            try:
+                with process.oneshot():
+                    name = f"{role_of(process.cmdline(), process.name())}-{process.pid}"
+                    sample = Sample(
+                        at, process.memory_info().rss, process.num_fds(), process.num_threads()
+                    )
+            except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                continue
+            self.samples.setdefault(name, []).append(sample)
+
+    def drifts(self, warm_up: float, end: float) -> list[Drift]:
+        """First window after ``warm_up`` against the last one before ``end``, in seconds.
+
+        Processes that do not live through both windows have no drift.
+        """
+        width = window(warm_up, end)
+        found = []
+        for name, samples in sorted(self.samples.items()):
+            first = [item for item in samples if warm_up <= item.at < warm_up + width]
+            last = [item for item in samples if end - width < item.at <= end]
+            if first and last:
+                found.append(
+                    Drift(
+                        name,
+                        *(
+                            (
+                                statistics.median(getattr(item, what) for item in first),
+                                statistics.median(getattr(item, what) for item in last),
+                            )
+                            for what in ("rss", "fds", "threads")
+                        ),
+                    )
+                )
+        return found
+
+    def replaced(self, end: float, patience: float) -> list[str]:
+        """Our own actors that did not live from the first sample to the last."""
+        found = []
+        began = min((samples[0].at for samples in self.samples.values()), default=0.0)
+        for name, samples in sorted(self.samples.items()):
+            if name.split("-")[0] not in OWN_ROLES:
+                continue
+            if samples[0].at > began + patience:
+                found.append(f"{name} was started {samples[0].at:.0f} s after the beginning")
+            if samples[-1].at < end - patience:
+                found.append(f"{name} was last seen at {samples[-1].at:.0f} of {end:.0f} s")
+        return found
+
+
+def window(warm_up: float, end: float) -> float:
+    """Width of the two windows that are compared: 300 seconds, or less in a short run."""
+    return min(300.0, (end - warm_up) / 3)
+
+
+def role_of(command: Sequence[str], name: str) -> str:
+    """What a process is for: an actor's class, a Ray server's name, or the program's."""
+    line = " ".join(command)
+    actor = ACTOR.search(line)
+    if actor:
+        return actor.group(1)
+    for title in RAY_AND_OURS:
+        if title in line:
+            return title
+    return name.split(":")[0].strip() or "unnamed"
+
+
+def processor_seconds(root: int) -> float:
+    """User and system time of a process and its family so far."""
+    parent = psutil.Process(root)
+    return sum(_processor_seconds((parent, *parent.children(recursive=True))))
+
+
+def _processor_seconds(family: Iterable[psutil.Process]) -> Iterable[float]:
+    for process in family:
+        try:
+            times = process.cpu_times()
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+        yield times.user + times.system
