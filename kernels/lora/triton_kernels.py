@@ -1,0 +1,353 @@
+"""Multi-LoRA shrink and expand as Triton kernels.
+
+A row of y gets ``sum_k w[k] * B[slot_k] A[slot_k] x`` (scaling is folded into B) in two launches:
+shrinking writes ``w[k] * A x`` into an fp32 scratch, expanding adds ``B`` times it to y. Programs
+look up slots, weights, ranks and addresses when they run, so a captured graph follows the buffers.
+
+Every sum has one order: no atomics, and expanding adds pairs and partial sums in turn. Lanes
+outside a rank, a width or a row are masked, so nothing that is not this row's own is read.
+
+Adapters are addressed by integer: each is one row somewhere on the device, aligned to 16 bytes.
+Integers that vary between sites or batches are not specialised on; what remains is whether widths
+are multiples of 16, which decides about vector loads.
+"""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator, no-untyped-call"
+# Triton reads annotations of a kernel's arguments as its own types.
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _adapter(addresses, extents, slot, site, sites, part, slices, dtype: tl.constexpr):
+    """Row of a slot's adapter, and its record at one slice of a site."""
+    address = tl.load(addresses + slot)
+    row = tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)
+    record = extents + ((slot.to(tl.int64) * sites + site) * slices + part) * 4
+    return row, record
+
+
+@triton.jit(
+    do_not_specialize=[
+        "weight_token",
+        "weight_pair",
+        "weight_part",
+        "slot_row",
+        "site",
+        "sites",
+        "slices",
+        "pairs",
+        "splits",
+        "scratch_width",
+    ]
+)
+def decode_shrink(
+    x,  # [T, in_features], rows x_row apart
+    scratch,  # [T, pairs, splits, scratch_width] fp32
+    addresses,
+    extents,
+    counts,
+    slots,
+    weights,
+    weight_token,
+    weight_pair,
+    weight_part,
+    slot_row,
+    x_row,
+    site,
+    sites,
+    slices,
+    in_features,
+    chunk,  # features of a split, a multiple of BLOCK_N
+    pairs,
+    splits,
+    scratch_width,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One (row, pair), split of the features and slice per program."""
+    token = tl.program_id(0) // pairs
+    pair = tl.program_id(0) % pairs
+    split = tl.program_id(1)
+    part = tl.program_id(2)
+    if pair >= tl.load(counts + token):
+        return
+    weight = tl.load(weights + token * weight_token + pair * weight_pair + part * weight_part)
+    weight = weight.to(tl.float32)
+    if weight == 0.0:
+        return
+    slot = tl.load(slots + token * slot_row + pair)
+    dtype: tl.constexpr = x.dtype.element_ty
+    row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
+    rank = tl.load(record).to(tl.int32)
+    rank_start = tl.load(record + 1)
+    a = row + tl.multiple_of(tl.load(record + 2), 16) + rank_start * in_features
+    x += token.to(tl.int64) * x_row
+    scratch += ((token * pairs + pair).to(tl.int64) * splits + split) * scratch_width + rank_start
+    first = split * chunk
+    last = tl.minimum(first + chunk, in_features)
+    for rank_first in range(0, rank, BLOCK_R):
+        r = rank_first + tl.arange(0, BLOCK_R)
+        products = tl.full([BLOCK_R, BLOCK_N], 0.0, tl.float32)
+        for feature in range(first, last, BLOCK_N):
+            n = feature + tl.arange(0, BLOCK_N)
+            inside = n < in_features
+            values = tl.load(x + n, mask=inside, other=0.0).to(tl.float32)
+            block = tl.load(
+                a + r[:, None] * in_features + n[None, :],
+                mask=(r < rank)[:, None] & inside[None, :],
+                other=0.0,
+            )
+            products += block.to(tl.float32) * values[None, :]
+        tl.store(scratch + r, tl.sum(products, axis=1) * weight, mask=r < rank)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "weight_token",
+        "weight_pair",
+        "weight_part",
+        "slot_row",
+        "site",
+        "sites",
+        "slices",
+        "pairs",
+        "splits",
+        "scratch_width",
+    ]
+)
+def decode_expand(
+    y,  # [T, out_features], rows y_row apart
+    scratch,  # [T, pairs, splits, scratch_width] fp32
+    addresses,
+    extents,
+    counts,
+    slots,
+    weights,
+    column_tiles,
+    weight_token,
+    weight_pair,
+    weight_part,
+    slot_row,
+    y_row,
+    site,
+    sites,
+    slices,
+    pairs,
+    splits,
+    scratch_width,
+    ALIGNED: tl.constexpr,  # all slices' widths are multiples of 16
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One row and tile of columns per program, over the row's pairs in order."""
+    token = tl.program_id(0)
+    count = tl.load(counts + token)
+    if count == 0:
+        return
+    tile = column_tiles + tl.program_id(1) * 4
+    part = tl.load(tile)
+    first = tl.multiple_of(tl.load(tile + 1), BLOCK_N)
+    width = tl.load(tile + 2)
+    column = tl.load(tile + 3)
+    if ALIGNED:
+        width = tl.multiple_of(width, 16)
+        column = tl.multiple_of(column, 16)
+    n = first + tl.arange(0, BLOCK_N)
+    inside = n < width
+    dtype: tl.constexpr = y.dtype.element_ty
+    total = tl.full([BLOCK_N], 0.0, tl.float32)
+    touched = 0
+    for pair in range(count):
+        weight = tl.load(weights + token * weight_token + pair * weight_pair + part * weight_part)
+        slot = tl.load(slots + token * slot_row + pair)
+        row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
+        rank = tl.load(record).to(tl.int32)
+        rank = tl.where(weight.to(tl.float32) == 0.0, 0, rank)
+        b = row + tl.multiple_of(tl.load(record + 3), 16)
+        shrunk = scratch + (token * pairs + pair).to(tl.int64) * splits * scratch_width
+        shrunk += tl.load(record + 1)
+        for rank_first in range(0, rank, BLOCK_R):
+            r = rank_first + tl.arange(0, BLOCK_R)
+            z = tl.full([BLOCK_R], 0.0, tl.float32)
+            for split in range(splits):
+                z += tl.load(shrunk + split * scratch_width + r, mask=r < rank, other=0.0)
+            block = tl.load(
+                b + r[:, None] * width + n[None, :],
+                mask=(r < rank)[:, None] & inside[None, :],
+                other=0.0,
+            )
+            total += tl.sum(block.to(tl.float32) * z[:, None], axis=0)
+        touched += rank
+    if touched > 0:
+        target = y + token.to(tl.int64) * y_row + column + n
+        base = tl.load(target, mask=inside, other=0.0).to(tl.float32)
+        tl.store(target, (base + total).to(dtype), mask=inside)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "weight_token",
+        "weight_pair",
+        "weight_part",
+        "slot_row",
+        "site",
+        "sites",
+        "slices",
+        "pairs",
+        "scratch_width",
+    ]
+)
+def segment_shrink(
+    x,  # [T, in_features], rows x_row apart
+    scratch,  # [T, pairs, scratch_width] fp32
+    addresses,
+    extents,
+    counts,
+    slots,
+    weights,
+    tile_bounds,
+    weight_token,
+    weight_pair,
+    weight_part,
+    slot_row,
+    x_row,
+    site,
+    sites,
+    slices,
+    in_features,
+    pairs,
+    scratch_width,
+    BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One tile of a row's tokens, pair and slice per program."""
+    tile = tile_bounds + tl.program_id(0) * 3
+    pair = tl.program_id(1)
+    part = tl.program_id(2)
+    segment = tl.load(tile)
+    if pair >= tl.load(counts + segment):
+        return
+    t = tl.load(tile + 1) + tl.arange(0, BLOCK_M)
+    own = t < tl.load(tile + 2)
+    weight = tl.load(
+        weights + t * weight_token + pair * weight_pair + part * weight_part, mask=own, other=0.0
+    ).to(tl.float32)
+    live = weight != 0.0
+    slot = tl.load(slots + segment * slot_row + pair)
+    dtype: tl.constexpr = x.dtype.element_ty
+    row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
+    rank = tl.load(record).to(tl.int32)
+    rank = tl.where(tl.max(live.to(tl.int32), axis=0) == 0, 0, rank)
+    rank_start = tl.load(record + 1)
+    a = row + tl.multiple_of(tl.load(record + 2), 16) + rank_start * in_features
+    rows = x + t.to(tl.int64)[:, None] * x_row
+    shrunk = scratch + ((t.to(tl.int64) * pairs + pair) * scratch_width + rank_start)[:, None]
+    for rank_first in range(0, rank, BLOCK_R):
+        r = rank_first + tl.arange(0, BLOCK_R)
+        z = tl.full([BLOCK_M, BLOCK_R], 0.0, tl.float32)
+        for feature in range(0, in_features, BLOCK_N):
+            n = feature + tl.arange(0, BLOCK_N)
+            inside = n < in_features
+            values = tl.load(rows + n[None, :], mask=live[:, None] & inside[None, :], other=0.0)
+            block = tl.load(
+                a + r[None, :] * in_features + n[:, None],
+                mask=(r < rank)[None, :] & inside[:, None],
+                other=0.0,
+            )
+            z = tl.dot(values, block, z, input_precision="ieee")
+        tl.store(shrunk + r[None, :], z * weight[:, None], mask=live[:, None] & (r < rank)[None, :])
+
+
+@triton.jit(
+    do_not_specialize=[
+        "weight_token",
+        "weight_pair",
+        "weight_part",
+        "slot_row",
+        "site",
+        "sites",
+        "slices",
+        "pairs",
+        "scratch_width",
+    ]
+)
+def segment_expand(
+    y,  # [T, out_features], rows y_row apart
+    scratch,  # [T, pairs, scratch_width] fp32
+    addresses,
+    extents,
+    counts,
+    slots,
+    weights,
+    tile_bounds,
+    column_tiles,
+    weight_token,
+    weight_pair,
+    weight_part,
+    slot_row,
+    y_row,
+    site,
+    sites,
+    slices,
+    pairs,
+    scratch_width,
+    ALIGNED: tl.constexpr,  # all slices' widths are multiples of 16
+    BLOCK_M: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """One tile of a row's tokens and tile of columns per program, over the row's pairs in order."""
+    bounds = tile_bounds + tl.program_id(0) * 3
+    tile = column_tiles + tl.program_id(1) * 4
+    segment = tl.load(bounds)
+    t = tl.load(bounds + 1) + tl.arange(0, BLOCK_M)
+    own = t < tl.load(bounds + 2)
+    part = tl.load(tile)
+    first = tl.multiple_of(tl.load(tile + 1), BLOCK_N)
+    width = tl.load(tile + 2)
+    column = tl.load(tile + 3)
+    if ALIGNED:
+        width = tl.multiple_of(width, 16)
+        column = tl.multiple_of(column, 16)
+    n = first + tl.arange(0, BLOCK_N)
+    inside = n < width
+    dtype: tl.constexpr = y.dtype.element_ty
+    total = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
+    touched = tl.full([BLOCK_M], 0, tl.int32)
+    for pair in range(tl.load(counts + segment)):
+        weight = tl.load(
+            weights + t * weight_token + pair * weight_pair + part * weight_part,
+            mask=own,
+            other=0.0,
+        )
+        live = weight.to(tl.float32) != 0.0
+        slot = tl.load(slots + segment * slot_row + pair)
+        row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
+        rank = tl.load(record).to(tl.int32)
+        rank = tl.where(tl.max(live.to(tl.int32), axis=0) == 0, 0, rank)
+        b = row + tl.multiple_of(tl.load(record + 3), 16)
+        shrunk = (t.to(tl.int64) * pairs + pair) * scratch_width + tl.load(record + 1)
+        added = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
+        for rank_first in range(0, rank, BLOCK_R):
+            r = rank_first + tl.arange(0, BLOCK_R)
+            z = tl.load(
+                scratch + shrunk[:, None] + r[None, :],
+                mask=live[:, None] & (r < rank)[None, :],
+                other=0.0,
+            )
+            block = tl.load(
+                b + r[:, None] * width + n[None, :],
+                mask=(r < rank)[:, None] & inside[None, :],
+                other=0.0,
+            )
+            added = tl.dot(z.to(dtype), block, added, input_precision="ieee")
+        # A token that this pair does not touch must not meet its B, finite or not.
+        total += tl.where(live[:, None], added, 0.0)
+        touched += tl.where(live, rank, 0)
+    mask = (touched > 0)[:, None] & inside[None, :]
+    target = y + t.to(tl.int64)[:, None] * y_row + (column + n)[None, :]
+    base = tl.load(target, mask=mask, other=0.0).to(tl.float32)
+    tl.store(target, (base + total).to(dtype), mask=mask)

@@ -1,0 +1,66 @@
+"""Triton kernels run in Triton's interpreter here: on CPU tensors, one program after another.
+
+Triton reads TRITON_INTERPRET when a function is decorated. The modules that hold kernels are
+imported anew under it, Triton's own library functions are decorated again (another test may have
+imported Triton before), and all is put back: no other test sees an interpreted kernel.
+"""
+
+import importlib
+import sys
+
+import pytest
+
+triton = pytest.importorskip("triton")
+interpreter = importlib.import_module("triton.runtime.interpreter")
+
+_KERNEL_MODULES = (
+    "kernels.lora.triton_kernels",
+    "kernels.lora.triton_ops",
+)
+
+
+def _interpret_library(patch):
+    importlib.import_module("triton.experimental.gluon")  # else imported in mid-launch, and refused
+    interpreted = {}
+    for library in (triton.language, triton.language.standard):
+        for name, function in list(vars(library).items()):
+            if isinstance(function, triton.JITFunction):
+                if function not in interpreted:
+                    interpreted[function] = triton.jit(function.fn)
+                patch.setattr(library, name, interpreted[function])
+
+
+def _mend_products(patch):
+    """The interpreter keeps bf16 as bit patterns, which its products would take for integers."""
+    builder = interpreter.InterpreterBuilder
+    multiply = builder.create_dot
+
+    def widened(operand):
+        if operand.dtype.scalar != triton.language.bfloat16:
+            return operand
+        values = (operand.data.astype("uint32") << 16).view("float32")
+        return interpreter.TensorHandle(values, triton.language.float32)
+
+    def create_dot(self, a, b, *rest):
+        return multiply(self, widened(a), widened(b), *rest)
+
+    patch.setattr(builder, "create_dot", create_dot)
+
+
+@pytest.fixture(scope="module")
+def interpreted_kernels():
+    dispatch = importlib.import_module("kernels.lora.triton_dispatch")
+    with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("TRITON_INTERPRET", "1")
+            for name in _KERNEL_MODULES:
+                patch.delitem(sys.modules, name, raising=False)
+            for name in _KERNEL_MODULES:
+                importlib.import_module(name)
+            _interpret_library(patch)
+            _mend_products(patch)
+        dispatch.add_lora_operator.cache_clear()
+        yield
+    for name in _KERNEL_MODULES:
+        sys.modules.pop(name, None)
+    dispatch.add_lora_operator.cache_clear()
