@@ -14,6 +14,8 @@ triton = pytest.importorskip("triton")
 interpreter = importlib.import_module("triton.runtime.interpreter")
 
 _KERNEL_MODULES = (
+    "kernels.attention.triton_kernels",
+    "kernels.attention.triton_ops",
     "kernels.lora.triton_kernels",
     "kernels.lora.triton_ops",
 )
@@ -49,7 +51,10 @@ def _mend_products(patch):
 
 @pytest.fixture(scope="module")
 def interpreted_kernels():
-    dispatch = importlib.import_module("kernels.lora.triton_dispatch")
+    operators = (
+        importlib.import_module("kernels.lora.triton_dispatch").add_lora_operator,
+        importlib.import_module("kernels.attention.triton_dispatch").attention_operators,
+    )
     with pytest.MonkeyPatch.context() as patch:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("TRITON_INTERPRET", "1")
@@ -59,8 +64,10 @@ def interpreted_kernels():
                 importlib.import_module(name)
             _interpret_library(patch)
             _mend_products(patch)
-        dispatch.add_lora_operator.cache_clear()
+        for operator in operators:
+            operator.cache_clear()
         yield
     for name in _KERNEL_MODULES:
         sys.modules.pop(name, None)
-    dispatch.add_lora_operator.cache_clear()
+    for operator in operators:
+        operator.cache_clear()
