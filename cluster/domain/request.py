@@ -50,6 +50,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
     grammar: str = ""  # llguidance's JSON text that the completion must match; empty is free text
     min_tokens: int = 0  # no end-of-sequence or stop token, and no stop string, before
+    prompt_logprobs: int | None = None  # of the prompt's tokens after the first; as ``logprobs``
 
     @property
     def adjusts_logits(self) -> bool:
@@ -80,7 +81,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Log-probabilities of one generated token (natural log, before temperature and truncation)."""
+    """Log-probabilities of one token (natural log, before temperature and truncation)."""
 
     logprob: float
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), likeliest first
@@ -106,3 +107,6 @@ class GenerationChunk:
     usage: Usage | None = None  # set in the last chunk
     error_code: str | None = None  # with finish_reason ERROR: the BraidError code
     error_message: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    """Of the prompt's next tokens where asked for: the chunks together have those of all but the
+    first token, in order, and complete no later than the first generated token."""

@@ -386,13 +386,13 @@ class Scheduler:
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """Blocks at the start of a waiting sequence whose content is in the prefix cache."""
-        if sequence.whole_prefill:
+        if sequence.needs_every_row:
             return []
         return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
 
     def _awaited_block(self, sequence: Sequence, cached: int) -> str | None:
         """Key of the last block, from the first one not cached, that others are computing."""
-        if sequence.whole_prefill or not self._cache.enabled:
+        if sequence.needs_every_row or not self._cache.enabled:
             return None
         awaited = None
         for index in range(cached, self._cache.matchable(sequence.num_tokens)):

@@ -33,7 +33,8 @@ class Sequence:
     """A request's tokens, how many of them have KV, and where it lies.
 
     Mutable and private to the engine: the scheduler alone changes it after creation, but for
-    ``whole_prefill``, which the engine clears once what needed the whole prompt is known.
+    ``whole_prefill``, which the engine clears once what needed the whole prompt is known, and
+    ``num_scored``, which it advances.
 
     Of ``token_ids``, [0, prompt_len) is the prompt, the rest is generated (here or, for a resumed
     request, elsewhere); [0, num_computed) has its keys and values in the blocks of ``block_table``.
@@ -49,6 +50,7 @@ class Sequence:
     adjusts_logits: bool = False  # its sampling parameters change logits
     grammar: Grammar | None = None  # that its completion must match
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
+    num_scored: int = 0  # rows of the prompt whose logits told the next token's log-probability
     num_computed: int = 0
     num_cached: int = 0  # prompt tokens found in the prefix cache when it was first admitted
     block_table: list[int] = field(default_factory=list)
@@ -154,11 +156,28 @@ class Sequence:
         return self.status is SequenceStatus.FINISHED
 
     @property
+    def is_unscored(self) -> bool:
+        """Log-probabilities of its prompt are asked for and not all known.
+
+        What was resumed from elsewhere was scored there: no token is generated before that.
+        """
+        return (
+            self.request.sampling.prompt_logprobs is not None
+            and self.num_generated == 0
+            and self.num_scored < self.prompt_len - 1
+        )
+
+    @property
+    def needs_every_row(self) -> bool:
+        """Its prompt cannot be taken from the prefix cache."""
+        return self.whole_prefill or self.is_unscored
+
+    @property
     def end_by_tokens(self) -> FinishReason | None:
         """Why its tokens alone end it: the newest generated one stops it, or it is long enough."""
         if self.num_generated and self.token_ids[-1] in self.stop_token_ids:
             return FinishReason.STOP
-        if len(self.token_ids) >= self.max_len:
+        if len(self.token_ids) >= self.max_len and not self.is_unscored:
             return FinishReason.LENGTH
         return None
 
