@@ -11,17 +11,17 @@ A replica is shared by tenants, and a tenant's adapters by its applications. Who
 - requests of one tenant with the same adapters are served in order of arrival, strictly.
 
 Tenants, and within each tenant its adapter sets, are flows of ``cluster.engine.turns``. Let C be
-the largest cost of a sequence. Once a sequence is the first of its queue, admitted before it are
+the largest cost of a sequence (at most the context window). While a sequence waits behind S tokens
+of its own queue (0 once it is the first), admitted before it are
 
-- of each other queue of its tenant: less than 2 C tokens;
-- of each other tenant: less than 2 C tokens more than its own tenant was given meanwhile;
+- of each other queue of its tenant: at most S + 2 C tokens;
+- of each other tenant: at most 2 C tokens more than of its own.
 
-and before one behind S tokens of its own queue: less than S + 2 C tokens of each other queue of
-its tenant, and the same of each other tenant. Newcomers never pass the one whose turn it is, so
-a large sequence that waits for blocks gets them.
+Newcomers never pass the one whose turn it is, so a large sequence that waits for blocks gets them.
 
-``hold`` sets a queue aside until an event, and at most until ``max_passes`` sequences of others
-were admitted; that many come on top of the bounds above. Its turn is then kept but not made up.
+``hold`` sets a queue aside until an event. From the first time that a sequence is held until the
+last time that it is let go, at most ``max_passes`` sequences of others are admitted; the bounds
+count anew from then. A held queue keeps its turn but makes nothing up.
 """
 
 from __future__ import annotations

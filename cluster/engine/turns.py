@@ -13,7 +13,7 @@ With C the largest cost, the starts of waiting flows and the clock lie within C 
 only the smallest start moves, by at most C, and newcomers enter at the clock. Hence
 
 - while two flows both wait, what they are served differs by at most 2 C;
-- before a flow is served next, each other one is served less than 2 C.
+- before a flow is served next, each other one is served at most 2 C.
 """
 
 from __future__ import annotations
