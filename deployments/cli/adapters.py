@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError, PermissionDenied
-from deployments.cli import console
+from deployments.cli import console, merge
 from deployments.cli.client import BraidClient, find_target
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
 
@@ -21,7 +21,10 @@ adapters_app = typer.Typer(no_args_is_help=True, help="See the adapters of the c
 
 @adapters_app.callback()
 def _group() -> None:
-    """See the adapters of the cluster."""
+    """See the adapters of the cluster, and make one out of several."""
+
+
+adapters_app.command("merge")(merge.merge)
 
 
 @adapters_app.command("list")

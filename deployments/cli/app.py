@@ -9,6 +9,7 @@ from cluster.errors import BraidError
 from deployments.cli import chat, console, doctor, down, route, status, up
 from deployments.cli.adapters import adapters_app
 from deployments.cli.demo import demo_app
+from deployments.cli.fusion import fusion_app
 from deployments.cli.model import model_app
 from deployments.cli.router import router_app
 from deployments.cli.tenants import tenants_app
@@ -58,4 +59,5 @@ MAKE = "Models, adapters, routers"
 app.add_typer(model_app, name="model", rich_help_panel=MAKE)
 app.add_typer(train_app, name="train", rich_help_panel=MAKE)
 app.add_typer(router_app, name="router", rich_help_panel=MAKE)
+app.add_typer(fusion_app, name="fusion", rich_help_panel=MAKE)
 app.add_typer(demo_app, name="demo", rich_help_panel=MAKE)

@@ -15,9 +15,14 @@ MANIFEST_FILE = "manifest.json"
 
 
 def export_adapter(
-    out: Path, weights: dict[str, torch.Tensor], lora: LoraConfig, manifest: dict[str, Any]
+    out: Path,
+    weights: dict[str, torch.Tensor],
+    lora: LoraConfig,
+    manifest: dict[str, Any],
+    *,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> int:
-    """Write the adapter into `out`: bf16 weights, PEFT's config, the manifest.
+    """Write the adapter into `out`: weights as `dtype`, PEFT's config, the manifest.
 
     Returns the bytes of the weights' file. It comes last: a folder that has it is complete. The
     same arguments give the same bytes: PEFT keeps module names in sets, whose order changes from
@@ -31,7 +36,7 @@ def export_adapter(
     }
     _write_json(out / CONFIG_FILE, {key: _plain(value) for key, value in config.items()})
     _write_json(out / MANIFEST_FILE, manifest)
-    rounded = {key: weights[key].to(torch.bfloat16).contiguous() for key in sorted(weights)}
+    rounded = {key: weights[key].to(dtype).contiguous() for key in sorted(weights)}
     save_file(rounded, out / WEIGHTS_FILE, metadata={"format": "pt"})
     return (out / WEIGHTS_FILE).stat().st_size
 

@@ -1,0 +1,1 @@
+"""Fusion that does not depend on the prompt: merges, searched weights, static mixtures."""
