@@ -136,7 +136,7 @@ class Traffic:
             return self._bad(number, gap, tenant)
         body: dict[str, Any] = {
             "model": self._model,
-            "max_tokens": rng.randint(2, 40),
+            "max_tokens": rng.randint(3, 40),
             **rng.choice(SAMPLINGS),
         }
         self._choose(kind, tenant, body)

@@ -53,6 +53,8 @@ def test_good_requests_are_well_formed_and_only_of_ones_own(planned: list[Planne
         names = {body.model, *(term.name for term in body.adapters or ())}
         assert names <= {"base-model", "auto", *RIGHTS[item.tenant]}
         assert Outcome.COMPLETED in item.allowed
+        assert body.max_tokens is not None
+        assert body.max_tokens >= (body.min_tokens or 0)
         assert (Outcome.CANCELLED in item.allowed) == (item.leave_after is not None)
 
 
