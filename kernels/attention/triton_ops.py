@@ -129,7 +129,7 @@ def _decode(
         BLOCK_H=max(16, _power_of_two(group)),  # 16: the least a tensor core product takes
         BLOCK_D=_block_dim(dim),
         BLOCK_N=_block_keys(q),
-        num_warps=4,
+        num_warps=8 if q.dtype is torch.float32 else 4,  # without tensor cores, registers run out
         num_stages=2,
         enable_fp_fusion=True,
     )

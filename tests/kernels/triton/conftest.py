@@ -7,6 +7,8 @@ imported Triton before), and all is put back: no other test sees an interpreted 
 
 import importlib
 import sys
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,48 @@ _KERNEL_MODULES = (
     "kernels.lora.triton_kernels",
     "kernels.lora.triton_ops",
 )
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What a CUDA graph keeps of a launch: the kernel, its grid, addresses and numbers."""
+
+    name: str
+    kernel: Any
+    grid: tuple[int, ...]
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    def replay(self):
+        self.kernel[self.grid](*self.args, **self.options)
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    name: str
+    kernel: Any
+    launches: list[Launch]
+
+    def __getitem__(self, grid):
+        def launch(*args, **options):
+            self.launches.append(Launch(self.name, self.kernel, grid, args, options))
+
+        return launch
+
+
+@pytest.fixture
+def record_launches(monkeypatch):
+    """Record the launches of a module's kernels, in place of running them."""
+
+    def record(module_name):
+        module = sys.modules[module_name]
+        launches = []
+        for name, kernel in list(vars(module).items()):
+            if isinstance(kernel, triton.runtime.KernelInterface):
+                monkeypatch.setattr(module, name, _Recorder(name, kernel, launches))
+        return launches
+
+    return record
 
 
 def _interpret_library(patch):

@@ -204,7 +204,7 @@ def test_unchanged_block_tables_are_not_sent_again(monkeypatch):
     seed=st.integers(0, 2**16),
 )
 @settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

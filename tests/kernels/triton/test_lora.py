@@ -275,42 +275,18 @@ def test_a_token_that_a_router_masks_never_meets_the_adapter():
     assert torch.equal(y[2], before[2])
 
 
-class Recording:
-    """What a CUDA graph keeps of launches: the kernel, its grid, addresses and numbers."""
-
-    def __init__(self, monkeypatch):
-        self.launches = []
-        ops = import_module("kernels.lora.triton_ops")
-        for name in ("decode_shrink", "decode_expand"):
-            monkeypatch.setattr(ops, name, _Recorder(getattr(ops, name), self.launches))
-
-    def replay(self):
-        for kernel, grid, args, options in self.launches:
-            kernel[grid](*args, **options)
-
-
-class _Recorder:
-    def __init__(self, kernel, launches):
-        self._kernel, self._launches = kernel, launches
-
-    def __getitem__(self, grid):
-        def launch(*args, **options):
-            self._launches.append((self._kernel, grid, args, options))
-
-        return launch
-
-
-def test_recorded_launches_follow_the_buffers(monkeypatch):
-    """One recording over 5 padded rows serves other batches, slots, ranks and grown lanes."""
+def test_recorded_launches_follow_the_buffers(record_launches):
+    """One recording over 5 padded rows, of what a CUDA graph would keep, serves other batches,
+    slots, ranks and grown lanes."""
     adapters = {slot: make_adapter(rank) for slot, rank in enumerate((8, 3, 17))}
     bank = make_bank(adapters)
     batch = make_batch(bank, pairs=3)
     batch.update([], pad_to=5)
     x = torch.zeros(5, 37)
     y = torch.zeros(5, 170)
-    recording = Recording(monkeypatch)
+    launches = record_launches("kernels.lora.triton_ops")
     add_lora(y, x, 0, batch)
-    assert len(recording.launches) == 2
+    assert [launch.name for launch in launches] == ["decode_shrink", "decode_expand"]
     steps = [
         [(1, ((0, 1.0),)), (1, ()), (1, ((2, 0.5), (1, -1.0), (0, 0.25)))],
         [(1, ((1, 2.0),))],
@@ -330,7 +306,8 @@ def test_recorded_launches_follow_the_buffers(monkeypatch):
         mixtures = per_token(rows) + [()] * (5 - len(rows))
         want = add_lora_reference(y, x, adapters, SITES[0].out_slices, mixtures)
         before = y.clone()
-        recording.replay()
+        for launch in launches:
+            launch.replay()
         assert_close("lora", y, want)
         idle = [t for t, mixture in enumerate(mixtures) if not mixture]
         assert torch.equal(y[idle], before[idle])
@@ -370,7 +347,7 @@ HELD = {0: 1, 1: 2, 2: 3, 3: 16, 4: 17}
     seed=st.integers(0, 2**16),
 )
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
