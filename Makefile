@@ -40,6 +40,7 @@ format: $(STAMP) ## rewrite the code in the project's format
 
 bench: $(STAMP) ## measure kernels and engine on this machine
 	@$(BIN)/python -m kernels.bench
+	@$(BIN)/braid bench engine --out docs/results
 
 manifests: $(STAMP) ## regenerate the Serve configs inside the Kubernetes overlays
 	@$(BIN)/python -m deployments.serve_config

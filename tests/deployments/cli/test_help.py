@@ -27,6 +27,7 @@ COMMANDS = [
     ("demo", "data"),
     ("demo", "build"),
     ("demo", "evaluate"),
+    ("bench", "engine"),
 ]
 HEAVY = ("torch", "ray", "transformers", "peft", "numpy", "redis", "fastapi", "huggingface_hub")
 

@@ -1,0 +1,1 @@
+"""The engine measured beside transformers and PEFT, and beside what the machine can do."""

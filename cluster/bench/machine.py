@@ -1,0 +1,56 @@
+"""The machine in words, so that figures can be told apart."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+ISA_FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "bf16",
+    "i8mm",
+    "sve",
+)
+"""Instruction sets that decide how fast a product is; x86 names, then Arm's."""
+
+
+def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
+    """The CPU's name and those of ``ISA_FLAGS`` it has; what Python knows where there is no
+    such file."""
+    fields: dict[str, str] = {}
+    if path.is_file():
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(":")
+            fields.setdefault(name.strip(), value.strip())
+    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    name = fields.get("model name") or platform.processor() or platform.machine()
+    return name, tuple(flag for flag in ISA_FLAGS if flag in flags)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def load_average() -> float:
+    """Runnable processes, the mean of the last minute: above the threads in use, others were busy
+    too."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+
+
+def torch_build() -> str:
+    """torch's version and the instruction set it chose for itself."""
+    return f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,149 @@
+"""`braid bench engine`: faults are one message, and figures reach the terminal and the files."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.bench import run
+from cluster.bench.gate import BenchmarkRefused
+from cluster.bench.options import BenchOptions
+from cluster.bench.results import MachineNote, Report, RunNote, generation_row, step_row
+from cluster.bench.roofline import Bound
+
+Braid = Callable[..., Any]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder that is never loaded."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"\x02\x00\x00\x00\x00\x00\x00\x00{}")
+    return folder
+
+
+def report() -> Report:
+    step = step_row(
+        case="base",
+        title="base",
+        batch=16,
+        tokens=1,
+        context=64,
+        rounds=[[0.02]],
+        base_rounds=[[0.02]],
+        bound=Bound(nbytes=1, flops=1, bytes_s=0.01, flops_s=0.005),
+    )
+    generation = generation_row(
+        case="base",
+        title="base",
+        batch=16,
+        output=64,
+        seconds=[4.0],
+        steps=[0.02],
+        base_seconds=[4.0],
+        bound_s=2.0,
+        reference="transformers",
+        reference_seconds=[8.0],
+        reference_steps=[0.1],
+    )
+    machine = MachineNote(
+        cpu="A CPU",
+        isa=("avx2",),
+        cores=2,
+        threads=2,
+        torch="2",
+        python="3",
+        load_before=0.0,
+        load_after=2.0,
+        gemm_gflops=132,
+        linear_gflops=132,
+        bandwidth_gbs=28,
+        peak_samples=(),
+    )
+    note = RunNote(
+        model="m",
+        parameters=1,
+        dtype="float32",
+        quantize=None,
+        rank=8,
+        prompt_tokens=64,
+        output_tokens=64,
+        seed=0,
+        seconds=1.0,
+    )
+    return Report(
+        machine=machine,
+        run=note,
+        gate=(),
+        decode=(step,),
+        prefill=(),
+        generation=(generation,),
+    )
+
+
+def test_options_arrive_and_files_are_written(
+    braid: Braid, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[BenchOptions] = []
+
+    def measure(options: BenchOptions, progress: run.Progress) -> Report:
+        seen.append(options)
+        progress("single steps", "batch 1", 1, 2)
+        return report()
+
+    monkeypatch.setattr(run, "run_bench", measure)
+    out = tmp_path / "results"
+    words = "--quick --threads 1 --only adapters-16 --batch 16 --dtype bfloat16 --seed 5"
+    result = braid("bench", "engine", "--model", model, "--out", out, *words.split())
+    assert result.exit_code == 0, result.stderr
+    (options,) = seen
+    assert [case.name for case in options.cases] == ["base", "adapters-16"]
+    assert (options.batches, options.threads) == ((16,), 1)
+    assert (options.dtype, options.seed) == ("bfloat16", 5)
+    assert "2.00x" in result.stdout
+    assert "bytes 10.0, FLOPs 5.0" in result.stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        f"engine-bench-bfloat16.{ending}" for ending in ("json", "md", "png")
+    ]
+    page = (out / "engine-bench-bfloat16.md").read_text()
+    assert f"`braid bench engine --model {model} {words}`" in page
+
+
+def test_a_red_gate_shows_no_figure_and_fails(
+    braid: Braid, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Report:
+        raise BenchmarkRefused("the engine disagrees with PEFT:\n  one adapter: by 0.3")
+
+    monkeypatch.setattr(run, "run_bench", refuse)
+    out = tmp_path / "results"
+    result = braid("bench", "engine", "--model", model, "--out", out)
+    assert result.exit_code == 1
+    assert "one adapter: by 0.3" in result.stderr
+    assert "tokens/s" not in result.stdout
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "adapters-3"], "no case is called 'adapters-3'; there are base, idle-16"),
+        (["--threads", "0"], "--threads: expected 1 to"),
+        (["--batch", "0"], "--batch: expected 1 to 256"),
+    ],
+)
+def test_mistakes_are_named(braid: Braid, model: Path, words: list[str], message: str) -> None:
+    result = braid("bench", "engine", "--model", model, *words)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_missing_model_is_named(braid: Braid, tmp_path: Path) -> None:
+    missing = tmp_path / "none"
+    result = braid("bench", "engine", "--model", missing)
+    assert result.exit_code == 1
+    assert str(missing) in result.stderr
