@@ -23,6 +23,7 @@ RAY_AND_OURS = (
     "agent",
 )
 ACTOR = re.compile(r"(?:braid#|ServeReplica:braid:)(\w+)")
+RAY_ACTOR = re.compile(r"^ray::(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def window(warm_up: float, end: float) -> float:
 def role_of(command: Sequence[str], name: str) -> str:
     """What a process is for: an actor's class, a Ray server's name, or the program's."""
     line = " ".join(command)
-    actor = ACTOR.search(line)
+    actor = ACTOR.search(line) or RAY_ACTOR.search(line)
     if actor:
         return actor.group(1)
     for title in RAY_AND_OURS:

@@ -88,6 +88,7 @@ def test_a_look_at_a_living_process() -> None:
     [
         (["ray::SERVE_REPLICA::braid#Front#x:ServeReplica:braid:Front.__init__"], "ray", "Front"),
         (["ray::ServeReplica:braid:Replica.run"], "ray::ServeRepli", "Replica"),
+        (["ray::DashboardAgent"], "ray", "DashboardAgent"),
         (["ray::IDLE"], "ray::IDLE", "IDLE"),
         (["python", "-m", "deployments.local.supervisor", "/s"], "python", "supervisor"),
         (["valkey-server 127.0.0.1:1"], "valkey-server", "valkey-server"),
