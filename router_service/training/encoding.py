@@ -41,6 +41,13 @@ class Batch:
     labels: torch.Tensor  # int64 [B, K]: the next tokens of the last K + 1 columns but the last
     n_targets: int  # labels that are not IGNORED
 
+    @property
+    def prompt_mask(self) -> torch.Tensor:
+        """bool [B, L], true where `input_ids` holds a prompt's token, not padding or answer."""
+        mask = self.attention_mask[:, self.prefix_ids.shape[1] :].bool()
+        mask[:, -self.labels.shape[1] :] &= self.labels == IGNORED
+        return mask
+
 
 def chat_prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
     """Token ids of one user message with the assistant's turn opened."""
@@ -76,9 +83,13 @@ def encode_examples(
     return encoded
 
 
-def collate(examples: Sequence[EncodedExample], *, pad_id: int) -> Batch:
-    """Pad examples into one batch; labels cover the answers only."""
-    shared = _shared_prefix_length([example.prompt_ids for example in examples])
+def collate(examples: Sequence[EncodedExample], *, pad_id: int, share_prefix: bool = True) -> Batch:
+    """Pad examples into one batch; labels cover the answers only.
+
+    Without `share_prefix` every row keeps its whole prompt.
+    """
+    prompts = [example.prompt_ids for example in examples]
+    shared = _shared_prefix_length(prompts) if share_prefix else 0
     rows = [example.ids[shared:] for example in examples]
     width = max(map(len, rows))
     n_labels = max(len(example.completion_ids) for example in examples)

@@ -71,6 +71,7 @@ def settings(tmp_path: Path, chat_base: ModelLocation, adapters: Path) -> dict[s
         "adapters": [adapters / name for name in ("language", "task")],
         "epochs": 2,
         "batch_size": 2,
+        "threads": 1,
         "dev_examples": 2,
         "eval_every": 2,
         "checkpoint_every": 2,

@@ -1,0 +1,1 @@
+"""MiLoRA: which modules of an adapter are active for a prompt (arXiv 2410.18035)."""

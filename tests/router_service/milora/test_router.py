@@ -1,0 +1,136 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router_service.milora.rational import gelu_coefficients, rational
+from router_service.milora.router import MiloraRouter, tensor_shapes
+from router_service.milora.routing import Pooling, balance_loss, choose, pool
+
+POOLINGS: tuple[Pooling, ...] = ("self_attention", "mean", "last", "max")
+D = 12
+
+
+def random_router(
+    seed: int = 0, pooling: Pooling = "self_attention", top_k: int = 3, **options: str
+) -> MiloraRouter:
+    generator = torch.Generator().manual_seed(seed)
+    numerator, denominator = gelu_coefficients()
+    tensors = {
+        name: torch.randn(shape, generator=generator)
+        for name, shape in tensor_shapes(2, D, pooling).items()
+    }
+    tensors |= {"numerator": numerator.repeat(2, 1), "denominator": denominator.repeat(2, 1)}
+    return MiloraRouter(tensors, top_k=top_k, pooling=pooling, **options)  # type: ignore[arg-type]
+
+
+def test_the_activation_starts_as_gelu() -> None:
+    numerator, denominator = gelu_coefficients()
+    assert len(numerator) == 7
+    assert len(denominator) == 5
+    x = torch.linspace(-3, 3, 1001)
+    gelu = torch.nn.functional.gelu(x)
+    assert (rational(x, numerator, denominator) - gelu).abs().max() < 1.5e-4
+
+
+@settings(max_examples=25)
+@given(st.lists(st.floats(-2, 2), min_size=12, max_size=12), st.floats(-3, 3))
+def test_the_activation_is_the_papers_formula(coefficients: list[float], x: float) -> None:
+    a, b = coefficients[:7], coefficients[7:]
+    above = sum(a[j] * x**j for j in range(7))
+    below = 1 + abs(sum(b[i - 1] * x**i for i in range(1, 6)))
+    found = rational(torch.tensor([x]), torch.tensor(a), torch.tensor(b))
+    assert float(found) == pytest.approx(above / below, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 50),
+    left=st.integers(0, 4),
+    right=st.integers(0, 4),
+    filling=st.sampled_from([0.0, -1e6, 1e6, float("nan"), float("inf")]),
+)
+def test_padding_has_no_part(
+    pooling: Pooling, seed: int, left: int, right: int, filling: float
+) -> None:
+    router = random_router(seed, pooling)
+    prompt = torch.randn(5, D, generator=torch.Generator().manual_seed(seed + 100))
+    padded = torch.full((1, left + 5 + right, D), filling)
+    padded[0, left : left + 5] = prompt
+    mask = torch.zeros(1, left + 5 + right, dtype=torch.bool)
+    mask[0, left : left + 5] = True
+    p = router.probabilities(1, padded, mask)
+    assert torch.equal(router.choose(p)[0], router.masks(1, prompt))
+    whole = torch.ones(1, 5, dtype=torch.bool)
+    torch.testing.assert_close(p, router.probabilities(1, prompt[None], whole))
+
+
+def test_each_pooling_is_what_it_says() -> None:
+    hidden = torch.randn(1, 4, D)
+    mask = torch.tensor([[False, True, True, True]])
+    kept, query = hidden[0, 1:], torch.randn(D)
+    attention = (kept @ query).softmax(dim=0) @ kept
+    expected = {
+        "self_attention": attention,
+        "mean": kept.mean(dim=0),
+        "last": kept[-1],
+        "max": kept.amax(dim=0),
+    }
+    for how, vector in expected.items():
+        torch.testing.assert_close(pool(hidden, mask, how, query)[0], vector)  # type: ignore[arg-type]
+
+
+@settings(max_examples=25)
+@given(seed=st.integers(0, 99), top_k=st.integers(1, 7))
+def test_the_likeliest_are_chosen(seed: int, top_k: int) -> None:
+    p = torch.rand(3, 7, generator=torch.Generator().manual_seed(seed)).softmax(dim=-1)
+    mask = choose(p, top_k, "mask")
+    assert set(mask.flatten().tolist()) <= {0.0, 1.0}
+    assert mask.sum(dim=-1).tolist() == [top_k] * 3
+    kept = torch.where(mask > 0, p, torch.inf).amin(dim=-1)
+    dropped = torch.where(mask > 0, -torch.inf, p).amax(dim=-1)
+    assert (kept >= dropped).all()
+    torch.testing.assert_close(choose(p, top_k, "prob"), p * mask)
+    renormalised = choose(p, top_k, "prob_renorm")
+    torch.testing.assert_close(renormalised, p * mask / (p * mask).sum(-1, keepdim=True))
+
+
+def test_of_equal_probabilities_the_first_are_chosen() -> None:
+    assert choose(torch.full((1, 7), 1 / 7), 3, "mask").tolist() == [[1, 1, 1, 0, 0, 0, 0]]
+
+
+def test_all_seven_chosen_are_all_weight_one() -> None:
+    assert random_router(top_k=7).masks(0, torch.randn(3, D)).tolist() == [1.0] * 7
+
+
+def test_a_masks_gradient_is_that_of_the_probabilities() -> None:
+    logits = torch.randn(2, 7, requires_grad=True)
+    direction = torch.randn(2, 7)
+    (straight,) = torch.autograd.grad(
+        (choose(logits.softmax(-1), 2, "mask") * direction).sum(), logits
+    )
+    (plain,) = torch.autograd.grad((logits.softmax(-1) * direction).sum(), logits)
+    torch.testing.assert_close(straight, plain)
+
+
+def test_the_balance_loss_is_least_where_modules_are_used_alike() -> None:
+    even = torch.eye(7)
+    assert float(balance_loss(even)) == pytest.approx(1.0)
+    one = torch.zeros(7, 7)
+    one[:, 2] = 1
+    assert float(balance_loss(one)) == pytest.approx(7.0)
+
+
+def test_low_precision_is_computed_in_fp32() -> None:
+    router = random_router()
+    hidden = torch.randn(4, D).half() * 50
+    assert torch.equal(router.masks(0, hidden), router.masks(0, hidden.float()))
+
+
+@pytest.mark.parametrize(("top_k", "missing"), [(0, None), (8, None), (3, "query")])
+def test_what_does_not_fit_is_refused(top_k: int, missing: str | None) -> None:
+    tensors = {n: torch.zeros(s) for n, s in tensor_shapes(2, D, "self_attention").items()}
+    tensors = {name: tensor for name, tensor in tensors.items() if name != missing}
+    with pytest.raises(ValueError, match=r"top_k|do not fit"):
+        MiloraRouter(tensors, top_k=top_k)
