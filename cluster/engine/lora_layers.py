@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from cluster.engine.products import Product, make_product
+from cluster.engine.products import MakeProduct, Product, make_product
 from cluster.engine.step_context import StepContext
 from kernels.lora.sites import FusedSite
 from kernels.lora.torch_ops import add_lora
@@ -24,11 +24,6 @@ FUSED_GROUPS: tuple[tuple[str, ...], ...] = (
     ("gate_proj", "up_proj"),
 )
 """Names of sibling linears that read the same input, in the order of the fused output."""
-
-PLAIN_COPY_LIMIT = 2**30
-"""Bytes of a model's projections up to which both layouts of `make_product` are held: a small model
-decodes a single request faster for memory that a large one cannot spare."""
-
 
 class ProjectionGroup:
     """The product shared by the members of one site, for the input seen last."""
@@ -99,24 +94,28 @@ class SingleProjection(nn.Module):
 class PackedHead(nn.Module):
     """The output head: a product without LoRA."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear, make: MakeProduct = make_product) -> None:
         super().__init__()
-        self._product = make_product(linear.weight, linear.bias)
+        self._product = make(linear.weight, linear.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self._product(x)
 
 
 def replace_projections(
-    model: nn.Module, layers: nn.ModuleList, context: StepContext
+    model: nn.Module,
+    layers: nn.ModuleList,
+    context: StepContext,
+    make: MakeProduct = make_product,
 ) -> tuple[FusedSite, ...]:
     """Replaces every linear of the decoder layers; returns the sites, in order of definition.
+
+    ``make`` is what computes a site's product.
 
     Site names are the path of the parent and the members, ``model.layers.0.mlp.gate_proj+up_proj``;
     slices of a site are named by the path of each replaced module.
     """
     paths = {module: path for path, module in model.named_modules()}
-    keep_plain = _linear_bytes(layers) <= PLAIN_COPY_LIMIT
     sites: list[FusedSite] = []
     for layer in layers:
         for parent in list(layer.modules()):
@@ -124,7 +123,7 @@ def replace_projections(
                 linears = [_linear(parent, name) for name in names]
                 prefix = paths[parent]
                 widths = [linear.out_features for linear in linears]
-                product = _fused_product(linears, keep_plain)
+                product = _fused_product(linears, make)
                 group = ProjectionGroup(len(sites), widths, product, context)
                 sites.append(
                     FusedSite(
@@ -142,10 +141,6 @@ def replace_projections(
                 for member, name in enumerate(names):
                     setattr(parent, name, GroupMember(group, member))
     return tuple(sites)
-
-
-def _linear_bytes(layers: nn.ModuleList) -> int:
-    return sum(m.weight.nbytes for m in layers.modules() if isinstance(m, nn.Linear))
 
 
 def _linear_groups(parent: nn.Module) -> Iterator[tuple[str, ...]]:
@@ -166,14 +161,14 @@ def _linear(parent: nn.Module, name: str) -> nn.Linear:
     return child
 
 
-def _fused_product(linears: list[nn.Linear], keep_plain: bool) -> Product:
+def _fused_product(linears: list[nn.Linear], make: MakeProduct) -> Product:
     weights: list[torch.Tensor] = [linear.weight for linear in linears]
     weight = torch.cat(weights)
     biases = [linear.bias for linear in linears]
     if all(bias is None for bias in biases):
-        return make_product(weight, None, keep_plain=keep_plain)
+        return make(weight, None)
     filled: list[torch.Tensor] = [
         linear.weight.new_zeros(linear.out_features) if bias is None else bias
         for linear, bias in zip(linears, biases, strict=True)
     ]
-    return make_product(weight, torch.cat(filled), keep_plain=keep_plain)
+    return make(weight, torch.cat(filled))

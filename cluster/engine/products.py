@@ -6,38 +6,31 @@ from collections.abc import Callable
 
 import torch
 
+from kernels.linear.panels import FloatPanels, float_panels_available
+
 Product = Callable[[torch.Tensor], torch.Tensor]
 """x [..., in] -> y [..., out]."""
+
+MakeProduct = Callable[[torch.Tensor, torch.Tensor | None], Product]
+"""(weight [out, in], bias [out] or None) -> product."""
 
 PACKED_BATCH = 16
 """Rows that the pre-packed layout is chosen for; other batch sizes work as well."""
 
 
-PLAIN_ROWS = 2
-"""Rows up to which the plain layout is faster than the packed one, by a fifth at one row."""
-
-
-def make_product(
-    weight: torch.Tensor, bias: torch.Tensor | None, *, keep_plain: bool = False
-) -> Product:
+def make_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
     """The fastest product for this device and dtype; ``weight`` is [out, in], ``bias`` [out].
 
-    On the CPU in fp32 and bf16 the weight is re-ordered once for oneDNN, which makes a product with
-    a small batch up to twice as fast; the caller should drop its own reference to ``weight`` then.
-
-    Args:
-        weight: of the projection.
-        bias: likewise.
-        keep_plain: hold an fp32 ``weight`` beside its packed copy, for steps of one or two rows;
-            in bf16 the packed one is faster there too.
+    On the CPU the weight is re-ordered once, and the caller should drop its own reference to it: in
+    fp32 into panels, where the CPU has AVX-512, else in fp32 and bf16 for oneDNN.
     """
     weight = weight.detach()
     bias = None if bias is None else bias.detach()
-    if not packs(weight):
-        return _PlainProduct(weight, bias)
-    if keep_plain and weight.dtype == torch.float32:
-        return _PairedProduct(weight, bias)
-    return _PackedProduct(weight, bias)
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and float_panels_available():
+        return FloatPanels(weight, bias)
+    if packs(weight):
+        return _PackedProduct(weight, bias)
+    return _PlainProduct(weight, bias)
 
 
 def packs(weight: torch.Tensor) -> bool:
@@ -78,16 +71,3 @@ class _PackedProduct:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self._linear(x, self._weight, self._bias, "none", [], "")
         return y
-
-
-class _PairedProduct:
-    __slots__ = ("_packed", "_plain")
-
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._packed = _PackedProduct(weight, bias)
-        self._plain = _PlainProduct(weight, bias)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if x.numel() <= PLAIN_ROWS * x.shape[-1]:
-            return self._plain(x)
-        return self._packed(x)

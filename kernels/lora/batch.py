@@ -8,6 +8,8 @@ import torch
 
 from kernels.lora.bank import AdapterBank
 from kernels.lora.lane import Lane, Stack
+from kernels.lora.native import native_groups_available, native_segment
+from kernels.lora.segments import DenseSegment, GroupedSegment, NativeSegment
 
 Mixture = Sequence[tuple[int, float]]
 """(slot, weight) terms of one request's tokens."""
@@ -21,59 +23,44 @@ grouped form at all, of an adapter's own matmuls over consecutive tokens, and ov
 _LONG_RUN = 32
 """Tokens from which a run is worth its own matmuls without gathering."""
 
+_NATIVE_TOKENS = 32
+"""Tokens of one adapter up to which the native kernel takes them: it reads the adapter once, but
+multiplies row by row."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class Run:
     """Consecutive tokens with one adapter and one weight."""
 
     start: int
     stop: int
     weight: float
+    term: int  # place of the adapter in the request's mixture
 
-
-@dataclass(frozen=True, slots=True)
-class DenseSegment:
-    """One adapter over many tokens: two matmuls per site."""
-
-    stack: Stack  # of one row
-    start: int  # tokens [start, stop) where ``tokens`` is None
-    stop: int
-    tokens: torch.Tensor | None  # [m] int64, when they are not consecutive
-    weights: torch.Tensor  # [m, 1]
-
-
-@dataclass(frozen=True, slots=True)
-class GroupedSegment:
-    """Many adapters over few tokens each: batched matmuls over a stack, groups padded to m.
-
-    Every (token, adapter) pair has a place in the [n, m] grid of stack rows. Places without a pair
-    are computed and never read.
-    """
-
-    stack: Stack  # n rows
-    grid: torch.Tensor  # [n * m] int64: token at each place, 0 where there is none
-    weights: torch.Tensor  # [n, m, 1], 0 where there is no pair
-    places: torch.Tensor  # [pairs] int64: place of each pair, pairs ordered by token
-    offsets: torch.Tensor | None  # [tokens] int64: first pair of each token; None: one pair each
-    start: int  # tokens [start, stop) where ``tokens`` is None
-    stop: int
-    tokens: torch.Tensor | None  # [tokens] int64, when they are not consecutive
+    @property
+    def size(self) -> int:
+        """Tokens."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class LoraBatch:
     """The LoRA work of one step, the same for all sites.
 
-    Weights enter a step only through the segments' ``weights``, which multiply the shrunk
-    activations: a router that decides per layer or per token replaces those tensors, nothing else.
+    The work is a list of (token, adapter) pairs, and each pair has a weight. A router that decides
+    per layer or per token hands `add_lora` other weights for the same pairs.
 
     A batch may be kept for as many steps as its rows and the adapters in its slots stay the same
     and ``valid`` holds: building another batch may reorganise what it reads.
     """
 
     tokens: int
+    pair_tokens: torch.Tensor  # [pairs] int64, on the host
+    pair_terms: torch.Tensor  # [pairs] int64, place in the token's mixture; on the host
+    weights: torch.Tensor  # [pairs], of the bank's dtype and device
     dense: tuple[DenseSegment, ...]
     grouped: tuple[GroupedSegment, ...]
+    native: NativeSegment | None
 
     @property
     def valid(self) -> bool:
@@ -98,49 +85,160 @@ class LoraBatch:
         Raises:
             ValueError: an empty slot, or a weight that is not finite.
         """
-        runs_by_slot: dict[int, list[_Run]] = {}
+        runs_by_slot: dict[int, list[Run]] = {}
         start = 0
         for count, mixture in rows:
             stop = start + count
-            for slot, weight in _merged(mixture).items():
+            for slot, (weight, term) in _merged(mixture).items():
                 if count and weight != 0.0:
-                    runs_by_slot.setdefault(slot, []).append(_Run(start, stop, weight))
+                    runs_by_slot.setdefault(slot, []).append(Run(start, stop, weight, term))
             start = stop
         if not runs_by_slot:
             return None
-        lanes: dict[int, tuple[Lane, dict[int, list[_Run]]]] = {}
+        builder = _Builder(bank)
+        left = builder.add_native(runs_by_slot)
+        builder.add_stacked(left)
+        return builder.batch(start)
+
+
+class _Builder:
+    """Collects segments and their pairs."""
+
+    def __init__(self, bank: AdapterBank) -> None:
+        self._bank = bank
+        self._pairs: list[Run] = []  # of one token each, in pair order
+        self._dense: list[DenseSegment] = []
+        self._grouped: list[GroupedSegment] = []
+        self._native: NativeSegment | None = None
+
+    def add_native(self, runs_by_slot: dict[int, list[Run]]) -> dict[int, list[Run]]:
+        """Take what the native kernel is the fastest for; returns the rest."""
+        if not native_groups_available(self._bank):
+            return runs_by_slot
+        small = {s: runs for s, runs in runs_by_slot.items() if _size(runs) <= _NATIVE_TOKENS}
+        if small:
+            # By slot, so that a token's sum has one order whatever else is in the step.
+            first = len(self._pairs)
+            groups = []
+            for slot in sorted(small):
+                pairs = list(_pairs(small[slot]))
+                groups.append((slot, len(self._pairs) - first, pairs))
+                self._pairs += pairs
+            self._native = native_segment(
+                self._bank,
+                [(slot, start, [pair.start for pair in pairs]) for slot, start, pairs in groups],
+                first,
+            )
+        return {slot: runs for slot, runs in runs_by_slot.items() if slot not in small}
+
+    def add_stacked(self, runs_by_slot: dict[int, list[Run]]) -> None:
+        """Take the rest, lane by lane."""
+        lanes: dict[int, tuple[Lane, dict[int, list[Run]]]] = {}
         for slot, runs in runs_by_slot.items():
-            entry = bank.entry(slot)
+            entry = self._bank.entry(slot)
             lanes.setdefault(id(entry.lane), (entry.lane, {}))[1][entry.position] = runs
-        dense: list[DenseSegment] = []
-        grouped: list[GroupedSegment] = []
         for lane, groups in lanes.values():
             limit = _group_limit(list(groups.values()))
             small = {p: runs for p, runs in groups.items() if _size(runs) <= limit}
             if len(small) > 1:
-                grouped.append(_grouped_segment(lane, small, bank))
+                self._add_grouped(lane, small)
             else:
                 small = {}
             for position, runs in groups.items():
                 if position not in small:
-                    dense.extend(_dense_segments(lane.single(position), runs, bank))
-        return LoraBatch(start, tuple(dense), tuple(grouped))
+                    self._add_dense(lane.single(position), runs)
+
+    def batch(self, tokens: int) -> LoraBatch:
+        """Everything added so far."""
+        weights = torch.tensor([pair.weight for pair in self._pairs], dtype=self._bank.dtype)
+        return LoraBatch(
+            tokens,
+            torch.tensor([pair.start for pair in self._pairs]),
+            torch.tensor([pair.term for pair in self._pairs]),
+            weights.to(self._bank.device, non_blocking=True),
+            tuple(self._dense),
+            tuple(self._grouped),
+            self._native,
+        )
+
+    def _add_dense(self, stack: Stack, runs: Sequence[Run]) -> None:
+        pieces: list[list[Run]] = []
+        for run in runs:
+            if pieces and pieces[-1][-1].stop == run.start:
+                pieces[-1].append(run)
+            else:
+                pieces.append([run])
+        if len(pieces) > 1 and any(_size(piece) < _LONG_RUN for piece in pieces):
+            pieces = [list(runs)]
+        for piece in pieces:
+            first = len(self._pairs)
+            self._pairs += _pairs(piece)
+            start, stop = piece[0].start, piece[-1].stop
+            tokens = None
+            if _size(piece) != stop - start:
+                tokens = self._indices([pair.start for pair in self._pairs[first:]])
+            self._dense.append(DenseSegment(stack, first, len(self._pairs), start, stop, tokens))
+
+    def _add_grouped(self, lane: Lane, groups: dict[int, list[Run]]) -> None:
+        stack, row_of = lane.stack(list(groups))
+        width = max(_size(runs) for runs in groups.values())
+        grid = [0] * (stack.size * width)
+        placed: dict[int, list[tuple[int, Run]]] = {}  # by token
+        for position, runs in groups.items():
+            for place, pair in enumerate(_pairs(runs), start=row_of[position] * width):
+                grid[place] = pair.start
+                placed.setdefault(pair.start, []).append((place, pair))
+        tokens = sorted(placed)
+        first = len(self._pairs)
+        places: list[int] = []
+        offsets: list[int] = []
+        for token in tokens:
+            offsets.append(len(places))
+            places += [place for place, _ in placed[token]]
+            self._pairs += [pair for _, pair in placed[token]]
+        consecutive = tokens[-1] - tokens[0] + 1 == len(tokens)
+        self._grouped.append(
+            GroupedSegment(
+                stack,
+                first,
+                len(self._pairs),
+                width,
+                self._indices(grid),
+                self._indices(places),
+                self._indices(offsets) if len(places) > len(tokens) else None,
+                tokens[0],
+                tokens[-1] + 1,
+                None if consecutive else self._indices(tokens),
+            )
+        )
+
+    def _indices(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values).to(self._bank.device, non_blocking=True)
 
 
-def _merged(mixture: Mixture) -> dict[int, float]:
-    merged: dict[int, float] = {}
-    for slot, weight in mixture:
+def _merged(mixture: Mixture) -> dict[int, tuple[float, int]]:
+    """(weight, place of its first term) by slot."""
+    merged: dict[int, tuple[float, int]] = {}
+    for term, (slot, weight) in enumerate(mixture):
         if not math.isfinite(weight):
             raise ValueError(f"weight {weight} of slot {slot} is not finite")
-        merged[slot] = merged.get(slot, 0.0) + weight
+        before, place = merged.get(slot, (0.0, term))
+        merged[slot] = (before + weight, place)
     return merged
 
 
-def _size(runs: Iterable[_Run]) -> int:
-    return sum(run.stop - run.start for run in runs)
+def _pairs(runs: Iterable[Run]) -> Iterable[Run]:
+    """Runs of one token each."""
+    for run in runs:
+        for token in range(run.start, run.stop):
+            yield Run(token, token + 1, run.weight, run.term)
 
 
-def _group_limit(groups: Sequence[Sequence[_Run]]) -> int:
+def _size(runs: Iterable[Run]) -> int:
+    return sum(run.size for run in runs)
+
+
+def _group_limit(groups: Sequence[Sequence[Run]]) -> int:
     """Largest group to be padded into the grouped form; larger ones get their own matmuls."""
     ordered = sorted((_size(runs), _dense_cost(runs)) for runs in groups)
     own = sum(cost for _, cost in ordered)
@@ -153,72 +251,6 @@ def _group_limit(groups: Sequence[Sequence[_Run]]) -> int:
     return best
 
 
-def _dense_cost(runs: Sequence[_Run]) -> int:
+def _dense_cost(runs: Sequence[Run]) -> int:
     consecutive = runs[-1].stop - runs[0].start == _size(runs)
     return _RUN_COST if consecutive else _GATHERED_COST
-
-
-def _dense_segments(
-    stack: Stack, runs: Sequence[_Run], bank: AdapterBank
-) -> Iterable[DenseSegment]:
-    pieces: list[list[_Run]] = []
-    for run in runs:
-        if pieces and pieces[-1][-1].stop == run.start:
-            pieces[-1].append(run)
-        else:
-            pieces.append([run])
-    if len(pieces) > 1 and any(_size(piece) < _LONG_RUN for piece in pieces):
-        index = torch.cat([torch.arange(run.start, run.stop) for run in runs])
-        weights = _weights(runs, bank)
-        yield DenseSegment(stack, 0, 0, index.to(bank.device, non_blocking=True), weights)
-        return
-    for piece in pieces:
-        yield DenseSegment(stack, piece[0].start, piece[-1].stop, None, _weights(piece, bank))
-
-
-def _weights(runs: Sequence[_Run], bank: AdapterBank) -> torch.Tensor:
-    values = torch.tensor([run.weight for run in runs], dtype=bank.dtype)
-    if any(run.stop - run.start != 1 for run in runs):
-        values = values.repeat_interleave(torch.tensor([run.stop - run.start for run in runs]))
-    return values.unsqueeze(1).to(bank.device, non_blocking=True)
-
-
-def _grouped_segment(
-    lane: Lane, groups: dict[int, list[_Run]], bank: AdapterBank
-) -> GroupedSegment:
-    stack, row_of = lane.stack(list(groups))
-    width = max(_size(runs) for runs in groups.values())
-    grid = [0] * (stack.size * width)
-    weights = [0.0] * (stack.size * width)
-    places_of: dict[int, list[int]] = {}
-    for position, runs in groups.items():
-        place = row_of[position] * width
-        for run in runs:
-            for token in range(run.start, run.stop):
-                grid[place] = token
-                weights[place] = run.weight
-                places_of.setdefault(token, []).append(place)
-                place += 1
-    tokens = sorted(places_of)
-    places: list[int] = []
-    offsets: list[int] = []
-    for token in tokens:
-        offsets.append(len(places))
-        places.extend(places_of[token])
-    consecutive = tokens[-1] - tokens[0] + 1 == len(tokens)
-
-    def indices(values: list[int]) -> torch.Tensor:
-        return torch.tensor(values).to(bank.device, non_blocking=True)
-
-    return GroupedSegment(
-        stack,
-        indices(grid),
-        torch.tensor(weights, dtype=bank.dtype)
-        .view(stack.size, width, 1)
-        .to(bank.device, non_blocking=True),
-        indices(places),
-        indices(offsets) if len(places) > len(tokens) else None,
-        tokens[0],
-        tokens[-1] + 1,
-        None if consecutive else indices(tokens),
-    )

@@ -23,6 +23,7 @@ _INITIAL_ROWS = 4
 class ExpandView:
     """One slice's B over the rows of a stack ([n, ...]; without n for a single row)."""
 
+    index: int  # among the site's slices
     column: int  # first output column
     width: int  # output columns
     rank_start: int  # first column of the site's shrunk activations
@@ -86,6 +87,7 @@ class Stack:
             )
             expands.append(
                 ExpandView(
+                    part.index,
                     part.column,
                     part.width,
                     part.rank_start,

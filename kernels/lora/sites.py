@@ -28,6 +28,7 @@ class FusedSite:
 class SliceLayout:
     """Where one module's B lies, and what it reads and writes."""
 
+    index: int  # among the site's slices
     column: int  # first output column
     width: int  # output columns
     rank_start: int  # first row of the site's stacked A, first column of its shrunk activations
@@ -57,6 +58,11 @@ class AdapterLayout:
     numel: int  # elements of the row, padding for alignment included
     max_rank: int
 
+    @property
+    def largest_site_rank(self) -> int:
+        """Largest sum of ranks at one site."""
+        return max((site.rank for site in self.sites), default=0)
+
 
 def module_ranks(
     sites: Sequence[FusedSite], ranks: Mapping[str, int]
@@ -74,9 +80,9 @@ def adapter_layout(sites: Sequence[FusedSite], signature: Sequence[Sequence[int]
         offset = _aligned(offset + sum(ranks) * site.in_features)
         slices = []
         column = rank_start = 0
-        for (_, width), rank in zip(site.out_slices, ranks, strict=True):
+        for index, ((_, width), rank) in enumerate(zip(site.out_slices, ranks, strict=True)):
             if rank:
-                slices.append(SliceLayout(column, width, rank_start, rank, offset))
+                slices.append(SliceLayout(index, column, width, rank_start, rank, offset))
                 offset = _aligned(offset + rank * width)
                 rank_start += rank
             column += width

@@ -10,8 +10,10 @@ import torch
 
 from kernels.errors import StaleBatchError
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import DenseSegment, GroupedSegment, LoraBatch
+from kernels.lora.batch import LoraBatch
 from kernels.lora.lane import ExpandView, SiteView
+from kernels.lora.native import add_native
+from kernels.lora.segments import DenseSegment, GroupedSegment
 from kernels.threads import one_thread
 
 
@@ -21,6 +23,7 @@ def add_lora(
     bank: AdapterBank,
     site_index: int,
     batch: LoraBatch,
+    weights: torch.Tensor | None = None,
 ) -> None:
     """Add the batch's adapters to one fused site's output, in place.
 
@@ -30,9 +33,11 @@ def add_lora(
         bank: the bank the batch was built on.
         site_index: index into ``bank.sites``.
         batch: from ``LoraBatch.build`` with the same T.
+        weights: in place of the batch's: [pairs], or [pairs, slices of the site] where single
+            modules are weighted or, with 0, left out; of the bank's dtype.
 
     Raises:
-        ValueError: T, widths or dtype do not fit.
+        ValueError: T, widths, weights or dtype do not fit.
         StaleBatchError: a later batch has reorganised what this one reads.
     """
     site = bank.sites[site_index]
@@ -43,16 +48,28 @@ def add_lora(
         )
     if x.dtype != bank.dtype or y.dtype != bank.dtype:
         raise ValueError(f"{site.name}: x {x.dtype} and y {y.dtype}, the bank has {bank.dtype}")
+    if weights is None:
+        weights = batch.weights
+    elif weights.shape not in (
+        batch.weights.shape,
+        (*batch.weights.shape, len(site.out_slices)),
+    ):
+        raise ValueError(
+            f"{site.name}: weights {tuple(weights.shape)} do not fit {batch.weights.shape[0]} "
+            f"pairs and {len(site.out_slices)} slices"
+        )
+    if batch.native is not None:
+        add_native(y, x, batch.native, site_index, weights)
     if batch.grouped:
         with one_thread(y.device):
             for grouped in batch.grouped:
                 view = _view(grouped, site_index)
                 if view is not None:
-                    _add_grouped(y, x, grouped, view)
+                    _add_grouped(y, x, grouped, view, weights[grouped.first : grouped.last])
     for dense in batch.dense:
         view = _view(dense, site_index)
         if view is not None:
-            _add_dense(y, x, dense, view)
+            _add_dense(y, x, dense, view, weights[dense.first : dense.last])
 
 
 def _view(segment: DenseSegment | GroupedSegment, site_index: int) -> SiteView | None:
@@ -61,23 +78,33 @@ def _view(segment: DenseSegment | GroupedSegment, site_index: int) -> SiteView |
     return segment.stack.site(site_index)
 
 
-def _add_dense(y: torch.Tensor, x: torch.Tensor, segment: DenseSegment, view: SiteView) -> None:
+def _add_dense(
+    y: torch.Tensor, x: torch.Tensor, segment: DenseSegment, view: SiteView, weights: torch.Tensor
+) -> None:
     tokens = segment.tokens
+    rows = x[segment.start : segment.stop] if tokens is None else x.index_select(0, tokens)
+    shrunk = _weigh(torch.mm(rows, view.a_t), view, weights)
     if tokens is None:
-        shrunk = torch.mm(x[segment.start : segment.stop], view.a_t).mul_(segment.weights)
         target = y[segment.start : segment.stop]
         for part in view.expands:
             _columns(target, part).addmm_(_ranks(shrunk, part), part.b)
         return
-    shrunk = torch.mm(x.index_select(0, tokens), view.a_t).mul_(segment.weights)
     for part in view.expands:
         _columns(y, part).index_add_(0, tokens, torch.mm(_ranks(shrunk, part), part.b))
 
 
-def _add_grouped(y: torch.Tensor, x: torch.Tensor, segment: GroupedSegment, view: SiteView) -> None:
-    n, m, _ = segment.weights.shape
+def _add_grouped(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    segment: GroupedSegment,
+    view: SiteView,
+    weights: torch.Tensor,
+) -> None:
+    n, m = segment.stack.size, segment.width
+    grid = weights.new_zeros((n * m, *weights.shape[1:])).index_copy_(0, segment.places, weights)
     gathered = x.index_select(0, segment.grid).view(n, m, x.shape[1])
-    shrunk = torch.bmm(gathered, view.a_t).mul_(segment.weights)
+    shrunk = torch.bmm(gathered, view.a_t)
+    shrunk = _weigh(shrunk.view(n * m, -1), view, grid).view(n, m, -1)
     target = y[segment.start : segment.stop] if segment.tokens is None else y
     for part in view.expands:
         expanded = torch.bmm(_ranks(shrunk, part), part.b).view(n * m, part.width)
@@ -89,6 +116,15 @@ def _add_grouped(y: torch.Tensor, x: torch.Tensor, segment: GroupedSegment, view
             _columns(target, part).add_(expanded)
         else:
             _columns(target, part).index_add_(0, segment.tokens, expanded)
+
+
+def _weigh(shrunk: torch.Tensor, view: SiteView, weights: torch.Tensor) -> torch.Tensor:
+    """``shrunk`` [pairs, ranks] times ``weights`` [pairs] or [pairs, slices], in place."""
+    if weights.dim() == 1:
+        return shrunk.mul_(weights[:, None])
+    for part in view.expands:
+        _ranks(shrunk, part).mul_(weights[:, part.index, None])
+    return shrunk
 
 
 def _columns(y: torch.Tensor, part: ExpandView) -> torch.Tensor:

@@ -25,6 +25,10 @@ MAX_SPLITS = 8
 """Partial sums per pair that an expanding program adds up, in order."""
 
 
+_ABSENT = -1
+"""Slot of a term that is dropped. Kernels find slot 0 there, with a weight of 0."""
+
+
 class Form(Enum):
     """How a step's rows are launched."""
 
@@ -83,6 +87,9 @@ class TritonLoraBatch:
         self.column_tiles = tuple(
             _column_tiles([width for _, width in site.out_slices]).to(device) for site in bank.sites
         )
+        self.aligned = tuple(
+            all(width % 16 == 0 for _, width in site.out_slices) for site in bank.sites
+        )
         self._held: tuple[torch.Tensor, ...] = ()
 
     def update(
@@ -99,7 +106,8 @@ class TritonLoraBatch:
                 k-th term of a mixture is pair k of the row, which a router's own weights refer to.
             pad_to: decode rows that the launches of a captured graph cover; at least the rows
                 given, which then have one token each.
-            gated: a router sets the weights on the device, so terms of weight 0 count as work.
+            gated: a router sets the weights on the device, so terms of weight 0 count as work;
+                else they are dropped, whatever their slot holds.
 
         Returns:
             Whether there is anything to do; if not, ``add_lora`` launches nothing (``pad_to``
@@ -110,17 +118,23 @@ class TritonLoraBatch:
                 weight that is not finite, or several tokens in a row under ``pad_to``.
         """
         counts = [count for count, _ in rows]
-        mixtures = [mixture for _, mixture in rows]
+        mixtures = [
+            [(slot if gated or weight != 0.0 else _ABSENT, weight) for slot, weight in mixture]
+            for _, mixture in rows
+        ]
         tokens, longest = sum(counts), max(map(len, mixtures), default=0)
         self._check(len(rows), tokens, longest, mixtures)
         decode = all(count == 1 for count in counts)
         if pad_to is not None and not (decode and tokens <= pad_to <= self.max_rows):
             raise ValueError(f"{tokens} tokens in {len(rows)} rows do not fit {pad_to} decode rows")
         self.form = Form.DECODE if decode else Form.SEGMENTS
+        used = {slot for mixture in mixtures for slot, _ in mixture} - {_ABSENT}
         working = any(
-            count and (gated or weight != 0.0) for count, mixture in rows for _, weight in mixture
+            count and slot != _ABSENT
+            for count, mixture in zip(counts, mixtures, strict=True)
+            for slot, _ in mixture
         )
-        self._held = self.table.refresh({slot for mixture in mixtures for slot, _ in mixture})
+        self._held = self.table.refresh(used)
         self.tokens = tokens if pad_to is None else pad_to
         self.pairs = self.max_pairs if pad_to is not None else longest if working else 0
         if working or pad_to is not None:
@@ -145,18 +159,19 @@ class TritonLoraBatch:
         weights: list[list[float]] = []
         for mixture in mixtures:
             padding = self.max_pairs - len(mixture)
-            ints += [slot for slot, _ in mixture] + [0] * padding
+            ints += [max(slot, 0) for slot, _ in mixture] + [0] * padding
             weights.append([weight for _, weight in mixture] + [0.0] * padding)
         ints += [0] * (self.max_rows - len(mixtures)) * self.max_pairs
         if self.form is Form.SEGMENTS:
             bounds = _token_tiles(counts, mixtures)
             self.tiles = len(bounds) // 3
             ints += bounds
-        self._ints[: len(ints)].copy_(torch.tensor(ints, dtype=torch.int32))
+        host = torch.tensor(ints, dtype=torch.int32)
+        self._ints[: len(ints)].copy_(host, non_blocking=True)
         if weights:
             by_row = torch.tensor(weights, dtype=torch.float32)
             by_token = by_row.repeat_interleave(torch.tensor(counts), dim=0)
-            self.weights[: len(by_token)].copy_(by_token)
+            self.weights[: len(by_token)].copy_(by_token, non_blocking=True)
 
 
 def _token_tiles(counts: Sequence[int], mixtures: Sequence[Mixture]) -> list[int]:

@@ -125,7 +125,7 @@ def _decode(
         batch.pairs,
         splits,
         batch.scratch_width,
-        ALIGNED=_aligned(batch, site_index),
+        ALIGNED=batch.aligned[site_index],
         BLOCK_R=_RANKS,
         BLOCK_N=TILE_COLUMNS,
         num_warps=4,
@@ -170,7 +170,7 @@ def _segments(
         *place,
         batch.pairs,
         batch.scratch_width,
-        ALIGNED=_aligned(batch, site_index),
+        ALIGNED=batch.aligned[site_index],
         BLOCK_M=TILE_TOKENS,
         BLOCK_R=_RANKS,
         BLOCK_N=TILE_COLUMNS,
@@ -178,7 +178,3 @@ def _segments(
         num_stages=2,
         enable_fp_fusion=True,
     )
-
-
-def _aligned(batch: TritonLoraBatch, site_index: int) -> bool:
-    return all(width % 16 == 0 for _, width in batch.bank.sites[site_index].out_slices)

@@ -20,6 +20,14 @@ SITES = (
 SHAPES = {path: (site.in_features, width) for site in SITES for path, width in site.out_slices}
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def path(request, monkeypatch):
+    """Both ways of computing few rows; a machine without the first has the second."""
+    if request.param == "torch":
+        monkeypatch.setattr("kernels.lora.batch.native_groups_available", lambda _: False)
+    return request.param
+
+
 def make_adapter(rank, modules=tuple(SHAPES), scaling=2.0):
     return {
         path: (
@@ -277,15 +285,96 @@ def test_a_batch_serves_many_steps():
 
 
 def test_a_batch_whose_working_set_moved_on_is_refused():
-    bank = make_bank({slot: make_adapter(8) for slot in range(16)})
+    bank = make_bank({slot: make_adapter(8) for slot in range(16)}, dtype=torch.bfloat16)
     first = LoraBatch.build([(1, ((0, 1.0),)), (1, ((15, 1.0),))], bank)
     same = LoraBatch.build([(1, ((15, 1.0),)), (1, ((0, 2.0),))], bank)
     assert first.valid
     assert same.valid
     LoraBatch.build([(1, ((1, 1.0),)), (1, ((14, 1.0),))], bank)
     assert not first.valid
+    x, y = torch.zeros(2, 37).bfloat16(), torch.zeros(2, 67).bfloat16()
     with pytest.raises(StaleBatchError):
-        add_lora(torch.zeros(2, 67), torch.zeros(2, 37), bank, 0, first)
+        add_lora(y, x, bank, 0, first)
+
+
+def by_pair(batch, table):
+    """[pairs, ...] out of ``table[token][term]``."""
+    pairs = zip(batch.pair_tokens.tolist(), batch.pair_terms.tolist(), strict=True)
+    return torch.tensor([table[token][term] for token, term in pairs])
+
+
+ROWS = [(1, ((4, 1.0), (1, 1.0))), (40, ((2, 1.0),)), (1, ()), (1, ((1, 1.0), (0, 1.0), (3, 1.0)))]
+
+
+def test_weights_of_each_token_replace_those_of_the_batch():
+    adapters = {slot: make_adapter(rank) for slot, rank in enumerate((3, 8, 8, 16, 8))}
+    bank = make_bank(adapters)
+    batch = LoraBatch.build(ROWS, bank)
+    rows = [mixture for count, mixture in ROWS for _ in range(count)]
+    table = [torch.randn(len(mixture)).tolist() for mixture in rows]
+    mixtures = [
+        tuple((slot, weight) for (slot, _), weight in zip(mixture, weights, strict=True))
+        for mixture, weights in zip(rows, table, strict=True)
+    ]
+    for index, site in enumerate(SITES):
+        x, y = torch.randn(43, site.in_features), torch.randn(43, site.out_features)
+        want = add_lora_reference(y, x, adapters, site.out_slices, mixtures)
+        add_lora(y, x, bank, index, batch, by_pair(batch, table))
+        assert_close("lora", y, want)
+
+
+def test_a_weight_of_zero_leaves_a_module_out():
+    adapters = {slot: make_adapter(8) for slot in range(5)}
+    bank = make_bank(adapters)
+    batch = LoraBatch.build(ROWS, bank)
+    site = SITES[0]
+    x, y = torch.randn(43, site.in_features), torch.randn(43, site.out_features)
+    want = y.clone()
+    for index, (path, _) in enumerate(site.out_slices):
+        alone = {slot: {path: tensors[path]} for slot, tensors in adapters.items()}
+        scale = (0.0, 1.0, -0.5)[index]
+        mixtures = [
+            tuple((slot, weight * scale) for slot, weight in mixture)
+            for count, mixture in ROWS
+            for _ in range(count)
+        ]
+        want = add_lora_reference(want, x, alone, site.out_slices, mixtures)
+    untouched = y[:, :41].clone()
+    weights = batch.weights[:, None] * torch.tensor([0.0, 1.0, -0.5])
+    add_lora(y, x, bank, 0, batch, weights)
+    assert_close("lora", y, want)
+    assert torch.equal(y[:, :41], untouched)
+
+
+def test_weights_that_do_not_fit_are_refused():
+    bank = make_bank({0: make_adapter(8), 1: make_adapter(8)})
+    batch = LoraBatch.build([(1, ((0, 1.0),)), (1, ((1, 1.0),))], bank)
+    for shape in ((1,), (2, 2), (3, 3), (2, 3, 1)):
+        with pytest.raises(ValueError, match="do not fit 2 pairs and 3 slices"):
+            add_lora(torch.zeros(2, 67), torch.zeros(2, 37), bank, 0, batch, torch.ones(shape))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_is_the_same_in_any_batch(threads, path):
+    adapters = {slot: make_adapter(rank) for slot, rank in enumerate((3, 8, 8, 17, 8, 64))}
+    bank = make_bank(adapters)
+    rows = [(1, ((slot, 0.5), ((slot + 1) % 6, 2.0))) for slot in range(6)] + [(1, ((0, 1.0),))]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for index, site in enumerate(SITES):
+            x, y = torch.randn(7, site.in_features), torch.randn(7, site.out_features)
+            alone = [row.clone() for row in y.split(1)]
+            add_lora(y, x, bank, index, LoraBatch.build(rows, bank))
+            for token, row in enumerate(alone):
+                batch = LoraBatch.build([rows[token]], bank)
+                add_lora(row, x[token : token + 1], bank, index, batch)
+                if path == "native":
+                    assert torch.equal(row[0], y[token])
+                else:  # batched matmuls of another size sum in another order
+                    assert_close("lora", row[0], y[token])
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])

@@ -1,0 +1,1 @@
+"""Machine code for the CPU, generated and compiled at run time."""

@@ -1,0 +1,68 @@
+"""Run a native kernel on torch's own threads."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from llvmlite import ir
+
+from kernels.native.compiler import NativeFunction, compile_module, new_module, openmp
+
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
+_WORDS = _I64.as_pointer()
+
+
+def run_native(kernel: int, words: int, threads: int) -> None:
+    """Call ``kernel(words, thread, threads)`` once per thread and wait for all of them.
+
+    Args:
+        kernel: address of a function of three 64-bit integers.
+        words: passed on; usually the address of the kernel's arguments.
+        threads: at least 1; with 1 the calling thread does it alone.
+    """
+    _launcher()(kernel, words, threads)
+
+
+@cache
+def _launcher() -> NativeFunction:
+    library = openmp()
+    if library is None:
+        raise RuntimeError("torch runs on another thread library; native kernels are unavailable")
+    return compile_module(_module(*library), "launch", 3)
+
+
+def _module(gomp_parallel: int, omp_get_thread_num: int) -> ir.Module:
+    module = new_module("parallel")
+    kernel = ir.FunctionType(ir.VoidType(), [_I64] * 3).as_pointer()
+
+    body = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORDS]), name="body")
+    b = ir.IRBuilder(body.append_basic_block("entry"))
+    address, words, threads = (b.load(b.gep(body.args[0], [_i64(i)])) for i in range(3))
+    number = ir.FunctionType(_I32, []).as_pointer()
+    thread = b.zext(b.call(b.inttoptr(_i64(omp_get_thread_num), number), []), _I64)
+    b.call(b.inttoptr(address, kernel), [words, thread, threads])
+    b.ret_void()
+
+    launch = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 3), name="launch")
+    b = ir.IRBuilder(launch.append_basic_block("entry"))
+    address, words, threads = launch.args
+    alone, team = launch.append_basic_block("alone"), launch.append_basic_block("team")
+    b.cbranch(b.icmp_signed("==", threads, _i64(1)), alone, team)
+    b.position_at_end(alone)
+    b.call(b.inttoptr(address, kernel), [words, _i64(0), threads])
+    b.ret_void()
+    b.position_at_end(team)
+    shared = b.alloca(_I64, 3)
+    for index, value in enumerate(launch.args):
+        b.store(value, b.gep(shared, [_i64(index)]))
+    parallel = ir.FunctionType(ir.VoidType(), [body.type, _WORDS, _I32, _I32]).as_pointer()
+    b.call(
+        b.inttoptr(_i64(gomp_parallel), parallel),
+        [body, shared, b.trunc(threads, _I32), ir.Constant(_I32, 0)],
+    )
+    b.ret_void()
+    return module
+
+
+def _i64(value: int) -> ir.Constant:
+    return ir.Constant(_I64, value)
