@@ -145,7 +145,7 @@ def prototype(
     a, b = A.float(), B.float()
     gram = b.T @ b  # [r, r]
     generator = torch.Generator(device=a.device).manual_seed(seed)
-    v = torch.randn(a.shape[1], generator=generator, device=a.device)
+    v: torch.Tensor = torch.randn(a.shape[1], generator=generator, device=a.device)
     v = v / (v.norm() + _EPSILON)
     for _ in range(iterations):
         v = a.T @ (gram @ (a @ v))

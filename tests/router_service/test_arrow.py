@@ -40,7 +40,9 @@ def _options(**changes: Any) -> ArrowOptions:
 def test_a_prototype_is_pefts(seed: int, rank: int) -> None:
     generator = torch.Generator().manual_seed(rank)
     a, b = torch.randn(rank, 20, generator=generator), torch.randn(12, rank, generator=generator)
-    layer = ArrowLoraLinearLayer(20, ArrowConfig(rng_seed=seed, task_adapter_names=[]))
+    config = ArrowConfig(rng_seed=seed)
+    config.task_adapter_names = []
+    layer = ArrowLoraLinearLayer(20, config)
     assert torch.equal(prototype(a, b, seed=seed), layer.top_right_singular_vec_from_BA(a, b))
     v = prototype(a, b, iterations=2000, seed=seed)
     top = torch.linalg.svd(b @ a).Vh[0]
