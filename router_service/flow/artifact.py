@@ -3,13 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from cluster.config import Section
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
@@ -19,21 +16,7 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.flow.gate import FlowGate
-
-KIND = "flow"
-
-
-class FlowHyperparameters(Section):
-    """What turns the tensors into weights, and whose weights they are."""
-
-    adapters: Annotated[tuple[str, ...], Field(min_length=2)]
-    """Digests of the adapters in the gate's order; the manifest's candidates are their aliases."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    layers: Annotated[int, Field(ge=1)]
-    """Decoder layers of the base."""
-    hidden_size: Annotated[int, Field(ge=1)]
-    training: dict[str, Any] = Field(default_factory=dict)
-    """How the gate was made, for people."""
+from router_service.flow.schema import KIND, FlowHyperparameters
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,7 @@ and ``encoder.layers.{l}.weight_bias`` [1, k]. It names neither its adapters nor
 """
 
 import hashlib
-import io
 import json
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,17 +16,14 @@ from cluster.adapters.manifest import read_manifest as read_adapter_manifest
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError, ModelSourceError
 from router_service.artifacts import MANIFEST_FILE, RouterManifest
-from router_service.flow.artifact import FlowHyperparameters, save_gate
+from router_service.flow.artifact import save_gate
+from router_service.flow.schema import FlowHyperparameters
+from router_service.state_dict import read_state_dict
 
 _WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
 _BIAS = re.compile(r"encoder\.layers\.(\d+)\.weight_bias")
 _WARM_GATES = frozenset({"zh_math", "ru_math"})
 _WARM_TEMPERATURE = 1.1
-_BROKEN = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError,
-    ValueError, KeyError, IndexError, TypeError, AttributeError,
-)  # fmt: skip
-"""What torch's restricted unpickler raises for content it does not take, and for nonsense."""
 
 
 def import_gate(
@@ -61,8 +56,7 @@ def import_gate(
     if (out / MANIFEST_FILE).exists() and not overwrite:
         raise ConfigError(f"{out}: holds a router already; overwrite it explicitly")
     layers, hidden_size = base_dimensions(base.path)
-    content = _read(source)
-    weight, bias = _stack(source, _tensors(source, content), layers)
+    weight, bias = _stack(source, read_state_dict(source), layers)
     expected = (layers, len(adapters), hidden_size)
     if tuple(weight.shape) != expected:
         raise ConfigError(
@@ -82,7 +76,7 @@ def import_gate(
             training={"imported_from": source.name},
         ),
         base_digest=base.digest,
-        data_digest=hashlib.sha256(content).hexdigest(),
+        data_digest=hashlib.sha256(source.read_bytes()).hexdigest(),
         weight=weight,
         bias=bias,
     )
@@ -102,26 +96,6 @@ def base_dimensions(folder: Path) -> tuple[int, int]:
         raise ModelSourceError(
             f"{path}: does not tell layers and hidden size: {error!r}"
         ) from error
-
-
-def _read(source: Path) -> bytes:
-    try:
-        return source.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read: {error}") from error
-
-
-def _tensors(source: Path, content: bytes) -> dict[str, torch.Tensor]:
-    try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except _BROKEN as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(f"{source}: not a file of tensors alone: {reason}") from error
-    if not isinstance(loaded, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in loaded.items()
-    ):
-        raise ConfigError(f"{source}: expected a dict of tensors by name")
-    return loaded
 
 
 def _stack(

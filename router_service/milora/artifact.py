@@ -3,13 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from cluster.config import Section
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
@@ -19,24 +16,7 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.milora.router import MiloraRouter, tensor_shapes
-from router_service.milora.routing import NUM_MODULES, Pooling, Weighting
-
-KIND = "milora"
-
-
-class MiloraHyperparameters(Section):
-    """What turns the tensors into weights, and whose modules they are."""
-
-    adapter: str
-    """Digest of the adapter; the manifest's one candidate is its alias."""
-    top_k: Annotated[int, Field(ge=1, le=NUM_MODULES)]
-    pooling: Pooling = "self_attention"
-    weighting: Weighting = "mask"
-    layers: Annotated[int, Field(ge=1)]
-    """Decoder layers of the base."""
-    hidden_size: Annotated[int, Field(ge=1)]
-    training: dict[str, Any] = Field(default_factory=dict)
-    """How adapter and routers were made, for people."""
+from router_service.milora.schema import KIND, MiloraHyperparameters
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from router_service.milora.rational import DENOMINATOR_DEGREE, NUMERATOR_DEGREE, rational
-from router_service.milora.routing import NUM_MODULES, Pooling, Weighting, choose, pool
+from router_service.milora.routing import choose, pool
+from router_service.milora.schema import NUM_MODULES, Pooling, Weighting
 
 
 def tensor_shapes(layers: int, hidden_size: int, pooling: Pooling) -> dict[str, tuple[int, ...]]:

@@ -1,13 +1,8 @@
 """MiLoRA's router as functions (arXiv 2410.18035, section 3): pool, activate, project, choose."""
 
-from typing import Literal
-
 import torch
 
-NUM_MODULES = 7
-
-Pooling = Literal["self_attention", "mean", "last", "max"]
-Weighting = Literal["mask", "prob", "prob_renorm"]
+from router_service.milora.schema import NUM_MODULES, Pooling, Weighting
 
 
 def pool(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cluster.config import RouterConfig, Section
 from cluster.errors import ConfigError
 from router_service.artifacts import read_manifest
-from router_service.routers import arrow, dlp, static
+from router_service.routers import arrow, dlp, flow, milora, static
 from router_service.routers.base import PromptRouter
 from router_service.routers.kind import RouterContext, RouterKind, artifact_path
 
@@ -101,7 +101,15 @@ def check_declaration(name: str, router: PromptRouter, context: RouterContext) -
 
 def default_registry() -> RouterRegistry:
     """A registry with every kind that Braid has."""
-    return RouterRegistry([arrow.ROUTER_KIND, dlp.ROUTER_KIND, static.ROUTER_KIND])
+    return RouterRegistry(
+        [
+            arrow.ROUTER_KIND,
+            dlp.ROUTER_KIND,
+            flow.ROUTER_KIND,
+            milora.ROUTER_KIND,
+            static.ROUTER_KIND,
+        ]
+    )
 
 
 def _options(config: RouterConfig, kind: type[S]) -> S:

@@ -14,8 +14,9 @@ from cluster.config import AdapterConfig
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
 from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE
-from router_service.flow.artifact import FlowHyperparameters, save_gate
+from router_service.flow.artifact import save_gate
 from router_service.flow.gate import FlowGate, initial_bias
+from router_service.flow.schema import FlowHyperparameters
 from router_service.training.base_model import linear_shapes
 from router_service.training.checkpoint import Tensors
 from router_service.training.config import GateTrainingConfig

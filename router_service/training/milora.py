@@ -18,10 +18,11 @@ from cluster.engine.fusion import LAYER_MODULES
 from cluster.engine.model_loader import decoder_layers
 from cluster.engine.model_source import ModelLocation
 from router_service.artifacts import MANIFEST_FILE
-from router_service.milora.artifact import MiloraHyperparameters, save_milora
+from router_service.milora.artifact import save_milora
 from router_service.milora.rational import gelu_coefficients
 from router_service.milora.router import MiloraRouter, tensor_shapes
 from router_service.milora.routing import balance_loss
+from router_service.milora.schema import MiloraHyperparameters
 from router_service.training.adapter import add_lora, lora_weights
 from router_service.training.checkpoint import Tensors
 from router_service.training.config import MiloraTrainingConfig

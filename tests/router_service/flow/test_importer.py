@@ -105,8 +105,8 @@ def test_a_published_gate_becomes_an_artifact(
             published(encoder__layers__0__weight_bias=torch.full((1, K), torch.nan)),
             "not finite",
         ),
-        ([1, 2], "expected a dict of tensors"),
-        ({"a": 1}, "expected a dict of tensors"),
+        ([1, 2], "not a state dict of tensors"),
+        ({"a": 1}, "not a state dict of tensors"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -142,7 +142,7 @@ class _Exploit:
 def test_no_code_is_run(base: Any, adapters: Any, tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "zh_math.pt"
     file.write_bytes(content)
-    with pytest.raises(ConfigError, match="not a file of tensors alone"):
+    with pytest.raises(ConfigError, match="not a state dict of tensors"):
         import_gate(file, tmp_path / "out", adapters=adapters, base=base)
     assert not Path("never").exists()
 

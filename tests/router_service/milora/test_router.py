@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from router_service.milora.rational import gelu_coefficients, rational
 from router_service.milora.router import MiloraRouter, tensor_shapes
-from router_service.milora.routing import Pooling, balance_loss, choose, pool
+from router_service.milora.routing import balance_loss, choose, pool
+from router_service.milora.schema import Pooling
 
 POOLINGS: tuple[Pooling, ...] = ("self_attention", "mean", "last", "max")
 D = 12

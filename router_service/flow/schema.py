@@ -1,0 +1,22 @@
+"""What a gate's manifest says; read without tensors."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from cluster.config import Section
+
+KIND = "flow"
+
+
+class FlowHyperparameters(Section):
+    """What turns the tensors into weights, and whose weights they are."""
+
+    adapters: Annotated[tuple[str, ...], Field(min_length=2)]
+    """Digests of the adapters in the gate's order; the manifest's candidates are their aliases."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    layers: Annotated[int, Field(ge=1)]
+    """Decoder layers of the base."""
+    hidden_size: Annotated[int, Field(ge=1)]
+    training: dict[str, Any] = Field(default_factory=dict)
+    """How the gate was made, for people."""

@@ -1,0 +1,28 @@
+"""What the manifest of an adapter's routers says; read without tensors."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from cluster.config import Section
+
+KIND = "milora"
+NUM_MODULES = 7
+
+Pooling = Literal["self_attention", "mean", "last", "max"]
+Weighting = Literal["mask", "prob", "prob_renorm"]
+
+
+class MiloraHyperparameters(Section):
+    """What turns the tensors into weights, and whose modules they are."""
+
+    adapter: str
+    """Digest of the adapter; the manifest's one candidate is its alias."""
+    top_k: Annotated[int, Field(ge=1, le=NUM_MODULES)]
+    pooling: Pooling = "self_attention"
+    weighting: Weighting = "mask"
+    layers: Annotated[int, Field(ge=1)]
+    """Decoder layers of the base."""
+    hidden_size: Annotated[int, Field(ge=1)]
+    training: dict[str, Any] = Field(default_factory=dict)
+    """How adapter and routers were made, for people."""

@@ -1,0 +1,75 @@
+"""LoRA-Flow's front half (arXiv 2402.11455): names the adapters that a gate weighs per token.
+
+The gate itself, ``router_service.flow``, runs where the residual stream is.
+"""
+
+from cluster.config import RouterConfig, Section
+from cluster.domain.decision import Granularity
+from router_service.artifacts import check_generations, load_artifact, parse_hyperparameters
+from router_service.flow.schema import KIND, FlowHyperparameters
+from router_service.routers.base import (
+    Declaration,
+    Need,
+    Resolution,
+    RoutedMixture,
+    RouterFailed,
+    Stage,
+)
+from router_service.routers.kind import RouterContext, RouterKind, artifact_path
+
+
+class FlowOptions(Section):
+    """A gate has no settings beside its artifact's."""
+
+
+class FlowRouter:
+    """Answers with all of the gate's adapters, whatever the text; each has weight 1 before it."""
+
+    def __init__(
+        self,
+        name: str,
+        version: str,
+        candidates: tuple[str, ...],
+        hyperparameters: FlowHyperparameters,
+    ) -> None:
+        self.name = name
+        self.version = version
+        self.candidates = candidates
+        self.declares = Declaration(
+            stage=Stage.LAYER,
+            granularity=Granularity.TOKEN,
+            needs=frozenset({Need.TOKEN_HIDDEN}),
+            resolution=Resolution.LAYER,
+            max_fan_out=len(candidates),
+            layers=hyperparameters.layers,
+            width=hyperparameters.hidden_size,
+        )
+
+    def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
+        """Every adapter of the gate: it cannot weigh fewer.
+
+        Raises:
+            RouterFailed: one of them is not the tenant's.
+        """
+        del text
+        missing = [alias for alias in self.candidates if alias not in allowed]
+        if missing:
+            raise RouterFailed(
+                f"router {self.name!r} weighs adapters that the tenant may not use: "
+                f"{', '.join(missing)}"
+            )
+        return RoutedMixture(tuple((alias, 1.0) for alias in self.candidates), ())
+
+
+def _build(config: RouterConfig, options: FlowOptions, context: RouterContext) -> FlowRouter:
+    del options
+    path = artifact_path(config)
+    manifest, _ = load_artifact(
+        path, kind=KIND, aliases=context.aliases, base_digest=context.base_digest
+    )
+    parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
+    check_generations(path, manifest.candidates, parsed.adapters, context.adapters)
+    return FlowRouter(config.name, manifest.version, manifest.candidates, parsed)
+
+
+ROUTER_KIND = RouterKind(KIND, FlowOptions, _build)
