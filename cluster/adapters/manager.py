@@ -5,9 +5,11 @@ reading files and writing the bank run in the executor, so that decoding goes on
 
 A request asks for all its generations at once and is granted all or none. While room is short,
 requests that need new slots are served in order of arrival; those whose adapters are already here
-may overtake, but only ``max_overtakes`` times: then enough adapters are closed to newcomers
-until they are idle and the first in line gets its room. So nobody starves and no two requests
-wait for each other.
+overtake. What overtakes the first in line and what is released beside it, both with adapters, are
+counted: after ``max_overtakes`` enough adapters are closed to newcomers until they are idle, and
+``on_drain`` tells which, so that leases of requests that have not begun can be given back. So the
+first in line waits for at most ``max_overtakes`` others and then for what is being decoded over the
+adapters that are used least; nobody starves, and no two requests wait for each other.
 
 Every accepted ``acquire`` ends in exactly one of: a lease (the caller must release it), an error,
 or the caller's own cancellation (nothing is held then).
@@ -92,6 +94,7 @@ class AdapterManager:
         executor: Executor,
         *,
         on_change: Callable[[tuple[AdapterEvent, ...]], None] | None = None,
+        on_drain: Callable[[frozenset[AdapterDigest]], None] | None = None,
         max_parallel_loads: int = 2,
         max_overtakes: int = 32,
     ) -> None:
@@ -102,6 +105,7 @@ class AdapterManager:
         self._executor = executor
         self._candidates: dict[AdapterDigest, Candidate] = {}
         self._on_change = on_change
+        self._on_drain = on_drain
         self._max_overtakes = max_overtakes
         self._pool = AdapterPool(config.slots, config.memory_bytes, config.failure_ttl_s, clock)
         self._parallel = asyncio.Semaphore(max_parallel_loads)
@@ -140,8 +144,11 @@ class AdapterManager:
 
     def release(self, lease: Lease) -> None:
         """End a lease; ending it again does nothing."""
-        if self._pool.release(lease.id):
-            self._pump()
+        if not self._pool.release(lease.id):
+            return
+        if self._queue and lease.digests:
+            self._queue[0].overtaken += 1
+        self._pump()
 
     def prefetch(self, digest: AdapterDigest) -> bool:
         """Start to load a generation that a request will soon ask for.
@@ -338,7 +345,7 @@ class AdapterManager:
                 continue
             if isinstance(answer, Admitted):
                 self._queue.remove(waiter)
-                if head is not None:
+                if head is not None and waiter.wanted:
                     head.overtaken += 1
                 self._start(waiter, answer)
                 continue
@@ -346,10 +353,18 @@ class AdapterManager:
             if isinstance(answer, MustEvict):
                 for digest in answer.victims:
                     self._evict(digest)
-            self._draining = frozenset()
-            if isinstance(answer, MustWait) and waiter.overtaken >= self._max_overtakes:
-                self._draining = self._pool.plan_drain(waiter.wanted)
+            self._drain_for(waiter if isinstance(answer, MustWait) else None)
         return head
+
+    def _drain_for(self, head: _Waiter | None) -> None:
+        """Close what must become idle for ``head``, once enough others have gone before it."""
+        before = self._draining
+        self._draining = frozenset()
+        if head is not None and head.overtaken >= self._max_overtakes:
+            self._draining = self._pool.plan_drain(head.wanted)
+        if self._on_drain is not None and self._draining - before:
+            # Not now: it gives leases back, which changes the queue that is being served.
+            asyncio.get_running_loop().call_soon(self._on_drain, self._draining)
 
     def _may_overtake(self, waiter: _Waiter) -> bool:
         return self._pool.holds(waiter.wanted) and not any(

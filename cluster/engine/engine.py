@@ -158,6 +158,17 @@ class Engine:
             self._changed.notify()
         return True
 
+    def withdraw(self, request_id: RequestId) -> bool:
+        """Take a request back that has not begun: no chunk of it comes, and it reads no adapters.
+
+        False when it has begun, was cancelled, or is not live.
+        """
+        with self._changed:
+            if request_id in self._cancelled or not self._scheduler.withdraw(request_id):
+                return False
+            self._forget(request_id)
+        return True
+
     def stop(self, *, drain: bool, timeout_s: float | None = None) -> bool:
         """Refuse new requests and end the step thread.
 

@@ -21,7 +21,7 @@ is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. 
 in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
 
 Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
-returns it, which happens exactly once.
+returns it or ``withdraw`` takes it back, which happens exactly once.
 """
 
 import math
@@ -182,6 +182,15 @@ class Scheduler:
         if sequence is not None:
             self._end(sequence, reason)
         return sequence
+
+    def withdraw(self, request_id: RequestId) -> bool:
+        """Take back a sequence that was never admitted, as if it had not come; else False."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None or sequence.admission >= 0:
+            return False
+        del self._by_id[request_id]
+        self._queue.remove(sequence)
+        return True
 
     def expire(self) -> list[Sequence]:
         """End what is past its deadline or complete as it came; call it before ``schedule``.

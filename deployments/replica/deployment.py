@@ -84,6 +84,7 @@ class Replica:
             self._clock,
             self._executor,
             on_change=lambda _: self._publish(),
+            on_drain=lambda digests: self._requests.give_way(digests),
         )
         store, codec = decision_store(config, secrets, self._clock)
         self._links = LinkServer(self, secrets.signing_key)
@@ -98,6 +99,7 @@ class Replica:
                 leeway_s=DECISION_LEEWAY_S,
             ),
             base_digest=location.digest,
+            max_waiting=config.engine.max_queued + config.engine.max_batch_size,
             isolate_tenants=config.tenant_isolation,
             clock=self._clock,
             loop=self._loop,

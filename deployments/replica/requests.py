@@ -3,9 +3,16 @@
 Ownership of a request: from ``submit`` until its last chunk has been handed to ``deliver`` it is in
 ``_live``. Whoever removes it from there ends it: releases its leases and delivers a chunk with a
 finish reason, exactly once.
+
+A request waits twice: here for its adapters, then in the engine for its turn, holding them. Each
+waits here on its own, so none holds up another; ``cluster.adapters.manager`` says in which order
+slots are given. Where an adapter must leave for one that waits long, requests over it that have
+not begun are taken back from the engine and wait here again (``give_way``). A deadline counts in
+both places, and so does a cancellation.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,7 +26,7 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
-from cluster.errors import BraidError, DecisionRejected
+from cluster.errors import BraidError, DecisionRejected, Overloaded
 from deployments.link.messages import Submit
 from router_service.reader import DecisionReader
 
@@ -35,7 +42,7 @@ class _Live:
     admission: asyncio.Task[None] | None = None
     lease: Lease | None = None
     decision: RoutingDecision | None = None
-    in_engine: bool = False
+    in_engine: bool = False  # else it is counted in _waiting
     tokens: int = 0
 
 
@@ -67,6 +74,8 @@ class RequestBook:
     """Admits, tracks and ends requests. Everything but ``on_chunks`` runs on the event loop.
 
     Args:
+        max_waiting: requests that may wait for their adapters at once; beyond it only tenants are
+            let in that have less than an equal share of them.
         deliver: hands chunks to the links; called on the event loop.
     """
 
@@ -77,6 +86,7 @@ class RequestBook:
         adapters: AdapterManager,
         reader: DecisionReader,
         base_digest: str,
+        max_waiting: int,
         isolate_tenants: bool,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
@@ -86,11 +96,13 @@ class RequestBook:
         self._adapters = adapters
         self._reader = reader
         self._base_digest = base_digest
+        self._max_waiting = max_waiting
         self._isolate_tenants = isolate_tenants
         self._clock = clock
         self._loop = loop
         self._deliver = deliver
         self._live: dict[RequestId, _Live] = {}
+        self._waiting: Counter[TenantId] = Counter()  # live, not in the engine
         self._idle = asyncio.Event()
         self._idle.set()
         self._loads: dict[tuple[AdapterDigest, TenantId], _Load] = {}
@@ -99,7 +111,7 @@ class RequestBook:
     @property
     def waiting_for_admission(self) -> int:
         """Requests that the engine does not know yet: their adapters are on the way."""
-        return sum(1 for live in self._live.values() if not live.in_engine)
+        return self._waiting.total()
 
     def loads(self) -> tuple[AdapterLoad, ...]:
         """Cumulative load by adapter and tenant, in a stable order."""
@@ -111,9 +123,28 @@ class RequestBook:
     def submit(self, message: Submit) -> None:
         """Take a request; its chunks, at least a last one, will be delivered."""
         live = _Live(message)
+        full = self._is_full_for(message.tenant)
         self._live[message.request_id] = live
+        self._waiting[message.tenant] += 1
         self._idle.clear()
-        live.admission = asyncio.create_task(self._admit(live))
+        if full:
+            reason = f"{self._max_waiting} requests wait for their adapters on this replica"
+            self._end(live, FinishReason.ERROR, Overloaded(reason))
+        else:
+            live.admission = asyncio.create_task(self._admit(live))
+
+    def give_way(self, digests: frozenset[AdapterDigest]) -> None:
+        """Give up the leases on ``digests`` of requests that have not begun; they wait again."""
+        for live in tuple(self._live.values()):
+            lease = live.lease
+            if lease is None or not live.in_engine or digests.isdisjoint(lease.digests):
+                continue
+            if self._engine.withdraw(live.submit.request_id):
+                live.in_engine = False
+                self._waiting[live.submit.tenant] += 1
+                live.lease = None
+                self._adapters.release(lease)
+                live.admission = asyncio.create_task(self._admit(live))
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request whose client has gone; an unknown id has ended already."""
@@ -123,7 +154,9 @@ class RequestBook:
         if live.in_engine:
             self._engine.cancel(request_id)
         elif live.admission is not None:
+            # Ended here, not by the task: one that has not begun would never see it.
             live.admission.cancel()
+            self._end(live, FinishReason.CANCELLED, None)
 
     def on_chunks(self, chunks: list[GenerationChunk]) -> None:
         """The engine's callback, in its step thread."""
@@ -150,10 +183,13 @@ class RequestBook:
     async def _admit(self, live: _Live) -> None:
         message = live.submit
         try:
-            live.decision = await self._read_decision(message)
-            self._count_arrival(live)
-            digests = live.decision.digests
-            live.lease = await self._adapters.acquire(digests)
+            if live.decision is None:
+                live.decision = await self._read_decision(message)
+                self._count_arrival(live)
+            live.lease = await self._acquire(live.decision.digests, message.deadline_at)
+            if live.lease is None:
+                self._end(live, FinishReason.DEADLINE, None)
+                return
             weights = tuple(term.weight for term in live.decision.mixture)
             request = GenerationRequest(
                 request_id=message.request_id,
@@ -167,7 +203,6 @@ class RequestBook:
             )
             if message.sampling.grammar:
                 await asyncio.to_thread(self._engine.prepare, request)
-            live.in_engine = True
             self._engine.submit(
                 request,
                 kv_namespace(
@@ -175,6 +210,8 @@ class RequestBook:
                 ),
                 tuple(zip(live.lease.slots, weights, strict=True)),
             )
+            live.in_engine = True
+            self._stop_waiting(message.tenant)
         except asyncio.CancelledError:
             self._end(live, FinishReason.CANCELLED, None)
         except BraidError as error:
@@ -182,6 +219,29 @@ class RequestBook:
         except Exception as error:
             log.error("replica.admission_failed", request=message.request_id, exc_info=error)
             self._end(live, FinishReason.ERROR, BraidError("the replica could not start it"))
+
+    async def _acquire(
+        self, digests: tuple[AdapterDigest, ...], deadline_at: float | None
+    ) -> Lease | None:
+        """A lease, or None when the deadline (wall clock, seconds) came first."""
+        if deadline_at is None:
+            return await self._adapters.acquire(digests)
+        try:
+            async with asyncio.timeout(deadline_at - self._clock.wall()):
+                return await self._adapters.acquire(digests)
+        except TimeoutError:
+            return None
+
+    def _is_full_for(self, tenant: TenantId) -> bool:
+        if self._waiting.total() < self._max_waiting:
+            return False
+        tenants = len(self._waiting) + (tenant not in self._waiting)
+        return self._waiting[tenant] * tenants >= self._max_waiting
+
+    def _stop_waiting(self, tenant: TenantId) -> None:
+        self._waiting[tenant] -= 1
+        if not self._waiting[tenant]:
+            del self._waiting[tenant]
 
     async def _read_decision(self, message: Submit) -> RoutingDecision:
         try:
@@ -217,6 +277,8 @@ class RequestBook:
 
     def _close(self, request_id: RequestId, live: _Live, reason: FinishReason) -> None:
         del self._live[request_id]
+        if not live.in_engine:
+            self._stop_waiting(live.submit.tenant)
         if not self._live:
             self._idle.set()
         if live.lease is not None:

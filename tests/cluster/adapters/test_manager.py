@@ -313,6 +313,108 @@ async def test_resident_adapters_overtake_only_so_often(make_rig):
         rig.manager.release(lease)
 
 
+async def test_the_base_alone_overtakes_without_being_counted(make_rig):
+    rig = make_rig(slots=1, max_overtakes=1)
+    long_one, head = await acquire(rig, "a"), acquire(rig, "b")
+    await settle()
+    for _ in range(5):
+        rig.manager.release(await acquire(rig, ""))
+    counted, closed_out = acquire(rig, "a"), acquire(rig, "a")
+    await settle()
+    assert (counted.done(), closed_out.done(), head.done()) == (True, False, False)
+    for lease in (long_one, await counted):
+        rig.manager.release(lease)
+    rig.manager.release(await head)
+    await closed_out
+
+
+async def test_what_ends_while_the_first_waits_is_counted_too(make_rig):
+    """Requests that held leases before it came have their turn before it as well."""
+    drains: list[frozenset[AdapterDigest]] = []
+    rig = make_rig(slots=2, max_overtakes=2, on_drain=drains.append)
+    on_a = [await acquire(rig, "a") for _ in range(5)]
+    on_b = [await acquire(rig, "b") for _ in range(4)]
+    head = acquire(rig, "c")
+    await settle()
+    rig.manager.release(on_a.pop())
+    await settle()
+    assert drains == []
+    rig.manager.release(on_a.pop())
+    await settle()
+    assert drains == [frozenset("a")]  # three leases, "b" has four
+    late_a, late_b = acquire(rig, "a"), acquire(rig, "b")
+    await settle()
+    assert (late_a.done(), late_b.done()) == (False, True)
+    for lease in on_a:
+        rig.manager.release(lease)
+    assert rig.holds(await head) == ["c"]
+    rig.manager.release(await head)
+    await late_a
+    assert drains == [frozenset("a")]
+    for lease in on_b:
+        rig.manager.release(lease)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    slots=st.integers(1, 3),
+    overtakes=st.integers(0, 4),
+    hot=st.lists(st.sets(st.integers(0, 2), min_size=1, max_size=2), min_size=3, max_size=20),
+    order=st.randoms(use_true_random=False),
+)
+def test_whoever_waits_first_gets_room_within_the_bound(slots, overtakes, hot, order):
+    """Against a flood that never pauses: each lease that ends is asked for again at once."""
+
+    async def scenario():
+        config = AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=20)
+        drains: list[frozenset[AdapterDigest]] = []
+        with ThreadPoolExecutor(2) as executor:
+            manager = AdapterManager(
+                config,
+                AdapterCatalog(entry(name) for name in NAMES),
+                Bank(),
+                Loader(),
+                ManualClock(),
+                executor,
+                on_drain=drains.append,
+                max_overtakes=overtakes,
+            )
+
+            def ask(digests):
+                return asyncio.create_task(manager.acquire(digests))
+
+            mixtures = [[AdapterDigest(NAMES[n]) for n in range(slots)]]  # no slot is left
+            mixtures += [sorted({AdapterDigest(NAMES[n % slots]) for n in names}) for names in hot]
+            held = await asyncio.gather(*map(ask, mixtures))
+            cold = ask([AdapterDigest("h")])
+            await settle()
+            late, ended = [], 0
+            while manager._queue and not manager._tasks:
+                closed = drains[-1] if drains else frozenset()
+                candidates = [lease for lease in held if closed & set(lease.digests)] or held
+                lease = order.choice(candidates)
+                held.remove(lease)
+                manager.release(lease)
+                again = ask(list(lease.digests))
+                await settle()
+                if again.done():
+                    held.append(again.result())
+                else:
+                    late.append(again)
+                ended += 1
+                assert ended <= overtakes + len(mixtures)
+                manager.check_integrity()
+            manager.release(await cold)
+            for lease in held:
+                manager.release(lease)
+            for task in late:
+                manager.release(await task)
+            await manager.close()
+            manager.check_integrity()
+
+    asyncio.run(scenario())
+
+
 async def test_newcomers_that_need_room_do_not_overtake(make_rig):
     rig = make_rig(slots=2)
     one, two = await acquire(rig, "a"), await acquire(rig, "b")

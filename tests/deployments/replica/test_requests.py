@@ -1,0 +1,327 @@
+"""Requests on their way to the engine: waiting for adapters, giving way, deadlines, ends."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.manager import AdapterManager
+from cluster.clock import ManualClock
+from cluster.config import AdapterConfig, EngineConfig
+from cluster.domain.adapter import (
+    SHARED_OWNER,
+    AdapterEntry,
+    AdapterKey,
+    AdapterManifest,
+    WeightedAdapter,
+)
+from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
+from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
+from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
+from cluster.engine.block_pool import BlockPool
+from cluster.engine.engine import Engine
+from cluster.engine.scheduler import Scheduler
+from cluster.errors import Overloaded
+from deployments.link.messages import Submit
+from deployments.replica.requests import RequestBook
+from router_service.decision_store.layered import Origin
+from tests.support.fake_runner import FakeRunner
+
+NAMES = "abcdefgh"
+
+
+def entry(name: str) -> AdapterEntry:
+    manifest = AdapterManifest(
+        digest=AdapterDigest(name),
+        rank=8,
+        alpha=16.0,
+        use_rslora=False,
+        target_modules=("q_proj",),
+        modules=("m.q_proj",),
+        max_rank=8,
+        nbytes=7,
+        base_model=None,
+        base_digest=None,
+    )
+    return AdapterEntry(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), manifest, f"/{name}")
+
+
+class Bank:
+    """Room for names."""
+
+    def write(self, slot, tensors):
+        pass
+
+    def clear(self, slot):
+        pass
+
+    def required_nbytes(self, ranks):
+        return 10
+
+    def nbytes(self, slot):
+        return 10
+
+
+class Reader:
+    """``signed_decision`` is "tenant:adapters"."""
+
+    async def read(self, carried: bytes) -> tuple[RoutingDecision, Origin]:
+        tenant, adapters = carried.decode().split(":")
+        mixture = tuple(
+            WeightedAdapter(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), 1.0)
+            for name in adapters
+        )
+        decision = RoutingDecision(
+            id=DecisionId("dec_0"),
+            tenant=TenantId(tenant),
+            router="explicit",
+            router_version="1",
+            granularity=Granularity.REQUEST,
+            mixture=mixture,
+            source=DecisionSource.EXPLICIT,
+            candidates_digest="",
+            prompt_digest="",
+            created_at=0.0,
+            expires_at=1e12,
+        )
+        return decision, Origin.LOCAL
+
+
+class Rig:
+    def __init__(
+        self, executor, *, slots=2, max_overtakes=2, max_waiting=100, batch=1, timeout=20.0
+    ) -> None:
+        self.clock = ManualClock()
+        config = EngineConfig(
+            kv_blocks=64, block_size=4, max_batch_size=batch, max_batch_tokens=16, max_model_len=32
+        )
+        self.pool = BlockPool(config.kv_blocks, config.block_size)
+        self.runner = FakeRunner()
+        self.runner.gate = threading.Semaphore(0)
+        self.chunks: dict[str, list[GenerationChunk]] = {}
+        self.held: set[str] = set()
+        self.may_load = threading.Event()
+        self.engine = Engine(
+            scheduler=Scheduler(config, self.pool, self.clock),
+            pool=self.pool,
+            runner=self.runner,
+            max_model_len=config.max_model_len,
+            eos_token_ids=frozenset(),
+            clock=self.clock,
+            on_chunks=lambda chunks: self.book.on_chunks(chunks),
+            new_seed=lambda: 0,
+        )
+        self.manager = AdapterManager(
+            AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=timeout),
+            AdapterCatalog(entry(name) for name in NAMES),
+            Bank(),
+            self.load,
+            self.clock,
+            executor,
+            on_drain=lambda digests: self.book.give_way(digests),
+            max_overtakes=max_overtakes,
+        )
+        self.book = RequestBook(
+            engine=self.engine,
+            adapters=self.manager,
+            reader=Reader(),
+            base_digest="base",
+            max_waiting=max_waiting,
+            isolate_tenants=True,
+            clock=self.clock,
+            loop=asyncio.get_running_loop(),
+            deliver=self.deliver,
+        )
+        self.names = map(str, itertools.count())
+        self.engine.start()
+
+    def load(self, adapter):
+        if adapter.key.digest in self.held:
+            assert self.may_load.wait(30)
+        return SimpleNamespace(tensors={})
+
+    def deliver(self, chunks: list[GenerationChunk]) -> None:
+        for chunk in chunks:
+            got = self.chunks.setdefault(chunk.request_id, [])
+            assert not got or got[-1].finish_reason is None, "a chunk after the last one"
+            got.append(chunk)
+
+    def submit(self, adapters="", tenant="t", max_tokens=4, deadline_in=None) -> str:
+        name = next(self.names)
+        self.book.submit(
+            Submit(
+                RequestId(name),
+                TenantId(tenant),
+                (1, 2, 3),
+                SamplingParams(max_tokens=max_tokens, temperature=0.0),
+                f"{tenant}:{adapters}".encode(),
+                deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
+            )
+        )
+        return name
+
+    def end_of(self, name: str) -> GenerationChunk | None:
+        got = self.chunks.get(name)
+        return got[-1] if got and got[-1].finish_reason else None
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - the engine's thread changes what it reads
+                await asyncio.sleep(0.001)
+
+    async def end(self, name: str) -> GenerationChunk:
+        await self.until(lambda: self.end_of(name))
+        return self.end_of(name)
+
+    def in_engine(self) -> int:
+        stats = self.engine.stats()
+        return stats.running + stats.waiting
+
+
+@pytest.fixture
+async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+    with ThreadPoolExecutor(4) as executor:
+
+        def make(**options) -> Rig:
+            made.append(Rig(executor, **options))
+            return made[-1]
+
+        yield make
+        for rig in made:
+            rig.may_load.set()
+            rig.runner.gate.release(100_000)
+            await rig.book.drain(20)
+            assert rig.book.waiting_for_admission == 0
+            assert rig.manager.leases == 0
+            assert rig.manager.waiting == 0
+            assert await asyncio.to_thread(rig.engine.stop, drain=True, timeout_s=20)
+            rig.engine.check_integrity()
+            await rig.manager.close()
+            rig.manager.check_integrity()
+
+
+async def test_a_request_that_waits_for_a_slot_holds_up_nobody(make_rig):
+    rig = make_rig(slots=2, batch=4, max_overtakes=100)
+    running = [rig.submit("a"), rig.submit("b")]
+    await rig.until(lambda: rig.in_engine() == 2)
+    cold = rig.submit("c")
+    others = [rig.submit("a"), rig.submit("b"), rig.submit("ab"), rig.submit("")]
+    await rig.until(lambda: rig.in_engine() == 6)
+    assert rig.book.waiting_for_admission == 1
+    rig.runner.gate.release(100_000)
+    for name in (*running, *others, cold):
+        assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
+
+
+async def test_a_loading_adapter_holds_up_nobody(make_rig):
+    rig = make_rig(batch=4)
+    rig.held.add("a")
+    slow, quick = rig.submit("a"), rig.submit("b")
+    rig.runner.gate.release(100_000)
+    assert (await rig.end(quick)).finish_reason is FinishReason.LENGTH
+    assert rig.end_of(slow) is None
+    rig.may_load.set()
+    assert (await rig.end(slow)).finish_reason is FinishReason.LENGTH
+
+
+async def test_queued_requests_give_way_to_one_that_waits_long(make_rig):
+    """A flood over the only slots cannot keep another tenant's adapter out."""
+    rig = make_rig(slots=1, max_overtakes=2)
+    flood = [rig.submit("a", "flood") for _ in range(8)]
+    await rig.until(lambda: rig.in_engine() == 8)
+    cold = rig.submit("b", "quiet")
+    await rig.until(lambda: rig.manager.waiting == 1)
+    assert rig.in_engine() == 8
+    for _ in range(9):  # two requests of four tokens; the third has begun by then
+        rig.runner.gate.release()
+    await rig.until(lambda: rig.in_engine() == 1)
+    assert [name for name in flood if rig.end_of(name)] == flood[:2]
+    assert rig.book.waiting_for_admission == 6
+    for _ in range(7):  # what has begun goes on to its end, and then it is the turn of the other
+        rig.runner.gate.release()
+    assert (await rig.end(cold)).finish_reason is FinishReason.LENGTH
+    assert [name for name in flood if rig.end_of(name)] == flood[:3]
+    rig.runner.gate.release(100_000)
+    for name in flood:
+        assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
+        assert len(rig.chunks[name]) == 4
+    assert rig.book.counters.requests_arrived == 9
+
+
+async def test_requests_that_gave_way_can_be_cancelled(make_rig):
+    rig = make_rig(slots=1, max_overtakes=0)
+    running, queued = rig.submit("a"), rig.submit("a")
+    await rig.until(lambda: rig.in_engine() == 2)
+    cold = rig.submit("b")
+    await rig.until(lambda: rig.in_engine() == 1)
+    rig.book.cancel(RequestId(queued))
+    assert rig.end_of(queued).finish_reason is FinishReason.CANCELLED
+    rig.runner.gate.release(100_000)
+    for name in (running, cold):
+        assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
+
+
+async def test_a_deadline_counts_while_it_waits_for_a_slot(make_rig):
+    rig = make_rig(slots=1, max_overtakes=100)
+    running = rig.submit("a")
+    await rig.until(lambda: rig.in_engine() == 1)
+    late = rig.submit("b", deadline_in=0.01)
+    end = await rig.end(late)
+    assert end.finish_reason is FinishReason.DEADLINE
+    assert (end.error_code, end.usage.completion_tokens) == (None, 0)
+    assert rig.manager.waiting == 0
+    rig.runner.gate.release(100)
+    assert (await rig.end(running)).finish_reason is FinishReason.LENGTH
+
+
+async def test_a_deadline_counts_while_its_adapter_is_loaded(make_rig):
+    rig = make_rig()
+    rig.held.add("a")
+    late = rig.submit("a", deadline_in=0.01)
+    assert (await rig.end(late)).finish_reason is FinishReason.DEADLINE
+    assert rig.manager.leases == 0
+
+
+@pytest.mark.parametrize("turns", [0, 1, 3], ids=["at once", "soon", "later"])
+async def test_cancelled_while_it_waits_for_a_slot(make_rig, turns):
+    rig = make_rig(slots=1, max_overtakes=100)
+    rig.submit("a")
+    await rig.until(lambda: rig.in_engine() == 1)
+    gone = rig.submit("b")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    rig.book.cancel(RequestId(gone))
+    assert rig.end_of(gone).finish_reason is FinishReason.CANCELLED
+    rig.book.cancel(RequestId(gone))
+    assert len(rig.chunks[gone]) == 1
+    assert rig.book.counters.requests_cancelled == 1
+
+
+async def test_mixtures_take_their_slots_at_once(make_rig):
+    rig = make_rig(slots=3, batch=2)
+    rig.runner.gate.release(100_000)
+    mixtures = ("abc", "cde", "efa", "bd", "gh", "fed", "abc", "hga")
+    names = [rig.submit(mixture, tenant) for mixture in mixtures for tenant in "st"]
+    for name in names:
+        assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
+
+
+async def test_a_full_house_takes_only_whoever_has_less_than_a_share(make_rig):
+    rig = make_rig(slots=1, max_overtakes=100, max_waiting=4)
+    rig.submit("a")
+    await rig.until(lambda: rig.in_engine() == 1)
+    for _ in range(4):
+        rig.submit("b", "flood")
+    refused = rig.end_of(rig.submit("b", "flood"))
+    assert refused.finish_reason is FinishReason.ERROR
+    assert refused.error_code == Overloaded.code
+    assert rig.end_of(rig.submit("b", "quiet")) is None
+    assert rig.end_of(rig.submit("b", "quiet")) is None
+    assert rig.end_of(rig.submit("b", "quiet")).error_code == Overloaded.code
+    assert rig.book.waiting_for_admission == 6
