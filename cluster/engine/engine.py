@@ -300,14 +300,24 @@ class Engine:
             for request_id, reason in output.failed.items():
                 self._fail_one(request_id, EngineError(reason))
             live = [item for item in plan.scheduled if not item.sequence.is_finished]
+            for item in live:
+                if item.sequence.is_unscored:
+                    item.sequence.num_scored = max(item.sequence.num_scored, item.end)
             before = [item.sequence.num_generated for item in live]
             ended = self._scheduler.commit(plan, output.token_ids)
             chunks = []
             for item, count in zip(live, before, strict=True):
-                if item.sequence.num_generated > count:
-                    chunks.append(self._token_chunk(item.sequence, output))
-                elif item.sequence.is_finished:
-                    chunks.append(self._last_chunk(item.sequence))
+                sequence = item.sequence
+                prompt_logprobs = output.prompt_logprobs.get(sequence.request_id, ())
+                if sequence.num_generated > count:
+                    chunks.append(self._token_chunk(sequence, output))
+                elif sequence.is_finished:
+                    chunk = self._last_chunk(sequence)
+                    chunks.append(dataclasses.replace(chunk, prompt_logprobs=prompt_logprobs))
+                elif prompt_logprobs:
+                    chunks.append(
+                        GenerationChunk(sequence.request_id, prompt_logprobs=prompt_logprobs)
+                    )
             scheduled = {item.sequence.request_id for item in live}
             chunks += [
                 self._last_chunk(sequence)
@@ -329,6 +339,7 @@ class Engine:
             logprobs=() if logprobs is None else (logprobs,),
             finish_reason=sequence.finish_reason,
             usage=sequence.usage if finished else None,
+            prompt_logprobs=output.prompt_logprobs.get(request_id, ()),
         )
 
     def _last_chunk(

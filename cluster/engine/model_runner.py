@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import structlog
 import torch
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
+from cluster.domain.request import TokenLogprobs
 from cluster.engine.fused_decoder import FusedDecoder, fuse_decoder
 from cluster.engine.model_loader import LoadedModel, decoder_layers
-from cluster.engine.sampler import SamplingRow, sample
+from cluster.engine.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
 from cluster.engine.scheduler import ScheduledSequence, StepPlan
+from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.step_output import StepOutput
 from cluster.errors import EngineError, ModelSourceError
 from kernels.attention.batch import PagedBatch
@@ -86,24 +91,24 @@ class ModelRunner:
             EngineError: out of memory.
         """
         try:
-            logits = self._logits(plan.scheduled)
+            rows = _Rows.of(plan.scheduled)
+            logits = self._logits(plan.scheduled, rows.packed)
             if logits is None:
                 return StepOutput({})
-            return _sample(logits, [item for item in plan.scheduled if item.samples], seeds)
+            return _output(logits, rows, seeds)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise EngineError("the engine is out of device memory") from error
 
-    def _logits(self, scheduled: Sequence[ScheduledSequence]) -> torch.Tensor | None:
-        """[rows that sample, vocabulary] in fp32; None when no row does."""
+    def _logits(
+        self, scheduled: Sequence[ScheduledSequence], rows: list[int]
+    ) -> torch.Tensor | None:
+        """[rows, vocabulary] in fp32, of these packed tokens; None for no row."""
         tokens: list[int] = []
         positions: list[int] = []
-        sampling: list[int] = []
         for item in scheduled:
             tokens += item.sequence.token_ids[item.start : item.end]
             positions += range(item.start, item.end)
-            if item.samples:
-                sampling.append(len(tokens) - 1)
         batch = PagedBatch.build(
             [item.sequence.block_table for item in scheduled],
             [item.start for item in scheduled],
@@ -112,27 +117,27 @@ class ModelRunner:
             dtype=self._loaded.dtype,
             device=self._loaded.device,
         )
-        return self._forward(tokens, positions, sampling, batch, self._lora(scheduled))
+        return self._forward(tokens, positions, rows, batch, self._lora(scheduled))
 
     @torch.inference_mode()
     def _forward(
         self,
         tokens: list[int],
         positions: list[int],
-        sampling: list[int],
+        wanted: list[int],
         batch: PagedBatch,
         lora: LoraBatch | None,
     ) -> torch.Tensor | None:
         device = self._loaded.device
         # A copy of both in one transfer, [2, T].
         inputs = torch.tensor([tokens, positions]).to(device, non_blocking=True)
-        rows = None  # every token samples
-        if len(sampling) < len(tokens):
-            rows = torch.tensor(sampling, dtype=torch.long).to(device, non_blocking=True)
+        rows = None  # every token's, in order
+        if wanted != list(range(len(tokens))):
+            rows = torch.tensor(wanted, dtype=torch.long).to(device, non_blocking=True)
         self._context.attention = batch
         self._context.lora = lora
         try:
-            if not sampling:
+            if not wanted:
                 self._hidden(inputs)
                 return None
             return self._logits_of(inputs, rows).float()
@@ -229,13 +234,45 @@ class ModelRunner:
         return answers
 
 
-def _sample(
-    logits: torch.Tensor, items: Sequence[ScheduledSequence], seeds: Mapping[RequestId, int]
-) -> StepOutput:
-    rows = [SamplingRow.of(item.sequence, seeds[item.sequence.request_id]) for item in items]
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The tokens of a packed step whose logits are wanted."""
+
+    packed: list[int]  # positions in the step: of those that sample, then of the prompts'
+    sampling: list[ScheduledSequence]
+    scoring: list[tuple[EngineSequence, range]]  # positions in the prompt, of which rows are wanted
+
+    @classmethod
+    def of(cls, scheduled: Sequence[ScheduledSequence]) -> Self:
+        sampling: list[ScheduledSequence] = []
+        scoring: list[tuple[EngineSequence, range]] = []
+        last: list[int] = []
+        prompts: list[int] = []
+        first = 0
+        for item in scheduled:
+            sequence = item.sequence
+            if item.samples:
+                sampling.append(item)
+                last.append(first + item.count - 1)
+            if sequence.is_unscored:
+                end = min(item.end, sequence.prompt_len - 1)
+                positions = range(max(item.start, sequence.num_scored), end)
+                if positions:
+                    scoring.append((sequence, positions))
+                    prompts += range(first + positions.start - item.start, first + end - item.start)
+            first += item.count
+        return cls(last + prompts, sampling, scoring)
+
+
+def _output(logits: torch.Tensor, rows: _Rows, seeds: Mapping[RequestId, int]) -> StepOutput:
+    """``logits`` has one row for each of ``rows.packed``."""
+    sampling = [
+        SamplingRow.of(item.sequence, seeds[item.sequence.request_id]) for item in rows.sampling
+    ]
+    ids = [item.sequence.request_id for item in rows.sampling]
     with torch.inference_mode():
-        sampled = sample(logits, rows)
-    ids = [item.sequence.request_id for item in items]
+        sampled = sample(logits[: len(sampling)], sampling) if sampling else NOTHING_SAMPLED
+        prompts = _score(logits[len(sampling) :], rows) if rows.scoring else {}
     return StepOutput(
         token_ids=dict(zip(ids, sampled.token_ids, strict=True)),
         logprobs={
@@ -247,4 +284,18 @@ def _sample(
             (ids[row] for row in sampled.invalid_rows),
             "the model answered with NaN or infinity, or the request's constraints leave no token",
         ),
+        prompt_logprobs=prompts,
     )
+
+
+def _score(logits: torch.Tensor, rows: _Rows) -> dict[RequestId, tuple[TokenLogprobs, ...]]:
+    tokens: list[int] = []
+    tops: list[int] = []
+    for sequence, positions in rows.scoring:
+        tokens += sequence.token_ids[positions.start + 1 : positions.stop + 1]
+        tops += [sequence.request.sampling.prompt_logprobs or 0] * len(positions)
+    told = iter(token_logprobs(logits, tokens, tops))
+    return {
+        sequence.request_id: tuple(itertools.islice(told, len(positions)))
+        for sequence, positions in rows.scoring
+    }

@@ -21,6 +21,9 @@ from cluster.errors import EngineError
 NUCLEUS_CANDIDATES = 256
 """Likeliest tokens looked at first for top-p; a flatter row falls back to a full sort."""
 
+LOGPROB_ROWS = 64
+"""Rows whose log-probabilities are computed at once: a copy of their logits is made."""
+
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 
@@ -64,6 +67,9 @@ class SampledTokens:
     """Rows whose logits hold a NaN or +inf, or leave no token; their token means nothing."""
 
 
+NOTHING_SAMPLED = SampledTokens((), (), frozenset())
+
+
 def check_sampling(params: SamplingParams) -> None:
     """Raises EngineError for values that have no meaning; the front has refused them before."""
     if not (math.isfinite(params.temperature) and params.temperature >= 0):
@@ -74,6 +80,8 @@ def check_sampling(params: SamplingParams) -> None:
         raise EngineError(f"top_k must be >= 0, got {params.top_k}")
     if params.logprobs is not None and params.logprobs < 0:
         raise EngineError(f"logprobs must be >= 0, got {params.logprobs}")
+    if params.prompt_logprobs is not None and params.prompt_logprobs < 0:
+        raise EngineError(f"prompt_logprobs must be >= 0, got {params.prompt_logprobs}")
     if not 0 <= params.min_p <= 1:
         raise EngineError(f"min_p must be in [0, 1], got {params.min_p}")
     if not (math.isfinite(params.repetition_penalty) and params.repetition_penalty > 0):
@@ -206,6 +214,33 @@ def _keep_min_p(probs: torch.Tensor, at: list[int], min_p: list[float]) -> torch
     return probs.index_copy(0, index, part.masked_fill(part < threshold, 0.0))
 
 
+def token_logprobs(
+    logits: torch.Tensor, tokens: Sequence[int], tops: Sequence[int]
+) -> list[TokenLogprobs]:
+    """Log-probabilities of given tokens.
+
+    Args:
+        logits: [rows, vocabulary], fp32; not changed.
+        tokens: of each row, the token asked for.
+        tops: of each row, how many of the likeliest tokens to tell.
+    """
+    answers: list[TokenLogprobs] = []
+    for start in range(0, len(tokens), LOGPROB_ROWS):
+        end = start + LOGPROB_ROWS
+        log_probs = logits[start:end].log_softmax(dim=-1)
+        ids = torch.tensor(tokens[start:end], device=logits.device)[:, None]
+        chosen = log_probs.gather(1, ids)[:, 0].tolist()
+        most = min(max(tops[start:end]), logits.shape[1])
+        top_values, top_ids = (part.tolist() for part in log_probs.topk(most, dim=-1))
+        answers += [
+            TokenLogprobs(logprob=logprob, top=tuple(zip(best[:n], values[:n], strict=True)))
+            for logprob, n, best, values in zip(
+                chosen, tops[start:end], top_ids, top_values, strict=True
+            )
+        ]
+    return answers
+
+
 def _logprobs(
     logits: torch.Tensor, tokens: Sequence[int], rows: Sequence[SamplingRow]
 ) -> tuple[TokenLogprobs | None, ...]:
@@ -213,13 +248,11 @@ def _logprobs(
     wanted = [i for i, row in enumerate(rows) if row.logprobs is not None]
     if not wanted:
         return tuple(answers)
-    log_probs = logits[torch.tensor(wanted, device=logits.device)].log_softmax(dim=-1)
-    ids = torch.tensor([[tokens[i]] for i in wanted], device=logits.device)
-    chosen = log_probs.gather(1, ids)[:, 0].tolist()
-    most = min(max(rows[i].logprobs or 0 for i in wanted), logits.shape[1])
-    top_values, top_ids = (part.tolist() for part in log_probs.topk(most, dim=-1))
-    for at, i in enumerate(wanted):
-        n = rows[i].logprobs or 0
-        top = tuple(zip(top_ids[at][:n], top_values[at][:n], strict=True))
-        answers[i] = TokenLogprobs(logprob=chosen[at], top=top)
+    told = token_logprobs(
+        logits[torch.tensor(wanted, device=logits.device)],
+        [tokens[i] for i in wanted],
+        [rows[i].logprobs or 0 for i in wanted],
+    )
+    for i, answer in zip(wanted, told, strict=True):
+        answers[i] = answer
     return tuple(answers)

@@ -16,6 +16,8 @@ class StepOutput:
     token_ids: Mapping[RequestId, int]
     logprobs: Mapping[RequestId, TokenLogprobs] = field(default_factory=dict)  # where asked for
     failed: Mapping[RequestId, str] = field(default_factory=dict)  # request -> what was wrong
+    prompt_logprobs: Mapping[RequestId, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    """Of the tokens after the step's rows of a prompt, where asked for and not given before."""
 
 
 class Runner(Protocol):

@@ -18,6 +18,7 @@ class Choice:
     text: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
@@ -26,9 +27,18 @@ class Choice:
         self.text.append(delta.text)
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
+        self.prompt_logprobs.extend(delta.prompt_logprobs)
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
             self.usage = delta.usage
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """The prompt that a choice begins with."""
+
+    text: str
+    token_ids: tuple[int, ...]
 
 
 def usage_body(choices: Sequence[Choice], prompts: int) -> JsonObject:
@@ -173,13 +183,15 @@ class CompletionAnswer:
 
     Args:
         envelope: what every chunk repeats.
-        echoes: the prompt that each choice's text begins with; empty where none does.
+        echoes: the prompt that each choice begins with; empty where none does. Where
+            log-probabilities are asked for, they begin with the prompt's.
     """
 
-    def __init__(self, envelope: Envelope, echoes: Sequence[str] = ()) -> None:
+    def __init__(self, envelope: Envelope, echoes: Sequence[Echo] = ()) -> None:
         self._envelope = envelope
         self._echoes = echoes
         self._offsets: dict[int, int] = {}
+        self._echoed: dict[int, int] = {}  # by choice: prompt tokens that have been reported
 
     def _base(self, choices: list[JsonObject]) -> JsonObject:
         envelope = self._envelope
@@ -192,10 +204,23 @@ class CompletionAnswer:
         }
 
     def _logprobs(
-        self, index: int, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]
+        self,
+        index: int,
+        token_ids: Sequence[int],
+        logprobs: Sequence[TokenLogprobs],
+        prompt_logprobs: Sequence[TokenLogprobs],
     ) -> JsonObject | None:
         if not self._envelope.logprobs:
             return None
+        told: list[TokenLogprobs | None] = [*prompt_logprobs, *logprobs]
+        if self._echoes:
+            prompt = self._echoes[index].token_ids
+            start = self._echoed.get(index, 0)
+            if start == 0:
+                told.insert(0, None)  # nothing comes before the first token
+            end = max(start, 1) + len(prompt_logprobs)
+            self._echoed[index] = end
+            token_ids = (*prompt[start:end], *token_ids)
         codec = self._envelope.codec
         tokens = [codec.token_text(token_id) for token_id in token_ids]
         offsets = []
@@ -206,12 +231,21 @@ class CompletionAnswer:
         self._offsets[index] = position
         return {
             "tokens": tokens,
-            "token_logprobs": [item.logprob for item in logprobs],
+            "token_logprobs": [None if item is None else item.logprob for item in told],
             "top_logprobs": [
-                {codec.token_text(other): value for other, value in item.top} for item in logprobs
+                None if item is None else self._top(token, item)
+                for token, item in zip(tokens, told, strict=True)
             ],
             "text_offset": offsets,
         }
+
+    def _top(self, token: str, item: TokenLogprobs) -> dict[str, float]:
+        """By text; the token itself is always among them, as in OpenAI's answers."""
+        found: dict[str, float] = {}
+        for other, value in item.top:
+            found.setdefault(self._envelope.codec.token_text(other), value)
+        found.setdefault(token, item.logprob)
+        return found
 
     def _choice(
         self,
@@ -228,13 +262,16 @@ class CompletionAnswer:
         }
 
     def opening(self, index: int) -> JsonObject | None:
-        if not self._echoes:
+        if not self._echoes or self._envelope.logprobs:
             return None
-        return self._base([self._choice(index, self._echoes[index], None, None)])
+        return self._base([self._choice(index, self._echoes[index].text, None, None)])
 
     def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
-        logprobs = self._logprobs(index, delta.token_ids, delta.logprobs)
-        body = self._base([self._choice(index, delta.text, logprobs, delta.finish_reason)])
+        text = delta.text
+        if self._echoes and self._envelope.logprobs and index not in self._echoed:
+            text = self._echoes[index].text + text
+        logprobs = self._logprobs(index, delta.token_ids, delta.logprobs, delta.prompt_logprobs)
+        body = self._base([self._choice(index, text, logprobs, delta.finish_reason)])
         if include_usage:
             body["usage"] = None
         return body
@@ -246,8 +283,8 @@ class CompletionAnswer:
         bodies = [
             self._choice(
                 index,
-                (self._echoes[index] if self._echoes else "") + "".join(choice.text),
-                self._logprobs(index, choice.token_ids, choice.logprobs),
+                (self._echoes[index].text if self._echoes else "") + "".join(choice.text),
+                self._logprobs(index, choice.token_ids, choice.logprobs, choice.prompt_logprobs),
                 choice.finish_reason,
             )
             for index, choice in enumerate(choices)

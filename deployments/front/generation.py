@@ -46,6 +46,7 @@ class Delta:
     logprobs: tuple[TokenLogprobs, ...]
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Generation:
     on_failover: Callable[[], None]
     choice: ReplicaChoice | None = None
     _tokens: list[int] = field(default_factory=list)
+    _scored: int = 0  # log-probabilities of prompt tokens that were handed out
 
     async def run(self) -> AsyncGenerator[Delta, None]:
         """Deltas until the sequence ends; closing the iterator early cancels it on the replica.
@@ -81,6 +83,7 @@ class Generation:
                 continue
             self.replicas.view.sent(request_id, link.replica_id, digests, self.clock.wall())
             ended = False
+            scored = 0
             try:
                 while (chunk := await queue.get()) is not None:
                     if chunk.finish_reason is FinishReason.ERROR:
@@ -95,7 +98,16 @@ class Generation:
                         raise DeadlineExceeded("the request's time was up before it finished")
                     ended = chunk.finish_reason is not None
                     self._tokens.extend(chunk.token_ids)
-                    delta = Delta(text.push(chunk.token_ids), chunk.token_ids, chunk.logprobs)
+                    # Another replica starts again where none of its tokens had come.
+                    fresh = chunk.prompt_logprobs[max(0, self._scored - scored) :]
+                    scored += len(chunk.prompt_logprobs)
+                    self._scored = max(self._scored, scored)
+                    delta = Delta(
+                        text.push(chunk.token_ids),
+                        chunk.token_ids,
+                        chunk.logprobs,
+                        prompt_logprobs=fresh,
+                    )
                     if text.stopped:
                         yield dataclasses.replace(
                             delta,

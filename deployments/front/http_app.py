@@ -144,7 +144,12 @@ def build_http_app(context: FrontContext) -> FastAPI:
             index, delta = first
             yield event(wording.chunk(index, delta, include_usage))
             async for index, delta in deltas:
-                if delta.text or delta.logprobs or delta.finish_reason is not None:
+                if (
+                    delta.text
+                    or delta.logprobs
+                    or delta.prompt_logprobs
+                    or delta.finish_reason is not None
+                ):
                     yield event(wording.chunk(index, delta, include_usage))
             if include_usage:
                 yield event(wording.usage_chunk(usage_body(running.choices, running.prompts)))

@@ -54,12 +54,14 @@ def sampling_of(
     if any(not text for text in body.stop_strings):
         raise RequestError("stop: a stop string must not be empty", param="stop")
     room = max_model_len - prompt_tokens
+    prompt_logprobs = None
     if isinstance(body, ChatBody):
         wanted = body.max_tokens or body.max_completion_tokens or room
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
     else:
-        wanted = body.max_tokens or COMPLETION_MAX_TOKENS
+        wanted = COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
         logprobs = body.logprobs
+        prompt_logprobs = body.logprobs if body.echo else None
     if logprobs is not None and logprobs > limits.max_logprobs:
         field = "top_logprobs" if isinstance(body, ChatBody) else "logprobs"
         raise RequestError(f"{field}: at most {limits.max_logprobs}, not {logprobs}", param=field)
@@ -85,6 +87,7 @@ def sampling_of(
         logit_bias=_logit_bias(body.logit_bias or {}, vocab_size),
         grammar=grammar,
         min_tokens=min_tokens,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

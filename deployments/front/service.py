@@ -22,7 +22,7 @@ from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
 from deployments.front.admission import Admission
-from deployments.front.answers import Choice
+from deployments.front.answers import Choice, Echo
 from deployments.front.generation import Delta, Generation, SequenceSpec
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
@@ -53,7 +53,7 @@ class Running:
     choices: tuple[Choice, ...]
     verdict: QuotaVerdict
     started: float  # monotonic, seconds
-    echoes: tuple[str, ...] = ()  # what the text of each choice begins with; empty: nothing
+    echoes: tuple[Echo, ...] = ()  # what each choice begins with; empty: nothing
     outcome: Outcome | None = None
 
     @property
@@ -147,10 +147,14 @@ class RequestService:
             running.echoes = self._echoes(body, prompts)
         return running
 
-    def _echoes(self, body: CompletionBody, prompts: list[list[int]]) -> tuple[str, ...]:
-        """The prompts as text, once per choice; what was given as text is repeated as it is."""
+    def _echoes(self, body: CompletionBody, prompts: list[list[int]]) -> tuple[Echo, ...]:
+        """The prompts, once per choice; what was given as text is repeated as it is."""
         texts = body.texts or [self.codec.prompt_text(ids) for ids in prompts]
-        return tuple(text for text in texts for _ in range(body.n or 1))
+        return tuple(
+            Echo(text, tuple(ids))
+            for text, ids in zip(texts, prompts, strict=True)
+            for _ in range(body.n or 1)
+        )
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompt = body.prompt
@@ -241,12 +245,13 @@ class RequestService:
         try:
             async for index, delta in source:
                 now = self.clock.monotonic()
-                if first:
+                if first and delta.token_ids:
                     self.metrics.ttft_seconds.observe(now - running.started)
                     first = False
                 if index in last and delta.token_ids:
                     self.metrics.inter_token_seconds.observe(now - last[index])
-                last[index] = now
+                if delta.token_ids:
+                    last[index] = now
                 running.choices[index].add(delta)
                 yield index, delta
         finally:

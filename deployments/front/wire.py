@@ -178,7 +178,7 @@ class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
     prompt: str | list[str] | list[Annotated[int, Field(ge=0)]] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
     suffix: Literal[""] | None = None
@@ -186,8 +186,8 @@ class CompletionBody(GenerationBody):
 
     @model_validator(mode="after")
     def _check_completion(self) -> "CompletionBody":
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo: not together with logprobs, which are of generated tokens only")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens: 0 tokens are an answer only together with echo")
         return self
 
     @property

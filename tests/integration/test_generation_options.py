@@ -98,6 +98,48 @@ def test_echo_of_several_prompts_and_choices(acme: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("model", [BASE, "sql"])
+def test_prompts_are_scored_as_their_tokens_would_be_generated(
+    acme: openai.OpenAI, model: str
+) -> None:
+    """The log-probability of a generated token is the same when it is part of the prompt."""
+    wish: dict[str, Any] = {"model": model, "temperature": 0, "logprobs": 2, "echo": True}
+    first = acme.completions.create(prompt=PROMPT, max_tokens=8, **wish).choices[0]
+    told = first.logprobs
+    assert told is not None
+    count = len(told.tokens or ())
+    assert len(told.token_logprobs or ()) == len(told.top_logprobs or ()) == count
+    assert (told.token_logprobs or [0])[0] is None
+    assert "".join(told.tokens or ()) == first.text
+
+    scored = acme.completions.create(prompt=first.text, max_tokens=0, **wish)
+    again = scored.choices[0].logprobs
+    assert again is not None
+    assert scored.choices[0].text == first.text
+    assert scored.usage is not None
+    assert (scored.usage.completion_tokens, scored.usage.prompt_tokens) == (0, count)
+    assert again.tokens == told.tokens
+    assert again.text_offset == told.text_offset
+    assert (again.token_logprobs or [])[1:] == pytest.approx(
+        (told.token_logprobs or [])[1:], abs=0.01
+    )
+
+    chunks = [
+        chunk.choices[0]
+        for chunk in acme.completions.create(prompt=first.text, max_tokens=0, stream=True, **wish)
+    ]
+    assert "".join(chunk.text for chunk in chunks) == first.text
+    assert chunks[-1].finish_reason == "length"
+    streamed = [
+        value
+        for chunk in chunks
+        if chunk.logprobs is not None
+        for value in chunk.logprobs.token_logprobs or ()
+    ]
+    assert streamed[1:] == pytest.approx((told.token_logprobs or [])[1:], abs=0.01)
+    assert streamed[0] is None
+
+
+@pytest.mark.parametrize("model", [BASE, "sql"])
 def test_json_schema_in_chat(acme: openai.OpenAI, model: str) -> None:
     wish: dict[str, Any] = {
         "model": model,
@@ -139,7 +181,7 @@ def test_guided_regex(acme: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"max_tokens": 0, "logprobs": 1}, "max_tokens"),
         ({"logit_bias": {"49152": 1}}, "logit_bias"),
         ({"min_tokens": 30}, "min_tokens"),
         ({"guided_regex": "("}, "guided_regex"),

@@ -59,6 +59,7 @@ class Answer:
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error_code: str | None = None
@@ -127,7 +128,9 @@ class RunningEngine:
             for chunk in chunks:
                 answer = self.answers[chunk.request_id]
                 assert answer.finish_reason is None, "a chunk after the last one"
+                assert not (answer.tokens and chunk.prompt_logprobs), "a prompt told too late"
                 answer.tokens += chunk.token_ids
+                answer.prompt_logprobs += chunk.prompt_logprobs
                 answer.logprobs += chunk.logprobs
                 answer.finish_reason = chunk.finish_reason
                 answer.usage = chunk.usage

@@ -5,14 +5,14 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.domain.request import FinishReason, Usage
-from deployments.front.answers import Choice, CompletionAnswer, Envelope
+from cluster.domain.request import FinishReason, TokenLogprobs, Usage
+from deployments.front.answers import Choice, CompletionAnswer, Echo, Envelope
 from deployments.front.generation import Delta
 from deployments.front.text import TextCodec
 
-ENVELOPE = Envelope(
-    id="1", created=0, model="m", codec=cast(TextCodec, SimpleNamespace()), logprobs=False
-)
+CODEC = cast(TextCodec, SimpleNamespace(token_text=lambda token: f"<{token}>"))
+ENVELOPE = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=False)
+ECHOES = (Echo("prompt a ", (10, 11)), Echo("prompt b ", (20, 21)))
 DELTAS = [
     (0, Delta("one", (1,), ())),
     (1, Delta("two", (2,), ())),
@@ -21,8 +21,8 @@ DELTAS = [
 ]
 
 
-@pytest.mark.parametrize("echoes", [(), ("prompt a ", "prompt b ")])
-def test_streamed_equals_whole(echoes: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("echoes", [(), ECHOES], ids=["plain", "echo"])
+def test_streamed_equals_whole(echoes: tuple[Echo, ...]) -> None:
     wording = CompletionAnswer(ENVELOPE, echoes)
     choices = [Choice(), Choice()]
     streamed: list[dict[str, Any]] = []
@@ -39,4 +39,60 @@ def test_streamed_equals_whole(echoes: tuple[str, ...]) -> None:
         parts = [part for part in streamed if part["index"] == index]
         assert "".join(part["text"] for part in parts) == choice["text"]
         assert [part["finish_reason"] for part in parts][-1] == choice["finish_reason"]
-        assert choice["text"].startswith(echoes[index] if echoes else DELTAS[index][1].text)
+        assert choice["text"].startswith(echoes[index].text if echoes else DELTAS[index][1].text)
+
+
+def scored(*items: tuple[int, float]) -> tuple[TokenLogprobs, ...]:
+    """The likeliest two are told: tokens 5 and 6."""
+    return tuple(TokenLogprobs(value, ((5, -0.1), (6, -0.2))) for _, value in items)
+
+
+def delta(text: str, *tokens: tuple[int, float], **fields: Any) -> Delta:
+    return Delta(text, tuple(token for token, _ in tokens), scored(*tokens), **fields)
+
+
+@pytest.mark.parametrize("pieces", [(2, 0), (1, 1), (0, 2), (1, 0, 1)])
+def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...]) -> None:
+    envelope = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=True)
+    prompt = scored((0, -1.0), (0, -2.0))
+    deltas = []
+    start = 0
+    for size in pieces:
+        deltas.append(delta("", prompt_logprobs=prompt[start : start + size]))
+        start += size
+    deltas[-1] = delta("x", (5, -3.0), prompt_logprobs=deltas[-1].prompt_logprobs)
+    deltas.append(delta("y", (8, -4.0), finish_reason=FinishReason.LENGTH, usage=Usage(3, 2)))
+
+    wording = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3)),))
+    assert wording.opening(0) is None
+    parts = [wording.chunk(0, item, include_usage=False)["choices"][0] for item in deltas]
+    choice = Choice()
+    for item in deltas:
+        choice.add(item)
+    again = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3)),))
+    (whole,) = again.whole([choice], {})["choices"]
+
+    assert whole["text"] == "a b cxy" == "".join(part["text"] for part in parts)
+    assert parts[0]["text"].startswith("a b c")
+    found = whole["logprobs"]
+    assert found["tokens"] == ["<1>", "<2>", "<3>", "<5>", "<8>"]
+    assert found["token_logprobs"] == [None, -1.0, -2.0, -3.0, -4.0]
+    assert found["top_logprobs"][:2] == [None, {"<5>": -0.1, "<6>": -0.2, "<2>": -1.0}]
+    assert found["top_logprobs"][3] == {"<5>": -0.1, "<6>": -0.2}
+    assert found["text_offset"] == [0, 3, 6, 9, 12]
+    for name, values in found.items():
+        assert [value for part in parts for value in part["logprobs"][name]] == values, name
+
+
+def test_one_token_of_prompt_and_nothing_more() -> None:
+    envelope = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=True)
+    wording = CompletionAnswer(envelope, (Echo("a", (1,)),))
+    end = delta("", finish_reason=FinishReason.LENGTH, usage=Usage(1, 0))
+    (part,) = wording.chunk(0, end, include_usage=False)["choices"]
+    assert (part["text"], part["finish_reason"]) == ("a", "length")
+    assert part["logprobs"] == {
+        "tokens": ["<1>"],
+        "token_logprobs": [None],
+        "top_logprobs": [None],
+        "text_offset": [0],
+    }

@@ -8,7 +8,12 @@ import pytest
 
 from cluster.clock import ManualClock
 from cluster.domain.ids import ReplicaId, RequestId, TenantId
-from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
+from cluster.domain.request import (
+    FinishReason,
+    GenerationChunk,
+    SamplingParams,
+    TokenLogprobs,
+)
 from cluster.errors import EngineError
 from cluster.placement.filters import PickRequest
 from cluster.placement.view import ClusterView
@@ -18,9 +23,19 @@ from deployments.link.messages import Submit
 Answer = list[GenerationChunk | None]
 
 
-def chunk(*tokens: int, end: FinishReason | None = None, code: str | None = None) -> Any:
+def chunk(
+    *tokens: int,
+    end: FinishReason | None = None,
+    code: str | None = None,
+    prompt: tuple[float, ...] = (),
+) -> Any:
     return GenerationChunk(
-        RequestId("r"), tokens, finish_reason=end, error_code=code, error_message="words"
+        RequestId("r"),
+        tokens,
+        finish_reason=end,
+        error_code=code,
+        error_message="words",
+        prompt_logprobs=tuple(map(TokenLogprobs, prompt)),
     )
 
 
@@ -116,3 +131,17 @@ async def test_another_error_is_the_clients() -> None:
         _ = [delta async for delta in generation(failovers, only).run()]
     assert failovers == []
     assert only.cancelled == []
+
+
+@pytest.mark.parametrize("seen", [1, 2, 3, 4])
+async def test_a_prompt_is_told_once_whoever_tells_it(seen: int) -> None:
+    """The second replica computes the whole prompt again, in pieces of its own."""
+    told = (-1.0, -2.0, -3.0, -4.0)
+    first = Link("first", [chunk(prompt=(value,)) for value in told[:seen]] + [None])
+    second = Link(
+        "second", [chunk(prompt=told[:3]), chunk(7, prompt=told[3:], end=FinishReason.LENGTH)]
+    )
+    deltas = [delta async for delta in generation([], first, second).run()]
+    values = [item.logprob for delta in deltas for item in delta.prompt_logprobs]
+    assert tuple(values) == told
+    assert second.submitted[0].resumed_token_ids == ()

@@ -78,7 +78,8 @@ def test_each_field_arrives_and_crosses_the_link(field: str, value: Any, expecte
         ({"logit_bias": {str(i): 1 for i in range(1025)}}, "logit_bias"),
         ({"logit_bias": [1]}, "logit_bias"),
         ({"stop_token_ids": list(range(1025))}, "stop_token_ids"),
-        ({"echo": True, "logprobs": 0}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 0, "logprobs": 1}, "max_tokens"),
     ],
 )
 def test_what_has_no_meaning_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
@@ -113,3 +114,19 @@ def test_chat_has_the_same_fields() -> None:
     body = ChatBody.model_validate_json(orjson.dumps(data))
     params = sampling_of(body, 10, 50, VOCAB, FrontConfig())
     assert (params.presence_penalty, params.min_tokens, params.max_tokens) == (0.5, 30, 40)
+
+
+@pytest.mark.parametrize(
+    ("fields", "wanted"),
+    [
+        ({"logprobs": 2}, (16, 2, None)),
+        ({"echo": True}, (16, None, None)),
+        ({"echo": True, "logprobs": 0}, (16, 0, 0)),
+        ({"echo": True, "logprobs": 3, "max_tokens": 0}, (0, 3, 3)),
+    ],
+)
+def test_echoed_prompts_have_logprobs_where_asked_for(
+    fields: dict[str, Any], wanted: tuple[int, int | None, int | None]
+) -> None:
+    params = sampling(**fields)
+    assert (params.max_tokens, params.logprobs, params.prompt_logprobs) == wanted
