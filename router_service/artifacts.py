@@ -7,7 +7,7 @@ candidates were re-ordered, or weights of another training, are refused when the
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -147,35 +147,6 @@ def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -
         raise ConfigError(
             f"{path / MANIFEST_FILE}: hyperparameters.{field}: {first['msg']}"
         ) from error
-
-
-def check_generations(
-    path: Path,
-    aliases: Sequence[str],
-    digests: Sequence[str],
-    adapters: Mapping[str, AdapterEntry],
-) -> None:
-    """Refuse a router whose adapters are other generations than those it was trained over.
-
-    Args:
-        path: the artifact's folder.
-        aliases: of its adapters.
-        digests: their generations, in the same order.
-        adapters: the catalog's, by alias.
-
-    Raises:
-        ConfigError: an adapter is not there, or is of another generation.
-    """
-    where = path / MANIFEST_FILE
-    if len(set(digests)) != len(aliases):
-        raise ConfigError(f"{where}: {len(set(digests))} adapters for {len(aliases)} candidates")
-    for alias, digest in zip(aliases, digests, strict=True):
-        entry = adapters.get(alias)
-        if entry is None or entry.key.digest != digest:
-            found = "none" if entry is None else entry.key.digest
-            raise ConfigError(
-                f"{where}: trained over adapter {alias!r} of digest {digest}, here is {found}"
-            )
 
 
 def check_tensors(path: Path, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:

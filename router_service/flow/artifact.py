@@ -1,12 +1,13 @@
 """A gate on disk: ``router.json`` and ``router.safetensors`` of kind "flow"."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cluster.domain.adapter import AdapterEntry
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
@@ -39,7 +40,7 @@ class LoadedGate:
 def save_gate(
     path: Path,
     *,
-    aliases: tuple[str, ...],
+    adapters: Mapping[str, str],
     hyperparameters: FlowHyperparameters,
     base_digest: str,
     data_digest: str,
@@ -47,11 +48,15 @@ def save_gate(
     bias: torch.Tensor,
     metrics: dict[str, float] | None = None,
 ) -> RouterManifest:
-    """Write a gate with W_g [L, k, d] and b [L, k]; returns the manifest with its version."""
+    """Write a gate with W_g [L, k, d] and b [L, k]; returns the manifest with its version.
+
+    ``adapters`` are alias -> digest in the gate's order.
+    """
     manifest = RouterManifest(
         kind=KIND,
-        candidates=aliases,
+        candidates=tuple(adapters),
         base_digest=base_digest,
+        adapter_digests=dict(adapters),
         hyperparameters=hyperparameters.model_dump(mode="json"),
         data_digest=data_digest,
         metrics=metrics or {},
@@ -60,24 +65,32 @@ def save_gate(
         "weight": weight.detach().float().cpu().numpy(),
         "bias": bias.detach().float().cpu().numpy(),
     }
-    check_tensors(path, tensors, _shapes(hyperparameters))
+    check_tensors(path, tensors, _shapes(hyperparameters, len(adapters)))
     return save_artifact(path, manifest, tensors)
 
 
-def load_gate(path: Path, *, aliases: Collection[str], base_digest: str | None) -> LoadedGate:
+def load_gate(
+    path: Path,
+    *,
+    aliases: Collection[str],
+    base_digest: str | None,
+    adapters: Mapping[str, AdapterEntry] | None = None,
+) -> LoadedGate:
     """Read and verify a gate.
 
     Raises:
         ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest.
     """
-    manifest, tensors = load_artifact(path, kind=KIND, aliases=aliases, base_digest=base_digest)
+    manifest, tensors = load_artifact(
+        path, kind=KIND, aliases=aliases, base_digest=base_digest, adapters=adapters
+    )
     parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
-    check_tensors(path, tensors, _shapes(parsed))
+    check_tensors(path, tensors, _shapes(parsed, len(manifest.candidates)))
     return LoadedGate(manifest, parsed, tensors)
 
 
-def _shapes(hyperparameters: FlowHyperparameters) -> dict[str, tuple[int, ...]]:
-    layers, adapters = hyperparameters.layers, len(hyperparameters.adapters)
+def _shapes(hyperparameters: FlowHyperparameters, adapters: int) -> dict[str, tuple[int, ...]]:
+    layers = hyperparameters.layers
     return {
         "weight": (layers, adapters, hyperparameters.hidden_size),
         "bias": (layers, adapters),

@@ -67,9 +67,8 @@ def import_gate(
         temperature = _WARM_TEMPERATURE if source.stem in _WARM_GATES else 1.0
     return save_gate(
         out,
-        aliases=tuple(adapters),
+        adapters={alias: read_adapter_manifest(path)[0].digest for alias, path in adapters.items()},
         hyperparameters=FlowHyperparameters(
-            adapters=tuple(read_adapter_manifest(path)[0].digest for path in adapters.values()),
             temperature=temperature,
             layers=layers,
             hidden_size=hidden_size,

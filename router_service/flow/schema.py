@@ -10,10 +10,8 @@ KIND = "flow"
 
 
 class FlowHyperparameters(Section):
-    """What turns the tensors into weights, and whose weights they are."""
+    """What turns the tensors into weights. The manifest's candidates are the adapters, in order."""
 
-    adapters: Annotated[tuple[str, ...], Field(min_length=2)]
-    """Digests of the adapters in the gate's order; the manifest's candidates are their aliases."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     layers: Annotated[int, Field(ge=1)]
     """Decoder layers of the base."""

@@ -1,12 +1,13 @@
 """A MiLoRA adapter on disk: a PEFT folder that also holds its routers, of kind "milora"."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cluster.domain.adapter import AdapterEntry
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
@@ -44,17 +45,19 @@ def save_milora(
     path: Path,
     *,
     alias: str,
+    digest: str,
     hyperparameters: MiloraHyperparameters,
     base_digest: str,
     data_digest: str,
     tensors: dict[str, torch.Tensor],
     metrics: dict[str, float] | None = None,
 ) -> RouterManifest:
-    """Write the routers of an adapter; returns the manifest with its version."""
+    """Write the routers of the adapter of this digest; returns the manifest with its version."""
     manifest = RouterManifest(
         kind=KIND,
         candidates=(alias,),
         base_digest=base_digest,
+        adapter_digests={alias: digest},
         hyperparameters=hyperparameters.model_dump(mode="json"),
         data_digest=data_digest,
         metrics=metrics or {},
@@ -64,13 +67,21 @@ def save_milora(
     return save_artifact(path, manifest, arrays)
 
 
-def load_milora(path: Path, *, aliases: Collection[str], base_digest: str | None) -> LoadedMilora:
+def load_milora(
+    path: Path,
+    *,
+    aliases: Collection[str],
+    base_digest: str | None,
+    adapters: Mapping[str, AdapterEntry] | None = None,
+) -> LoadedMilora:
     """Read and verify the routers of an adapter.
 
     Raises:
         ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest.
     """
-    manifest, tensors = load_artifact(path, kind=KIND, aliases=aliases, base_digest=base_digest)
+    manifest, tensors = load_artifact(
+        path, kind=KIND, aliases=aliases, base_digest=base_digest, adapters=adapters
+    )
     parsed = parse_hyperparameters(path, manifest, MiloraHyperparameters)
     check_tensors(path, tensors, _shapes(parsed))
     return LoadedMilora(manifest, parsed, tensors)

@@ -14,10 +14,8 @@ Weighting = Literal["mask", "prob", "prob_renorm"]
 
 
 class MiloraHyperparameters(Section):
-    """What turns the tensors into weights, and whose modules they are."""
+    """What turns the tensors into weights. The manifest's one candidate is the adapter."""
 
-    adapter: str
-    """Digest of the adapter; the manifest's one candidate is its alias."""
     top_k: Annotated[int, Field(ge=1, le=NUM_MODULES)]
     pooling: Pooling = "self_attention"
     weighting: Weighting = "mask"

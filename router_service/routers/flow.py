@@ -5,7 +5,7 @@ The gate itself, ``router_service.flow``, runs where the residual stream is.
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity
-from router_service.artifacts import check_generations, load_artifact, parse_hyperparameters
+from router_service.artifacts import load_artifact, parse_hyperparameters
 from router_service.flow.schema import KIND, FlowHyperparameters
 from router_service.routers.base import (
     Declaration,
@@ -65,10 +65,13 @@ def _build(config: RouterConfig, options: FlowOptions, context: RouterContext) -
     del options
     path = artifact_path(config)
     manifest, _ = load_artifact(
-        path, kind=KIND, aliases=context.aliases, base_digest=context.base_digest
+        path,
+        kind=KIND,
+        aliases=context.aliases,
+        base_digest=context.base_digest,
+        adapters=context.adapters,
     )
     parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
-    check_generations(path, manifest.candidates, parsed.adapters, context.adapters)
     return FlowRouter(config.name, manifest.version, manifest.candidates, parsed)
 
 

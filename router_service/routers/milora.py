@@ -6,7 +6,7 @@ they chose is part of the stored decision, so a repeat never asks them again.
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity
-from router_service.artifacts import check_generations, load_artifact, parse_hyperparameters
+from router_service.artifacts import load_artifact, parse_hyperparameters
 from router_service.milora.schema import KIND, MiloraHyperparameters
 from router_service.routers.base import (
     Axis,
@@ -66,10 +66,13 @@ def _build(
     del options
     path = artifact_path(config)
     manifest, _ = load_artifact(
-        path, kind=KIND, aliases=context.aliases, base_digest=context.base_digest
+        path,
+        kind=KIND,
+        aliases=context.aliases,
+        base_digest=context.base_digest,
+        adapters=context.adapters,
     )
     parsed = parse_hyperparameters(path, manifest, MiloraHyperparameters)
-    check_generations(path, manifest.candidates, [parsed.adapter], context.adapters)
     return MiloraPromptRouter(config.name, manifest.version, manifest.candidates[0], parsed)
 
 

@@ -79,9 +79,8 @@ def train_gate(
         weight = finished.weights["weight"]
         save_gate(
             config.out,
-            aliases=aliases,
+            adapters=dict(zip(aliases, digests, strict=True)),
             hyperparameters=FlowHyperparameters(
-                adapters=digests,
                 temperature=config.temperature,
                 layers=weight.shape[0],
                 hidden_size=weight.shape[2],

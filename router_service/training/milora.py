@@ -88,8 +88,8 @@ def train_milora(
         save_milora(
             config.out,
             alias=config.alias or config.out.resolve().name,
+            digest=read_manifest(config.out)[0].digest,
             hyperparameters=MiloraHyperparameters(
-                adapter=read_manifest(config.out)[0].digest,
                 top_k=config.top_k,
                 pooling=config.pooling,
                 weighting=config.weighting,

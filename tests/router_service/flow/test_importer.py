@@ -74,9 +74,9 @@ def test_a_published_gate_becomes_an_artifact(
     loaded = load_gate(out, aliases=adapters, base_digest=base.digest)
     assert loaded.manifest.candidates == ("zh", "math")
     assert loaded.hyperparameters.temperature == expected
-    assert loaded.hyperparameters.adapters == tuple(
-        read_manifest(path)[0].digest for path in adapters.values()
-    )
+    assert loaded.manifest.adapter_digests == {
+        name: read_manifest(path)[0].digest for name, path in adapters.items()
+    }
     x = torch.randn(3, D)
     for layer in range(LAYERS):
         weight = content[f"encoder.layers.{layer}.lora_fusion_gate.weight"].float()

@@ -120,9 +120,9 @@ def test_a_run_lowers_the_dev_loss_and_writes_what_it_kept(
     assert report.dev_loss < (seen[1].dev_loss or 0)
     loaded = load_gate(report.out, aliases={"language", "task"}, base_digest=chat_base.digest)
     assert loaded.manifest.candidates == ("language", "task")
-    assert loaded.hyperparameters.adapters == tuple(
-        read_manifest(adapters / name)[0].digest for name in ("language", "task")
-    )
+    assert loaded.manifest.adapter_digests == {
+        name: read_manifest(adapters / name)[0].digest for name in ("language", "task")
+    }
     assert (loaded.hyperparameters.layers, loaded.hyperparameters.hidden_size) == (2, 32)
     assert report.bytes == (report.out / TENSOR_FILE).stat().st_size
     assert str(chat_base.path) not in (report.out / MANIFEST_FILE).read_text()

@@ -64,7 +64,7 @@ def test_a_run_learns_and_writes_adapter_and_routers(
     assert report.bytes == (report.out / WEIGHTS_FILE).stat().st_size
     loaded = load_milora(report.out, aliases={"skill"}, base_digest=chat_base.digest)
     assert loaded.manifest.candidates == ("skill",)
-    assert loaded.hyperparameters.adapter == read_manifest(report.out)[0].digest
+    assert loaded.manifest.adapter_digests == {"skill": read_manifest(report.out)[0].digest}
     masks = loaded.router().masks(1, torch.randn(5, 32))
     assert sorted(masks.tolist()) == [0, 0, 0, 1, 1, 1, 1]
 
