@@ -103,8 +103,10 @@ class TritonPagedBatch:
         rows += [0] * (3 * (self.max_rows - count))
         if pad_to is not None:
             slots += [-1] * (pad_to - tokens)
-        self._ints[: len(rows) + len(tiles)].copy_(torch.tensor(rows + tiles, dtype=torch.int32))
-        self.slot_mapping[: len(slots)].copy_(torch.tensor(slots, dtype=torch.int64))
+        ints = torch.tensor(rows + tiles, dtype=torch.int32)
+        self._ints[: len(ints)].copy_(ints, non_blocking=True)
+        places = torch.tensor(slots, dtype=torch.int64)
+        self.slot_mapping[: len(slots)].copy_(places, non_blocking=True)
         self._take_tables(block_tables)
         self.tokens = len(slots)
         self.tiles = len(tiles) // 2
@@ -151,4 +153,4 @@ class TritonPagedBatch:
                 changed = True
         if changed:
             count = len(block_tables)
-            self.block_tables[:count].copy_(self._host_tables[:count])
+            self.block_tables[:count].copy_(self._host_tables[:count], non_blocking=True)

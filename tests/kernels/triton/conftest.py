@@ -66,6 +66,8 @@ def record_launches(monkeypatch):
 
 
 def _interpret_library(patch):
+    """Triton's own functions as interpreted ones. A launch patches the module that kernels see; the
+    one that Triton's functions see is patched here, once, as each call would do for good."""
     importlib.import_module("triton.experimental.gluon")  # else imported in mid-launch, and refused
     interpreted = {}
     for library in (triton.language, triton.language.standard):
@@ -74,6 +76,12 @@ def _interpret_library(patch):
                 if function not in interpreted:
                     interpreted[function] = triton.jit(function.fn)
                 patch.setattr(library, name, interpreted[function])
+
+    def call(self, *args, **kwargs):
+        return self.rewrite()(*args, **kwargs)
+
+    patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+    return interpreter._patch_lang(triton.language.standard.sum.fn)
 
 
 def _mend_products(patch):
@@ -106,11 +114,12 @@ def interpreted_kernels():
                 patch.delitem(sys.modules, name, raising=False)
             for name in _KERNEL_MODULES:
                 importlib.import_module(name)
-            _interpret_library(patch)
+            library = _interpret_library(patch)
             _mend_products(patch)
         for operator in operators:
             operator.cache_clear()
         yield
+        library.restore()
     for name in _KERNEL_MODULES:
         sys.modules.pop(name, None)
     for operator in operators:

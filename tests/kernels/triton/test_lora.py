@@ -313,6 +313,15 @@ def test_recorded_launches_follow_the_buffers(record_launches):
         assert torch.equal(y[idle], before[idle])
 
 
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+def test_a_term_of_weight_zero_may_name_a_slot_that_is_empty(count):
+    adapters = {1: make_adapter(3), 5: {}}
+    batch = make_batch(make_bank({1: adapters[1]}))
+    check(adapters, [(count, ((5, 0.0), (1, 1.0))), (count, ((5, 0.0),))], batch)
+    with pytest.raises(ValueError, match="slot 5 holds no adapter"):
+        batch.update([(count, ((5, 0.0),))], gated=True)
+
+
 def test_a_batch_keeps_what_it_reads_when_its_lane_grows():
     adapters = {0: make_adapter(8)}
     bank = make_bank(adapters)
