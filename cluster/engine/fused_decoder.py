@@ -20,7 +20,8 @@ from torch import nn
 from cluster.engine.lora_layers import GroupMember, ProjectionGroup, SingleProjection
 from cluster.engine.norms import FusedRMSNorm
 from cluster.engine.step_context import StepContext
-from kernels.attention.paged import paged_attention, store_fused_kv
+from kernels.attention.paged import paged_attention
+from kernels.elementwise.ops import rotate_and_store, silu_gate
 
 FUSED_MODELS = frozenset(
     {
@@ -39,7 +40,7 @@ _GATE_UP = ("gate_proj", "up_proj")
 _SILU = ("SiLU", "SiLUActivation")  # torch's, transformers'
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
-"""cos [T, 1, D]; sin with its halves crossed over and the sign of the rotation, [T, 1, D]."""
+"""cos and sin, [T, D]."""
 
 
 class FusedDecoder:
@@ -70,9 +71,7 @@ class FusedDecoder:
         """The residual stream [T, hidden] after the last layer."""
         x = self._embed(token_ids)
         cos, sin = self._rotary(x, position_ids[None])
-        first, second = sin[0].chunk(2, dim=-1)
-        crossed = torch.cat((second, -first), dim=-1)
-        rotary = (cos[0].unsqueeze(1), crossed.unsqueeze(1))
+        rotary = (cos[0].contiguous(), sin[0].contiguous())
         for layer in self._layers:
             layer(x, rotary)
         return x
@@ -104,12 +103,13 @@ class _FusedLayer:
 
     def __call__(self, x: torch.Tensor, rotary: Rotary) -> None:
         x.add_(self._attend(self._input_norm.forward(x), rotary))
-        gate, up = self._gate_up(self._mlp_norm.forward(x)).chunk(2, dim=-1)
+        gate_up = self._gate_up(self._mlp_norm.forward(x))
         if self._silu:
-            nn.functional.silu(gate, inplace=True)
+            gated = silu_gate(gate_up)
         else:
-            gate = self._activation(gate)
-        x.add_(self._down(torch.mul(gate, up)))
+            gate, up = gate_up.chunk(2, dim=-1)
+            gated = torch.mul(self._activation(gate), up)
+        x.add_(self._down(gated))
 
     def _attend(self, x: torch.Tensor, rotary: Rotary) -> torch.Tensor:
         context, heads = self._context, self._heads
@@ -122,21 +122,10 @@ class _FusedLayer:
             q, k = qk.narrow(1, 0, heads), qk.narrow(1, heads, self._kv_heads)
             q.copy_(self._q_norm.forward(q))
             k.copy_(self._k_norm.forward(k))
-        _rotate(qk, rotary)
         cache = context.kv_caches[self._index]
-        store_fused_kv(qkv.narrow(1, heads, 2 * self._kv_heads), cache, batch)
+        rotate_and_store(qkv, *rotary, heads, cache, batch)
         attended = paged_attention(qkv.narrow(1, 0, heads), cache, batch, self._scale, self._window)
         return self._o(attended.reshape(x.shape[0], -1))
-
-
-def _rotate(x: torch.Tensor, rotary: Rotary) -> None:
-    """(a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head, in place."""
-    cos, crossed = rotary
-    half = x.shape[-1] // 2
-    turned = x * crossed  # (a sin, -b sin)
-    x.mul_(cos)
-    x.narrow(-1, 0, half).add_(turned.narrow(-1, half, half))
-    x.narrow(-1, half, half).add_(turned.narrow(-1, 0, half))
 
 
 def fuse_decoder(

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kernels.attention.native import NativeDecode, native_attention_available
+
 _BUCKET_COST = 16
 """Cost of one more call for decode rows, in padded blocks (measured)."""
 
@@ -83,7 +85,8 @@ class PrefillPlan:
 class AttentionPlan:
     """All reads of a step under one window."""
 
-    decode: tuple[DecodePlan, ...]
+    native: NativeDecode | None  # all decode rows, where the native kernel takes them
+    decode: tuple[DecodePlan, ...]  # else
     prefill: tuple[PrefillPlan, ...]
 
 
@@ -169,7 +172,11 @@ class PagedBatch:
         if plan is None:
             decode = [row for row in self._rows if row.count == 1]
             prefill = [row for row in self._rows if row.count > 1]
+            native = None
+            if decode and native_attention_available(self.dtype, self.device):
+                native, decode = self._native_decode(decode, window), []
             plan = self._plans[window] = AttentionPlan(
+                native,
                 tuple(
                     self._decode_plan(bucket, window) for bucket in self._buckets(decode, window)
                 ),
@@ -205,6 +212,15 @@ class PagedBatch:
             buckets.insert(0, bucket)
             end = cut[end]
         return buckets
+
+    @staticmethod
+    def _native_decode(rows: Sequence[_Row], window: int | None) -> NativeDecode:
+        first = [0 if window is None else max(0, row.context - window + 1) for row in rows]
+        return NativeDecode.build(
+            [row.start for row in rows],
+            [row.table for row in rows],
+            [(begin, row.context + 1) for begin, row in zip(first, rows, strict=True)],
+        )
 
     def _decode_plan(self, rows: Sequence[_Row], window: int | None) -> DecodePlan:
         width = max(len(self._blocks_seen(row, window)) for row in rows)

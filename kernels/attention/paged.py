@@ -1,10 +1,13 @@
 """Paged attention in torch, for CPU and GPU."""
 
+from functools import lru_cache
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from kernels.attention.batch import DecodePlan, PagedBatch, PrefillPlan, heads_first
 from kernels.attention.cache import LayerKVCache
+from kernels.attention.native import attend_native
 
 
 def store_kv(k: torch.Tensor, v: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> None:
@@ -43,9 +46,10 @@ def paged_attention(
 ) -> torch.Tensor:
     """Causal attention of the step's tokens over their sequences, after ``store_kv``.
 
-    Decode rows run together, the heads that share a key/value head as that head's queries; rows of
-    very different length run in a few buckets. Prefill rows run one by one. A row reads its own
-    blocks only, padding included.
+    Decode rows read the cache in place where the native kernel is available. Elsewhere they are
+    gathered and run together, the heads that share a key/value head as that head's queries, rows of
+    very different length in a few buckets. Prefill rows run one by one. A row reads its own blocks
+    only, padding included.
 
     Args:
         q: [T, H, D]; head h reads key/value head ``h // (H / H_kv)``.
@@ -60,7 +64,11 @@ def paged_attention(
     plan = batch.plan(window)
     if len(plan.decode) == 1 and plan.decode[0].tokens is None:
         return _decode(q, cache, plan.decode[0], scale)
-    out = torch.empty_like(q)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if plan.native is not None:
+        if q.stride(1) != q.shape[2] or q.stride(2) != 1:
+            q = q.contiguous()
+        attend_native(out, q, cache, plan.native, _scale(scale))
     for decode in plan.decode:
         if decode.tokens is not None:
             rows = q.index_select(0, decode.tokens)
@@ -68,6 +76,11 @@ def paged_attention(
     for prefill in plan.prefill:
         out[prefill.start : prefill.stop] = _prefill(q, cache, prefill, scale)
     return out
+
+
+@lru_cache
+def _scale(value: float) -> torch.Tensor:
+    return torch.tensor([value])
 
 
 def _decode(q: torch.Tensor, cache: LayerKVCache, plan: DecodePlan, scale: float) -> torch.Tensor:

@@ -38,6 +38,26 @@ def prefetch(_context: Any, _address: Any) -> Any:
     return types.void(types.int64), generate
 
 
+@intrinsic
+def bits_of(_context: Any, _value: Any) -> Any:
+    """The 32 bits of an fp32 value, as an integer."""
+
+    def generate(_generator: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
+def float_of(_context: Any, _bits: Any) -> Any:
+    """The fp32 value with these 32 bits."""
+
+    def generate(_generator: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
 def _as_pointer(kind: Any) -> Any:
     def generate(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(kind)))

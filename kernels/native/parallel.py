@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 
 from llvmlite import ir
@@ -10,6 +11,12 @@ from kernels.native.compiler import NativeFunction, compile_module, new_module, 
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 _WORDS = _I64.as_pointer()
+
+
+def call_native(kernel: int, threads: int, *words: int) -> None:
+    """Call ``kernel`` as `run_native` does, with the address of these words."""
+    arguments = (ctypes.c_int64 * len(words))(*words)
+    _launcher()(kernel, ctypes.addressof(arguments), threads)
 
 
 def run_native(kernel: int, words: int, threads: int) -> None:

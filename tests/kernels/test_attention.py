@@ -13,6 +13,14 @@ BLOCK = 4
 DIM = 8
 
 
+@pytest.fixture(params=["native", "torch"], autouse=True)
+def path(request, monkeypatch):
+    """Both ways of computing decode rows; a machine without the first has the second."""
+    if request.param == "torch":
+        monkeypatch.setattr("kernels.attention.batch.native_attention_available", lambda *_: False)
+    return request.param
+
+
 class Step:
     """One step over a cache whose blocks are dealt out of order."""
 
@@ -134,11 +142,11 @@ def test_a_broken_neighbour_stays_alone():
     assert not got[1].isfinite().any()
 
 
-def test_padding_repeats_a_rows_own_blocks():
+def test_padding_repeats_a_rows_own_blocks(path):
     cache = LayerKVCache.allocate(4, BLOCK, 2, DIM)
     cache.k[0] = cache.v[0] = float("nan")
     batch = PagedBatch.build([[1], [0, 2, 3]], [1, 9], [1, 1], block_size=BLOCK)
-    assert len(batch.plan().decode) == 1
+    assert len(batch.plan().decode) == (0 if path == "native" else 1)
     got = paged_attention(torch.randn(2, 4, DIM), cache, batch, 0.3)
     assert got[0].isfinite().all()
     assert not got[1].isfinite().any()
@@ -172,3 +180,43 @@ def test_a_row_without_new_tokens_is_refused():
 def test_a_short_block_table_is_refused():
     with pytest.raises(ValueError, match="1 blocks of 4 hold fewer than 5"):
         PagedBatch.build([[0]], [4], [1], block_size=BLOCK)
+
+
+def test_a_decode_row_is_the_same_in_any_batch(path):
+    step = Step([(5, 1), (0, 1), (40, 1), (3, 1), (17, 1)], heads=6, kv_heads=3)
+    together = step.run()
+    for row in range(5):
+        alone = PagedBatch.build(
+            step.tables[row : row + 1], step.contexts[row : row + 1], [1], block_size=BLOCK
+        )
+        got = paged_attention(step.q[row : row + 1], step.cache, alone, 0.3)
+        if path == "native":
+            assert torch.equal(got[0], together[row])
+        else:  # padded to another length, the sums run in another order
+            assert_close("attention", got[0], together[row])
+
+
+def test_queries_may_lie_between_keys_and_values():
+    step = Step([(5, 1), (9, 1)], heads=4, kv_heads=2)
+    want = step.run()
+    packed = torch.cat((step.q, torch.randn(2, 4, DIM)), dim=1)
+    batch = PagedBatch.build(step.tables, step.contexts, step.counts, block_size=BLOCK)
+    got = paged_attention(packed.narrow(1, 0, 4), step.cache, batch, 0.3)
+    assert_close("attention", got, want)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_long_contexts_on_several_threads(threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        Step([(700, 1), (3, 1), (1500, 1)], heads=6, kv_heads=2).check()
+        Step([(1500, 1)], heads=4, kv_heads=4).check(window=1200)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_large_scores_do_not_overflow():
+    step = Step([(20, 1), (33, 1)])
+    step.q *= 60  # e^100 is beyond fp32
+    step.check()

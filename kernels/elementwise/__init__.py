@@ -1,0 +1,1 @@
+"""The small operations between a decoder's products, each in one pass."""
