@@ -12,7 +12,13 @@ from cluster.errors import ConfigError
 from deployments.cli import console
 from deployments.cli.merge import AdaptersOption
 from deployments.cli.mixture import adapter_folders, parse_mixture, parse_names
-from deployments.cli.train import OutOption, OverwriteOption, SeedOption, ThreadsOption, checked
+from deployments.cli.train_common import (
+    OutOption,
+    OverwriteOption,
+    SeedOption,
+    ThreadsOption,
+    checked,
+)
 from deployments.local.demo import DEMO_ADAPTERS
 
 fusion_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")

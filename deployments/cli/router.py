@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from cluster.config import Settings, cache_folder
 from deployments.cli import console
 
 router_app = typer.Typer(no_args_is_help=True, help="Bring in routers that others trained.")
@@ -72,4 +73,56 @@ def import_router(
     console.out.print(
         Text("imported ", style="bold green")
         + Text(f"{out}: {len(manifest.candidates)} candidates, version {manifest.version[:12]}")
+    )
+
+
+@router_app.command("import-gate")
+def import_gate_file(
+    gate: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Gate file, e.g. zh_math.pt.", show_default=False),
+    ],
+    adapters: Annotated[
+        list[Path],
+        typer.Option(
+            "--adapter",
+            metavar="DIR",
+            help="PEFT folder of an adapter; give all, in the gate's order: language, then task.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder for the router's artifact.", show_default=False
+        ),
+    ],
+    base: Annotated[
+        str, typer.Option(metavar="ID|DIR", help="The model it was trained on.", show_default=False)
+    ],
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Of the softmax. Default: 1.1 for zh_math and ru_math, else 1."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what --out already holds.")
+    ] = False,
+) -> None:
+    """Import a published LoRA-Flow gate; serve it with `braid up --router DIR`."""
+    from cluster.engine.model_source import resolve_model
+    from router_service.flow.importer import import_gate
+
+    with console.fetch_bar() as report:
+        location = resolve_model(base, cache_folder(Settings()), report)
+    manifest = import_gate(
+        gate,
+        out,
+        adapters={path.resolve().name: path for path in adapters},
+        base=location,
+        temperature=temperature,
+        overwrite=overwrite,
+    )
+    console.out.print(
+        Text("imported ", style="bold green")
+        + Text(f"{out}: {len(manifest.candidates)} adapters, version {manifest.version[:12]}")
     )

@@ -1,37 +1,28 @@
 """``braid train``."""
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.adapters import size
-
-M = TypeVar("M", bound=BaseModel)
+from deployments.cli import console, train_fusion
+from deployments.cli.train_common import (
+    BaseOption,
+    DataOption,
+    DescriptionOption,
+    MaxTokensOption,
+    OutOption,
+    OverwriteOption,
+    ResumeOption,
+    SeedOption,
+    ThreadsOption,
+    checked,
+    shown,
+)
 
 train_app = typer.Typer(no_args_is_help=True, help="Train an adapter or a router.")
-
-OutOption = Annotated[
-    Path,
-    typer.Option("--out", metavar="DIR", help="Folder for the result.", show_default=False),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
-]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what --out already holds.")
-]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: the library's choice.")
-]
-SeedOption = Annotated[
-    int, typer.Option(help="The same seed, data and settings give the same result.")
-]
 
 
 @train_app.callback()
@@ -41,23 +32,10 @@ def _group() -> None:
 
 @train_app.command("adapter")
 def adapter(
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            help='JSON lines of {"prompt": ..., "completion": ...}.',
-            show_default=False,
-        ),
-    ],
+    data: DataOption,
     out: OutOption,
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="ID|DIR", help="Base model. Default: SmolLM2-135M-Instruct."),
-    ] = None,
-    description: Annotated[
-        str | None, typer.Option(help="What the adapter can do, for people.")
-    ] = None,
+    base: BaseOption = None,
+    description: DescriptionOption = None,
     rank: Annotated[int | None, typer.Option(min=1, max=256, help="Default: 8.")] = None,
     alpha: Annotated[
         float | None, typer.Option(help="Scaling is alpha / rank. Default: 16.")
@@ -73,9 +51,7 @@ def adapter(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: 120.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.002.")] = None,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=8, help="Longest example; longer is refused. Default: 512.")
-    ] = None,
+    max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
         typer.Option(min=0, help="Examples held back for early stopping. Default: 24."),
@@ -88,7 +64,6 @@ def adapter(
     """Fine-tune one LoRA adapter and write it as a PEFT folder."""
     from router_service.training.adapter import train_adapter
     from router_service.training.config import AdapterTrainingConfig
-    from router_service.training.run import TrainProgress
 
     config = checked(
         AdapterTrainingConfig,
@@ -110,29 +85,7 @@ def adapter(
         resume=resume,
         overwrite=overwrite,
     )
-    dev = ""
-    with console.counter() as report:
-
-        def show(progress: TrainProgress) -> None:
-            nonlocal dev
-            if progress.dev_loss is not None:
-                dev = f", dev {progress.dev_loss:.4f}"
-            words = f"loss {progress.loss:.4f}{dev}, {progress.eta_s:.0f} s to go"
-            report("training", words, progress.step, progress.total)
-
-        done = train_adapter(
-            config,
-            show,
-            fetch_progress=lambda what, n, total: report(what, "", n, total),
-        )
-    tail = "" if done.dev_loss is None else f", dev loss {done.dev_loss:.4f}"
-    console.out.print(
-        Text("trained ", style="bold green")
-        + Text(
-            f"{done.out}: {size(done.bytes)}, {done.steps} steps in {done.seconds:.0f} s on "
-            f"{done.n_train} examples, kept step {done.best_step}{tail}"
-        )
-    )
+    shown(train_adapter, config)
 
 
 @train_app.command("router")
@@ -207,17 +160,5 @@ def router(
             console.out.print(f"  {label or '(base)':<16}{accuracy:.1%}", markup=False)
 
 
-def checked(kind: type[M], **values: Any) -> M:
-    """The settings; None is "not given", so that defaults stay in one place.
-
-    Raises:
-        ConfigError: a value that cannot be; the message names it.
-    """
-    try:
-        return kind.model_validate({k: v for k, v in values.items() if v is not None})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}, not {item['input']!r}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(problems) from error
+train_app.command("gate")(train_fusion.gate)
+train_app.command("milora")(train_fusion.milora)

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
-from router_service.training import adapter, router, run
-from router_service.training.config import AdapterTrainingConfig
+from router_service.training import adapter, gate, milora, router, run
+from router_service.training.config import (
+    AdapterTrainingConfig,
+    GateTrainingConfig,
+    MiloraTrainingConfig,
+)
 from router_service.training.router_config import RouterTrainingConfig
 
 Braid = Callable[..., Any]
@@ -85,6 +89,74 @@ def test_adapter_options_arrive(
     ]
     assert "2.0 KiB" in result.stdout
     assert "loss 0.5000, dev 0.2500" in result.stderr
+
+
+def test_gate_options_arrive(braid: Braid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[GateTrainingConfig] = []
+
+    def train(config: GateTrainingConfig, progress: Any, **_: Any) -> run.TrainReport:
+        seen.append(config)
+        return run.TrainReport(config.out, 2, 1, 0.5, 0.25, 10, 2, 4.0, 2048)
+
+    monkeypatch.setattr(gate, "train_gate", train)
+    options = "--adapter a --adapter b --target a --base m --temperature 1.1 --epochs 2 --lr 0.1"
+    more = "--batch-size 3 --max-tokens 99 --dev-examples 5 --seed 6 --threads 1 --overwrite"
+    result = braid("train", "gate", "--data", "x", "--out", "o", *options.split(), *more.split())
+    assert result.exit_code == 0, result.stderr
+    assert seen == [
+        GateTrainingConfig(
+            data=Path("x"),
+            out=Path("o"),
+            adapters=(Path("a"), Path("b")),
+            target="a",
+            base="m",
+            cache_dir=tmp_path / "cache",
+            temperature=1.1,
+            epochs=2,
+            learning_rate=0.1,
+            batch_size=3,
+            max_tokens=99,
+            dev_examples=5,
+            seed=6,
+            threads=1,
+            overwrite=True,
+        )
+    ]
+
+
+def test_one_adapter_makes_no_gate(braid: Braid) -> None:
+    result = braid("train", "gate", "--data", "x", "--out", "o", "--adapter", "a")
+    assert result.exit_code == 1
+    assert "adapters" in result.stderr
+
+
+def test_milora_options_arrive(
+    braid: Braid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[MiloraTrainingConfig] = []
+
+    def train(config: MiloraTrainingConfig, progress: Any, **_: Any) -> run.TrainReport:
+        seen.append(config)
+        return run.TrainReport(config.out, 2, 1, 0.5, 0.25, 10, 2, 4.0, 2048)
+
+    monkeypatch.setattr(milora, "train_milora", train)
+    options = "--alias s --rank 4 --alpha 2 --top-k 1 --pooling max --weighting prob --steps 7"
+    result = braid("train", "milora", "--data", "x", "--out", "o", *options.split())
+    assert result.exit_code == 0, result.stderr
+    assert seen == [
+        MiloraTrainingConfig(
+            data=Path("x"),
+            out=Path("o"),
+            cache_dir=tmp_path / "cache",
+            alias="s",
+            rank=4,
+            alpha=2,
+            top_k=1,
+            pooling="max",
+            weighting="prob",
+            steps=7,
+        )
+    ]
 
 
 def test_router_is_trained_from_a_file(braid: Braid, tmp_path: Path) -> None:
