@@ -21,6 +21,8 @@ class EngineConfig(Section):
     """One replica's engine."""
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantize: Literal["none", "int8"] = "none"
+    """Weights of the base model; adapters and everything else stay in ``dtype``. CPU only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads for tensor work; 0 leaves the library's choice."""

@@ -22,6 +22,8 @@ from cluster.engine.model_checks import (
     limit_model_len,
 )
 from cluster.engine.norms import replace_norms
+from cluster.engine.products import MakeProduct, make_product
+from cluster.engine.quantize import check_quantize, make_int8_product
 from cluster.engine.step_context import StepContext
 from cluster.errors import ConfigError, ModelSourceError
 from kernels.lora.sites import FusedSite
@@ -49,9 +51,10 @@ def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
 
     Raises:
         ModelSourceError: the folder cannot be read, or the model is of a kind not supported.
-        ConfigError: the device asked for is not there.
+        ConfigError: the device asked for is not there, or does not compute what is quantised.
     """
     device = resolve_device(config.device)
+    check_quantize(config.quantize, device)
     dtype = getattr(torch, config.dtype)
     try:
         hf_config = AutoConfig.from_pretrained(model_dir, local_files_only=True)
@@ -75,9 +78,10 @@ def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
             f"{sorted(heads)}"
         )
     ((num_kv_heads, head_dim),) = heads
-    sites = replace_projections(model, layers, context)
+    make = make_product if config.quantize == "none" else make_int8_product
+    sites = replace_projections(model, layers, context, make)
     replace_norms(model)
-    _replace_head(model)
+    _replace_head(model, make)
     return LoadedModel(
         model=model,
         context=context,
@@ -127,14 +131,14 @@ def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def _replace_head(model: nn.Module) -> None:
+def _replace_head(model: nn.Module, make: MakeProduct) -> None:
     head = model.get_output_embeddings()  # type: ignore[operator]
     if type(head) is not nn.Linear:
         raise ModelSourceError(f"{type(model).__name__}: its output head is not an nn.Linear")
     for parent in model.modules():
         for name, child in parent.named_children():
             if child is head:
-                setattr(parent, name, PackedHead(head))
+                setattr(parent, name, PackedHead(head, make))
                 return
 
 

@@ -29,6 +29,7 @@ class Wish:
     replicas: int = 2
     threads: int | None = None  # per replica
     dtype: str | None = None
+    quantize: str | None = None
     host: str | None = None
     port: int | None = None
     redis_url: str | None = None
@@ -148,6 +149,7 @@ def _config(wish: Wish, settings: Settings) -> AppConfig:
         "routers": tuple(_router(text) for text in wish.routers),
         "engine": {
             "dtype": wish.dtype,
+            "quantize": wish.quantize,
             "threads": wish.threads if wish.threads is not None else default_threads(wish.replicas),
         },
         "adapters": {"slots": wish.slots},

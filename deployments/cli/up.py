@@ -101,6 +101,14 @@ def up(
             rich_help_panel=MACHINE,
         ),
     ] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|int8",
+            help="Weights of the base model. int8 decodes faster, on CPUs only. Default: none.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     slots: Annotated[
         int | None,
         typer.Option(
@@ -134,6 +142,7 @@ def up(
         replicas=replicas,
         threads=threads,
         dtype=dtype,
+        quantize=quantize,
         host=host,
         port=port,
         redis_url=redis_url,
