@@ -1,5 +1,6 @@
 """``braid route``."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
@@ -25,6 +26,10 @@ def route(
         typer.Option(metavar="NAME", help="Which router. Default: the one behind `auto`."),
     ] = None,
     tenant: TenantOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw candidates and weights into this file too."),
+    ] = None,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -40,7 +45,14 @@ def route(
         decision = route_here(prompt, tenant, router)
     else:
         with BraidClient(target) as client:
-            decision = client.post("/v1/route", {"model": model, "prompt": prompt}).body
+            body: dict[str, Any] = {"model": model, "prompt": prompt}
+            if plot is not None:
+                body["explain"] = True
+            decision = client.post("/v1/route", body).body
+    if plot is not None:
+        from deployments.cli.route_plot import plot_decision
+
+        plot_decision(decision, prompt, plot)
     if as_json:
         console.plain(orjson.dumps(decision, option=orjson.OPT_INDENT_2).decode())
     else:
@@ -54,6 +66,7 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
         ConfigError: the demo is not here, or has no such tenant or router.
     """
     from cluster.adapters.catalog import AdapterCatalog
+    from deployments.front.explain import explanation
     from router_service.routers.base import BASE_ALIAS
     from router_service.routers.dlp import load_dlp
 
@@ -77,6 +90,10 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
         frozenset({BASE_ALIAS}) & frozenset(chosen.candidates)
     )
     answer = chosen.route(prompt, allowed)
+    scores = [
+        {"name": s.alias or BASE_NAME, "probability": s.probability, "kept": s.kept}
+        for s in sorted(answer.scores, key=lambda score: -score.probability)
+    ]
     return {
         "id": None,
         "object": "routing.decision",
@@ -88,10 +105,8 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
             {"name": alias, "weight": weight, "digest": entries[alias].key.digest}
             for alias, weight in sorted(answer.weights, key=lambda term: -abs(term[1]))
         ],
-        "scores": [
-            {"name": s.alias or BASE_NAME, "probability": s.probability, "kept": s.kept}
-            for s in sorted(answer.scores, key=lambda score: -score.probability)
-        ],
+        "scores": scores,
+        "explain": explanation(scores, dict(answer.weights)),
     }
 
 

@@ -1,14 +1,22 @@
 """A decision as people read it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cluster.domain.decision import DecisionSource, RoutingDecision
+from cluster.domain.decision import DecisionSource, RoutingDecision, SiteWeights
 
 
 def decision_body(
-    decision: RoutingDecision, source: DecisionSource, store: str | None
+    decision: RoutingDecision,
+    source: DecisionSource,
+    store: str | None,
+    *,
+    explain: bool = False,
 ) -> dict[str, Any]:
-    """The answer of ``POST /v1/route`` and ``GET /v1/decisions/{id}``."""
+    """The answer of ``POST /v1/route`` and ``GET /v1/decisions/{id}``.
+
+    With ``explain`` it says how the mixture came about, in one place and ready to be drawn.
+    """
     body: dict[str, Any] = {
         "id": decision.id,
         "object": "routing.decision",
@@ -33,4 +41,42 @@ def decision_body(
     }
     if store is not None:
         body["store"] = store
+    if explain:
+        weights = {term.key.alias: term.weight for term in decision.mixture}
+        body["explain"] = explanation(body["scores"], weights, decision.site_weights)
     return body
+
+
+def explanation(
+    scores: Sequence[Mapping[str, Any]],
+    weights: Mapping[str, float],
+    sites: SiteWeights | None = None,
+) -> dict[str, Any]:
+    """How a mixture came about: every candidate with its weight; weights by layer and module.
+
+    Args:
+        scores: of the candidates, as in the answer's ``scores``.
+        weights: of the mixture, by alias.
+        sites: of the mixture's only adapter, where modules are weighed.
+    """
+    explained: dict[str, Any] = {
+        "candidates": [{**score, "weight": weights.get(score["name"], 0.0)} for score in scores]
+    }
+    if sites is not None and len(sites.weights) == 1:
+        explained["layers"] = _by_layer(sites)
+    return explained
+
+
+def _by_layer(sites: SiteWeights) -> dict[str, Any]:
+    """[layers][modules] of sites such as ``model.layers.3.mlp.up_proj``; what is absent is 0."""
+    placed: dict[tuple[int, str], float] = {}
+    for site, weight in zip(sites.sites, sites.weights[0], strict=True):
+        parts = site.split(".")
+        layer = next((int(part) for part in parts if part.isdecimal()), 0)
+        placed[layer, parts[-1]] = weight
+    columns = list(dict.fromkeys(module for _, module in placed))
+    layers = range(max(layer for layer, _ in placed) + 1)
+    return {
+        "columns": columns,
+        "weights": [[placed.get((layer, c), 0.0) for c in columns] for layer in layers],
+    }

@@ -188,7 +188,9 @@ def build_http_app(context: FrontContext) -> FastAPI:
         body = await read_body(request, RouteBody, context.config.max_body_bytes)
         decided = await service.decide(tenant, body.model, body.adapters, body.routing_text)
         return json_answer(
-            decision_body(decided.decision, decided.source, decided.store_state.value)
+            decision_body(
+                decided.decision, decided.source, decided.store_state.value, explain=body.explain
+            )
         )
 
     @app.get("/v1/decisions/{decision_id}")

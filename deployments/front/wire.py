@@ -204,6 +204,7 @@ class RouteBody(Body):
     prompt: str | None = None
     messages: Annotated[list[Message], Field(min_length=1)] | None = None
     adapters: list[AdapterTerm] | None = None
+    explain: bool = False
 
     @model_validator(mode="after")
     def _one_text(self) -> "RouteBody":
