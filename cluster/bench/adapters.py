@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from cluster.errors import ModelSourceError
+
 MODULES = {
     "self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"),
     "mlp": ("gate_proj", "up_proj", "down_proj"),
@@ -30,9 +32,17 @@ def write_adapters(model: Path, out: Path, count: int, rank: int, seed: int) -> 
 
     Returns:
         The names of the folders.
+
+    Raises:
+        ModelSourceError: the model's configuration has not the sizes of a Llama-like decoder.
     """
     config = json.loads((model / "config.json").read_text())
-    shapes = _shapes(config)
+    try:
+        layers, shapes = config["num_hidden_layers"], _shapes(config)
+    except KeyError as error:
+        raise ModelSourceError(
+            f"{model}: config.json has no {error}; random adapters are made for Llama-like decoders"
+        ) from error
     generator = torch.Generator().manual_seed(seed)
     aliases = []
     for number in range(count):
@@ -40,7 +50,7 @@ def write_adapters(model: Path, out: Path, count: int, rank: int, seed: int) -> 
         folder = out / alias
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
-        for layer in range(config["num_hidden_layers"]):
+        for layer in range(layers):
             for block, names in MODULES.items():
                 for name in names:
                     d_out, d_in = shapes[name]

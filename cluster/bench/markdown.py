@@ -79,7 +79,7 @@ def _generation_lines(rows: Sequence[GenerationRow]) -> list[str]:
     lines = [
         "Output tokens per second from the first submission to the last token, through "
         "`Engine.submit`; transformers' and PEFT's `generate` with the same prompts in the same "
-        "round.",
+        f"round. Rounds: {len(rows[0].seconds)}.",
         "",
         "| batch | adapters | tokens/s | of base | of the bound | beside it | its tokens/s | "
         "faster |",
@@ -103,15 +103,17 @@ def _step_lines(rows: Sequence[StepRow], *, decoding: bool) -> list[str]:
         else f"{rows[0].tokens} prompt tokens of each request"
     )
     lines = [
-        f"{what}, through `ModelRunner.execute`.",
+        f"{what}, through `ModelRunner.execute`; {len(rows[0].ms)} rounds of "
+        f"{len(rows[0].ms[0])}. `fastest` is of single steps, which other processes disturb least.",
         "",
-        "| batch | adapters | ms/step | tokens/s | of base | of the bound | bound: bytes, ms | "
-        "FLOPs, ms |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
+        "| batch | adapters | ms/step | fastest | tokens/s | of base | fastest | of the bound | "
+        "bound: bytes, ms | FLOPs, ms |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     lines += [
-        f"| {row.batch} | {row.title} | {row.step_ms:.1f} | {_rate(row.rate)} | "
-        f"{row.ratio_to_base:.2f} | {row.fraction_of_bound:.2f} | {row.bound_bytes_ms:.1f} | "
+        f"| {row.batch} | {row.title} | {row.step_ms:.1f} | {row.best_ms:.1f} | "
+        f"{_rate(row.rate)} | {row.ratio_to_base:.2f} | {row.best_ratio_to_base:.2f} | "
+        f"{row.fraction_of_bound:.2f} | {row.bound_bytes_ms:.1f} | "
         f"{row.bound_flops_ms:.1f} |"
         for row in rows
     ]

@@ -105,15 +105,13 @@ def make_options(
         seed: of adapters and prompts.
 
     Raises:
-        ConfigError: an unknown case, or a thread count, batch or quantisation that cannot be.
+        ConfigError: an unknown case, or a thread count or batch that cannot be.
     """
     cores = usable_cores()
     if threads is not None and not 1 <= threads <= cores:
         raise ConfigError(f"--threads: expected 1 to {cores}, the cores of this machine; {threads}")
     if any(batch < 1 or batch > 256 for batch in batches):
         raise ConfigError(f"--batch: expected 1 to 256, found {min(batches)} to {max(batches)}")
-    if quantize is not None and "quantize" not in EngineConfig.model_fields:
-        raise ConfigError(f"--quantize {quantize}: this engine has no quantised weights")
     names = only or (QUICK if quick else tuple(case.name for case in CASES))
     cases = choose_cases(names)
     sizes = tuple(sorted(set(batches))) or (QUICK_BATCHES if quick else BATCHES)

@@ -40,6 +40,7 @@ def plot(report: Report, path: Path) -> None:
         ticks = sorted({row.batch for row in report.decode})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.grid(visible=True, alpha=0.3)
+    rates.legend(fontsize=8)
     ratios.legend(fontsize=8, loc="lower left", ncols=2)
     run = report.run
     kind = run.dtype + (f" {run.quantize}" if run.quantize else "")

@@ -76,9 +76,11 @@ class StepRow(_Part):
     tokens: int  # of each request in a step
     context: float  # tokens stored before, the mean
     ms: tuple[tuple[float, ...], ...]  # per round, each step
-    step_ms: float
+    step_ms: float  # median over rounds of their medians
+    best_ms: float  # the fastest step: what other processes disturbed least
     rate: Rate
     ratio_to_base: float
+    best_ratio_to_base: float  # of the fastest steps
     bound_bytes_ms: float
     bound_flops_ms: float
     fraction_of_bound: float
@@ -159,8 +161,10 @@ def step_row(
         context=context,
         ms=tuple(tuple(round(each * 1e3, 4) for each in steps) for steps in rounds),
         step_ms=step * 1e3,
+        best_ms=_best(rounds) * 1e3,
         rate=rate(batch * tokens, seconds),
         ratio_to_base=ratio_to(base, seconds),
+        best_ratio_to_base=_best(base_rounds) / _best(rounds),
         bound_bytes_ms=bound.bytes_s * 1e3,
         bound_flops_ms=bound.flops_s * 1e3,
         fraction_of_bound=bound.seconds / step,
@@ -213,6 +217,10 @@ def generation_row(
         reference_rate=theirs,
         speedup=None if theirs is None else found.median / theirs.median,
     )
+
+
+def _best(rounds: Sequence[Sequence[float]]) -> float:
+    return min(step for steps in rounds for step in steps)
 
 
 def _median_ms(steps: Sequence[float | None]) -> float | None:

@@ -203,12 +203,14 @@ class Bench:
                 )
                 for case in self._cases(batch):
                     shelf.fill(view.bank, case.loaded)
-                    key = (case.name, batch)
-                    mixtures = case.mixtures(batch)
-                    decode.setdefault(key, []).append(view.decode(mixtures, context, STEPS))
-                    if batch <= together:
-                        seconds = view.prefill(mixtures, options.prompt_tokens)
-                        prefill.setdefault(key, []).append([seconds])
+                    steps = view.decode(case.mixtures(batch), context, STEPS)
+                    decode.setdefault((case.name, batch), []).append(steps)
+                    # A step has room for so many prompts and no more.
+                    prompts = min(batch, together)
+                    taken = prefill.setdefault((case.name, prompts), [])
+                    if len(taken) == number:
+                        mixtures = case.mixtures(prompts)
+                        taken.append([view.prefill(mixtures, options.prompt_tokens)])
         self._progress("single steps", "done", total, total)
         return decode, prefill
 

@@ -33,6 +33,8 @@ def test_figures_of_steps() -> None:
     assert row.rate.median == pytest.approx(4 / 0.03)
     assert (row.rate.low, row.rate.high) == (pytest.approx(100), pytest.approx(200))
     assert row.ratio_to_base == pytest.approx(0.5)
+    assert row.best_ms == pytest.approx(10)
+    assert row.best_ratio_to_base == pytest.approx(1.0)
     assert row.fraction_of_bound == pytest.approx(0.2)
     assert (row.bound_bytes_ms, row.bound_flops_ms) == (6, 2)
 

@@ -44,6 +44,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
         assert row.fraction_of_bound == pytest.approx(bound / row.step_ms, rel=1e-3)
         assert row.rate.low <= row.rate.median <= row.rate.high
     assert all(row.ratio_to_base == 1.0 for row in report.decode if row.case == "base")
+    assert {row.batch for row in report.prefill} == {1, 4}
     for row in report.prefill:
         assert row.tokens == 8
         assert [len(steps) for steps in row.ms] == [1, 1]
@@ -58,7 +59,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
     page = paths[1].read_text()
     assert "Written by `braid bench engine`" in page
     for row in report.decode:
-        assert f"| {row.batch} | {row.title} | {row.step_ms:.1f} |" in page
+        assert f"| {row.batch} | {row.title} | {row.step_ms:.1f} | {row.best_ms:.1f} |" in page
 
 
 def test_a_red_gate_leaves_no_figures(
@@ -105,6 +106,22 @@ def test_an_unknown_case_or_batch_is_refused() -> None:
         make_options(Path("x"), "x", quick=True, only=["adapters-3"])
     with pytest.raises(ConfigError, match="--batch"):
         make_options(Path("x"), "x", quick=True, batches=[0])
+
+
+def test_a_prefill_step_has_no_more_prompts_than_the_scheduler_gives_it(
+    tiny_options: BenchOptions,
+) -> None:
+    few = replace(tiny_options, batches=(1, 4, 12), prompt_tokens=100, rounds=1, generations=())
+    report = run_bench(few, silent)
+    assert {row.batch for row in report.decode} == {1, 4, 12}
+    assert {row.batch for row in report.prefill} == {1, 4, 5}  # of 512 tokens
+    assert report.generation == ()
+
+
+def test_dtype_and_quantisation_reach_the_engine() -> None:
+    options = make_options(Path("x"), "x", quick=True, dtype="bfloat16", quantize="int8")
+    config = options.engine_config()
+    assert (config.dtype, config.quantize) == ("bfloat16", "int8")
 
 
 def test_the_full_run_has_every_case_and_batch() -> None:

@@ -147,3 +147,9 @@ def test_a_missing_model_is_named(braid: Braid, tmp_path: Path) -> None:
     result = braid("bench", "engine", "--model", missing)
     assert result.exit_code == 1
     assert str(missing) in result.stderr
+
+
+def test_a_model_of_another_kind_is_named(braid: Braid, model: Path) -> None:
+    result = braid("bench", "engine", "--model", model, "--quick")
+    assert result.exit_code == 1
+    assert "config.json has no 'num_hidden_layers'" in result.stderr
