@@ -1,5 +1,6 @@
 """Pictures of a routing decision: bars of candidates, heat maps of weights inside the model."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ def plot_decision(decision: dict[str, Any], prompt: str, path: Path) -> None:
     parts = ([1.0 + 0.4 * len(candidates)] if candidates else []) + ([6.0] if layers else [])
     figure, axes = _figure(parts)
     title = " ".join(prompt.split())[:TITLE_CHARACTERS]
-    figure.suptitle(f"{decision['router']}: {title}", fontsize=10)
+    figure.suptitle(f"{decision['router']}: {title}", fontsize=10, parse_math=False)
     if candidates:
         _bars(axes[0], candidates)
     if layers:
@@ -49,7 +50,7 @@ def plot_heat_map(
         ConfigError: the file cannot be written.
     """
     figure, axes = _figure([1.5 + 0.2 * len(weights)])
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     draw_heat_map(axes[0], weights, columns)
     save(figure, path)
 
@@ -70,7 +71,9 @@ def save(figure: "Figure", path: Path) -> None:
         ConfigError: the file cannot be written.
     """
     try:
-        figure.savefig(path, format="png", dpi=DPI)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # boxes in the title will do
+            figure.savefig(path, format="png", dpi=DPI)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 

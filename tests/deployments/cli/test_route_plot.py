@@ -28,7 +28,7 @@ def _decision(**explain: Any) -> dict[str, Any]:
 )
 def test_a_decision_is_drawn(tmp_path: Path, explain: dict[str, Any]) -> None:
     path = tmp_path / "plot.png"
-    plot_decision(_decision(**explain), "a prompt\nof $two$ lines " * 20, path)
+    plot_decision(_decision(**explain), "漢字 of $\\frac{two$ lines\n" * 20, path)
     assert path.read_bytes().startswith(PNG)
 
 
