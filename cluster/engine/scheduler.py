@@ -31,14 +31,14 @@ from dataclasses import dataclass
 
 from cluster.clock import Clock
 from cluster.config import EngineConfig
+from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.expected_length import ExpectedLength
 from cluster.engine.fair_queue import FairQueue
-from cluster.engine.pending_prefixes import PendingPrefixes
-from cluster.engine.prefix_cache import PrefixCache
 from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.shared_prefixes import SharedPrefixes
 from cluster.errors import (
     ConfigError,
     EngineError,
@@ -104,8 +104,7 @@ class Scheduler:
         self._config = config
         self._pool = pool
         self._clock = clock
-        self._cache = PrefixCache(pool, enabled=config.prefix_cache)
-        self._pending = PendingPrefixes()
+        self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
         self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
         self._expected = ExpectedLength()
         self._preempted: deque[Sequence] = deque()  # in order of admission, after all that run
@@ -269,7 +268,8 @@ class Scheduler:
                     f"the plan starts at {item.start}"
                 )
             sequence.num_computed = item.end
-            self._publish(sequence)
+            for key in self._prefixes.publish(sequence):
+                self._queue.release(key)
             if item.samples and sequence.end_by_tokens is None:
                 sequence.token_ids.append(sampled[sequence.request_id])
             reason = sequence.end_by_tokens
@@ -277,6 +277,22 @@ class Scheduler:
                 self._end(sequence, reason)
                 ended.append(sequence)
         return ended + self.expire()
+
+    def complete(self, sequence: Sequence, weights: SiteWeights) -> None:
+        """What a sequence's whole prompt was computed for is known: it is from now on like others.
+
+        Call it before the ``commit`` of the step that computed the prompt. What it publishes is
+        named by what was decided, so that the same prompt with the same answer finds it.
+        """
+        fusion = sequence.fusion
+        assert fusion is not None
+        for key in self._prefixes.forget(sequence):
+            self._queue.release(key)
+        sequence.whole_prefill = False
+        sequence.fusion = fusion.completed(weights)
+        if fusion.complete is not None:
+            sequence.namespace = fusion.complete(weights)
+            sequence.block_keys.clear()
 
     def check_integrity(self) -> None:
         """Check the pool against the block tables, and the queues against each other.
@@ -287,9 +303,7 @@ class Scheduler:
         live = self.sequences
         self._pool.check_integrity(sequence.block_table for sequence in live)
         self._queue.check_integrity()
-        self._pending.check_integrity(
-            (s.request_id, s.block_keys[s.num_published :]) for s in self._running
-        )
+        self._prefixes.check_integrity(self._running)
         if len(self._running) > self._config.max_batch_size:
             raise IntegrityError(
                 f"{len(self._running)} sequences run, expected at most "
@@ -357,9 +371,9 @@ class Scheduler:
             sequence = self._preempted[0] if again else self._queue.peek()
             if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
                 return
-            hits = self._cached_blocks(sequence)
+            hits = self._prefixes.find(sequence)
             if not again:
-                awaited = self._awaited_block(sequence, len(hits))
+                awaited = self._prefixes.awaited(sequence, len(hits))
                 if awaited is not None and self._queue.hold(awaited):
                     continue
             if not self._take_blocks(sequence, hits):
@@ -372,7 +386,7 @@ class Scheduler:
                 self._admissions += 1
             self._running.append(sequence)
             sequence.status = SequenceStatus.RUNNING
-            self._announce(sequence)
+            self._prefixes.announce(sequence)
             count = self._chunk(sequence, budget, alone=not prefills)
             prefills.append(self._share(sequence, count))
             budget -= count
@@ -392,35 +406,6 @@ class Scheduler:
         if sequence.whole_prefill and prompt_left > budget:
             return prompt_left if alone else 0
         return max(0, min(sequence.num_uncomputed, budget))
-
-    def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        """Blocks at the start of a waiting sequence whose content is in the prefix cache."""
-        if sequence.needs_every_row:
-            return []
-        return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
-
-    def _awaited_block(self, sequence: Sequence, cached: int) -> str | None:
-        """Key of the last block, from the first one not cached, that others are computing."""
-        if sequence.needs_every_row or not self._cache.enabled:
-            return None
-        awaited = None
-        for index in range(cached, self._cache.matchable(sequence.num_tokens)):
-            (key,) = self._keys(sequence, index, index + 1)
-            if not self._pending.is_pending(key):
-                break
-            awaited = key
-        return awaited
-
-    def _announce(self, sequence: Sequence) -> None:
-        """Tell which blocks a sequence, admitted now, will publish."""
-        if self._cache.enabled:
-            full = sequence.num_tokens // self._pool.block_size
-            keys = self._keys(sequence, sequence.num_published, full)
-            self._pending.announce(sequence.request_id, keys)
-
-    def _keys(self, sequence: Sequence, start: int, stop: int) -> list[str]:
-        self._cache.name(sequence.namespace, sequence.token_ids, sequence.block_keys, stop)
-        return sequence.block_keys[start:stop]
 
     def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
         """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
@@ -451,22 +436,6 @@ class Scheduler:
     def _share(self, sequence: Sequence, count: int) -> ScheduledSequence:
         start = sequence.num_computed
         return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
-
-    def _publish(self, sequence: Sequence) -> None:
-        full = sequence.num_computed // self._pool.block_size
-        if full > sequence.num_published:
-            self._cache.publish(
-                sequence.namespace,
-                sequence.token_ids,
-                sequence.block_table,
-                sequence.block_keys,
-                start=sequence.num_published,
-                stop=full,
-            )
-            published = sequence.block_keys[sequence.num_published : full]
-            sequence.num_published = full
-            for key in self._pending.published(published):
-                self._queue.release(key)
 
     def _preempt(self, sequence: Sequence) -> None:
         self._running.remove(sequence)
@@ -511,8 +480,7 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
-        left = sequence.block_keys[sequence.num_published :]
-        for key in self._pending.forget(sequence.request_id, left):
+        for key in self._prefixes.forget(sequence):
             self._queue.release(key)
         self._pool.release(sequence.block_table)
         sequence.block_table = []

@@ -1,13 +1,15 @@
 """A scheduler on integers, driven by the sizes of requests."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 
 import pytest
 
 from cluster.clock import ManualClock
 from cluster.config import EngineConfig
+from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import DecisionId, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.scheduler import Scheduler, StepPlan
@@ -56,16 +58,26 @@ class Rig:
         deadline_at: float | None = None,
         namespace: str = "ns",
         whole_prefill: bool = False,
+        tenant: str = TENANT,
+        adapters: str = "",
     ) -> Sequence:
-        """Add a request; an integer stands for a prompt of that length like no other's."""
+        """Add a request; an integer stands for a prompt of that length like no other's.
+
+        ``adapters`` names one by each letter.
+        """
         if isinstance(prompt, int):
             prompt = [1000 + ord(name[0])] * prompt
         request = GenerationRequest(
             request_id=RequestId(name),
-            tenant=TENANT,
+            tenant=TenantId(tenant),
             prompt_token_ids=tuple(prompt),
             sampling=SamplingParams(max_tokens=max_tokens),
-            decision=BASE,
+            decision=dataclasses.replace(
+                BASE,
+                mixture=tuple(
+                    WeightedAdapter(AdapterKey(TENANT, a, AdapterDigest(a)), 1.0) for a in adapters
+                ),
+            ),
             resumed_token_ids=resumed,
             deadline_at=deadline_at,
         )

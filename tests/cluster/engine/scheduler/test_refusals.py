@@ -105,7 +105,7 @@ class TestIntegrity:
         rig = make_rig()
         rig.add("a", 20)
         rig.plan()
-        rig.scheduler._pending.announce(RequestId("b"), ["key"])
+        rig.scheduler._prefixes._pending.announce(RequestId("b"), ["key"])
         with pytest.raises(IntegrityError, match="6 blocks are pending, 1 without a sequence"):
             rig.scheduler.check_integrity()
 
