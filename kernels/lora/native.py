@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from functools import cache
+from weakref import WeakKeyDictionary
 
 import torch
 
+from kernels.lora import native_kernel as kernel
 from kernels.lora.bank import AdapterBank
+from kernels.lora.lane import Lane
 from kernels.lora.segments import NativeSegment
 from kernels.lora.sites import AdapterLayout
 from kernels.native.compiler import openmp
@@ -16,8 +18,12 @@ from kernels.native.parallel import run_native
 
 _FLOAT = 4  # bytes
 
-_PARALLEL_GROUPS = 4
-"""Adapters from which a second thread is worth waking: each takes a few microseconds per site."""
+_PARALLEL_PAIRS = 4
+"""Pairs from which a second thread is worth waking: each takes a few microseconds per site."""
+
+_KERNEL = kernel.add_groups.address
+_tables: WeakKeyDictionary[Lane, torch.Tensor] = WeakKeyDictionary()
+_ALONE = (kernel.GROUPS_EACH,)
 
 
 def native_groups_available(bank: AdapterBank) -> bool:
@@ -35,21 +41,25 @@ def native_segment(
         groups: (slot, first pair, tokens of its pairs) per adapter, pairs counted from 0.
         first: the segment's first pair among the batch's.
     """
-    from kernels.lora import native_kernel as kernel
-
     keep = []
-    words = torch.empty((len(groups), kernel.GROUP_WORDS), dtype=torch.int64)
+    described: list[list[int]] = []
     tokens: list[int] = []
     rank = 1
-    for index, (slot, start, group_tokens) in enumerate(groups):
+    for slot, start, group_tokens in groups:
         entry = bank.entry(slot)
-        row, table = entry.lane.row(entry.position), layout_table(entry.lane.layout)
+        row, table = entry.lane.row(entry.position), _table(entry.lane)
         keep += [row, table]
         tokens += group_tokens
-        words[index] = torch.tensor([row.data_ptr(), table.data_ptr(), start, len(tokens)])
+        described.append([row.data_ptr(), table.data_ptr(), start, len(tokens)])
         rank = max(rank, entry.lane.layout.largest_site_rank)
+    words = torch.tensor(described)
     pair_tokens = torch.tensor(tokens)
     shrunk = torch.empty((len(tokens), -(-rank // 16) * 16))
+    shared = len(set(tokens)) < len(tokens)
+    if shared:
+        shares: tuple[int, ...] = (kernel.SHRINK_ONLY, kernel.EXPAND_ONLY)
+    else:
+        shares = (kernel.PAIRS_EACH if len(groups) < _PARALLEL_PAIRS else kernel.GROUPS_EACH,)
     call = (ctypes.c_int64 * kernel.CALL_WORDS)()
     call[kernel.GROUPS] = words.data_ptr()
     call[kernel.GROUP_COUNT] = len(groups)
@@ -58,19 +68,25 @@ def native_segment(
     call[kernel.SHRUNK_STRIDE] = shrunk.stride(0)
     return NativeSegment(
         words=call,
+        words_at=ctypes.addressof(call),
         groups=words,
         first=first,
         last=first + len(tokens),
-        shared_tokens=len(set(tokens)) < len(tokens),
+        shares=shares,
+        most_threads=len(tokens) if len(tokens) >= _PARALLEL_PAIRS else 1,
         keep=(pair_tokens, shrunk, *keep),
     )
 
 
-@cache
+def _table(lane: Lane) -> torch.Tensor:
+    table = _tables.get(lane)
+    if table is None:
+        table = _tables[lane] = layout_table(lane.layout)
+    return table
+
+
 def layout_table(layout: AdapterLayout) -> torch.Tensor:
     """A layout as the kernel reads it: ``SITE_WORDS`` per site, then ``SLICE_WORDS`` per slice."""
-    from kernels.lora import native_kernel as kernel
-
     words: list[int] = []
     slices: list[int] = []
     start = len(layout.sites) * kernel.SITE_WORDS
@@ -104,26 +120,15 @@ def add_native(
         site_index: of the site in the bank.
         weights: [pairs of the batch], or [pairs, slices of the site], fp32.
     """
-    from kernels.lora import native_kernel as kernel
-
-    slice_stride = 0
-    if weights.dim() == 2:
-        weights = weights.contiguous()
-        slice_stride = 1
     words = segment.words
-    words[kernel.X] = x.data_ptr()
-    words[kernel.X_STRIDE] = x.stride(0)
-    words[kernel.Y] = y.data_ptr()
-    words[kernel.Y_STRIDE] = y.stride(0)
+    words[kernel.X], words[kernel.X_STRIDE] = x.data_ptr(), x.stride(0)
+    words[kernel.Y], words[kernel.Y_STRIDE] = y.data_ptr(), y.stride(0)
     words[kernel.SITE] = site_index
-    words[kernel.WEIGHTS] = weights.data_ptr() + segment.first * weights.stride(0) * _FLOAT
-    words[kernel.PAIR_STRIDE] = weights.stride(0)
-    words[kernel.SLICE_STRIDE] = slice_stride
-    address = kernel.add_groups.address
-    threads = torch.get_num_threads() if segment.groups.shape[0] >= _PARALLEL_GROUPS else 1
-    phases: tuple[int, ...] = (kernel.BOTH,)
-    if threads > 1 and segment.shared_tokens:
-        phases = (kernel.SHRINK, kernel.EXPAND)
-    for phase in phases:
-        words[kernel.PHASE] = phase
-        run_native(address, ctypes.addressof(words), threads)
+    pair_stride = weights.stride(0)
+    words[kernel.WEIGHTS] = weights.data_ptr() + segment.first * pair_stride * _FLOAT
+    words[kernel.PAIR_STRIDE] = pair_stride
+    words[kernel.SLICE_STRIDE] = 0 if weights.dim() == 1 else weights.stride(1)
+    threads = min(segment.most_threads, torch.get_num_threads())
+    for share in segment.shares if threads > 1 else _ALONE:
+        words[kernel.SHARE] = share
+        run_native(_KERNEL, segment.words_at, threads)

@@ -5,8 +5,9 @@ with the next lines asked for ahead of time, which is what the speed comes from:
 adapter there are two floating-point operations per weight read.
 
 A step's work is a list of groups, one per adapter, of the (token, adapter) pairs that use it. Where
-no token has two adapters, a thread takes whole groups; else the threads share out the adapters to
-shrink, and then the columns to expand, so that no two add to one value. A token's result is the
+no token has two adapters, a thread takes whole groups, or its part of few groups' pairs; else the
+threads share out the adapters to shrink, and then the columns to expand, so that no two add to one
+value. A token's result is the
 sum over its own pairs, in the order of the groups, whoever computes it.
 """
 
@@ -42,11 +43,13 @@ SLICE_WORDS = 6
     SLICE_STRIDE,
     SHRUNK,
     SHRUNK_STRIDE,
-    PHASE,
+    SHARE,
 ) = range(14)
 CALL_WORDS = 14
 
-BOTH, SHRINK, EXPAND = range(3)
+GROUPS_EACH, PAIRS_EACH, SHRINK_ONLY, EXPAND_ONLY = range(4)
+"""What a thread takes: whole groups; its part of each group's pairs; or, in two calls, groups to
+shrink and then columns to expand."""
 
 _LINE = 64  # bytes
 _FLOAT = 4  # bytes
@@ -69,10 +72,10 @@ def _dot(left: Any, right: Any, count: int) -> Any:
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _shrink(words: Any, group: Any, site: Any, slices: Any) -> None:
+def _shrink(words: Any, row_at: int, site: Any, slices: Any, first: int, last: int) -> None:
     """z[pair] = A x[token], for the slices where the pair's weight is not zero."""
     tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
-    width, row = site[0], group[0] + _FLOAT * site[2]
+    width, row = site[0], row_at + _FLOAT * site[2]
     row_bytes = _FLOAT * width
     for s in range(site[3]):
         part = slices + s * SLICE_WORDS * 8
@@ -81,7 +84,7 @@ def _shrink(words: Any, group: Any, site: Any, slices: Any) -> None:
         for r in range(rank_start, rank_start + rank):
             a = row + r * row_bytes
             _ask(a + 2 * row_bytes, row_bytes)
-            for pair in range(group[2], group[3]):
+            for pair in range(first, last):
                 if weights[pair * words[PAIR_STRIDE] + weight_at] != 0.0:
                     x = words[X] + _FLOAT * words[X_STRIDE] * tokens[pair]
                     z = floats_at(words[SHRUNK] + _FLOAT * words[SHRUNK_STRIDE] * pair)
@@ -89,21 +92,30 @@ def _shrink(words: Any, group: Any, site: Any, slices: Any) -> None:
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _expand(words: Any, group: Any, site: Any, slices: Any, thread: int, threads: int) -> None:
+def _expand(
+    words: Any,
+    row_at: int,
+    site: Any,
+    slices: Any,
+    first: int,
+    last: int,
+    thread: int,
+    threads: int,
+) -> None:
     """y[token] += weight B z[pair], for this thread's share of each slice's columns."""
     tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
     for s in range(site[3]):
         part = ints_at(slices + s * SLICE_WORDS * 8)
         column, width, rank_start, rank = part[0], part[1], part[2], part[3]
         weight_at = part[5] * words[SLICE_STRIDE]
-        first = width * thread // threads // 16 * 16
-        last = width if thread + 1 == threads else width * (thread + 1) // threads // 16 * 16
-        base = group[0] + _FLOAT * part[4]
-        for start in range(first, last, _COLUMNS_AT_ONCE):
-            count = min(_COLUMNS_AT_ONCE, last - start)
+        begin = width * thread // threads // 16 * 16
+        end = width if thread + 1 == threads else width * (thread + 1) // threads // 16 * 16
+        base = row_at + _FLOAT * part[4]
+        for start in range(begin, end, _COLUMNS_AT_ONCE):
+            count = min(_COLUMNS_AT_ONCE, end - start)
             for r in range(rank):
                 _ask(base + _FLOAT * (r * width + start + _COLUMNS_AT_ONCE), _FLOAT * count)
-            for pair in range(group[2], group[3]):
+            for pair in range(first, last):
                 weight = weights[pair * words[PAIR_STRIDE] + weight_at]
                 if weight != 0.0:
                     z = floats_at(
@@ -151,20 +163,25 @@ def _add_ranks(
 @njit(fastmath=_FAST, nogil=True, cache=True)
 def _all_groups(address: int, thread: int, threads: int) -> None:
     words = ints_at(address)
-    phase = words[PHASE]
+    share = words[SHARE]
     for g in range(words[GROUP_COUNT]):
         mine = g % threads == thread
-        if phase != EXPAND and not mine:
+        if share in (GROUPS_EACH, SHRINK_ONLY) and not mine:
             continue
         group = ints_at(words[GROUPS] + g * GROUP_WORDS * 8)
         site = ints_at(group[1] + words[SITE] * SITE_WORDS * 8)
         slices = group[1] + 8 * site[4]
-        if phase != EXPAND:
-            _shrink(words, group, site, slices)
-        if phase == BOTH:
-            _expand(words, group, site, slices, 0, 1)
-        elif phase == EXPAND:
-            _expand(words, group, site, slices, thread, threads)
+        first, last = group[2], group[3]
+        if share == PAIRS_EACH:
+            count = last - first
+            last = first + count * (thread + 1) // threads
+            first = first + count * thread // threads
+        if share != EXPAND_ONLY:
+            _shrink(words, group[0], site, slices, first, last)
+        if share == EXPAND_ONLY:
+            _expand(words, group[0], site, slices, first, last, thread, threads)
+        elif share != SHRINK_ONLY:
+            _expand(words, group[0], site, slices, first, last, 0, 1)
 
 
 @cfunc(types.void(types.int64, types.int64, types.int64), cache=True)

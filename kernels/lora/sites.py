@@ -1,7 +1,7 @@
 """Fused sites: linears that read the same input, seen as one, and how an adapter lies at them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 ALIGNMENT = 16
 """Elements to which every block inside an adapter's row is aligned: 64 bytes in fp32."""
@@ -18,10 +18,11 @@ class FusedSite:
     in_features: int
     out_slices: tuple[tuple[str, int], ...]  # (module path, width), in column order
 
-    @property
-    def out_features(self) -> int:
-        """Columns of the site's output."""
-        return sum(width for _, width in self.out_slices)
+    out_features: int = field(init=False)  # columns of the site's output
+
+    def __post_init__(self) -> None:
+        width = sum(width for _, width in self.out_slices)
+        object.__setattr__(self, "out_features", width)
 
 
 @dataclass(frozen=True, slots=True)

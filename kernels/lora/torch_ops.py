@@ -41,7 +41,8 @@ def add_lora(
         StaleBatchError: a later batch has reorganised what this one reads.
     """
     site = bank.sites[site_index]
-    if x.shape != (batch.tokens, site.in_features) or y.shape != (batch.tokens, site.out_features):
+    tokens = batch.tokens
+    if x.shape != (tokens, site.in_features) or y.shape != (tokens, site.out_features):
         raise ValueError(
             f"{site.name}: x {tuple(x.shape)} and y {tuple(y.shape)} do not fit "
             f"[{batch.tokens}, {site.in_features}] and [{batch.tokens}, {site.out_features}]"
@@ -50,13 +51,13 @@ def add_lora(
         raise ValueError(f"{site.name}: x {x.dtype} and y {y.dtype}, the bank has {bank.dtype}")
     if weights is None:
         weights = batch.weights
-    elif weights.shape not in (
+    elif weights.dtype != bank.dtype or weights.shape not in (
         batch.weights.shape,
         (*batch.weights.shape, len(site.out_slices)),
     ):
         raise ValueError(
-            f"{site.name}: weights {tuple(weights.shape)} do not fit {batch.weights.shape[0]} "
-            f"pairs and {len(site.out_slices)} slices"
+            f"{site.name}: weights {tuple(weights.shape)} {weights.dtype} do not fit "
+            f"{batch.weights.shape[0]} pairs and {len(site.out_slices)} slices of {bank.dtype}"
         )
     if batch.native is not None:
         add_native(y, x, batch.native, site_index, weights)
