@@ -7,8 +7,10 @@ is generated, and the outcome differs from the request's own continuation comput
 scheduler.
 """
 
+import dataclasses
 import zlib
 from dataclasses import dataclass
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
@@ -23,8 +25,9 @@ from hypothesis.stateful import (
 
 from cluster.clock import ManualClock
 from cluster.config import EngineConfig
+from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import DecisionId, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.scheduler import Scheduler, StepPlan
@@ -80,6 +83,8 @@ class Arrival:
     resumed: int  # tokens of its continuation that it brings along, at most
     deadline: int | None  # seconds from now
     whole: bool
+    tenant: str
+    adapters: str  # one letter each
 
 
 ARRIVALS = st.builds(
@@ -93,6 +98,8 @@ ARRIVALS = st.builds(
     resumed=st.sampled_from((0, 0, 0, 1, 4, 25)),
     deadline=st.sampled_from((None, None, -1, 0, 3, 8)),
     whole=st.sampled_from((False, False, False, True)),
+    tenant=st.sampled_from("ttuv"),
+    adapters=st.sampled_from(("", "", "a", "ab")),
 )
 
 
@@ -104,6 +111,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan: StepPlan | None = None
         self.tables: dict[RequestId, list[int]] = {}  # of the plan, as they were when it was made
         self.progress: dict[RequestId, tuple[int, int]] = {}  # (preemptions, tokens computed)
+        self.admitted: dict[tuple[str, str], int] = {}  # latest arrival admitted, by queue
 
     @initialize(
         batch=st.sampled_from((4, 3, 2, 1, 6)),
@@ -112,6 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         size=st.sampled_from((2, 1, 3, 4)),
         queued=st.sampled_from((100, 2, 0)),
         prefix_cache=st.sampled_from((True, True, False)),
+        fairness=st.sampled_from(("adapter", "adapter", "fifo")),
         arrivals=st.lists(ARRIVALS, min_size=3, max_size=10),
     )
     def start(
@@ -122,6 +131,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         size: int,
         queued: int,
         prefix_cache: bool,
+        fairness: Literal["adapter", "fifo"],
         arrivals: list[Arrival],
     ) -> None:
         self.config = EngineConfig(
@@ -132,6 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_batch_tokens=tokens,
             max_queued=queued,
             prefix_cache=prefix_cache,
+            fairness=fairness,
         )
         self.pool = BlockPool(blocks, size)
         self.clock = ManualClock(1000.0)
@@ -152,10 +163,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         now = self.clock.wall()
         request = GenerationRequest(
             request_id=RequestId(f"r{self.count}"),
-            tenant=TENANT,
+            tenant=TenantId(arrival.tenant),
             prompt_token_ids=tuple(prompt),
             sampling=SamplingParams(max_tokens=arrival.max_tokens),
-            decision=BASE,
+            decision=dataclasses.replace(
+                BASE,
+                mixture=tuple(
+                    WeightedAdapter(AdapterKey(TENANT, name, AdapterDigest(name)), 1.0)
+                    for name in arrival.adapters
+                ),
+            ),
             resumed_token_ids=tuple(resumed),
             deadline_at=None if arrival.deadline is None else now + arrival.deadline,
         )
@@ -174,8 +191,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert len(prompt) >= window or blocks > self.pool.num_blocks
             return
         except Overloaded:
-            places = self.config.max_batch_size - self.scheduler.running
-            assert self.scheduler.waiting == self.config.max_queued + places
+            limit = self.config.max_queued + self.config.max_batch_size - self.scheduler.running
+            tenants = [s.request.tenant for s in self.scheduler.sequences[self.scheduler.running :]]
+            assert len(tenants) >= limit
+            if self.config.fairness == "adapter":
+                assert tenants.count(arrival.tenant) * len({*tenants, arrival.tenant}) >= limit
             return
         tokens = list(sequence.token_ids)
         if sequence.end_by_tokens is None:
@@ -194,6 +214,15 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert ended.finish_reason is FinishReason.CANCELLED
             self.check_ended(expected)
 
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        request_id = data.draw(st.sampled_from([RequestId("unknown"), *sorted(self.live)]))
+        expected = self.live.get(request_id)
+        never_admitted = expected is not None and expected.sequence.admission < 0
+        assert self.scheduler.withdraw(request_id) is never_admitted
+        if never_admitted:
+            del self.live[request_id]
+
     @rule(seconds=st.integers(0, 4))
     def wait(self, seconds: int) -> None:
         self.clock.advance(seconds)
@@ -210,7 +239,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Make a plan; an open one is given up, as after a failed step that wrote its memory."""
         if self.plan is not None:
             self.write()
+        before = {s.request_id for s in self.scheduler.sequences if s.admission < 0}
         self.plan = self.scheduler.schedule()
+        self.check_admissions(before)
         if self.plan is None:
             assert not self.live
             return
@@ -300,6 +331,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         for sequence in live[: self.scheduler.running]:
             assert sequence.is_prefilling or id(sequence) in running  # decodes never wait
         assert id(live[0]) in running  # the oldest always advances
+
+    def check_admissions(self, before: set[RequestId]) -> None:
+        """Within a queue in order of arrival, and not beside preempted ones that wait."""
+        admitted = [s for s in self.scheduler.sequences if s.request_id in before]
+        admitted = [s for s in admitted if s.admission >= 0]
+        for sequence in sorted(admitted, key=lambda s: s.admission):
+            digests = "".join(sequence.request.decision.digests)
+            key = (str(sequence.request.tenant), digests)
+            if self.config.fairness == "fifo":
+                key = ("", "")
+            assert self.admitted.get(key, -1) < sequence.arrival
+            self.admitted[key] = sequence.arrival
+        waiting = [s for s in self.scheduler.sequences if s.status is SequenceStatus.WAITING]
+        if admitted:
+            assert all(s.admission < 0 for s in waiting)
+        # Whoever is held waits for a block that a running sequence computes.
+        queue, pending = self.scheduler._queue, self.scheduler._prefixes._pending
+        assert all(pending.is_pending(key) for key in queue._held)
 
     def end(self, ended: list[Sequence]) -> None:
         for sequence in ended:
