@@ -10,6 +10,7 @@ from rich.table import Table
 
 from cluster.config import AppConfig, Settings, cache_folder
 from deployments.cli import console
+from deployments.cli.perplexity import perplexity
 
 if TYPE_CHECKING:
     from cluster.bench.results import Report
@@ -34,6 +35,9 @@ class Quantize(StrEnum):
 @bench_app.callback()
 def _group() -> None:
     """Measure this machine."""
+
+
+bench_app.command("perplexity")(perplexity)
 
 
 @bench_app.command("engine")
