@@ -15,14 +15,18 @@ AddLora = Callable[
 """``kernels.lora.triton_ops.add_lora``."""
 
 
-def available(device: torch.device | str) -> bool:
-    """Whether ``device`` is a GPU for which Triton is installed."""
-    return torch.device(device).type == "cuda" and _installed()
+_CAPABILITY = (8, 0)
+"""Compute capability from which Triton uses tensor cores; before it, tiled kernels spill."""
 
 
 @functools.cache
-def _installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def available(device: torch.device) -> bool:
+    """Whether ``device`` is a GPU that the kernels are written for, and Triton is installed."""
+    return (
+        device.type == "cuda"
+        and torch.cuda.get_device_capability(device) >= _CAPABILITY
+        and importlib.util.find_spec("triton") is not None
+    )
 
 
 @functools.cache
