@@ -31,6 +31,7 @@ COMMANDS = [
     ("demo", "build"),
     ("demo", "evaluate"),
     ("bench", "engine"),
+    ("bench", "perplexity"),
 ]
 HEAVY = ("torch", "ray", "transformers", "peft", "numpy", "redis", "fastapi", "huggingface_hub")
 
