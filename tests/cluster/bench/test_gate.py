@@ -96,3 +96,27 @@ def test_another_token_or_nan_is_a_fault() -> None:
     assert right.fault == ""
     assert "prefers another token" in replace(right, token_gap=0.5).fault
     assert "differ" in replace(right, rms=float("nan")).fault
+
+
+@pytest.mark.parametrize(("dtype", "quantize"), [("bfloat16", "none"), ("float32", "int8")])
+def test_fewer_bits_are_no_fault_and_a_forgotten_scaling_still_is(
+    parts: Parts, tiny_model: Callable[..., Path], dtype: str, quantize: str
+) -> None:
+    config = EngineConfig.model_validate(
+        {"threads": 1, "kv_blocks": 64, "prefix_cache": False, "dtype": dtype, "quantize": quantize}
+    )
+    weights = torch.int8 if quantize == "int8" else torch.bfloat16
+    engine = EngineRun(tiny_model("llama"), config, AdapterConfig(slots=16))
+    try:
+        coarse = Parts(engine, parts.shelf, parts.reference)
+        exact = parts.run()
+        assert all(a.rms > 10 * b.rms for a, b in zip(coarse.run(weights), exact, strict=True))
+        doubled = {
+            path: right._replace(scaling=2 * right.scaling)
+            for path, right in parts.shelf.tensors[3].items()
+        }
+        parts.shelf.tensors = (*parts.shelf.tensors[:3], doubled, *parts.shelf.tensors[4:])
+        with pytest.raises(BenchmarkRefused, match="one adapter"):
+            coarse.run(weights)
+    finally:
+        engine.stop()
