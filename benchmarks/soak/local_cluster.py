@@ -2,6 +2,7 @@
 
 import secrets
 import shutil
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from deployments.local.demo import DEMO_ADAPTERS, DEMO_RIGHTS, demo_config
 from deployments.local.state import StateDir
 from deployments.local.valkey import free_port
 
+PATIENCE = 6
+PAUSE_S = 5.0
 AT_REST = (
     "braid_requests_in_flight",
     "braid_replica_running_sequences",
@@ -79,11 +82,20 @@ class SoakCluster:
         return lifecycle.stop(self.state) or []
 
     def get(self, path: str) -> httpx2.Response:
-        """As the administrator."""
+        """As the administrator, asking again where a busy machine answers late.
+
+        Raises:
+            httpx2.HTTPError: no answer.
+        """
         headers = {"authorization": f"Bearer {self.keys[ADMIN_TENANT]}"}
-        answer = httpx2.get(self.running.url + path, headers=headers, timeout=60)
-        answer.raise_for_status()
-        return answer
+        for _ in range(PATIENCE):
+            try:
+                answer = httpx2.get(self.running.url + path, headers=headers, timeout=60)
+                return answer.raise_for_status()
+            except httpx2.HTTPError as error:
+                failure = error
+                time.sleep(PAUSE_S)
+        raise failure
 
     def metrics(self) -> "Metrics":
         """Everything of this moment."""

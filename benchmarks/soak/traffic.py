@@ -87,7 +87,7 @@ class Mix:
     stop: float = 0.1
     logprobs: float = 0.08
     guided: float = 0.03
-    echo: float = 0.03
+    echo: float = 0.06
     prompts: float = 0.03
 
 
@@ -200,8 +200,10 @@ class Traffic:
             body["stop"] = rng.choice((["."], ["\n", " the"], "a"))
         if self._chance(mix.logprobs):
             body |= {"logprobs": True, "top_logprobs": 3} if chat else {"logprobs": 3}
-        elif not chat and self._chance(mix.echo):
+        if not chat and self._chance(mix.echo):
             body["echo"] = True
+            if "logprobs" in body and "min_tokens" not in body:
+                body["max_tokens"] = rng.choice((0, 5))
         if self._chance(mix.guided) and "min_tokens" not in body:
             body["guided_regex"] = rng.choice(("(yes|no)", "[a-z]{1,8}", "[0-9]{2}:[0-9]{2}"))
 

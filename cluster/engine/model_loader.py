@@ -66,6 +66,8 @@ def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
     layers = decoder_layers(model)
     check_layers(model, layers)
     model.to(device).eval().requires_grad_(False)
+    if device.type == "cpu":
+        _leave_file(model)
 
     context = StepContext(max_model_len)
     heads = {
@@ -129,6 +131,13 @@ def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelSourceError(f"{model_dir}: the model cannot be loaded: {error}") from error
     return model
+
+
+def _leave_file(model: nn.Module) -> None:
+    """Copy weights that lie in the mapped file: the few that stay would keep all of it resident,
+    beside the packed copies of the others."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _replace_head(model: nn.Module, make: MakeProduct) -> None:

@@ -65,6 +65,7 @@ def test_everything_occurs(planned: list[Planned]) -> None:
     for name in ("stop", "n", "guided_regex", "repetition_penalty", "logit_bias", "logprobs"):
         assert any(getattr(body, name) for body in good), name
     assert any(isinstance(body, CompletionBody) and body.echo for body in good)
+    assert any(body.max_tokens == 0 for body in good)
     left = [item.leave_after for item in planned if item.leave_after is not None]
     assert 0.0 in left
     assert max(left) > 1
