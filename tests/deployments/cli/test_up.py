@@ -69,10 +69,18 @@ def test_a_taken_port_is_refused(braid: Braid, state: StateDir) -> None:
     assert "--port" in result.stderr
 
 
+def test_quantised_weights_reach_the_engine(state: StateDir) -> None:
+    assert plan(state, no_demo=True).config.engine.quantize == "none"
+    assert plan(state, no_demo=True, quantize="int8").config.engine.quantize == "int8"
+
+
 def test_wrong_values_are_named(braid: Braid, state: StateDir) -> None:
     result = braid("up", "--no-demo", "--dtype", "float8")
     assert result.exit_code == 1
     assert "engine.dtype" in result.stderr
+    result = braid("up", "--no-demo", "--quantize", "int4")
+    assert result.exit_code == 1
+    assert "engine.quantize" in result.stderr
     assert braid("up", "--replicas", "0").exit_code == 2
     assert braid("up", "--port", "70000").exit_code == 2
 
