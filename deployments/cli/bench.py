@@ -15,6 +15,9 @@ from deployments.cli.perplexity import perplexity
 if TYPE_CHECKING:
     from cluster.bench.results import Report
 
+BUSY = 1.0
+"""Load average above which somebody else is at work."""
+
 bench_app = typer.Typer(no_args_is_help=True, help="Measure this machine.")
 
 
@@ -77,6 +80,7 @@ def engine(
     No figure is shown unless the engine agrees with PEFT. The full run takes about ten minutes on
     two free cores.
     """
+    from cluster.bench.machine import load_average
     from cluster.bench.options import make_options
     from cluster.bench.run import run_bench
     from cluster.bench.writing import write_report
@@ -95,6 +99,12 @@ def engine(
         quantize=None if quantize is None else quantize.value,
         seed=seed,
     )
+    busy = load_average()
+    if busy > BUSY:
+        console.note(
+            f"the load average is {busy:.1f}: other processes use these cores, and the figures "
+            "will be theirs as much as the engine's"
+        )
     with console.counter(transient=True) as progress:
         report = run_bench(options, progress)
     _show(report)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.bench import run
+from cluster.bench import machine, run
 from cluster.bench.gate import BenchmarkRefused
 from cluster.bench.options import BenchOptions
 from cluster.bench.results import MachineNote, Report, RunNote, generation_row, step_row
@@ -49,7 +49,7 @@ def report() -> Report:
         reference_seconds=[8.0],
         reference_steps=[0.1],
     )
-    machine = MachineNote(
+    where = MachineNote(
         cpu="A CPU",
         isa=("avx2",),
         cores=2,
@@ -75,7 +75,7 @@ def report() -> Report:
         seconds=1.0,
     )
     return Report(
-        machine=machine,
+        machine=where,
         run=note,
         gate=(),
         decode=(step,),
@@ -110,6 +110,17 @@ def test_options_arrive_and_files_are_written(
     ]
     page = (out / "engine-bench-bfloat16.md").read_text()
     assert f"`braid bench engine --model {model} {words}`" in page
+
+
+@pytest.mark.parametrize(("load", "noted"), [(0.2, False), (7.5, True)])
+def test_a_busy_machine_is_noted(
+    braid: Braid, model: Path, monkeypatch: pytest.MonkeyPatch, load: float, noted: bool
+) -> None:
+    monkeypatch.setattr(machine, "load_average", lambda: load)
+    monkeypatch.setattr(run, "run_bench", lambda *_: report())
+    result = braid("bench", "engine", "--model", model)
+    assert result.exit_code == 0
+    assert ("the load average is 7.5" in result.stderr) is noted
 
 
 def test_a_red_gate_shows_no_figure_and_fails(
