@@ -54,6 +54,7 @@ shrink and then columns to expand."""
 _LINE = 64  # bytes
 _FLOAT = 4  # bytes
 _COLUMNS_AT_ONCE = 128
+_RANKS_AT_ONCE = 4
 _FAST = {"reassoc", "contract", "nsz"}  # sums in vector order; NaN and infinity stay what they are
 
 
@@ -72,6 +73,21 @@ def _dot(left: Any, right: Any, count: int) -> Any:
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
+def _four_dots(a_at: int, row_bytes: int, x: Any, count: int, z: Any) -> None:
+    """z[:4] = the products of four rows of A with x, which is loaded once."""
+    a0, a1 = floats_at(a_at), floats_at(a_at + row_bytes)
+    a2, a3 = floats_at(a_at + 2 * row_bytes), floats_at(a_at + 3 * row_bytes)
+    z0 = z1 = z2 = z3 = types.float32(0.0)
+    for i in range(count):
+        value = x[i]
+        z0 += a0[i] * value
+        z1 += a1[i] * value
+        z2 += a2[i] * value
+        z3 += a3[i] * value
+    z[0], z[1], z[2], z[3] = z0, z1, z2, z3
+
+
+@njit(fastmath=_FAST, nogil=True, cache=True)
 def _shrink(words: Any, row_at: int, site: Any, slices: Any, first: int, last: int) -> None:
     """z[pair] = A x[token], for the slices where the pair's weight is not zero."""
     tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
@@ -81,14 +97,20 @@ def _shrink(words: Any, row_at: int, site: Any, slices: Any, first: int, last: i
         part = slices + s * SLICE_WORDS * 8
         rank_start, rank = ints_at(part)[2], ints_at(part)[3]
         weight_at = ints_at(part)[5] * words[SLICE_STRIDE]
-        for r in range(rank_start, rank_start + rank):
+        for r in range(rank_start, rank_start + rank, _RANKS_AT_ONCE):
+            count = min(_RANKS_AT_ONCE, rank_start + rank - r)
             a = row + r * row_bytes
-            _ask(a + 2 * row_bytes, row_bytes)
+            _ask(a + _RANKS_AT_ONCE * row_bytes, count * row_bytes)
             for pair in range(first, last):
                 if weights[pair * words[PAIR_STRIDE] + weight_at] != 0.0:
                     x = words[X] + _FLOAT * words[X_STRIDE] * tokens[pair]
-                    z = floats_at(words[SHRUNK] + _FLOAT * words[SHRUNK_STRIDE] * pair)
-                    z[r] = _dot(floats_at(a), floats_at(x), width)
+                    z = words[SHRUNK] + _FLOAT * (words[SHRUNK_STRIDE] * pair + r)
+                    if count == _RANKS_AT_ONCE:
+                        _four_dots(a, row_bytes, floats_at(x), width, floats_at(z))
+                    else:
+                        for i in range(count):
+                            left = floats_at(a + i * row_bytes)
+                            floats_at(z)[i] = _dot(left, floats_at(x), width)
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
