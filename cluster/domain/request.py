@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cluster.domain.decision import RoutingDecision
+from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import RequestId, TenantId
 
 
@@ -107,6 +107,7 @@ class GenerationChunk:
     usage: Usage | None = None  # set in the last chunk
     error_code: str | None = None  # with finish_reason ERROR: the BraidError code
     error_message: str | None = None
+    site_weights: SiteWeights | None = None  # what its prompt's router decided, once
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     """Of the prompt's next tokens where asked for: the chunks together have those of all but the
     first token, in order, and complete no later than the first generated token."""

@@ -22,6 +22,7 @@ from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest
 from cluster.engine.block_pool import BlockPool
+from cluster.engine.fusion_spec import Fusion
 from cluster.engine.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
@@ -97,6 +98,7 @@ class Engine:
         request: GenerationRequest,
         namespace: str,
         adapters: tuple[tuple[Slot, float], ...],
+        fusion: Fusion | None = None,
     ) -> None:
         """Take a request; its chunks come through ``on_chunks``.
 
@@ -104,24 +106,30 @@ class Engine:
             request: what to generate.
             namespace: its KV namespace (docs/decisions/0001).
             adapters: (slot in the bank, weight) of its mixture, in mixture order; the slots must
-                stay loaded until the last chunk has come.
+                stay loaded until the last chunk has come. With a gate, in the gate's order.
+            fusion: how they are weighed beyond that. What a router decides comes in a chunk of its
+                own or with the first token, before any later one.
 
         Raises:
             RequestError: no prompt tokens, a request id that is being served already, or a
                 grammar that cannot be followed.
             PromptTooLong: no room for prompt and completion.
             Overloaded: the queue is full.
-            EngineError: the engine is stopping, a slot is empty, or a weight or the sampling
-                parameters have no meaning.
+            EngineError: the engine is stopping, a slot is empty, ``fusion`` does not fit, or a
+                weight or the sampling parameters have no meaning.
         """
         check_sampling(request.sampling)
         self._runner.check_adapters(adapters)
+        if fusion is not None:
+            self._runner.check_fusion(len(adapters), fusion)
         sequence = EngineSequence.create(
             request,
             namespace=namespace,
             adapters=adapters,
             stop_token_ids=self.eos_token_ids,
             max_model_len=self.max_model_len,
+            whole_prefill=fusion is not None and fusion.is_pending,
+            fusion=fusion,
             grammar=self.prepare(request),
         )
         seed = request.sampling.seed
@@ -303,20 +311,33 @@ class Engine:
             for item in live:
                 if item.sequence.is_unscored:
                     item.sequence.num_scored = max(item.sequence.num_scored, item.end)
+                weights = output.decided.get(item.sequence.request_id)
+                if weights is not None:
+                    self._counters.routed_prompts += 1
+                    self._scheduler.complete(item.sequence, weights)
             before = [item.sequence.num_generated for item in live]
             ended = self._scheduler.commit(plan, output.token_ids)
             chunks = []
             for item, count in zip(live, before, strict=True):
                 sequence = item.sequence
                 prompt_logprobs = output.prompt_logprobs.get(sequence.request_id, ())
+                site_weights = output.decided.get(sequence.request_id)
                 if sequence.num_generated > count:
                     chunks.append(self._token_chunk(sequence, output))
                 elif sequence.is_finished:
                     chunk = self._last_chunk(sequence)
-                    chunks.append(dataclasses.replace(chunk, prompt_logprobs=prompt_logprobs))
-                elif prompt_logprobs:
                     chunks.append(
-                        GenerationChunk(sequence.request_id, prompt_logprobs=prompt_logprobs)
+                        dataclasses.replace(
+                            chunk, prompt_logprobs=prompt_logprobs, site_weights=site_weights
+                        )
+                    )
+                elif prompt_logprobs or site_weights is not None:
+                    chunks.append(
+                        GenerationChunk(
+                            sequence.request_id,
+                            prompt_logprobs=prompt_logprobs,
+                            site_weights=site_weights,
+                        )
                     )
             scheduled = {item.sequence.request_id for item in live}
             chunks += [
@@ -340,6 +361,7 @@ class Engine:
             finish_reason=sequence.finish_reason,
             usage=sequence.usage if finished else None,
             prompt_logprobs=output.prompt_logprobs.get(request_id, ()),
+            site_weights=output.decided.get(request_id),
         )
 
     def _last_chunk(

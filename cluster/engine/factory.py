@@ -10,6 +10,7 @@ from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine, OnChunks
+from cluster.engine.fusion import FusionParts
 from cluster.engine.grammar import GrammarCompiler
 from cluster.engine.model_loader import LoadedModel, load_model
 from cluster.engine.model_runner import ModelRunner
@@ -35,6 +36,7 @@ def build_engine(
     clock: Clock,
     on_chunks: OnChunks,
     new_seed: Callable[[], int],
+    fusion: FusionParts | None = None,
 ) -> BuiltEngine:
     """Load a model and put an engine around it.
 
@@ -45,6 +47,7 @@ def build_engine(
         clock: time of steps, deadlines and the heartbeat.
         on_chunks: receives each step's chunks in the step thread.
         new_seed: a seed for each request that has none.
+        fusion: gates and routers that requests may name.
 
     Raises:
         ModelSourceError: the model cannot be loaded, or is of a kind not supported.
@@ -63,7 +66,7 @@ def build_engine(
     engine = Engine(
         scheduler=scheduler,
         pool=pool,
-        runner=ModelRunner(loaded, config, bank),
+        runner=ModelRunner(loaded, config, bank, fusion),
         max_model_len=min(loaded.max_model_len, scheduler.max_model_len),
         eos_token_ids=loaded.eos_token_ids,
         clock=clock,

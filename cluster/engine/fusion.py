@@ -7,6 +7,7 @@ are: a row's weights depend on its own request alone.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -71,3 +72,11 @@ class PrefillRouter(Protocol):
             prompt_hidden: [n_p, d], the whole prompt's rows, of the model's dtype.
         """
         ...
+
+
+@dataclass(slots=True)
+class FusionParts:
+    """The gates and routers that sequences may name; adding to them is safe at any time."""
+
+    gates: dict[str, FusionGate] = field(default_factory=dict)
+    routers: dict[str, PrefillRouter] = field(default_factory=dict)

@@ -25,6 +25,7 @@ FUSED_GROUPS: tuple[tuple[str, ...], ...] = (
 )
 """Names of sibling linears that read the same input, in the order of the fused output."""
 
+
 class ProjectionGroup:
     """The product shared by the members of one site, for the input seen last."""
 
@@ -60,7 +61,11 @@ class ProjectionGroup:
         context = self._context
         if context.lora is not None:
             assert context.bank is not None
-            add_lora(y.flatten(0, -2), x.flatten(0, -2), context.bank, self._site, context.lora)
+            rows = x.flatten(0, -2)
+            weights = None
+            if context.fusion is not None:
+                weights = context.fusion.weights(self._site, rows)
+            add_lora(y.flatten(0, -2), rows, context.bank, self._site, context.lora, weights)
         return y
 
 

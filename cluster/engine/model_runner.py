@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import structlog
@@ -15,10 +15,13 @@ from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
 from cluster.engine.fused_decoder import FusedDecoder, fuse_decoder
+from cluster.engine.fusion import FusionParts
+from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_loader import LoadedModel, decoder_layers
 from cluster.engine.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
 from cluster.engine.scheduler import ScheduledSequence, StepPlan
 from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.step_fusion import FusedRows, SiteMap, StepFusion, enter_layers
 from cluster.engine.step_output import StepOutput
 from cluster.errors import EngineError, ModelSourceError
 from kernels.attention.batch import PagedBatch
@@ -39,8 +42,16 @@ fused decoder is used: the roundings of all layers, far below what another formu
 class ModelRunner:
     """Computes plans on one model. The KV cache is allocated once, here."""
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig, bank: AdapterBank) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        bank: AdapterBank,
+        fusion: FusionParts | None = None,
+    ) -> None:
         """Allocate the KV cache and try the model with one token.
+
+        ``fusion`` are the gates and routers that sequences may name; more may be added later.
 
         Raises:
             ModelSourceError: the model's attention asks for what is not supported.
@@ -51,8 +62,12 @@ class ModelRunner:
         self._threads = config.threads
         self._block_size = config.block_size
         self._bank = bank
-        self._lora_rows: tuple[tuple[int, int], ...] = ()  # (arrival, tokens) of the batch kept
+        self._rows_kept: tuple[tuple[int, int, bool], ...] = ()  # of the batch kept, see _lora
         self._lora_batch: LoraBatch | None = None
+        self._step_fusion: StepFusion | None = None
+        self._fusion = FusionParts() if fusion is None else fusion
+        self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self._sites = SiteMap(loaded.sites, loaded.num_layers, loaded.device)
         self._kv_blocks = config.kv_blocks
         self._fused: FusedDecoder | None = None
         self._context.bank = bank
@@ -84,6 +99,37 @@ class ModelRunner:
             except ValueError as error:
                 raise EngineError(str(error)) from error
 
+    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
+        """Raises EngineError for an unknown part, or one that does not fit model or mixture."""
+        for name, parts in (
+            (fusion.gate, self._fusion.gates),
+            (fusion.router, self._fusion.routers),
+        ):
+            if not name:
+                continue
+            part = parts.get(name)
+            if part is None:
+                raise EngineError(f"no gate or router {name!r} is loaded")
+            found = part.num_layers, part.hidden_size
+            expected = self._loaded.num_layers, self._hidden_size
+            if found != expected:
+                raise EngineError(
+                    f"{name!r} is for {found[0]} layers of width {found[1]}, "
+                    f"the model has {expected[0]} of {expected[1]}"
+                )
+        gate = self._fusion.gates.get(fusion.gate)
+        wanted = 1 if fusion.router else num_adapters if gate is None else gate.num_adapters
+        if num_adapters != wanted:
+            raise EngineError(f"{num_adapters} adapters for a part that weighs {wanted}")
+        if fusion.site_weights is not None:
+            if len(fusion.site_weights.weights) != num_adapters:
+                raise EngineError(
+                    f"weights of {len(fusion.site_weights.weights)} adapters for {num_adapters}"
+                )
+            unknown = [s for s in fusion.site_weights.sites if s not in self._sites.paths]
+            if unknown:
+                raise EngineError(f"the model has no linear {unknown[0]}")
+
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan.
 
@@ -93,9 +139,10 @@ class ModelRunner:
         try:
             rows = _Rows.of(plan.scheduled)
             logits = self._logits(plan.scheduled, rows.packed)
-            if logits is None:
-                return StepOutput({})
-            return _output(logits, rows, seeds)
+            output = StepOutput({}) if logits is None else _output(logits, rows, seeds)
+            if self._step_fusion is not None:
+                output = replace(output, decided=self._step_fusion.take_decided())
+            return output
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             raise EngineError("the engine is out of device memory") from error
@@ -117,7 +164,8 @@ class ModelRunner:
             dtype=self._loaded.dtype,
             device=self._loaded.device,
         )
-        return self._forward(tokens, positions, rows, batch, self._lora(scheduled))
+        lora = self._lora(scheduled)
+        return self._forward(tokens, positions, rows, batch, lora)
 
     @torch.inference_mode()
     def _forward(
@@ -136,6 +184,7 @@ class ModelRunner:
             rows = torch.tensor(wanted, dtype=torch.long).to(device, non_blocking=True)
         self._context.attention = batch
         self._context.lora = lora
+        self._context.fusion = self._step_fusion if lora is not None else None
         try:
             if not wanted:
                 self._hidden(inputs)
@@ -144,6 +193,7 @@ class ModelRunner:
         finally:
             self._context.attention = None
             self._context.lora = None
+            self._context.fusion = None
 
     def _hidden(self, inputs: torch.Tensor) -> None:
         """Fills the KV cache for ``inputs`` [2, T], tokens and positions."""
@@ -170,19 +220,40 @@ class ModelRunner:
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> LoraBatch | None:
         """The step's adapters; the last batch is kept while the same sequences go on decoding.
 
-        A live sequence's slots hold the same adapters until it ends, and no two sequences have the
-        same arrival number, so equal rows mean an equal batch.
+        A live sequence's slots hold the same adapters until it ends, no two sequences have the same
+        arrival number, and a router's answer is the only change of how adapters are weighed: equal
+        rows mean an equal batch.
         """
         if not any(item.sequence.adapters for item in scheduled):
+            self._step_fusion = None
             return None
-        rows = tuple((item.sequence.arrival, item.count) for item in scheduled)
+        rows = tuple(
+            (s.arrival, item.count, s.fusion is not None and s.fusion.is_pending)
+            for item in scheduled
+            for s in (item.sequence,)
+        )
         kept = self._lora_batch
-        if rows != self._lora_rows or kept is None or not kept.valid:
+        if rows != self._rows_kept or kept is None or not kept.valid:
             kept = LoraBatch.build(
                 [(item.count, item.sequence.adapters) for item in scheduled], self._bank
             )
-            self._lora_rows, self._lora_batch = rows, kept
+            self._rows_kept, self._lora_batch = rows, kept
+            self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
         return kept
+
+    def _fuse(self, batch: LoraBatch, scheduled: Sequence[ScheduledSequence]) -> StepFusion | None:
+        """The changing weights of a batch; None where each adapter has one weight."""
+        if all(item.sequence.fusion is None for item in scheduled):
+            return None
+        rows = []
+        first = 0
+        for item in scheduled:
+            s = item.sequence
+            prompt = min(item.end, s.prompt_len) - item.start
+            rows.append(FusedRows(s.request_id, s.fusion, first, item.count, prompt))
+            first += item.count
+        parts = self._fusion
+        return StepFusion(batch, rows, parts.gates, parts.routers, self._sites)
 
     def _try(self) -> None:
         """A few tokens through the first blocks, so that an unsupported model is refused when it is
@@ -199,6 +270,7 @@ class ModelRunner:
             )
         if not all(bool(torch.isfinite(logits).all()) for logits in expected):
             raise ModelSourceError(f"{type(self._model).__name__} answers with NaN or infinity")
+        enter_layers(decoder_layers(self._model), self._context)
         self._fused = fuse_decoder(self._model, decoder_layers(self._model), self._context)
         if self._fused is None:
             return

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
+from cluster.engine.fusion_spec import Fusion
 from cluster.errors import PromptTooLong, RequestError
 
 
@@ -49,6 +50,7 @@ class Sequence:
     stop_token_ids: frozenset[int]
     adjusts_logits: bool = False  # its sampling parameters change logits
     grammar: Grammar | None = None  # that its completion must match
+    fusion: Fusion | None = None  # how its adapters are weighed beyond their weights
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
     num_scored: int = 0  # rows of the prompt whose logits told the next token's log-probability
     num_computed: int = 0
@@ -73,6 +75,7 @@ class Sequence:
         stop_token_ids: frozenset[int],
         max_model_len: int,
         whole_prefill: bool = False,
+        fusion: Fusion | None = None,
         grammar: Grammar | None = None,
     ) -> Self:
         """Build the sequence of a request.
@@ -88,6 +91,7 @@ class Sequence:
                 ``ignore_eos`` leaves the model's out.
             max_model_len: longest prompt plus completion, in tokens.
             whole_prefill: see the field.
+            fusion: see the field.
             grammar: see the field.
 
         Raises:
@@ -119,6 +123,7 @@ class Sequence:
             stop_token_ids=eos | frozenset(sampling.stop_token_ids),
             adjusts_logits=sampling.adjusts_logits,
             grammar=grammar,
+            fusion=fusion,
             whole_prefill=whole_prefill,
         )
 

@@ -16,6 +16,7 @@ class EngineCounters:
     failed_requests: int = 0  # ended with finish_reason error
     prefix_queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hit_tokens: int = 0  # and found
+    routed_prompts: int = 0  # whose router was asked, once for each layer
     callback_failures: int = 0  # raised by the receiver of chunks
     integrity_failures: int = 0
 

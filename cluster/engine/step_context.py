@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cluster.engine.step_fusion import StepFusion
     from kernels.attention.batch import PagedBatch
     from kernels.attention.cache import LayerKVCache
     from kernels.lora.bank import AdapterBank
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 class StepContext:
     """Owned by the runner, shared by the modules of one model instance.
 
-    ``attention`` and ``lora`` are set anew for each step. ``attention`` is None outside of one;
-    ``lora`` is None where no row of the step has an adapter, and then no LoRA work is done.
+    ``attention``, ``lora`` and ``fusion`` are set anew for each step. ``attention`` is None outside
+    of one; ``lora`` is None where no row of the step has an adapter, and then no LoRA work is done;
+    ``fusion`` is None where every adapter has one weight for all layers.
     """
 
     max_model_len: int  # tokens
@@ -25,6 +27,7 @@ class StepContext:
     kv_caches: tuple[LayerKVCache, ...] = ()  # one per layer, set once, by the runner
     attention: PagedBatch | None = None
     lora: LoraBatch | None = None
+    fusion: StepFusion | None = None
 
     def effective_window(self, window: int | None) -> int | None:
         """``window``, or None where no sequence can be longer than it."""

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
+from cluster.engine.fusion_spec import Fusion
 from cluster.engine.scheduler import StepPlan
 
 
@@ -18,6 +20,8 @@ class StepOutput:
     failed: Mapping[RequestId, str] = field(default_factory=dict)  # request -> what was wrong
     prompt_logprobs: Mapping[RequestId, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
     """Of the tokens after the step's rows of a prompt, where asked for and not given before."""
+    decided: Mapping[RequestId, SiteWeights] = field(default_factory=dict)
+    """What a prompt's router has decided, for the sequences that waited for it."""
 
 
 class Runner(Protocol):
@@ -29,6 +33,10 @@ class Runner(Protocol):
 
     def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
         """Raise EngineError for a mixture that cannot be applied; called from any thread."""
+        ...
+
+    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
+        """Raise EngineError for a fusion that cannot be; called from any thread."""
         ...
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:

@@ -9,7 +9,12 @@ import torch
 
 from cluster.clock import ManualClock
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
+from cluster.domain.decision import (
+    DecisionSource,
+    Granularity,
+    RoutingDecision,
+    SiteWeights,
+)
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import (
     FinishReason,
@@ -20,6 +25,8 @@ from cluster.domain.request import (
     Usage,
 )
 from cluster.engine.factory import BuiltEngine, build_engine
+from cluster.engine.fusion import FusionParts
+from cluster.engine.fusion_spec import Fusion
 
 Mixture = tuple[tuple[Slot, float], ...]
 LoraTensors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
@@ -63,6 +70,7 @@ class Answer:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     error_code: str | None = None
+    site_weights: SiteWeights | None = None
 
 
 class RunningEngine:
@@ -71,6 +79,7 @@ class RunningEngine:
     def __init__(self, model_dir: Path, *, slots: int = 8, **config: object) -> None:
         options = {"block_size": 4, "kv_blocks": 128, "max_model_len": 128, "max_batch_size": 8}
         seeds = iter(range(1, 1_000_000))
+        self.fusion = FusionParts()
         self.built: BuiltEngine = build_engine(
             model_dir,
             EngineConfig(**(options | config)),
@@ -78,6 +87,7 @@ class RunningEngine:
             clock=ManualClock(),
             on_chunks=self._receive,
             new_seed=lambda: next(seeds),
+            fusion=self.fusion,
         )
         self.engine = self.built.engine
         self.answers: dict[str, Answer] = {}
@@ -89,10 +99,15 @@ class RunningEngine:
         self.built.bank.write(slot, tensors)
 
     def submit(
-        self, request: GenerationRequest, mixture: Mixture = (), namespace: str | None = None
+        self,
+        request: GenerationRequest,
+        mixture: Mixture = (),
+        namespace: str | None = None,
+        fusion: Fusion | None = None,
     ) -> None:
         self.answers[request.request_id] = Answer()
-        self.engine.submit(request, repr(mixture) if namespace is None else namespace, mixture)
+        namespace = repr(mixture) if namespace is None else namespace
+        self.engine.submit(request, namespace, mixture, fusion)
 
     def start(self) -> None:
         if not self._started:
@@ -109,9 +124,13 @@ class RunningEngine:
         return [self.answers[name] for name in names]
 
     def ask(
-        self, request: GenerationRequest, mixture: Mixture = (), namespace: str | None = None
+        self,
+        request: GenerationRequest,
+        mixture: Mixture = (),
+        namespace: str | None = None,
+        fusion: Fusion | None = None,
     ) -> Answer:
-        self.submit(request, mixture, namespace)
+        self.submit(request, mixture, namespace, fusion)
         return self.wait(request.request_id)[0]
 
     def stop(self) -> None:
@@ -135,6 +154,9 @@ class RunningEngine:
                 answer.finish_reason = chunk.finish_reason
                 answer.usage = chunk.usage
                 answer.error_code = chunk.error_code
+                if chunk.site_weights is not None:
+                    assert answer.site_weights is None, "decided twice"
+                    answer.site_weights = chunk.site_weights
                 if self.on_chunk is not None:
                     self.on_chunk(chunk)
             self._arrived.notify_all()

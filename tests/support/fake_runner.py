@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
+from cluster.engine.fusion_spec import Fusion
 from cluster.engine.scheduler import StepPlan
 from cluster.engine.step_output import StepOutput
 from cluster.errors import EngineError
@@ -30,6 +31,10 @@ class FakeRunner:
     def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
         if any(weight != weight for _, weight in adapters):
             raise EngineError("weight is not a number")
+
+    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
+        if fusion.router and num_adapters != 1:
+            raise EngineError("a router weighs one adapter")
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         self.entered.release()
