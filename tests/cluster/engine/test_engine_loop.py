@@ -203,6 +203,31 @@ def test_a_waiting_request_can_be_cancelled(harness):
     assert len(h.tokens("a")) == 4
 
 
+def test_what_has_not_begun_can_be_taken_back(harness):
+    h = harness(max_batch_size=1)
+    h.runner.gate = threading.Semaphore(0)
+    for name in "abc":
+        h.submit(request(name))
+    h.engine.start()
+    assert h.runner.entered.acquire(timeout=30)
+    h.engine.cancel(RequestId("c"))
+    assert [h.engine.withdraw(RequestId(name)) for name in "abc"] == [False, True, False]
+    assert not h.engine.withdraw(RequestId("b"))
+    assert h.engine.stats().waiting == 1
+    h.submit(request("b"))  # it may come again
+    h.runner.gate.release(100)
+    assert (len(h.tokens("a")), len(h.tokens("b")), h.tokens("c")) == (4, 4, [])
+    assert h.end("c").finish_reason is FinishReason.CANCELLED
+
+
+def test_equal_prompts_that_come_together_are_computed_once(harness):
+    h = harness()
+    for name in "abcd":
+        h.submit(request(name, prompt=13))
+    h.engine.start()
+    assert [h.end(name).usage.cached_tokens for name in "abcd"] == [0, 12, 12, 12]
+
+
 def test_a_failing_step_ends_its_requests_and_not_the_engine(harness):
     h = harness()
     h.runner.raises["a"] = RuntimeError("secret detail")
