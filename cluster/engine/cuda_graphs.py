@@ -62,13 +62,7 @@ class PagedTables(Protocol):
 class LoraTables(Protocol):
     """The part of ``TritonLoraBatch`` that is needed here."""
 
-    def update(
-        self,
-        rows: Sequence[tuple[int, Mixture]],
-        *,
-        pad_to: int | None = None,
-        gated: bool = False,
-    ) -> bool: ...
+    def update(self, rows: Sequence[tuple[int, Mixture]], *, pad_to: int | None = None) -> bool: ...
 
 
 def decode_buckets(max_rows: int) -> tuple[int, ...]:

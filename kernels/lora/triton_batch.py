@@ -25,8 +25,8 @@ MAX_SPLITS = 8
 """Partial sums per pair that an expanding program adds up, in order."""
 
 
-_ABSENT = -1
-"""Slot of a term that is dropped. Kernels find slot 0 there, with a weight of 0."""
+_Term = tuple[int, int, float]
+"""Place in the mixture, slot, weight."""
 
 
 class Form(Enum):
@@ -65,21 +65,24 @@ class TritonLoraBatch:
         self.table = SlotTable(bank)
         self.form = Form.DECODE
         self.tokens = 0  # of the step, or the padded number
-        self.pairs = 0  # adapters per row for which programs are launched; 0: nothing to do
+        self.longest = 0  # adapters of a row for which programs are launched; 0: nothing to do
         self.tiles = 0  # prefill tiles for which programs are launched
         max_tiles = max_rows + max_tokens // TILE_TOKENS
-        self._ints = torch.zeros(
-            max_rows * (1 + max_pairs) + 3 * max_tiles, dtype=torch.int32, device=device
-        )
-        sizes = [max_rows, max_rows * max_pairs, 3 * max_tiles]
-        counts, slots, tiles = torch.split_with_sizes(self._ints, sizes)
-        self.counts = counts  # [max_rows], adapters of each row
-        self.slots = slots.view(max_rows, max_pairs)
-        self.tile_bounds = tiles.view(max_tiles, 3)  # row, first token, end of the row's tokens
-        self.weights = torch.zeros((max_tokens, max_pairs), device=device)  # fp32
+
+        def integers(*shape: int) -> torch.Tensor:
+            return torch.zeros(shape, dtype=torch.int32, device=device)
+
+        self.counts = integers(max_rows)  # adapters of each row
+        self.slots = integers(max_rows, max_pairs)
+        self.pair_starts = integers(max_tokens)  # first pair of each token
+        self.tile_bounds = integers(max_tiles, 3)  # row, first token, end of the row's tokens
+        self.pair_weights = torch.zeros(max_tokens * max_pairs, device=device)  # fp32
+        self.weights = self.pair_weights[:0]  # [pairs], those of the step
+        self.pair_tokens = torch.zeros(0, dtype=torch.int64)  # [pairs], on the host
+        self.pair_terms = torch.zeros(0, dtype=torch.int64)  # [pairs], likewise: place in mixture
         self.scratch_width = bank.max_rank * self.table.slices
         splits = max(split_count(site.in_features) for site in bank.sites)
-        self.scratch = torch.empty(  # weighted A x in fp32, by (token, pair, split)
+        self.scratch = torch.empty(  # weighted A x in fp32, by pair and split
             max(max_tokens, max_rows * splits) * max_pairs * self.scratch_width,
             dtype=torch.float32,
             device=device,
@@ -92,22 +95,14 @@ class TritonLoraBatch:
         )
         self._held: tuple[torch.Tensor, ...] = ()
 
-    def update(
-        self,
-        rows: Sequence[tuple[int, Mixture]],
-        *,
-        pad_to: int | None = None,
-        gated: bool = False,
-    ) -> bool:
+    def update(self, rows: Sequence[tuple[int, Mixture]], *, pad_to: int | None = None) -> bool:
         """Take over a step's rows.
 
         Args:
-            rows: (tokens of this step, mixture) per row, in the order of the step's tokens. The
-                k-th term of a mixture is pair k of the row, which a router's own weights refer to.
+            rows: (tokens of this step, mixture) per row, in the order of the step's tokens. Terms
+                of weight 0 are dropped.
             pad_to: decode rows that the launches of a captured graph cover; at least the rows
                 given, which then have one token each.
-            gated: a router sets the weights on the device, so terms of weight 0 count as work;
-                else they are dropped, whatever their slot holds.
 
         Returns:
             Whether there is anything to do; if not, ``add_lora`` launches nothing (``pad_to``
@@ -118,68 +113,82 @@ class TritonLoraBatch:
                 weight that is not finite, or several tokens in a row under ``pad_to``.
         """
         counts = [count for count, _ in rows]
-        mixtures = [
-            [(slot if gated or weight != 0.0 else _ABSENT, weight) for slot, weight in mixture]
-            for _, mixture in rows
-        ]
-        tokens, longest = sum(counts), max(map(len, mixtures), default=0)
-        self._check(len(rows), tokens, longest, mixtures)
-        decode = all(count == 1 for count in counts)
-        if pad_to is not None and not (decode and tokens <= pad_to <= self.max_rows):
-            raise ValueError(f"{tokens} tokens in {len(rows)} rows do not fit {pad_to} decode rows")
-        self.form = Form.DECODE if decode else Form.SEGMENTS
-        used = {slot for mixture in mixtures for slot, _ in mixture} - {_ABSENT}
-        working = any(
-            count and slot != _ABSENT
-            for count, mixture in zip(counts, mixtures, strict=True)
-            for slot, _ in mixture
-        )
-        self._held = self.table.refresh(used)
-        self.tokens = tokens if pad_to is None else pad_to
-        self.pairs = self.max_pairs if pad_to is not None else longest if working else 0
-        if working or pad_to is not None:
-            self._fill(counts, mixtures)
-        return working
-
-    def _check(self, rows: int, tokens: int, longest: int, mixtures: Sequence[Mixture]) -> None:
+        terms = [_terms(mixture) if count else [] for count, mixture in rows]
+        tokens, longest = sum(counts), max(map(len, terms), default=0)
         for name, value, room in (
-            ("rows", rows, self.max_rows),
+            ("rows", len(rows), self.max_rows),
             ("tokens", tokens, self.max_tokens),
             ("adapters in a row", longest, self.max_pairs),
         ):
             if value > room:
                 raise ValueError(f"{value} {name}, room for {room}")
-        for mixture in mixtures:
-            for slot, weight in mixture:
-                if not math.isfinite(weight):
-                    raise ValueError(f"weight {weight} of slot {slot} is not finite")
+        decode = all(count == 1 for count in counts)
+        if pad_to is not None and not (decode and tokens <= pad_to <= self.max_rows):
+            raise ValueError(f"{tokens} tokens in {len(rows)} rows do not fit {pad_to} decode rows")
+        self._held = self.table.refresh({slot for row in terms for _, slot, _ in row})
+        self.form = Form.DECODE if decode else Form.SEGMENTS
+        self.tokens = tokens if pad_to is None else pad_to
+        self.longest = longest if pad_to is None else self.max_pairs
+        if self.longest:
+            self._fill(counts, terms)
+        else:
+            self.weights = self.pair_weights[:0]
+            self.pair_tokens, self.pair_terms = self.pair_tokens[:0], self.pair_terms[:0]
+        return longest > 0
 
-    def _fill(self, counts: Sequence[int], mixtures: Sequence[Mixture]) -> None:
-        ints = [len(mixture) for mixture in mixtures] + [0] * (self.max_rows - len(mixtures))
-        weights: list[list[float]] = []
-        for mixture in mixtures:
-            padding = self.max_pairs - len(mixture)
-            ints += [max(slot, 0) for slot, _ in mixture] + [0] * padding
-            weights.append([weight for _, weight in mixture] + [0.0] * padding)
-        ints += [0] * (self.max_rows - len(mixtures)) * self.max_pairs
+    def _fill(self, counts: Sequence[int], terms: Sequence[Sequence[_Term]]) -> None:
+        lengths = [len(row) for row in terms]
+        slots: list[int] = []
+        for row in terms:
+            slots += [slot for _, slot, _ in row] + [0] * (self.max_pairs - len(row))
+        _send(lengths + [0] * (self.max_rows - len(terms)), self.counts)
+        _send(slots, self.slots.view(-1))
         if self.form is Form.SEGMENTS:
-            bounds = _token_tiles(counts, mixtures)
+            bounds = _token_tiles(counts, lengths)
             self.tiles = len(bounds) // 3
-            ints += bounds
-        host = torch.tensor(ints, dtype=torch.int32)
-        self._ints[: len(ints)].copy_(host, non_blocking=True)
-        if weights:
-            by_row = torch.tensor(weights, dtype=torch.float32)
-            by_token = by_row.repeat_interleave(torch.tensor(counts), dim=0)
-            self.weights[: len(by_token)].copy_(by_token, non_blocking=True)
+            _send(bounds, self.tile_bounds.view(-1))
+        self._fill_pairs(
+            torch.tensor(counts, dtype=torch.int64), torch.tensor(lengths, dtype=torch.int64), terms
+        )
+
+    def _fill_pairs(
+        self, counts: torch.Tensor, lengths: torch.Tensor, terms: Sequence[Sequence[_Term]]
+    ) -> None:
+        """The pairs in the order of tokens, and of terms inside a token."""
+        row_of = torch.arange(len(counts)).repeat_interleave(counts)
+        by_token = lengths[row_of]
+        starts = by_token.cumsum(0) - by_token
+        self.pair_tokens = torch.arange(len(row_of)).repeat_interleave(by_token)
+        row_starts = lengths.cumsum(0) - lengths
+        shift = (row_starts[row_of] - starts)[self.pair_tokens]
+        place = torch.arange(len(shift)) + shift  # of each pair's term among all rows' terms
+        self.pair_terms = torch.tensor(
+            [term for row in terms for term, _, _ in row], dtype=torch.int64
+        )[place]
+        weights = torch.tensor([weight for row in terms for _, _, weight in row])[place]
+        self.weights = self.pair_weights[: len(weights)]
+        self.weights.copy_(weights, non_blocking=True)
+        self.pair_starts[: len(starts)].copy_(starts, non_blocking=True)
 
 
-def _token_tiles(counts: Sequence[int], mixtures: Sequence[Mixture]) -> list[int]:
+def _terms(mixture: Mixture) -> list[_Term]:
+    for slot, weight in mixture:
+        if not math.isfinite(weight):
+            raise ValueError(f"weight {weight} of slot {slot} is not finite")
+    return [(term, slot, weight) for term, (slot, weight) in enumerate(mixture) if weight != 0.0]
+
+
+def _send(values: Sequence[int], target: torch.Tensor) -> None:
+    host = torch.tensor(values, dtype=target.dtype)
+    target[: len(host)].copy_(host, non_blocking=True)
+
+
+def _token_tiles(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
     """(row, first token, end of the row's tokens) of each tile; rows without adapters have none."""
     bounds: list[int] = []
     start = 0
-    for row, (count, mixture) in enumerate(zip(counts, mixtures, strict=True)):
-        if mixture:
+    for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        if length:
             for first in range(start, start + count, TILE_TOKENS):
                 bounds += (row, first, start + count)
         start += count

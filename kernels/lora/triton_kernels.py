@@ -30,7 +30,6 @@ def _adapter(addresses, extents, slot, site, sites, part, slices, dtype: tl.cons
 
 @triton.jit(
     do_not_specialize=[
-        "weight_token",
         "weight_pair",
         "weight_part",
         "slot_row",
@@ -44,13 +43,13 @@ def _adapter(addresses, extents, slot, site, sites, part, slices, dtype: tl.cons
 )
 def decode_shrink(
     x,  # [T, in_features], rows x_row apart
-    scratch,  # [T, pairs, splits, scratch_width] fp32
+    scratch,  # [pairs, splits, scratch_width] fp32
     addresses,
     extents,
     counts,
     slots,
-    weights,
-    weight_token,
+    pair_starts,  # [T], each token's first pair
+    weights,  # by pair
     weight_pair,
     weight_part,
     slot_row,
@@ -73,8 +72,8 @@ def decode_shrink(
     part = tl.program_id(2)
     if pair >= tl.load(counts + token):
         return
-    weight = tl.load(weights + token * weight_token + pair * weight_pair + part * weight_part)
-    weight = weight.to(tl.float32)
+    place = tl.load(pair_starts + token) + pair
+    weight = tl.load(weights + place * weight_pair + part * weight_part).to(tl.float32)
     if weight == 0.0:
         return
     slot = tl.load(slots + token * slot_row + pair)
@@ -84,7 +83,7 @@ def decode_shrink(
     rank_start = tl.load(record + 1)
     a = row + tl.multiple_of(tl.load(record + 2), 16) + rank_start * in_features
     x += token.to(tl.int64) * x_row
-    scratch += ((token * pairs + pair).to(tl.int64) * splits + split) * scratch_width + rank_start
+    scratch += (place.to(tl.int64) * splits + split) * scratch_width + rank_start
     first = split * chunk
     last = tl.minimum(first + chunk, in_features)
     for rank_first in range(0, rank, BLOCK_R):
@@ -105,28 +104,26 @@ def decode_shrink(
 
 @triton.jit(
     do_not_specialize=[
-        "weight_token",
         "weight_pair",
         "weight_part",
         "slot_row",
         "site",
         "sites",
         "slices",
-        "pairs",
         "splits",
         "scratch_width",
     ]
 )
 def decode_expand(
     y,  # [T, out_features], rows y_row apart
-    scratch,  # [T, pairs, splits, scratch_width] fp32
+    scratch,  # [pairs, splits, scratch_width] fp32
     addresses,
     extents,
     counts,
     slots,
-    weights,
+    pair_starts,  # [T], each token's first pair
+    weights,  # by pair
     column_tiles,
-    weight_token,
     weight_pair,
     weight_part,
     slot_row,
@@ -134,7 +131,6 @@ def decode_expand(
     site,
     sites,
     slices,
-    pairs,
     splits,
     scratch_width,
     ALIGNED: tl.constexpr,  # all slices' widths are multiples of 16
@@ -159,14 +155,16 @@ def decode_expand(
     dtype: tl.constexpr = y.dtype.element_ty
     total = tl.full([BLOCK_N], 0.0, tl.float32)
     touched = 0
+    start = tl.load(pair_starts + token)
     for pair in range(count):
-        weight = tl.load(weights + token * weight_token + pair * weight_pair + part * weight_part)
+        place = start + pair
+        weight = tl.load(weights + place * weight_pair + part * weight_part)
         slot = tl.load(slots + token * slot_row + pair)
         row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
         rank = tl.load(record).to(tl.int32)
         rank = tl.where(weight.to(tl.float32) == 0.0, 0, rank)
         b = row + tl.multiple_of(tl.load(record + 3), 16)
-        shrunk = scratch + (token * pairs + pair).to(tl.int64) * splits * scratch_width
+        shrunk = scratch + place.to(tl.int64) * splits * scratch_width
         shrunk += tl.load(record + 1)
         for rank_first in range(0, rank, BLOCK_R):
             r = rank_first + tl.arange(0, BLOCK_R)
@@ -188,27 +186,25 @@ def decode_expand(
 
 @triton.jit(
     do_not_specialize=[
-        "weight_token",
         "weight_pair",
         "weight_part",
         "slot_row",
         "site",
         "sites",
         "slices",
-        "pairs",
         "scratch_width",
     ]
 )
 def segment_shrink(
     x,  # [T, in_features], rows x_row apart
-    scratch,  # [T, pairs, scratch_width] fp32
+    scratch,  # [pairs, scratch_width] fp32
     addresses,
     extents,
     counts,
     slots,
-    weights,
+    pair_starts,  # [T], each token's first pair
+    weights,  # by pair
     tile_bounds,
-    weight_token,
     weight_pair,
     weight_part,
     slot_row,
@@ -217,7 +213,6 @@ def segment_shrink(
     sites,
     slices,
     in_features,
-    pairs,
     scratch_width,
     BLOCK_M: tl.constexpr,
     BLOCK_R: tl.constexpr,
@@ -232,9 +227,9 @@ def segment_shrink(
         return
     t = tl.load(tile + 1) + tl.arange(0, BLOCK_M)
     own = t < tl.load(tile + 2)
-    weight = tl.load(
-        weights + t * weight_token + pair * weight_pair + part * weight_part, mask=own, other=0.0
-    ).to(tl.float32)
+    place = tl.load(pair_starts + t, mask=own, other=0) + pair
+    weight = tl.load(weights + place * weight_pair + part * weight_part, mask=own, other=0.0)
+    weight = weight.to(tl.float32)
     live = weight != 0.0
     slot = tl.load(slots + segment * slot_row + pair)
     dtype: tl.constexpr = x.dtype.element_ty
@@ -244,7 +239,7 @@ def segment_shrink(
     rank_start = tl.load(record + 1)
     a = row + tl.multiple_of(tl.load(record + 2), 16) + rank_start * in_features
     rows = x + t.to(tl.int64)[:, None] * x_row
-    shrunk = scratch + ((t.to(tl.int64) * pairs + pair) * scratch_width + rank_start)[:, None]
+    shrunk = scratch + (place.to(tl.int64) * scratch_width + rank_start)[:, None]
     for rank_first in range(0, rank, BLOCK_R):
         r = rank_first + tl.arange(0, BLOCK_R)
         z = tl.full([BLOCK_M, BLOCK_R], 0.0, tl.float32)
@@ -263,28 +258,26 @@ def segment_shrink(
 
 @triton.jit(
     do_not_specialize=[
-        "weight_token",
         "weight_pair",
         "weight_part",
         "slot_row",
         "site",
         "sites",
         "slices",
-        "pairs",
         "scratch_width",
     ]
 )
 def segment_expand(
     y,  # [T, out_features], rows y_row apart
-    scratch,  # [T, pairs, scratch_width] fp32
+    scratch,  # [pairs, scratch_width] fp32
     addresses,
     extents,
     counts,
     slots,
-    weights,
+    pair_starts,  # [T], each token's first pair
+    weights,  # by pair
     tile_bounds,
     column_tiles,
-    weight_token,
     weight_pair,
     weight_part,
     slot_row,
@@ -292,7 +285,6 @@ def segment_expand(
     site,
     sites,
     slices,
-    pairs,
     scratch_width,
     ALIGNED: tl.constexpr,  # all slices' widths are multiples of 16
     BLOCK_M: tl.constexpr,
@@ -317,19 +309,17 @@ def segment_expand(
     dtype: tl.constexpr = y.dtype.element_ty
     total = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     touched = tl.full([BLOCK_M], 0, tl.int32)
+    starts = tl.load(pair_starts + t, mask=own, other=0)
     for pair in range(tl.load(counts + segment)):
-        weight = tl.load(
-            weights + t * weight_token + pair * weight_pair + part * weight_part,
-            mask=own,
-            other=0.0,
-        )
+        place = starts + pair
+        weight = tl.load(weights + place * weight_pair + part * weight_part, mask=own, other=0.0)
         live = weight.to(tl.float32) != 0.0
         slot = tl.load(slots + segment * slot_row + pair)
         row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
         rank = tl.load(record).to(tl.int32)
         rank = tl.where(tl.max(live.to(tl.int32), axis=0) == 0, 0, rank)
         b = row + tl.multiple_of(tl.load(record + 3), 16)
-        shrunk = (t.to(tl.int64) * pairs + pair) * scratch_width + tl.load(record + 1)
+        shrunk = place.to(tl.int64) * scratch_width + tl.load(record + 1)
         added = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
         for rank_first in range(0, rank, BLOCK_R):
             r = rank_first + tl.arange(0, BLOCK_R)

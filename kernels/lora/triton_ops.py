@@ -51,8 +51,9 @@ def add_lora(
         x: [T, in_features of the site], likewise.
         site_index: index into the bank's sites.
         batch: updated for this step.
-        weights: [T, pairs] or [T, pairs, slices of the site], any float dtype and strides, in place
-            of the batch's own: what a router decided for this site. Read when the kernels run.
+        weights: in place of the batch's: [pairs], or [pairs, slices of the site] where single
+            modules are weighted or, with 0, left out; any float dtype and strides. Read when the
+            kernels run.
 
     Raises:
         ValueError: T, widths, dtype or strides do not fit.
@@ -69,18 +70,18 @@ def add_lora(
         raise ValueError(f"{site.name}: x {x.dtype} and y {y.dtype}, the bank has {bank.dtype}")
     if x.stride(1) != 1 or y.stride(1) != 1:
         raise ValueError(f"{site.name}: columns of x and y must lie side by side")
-    if batch.pairs == 0 or tokens == 0:
+    if batch.longest == 0 or tokens == 0:
         return
-    if weights is None:
-        weights = batch.weights
     slices = len(site.out_slices)
-    if weights.dim() == 2:
-        weights = weights.unsqueeze(2).expand(-1, -1, slices)
-    if weights.shape[0] < tokens or weights.shape[1] < batch.pairs or weights.shape[2] != slices:
+    if weights is None:
+        weights = batch.pair_weights
+    elif weights.shape not in (batch.weights.shape, (*batch.weights.shape, slices)):
         raise ValueError(
             f"{site.name}: weights {tuple(weights.shape)} do not fit "
-            f"[{tokens}, {batch.pairs}, {slices}]"
+            f"{batch.weights.shape[0]} pairs and {slices} slices"
         )
+    if weights.dim() == 1:
+        weights = weights.unsqueeze(1).expand(-1, slices)
     if batch.form is Form.DECODE:
         _decode(y, x, site_index, batch, weights)
     else:
@@ -94,10 +95,17 @@ def _decode(
     columns = batch.column_tiles[site_index]
     splits = split_count(site.in_features)
     chunk = -(-site.in_features // (splits * _SHRINK_FEATURES)) * _SHRINK_FEATURES
-    shared = (table.addresses, table.extents, batch.counts, batch.slots, weights)
+    shared = (
+        table.addresses,
+        table.extents,
+        batch.counts,
+        batch.slots,
+        batch.pair_starts,
+        weights,
+    )
     strides = (*weights.stride(), batch.max_pairs)
     place = (site_index, len(batch.bank.sites), table.slices)
-    decode_shrink[(x.shape[0] * batch.pairs, splits, len(site.out_slices))](
+    decode_shrink[(x.shape[0] * batch.longest, splits, len(site.out_slices))](
         x,
         batch.scratch,
         *shared,
@@ -106,7 +114,7 @@ def _decode(
         *place,
         site.in_features,
         chunk,
-        batch.pairs,
+        batch.longest,
         splits,
         batch.scratch_width,
         BLOCK_R=_RANKS,
@@ -122,7 +130,6 @@ def _decode(
         *strides,
         y.stride(0),
         *place,
-        batch.pairs,
         splits,
         batch.scratch_width,
         ALIGNED=batch.aligned[site_index],
@@ -138,10 +145,17 @@ def _segments(
 ) -> None:
     site, table = batch.bank.sites[site_index], batch.table
     columns = batch.column_tiles[site_index]
-    shared = (table.addresses, table.extents, batch.counts, batch.slots, weights)
+    shared = (
+        table.addresses,
+        table.extents,
+        batch.counts,
+        batch.slots,
+        batch.pair_starts,
+        weights,
+    )
     strides = (*weights.stride(), batch.max_pairs)
     place = (site_index, len(batch.bank.sites), table.slices)
-    segment_shrink[(batch.tiles, batch.pairs, len(site.out_slices))](
+    segment_shrink[(batch.tiles, batch.longest, len(site.out_slices))](
         x,
         batch.scratch,
         *shared,
@@ -150,7 +164,6 @@ def _segments(
         x.stride(0),
         *place,
         site.in_features,
-        batch.pairs,
         batch.scratch_width,
         BLOCK_M=TILE_TOKENS,
         BLOCK_R=_TILE_RANKS,
@@ -168,7 +181,6 @@ def _segments(
         *strides,
         y.stride(0),
         *place,
-        batch.pairs,
         batch.scratch_width,
         ALIGNED=batch.aligned[site_index],
         BLOCK_M=TILE_TOKENS,

@@ -81,7 +81,10 @@ class Engine:
         columns = [*inputs, self.paged.rows[:count, 1], self.paged.block_tables[:count, 0]]
         if adapters:
             used = self.lora.counts[:count] > 0
-            columns += [self.lora.slots[:count, 0] * used, self.lora.weights[:count, 0] * used]
+            columns += [
+                self.lora.slots[:count, 0] * used,
+                self.lora.pair_weights[self.lora.pair_starts[:count].long()] * used,
+            ]
         else:
             columns += [torch.zeros(count)] * 2
         return torch.stack([column.float() for column in columns], dim=1)

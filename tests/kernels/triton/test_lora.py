@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernels.lora.bank import AdapterBank
+from kernels.lora.batch import LoraBatch
 from kernels.lora.reference import add_lora_reference
 from kernels.lora.sites import FusedSite
 from kernels.lora.triton_batch import TILE_TOKENS, Form, TritonLoraBatch
@@ -227,45 +228,59 @@ def test_a_row_alone_has_the_same_bits_as_in_company(count):
         assert torch.equal(together[own], alone)
 
 
-def gated_reference(y, x, adapters, site, rows, weights):
-    """The reference with weights [T, pairs, slices] in place of the mixtures' own."""
+def weighted_reference(y, x, adapters, site, rows, batch, weights):
+    """The reference with weights [pairs, slices] in place of the mixtures' own."""
     pieces = []
     column = 0
+    mixtures = per_token(rows)
     for part, (path, width) in enumerate(site.out_slices):
-        mixtures = [
-            [(slot, float(weights[t, k, part])) for k, (slot, _) in enumerate(mixture)]
-            for t, mixture in enumerate(per_token(rows))
-        ]
+        routed = [[] for _ in mixtures]
+        for pair, (token, term) in enumerate(zip(batch.pair_tokens, batch.pair_terms, strict=True)):
+            routed[token].append((mixtures[token][term][0], float(weights[pair, part])))
         columns = y[:, column : column + width]
-        pieces.append(add_lora_reference(columns, x, adapters, ((path, width),), mixtures))
+        pieces.append(add_lora_reference(columns, x, adapters, ((path, width),), routed))
         column += width
     return torch.cat(pieces, dim=1)
 
 
 @pytest.mark.parametrize("count", [1, 3], ids=["decode", "segments"])
 @pytest.mark.parametrize("per_slice", [False, True], ids=["pair", "slice"])
-def test_weights_from_a_router_per_token_and_slice(count, per_slice):
+def test_weights_from_a_router_per_pair_and_slice(count, per_slice):
     adapters = {slot: make_adapter(rank) for slot, rank in enumerate((8, 3, 17))}
     batch = make_batch(make_bank(adapters))
-    rows = [(count, ((0, 0.0), (2, 0.0))), (count, ()), (count, ((1, 0.0),))]
-    assert batch.update(rows, gated=True)
-    tokens = 3 * count
-    weights = torch.randn(3 if per_slice else 1, 2, tokens).permute(2, 1, 0)  # strided
-    weights[0, 1] = 0.0
-    weights[0, 0, 0] = 0.0
-    weights[-1, 0, -1] = 0.0
-    x, y = torch.randn(tokens, 37), torch.randn(tokens, 170)
-    wide = weights.expand(-1, -1, 3)
-    want = gated_reference(y, x, adapters, SITES[0], rows, wide)
-    add_lora(y, x, 0, batch, weights if per_slice else weights[:, :, 0])
+    rows = [(count, ((0, 1.0), (1, 0.0), (2, 1.0))), (count, ()), (count, ((1, 1.0),))]
+    assert batch.update(rows)
+    assert batch.pair_terms.tolist() == [0, 2] * count + [0] * count
+    weights = torch.randn(3 if per_slice else 1, 3 * count).t()  # strided
+    weights[1] = 0.0
+    weights[0, 0] = 0.0
+    weights[-1, -1] = 0.0
+    x, y = torch.randn(3 * count, 37), torch.randn(3 * count, 170)
+    wide = weights.expand(-1, 3)
+    want = weighted_reference(y, x, adapters, SITES[0], rows, batch, wide)
+    add_lora(y, x, 0, batch, weights if per_slice else weights[:, 0])
     assert_close("lora", y, want)
+
+
+def test_pairs_are_those_of_the_other_batches():
+    bank = make_bank({slot: make_adapter(2) for slot in range(3)})
+    rows = [(2, ((0, 1.0), (2, 0.5))), (1, ()), (1, ((1, 0.0), (2, -1.0)))]
+    batch = make_batch(bank)
+    batch.update(rows)
+    other = LoraBatch.build(rows, bank)
+
+    def pairs(batch):
+        columns = (batch.pair_tokens, batch.pair_terms, batch.weights)
+        return sorted(zip(*(column.tolist() for column in columns), strict=True))
+
+    assert pairs(batch) == pairs(other)
 
 
 def test_a_token_that_a_router_masks_never_meets_the_adapter():
     broken = {p: (a, b * math.nan, s) for p, (a, b, s) in make_adapter(8).items()}
     batch = make_batch(make_bank({0: broken, 1: make_adapter(4)}))
     batch.update([(3, ((0, 1.0), (1, 1.0)))])
-    weights = torch.tensor([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+    weights = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0, 0.0])
     y = torch.randn(3, 170)
     before = y.clone()
     add_lora(y, torch.randn(3, 37), 0, batch, weights)
@@ -317,8 +332,6 @@ def test_a_term_of_weight_zero_may_name_a_slot_that_is_empty(count):
     adapters = {1: make_adapter(3), 5: {}}
     batch = make_batch(make_bank({1: adapters[1]}))
     check(adapters, [(count, ((5, 0.0), (1, 1.0))), (count, ((5, 0.0),))], batch)
-    with pytest.raises(ValueError, match="slot 5 holds no adapter"):
-        batch.update([(count, ((5, 0.0),))], gated=True)
 
 
 def test_a_batch_keeps_what_it_reads_when_its_lane_grows():
@@ -395,10 +408,10 @@ def test_batches_that_do_not_fit_are_refused(rows, options, message):
         (torch.zeros(2, 170), torch.zeros(2, 36), None, "do not fit"),
         (torch.zeros(2, 170), torch.zeros(2, 37).half(), None, "the bank has"),
         (torch.zeros(170, 2).t(), torch.zeros(2, 37), None, "side by side"),
-        (torch.zeros(2, 170), torch.zeros(2, 37), torch.zeros(1, 1), "weights"),
+        (torch.zeros(2, 170), torch.zeros(2, 37), torch.zeros(1), "weights"),
         (torch.zeros(2, 170), torch.zeros(2, 37), torch.zeros(2, 1, 2), "weights"),
     ],
-    ids=["tokens", "inputs", "dtype", "strides", "weight tokens", "weight slices"],
+    ids=["tokens", "inputs", "dtype", "strides", "weight pairs", "weight slices"],
 )
 def test_tensors_that_do_not_fit_are_refused(y, x, weights, message):
     batch = make_batch(make_bank({0: make_adapter(2)}))
