@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.errors import BraidError
-from deployments.cli import chat, console, doctor, down, route, status, up
+from deployments.cli import chat, console, doctor, down, evaluate, route, status, up
 from deployments.cli.adapters import adapters_app
 from deployments.cli.bench import bench_app
 from deployments.cli.demo import demo_app
@@ -59,6 +59,7 @@ app.add_typer(tenants_app, name="tenants", rich_help_panel=USE)
 MAKE = "Models, adapters, routers"
 app.add_typer(model_app, name="model", rich_help_panel=MAKE)
 app.add_typer(train_app, name="train", rich_help_panel=MAKE)
+app.command("eval", rich_help_panel=MAKE)(evaluate.evaluate)
 app.add_typer(router_app, name="router", rich_help_panel=MAKE)
 app.add_typer(fusion_app, name="fusion", rich_help_panel=MAKE)
 app.add_typer(demo_app, name="demo", rich_help_panel=MAKE)

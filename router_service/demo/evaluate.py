@@ -98,7 +98,7 @@ class _LocalScores:
         self, skill: str, examples: Sequence[Example], adapter: Path, fingerprint: str
     ) -> SkillResult:
         if self._evaluator is None:
-            self._evaluator = Evaluator(self._base.path, threads=self._threads)
+            self._evaluator = Evaluator(self._base, threads=self._threads)
         by_base, by_adapter = (
             self._evaluator.evaluate(
                 examples,

@@ -22,6 +22,7 @@ COMMANDS = [
     ("train", "router"),
     ("train", "gate"),
     ("train", "milora"),
+    ("eval",),
     ("router", "import"),
     ("router", "import-gate"),
     ("adapters", "merge"),

@@ -19,7 +19,7 @@ class FakeEvaluator:
 
     calls: list[str]
 
-    def __init__(self, base: Path, *, threads: int) -> None:
+    def __init__(self, base: ModelLocation, *, threads: int) -> None:
         pass
 
     def evaluate(

@@ -206,7 +206,7 @@ def test_evaluation_goes_back_to_the_base_after_an_adapter(
         "target_modules": ("q_proj", "v_proj", "up_proj", "down_proj"),
     }  # fmt: skip
     report = train_adapter(AdapterTrainingConfig(**settings))
-    evaluator = Evaluator(chat_base.path, batch_size=3)
+    evaluator = Evaluator(chat_base)
     done: list[tuple[int, int]] = []
     before = evaluator.evaluate(EXAMPLES)
     tuned = evaluator.evaluate(
@@ -216,12 +216,13 @@ def test_evaluation_goes_back_to_the_base_after_an_adapter(
     assert before == after
     assert before.correct == 0
     assert tuned.accuracy > 0.5
-    assert done == [(3, 8), (6, 8), (8, 8)]
+    assert done == sorted(done)
+    assert done[-1] == (8, 8)
     assert [m.wanted for m in before.mistakes] == [e.completion for e in EXAMPLES]
 
 
 def test_evaluating_a_folder_that_is_no_adapter_fails(
     tmp_path: Path, chat_base: ModelLocation
 ) -> None:
-    with pytest.raises(AdapterError, match="cannot be loaded"):
-        Evaluator(chat_base.path).evaluate(EXAMPLES, adapter=tmp_path)
+    with pytest.raises(AdapterError, match="adapter_config.json"):
+        Evaluator(chat_base).evaluate(EXAMPLES, adapter=tmp_path)

@@ -1,0 +1,223 @@
+"""The serving engine in this process: prompts and mixtures in, greedy answers or scores out."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.loader import load_adapter
+from cluster.clock import SystemClock
+from cluster.config import AdapterConfig, EngineConfig
+from cluster.domain.adapter import AdapterManifest
+from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
+from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
+from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, SamplingParams
+from cluster.engine.factory import build_engine
+from cluster.engine.model_source import ModelLocation
+from cluster.errors import EngineError, error_from_code
+from router_service.training.encoding import chat_prompt_ids
+
+Weights = tuple[tuple[str, float], ...]
+"""A mixture by alias; empty is the base alone."""
+
+Progress = Callable[[int, int], None]
+"""Called with sequences done and in all."""
+
+_BLOCK = 16
+_BATCH = 16
+_STEP_TOKENS = 512
+_MAX_RANK = 1024
+_TENANT = TenantId("local")
+_DECISION = RoutingDecision(
+    id=DecisionId("local"),
+    tenant=_TENANT,
+    router="explicit",
+    router_version="1",
+    granularity=Granularity.REQUEST,
+    mixture=(),
+    source=DecisionSource.EXPLICIT,
+    candidates_digest="",
+    prompt_digest="",
+    created_at=0.0,
+    expires_at=float("inf"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt under one mixture."""
+
+    prompt: str
+    mixture: Weights = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a completion is, its end-of-turn token included."""
+
+    logprob: float  # nats, summed
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Sequence:
+    tokens: list[int] = field(default_factory=list)
+    prompt_logprobs: list[float] = field(default_factory=list)
+    finish: FinishReason | None = None
+    error: Exception | None = None
+
+
+class LocalEngine:
+    """One base model with all adapters that it will be asked for; a context manager.
+
+    Raises:
+        ModelSourceError: the model cannot be loaded.
+        AdapterError: an adapter does not fit it.
+    """
+
+    def __init__(
+        self,
+        base: ModelLocation,
+        adapters: Mapping[str, Path],
+        *,
+        threads: int = 0,
+        max_model_len: int = 1024,
+        base_check: str = "digest",
+        device: str = "auto",
+    ) -> None:
+        """``adapters``: PEFT folders by alias. ``max_model_len``: prompt and answer, in tokens."""
+        import transformers
+
+        self._arrived = threading.Condition()
+        self._sequences: dict[str, _Sequence] = {}
+        self._asked = 0
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            base.path, local_files_only=True
+        )
+        limits = AdapterConfig(
+            slots=max(1, len(adapters)),
+            max_rank=_MAX_RANK,
+            memory_bytes=2**36,
+            base_check=base_check,  # type: ignore[arg-type]
+        )
+        config = EngineConfig(
+            device=device,  # type: ignore[arg-type]
+            threads=threads,
+            max_model_len=max_model_len,
+            block_size=_BLOCK,
+            kv_blocks=_BATCH * (-(-max_model_len // _BLOCK) + 1),
+            max_batch_size=_BATCH,
+            max_batch_tokens=_STEP_TOKENS,
+            max_queued=10**9,
+        )
+        self._built = build_engine(
+            base.path,
+            config,
+            limits,
+            clock=SystemClock(),
+            on_chunks=self._receive,
+            new_seed=lambda: 0,
+        )
+        shapes = BaseShapes(base.digest, self._built.module_shapes, base.model_id)
+        self._slots: dict[str, Slot] = {}
+        self.manifests: dict[str, AdapterManifest] = {}
+        for index, (alias, folder) in enumerate(adapters.items()):
+            loaded = load_adapter(folder, shapes, limits)
+            self._built.bank.write(index, loaded.tensors)
+            self._slots[alias] = Slot(index)
+            self.manifests[alias] = loaded.manifest
+        self._built.engine.start()
+
+    def __enter__(self) -> "LocalEngine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._built.engine.stop(drain=False)
+
+    def answers(
+        self, asked: Sequence[Asked], max_tokens: int, progress: Progress | None = None
+    ) -> list[str]:
+        """Greedy answers of at most ``max_tokens`` tokens, each prompt being one user message."""
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        prompts = [(self._prompt(item.prompt), item.mixture) for item in asked]
+        done = self._run(prompts, sampling, progress)
+        texts: list[str] = self._tokenizer.batch_decode(
+            [sequence.tokens for sequence in done], skip_special_tokens=True
+        )
+        return texts
+
+    def likelihoods(
+        self,
+        asked: Sequence[Asked],
+        completions: Sequence[str],
+        progress: Progress | None = None,
+    ) -> list[Likelihood]:
+        """How likely each prompt's completion is, under its mixture."""
+        sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+        prompts, lengths = [], []
+        for item, completion in zip(asked, completions, strict=True):
+            ids = self.completion_ids(completion)
+            prompts.append((self._prompt(item.prompt) + ids, item.mixture))
+            lengths.append(len(ids))
+        done = self._run(prompts, sampling, progress)
+        return [
+            Likelihood(sum(sequence.prompt_logprobs[-length:]), length)
+            for sequence, length in zip(done, lengths, strict=True)
+        ]
+
+    def completion_ids(self, completion: str) -> list[int]:
+        """Tokens of an answer with its end-of-turn token, as in training."""
+        ids: list[int] = self._tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return [*ids, self._tokenizer.eos_token_id]
+
+    def _prompt(self, text: str) -> list[int]:
+        return chat_prompt_ids(self._tokenizer, text)
+
+    def _run(
+        self,
+        prompts: Sequence[tuple[list[int], Weights]],
+        sampling: SamplingParams,
+        progress: Progress | None,
+    ) -> list[_Sequence]:
+        names = []
+        for ids, mixture in prompts:
+            self._asked += 1
+            name = f"local-{self._asked}"
+            names.append(name)
+            self._sequences[name] = _Sequence()
+            request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
+            slots = tuple((self._slots[alias], weight) for alias, weight in mixture)
+            self._built.engine.submit(request, repr(slots), slots)
+        finished = 0
+        with self._arrived:
+            while finished < len(names):
+                self._arrived.wait()
+                now = sum(self._sequences[name].finish is not None for name in names)
+                if now > finished and progress is not None:
+                    progress(now, len(names))
+                finished = now
+        done = [self._sequences.pop(name) for name in names]
+        for sequence in done:
+            if sequence.error is not None:
+                raise sequence.error
+        return done
+
+    def _receive(self, chunks: list[GenerationChunk]) -> None:
+        with self._arrived:
+            for chunk in chunks:
+                sequence = self._sequences[chunk.request_id]
+                sequence.tokens += chunk.token_ids
+                sequence.prompt_logprobs += [item.logprob for item in chunk.prompt_logprobs]
+                sequence.finish = chunk.finish_reason
+                if chunk.finish_reason is FinishReason.ERROR:
+                    code = chunk.error_code or EngineError.code
+                    sequence.error = error_from_code(code, chunk.error_message or "no reason given")
+            self._arrived.notify_all()

@@ -1,0 +1,112 @@
+"""What is evaluated: the base, an adapter, a mixture, or a router that decides per prompt."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.config import RouterConfig, Section
+from cluster.domain.adapter import AdapterManifest
+from cluster.engine.model_source import QUICKSTART_MODEL, ModelLocation
+from cluster.errors import ConfigError
+from router_service.evaluation.local_engine import Weights
+from router_service.routers.base import BASE_ALIAS, PromptRouter
+from router_service.routers.kind import router_context
+from router_service.routers.registry import default_registry
+
+Metric = Literal["exact", "value", "choice", "perplexity"]
+
+
+class EvalConfig(Section):
+    """What ``evaluate`` needs; of adapter, mixture and router at most one is given."""
+
+    data: Path
+    """JSONL of {"prompt", "completion"}, with "answer" or "choices" where the metric needs them."""
+    metric: Metric = "exact"
+    """exact: the greedy answer is the completion. value: it comes to the number in "answer".
+    choice: the completion is the likeliest of the choices. perplexity: of the completion."""
+    adapters: Path | None = None
+    """Folder of PEFT folders that mixture and router name."""
+    adapter: Path | None = None
+    """One PEFT folder."""
+    mixture: dict[str, float] = Field(default_factory=dict)
+    """Weights by alias."""
+    router: Path | None = None
+    """Folder of a router that decides from the text."""
+    router_options: dict[str, Any] = Field(default_factory=dict)
+    base: str = QUICKSTART_MODEL
+    cache_dir: Path
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only the first so many lines."""
+    max_mixture: Annotated[int, Field(ge=1)] = 8
+    base_check: Literal["digest", "name"] = "digest"
+    threads: Annotated[int, Field(ge=0)] = 0
+    """CPU threads; 0 leaves the library's choice."""
+
+
+class Target:
+    """Folders by alias, and a mixture for each prompt."""
+
+    def __init__(self, config: EvalConfig, base: ModelLocation) -> None:
+        """Raises ConfigError for an alias that is not there or a router that does not fit."""
+        self.folders: dict[str, Path] = {}
+        self.name = "base"
+        self._fixed: Weights = ()
+        self._router: PromptRouter | None = None
+        self._allowed: frozenset[str] = frozenset()
+        if config.adapter is not None:
+            alias = config.adapter.resolve().name
+            self.folders = {alias: config.adapter}
+            self.name, self._fixed = alias, ((alias, 1.0),)
+        elif config.mixture or config.router is not None:
+            self._from_catalog(config, base)
+
+    def mixture(self, prompt: str) -> Weights:
+        """Which adapters answer a prompt; none is the base alone."""
+        if self._router is None:
+            return self._fixed
+        return self._router.route(prompt, self._allowed).weights
+
+    def version(self, manifests: Mapping[str, AdapterManifest]) -> str:
+        """Digest of the router, else digests and weights of the adapters; "" for the base."""
+        if self._router is not None:
+            return self._router.version
+        return ",".join(f"{manifests[alias].digest}={weight!r}" for alias, weight in self._fixed)
+
+    def _from_catalog(self, config: EvalConfig, base: ModelLocation) -> None:
+        if config.adapters is None:
+            raise ConfigError("adapters: missing; a mixture and a router need their folder")
+        entries = AdapterCatalog.scan(config.adapters).entries
+        self.folders = {alias: Path(entry.path) for alias, entry in entries.items()}
+        if config.router is not None:
+            self._router = default_registry().build(
+                RouterConfig(
+                    name=config.router.resolve().name,
+                    path=config.router,
+                    options=config.router_options,
+                ),
+                router_context(entries, config.max_mixture, base.path, base.digest),
+            )
+            self._allowed = frozenset({*entries, BASE_ALIAS})
+            self.name = self._router.name
+            return
+        for alias in config.mixture:
+            if alias not in entries:
+                known = ", ".join(entries) or "none"
+                raise ConfigError(f"mixture: no adapter {alias!r}; there are: {known}")
+        self._fixed = tuple(config.mixture.items())
+        self.name = ",".join(f"{alias}={weight:g}" for alias, weight in self._fixed)
+
+
+def check_target(config: EvalConfig) -> None:
+    """Raise ConfigError where more than one target is given."""
+    there = {
+        "adapter": config.adapter is not None,
+        "mixture": bool(config.mixture),
+        "router": config.router is not None,
+    }
+    given = [name for name, is_given in there.items() if is_given]
+    if len(given) > 1:
+        raise ConfigError(f"{given[1]}: not together with {given[0]}; one target at a time")
