@@ -15,7 +15,7 @@ MODULES = {
 }
 
 
-B_DEVIATION = 0.1
+B_DEVIATION = 0.3
 """Of B's elements: large enough that leaving an adapter out moves the model's answers by several
 times what bf16 rounds away."""
 
