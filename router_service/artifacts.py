@@ -149,6 +149,21 @@ def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -
         ) from error
 
 
+def adapter_generations(path: Path, manifest: RouterManifest) -> tuple[str, ...]:
+    """Digests of a router's adapters in the order of its candidates, all different.
+
+    Raises:
+        ConfigError: one is not told, or two are of one generation.
+    """
+    digests = manifest.adapter_digests or {}
+    found = tuple(digests.get(alias, "") for alias in manifest.candidates)
+    if "" in found or len(set(found)) != len(found):
+        raise ConfigError(
+            f"{path / MANIFEST_FILE}: adapter_digests: not one generation for each candidate"
+        )
+    return found
+
+
 def check_tensors(path: Path, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise ConfigError unless exactly these tensors are there, in these shapes, all finite."""
     where = path / TENSOR_FILE

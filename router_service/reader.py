@@ -57,6 +57,16 @@ class DecisionReader:
         self._layers.cache.put(SignedDecision(decision, carried))
         return decision, Origin.CARRIED
 
+    async def complete(self, decision: RoutingDecision) -> None:
+        """Keep a decision that prefill has completed, for repeats, retries and other replicas.
+
+        Raises:
+            StoreUnavailable: only this process has it.
+        """
+        left = decision.expires_at - self._clock.wall()
+        if left > 0:
+            await self._layers.put(self._codec.sign(decision), left)
+
     async def close(self) -> None:
         """Close the store."""
         await self.store.close()

@@ -4,8 +4,9 @@ A request never fails because the store is away: its decision is then computed, 
 process's cache, and travels with the request.
 """
 
+import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -103,15 +104,20 @@ class RoutingService:
         self._max_mixture = max_mixture
         self._flights: SingleFlight[Decided] = SingleFlight()
 
-    async def decide(self, tenant: TenantId, wish: RoutingWish, text: str) -> Decided:
+    async def decide(
+        self, tenant: TenantId, wish: RoutingWish, text: str, prompt: Sequence[int] = ()
+    ) -> Decided:
         """The decision for a prompt. ``text`` is read by routers only and never stored.
+
+        ``prompt`` are the tokens that will be prefilled, where they are known: a decision that
+        prefill completes is for all of them, not for the text that routers read.
 
         Raises:
             ModelNotFound: an adapter or router that the tenant does not have.
             RequestError: an explicit mixture that cannot be.
         """
         if isinstance(wish, RouterWish):
-            decided = await self._decide_routed(tenant, wish.router, text)
+            decided = await self._decide_routed(tenant, wish.router, text, prompt)
         else:
             decided = await self._decide_explicit(tenant, wish)
         self.counters.sources[decided.source] += 1
@@ -156,11 +162,15 @@ class RoutingService:
         state = await self._keep(signed, StoreState.WRITTEN)
         return Decided(signed.decision, DecisionSource.EXPLICIT, state, signed.encoded)
 
-    async def _decide_routed(self, tenant: TenantId, name: str | None, text: str) -> Decided:
+    async def _decide_routed(
+        self, tenant: TenantId, name: str | None, text: str, prompt: Sequence[int]
+    ) -> Decided:
         router = self._find_router(name)
         keys = self._allowed(tenant, router)
         candidates_digest = _candidates_digest(keys)
-        prompt_digest = self._codec.prompt_digest(tenant, text)
+        whole = router.declares.granularity is Granularity.PROMPT
+        of_prompt = json.dumps([text, list(prompt)]) if whole else text
+        prompt_digest = self._codec.prompt_digest(tenant, of_prompt)
         wanted = decision_id(tenant, router.name, router.version, candidates_digest, prompt_digest)
 
         async def look_up_or_route() -> Decided:

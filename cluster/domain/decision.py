@@ -69,6 +69,11 @@ class RoutingDecision:
     scores: tuple[CandidateScore, ...] = ()
 
     @property
+    def is_complete(self) -> bool:
+        """Whether nothing of it has still to be decided in prefill."""
+        return self.granularity is not Granularity.PROMPT or self.site_weights is not None
+
+    @property
     def digests(self) -> tuple[AdapterDigest, ...]:
         """Generations of the mixture, in its order."""
         return tuple(term.key.digest for term in self.mixture)

@@ -8,7 +8,7 @@ are: a row's weights depend on its own request alone.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,10 @@ class FusionGate(Protocol):
         """
         ...
 
+    def to(self, device: torch.device) -> Self:
+        """The same with its tensors on ``device``."""
+        ...
+
 
 class PrefillRouter(Protocol):
     """Weighs the modules of one adapter, once for each layer of a prompt."""
@@ -73,10 +77,22 @@ class PrefillRouter(Protocol):
         """
         ...
 
+    def to(self, device: torch.device) -> Self:
+        """The same with its tensors on ``device``."""
+        ...
+
 
 @dataclass(slots=True)
 class FusionParts:
-    """The gates and routers that sequences may name; adding to them is safe at any time."""
+    """The gates and routers that sequences may name, on the model's device.
+
+    Adding to them is safe at any time.
+    """
 
     gates: dict[str, FusionGate] = field(default_factory=dict)
     routers: dict[str, PrefillRouter] = field(default_factory=dict)
+
+    def move(self, device: torch.device) -> None:
+        """Bring all of them to ``device``."""
+        self.gates.update({name: gate.to(device) for name, gate in self.gates.items()})
+        self.routers.update({name: router.to(device) for name, router in self.routers.items()})

@@ -51,7 +51,8 @@ class ModelRunner:
     ) -> None:
         """Allocate the KV cache and try the model with one token.
 
-        ``fusion`` are the gates and routers that sequences may name; more may be added later.
+        ``fusion`` are the gates and routers that sequences may name; they are moved to the model's
+        device.
 
         Raises:
             ModelSourceError: the model's attention asks for what is not supported.
@@ -66,6 +67,7 @@ class ModelRunner:
         self._lora_batch: LoraBatch | None = None
         self._step_fusion: StepFusion | None = None
         self._fusion = FusionParts() if fusion is None else fusion
+        self._fusion.move(loaded.device)
         self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
         self._sites = SiteMap(loaded.sites, loaded.num_layers, loaded.device)
         self._kv_blocks = config.kv_blocks

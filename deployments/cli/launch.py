@@ -77,7 +77,7 @@ def check_machine(launch: Launch, model: ModelLocation) -> None:
     Raises:
         ConfigError: a router does not fit, or the Redis server does not answer.
     """
-    from router_service.routers.kind import router_context
+    from router_service.routers.kind import SERVED_NEEDS, router_context
     from router_service.routers.registry import default_registry
 
     context = router_context(
@@ -85,6 +85,7 @@ def check_machine(launch: Launch, model: ModelLocation) -> None:
         launch.config.adapters.max_mixture,
         model.path,
         model.digest,
+        provides=SERVED_NEEDS,
     )
     default_registry().build_all(launch.config.routers, context)
     if launch.config.redis_url is not None:

@@ -33,7 +33,7 @@ from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from kernels import __version__
-from router_service.routers.kind import router_context
+from router_service.routers.kind import SERVED_NEEDS, router_context
 from router_service.routers.registry import default_registry
 from router_service.service import RoutingService
 
@@ -79,7 +79,11 @@ class Front:
         routers = default_registry().build_all(
             config.routers,
             router_context(
-                catalog.entries, config.adapters.max_mixture, location.path, location.digest
+                catalog.entries,
+                config.adapters.max_mixture,
+                location.path,
+                location.digest,
+                provides=SERVED_NEEDS,
             ),
         )
         store, codec = decision_store(config, secrets, clock)

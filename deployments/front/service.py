@@ -103,11 +103,17 @@ class RequestService:
         )
 
     async def decide(
-        self, tenant: Tenant, model: str, adapters: Sequence[AdapterTerm] | None, text: str
+        self,
+        tenant: Tenant,
+        model: str,
+        adapters: Sequence[AdapterTerm] | None,
+        text: str,
+        prompt: Sequence[int] = (),
     ) -> Decided:
-        """The decision for a prompt, counted and timed."""
+        """The decision for a prompt, counted and timed; ``prompt`` are its tokens if known."""
         started = self.clock.monotonic()
-        decided = await self.routing.decide(tenant.id, self.names.wish(model, adapters), text)
+        wish = self.names.wish(model, adapters)
+        decided = await self.routing.decide(tenant.id, wish, text, prompt)
         source = decided.source.value
         self.metrics.route_seconds.labels(source).observe(self.clock.monotonic() - started)
         self.metrics.decisions.labels(tenant.id, source).inc()
@@ -124,7 +130,7 @@ class RequestService:
         prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages))
         check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
-        decided = await self.decide(tenant, body.model, body.adapters, body.routing_text)
+        decided = await self.decide(tenant, body.model, body.adapters, body.routing_text, prompt)
         return await self._prepare(tenant, "chat", body, decided, [prompt], grammar)
 
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
@@ -141,7 +147,7 @@ class RequestService:
         text = body.prompt if isinstance(body.prompt, str) else None
         if text is None:
             text = self.codec.backend.decode(prompts[0])
-        decided = await self.decide(tenant, body.model, body.adapters, text)
+        decided = await self.decide(tenant, body.model, body.adapters, text, prompts[0])
         running = await self._prepare(tenant, "completions", body, decided, prompts, grammar)
         if body.echo:
             running.echoes = self._echoes(body, prompts)

@@ -27,6 +27,7 @@ from deployments.link.server import LinkServer
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
+from deployments.replica.fusion import load_fusion
 from deployments.replica.requests import RequestBook
 from kernels.errors import BankIntegrityError
 from router_service.reader import DecisionReader
@@ -61,6 +62,7 @@ class Replica:
         self._id = ReplicaId(serve.get_replica_context().replica_id.unique_id)
         location = await asyncio.to_thread(locate_model, config)
         catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
+        self._fusion = await asyncio.to_thread(load_fusion, config, catalog, location)
         self._engine = await asyncio.to_thread(
             build_engine,
             location.path,
@@ -69,6 +71,7 @@ class Replica:
             clock=self._clock,
             on_chunks=self._on_chunks,
             new_seed=lambda: secrets_module.randbits(63),
+            fusion=self._fusion.engine_parts(),
         )
         self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="adapter-load")
         base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
@@ -98,9 +101,8 @@ class Replica:
                 config=config.decisions,
                 leeway_s=DECISION_LEEWAY_S,
             ),
-            base_digest=location.digest,
+            fusion=self._fusion,
             max_waiting=config.engine.max_queued + config.engine.max_batch_size,
-            isolate_tenants=config.tenant_isolation,
             clock=self._clock,
             loop=self._loop,
             deliver=self._deliver,

@@ -14,20 +14,21 @@ both places, and so does a cancellation.
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
 from cluster.adapters.manager import AdapterManager
 from cluster.adapters.pool_types import Lease
 from cluster.clock import Clock
-from cluster.domain.decision import RoutingDecision, kv_namespace
+from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
-from cluster.errors import BraidError, DecisionRejected, Overloaded
+from cluster.errors import BraidError, DecisionRejected, Overloaded, StoreUnavailable
 from deployments.link.messages import Submit
+from deployments.replica.fusion import DecisionFusion
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -61,6 +62,8 @@ class RequestCounters:
     decisions_store: int = 0
     decisions_carried: int = 0
     decisions_rejected: int = 0
+    decisions_completed: int = 0  # in prefill, and written to the store
+    decisions_not_written: int = 0  # in prefill, and the store was away
     requests_finished: int = 0
     requests_failed: int = 0
     requests_cancelled: int = 0
@@ -85,9 +88,8 @@ class RequestBook:
         engine: Engine,
         adapters: AdapterManager,
         reader: DecisionReader,
-        base_digest: str,
+        fusion: DecisionFusion,
         max_waiting: int,
-        isolate_tenants: bool,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
         deliver: Deliver,
@@ -95,9 +97,8 @@ class RequestBook:
         self._engine = engine
         self._adapters = adapters
         self._reader = reader
-        self._base_digest = base_digest
+        self._fusion = fusion
         self._max_waiting = max_waiting
-        self._isolate_tenants = isolate_tenants
         self._clock = clock
         self._loop = loop
         self._deliver = deliver
@@ -105,6 +106,7 @@ class RequestBook:
         self._waiting: Counter[TenantId] = Counter()  # live, not in the engine
         self._idle = asyncio.Event()
         self._idle.set()
+        self._writing: set[asyncio.Task[None]] = set()  # decisions on their way to the store
         self._loads: dict[tuple[AdapterDigest, TenantId], _Load] = {}
         self.counters = RequestCounters()
 
@@ -171,14 +173,34 @@ class RequestBook:
             log.warning("replica.drain_incomplete", live=len(self._live))
 
     def _relay(self, chunks: list[GenerationChunk]) -> None:
-        for chunk in chunks:
+        for index, chunk in enumerate(chunks):
             live = self._live.get(chunk.request_id)
+            if chunk.site_weights is not None:
+                chunks[index] = replace(chunk, site_weights=None)
+                if live is not None:
+                    self._complete(live, chunk.site_weights)
             if live is None:
                 continue
             live.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
                 self._close(chunk.request_id, live, chunk.finish_reason)
         self._deliver(chunks)
+
+    def _complete(self, live: _Live, weights: SiteWeights) -> None:
+        """Keep what prefill has decided, so that no retry, repeat or other replica asks again."""
+        assert live.decision is not None
+        live.decision = replace(live.decision, site_weights=weights)
+        task = asyncio.create_task(self._write_back(live.decision))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_back(self, decision: RoutingDecision) -> None:
+        try:
+            await self._reader.complete(decision)
+            self.counters.decisions_completed += 1
+        except StoreUnavailable as error:
+            self.counters.decisions_not_written += 1
+            log.warning("replica.decision_not_written", id=decision.id, reason=error.message)
 
     async def _admit(self, live: _Live) -> None:
         message = live.submit
@@ -190,7 +212,7 @@ class RequestBook:
             if live.lease is None:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
-            weights = tuple(term.weight for term in live.decision.mixture)
+            adapters, fusion = self._fusion.plan(live.decision, live.lease.slots)
             request = GenerationRequest(
                 request_id=message.request_id,
                 tenant=message.tenant,
@@ -203,13 +225,7 @@ class RequestBook:
             )
             if message.sampling.grammar:
                 await asyncio.to_thread(self._engine.prepare, request)
-            self._engine.submit(
-                request,
-                kv_namespace(
-                    self._base_digest, live.decision, isolate_tenant=self._isolate_tenants
-                ),
-                tuple(zip(live.lease.slots, weights, strict=True)),
-            )
+            self._engine.submit(request, self._fusion.namespace(live.decision), adapters, fusion)
             live.in_engine = True
             self._stop_waiting(message.tenant)
         except asyncio.CancelledError:

@@ -43,7 +43,8 @@ class LayeredStore:
     async def get(self, tenant: TenantId, decision_id: DecisionId) -> Found | None:
         """The decision, or ``None`` when neither has it.
 
-        With STORE_FIRST the cache answers only while the store is unreachable.
+        With STORE_FIRST the cache answers only while the store is unreachable; and so it does with
+        LOCAL_FIRST where its copy is not complete, because another process may have completed it.
 
         Raises:
             DecisionRejected: the stored copy failed its checks.
@@ -51,7 +52,7 @@ class LayeredStore:
         """
         if self._order is ReadOrder.LOCAL_FIRST:
             local = self.cache.get(tenant, decision_id)
-            if local is not None:
+            if local is not None and local.decision.is_complete:
                 return Found(local, Origin.LOCAL)
         try:
             stored = await self.store.get(tenant, decision_id)

@@ -5,7 +5,7 @@ The gate itself, ``router_service.flow``, runs where the residual stream is.
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity
-from router_service.artifacts import load_artifact, parse_hyperparameters
+from router_service.artifacts import adapter_generations, load_artifact, parse_hyperparameters
 from router_service.flow.schema import KIND, FlowHyperparameters
 from router_service.routers.base import (
     Declaration,
@@ -15,7 +15,7 @@ from router_service.routers.base import (
     RouterFailed,
     Stage,
 )
-from router_service.routers.kind import RouterContext, RouterKind, artifact_path
+from router_service.routers.kind import EnginePart, RouterContext, RouterKind, artifact_path
 
 
 class FlowOptions(Section):
@@ -72,7 +72,22 @@ def _build(config: RouterConfig, options: FlowOptions, context: RouterContext) -
         adapters=context.adapters,
     )
     parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
+    adapter_generations(path, manifest)
     return FlowRouter(config.name, manifest.version, manifest.candidates, parsed)
 
 
-ROUTER_KIND = RouterKind(KIND, FlowOptions, _build)
+def _part(config: RouterConfig, options: FlowOptions, context: RouterContext) -> EnginePart:
+    from router_service.flow.artifact import load_gate
+
+    del options
+    path = artifact_path(config)
+    loaded = load_gate(
+        path,
+        aliases=context.aliases,
+        base_digest=context.base_digest,
+        adapters=context.adapters,
+    )
+    return EnginePart(adapter_generations(path, loaded.manifest), gate=loaded.gate())
+
+
+ROUTER_KIND = RouterKind(KIND, FlowOptions, _build, _part)

@@ -8,8 +8,12 @@ from typing import Any
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterEntry
+from cluster.engine.fusion import FusionGate, PrefillRouter
 from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
+
+SERVED_NEEDS = frozenset({Need.TEXT, Need.PROMPT_HIDDEN, Need.TOKEN_HIDDEN})
+"""What a cluster gives its routers: the text at the front, hidden states in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +58,27 @@ def router_context(
 
 
 @dataclass(frozen=True, slots=True)
+class EnginePart:
+    """What of a router runs inside the engine: a gate, or a router in prefill."""
+
+    digests: tuple[str, ...]  # generations of its adapters, in its order
+    gate: FusionGate | None = None
+    router: PrefillRouter | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RouterKind:
     """How routers of one kind are built.
 
     ``build`` gets the configuration, its options validated by ``options``, and the context; it
-    raises ConfigError for an artifact that cannot be used.
+    raises ConfigError for an artifact that cannot be used. So does ``part``, which a kind has whose
+    weights are decided inside the engine.
     """
 
     name: str
     options: type[Section]
     build: Callable[[RouterConfig, Any, RouterContext], PromptRouter]
+    part: Callable[[RouterConfig, Any, RouterContext], EnginePart] | None = None
 
 
 def artifact_path(config: RouterConfig) -> Path:

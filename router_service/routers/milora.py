@@ -6,7 +6,7 @@ they chose is part of the stored decision, so a repeat never asks them again.
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity
-from router_service.artifacts import load_artifact, parse_hyperparameters
+from router_service.artifacts import adapter_generations, load_artifact, parse_hyperparameters
 from router_service.milora.schema import KIND, MiloraHyperparameters
 from router_service.routers.base import (
     Axis,
@@ -17,7 +17,7 @@ from router_service.routers.base import (
     RouterFailed,
     Stage,
 )
-from router_service.routers.kind import RouterContext, RouterKind, artifact_path
+from router_service.routers.kind import EnginePart, RouterContext, RouterKind, artifact_path
 
 
 class MiloraOptions(Section):
@@ -73,7 +73,22 @@ def _build(
         adapters=context.adapters,
     )
     parsed = parse_hyperparameters(path, manifest, MiloraHyperparameters)
+    adapter_generations(path, manifest)
     return MiloraPromptRouter(config.name, manifest.version, manifest.candidates[0], parsed)
 
 
-ROUTER_KIND = RouterKind(KIND, MiloraOptions, _build)
+def _part(config: RouterConfig, options: MiloraOptions, context: RouterContext) -> EnginePart:
+    from router_service.milora.artifact import load_milora
+
+    del options
+    path = artifact_path(config)
+    loaded = load_milora(
+        path,
+        aliases=context.aliases,
+        base_digest=context.base_digest,
+        adapters=context.adapters,
+    )
+    return EnginePart(adapter_generations(path, loaded.manifest), router=loaded.router())
+
+
+ROUTER_KIND = RouterKind(KIND, MiloraOptions, _build, _part)

@@ -13,7 +13,12 @@ from cluster.errors import ConfigError
 from router_service.artifacts import read_manifest
 from router_service.routers import arrow, dlp, flow, milora, static
 from router_service.routers.base import PromptRouter
-from router_service.routers.kind import RouterContext, RouterKind, artifact_path
+from router_service.routers.kind import (
+    EnginePart,
+    RouterContext,
+    RouterKind,
+    artifact_path,
+)
 
 S = TypeVar("S", bound=Section)
 
@@ -48,11 +53,7 @@ class RouterRegistry:
             ConfigError: an unknown kind or option, an artifact that cannot be used, or a need that
                 this application or its base model does not meet. The message has router and field.
         """
-        name = config.kind or read_manifest(artifact_path(config)).kind
-        kind = self._kinds.get(name)
-        if kind is None:
-            known = ", ".join(self.kinds) or "none"
-            raise ConfigError(f"routers.{config.name}: no kind {name!r}; there are: {known}")
+        kind = self._kind(config)
         router = kind.build(config, _options(config, kind.options), context)
         check_declaration(config.name, router, context)
         return router
@@ -71,6 +72,31 @@ class RouterRegistry:
                 raise ConfigError(f"routers.{config.name}: named twice")
             routers[config.name] = self.build(config, context)
         return routers
+
+    def build_parts(
+        self, configs: Iterable[RouterConfig], context: RouterContext
+    ) -> dict[str, EnginePart]:
+        """What of the routers runs inside the engine, by the version of the router.
+
+        Raises:
+            ConfigError: see ``build``.
+        """
+        parts: dict[str, EnginePart] = {}
+        for config in configs:
+            router = self.build(config, context)
+            kind = self._kind(config)
+            if kind.part is not None:
+                options = _options(config, kind.options)
+                parts[router.version] = kind.part(config, options, context)
+        return parts
+
+    def _kind(self, config: RouterConfig) -> RouterKind:
+        name = config.kind or read_manifest(artifact_path(config)).kind
+        kind = self._kinds.get(name)
+        if kind is None:
+            known = ", ".join(self.kinds) or "none"
+            raise ConfigError(f"routers.{config.name}: no kind {name!r}; there are: {known}")
+        return kind
 
 
 def check_declaration(name: str, router: PromptRouter, context: RouterContext) -> None:

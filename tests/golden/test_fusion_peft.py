@@ -54,6 +54,9 @@ class Counting:
     def hidden_size(self) -> int:
         return self.router.hidden_size
 
+    def to(self, device: torch.device) -> "Counting":
+        return self
+
     def masks(self, layer: int, prompt_hidden: torch.Tensor) -> torch.Tensor:
         self.calls.append(layer)
         return self.router.masks(layer, prompt_hidden)

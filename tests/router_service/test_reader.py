@@ -1,5 +1,6 @@
 """Where a replica reads the decision of a request."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -7,9 +8,9 @@ import pytest
 
 from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
-from cluster.domain.decision import RoutingDecision
+from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights
 from cluster.domain.ids import DecisionId
-from cluster.errors import DecisionRejected
+from cluster.errors import DecisionRejected, StoreUnavailable
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
 from router_service.decision_store.layered import Origin
@@ -95,3 +96,49 @@ async def test_a_queued_request_may_outlive_its_decision_a_little(
     clock.advance(1)
     with pytest.raises(DecisionRejected):
         await reader.read(signed.encoded)
+
+
+PROMPT_WEIGHTS = SiteWeights(("model.layers.0.mlp.up_proj",), ((0.0,),))
+
+
+async def test_what_prefill_completed_is_found_by_this_process_and_by_others(
+    reader: DecisionReader,
+    flaky_store: Any,
+    codec: DecisionCodec,
+    clock: ManualClock,
+    config: DecisionConfig,
+    make_decision: MakeDecision,
+) -> None:
+    open_decision = make_decision(granularity=Granularity.PROMPT, site_weights=None)
+    carried = codec.sign(open_decision)
+    await flaky_store.put(carried, 60)
+    other = DecisionReader(store=flaky_store, codec=codec, clock=clock, config=config, leeway_s=30)
+    for one in (reader, other):
+        assert (await one.read(carried.encoded))[0] == open_decision
+    complete = dataclasses.replace(open_decision, site_weights=PROMPT_WEIGHTS)
+    await reader.complete(complete)
+    assert await reader.read(carried.encoded) == (complete, Origin.LOCAL)
+    # The other process has the open one in its cache; it asks the store again.
+    assert await other.read(carried.encoded) == (complete, Origin.STORE)
+    assert await other.read(carried.encoded) == (complete, Origin.LOCAL)
+
+
+async def test_what_prefill_completed_is_kept_here_when_the_store_is_away(
+    reader: DecisionReader, flaky_store: Any, codec: DecisionCodec, make_decision: MakeDecision
+) -> None:
+    open_decision = make_decision(granularity=Granularity.PROMPT, site_weights=None)
+    carried = codec.sign(open_decision)
+    flaky_store.away = True
+    complete = dataclasses.replace(open_decision, site_weights=PROMPT_WEIGHTS)
+    with pytest.raises(StoreUnavailable):
+        await reader.complete(complete)
+    assert await reader.read(carried.encoded) == (complete, Origin.LOCAL)
+
+
+async def test_an_expired_decision_is_not_written_back(
+    reader: DecisionReader, flaky_store: Any, clock: ManualClock, make_decision: MakeDecision
+) -> None:
+    decision = make_decision(granularity=Granularity.PROMPT, site_weights=PROMPT_WEIGHTS)
+    clock.advance(decision.expires_at - clock.wall())
+    await reader.complete(decision)
+    assert flaky_store.counters.stored == 0

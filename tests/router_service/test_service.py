@@ -49,6 +49,17 @@ class WordRouter:
         )
 
 
+class WholePromptRouter(WordRouter):
+    """Leaves the rest of the decision to prefill."""
+
+    declares = Declaration(
+        stage=Stage.PREFILL,
+        granularity=Granularity.PROMPT,
+        needs=frozenset({Need.PROMPT_HIDDEN}),
+        causal=False,
+    )
+
+
 @pytest.fixture
 def router() -> WordRouter:
     return WordRouter()
@@ -64,7 +75,11 @@ def make_service(
 ) -> Callable[[DecisionStore], RoutingService]:
     def make(store: DecisionStore) -> RoutingService:
         return RoutingService(
-            routers={"words": router, "second": WordRouter("second")},
+            routers={
+                "words": router,
+                "second": WordRouter("second"),
+                "whole": WholePromptRouter("whole"),
+            },
             store=store,
             directory=directory,
             codec=codec,
@@ -329,3 +344,15 @@ async def test_redis_is_killed_and_comes_back_while_prompts_arrive(
     with redis.Redis.from_url(redis_url) as client:
         assert client.keys() == [decision_key(ACME, decided.decision.id).encode()]
     await service.close()
+
+
+async def test_a_decision_for_prefill_is_of_the_whole_prompt(service: RoutingService) -> None:
+    whole = RouterWish("whole")
+    one = await service.decide(ACME, whole, "sql", [1, 2, 3])
+    other = await service.decide(ACME, whole, "sql", [1, 2, 4])
+    again = await service.decide(ACME, whole, "sql", [1, 2, 3])
+    assert one.decision.id == again.decision.id != other.decision.id
+    assert again.source is DecisionSource.STORED
+    assert not one.decision.is_complete
+    by_text = [await service.decide(ACME, AUTO, "sql", prompt) for prompt in ([1], [2])]
+    assert by_text[0].decision.id == by_text[1].decision.id

@@ -28,6 +28,7 @@ from cluster.engine.engine import Engine
 from cluster.engine.scheduler import Scheduler
 from cluster.errors import Overloaded
 from deployments.link.messages import Submit
+from deployments.replica.fusion import DecisionFusion
 from deployments.replica.requests import RequestBook
 from router_service.decision_store.layered import Origin
 from tests.support.fake_runner import FakeRunner
@@ -130,9 +131,8 @@ class Rig:
             engine=self.engine,
             adapters=self.manager,
             reader=Reader(),
-            base_digest="base",
+            fusion=DecisionFusion({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,
-            isolate_tenants=True,
             clock=self.clock,
             loop=asyncio.get_running_loop(),
             deliver=self.deliver,

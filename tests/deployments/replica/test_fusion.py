@@ -1,0 +1,95 @@
+"""From a decision to what the engine is told."""
+
+import dataclasses
+
+import pytest
+
+from cluster.domain.adapter import SHARED_OWNER, AdapterKey, WeightedAdapter
+from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision, SiteWeights
+from cluster.domain.ids import AdapterDigest, DecisionId, Slot, TenantId
+from cluster.errors import DecisionRejected
+from deployments.replica.fusion import DecisionFusion
+from router_service.routers.kind import EnginePart
+
+WEIGHTS = SiteWeights(("model.layers.0.mlp.up_proj",), ((1.0,),))
+
+
+class Part:
+    """Stands for a gate or a router."""
+
+
+def decision(granularity: Granularity, digests: str, version: str = "v1") -> RoutingDecision:
+    return RoutingDecision(
+        id=DecisionId("dec_0"),
+        tenant=TenantId("t"),
+        router="r",
+        router_version=version,
+        granularity=granularity,
+        mixture=tuple(
+            WeightedAdapter(AdapterKey(SHARED_OWNER, d, AdapterDigest(d)), 1.0) for d in digests
+        ),
+        source=DecisionSource.COMPUTED,
+        candidates_digest="c",
+        prompt_digest="p",
+        created_at=0.0,
+        expires_at=1e12,
+    )
+
+
+@pytest.fixture
+def fusion() -> DecisionFusion:
+    parts = {
+        "v1": EnginePart(("b", "c", "a"), gate=Part()),  # type: ignore[arg-type]
+        "v2": EnginePart(("a",), router=Part()),  # type: ignore[arg-type]
+    }
+    return DecisionFusion(parts, "base", isolate_tenants=True)
+
+
+def test_parts_are_named_by_version(fusion: DecisionFusion) -> None:
+    parts = fusion.engine_parts()
+    assert list(parts.gates) == ["v1"]
+    assert list(parts.routers) == ["v2"]
+
+
+def test_a_static_mixture_goes_as_it_is(fusion: DecisionFusion) -> None:
+    made = decision(Granularity.REQUEST, "ab")
+    assert fusion.plan(made, [Slot(4), Slot(7)]) == (((4, 1.0), (7, 1.0)), None)
+    assert fusion.plan(decision(Granularity.REQUEST, ""), []) == ((), None)
+
+
+def test_a_gate_gets_its_adapters_in_its_own_order(fusion: DecisionFusion) -> None:
+    adapters, planned = fusion.plan(decision(Granularity.TOKEN, "abc"), [Slot(1), Slot(2), Slot(3)])
+    assert adapters == ((2, 1.0), (3, 1.0), (1, 1.0))
+    assert planned is not None
+    assert (planned.gate, planned.router, planned.is_pending) == ("v1", "", False)
+
+
+def test_a_prompts_router_is_asked_until_it_has_answered(fusion: DecisionFusion) -> None:
+    made = decision(Granularity.PROMPT, "a", "v2")
+    _, planned = fusion.plan(made, [Slot(1)])
+    assert planned is not None
+    assert planned.is_pending
+    assert planned.complete is not None
+    known = dataclasses.replace(made, site_weights=WEIGHTS)
+    _, repeated = fusion.plan(known, [Slot(1)])
+    assert repeated is not None
+    assert not repeated.is_pending
+    assert repeated.site_weights == WEIGHTS
+    # What the first request computes is found by the repeat, and by nobody before it.
+    assert planned.complete(WEIGHTS) == fusion.namespace(known) != fusion.namespace(made)
+
+
+@pytest.mark.parametrize(
+    ("digests", "version", "reason"),
+    [
+        ("abc", "v9", "not loaded on this replica"),
+        ("ab", "v1", "other generations"),
+        ("abd", "v1", "other generations"),
+    ],
+)
+def test_what_this_replica_cannot_weigh_is_refused(
+    fusion: DecisionFusion, digests: str, version: str, reason: str
+) -> None:
+    made = decision(Granularity.TOKEN, digests, version)
+    with pytest.raises(DecisionRejected, match=reason):
+        fusion.plan(made, [Slot(i) for i in range(len(digests))])
