@@ -91,6 +91,8 @@ class LocalEngine:
         """``adapters``: PEFT folders by alias. ``max_model_len``: prompt and answer, in tokens."""
         import transformers
 
+        transformers_logging: Any = transformers.utils.logging
+        transformers_logging.disable_progress_bar()
         self._arrived = threading.Condition()
         self._sequences: dict[str, _Sequence] = {}
         self._asked = 0
@@ -143,10 +145,18 @@ class LocalEngine:
         self._built.engine.stop(drain=False)
 
     def answers(
-        self, asked: Sequence[Asked], max_tokens: int, progress: Progress | None = None
+        self,
+        asked: Sequence[Asked],
+        max_tokens: int,
+        progress: Progress | None = None,
+        *,
+        ignore_eos: bool = False,
     ) -> list[str]:
-        """Greedy answers of at most ``max_tokens`` tokens, each prompt being one user message."""
-        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        """Greedy answers of at most ``max_tokens`` tokens, each prompt being one user message.
+
+        With ``ignore_eos`` exactly so many: for timings.
+        """
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=ignore_eos)
         prompts = [(self._prompt(item.prompt), item.mixture) for item in asked]
         done = self._run(prompts, sampling, progress)
         texts: list[str] = self._tokenizer.batch_decode(

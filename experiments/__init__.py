@@ -1,0 +1,1 @@
+"""Reproductions of the papers' claims, one command each; results go to docs/results."""

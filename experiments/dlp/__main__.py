@@ -1,0 +1,155 @@
+"""``python -m experiments.dlp``: measure what is missing, then write docs/results/dlp.{md,json}.
+
+Every part is kept in ``--work`` as soon as it is there; the same command goes on where it was.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cluster.config import Settings, cache_folder
+from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
+from experiments.dlp.decode import measure_decode
+from experiments.dlp.quality import measure_quality, train_real_adapter
+from experiments.dlp.report import write_report
+from experiments.dlp.routing import measure_speed, train_and_measure
+from experiments.dlp.tasks import load_tasks
+from experiments.parts import kept_parts, part
+from router_service.artifacts import read_manifest
+from router_service.demo.skills import SKILLS
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("routing", "speed", "adapters", "quality", "decode", "report")
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    options = _arguments()
+    results = options.work / "results"
+    routers = {seed: options.work / f"router-{seed}" for seed in options.seeds}
+    first = routers[options.seeds[0]]
+    if "routing" in options.parts:
+        for seed in options.seeds:
+            settings = {
+                "seed": seed,
+                "n_train": options.n_train,
+                "n_heldout": options.n_heldout,
+                "epochs": options.epochs,
+                "real_data": options.data is not None,
+            }
+            part(
+                results,
+                f"routing-{seed}",
+                settings,
+                lambda seed=seed: train_and_measure(
+                    options.data,
+                    routers[seed],
+                    seed=seed,
+                    n_train=options.n_train,
+                    n_heldout=options.n_heldout,
+                    epochs=options.epochs,
+                    threads=options.threads,
+                    say=_say,
+                ),
+            )
+    version = read_manifest(first).version if options.parts != ["report"] else ""
+    if "speed" in options.parts:
+        settings = {"router": version, "rounds": options.rounds}
+        part(
+            results,
+            "speed",
+            settings,
+            lambda: measure_speed(first, options.data, rounds=options.rounds),
+        )
+    adapters = {name: ROOT / "demo" / "adapters" / name for name in SKILLS}
+    cache = cache_folder(Settings())
+    tasks, _ = load_tasks(options.data, n_train=2000, n_heldout=options.n_quality, seed=0)
+    trainable = [task for task in tasks if task.name in options.tasks]
+    if "adapters" in options.parts:
+        for task in trainable:
+            train_real_adapter(
+                task,
+                options.work / "adapters" / task.name,
+                cache,
+                steps=options.steps,
+                threads=options.threads,
+                say=_say,
+            )
+    for task in trainable:
+        folder = options.work / "adapters" / task.name
+        if (folder / "adapter_model.safetensors").exists():
+            adapters[task.name] = folder
+    if "quality" in options.parts:
+        base = resolve_model(QUICKSTART_MODEL, cache)
+        for seed in options.seeds:
+            router = routers[seed]
+            settings = {
+                "router": read_manifest(router).version,
+                "n": options.n_quality,
+                "adapters": sorted(adapters),
+            }
+            part(
+                results,
+                f"quality-{seed}",
+                settings,
+                lambda router=router, base=base: measure_quality(
+                    base,
+                    router,
+                    adapters,
+                    [task for task in tasks if task.name in adapters],
+                    n=options.n_quality,
+                    threads=options.threads,
+                    say=_say,
+                ),
+            )
+    if "decode" in options.parts:
+        base = resolve_model(QUICKSTART_MODEL, cache)
+        for batch in options.batches:
+            settings = {"router": version, "tokens": 48, "rounds": options.rounds, "batch": batch}
+            part(
+                results,
+                f"decode-{batch}",
+                settings,
+                lambda batch=batch, base=base: measure_decode(
+                    base,
+                    first,
+                    adapters,
+                    tokens=48,
+                    rounds=options.rounds,
+                    batch=batch,
+                    threads=options.threads,
+                    say=_say,
+                ),
+            )
+    if "report" in options.parts:
+        write_report(options.out, kept_parts(results))
+        _say(f"written: {options.out / 'dlp.md'}, {options.out / 'dlp.json'}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments.dlp", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of real data sets; without, skills only")
+    parser.add_argument("--work", type=Path, required=True, help="routers, adapters, kept parts")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--n-train", type=int, default=1000, help="prompts per task")
+    parser.add_argument("--n-heldout", type=int, default=200, help="prompts per task")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument(
+        "--tasks", nargs="*", default=["mawps"], help="real tasks that get an adapter of their own"
+    )
+    parser.add_argument("--steps", type=int, default=60, help="of an adapter's training")
+    parser.add_argument("--n-quality", type=int, default=50, help="prompts decoded per task")
+    parser.add_argument("--rounds", type=int, default=5, help="of every timing")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 16])
+    parser.add_argument("--threads", type=int, default=0, help="0: the library's choice")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Answers under the oracle's adapter, the routed mixture, and the likeliest adapter alone."""
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.engine.model_source import ModelLocation
+from experiments.dlp.routing import load_any
+from experiments.dlp.tasks import TaskData
+from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
+from router_service.evaluation.metrics import has_value, is_exact, wilson
+from router_service.evaluation.records import Record
+from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
+from router_service.training.adapter import train_adapter
+from router_service.training.config import AdapterTrainingConfig
+from router_service.training.export import WEIGHTS_FILE
+from router_service.training.run import CHECKPOINT_FILE
+
+WAYS = ("base", "oracle", "routed", "top1")
+_TOP1 = {"method": "top_k", "top_k": 1}
+
+
+def train_real_adapter(
+    task: TaskData,
+    out: Path,
+    cache_dir: Path,
+    *,
+    steps: int,
+    threads: int,
+    say: Callable[[str], None],
+) -> Path:
+    """The adapter of a task that the demo has none for; goes on where it was interrupted."""
+    if (out / WEIGHTS_FILE).exists() and not (out / CHECKPOINT_FILE).exists():
+        return out
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.jsonl"
+        lines = (
+            json.dumps({"prompt": r.prompt, "completion": r.completion}) + "\n" for r in task.train
+        )
+        data.write_text("".join(lines), encoding="utf-8")
+        config = AdapterTrainingConfig(
+            data=data,
+            out=out,
+            cache_dir=cache_dir,
+            steps=steps,
+            checkpoint_every=10,
+            eval_every=steps,
+            dev_examples=8,
+            threads=threads,
+            resume=True,
+            overwrite=True,
+            description=f"answers {task.name}",
+        )
+        train_adapter(config, lambda at: say(f"{task.name}: step {at.step}, loss {at.loss:.3f}"))
+    return out
+
+
+def measure_quality(
+    base: ModelLocation,
+    router_path: Path,
+    adapters: dict[str, Path],
+    tasks: Sequence[TaskData],
+    *,
+    n: int,
+    threads: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Right answers by task and way, over the first ``n`` held-out prompts of each task.
+
+    A prompt is decoded once for each different mixture: where the router chooses the oracle's
+    adapter with weight 1, the answers are the same by construction and counted as such.
+    """
+    routed, likeliest = load_any(router_path), load_any(router_path, options=_options())
+    # Only adapters that exist can be chosen, by both; the base is always one.
+    allowed = frozenset({"", *adapters})
+    rows: list[tuple[str, Record, dict[str, Weights]]] = []
+    for task in tasks:
+        for record in task.heldout[:n]:
+            ways: dict[str, Weights] = {
+                "base": (),
+                "oracle": ((task.name, 1.0),),
+                "routed": routed.route(record.prompt, allowed).weights,
+                "top1": likeliest.route(record.prompt, allowed).weights,
+            }
+            rows.append((task.name, record, ways))
+    asked = list(dict.fromkeys(Asked(r.prompt, w) for _, r, ways in rows for w in ways.values()))
+    records = [record for _, record, _ in rows]
+    with LocalEngine(
+        base,
+        adapters,
+        threads=threads,
+        max_model_len=longest_sequence(base, records),
+        base_check="name",
+    ) as engine:
+        limit = max(len(engine.completion_ids(r.completion)) for r in records) + SPARE_TOKENS
+        texts = engine.answers(asked, limit, lambda at, total: say(f"answered {at}/{total}"))
+    answers = dict(zip(asked, texts, strict=True))
+    by_task: dict[str, dict[str, int]] = {}
+    for name, record, ways in rows:
+        counts = by_task.setdefault(name, dict.fromkeys(("n", *WAYS), 0))
+        counts["n"] += 1
+        for way, mixture in ways.items():
+            counts[way] += _right(record, answers[Asked(record.prompt, mixture)])
+    total = {key: sum(counts[key] for counts in by_task.values()) for key in ("n", *WAYS)}
+    return {
+        "by_task": by_task,
+        "total": total,
+        "interval": {way: wilson(total[way], total["n"]) for way in WAYS},
+        "routed_to_oracle": total["routed"] / max(1, total["oracle"]),
+        "decoded": len(asked),
+        "mean_fan_out": sum(len(ways["routed"]) for *_, ways in rows) / len(rows),
+        "router": routed.version,
+    }
+
+
+def _right(record: Record, text: str) -> bool:
+    if isinstance(record.answer, int | float):
+        return has_value(text, record.answer)
+    return is_exact(text, record.completion)
+
+
+def _options() -> Any:
+    from router_service.routers.dlp import DlpOptions
+
+    return DlpOptions.model_validate(_TOP1)
