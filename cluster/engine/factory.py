@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
+from cluster.engine.available_memory import check_memory
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine, OnChunks
 from cluster.engine.fusion import FusionParts
@@ -53,6 +54,7 @@ def build_engine(
         ModelSourceError: the model cannot be loaded, or is of a kind not supported.
         ConfigError: the configuration does not fit the machine or itself.
     """
+    check_memory(model_dir, config, adapter_config)
     loaded = load_model(model_dir, config)
     bank = AdapterBank(
         loaded.sites,
