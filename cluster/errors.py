@@ -5,6 +5,25 @@ BraidError                       server_error          500
 ├── ModelSourceError             model_source          500   base model cannot be had
 ├── AdapterError                 adapter_invalid       400   an adapter cannot be served
 │   ├── AdapterUnsupported       adapter_unsupported   400   a PEFT feature refused by name
+│   ├── AdapterMalformed         adapter_malformed     400   a file is missing, cut or inconsistent
+│   ├── AdapterPickle            adapter_pickle        400   weights as a pickle
+│   ├── AdapterWrongBase         adapter_wrong_base    400   made for another base model
+│   ├── AdapterNotFinite         adapter_not_finite    400   NaN or infinity in a tensor
+│   ├── AdapterRankTooHigh       adapter_rank_too_high 400   above the operator's rank limit
+│   ├── AdapterTooLarge          adapter_too_large     413   above a byte limit
+│   ├── AdapterTooManyFiles      adapter_too_many_files 413
+│   ├── AdapterUnsafePath        adapter_unsafe_path   400   a link, device, or way out of the folder
+│   ├── AdapterDuplicateFile     adapter_duplicate_file 400  one name twice
+│   ├── AdapterSourceError       adapter_source_failed 502   retryable
+│   │   ├── AdapterSourceRefused adapter_source_refused 403  not on the operator's allow-list
+│   │   ├── AdapterDriverMissing adapter_driver_missing 501  this scheme needs a package
+│   │   ├── AdapterSourceNotFound adapter_source_not_found 404
+│   │   ├── AdapterSourceTimeout adapter_source_timeout 504  retryable
+│   │   └── AdapterSizeMismatch  adapter_size_mismatch 502   retryable; not as long as announced
+│   ├── AdapterStoreError        adapter_store_failed  500   the store's disk failed
+│   │   └── AdapterStoreFull     adapter_store_full    507   retryable
+│   ├── AdapterNotStored         adapter_not_stored    404   no such generation in the store
+│   ├── AdapterCorrupt           adapter_corrupt       500   stored bytes are not the generation's
 │   ├── AdapterLoadFailed        adapter_load_failed   503   its bytes could not be brought in
 │   └── AdapterCapacity          adapter_capacity      503   no room beside leased adapters
 ├── TrainingDataError            training_data         400   a line of a training file
@@ -72,6 +91,136 @@ class AdapterUnsupported(AdapterError):
     """The adapter uses a PEFT feature that Braid refuses, named in the message."""
 
     code = "adapter_unsupported"
+
+
+class AdapterMalformed(AdapterError):
+    """A file is missing, truncated, not in its format, or disagrees with another."""
+
+    code = "adapter_malformed"
+
+
+class AdapterPickle(AdapterError):
+    """The weights are a pickle, which is never opened."""
+
+    code = "adapter_pickle"
+
+
+class AdapterWrongBase(AdapterError):
+    """The adapter was made for another base model, by its digest or its shapes."""
+
+    code = "adapter_wrong_base"
+
+
+class AdapterNotFinite(AdapterError):
+    """A tensor holds NaN or infinity."""
+
+    code = "adapter_not_finite"
+
+
+class AdapterRankTooHigh(AdapterError):
+    """A module's rank is above the operator's limit."""
+
+    code = "adapter_rank_too_high"
+
+
+class AdapterTooLarge(AdapterError):
+    """More bytes than a limit allows, as declared or as received."""
+
+    code = "adapter_too_large"
+    status = 413
+
+
+class AdapterTooManyFiles(AdapterError):
+    """More files or archive members than the limit allows."""
+
+    code = "adapter_too_many_files"
+    status = 413
+
+
+class AdapterUnsafePath(AdapterError):
+    """A symlink, hard link, device, or a path that leads out of the adapter's folder."""
+
+    code = "adapter_unsafe_path"
+
+
+class AdapterDuplicateFile(AdapterError):
+    """One file name more than once, so that nobody can say which is meant."""
+
+    code = "adapter_duplicate_file"
+
+
+class AdapterSourceError(AdapterError):
+    """The source failed while it was read."""
+
+    code = "adapter_source_failed"
+    status = 502
+    retryable = True
+
+
+class AdapterSourceRefused(AdapterSourceError):
+    """The operator's configuration does not allow this source."""
+
+    code = "adapter_source_refused"
+    status = 403
+    retryable = False
+
+
+class AdapterDriverMissing(AdapterSourceError):
+    """The package that speaks this scheme is not installed."""
+
+    code = "adapter_driver_missing"
+    status = 501
+    retryable = False
+
+
+class AdapterSourceNotFound(AdapterSourceError):
+    """The source has no such folder, repository, revision or file."""
+
+    code = "adapter_source_not_found"
+    status = 404
+    retryable = False
+
+
+class AdapterSourceTimeout(AdapterSourceError):
+    """The source sent nothing, or not all, within its time."""
+
+    code = "adapter_source_timeout"
+    status = 504
+
+
+class AdapterSizeMismatch(AdapterSourceError):
+    """The source sent another number of bytes than it announced."""
+
+    code = "adapter_size_mismatch"
+
+
+class AdapterStoreError(AdapterError):
+    """The content store's disk refused an operation."""
+
+    code = "adapter_store_failed"
+    status = 500
+
+
+class AdapterStoreFull(AdapterStoreError):
+    """No space left, or a disk quota used up, where the store is."""
+
+    code = "adapter_store_full"
+    status = 507
+    retryable = True
+
+
+class AdapterNotStored(AdapterError):
+    """The content store has no generation of this digest."""
+
+    code = "adapter_not_stored"
+    status = 404
+
+
+class AdapterCorrupt(AdapterError):
+    """What is stored under a digest is not that generation."""
+
+    code = "adapter_corrupt"
+    status = 500
 
 
 class AdapterLoadFailed(AdapterError):

@@ -1,0 +1,32 @@
+"""What an adapter may be, and what bringing it in may cost."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from cluster.config import AdapterConfig
+
+MIB = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """Limits on one adapter and on the fetch that brings it in."""
+
+    max_rank: int = 64  # of any module
+    max_bytes: int = 512 * MIB  # of the safetensors file's data
+    base_check: Literal["digest", "name"] = "digest"  # as ``AdapterConfig.base_check``
+    max_source_bytes: int = 1024 * MIB  # received, packed as the source sends it
+    max_unpacked_bytes: int = 1024 * MIB  # of all archive members together
+    max_document_bytes: int = MIB  # of adapter_config.json and manifest.json each
+    max_files: int = 256  # in a folder or archive, whether used or not
+    fetch_timeout_s: float = 300.0  # for the whole fetch
+    stall_timeout_s: float = 30.0  # without a single byte
+
+    @classmethod
+    def from_config(cls, config: AdapterConfig) -> "AdapterLimits":
+        """What a replica's pool can hold; everything else as it is by default."""
+        return cls(
+            max_rank=config.max_rank,
+            max_bytes=config.memory_bytes,
+            base_check=config.base_check,
+        )
