@@ -5,6 +5,7 @@ Every part is kept in ``--work`` as soon as it is there; the same command goes o
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from cluster.config import Settings, cache_folder
@@ -41,7 +42,8 @@ def main() -> None:
                 results,
                 f"routing-{seed}",
                 settings,
-                lambda seed=seed: train_and_measure(
+                partial(
+                    train_and_measure,
                     options.data,
                     routers[seed],
                     seed=seed,
@@ -92,7 +94,8 @@ def main() -> None:
                 results,
                 f"quality-{seed}",
                 settings,
-                lambda router=router, base=base: measure_quality(
+                partial(
+                    measure_quality,
                     base,
                     router,
                     adapters,
@@ -110,7 +113,8 @@ def main() -> None:
                 results,
                 f"decode-{batch}",
                 settings,
-                lambda batch=batch, base=base: measure_decode(
+                partial(
+                    measure_decode,
                     base,
                     first,
                     adapters,

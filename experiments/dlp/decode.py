@@ -4,6 +4,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def measure_decode(
         "one adapter": lambda: ((names[0], 1.0),),
         f"routed among {len(narrow.candidates)}": lambda: narrow.route(PROMPT, allowed).weights,
         f"routed among {len(wide.candidates)}": lambda: wide.route(PROMPT, allowed).weights,
-        **{name: (lambda mixture=mixture: mixture) for name, mixture in fixed.items()},
+        **{name: partial(tuple, mixture) for name, mixture in fixed.items()},
     }
     wall: dict[str, list[float]] = {name: [] for name in cases}
     cpu: dict[str, list[float]] = {name: [] for name in cases}
