@@ -12,7 +12,7 @@ BraidError                       server_error          500
 │   ├── AdapterRankTooHigh       adapter_rank_too_high 400   above the operator's rank limit
 │   ├── AdapterTooLarge          adapter_too_large     413   above a byte limit
 │   ├── AdapterTooManyFiles      adapter_too_many_files 413
-│   ├── AdapterUnsafePath        adapter_unsafe_path   400   a link, device, or way out of the folder
+│   ├── AdapterUnsafePath        adapter_unsafe_path   400   a link, device or way out
 │   ├── AdapterDuplicateFile     adapter_duplicate_file 400  one name twice
 │   ├── AdapterSourceError       adapter_source_failed 502   retryable
 │   │   ├── AdapterSourceRefused adapter_source_refused 403  not on the operator's allow-list
@@ -24,6 +24,9 @@ BraidError                       server_error          500
 │   │   └── AdapterStoreFull     adapter_store_full    507   retryable
 │   ├── AdapterNotStored         adapter_not_stored    404   no such generation in the store
 │   ├── AdapterCorrupt           adapter_corrupt       500   stored bytes are not the generation's
+│   ├── AdapterNotFound          adapter_not_found     404   the registry has no such name or generation
+│   ├── AdapterConflict          adapter_conflict      409   the name points elsewhere than expected
+│   ├── AdapterInUse             adapter_in_use        409   pointed to or pinned, and not forced
 │   ├── AdapterLoadFailed        adapter_load_failed   503   its bytes could not be brought in
 │   └── AdapterCapacity          adapter_capacity      503   no room beside leased adapters
 ├── TrainingDataError            training_data         400   a line of a training file
@@ -221,6 +224,27 @@ class AdapterCorrupt(AdapterError):
 
     code = "adapter_corrupt"
     status = 500
+
+
+class AdapterNotFound(AdapterError):
+    """The registry has no adapter of this name, or no such generation."""
+
+    code = "adapter_not_found"
+    status = 404
+
+
+class AdapterConflict(AdapterError):
+    """An adapter's name does not point to the generation that the caller expected."""
+
+    code = "adapter_conflict"
+    status = 409
+
+
+class AdapterInUse(AdapterError):
+    """A name still points to the generation, or it is pinned."""
+
+    code = "adapter_in_use"
+    status = 409
 
 
 class AdapterLoadFailed(AdapterError):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from cluster.adapters.document import read_document
 from cluster.adapters.peft_config import PeftLoraConfig, read_peft_config
 from cluster.adapters.safetensors_file import (
     SafetensorsHeader,
@@ -23,7 +24,12 @@ from cluster.adapters.safetensors_file import (
 )
 from cluster.domain.adapter import AdapterManifest
 from cluster.domain.ids import AdapterDigest
-from cluster.errors import AdapterError, AdapterUnsupported
+from cluster.errors import (
+    AdapterMalformed,
+    AdapterPickle,
+    AdapterUnsafePath,
+    AdapterUnsupported,
+)
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -94,13 +100,14 @@ def read_adapter_files(folder: Path) -> AdapterFiles:
     """Read and check everything but the tensors' data.
 
     Raises:
-        AdapterError: a file is missing, malformed, or leads out of the folder by a symlink; the
-            tensors and the config disagree.
+        AdapterMalformed: a file is missing or malformed; the tensors and the config disagree.
+        AdapterUnsafePath: a file is a symlink out of the folder.
+        AdapterPickle: the weights are a pickle.
         AdapterUnsupported: a PEFT feature that Braid does not serve, by name.
     """
     config_path = _inside(folder, CONFIG_FILE)
     if not (folder / WEIGHTS_FILE).exists() and (folder / PICKLE_FILE).exists():
-        raise AdapterUnsupported(
+        raise AdapterPickle(
             f"{folder / PICKLE_FILE}: pickle files are never opened; save the adapter as "
             f"{WEIGHTS_FILE}"
         )
@@ -118,7 +125,7 @@ def read_manifest(folder: Path) -> tuple[AdapterManifest, tuple[str, ...]]:
     """The folder's manifest and tags; reads every byte once, keeps none.
 
     Raises:
-        AdapterError, AdapterUnsupported: as ``read_adapter_files``.
+        AdapterError: as ``read_adapter_files``.
     """
     files = read_adapter_files(folder)
     digest = AdapterDigester(files)
@@ -131,13 +138,13 @@ def stream_tensors(files: AdapterFiles) -> Iterator[tuple[TensorInfo, bytearray]
     """Each tensor of the file with its bytes, in name order.
 
     Raises:
-        AdapterError: the file cannot be read or has changed since its header was read.
+        AdapterMalformed: the file cannot be read or has changed since its header was read.
     """
     try:
         with files.weights.open("rb") as file:
             yield from read_tensors(file, files.weights, files.header)
     except OSError as error:
-        raise AdapterError(f"{files.weights}: cannot be read: {error.strerror}") from error
+        raise AdapterMalformed(f"{files.weights}: cannot be read: {error.strerror}") from error
 
 
 class _Hash(Protocol):
@@ -180,11 +187,11 @@ def _inside(folder: Path, name: str) -> Path:
     path = folder / name
     resolved = path.resolve()
     if not resolved.is_relative_to(folder.resolve()):
-        raise AdapterError(f"{path}: a symlink out of the adapter's folder, to {resolved}")
+        raise AdapterUnsafePath(f"{path}: a symlink out of the adapter's folder, to {resolved}")
     if not resolved.exists():
-        raise AdapterError(f"{path}: expected a file, found none")
+        raise AdapterMalformed(f"{path}: expected a file, found none")
     if not resolved.is_file() or not os.access(resolved, os.R_OK):
-        raise AdapterError(f"{path}: expected a readable file")
+        raise AdapterMalformed(f"{path}: expected a readable file")
     return resolved
 
 
@@ -202,12 +209,14 @@ def _group(path: Path, header: SafetensorsHeader) -> dict[str, ModuleTensors]:
         sides[side][module.removeprefix(_PREFIX)] = info
     modules = sorted(sides["lora_A"].keys() | sides["lora_B"].keys())
     if not modules:
-        raise AdapterError(f"{path}: expected tensors {_PREFIX}<module>.lora_A.weight, found none")
+        raise AdapterMalformed(
+            f"{path}: expected tensors {_PREFIX}<module>.lora_A.weight, found none"
+        )
     for side, found in sides.items():
         for module in modules:
             if module not in found:
                 name = f"{_PREFIX}{module}.{side}.weight"
-                raise AdapterError(f"{path}: {name}: expected beside its partner, found none")
+                raise AdapterMalformed(f"{path}: {name}: expected beside its partner, found none")
     return {m: ModuleTensors(sides["lora_A"][m], sides["lora_B"][m]) for m in modules}
 
 
@@ -227,33 +236,28 @@ def _check_module(path: Path, config: PeftLoraConfig, module: str, tensors: Modu
     rank = config.rank_of(module)
     for info, axis, side in ((tensors.A, 0, "[r, d_in]"), (tensors.B, 1, "[d_out, r]")):
         if len(info.shape) != 2 or info.shape[axis] != rank or 0 in info.shape:
-            raise AdapterError(
+            raise AdapterMalformed(
                 f"{path}: {info.name}: expected {side} with r = {rank} by the config, "
                 f"found {list(info.shape)}"
             )
     if not config.targets(module):
-        raise AdapterError(
+        raise AdapterMalformed(
             f"{path}: {tensors.A.name}: its config does not target {module} "
             "(target_modules, exclude_modules, layers_to_transform, layers_pattern)"
         )
 
 
 def _read_notes(path: Path) -> Notes:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path}: expected an object, found {type(content).__name__}")
+    content = read_document(path)
     base, description, tags = (
         content.get("base_digest"),
         content.get("description", ""),
         content.get("tags", []),
     )
     if base is not None and not isinstance(base, str):
-        raise AdapterError(f"{path}: base_digest: expected a string, found {base!r}")
+        raise AdapterMalformed(f"{path}: base_digest: expected a string, found {base!r}")
     if not isinstance(description, str):
-        raise AdapterError(f"{path}: description: expected a string, found {description!r}")
+        raise AdapterMalformed(f"{path}: description: expected a string, found {description!r}")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise AdapterError(f"{path}: tags: expected a list of strings, found {tags!r}")
+        raise AdapterMalformed(f"{path}: tags: expected a list of strings, found {tags!r}")
     return Notes(base, description, tuple(tags))

@@ -1,14 +1,14 @@
 """PEFT's ``adapter_config.json``: what Braid honours, and what it refuses by name."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.adapters.document import read_document
 from cluster.domain.adapter import AdapterManifest
-from cluster.errors import AdapterError, AdapterUnsupported
+from cluster.errors import AdapterMalformed, AdapterUnsupported
 
 _T = TypeVar("_T")
 
@@ -138,17 +138,10 @@ def read_peft_config(path: Path) -> PeftLoraConfig:
     """Parse an ``adapter_config.json``.
 
     Raises:
-        AdapterError: the file is missing, not JSON, or a value is malformed.
+        AdapterMalformed: the file is missing, not JSON, or a value is malformed.
         AdapterUnsupported: it uses a feature that Braid does not serve, named in the message.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AdapterError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise AdapterError(f"{path}: expected an object, found {type(content).__name__}")
+    content = read_document(path)
     _refuse_unsupported(path, content)
     return PeftLoraConfig(
         rank=_positive_int(path, "r", content.get("r", 8)),
@@ -204,32 +197,34 @@ def _first_match(patterns: tuple[tuple[str, _T], ...], module: str, default: _T)
 
 def _positive_int(path: Path, key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise AdapterError(f"{path}: {key}: expected a whole number of at least 1, found {value!r}")
+        raise AdapterMalformed(
+            f"{path}: {key}: expected a whole number of at least 1, found {value!r}"
+        )
     return value
 
 
 def _number(path: Path, key: str, value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise AdapterError(f"{path}: {key}: expected a finite number, found {value!r}")
+        raise AdapterMalformed(f"{path}: {key}: expected a finite number, found {value!r}")
     return float(value)
 
 
 def _boolean(path: Path, key: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise AdapterError(f"{path}: {key}: expected true or false, found {value!r}")
+        raise AdapterMalformed(f"{path}: {key}: expected true or false, found {value!r}")
     return value
 
 
 def _regex(path: Path, key: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > MAX_PATTERN_CHARS:
-        raise AdapterError(
+        raise AdapterMalformed(
             f"{path}: {key}: expected a pattern of at most {MAX_PATTERN_CHARS} characters, "
             f"found {value!r}"
         )
     try:
         re.compile(value)
     except re.error as error:
-        raise AdapterError(
+        raise AdapterMalformed(
             f"{path}: {key}: not a regular expression: {value!r}: {error}"
         ) from error
     return value
@@ -238,7 +233,7 @@ def _regex(path: Path, key: str, value: Any) -> str:
 def _pattern(path: Path, key: str, content: dict[str, Any], parse: Any) -> tuple[Any, ...]:
     value = content.get(key) or {}
     if not isinstance(value, dict):
-        raise AdapterError(f"{path}: {key}: expected an object, found {value!r}")
+        raise AdapterMalformed(f"{path}: {key}: expected an object, found {value!r}")
     return tuple(
         (_regex(path, key, pattern), parse(path, f"{key}[{pattern!r}]", item))
         for pattern, item in value.items()
@@ -256,7 +251,7 @@ def _module_names(path: Path, key: str, content: dict[str, Any]) -> tuple[str, .
 
 def _strings(path: Path, key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise AdapterError(f"{path}: {key}: expected a list of strings, found {value!r}")
+        raise AdapterMalformed(f"{path}: {key}: expected a list of strings, found {value!r}")
     return tuple(sorted(value))
 
 
@@ -265,7 +260,9 @@ def _layers(path: Path, value: Any) -> tuple[int, ...] | None:
         return None
     layers = [value] if isinstance(value, int) else value
     if not isinstance(layers, list) or not all(isinstance(item, int) for item in layers):
-        raise AdapterError(f"{path}: layers_to_transform: expected layer numbers, found {value!r}")
+        raise AdapterMalformed(
+            f"{path}: layers_to_transform: expected layer numbers, found {value!r}"
+        )
     return tuple(sorted(layers))
 
 
@@ -273,12 +270,14 @@ def _layers_pattern(path: Path, content: dict[str, Any]) -> tuple[str, ...]:
     value = content.get("layers_pattern") or []
     patterns = [value] if isinstance(value, str) else value
     if not isinstance(patterns, list):
-        raise AdapterError(f"{path}: layers_pattern: expected a list of strings, found {value!r}")
+        raise AdapterMalformed(
+            f"{path}: layers_pattern: expected a list of strings, found {value!r}"
+        )
     return tuple(_regex(path, "layers_pattern", pattern) for pattern in patterns)
 
 
 def _optional_string(path: Path, content: dict[str, Any], key: str) -> str | None:
     value = content.get(key)
     if value is not None and not isinstance(value, str):
-        raise AdapterError(f"{path}: {key}: expected a string, found {value!r}")
+        raise AdapterMalformed(f"{path}: {key}: expected a string, found {value!r}")
     return value

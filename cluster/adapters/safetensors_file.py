@@ -4,7 +4,6 @@ Layout: 8 bytes little-endian header length, a JSON object ``name -> {dtype, sha
 data_offsets}``, then the tensors' bytes without gaps.
 """
 
-import json
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cluster.errors import AdapterError
+from cluster.adapters.document import parse_object
+from cluster.errors import AdapterMalformed, AdapterPickle
 
 MAX_HEADER_BYTES = 16 * 2**20
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
+# torch.save's zip container, and a bare pickle of protocol 2 to 5.
+_PICKLES = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in range(2, 6)))
 ITEM_BYTES |= {"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 
 
@@ -48,23 +50,28 @@ def read_header(path: Path) -> SafetensorsHeader:
     """Read and verify a file's header; the data is not touched.
 
     Raises:
-        AdapterError: the file is missing, truncated, or its header is malformed.
+        AdapterMalformed: the file is missing, truncated, or its header is malformed.
+        AdapterPickle: it is no safetensors file but a pickle.
     """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             prefix = file.read(8)
             if len(prefix) < 8:
-                raise AdapterError(f"{path}: expected a safetensors file, found {size} bytes")
+                raise AdapterMalformed(f"{path}: expected a safetensors file, found {size} bytes")
             (length,) = struct.unpack("<Q", prefix)
             limit = min(MAX_HEADER_BYTES, size - 8)
+            if length > limit and prefix.startswith(_PICKLES):
+                raise AdapterPickle(
+                    f"{path}: a pickle under the name of a safetensors file; never opened"
+                )
             if length > limit:
-                raise AdapterError(
+                raise AdapterMalformed(
                     f"{path}: header: expected at most {limit} bytes, found a length of {length}"
                 )
             raw = file.read(length)
     except OSError as error:
-        raise AdapterError(f"{path}: cannot be read: {error.strerror}") from error
+        raise AdapterMalformed(f"{path}: cannot be read: {error.strerror}") from error
     return SafetensorsHeader(
         tensors=_parse_header(path, raw, size - 8 - length),
         data_start=8 + length,
@@ -78,7 +85,7 @@ def read_tensors(
     """Yield each tensor with its bytes, in name order; ``file`` is ``path`` opened for reading.
 
     Raises:
-        AdapterError: the file ends early or cannot be read.
+        AdapterMalformed: the file ends early or cannot be read.
     """
     for info in header.tensors:
         data = bytearray(info.nbytes)
@@ -86,53 +93,47 @@ def read_tensors(
             file.seek(header.data_start + info.begin)
             found = file.readinto(data)  # type: ignore[attr-defined]
         except OSError as error:
-            raise AdapterError(f"{path}: {info.name}: cannot be read: {error.strerror}") from error
+            raise AdapterMalformed(
+                f"{path}: {info.name}: cannot be read: {error.strerror}"
+            ) from error
         if found != info.nbytes:
-            raise AdapterError(f"{path}: {info.name}: expected {info.nbytes} bytes, found {found}")
+            raise AdapterMalformed(
+                f"{path}: {info.name}: expected {info.nbytes} bytes, found {found}"
+            )
         yield info, data
 
 
 def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[TensorInfo, ...]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
-            raise AdapterError(f"{path}: header: named more than once: {', '.join(twice)}")
-        return dict(pairs)
-
-    try:
-        header = json.loads(raw, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as error:
-        raise AdapterError(f"{path}: header: not JSON: {error}") from error
-    if not isinstance(header, dict):
-        raise AdapterError(f"{path}: header: expected an object, found {type(header).__name__}")
+    header = parse_object(raw, f"{path}: header")
     header.pop("__metadata__", None)
     tensors = tuple(_parse_tensor(path, name, header[name]) for name in sorted(header))
     position = 0
     for info in sorted(tensors, key=lambda info: (info.begin, info.end)):
         if info.begin != position:
-            raise AdapterError(
+            raise AdapterMalformed(
                 f"{path}: {info.name}: expected its data at byte {position}, found {info.begin}"
             )
         position = info.end
     if position != data_bytes:
-        raise AdapterError(f"{path}: expected {position} bytes of data, found {data_bytes}")
+        raise AdapterMalformed(f"{path}: expected {position} bytes of data, found {data_bytes}")
     return tensors
 
 
 def _parse_tensor(path: Path, name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise AdapterError(f"{path}: {name}: expected dtype, shape and data_offsets, found {entry}")
+        raise AdapterMalformed(
+            f"{path}: {name}: expected dtype, shape and data_offsets, found {entry}"
+        )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise AdapterError(f"{path}: {name}: expected a known dtype, found {dtype!r}")
+        raise AdapterMalformed(f"{path}: {name}: expected a known dtype, found {dtype!r}")
     if not _is_sizes(shape):
-        raise AdapterError(f"{path}: {name}: expected a shape of sizes, found {shape!r}")
+        raise AdapterMalformed(f"{path}: {name}: expected a shape of sizes, found {shape!r}")
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise AdapterError(f"{path}: {name}: expected [begin, end], found {offsets!r}")
+        raise AdapterMalformed(f"{path}: {name}: expected [begin, end], found {offsets!r}")
     expected = prod(shape) * ITEM_BYTES[dtype]
     if offsets[1] - offsets[0] != expected:
-        raise AdapterError(
+        raise AdapterMalformed(
             f"{path}: {name}: expected {expected} bytes for {dtype}{shape}, "
             f"found {offsets[1] - offsets[0]}"
         )

@@ -75,7 +75,7 @@ def test_broken_folders_are_kept_with_their_reason(folder, write_adapter):
     assert list(catalog.entries) == ["CRON", "dates"]
     assert problems["dora"][0] == "adapter_unsupported"
     assert "DoRA" in problems["dora"][1]
-    assert problems["sql"][0] == "adapter_invalid"
+    assert problems["sql"][0] == "adapter_malformed"
     assert "alias must match" in problems["-dash"][1]
     assert "reserved" in problems["auto"][1]
     assert "reserved" in problems["Smol"][1]

@@ -10,7 +10,12 @@ import transformers
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
 from cluster.config import AdapterConfig
-from cluster.errors import AdapterError, AdapterLoadFailed, AdapterUnsupported
+from cluster.errors import (
+    AdapterError,
+    AdapterLoadFailed,
+    AdapterRankTooHigh,
+    AdapterTooLarge,
+)
 
 LIMITS = AdapterConfig(max_rank=8)
 STEM = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -95,9 +100,9 @@ def test_another_base_is_refused(tmp_path, write_adapter, base):
 
 def test_limits_hold_before_data_is_read(tmp_path, write_adapter, base):
     folder = write_adapter(tmp_path / "x", rank=9)
-    with pytest.raises(AdapterUnsupported, match=r"rank of at most 8 .*found 9"):
+    with pytest.raises(AdapterRankTooHigh, match=r"rank of at most 8 .*found 9"):
         load_adapter(folder, base, LIMITS)
-    with pytest.raises(AdapterUnsupported, match=r"at most 100 bytes .*found"):
+    with pytest.raises(AdapterTooLarge, match=r"at most 100 bytes .*found"):
         load_adapter(folder, base, AdapterConfig(memory_bytes=100))
 
 
@@ -107,7 +112,7 @@ def test_rank_patterns_count_against_the_limit(tmp_path, write_adapter, make_ten
     folder = write_adapter(
         tmp_path / "x", tensors=tensors, rank_pattern={"q_proj": 16}, layers_to_transform=[0]
     )
-    with pytest.raises(AdapterUnsupported, match=r"q_proj.*found 16"):
+    with pytest.raises(AdapterRankTooHigh, match=r"q_proj.*found 16"):
         load_adapter(folder, base, LIMITS)
 
 

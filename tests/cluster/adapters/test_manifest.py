@@ -11,7 +11,7 @@ import transformers
 
 from cluster.adapters.manifest import read_adapter_files, read_manifest
 from cluster.adapters.peft_config import module_ranks
-from cluster.errors import AdapterError, AdapterUnsupported
+from cluster.errors import AdapterError, AdapterPickle, AdapterUnsafePath, AdapterUnsupported
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -193,14 +193,14 @@ def test_symlinks_may_stay_inside_but_not_lead_out(tmp_path, write_adapter):
     (folder / "real").rename(tmp_path / "outside")
     (folder / WEIGHTS).unlink()
     (folder / WEIGHTS).symlink_to(tmp_path / "outside")
-    with pytest.raises(AdapterError, match="symlink out of the adapter's folder"):
+    with pytest.raises(AdapterUnsafePath, match="symlink out of the adapter's folder"):
         read_manifest(folder)
 
 
 def test_pickle_files_are_never_opened(tmp_path, write_adapter):
     folder = write_adapter(tmp_path / "x")
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
-    with pytest.raises(AdapterUnsupported, match="pickle"):
+    with pytest.raises(AdapterPickle, match="pickle"):
         read_manifest(folder)
 
 

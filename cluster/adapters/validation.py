@@ -1,0 +1,132 @@
+"""Whether an adapter may be served: limits, base model, finite values. Knows no torch.
+
+Everything the header can tell is checked before a byte of any tensor is read.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.manifest import (
+    AdapterDigester,
+    AdapterFiles,
+    read_adapter_files,
+    stream_tensors,
+)
+from cluster.adapters.safetensors_file import TensorInfo
+from cluster.domain.adapter import AdapterManifest
+from cluster.errors import (
+    AdapterNotFinite,
+    AdapterRankTooHigh,
+    AdapterTooLarge,
+    AdapterWrongBase,
+)
+
+# The bits that are all set in NaN and infinity, and only there: IEEE 754's exponent.
+_EXPONENT = {
+    "F32": (np.dtype("<u4"), np.uint32(0x7F80_0000)),
+    "F16": (np.dtype("<u2"), np.uint16(0x7C00)),
+    "BF16": (np.dtype("<u2"), np.uint16(0x7F80)),
+}
+
+
+def validate_adapter(
+    folder: Path,
+    base: BaseShapes,
+    limits: AdapterLimits,
+    proceed: Callable[[], None] = lambda: None,
+) -> tuple[AdapterManifest, tuple[str, ...]]:
+    """Check a folder in every respect; its manifest and tags.
+
+    ``proceed`` is called before each tensor is read and may raise to stop the work.
+
+    Raises:
+        AdapterError: one of its subclasses; the message names file, tensor or field, what was
+            expected and what was found.
+    """
+    files = read_adapter_files(folder)
+    check_limits(files, limits)
+    check_fit(files, base, limits)
+    digester = AdapterDigester(files)
+    for info, data in stream_tensors(files):
+        proceed()
+        digester.update(info, data)
+        check_finite(files.weights, info, data)
+    return files.manifest(digester.finish()), files.notes.tags
+
+
+def check_limits(files: AdapterFiles, limits: AdapterLimits) -> None:
+    """Refuse an adapter above the operator's rank or byte limit.
+
+    Raises:
+        AdapterTooLarge, AdapterRankTooHigh: with the limit and what was found.
+    """
+    if files.header.nbytes > limits.max_bytes:
+        raise AdapterTooLarge(
+            f"{files.weights}: expected at most {limits.max_bytes} bytes "
+            f"(adapters.memory_bytes), found {files.header.nbytes}"
+        )
+    for tensors in files.modules.values():
+        if tensors.rank > limits.max_rank:
+            raise AdapterRankTooHigh(
+                f"{files.weights}: {tensors.A.name}: expected a rank of at most "
+                f"{limits.max_rank} (adapters.max_rank), found {tensors.rank}"
+            )
+
+
+def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> None:
+    """Refuse an adapter that was made for another base, or that lacks tensors it should have.
+
+    Raises:
+        AdapterWrongBase: with the tensor, what the base has, and what the file has.
+    """
+    wanted = files.notes.base_digest
+    same_name = limits.base_check == "name" and files.config.base_model == base.model_id
+    if wanted is not None and wanted != base.digest and not same_name:
+        raise AdapterWrongBase(
+            f"{files.weights.parent}: manifest.json: trained on base {wanted}, "
+            f"but the base served is {base.digest}"
+        )
+    for module, tensors in files.modules.items():
+        shape = base.modules.get(module)
+        if shape is None:
+            raise AdapterWrongBase(
+                f"{files.weights}: {tensors.A.name}: the base has no linear module {module}"
+            )
+        d_out, d_in = shape
+        _check_shape(files, tensors.A, (tensors.rank, d_in))
+        _check_shape(files, tensors.B, (d_out, tensors.rank))
+    for module in base.modules:
+        if module not in files.modules and files.config.targets(module):
+            raise AdapterWrongBase(
+                f"{files.weights}: base_model.model.{module}.lora_A.weight: "
+                "expected by the config's target_modules, found none"
+            )
+
+
+def check_finite(path: Path, info: TensorInfo, data: bytearray) -> None:
+    """Refuse NaN and infinity; ``data`` are the tensor's bytes as the file has them.
+
+    Raises:
+        AdapterNotFinite: with the tensor, how many values, and the first one's index.
+    """
+    dtype, exponent = _EXPONENT[info.dtype]
+    values = np.frombuffer(data, dtype=dtype)
+    broken = (values & exponent) == exponent
+    if broken.any():
+        first = np.unravel_index(int(broken.argmax()), info.shape)
+        raise AdapterNotFinite(
+            f"{path}: {info.name}: expected finite values, found {int(broken.sum())} that are "
+            f"not, the first at {[int(i) for i in first]}"
+        )
+
+
+def _check_shape(files: AdapterFiles, info: TensorInfo, expected: tuple[int, int]) -> None:
+    if info.shape != expected:
+        raise AdapterWrongBase(
+            f"{files.weights}: {info.name}: expected shape {list(expected)}, "
+            f"found {list(info.shape)}"
+        )
