@@ -224,6 +224,17 @@ def test_missing_and_broken_files_are_named(artifact: Path) -> None:
         _load(artifact)
 
 
+def test_a_reroute_reads_the_prompts_tail_and_the_last_full_sentence(artifact: Path) -> None:
+    router = _load(artifact, options=DlpOptions(prompt_characters=5))
+    answer = "The first sentence is here. This is the second sentence of it. And"
+    rerouted = router.reroute("alpha beta delta", answer, EVERYTHING)
+    text = "delta\nThis is the second sentence of it."
+    assert rerouted == _load(artifact).route(text, EVERYTHING)
+    assert router.reroute("alpha beta delta", "", EVERYTHING) == router.route(
+        "alpha beta delta", EVERYTHING
+    )
+
+
 def test_the_registry_builds_the_configured_routers_in_order(artifact: Path) -> None:
     configs = [
         RouterConfig(name="auto", path=artifact),
