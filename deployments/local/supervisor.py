@@ -73,6 +73,8 @@ class Supervisor:
         os.environ.update(SERVE_ENVIRONMENT)
         # Front, replicas and clients share these cores: a thread that waits must not spin on one.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        # Ray runs workers at niceness 15, behind everything else on a machine; these serve.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url
