@@ -30,6 +30,7 @@ TOLERANCES: dict[tuple[str, torch.dtype], Tolerance] = {
     ("lora", torch.float16): Tolerance(3e-3, 3e-3, _FP16_SUM),
     ("elementwise", torch.float32): Tolerance(2e-6, 4e-6, "a few roundings and an e^x to 3e-7"),
     ("elementwise", torch.bfloat16): Tolerance(2e-2, 2e-2, _BF16_SUM),
+    ("elementwise", torch.float16): Tolerance(3e-3, 3e-3, _FP16_SUM),
     ("attention", torch.float32): Tolerance(5e-6, 1e-5, _FP32_SUM),
     ("attention", torch.bfloat16): Tolerance(2e-2, 2e-2, _BF16_SUM),
     ("attention", torch.float16): Tolerance(3e-3, 3e-3, _FP16_SUM),
