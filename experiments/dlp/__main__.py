@@ -102,6 +102,7 @@ def main() -> None:
                     [task for task in tasks if task.name in adapters],
                     n=options.n_quality,
                     threads=options.threads,
+                    kept=options.work / "answers.jsonl",
                     say=_say,
                 ),
             )

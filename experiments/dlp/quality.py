@@ -7,19 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from cluster.engine.model_source import ModelLocation
+from experiments.answers import KeptAnswers
 from experiments.dlp.routing import load_any
 from experiments.dlp.tasks import TaskData
 from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
 from router_service.evaluation.metrics import has_value, is_exact, wilson
 from router_service.evaluation.records import Record
 from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
+from router_service.routers.dlp import DlpOptions
 from router_service.training.adapter import train_adapter
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.export import WEIGHTS_FILE
 from router_service.training.run import CHECKPOINT_FILE
 
 WAYS = ("base", "oracle", "routed", "top1")
-_TOP1 = {"method": "top_k", "top_k": 1}
+MAX_TOKENS = 60
+"""Of an answer; the longest wanted one has fewer."""
+
+_TOP1 = DlpOptions(method="top_k", top_k=1)
 
 
 def train_real_adapter(
@@ -65,14 +70,16 @@ def measure_quality(
     *,
     n: int,
     threads: int,
+    kept: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Right answers by task and way, over the first ``n`` held-out prompts of each task.
 
     A prompt is decoded once for each different mixture: where the router chooses the oracle's
-    adapter with weight 1, the answers are the same by construction and counted as such.
+    adapter with weight 1, the answers are the same by construction and counted as such. Answers
+    are kept in the file ``kept``.
     """
-    routed, likeliest = load_any(router_path), load_any(router_path, options=_options())
+    routed, likeliest = load_any(router_path), load_any(router_path, options=_TOP1)
     # Only adapters that exist can be chosen, by both; the base is always one.
     allowed = frozenset({"", *adapters})
     rows: list[tuple[str, Record, dict[str, Weights]]] = []
@@ -87,22 +94,24 @@ def measure_quality(
             rows.append((task.name, record, ways))
     asked = list(dict.fromkeys(Asked(r.prompt, w) for _, r, ways in rows for w in ways.values()))
     records = [record for _, record, _ in rows]
-    with LocalEngine(
-        base,
-        adapters,
-        threads=threads,
-        max_model_len=longest_sequence(base, records),
-        base_check="name",
-    ) as engine:
-        limit = max(len(engine.completion_ids(r.completion)) for r in records) + SPARE_TOKENS
-        texts = engine.answers(asked, limit, lambda at, total: say(f"answered {at}/{total}"))
-    answers = dict(zip(asked, texts, strict=True))
+    limit = max(len(r.completion) for r in records)  # a token is a character or more
+    limit = min(limit, MAX_TOKENS) + SPARE_TOKENS
+    answers = KeptAnswers(kept, base.digest, adapters)
+    if answers.missing(asked, limit):
+        with LocalEngine(
+            base,
+            adapters,
+            threads=threads,
+            max_model_len=longest_sequence(base, records) + limit,
+            base_check="name",
+        ) as engine:
+            answers.fill(asked, limit, engine.answers, say)
     by_task: dict[str, dict[str, int]] = {}
     for name, record, ways in rows:
         counts = by_task.setdefault(name, dict.fromkeys(("n", *WAYS), 0))
         counts["n"] += 1
         for way, mixture in ways.items():
-            counts[way] += _right(record, answers[Asked(record.prompt, mixture)])
+            counts[way] += _right(record, answers.get(Asked(record.prompt, mixture), limit))
     total = {key: sum(counts[key] for counts in by_task.values()) for key in ("n", *WAYS)}
     return {
         "by_task": by_task,
@@ -119,9 +128,3 @@ def _right(record: Record, text: str) -> bool:
     if isinstance(record.answer, int | float):
         return has_value(text, record.answer)
     return is_exact(text, record.completion)
-
-
-def _options() -> Any:
-    from router_service.routers.dlp import DlpOptions
-
-    return DlpOptions.model_validate(_TOP1)

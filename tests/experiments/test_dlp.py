@@ -1,12 +1,14 @@
 """The DLP experiment's own logic: tasks, kept parts, the widened router, the report."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from experiments.answers import KeptAnswers
 from experiments.dlp.report import render, write_report
 from experiments.dlp.routing import load_any, measure_speed, widen
 from experiments.dlp.tasks import load_tasks, write_router_data
@@ -14,6 +16,7 @@ from experiments.intervals import mean_interval
 from experiments.parts import kept_parts, part
 from router_service.artifacts import RouterManifest, save_artifact
 from router_service.demo.skills import SKILLS
+from router_service.evaluation.local_engine import Asked
 from router_service.routers.dlp import DlpHyperparameters
 from router_service.routers.features import FeatureConfig
 from router_service.routers.mini_mlp import NetworkConfig, tensor_shapes
@@ -137,3 +140,25 @@ def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:
     assert "| 1 | one adapter | 1 | 1.00 | 1.00 | 2.00 |" in page
     assert page.count("Not measured.") == 1
     assert json.loads((tmp_path / "dlp.json").read_text()) == parts
+
+
+def test_answers_are_decoded_once(tmp_path: Path) -> None:
+    asked = [Asked(f"prompt {i % 20}") for i in range(40)]
+    calls: list[int] = []
+
+    def decode(chunk: Sequence[Asked], max_tokens: int) -> list[str]:
+        calls.append(len(chunk))
+        if sum(calls) > 16 and len(calls) == 2:
+            raise KeyboardInterrupt
+        return [f"{item.prompt}, {max_tokens}" for item in chunk]
+
+    path = tmp_path / "kept" / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        KeptAnswers(path, "base", {}).fill(asked, 5, decode, print)
+    again = KeptAnswers(path, "base", {})
+    assert len(again.missing(asked, 5)) == 4
+    again.fill(asked, 5, decode, print)
+    assert calls == [16, 4, 4]
+    assert again.get(asked[39], 5) == "prompt 19, 5"
+    assert len(again.missing(asked, 6)) == 20
+    assert len(KeptAnswers(path, "other", {}).missing(asked, 5)) == 20
