@@ -182,11 +182,12 @@ class Replica:
         return self._id, await self._adapters.apply_placement(wanted, version)
 
     async def check_integrity(self) -> tuple[ReplicaId, str | None]:
-        """What is wrong with the books of engine, bank or adapter pool; None where they balance."""
+        """What is wrong with the books of requests, engine, bank or adapter pool, if anything."""
         try:
             self._engine.engine.check_integrity()
             self._engine.bank.check_integrity()
             self._adapters.check_integrity()
+            self._requests.check_integrity()
         except (IntegrityError, BankIntegrityError) as error:
             log.error("replica.integrity", error=str(error))
             return self._id, str(error)

@@ -26,7 +26,13 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
-from cluster.errors import BraidError, DecisionRejected, Overloaded, StoreUnavailable
+from cluster.errors import (
+    BraidError,
+    DecisionRejected,
+    IntegrityError,
+    Overloaded,
+    StoreUnavailable,
+)
 from deployments.link.messages import Submit
 from deployments.replica.fusion import DecisionFusion
 from router_service.reader import DecisionReader
@@ -164,6 +170,19 @@ class RequestBook:
         """The engine's callback, in its step thread."""
         self._loop.call_soon_threadsafe(self._relay, chunks)
 
+    def check_integrity(self) -> None:
+        """Check that those that wait are those that are live and not in the engine.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        waiting = Counter(live.submit.tenant for live in self._live.values() if not live.in_engine)
+        if waiting != self._waiting:
+            raise IntegrityError(
+                f"{self._waiting.total()} requests are counted as waiting for the engine, "
+                f"expected {waiting.total()}"
+            )
+
     async def drain(self, timeout_s: float) -> None:
         """Wait until no request is live, at most ``timeout_s`` seconds."""
         try:
@@ -203,12 +222,26 @@ class RequestBook:
             log.warning("replica.decision_not_written", id=decision.id, reason=error.message)
 
     async def _admit(self, live: _Live) -> None:
+        """Bring a request into the engine.
+
+        Cancelling this task may come to nothing: before Python 3.12 ``asyncio.wait_for``, which
+        the Redis client uses, swallows a cancellation that comes just after what it waits for. So
+        after each wait the request may have ended.
+        """
         message = live.submit
         try:
             if live.decision is None:
-                live.decision = await self._read_decision(message)
+                decision = await self._read_decision(message)
+                if not self._is_live(live):
+                    return
+                live.decision = decision
                 self._count_arrival(live)
-            live.lease = await self._acquire(live.decision.digests, message.deadline_at)
+            lease = await self._acquire(live.decision.digests, message.deadline_at)
+            if not self._is_live(live):
+                if lease is not None:
+                    self._adapters.release(lease)
+                return
+            live.lease = lease
             if live.lease is None:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
@@ -225,6 +258,8 @@ class RequestBook:
             )
             if message.sampling.grammar:
                 await asyncio.to_thread(self._engine.prepare, request)
+                if not self._is_live(live):
+                    return
             self._engine.submit(request, self._fusion.namespace(live.decision), adapters, fusion)
             live.in_engine = True
             self._stop_waiting(message.tenant)
@@ -247,6 +282,9 @@ class RequestBook:
                 return await self._adapters.acquire(digests)
         except TimeoutError:
             return None
+
+    def _is_live(self, live: _Live) -> bool:
+        return self._live.get(live.submit.request_id) is live
 
     def _is_full_for(self, tenant: TenantId) -> bool:
         if self._waiting.total() < self._max_waiting:
@@ -275,7 +313,7 @@ class RequestBook:
     def _end(self, live: _Live, reason: FinishReason, error: BraidError | None) -> None:
         """End a request that the engine does not hold."""
         request_id = live.submit.request_id
-        if self._live.get(request_id) is not live:
+        if not self._is_live(live):
             return
         self._close(request_id, live, reason)
         generated = len(live.submit.resumed_token_ids)

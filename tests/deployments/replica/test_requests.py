@@ -1,6 +1,7 @@
 """Requests on their way to the engine: waiting for adapters, giving way, deadlines, ends."""
 
 import asyncio
+import contextlib
 import itertools
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -198,6 +199,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
             rig.runner.gate.release(100_000)
             await rig.book.drain(20)
             assert rig.book.waiting_for_admission == 0
+            rig.book.check_integrity()
             assert rig.manager.leases == 0
             assert rig.manager.waiting == 0
             assert await asyncio.to_thread(rig.engine.stop, drain=True, timeout_s=20)
@@ -301,6 +303,35 @@ async def test_cancelled_while_it_waits_for_a_slot(make_rig, turns):
     rig.book.cancel(RequestId(gone))
     assert len(rig.chunks[gone]) == 1
     assert rig.book.counters.requests_cancelled == 1
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("what", ["read", "_acquire"])
+async def test_a_cancellation_that_is_swallowed_leaves_nothing_behind(make_rig, what, turns):
+    """As ``asyncio.wait_for`` does before Python 3.12, when what it waits for is just done."""
+    rig = make_rig()
+    owner = rig.book._reader if what == "read" else rig.book
+    honest = getattr(owner, what)
+
+    async def swallowing(*arguments):
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return await honest(*arguments)
+
+    setattr(owner, what, swallowing)
+    gone, other = rig.submit("ab"), rig.submit("a")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    rig.book.cancel(RequestId(gone))
+    rig.runner.gate.release(100_000)
+    assert (await rig.end(other)).finish_reason is FinishReason.LENGTH
+    await rig.until(lambda: rig.in_engine() == 0)
+    await asyncio.sleep(0.01)
+    assert (await rig.end(gone)).finish_reason is FinishReason.CANCELLED
+    assert rig.book.waiting_for_admission == 0
+    rig.book.check_integrity()
+    await rig.until(lambda: rig.manager.leases == 0)
 
 
 async def test_mixtures_take_their_slots_at_once(make_rig):
