@@ -24,7 +24,7 @@ BraidError                       server_error          500
 │   │   └── AdapterStoreFull     adapter_store_full    507   retryable
 │   ├── AdapterNotStored         adapter_not_stored    404   no such generation in the store
 │   ├── AdapterCorrupt           adapter_corrupt       500   stored bytes are not the generation's
-│   ├── AdapterNotFound          adapter_not_found     404   the registry has no such name or generation
+│   ├── AdapterNotFound          adapter_not_found     404   not in the registry
 │   ├── AdapterConflict          adapter_conflict      409   the name points elsewhere than expected
 │   ├── AdapterInUse             adapter_in_use        409   pointed to or pinned, and not forced
 │   ├── AdapterLoadFailed        adapter_load_failed   503   its bytes could not be brought in

@@ -27,6 +27,7 @@ TYPE_BY_STATUS = {
     403: "permission_denied_error",
     404: "invalid_request_error",
     405: "invalid_request_error",
+    409: "invalid_request_error",
     413: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",

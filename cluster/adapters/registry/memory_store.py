@@ -1,0 +1,59 @@
+"""The registry's fields in one process: for tests, and the meaning of the Redis store."""
+
+from collections.abc import Callable
+
+from cluster.adapters.registry.store import Changes, Fields, Version
+
+REMOVED_KEPT = 10_000
+"""Removed fields that are remembered, so that followers need not read everything again."""
+
+
+class MemoryRegistryStore:
+    """See ``RegistryStore``."""
+
+    def __init__(self, new_epoch: Callable[[], str], removed_kept: int = REMOVED_KEPT) -> None:
+        self._new_epoch = new_epoch
+        self._removed_kept = removed_kept
+        self.lose_everything()
+
+    def lose_everything(self) -> None:
+        """As a server that restarts without its file."""
+        self._version = Version()
+        self._fields: dict[str, bytes] = {}
+        self._changed: dict[str, int] = {}  # field -> number of the version that changed it
+        self._floor = 0  # changes up to this version are no longer all known
+
+    async def version(self) -> Version:
+        """See ``RegistryStore``."""
+        return self._version
+
+    async def changes(self, since: Version) -> Changes:
+        """See ``RegistryStore``."""
+        known = since.epoch == self._version.epoch and since.number >= self._floor
+        if not known or since.number > self._version.number:
+            return Changes(self._version, True, dict(self._fields))
+        changed = [field for field, number in self._changed.items() if number > since.number]
+        return Changes(self._version, False, {field: self._fields.get(field) for field in changed})
+
+    async def commit(self, expect: Fields, write: Fields) -> Version | None:
+        """See ``RegistryStore``."""
+        if any(self._fields.get(field) != raw for field, raw in expect.items()):
+            return None
+        epoch = self._version.epoch or self._new_epoch()
+        self._version = Version(epoch, self._version.number + 1)
+        for field, raw in write.items():
+            self._changed[field] = self._version.number
+            if raw is None:
+                self._fields.pop(field, None)
+            else:
+                self._fields[field] = raw
+        self._forget_removed()
+        return self._version
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _forget_removed(self) -> None:
+        removed = sorted(self._changed.keys() - self._fields.keys(), key=self._changed.__getitem__)
+        for field in removed[: max(0, len(removed) - self._removed_kept)]:
+            self._floor = max(self._floor, self._changed.pop(field))

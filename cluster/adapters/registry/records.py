@@ -1,0 +1,129 @@
+"""What the registry keeps, one record a field: generations, names, and what folders gave.
+
+Field names: ``g:<digest>``, ``n:<owner>/<alias>`` and ``f:<alias>``. Records are JSON; a change is
+conditional on the exact bytes that were read, so a record is written by ``encode`` alone.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+import msgspec
+
+from cluster.domain.adapter import AdapterManifest
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.errors import IntegrityError
+
+GENERATION = "g:"
+NAME = "n:"
+FOLDER = "f:"
+
+T = TypeVar("T", "Generation", "Name")
+
+
+class GenerationState(StrEnum):
+    """The life of a generation in the registry."""
+
+    STAGED = "staged"  # stored and checked; replicas are being asked whether they can serve it
+    SERVED = "served"  # names point to it, now or in their history
+    RETIRED = "retired"  # no name knows it; leaves when no request holds it
+    DELETING = "deleting"  # its files are being removed; it cannot come back before they are gone
+
+
+class PlaceKind(StrEnum):
+    """Where a generation's files are."""
+
+    FOLDER = "folder"  # in the configured adapters_dir, under ``path``
+    STORE = "store"  # in the content-addressed store, under its digest
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Never an absolute path: machines may mount the same files in different places."""
+
+    kind: PlaceKind
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one replica said when it was asked to serve a staged generation."""
+
+    replica_id: str
+    outcome: str  # "loaded", "checked" (no room on the device now) or "refused"
+    code: str = ""  # of the error where refused
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One generation. ``names`` are ``owner/alias`` of all that have it now or in their history."""
+
+    manifest: AdapterManifest
+    place: Place
+    state: GenerationState
+    source: str  # for people
+    added_at: float  # wall clock, seconds
+    changed_at: float  # wall clock, seconds: when ``state`` was entered
+    names: tuple[str, ...] = ()
+    wanted_by: str = ""  # the name it is staged for
+    answers: tuple[Answer, ...] = ()  # of replicas, while it is staged
+    tags: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> AdapterDigest:
+        """Its identity."""
+        return self.manifest.digest
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One entry of a name's history."""
+
+    digest: AdapterDigest
+    at: float  # wall clock, seconds
+    by: str  # tenant id, or "config" for a configured folder
+    rollback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """An alias and where it points: the last step of its history."""
+
+    owner: TenantId
+    alias: str
+    history: tuple[Step, ...]  # oldest first, never empty
+    pinned: bool = False  # its generation stays on every replica
+    grants: tuple[str, ...] = ()  # tenants that may use a shared name beside those with rights
+
+    @property
+    def digest(self) -> AdapterDigest:
+        """The generation it points to."""
+        return self.history[-1].digest
+
+    @property
+    def id(self) -> str:
+        """``owner/alias``."""
+        return name_id(self.owner, self.alias)
+
+
+def name_id(owner: str, alias: str) -> str:
+    """The key of a name; an owner has no slash."""
+    return f"{owner}/{alias}"
+
+
+def encode(record: Generation | Name) -> bytes:
+    """A record as it is stored."""
+    return msgspec.json.encode(record)
+
+
+def decode(field: str, raw: bytes, kind: type[T]) -> T:
+    """The inverse of ``encode``.
+
+    Raises:
+        IntegrityError: not such a record; the message has the field.
+    """
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError as error:
+        raise IntegrityError(f"registry: {field}: {error}") from error

@@ -1,0 +1,208 @@
+"""The registry: names and generations of adapters, for the whole cluster.
+
+Whoever reads looks at ``view``, which never waits. Whoever changes something reads what is new,
+judges it, and commits on condition that it is still so; where somebody else was faster it reads
+and judges again.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from cluster.adapters.registry import operations
+from cluster.adapters.registry.operations import Transaction
+from cluster.adapters.registry.records import Answer, Generation, Name
+from cluster.adapters.registry.store import RegistryStore, Version
+from cluster.adapters.registry.view import RegistryView
+from cluster.clock import Clock
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.errors import AdapterConflict, StoreUnavailable
+
+ATTEMPTS = 32
+
+
+class AdapterRegistry:
+    """One per process and event loop.
+
+    Args:
+        store: where it is kept; closed by ``close``.
+        reserved: names that no adapter may take, beside "auto" and "base": the base model's.
+    """
+
+    def __init__(self, store: RegistryStore, clock: Clock, reserved: Iterable[str] = ()) -> None:
+        self._store = store
+        self._clock = clock
+        self._forbidden = frozenset(name.lower() for name in reserved)
+        self._view = RegistryView()
+        self._reading = asyncio.Lock()
+        self._listeners: list[Callable[[RegistryView], None]] = []
+        self._read_at: float | None = None  # monotonic, seconds
+
+    @property
+    def view(self) -> RegistryView:
+        """The last one known."""
+        return self._view
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the view was last known to be the present one; None: never."""
+        return None if self._read_at is None else self._clock.monotonic() - self._read_at
+
+    def on_change(self, listener: Callable[[RegistryView], None]) -> None:
+        """Call ``listener`` with every new view."""
+        self._listeners.append(listener)
+
+    async def refresh(self) -> RegistryView:
+        """Read what changed, if anything did.
+
+        Raises:
+            StoreUnavailable: the view stays as it is.
+        """
+        async with self._reading:
+            if await self._store.version() != self._view.version:
+                await self._read()
+            self._read_at = self._clock.monotonic()
+            return self._view
+
+    async def close(self) -> None:
+        """Close the store."""
+        await self._store.close()
+
+    # Changes. Each returns the view that has it; all raise StoreUnavailable, and AdapterConflict
+    # where others were faster too often.
+
+    def check_add(self, owner: TenantId, alias: str, expected: AdapterDigest | None) -> None:
+        """Refuse at once, by the present view, what ``point`` would refuse in the end.
+
+        Raises:
+            AdapterError: the name cannot be one.
+            AdapterConflict: it does not point where expected.
+        """
+        operations.check_alias(self._view, owner, alias, self._forbidden)
+        operations.check_expected(self._view, owner, alias, expected)
+
+    async def stage(self, generation: Generation, wanted_by: str) -> RegistryView:
+        """See ``operations.stage``."""
+        return await self._commit(
+            lambda view: operations.stage(view, generation, wanted_by, self._clock.wall())
+        )
+
+    async def answered(self, digest: AdapterDigest, answers: tuple[Answer, ...]) -> RegistryView:
+        """See ``operations.answered``."""
+        return await self._commit(lambda view: operations.answered(view, digest, answers))
+
+    async def abandon(self, digest: AdapterDigest) -> RegistryView:
+        """See ``operations.abandon``."""
+        return await self._commit(lambda view: operations.abandon(view, digest, self._clock.wall()))
+
+    async def point(
+        self,
+        owner: TenantId,
+        alias: str,
+        digest: AdapterDigest,
+        *,
+        expected: AdapterDigest | None,
+        by: str,
+        grants: tuple[str, ...] | None = None,
+    ) -> Name:
+        """See ``operations.point``; the name may be new."""
+
+        def build(view: RegistryView) -> Transaction:
+            operations.check_alias(view, owner, alias, self._forbidden)
+            return operations.point(
+                view,
+                owner,
+                alias,
+                digest,
+                expected=expected,
+                by=by,
+                now=self._clock.wall(),
+                grants=grants,
+            )
+
+        return (await self._commit(build)).name(owner, alias)
+
+    async def roll_back(
+        self, owner: TenantId, alias: str, *, expected: AdapterDigest | None, by: str
+    ) -> Name:
+        """See ``operations.roll_back``."""
+
+        def build(view: RegistryView) -> Transaction:
+            now = self._clock.wall()
+            return operations.roll_back(view, owner, alias, expected=expected, by=by, now=now)
+
+        return (await self._commit(build)).name(owner, alias)
+
+    async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
+        """See ``operations.pin``."""
+        view = await self._commit(
+            lambda view: operations.pin(view, owner, alias, pinned, self._clock.wall())
+        )
+        return view.name(owner, alias)
+
+    async def remove_name(
+        self, owner: TenantId, alias: str, *, expected: AdapterDigest | None, force: bool
+    ) -> RegistryView:
+        """See ``operations.remove_name``."""
+
+        def build(view: RegistryView) -> Transaction:
+            now = self._clock.wall()
+            return operations.remove_name(
+                view, owner, alias, expected=expected, force=force, now=now
+            )
+
+        return await self._commit(build)
+
+    async def remove_generation(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
+        """See ``operations.remove_generation``."""
+        return await self._commit(
+            lambda view: operations.remove_generation(
+                view, digest, force=force, now=self._clock.wall()
+            )
+        )
+
+    async def begin_delete(self, digest: AdapterDigest) -> RegistryView:
+        """See ``operations.begin_delete``."""
+        return await self._commit(
+            lambda view: operations.begin_delete(view, digest, self._clock.wall())
+        )
+
+    async def finish_delete(self, digest: AdapterDigest) -> RegistryView:
+        """See ``operations.finish_delete``."""
+        return await self._commit(lambda view: operations.finish_delete(view, digest))
+
+    async def sync_folder(self, generations: dict[str, Generation]) -> RegistryView:
+        """Bring in what the configured folder has, by alias; see ``operations.sync_folder``."""
+        view = await self.refresh()
+        for alias in sorted(generations.keys() | view.folder.keys()):
+            await self._commit(
+                lambda view, alias=alias: operations.sync_folder(  # type: ignore[misc]
+                    view, alias, generations.get(alias), self._clock.wall()
+                )
+            )
+        return self._view
+
+    async def _commit(self, build: Callable[[RegistryView], Transaction]) -> RegistryView:
+        for _ in range(ATTEMPTS):
+            view = await self.refresh()
+            transaction = build(view)
+            if not transaction.write:
+                return view
+            committed = await self._store.commit(transaction.expect, transaction.write)
+            if committed is not None:
+                return await self._refresh_to(committed)
+        raise AdapterConflict("the adapter registry is being changed by many at once; try again")
+
+    async def _refresh_to(self, committed: Version) -> RegistryView:
+        """What was committed stands, even where it cannot be read back now."""
+        try:
+            return await self.refresh()
+        except StoreUnavailable as error:
+            raise StoreUnavailable(
+                f"the change was made (version {committed.number}), but {error.message}"
+            ) from error
+
+    async def _read(self) -> None:
+        changes = await self._store.changes(self._view.version)
+        self._view = self._view.after(changes)
+        for listener in self._listeners:
+            listener(self._view)
