@@ -17,7 +17,6 @@ class AdapterLimits:
     base_check: Literal["digest", "name"] = "digest"  # as ``AdapterConfig.base_check``
     max_source_bytes: int = 1024 * MIB  # received, packed as the source sends it
     max_unpacked_bytes: int = 1024 * MIB  # of all archive members together
-    max_document_bytes: int = MIB  # of adapter_config.json and manifest.json each
     max_files: int = 256  # in a folder or archive, whether used or not
     fetch_timeout_s: float = 300.0  # for the whole fetch
     stall_timeout_s: float = 30.0  # without a single byte

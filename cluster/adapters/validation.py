@@ -5,6 +5,7 @@ Everything the header can tell is checked before a byte of any tensor is read.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from cluster.errors import (
 )
 
 # The bits that are all set in NaN and infinity, and only there: IEEE 754's exponent.
-_EXPONENT = {
+_EXPONENT: dict[str, tuple[np.dtype[Any], Any]] = {
     "F32": (np.dtype("<u4"), np.uint32(0x7F80_0000)),
     "F16": (np.dtype("<u2"), np.uint16(0x7C00)),
     "BF16": (np.dtype("<u2"), np.uint16(0x7F80)),

@@ -1,0 +1,127 @@
+"""What happens to each member of an archive, whatever the archive's format."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.adapters.blocking import Proceed
+from cluster.adapters.budget import ByteBudget
+from cluster.adapters.manifest import PICKLE_FILE
+from cluster.adapters.sources.files import (
+    CHUNK_BYTES,
+    KEPT_FILES,
+    FileWriter,
+    check_complete,
+    check_size,
+)
+from cluster.adapters.sources.paths import safe_parts
+from cluster.errors import (
+    AdapterDuplicateFile,
+    AdapterMalformed,
+    AdapterTooLarge,
+    AdapterUnsafePath,
+)
+
+
+class Members:
+    """Takes an archive's members one by one and keeps what belongs to the adapter.
+
+    The files may be at the archive's top or together in one folder there. They are written under
+    their own fixed names, so that no member's path is ever used as a path; odd paths, links and
+    doubled names are refused all the same, because an archive that holds them is not what it
+    seems.
+    """
+
+    def __init__(self, into: Path, budget: ByteBudget, where: str, proceed: Proceed) -> None:
+        self._into = into
+        self._budget = budget
+        self._where = where
+        self._proceed = proceed
+        self._seen: set[tuple[str, ...]] = set()
+        self._folder: tuple[str, ...] | None = None
+        self._declared = 0
+        self._pickle = False
+
+    def folder(self, name: str) -> None:
+        """A folder; nothing is written.
+
+        Raises:
+            AdapterUnsafePath, AdapterTooManyFiles: by its name or number.
+        """
+        self._begin()
+        if name.strip("./"):
+            safe_parts(name)
+
+    def refuse(self, name: str, found: str) -> AdapterUnsafePath:
+        """The error for a member that is neither file nor folder."""
+        return AdapterUnsafePath(f"{self._label(name)}: expected a regular file, found {found}")
+
+    def file(self, name: str, declared: int, read: Callable[[int], bytes]) -> None:
+        """A regular file of ``declared`` bytes; ``read(n)`` gives its next bytes.
+
+        Raises:
+            AdapterTooLarge: declared or real sizes exceed a limit.
+            AdapterDuplicateFile: the name was there before, or a second adapter.
+            AdapterMalformed: another number of bytes than declared.
+        """
+        self._begin()
+        parts = safe_parts(name)
+        label = self._label(name)
+        if parts in self._seen:
+            raise AdapterDuplicateFile(f"{label}: more than once in the archive")
+        self._seen.add(parts)
+        self._declare(label, declared)
+        if parts[-1] not in (*KEPT_FILES, PICKLE_FILE) or len(parts) > 2:
+            return
+        if self._folder is None:
+            self._folder = parts[:-1]
+        if self._folder != parts[:-1]:
+            raise AdapterDuplicateFile(
+                f"{label}: expected one adapter, found files of it in "
+                f"{'/'.join(self._folder) or 'the top'!r} and {'/'.join(parts[:-1]) or 'the top'!r}"
+            )
+        if parts[-1] == PICKLE_FILE:
+            self._pickle = True
+            return
+        check_size(parts[-1], declared, self._budget.limits)
+        self._copy(label, parts[-1], declared, read)
+
+    def finish(self) -> None:
+        """After the last member.
+
+        Raises:
+            AdapterPickle, AdapterMalformed: weights or config were not among them.
+        """
+        check_complete(self._into, where=self._where, pickle=self._pickle)
+
+    def _begin(self) -> None:
+        self._proceed()
+        self._budget.count_file(self._where)
+
+    def _declare(self, label: str, declared: int) -> None:
+        if declared < 0:
+            raise AdapterMalformed(f"{label}: expected a size, found {declared}")
+        self._declared += declared
+        limit = self._budget.limits.max_unpacked_bytes
+        if self._declared > limit:
+            raise AdapterTooLarge(
+                f"{label}: expected at most {limit} bytes unpacked (max_unpacked_bytes), "
+                f"found {self._declared} declared so far"
+            )
+
+    def _copy(self, label: str, kept: str, declared: int, read: Callable[[int], bytes]) -> None:
+        with FileWriter(self._into / kept, self._budget) as target:
+            while True:
+                self._proceed()
+                data = read(CHUNK_BYTES)
+                if not data:
+                    break
+                self._budget.unpack(len(data), label)
+                check_size(kept, target.nbytes + len(data), self._budget.limits)
+                target.write(data)
+        if target.nbytes != declared:
+            raise AdapterMalformed(
+                f"{label}: expected the declared {declared} bytes, found {target.nbytes}"
+            )
+
+    def _label(self, name: str) -> str:
+        return f"{self._where}: {name[:100]!r}"
