@@ -75,11 +75,13 @@ def check_machine(launch: Launch, model: ModelLocation) -> None:
     """What can be checked only beside the base model, and on the network.
 
     Raises:
-        ConfigError: a router does not fit, or the Redis server does not answer.
+        ConfigError: the replicas or a router do not fit, or the Redis server does not answer.
     """
+    from cluster.engine.available_memory import check_memory
     from router_service.routers.kind import SERVED_NEEDS, router_context
     from router_service.routers.registry import default_registry
 
+    check_memory(model.path, launch.config.engine, launch.config.adapters, replicas=launch.replicas)
     context = router_context(
         launch.catalog.entries,
         launch.config.adapters.max_mixture,

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from cluster.config import AppConfig, Settings
-from cluster.engine import model_source
+from cluster.engine import available_memory, model_source
+from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
 from cluster.tenancy.keys import hash_key
-from deployments.cli.launch import Wish, check_redis, differences, plan_launch
+from deployments.cli.launch import Wish, check_machine, check_redis, differences, plan_launch
 from deployments.local.state import StateDir, write_run
 
 Braid = Callable[..., Any]
@@ -220,3 +221,15 @@ def test_the_defaults_stay_those_of_the_configuration(state: StateDir) -> None:
     assert "host" not in written.get("front", {})
     assert config.front == AppConfig().front
     assert config.adapters == AppConfig().adapters
+
+
+def test_replicas_that_do_not_fit_together_are_refused(
+    state: StateDir, tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = plan(state, no_demo=True, replicas=2)
+    model = ModelLocation(tiny_model("llama"), "tiny", "digest")
+    monkeypatch.setattr(available_memory, "device_type", lambda _: "cpu")
+    check_machine(launch, model)
+    monkeypatch.setattr(available_memory, "available_bytes", lambda _: 2**29)
+    with pytest.raises(ConfigError, match=r"does not fit.*for each of 2 replicas.*fewer replicas"):
+        check_machine(launch, model)
