@@ -61,11 +61,11 @@ class ProjectionGroup:
         context = self._context
         if context.lora is not None:
             assert context.bank is not None
-            rows = x.flatten(0, -2)
+            rows, out = (x, y) if x.dim() == 2 else (x.flatten(0, -2), y.flatten(0, -2))
             weights = None
             if context.fusion is not None:
                 weights = context.fusion.weights(self._site, rows)
-            add_lora(y.flatten(0, -2), rows, context.bank, self._site, context.lora, weights)
+            add_lora(out, rows, context.bank, self._site, context.lora, weights)
         return y
 
 
