@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ import torch
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.config import RouterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterKey, AdapterManifest
-from cluster.domain.decision import Granularity
+from cluster.domain.decision import DecisionSource, Granularity, kv_namespace
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ConfigError
 from router_service.artifacts import (
@@ -33,6 +34,7 @@ from router_service.artifacts import (
     read_manifest,
     save_artifact,
 )
+from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.flow.artifact import save_gate
 from router_service.flow.schema import FlowHyperparameters
 from router_service.milora.artifact import save_milora
@@ -53,6 +55,8 @@ from router_service.routers.kind import RouterContext
 from router_service.routers.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.routers.registry import default_registry
 from router_service.routers.static import save_static
+from router_service.service import RoutingService
+from router_service.wish import RouterWish
 
 ALIASES = ("cron", "json", "sql")
 BASE_DIGEST, BASE_LAYERS, BASE_WIDTH = "base-digest", 2, 8
@@ -390,3 +394,57 @@ def test_what_it_declares_fits_together(row: Row, tmp_path: Path) -> None:
     if declared.needs & {Need.PROMPT_HIDDEN, Need.TOKEN_HIDDEN}:
         assert declared.layers is not None
         assert declared.width is not None
+
+
+def _service(router: PromptRouter, codec: Any, clock: Any, config: Any, directory: Any) -> Any:
+    return RoutingService(
+        routers={router.name: router},
+        store=MemoryDecisionStore(codec, clock),
+        directory=directory,
+        codec=codec,
+        clock=clock,
+        config=config,
+        max_mixture=8,
+    )
+
+
+async def test_a_decision_goes_through_the_store_as_it_was_taken(
+    row: Row, tmp_path: Path, codec: Any, clock: Any, config: Any, directory: Any
+) -> None:
+    router = _build(row(tmp_path, 1))
+    service = _service(router, codec, clock, config, directory)
+    for text in set(TEXTS):
+        first = await service.decide(TenantId("acme"), RouterWish("r"), text)
+        again = await service.decide(TenantId("acme"), RouterWish("r"), text)
+        assert (first.source, again.source) == (DecisionSource.COMPUTED, DecisionSource.STORED)
+        assert first.encoded == again.encoded
+        decision = codec.decode_signed(first.encoded)
+        assert decision.router_version == router.version
+        assert decision.granularity is router.declares.granularity
+        routed = dict(router.route(text, frozenset(router.candidates)).weights)
+        assert {term.key.alias: term.weight for term in decision.mixture} == routed
+
+
+async def test_a_tenant_without_its_adapters_is_answered_by_what_it_has(
+    row: Row, tmp_path: Path, codec: Any, clock: Any, config: Any, directory: Any
+) -> None:
+    """globex has sql alone."""
+    service = _service(_build(row(tmp_path, 1)), codec, clock, config, directory)
+    decided = await service.decide(TenantId("globex"), RouterWish("r"), "any")
+    assert {term.key.alias for term in decided.decision.mixture} <= {"sql"}
+    assert decided.source in (DecisionSource.COMPUTED, DecisionSource.FALLBACK)
+
+
+async def test_routers_of_two_versions_share_no_kv_beyond_a_static_mixture(
+    row: Row, tmp_path: Path, codec: Any, clock: Any, config: Any, directory: Any
+) -> None:
+    namespaces = {}
+    for seed in (1, 2):
+        router = _build(row(tmp_path / str(seed), seed))
+        service = _service(router, codec, clock, config, directory)
+        decided = await service.decide(TenantId("acme"), RouterWish("r"), "any")
+        namespaces[seed] = decided.decision
+    one, two = (kv_namespace("base", d, isolate_tenant=True) for d in namespaces.values())
+    same_mixture = namespaces[1].mixture == namespaces[2].mixture
+    static = namespaces[1].granularity is Granularity.REQUEST
+    assert (one == two) == (same_mixture and static)
