@@ -1,7 +1,17 @@
 """Where adapters come from: uploads, folders, the hub, URLs."""
 
 from cluster.adapters.sources.folder import FolderSource
+from cluster.adapters.sources.hub import HubSource
 from cluster.adapters.sources.protocol import AdapterSource
 from cluster.adapters.sources.upload import FilesSource, UploadedFile, UploadSource
+from cluster.adapters.sources.url import UrlSource
 
-__all__ = ["AdapterSource", "FilesSource", "FolderSource", "UploadSource", "UploadedFile"]
+__all__ = [
+    "AdapterSource",
+    "FilesSource",
+    "FolderSource",
+    "HubSource",
+    "UploadSource",
+    "UploadedFile",
+    "UrlSource",
+]
