@@ -33,6 +33,7 @@ class SiteMap:
     def __init__(self, sites: Sequence[FusedSite], num_layers: int, device: torch.device) -> None:
         self.num_layers = num_layers
         self.paths: dict[str, tuple[int, int]] = {}  # module path -> (layer, column)
+        self.layers: list[int] = []  # of each site
         self.modules: list[tuple[int, ...]] = []  # columns of each site's slices
         for site in sites:
             columns = []
@@ -43,6 +44,7 @@ class SiteMap:
                 columns.append(LAYER_MODULES.index(name) if known else len(LAYER_MODULES))
                 if known:
                     self.paths[path] = (layer, columns[-1])
+            self.layers.append(layer)
             self.modules.append(tuple(columns))
         self.columns = [torch.tensor(columns, device=device) for columns in self.modules]
 
@@ -156,12 +158,18 @@ class StepFusion:
             self._known = torch.cat(known, dim=1).to(device, dtype)
         by_site = any(gated.gate.resolution == "site" for gated in self._gated)
         self._per_module = bool(known or self._routed or by_site)
+        # What gates and routers have no part in is the same in every step.
+        self._frozen: dict[int, torch.Tensor] | None = None  # by site
+        if not (self._gated or self._routed):
+            self._frozen = {}
         self._weights = batch.weights.clone()
         if self._per_module:
             self._weights = self._weights.unsqueeze(1).repeat(1, _COLUMNS)
 
     def enter(self, layer: int, x: torch.Tensor) -> None:
         """Set the weights of a decoder layer's sites, from the rows ``x`` [T, d] that enter it."""
+        if self._frozen is not None:
+            return
         self._layer = layer
         weights = self._weights
         if self._known is not None:
@@ -182,6 +190,9 @@ class StepFusion:
         """Weights for ``add_lora`` at a site whose input is ``x`` [T, in]: [P] or [P, slices]."""
         if not self._per_module:
             return self._weights
+        if self._frozen is not None:
+            frozen = self._frozen.get(site)
+            return self._freeze(site) if frozen is None else frozen
         found = self._weights.index_select(1, self._sites.columns[site])
         for gated in self._gated:
             if gated.gate.resolution == "site":
@@ -190,6 +201,14 @@ class StepFusion:
                     if module < len(LAYER_MODULES):
                         answer = gated.gate.weights(self._layer, module, rows)
                         found[gated.pairs, place] = gated.pair_weights(answer).to(found.dtype)
+        return found
+
+    def _freeze(self, site: int) -> torch.Tensor:
+        assert self._known is not None
+        assert self._frozen is not None
+        self._weights[self._known_pairs] = self._known[self._sites.layers[site]]
+        found = self._weights.index_select(1, self._sites.columns[site])
+        self._frozen[site] = found
         return found
 
     def take_decided(self) -> dict[RequestId, SiteWeights]:
