@@ -56,6 +56,9 @@ class AdapterConfig(Section):
     """Device bytes for adapters."""
     max_mixture: Annotated[int, Field(ge=1)] = 8
     """Most adapters in one mixture."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What adapters are held in; auto is the engine's dtype, or bfloat16 beside int8 weights. On a
+    CPU bfloat16 halves what a step reads of them, and rounds each of their values to 8 bits."""
     base_check: Literal["digest", "name"] = "digest"
     """What must agree where an adapter names the base it was trained on: the base's digest, or
     with "name" at least its name. Shapes are compared always. Copies of one model from different
@@ -63,6 +66,20 @@ class AdapterConfig(Section):
     load_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     failure_ttl_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a failed load is remembered before it is tried again."""
+    store_dir: Path | None = None
+    """Content-addressed store of adapters added at run time; fronts, replicas and the controller
+    must see the same folder. Unset: none can be added."""
+    source_dir: Path | None = None
+    """Folder under which an administrator may name a folder to add; unset: none."""
+    source_urls: tuple[str, ...] = ()
+    """Where adapters may be fetched from: schemes ("s3://") or prefixes of URLs."""
+    source_hub: bool = True
+    """Whether adapters may be fetched from the Hugging Face hub."""
+    acknowledgements: Annotated[int, Field(ge=0)] = 0
+    """Replicas that must be able to serve a new generation before its name points to it; 0 is all
+    that are there."""
+    add_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long replicas may take to say so."""
 
 
 class DecisionConfig(Section):

@@ -13,12 +13,12 @@ from cluster.bench.cases import Mixture
 from cluster.bench.engine_run import make_request
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import RequestId, Slot
+from cluster.engine.adapter_bank import make_bank
 from cluster.engine.model_loader import load_model
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import ScheduledSequence, StepPlan
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.errors import EngineError
-from kernels.lora.bank import AdapterBank
 
 
 class StepView:
@@ -31,13 +31,7 @@ class StepView:
             ModelSourceError: the model cannot be loaded.
         """
         loaded = load_model(model, config)
-        self.bank = AdapterBank(
-            loaded.sites,
-            adapter_config.slots,
-            adapter_config.max_rank,
-            dtype=loaded.dtype,
-            device=loaded.device,
-        )
+        self.bank = make_bank(loaded, config, adapter_config)
         self._runner = ModelRunner(loaded, config, self.bank)
         self._runner.start()
         self._block_size = config.block_size

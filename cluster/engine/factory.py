@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
+from cluster.engine.adapter_bank import make_bank
 from cluster.engine.available_memory import check_memory
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine, OnChunks
@@ -56,13 +57,7 @@ def build_engine(
     """
     check_memory(model_dir, config, adapter_config)
     loaded = load_model(model_dir, config)
-    bank = AdapterBank(
-        loaded.sites,
-        adapter_config.slots,
-        adapter_config.max_rank,
-        dtype=loaded.dtype,
-        device=loaded.device,
-    )
+    bank = make_bank(loaded, config, adapter_config)
     pool = BlockPool(config.kv_blocks, config.block_size)
     scheduler = Scheduler(config, pool, clock)
     engine = Engine(

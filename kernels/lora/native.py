@@ -27,7 +27,9 @@ _ALONE = (kernel.GROUPS_EACH,)
 
 
 def native_groups_available(bank: AdapterBank) -> bool:
-    """Whether the kernel takes this bank's adapters: fp32 on the CPU, on torch's threads."""
+    """Whether the kernel takes this bank's adapters: for fp32 on the CPU, on torch's threads."""
+    if bank.storage not in (torch.float32, torch.bfloat16):
+        return False
     return bank.dtype == torch.float32 and bank.device.type == "cpu" and openmp() is not None
 
 
@@ -66,6 +68,7 @@ def native_segment(
     call[kernel.TOKENS] = pair_tokens.data_ptr()
     call[kernel.SHRUNK] = shrunk.data_ptr()
     call[kernel.SHRUNK_STRIDE] = shrunk.stride(0)
+    call[kernel.ELEMENT] = bank.storage.itemsize
     return NativeSegment(
         words=call,
         words_at=ctypes.addressof(call),

@@ -1,5 +1,7 @@
 """The fused multi-LoRA operator for few rows, compiled by numba: every adapter is streamed once.
 
+Adapters are held in fp32 or bf16; inputs, sums and results are fp32.
+
 An adapter's tensors at a site lie one after another, A and then each B, and are read in that order
 with the next lines asked for ahead of time, which is what the speed comes from: at one row per
 adapter there are two floating-point operations per weight read.
@@ -17,7 +19,7 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
-from kernels.native.memory import floats_at, ints_at, prefetch
+from kernels.native.memory import floats_at, halves_at, ints_at, prefetch, widened
 
 GROUP_WORDS = 4
 """Words of a group: address of the adapter's row, address of its layout table, first pair, one past
@@ -44,8 +46,9 @@ SLICE_WORDS = 6
     SHRUNK,
     SHRUNK_STRIDE,
     SHARE,
-) = range(14)
-CALL_WORDS = 14
+    ELEMENT,
+) = range(15)
+CALL_WORDS = 15
 
 GROUPS_EACH, PAIRS_EACH, SHRINK_ONLY, EXPAND_ONLY = range(4)
 """What a thread takes: whole groups; its part of each group's pairs; or, in two calls, groups to
@@ -53,6 +56,7 @@ shrink and then columns to expand."""
 
 _LINE = 64  # bytes
 _FLOAT = 4  # bytes
+_HALF = 2  # bytes
 _COLUMNS_AT_ONCE = 128
 _RANKS_AT_ONCE = 4
 _FAST = {"reassoc", "contract", "nsz"}  # sums in vector order; NaN and infinity stay what they are
@@ -65,34 +69,50 @@ def _ask(address: int, size: int) -> None:
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _dot(left: Any, right: Any, count: int) -> Any:
+def _dot(a: Any, x: Any, count: int) -> Any:
     total = types.float32(0.0)
     for i in range(count):
-        total += left[i] * right[i]
+        total += widened(a[i]) * x[i]
     return total
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _four_dots(a_at: int, row_bytes: int, x: Any, count: int, z: Any) -> None:
+def _four_dots(a0: Any, a1: Any, a2: Any, a3: Any, x: Any, count: int, z: Any) -> None:
     """z[:4] = the products of four rows of A with x, which is loaded once."""
-    a0, a1 = floats_at(a_at), floats_at(a_at + row_bytes)
-    a2, a3 = floats_at(a_at + 2 * row_bytes), floats_at(a_at + 3 * row_bytes)
     z0 = z1 = z2 = z3 = types.float32(0.0)
     for i in range(count):
         value = x[i]
-        z0 += a0[i] * value
-        z1 += a1[i] * value
-        z2 += a2[i] * value
-        z3 += a3[i] * value
+        z0 += widened(a0[i]) * value
+        z1 += widened(a1[i]) * value
+        z2 += widened(a2[i]) * value
+        z3 += widened(a3[i]) * value
     z[0], z[1], z[2], z[3] = z0, z1, z2, z3
+
+
+@njit(fastmath=_FAST, nogil=True, cache=True)
+def _dots(a: int, row: int, element: int, ranks: int, x: Any, width: int, z: Any) -> None:
+    """z[:ranks] = the products of up to four rows of A, ``row`` bytes apart, with x."""
+    if ranks == _RANKS_AT_ONCE:
+        if element == _HALF:
+            a2, a3 = halves_at(a + 2 * row), halves_at(a + 3 * row)
+            _four_dots(halves_at(a), halves_at(a + row), a2, a3, x, width, z)
+        else:
+            b2, b3 = floats_at(a + 2 * row), floats_at(a + 3 * row)
+            _four_dots(floats_at(a), floats_at(a + row), b2, b3, x, width, z)
+        return
+    for i in range(ranks):
+        if element == _HALF:
+            z[i] = _dot(halves_at(a + i * row), x, width)
+        else:
+            z[i] = _dot(floats_at(a + i * row), x, width)
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
 def _shrink(words: Any, row_at: int, site: Any, slices: Any, first: int, last: int) -> None:
     """z[pair] = A x[token], for the slices where the pair's weight is not zero."""
     tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
-    width, row = site[0], row_at + _FLOAT * site[2]
-    row_bytes = _FLOAT * width
+    element, width = words[ELEMENT], site[0]
+    row, row_bytes = row_at + element * site[2], element * width
     for s in range(site[3]):
         part = slices + s * SLICE_WORDS * 8
         rank_start, rank = ints_at(part)[2], ints_at(part)[3]
@@ -105,12 +125,7 @@ def _shrink(words: Any, row_at: int, site: Any, slices: Any, first: int, last: i
                 if weights[pair * words[PAIR_STRIDE] + weight_at] != 0.0:
                     x = words[X] + _FLOAT * words[X_STRIDE] * tokens[pair]
                     z = words[SHRUNK] + _FLOAT * (words[SHRUNK_STRIDE] * pair + r)
-                    if count == _RANKS_AT_ONCE:
-                        _four_dots(a, row_bytes, floats_at(x), width, floats_at(z))
-                    else:
-                        for i in range(count):
-                            left = floats_at(a + i * row_bytes)
-                            floats_at(z)[i] = _dot(left, floats_at(x), width)
+                    _dots(a, row_bytes, element, count, floats_at(x), width, floats_at(z))
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
@@ -125,6 +140,7 @@ def _expand(
     threads: int,
 ) -> None:
     """y[token] += weight B z[pair], for this thread's share of each slice's columns."""
+    element = words[ELEMENT]
     tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
     for s in range(site[3]):
         part = ints_at(slices + s * SLICE_WORDS * 8)
@@ -132,53 +148,55 @@ def _expand(
         weight_at = part[5] * words[SLICE_STRIDE]
         begin = width * thread // threads // 16 * 16
         end = width if thread + 1 == threads else width * (thread + 1) // threads // 16 * 16
-        base = row_at + _FLOAT * part[4]
+        base = row_at + element * part[4]
         for start in range(begin, end, _COLUMNS_AT_ONCE):
             count = min(_COLUMNS_AT_ONCE, end - start)
             for r in range(rank):
-                _ask(base + _FLOAT * (r * width + start + _COLUMNS_AT_ONCE), _FLOAT * count)
+                _ask(base + element * (r * width + start + _COLUMNS_AT_ONCE), element * count)
             for pair in range(first, last):
                 weight = weights[pair * words[PAIR_STRIDE] + weight_at]
                 if weight != 0.0:
-                    z = floats_at(
-                        words[SHRUNK] + _FLOAT * (words[SHRUNK_STRIDE] * pair + rank_start)
-                    )
+                    z = words[SHRUNK] + _FLOAT * (words[SHRUNK_STRIDE] * pair + rank_start)
                     y = words[Y] + _FLOAT * (words[Y_STRIDE] * tokens[pair] + column + start)
-                    _add_ranks(y, base + _FLOAT * start, width, z, weight, rank, count)
+                    b = base + element * start
+                    _add_ranks(floats_at(y), b, element * width, element, z, weight, rank, count)
+
+
+@njit(fastmath=_FAST, nogil=True, cache=True)
+def _add_four(y: Any, b0: Any, b1: Any, b2: Any, b3: Any, z: Any, weight: Any, count: int) -> None:
+    z0, z1, z2, z3 = z[0] * weight, z[1] * weight, z[2] * weight, z[3] * weight
+    for c in range(count):
+        first = z0 * widened(b0[c]) + z1 * widened(b1[c])
+        y[c] += first + (z2 * widened(b2[c]) + z3 * widened(b3[c]))
+
+
+@njit(fastmath=_FAST, nogil=True, cache=True)
+def _add_one(y: Any, b: Any, scaled: Any, count: int) -> None:
+    for c in range(count):
+        y[c] += scaled * widened(b[c])
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
 def _add_ranks(
-    y_at: int, b_at: int, width: int, z: Any, weight: Any, rank: int, count: int
+    y: Any, b: int, row: int, element: int, z: int, weight: Any, rank: int, count: int
 ) -> None:
-    """y[:count] += weight * sum_r z[r] B[r, :count], eight ranks in one pass."""
-    y = floats_at(y_at)
-    row = _FLOAT * width
+    """y[:count] += weight * sum_r z[r] B[r, :count]; B's rows are ``row`` bytes apart."""
     r = 0
-    while r + 8 <= rank:
-        b0, b1 = floats_at(b_at + r * row), floats_at(b_at + (r + 1) * row)
-        b2, b3 = floats_at(b_at + (r + 2) * row), floats_at(b_at + (r + 3) * row)
-        b4, b5 = floats_at(b_at + (r + 4) * row), floats_at(b_at + (r + 5) * row)
-        b6, b7 = floats_at(b_at + (r + 6) * row), floats_at(b_at + (r + 7) * row)
-        z0, z1, z2, z3 = z[r] * weight, z[r + 1] * weight, z[r + 2] * weight, z[r + 3] * weight
-        z4, z5, z6, z7 = z[r + 4] * weight, z[r + 5] * weight, z[r + 6] * weight, z[r + 7] * weight
-        for c in range(count):
-            y[c] += (
-                z0 * b0[c]
-                + z1 * b1[c]
-                + z2 * b2[c]
-                + z3 * b3[c]
-                + z4 * b4[c]
-                + z5 * b5[c]
-                + z6 * b6[c]
-                + z7 * b7[c]
-            )
-        r += 8
+    while r + 4 <= rank:
+        at = b + r * row
+        zr = floats_at(z + _FLOAT * r)
+        if element == _HALF:
+            b2, b3 = halves_at(at + 2 * row), halves_at(at + 3 * row)
+            _add_four(y, halves_at(at), halves_at(at + row), b2, b3, zr, weight, count)
+        else:
+            c2, c3 = floats_at(at + 2 * row), floats_at(at + 3 * row)
+            _add_four(y, floats_at(at), floats_at(at + row), c2, c3, zr, weight, count)
+        r += 4
     while r < rank:
-        b = floats_at(b_at + r * row)
-        scaled = z[r] * weight
-        for c in range(count):
-            y[c] += scaled * b[c]
+        if element == _HALF:
+            _add_one(y, halves_at(b + r * row), floats_at(z)[r] * weight, count)
+        else:
+            _add_one(y, floats_at(b + r * row), floats_at(z)[r] * weight, count)
         r += 1
 
 

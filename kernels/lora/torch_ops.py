@@ -84,14 +84,14 @@ def _add_dense(
 ) -> None:
     tokens = segment.tokens
     rows = x[segment.start : segment.stop] if tokens is None else x.index_select(0, tokens)
-    shrunk = _weigh(torch.mm(rows, view.a_t), view, weights)
+    shrunk = _weigh(torch.mm(rows, view.a_t.to(rows.dtype)), view, weights)
     if tokens is None:
         target = y[segment.start : segment.stop]
         for part in view.expands:
-            _columns(target, part).addmm_(_ranks(shrunk, part), part.b)
+            _columns(target, part).addmm_(_ranks(shrunk, part), part.b.to(y.dtype))
         return
     for part in view.expands:
-        _columns(y, part).index_add_(0, tokens, torch.mm(_ranks(shrunk, part), part.b))
+        _columns(y, part).index_add_(0, tokens, torch.mm(_ranks(shrunk, part), part.b.to(y.dtype)))
 
 
 def _add_grouped(
@@ -104,11 +104,11 @@ def _add_grouped(
     n, m = segment.stack.size, segment.width
     grid = weights.new_zeros((n * m, *weights.shape[1:])).index_copy_(0, segment.places, weights)
     gathered = x.index_select(0, segment.grid).view(n, m, x.shape[1])
-    shrunk = torch.bmm(gathered, view.a_t)
+    shrunk = torch.bmm(gathered, view.a_t.to(x.dtype))
     shrunk = _weigh(shrunk.view(n * m, -1), view, grid).view(n, m, -1)
     target = y[segment.start : segment.stop] if segment.tokens is None else y
     for part in view.expands:
-        expanded = torch.bmm(_ranks(shrunk, part), part.b).view(n * m, part.width)
+        expanded = torch.bmm(_ranks(shrunk, part), part.b.to(y.dtype)).view(n * m, part.width)
         if segment.offsets is None:
             expanded = expanded.index_select(0, segment.places)
         else:

@@ -346,6 +346,27 @@ def test_a_weight_of_zero_leaves_a_module_out():
     assert torch.equal(y[:, :41], untouched)
 
 
+@pytest.mark.parametrize("rank", [1, 3, 8, 17])
+def test_adapters_held_in_bf16(rank):
+    adapters = {slot: make_adapter(rank, scaling=1.5) for slot in range(5)}
+    rounded = {
+        slot: {
+            path: (a.bfloat16().float(), (b * s).bfloat16().float(), 1.0)
+            for path, (a, b, s) in tensors.items()
+        }
+        for slot, tensors in adapters.items()
+    }
+    bank = AdapterBank(SITES, 16, 128, storage=torch.bfloat16)
+    exact = make_bank({})
+    for slot, tensors in adapters.items():
+        bank.write(slot, tensors)
+        exact.write(slot, tensors)
+    check(rounded, ROWS, bank)
+    assert bank.nbytes(0) * 2 == exact.nbytes(0)
+    ranks = dict.fromkeys(SHAPES, rank)
+    assert bank.required_nbytes(ranks) == bank.nbytes(0)
+
+
 def test_weights_that_do_not_fit_are_refused():
     bank = make_bank({0: make_adapter(8), 1: make_adapter(8)})
     batch = LoraBatch.build([(1, ((0, 1.0),)), (1, ((1, 1.0),))], bank)
