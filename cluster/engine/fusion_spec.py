@@ -18,6 +18,7 @@ class Fusion:
     gate: str = ""  # of the engine's gates: weighs the adapters, in their order, for every token
     router: str = ""  # of the engine's routers: weighs the modules of the one adapter for a prompt
     site_weights: SiteWeights | None = None  # for each adapter, in their order
+    prompt_tokens: int | None = None  # what a router sees; None: the request's whole prompt
     complete: Callable[[SiteWeights], str] | None = None
     """KV namespace of the sequence once its router's weights are known."""
 

@@ -251,7 +251,8 @@ class ModelRunner:
         first = 0
         for item in scheduled:
             s = item.sequence
-            prompt = min(item.end, s.prompt_len) - item.start
+            seen = None if s.fusion is None else s.fusion.prompt_tokens
+            prompt = min(item.end, s.prompt_len if seen is None else seen) - item.start
             rows.append(FusedRows(s.request_id, s.fusion, first, item.count, prompt))
             first += item.count
         parts = self._fusion

@@ -1,7 +1,7 @@
 """The serving engine in this process: prompts and mixtures in, greedy answers or scores out."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.manifest import WEIGHTS_FILE
 from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.adapter import AdapterManifest
@@ -16,8 +17,11 @@ from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, SamplingParams
 from cluster.engine.factory import build_engine
+from cluster.engine.fusion import FusionParts
+from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import EngineError, error_from_code
+from router_service.routers.kind import EnginePart
 from router_service.training.encoding import chat_prompt_ids
 
 Weights = tuple[tuple[str, float], ...]
@@ -30,6 +34,8 @@ _BLOCK = 16
 _BATCH = 16
 _STEP_TOKENS = 512
 _MAX_RANK = 1024
+_LEAST_ROOM = 2**20
+_PART = "evaluated"
 _TENANT = TenantId("local")
 _DECISION = RoutingDecision(
     id=DecisionId("local"),
@@ -87,8 +93,19 @@ class LocalEngine:
         max_model_len: int = 1024,
         base_check: str = "digest",
         device: str = "auto",
+        part: EnginePart | None = None,
     ) -> None:
-        """``adapters``: PEFT folders by alias. ``max_model_len``: prompt and answer, in tokens."""
+        """Load all of it.
+
+        Args:
+            base: the model.
+            adapters: PEFT folders by alias.
+            threads: CPU threads; 0 leaves the library's choice.
+            max_model_len: prompt and answer, in tokens.
+            base_check: as in ``AdapterConfig``.
+            device: as in ``EngineConfig``.
+            part: weighs every mixture that is asked for, which must be its adapters in its order.
+        """
         import transformers
 
         transformers_logging: Any = transformers.utils.logging
@@ -102,7 +119,7 @@ class LocalEngine:
         limits = AdapterConfig(
             slots=max(1, len(adapters)),
             max_rank=_MAX_RANK,
-            memory_bytes=2**36,
+            memory_bytes=_room(adapters.values()),
             base_check=base_check,  # type: ignore[arg-type]
         )
         config = EngineConfig(
@@ -122,7 +139,12 @@ class LocalEngine:
             clock=SystemClock(),
             on_chunks=self._receive,
             new_seed=lambda: 0,
+            fusion=FusionParts(
+                {} if part is None or part.gate is None else {_PART: part.gate},
+                {} if part is None or part.router is None else {_PART: part.router},
+            ),
         )
+        self._part = part
         shapes = BaseShapes(base.digest, self._built.module_shapes, base.model_id)
         self._slots: dict[str, Slot] = {}
         self.manifests: dict[str, AdapterManifest] = {}
@@ -157,7 +179,10 @@ class LocalEngine:
         With ``ignore_eos`` exactly so many: for timings.
         """
         sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=ignore_eos)
-        prompts = [(self._prompt(item.prompt), item.mixture) for item in asked]
+        prompts = []
+        for item in asked:
+            ids = self._prompt(item.prompt)
+            prompts.append((ids, len(ids), item.mixture))
         done = self._run(prompts, sampling, progress)
         texts: list[str] = self._tokenizer.batch_decode(
             [sequence.tokens for sequence in done], skip_special_tokens=True
@@ -175,7 +200,8 @@ class LocalEngine:
         prompts, lengths = [], []
         for item, completion in zip(asked, completions, strict=True):
             ids = self.completion_ids(completion)
-            prompts.append((self._prompt(item.prompt) + ids, item.mixture))
+            prompt = self._prompt(item.prompt)
+            prompts.append((prompt + ids, len(prompt), item.mixture))
             lengths.append(len(ids))
         done = self._run(prompts, sampling, progress)
         return [
@@ -193,19 +219,23 @@ class LocalEngine:
 
     def _run(
         self,
-        prompts: Sequence[tuple[list[int], Weights]],
+        prompts: Sequence[tuple[list[int], int, Weights]],
         sampling: SamplingParams,
         progress: Progress | None,
     ) -> list[_Sequence]:
+        """``prompts``: tokens, how many of them are the prompt's, and the mixture."""
         names = []
-        for ids, mixture in prompts:
+        for ids, prompt_tokens, mixture in prompts:
             self._asked += 1
             name = f"local-{self._asked}"
             names.append(name)
             self._sequences[name] = _Sequence()
             request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
             slots = tuple((self._slots[alias], weight) for alias, weight in mixture)
-            self._built.engine.submit(request, repr(slots), slots)
+            # One prompt's masks are no other's: their KV is never shared.
+            namespace = name if self._part is not None and self._part.router else repr(slots)
+            fusion = self._fusion(prompt_tokens) if slots else None
+            self._built.engine.submit(request, namespace, slots, fusion)
         finished = 0
         with self._arrived:
             while finished < len(names):
@@ -220,6 +250,13 @@ class LocalEngine:
                 raise sequence.error
         return done
 
+    def _fusion(self, prompt_tokens: int) -> Fusion | None:
+        if self._part is None:
+            return None
+        if self._part.gate is not None:
+            return Fusion(gate=_PART)
+        return Fusion(router=_PART, prompt_tokens=prompt_tokens)
+
     def _receive(self, chunks: list[GenerationChunk]) -> None:
         with self._arrived:
             for chunk in chunks:
@@ -231,3 +268,9 @@ class LocalEngine:
                     code = chunk.error_code or EngineError.code
                     sequence.error = error_from_code(code, chunk.error_message or "no reason given")
             self._arrived.notify_all()
+
+
+def _room(folders: Iterable[Path]) -> int:
+    """Bytes that hold all adapters in fp32, whatever precision their files have."""
+    files = (folder / WEIGHTS_FILE for folder in folders)
+    return _LEAST_ROOM + 4 * sum(file.stat().st_size for file in files if file.exists())

@@ -63,7 +63,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None) -> EvalReport
 
     Raises:
         ConfigError: more than one target, an alias that is not there, or a router that does not
-            fit or needs more than text.
+            fit.
         TrainingDataError: a line is wrong, or lacks what the metric needs; names file and line.
         AdapterError: an adapter does not fit the base.
         ModelSourceError: the base model cannot be had.
@@ -85,6 +85,7 @@ def evaluate(config: EvalConfig, progress: Progress | None = None) -> EvalReport
         threads=config.threads,
         max_model_len=longest,
         base_check=config.base_check,
+        part=target.part,
     ) as engine:
         scored = _score(config.metric, engine, records, asked, choices, report)
         version = target.version(engine.manifests)

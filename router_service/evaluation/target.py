@@ -13,7 +13,7 @@ from cluster.engine.model_source import QUICKSTART_MODEL, ModelLocation
 from cluster.errors import ConfigError
 from router_service.evaluation.local_engine import Weights
 from router_service.routers.base import BASE_ALIAS, PromptRouter
-from router_service.routers.kind import router_context
+from router_service.routers.kind import SERVED_NEEDS, EnginePart, router_context
 from router_service.routers.registry import default_registry
 
 Metric = Literal["exact", "value", "choice", "perplexity"]
@@ -34,7 +34,7 @@ class EvalConfig(Section):
     mixture: dict[str, float] = Field(default_factory=dict)
     """Weights by alias."""
     router: Path | None = None
-    """Folder of a router that decides from the text."""
+    """Folder of a router's artifact."""
     router_options: dict[str, Any] = Field(default_factory=dict)
     base: str = QUICKSTART_MODEL
     cache_dir: Path
@@ -55,6 +55,8 @@ class Target:
         self.name = "base"
         self._fixed: Weights = ()
         self._router: PromptRouter | None = None
+        self.part: EnginePart | None = None
+        """What of the router runs inside the engine."""
         self._allowed: frozenset[str] = frozenset()
         if config.adapter is not None:
             alias = config.adapter.resolve().name
@@ -81,14 +83,17 @@ class Target:
         entries = AdapterCatalog.scan(config.adapters).entries
         self.folders = {alias: Path(entry.path) for alias, entry in entries.items()}
         if config.router is not None:
-            self._router = default_registry().build(
-                RouterConfig(
-                    name=config.router.resolve().name,
-                    path=config.router,
-                    options=config.router_options,
-                ),
-                router_context(entries, config.max_mixture, base.path, base.digest),
+            chosen = RouterConfig(
+                name=config.router.resolve().name,
+                path=config.router,
+                options=config.router_options,
             )
+            context = router_context(
+                entries, config.max_mixture, base.path, base.digest, provides=SERVED_NEEDS
+            )
+            registry = default_registry()
+            self._router = registry.build(chosen, context)
+            self.part = registry.build_parts([chosen], context).get(self._router.version)
             self._allowed = frozenset({*entries, BASE_ALIAS})
             self.name = self._router.name
             return
