@@ -25,10 +25,10 @@ from cluster.errors import (
 class Members:
     """Takes an archive's members one by one and keeps what belongs to the adapter.
 
-    The files may be at the archive's top or together in one folder there. They are written under
-    their own fixed names, so that no member's path is ever used as a path; odd paths, links and
-    doubled names are refused all the same, because an archive that holds them is not what it
-    seems.
+    The files are those at the archive's top, or else those of the one folder there that has any.
+    They are written under their own fixed names, so that no member's path is ever used as a
+    path; odd paths, links and doubled names are refused all the same, because an archive that
+    holds them is not what it seems.
     """
 
     def __init__(self, into: Path, budget: ByteBudget, where: str, proceed: Proceed) -> None:
@@ -38,6 +38,7 @@ class Members:
         self._proceed = proceed
         self._seen: set[tuple[str, ...]] = set()
         self._folder: tuple[str, ...] | None = None
+        self._rival: str | None = None  # a second folder with the adapter's files
         self._declared = 0
         self._pickle = False
 
@@ -60,7 +61,7 @@ class Members:
 
         Raises:
             AdapterTooLarge: declared or real sizes exceed a limit.
-            AdapterDuplicateFile: the name was there before, or a second adapter.
+            AdapterDuplicateFile: the name was there before.
             AdapterMalformed: another number of bytes than declared.
         """
         self._begin()
@@ -72,13 +73,8 @@ class Members:
         self._declare(label, declared)
         if parts[-1] not in (*KEPT_FILES, PICKLE_FILE) or len(parts) > 2:
             return
-        if self._folder is None:
-            self._folder = parts[:-1]
-        if self._folder != parts[:-1]:
-            raise AdapterDuplicateFile(
-                f"{label}: expected one adapter, found files of it in "
-                f"{'/'.join(self._folder) or 'the top'!r} and {'/'.join(parts[:-1]) or 'the top'!r}"
-            )
+        if not self._belongs(parts[:-1], label):
+            return
         if parts[-1] == PICKLE_FILE:
             self._pickle = True
             return
@@ -90,8 +86,26 @@ class Members:
 
         Raises:
             AdapterPickle, AdapterMalformed: weights or config were not among them.
+            AdapterDuplicateFile: two folders hold an adapter, and the top does not.
         """
+        if self._folder and self._rival:
+            raise AdapterDuplicateFile(
+                f"{self._rival}: expected one adapter, found one in {self._folder[0]!r} already"
+            )
         check_complete(self._into, where=self._where, pickle=self._pickle)
+
+    def _belongs(self, folder: tuple[str, ...], label: str) -> bool:
+        """Whether a file of the adapter in this folder is one to keep; the top outranks all."""
+        if self._folder is None:
+            self._folder = folder
+        if self._folder and not folder:
+            self._folder = folder
+            self._pickle = False
+            for name in KEPT_FILES:
+                (self._into / name).unlink(missing_ok=True)
+        if folder and self._folder != folder:
+            self._rival = self._rival or label
+        return self._folder == folder
 
     def _begin(self) -> None:
         self._proceed()

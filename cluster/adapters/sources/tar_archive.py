@@ -65,6 +65,7 @@ def unpack_tar(file: BinaryIO, members: Members, budget: ByteBudget, where: str)
             reader.skip()
         else:
             raise members.refuse(member, _REFUSED.get(info.type, f"a member of type {info.type!r}"))
+    reader.drain()
 
 
 class _TarReader:
@@ -115,17 +116,25 @@ class _TarReader:
             self._budget.unpack(len(self.read(CHUNK_BYTES)), self._where)
         self._exactly(self._padding)
 
+    def drain(self) -> None:
+        """Read what follows the last member: padding, and the checksum of a compressed one."""
+        while data := self._some(CHUNK_BYTES):
+            self._budget.unpack(len(data), self._where)
+
     def _exactly(self, nbytes: int) -> bytes:
-        try:
-            data = self._file.read(nbytes)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise AdapterMalformed(f"{self._where}: not readable as gzip: {error}") from error
+        data = self._some(nbytes)
         if len(data) != nbytes:
             raise AdapterMalformed(
                 f"{self._where}: the archive is cut: expected {nbytes} more bytes, "
                 f"found {len(data)}"
             )
         return data
+
+    def _some(self, nbytes: int) -> bytes:
+        try:
+            return self._file.read(nbytes)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise AdapterMalformed(f"{self._where}: not readable as gzip: {error}") from error
 
 
 def _pax_records(raw: bytes, where: str) -> dict[str, str]:
