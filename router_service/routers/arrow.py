@@ -4,12 +4,13 @@ An adapter's prototype at a linear is v, the direction of the input that its B A
 the linear's input x, ``c = softmax over the top k of |x . v| / tau``; v has no sign that matters,
 and x is not normalised. There is no artifact: everything follows from the adapters' own tensors.
 
-The front's half names the adapters; ``ArrowGate`` weighs them where the linears' inputs are.
+The front's half names the adapters; ``ArrowGate`` weighs them in the engine, at each linear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
@@ -26,7 +27,7 @@ from router_service.routers.base import (
     RouterFailed,
     Stage,
 )
-from router_service.routers.kind import RouterContext, RouterKind
+from router_service.routers.kind import EnginePart, RouterContext, RouterKind
 
 if TYPE_CHECKING:
     import torch
@@ -73,12 +74,19 @@ class ArrowRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """The candidates that are allowed, whatever the text."""
+        """Every adapter, whatever the text: the gate's choice is among all of them.
+
+        Raises:
+            RouterFailed: one of them is not the tenant's.
+        """
         del text
-        aliases = [alias for alias in self.candidates if alias in allowed]
-        if not aliases:
-            raise RouterFailed(f"router {self.name!r} has no adapter that the tenant may use")
-        return RoutedMixture(tuple((alias, 1.0) for alias in aliases), ())
+        missing = [alias for alias in self.candidates if alias not in allowed]
+        if missing:
+            raise RouterFailed(
+                f"router {self.name!r} weighs adapters that the tenant may not use: "
+                f"{', '.join(missing)}"
+            )
+        return RoutedMixture(tuple((alias, 1.0) for alias in self.candidates), ())
 
 
 class ArrowGate:
@@ -207,4 +215,25 @@ def _build(config: RouterConfig, options: ArrowOptions, context: RouterContext) 
     return ArrowRouter(config.name, options, digests)
 
 
-ROUTER_KIND = RouterKind(KIND, ArrowOptions, _build)
+def _part(config: RouterConfig, options: ArrowOptions, context: RouterContext) -> EnginePart:
+    from router_service.fusion.merge import read_adapter
+
+    adapters = []
+    for alias in options.adapters:
+        entry = context.adapters[alias]
+        adapter = read_adapter(Path(entry.path))
+        if adapter.manifest.digest != entry.key.digest:
+            raise ConfigError(
+                f"routers.{config.name}: {entry.path}: changed since it was catalogued"
+            )
+        adapters.append(adapter)
+    gate = build_gate(
+        adapters,
+        options,
+        num_layers=context.base_layers or 0,
+        hidden_size=context.base_width or 0,
+    )
+    return EnginePart(tuple(str(a.manifest.digest) for a in adapters), gate=gate)
+
+
+ROUTER_KIND = RouterKind(KIND, ArrowOptions, _build, _part)

@@ -12,8 +12,9 @@ from cluster.engine.fusion import FusionGate, PrefillRouter
 from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
 
-SERVED_NEEDS = frozenset({Need.TEXT, Need.PROMPT_HIDDEN, Need.TOKEN_HIDDEN})
-"""What a cluster gives its routers: the text at the front, hidden states in the engine."""
+SERVED_NEEDS = frozenset(Need)
+"""What a cluster gives its routers: the text at the front, hidden states and the inputs of linears
+in the engine."""
 
 
 @dataclass(frozen=True, slots=True)

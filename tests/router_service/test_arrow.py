@@ -12,15 +12,22 @@ from hypothesis import strategies as st
 from peft.tuners.lora.arrow import ArrowLoraLinearLayer, create_arrow_model
 from peft.tuners.lora.config import ArrowConfig
 
+from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.config import RouterConfig
+from cluster.adapters.loader import load_adapter
+from cluster.config import AdapterConfig, RouterConfig
+from cluster.domain.ids import Slot
+from cluster.domain.request import SamplingParams
 from cluster.engine.fusion import LAYER_MODULES
+from cluster.engine.fusion_spec import Fusion
 from cluster.errors import AdapterError, ConfigError
+from kernels.tolerances import assert_close
 from router_service.fusion.merge import read_adapter
 from router_service.routers.arrow import ArrowGate, ArrowOptions, build_gate, prototype
-from router_service.routers.base import Need
+from router_service.routers.base import Need, RouterFailed
 from router_service.routers.kind import RouterContext
 from router_service.routers.registry import default_registry
+from tests.support.engines import make_request
 from tests.support.peft_oracle import ALL_MODULES, make_adapters
 
 pytestmark = pytest.mark.filterwarnings(
@@ -29,6 +36,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 NAMES = ("one", "two", "three", "four")
 TOKENS = [5, 17, 3, 80, 41, 2, 2, 60]
+PROMPTS = {"short": TOKENS, "long": [(7 * i * i + 3) % 97 for i in range(29)]}
 
 
 def _options(**changes: Any) -> ArrowOptions:
@@ -158,10 +166,53 @@ def _build(context: RouterContext, **options: Any) -> Any:
     return default_registry().build(config, context)
 
 
-def test_the_router_names_what_the_tenant_may_use(folder: Path) -> None:
+def test_the_router_names_all_its_adapters_or_none(folder: Path) -> None:
     router = _build(_context(folder))
-    routed = router.route("any", frozenset({"four", "one", "strange"}))
-    assert routed.weights == (("one", 1.0), ("four", 1.0))
+    routed = router.route("any", frozenset({*NAMES, "strange"}))
+    assert routed.weights == tuple((name, 1.0) for name in NAMES)
+    with pytest.raises(RouterFailed, match="three, four"):
+        router.route("any", frozenset({"one", "two"}))
+
+
+def test_the_engine_under_the_gate_is_pefts_arrow_model(
+    running_engine: Any, tiny_model: Callable[..., Path], folder: Path
+) -> None:
+    """Through the registry's part, in a batch with the base and a static mixture."""
+    context = _context(folder, base_layers=2, base_width=64)
+    config = RouterConfig(
+        name="a", kind="arrow", options={"adapters": list(NAMES), "top_k": 2, "seed": 7}
+    )
+    ((version, part),) = default_registry().build_parts([config], context).items()
+    assert version == default_registry().build(config, context).version
+    assert part.digests == tuple(context.adapters[name].key.digest for name in NAMES)
+    engine = running_engine("llama", max_batch_tokens=16)
+    shapes = BaseShapes("base", engine.built.module_shapes)
+    for slot, name in enumerate(NAMES):
+        engine.load(slot, load_adapter(folder / name, shapes, AdapterConfig()).tensors)
+    engine.fusion.gates[version] = part.gate
+    sampling = SamplingParams(max_tokens=6, temperature=0.0, logprobs=97)
+    mixture = tuple((Slot(slot), 1.0) for slot in range(len(NAMES)))
+    for name, prompt in PROMPTS.items():
+        engine.submit(make_request(name, prompt, sampling), mixture, name, Fusion(gate=version))
+    engine.submit(make_request("static", TOKENS, sampling), mixture)
+    engine.submit(make_request("base", TOKENS, sampling))
+    engine.wait(*PROMPTS, "static", "base")
+    arrow = ArrowConfig(top_k=2, router_temperature=1.0, rng_seed=7)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_model("llama"), dtype=torch.float32
+    )
+    oracle = create_arrow_model(base, [str(folder / n) for n in NAMES], arrow).eval()
+    for name, prompt in PROMPTS.items():
+        answer = engine.answers[name]
+        with torch.inference_mode():
+            logits = oracle(torch.tensor([prompt + answer.tokens])).logits[0]
+        expected = logits.log_softmax(dim=-1)[len(prompt) - 1 : -1]
+        found = torch.empty_like(expected)
+        for row, logprobs in enumerate(answer.logprobs):
+            ids, values = zip(*logprobs.top, strict=True)
+            found[row, list(ids)] = torch.tensor(values)
+        assert_close("lora", found, expected)
+        assert answer.tokens != engine.answers["static"].tokens or prompt != TOKENS
 
 
 @pytest.mark.parametrize(
