@@ -108,6 +108,9 @@ class GenerationChunk:
     error_code: str | None = None  # with finish_reason ERROR: the BraidError code
     error_message: str | None = None
     site_weights: SiteWeights | None = None  # what its prompt's router decided, once
+    gate_weights: tuple[tuple[float, ...], ...] = ()
+    """[layers][adapters], with a token: the gate's weights at the row it was sampled from, where
+    asked for."""
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     """Of the prompt's next tokens where asked for: the chunks together have those of all but the
     first token, in order, and complete no later than the first generated token."""

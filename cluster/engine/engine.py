@@ -362,6 +362,7 @@ class Engine:
             usage=sequence.usage if finished else None,
             prompt_logprobs=output.prompt_logprobs.get(request_id, ()),
             site_weights=output.decided.get(request_id),
+            gate_weights=output.gate_weights.get(request_id, ()),
         )
 
     def _last_chunk(

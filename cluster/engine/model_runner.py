@@ -21,13 +21,14 @@ from cluster.engine.model_loader import LoadedModel, decoder_layers
 from cluster.engine.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
 from cluster.engine.scheduler import ScheduledSequence, StepPlan
 from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.step_batches import StepBatches, make_batches
 from cluster.engine.step_fusion import FusedRows, SiteMap, StepFusion, enter_layers
 from cluster.engine.step_output import StepOutput
 from cluster.errors import EngineError, ModelSourceError
-from kernels.attention.batch import PagedBatch
 from kernels.attention.cache import LayerKVCache
+from kernels.attention.paged import AnyPagedBatch
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import LoraBatch
+from kernels.lora.torch_ops import AnyLoraBatch
 
 log = structlog.get_logger(__name__)
 
@@ -48,11 +49,12 @@ class ModelRunner:
         config: EngineConfig,
         bank: AdapterBank,
         fusion: FusionParts | None = None,
+        batches: StepBatches | None = None,
     ) -> None:
         """Allocate the KV cache and try the model with one token.
 
         ``fusion`` are the gates and routers that sequences may name; they are moved to the model's
-        device.
+        device. ``batches`` are the device's own unless given.
 
         Raises:
             ModelSourceError: the model's attention asks for what is not supported.
@@ -64,7 +66,8 @@ class ModelRunner:
         self._block_size = config.block_size
         self._bank = bank
         self._rows_kept: tuple[tuple[int, int, bool], ...] = ()  # of the batch kept, see _lora
-        self._lora_batch: LoraBatch | None = None
+        self._lora_batch: AnyLoraBatch | None = None
+        self._batches = make_batches(loaded, config, bank) if batches is None else batches
         self._step_fusion: StepFusion | None = None
         self._fusion = FusionParts() if fusion is None else fusion
         self._fusion.move(loaded.device)
@@ -85,6 +88,8 @@ class ModelRunner:
             for _ in range(loaded.num_layers)
         )
         self._try()
+        if self._fused is not None and self._fused.is_capturable:
+            self._batches.capture(self._decode)
 
     def start(self) -> None:
         """Set the calling thread's share of the CPU."""
@@ -143,7 +148,11 @@ class ModelRunner:
             logits = self._logits(plan.scheduled, rows.packed)
             output = StepOutput({}) if logits is None else _output(logits, rows, seeds)
             if self._step_fusion is not None:
-                output = replace(output, decided=self._step_fusion.take_decided())
+                output = replace(
+                    output,
+                    decided=self._step_fusion.take_decided(),
+                    gate_weights=self._step_fusion.take_explained(),
+                )
             return output
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
@@ -153,18 +162,20 @@ class ModelRunner:
         self, scheduled: Sequence[ScheduledSequence], rows: list[int]
     ) -> torch.Tensor | None:
         """[rows, vocabulary] in fp32, of these packed tokens; None for no row."""
+        if rows == list(range(len(scheduled))):
+            decoded = self._batches.decode(scheduled)
+            if decoded is not None:  # it may have written over the batch kept
+                self._rows_kept, self._step_fusion = (), None
+                return decoded.float()
         tokens: list[int] = []
         positions: list[int] = []
         for item in scheduled:
             tokens += item.sequence.token_ids[item.start : item.end]
             positions += range(item.start, item.end)
-        batch = PagedBatch.build(
+        batch = self._batches.attention(
             [item.sequence.block_table for item in scheduled],
             [item.start for item in scheduled],
             [item.count for item in scheduled],
-            block_size=self._block_size,
-            dtype=self._loaded.dtype,
-            device=self._loaded.device,
         )
         lora = self._lora(scheduled)
         return self._forward(tokens, positions, rows, batch, lora)
@@ -175,8 +186,8 @@ class ModelRunner:
         tokens: list[int],
         positions: list[int],
         wanted: list[int],
-        batch: PagedBatch,
-        lora: LoraBatch | None,
+        batch: AnyPagedBatch,
+        lora: AnyLoraBatch | None,
     ) -> torch.Tensor | None:
         device = self._loaded.device
         # A copy of both in one transfer, [2, T].
@@ -196,6 +207,19 @@ class ModelRunner:
             self._context.attention = None
             self._context.lora = None
             self._context.fusion = None
+
+    @torch.inference_mode()
+    def _decode(
+        self, inputs: torch.Tensor, batch: AnyPagedBatch, lora: AnyLoraBatch | None
+    ) -> torch.Tensor:
+        """[rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them."""
+        self._context.attention = batch
+        self._context.lora = lora
+        try:
+            return self._logits_of(inputs, None)
+        finally:
+            self._context.attention = None
+            self._context.lora = None
 
     def _hidden(self, inputs: torch.Tensor) -> None:
         """Fills the KV cache for ``inputs`` [2, T], tokens and positions."""
@@ -219,7 +243,7 @@ class ModelRunner:
         logits: torch.Tensor = answer.logits[0]
         return logits
 
-    def _lora(self, scheduled: Sequence[ScheduledSequence]) -> LoraBatch | None:
+    def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
         """The step's adapters; the last batch is kept while the same sequences go on decoding.
 
         A live sequence's slots hold the same adapters until it ends, no two sequences have the same
@@ -236,14 +260,14 @@ class ModelRunner:
         )
         kept = self._lora_batch
         if rows != self._rows_kept or kept is None or not kept.valid:
-            kept = LoraBatch.build(
-                [(item.count, item.sequence.adapters) for item in scheduled], self._bank
-            )
+            kept = self._batches.lora([(item.count, item.sequence.adapters) for item in scheduled])
             self._rows_kept, self._lora_batch = rows, kept
             self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
         return kept
 
-    def _fuse(self, batch: LoraBatch, scheduled: Sequence[ScheduledSequence]) -> StepFusion | None:
+    def _fuse(
+        self, batch: AnyLoraBatch, scheduled: Sequence[ScheduledSequence]
+    ) -> StepFusion | None:
         """The changing weights of a batch; None where each adapter has one weight."""
         if all(item.sequence.fusion is None for item in scheduled):
             return None
@@ -293,14 +317,8 @@ class ModelRunner:
         steps = [(0, 1)] if prompt < 1 else [(0, prompt), (prompt, 1)]
         answers = []
         for start, count in steps:
-            batch = PagedBatch.build(
-                [list(range(-(-(start + count) // size)))],
-                [start],
-                [count],
-                block_size=size,
-                dtype=self._loaded.dtype,
-                device=self._loaded.device,
-            )
+            blocks = list(range(-(-(start + count) // size)))
+            batch = self._batches.attention([blocks], [start], [count])
             positions = list(range(start, start + count))
             tokens = [position % self._loaded.vocab_size for position in positions]
             logits = self._forward(tokens, positions, [count - 1], batch, None)

@@ -7,7 +7,7 @@ for all their rows together, routers for each new prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from torch import nn
 
 from cluster.domain.decision import SiteWeights
 from cluster.engine.fusion import LAYER_MODULES, FusionGate, PrefillRouter
-from kernels.lora.batch import LoraBatch
+from kernels.lora.torch_ops import AnyLoraBatch
 
 if TYPE_CHECKING:
     from cluster.domain.ids import RequestId
@@ -87,6 +87,9 @@ class _Gated:
     pairs: torch.Tensor  # [P] int64
     places: torch.Tensor  # [P] int64: of each pair in the gate's answer [rows, k], flat
     scale: torch.Tensor  # [P] fp32: the mixture's weights
+    explained: tuple[RequestId, ...]  # sequences that want to know
+    last: torch.Tensor  # [explained] int64: each one's last row
+    told: list[torch.Tensor] = field(default_factory=list)  # [explained, k] of each layer
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.tokens is None else x.index_select(0, self.tokens)
@@ -114,7 +117,7 @@ class StepFusion:
 
     def __init__(
         self,
-        batch: LoraBatch,
+        batch: AnyLoraBatch,
         rows: Sequence[FusedRows],
         gates: Mapping[str, FusionGate],
         routers: Mapping[str, PrefillRouter],
@@ -176,8 +179,10 @@ class StepFusion:
             weights[self._known_pairs] = self._known[layer]
         for gated in self._gated:
             if gated.gate.resolution == "layer":
-                found = gated.pair_weights(gated.gate.weights(layer, None, gated.rows(x)))
-                found = found.to(weights.dtype)
+                answer = gated.gate.weights(layer, None, gated.rows(x))
+                if gated.explained:
+                    gated.told.append(answer.index_select(0, gated.last))
+                found = gated.pair_weights(answer).to(weights.dtype)
                 weights[gated.pairs] = found.unsqueeze(1) if self._per_module else found
         for routed in self._routed:
             prompt = x[routed.first : routed.first + routed.prompt]
@@ -211,6 +216,16 @@ class StepFusion:
         self._frozen[site] = found
         return found
 
+    def take_explained(self) -> dict[RequestId, tuple[tuple[float, ...], ...]]:
+        """[layers][adapters] of the last row of each sequence that wants to know, in this step."""
+        explained: dict[RequestId, tuple[tuple[float, ...], ...]] = {}
+        for gated in self._gated:
+            if gated.told:
+                rows = torch.stack(gated.told, dim=1).tolist()  # [explained][layers][k]
+                explained.update(zip(gated.explained, map(_tuples, rows), strict=True))
+                gated.told = []
+        return explained
+
     def take_decided(self) -> dict[RequestId, SiteWeights]:
         """What routers have decided since it was last asked; ends their part."""
         decided = {
@@ -219,6 +234,10 @@ class StepFusion:
         }
         self._routed = []
         return decided
+
+
+def _tuples(values: Iterable[Iterable[float]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(row) for row in values)
 
 
 def enter_layers(layers: nn.ModuleList, context: StepContext) -> None:
@@ -236,14 +255,14 @@ def enter_layers(layers: nn.ModuleList, context: StepContext) -> None:
         layer.register_forward_pre_hook(hook(index), with_kwargs=True)
 
 
-def _owners(batch: LoraBatch, rows: Sequence[FusedRows]) -> torch.Tensor:
+def _owners(batch: AnyLoraBatch, rows: Sequence[FusedRows]) -> torch.Tensor:
     """[pairs]: the index in ``rows`` of each pair's sequence."""
     ends = torch.tensor([row.first + row.count for row in rows])
     return torch.searchsorted(ends, batch.pair_tokens, right=True)
 
 
 def _gated(
-    batch: LoraBatch,
+    batch: AnyLoraBatch,
     rows: Sequence[FusedRows],
     owners: torch.Tensor,
     base: torch.Tensor,
@@ -263,6 +282,8 @@ def _gated(
         pairs = torch.isin(owners, torch.tensor(indices)).nonzero().squeeze(1)
         places = row_of[batch.pair_tokens[pairs]] * gate.num_adapters + batch.pair_terms[pairs]
         every = len(tokens) == batch.tokens
+        asking = [rows[i] for i in indices if rows[i].fusion.explain]  # type: ignore[union-attr]
+        last = [int(row_of[row.first + row.count - 1]) for row in asking]
         found.append(
             _Gated(
                 gate,
@@ -270,6 +291,8 @@ def _gated(
                 pairs.to(device),
                 places.to(device),
                 base[pairs].to(device),
+                tuple(row.request_id for row in asking),
+                torch.tensor(last, dtype=torch.long, device=device),
             )
         )
     return found

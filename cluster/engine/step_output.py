@@ -22,6 +22,8 @@ class StepOutput:
     """Of the tokens after the step's rows of a prompt, where asked for and not given before."""
     decided: Mapping[RequestId, SiteWeights] = field(default_factory=dict)
     """What a prompt's router has decided, for the sequences that waited for it."""
+    gate_weights: Mapping[RequestId, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """[layers][adapters] of each explained sequence's last row."""
 
 
 class Runner(Protocol):

@@ -310,3 +310,48 @@ def test_a_resumed_answer_decides_by_its_prompt_alone(engine) -> None:
     )  # fmt: skip
     assert resumed.tokens == whole.tokens[3:]
     assert resumed.site_weights == whole.site_weights
+
+
+def test_an_explained_answer_tells_the_weights_behind_each_token(engine, peft_models) -> None:
+    running = engine(max_batch_tokens=16)
+    prompt = prompt_of("two", length=21)
+    names, _ = CASES["two"]
+    told: list[tuple] = []
+    running.on_chunk = lambda chunk: told.append((chunk.token_ids, chunk.gate_weights))
+    submit(running, "other", "two", prompt_of("other"))
+    answer = running.ask(
+        make_request("told", prompt, SAMPLING),
+        mixture_of(names),
+        "two",
+        fusion=Fusion(gate="two", explain=True),
+    )
+    running.wait("other")
+    weights = [w for _, w in told if w]
+    assert len(weights) == len(answer.tokens)
+    gate = running.fusion.gates["two"]
+    seen: list[torch.Tensor] = []
+
+    def weigh(layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        w = gate.weights(layer, None, hidden)
+        seen.append(w[0])
+        return w
+
+    oracle = WeightedPeft(peft_models("llama")[0], names, weigh)
+    oracle.logits(prompt + answer.tokens[:-1])
+    oracle.close()
+    expected = torch.stack(seen, dim=1)[len(prompt) - 1 :]  # [tokens, layers, k]
+    torch.testing.assert_close(torch.tensor(weights), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_a_gate_works_in_bf16(engine, peft_models) -> None:
+    running = engine(dtype="bfloat16")
+    running.fusion.gates["fresh"] = FlowGate(
+        torch.zeros(LAYERS, 2, WIDTH), initial_bias(2, 0).repeat(LAYERS, 1)
+    )
+    running.fusion.routers["all"] = random_router(seed=9, top_k=7)
+    prompt = prompt_of("same")
+    mixture = mixture_of(("zh", "math"))
+    gated = running.ask(make_request("g", prompt), mixture, "g", fusion=Fusion(gate="fresh"))
+    masked = running.ask(make_request("m", prompt), mixture[:1], "m", fusion=Fusion(router="all"))
+    plain = running.ask(make_request("p", prompt), mixture[:1])
+    assert gated.tokens == plain.tokens == masked.tokens
