@@ -81,5 +81,5 @@ def load_adapter(
     return HostAdapter(files.manifest(digest), tensors)
 
 
-def _to_tensor(info: TensorInfo, data: bytearray) -> Tensor:
+def _to_tensor(info: TensorInfo, data: bytearray | memoryview) -> Tensor:
     return torch.frombuffer(data, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape)

@@ -129,26 +129,28 @@ def read_manifest(folder: Path) -> tuple[AdapterManifest, tuple[str, ...]]:
     """
     files = read_adapter_files(folder)
     digest = AdapterDigester(files)
-    for info, data in stream_tensors(files):
+    for info, data in stream_tensors(files, keep=False):
         digest.update(info, data)
     return files.manifest(digest.finish()), files.notes.tags
 
 
-def stream_tensors(files: AdapterFiles) -> Iterator[tuple[TensorInfo, bytearray]]:
-    """Each tensor of the file with its bytes, in name order.
+def stream_tensors(
+    files: AdapterFiles, *, keep: bool = True
+) -> Iterator[tuple[TensorInfo, bytearray | memoryview]]:
+    """Each tensor of the file with its bytes, in name order; ``keep`` as in ``read_tensors``.
 
     Raises:
         AdapterMalformed: the file cannot be read or has changed since its header was read.
     """
     try:
         with files.weights.open("rb") as file:
-            yield from read_tensors(file, files.weights, files.header)
+            yield from read_tensors(file, files.weights, files.header, keep=keep)
     except OSError as error:
         raise AdapterMalformed(f"{files.weights}: cannot be read: {error.strerror}") from error
 
 
 class _Hash(Protocol):
-    def update(self, data: bytes | bytearray, /) -> None: ...
+    def update(self, data: bytes | bytearray | memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
 
 
@@ -172,7 +174,7 @@ class AdapterDigester:
         self._hash: _Hash = hashlib.sha256(_DIGEST_DOMAIN)
         self._hash.update(json.dumps(rules, sort_keys=True).encode() + b"\n")
 
-    def update(self, info: TensorInfo, data: bytearray) -> None:
+    def update(self, info: TensorInfo, data: bytearray | memoryview) -> None:
         """Add the next tensor; names must come in order."""
         self._hash.update(json.dumps([info.name, info.dtype, info.shape]).encode() + b"\n")
         self._hash.update(data)

@@ -80,15 +80,19 @@ def read_header(path: Path) -> SafetensorsHeader:
 
 
 def read_tensors(
-    file: BinaryIO, path: Path, header: SafetensorsHeader
-) -> Iterator[tuple[TensorInfo, bytearray]]:
+    file: BinaryIO, path: Path, header: SafetensorsHeader, *, keep: bool = True
+) -> Iterator[tuple[TensorInfo, bytearray | memoryview]]:
     """Yield each tensor with its bytes, in name order; ``file`` is ``path`` opened for reading.
+
+    Without ``keep`` all come in one buffer: a tensor's bytes are good until the next is asked for.
 
     Raises:
         AdapterMalformed: the file ends early or cannot be read.
     """
+    longest = max((info.nbytes for info in header.tensors), default=0)
+    shared = memoryview(bytearray(0 if keep else longest))
     for info in header.tensors:
-        data = bytearray(info.nbytes)
+        data = bytearray(info.nbytes) if keep else shared[: info.nbytes]
         try:
             file.seek(header.data_start + info.begin)
             found = file.readinto(data)  # type: ignore[attr-defined]

@@ -96,10 +96,11 @@ class FolderSource:
             descriptor = os.open(name, _FILE, dir_fd=folder)
         except OSError as error:
             raise _cannot_open(where, name, error, folder=False) from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(descriptor)
+            raise AdapterUnsafePath(f"{where}: expected a regular file")
         with os.fdopen(descriptor, "rb", buffering=0) as source:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise AdapterUnsafePath(f"{where}: expected a regular file")
             budget.count_file(where)
             budget.declare(found.st_size, where)
             check_size(name, found.st_size, budget.limits)
