@@ -1,7 +1,7 @@
 """The step loop under arbitrary arrivals, cancellations, deadlines and failures, step by step.
 
 Whatever happens, every request ends in exactly one last chunk, its tokens are the ones it would
-have got alone, and no block stays behind.
+have got alone, its prompt is told once where that was asked for, and no block stays behind.
 """
 
 import itertools
@@ -52,6 +52,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.ids = itertools.count()
         self.live: dict[RequestId, int] = {}  # tokens still to come, were it left alone
         self.tokens: dict[RequestId, list[int]] = {}
+        self.told: dict[RequestId, list[float]] = {}  # of the prompts
+        self.rows: dict[RequestId, int] = {}  # of each prompt, to be told
         self.doomed: set[RequestId] = set()  # cancelled: ends before another token
 
     def receive(self, chunks: list[GenerationChunk]) -> None:
@@ -60,7 +62,13 @@ class EngineMachine(RuleBasedStateMachine):
         for chunk in chunks:
             assert chunk.request_id in self.live, "a chunk after the last one"
             assert not (chunk.token_ids and chunk.request_id in self.doomed)
+            told = self.told[chunk.request_id]
+            assert not (chunk.prompt_logprobs and self.tokens[chunk.request_id])
+            told += [item.logprob for item in chunk.prompt_logprobs]
+            assert told == [-float(n) for n in range(len(told))]
             self.tokens[chunk.request_id] += chunk.token_ids
+            if self.tokens[chunk.request_id]:
+                assert len(told) == self.rows[chunk.request_id]
             assert (chunk.finish_reason is None) == (chunk.usage is None)
             if chunk.finish_reason is None:
                 continue
@@ -70,23 +78,27 @@ class EngineMachine(RuleBasedStateMachine):
             assert chunk.usage.completion_tokens == len(got)
             if chunk.finish_reason is FinishReason.LENGTH:
                 assert len(got) == wanted
+                assert len(told) == self.rows[chunk.request_id]
             else:
-                assert len(got) < wanted
+                assert len(got) < max(wanted, 1)
             if chunk.finish_reason is FinishReason.CANCELLED:
                 assert chunk.request_id in self.doomed
             assert (chunk.error_code is not None) == (chunk.finish_reason is FinishReason.ERROR)
 
     @rule(
         prompt=st.integers(1, 20),
-        max_tokens=st.integers(1, 12),
+        max_tokens=st.integers(0, 12),
         deadline=st.none() | st.integers(1, 9),
+        scored=st.booleans(),
     )
-    def submit(self, prompt: int, max_tokens: int, deadline: int | None) -> None:
+    def submit(self, prompt: int, max_tokens: int, deadline: int | None, scored: bool) -> None:
         name = RequestId(str(next(self.ids)))
         request = make_request(
             name,
             range(prompt),
-            SamplingParams(max_tokens=max_tokens, temperature=0.0),
+            SamplingParams(
+                max_tokens=max_tokens, temperature=0.0, prompt_logprobs=0 if scored else None
+            ),
             deadline_at=None if deadline is None else self.clock.wall() + deadline,
         )
         try:
@@ -96,6 +108,8 @@ class EngineMachine(RuleBasedStateMachine):
             return
         self.live[name] = max_tokens
         self.tokens[name] = []
+        self.told[name] = []
+        self.rows[name] = prompt - 1 if scored else 0
 
     @precondition(lambda self: self.live)
     @rule(data=st.data())

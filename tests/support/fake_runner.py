@@ -12,7 +12,10 @@ from cluster.errors import EngineError
 
 
 class FakeRunner:
-    """Token n of a sequence is 100 + n, or what ``script`` says; steps wait for ``gate``."""
+    """Token n of a sequence is 100 + n, or what ``script`` says; steps wait for ``gate``.
+
+    The log-probability told by row n of a prompt is -n.
+    """
 
     def __init__(self) -> None:
         self.script: dict[str, list[int]] = {}
@@ -41,14 +44,19 @@ class FakeRunner:
         if self.gate is not None:
             assert self.gate.acquire(timeout=30)
         tokens = {}
+        prompts = {}
         for item in plan.scheduled:
             name = item.sequence.request_id
             self.seeds.setdefault(name, set()).add(seeds[name])
             if name in self.raises:
                 raise self.raises.pop(name)
+            if item.sequence.is_unscored:
+                start = max(item.start, item.sequence.num_scored)
+                end = min(item.end, item.sequence.prompt_len - 1)
+                prompts[name] = tuple(TokenLogprobs(-float(n)) for n in range(start, end))
             if item.samples:
                 n = item.sequence.num_generated
                 script = self.script.get(name)
                 tokens[name] = script[n] if script else 100 + n
         failed = {k: v for k, v in self.failed.items() if k in seeds}
-        return StepOutput(tokens, self.logprobs, failed)
+        return StepOutput(tokens, self.logprobs, failed, prompts)
