@@ -1,18 +1,22 @@
-"""Adapters as tenants see them: the catalog, through the tenants' rights."""
+"""Adapters as tenants see them: the registry, through the tenants' rights."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from cluster.adapters.catalog import AdapterCatalog
-from cluster.domain.adapter import AdapterEntry, AdapterKey, AdapterRef
+from cluster.adapters.registry.view import RegistryView
+from cluster.domain.adapter import AdapterEntry, AdapterKey
 from cluster.domain.ids import TenantId
 from cluster.tenancy.tenants import TenantDirectory
 
 
 class TenantAdapters:
-    """Implements routing's ``AdapterDirectory``."""
+    """Implements routing's ``AdapterDirectory``, always by the present view.
 
-    def __init__(self, catalog: AdapterCatalog, tenants: TenantDirectory) -> None:
-        self._catalog = catalog
+    Args:
+        view: gives the registry as it is known now.
+    """
+
+    def __init__(self, view: Callable[[], RegistryView], tenants: TenantDirectory) -> None:
+        self._view = view
         self._tenants = {tenant.id: tenant for tenant in tenants.tenants}
 
     def entry(self, tenant: TenantId, alias: str) -> AdapterEntry:
@@ -21,7 +25,8 @@ class TenantAdapters:
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
         """
-        return self._catalog.resolve(AdapterRef(tenant, alias), self._tenants[tenant])
+        view = self._view()
+        return view.entry(view.resolve(tenant, alias, self._tenants[tenant]))
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
         """The generation behind an alias.
@@ -29,9 +34,18 @@ class TenantAdapters:
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
         """
-        return self.entry(tenant, alias).key
+        name = self._view().resolve(tenant, alias, self._tenants[tenant])
+        return AdapterKey(name.owner, name.alias, name.digest)
 
     def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
         """Every alias that the tenant may use."""
-        entries = self._catalog.visible(self._tenants[tenant])
-        return {entry.key.alias: entry.key for entry in entries}
+        names = self._view().visible(tenant, self._tenants[tenant])
+        return {
+            alias: AdapterKey(name.owner, name.alias, name.digest) for alias, name in names.items()
+        }
+
+    def entries(self, tenant: TenantId) -> Mapping[str, AdapterEntry]:
+        """Every adapter that the tenant may use, by alias."""
+        view = self._view()
+        names = view.visible(tenant, self._tenants[tenant])
+        return {alias: view.entry(name) for alias, name in names.items()}

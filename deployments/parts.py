@@ -44,8 +44,12 @@ def scan_adapters(config: AppConfig, model_id: str) -> AdapterCatalog:
     """The adapters of ``adapters_dir``; none where it is not set."""
     if config.adapters_dir is None:
         return AdapterCatalog()
-    short = model_id.rstrip("/").rsplit("/", 1)[-1]
-    return AdapterCatalog.scan(config.adapters_dir, reserved=(model_id, short))
+    return AdapterCatalog.scan(config.adapters_dir, reserved=base_names(model_id))
+
+
+def base_names(model_id: str) -> tuple[str, str]:
+    """The names under which the base answers: its id, and the id's last part."""
+    return model_id, model_id.rstrip("/").rsplit("/", 1)[-1]
 
 
 def decision_store(

@@ -89,8 +89,13 @@ class RoutingService:
         clock: Clock,
         config: DecisionConfig,
         max_mixture: int,
+        bound: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """``routers`` by name; the first one answers ``auto``."""
+        """``routers`` by name; the first one answers ``auto``.
+
+        ``bound``: by router, the generation of each alias that it was made for, where it depends
+        on it; another generation of that alias is no candidate.
+        """
         self.counters = RoutingCounters()
         self.store = store
         self._routers = routers
@@ -102,6 +107,7 @@ class RoutingService:
         self._clock = clock
         self._ttl_s = config.ttl_s
         self._max_mixture = max_mixture
+        self._bound = bound or {}
         self._flights: SingleFlight[Decided] = SingleFlight()
 
     async def decide(
@@ -308,8 +314,14 @@ class RoutingService:
         return router
 
     def _allowed(self, tenant: TenantId, router: PromptRouter) -> dict[str, AdapterKey | None]:
-        """The candidates that the tenant may use, in the router's order; the base has no key."""
-        visible = self._directory.visible(tenant)
+        """The candidates that the tenant may use, in the router's order; the base has no key.
+
+        What was removed, or replaced where the router depends on the generation, is left out.
+        """
+        visible = dict(self._directory.visible(tenant))
+        for alias, digest in self._bound.get(router.name, {}).items():
+            if alias in visible and visible[alias].digest != digest:
+                del visible[alias]
         return {
             alias: None if alias == BASE_ALIAS else visible[alias]
             for alias in router.candidates

@@ -23,7 +23,6 @@ from typing import Any, TypeVar
 
 import structlog
 
-from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.peft_config import module_ranks
 from cluster.adapters.pool import AdapterPool
 from cluster.adapters.pool_types import (
@@ -34,7 +33,11 @@ from cluster.adapters.pool_types import (
     MustEvict,
     MustWait,
 )
-from cluster.adapters.protocols import AdapterBankProtocol, HostAdapterProtocol
+from cluster.adapters.protocols import (
+    AdapterBankProtocol,
+    GenerationSource,
+    HostAdapterProtocol,
+)
 from cluster.clock import Clock
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterState, ResidentAdapter
@@ -87,7 +90,7 @@ class AdapterManager:
     def __init__(
         self,
         config: AdapterConfig,
-        catalog: AdapterCatalog,
+        catalog: GenerationSource,
         bank: AdapterBankProtocol,
         loader: Callable[[AdapterEntry], HostAdapterProtocol],
         clock: Clock,
@@ -204,6 +207,30 @@ class AdapterManager:
         """Undo ``pin``."""
         self._pool.unpin(digest)
         self._pump()
+
+    async def load(self, digest: AdapterDigest) -> None:
+        """Bring a generation in without a lease, and wait until it is here.
+
+        Raises:
+            AdapterCapacity: there is no room for it beside what is in use.
+            AdapterError: it was refused, or its load failed; as ``acquire``.
+            ModelNotFound: the catalog has no such generation.
+        """
+        await self._prefetch(digest)
+
+    async def unload(self, digest: AdapterDigest) -> bool:
+        """Let a generation go for good; False while a lease or a load still holds it."""
+        self._pool.unpin(digest)
+        self._pool.set_desired(self._pool.desired - {digest})
+        if self._pool.evict(digest):
+            self._evict(digest)
+        task = self._tasks.get(digest)
+        if task is not None and self._pool.state(digest) is AdapterState.EVICTING:
+            await asyncio.wait([task])
+        if self._pool.state(digest) not in (AdapterState.ABSENT, AdapterState.FAILED):
+            return False
+        self._candidates.pop(digest, None)
+        return True
 
     def resident(self) -> tuple[ResidentAdapter, ...]:
         """Everything that holds a slot, by slot."""

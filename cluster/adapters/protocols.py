@@ -3,6 +3,22 @@
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from cluster.domain.adapter import AdapterEntry
+from cluster.domain.ids import AdapterDigest
+
+
+class GenerationSource(Protocol):
+    """Where the manager learns what a generation is; an ``AdapterCatalog`` is one."""
+
+    def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
+        """What a digest names.
+
+        Raises:
+            ModelNotFound: it is not known here.
+            AdapterError: its files cannot be had.
+        """
+        ...
+
 
 class AdapterBankProtocol(Protocol):
     """The device tensors behind the slots. Called from executor threads, one call per slot."""

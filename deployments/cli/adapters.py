@@ -8,23 +8,35 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError, PermissionDenied
-from deployments.cli import console, merge
+from deployments.cli import adapters_live, console, merge
 from deployments.cli.client import BraidClient, find_target
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
 
 DEFAULT_TENANT = "admin"
 ALL_ADAPTERS = "*"
+SHARED = "shared"
 DIGEST_CHARACTERS = 12
 
-adapters_app = typer.Typer(no_args_is_help=True, help="See the adapters of the cluster.")
+adapters_app = typer.Typer(no_args_is_help=True, help="See and change the adapters of the cluster.")
 
 
 @adapters_app.callback()
 def _group() -> None:
-    """See the adapters of the cluster, and make one out of several."""
+    """See and change the adapters of the cluster, and make one out of several."""
 
 
-adapters_app.command("merge")(merge.merge)
+for _name, _command in (
+    ("add", adapters_live.add),
+    ("show", adapters_live.show),
+    ("alias", adapters_live.alias),
+    ("rollback", adapters_live.rollback),
+    ("pin", adapters_live.pin),
+    ("unpin", adapters_live.unpin),
+    ("rm", adapters_live.remove),
+    ("verify", adapters_live.verify),
+    ("merge", merge.merge),
+):
+    adapters_app.command(_name)(_command)
 
 
 @adapters_app.command("list")
@@ -64,7 +76,7 @@ def list_adapters(
     table.add_column("what it does")
     for row in rows:
         table.add_row(
-            Text(row["name"]),
+            Text(label(row)),
             str(row["rank"]),
             size(row["bytes"]) if "bytes" in row else "",
             row["digest"][:DIGEST_CHARACTERS],
@@ -80,7 +92,7 @@ def from_status(status: dict[str, Any], tenant: str | None) -> list[dict[str, An
     Raises:
         ConfigError: there is no such tenant.
     """
-    rights = {ALL_ADAPTERS}
+    rights: set[str] = set()
     if tenant is not None:
         known = {entry["id"]: set(entry["adapters"]) for entry in status["tenants"]}
         if tenant not in known:
@@ -89,8 +101,23 @@ def from_status(status: dict[str, Any], tenant: str | None) -> list[dict[str, An
     return [
         {**adapter, "resident": holders(status, adapter["digest"])}
         for adapter in status["adapters"]
-        if ALL_ADAPTERS in rights or adapter["name"] in rights
+        if tenant is None or _may_use(adapter, tenant, rights)
     ]
+
+
+def _may_use(adapter: dict[str, Any], tenant: str, rights: set[str]) -> bool:
+    owner = adapter.get("owner", SHARED)
+    if owner != SHARED:
+        return bool(owner == tenant)
+    granted = {ALL_ADAPTERS, tenant} & set(adapter.get("grants", ()))
+    return ALL_ADAPTERS in rights or adapter["name"] in rights or bool(granted)
+
+
+def label(adapter: dict[str, Any]) -> str:
+    """A name as people see it: a tenant's own has its owner before it."""
+    owner = adapter.get("owner", SHARED)
+    shown = adapter["name"] if owner in (SHARED, "braid") else f"{owner}/{adapter['name']}"
+    return f"{shown} (pinned)" if adapter.get("pinned") else shown
 
 
 def holders(status: dict[str, Any], digest: str) -> list[str]:

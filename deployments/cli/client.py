@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import httpx2
 import orjson
@@ -21,9 +21,12 @@ END_OF_EVENTS = "[DONE]"
 HINTS = {
     "invalid_api_key": "give one with --key or --tenant, or set BRAID_API_KEY",
     "permission_denied": "use an administrator's with --key",
+    "adapter_not_found": "`braid adapters list` shows what there is",
     "model_not_found": "`braid adapters list` shows what there is",
 }
 """By the error's code: what a person at the command line can do."""
+ARCHIVE_TYPE = "application/octet-stream"
+BLOCK_BYTES = 2**18
 ANY_INTERFACE = "://0.0.0.0:"
 
 
@@ -167,6 +170,31 @@ class BraidClient:
             response = self._http.post(path, json=dict(body))
         return Answer(_object(response), response.headers)
 
+    def delete(self, path: str) -> dict[str, Any]:
+        """The answer to a deletion.
+
+        Raises:
+            NoServer: nobody answers.
+            BraidError: the server's refusal.
+        """
+        with self._mapped():
+            response = self._http.delete(path)
+        return _object(response)
+
+    def upload(self, path: str, query: Mapping[str, str], archive: BinaryIO) -> dict[str, Any]:
+        """The answer to a file, which is sent as it is read.
+
+        Raises:
+            NoServer: nobody answers.
+            BraidError: the server's refusal.
+        """
+        headers = {"content-type": ARCHIVE_TYPE}
+        with self._mapped():
+            response = self._http.post(
+                path, params=dict(query), content=_blocks(archive), headers=headers
+            )
+        return _object(response)
+
     def chat(self, body: Mapping[str, Any]) -> Answer:
         """``POST /v1/chat/completions``, whole."""
         return self.post("/v1/chat/completions", body)
@@ -211,6 +239,11 @@ class BraidClient:
             raise NoServer(
                 f"the server at {self.url} broke off: {type(error).__name__} {error}"
             ) from error
+
+
+def _blocks(file: BinaryIO) -> Iterator[bytes]:
+    while block := file.read(BLOCK_BYTES):
+        yield block
 
 
 def _pieces(response: httpx2.Response) -> Iterator[str]:

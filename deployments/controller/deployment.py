@@ -14,14 +14,15 @@ from ray.serve.handle import DeploymentHandle
 from cluster.adapters.manager import PlacementAck
 from cluster.clock import SystemClock
 from cluster.config import AppConfig
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.errors import IntegrityError
-from cluster.placement.plan import AdapterInfo
+from cluster.errors import BraidError, IntegrityError
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
 from cluster.placement.reconciler import Actions, Reconciler
+from deployments.controller.collector import RetiredCollector, placeable
 from deployments.controller.state import ControllerState
+from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import locate_model, read_secrets, scan_adapters
@@ -30,6 +31,9 @@ log = structlog.get_logger(__name__)
 
 CALL_TIMEOUT_S = 5.0
 PLACEMENT_TIMEOUT_S = 60.0
+COLLECT_INTERVAL_S = 0.25
+ABANDON_FACTOR = 4.0
+"""Times ``adapters.add_timeout_s``: an addition that is staged so long has lost its front."""
 
 
 class Controller:
@@ -54,14 +58,24 @@ class Controller:
         )
         location = await asyncio.to_thread(locate_model, config)
         catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
-        self._adapters = tuple(AdapterInfo.from_entry(e) for e in catalog.entries.values())
-        self._state = ControllerState(read_secrets(config).redis_url)
+        secrets = read_secrets(config)
+        self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
+        await self._live.start()
+        self._collector = RetiredCollector(
+            self._live.registry,
+            content_store(config.adapters, NO_BASE),
+            self._unload,
+            self._clock,
+            abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
+        )
+        self._state = ControllerState(secrets.redis_url)
         self._reconciler = await self._restore()
         self._replica_count = self._policy.policy.replicas.min
         self._applying: set[asyncio.Task[None]] = set()
         self._ticks = 0
         self._tick_error: str | None = None
         self._task = asyncio.create_task(self._run())
+        self._collecting = asyncio.create_task(self._collect())
 
     async def state(self) -> dict[str, Any]:
         """For people: the placement with its reasons, the policy in force, and what is wrong."""
@@ -76,7 +90,7 @@ class Controller:
 
     async def check_health(self) -> None:
         """Serve replaces a controller whose loop has ended."""
-        if self._task.done():
+        if self._task.done() or self._collecting.done():
             raise RuntimeError("the control loop has ended")
 
     async def _restore(self) -> Reconciler:
@@ -105,7 +119,9 @@ class Controller:
         await asyncio.to_thread(self._policy.refresh)
         snapshots = await self._look()
         now = self._clock.wall()
-        actions = self._reconciler.tick(snapshots, self._adapters, self._policy.policy, now)
+        actions = self._reconciler.tick(
+            snapshots, placeable(self._live.view), self._policy.policy, now
+        )
         self._ticks += 1
         count_changed = actions.replica_count != self._replica_count
         self._replica_count = actions.replica_count
@@ -115,6 +131,26 @@ class Controller:
             self._applying.add(task)
             task.add_done_callback(self._applying.discard)
         await self._state.save(self._reconciler.to_state())
+
+    async def _collect(self) -> None:
+        while True:
+            try:
+                await self._collector.tick()
+            except BraidError as error:
+                log.warning("controller.collection_failed", error=error.message)
+            except Exception as error:  # Ray raises many kinds; the next look may succeed
+                log.error("controller.collection_failed", exc_info=error)
+            await asyncio.sleep(COLLECT_INTERVAL_S)
+
+    async def _unload(
+        self, digests: tuple[AdapterDigest, ...]
+    ) -> list[frozenset[AdapterDigest]] | None:
+        """What is gone from each replica; None where one does not answer."""
+        response = self._replicas.broadcast("unload_adapters", digests)
+        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        if any(isinstance(item, BaseException) for item in found):
+            return None
+        return [frozenset(gone) for _, gone in found]
 
     async def _look(self) -> list[ReplicaSnapshot]:
         response = self._replicas.broadcast("describe")
@@ -155,6 +191,8 @@ class Controller:
     async def __del__(self) -> None:
         if hasattr(self, "_task"):
             self._task.cancel()
+            self._collecting.cancel()
+            await self._live.close()
             await self._state.close()
 
 

@@ -6,7 +6,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from cluster.adapters.registry.records import Name
+from cluster.adapters.registry.view import RegistryView
+from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import PermissionDenied
+from cluster.tenancy.tenants import Tenant
+from deployments.front.adapter_wire import TIERS
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
 
@@ -16,9 +21,7 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     routes = APIRouter(prefix="/admin/v1")
 
     def require_admin(request: Request) -> None:
-        tenant = context.tenants.authenticate(request.headers.get("authorization"))
-        if not tenant.admin:
-            raise PermissionDenied("this needs an administrator's key")
+        admin_of(context, request)
 
     @routes.get("/placement")
     async def placement(request: Request) -> Response:
@@ -30,7 +33,9 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     async def residency(request: Request) -> Response:
         """What each replica truly holds, in its own words."""
         require_admin(request)
-        return json_answer({"replicas": [asdict(item) for item in context.replicas.snapshots()]})
+        view = context.live.view
+        snapshots = context.replicas.snapshots()
+        return json_answer({"replicas": [_residency(view, item) for item in snapshots]})
 
     @routes.get("/integrity")
     async def integrity(request: Request) -> Response:
@@ -42,22 +47,14 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     async def status(request: Request) -> Response:
         """Everything at a glance."""
         require_admin(request)
+        names = sorted(context.live.view.names.values(), key=lambda name: (name.alias, name.owner))
         return json_answer(
             {
                 "version": context.version,
                 "model": context.names.model_id,
                 "routers": list(context.router_names),
-                "adapters": [
-                    {
-                        "name": entry.key.alias,
-                        "digest": entry.key.digest,
-                        "rank": entry.manifest.rank,
-                        "bytes": entry.manifest.nbytes,
-                        "description": entry.manifest.description,
-                    }
-                    for entry in context.catalog.entries.values()
-                ],
-                "adapter_problems": [asdict(item) for item in context.catalog.problems],
+                "adapters": [_adapter(context.live.view, name) for name in names],
+                "adapter_problems": [asdict(item) for item in context.live.catalog.problems],
                 "tenants": [
                     {"id": tenant.id, "admin": tenant.admin, "adapters": sorted(tenant.adapters)}
                     for tenant in context.tenants.tenants
@@ -69,6 +66,42 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
         )
 
     return routes
+
+
+def admin_of(context: FrontContext, request: Request) -> Tenant:
+    """The administrator who asks.
+
+    Raises:
+        AuthenticationFailed: no key, or an unknown one.
+        PermissionDenied: the key of a tenant that is none.
+    """
+    tenant = context.tenants.authenticate(request.headers.get("authorization"))
+    if not tenant.admin:
+        raise PermissionDenied("this needs an administrator's key")
+    return tenant
+
+
+def _adapter(view: RegistryView, name: Name) -> dict[str, Any]:
+    manifest = view.of_name(name).manifest
+    return {
+        "name": name.alias,
+        "owner": name.owner,
+        "digest": name.digest,
+        "rank": manifest.rank,
+        "bytes": manifest.nbytes,
+        "description": manifest.description,
+        "pinned": name.pinned,
+        "grants": list(name.grants),
+    }
+
+
+def _residency(view: RegistryView, snapshot: ReplicaSnapshot) -> dict[str, Any]:
+    """A snapshot with the tier of each generation, and the names that point to it now."""
+    body = asdict(snapshot)
+    for held, resident in zip(body["resident"], snapshot.resident, strict=True):
+        held["tier"] = TIERS.get(resident.state, "disk")
+        held["names"] = [name.id for name in view.names_at(resident.digest)]
+    return body
 
 
 def _store_state(context: FrontContext) -> dict[str, Any]:

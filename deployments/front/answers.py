@@ -9,6 +9,7 @@ from deployments.front.generation import Delta
 from deployments.front.text import TextCodec
 
 JsonObject = dict[str, Any]
+GATE_DECIMALS = 4
 
 
 @dataclass(slots=True)
@@ -19,8 +20,21 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    gate_adapters: tuple[str, ...] = ()
+    gate_weights: list[tuple[tuple[float, ...], ...]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+    @property
+    def explanation(self) -> JsonObject:
+        """The member ``explain``: weights [tokens][layers][adapters]; nothing where none are."""
+        if not self.gate_weights:
+            return {}
+        rounded = [
+            [[round(weight, GATE_DECIMALS) for weight in layer] for layer in token]
+            for token in self.gate_weights
+        ]
+        return {"explain": {"adapters": list(self.gate_adapters), "gate_weights": rounded}}
 
     def add(self, delta: Delta) -> None:
         """Append what one step brought."""
@@ -28,6 +42,9 @@ class Choice:
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
         self.prompt_logprobs.extend(delta.prompt_logprobs)
+        if delta.gate_weights:
+            self.gate_adapters = delta.gate_adapters
+            self.gate_weights.append(delta.gate_weights)
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
             self.usage = delta.usage
@@ -172,6 +189,7 @@ class ChatAnswer:
                 },
                 "logprobs": self._logprobs(choice.token_ids, choice.logprobs),
                 "finish_reason": _finish(choice.finish_reason),
+                **choice.explanation,
             }
             for index, choice in enumerate(choices)
         ]
@@ -281,12 +299,17 @@ class CompletionAnswer:
 
     def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
         bodies = [
-            self._choice(
-                index,
-                (self._echoes[index].text if self._echoes else "") + "".join(choice.text),
-                self._logprobs(index, choice.token_ids, choice.logprobs, choice.prompt_logprobs),
-                choice.finish_reason,
-            )
+            {
+                **self._choice(
+                    index,
+                    (self._echoes[index].text if self._echoes else "") + "".join(choice.text),
+                    self._logprobs(
+                        index, choice.token_ids, choice.logprobs, choice.prompt_logprobs
+                    ),
+                    choice.finish_reason,
+                ),
+                **choice.explanation,
+            }
             for index, choice in enumerate(choices)
         ]
         return {**self._base(bodies), "usage": usage}

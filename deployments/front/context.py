@@ -4,17 +4,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.adapters.catalog import AdapterCatalog
 from cluster.clock import Clock
 from cluster.config import FrontConfig
 from cluster.domain.ids import RequestId
 from cluster.tenancy.tenants import TenantDirectory
 from deployments.directory import TenantAdapters
+from deployments.front.adapter_admin import AdapterAdmin
 from deployments.front.admission import Admission
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
 from deployments.front.service import RequestService
+from deployments.live_adapters import LiveAdapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class FrontContext:
     names: ModelNames
     router_names: tuple[str, ...]
     tenants: TenantDirectory
-    catalog: AdapterCatalog
+    live: LiveAdapters
+    adapter_admin: AdapterAdmin
     directory: TenantAdapters
     admission: Admission
     service: RequestService

@@ -13,13 +13,16 @@ from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.replica import ReplicaSnapshot
+from cluster.errors import ConfigError
 from cluster.placement.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import load_tenants
 from deployments.directory import TenantAdapters
+from deployments.front.adapter_admin import AdapterAdmin
 from deployments.front.admission import Admission
+from deployments.front.broadcast import BroadcastCluster
 from deployments.front.collectors import MeterCollector, ReplicaCollector, RoutingCollector
 from deployments.front.context import FrontContext
 from deployments.front.http_app import build_http_app
@@ -29,12 +32,12 @@ from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
 from deployments.front.service import RequestService
 from deployments.front.text import TextCodec
+from deployments.live_adapters import LiveAdapters
+from deployments.live_routers import bound_generations, build_routers
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from kernels import __version__
-from router_service.routers.kind import SERVED_NEEDS, router_context
-from router_service.routers.registry import default_registry
 from router_service.service import RoutingService
 
 log = structlog.get_logger(__name__)
@@ -74,18 +77,14 @@ class Front:
         catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
         assert config.tenants_file is not None  # checked when the application was built
         tenants = load_tenants(config.tenants_file)
-        tenants.check_rights(catalog.entries.keys())
-        directory = TenantAdapters(catalog, tenants)
-        routers = default_registry().build_all(
-            config.routers,
-            router_context(
-                catalog.entries,
-                config.adapters.max_mixture,
-                location.path,
-                location.digest,
-                provides=SERVED_NEEDS,
-            ),
-        )
+        self._live = LiveAdapters.build(config, secrets, clock, location.model_id, catalog)
+        await self._live.start()
+        try:
+            tenants.check_rights(self._live.view.entries().keys())
+        except ConfigError as error:  # the adapter may be added later
+            log.warning("front.rights_unknown", reason=error.message)
+        directory = TenantAdapters(lambda: self._live.view, tenants)
+        routers = build_routers(config, self._live.view.entries(), location)
         store, codec = decision_store(config, secrets, clock)
         routing = RoutingService(
             routers=routers,
@@ -95,6 +94,7 @@ class Front:
             clock=clock,
             config=config.decisions,
             max_mixture=config.adapters.max_mixture,
+            bound=bound_generations(config),
         )
         defaults = ClusterPolicy.fixed(config.replica.replicas)
         policy = PolicyFile(config.controller.policy_file, defaults).policy
@@ -120,11 +120,18 @@ class Front:
             names=names,
             router_names=tuple(routers),
             tenants=tenants,
-            catalog=catalog,
+            live=self._live,
+            adapter_admin=AdapterAdmin(
+                live=self._live,
+                config=config.adapters,
+                cluster=BroadcastCluster(replicas),
+                clock=clock,
+            ),
             directory=directory,
             admission=self._admission,
             service=RequestService(
                 names=names,
+                catch_up=self._live.catch_up,
                 routing=routing,
                 replicas=self._set,
                 codec=text_codec,
@@ -182,6 +189,7 @@ class Front:
             await self._http.stop()
             await self._set.close()
             await self._routing.close()
+            await self._live.close()
             await self._admission.close()
 
 

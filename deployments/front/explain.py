@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import DecisionSource, RoutingDecision, SiteWeights
 
 
@@ -80,3 +81,11 @@ def _by_layer(sites: SiteWeights) -> dict[str, Any]:
         "columns": columns,
         "weights": [[placed.get((layer, c), 0.0) for c in columns] for layer in layers],
     }
+
+
+def adapters_header(mixture: Sequence[WeightedAdapter]) -> str:
+    """The exact generations of an answer: ``alias@digest;w=weight``, comma-separated.
+
+    Empty where the base answers alone.
+    """
+    return ", ".join(f"{term.key.alias}@{term.key.digest};w={term.weight:.6g}" for term in mixture)

@@ -47,6 +47,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens
+    gate_adapters: tuple[str, ...] = ()  # aliases, in the gate's order, beside its weights
+    gate_weights: tuple[tuple[float, ...], ...] = ()  # [layers][adapters] behind the token
 
 
 @dataclass(slots=True)
@@ -107,6 +109,8 @@ class Generation:
                         chunk.token_ids,
                         chunk.logprobs,
                         prompt_logprobs=fresh,
+                        gate_adapters=self._gate_adapters if chunk.gate_weights else (),
+                        gate_weights=chunk.gate_weights,
                     )
                     if text.stopped:
                         yield dataclasses.replace(
@@ -132,6 +136,11 @@ class Generation:
             if len(lost) > MAX_FAILOVERS:
                 raise ReplicaLost(f"{len(lost)} replicas were lost while answering")
             self.on_failover()
+
+    @property
+    def _gate_adapters(self) -> tuple[str, ...]:
+        """A gate's decision has its candidates in the gate's order."""
+        return tuple(score.alias for score in self.spec.decided.decision.scores)
 
     def _submission(self, request_id: RequestId) -> Submit:
         spec = self.spec

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from cluster.errors import BraidError, DecisionNotFound, ModelNotFound
 from cluster.tenancy.tenants import Tenant
 from deployments.front import problem
+from deployments.front.adapter_routes import build_adapter_routes
 from deployments.front.admin import build_admin_routes
 from deployments.front.answers import (
     AnswerFormat,
@@ -22,7 +23,7 @@ from deployments.front.answers import (
 )
 from deployments.front.body import read_body
 from deployments.front.context import FrontContext
-from deployments.front.explain import decision_body
+from deployments.front.explain import adapters_header, decision_body
 from deployments.front.generation import Delta
 from deployments.front.json_answer import json_answer
 from deployments.front.metrics import CONTENT_TYPE
@@ -30,6 +31,7 @@ from deployments.front.models import model_card, model_cards
 from deployments.front.request_id import RequestIdMiddleware, request_id_of
 from deployments.front.service import Running
 from deployments.front.sse import DONE, EventStream, event, unless_disconnected
+from deployments.front.vllm_routes import build_vllm_routes
 from deployments.front.wire import ChatBody, CompletionBody, RouteBody
 
 CLIENT_CLOSED = 499
@@ -172,6 +174,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
             "x-braid-decision-source": decided.source.value,
             "x-braid-decision-store": decided.store_state.value,
             "x-braid-replica": running.replica,
+            "x-braid-adapters": adapters_header(decided.decision.mixture),
         }
 
     @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
@@ -240,6 +243,8 @@ def build_http_app(context: FrontContext) -> FastAPI:
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
     app.include_router(build_admin_routes(context))
+    app.include_router(build_adapter_routes(context))
+    app.include_router(build_vllm_routes(context))
     app.add_middleware(RequestIdMiddleware)
     return app
 

@@ -11,8 +11,8 @@ from deployments.front.names import AUTO
 def model_cards(context: FrontContext, tenant: Tenant) -> list[dict[str, Any]]:
     """Cards of everything the tenant may put into ``model``."""
     cards = [_card(context, context.names.model_id, context.names.model_id, None)]
-    for alias in sorted(context.directory.visible(tenant.id)):
-        cards.append(_adapter_card(context, context.directory.entry(tenant.id, alias)))
+    entries = context.directory.entries(tenant.id)
+    cards.extend(_adapter_card(context, entry) for entry in entries.values())
     if context.router_names:
         cards.append(_card(context, AUTO, AUTO, context.names.model_id))
     cards.extend(

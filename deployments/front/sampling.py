@@ -88,6 +88,7 @@ def sampling_of(
         grammar=grammar,
         min_tokens=min_tokens,
         prompt_logprobs=prompt_logprobs,
+        explain=body.explain,
     )
 
 

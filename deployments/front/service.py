@@ -6,7 +6,7 @@ once, by ``finish``; the HTTP layer calls it on every path.
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from cluster.clock import Clock
 from cluster.config import FrontConfig
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import Outcome, Usage
-from cluster.errors import BraidError, RequestError
+from cluster.errors import BraidError, ModelNotFound, RequestError
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
@@ -37,6 +37,8 @@ from router_service.service import Decided, RoutingService
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+UNKNOWN_NAME_AGE_S = 0.05
+"""A name is refused by a view of the registry that is at most so old, while Redis answers."""
 TOKENISE_HERE = 16_384
 """Characters; tokenising them takes a few milliseconds."""
 
@@ -70,6 +72,7 @@ class RequestService:
         self,
         *,
         names: ModelNames,
+        catch_up: Callable[[float], Awaitable[None]],
         routing: RoutingService,
         replicas: ReplicaSet,
         codec: TextCodec,
@@ -82,6 +85,7 @@ class RequestService:
         new_id: Callable[[], RequestId],
     ) -> None:
         self.names = names
+        self._catch_up = catch_up
         self.routing = routing
         self.replicas = replicas
         self.codec = codec
@@ -113,7 +117,12 @@ class RequestService:
         """The decision for a prompt, counted and timed; ``prompt`` are its tokens if known."""
         started = self.clock.monotonic()
         wish = self.names.wish(model, adapters)
-        decided = await self.routing.decide(tenant.id, wish, text, prompt)
+        try:
+            decided = await self.routing.decide(tenant.id, wish, text, prompt)
+        except ModelNotFound:
+            # Another front may have added it a moment ago.
+            await self._catch_up(UNKNOWN_NAME_AGE_S)
+            decided = await self.routing.decide(tenant.id, wish, text, prompt)
         source = decided.source.value
         self.metrics.route_seconds.labels(source).observe(self.clock.monotonic() - started)
         self.metrics.decisions.labels(tenant.id, source).inc()

@@ -74,6 +74,7 @@ class GenerationBody(Body):
     stream_options: StreamOptions | None = None
     user: str | None = None
     ignore_eos: bool = False
+    explain: bool = False
     response_format: ResponseFormat | None = None
     guided_json: dict[str, Any] | None = None
     guided_regex: Annotated[str, Field(min_length=1)] | None = None
@@ -92,6 +93,8 @@ class GenerationBody(Body):
     def _check(self) -> "GenerationBody":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed when stream is true")
+        if self.explain and self.stream:
+            raise ValueError("explain: not together with stream")
         self._check_structured()
         for token in self.logit_bias or ():
             if not TOKEN_ID.fullmatch(token):

@@ -25,6 +25,8 @@ from deployments.serve_env import SERVE_ENVIRONMENT
 log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S = 0.5
+ADAPTER_STORE = "adapters"
+"""In the state folder: generations of adapters that were added while a cluster ran."""
 SECRETS = ("redis_url", "signing_key")
 
 
@@ -96,6 +98,10 @@ class Supervisor:
         from deployments.app import APP_NAME, build_app
 
         args = {key: value for key, value in values.items() if key not in SECRETS}
+        if config.adapters.store_dir is None:
+            store_dir = str(self._state.root / ADAPTER_STORE)
+            adapters = config.adapters.model_dump(mode="json", exclude_unset=True)
+            args["adapters"] = {**adapters, "store_dir": store_dir}
         serve.run(build_app(args), name=APP_NAME, route_prefix=None)
         self._handle_signals()
         self._report("running")

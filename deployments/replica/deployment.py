@@ -11,8 +11,9 @@ import structlog
 from ray import serve
 
 from cluster.adapters.base_shapes import BaseShapes
-from cluster.adapters.loader import load_adapter
+from cluster.adapters.loader import HostAdapter, load_adapter
 from cluster.adapters.manager import AdapterManager, PlacementAck
+from cluster.adapters.registry.records import Answer
 from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.adapter import AdapterEntry
@@ -24,10 +25,12 @@ from cluster.errors import BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
 from deployments.link.messages import Submit
 from deployments.link.server import LinkServer
+from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from deployments.replica.fusion import load_fusion
+from deployments.replica.generations import GenerationKeeper
 from deployments.replica.requests import RequestBook
 from kernels.errors import BankIntegrityError
 from router_service.reader import DecisionReader
@@ -62,7 +65,12 @@ class Replica:
         self._id = ReplicaId(serve.get_replica_context().replica_id.unique_id)
         location = await asyncio.to_thread(locate_model, config)
         catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
-        self._fusion = await asyncio.to_thread(load_fusion, config, catalog, location)
+        # Caught up before the first request: nothing that a front can decide on is unknown here.
+        self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
+        await self._live.start()
+        self._fusion = await asyncio.to_thread(
+            load_fusion, config, self._live.view.entries(), location
+        )
         self._engine = await asyncio.to_thread(
             build_engine,
             location.path,
@@ -74,14 +82,14 @@ class Replica:
             fusion=self._fusion.engine_parts(),
         )
         self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="adapter-load")
-        base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
+        self._base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
 
-        def load(entry: AdapterEntry) -> Any:
-            return load_adapter(Path(entry.path), base, config.adapters, entry.key.digest)
+        def load(entry: AdapterEntry) -> HostAdapter:
+            return load_adapter(Path(entry.path), self._base, config.adapters, entry.key.digest)
 
         self._adapters = AdapterManager(
             config.adapters,
-            catalog,
+            self._live,
             self._engine.bank,
             load,
             self._clock,
@@ -94,6 +102,7 @@ class Replica:
         self._requests = RequestBook(
             engine=self._engine.engine,
             adapters=self._adapters,
+            ensure=self._live.ensure,
             reader=DecisionReader(
                 store=store,
                 codec=codec,
@@ -107,6 +116,10 @@ class Replica:
             loop=self._loop,
             deliver=self._deliver,
         )
+        self._generations = GenerationKeeper(
+            self._live, self._adapters, self._requests.uses, load, self._executor
+        )
+        self._generations.start()
         self._draining = False
         self._desired_replicas: float = 0
         self._published: tuple[object, ...] = ()
@@ -181,6 +194,21 @@ class Replica:
         version, wanted = plans[self._id]
         return self._id, await self._adapters.apply_placement(wanted, version)
 
+    async def describe_base(self) -> BaseShapes:
+        """What an adapter must fit to be served here."""
+        return self._base
+
+    async def prepare_adapter(self, digest: AdapterDigest) -> Answer:
+        """Whether a staged generation can be served here; it is loaded where there is room."""
+        outcome, code, message = await self._generations.prepare(digest)
+        return Answer(self._id, outcome, code, message)
+
+    async def unload_adapters(
+        self, digests: tuple[AdapterDigest, ...]
+    ) -> tuple[ReplicaId, tuple[AdapterDigest, ...]]:
+        """Let retired generations go; those are answered that are gone and held by nobody."""
+        return self._id, await self._generations.unload(digests)
+
     async def check_integrity(self) -> tuple[ReplicaId, str | None]:
         """What is wrong with the books of requests, engine, bank or adapter pool, if anything."""
         try:
@@ -213,6 +241,7 @@ class Replica:
         self._ticker.cancel()
         await asyncio.to_thread(self._engine.engine.stop, drain=False, timeout_s=5.0)
         await self._links.stop(1.0)
+        await self._live.close()
         await self._adapters.close()
         self._executor.shutdown(wait=False)
 

@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cluster.adapters.catalog import AdapterCatalog
 from cluster.config import AppConfig
+from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import DecisionRejected
-from router_service.routers.kind import SERVED_NEEDS, EnginePart, router_context
-from router_service.routers.registry import default_registry
+from deployments.live_routers import build_parts
+from router_service.routers.kind import EnginePart
 
 
 class DecisionFusion:
@@ -79,18 +79,13 @@ class DecisionFusion:
         )
 
 
-def load_fusion(config: AppConfig, catalog: AdapterCatalog, base: ModelLocation) -> DecisionFusion:
-    """Read the artifacts of the routers that decide inside the engine.
+def load_fusion(
+    config: AppConfig, adapters: Mapping[str, AdapterEntry], base: ModelLocation
+) -> DecisionFusion:
+    """Read the artifacts of the routers that decide inside the engine; ``adapters`` by alias.
 
     Raises:
-        ConfigError: one cannot be used with this base and these adapters.
+        ConfigError: one cannot be used with this base.
     """
-    context = router_context(
-        catalog.entries,
-        config.adapters.max_mixture,
-        base.path,
-        base.digest,
-        provides=SERVED_NEEDS,
-    )
-    parts = default_registry().build_parts(config.routers, context)
+    parts = build_parts(config, adapters, base)
     return DecisionFusion(parts, base.digest, isolate_tenants=config.tenant_isolation)

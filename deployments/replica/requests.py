@@ -13,7 +13,7 @@ both places, and so does a cancellation.
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 import structlog
@@ -83,6 +83,7 @@ class RequestBook:
     """Admits, tracks and ends requests. Everything but ``on_chunks`` runs on the event loop.
 
     Args:
+        ensure: catches up with the registry where a generation is not known here yet.
         max_waiting: requests that may wait for their adapters at once; beyond it only tenants are
             let in that have less than an equal share of them.
         deliver: hands chunks to the links; called on the event loop.
@@ -93,6 +94,7 @@ class RequestBook:
         *,
         engine: Engine,
         adapters: AdapterManager,
+        ensure: Callable[[tuple[AdapterDigest, ...]], Awaitable[None]],
         reader: DecisionReader,
         fusion: DecisionFusion,
         max_waiting: int,
@@ -102,6 +104,7 @@ class RequestBook:
     ) -> None:
         self._engine = engine
         self._adapters = adapters
+        self._ensure = ensure
         self._reader = reader
         self._fusion = fusion
         self._max_waiting = max_waiting
@@ -126,6 +129,12 @@ class RequestBook:
         return tuple(
             AdapterLoad(digest, tenant, load.arrived, load.tokens)
             for (digest, tenant), load in sorted(self._loads.items())
+        )
+
+    def uses(self, digest: AdapterDigest) -> bool:
+        """Whether a live request has been decided on this generation, or may have been."""
+        return any(
+            live.decision is None or digest in live.decision.digests for live in self._live.values()
         )
 
     def submit(self, message: Submit) -> None:

@@ -1,10 +1,11 @@
 """Keeps a process's view of the registry fresh."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import structlog
 
+from cluster.adapters.registry.records import Generation
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.errors import BraidError
 
@@ -18,24 +19,29 @@ class RegistryFollower:
     """Asks for the version again and again; while nobody answers the last view serves.
 
     Args:
-        tick: called after every look, whether or not there was anything new.
+        folder: the configured folder's adapters by alias. They are registered at the start, and
+            again where the registry was lost and begun anew.
     """
 
     def __init__(
         self,
         registry: AdapterRegistry,
+        folder: Mapping[str, Generation],
         interval_s: float = FOLLOW_INTERVAL_S,
-        tick: Callable[[], None] | None = None,
     ) -> None:
         self._registry = registry
+        self._folder = dict(folder)
         self._interval_s = interval_s
-        self._tick = tick
+        self._synced_epoch: str | None = None
         self._task: asyncio.Task[None] | None = None
         self.error: str | None = None
         """Why the last look failed, or None."""
 
-    def start(self) -> None:
-        """Begin to look."""
+    async def start(self) -> None:
+        """Look once, then follow. Where nobody answers, the folder alone is what there is."""
+        await self.look()
+        if self.error is not None:
+            self._registry.assume_folder(self._folder)
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -44,18 +50,23 @@ class RegistryFollower:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    async def look(self) -> None:
+        """Bring the view up to date, or note why not."""
+        try:
+            view = await self._registry.refresh()
+            if view.version.epoch != self._synced_epoch:
+                view = await self._registry.sync_folder(self._folder)
+                self._synced_epoch = view.version.epoch
+        except BraidError as error:
+            if self.error is None:
+                log.warning("registry.away", error=error.message)
+            self.error = error.message
+        else:
+            if self.error is not None:
+                log.info("registry.back")
+            self.error = None
+
     async def _run(self) -> None:
         while True:
-            try:
-                await self._registry.refresh()
-            except BraidError as error:
-                if self.error is None:
-                    log.warning("registry.away", error=error.message)
-                self.error = error.message
-            else:
-                if self.error is not None:
-                    log.info("registry.back")
-                self.error = None
-            if self._tick is not None:
-                self._tick()
             await asyncio.sleep(self._interval_s)
+            await self.look()

@@ -108,6 +108,8 @@ def check_alias(view: RegistryView, owner: TenantId, alias: str, forbidden: froz
         raise AdapterError(f"a name must match {ALIAS_PATTERN}, found {alias!r}", param="name")
     if alias.lower() in forbidden | RESERVED_ALIASES:
         raise AdapterError(f"the name {alias!r} is reserved", param="name")
+    if re.fullmatch("[0-9a-f]{64}", alias):
+        raise AdapterError("a name must not look like a generation's digest", param="name")
     for other in view.names.values():
         if other.owner == owner and other.alias != alias and other.alias.lower() == alias.lower():
             raise AdapterError(

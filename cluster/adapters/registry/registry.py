@@ -6,12 +6,12 @@ and judges again.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from cluster.adapters.registry import operations
 from cluster.adapters.registry.operations import Transaction
 from cluster.adapters.registry.records import Answer, Generation, Name
-from cluster.adapters.registry.store import RegistryStore, Version
+from cluster.adapters.registry.store import Changes, RegistryStore, Version
 from cluster.adapters.registry.view import RegistryView
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, TenantId
@@ -36,6 +36,7 @@ class AdapterRegistry:
         self._reading = asyncio.Lock()
         self._listeners: list[Callable[[RegistryView], None]] = []
         self._read_at: float | None = None  # monotonic, seconds
+        self._assumed = False  # the view was never read
 
     @property
     def view(self) -> RegistryView:
@@ -58,7 +59,7 @@ class AdapterRegistry:
             StoreUnavailable: the view stays as it is.
         """
         async with self._reading:
-            if await self._store.version() != self._view.version:
+            if self._assumed or await self._store.version() != self._view.version:
                 await self._read()
             self._read_at = self._clock.monotonic()
             return self._view
@@ -170,7 +171,16 @@ class AdapterRegistry:
         """See ``operations.finish_delete``."""
         return await self._commit(lambda view: operations.finish_delete(view, digest))
 
-    async def sync_folder(self, generations: dict[str, Generation]) -> RegistryView:
+    def assume_folder(self, generations: Mapping[str, Generation]) -> None:
+        """Take the configured folder for all there is, until the store answers."""
+        view = RegistryView()
+        for alias, generation in sorted(generations.items()):
+            transaction = operations.sync_folder(view, alias, generation, self._clock.wall())
+            view = view.after(Changes(Version(), False, transaction.write))
+        self._assumed = True
+        self._show(view)
+
+    async def sync_folder(self, generations: Mapping[str, Generation]) -> RegistryView:
         """Bring in what the configured folder has, by alias; see ``operations.sync_folder``."""
         view = await self.refresh()
         for alias in sorted(generations.keys() | view.folder.keys()):
@@ -202,7 +212,12 @@ class AdapterRegistry:
             ) from error
 
     async def _read(self) -> None:
-        changes = await self._store.changes(self._view.version)
-        self._view = self._view.after(changes)
+        start = RegistryView() if self._assumed else self._view
+        changes = await self._store.changes(start.version)
+        self._assumed = False
+        self._show(start.after(changes))
+
+    def _show(self, view: RegistryView) -> None:
+        self._view = view
         for listener in self._listeners:
-            listener(self._view)
+            listener(view)

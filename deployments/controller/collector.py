@@ -1,0 +1,100 @@
+"""Generations that nobody names any more: freed everywhere, then forgotten."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from cluster.adapters.registry.follower import FOLLOW_INTERVAL_S
+from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
+from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.store import ContentStore
+from cluster.clock import Clock
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import AdapterInUse
+from cluster.placement.plan import AdapterInfo
+
+log = structlog.get_logger(__name__)
+
+GRACE_S = 4 * FOLLOW_INTERVAL_S
+"""A front may decide on a name's old generation this long after it was switched or removed: the
+age of its view, and the way of a request to its replica."""
+
+Unload = Callable[[tuple[AdapterDigest, ...]], Awaitable[list[frozenset[AdapterDigest]] | None]]
+
+
+class RetiredCollector:
+    """Frees what is retired. One in the cluster; every step can be taken again after a restart.
+
+    Args:
+        store: of the files; None where there is none.
+        unload: asks every replica to let generations go; what is gone, by replica, or None where
+            one did not answer.
+        abandon_after_s: a generation that is staged for so long is let go.
+    """
+
+    def __init__(
+        self,
+        registry: AdapterRegistry,
+        store: ContentStore | None,
+        unload: Unload,
+        clock: Clock,
+        *,
+        abandon_after_s: float,
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._unload = unload
+        self._clock = clock
+        self._abandon_after_s = abandon_after_s
+
+    async def tick(self) -> tuple[AdapterDigest, ...]:
+        """One look; what was forgotten.
+
+        Raises:
+            StoreUnavailable: the registry cannot be reached; nothing is lost.
+            AdapterStoreError: files could not be removed; they are tried again.
+        """
+        view = self._registry.view
+        now = self._clock.wall()
+        for generation in view.in_state(GenerationState.STAGED):
+            if now - generation.changed_at >= self._abandon_after_s:
+                await self._registry.abandon(generation.digest)
+        due = [g for g in view.in_state(GenerationState.RETIRED) if now - g.changed_at >= GRACE_S]
+        gone = await self._gone(tuple(generation.digest for generation in due))
+        leaving = [g for g in due if g.digest in gone]
+        leaving += view.in_state(GenerationState.DELETING)
+        return tuple([g.digest for g in leaving if await self._forget(g)])
+
+    async def _gone(self, digests: tuple[AdapterDigest, ...]) -> frozenset[AdapterDigest]:
+        if not digests:
+            return frozenset()
+        answers = await self._unload(digests)
+        if answers is None:
+            return frozenset()
+        return frozenset(digests).intersection(*answers)
+
+    async def _forget(self, generation: Generation) -> bool:
+        digest = generation.digest
+        try:
+            await self._registry.begin_delete(digest)
+        except AdapterInUse:
+            return False  # it has come back
+        if generation.place.kind is PlaceKind.STORE and self._store is not None:
+            await asyncio.to_thread(self._store.remove, digest)
+        await self._registry.finish_delete(digest)
+        log.info("adapters.forgotten", digest=digest)
+        return True
+
+
+def placeable(view: RegistryView) -> tuple[AdapterInfo, ...]:
+    """What placement may put on replicas: every generation that a name points to, once."""
+    infos: dict[AdapterDigest, AdapterInfo] = {}
+    for name in view.names.values():
+        generation = view.of_name(name)
+        infos.setdefault(
+            name.digest,
+            AdapterInfo(name.digest, name.alias, name.owner, generation.manifest.nbytes),
+        )
+    return tuple(infos.values())

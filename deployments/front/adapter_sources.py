@@ -1,0 +1,64 @@
+"""From what an administrator names to something that can be fetched."""
+
+from starlette.requests import Request
+
+from cluster.adapters.sources import (
+    AdapterSource,
+    FolderSource,
+    HubSource,
+    UploadSource,
+    UrlSource,
+)
+from cluster.config import AdapterConfig
+from cluster.errors import AdapterSourceRefused, RequestError
+from deployments.front.adapter_wire import SourceBody
+
+ARCHIVE_TYPES = frozenset(
+    {
+        "application/x-tar",
+        "application/gzip",
+        "application/x-gzip",
+        "application/zip",
+        "application/octet-stream",
+    }
+)
+
+
+def source_of(body: SourceBody, config: AdapterConfig) -> AdapterSource:
+    """The source that a body names; nothing is opened yet.
+
+    Raises:
+        AdapterSourceRefused: this kind of source is not configured.
+    """
+    if body.folder is not None:
+        if config.source_dir is None:
+            raise AdapterSourceRefused(
+                "adapters.source_dir is not configured, so no folder can be named; upload it "
+                "instead",
+                param="source",
+            )
+        return FolderSource(config.source_dir, body.folder)
+    if body.hub is not None:
+        if not config.source_hub:
+            raise AdapterSourceRefused("adapters.source_hub is off", param="source")
+        return HubSource(body.hub, body.revision)
+    return UrlSource(body.url or "", config.source_urls)
+
+
+def upload_of(request: Request) -> AdapterSource:
+    """The archive that is a request's body, as it arrives.
+
+    Raises:
+        RequestError: its length is announced as something that is no number.
+    """
+    declared = request.headers.get("content-length")
+    if declared is not None and not declared.isdecimal():
+        raise RequestError(f"content-length: {declared!r} is no number")
+    length = None if declared is None else int(declared)
+    return UploadSource(request.stream(), declared=length)
+
+
+def is_archive(request: Request) -> bool:
+    """Whether the body is an archive, by its declared type."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return kind in ARCHIVE_TYPES

@@ -1,0 +1,60 @@
+"""What the front asks of all replicas at once, through Serve."""
+
+from typing import Any, Protocol
+
+from ray.serve.handle import DeploymentHandle
+
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.registry.records import Answer
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import ReplicaLost
+
+CALL_TIMEOUT_S = 5.0
+
+
+class Cluster(Protocol):
+    """All replicas, for adding adapters."""
+
+    async def base(self) -> BaseShapes:
+        """What an adapter must fit.
+
+        Raises:
+            ReplicaLost: no replica answers.
+        """
+        ...
+
+    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+        """Every replica's answer; "silent" of those that gave none in time."""
+        ...
+
+
+class BroadcastCluster:
+    """Implements ``Cluster``."""
+
+    def __init__(self, replicas: DeploymentHandle[Any]) -> None:
+        self._replicas = replicas
+        self._base: BaseShapes | None = None
+
+    async def base(self) -> BaseShapes:
+        """See ``Cluster``; asked once."""
+        if self._base is None:
+            found = await self._ask("describe_base", timeout_s=CALL_TIMEOUT_S)
+            self._base = next((item for item in found if isinstance(item, BaseShapes)), None)
+        if self._base is None:
+            raise ReplicaLost("no replica answers, so nothing can say what an adapter must fit")
+        return self._base
+
+    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+        """See ``Cluster``."""
+        found = await self._ask("prepare_adapter", digest, timeout_s=timeout_s)
+        return tuple(
+            item
+            if isinstance(item, Answer)
+            else Answer(f"replica {index}", "silent", message=repr(item)[:300])
+            for index, item in enumerate(found)
+        )
+
+    async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
+        response = self._replicas.broadcast(method, *arguments)
+        found: list[Any] = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
+        return found

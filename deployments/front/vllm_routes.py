@@ -1,0 +1,55 @@
+"""vLLM's two routes for adapters, for tools that know them; here they act on the whole cluster."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import PlainTextResponse
+
+from cluster.domain.adapter import SHARED_OWNER
+from deployments.front.adapter_admin import Wanted
+from deployments.front.adapter_sources import source_of
+from deployments.front.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
+from deployments.front.admin import admin_of
+from deployments.front.body import read_body
+from deployments.front.context import FrontContext
+
+
+def build_vllm_routes(context: FrontContext) -> APIRouter:
+    """Both need an administrator's key."""
+    routes = APIRouter(prefix="/v1")
+    admin = context.adapter_admin
+
+    @routes.post("/load_lora_adapter")
+    async def load(request: Request) -> PlainTextResponse:
+        """Add a shared adapter; ``load_inplace`` replaces one."""
+        tenant = admin_of(context, request)
+        body = await read_body(request, VllmLoadBody, context.config.max_body_bytes)
+        source = source_of(source_named(body.lora_path, admin.config.source_dir), admin.config)
+        wanted = Wanted(body.lora_name)
+        if body.load_inplace:
+            wanted = Wanted(body.lora_name, expected=None)
+        await admin.add(source, wanted, tenant.id)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+    @routes.post("/unload_lora_adapter")
+    async def unload(request: Request) -> PlainTextResponse:
+        """Remove a shared adapter; answers when its memory is free."""
+        admin_of(context, request)
+        body = await read_body(request, VllmUnloadBody, context.config.max_body_bytes)
+        await admin.remove(SHARED_OWNER, body.lora_name, expected=None, force=False)
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    return routes
+
+
+def source_named(path: str, source_dir: Path | None) -> SourceBody:
+    """A path under ``source_dir``, absolute or relative to it, else a URL or a repository's id."""
+    if "://" in path:
+        return SourceBody(url=path)
+    if path.startswith("/"):
+        if source_dir is not None and Path(path).is_relative_to(source_dir):
+            path = str(Path(path).relative_to(source_dir))
+        return SourceBody(folder=path)
+    if path.count("/") == 1 and (source_dir is None or not (source_dir / path).is_dir()):
+        return SourceBody(hub=path)
+    return SourceBody(folder=path)

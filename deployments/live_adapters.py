@@ -1,0 +1,151 @@
+"""A process's live view of the adapters: the registry, the configured folder, and the files."""
+
+import contextlib
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.registry.follower import RegistryFollower
+from cluster.adapters.registry.records import (
+    Generation,
+    GenerationState,
+    Place,
+    PlaceKind,
+)
+from cluster.adapters.registry.redis_store import RedisRegistryStore
+from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.store import ContentStore
+from cluster.clock import Clock
+from cluster.config import AdapterConfig, AppConfig
+from cluster.domain.adapter import AdapterEntry
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import AdapterLoadFailed, StoreUnavailable
+from cluster.redis_client import redis_client
+from deployments.parts import Secrets, base_names
+
+REDIS_TIMEOUT_S = 1.0
+NO_BASE = BaseShapes("", {})
+"""For a store that is only read."""
+
+
+class LiveAdapters:
+    """The registry as one process sees it, caught up before it is used and followed from then on.
+
+    While Redis is away at the start, the configured folder alone is what there is.
+
+    Args:
+        catalog: the configured folder, as it was scanned.
+    """
+
+    def __init__(
+        self, registry: AdapterRegistry, catalog: AdapterCatalog, config: AppConfig, clock: Clock
+    ) -> None:
+        self.registry = registry
+        self.catalog = catalog
+        self._folder = folder_generations(catalog, clock.wall())
+        self._adapters_dir = config.adapters_dir
+        self._store = content_store(config.adapters, NO_BASE)
+        self._follower = RegistryFollower(registry, self._folder)
+
+    @classmethod
+    def build(
+        cls,
+        config: AppConfig,
+        secrets: Secrets,
+        clock: Clock,
+        model_id: str,
+        catalog: AdapterCatalog,
+    ) -> "LiveAdapters":
+        """With a registry on the cluster's Redis."""
+        client = redis_client(secrets.redis_url, timeout_s=REDIS_TIMEOUT_S, name="braid-adapters")
+        store = RedisRegistryStore(client, model_id, lambda: uuid.uuid4().hex)
+        registry = AdapterRegistry(store, clock, reserved=base_names(model_id))
+        return cls(registry, catalog, config, clock)
+
+    @property
+    def view(self) -> RegistryView:
+        """The present one; never waits."""
+        return self.registry.view
+
+    @property
+    def away(self) -> str | None:
+        """Why the registry cannot be read now, or None."""
+        return self._follower.error
+
+    def on_change(self, listener: Callable[[RegistryView], None]) -> None:
+        """Call ``listener`` with every new view."""
+        self.registry.on_change(listener)
+
+    async def start(self) -> None:
+        """Register the configured folder and catch up; then follow."""
+        await self._follower.start()
+
+    async def close(self) -> None:
+        """Stop following, and close the registry."""
+        await self._follower.close()
+        await self.registry.close()
+
+    async def catch_up(self, max_age_s: float = 0.0) -> None:
+        """Look again unless the view is young enough; while Redis is away the view stays."""
+        age = self.registry.age_s
+        if age is not None and age < max_age_s:
+            return
+        with contextlib.suppress(StoreUnavailable):
+            await self.registry.refresh()
+
+    async def ensure(self, digests: tuple[AdapterDigest, ...]) -> None:
+        """Catch up where a generation is not known yet: whoever asked for it is ahead."""
+        if any(digest not in self.view.generations for digest in digests):
+            await self.catch_up()
+
+    def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
+        """A generation with the path of its files.
+
+        Raises:
+            ModelNotFound: it is not registered.
+            AdapterLoadFailed: it is, but this process does not know where its files are.
+        """
+        return self.view.by_digest(digest, self.path_of)
+
+    def path_of(self, generation: Generation) -> str:
+        """Where a generation's files are on this machine.
+
+        Raises:
+            AdapterLoadFailed: ``adapters_dir`` or ``adapters.store_dir`` is not configured here.
+        """
+        if generation.place.kind is PlaceKind.FOLDER and self._adapters_dir is not None:
+            return str(self._adapters_dir / generation.place.path)
+        if generation.place.kind is PlaceKind.STORE and self._store is not None:
+            stored = self._store.get(generation.digest)
+            if stored is not None:
+                return str(stored.path)
+        raise AdapterLoadFailed(
+            f"generation {generation.digest}: its files ({generation.place.kind}) are not here"
+        )
+
+
+def folder_generations(catalog: AdapterCatalog, now: float) -> dict[str, Generation]:
+    """The configured folder's adapters as generations, by alias; ``now`` is wall clock, seconds."""
+    return {
+        alias: Generation(
+            manifest=entry.manifest,
+            place=Place(PlaceKind.FOLDER, Path(entry.path).name),
+            state=GenerationState.STAGED,
+            source=f"adapters_dir {alias}",
+            added_at=now,
+            changed_at=now,
+            tags=entry.tags,
+        )
+        for alias, entry in catalog.entries.items()
+    }
+
+
+def content_store(config: AdapterConfig, base: BaseShapes) -> ContentStore | None:
+    """The configured store; None where there is none."""
+    if config.store_dir is None:
+        return None
+    return ContentStore(config.store_dir, AdapterLimits.from_config(config), base)

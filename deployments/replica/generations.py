@@ -1,0 +1,80 @@
+"""What one replica does for the life of a generation: try it, keep it, let it go."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import structlog
+
+from cluster.adapters.loader import HostAdapter
+from cluster.adapters.manager import AdapterManager
+from cluster.adapters.registry.view import RegistryView
+from cluster.domain.adapter import AdapterEntry
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import AdapterCapacity, BraidError
+from deployments.live_adapters import LiveAdapters
+
+log = structlog.get_logger(__name__)
+
+LOADED, CHECKED, REFUSED = "loaded", "checked", "refused"
+
+
+class GenerationKeeper:
+    """Follows the registry's pins, and answers the front and the controller.
+
+    Args:
+        uses: whether a live request of this replica has been decided on a generation.
+        load: reads and checks a generation's files; runs in ``executor``.
+    """
+
+    def __init__(
+        self,
+        live: LiveAdapters,
+        adapters: AdapterManager,
+        uses: Callable[[AdapterDigest], bool],
+        load: Callable[[AdapterEntry], HostAdapter],
+        executor: Executor,
+    ) -> None:
+        self._live = live
+        self._adapters = adapters
+        self._uses = uses
+        self._load = load
+        self._executor = executor
+        self._pinned: frozenset[AdapterDigest] = frozenset()
+
+    def start(self) -> None:
+        """Pin what is pinned now, and follow."""
+        self._follow(self._live.view)
+        self._live.on_change(self._follow)
+
+    async def prepare(self, digest: AdapterDigest) -> tuple[str, str, str]:
+        """Bring a generation in, or at least check that it could be: (outcome, code, message)."""
+        try:
+            await self._live.ensure((digest,))
+            try:
+                await self._adapters.load(digest)
+                return LOADED, "", ""
+            except AdapterCapacity:
+                entry = self._live.by_digest(digest)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._executor, self._load, entry)
+                return CHECKED, "", ""
+        except BraidError as error:
+            return REFUSED, error.code, error.message
+
+    async def unload(self, digests: tuple[AdapterDigest, ...]) -> tuple[AdapterDigest, ...]:
+        """Let go of those that no request here has; they are answered when they are gone."""
+        gone = []
+        for digest in digests:
+            if not self._uses(digest) and await self._adapters.unload(digest):
+                gone.append(digest)
+        return tuple(gone)
+
+    def _follow(self, view: RegistryView) -> None:
+        wanted = view.pinned
+        for digest in self._pinned - wanted:
+            self._adapters.unpin(digest)
+        for digest in sorted(wanted - self._pinned):
+            if not self._adapters.pin(digest):
+                log.warning("replica.pin_not_loaded", digest=digest)
+        self._pinned = wanted
