@@ -51,6 +51,7 @@ class SamplingParams:
     grammar: str = ""  # llguidance's JSON text that the completion must match; empty is free text
     min_tokens: int = 0  # no end-of-sequence or stop token, and no stop string, before
     prompt_logprobs: int | None = None  # of the prompt's tokens after the first; as ``logprobs``
+    explain: bool = False  # tell with each token the gate's weights that it came from
 
     @property
     def adjusts_logits(self) -> bool:

@@ -19,7 +19,6 @@ class Fusion:
     router: str = ""  # of the engine's routers: weighs the modules of the one adapter for a prompt
     site_weights: SiteWeights | None = None  # for each adapter, in their order
     prompt_tokens: int | None = None  # what a router sees; None: the request's whole prompt
-    explain: bool = False  # tell with each token the gate's weights that it came from
     complete: Callable[[SiteWeights], str] | None = None
     """KV namespace of the sequence once its router's weights are known."""
 

@@ -277,7 +277,8 @@ class ModelRunner:
             s = item.sequence
             seen = None if s.fusion is None else s.fusion.prompt_tokens
             prompt = min(item.end, s.prompt_len if seen is None else seen) - item.start
-            rows.append(FusedRows(s.request_id, s.fusion, first, item.count, prompt))
+            explain = s.request.sampling.explain
+            rows.append(FusedRows(s.request_id, s.fusion, first, item.count, prompt, explain))
             first += item.count
         parts = self._fusion
         return StepFusion(batch, rows, parts.gates, parts.routers, self._sites)

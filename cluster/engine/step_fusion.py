@@ -76,6 +76,7 @@ class FusedRows:
     first: int  # its first token in the step
     count: int  # its tokens in the step
     prompt: int  # of which, from the first, are its prompt's
+    explain: bool = False  # its gate's weights are wanted
 
 
 @dataclass(slots=True)
@@ -282,7 +283,7 @@ def _gated(
         pairs = torch.isin(owners, torch.tensor(indices)).nonzero().squeeze(1)
         places = row_of[batch.pair_tokens[pairs]] * gate.num_adapters + batch.pair_terms[pairs]
         every = len(tokens) == batch.tokens
-        asking = [rows[i] for i in indices if rows[i].fusion.explain]  # type: ignore[union-attr]
+        asking = [rows[i] for i in indices if rows[i].explain]
         last = [int(row_of[row.first + row.count - 1]) for row in asking]
         found.append(
             _Gated(

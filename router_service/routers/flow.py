@@ -4,7 +4,7 @@ The gate itself, ``router_service.flow``, runs where the residual stream is.
 """
 
 from cluster.config import RouterConfig, Section
-from cluster.domain.decision import Granularity
+from cluster.domain.decision import CandidateScore, Granularity
 from router_service.artifacts import adapter_generations, load_artifact, parse_hyperparameters
 from router_service.flow.schema import KIND, FlowHyperparameters
 from router_service.routers.base import (
@@ -46,7 +46,7 @@ class FlowRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """Every adapter of the gate: it cannot weigh fewer.
+        """Every adapter of the gate, in its order, with certainty: it cannot weigh fewer.
 
         Raises:
             RouterFailed: one of them is not the tenant's.
@@ -58,7 +58,10 @@ class FlowRouter:
                 f"router {self.name!r} weighs adapters that the tenant may not use: "
                 f"{', '.join(missing)}"
             )
-        return RoutedMixture(tuple((alias, 1.0) for alias in self.candidates), ())
+        return RoutedMixture(
+            tuple((alias, 1.0) for alias in self.candidates),
+            tuple(CandidateScore(alias, 1.0, kept=True) for alias in self.candidates),
+        )
 
 
 def _build(config: RouterConfig, options: FlowOptions, context: RouterContext) -> FlowRouter:

@@ -320,10 +320,10 @@ def test_an_explained_answer_tells_the_weights_behind_each_token(engine, peft_mo
     running.on_chunk = lambda chunk: told.append((chunk.token_ids, chunk.gate_weights))
     submit(running, "other", "two", prompt_of("other"))
     answer = running.ask(
-        make_request("told", prompt, SAMPLING),
+        make_request("told", prompt, dataclasses.replace(SAMPLING, explain=True)),
         mixture_of(names),
         "two",
-        fusion=Fusion(gate="two", explain=True),
+        fusion=Fusion(gate="two"),
     )
     running.wait("other")
     weights = [w for _, w in told if w]

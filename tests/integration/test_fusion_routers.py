@@ -104,6 +104,16 @@ def test_an_untrained_gate_answers_like_its_target(fused: LiveCluster) -> None:
     assert again.json()["choices"] == gated.json()["choices"]
 
 
+def test_an_answer_tells_the_gates_weights_on_request(fused: LiveCluster) -> None:
+    answer = fused.complete("acme", "auto:blend", fresh("Count the orders"), explain=True).json()
+    (choice,) = answer["choices"]
+    assert choice["explain"]["adapters"] == ["shell", "sql"]
+    weights = choice["explain"]["gate_weights"]
+    assert len(weights) == answer["usage"]["completion_tokens"]
+    assert {(len(token), len(layer)) for token in weights for layer in token} == {(30, 2)}
+    assert any(abs(layer[1] - 1) > 0.01 for token in weights for layer in token)
+
+
 def test_gated_and_other_requests_share_batches(fused: LiveCluster) -> None:
     prompts = {
         model: fresh("Show all files larger than 10 MB")
