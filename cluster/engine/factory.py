@@ -17,6 +17,7 @@ from cluster.engine.grammar import GrammarCompiler
 from cluster.engine.model_loader import LoadedModel, load_model
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import Scheduler
+from cluster.engine.step_batches import make_batches
 from kernels.lora.bank import AdapterBank
 
 
@@ -58,12 +59,13 @@ def build_engine(
     check_memory(model_dir, config, adapter_config)
     loaded = load_model(model_dir, config)
     bank = make_bank(loaded, config, adapter_config)
+    batches = make_batches(loaded, config, bank, adapter_config.max_mixture)
     pool = BlockPool(config.kv_blocks, config.block_size)
     scheduler = Scheduler(config, pool, clock)
     engine = Engine(
         scheduler=scheduler,
         pool=pool,
-        runner=ModelRunner(loaded, config, bank, fusion),
+        runner=ModelRunner(loaded, config, bank, fusion, batches),
         max_model_len=min(loaded.max_model_len, scheduler.max_model_len),
         eos_token_ids=loaded.eos_token_ids,
         clock=clock,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from cluster.engine.step_fusion import StepFusion
-    from kernels.attention.batch import PagedBatch
     from kernels.attention.cache import LayerKVCache
+    from kernels.attention.paged import AnyPagedBatch
     from kernels.lora.bank import AdapterBank
-    from kernels.lora.batch import LoraBatch
+    from kernels.lora.torch_ops import AnyLoraBatch
 
 
 @dataclass(slots=True)
@@ -25,8 +25,8 @@ class StepContext:
     max_model_len: int  # tokens
     bank: AdapterBank | None = None  # set once, by the runner
     kv_caches: tuple[LayerKVCache, ...] = ()  # one per layer, set once, by the runner
-    attention: PagedBatch | None = None
-    lora: LoraBatch | None = None
+    attention: AnyPagedBatch | None = None
+    lora: AnyLoraBatch | None = None
     fusion: StepFusion | None = None
 
     def effective_window(self, window: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Paged attention in torch, for CPU and GPU."""
+"""Paged attention: in torch, for CPU and GPU, or handed to the Triton kernels."""
 
 from functools import lru_cache
 
@@ -8,9 +8,14 @@ from torch.nn.functional import scaled_dot_product_attention
 from kernels.attention.batch import DecodePlan, PagedBatch, PrefillPlan, heads_first
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.native import attend_native
+from kernels.attention.triton_batch import TritonPagedBatch
+from kernels.attention.triton_dispatch import attention_operators
+
+AnyPagedBatch = PagedBatch | TritonPagedBatch
+"""A step's view of the cache; its class says which kernels compute."""
 
 
-def store_kv(k: torch.Tensor, v: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> None:
+def store_kv(k: torch.Tensor, v: torch.Tensor, cache: LayerKVCache, batch: AnyPagedBatch) -> None:
     """Put the step's keys and values into the cache.
 
     Args:
@@ -21,7 +26,7 @@ def store_kv(k: torch.Tensor, v: torch.Tensor, cache: LayerKVCache, batch: Paged
     store_fused_kv(torch.cat((k, v), dim=1), cache, batch)
 
 
-def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> None:
+def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: AnyPagedBatch) -> None:
     """Put the step's keys and values into the cache.
 
     A block that is begun and not filled is cleared first: what an earlier owner left behind, finite
@@ -32,6 +37,9 @@ def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> 
         cache: the layer's.
         batch: of this step.
     """
+    if isinstance(batch, TritonPagedBatch):
+        attention_operators()[0](kv, cache, batch)
+        return
     if batch.opened_blocks is not None:
         cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
     cache.kv.flatten(0, 1).index_copy_(0, batch.slot_mapping, kv)
@@ -40,7 +48,7 @@ def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: PagedBatch) -> 
 def paged_attention(
     q: torch.Tensor,
     cache: LayerKVCache,
-    batch: PagedBatch,
+    batch: AnyPagedBatch,
     scale: float,
     window: int | None = None,
 ) -> torch.Tensor:
@@ -61,6 +69,8 @@ def paged_attention(
     Returns:
         [T, H, D].
     """
+    if isinstance(batch, TritonPagedBatch):
+        return attention_operators()[1](q, cache, batch, scale, window)
     plan = batch.plan(window)
     if len(plan.decode) == 1 and plan.decode[0].tokens is None:
         return _decode(q, cache, plan.decode[0], scale)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from kernels.attention.batch import PagedBatch
 from kernels.attention.cache import LayerKVCache
-from kernels.attention.paged import store_fused_kv
+from kernels.attention.paged import AnyPagedBatch, store_fused_kv
+from kernels.attention.triton_batch import TritonPagedBatch
 from kernels.elementwise import native_kernel
 from kernels.native.compiler import openmp
 from kernels.native.parallel import call_native
@@ -74,7 +74,7 @@ def rotate_and_store(
     sin: torch.Tensor,
     heads: int,
     cache: LayerKVCache,
-    batch: PagedBatch,
+    batch: AnyPagedBatch,
 ) -> None:
     """Rotate the query and key heads by halves, in place, and put keys and values into the cache.
 
@@ -86,7 +86,11 @@ def rotate_and_store(
         batch: of this step.
     """
     kv_heads, dim = cache.kv_heads, qkv.shape[2]
-    if not native_rows(qkv) or cache.kv.dtype != torch.float32:
+    if (
+        isinstance(batch, TritonPagedBatch)
+        or not native_rows(qkv)
+        or cache.kv.dtype != torch.float32
+    ):
         _rotate(qkv.narrow(1, 0, heads + kv_heads), cos.unsqueeze(1), sin.unsqueeze(1))
         store_fused_kv(qkv.narrow(1, heads, 2 * kv_heads), cache, batch)
         return

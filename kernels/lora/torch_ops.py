@@ -1,4 +1,4 @@
-"""The fused multi-LoRA operator in torch, for CPU and GPU.
+"""The fused multi-LoRA operator: in torch, for CPU and GPU, or handed to the Triton kernels.
 
 ``y[t] += sum_k w[t,k] * scale[slot_k] * B[slot_k] A[slot_k] x[t]``
 
@@ -14,7 +14,12 @@ from kernels.lora.batch import LoraBatch
 from kernels.lora.lane import ExpandView, SiteView
 from kernels.lora.native import add_native
 from kernels.lora.segments import DenseSegment, GroupedSegment
+from kernels.lora.triton_batch import TritonLoraBatch
+from kernels.lora.triton_dispatch import add_lora_operator
 from kernels.threads import one_thread
+
+AnyLoraBatch = LoraBatch | TritonLoraBatch
+"""What `add_lora` takes; its class says which kernels compute."""
 
 
 def add_lora(
@@ -22,7 +27,7 @@ def add_lora(
     x: torch.Tensor,
     bank: AdapterBank,
     site_index: int,
-    batch: LoraBatch,
+    batch: AnyLoraBatch,
     weights: torch.Tensor | None = None,
 ) -> None:
     """Add the batch's adapters to one fused site's output, in place.
@@ -32,14 +37,18 @@ def add_lora(
         x: [T, in_features of the site], their input, of the bank's dtype.
         bank: the bank the batch was built on.
         site_index: index into ``bank.sites``.
-        batch: from ``LoraBatch.build`` with the same T.
+        batch: from ``LoraBatch.build`` with the same T, or updated for this step.
         weights: in place of the batch's: [pairs], or [pairs, slices of the site] where single
-            modules are weighted or, with 0, left out; of the bank's dtype.
+            modules are weighted or, with 0, left out; of the bank's dtype, or of any with a
+            ``TritonLoraBatch``.
 
     Raises:
         ValueError: T, widths, weights or dtype do not fit.
         StaleBatchError: a later batch has reorganised what this one reads.
     """
+    if isinstance(batch, TritonLoraBatch):
+        add_lora_operator()(y, x, site_index, batch, weights)
+        return
     site = bank.sites[site_index]
     tokens = batch.tokens
     if x.shape != (tokens, site.in_features) or y.shape != (tokens, site.out_features):

@@ -95,6 +95,11 @@ class TritonLoraBatch:
         )
         self._held: tuple[torch.Tensor, ...] = ()
 
+    @property
+    def valid(self) -> bool:
+        """Always: the adapters it reads are held until the next ``update``."""
+        return True
+
     def update(self, rows: Sequence[tuple[int, Mixture]], *, pad_to: int | None = None) -> bool:
         """Take over a step's rows.
 

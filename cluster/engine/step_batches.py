@@ -1,0 +1,231 @@
+"""What a step's kernels read: built anew for torch, or kept in buffers that a GPU's graphs know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import structlog
+import torch
+
+from cluster.config import EngineConfig
+from cluster.engine.cuda_graphs import (
+    Capture,
+    CudaCapture,
+    DecodeGraphs,
+    DecodeRow,
+    decode_buckets,
+)
+from cluster.engine.model_loader import LoadedModel
+from cluster.engine.scheduler import ScheduledSequence
+from kernels.attention.batch import PagedBatch
+from kernels.attention.paged import AnyPagedBatch
+from kernels.attention.triton_batch import TritonPagedBatch
+from kernels.lora.bank import AdapterBank
+from kernels.lora.batch import LoraBatch, Mixture
+from kernels.lora.torch_ops import AnyLoraBatch
+from kernels.lora.triton_batch import TritonLoraBatch
+from kernels.lora.triton_dispatch import available
+
+log = structlog.get_logger(__name__)
+
+StepForward = Callable[[torch.Tensor, AnyPagedBatch, AnyLoraBatch | None], torch.Tensor]
+"""Logits [T, vocabulary] of inputs [2, T] (token ids, positions) on the device."""
+
+MAX_PAIRS = 8
+"""Adapters of a row for which Triton batches have room unless told otherwise."""
+
+
+class StepBatches(Protocol):
+    """One kind of device's way of telling kernels about a step."""
+
+    def attention(
+        self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> AnyPagedBatch:
+        """The step's view of the cache, valid until the next call; per row its blocks, its tokens
+        in the cache and its new tokens."""
+        ...
+
+    def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
+        """The step's adapters, valid until the next call or ``decode``; None for the base alone.
+
+        Raises:
+            ValueError: an empty slot, or a weight that is not finite.
+        """
+        ...
+
+    def capture(self, forward: StepForward, /) -> None:
+        """Capture decode steps where the device replays them."""
+        ...
+
+    def decode(self, scheduled: Sequence[ScheduledSequence], /) -> torch.Tensor | None:
+        """Logits [rows, vocabulary] of a captured step, valid until the next call; None where the
+        step is not one that is captured."""
+        ...
+
+
+class TorchBatches:
+    """Batches built for each step; nothing is captured."""
+
+    def __init__(
+        self, bank: AdapterBank, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self._bank = bank
+        self._block_size, self._dtype, self._device = block_size, dtype, device
+
+    def attention(
+        self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> AnyPagedBatch:
+        """As in `StepBatches`."""
+        return PagedBatch.build(
+            tables,
+            starts,
+            counts,
+            block_size=self._block_size,
+            dtype=self._dtype,
+            device=self._device,
+        )
+
+    def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
+        """As in `StepBatches`."""
+        return LoraBatch.build(rows, self._bank)
+
+    def capture(self, _: StepForward) -> None:
+        """Nothing."""
+
+    def decode(self, _: Sequence[ScheduledSequence]) -> torch.Tensor | None:
+        """None."""
+        return None
+
+
+class TritonBatches:
+    """Batches in buffers that are refilled, and decode steps replayed over them.
+
+    A step that has no room in the buffers (a prompt computed whole, beyond the step's usual budget,
+    or a larger mixture) gets torch's batches.
+    """
+
+    def __init__(
+        self,
+        paged: TritonPagedBatch,
+        lora: TritonLoraBatch,
+        larger: TorchBatches,
+        capture: Capture | None,
+    ) -> None:
+        """Take over the buffers.
+
+        Args:
+            paged: of the cache.
+            lora: of the bank.
+            larger: for steps that do not fit the two.
+            capture: makes captured steps; None: every step is launched anew.
+        """
+        self._paged, self._lora, self._larger = paged, lora, larger
+        self._capture = capture
+        self._graphs: DecodeGraphs | None = None
+
+    def attention(
+        self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
+    ) -> AnyPagedBatch:
+        """As in `StepBatches`."""
+        paged = self._paged
+        if sum(counts) > paged.max_tokens or len(counts) > paged.max_rows:
+            return self._larger.attention(tables, starts, counts)
+        paged.update(tables, starts, counts)
+        return paged
+
+    def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
+        """As in `StepBatches`."""
+        lora = self._lora
+        if (
+            sum(count for count, _ in rows) > lora.max_tokens
+            or len(rows) > lora.max_rows
+            or any(len(mixture) > lora.max_pairs for _, mixture in rows)
+        ):
+            return self._larger.lora(rows)
+        if self._graphs is not None:
+            self._graphs.forget_rows()
+        return lora if lora.update(rows) else None
+
+    def capture(self, forward: StepForward) -> None:
+        """Capture decode steps of up to ``max_rows`` rows, with and without adapters."""
+        if self._capture is None:
+            return
+        paged, lora = self._paged, self._lora
+
+        def compute(inputs: torch.Tensor, adapters: bool) -> torch.Tensor:
+            return forward(inputs, paged, lora if adapters else None)
+
+        buckets = decode_buckets(paged.max_rows)
+        device = lora.bank.device
+        self._graphs = DecodeGraphs(compute, paged, lora, buckets, device, self._capture)
+        log.info("decode steps captured", rows=list(buckets))
+
+    def decode(self, scheduled: Sequence[ScheduledSequence]) -> torch.Tensor | None:
+        """As in `StepBatches`: captured are steps of one token per row whose adapters have one
+        weight each."""
+        most = self._lora.max_pairs
+        if self._graphs is None or any(
+            item.count != 1
+            or item.sequence.fusion is not None
+            or len(item.sequence.adapters) > most
+            for item in scheduled
+        ):
+            return None
+        return self._graphs.run([_row(item) for item in scheduled])
+
+
+def make_batches(
+    loaded: LoadedModel, config: EngineConfig, bank: AdapterBank, max_pairs: int = MAX_PAIRS
+) -> StepBatches:
+    """The way of a model's device.
+
+    Args:
+        loaded: the model.
+        config: of its engine; it bounds a step's rows and tokens.
+        bank: of its adapters.
+        max_pairs: most adapters of a row.
+    """
+    torch_batches = TorchBatches(bank, config.block_size, loaded.dtype, loaded.device)
+    if not available(loaded.device):
+        return torch_batches
+    return triton_batches(
+        loaded,
+        config,
+        bank,
+        torch_batches,
+        CudaCapture() if config.cuda_graphs else None,
+        max_pairs,
+    )
+
+
+def triton_batches(
+    loaded: LoadedModel,
+    config: EngineConfig,
+    bank: AdapterBank,
+    larger: TorchBatches,
+    capture: Capture | None,
+    max_pairs: int = MAX_PAIRS,
+) -> TritonBatches:
+    """Buffers of the sizes that ``config`` bounds; arguments as of `make_batches` and the class."""
+    rows, tokens = config.max_batch_size, max(config.max_batch_tokens, config.max_batch_size)
+    paged = TritonPagedBatch(
+        max_tokens=tokens,
+        max_rows=rows,
+        max_len=loaded.max_model_len,
+        block_size=config.block_size,
+        device=loaded.device,
+    )
+    lora = TritonLoraBatch(bank, max_tokens=tokens, max_rows=rows, max_pairs=max_pairs)
+    return TritonBatches(paged, lora, larger, capture)
+
+
+def _row(item: ScheduledSequence) -> DecodeRow:
+    sequence = item.sequence
+    return DecodeRow(
+        sequence=sequence.arrival,
+        token=sequence.token_ids[item.start],
+        position=item.start,
+        block_table=sequence.block_table,
+        mixture=sequence.adapters,
+    )
