@@ -2,10 +2,11 @@
 
 ``root`` may be a volume that several processes and machines share. What is visible under a
 digest is complete: files are gathered in a private folder under ``root/.incoming`` and renamed
-into place, and renamed away before they are deleted.
+into place, and renamed away before they are deleted. The 256 two-letter folders stay once made.
 """
 
 import asyncio
+import errno
 import os
 import re
 import shutil
@@ -152,7 +153,6 @@ class ContentStore:
                 path.rename(folder / digest)
             except FileNotFoundError:
                 return False
-            _remove_empty(path.parent)
         return True
 
     def verify(self, digest: AdapterDigest) -> None:
@@ -290,10 +290,8 @@ class ContentStore:
             path.parent.mkdir(exist_ok=True)
             try:
                 folder.rename(path)
-            except FileNotFoundError:
-                return False  # the emptied shard was removed between the two calls
-            except OSError:
-                if path.is_dir():
+            except OSError as error:
+                if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
                     return False
                 raise
             return True
@@ -351,13 +349,6 @@ def _delete(folder: Path) -> None:
         shutil.rmtree(folder)
     except FileNotFoundError:
         return  # renamed into place, or swept by another process
-
-
-def _remove_empty(shard: Path) -> None:
-    try:
-        shard.rmdir()
-    except OSError:
-        return  # another generation is there
 
 
 def _sync(path: Path) -> None:

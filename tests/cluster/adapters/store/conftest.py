@@ -15,14 +15,14 @@ KEPT = ("adapter_config.json", "adapter_model.safetensors", "manifest.json")
 
 
 class Listing:
-    """Every path under the store's root; ``.incoming`` itself is no content."""
+    """Every path under the store's root but its own folders: ``.incoming`` and the shards."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def __call__(self) -> list[str]:
         found = (str(path.relative_to(self._root)) for path in self._root.rglob("*"))
-        return sorted(path for path in found if path != ".incoming")
+        return sorted(path for path in found if path != ".incoming" and len(path) > 2)
 
 
 @pytest.fixture
