@@ -189,7 +189,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
     async def route(request: Request) -> Response:
         tenant = tenant_of(request)
         body = await read_body(request, RouteBody, context.config.max_body_bytes)
-        decided = await service.decide(tenant, body.model, body.adapters, body.routing_text)
+        decided = await service.route(tenant, body)
         return json_answer(
             decision_body(
                 decided.decision, decided.source, decided.store_state.value, explain=body.explain

@@ -31,7 +31,7 @@ from deployments.front.replicas import ReplicaSet
 from deployments.front.sampling import check_prompt, sampling_of
 from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
-from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody
+from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody, RouteBody
 from router_service.service import Decided, RoutingService
 
 log = structlog.get_logger(__name__)
@@ -127,6 +127,17 @@ class RequestService:
         self.metrics.route_seconds.labels(source).observe(self.clock.monotonic() - started)
         self.metrics.decisions.labels(tenant.id, source).inc()
         return decided
+
+    async def route(self, tenant: Tenant, body: RouteBody) -> Decided:
+        """Decide only: what the same prompt's completion would be decided as."""
+        prompt, messages = body.prompt, body.messages
+        if prompt is not None:
+            tokens = await _unblocking(len(prompt), lambda: self.codec.encode(prompt))
+        else:
+            chat = [message.for_template() for message in messages or ()]
+            size = sum(len(message["content"]) for message in chat)
+            tokens = await _unblocking(size, lambda: self.codec.encode_chat(chat))
+        return await self.decide(tenant, body.model, body.adapters, body.routing_text, tokens)
 
     async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
         """Decide and prepare a chat completion.

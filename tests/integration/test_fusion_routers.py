@@ -158,6 +158,12 @@ def test_a_prompts_modules_are_chosen_once_for_the_whole_cluster(fused: LiveClus
     for answer in repeats:
         assert answer.headers["x-braid-decision-source"] == "stored"
         assert answer.json()["choices"] == first.json()["choices"]
+    shown = fused.post(
+        "/v1/route", "acme", {"model": "auto:modules", "prompt": prompt, "explain": True}
+    ).json()
+    assert shown["id"] == decision
+    masks = shown["explain"]["layers"]["weights"]
+    assert [sum(layer) for layer in masks] == [3] * len(masks)
     wait_for("metrics", lambda: fused.metric(ROUTED) >= routed + 1, 20)
     assert fused.metric(ROUTED) == routed + 1, replicas
 
