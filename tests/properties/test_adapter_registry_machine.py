@@ -1,0 +1,276 @@
+"""The registry against a naive model: several processes, each with a view as old as it likes."""
+
+import asyncio
+import itertools
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cluster.adapters.registry.memory_store import MemoryRegistryStore
+from cluster.adapters.registry.operations import ABSENT, HISTORY_STEPS
+from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
+from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.clock import ManualClock
+from cluster.domain.adapter import SHARED_OWNER
+from cluster.domain.ids import TenantId
+from cluster.errors import AdapterConflict, AdapterInUse, AdapterNotFound, BraidError
+from tests.support.registry import digest, generation
+
+LETTERS = "abcd"
+processes = st.integers(0, 2)
+letters = st.sampled_from(LETTERS)
+owners = st.sampled_from([SHARED_OWNER, TenantId("acme")])
+aliases = st.sampled_from(["sql", "json"])
+expectations = st.sampled_from(["", *LETTERS, "anything"])
+
+
+class Model:
+    """One dictionary; everything else follows from it."""
+
+    def __init__(self) -> None:
+        self.histories: dict[tuple[str, str], list[tuple[str, bool]]] = {}
+        self.pinned: set[tuple[str, str]] = set()
+        self.staged: set[str] = set()
+        self.leaving: set[str] = set()  # retired
+        self.deleting: set[str] = set()
+        self.folder: dict[str, str] = {}
+
+    def current(self, name: tuple[str, str]) -> str:
+        return self.histories[name][-1][0] if name in self.histories else ""
+
+    @property
+    def served(self) -> set[str]:
+        return {letter for steps in self.histories.values() for letter, _ in steps}
+
+    @property
+    def known(self) -> set[str]:
+        return self.served | self.staged | self.leaving | self.deleting
+
+    def settle(self, before: set[str]) -> None:
+        """What was served before and is not now is retired."""
+        self.leaving |= before - self.served
+        self.leaving -= self.served
+        self.staged -= self.served
+
+    def push(self, name: tuple[str, str], letter: str, rollback: bool) -> None:
+        before = self.served
+        if self.current(name) != letter:
+            steps = [*self.histories.get(name, []), (letter, rollback)]
+            self.histories[name] = steps[-HISTORY_STEPS:]
+        self.settle(before)
+
+    def earlier(self, name: tuple[str, str]) -> str | None:
+        current = self.current(name)
+        placed = [letter for letter, rollback in self.histories[name] if not rollback]
+        while placed and placed[-1] != current:
+            placed.pop()
+        while placed and placed[-1] == current:
+            placed.pop()
+        return placed[-1] if placed else None
+
+
+class RegistryMachine(RuleBasedStateMachine):
+    @initialize(kept=st.integers(0, 4))
+    def begin(self, kept: int) -> None:
+        epochs = itertools.count()
+        self.clock = ManualClock()
+        self.store = MemoryRegistryStore(lambda: f"epoch-{next(epochs)}", kept)
+        self.registries = [AdapterRegistry(self.store, self.clock) for _ in range(3)]
+        self.model = Model()
+
+    def do(self, coroutine) -> type[BraidError] | None:
+        """Run one operation; the class of its refusal."""
+        self.clock.advance(1)
+        try:
+            asyncio.run(coroutine)
+        except BraidError as error:
+            return type(error)
+        return None
+
+    @rule(process=processes, letter=letters)
+    def stage(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].stage(generation(letter), "shared/sql"))
+        if letter in self.model.deleting:
+            assert refused is AdapterConflict
+            return
+        assert refused is None
+        if letter not in self.model.served:
+            self.model.staged.add(letter)
+            self.model.leaving.discard(letter)
+
+    @rule(process=processes, letter=letters)
+    def abandon(self, process: int, letter: str) -> None:
+        assert self.do(self.registries[process].abandon(digest(letter))) is None
+        if letter in self.model.staged:
+            self.model.staged.discard(letter)
+            self.model.leaving.add(letter)
+
+    @rule(process=processes, owner=owners, alias=aliases, letter=letters, expected=expectations)
+    def point(self, process: int, owner: TenantId, alias: str, letter: str, expected: str) -> None:
+        name = (owner, alias)
+        wanted = None if expected == "anything" else digest(expected) if expected else ABSENT
+        refused = self.do(
+            self.registries[process].point(
+                owner, alias, digest(letter), expected=wanted, by="admin"
+            )
+        )
+        if expected not in ("anything", self.model.current(name)):
+            assert refused is AdapterConflict
+        elif letter not in self.model.known:
+            assert refused is AdapterNotFound
+        elif letter in self.model.deleting:
+            assert refused is AdapterConflict
+        else:
+            assert refused is None
+            self.model.push(name, letter, False)
+
+    @rule(process=processes, owner=owners, alias=aliases)
+    def roll_back(self, process: int, owner: TenantId, alias: str) -> None:
+        name = (owner, alias)
+        refused = self.do(
+            self.registries[process].roll_back(owner, alias, expected=None, by="admin")
+        )
+        if name not in self.model.histories:
+            assert refused is AdapterNotFound
+            return
+        target = self.model.earlier(name)
+        if target is None:
+            assert refused is AdapterConflict
+        else:
+            assert refused is None
+            self.model.push(name, target, True)
+
+    @rule(process=processes, owner=owners, alias=aliases, pinned=st.booleans())
+    def pin(self, process: int, owner: TenantId, alias: str, pinned: bool) -> None:
+        refused = self.do(self.registries[process].pin(owner, alias, pinned))
+        if (owner, alias) not in self.model.histories:
+            assert refused is AdapterNotFound
+        elif pinned:
+            self.model.pinned.add((owner, alias))
+        else:
+            self.model.pinned.discard((owner, alias))
+
+    @rule(process=processes, owner=owners, alias=aliases, force=st.booleans())
+    def remove_name(self, process: int, owner: TenantId, alias: str, force: bool) -> None:
+        name = (owner, alias)
+        refused = self.do(
+            self.registries[process].remove_name(owner, alias, expected=None, force=force)
+        )
+        if name not in self.model.histories:
+            assert refused is AdapterNotFound
+        elif name in self.model.pinned and not force:
+            assert refused is AdapterInUse
+        else:
+            assert refused is None
+            self.forget([name])
+
+    @rule(process=processes, letter=letters, force=st.booleans())
+    def remove_generation(self, process: int, letter: str, force: bool) -> None:
+        model = self.model
+        refused = self.do(self.registries[process].remove_generation(digest(letter), force=force))
+        pointing = [name for name in model.histories if model.current(name) == letter]
+        if letter not in model.known:
+            assert refused is AdapterNotFound
+        elif pointing and not force:
+            assert refused is AdapterInUse
+        else:
+            assert refused is None
+            before = model.served
+            for name, steps in model.histories.items():
+                model.histories[name] = [s for s in steps if s[0] != letter or name in pointing]
+            model.settle(before)
+            self.forget(pointing)
+            if letter in model.staged:
+                model.staged.discard(letter)
+                model.leaving.add(letter)
+
+    @rule(process=processes, letter=letters)
+    def begin_delete(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].begin_delete(digest(letter)))
+        if letter not in self.model.known:
+            assert refused is AdapterNotFound
+        elif letter in self.model.leaving | self.model.deleting:
+            assert refused is None
+            self.model.leaving.discard(letter)
+            self.model.deleting.add(letter)
+        else:
+            assert refused is AdapterInUse
+
+    @rule(process=processes, letter=letters)
+    def finish_delete(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].finish_delete(digest(letter)))
+        if letter in self.model.known - self.model.deleting:
+            assert refused is AdapterInUse
+        else:
+            assert refused is None
+            self.model.deleting.discard(letter)
+
+    @rule(process=processes, folder=st.dictionaries(aliases, letters))
+    def sync_folder(self, process: int, folder: dict[str, str]) -> None:
+        model = self.model
+        generations: dict[str, Generation] = {
+            alias: generation(letter, PlaceKind.FOLDER, alias) for alias, letter in folder.items()
+        }
+        refused = self.do(self.registries[process].sync_folder(generations))
+        for alias in sorted(folder.keys() | model.folder.keys()):
+            name, now, last = (SHARED_OWNER, alias), folder.get(alias, ""), model.folder.get(alias)
+            if now == (last or ""):
+                continue
+            if self.model.current(name) == (last or ""):
+                if now in model.deleting:
+                    assert refused is AdapterConflict
+                    return
+                if now:
+                    model.push(name, now, False)
+                elif name in model.histories:
+                    self.forget([name])
+            if now:
+                model.folder[alias] = now
+            else:
+                del model.folder[alias]
+        assert refused is None
+
+    @rule(process=processes)
+    def look(self, process: int) -> None:
+        assert self.do(self.registries[process].refresh()) is None
+
+    def forget(self, names: list[tuple[str, str]]) -> None:
+        before = self.model.served
+        for name in names:
+            del self.model.histories[name]
+            self.model.pinned.discard(name)
+        self.model.settle(before)
+
+    @invariant()
+    def is_what_the_model_says(self) -> None:
+        fresh = AdapterRegistry(self.store, self.clock)
+        view = asyncio.run(fresh.refresh())
+        view.check_integrity()
+        found = {
+            (name.owner, name.alias): [(step.digest[0], step.rollback) for step in name.history]
+            for name in view.names.values()
+        }
+        assert found == self.model.histories
+        assert {(n.owner, n.alias) for n in view.names.values() if n.pinned} == self.model.pinned
+        assert {alias: d[0] for alias, d in view.folder.items()} == self.model.folder
+        for state, expected in (
+            (GenerationState.SERVED, self.model.served),
+            (GenerationState.STAGED, self.model.staged),
+            (GenerationState.RETIRED, self.model.leaving),
+            (GenerationState.DELETING, self.model.deleting),
+        ):
+            assert {g.digest[0] for g in view.in_state(state)} == expected, state
+
+    @invariant()
+    def everybody_arrives_at_the_same_view(self) -> None:
+        """By differences or in full, from however far behind."""
+        everything = AdapterRegistry(self.store, self.clock)
+        whole = asyncio.run(everything.refresh())
+        follower = AdapterRegistry(self.store, self.clock)
+        follower._view = self.registries[0].view
+        assert asyncio.run(follower.refresh()) == whole
+
+
+TestRegistry = RegistryMachine.TestCase
+TestRegistry.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
