@@ -50,7 +50,7 @@ def _unpack_member(
     kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == _UNIX else 0
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
         raise members.refuse(name, "a symlink" if kind == stat.S_IFLNK else "a special file")
-    if info.is_dir() or kind == stat.S_IFDIR:
+    if name.endswith("/") or kind == stat.S_IFDIR:
         members.folder(name)
         return
     if info.flag_bits & 1:

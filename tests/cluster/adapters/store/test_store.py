@@ -337,7 +337,7 @@ async def test_sweep_takes_what_was_abandoned_and_nothing_else(root, base, sourc
 async def test_adding_and_removing_leaves_nothing(store, source, listing):
     process = psutil.Process()
     handles = process.num_fds()
-    for _ in range(50):
+    for _ in range(25):
         stored = await store.add(source())
         assert store.remove(stored.digest)
     assert listing() == []
