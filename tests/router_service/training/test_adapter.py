@@ -224,5 +224,5 @@ def test_evaluation_goes_back_to_the_base_after_an_adapter(
 def test_evaluating_a_folder_that_is_no_adapter_fails(
     tmp_path: Path, chat_base: ModelLocation
 ) -> None:
-    with pytest.raises(AdapterError, match="adapter_config.json"):
+    with pytest.raises(AdapterError, match=r"adapter_config\.json"):
         Evaluator(chat_base).evaluate(EXAMPLES, adapter=tmp_path)
