@@ -52,13 +52,6 @@ class FusedDecoder:
         self._norm: Callable[[torch.Tensor], torch.Tensor] = model.model.norm
         self._head: Callable[[torch.Tensor], torch.Tensor] = model.lm_head
         self._layers = layers
-        self._rope_type: str = getattr(model.model.rotary_emb, "rope_type", "default")
-
-    @property
-    def is_capturable(self) -> bool:
-        """Whether a CUDA graph can hold it: "dynamic" rotary embeddings need the positions on the
-        host."""
-        return "dynamic" not in self._rope_type
 
     def __call__(
         self, token_ids: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor | None

@@ -88,7 +88,7 @@ class ModelRunner:
             for _ in range(loaded.num_layers)
         )
         self._try()
-        if self._fused is not None and self._fused.is_capturable:
+        if self._fused is not None:  # its operations never wait for the device
             self._batches.capture(self._decode)
 
     def start(self) -> None:
