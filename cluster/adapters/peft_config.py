@@ -1,12 +1,12 @@
 """PEFT's ``adapter_config.json``: what Braid honours, and what it refuses by name."""
 
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.adapters.document import read_document
+from cluster.adapters.patterns import MAX_PATTERNS, compiled, match, matches
 from cluster.domain.adapter import AdapterManifest
 from cluster.errors import AdapterMalformed, AdapterUnsupported
 
@@ -120,9 +120,9 @@ class PeftLoraConfig:
         else:
             patterns = [r".*?\.[^.]*\.(?P<idx>\d+)\."]
         for pattern in patterns:
-            match = re.match(pattern, module)
-            if match:
-                return int(match["idx"]) in self.layers_to_transform
+            found = match(pattern, module)
+            if found:
+                return int(found["idx"]) in self.layers_to_transform
         return False
 
 
@@ -184,13 +184,13 @@ def _refuse_unsupported(path: Path, content: dict[str, Any]) -> None:
 
 def _names(targets: tuple[str, ...] | str, module: str) -> bool:
     if isinstance(targets, str):
-        return bool(targets) and re.fullmatch(targets, module) is not None
+        return bool(targets) and matches(targets, module)
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 
 def _first_match(patterns: tuple[tuple[str, _T], ...], module: str, default: _T) -> _T:
     for pattern, value in patterns:
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if match(rf"(.*\.)?({pattern})$", module):
             return value
     return default
 
@@ -222,11 +222,9 @@ def _regex(path: Path, key: str, value: Any) -> str:
             f"found {value!r}"
         )
     try:
-        re.compile(value)
-    except re.error as error:
-        raise AdapterMalformed(
-            f"{path}: {key}: not a regular expression: {value!r}: {error}"
-        ) from error
+        compiled(value)
+    except AdapterMalformed as error:
+        raise AdapterMalformed(f"{path}: {key}: {error.message}") from error
     return value
 
 
@@ -234,6 +232,10 @@ def _pattern(path: Path, key: str, content: dict[str, Any], parse: Any) -> tuple
     value = content.get(key) or {}
     if not isinstance(value, dict):
         raise AdapterMalformed(f"{path}: {key}: expected an object, found {value!r}")
+    if len(value) > MAX_PATTERNS:
+        raise AdapterMalformed(
+            f"{path}: {key}: expected at most {MAX_PATTERNS} patterns, found {len(value)}"
+        )
     return tuple(
         (_regex(path, key, pattern), parse(path, f"{key}[{pattern!r}]", item))
         for pattern, item in value.items()
