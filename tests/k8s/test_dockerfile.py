@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import tomllib
 from fnmatch import fnmatch
 
 import pytest
@@ -74,10 +75,11 @@ def test_it_runs_as_the_pods_user(rayservice):
         assert {"/tmp", "/home/braid"} <= {entry["mountPath"] for entry in mounts}, name
 
 
-def test_every_importable_package_is_copied():
-    packages = {
-        path.parent.name for path in manifests.ROOT.glob("*/__init__.py") if path.parent.name
-    }
+def test_every_installed_package_is_copied():
+    project = tomllib.loads((manifests.ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]
+    packages = {pattern.removesuffix("*") for pattern in patterns}
+    assert all((manifests.ROOT / name / "__init__.py").is_file() for name in packages)
     assert {f"{name}/" for name in packages} <= _copied()
 
 
