@@ -1,5 +1,6 @@
 """HTTP to a Braid server: which one, with whose key, and its errors as our own."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,7 +189,9 @@ class BraidClient:
             NoServer: nobody answers.
             BraidError: the server's refusal.
         """
-        headers = {"content-type": ARCHIVE_TYPE}
+        nbytes = archive.seek(0, os.SEEK_END)
+        archive.seek(0)
+        headers = {"content-type": ARCHIVE_TYPE, "content-length": str(nbytes)}
         with self._mapped():
             response = self._http.post(
                 path, params=dict(query), content=_blocks(archive), headers=headers

@@ -107,7 +107,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(None)
 
     def do_POST(self) -> None:
-        self._respond(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+        content = self.rfile.read(int(self.headers["content-length"]))
+        is_json = self.headers["content-type"] == "application/json"
+        self._respond(json.loads(content) if is_json else content)
+
+    def do_DELETE(self) -> None:
+        self._respond(None)
 
     def _respond(self, body: Any) -> None:
         key = self.headers.get("authorization", "")

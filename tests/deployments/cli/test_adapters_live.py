@@ -1,0 +1,141 @@
+"""``braid adapters add`` and the commands that change adapters: what is sent, what people see."""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROUTES = "/admin/v1/adapters"
+A, B = "a" * 64, "b" * 64
+
+
+def card(digest: str = A, **fields: Any) -> dict[str, Any]:
+    return {
+        "name": "mine",
+        "owner": "shared",
+        "state": "serving",
+        "generation": digest,
+        "rank": 4,
+        "pinned": False,
+        "source": "upload",
+        "history": [{"generation": digest, "at": 1.0, "by": "admin", "rollback": False}],
+        "residency": [{"replica": "r0", "tier": "device", "leases": 2}],
+        **fields,
+    }
+
+
+@pytest.fixture
+def run(braid: Callable[..., Any], server: Any) -> Callable[..., Any]:
+    listed = {"data": [card(A)], "other_generations": [{"generation": B}]}
+    server.answer("GET", ROUTES, listed)
+    return lambda *words: braid("adapters", *words, "--url", server.url, "--key", "k")
+
+
+def asked(server: Any) -> list[tuple[str, str, Any]]:
+    return [(method, path, body) for method, path, _, body in server.asked]
+
+
+def test_a_folder_here_is_uploaded(
+    run: Callable[..., Any], server: Any, adapters: Callable[..., Path]
+) -> None:
+    folder = adapters("one") / "one"
+    (folder / "README.md").write_text("not sent")
+    path = f"{ROUTES}?name=mine&replace=false&grants=acme%2Cglobex"
+    server.answer("POST", path, card(), status=201)
+    result = run("add", "mine", str(folder), "--grant", "acme", "--grant", "globex")
+    assert result.exit_code == 0, result.output
+    assert A in result.stdout
+    ((_, _, body),) = asked(server)
+    with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+        assert sorted(tar.getnames()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_an_archive_is_sent_as_it_is(run: Callable[..., Any], server: Any, tmp_path: Path) -> None:
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(b"any bytes")
+    path = f"{ROUTES}?name=mine&replace=true&tenant=acme&expected={B}"
+    server.answer("POST", path, card(), status=201)
+    words = ("--tenant", "acme", "--replace", "--expect", "bb", "--json")
+    result = run("add", "mine", str(archive), *words)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["generation"] == A
+    assert asked(server)[-1][2] == b"any bytes"
+
+
+@pytest.mark.parametrize(
+    ("words", "source"),
+    [
+        (("hub:org/repo@v1",), {"hub": "org/repo", "revision": "v1"}),
+        (("hub:org/repo",), {"hub": "org/repo"}),
+        (("s3://bucket/x",), {"url": "s3://bucket/x"}),
+        (("team/x", "--on-server"), {"folder": "team/x"}),
+    ],
+)
+def test_other_sources_are_named(
+    run: Callable[..., Any], server: Any, words: tuple[str, ...], source: dict[str, str]
+) -> None:
+    server.answer("POST", ROUTES, card(), status=201)
+    result = run("add", "mine", *words)
+    assert result.exit_code == 0, result.output
+    assert asked(server) == [("POST", ROUTES, {"name": "mine", "replace": False, "source": source})]
+
+
+def test_a_path_that_is_not_there(run: Callable[..., Any], server: Any, tmp_path: Path) -> None:
+    result = run("add", "mine", str(tmp_path / "none"))
+    assert result.exit_code == 1
+    assert "hub:ORG/NAME" in " ".join(result.stderr.split())
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    result = run("add", "mine", str(tmp_path))
+    assert result.exit_code == 1
+    assert "pickle" in result.stderr
+    assert server.asked == []
+
+
+def test_switching_takes_the_beginning_of_a_digest(run: Callable[..., Any], server: Any) -> None:
+    server.answer("POST", f"{ROUTES}/mine/alias", card(B))
+    assert run("alias", "mine", "bbb", "--expect", "aaa").exit_code == 0
+    assert asked(server)[-1][2] == {"generation": B, "expected": A}
+    unknown = run("alias", "mine", "c")
+    assert unknown.exit_code == 1
+    assert "0 generations" in unknown.stderr
+    server.answer("POST", f"{ROUTES}/mine/rollback", card(A))
+    assert A in run("rollback", "mine", "--tenant", "acme").stdout
+    assert asked(server)[-1][2] == {"tenant": "acme"}
+
+
+def test_show(run: Callable[..., Any], server: Any) -> None:
+    adding = [{"generation": B, "answers": [{}]}]
+    server.answer("GET", f"{ROUTES}/mine?tenant=acme", card(adding=adding))
+    shown = run("show", "mine", "--tenant", "acme").stdout
+    for words in ("serving", "r0: device, 2 leases", f"being added: {B}, 1 answers", "by admin"):
+        assert words in shown
+
+
+def test_pins(run: Callable[..., Any], server: Any) -> None:
+    server.answer("POST", f"{ROUTES}/mine/pin", card())
+    assert "mine pinned" in run("pin", "mine").stdout
+    assert "mine unpinned" in run("unpin", "mine").stdout
+    assert [body for _, _, body in asked(server)] == [{"pinned": True}, {"pinned": False}]
+
+
+def test_removing_says_what_is_freed_and_what_is_not(run: Callable[..., Any], server: Any) -> None:
+    waiting = [{"generation": B, "residency": [{"leases": 1}, {"leases": 2}]}]
+    answer = {"freed": [A], "waiting": waiting}
+    server.answer("DELETE", f"{ROUTES}/mine?force=true", answer, status=202)
+    result = run("rm", "mine", "--force")
+    assert result.exit_code == 0, result.output
+    assert f"freed {A}" in result.stdout
+    assert "3 leases" in " ".join(result.stderr.split())
+
+
+def test_a_refusal_is_one_message(run: Callable[..., Any], server: Any) -> None:
+    refusal = {"error": {"code": "adapter_in_use", "message": "the adapter 'mine' is pinned"}}
+    server.answer("DELETE", f"{ROUTES}/mine", refusal, status=409)
+    result = run("rm", "mine")
+    assert (result.exit_code, "is pinned" in result.stderr) == (1, True)
+    server.answer("POST", f"{ROUTES}/{A}/verify", {"generation": A, "intact": True})
+    assert f"intact: {A}" in run("verify", A).stdout
