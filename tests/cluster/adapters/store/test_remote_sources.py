@@ -1,6 +1,7 @@
 """URLs and the hub, against a server on this machine that behaves, misbehaves, and lies."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,6 +9,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 import pytest
+from fsspec.spec import AbstractFileSystem
 
 from cluster.adapters.sources import HubSource, UrlSource
 from cluster.errors import (
@@ -328,3 +330,36 @@ async def test_object_stores(store, bucket, listing, make_store):
 async def test_a_driver_that_is_not_installed(store, url):
     with pytest.raises(AdapterDriverMissing, match=urlsplit(url).scheme):
         await store.add(UrlSource(url, ("s3://", "unheard-of://")))
+
+
+class _Hanging(AbstractFileSystem):
+    """A driver whose calls come back only when the test is over."""
+
+    protocol = "hanging"
+    release = threading.Event()
+
+    def info(self, path, **kwargs):
+        self.release.wait()
+        raise FileNotFoundError(path)
+
+
+class _Failing(AbstractFileSystem):
+    """A driver that raises its vendor's own error."""
+
+    protocol = "failing"
+
+    def info(self, path, **kwargs):
+        raise LookupError("bucket policy")
+
+
+async def test_drivers_that_hang_or_fail(make_store, listing):
+    for driver in (_Hanging, _Failing):
+        fsspec.register_implementation(driver.protocol, driver, clobber=True)
+    allowed = ("hanging://", "failing://")
+    store = make_store(fetch_timeout_s=0.2)
+    with pytest.raises(AdapterSourceTimeout):
+        await store.add(UrlSource("hanging://bucket/a", allowed))
+    _Hanging.release.set()
+    with pytest.raises(AdapterSourceError, match="LookupError: bucket policy"):
+        await store.add(UrlSource("failing://bucket/a.zip", allowed))
+    assert listing() == []
