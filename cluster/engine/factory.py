@@ -14,6 +14,7 @@ from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine, OnChunks
 from cluster.engine.fusion import FusionParts
 from cluster.engine.grammar import GrammarCompiler
+from cluster.engine.heap import return_free_memory
 from cluster.engine.model_loader import LoadedModel, load_model
 from cluster.engine.model_runner import ModelRunner
 from cluster.engine.scheduler import Scheduler
@@ -73,6 +74,7 @@ def build_engine(
         new_seed=new_seed,
         grammars=GrammarCompiler(model_dir, loaded.vocab_size, loaded.eos_token_ids),
     )
+    return_free_memory()
     return BuiltEngine(engine, bank, _module_shapes(loaded), loaded.vocab_size)
 
 
