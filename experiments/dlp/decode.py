@@ -1,5 +1,6 @@
 """Time of autoregressive decoding: one adapter, the router's choice, and forced fan-outs."""
 
+import os
 import statistics
 import tempfile
 import time
@@ -65,6 +66,7 @@ def measure_decode(
         "batch": batch,
         "tokens": tokens,
         "rounds": rounds,
+        "load_average": os.getloadavg()[0],
         "cases": {
             name: {
                 "fan_out": len(cases[name]()),

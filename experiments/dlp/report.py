@@ -90,6 +90,7 @@ def _speed(parts: Parts) -> str:
             f"| {count} | {row['p50_ms']:.2f} | {row['p99_ms']:.2f} | {row['cpu_ms']:.2f} | "
             f"{row['routes_per_s_of_one_core']:.0f} |"
         )
+    lines += _load([parts["speed"]])
     return "\n".join([*lines, ""])
 
 
@@ -149,4 +150,11 @@ def _decode(parts: Parts) -> str:
                 f"| {run['batch']} | {name} | {row['fan_out']} | {row['cpu_ratio']:.2f} | "
                 f"{row['wall_ratio']:.2f} | {row['wall_s']:.2f} |"
             )
+    lines += _load(runs)
     return "\n".join([*lines, ""])
+
+
+def _load(runs: list[dict[str, Any]]) -> list[str]:
+    """What else the machine did, where it was noted."""
+    noted = [f"{run['load_average']:.1f}" for run in runs if "load_average" in run]
+    return ["", f"Load average of the machine meanwhile: {', '.join(noted)}."] if noted else []

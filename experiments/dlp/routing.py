@@ -1,5 +1,6 @@
 """Training of a router over all tasks, its accuracy on held-out prompts, and its cost."""
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -88,7 +89,7 @@ def measure_speed(router_path: Path, data: Path | None, *, rounds: int) -> dict[
         for path in (router_path, wide):
             router = load_any(path)
             rows[str(len(router.candidates))] = _time(router, texts, rounds)
-    return {"texts": len(texts), "candidates": rows}
+    return {"texts": len(texts), "candidates": rows, "load_average": os.getloadavg()[0]}
 
 
 def widen(path: Path, out: Path, candidates: int = WIDE) -> Path:
