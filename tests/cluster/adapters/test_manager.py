@@ -761,3 +761,50 @@ def test_every_request_ends_once_and_leaves_nothing(requests, slots, broken, ove
             assert (manager.leases, manager.waiting) == (0, 0)
 
     asyncio.run(scenario())
+
+
+async def test_loading_without_a_lease_says_what_came_of_it(make_rig):
+    rig = make_rig(slots=1)
+    await rig.manager.load(AdapterDigest("a"))
+    assert rig.state() == {"a": READY}
+    await rig.manager.load(AdapterDigest("a"))
+    assert rig.bank.writes["a"] == 1
+    lease = await acquire(rig, "a")
+    with pytest.raises(AdapterCapacity):
+        await rig.manager.load(AdapterDigest("b"))
+    rig.manager.release(lease)
+    rig.loader.failing["c"] = AdapterUnsupported("a kind of its own")
+    with pytest.raises(AdapterUnsupported, match="of its own"):
+        await rig.manager.load(AdapterDigest("c"))
+    with pytest.raises(ModelNotFound):
+        await rig.manager.load(AdapterDigest("unknown"))
+
+
+async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
+    rig = make_rig()
+    rig.manager.pin(AdapterDigest("a"))
+    await rig.manager.apply_placement([AdapterDigest("a")], version=1)
+    lease = await acquire(rig, "a")
+    assert not await rig.manager.unload(AdapterDigest("a"))
+    assert rig.holds(lease) == ["a"]
+    rig.manager.release(lease)
+    used = rig.manager.bytes_used
+    assert await rig.manager.unload(AdapterDigest("a"))
+    assert (rig.state(), rig.bank.slots) == ({}, {})
+    assert rig.manager.bytes_used == used - 10
+    assert rig.manager.desired == (frozenset(), 1)
+    assert await rig.manager.unload(AdapterDigest("a")), "again is fine"
+    lease = await acquire(rig, "a")
+    assert rig.bank.writes["a"] == 2
+    rig.manager.release(lease)
+
+
+async def test_unloading_does_not_cut_into_a_load(make_rig):
+    rig = make_rig()
+    rig.loader.hold("a")
+    loading = asyncio.create_task(rig.manager.load(AdapterDigest("a")))
+    await settle()
+    assert not await rig.manager.unload(AdapterDigest("a"))
+    rig.loader.held["a"].set()
+    await loading
+    assert await rig.manager.unload(AdapterDigest("a"))
