@@ -72,8 +72,8 @@ def make_service(
     codec: DecisionCodec,
     clock: ManualClock,
     config: DecisionConfig,
-) -> Callable[[DecisionStore], RoutingService]:
-    def make(store: DecisionStore) -> RoutingService:
+) -> Callable[..., RoutingService]:
+    def make(store: DecisionStore, **options: Any) -> RoutingService:
         return RoutingService(
             routers={
                 "words": router,
@@ -86,6 +86,7 @@ def make_service(
             clock=clock,
             config=config,
             max_mixture=2,
+            **options,
         )
 
     return make
@@ -141,6 +142,26 @@ async def test_a_new_router_version_or_generation_is_not_answered_by_an_old_deci
     fresh = await service.decide(ACME, AUTO, "sql")
     assert fresh.source is DecisionSource.COMPUTED
     assert fresh.decision.mixture[0].key == adapter_key("sql", content="retrained")
+
+
+async def test_a_router_goes_on_without_what_was_removed(
+    service: RoutingService, directory: Any
+) -> None:
+    del directory.keys[ACME]["cron"]
+    decided = await service.decide(ACME, AUTO, "sql and cron")
+    assert _weights(decided) == {"sql": 1.0}
+
+
+async def test_a_router_bound_to_a_generation_knows_no_other(
+    make_service: Any, flaky_store: Any, directory: Any, adapter_key: Any
+) -> None:
+    made_for = {"sql": directory.keys[ACME]["sql"].digest, "cron": "of another time"}
+    bound = make_service(flaky_store, bound={"words": made_for})
+    assert _weights(await bound.decide(ACME, AUTO, "sql and cron")) == {"sql": 1.0}
+    directory.keys[ACME]["sql"] = adapter_key("sql", content="retrained")
+    assert _weights(await bound.decide(ACME, AUTO, "sql and cron")) == {}
+    other = await bound.decide(ACME, RouterWish("second"), "sql and cron")
+    assert _weights(other) == {"sql": 0.5, "cron": 0.5}
 
 
 async def test_a_tenants_rights_limit_the_router(service: RoutingService) -> None:
