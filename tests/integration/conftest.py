@@ -21,8 +21,11 @@ def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
         f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\n"
         "placement: {window_s: 5, cooldown_s: 3}\n"
     )
+    sources = state.root / "sources"
+    sources.mkdir(exist_ok=True)
     config = AppConfig.model_validate(
         {
+            "adapters": {"source_dir": sources},
             "front": {"port": port},
             "replica": {"replicas": REPLICAS},
             "engine": {"threads": 1},

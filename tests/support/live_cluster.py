@@ -91,6 +91,15 @@ class LiveCluster:
     def post(self, path: str, tenant: str, body: dict[str, Any]) -> httpx2.Response:
         return httpx2.post(self.url + path, headers=self.headers(tenant), json=body, timeout=120)
 
+    def delete(self, path: str, tenant: str) -> httpx2.Response:
+        return httpx2.delete(self.url + path, headers=self.headers(tenant), timeout=120)
+
+    def upload(self, path: str, tenant: str, archive: bytes, **query: str) -> httpx2.Response:
+        headers = {**self.headers(tenant), "content-type": "application/x-tar"}
+        return httpx2.post(
+            self.url + path, headers=headers, params=query, content=archive, timeout=120
+        )
+
     def complete(self, tenant: str, model: str, prompt: str, **fields: Any) -> httpx2.Response:
         body = {"model": model, "prompt": prompt, "max_tokens": 16, "temperature": 0, **fields}
         return self.post("/v1/completions", tenant, body)
