@@ -26,6 +26,7 @@ from kernels.lora.batch import LoraBatch, Mixture
 from kernels.lora.torch_ops import AnyLoraBatch
 from kernels.lora.triton_batch import TritonLoraBatch
 from kernels.lora.triton_dispatch import available
+from kernels.lora.triton_warm_up import compile_kernels
 
 log = structlog.get_logger(__name__)
 
@@ -124,6 +125,10 @@ class TritonBatches:
         self._capture = capture
         self._graphs: DecodeGraphs | None = None
 
+    def compile(self) -> None:
+        """Compile the kernels of adapters; those of attention are by the runner's trial."""
+        compile_kernels(self._lora)
+
     def attention(
         self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
     ) -> AnyPagedBatch:
@@ -189,14 +194,10 @@ def make_batches(
     torch_batches = TorchBatches(bank, config.block_size, loaded.dtype, loaded.device)
     if not available(loaded.device):
         return torch_batches
-    return triton_batches(
-        loaded,
-        config,
-        bank,
-        torch_batches,
-        CudaCapture() if config.cuda_graphs else None,
-        max_pairs,
-    )
+    capture = CudaCapture() if config.cuda_graphs else None
+    batches = triton_batches(loaded, config, bank, torch_batches, capture, max_pairs)
+    batches.compile()
+    return batches
 
 
 def triton_batches(

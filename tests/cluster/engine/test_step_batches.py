@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cluster.config import EngineConfig
-from cluster.engine import model_runner
+from cluster.engine import model_runner, step_batches
 from cluster.engine.model_loader import load_model
 from cluster.engine.step_batches import (
     TorchBatches,
@@ -18,7 +18,7 @@ from kernels.lora.bank import AdapterBank
 from kernels.lora.batch import LoraBatch
 from kernels.lora.triton_batch import TritonLoraBatch
 from kernels.lora.triton_dispatch import available
-from tests.support.engine_steps import Case, Steps
+from tests.support.engine_steps import Case, Recorded, Steps
 
 CONFIG = EngineConfig(
     device="cpu",
@@ -62,6 +62,28 @@ def test_a_cpu_gets_torch_batches(loaded, bank):
     assert isinstance(batches.attention([[0]], [0], [3]), PagedBatch)
     assert isinstance(batches.lora([(3, ((0, 1.0),))]), LoraBatch)
     assert batches.lora([(3, ())]) is None
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_a_gpu_gets_compiled_kernels_and_captures_where_asked(
+    loaded, bank, monkeypatch, cuda_graphs
+):
+    compiled, captures = [], []
+
+    class Capture(Recorded):
+        def __init__(self):
+            super().__init__()
+            captures.append(self)
+
+    monkeypatch.setattr(step_batches, "available", lambda _: True)
+    monkeypatch.setattr(step_batches, "compile_kernels", compiled.append)
+    monkeypatch.setattr(step_batches, "CudaCapture", Capture)
+    config = CONFIG.model_copy(update={"cuda_graphs": cuda_graphs})
+    batches = make_batches(loaded, config, bank, max_pairs=2)
+    batches.capture(lambda inputs, *_: torch.zeros(inputs.shape[1], 5))
+    assert isinstance(batches, TritonBatches)
+    assert [batch.max_pairs for batch in compiled] == [2]
+    assert [capture.captured for capture in captures] == [[3, 3, 2, 2, 1, 1]] * cuda_graphs
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,10 @@ import torch
 
 from cluster.config import EngineConfig
 from cluster.engine.step_batches import TorchBatches, triton_batches
+from kernels.lora.bank import AdapterBank
+from kernels.lora.sites import FusedSite
+from kernels.lora.triton_batch import TritonLoraBatch
+from kernels.lora.triton_warm_up import compile_kernels
 from tests.support.engine_steps import Case, Recorded, Steps
 
 pytestmark = pytest.mark.usefixtures("interpreted_kernels")
@@ -89,3 +93,17 @@ def test_the_modules_of_a_model_that_is_not_known(tiny_model, torch_steps):
     steps.runner._fused = None
     cases = {"base": Case(5, tokens=2), "adapter": Case(3, ((1, 0.8),), tokens=2)}
     assert_same(steps.run(cases), torch_steps.run(cases))
+
+
+def test_kernels_are_compiled_in_both_forms_at_every_site_and_nothing_is_left(record_launches):
+    sites = (FusedSite("kv", 16, (("k", 16), ("v", 5))), FusedSite("o", 8, (("o", 16),)))
+    bank = AdapterBank(sites, 2, 4)
+    batch = TritonLoraBatch(bank, max_tokens=8, max_rows=2, max_pairs=2)
+    compile_kernels(batch)
+    launches = record_launches("kernels.lora.triton_ops")
+    compile_kernels(batch)
+    assert sorted(launch.name for launch in launches) == sorted(
+        ["decode_shrink", "decode_expand", "segment_shrink", "segment_expand"] * 2
+    )
+    assert not bank.occupied
+    assert batch.tokens == 0
