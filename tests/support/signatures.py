@@ -89,7 +89,8 @@ class SignatureMaker:
             and tokenizer.encode(text) == [token]
         ]
         found = []
-        for token, text in words[:: max(1, len(words) // (4 * count))]:
+        step = max(1, len(words) // (4 * count))
+        for token, text in (word for start in range(step) for word in words[start::step]):
             if int((self._seen @ self._seen[token]).argmax()) == token:
                 found.append(Signature(token, text))
             if len(found) == count:
