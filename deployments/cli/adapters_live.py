@@ -273,7 +273,4 @@ def _show(card: dict[str, Any], as_json: bool, words: str) -> None:
     if as_json:
         console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
         return
-    console.out.print(
-        Text(card["name"], style="bold")
-        + Text(f" {words} {card['generation']}, rank {card['rank']}")
-    )
+    console.plain(f"{card['name']} {words} {card['generation']}, rank {card['rank']}")
