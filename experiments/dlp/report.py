@@ -16,9 +16,9 @@ _INTRO = """\
 Written by `python -m experiments.dlp`; do not edit. The method is arXiv 2410.01497's, request
 level, nucleus 0.6, softmax over the kept probabilities; the base is SmolLM2-135M-Instruct. Held-out
 prompts come from the data sets' own test splits, those of the demo's skills from templates that
-training never saw. The training's length (1,000 prompts a task, 4 epochs) was kept after a first run
-with 700 prompts and 3 epochs had given 96.90 % on one seed of the same held-out prompts; nothing else
-was chosen with them in sight.
+training never saw. The training's length (1,000 prompts a task, 4 epochs) was kept after a first
+run with 700 prompts and 3 epochs had given 96.90 % on one seed of the same held-out prompts;
+nothing else was chosen with them in sight.
 """
 
 
