@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache
 from typing import Any
 
 import torch
 
 from kernels.int8.digits import quantise_weight
+from kernels.native.compiler import openmp
+from kernels.native.parallel import run_native
 
 _ALIGNMENT = 64  # bytes: one row of a tile
 
@@ -19,7 +20,7 @@ def amx_available() -> bool:
     """Whether this process may use AMX, and its torch has the thread pool of GNU OpenMP."""
     return (
         torch.cpu._is_amx_tile_supported()
-        and _openmp() is not None
+        and openmp() is not None
         and bool(torch.cpu._init_amx())  # asks the kernel for the tile registers
     )
 
@@ -37,7 +38,7 @@ class AmxLinear:
         from kernels.int8 import amx_code
 
         self._code = amx_code
-        self._start, self._kernel, _ = _kernel()
+        self._kernel = _kernel()
         self.out_features, self.in_features = weight.shape
         quantised = quantise_weight(weight)
         self._columns = quantised.columns.contiguous()
@@ -82,7 +83,7 @@ class AmxLinear:
             )
             address = ctypes.addressof(words)
             words[code.NEXT] = address + 8 * code.NEXT_BLOCK
-            self._start(self._kernel, address, threads, 0)
+            run_native(self._kernel.address, address, threads)
         return y if dtype is torch.float32 else y.to(dtype)
 
     @property
@@ -107,24 +108,9 @@ def _padded(values: torch.Tensor, size: int) -> torch.Tensor:
 
 
 @cache
-def _openmp() -> ctypes.CDLL | None:
-    """The OpenMP library that torch has loaded: one pool of threads, no competition of two."""
-    try:
-        library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-        needed = (library.GOMP_parallel, library.GOMP_barrier, library.omp_get_num_threads)
-    except (OSError, AttributeError):
-        return None
-    return library if all(needed) and "OpenMP" in torch.__config__.parallel_info() else None
-
-
-@cache
-def _kernel() -> tuple[Any, int, Any]:
+def _kernel() -> Any:
     from kernels.int8.amx_code import compile_kernel
 
-    library = _openmp()
+    library = openmp()
     assert library is not None  # amx_available
-    kernel = compile_kernel(library)
-    start = library.GOMP_parallel
-    start.restype = None
-    start.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-    return start, kernel.address, kernel
+    return compile_kernel(library.barrier)

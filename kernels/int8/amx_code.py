@@ -14,7 +14,6 @@ core, finds less left to do.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -24,6 +23,7 @@ from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 from kernels.int8.digits import LEVELS, SMALLEST
+from kernels.native.memory import bits_of, bytes_at, float_of, floats_at, ints_at
 
 COLUMNS = 32
 """Outputs of a block: two tiles of 16."""
@@ -156,22 +156,6 @@ def _take(_context, address):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _bits(_context, value):  # type: ignore[no-untyped-def]
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
-        return builder.bitcast(values[0], _INT)
-
-    return types.int32(types.float32), generate
-
-
-@intrinsic
-def _from_bits(_context, value):  # type: ignore[no-untyped-def]
-    def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
-        return builder.bitcast(values[0], _FLOAT)
-
-    return types.float32(types.int32), generate
-
-
-@intrinsic
 def _finish16(_context, sums, scale, weight_scales, bias, y):  # type: ignore[no-untyped-def]
     """16 outputs at ``y``: (256 high + low) * (scale * weight scale) + bias; sums lie 64 apart."""
 
@@ -198,19 +182,6 @@ def _finish16(_context, sums, scale, weight_scales, bias, y):  # type: ignore[no
     return types.void(word, types.float32, word, word, word), generate
 
 
-def _pointer(element: Any) -> Any:
-    @intrinsic
-    def at(_context, address):  # type: ignore[no-untyped-def]
-        def generate(context: Any, b: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
-            return b.inttoptr(values[0], context.get_value_type(signature.return_type))
-
-        return types.CPointer(element)(types.int64), generate
-
-    return at
-
-
-_floats_at, _bytes_at = _pointer(types.float32), _pointer(types.int8)
-
 _LEVELS, _SMALLEST = np.float32(LEVELS), np.float32(SMALLEST)
 _NAN, _ZERO = np.float32(np.nan), np.float32(0.0)
 _INFINITY_BITS, _MAGNITUDE_BITS = np.int32(0x7F800000), np.int32(0x7FFFFFFF)
@@ -228,10 +199,10 @@ def _quantise(x, columns, high, low, inputs):  # type: ignore[no-untyped-def]
     """
     largest_bits = np.int32(0)
     for i in range(inputs):
-        largest_bits = max(largest_bits, _bits(x[i] * columns[i]) & _MAGNITUDE_BITS)
+        largest_bits = max(largest_bits, bits_of(x[i] * columns[i]) & _MAGNITUDE_BITS)
     scale, inverse = _ZERO, _ZERO
     if largest_bits < _INFINITY_BITS:
-        largest = _from_bits(largest_bits)
+        largest = float_of(largest_bits)
         if largest >= _SMALLEST:
             scale, inverse = largest / _LEVELS, _LEVELS / largest
     if largest_bits >= _INFINITY_BITS:
@@ -241,7 +212,7 @@ def _quantise(x, columns, high, low, inputs):  # type: ignore[no-untyped-def]
             low[i] = 0
     else:
         for i in range(inputs):
-            value = _bits(x[i] * columns[i] * inverse + _ROUNDER) - _ROUNDER_BITS
+            value = bits_of(x[i] * columns[i] * inverse + _ROUNDER) - _ROUNDER_BITS
             digit = (value + _HALF) >> _EIGHT
             high[i] = np.int8(digit)
             low[i] = np.int8(value - (digit << _EIGHT))
@@ -268,35 +239,32 @@ def _finish(words, tile, scales, block, token):  # type: ignore[no-untyped-def]
             if left > 0:
                 _finish16(sums, scales[token + r], words[WEIGHT_SCALES] + at, words[BIAS] + at, y)
             if 0 < left < 16:
-                part = carray(_floats_at(y), (16,))
-                row = carray(_floats_at(words[Y] + 4 * (token + r) * outputs + at), (16,))
+                part = carray(floats_at(y), (16,))
+                row = carray(floats_at(words[Y] + 4 * (token + r) * outputs + at), (16,))
                 for j in range(left):
                     row[j] = part[j]
 
 
-def compile_kernel(openmp: ctypes.CDLL) -> Any:
-    """The function each thread runs, ``void work(words)``; keep it as long as its address is used.
+def compile_kernel(gomp_barrier: int) -> Any:
+    """The function each thread runs, ``void work(words, thread, threads)``, for `run_native`; keep
+    it as long as its address is used.
 
     Args:
-        openmp: the library with torch's thread pool.
+        gomp_barrier: address of the function at which torch's threads wait for each other.
     """
     llvm.initialize_native_asmparser()
-    thread_number = _integer_function(openmp.omp_get_thread_num)
-    thread_count = _integer_function(openmp.omp_get_num_threads)
-    barrier = openmp.GOMP_barrier
-    barrier.restype, barrier.argtypes = None, []
+    barrier = ctypes.CFUNCTYPE(None)(gomp_barrier)
 
-    @cfunc(types.void(types.CPointer(types.int64)))
-    def work(address):  # type: ignore[no-untyped-def]
-        words = carray(address, (WORDS,))
-        me, threads = thread_number(), thread_count()
+    @cfunc(types.void(types.int64, types.int64, types.int64))
+    def work(address, me, threads):  # type: ignore[no-untyped-def]
+        words = carray(ints_at(address), (WORDS,))
         rows, inputs = words[ROWS], words[INPUTS]
         padded = (inputs + STEP - 1) // STEP * STEP
         x_size = (rows - 1) * words[X_STRIDE] + inputs
-        x = carray(_floats_at(words[X]), (x_size,))
-        columns = carray(_floats_at(words[INPUT_COLUMNS]), (inputs,))
-        digits = carray(_bytes_at(words[DIGITS]), (rows * 2 * padded,))
-        scales = carray(_floats_at(words[SCALES]), (rows,))
+        x = carray(floats_at(words[X]), (x_size,))
+        columns = carray(floats_at(words[INPUT_COLUMNS]), (inputs,))
+        digits = carray(bytes_at(words[DIGITS]), (rows * 2 * padded,))
+        scales = carray(floats_at(words[SCALES]), (rows,))
         for row in range(me * rows // threads, (me + 1) * rows // threads):
             start, to = row * words[X_STRIDE], row * 2 * padded
             scales[row] = _quantise(
@@ -309,7 +277,7 @@ def compile_kernel(openmp: ctypes.CDLL) -> Any:
         if threads > 1:
             barrier()
         sums = words[SUMS] + me * SCRATCH_BYTES
-        config = carray(_bytes_at(sums), (64,))
+        config = carray(bytes_at(sums), (64,))
         for i in range(64):
             config[i] = 0
         config[0] = 1  # palette
@@ -335,8 +303,3 @@ def compile_kernel(openmp: ctypes.CDLL) -> Any:
         _release_tiles()
 
     return work
-
-
-def _integer_function(function: Any) -> Callable[[], int]:
-    function.restype, function.argtypes = ctypes.c_int, []
-    return function  # type: ignore[no-any-return]

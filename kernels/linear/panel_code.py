@@ -34,9 +34,6 @@ _FLOATS = ir.VectorType(_F32, LANES)
 _INTS = ir.VectorType(_I32, LANES)
 _WORDS = _I64.as_pointer()
 
-LAUNCH_ARGUMENTS = 7
-
-
 PANELS, BIAS, COLUMNS = range(3)
 """Words of a weight's description: addresses of its panels and its bias, output columns."""
 
@@ -47,20 +44,17 @@ _CHUNK = 4
 """Panels a thread takes at once."""
 
 
-def panel_module(in_features: int, gomp_parallel: int) -> ir.Module:
-    """The module for weights with this many input features; its ``launch`` is what is called.
+def panel_module(in_features: int) -> ir.Module:
+    """The module for weights with this many input features; its ``body`` is run by `run_native`.
 
-    ``launch(description, x, y, y_stride, rows, tile, threads)``: addresses of the weight's
-    description, of x [rows, in_features] and y [rows, y_stride] fp32; rows >= 1; rows per tile,
-    1..MAX_TILE.
+    Its words: addresses of the weight's description, of x [rows, in_features] and of y
+    [rows, y_stride] fp32; y_stride; rows >= 1; rows per tile, 1..MAX_TILE; 0.
 
     Args:
         in_features: at least 1.
-        gomp_parallel: address of the function that starts the threads.
     """
     module = new_module(f"panels_{in_features}")
-    body = _thread_body(module, _Emitter(module, in_features).work())
-    _launch(module, body, gomp_parallel)
+    _thread_body(module, _Emitter(module, in_features).work())
     return module
 
 
@@ -196,14 +190,14 @@ class _Emitter:
         return b.shuffle_vector(first, empty, ir.Constant(_INTS, [0] * LANES))
 
 
-def _thread_body(module: ir.Module, work: ir.Function) -> ir.Function:
-    """``void body(words)``: take the next panel until there is none.
+def _thread_body(module: ir.Module, work: ir.Function) -> None:
+    """``void body(words, thread, threads)``: take the next panel until there is none.
 
     Threads that are late, because another process holds their core, find less left to do.
     """
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORDS]), name="body")
-    (words,) = function.args
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 3), name="body")
     b = ir.IRBuilder(function.append_basic_block("entry"))
+    words = b.inttoptr(function.args[0], _WORDS)
     description = b.inttoptr(b.load(b.gep(words, [_i64(_DESCRIPTION)])), _WORDS)
     columns = b.load(b.gep(description, [_i64(COLUMNS)]))
     panels = b.sdiv(b.add(columns, _i64(LANES - 1)), _i64(LANES))
@@ -226,33 +220,5 @@ def _thread_body(module: ir.Module, work: ir.Function) -> ir.Function:
     following = b.add(panel, _i64(1))
     panel.add_incoming(following, each)
     b.cbranch(b.icmp_signed("<", following, stop), each, head)
-    b.position_at_end(done)
-    b.ret_void()
-    return function
-
-
-def _launch(module: ir.Module, body: ir.Function, gomp_parallel: int) -> None:
-    function = ir.Function(
-        module, ir.FunctionType(ir.VoidType(), [_I64] * LAUNCH_ARGUMENTS), name="launch"
-    )
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-    words = b.alloca(_I64, _NEXT + 1)
-    *arguments, threads = function.args
-    for index, value in enumerate(arguments):
-        b.store(value, b.gep(words, [_i64(index)]))
-    b.store(_i64(0), b.gep(words, [_i64(_NEXT)]))
-    alone, team = function.append_basic_block("alone"), function.append_basic_block("team")
-    done = function.append_basic_block("done")
-    b.cbranch(b.icmp_signed("==", threads, _i64(1)), alone, team)
-    b.position_at_end(alone)
-    b.call(body, [words])
-    b.branch(done)
-    b.position_at_end(team)
-    parallel = ir.FunctionType(ir.VoidType(), [body.type, _WORDS, _I32, _I32]).as_pointer()
-    b.call(
-        b.inttoptr(_i64(gomp_parallel), parallel),
-        [body, words, b.trunc(threads, _I32), ir.Constant(_I32, 0)],
-    )
-    b.branch(done)
     b.position_at_end(done)
     b.ret_void()

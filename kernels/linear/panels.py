@@ -10,12 +10,12 @@ from kernels.linear.panel_code import (
     BIAS,
     COLUMNS,
     LANES,
-    LAUNCH_ARGUMENTS,
     MAX_TILE,
     PANELS,
     panel_module,
 )
-from kernels.native.compiler import NativeFunction, compile_module, cpu_features, openmp
+from kernels.native.compiler import compile_module, cpu_features, openmp
+from kernels.native.parallel import call_native
 
 _ALIGNMENT = 64  # bytes: one vector, one cache line
 
@@ -39,7 +39,7 @@ class FloatPanels:
         self._panels = _aligned(panels)
         self._bias = _bias(bias, columns.shape[0])
         self._description = _description(self._panels, self._bias, self.out_features)
-        self._launch = _kernel(self.in_features)
+        self._kernel = _kernel(self.in_features)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., out] for fp32 ``x`` [..., in]. Raises ValueError for another shape or dtype."""
@@ -52,14 +52,16 @@ class FloatPanels:
         rows = y.numel() // self.out_features
         if rows:
             tiles = -(-rows // MAX_TILE)
-            self._launch(
+            call_native(
+                self._kernel,
+                torch.get_num_threads(),
                 self._description.data_ptr(),
                 x.data_ptr(),
                 y.data_ptr(),
                 self.out_features,
                 rows,
                 -(-rows // tiles),  # tiles of about equal height
-                torch.get_num_threads(),
+                0,
             )
         return y
 
@@ -70,10 +72,8 @@ class FloatPanels:
 
 
 @cache
-def _kernel(in_features: int) -> NativeFunction:
-    library = openmp()
-    assert library is not None  # the caller has asked whether panels are available
-    return compile_module(panel_module(in_features, library[0]), "launch", LAUNCH_ARGUMENTS)
+def _kernel(in_features: int) -> int:
+    return compile_module(panel_module(in_features), "body")
 
 
 def _padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:

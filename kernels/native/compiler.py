@@ -9,6 +9,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -17,10 +18,6 @@ from llvmlite import ir
 
 _lock = threading.Lock()
 _engines: list[Any] = []  # compiled code lives as long as its engine
-
-NativeFunction = Any
-"""A ctypes function of 64-bit integers, addresses among them; it runs without the interpreter's
-lock."""
 
 
 @cache
@@ -34,12 +31,21 @@ def cpu_features() -> frozenset[str]:
     return frozenset(name for name, present in features.items() if present)
 
 
-@cache
-def openmp() -> tuple[int, int] | None:
-    """Addresses of ``GOMP_parallel`` and ``omp_get_thread_num`` in the library torch has loaded.
+@dataclass(frozen=True, slots=True)
+class OpenMP:
+    """Addresses of the functions of torch's thread library."""
 
-    Work handed to them runs on torch's own threads: one pool, no competition between two. None
-    where torch was built with another library.
+    parallel: int  # GOMP_parallel(function, argument, threads, flags)
+    barrier: int  # GOMP_barrier()
+    thread: int  # omp_get_thread_num()
+    threads: int  # omp_get_num_threads()
+
+
+@cache
+def openmp() -> OpenMP | None:
+    """The library torch has loaded; None where torch was built with another than GNU's.
+
+    Work handed to it runs on torch's own threads: one pool, no competition between two.
     """
     import torch
 
@@ -47,18 +53,22 @@ def openmp() -> tuple[int, int] | None:
         return None
     try:
         library = ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
-    except OSError:
+        return OpenMP(
+            parallel=_address(library.GOMP_parallel),
+            barrier=_address(library.GOMP_barrier),
+            thread=_address(library.omp_get_thread_num),
+            threads=_address(library.omp_get_num_threads),
+        )
+    except (OSError, AttributeError):
         return None
-    return _address(library.GOMP_parallel), _address(library.omp_get_thread_num)
 
 
-def compile_module(module: ir.Module, name: str, arguments: int) -> NativeFunction:
-    """Machine code of one function of a module.
+def compile_module(module: ir.Module, name: str) -> int:
+    """Address of one function of a module, compiled; it stays valid.
 
     Args:
         module: verified by LLVM before it is compiled.
-        name: of a function that takes ``arguments`` 64-bit integers and returns nothing.
-        arguments: their count.
+        name: of the function.
     """
     _initialize()
     with _lock:
@@ -67,8 +77,8 @@ def compile_module(module: ir.Module, name: str, arguments: int) -> NativeFuncti
         engine = llvm.create_mcjit_compiler(parsed, _target_machine())
         engine.finalize_object()
         _engines.append(engine)
-        prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * arguments)
-        return prototype(engine.get_function_address(name))
+        address: int = engine.get_function_address(name)
+        return address
 
 
 def new_module(name: str) -> ir.Module:

@@ -29,6 +29,12 @@ def halves_at(_context: Any, _address: Any) -> Any:
 
 
 @intrinsic
+def bytes_at(_context: Any, _address: Any) -> Any:
+    """A pointer to signed bytes at an address."""
+    return types.CPointer(types.int8)(types.int64), _as_pointer(types.int8)
+
+
+@intrinsic
 def prefetch(_context: Any, _address: Any) -> Any:
     """Ask for the cache line at an address, mapped or not, to be read."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from typing import Any
 
 from llvmlite import ir
 
-from kernels.native.compiler import NativeFunction, compile_module, new_module, openmp
+from kernels.native.compiler import OpenMP, compile_module, new_module, openmp
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 _WORDS = _I64.as_pointer()
@@ -22,6 +23,8 @@ def call_native(kernel: int, threads: int, *words: int) -> None:
 def run_native(kernel: int, words: int, threads: int) -> None:
     """Call ``kernel(words, thread, threads)`` once per thread and wait for all of them.
 
+    The kernel is told how many threads there are, which may be fewer than were asked for.
+
     Args:
         kernel: address of a function of three 64-bit integers.
         words: passed on; usually the address of the kernel's arguments.
@@ -31,22 +34,27 @@ def run_native(kernel: int, words: int, threads: int) -> None:
 
 
 @cache
-def _launcher() -> NativeFunction:
+def _launcher() -> Any:
+    """A ctypes function of 64-bit integers; it runs without the interpreter's lock."""
     library = openmp()
     if library is None:
         raise RuntimeError("torch runs on another thread library; native kernels are unavailable")
-    return compile_module(_module(*library), "launch", 3)
+    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
+    return prototype(compile_module(_module(library), "launch"))
 
 
-def _module(gomp_parallel: int, omp_get_thread_num: int) -> ir.Module:
+def _module(library: OpenMP) -> ir.Module:
     module = new_module("parallel")
     kernel = ir.FunctionType(ir.VoidType(), [_I64] * 3).as_pointer()
 
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORDS]), name="body")
     b = ir.IRBuilder(body.append_basic_block("entry"))
-    address, words, threads = (b.load(b.gep(body.args[0], [_i64(i)])) for i in range(3))
+    address, words = (b.load(b.gep(body.args[0], [_i64(i)])) for i in range(2))
     number = ir.FunctionType(_I32, []).as_pointer()
-    thread = b.zext(b.call(b.inttoptr(_i64(omp_get_thread_num), number), []), _I64)
+    thread, threads = (
+        b.zext(b.call(b.inttoptr(_i64(function), number), []), _I64)
+        for function in (library.thread, library.threads)
+    )
     b.call(b.inttoptr(address, kernel), [words, thread, threads])
     b.ret_void()
 
@@ -56,15 +64,15 @@ def _module(gomp_parallel: int, omp_get_thread_num: int) -> ir.Module:
     alone, team = launch.append_basic_block("alone"), launch.append_basic_block("team")
     b.cbranch(b.icmp_signed("==", threads, _i64(1)), alone, team)
     b.position_at_end(alone)
-    b.call(b.inttoptr(address, kernel), [words, _i64(0), threads])
+    b.call(b.inttoptr(address, kernel), [words, _i64(0), _i64(1)])
     b.ret_void()
     b.position_at_end(team)
-    shared = b.alloca(_I64, 3)
-    for index, value in enumerate(launch.args):
+    shared = b.alloca(_I64, 2)
+    for index, value in enumerate((address, words)):
         b.store(value, b.gep(shared, [_i64(index)]))
     parallel = ir.FunctionType(ir.VoidType(), [body.type, _WORDS, _I32, _I32]).as_pointer()
     b.call(
-        b.inttoptr(_i64(gomp_parallel), parallel),
+        b.inttoptr(_i64(library.parallel), parallel),
         [body, shared, b.trunc(threads, _I32), ir.Constant(_I32, 0)],
     )
     b.ret_void()
