@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.bench.cases import Mixture
 from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
+from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import (
     GenerationChunk,
@@ -24,19 +24,7 @@ from cluster.errors import EngineError
 
 _TENANT = TenantId("bench")
 
-DECISION = RoutingDecision(
-    id=DecisionId("dec_bench"),
-    tenant=_TENANT,
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=float("inf"),
-)
+DECISION = RoutingDecision.of_base(DecisionId("dec_bench"), _TENANT)
 
 
 def make_request(

@@ -68,6 +68,23 @@ class RoutingDecision:
     site_weights: SiteWeights | None = None
     scores: tuple[CandidateScore, ...] = ()
 
+    @staticmethod
+    def of_base(id: DecisionId, tenant: TenantId) -> "RoutingDecision":
+        """The base alone, decided by the caller, for requests that no store has seen."""
+        return RoutingDecision(
+            id=id,
+            tenant=tenant,
+            router="explicit",
+            router_version="1",
+            granularity=Granularity.REQUEST,
+            mixture=(),
+            source=DecisionSource.EXPLICIT,
+            candidates_digest="",
+            prompt_digest="",
+            created_at=0.0,
+            expires_at=float("inf"),
+        )
+
     @property
     def is_complete(self) -> bool:
         """Whether nothing of it has still to be decided in prefill."""

@@ -13,7 +13,7 @@ from cluster.adapters.manifest import WEIGHTS_FILE
 from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.adapter import AdapterManifest
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
+from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, SamplingParams
 from cluster.engine.factory import build_engine
@@ -37,19 +37,7 @@ _MAX_RANK = 1024
 _LEAST_ROOM = 2**20
 _PART = "evaluated"
 _TENANT = TenantId("local")
-_DECISION = RoutingDecision(
-    id=DecisionId("local"),
-    tenant=_TENANT,
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=float("inf"),
-)
+_DECISION = RoutingDecision.of_base(DecisionId("local"), _TENANT)
 
 
 @dataclass(frozen=True, slots=True)
