@@ -61,13 +61,19 @@ class Model:
         self.settle(before)
 
     def earlier(self, name: tuple[str, str]) -> str | None:
-        current = self.current(name)
-        placed = [letter for letter, rollback in self.histories[name] if not rollback]
-        while placed and placed[-1] != current:
-            placed.pop()
-        while placed and placed[-1] == current:
-            placed.pop()
-        return placed[-1] if placed else None
+        """What was current just before the present one was put there, by playing it back."""
+        undo: dict[int, int] = {}  # place in the history -> place of what it replaced
+        steps = self.histories[name]
+        at = -1
+        for place, (letter, rollback) in enumerate(steps):
+            if rollback:
+                while at >= 0 and steps[at][0] != letter:
+                    at = undo[at]
+            if at < 0 or steps[at][0] != letter:
+                undo[place] = at
+                at = place
+        before = undo[at]
+        return steps[before][0] if before >= 0 else None
 
 
 class RegistryMachine(RuleBasedStateMachine):

@@ -254,12 +254,19 @@ def roll_back(
 
 
 def previous_of(name: Name) -> AdapterDigest | None:
-    """What ``roll_back`` would point to."""
-    placed = [step.digest for step in name.history if not step.rollback]
-    if name.digest not in placed:  # the step that put it in is forgotten, and all before it
-        return None
-    at = len(placed) - 1 - placed[::-1].index(name.digest)
-    return next((digest for digest in reversed(placed[:at]) if digest != name.digest), None)
+    """What ``roll_back`` would point to.
+
+    Steps put generations on a stack and rolling back takes them off, so that what was rolled back
+    from is not come back to.
+    """
+    stack: list[AdapterDigest] = []
+    for step in name.history:
+        if step.rollback:
+            while stack and stack[-1] != step.digest:
+                stack.pop()
+        if not stack or stack[-1] != step.digest:
+            stack.append(step.digest)
+    return stack[-2] if len(stack) > 1 else None
 
 
 def pin(view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float) -> Transaction:

@@ -96,7 +96,7 @@ async def test_rolling_back_goes_further_each_time(registry: AdapterRegistry) ->
         await registry.roll_back(SHARED_OWNER, "sql", expected=None, by="admin")
     await registry.point(SHARED_OWNER, "sql", digest("c"), expected=digest("a"), by="admin")
     name = await registry.roll_back(SHARED_OWNER, "sql", expected=digest("c"), by="admin")
-    assert name.digest == digest("b")
+    assert name.digest == digest("a"), "what was there before, not what was rolled back from"
     registry.view.check_integrity()
 
 
