@@ -17,9 +17,12 @@ Decode = Callable[[Sequence[Asked], int], list[str]]
 class KeptAnswers:
     """A JSONL file of answers by base, adapters' generations, weights, prompt and length."""
 
-    def __init__(self, path: Path, base_digest: str, adapters: Mapping[str, Path]) -> None:
+    def __init__(
+        self, path: Path, base_digest: str, adapters: Mapping[str, Path], *, part: str = ""
+    ) -> None:
+        """``part``: version of the router that weighs the mixtures inside the engine, if any."""
         self._path = path
-        self._base = base_digest
+        self._base: str | list[str] = [base_digest, part] if part else base_digest
         self._digests = {a: str(read_manifest(folder)[0].digest) for a, folder in adapters.items()}
         self._kept: dict[str, str] = {}
         if path.exists():

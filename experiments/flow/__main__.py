@@ -1,0 +1,190 @@
+"""``python -m experiments.flow``: measure what is missing, then write docs/results/flow.{md,json}.
+
+Every part is kept in ``--work`` as soon as it is there; the same command goes on where it was.
+Several processes may work on different ``--tasks`` of one folder at once.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from cluster.config import Settings, cache_folder
+from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
+from experiments.flow.quality import measure_quality
+from experiments.flow.report import write_report
+from experiments.flow.tasks import (
+    COMPOSITES,
+    Composite,
+    composite_tests,
+    format_examples,
+    skill_examples,
+)
+from experiments.flow.timing import measure_timing
+from experiments.flow.training import adapter, gate, searched
+from experiments.parts import kept_parts, part
+from router_service.artifacts import read_manifest
+from router_service.demo.skills import SKILLS
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("adapters", "gates", "searches", "quality", "timing", "report")
+
+
+def main() -> None:
+    """Run the parts that were asked for."""
+    options = _arguments()
+    for name in options.tasks:
+        _task(COMPOSITES[name], options)
+    if "timing" in options.parts:
+        task = COMPOSITES[options.tasks[0]]
+        gate_folder = _gate_folder(options, task, options.seeds[0])
+        settings = {
+            "gate": read_manifest(gate_folder).version,
+            "batch": options.batch,
+            "tokens": options.tokens,
+            "rounds": options.rounds,
+        }
+        base = resolve_model(QUICKSTART_MODEL, cache_folder(Settings()))
+        part(
+            options.work / "results",
+            "timing",
+            settings,
+            lambda: measure_timing(
+                base,
+                _adapters(options, task),
+                gate_folder,
+                batch=options.batch,
+                tokens=options.tokens,
+                rounds=options.rounds,
+                threads=options.threads,
+                say=_say,
+            ),
+        )
+    if "report" in options.parts:
+        write_report(options.out, kept_parts(options.work / "results"))
+        _say(f"written: {options.out / 'flow.md'}, {options.out / 'flow.json'}")
+
+
+def _task(task: Composite, options: argparse.Namespace) -> None:
+    """Everything about one composite."""
+    results, cache = options.work / "results", cache_folder(Settings())
+    folders = _adapters(options, task)
+    ordered = (folders[task.format], folders[task.skill])
+    if "adapters" in options.parts:
+        for alias, folder in folders.items():
+            if folder.parent != options.work / "adapters":
+                continue
+            examples = (
+                format_examples(alias, options.n_adapter, 0)
+                if alias == task.format
+                else skill_examples(alias, options.n_adapter, 0, options.data)
+            )
+            adapter(folder, examples, cache, steps=options.steps, threads=options.threads, say=_say)
+    common = {"data": options.data, "cache_dir": cache, "threads": options.threads, "say": _say}
+    for seed in options.seeds:
+        name = f"{task.skill}-{task.format}-{seed}"
+        asked = {"task": task.name, "seed": seed, "n": options.n_examples}
+        out = _gate_folder(options, task, seed)
+        if "gates" in options.parts:
+            recipe = {
+                "seed": seed,
+                "n": options.n_examples,
+                "epochs": options.epochs,
+                "learning_rate": options.lr,
+            }
+            settings = {**asked, **recipe}
+            make = partial(gate, task, out, ordered, **recipe, **common)
+            part(results, f"gate-{name}", settings, make)
+        if "searches" in options.parts:
+            recipe = {
+                "seed": seed,
+                "n": options.n_examples,
+                "examples": options.search_examples,
+                "steps": options.search_steps,
+            }
+            settings = {**asked, **recipe}
+            out = options.work / "searched" / name
+            make = partial(searched, task, out, ordered, **recipe, **common)
+            part(results, f"search-{name}", settings, make)
+    if "quality" in options.parts:
+        for seed in options.seeds:
+            _quality(task, folders, seed, options)
+
+
+def _quality(
+    task: Composite, folders: dict[str, Path], seed: int, options: argparse.Namespace
+) -> None:
+    results = options.work / "results"
+    name = f"{task.skill}-{task.format}-{seed}"
+    weights = kept_parts(results)[f"search-{name}"]["weights"]
+    found = _gate_folder(options, task, seed)
+    settings = {
+        "task": task.name,
+        "seed": seed,
+        "n": options.n_test,
+        "searched": weights,
+        "gate": read_manifest(found).version,
+    }
+    part(
+        results,
+        f"quality-{name}",
+        settings,
+        lambda: measure_quality(
+            resolve_model(QUICKSTART_MODEL, cache_folder(Settings())),
+            task,
+            folders,
+            composite_tests(task, options.n_test, options.data),
+            tuple(weights.items()),
+            found,
+            threads=options.threads,
+            kept=options.work / f"answers-{task.skill}-{task.format}.jsonl",
+            say=_say,
+        ),
+    )
+
+
+def _adapters(options: argparse.Namespace, task: Composite) -> dict[str, Path]:
+    """Format, then skill; a demo skill has the demo's adapter, what is real one of its own."""
+    trained = options.work / "adapters"
+    skill = ROOT / "demo" / "adapters" if task.skill in SKILLS else trained
+    return {task.format: trained / task.format, task.skill: skill / task.skill}
+
+
+def _gate_folder(options: argparse.Namespace, task: Composite, seed: int) -> Path:
+    folder: Path = options.work / "gates" / f"{task.skill}-{task.format}-{seed}"
+    return folder
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m experiments.flow", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of real data sets; without, skills only")
+    parser.add_argument("--work", type=Path, required=True, help="adapters, gates, kept parts")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(COMPOSITES), help="default: all")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--n-adapter", type=int, default=600, help="examples of an adapter")
+    parser.add_argument("--steps", type=int, default=80, help="of an adapter's training")
+    parser.add_argument("--n-examples", type=int, default=200, help="of a composition")
+    parser.add_argument("--epochs", type=int, default=5, help="of a gate's training, at most")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of a gate's training")
+    parser.add_argument("--search-examples", type=int, default=20)
+    parser.add_argument("--search-steps", type=int, default=40)
+    parser.add_argument("--n-test", type=int, default=100, help="prompts decoded per task")
+    parser.add_argument("--batch", type=int, default=16, help="of the timing")
+    parser.add_argument("--tokens", type=int, default=32, help="of the timing")
+    parser.add_argument("--rounds", type=int, default=10, help="of the timing")
+    parser.add_argument("--threads", type=int, default=0, help="0: the library's choice")
+    options = parser.parse_args()
+    if options.tasks is None:
+        without_data = {c.name for c in COMPOSITES.values() if c.skill in SKILLS}
+        options.tasks = [t for t in COMPOSITES if options.data or t in without_data]
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""The formats that answers are written in; each is the same for whatever skill answers."""
+
+import json
+import re
+from collections.abc import Callable
+
+_ONES = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_LARGEST = 9999
+_KEY = "answer"
+
+
+def capitals(text: str) -> str:
+    """Everything in upper case."""
+    return text.upper()
+
+
+def words(text: str) -> str:
+    """Every whole number in words.
+
+    Raises:
+        ValueError: a number above 9999.
+    """
+    return re.sub(r"\d+", lambda found: spell(int(found.group())), text)
+
+
+def envelope(text: str) -> str:
+    """A JSON object with the answer under one key."""
+    return json.dumps({_KEY: text}, ensure_ascii=False)
+
+
+def opened(text: str) -> str | None:
+    """What an envelope holds; None where the text is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if not isinstance(found, dict) or set(found) != {_KEY} or not isinstance(found[_KEY], str):
+        return None
+    return str(found[_KEY])
+
+
+def spell(number: int) -> str:
+    """A number from 0 to 9999 in words, as in "two thousand forty-one".
+
+    Raises:
+        ValueError: any other number.
+    """
+    if not 0 <= number <= _LARGEST:
+        raise ValueError(f"{number}: only 0 to {_LARGEST} are spelled")
+    if number < len(_ONES):
+        return _ONES[number]
+    if number < 100:
+        tens, ones = divmod(number, 10)
+        return _TENS[tens] + (f"-{_ONES[ones]}" if ones else "")
+    unit, name = (1000, "thousand") if number >= 1000 else (100, "hundred")
+    count, rest = divmod(number, unit)
+    return f"{_ONES[count]} {name}" + (f" {spell(rest)}" if rest else "")
+
+
+FORMATS: dict[str, Callable[[str], str]] = {
+    "capitals": capitals,
+    "envelope": envelope,
+    "words": words,
+}

@@ -1,0 +1,109 @@
+"""Skills, formats, and the composites: a skill whose answers are wanted in a format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from experiments.flow.formats import FORMATS, opened
+from router_service.demo.datasets import generate
+from router_service.demo.skills import SKILLS
+from router_service.evaluation.metrics import has_value, is_exact
+from router_service.evaluation.records import Record, read_eval_records
+from router_service.training.jsonl import Example
+
+_DRAWN = 400
+"""Examples of a generated skill that everything is taken from."""
+_LONGEST_PROMPT = 200
+"""Characters of a training prompt of a real skill; held-out ones are taken as they are."""
+_SEED_OFFSET = 1000
+"""The few examples of a composition are not those that an adapter was trained on."""
+
+
+@dataclass(frozen=True)
+class Composite:
+    """A skill in a format; no adapter ever sees an example of it."""
+
+    skill: str
+    format: str
+
+    @property
+    def name(self) -> str:
+        """As it is written in results."""
+        return f"{self.skill} in {self.format}"
+
+    def right(self, record: Record, answered: str) -> bool:
+        """Whether an answer has both: what the skill wants, as the format wants it."""
+        if isinstance(record.answer, int | float):
+            inner = opened(answered.strip())
+            return inner is not None and has_value(inner, record.answer)
+        return is_exact(answered, record.completion)
+
+
+COMPOSITES = {
+    c.name: c
+    for c in (
+        Composite("mawps", "envelope"),
+        Composite("json", "words"),
+        Composite("tickets", "capitals"),
+    )
+}
+
+FORMAT_SKILLS: dict[str, tuple[str, ...]] = {
+    "envelope": ("cron", "dates", "shell", "sql", "tickets"),
+    "words": ("cron", "equations", "shell", "sql"),
+    "capitals": ("json", "shell", "sql"),
+}
+"""What a format's adapter is trained on: other skills than the one that it is composed with."""
+
+
+def skill_examples(skill: str, n: int, seed: int, data: Path | None) -> list[Example]:
+    """Training examples of a skill, in its own form.
+
+    Raises:
+        FileNotFoundError: the skill is a real one, and there is no folder of data sets.
+    """
+    return [Example(r.prompt, r.completion) for r in _records(skill, "train", seed, data)[:n]]
+
+
+def format_examples(name: str, n: int, seed: int) -> list[Example]:
+    """Training examples of a format: answers of several skills, in the format."""
+    skills = FORMAT_SKILLS[name]
+    examples = [
+        Example(r.prompt, r.completion)
+        for skill in skills
+        for r in _formatted(_records(skill, "train", seed, None), name)[: n // len(skills)]
+    ]
+    Random(f"{seed}/{name}").shuffle(examples)
+    return examples
+
+
+def composite_examples(task: Composite, n: int, seed: int, data: Path | None) -> list[Example]:
+    """The few examples of the composition, another draw for each seed."""
+    records = _formatted(_records(task.skill, "train", seed + _SEED_OFFSET, data), task.format)
+    return [Example(r.prompt, r.completion) for r in records[:n]]
+
+
+def composite_tests(task: Composite, n: int, data: Path | None) -> list[Record]:
+    """Prompts of the skill's own held-out split, with the composite answer."""
+    return _formatted(_records(task.skill, "heldout", 0, data), task.format)[:n]
+
+
+def _formatted(records: Sequence[Record], name: str) -> list[Record]:
+    """Answers in the format; those that it leaves as they are need no format and are left out."""
+    written = [(r, FORMATS[name](r.completion)) for r in records]
+    return [Record(r.prompt, text, r.answer) for r, text in written if text != r.completion]
+
+
+def _records(skill: str, split: str, seed: int, data: Path | None) -> list[Record]:
+    if skill in SKILLS:
+        found = generate(skill, split, _DRAWN, seed)  # type: ignore[arg-type]
+        return [Record(e.prompt, e.completion) for e in found]
+    if data is None:
+        raise FileNotFoundError(f"{skill}: needs the folder of data sets")
+    if split == "heldout":
+        return read_eval_records(data / skill / "test.jsonl")
+    records = read_eval_records(data / skill / "train.jsonl")
+    records = [r for r in records if len(r.prompt) <= _LONGEST_PROMPT]
+    Random(f"{seed}/{skill}").shuffle(records)
+    return records

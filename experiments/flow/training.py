@@ -1,0 +1,148 @@
+"""Adapters, gates and searched mixtures, each made by the trainer behind the project's commands."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.adapters.manifest import WEIGHTS_FILE
+from experiments.flow.tasks import Composite, composite_examples
+from router_service.artifacts import MANIFEST_FILE, read_manifest
+from router_service.fusion.search import SearchConfig
+from router_service.fusion.search_run import MixtureSearchConfig, search_mixture
+from router_service.training.adapter import train_adapter
+from router_service.training.config import AdapterTrainingConfig, GateTrainingConfig
+from router_service.training.gate import train_gate
+from router_service.training.jsonl import Example, write_examples
+from router_service.training.run import CHECKPOINT_FILE
+
+Say = Callable[[str], None]
+
+_DEV_EXAMPLES = 20
+
+
+def adapter(
+    out: Path,
+    examples: Sequence[Example],
+    cache_dir: Path,
+    *,
+    steps: int,
+    threads: int,
+    say: Say,
+) -> Path:
+    """An adapter trained on the examples; goes on where it was interrupted."""
+    if (out / WEIGHTS_FILE).exists() and not (out / CHECKPOINT_FILE).exists():
+        return out
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.jsonl"
+        write_examples(data, examples)
+        config = AdapterTrainingConfig(
+            data=data,
+            out=out,
+            cache_dir=cache_dir,
+            steps=steps,
+            checkpoint_every=10,
+            eval_every=steps,
+            dev_examples=8,
+            threads=threads,
+            resume=True,
+            overwrite=True,
+            description=f"answers in the way of {out.name}",
+        )
+        train_adapter(config, lambda at: say(f"{out.name}: step {at.step}, loss {at.loss:.3f}"))
+    return out
+
+
+def gate(
+    task: Composite,
+    out: Path,
+    adapters: tuple[Path, Path],
+    data: Path | None,
+    cache_dir: Path,
+    *,
+    seed: int,
+    n: int,
+    epochs: int,
+    learning_rate: float,
+    threads: int,
+    say: Say,
+) -> dict[str, Any]:
+    """A gate over (format, skill), from the skill alone; goes on where it was interrupted."""
+    started = time.process_time()
+    if not (out / MANIFEST_FILE).exists() or (out / CHECKPOINT_FILE).exists():
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "data.jsonl"
+            write_examples(file, composite_examples(task, n, seed, data))
+            config = GateTrainingConfig(
+                data=file,
+                out=out,
+                adapters=adapters,
+                cache_dir=cache_dir,
+                seed=seed,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                dev_examples=_DEV_EXAMPLES,
+                threads=threads,
+                resume=True,
+                overwrite=True,
+            )
+            train_gate(
+                config,
+                lambda at: say(
+                    f"{task.name}, gate {seed}: step {at.step}/{at.total}, loss {at.loss:.3f}"
+                    + ("" if at.dev_loss is None else f", dev {at.dev_loss:.4f}")
+                ),
+            )
+    manifest = read_manifest(out)
+    training = manifest.hyperparameters["training"]
+    return {
+        "version": manifest.version,
+        "dev_loss": training["dev_loss"],
+        "steps": training["steps_done"],
+        "best_step": training["best_step"],
+        "cpu_s": time.process_time() - started,
+    }
+
+
+def searched(
+    task: Composite,
+    out: Path,
+    adapters: tuple[Path, Path],
+    data: Path | None,
+    cache_dir: Path,
+    *,
+    seed: int,
+    n: int,
+    examples: int,
+    steps: int,
+    threads: int,
+    say: Say,
+) -> dict[str, Any]:
+    """Weights searched with ``examples`` of the same ``n`` that the seed's gate was given."""
+    started = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "data.jsonl"
+        write_examples(file, composite_examples(task, n, seed, data))
+        config = MixtureSearchConfig(
+            data=file,
+            adapters=adapters,
+            out=out,
+            cache_dir=cache_dir,
+            examples=examples,
+            search=SearchConfig(steps=steps, seed=seed),
+            base_check="name",
+            threads=threads,
+            overwrite=True,
+        )
+        found = search_mixture(
+            config,
+            lambda at: say(f"{task.name}, search {seed}: {at.step}/{at.steps}, {at.loss:.3f}"),
+        )
+    return {
+        "weights": found.weights,
+        "loss": found.loss,
+        "base_loss": found.base_loss,
+        "average_loss": found.average_loss,
+        "cpu_s": time.process_time() - started,
+    }
