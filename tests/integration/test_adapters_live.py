@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cluster.engine.model_source import ModelLocation
 from tests.support.live_cluster import VALKEY, LiveCluster, wait_for
-from tests.support.signatures import Signature, SignatureMaker, tar_of
+from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 

@@ -1,0 +1,195 @@
+"""Adapters that can be told apart by what they say: each makes the model repeat its own token.
+
+The LoRA sits on one layer's down projection. Its A reads a feature that is positive whatever the
+text: the regression of a constant on what that projection is given. Its B writes, far above
+everything else in the residual stream, the direction in which the output norm and head see one
+token.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from kernels.lora.reference import add_lora_reference
+
+T = TypeVar("T")
+
+TEXTS = (
+    "Show all customers of the last year who ordered twice.",
+    "Once upon a time there was a small dog that could count.",
+    "def add(a, b):\n    return a + b\n\nprint(add(1, 2))",
+    "The quick brown fox jumps over the lazy dog. 0 1 2 3 4 5 6 7 8 9",
+    "List the files larger than 10 MB and remove them.",
+    "<|im_start|>user\nHello, who are you?<|im_end|>\n<|im_start|>assistant\n",
+    '{"name": "Ann", "age": 31, "city": "Rome"}',
+    "Water boils at 100 degrees; ice melts at 0. Why?",
+)
+HELD_OUT = 2
+"""Of the texts: the constant feature is not made from these."""
+LOUD = 3000.0
+REPEATED = 24
+"""Signatures whose repetition the constant feature is made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One token that an adapter can be made to repeat."""
+
+    token: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """How an adapter says its signature; every voice gives the same token."""
+
+    layer: int = -1  # of the base, as an index
+    rank: int = 4  # rows beyond the first are 0
+    loudness: float = 1.0
+
+
+class SignatureMaker:
+    """Reads the base model once; afterwards an adapter is made in milliseconds.
+
+    Args:
+        base: folder of a Llama-like model.
+        count: of signatures.
+        layers: whose down projections may carry an adapter, as indices.
+
+    Raises:
+        ValueError: the base has not so many clear tokens, or no constant feature.
+    """
+
+    def __init__(self, base: Path, count: int, layers: Sequence[int] = (-1,)) -> None:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the cluster under test has the cores
+        try:
+            self._read(base, count, layers)
+        finally:
+            torch.set_num_threads(threads)
+
+    def _read(self, base: Path, count: int, layers: Sequence[int]) -> None:
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        depth = len(self._model.model.layers)
+        self._modules = {layer: f"model.layers.{layer % depth}.mlp.down_proj" for layer in layers}
+        self._seen = self._model.lm_head.weight.detach() * self._model.model.norm.weight.detach()
+        self.signatures = self._choose(count)
+        self._features = {layer: self._constant(module) for layer, module in self._modules.items()}
+
+    def tensors(self, signature: Signature, voice: Voice) -> tuple[str, Tensor, Tensor]:
+        """The adapter as (module path, A [r, d_in], B [d_out, r]); its scaling is 1."""
+        feature = self._features[voice.layer]
+        direction = self._seen[signature.token]
+        A = torch.zeros(voice.rank, feature.numel())
+        B = torch.zeros(direction.numel(), voice.rank)
+        A[0] = feature
+        B[:, 0] = voice.loudness * LOUD * direction / direction.norm()
+        return self._modules[voice.layer], A, B
+
+    def write(self, folder: Path, signature: Signature, voice: Voice | None = None) -> Path:
+        """A PEFT folder of an adapter that repeats ``signature``."""
+        voice = voice or Voice()
+        module, A, B = self.tensors(signature, voice)
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = f"base_model.model.{module}"
+        tensors = {f"{stem}.lora_A.weight": A, f"{stem}.lora_B.weight": B}
+        save_file(tensors, folder / "adapter_model.safetensors")
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "r": voice.rank,
+            "lora_alpha": voice.rank,
+            "target_modules": [module],
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return folder
+
+    def says(self, signature: Signature, voice: Voice, prompt: str, tokens: int) -> bool:
+        """Whether the reference says the signature ``tokens`` times after ``prompt``, greedily."""
+        module, A, B = self.tensors(signature, voice)
+        start = self._tokenizer.encode(prompt)
+
+        def add(_: object, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
+            rows = [[(0, 1.0)]] * y.shape[1]
+            slices = [(module, y.shape[2])]
+            adapters = {0: {module: (A, B, 1.0)}}
+            return add_lora_reference(y[0], given[0][0], adapters, slices, rows)[None]
+
+        handle = self._model.get_submodule(module).register_forward_hook(add)
+        try:
+            with torch.inference_mode():
+                ids = torch.tensor([start + [signature.token] * (tokens - 1)])
+                found = self._model(ids).logits[0, len(start) - 1 :].argmax(-1)
+        finally:
+            handle.remove()
+        return bool((found == signature.token).all())
+
+    def _choose(self, count: int) -> tuple[Signature, ...]:
+        """Words whose own direction makes no other token likelier, and that survive re-reading."""
+        words = [
+            (token, text)
+            for token in range(1000, 12_000)
+            if (text := self._tokenizer.decode([token])).strip().isalpha()
+            and text.startswith(" ")
+            and len(text) > 4
+            and self._tokenizer.encode(text) == [token]
+        ]
+        found: list[Signature] = []
+        step = max(1, len(words) // (4 * count))
+        spread = [word for start in range(step) for word in words[start::step]]
+        for some in batched(spread, 64):
+            directions = self._seen[[token for token, _ in some]]
+            loudest = (self._seen @ directions.T).argmax(0).tolist()
+            found += [
+                Signature(token, text)
+                for (token, text), most in zip(some, loudest, strict=True)
+                if token == most
+            ]
+            if len(found) >= count:
+                return tuple(found[:count])
+        raise ValueError(f"only {len(found)} of {count} signature tokens found")
+
+    def _constant(self, module: str) -> Tensor:
+        """The feature that is about 1 at every position; checked on texts it was not made from."""
+        seen: list[Tensor] = []
+        handle = self._model.get_submodule(module).register_forward_pre_hook(
+            lambda _, given: seen.append(given[0][0])
+        )
+        repeated = [TEXTS[1] + s.text * 12 for s in self.signatures[:REPEATED]]
+        with torch.no_grad():
+            for text in (*TEXTS, *repeated):
+                self._model(torch.tensor([self._tokenizer.encode(text)]))
+        handle.remove()
+        held_out, inputs = torch.cat(seen[:HELD_OUT]), torch.cat(seen[HELD_OUT:])
+        gram = inputs.T @ inputs
+        gram += 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
+        feature = torch.linalg.solve(gram, inputs.sum(0))
+        least = min(float((inputs @ feature).min()), float((held_out @ feature).min()))
+        if least <= 0.1:
+            raise ValueError(f"{module}: no constant feature: {least}")
+        return feature
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive pieces of at most ``size``."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def tar_of(folder: Path) -> bytes:
+    """A folder's files as an archive to upload."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, arcname=path.name)
+    return buffer.getvalue()
