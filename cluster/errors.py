@@ -29,6 +29,10 @@ BraidError                       server_error          500
 │   ├── AdapterInUse             adapter_in_use        409   pointed to or pinned, and not forced
 │   ├── AdapterLoadFailed        adapter_load_failed   503   its bytes could not be brought in
 │   └── AdapterCapacity          adapter_capacity      503   no room beside leased adapters
+├── RouterError                  router_invalid        400   a router cannot be served
+│   ├── RouterNotFound           router_not_found      404   not in the registry
+│   ├── RouterConflict           router_conflict       409   the name exists
+│   └── RouterOutdated           router_outdated       409   made for generations that are gone
 ├── TrainingDataError            training_data         400   a line of a training file
 ├── RequestError                 invalid_request       400   the caller's request; names a param
 │   ├── AuthenticationFailed     invalid_api_key       401
@@ -261,6 +265,34 @@ class AdapterCapacity(AdapterError):
     code = "adapter_capacity"
     status = 503
     retryable = True
+
+
+class RouterError(BraidError):
+    """A router's artifact or settings cannot be served; the message names file or field."""
+
+    code = "router_invalid"
+    status = 400
+
+
+class RouterNotFound(RouterError):
+    """The registry has no router of this name."""
+
+    code = "router_not_found"
+    status = 404
+
+
+class RouterConflict(RouterError):
+    """A router of this name exists, and was not to be replaced."""
+
+    code = "router_conflict"
+    status = 409
+
+
+class RouterOutdated(RouterError):
+    """A router was made for generations of its adapters that are no longer there."""
+
+    code = "router_outdated"
+    status = 409
 
 
 class TrainingDataError(BraidError):

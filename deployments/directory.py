@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from cluster.adapters.registry.view import RegistryView
 from cluster.domain.adapter import AdapterEntry, AdapterKey
-from cluster.domain.ids import TenantId
+from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.tenancy.tenants import TenantDirectory
 
 
@@ -43,6 +43,14 @@ class TenantAdapters:
         return {
             alias: AdapterKey(name.owner, name.alias, name.digest) for alias, name in names.items()
         }
+
+    def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
+        """A generation in an alias's history whose files are still there, or None."""
+        view = self._view()
+        name = view.find(tenant, alias, self._tenants[tenant])
+        if name is None or all(step.digest != digest for step in name.history):
+            return None
+        return AdapterKey(name.owner, alias, digest) if view.is_at_hand(digest) else None
 
     def entries(self, tenant: TenantId) -> Mapping[str, AdapterEntry]:
         """Every adapter that the tenant may use, by alias."""

@@ -1,17 +1,21 @@
-"""Routers over adapters that come and go: what is missing today may be added tomorrow.
+"""Routers over adapters that come and go, and routers that come and go themselves.
 
 `braid up` refuses a router whose adapters are not there. A process that is started anew, while an
 operator has removed or replaced one of them, must not: the router goes on without it.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import structlog
 
+from cluster.adapters.registry.view import RegistryView
 from cluster.config import AppConfig, RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.engine.model_source import ModelLocation
+from cluster.errors import AdapterError, ConfigError
 from router_service.artifacts import read_manifest
 from router_service.routers.base import BASE_ALIAS, PromptRouter
 from router_service.routers.kind import (
@@ -21,47 +25,116 @@ from router_service.routers.kind import (
     router_context,
 )
 from router_service.routers.registry import default_registry
+from router_service.store import RouterStore
 
 log = structlog.get_logger(__name__)
 
-
-def build_routers(
-    config: AppConfig, adapters: Mapping[str, AdapterEntry], base: ModelLocation
-) -> dict[str, PromptRouter]:
-    """All routers by name, in their order; ``adapters`` by alias.
-
-    Raises:
-        ConfigError: one cannot be used with this base.
-    """
-    registry = default_registry()
-    return {
-        router.name: registry.build(router, _context(config, router, adapters, base))
-        for router in config.routers
-    }
+STORE_FOLDER = "routers"
+"""Of the adapters' store."""
 
 
-def build_parts(
-    config: AppConfig, adapters: Mapping[str, AdapterEntry], base: ModelLocation
-) -> dict[str, EnginePart]:
-    """What of the routers runs inside the engine, by the version of the router.
+@dataclass(frozen=True)
+class BuiltRouters:
+    """All routers of a front at one time."""
 
-    Raises:
-        ConfigError: one cannot be used with this base.
-    """
-    registry = default_registry()
-    parts: dict[str, EnginePart] = {}
-    for router in config.routers:
-        parts |= registry.build_parts((router,), _context(config, router, adapters, base))
-    return parts
-
-
-def bound_generations(config: AppConfig) -> dict[str, Mapping[str, str]]:
+    routers: Mapping[str, PromptRouter] = field(default_factory=dict)  # the first answers `auto`
+    bound: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By router, the generation of each alias that it was made for, where it depends on it."""
-    return {
-        router.name: read_manifest(router.path).adapter_digests or {}
-        for router in config.routers
-        if router.path is not None
+    broken: Mapping[str, str] = field(default_factory=dict)  # by name, why it cannot answer
+
+
+def router_store(config: AppConfig) -> RouterStore | None:
+    """Where artifacts of added routers are; None where there is no store."""
+    root = config.adapters.store_dir
+    return None if root is None else RouterStore(root / STORE_FOLDER)
+
+
+def router_configs(config: AppConfig, view: RegistryView) -> tuple[RouterConfig, ...]:
+    """The configured routers, each replaced by an added namesake, and then those that were added,
+    in the order in which their names were new."""
+    store = router_store(config)
+    added = {
+        router.name: RouterConfig(
+            name=router.name,
+            kind=router.kind,
+            path=store.path(router.version) if store is not None and router.version else None,
+            options=router.options,
+        )
+        for router in sorted(view.routers.values(), key=lambda r: (r.added_at, r.name))
     }
+    configured = {router.name: router for router in config.routers}
+    return tuple((configured | added).values())
+
+
+def fingerprint(router: RouterConfig, adapters: Mapping[str, AdapterEntry]) -> str:
+    """What a router, once built, was built from: another one must be built anew.
+
+    One that has no artifact follows its adapters' generations.
+    """
+    generations = {}
+    if router.path is None:
+        named = router.options.get("adapters")
+        aliases = named if isinstance(named, list | tuple) else ()
+        generations = {str(a): str(adapters[a].key.digest) for a in aliases if a in adapters}
+    return json.dumps([router.model_dump(mode="json"), generations], sort_keys=True)
+
+
+def build_router(
+    config: AppConfig,
+    router: RouterConfig,
+    adapters: Mapping[str, AdapterEntry],
+    base: ModelLocation,
+) -> PromptRouter:
+    """One router; ``adapters`` by alias.
+
+    Raises:
+        ConfigError: it cannot be used with this base.
+    """
+    return default_registry().build(router, _context(config, router, adapters, base))
+
+
+def build_part(
+    config: AppConfig,
+    router: RouterConfig,
+    adapters: Mapping[str, AdapterEntry],
+    base: ModelLocation,
+) -> dict[str, EnginePart]:
+    """What of a router runs inside the engine, by its version; empty where nothing does.
+
+    ``adapters`` have the paths of their files.
+
+    Raises:
+        ConfigError: it cannot be used with this base.
+    """
+    context = _context(config, router, adapters, base)
+    try:
+        return default_registry().build_parts((router,), context)
+    except AdapterError as error:
+        raise ConfigError(f"routers.{router.name}: {error.message}") from error
+
+
+def bound_generations(router: RouterConfig) -> Mapping[str, str]:
+    """The generation of each alias that a router was made for, where it depends on it."""
+    return {} if router.path is None else read_manifest(router.path).adapter_digests or {}
+
+
+def candidates_of(router: RouterConfig) -> tuple[str, ...]:
+    """The aliases that an artifact names, without the base; none where there is no artifact."""
+    if router.path is None:
+        return ()
+    return tuple(a for a in read_manifest(router.path).candidates if a != BASE_ALIAS)
+
+
+def added_path(config: AppConfig, version: str) -> Path:
+    """Where the artifact of an added router is.
+
+    Raises:
+        ConfigError: ``adapters.store_dir`` is not configured here.
+    """
+    store = router_store(config)
+    if store is None:
+        raise ConfigError("adapters.store_dir: not configured, so no router can be added")
+    return store.path(version)
 
 
 def _context(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from cluster.domain.adapter import AdapterKey
-from cluster.domain.ids import TenantId
+from cluster.domain.ids import AdapterDigest, TenantId
 
 
 class AdapterDirectory(Protocol):
@@ -20,4 +20,9 @@ class AdapterDirectory(Protocol):
 
     def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
         """Every alias that the tenant may use."""
+        ...
+
+    def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
+        """A generation that an alias of the tenant's pointed to before and that can be served
+        still; None where there is none such."""
         ...

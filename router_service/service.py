@@ -23,7 +23,13 @@ from cluster.domain.decision import (
     tagged_digest,
 )
 from cluster.domain.ids import AdapterDigest, DecisionId, TenantId
-from cluster.errors import DecisionNotFound, DecisionRejected, ModelNotFound, StoreUnavailable
+from cluster.errors import (
+    DecisionNotFound,
+    DecisionRejected,
+    ModelNotFound,
+    RouterOutdated,
+    StoreUnavailable,
+)
 from router_service.decision_store.base import DecisionStore, SignedDecision
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_id, is_decision_id
@@ -93,12 +99,11 @@ class RoutingService:
     ) -> None:
         """``routers`` by name; the first one answers ``auto``.
 
-        ``bound``: by router, the generation of each alias that it was made for, where it depends
-        on it; another generation of that alias is no candidate.
+        ``bound``: see ``use``.
         """
         self.counters = RoutingCounters()
         self.store = store
-        self._routers = routers
+        self.use(routers, bound or {})
         self._layers = LayeredStore(
             store, LocalCache(clock, config.local_entries), ReadOrder.STORE_FIRST
         )
@@ -107,8 +112,28 @@ class RoutingService:
         self._clock = clock
         self._ttl_s = config.ttl_s
         self._max_mixture = max_mixture
-        self._bound = bound or {}
         self._flights: SingleFlight[Decided] = SingleFlight()
+
+    def use(
+        self,
+        routers: Mapping[str, PromptRouter],
+        bound: Mapping[str, Mapping[str, str]],
+        broken: Mapping[str, str] | None = None,
+    ) -> None:
+        """Decide by these routers from now on.
+
+        ``bound``: by router, the generation of each alias that it was made for, where it depends
+        on it; that one is its candidate, whatever the alias points to now, as long as it is kept.
+        ``broken``: by name, why a router cannot answer at present.
+        """
+        self._routers = routers
+        self._bound = bound
+        self._broken = broken or {}
+
+    @property
+    def router_names(self) -> tuple[str, ...]:
+        """What may follow ``auto:``; the first one answers ``auto``."""
+        return tuple(self._routers)
 
     async def decide(
         self, tenant: TenantId, wish: RoutingWish, text: str, prompt: Sequence[int] = ()
@@ -172,7 +197,7 @@ class RoutingService:
         self, tenant: TenantId, name: str | None, text: str, prompt: Sequence[int]
     ) -> Decided:
         router = self._find_router(name)
-        keys = self._allowed(tenant, router)
+        keys, gone = self._allowed(tenant, router)
         candidates_digest = _candidates_digest(keys)
         whole = router.declares.granularity is Granularity.PROMPT
         of_prompt = json.dumps([text, list(prompt)]) if whole else text
@@ -184,7 +209,7 @@ class RoutingService:
             if found is not None:
                 return _stored(found, state)
             return await self._route(
-                tenant, router, keys, text, candidates_digest, prompt_digest, state
+                tenant, router, keys, text, candidates_digest, prompt_digest, state, gone
             )
 
         decided, led = await self._flights.run((tenant, wanted), look_up_or_route)
@@ -226,11 +251,18 @@ class RoutingService:
         candidates_digest: str,
         prompt_digest: str,
         state: StoreState,
+        gone: Sequence[str],
     ) -> Decided:
         self.counters.computations[router.name] += 1
         try:
             routed = router.route(text, frozenset(keys))
         except RouterFailed as error:
+            if gone:
+                raise RouterOutdated(
+                    f"router {router.name!r} was made for generations that are no longer kept: "
+                    f"{'; '.join(gone)}; make it anew for those that are served now",
+                    param="model",
+                ) from error
             _log.error("router_failed", router=router.name, reason=error.message)
             return self._fall_back(tenant, candidates_digest, prompt_digest)
         signed = self._sign(
@@ -306,6 +338,8 @@ class RoutingService:
             return next(iter(self._routers.values()))
         router = self._routers.get(name) if name is not None else None
         if router is None:
+            if name is not None and name in self._broken:
+                raise RouterOutdated(f"router {name!r}: {self._broken[name]}", param="model")
             known = ", ".join(self._routers) or "none"
             raise ModelNotFound(
                 f"no router {'auto' if name is None else name!r}; there are: {known}",
@@ -313,20 +347,30 @@ class RoutingService:
             )
         return router
 
-    def _allowed(self, tenant: TenantId, router: PromptRouter) -> dict[str, AdapterKey | None]:
-        """The candidates that the tenant may use, in the router's order; the base has no key.
+    def _allowed(
+        self, tenant: TenantId, router: PromptRouter
+    ) -> tuple[dict[str, AdapterKey | None], list[str]]:
+        """The candidates that the tenant may use, in the router's order, and in words which of
+        them are left out because the generation that the router depends on is not kept any more.
 
-        What was removed, or replaced where the router depends on the generation, is left out.
+        The base has no key. What was removed is left out.
         """
         visible = dict(self._directory.visible(tenant))
+        gone = []
         for alias, digest in self._bound.get(router.name, {}).items():
             if alias in visible and visible[alias].digest != digest:
-                del visible[alias]
-        return {
+                kept = self._directory.earlier(tenant, alias, AdapterDigest(digest))
+                if kept is None:
+                    now = visible.pop(alias).digest
+                    gone.append(f"{alias!r} was {digest[:12]} and is {now[:12]}")
+                else:
+                    visible[alias] = kept
+        keys = {
             alias: None if alias == BASE_ALIAS else visible[alias]
             for alias in router.candidates
             if alias == BASE_ALIAS or alias in visible
         }
+        return keys, gone
 
 
 def _candidates_digest(keys: Mapping[str, AdapterKey | None]) -> str:

@@ -86,13 +86,29 @@ class PrefillRouter(Protocol):
 class FusionParts:
     """The gates and routers that sequences may name, on the model's device.
 
-    Adding to them is safe at any time.
+    Adding to them is safe at any time; so is removing one that no live sequence names.
     """
 
     gates: dict[str, FusionGate] = field(default_factory=dict)
     routers: dict[str, PrefillRouter] = field(default_factory=dict)
+    device: torch.device | None = None  # of the model; None: not known yet
+
+    def add(
+        self, name: str, *, gate: FusionGate | None = None, router: PrefillRouter | None = None
+    ) -> None:
+        """Let sequences name a gate or a router."""
+        if gate is not None:
+            self.gates[name] = gate if self.device is None else gate.to(self.device)
+        if router is not None:
+            self.routers[name] = router if self.device is None else router.to(self.device)
+
+    def remove(self, name: str) -> None:
+        """Forget a gate or router; nothing where there is none."""
+        self.gates.pop(name, None)
+        self.routers.pop(name, None)
 
     def move(self, device: torch.device) -> None:
-        """Bring all of them to ``device``."""
+        """Bring all of them, and those that come, to ``device``."""
+        self.device = device
         self.gates.update({name: gate.to(device) for name, gate in self.gates.items()})
         self.routers.update({name: router.to(device) for name, router in self.routers.items()})

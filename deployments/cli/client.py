@@ -23,6 +23,8 @@ HINTS = {
     "invalid_api_key": "give one with --key or --tenant, or set BRAID_API_KEY",
     "permission_denied": "use an administrator's with --key",
     "adapter_not_found": "`braid adapters list` shows what there is",
+    "router_not_found": "`braid router list` shows what there is",
+    "router_conflict": "replace it with --replace",
     "model_not_found": "`braid adapters list` shows what there is",
 }
 """By the error's code: what a person at the command line can do."""

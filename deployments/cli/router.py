@@ -7,14 +7,22 @@ import typer
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import console
+from deployments.cli import console, router_live
 
-router_app = typer.Typer(no_args_is_help=True, help="Bring in routers that others trained.")
+router_app = typer.Typer(
+    no_args_is_help=True, help="Add routers to a running cluster; import those of others."
+)
 
 
 @router_app.callback()
 def _group() -> None:
-    """Bring in routers that others trained."""
+    """Add routers to a running cluster; import those that others trained."""
+
+
+router_app.command("list")(router_live.list_routers)
+router_app.command("add")(router_live.add)
+router_app.command("show")(router_live.show)
+router_app.command("rm")(router_live.remove)
 
 
 @router_app.command("import")

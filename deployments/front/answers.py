@@ -22,19 +22,22 @@ class Choice:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     gate_adapters: tuple[str, ...] = ()
     gate_weights: list[tuple[tuple[float, ...], ...]] = field(default_factory=list)
+    decision: JsonObject = field(default_factory=dict)  # how its mixture came about, if asked
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
     @property
     def explanation(self) -> JsonObject:
-        """The member ``explain``: weights [tokens][layers][adapters]; nothing where none are."""
+        """The member ``explain``: how the mixture came about, and a gate's weights by
+        [tokens][layers][adapters]; nothing where neither was asked for."""
         if not self.gate_weights:
-            return {}
+            return {"explain": self.decision} if self.decision else {}
         rounded = [
             [[round(weight, GATE_DECIMALS) for weight in layer] for layer in token]
             for token in self.gate_weights
         ]
-        return {"explain": {"adapters": list(self.gate_adapters), "gate_weights": rounded}}
+        gate = {"adapters": list(self.gate_adapters), "gate_weights": rounded}
+        return {"explain": {**self.decision, **gate}}
 
     def add(self, delta: Delta) -> None:
         """Append what one step brought."""
@@ -85,8 +88,10 @@ class AnswerFormat(Protocol):
         """A chunk before the first text of a choice, if the shape has one."""
         ...
 
-    def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
-        """One streamed chunk."""
+    def chunk(
+        self, index: int, delta: Delta, include_usage: bool, explanation: JsonObject
+    ) -> JsonObject:
+        """One streamed chunk; ``explanation`` becomes part of its choice."""
         ...
 
     def usage_chunk(self, usage: JsonObject) -> JsonObject:
@@ -158,7 +163,9 @@ class ChatAnswer:
         }
         return self._base("chat.completion.chunk", [choice])
 
-    def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
+    def chunk(
+        self, index: int, delta: Delta, include_usage: bool, explanation: JsonObject
+    ) -> JsonObject:
         content: JsonObject = {"content": delta.text} if delta.text else {}
         body = self._base(
             "chat.completion.chunk",
@@ -168,6 +175,7 @@ class ChatAnswer:
                     "delta": content,
                     "logprobs": self._logprobs(delta.token_ids, delta.logprobs),
                     "finish_reason": _finish(delta.finish_reason),
+                    **explanation,
                 }
             ],
         )
@@ -284,12 +292,15 @@ class CompletionAnswer:
             return None
         return self._base([self._choice(index, self._echoes[index].text, None, None)])
 
-    def chunk(self, index: int, delta: Delta, include_usage: bool) -> JsonObject:
+    def chunk(
+        self, index: int, delta: Delta, include_usage: bool, explanation: JsonObject
+    ) -> JsonObject:
         text = delta.text
         if self._echoes and self._envelope.logprobs and index not in self._echoed:
             text = self._echoes[index].text + text
         logprobs = self._logprobs(index, delta.token_ids, delta.logprobs, delta.prompt_logprobs)
-        body = self._base([self._choice(index, text, logprobs, delta.finish_reason)])
+        choice = self._choice(index, text, logprobs, delta.finish_reason)
+        body = self._base([{**choice, **explanation}])
         if include_usage:
             body["usage"] = None
         return body

@@ -13,7 +13,7 @@ CALL_TIMEOUT_S = 5.0
 
 
 class Cluster(Protocol):
-    """All replicas, for adding adapters."""
+    """All replicas, for adding adapters and routers."""
 
     async def base(self) -> BaseShapes:
         """What an adapter must fit.
@@ -25,6 +25,10 @@ class Cluster(Protocol):
 
     async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
         """Every replica's answer; "silent" of those that gave none in time."""
+        ...
+
+    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+        """The same for a router, a ``RouterConfig`` in JSON form."""
         ...
 
 
@@ -46,15 +50,22 @@ class BroadcastCluster:
 
     async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
         """See ``Cluster``."""
-        found = await self._ask("prepare_adapter", digest, timeout_s=timeout_s)
-        return tuple(
-            item
-            if isinstance(item, Answer)
-            else Answer(f"replica {index}", "silent", message=repr(item)[:300])
-            for index, item in enumerate(found)
-        )
+        return _answers(await self._ask("prepare_adapter", digest, timeout_s=timeout_s))
+
+    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+        """See ``Cluster``."""
+        return _answers(await self._ask("prepare_router", router, timeout_s=timeout_s))
 
     async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
         response = self._replicas.broadcast(method, *arguments)
         found: list[Any] = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
         return found
+
+
+def _answers(found: list[Any]) -> tuple[Answer, ...]:
+    return tuple(
+        item
+        if isinstance(item, Answer)
+        else Answer(f"replica {index}", "silent", message=repr(item)[:300])
+        for index, item in enumerate(found)
+    )

@@ -33,9 +33,8 @@ class ReplicaCollector(Collector):
 class RoutingCollector(Collector):
     """What the routing service and its store count."""
 
-    def __init__(self, routing: RoutingService, router_names: tuple[str, ...]) -> None:
+    def __init__(self, routing: RoutingService) -> None:
         self._routing = routing
-        self._router_names = router_names
 
     def describe(self) -> Iterator[Metric]:
         """Nothing before the first scrape."""
@@ -46,7 +45,7 @@ class RoutingCollector(Collector):
         computations = CounterMetricFamily(
             "braid_router_computations", "Times a router ran, by router.", labels=["router"]
         )
-        for router in self._router_names:
+        for router in self._routing.router_names:
             computations.add_metric([router], self._routing.counters.computations[router])
         yield computations
         shared = CounterMetricFamily(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.clock import Clock
-from cluster.config import FrontConfig
+from cluster.config import AppConfig, FrontConfig
 from cluster.domain.ids import RequestId
 from cluster.tenancy.tenants import TenantDirectory
 from deployments.directory import TenantAdapters
@@ -14,6 +14,7 @@ from deployments.front.admission import Admission
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
+from deployments.front.router_admin import RouterAdmin
 from deployments.front.service import RequestService
 from deployments.live_adapters import LiveAdapters
 
@@ -24,12 +25,13 @@ class FrontContext:
 
     version: str
     started_at: int  # seconds since the epoch
+    app_config: AppConfig
     config: FrontConfig
     names: ModelNames
-    router_names: tuple[str, ...]
     tenants: TenantDirectory
     live: LiveAdapters
     adapter_admin: AdapterAdmin
+    router_admin: RouterAdmin
     directory: TenantAdapters
     admission: Admission
     service: RequestService
@@ -40,3 +42,8 @@ class FrontContext:
     controller_state: Callable[[], Awaitable[dict[str, Any]]]
     breaker_state: Callable[[], str]
     check_integrity: Callable[[], Awaitable[dict[str, str | None]]]
+
+    @property
+    def router_names(self) -> tuple[str, ...]:
+        """What may follow ``auto:`` now; the first one answers ``auto``."""
+        return self.service.routing.router_names

@@ -27,13 +27,14 @@ from deployments.front.collectors import MeterCollector, ReplicaCollector, Routi
 from deployments.front.context import FrontContext
 from deployments.front.http_app import build_http_app
 from deployments.front.http_server import HttpServer
+from deployments.front.live_routers import FrontRouters
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
+from deployments.front.router_admin import RouterAdmin
 from deployments.front.service import RequestService
 from deployments.front.text import TextCodec
 from deployments.live_adapters import LiveAdapters
-from deployments.live_routers import bound_generations, build_routers
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
@@ -84,18 +85,23 @@ class Front:
         except ConfigError as error:  # the adapter may be added later
             log.warning("front.rights_unknown", reason=error.message)
         directory = TenantAdapters(lambda: self._live.view, tenants)
-        routers = build_routers(config, self._live.view.entries(), location)
         store, codec = decision_store(config, secrets, clock)
         routing = RoutingService(
-            routers=routers,
+            routers={},
             store=store,
             directory=directory,
             codec=codec,
             clock=clock,
             config=config.decisions,
             max_mixture=config.adapters.max_mixture,
-            bound=bound_generations(config),
         )
+        self._routers = FrontRouters(
+            self._live,
+            config,
+            location,
+            lambda built: routing.use(built.routers, built.bound, built.broken),
+        )
+        await self._routers.start()
         defaults = ClusterPolicy.fixed(config.replica.replicas)
         policy = PolicyFile(config.controller.policy_file, defaults).policy
         self._set = ReplicaSet(
@@ -109,29 +115,38 @@ class Front:
         metrics = FrontMetrics()
         metrics.add_collector(MeterCollector(meter))
         metrics.add_collector(ReplicaCollector(self._set))
-        metrics.add_collector(RoutingCollector(routing, tuple(routers)))
+        metrics.add_collector(RoutingCollector(routing))
         names = ModelNames(location.model_id)
         text_codec = await asyncio.to_thread(TextCodec, location.path)
+        cluster = BroadcastCluster(replicas)
         self._admission = Admission.build(config, secrets, clock)
         self._context = FrontContext(
             version=__version__,
             started_at=int(clock.wall()),
+            app_config=config,
             config=config.front,
             names=names,
-            router_names=tuple(routers),
             tenants=tenants,
             live=self._live,
             adapter_admin=AdapterAdmin(
                 live=self._live,
                 config=config.adapters,
-                cluster=BroadcastCluster(replicas),
+                cluster=cluster,
+                clock=clock,
+            ),
+            router_admin=RouterAdmin(
+                live=self._live,
+                routers=self._routers,
+                config=config,
+                base=location,
+                cluster=cluster,
                 clock=clock,
             ),
             directory=directory,
             admission=self._admission,
             service=RequestService(
                 names=names,
-                catch_up=self._live.catch_up,
+                catch_up=self._routers.catch_up,
                 routing=routing,
                 replicas=self._set,
                 codec=text_codec,
@@ -189,6 +204,7 @@ class Front:
             await self._http.stop()
             await self._set.close()
             await self._routing.close()
+            await self._routers.close()
             await self._live.close()
             await self._admission.close()
 

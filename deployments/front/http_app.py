@@ -19,6 +19,7 @@ from deployments.front.answers import (
     ChatAnswer,
     CompletionAnswer,
     Envelope,
+    JsonObject,
     usage_body,
 )
 from deployments.front.body import read_body
@@ -29,6 +30,7 @@ from deployments.front.json_answer import json_answer
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
 from deployments.front.request_id import RequestIdMiddleware, request_id_of
+from deployments.front.router_routes import build_router_routes
 from deployments.front.service import Running
 from deployments.front.sse import DONE, EventStream, event, unless_disconnected
 from deployments.front.vllm_routes import build_vllm_routes
@@ -103,6 +105,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
             service.finish(running, error)
             raise
         service.finish(running, None)
+        await service.explain(running)
         usage = usage_body(running.choices, running.prompts)
         return json_answer(wording.whole(running.choices, usage), headers=decision_headers(running))
 
@@ -144,7 +147,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
                 if opening is not None:
                     yield event({**opening, "usage": None} if include_usage else opening)
             index, delta = first
-            yield event(wording.chunk(index, delta, include_usage))
+            yield event(await chunk(running, wording, index, delta, include_usage))
             async for index, delta in deltas:
                 if (
                     delta.text
@@ -152,7 +155,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
                     or delta.prompt_logprobs
                     or delta.finish_reason is not None
                 ):
-                    yield event(wording.chunk(index, delta, include_usage))
+                    yield event(await chunk(running, wording, index, delta, include_usage))
             if include_usage:
                 yield event(wording.usage_chunk(usage_body(running.choices, running.prompts)))
         except BraidError as error:
@@ -166,6 +169,16 @@ def build_http_app(context: FrontContext) -> FastAPI:
             await deltas.aclose()
         service.finish(running, None)
         yield DONE
+
+    async def chunk(
+        running: Running, wording: AnswerFormat, index: int, delta: Delta, include_usage: bool
+    ) -> JsonObject:
+        """A choice's last chunk has its explanation."""
+        explanation = {}
+        if delta.finish_reason is not None:
+            await service.explain(running)
+            explanation = running.choices[index].explanation
+        return wording.chunk(index, delta, include_usage, explanation)
 
     def decision_headers(running: Running) -> dict[str, str]:
         decided = running.decided
@@ -244,6 +257,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
     app.include_router(build_admin_routes(context))
     app.include_router(build_adapter_routes(context))
+    app.include_router(build_router_routes(context))
     app.include_router(build_vllm_routes(context))
     app.add_middleware(RequestIdMiddleware)
     return app

@@ -16,6 +16,7 @@ from cluster.errors import (
     QuotaExceeded,
     ReplicaLost,
     RequestError,
+    RouterError,
 )
 from deployments.front.admission import RefusedByQuota
 
@@ -76,7 +77,7 @@ def outcome_of(error: BraidError) -> Outcome:
         return Outcome.REJECTED_CAPACITY
     if isinstance(error, DeadlineExceeded):
         return Outcome.EVICTED_DEADLINE
-    if isinstance(error, AdapterError):
+    if isinstance(error, AdapterError | RouterError):
         return Outcome.FAILED_ADAPTER
     return Outcome.FAILED_ENGINE
 

@@ -5,6 +5,7 @@ once, by ``finish``; the HTTP layer calls it on every path.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,22 @@ from starlette.requests import ClientDisconnect
 
 from cluster.clock import Clock
 from cluster.config import FrontConfig
+from cluster.domain.decision import Granularity
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import Outcome, Usage
-from cluster.errors import BraidError, ModelNotFound, RequestError
+from cluster.errors import (
+    BraidError,
+    DecisionNotFound,
+    ModelNotFound,
+    RequestError,
+    StoreUnavailable,
+)
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
+from deployments.front.explain import decision_body
 from deployments.front.generation import Delta, Generation, SequenceSpec
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
@@ -56,6 +65,7 @@ class Running:
     verdict: QuotaVerdict
     started: float  # monotonic, seconds
     echoes: tuple[Echo, ...] = ()  # what each choice begins with; empty: nothing
+    explain: bool = False  # say with each choice how its mixture came about
     outcome: Outcome | None = None
 
     @property
@@ -244,6 +254,7 @@ class RequestService:
             choices=tuple(Choice() for _ in specs),
             verdict=verdict,
             started=self.clock.monotonic(),
+            explain=body.explain,
         )
 
     def _generation(self, spec: SequenceSpec) -> Generation:
@@ -325,6 +336,21 @@ class RequestService:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def explain(self, running: Running) -> None:
+        """Give the choices what the decision says of itself, where that was asked for.
+
+        What prefill has completed is read from the store; where it is not there, it is left out.
+        """
+        if not running.explain or running.choices[0].decision:
+            return
+        decision = running.decided.decision
+        if decision.granularity is Granularity.PROMPT and decision.site_weights is None:
+            with contextlib.suppress(DecisionNotFound, StoreUnavailable):
+                decision = await self.routing.get(running.tenant.id, decision.id)
+        explained = decision_body(decision, running.decided.source, None, explain=True)["explain"]
+        for choice in running.choices:
+            choice.decision = {"router": decision.router, **explained}
 
     def refuse(self, tenant: TenantId | None, endpoint: str, error: BaseException) -> None:
         """Record a request that ended before it began. ``tenant`` is None where unknown."""

@@ -93,8 +93,6 @@ class GenerationBody(Body):
     def _check(self) -> "GenerationBody":
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed when stream is true")
-        if self.explain and self.stream:
-            raise ValueError("explain: not together with stream")
         self._check_structured()
         for token in self.logit_bias or ():
             if not TOKEN_ID.fullmatch(token):

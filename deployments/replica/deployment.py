@@ -15,7 +15,7 @@ from cluster.adapters.loader import HostAdapter, load_adapter
 from cluster.adapters.manager import AdapterManager, PlacementAck
 from cluster.adapters.registry.records import Answer
 from cluster.clock import SystemClock
-from cluster.config import AppConfig
+from cluster.config import AppConfig, RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
@@ -29,8 +29,9 @@ from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
-from deployments.replica.fusion import load_fusion
+from deployments.replica.fusion import DecisionFusion
 from deployments.replica.generations import GenerationKeeper
+from deployments.replica.parts import part_keeper
 from deployments.replica.requests import RequestBook
 from kernels.errors import BankIntegrityError
 from router_service.reader import DecisionReader
@@ -68,9 +69,16 @@ class Replica:
         # Caught up before the first request: nothing that a front can decide on is unknown here.
         self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
         await self._live.start()
-        self._fusion = await asyncio.to_thread(
-            load_fusion, config, self._live.view.entries(), location
+        self._fusion = DecisionFusion({}, location.digest, isolate_tenants=config.tenant_isolation)
+        self._parts = part_keeper(
+            config,
+            location,
+            live=self._live,
+            fusion=self._fusion,
+            uses=lambda version: self._requests.uses_router(version),
+            clock=self._clock,
         )
+        await self._parts.start(frozenset(router.name for router in config.routers))
         self._engine = await asyncio.to_thread(
             build_engine,
             location.path,
@@ -103,6 +111,7 @@ class Replica:
             engine=self._engine.engine,
             adapters=self._adapters,
             ensure=self._live.ensure,
+            ensure_router=self._parts.ensure,
             reader=DecisionReader(
                 store=store,
                 codec=codec,
@@ -203,6 +212,11 @@ class Replica:
         outcome, code, message = await self._generations.prepare(digest)
         return Answer(self._id, outcome, code, message)
 
+    async def prepare_router(self, router: dict[str, Any]) -> Answer:
+        """Whether a router (a ``RouterConfig`` in JSON form) can be served here."""
+        outcome, code, message = await self._parts.prepare(RouterConfig.model_validate(router))
+        return Answer(self._id, outcome, code, message)
+
     async def unload_adapters(
         self, digests: tuple[AdapterDigest, ...]
     ) -> tuple[ReplicaId, tuple[AdapterDigest, ...]]:
@@ -241,6 +255,7 @@ class Replica:
         self._ticker.cancel()
         await asyncio.to_thread(self._engine.engine.stop, drain=False, timeout_s=5.0)
         await self._links.stop(1.0)
+        await self._parts.close()
         await self._live.close()
         await self._adapters.close()
         self._executor.shutdown(wait=False)
@@ -261,6 +276,7 @@ class Replica:
             await asyncio.sleep(PUBLISH_INTERVAL_S)
             try:
                 self._publish_if_changed()
+                self._parts.sweep()
             except BraidError as error:
                 log.error("replica.publish_failed", error=error.message)
 

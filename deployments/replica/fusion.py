@@ -3,34 +3,52 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from cluster.config import AppConfig
-from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
-from cluster.engine.model_source import ModelLocation
-from cluster.errors import DecisionRejected
-from deployments.live_routers import build_parts
+from cluster.errors import RouterOutdated
 from router_service.routers.kind import EnginePart
 
 
 class DecisionFusion:
-    """What of the routers runs inside this replica's engine, by the version of the router."""
+    """What of the routers runs inside this replica's engine, by the version of the router.
+
+    Parts come and go on the event loop, while the engine runs.
+    """
 
     def __init__(
         self, parts: Mapping[str, EnginePart], base_digest: str, *, isolate_tenants: bool
     ) -> None:
-        self._parts = dict(parts)
+        self._parts: dict[str, EnginePart] = {}
+        self._engine_parts = FusionParts()
         self._base_digest = base_digest
         self._isolate_tenants = isolate_tenants
+        for version, part in parts.items():
+            self.add(version, part)
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """Of the routers that can be served here."""
+        return frozenset(self._parts)
 
     def engine_parts(self) -> FusionParts:
-        """What the engine is built with; its names are the versions."""
-        return FusionParts(
-            {name: part.gate for name, part in self._parts.items() if part.gate is not None},
-            {name: part.router for name, part in self._parts.items() if part.router is not None},
-        )
+        """What the engine is built with; its names are the versions, and it follows this."""
+        return self._engine_parts
+
+    def add(self, version: str, part: EnginePart) -> None:
+        """Serve a router of this version from now on."""
+        self._engine_parts.add(version, gate=part.gate, router=part.router)
+        self._parts[version] = part
+
+    def remove(self, version: str) -> None:
+        """Serve it no longer; no live request may have been decided by it."""
+        self._parts.pop(version, None)
+        self._engine_parts.remove(version)
+
+    def lacks(self, decision: RoutingDecision) -> bool:
+        """Whether a decision needs a part that is not here."""
+        return _is_fused(decision) and decision.router_version not in self._parts
 
     def namespace(self, decision: RoutingDecision) -> str:
         """The KV namespace of a decision as it stands."""
@@ -46,24 +64,28 @@ class DecisionFusion:
             slots: of its mixture, in the mixture's order.
 
         Raises:
-            DecisionRejected: a router of a version that this replica does not have, or of other
-                adapters than the decision names.
+            RouterOutdated: a router of a version that this replica does not have, or of other
+                generations than the decision names.
         """
         terms = list(zip(decision.digests, slots, decision.mixture, strict=True))
         weighted = tuple((slot, term.weight) for _, slot, term in terms)
-        if decision.granularity not in (Granularity.TOKEN, Granularity.PROMPT) or not terms:
+        if not _is_fused(decision):
             return weighted, None
         part = self._parts.get(decision.router_version)
         if part is None:
-            raise DecisionRejected(
+            raise RouterOutdated(
                 f"router {decision.router!r} of version {decision.router_version[:12]} is not "
-                "loaded on this replica"
+                "served any more",
+                param="model",
             )
         places = {str(digest): (slot, term.weight) for digest, slot, term in terms}
         if places.keys() != set(part.digests):
-            raise DecisionRejected(
-                f"router {decision.router!r} weighs other generations of its adapters than the "
-                "ones decided on; make it anew for those that are served now"
+            decided = ", ".join(f"{t.key.alias}@{digest[:12]}" for digest, _, t in terms)
+            made_for = ", ".join(digest[:12] for digest in part.digests)
+            raise RouterOutdated(
+                f"router {decision.router!r} was made for generations {made_for} of its adapters, "
+                f"not for {decided}; make it anew for those that are served now",
+                param="model",
             )
         ordered = tuple(places[digest] for digest in part.digests)
         if part.gate is not None:
@@ -79,13 +101,7 @@ class DecisionFusion:
         )
 
 
-def load_fusion(
-    config: AppConfig, adapters: Mapping[str, AdapterEntry], base: ModelLocation
-) -> DecisionFusion:
-    """Read the artifacts of the routers that decide inside the engine; ``adapters`` by alias.
-
-    Raises:
-        ConfigError: one cannot be used with this base.
-    """
-    parts = build_parts(config, adapters, base)
-    return DecisionFusion(parts, base.digest, isolate_tenants=config.tenant_isolation)
+def _is_fused(decision: RoutingDecision) -> bool:
+    """Whether its weights are decided inside the engine."""
+    inside = decision.granularity in (Granularity.TOKEN, Granularity.PROMPT)
+    return inside and bool(decision.mixture)

@@ -84,6 +84,7 @@ class RequestBook:
 
     Args:
         ensure: catches up with the registry where a generation is not known here yet.
+        ensure_router: does so where a router of this version is not.
         max_waiting: requests that may wait for their adapters at once; beyond it only tenants are
             let in that have less than an equal share of them.
         deliver: hands chunks to the links; called on the event loop.
@@ -95,6 +96,7 @@ class RequestBook:
         engine: Engine,
         adapters: AdapterManager,
         ensure: Callable[[tuple[AdapterDigest, ...]], Awaitable[None]],
+        ensure_router: Callable[[str], Awaitable[None]],
         reader: DecisionReader,
         fusion: DecisionFusion,
         max_waiting: int,
@@ -105,6 +107,7 @@ class RequestBook:
         self._engine = engine
         self._adapters = adapters
         self._ensure = ensure
+        self._ensure_router = ensure_router
         self._reader = reader
         self._fusion = fusion
         self._max_waiting = max_waiting
@@ -135,6 +138,13 @@ class RequestBook:
         """Whether a live request has been decided on this generation, or may have been."""
         return any(
             live.decision is None or digest in live.decision.digests for live in self._live.values()
+        )
+
+    def uses_router(self, version: str) -> bool:
+        """Whether a live request has been decided by a router of this version, or may have been."""
+        return any(
+            live.decision is None or live.decision.router_version == version
+            for live in self._live.values()
         )
 
     def submit(self, message: Submit) -> None:
@@ -245,6 +255,9 @@ class RequestBook:
                     return
                 live.decision = decision
                 self._count_arrival(live)
+            await self._catch_up(live.decision)
+            if not self._is_live(live):
+                return
             lease = await self._acquire(live.decision.digests, message.deadline_at)
             if not self._is_live(live):
                 if lease is not None:
@@ -279,6 +292,12 @@ class RequestBook:
         except Exception as error:
             log.error("replica.admission_failed", request=message.request_id, exc_info=error)
             self._end(live, FinishReason.ERROR, BraidError("the replica could not start it"))
+
+    async def _catch_up(self, decision: RoutingDecision) -> None:
+        """The front may know adapters and routers that have not come here yet."""
+        await self._ensure(decision.digests)
+        if self._fusion.lacks(decision):
+            await self._ensure_router(decision.router_version)
 
     async def _acquire(
         self, digests: tuple[AdapterDigest, ...], deadline_at: float | None

@@ -166,6 +166,7 @@ class FakeDirectory:
             TenantId(tenant): {alias: _adapter_key(alias) for alias in names}
             for tenant, names in aliases.items()
         }
+        self.kept: dict[str, AdapterKey] = {}  # by digest: earlier generations
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
         try:
@@ -175,6 +176,10 @@ class FakeDirectory:
 
     def visible(self, tenant: TenantId) -> dict[str, AdapterKey]:
         return self.keys.get(tenant, {})
+
+    def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
+        key = self.kept.get(digest)
+        return key if key is not None and key.alias == alias else None
 
 
 @pytest.fixture

@@ -11,7 +11,13 @@ from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import CandidateScore, DecisionSource, Granularity
 from cluster.domain.ids import TenantId
-from cluster.errors import DecisionNotFound, ModelNotFound, RequestError, StoreUnavailable
+from cluster.errors import (
+    DecisionNotFound,
+    ModelNotFound,
+    RequestError,
+    RouterOutdated,
+    StoreUnavailable,
+)
 from router_service.decision_store.base import DecisionStore
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
@@ -162,6 +168,60 @@ async def test_a_router_bound_to_a_generation_knows_no_other(
     assert _weights(await bound.decide(ACME, AUTO, "sql and cron")) == {}
     other = await bound.decide(ACME, RouterWish("second"), "sql and cron")
     assert _weights(other) == {"sql": 0.5, "cron": 0.5}
+
+
+class AllOrNothing(WordRouter):
+    """Cannot do without any of its adapters, like a gate."""
+
+    candidates = ("cron", "sql")
+
+    def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
+        if allowed != set(self.candidates):
+            raise RouterFailed("one is missing")
+        return RoutedMixture((("cron", 1.0), ("sql", 1.0)), ())
+
+
+async def test_a_bound_router_keeps_its_generation_through_a_switch(
+    make_service: Any, flaky_store: Any, directory: Any, adapter_key: Any
+) -> None:
+    before = directory.keys[ACME]["sql"]
+    service = make_service(flaky_store)
+    service.use({"gate": AllOrNothing("gate")}, {"gate": {"sql": before.digest}})
+    first = await service.decide(ACME, AUTO, "hello")
+    directory.keys[ACME]["sql"] = adapter_key("sql", content="retrained")
+    directory.kept[before.digest] = before
+    again = await service.decide(ACME, AUTO, "hello")
+    assert again.source is DecisionSource.STORED
+    other = await service.decide(ACME, AUTO, "another")
+    assert other.decision.digests == again.decision.digests == first.decision.digests
+    assert before.digest in other.decision.digests
+
+
+async def test_a_router_whose_generation_is_gone_says_which(
+    make_service: Any, flaky_store: Any, directory: Any, adapter_key: Any
+) -> None:
+    before = directory.keys[ACME]["sql"].digest
+    service = make_service(flaky_store)
+    service.use({"gate": AllOrNothing("gate")}, {"gate": {"sql": before}})
+    directory.keys[ACME]["sql"] = now = adapter_key("sql", content="retrained")
+    with pytest.raises(RouterOutdated, match="'gate'") as caught:
+        await service.decide(ACME, AUTO, "hello")
+    assert f"'sql' was {before[:12]} and is {now.digest[:12]}" in caught.value.message
+    assert (caught.value.status, caught.value.code) == (409, "router_outdated")
+    del directory.keys[ACME]["sql"]  # not there, or not the tenant's: nobody is told which
+    fallen = await service.decide(ACME, AUTO, "hello")
+    assert fallen.source is DecisionSource.FALLBACK
+
+
+async def test_routers_come_and_go(make_service: Any, flaky_store: Any) -> None:
+    service = make_service(flaky_store)
+    service.use({"new": WordRouter("new")}, {}, {"old": "its adapters have gone"})
+    assert service.router_names == ("new",)
+    assert (await service.decide(ACME, RouterWish("new"), "sql")).decision.router == "new"
+    with pytest.raises(RouterOutdated, match="its adapters have gone"):
+        await service.decide(ACME, RouterWish("old"), "sql")
+    with pytest.raises(ModelNotFound, match="there are: new"):
+        await service.decide(ACME, RouterWish("words"), "sql")
 
 
 async def test_a_tenants_rights_limit_the_router(service: RoutingService) -> None:

@@ -1,12 +1,13 @@
-"""What the registry keeps, one record a field: generations, names, and what folders gave.
+"""What the registry keeps, one record a field: generations, names, what folders gave, and routers.
 
-Field names: ``g:<digest>``, ``n:<owner>/<alias>`` and ``f:<alias>``. Records are JSON; a change is
-conditional on the exact bytes that were read, so a record is written by ``encode`` alone.
+Field names: ``g:<digest>``, ``n:<owner>/<alias>``, ``f:<alias>`` and ``r:<name>``. Records are
+JSON; a change is conditional on the exact bytes that were read, so a record is written by
+``encode`` alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -17,8 +18,9 @@ from cluster.errors import IntegrityError
 GENERATION = "g:"
 NAME = "n:"
 FOLDER = "f:"
+ROUTER = "r:"
 
-T = TypeVar("T", "Generation", "Name")
+T = TypeVar("T", "Generation", "Name", "Router")
 
 
 class GenerationState(StrEnum):
@@ -107,18 +109,31 @@ class Name:
         return name_id(self.owner, self.alias)
 
 
+@dataclass(frozen=True, slots=True)
+class Router:
+    """A router that was added while the cluster serves; it stands before a configured namesake."""
+
+    name: str
+    kind: str
+    version: str  # of its artifact in the store; empty for a kind that has none
+    added_at: float  # wall clock, seconds: when the name was new
+    changed_at: float  # wall clock, seconds: when this version was put in
+    by: str  # tenant id
+    options: dict[str, Any] = field(default_factory=dict)  # the kind's own settings
+
+
 def name_id(owner: str, alias: str) -> str:
     """The key of a name; an owner has no slash."""
     return f"{owner}/{alias}"
 
 
-def encode(record: Generation | Name) -> bytes:
+def encode(record: Generation | Name | Router) -> bytes:
     """A record as it is stored."""
     return msgspec.json.encode(record)
 
 
 def decode(field: str, raw: bytes, kind: type[T]) -> T:
-    """The inverse of ``encode``.
+    """The inverse of ``encode``; ``field`` is for the message.
 
     Raises:
         IntegrityError: not such a record; the message has the field.

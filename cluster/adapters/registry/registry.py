@@ -8,9 +8,9 @@ and judges again.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from cluster.adapters.registry import operations
+from cluster.adapters.registry import operations, router_operations
 from cluster.adapters.registry.operations import Transaction
-from cluster.adapters.registry.records import Answer, Generation, Name
+from cluster.adapters.registry.records import Answer, Generation, Name, Router
 from cluster.adapters.registry.store import Changes, RegistryStore, Version
 from cluster.adapters.registry.view import RegistryView
 from cluster.clock import Clock
@@ -170,6 +170,17 @@ class AdapterRegistry:
     async def finish_delete(self, digest: AdapterDigest) -> RegistryView:
         """See ``operations.finish_delete``."""
         return await self._commit(lambda view: operations.finish_delete(view, digest))
+
+    async def put_router(self, router: Router, *, replaces: bool) -> Router:
+        """See ``router_operations.put_router``."""
+        view = await self._commit(
+            lambda view: router_operations.put_router(view, router, replaces=replaces)
+        )
+        return view.routers.get(router.name, router)
+
+    async def remove_router(self, name: str) -> RegistryView:
+        """See ``router_operations.remove_router``."""
+        return await self._commit(lambda view: router_operations.remove_router(view, name))
 
     def assume_folder(self, generations: Mapping[str, Generation]) -> None:
         """Take the configured folder for all there is, until the store answers."""

@@ -10,10 +10,12 @@ from cluster.adapters.registry.records import (
     FOLDER,
     GENERATION,
     NAME,
+    ROUTER,
     Generation,
     GenerationState,
     Name,
     PlaceKind,
+    Router,
     decode,
     name_id,
 )
@@ -37,13 +39,15 @@ class RegistryView:
     generations: Mapping[AdapterDigest, Generation] = field(default_factory=dict)
     folder: Mapping[str, AdapterDigest] = field(default_factory=dict)
     """Alias -> the generation that the configured folder last gave it."""
+    routers: Mapping[str, Router] = field(default_factory=dict)
+    """By name; the configured ones are not among them."""
     raw: Mapping[str, bytes] = field(default_factory=dict)  # as stored
 
     def after(self, changes: Changes) -> "RegistryView":
         """The view that ``changes`` lead to."""
         start = RegistryView() if changes.full else self
         names, generations = dict(start.names), dict(start.generations)
-        folder, raw = dict(start.folder), dict(start.raw)
+        folder, routers, raw = dict(start.folder), dict(start.routers), dict(start.raw)
         for name, value in changes.fields.items():
             _put(raw, name, value)
             kind, key = name[:2], name[2:]
@@ -54,7 +58,9 @@ class RegistryView:
                 _put(generations, AdapterDigest(key), read)
             elif kind == FOLDER:
                 _put(folder, key, None if value is None else AdapterDigest(value.decode()))
-        return RegistryView(changes.version, names, generations, folder, raw)
+            elif kind == ROUTER:
+                _put(routers, key, None if value is None else decode(name, value, Router))
+        return RegistryView(changes.version, names, generations, folder, routers, raw)
 
     # What tenants see
 
@@ -122,6 +128,15 @@ class RegistryView:
         if generation is None:
             raise IntegrityError(f"registry: {name.id} points to {name.digest}, which is not there")
         return generation
+
+    def is_at_hand(self, digest: AdapterDigest) -> bool:
+        """Whether a generation can still be loaded: its files are in the store, or in the folder
+        as that was last read."""
+        generation = self.generations.get(digest)
+        if generation is None or generation.state is not GenerationState.SERVED:
+            return False
+        place = generation.place
+        return place.kind is PlaceKind.STORE or self.folder.get(place.path) == digest
 
     def entry(self, name: Name, path: Callable[[Generation], str] = lambda _: "") -> AdapterEntry:
         """The name as a line of a catalog."""

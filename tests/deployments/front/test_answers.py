@@ -33,7 +33,7 @@ def test_streamed_equals_whole(echoes: tuple[Echo, ...]) -> None:
             streamed += opening["choices"]
     for index, delta in DELTAS:
         choices[index].add(delta)
-        streamed += wording.chunk(index, delta, include_usage=False)["choices"]
+        streamed += wording.chunk(index, delta, include_usage=False, explanation={})["choices"]
     whole = wording.whole(choices, {})["choices"]
     for index, choice in enumerate(whole):
         parts = [part for part in streamed if part["index"] == index]
@@ -65,7 +65,7 @@ def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...])
 
     wording = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3)),))
     assert wording.opening(0) is None
-    parts = [wording.chunk(0, item, include_usage=False)["choices"][0] for item in deltas]
+    parts = [wording.chunk(0, item, include_usage=False, explanation={})["choices"][0] for item in deltas]
     choice = Choice()
     for item in deltas:
         choice.add(item)
@@ -88,7 +88,7 @@ def test_one_token_of_prompt_and_nothing_more() -> None:
     envelope = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=True)
     wording = CompletionAnswer(envelope, (Echo("a", (1,)),))
     end = delta("", finish_reason=FinishReason.LENGTH, usage=Usage(1, 0))
-    (part,) = wording.chunk(0, end, include_usage=False)["choices"]
+    (part,) = wording.chunk(0, end, include_usage=False, explanation={})["choices"]
     assert (part["text"], part["finish_reason"]) == ("a", "length")
     assert part["logprobs"] == {
         "tokens": ["<1>"],

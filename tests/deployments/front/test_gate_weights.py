@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
+from cluster.domain.request import FinishReason
 from deployments.front.answers import ChatAnswer, Choice, CompletionAnswer, Envelope
 from deployments.front.generation import Delta
 from deployments.front.wire import CompletionBody
@@ -31,6 +31,18 @@ def test_weights_are_told_by_token_layer_and_adapter(answer: Any) -> None:
     assert "explain" not in plain
 
 
-def test_explain_does_not_stream() -> None:
-    with pytest.raises(ValidationError, match="explain: not together with stream"):
-        CompletionBody(model="m", prompt="p", explain=True, stream=True)
+@pytest.mark.parametrize("answer", [ChatAnswer, CompletionAnswer])
+def test_a_streamed_choice_is_explained_by_its_last_chunk(answer: Any) -> None:
+    envelope = Envelope("1", 0, "auto:flow", None, logprobs=False)  # type: ignore[arg-type]
+    choice = told()
+    choice.decision = {"router": "flow", "candidates": []}
+    last = Delta("", (), (), finish_reason=FinishReason.STOP)
+    (chunk,) = answer(envelope).chunk(0, last, False, choice.explanation)["choices"]
+    assert set(chunk["explain"]) == {"router", "candidates", "adapters", "gate_weights"}
+    assert chunk["explain"]["gate_weights"][1] == [[0.0, 1.0], [0.5, 0.5]]
+    (plain,) = answer(envelope).chunk(0, last, False, {})["choices"]
+    assert "explain" not in plain
+
+
+def test_explain_goes_with_stream() -> None:
+    assert CompletionBody(model="m", prompt="p", explain=True, stream=True).explain

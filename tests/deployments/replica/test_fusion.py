@@ -7,7 +7,7 @@ import pytest
 from cluster.domain.adapter import SHARED_OWNER, AdapterKey, WeightedAdapter
 from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, DecisionId, Slot, TenantId
-from cluster.errors import DecisionRejected
+from cluster.errors import RouterOutdated
 from deployments.replica.fusion import DecisionFusion
 from router_service.routers.kind import EnginePart
 
@@ -51,6 +51,21 @@ def test_parts_are_named_by_version(fusion: DecisionFusion) -> None:
     assert list(parts.routers) == ["v2"]
 
 
+def test_parts_come_and_go(fusion: DecisionFusion) -> None:
+    made = decision(Granularity.TOKEN, "abc", "v3")
+    parts = fusion.engine_parts()
+    assert fusion.lacks(made)
+    fusion.add("v3", EnginePart(("a", "b", "c"), gate=Part()))  # type: ignore[arg-type]
+    assert not fusion.lacks(made)
+    assert fusion.versions == {"v1", "v2", "v3"}
+    assert set(parts.gates) == {"v1", "v3"}
+    fusion.remove("v3")
+    assert fusion.lacks(made)
+    assert not fusion.lacks(decision(Granularity.REQUEST, "abc", "v3"))
+    assert not fusion.lacks(decision(Granularity.TOKEN, "", "v3"))
+    assert set(parts.gates) == {"v1"}
+
+
 def test_a_static_mixture_goes_as_it_is(fusion: DecisionFusion) -> None:
     made = decision(Granularity.REQUEST, "ab")
     assert fusion.plan(made, [Slot(4), Slot(7)]) == (((4, 1.0), (7, 1.0)), None)
@@ -82,14 +97,14 @@ def test_a_prompts_router_is_asked_until_it_has_answered(fusion: DecisionFusion)
 @pytest.mark.parametrize(
     ("digests", "version", "reason"),
     [
-        ("abc", "v9", "not loaded on this replica"),
-        ("ab", "v1", "other generations"),
-        ("abd", "v1", "other generations"),
+        ("abc", "v9", "router 'r' of version v9 is not served any more"),
+        ("ab", "v1", "made for generations b, c, a .* not for a@a, b@b;"),
+        ("abd", "v1", "made for generations b, c, a .* not for a@a, b@b, d@d;"),
     ],
 )
 def test_what_this_replica_cannot_weigh_is_refused(
     fusion: DecisionFusion, digests: str, version: str, reason: str
 ) -> None:
     made = decision(Granularity.TOKEN, digests, version)
-    with pytest.raises(DecisionRejected, match=reason):
+    with pytest.raises(RouterOutdated, match=reason):
         fusion.plan(made, [Slot(i) for i in range(len(digests))])

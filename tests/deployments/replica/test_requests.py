@@ -136,6 +136,7 @@ class Rig:
             engine=self.engine,
             adapters=self.manager,
             ensure=nothing_to_catch_up,
+            ensure_router=nothing_to_catch_up,
             reader=Reader(),
             fusion=DecisionFusion({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,
