@@ -17,6 +17,8 @@ ADMIN = "admin"
 AUTO = "auto"
 ANSWER_TOKENS = 64
 WORKERS = 8
+PAIR = ("cron", "sql")
+N_PAIRS = 200
 RESULTS = PROJECT_ROOT / "docs" / "results" / "demo-skills.json"
 REPORT = PROJECT_ROOT / "docs" / "demo-skills.md"
 
@@ -35,12 +37,23 @@ def data(
     n_heldout: Annotated[int, typer.Option(min=1, help="Held-out examples per skill.")] = 60,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
 ) -> None:
-    """Write each skill's examples as JSON lines; held-out ones come from other templates."""
-    from router_service.demo.datasets import write_datasets
+    """Write each skill's examples as JSON lines; held-out ones come from other templates.
+
+    Beside them the prompts of all skills for a router, and 200 examples of two skills at once for
+    a gate.
+    """
+    from router_service.demo.datasets import generate_pairs, write_datasets
+    from router_service.training.demo_router import write_router_data
+    from router_service.training.jsonl import write_examples
 
     written = write_datasets(out, seed, n_train=n_train, n_heldout=n_heldout)
     for skill, (train, heldout) in written.items():
         console.plain(f"{skill:<10} {train}  {heldout}")
+    prompts, held_out = write_router_data(out / "router", seed)
+    console.plain(f"{'router':<10} {prompts}  {held_out}")
+    both = out / f"{'-'.join(PAIR)}.jsonl"
+    write_examples(both, generate_pairs(*PAIR, N_PAIRS, seed))
+    console.plain(f"{'gate':<10} {both}")
 
 
 @demo_app.command("build")

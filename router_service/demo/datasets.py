@@ -56,6 +56,20 @@ def write_datasets(
     return written
 
 
+def generate_pairs(first: str, second: str, n: int, seed: int) -> list[Example]:
+    """`n` training examples that ask two skills at once and want both answers, one after the other.
+
+    Raises:
+        ConfigError: see ``generate``.
+    """
+    return [
+        Example(prompt=f"{a.prompt} {b.prompt}", completion=f"{a.completion} {b.completion}")
+        for a, b in zip(
+            generate(first, "train", n, seed), generate(second, "train", n, seed), strict=True
+        )
+    ]
+
+
 def _find(name: str) -> Skill:
     if name == GENERAL.name:
         return GENERAL

@@ -201,6 +201,15 @@ def test_demo_data_is_the_same_for_a_seed(braid: Braid, tmp_path: Path) -> None:
         out = tmp_path / name
         result = braid("demo", "data", "--out", out, "--n-train", "3", "--n-heldout", "2")
         assert result.exit_code == 0
-    first = {path.name: path.read_text() for path in (tmp_path / "one").iterdir()}
-    assert first == {path.name: path.read_text() for path in (tmp_path / "two").iterdir()}
+
+    def files(name: str) -> dict[str, str]:
+        found = (tmp_path / name).rglob("*.jsonl")
+        return {str(path.relative_to(tmp_path / name)): path.read_text() for path in found}
+
+    first = files("one")
+    assert first == files("two")
     assert len(first["sql.train.jsonl"].splitlines()) == 3
+    both = [json.loads(line) for line in first["cron-sql.jsonl"].splitlines()]
+    assert len(both) == 200
+    assert all(" SELECT " in line["completion"] for line in both)
+    assert "router/train/general.jsonl" in first
