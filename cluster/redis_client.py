@@ -7,7 +7,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from cluster.errors import ConfigError
 
-MAX_CONNECTIONS = 64
+MAX_CONNECTIONS = 16
+"""Of one pool, which keeps what the highest concurrency so far has needed. A command takes a
+fraction of a millisecond, so more would not be faster; and every process has two or three pools,
+while a server takes 10,000 clients by default."""
 RETRIES = 1  # a pooled connection that died with the old server costs one attempt
 HEALTH_CHECK_INTERVAL_S = 15
 

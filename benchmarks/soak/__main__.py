@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.soak.client import BrokenAnswer, Call, send
 from benchmarks.soak.ledger import Ledger
+from benchmarks.soak.limits import judge
 from benchmarks.soak.local_cluster import SoakCluster
 from benchmarks.soak.processes import ProcessBook, processor_seconds
 from benchmarks.soak.report import Report
@@ -27,9 +28,6 @@ from cluster.domain.request import Outcome
 SAMPLE_S = 10.0
 QUIET_EVERY_S = 300.0
 REST_S = 90.0
-TOLERANCE = 0.05
-SPARE = 4
-"""File descriptors or threads that a process may have more at the end."""
 COUNTERS = (
     "generated_tokens",
     "prompt_tokens",
@@ -206,8 +204,9 @@ class Soak:
         return found
 
     async def _sample(self) -> None:
+        pid, port = self._cluster.running.pid, self._cluster.store_port
         while True:
-            await asyncio.to_thread(self._book.look, self._cluster.running.pid, self._now)
+            await asyncio.to_thread(self._book.look, pid, self._now, port)
             await asyncio.sleep(SAMPLE_S)
 
     def _conclude(self) -> None:
@@ -228,8 +227,10 @@ class Soak:
         ]
         end = self._now
         report.drifts = self._book.drifts(report.warm_up_s, end)
-        for drift in report.drifts:
-            report.problems += drift.problems(TOLERANCE, SPARE)
+        report.store_clients = self._cluster.store_clients()
+        verdict = judge(report.drifts)
+        report.problems += verdict.own
+        report.foreign = verdict.foreign
         report.problems += self._book.replaced(end, 3 * SAMPLE_S)
 
 
@@ -248,7 +249,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--rate", type=float, default=1.6, help="mean arrivals per second")
+    parser.add_argument(
+        "--rate",
+        type=float,
+        default=1.6,
+        help="mean arrivals per second; lower it beside other work",
+    )
     parser.add_argument("--concurrency", type=int, default=24, help="most requests at once")
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--random-adapters", type=int, default=24, help="beside the demo's")
@@ -257,6 +263,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--state", type=Path, help="state folder; default: a temporary one")
     options = parser.parse_args()
+    if options.rate <= 0 or options.minutes <= 0:
+        parser.error("--rate and --minutes are positive")
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-soak-"))
     print("starting a cluster", flush=True)
     cluster = SoakCluster.start(
@@ -274,6 +282,8 @@ def main() -> None:
         problems.append(f"processes {killed} had to be killed at the end")
     for problem in problems:
         print(f"off: {problem}")
+    for growth in report.foreign:
+        print(f"Ray's own: {growth}")
     print(f"{report.sent} requests, the cluster took {report.busy:.0%} of the cores")
     if options.state is None and not problems:
         shutil.rmtree(folder)

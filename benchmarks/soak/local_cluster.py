@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx2
+import redis
 
 from cluster.bench.adapters import write_adapters
 from cluster.config import AppConfig, Settings, cache_folder
@@ -22,6 +24,7 @@ from deployments.local.valkey import free_port
 
 PATIENCE = 6
 PAUSE_S = 5.0
+PROBE = "braid-soak"
 AT_REST = (
     "braid_requests_in_flight",
     "braid_replica_running_sequences",
@@ -96,6 +99,24 @@ class SoakCluster:
                 failure = error
                 time.sleep(PAUSE_S)
         raise failure
+
+    @property
+    def store_port(self) -> int:
+        """Where the cluster's embedded store listens."""
+        port = urlsplit(self._store_url).port
+        assert port is not None
+        return port
+
+    def store_clients(self) -> dict[str, int]:
+        """Connections to the store by the name that their pool gives them, without this one."""
+        with redis.Redis.from_url(self._store_url, client_name=PROBE) as client:
+            names = Counter(str(item["name"]) for item in client.client_list())
+        del names[PROBE]
+        return dict(sorted(names.items()))
+
+    @property
+    def _store_url(self) -> str:
+        return self.state.redis_url.read_text().strip()
 
     def metrics(self) -> "Metrics":
         """Everything of this moment."""

@@ -32,8 +32,9 @@ class Sample:
 
     at: float  # seconds since the start
     rss: int  # bytes
-    fds: int
+    fds: int  # without connections to the store
     threads: int
+    store: int = 0  # connections to the store
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +45,12 @@ class Drift:
     rss: tuple[float, float]  # bytes
     fds: tuple[float, float]
     threads: tuple[float, float]
+    store: tuple[int, int] = (0, 0)  # connections to the store, the most in each window
 
     @property
     def rss_growth(self) -> float:
         """Relative growth; negative where it shrank."""
         return self.rss[1] / self.rss[0] - 1
-
-    def problems(self, tolerance: float, spare: int) -> list[str]:
-        """What grew by more than ``tolerance`` (memory) or ``spare`` (descriptors, threads)."""
-        found = []
-        if self.rss_growth > tolerance:
-            before, after = (value / 2**20 for value in self.rss)
-            found.append(
-                f"{self.name}: memory grew from {before:.1f} to {after:.1f} MiB, "
-                f"{self.rss_growth:+.1%}"
-            )
-        for what, (first, last) in (("descriptors", self.fds), ("threads", self.threads)):
-            if last - first > spare:
-                found.append(f"{self.name}: {what} grew from {first:g} to {last:g}")
-        return found
 
 
 @dataclass
@@ -71,15 +59,26 @@ class ProcessBook:
 
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
-    def look(self, root: int, at: float) -> None:
-        """Take a sample of the process ``root`` and its whole family."""
+    def look(self, root: int, at: float, store_port: int) -> None:
+        """Take a sample of the process ``root`` and its whole family.
+
+        Args:
+            root: a process id.
+            at: seconds since the start.
+            store_port: where the store listens; connections from and to it are counted apart.
+        """
         parent = psutil.Process(root)
         for process in (parent, *parent.children(recursive=True)):
             try:
                 with process.oneshot():
                     name = f"{role_of(process.cmdline(), process.name())}-{process.pid}"
+                    store = _connections(process, store_port)
                     sample = Sample(
-                        at, process.memory_info().rss, process.num_fds(), process.num_threads()
+                        at,
+                        process.memory_info().rss,
+                        process.num_fds() - store,
+                        process.num_threads(),
+                        store,
                     )
             except (psutil.NoSuchProcess, psutil.ZombieProcess):
                 continue
@@ -99,12 +98,12 @@ class ProcessBook:
                 found.append(
                     Drift(
                         name,
-                        *(
-                            (
-                                statistics.median(getattr(item, what) for item in first),
-                                statistics.median(getattr(item, what) for item in last),
-                            )
-                            for what in ("rss", "fds", "threads")
+                        rss=_medians(first, last, "rss"),
+                        fds=_medians(first, last, "fds"),
+                        threads=_medians(first, last, "threads"),
+                        store=(
+                            max(item.store for item in first),
+                            max(item.store for item in last),
                         ),
                     )
                 )
@@ -115,7 +114,7 @@ class ProcessBook:
         found = []
         began = min((samples[0].at for samples in self.samples.values()), default=0.0)
         for name, samples in sorted(self.samples.items()):
-            if name.split("-")[0] not in OWN_ROLES:
+            if role_of_name(name) not in OWN_ROLES:
                 continue
             if samples[0].at > began + patience:
                 found.append(f"{name} was started {samples[0].at:.0f} s after the beginning")
@@ -141,10 +140,31 @@ def role_of(command: Sequence[str], name: str) -> str:
     return name.split(":")[0].strip() or "unnamed"
 
 
+def role_of_name(name: str) -> str:
+    """The role in a process's name in the book."""
+    return name.rsplit("-", 1)[0]
+
+
 def processor_seconds(root: int) -> float:
     """User and system time of a process and its family so far."""
     parent = psutil.Process(root)
     return sum(_processor_seconds((parent, *parent.children(recursive=True))))
+
+
+def _medians(first: Sequence[Sample], last: Sequence[Sample], figure: str) -> tuple[float, float]:
+    return (
+        statistics.median(getattr(item, figure) for item in first),
+        statistics.median(getattr(item, figure) for item in last),
+    )
+
+
+def _connections(process: psutil.Process, port: int) -> int:
+    """Open TCP connections of a process that have ``port`` at either end."""
+    return sum(
+        1
+        for item in process.net_connections(kind="tcp")
+        if item.raddr and port in (item.laddr.port, item.raddr.port)
+    )
 
 
 def _processor_seconds(family: Iterable[psutil.Process]) -> Iterable[float]:

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.soak.processes import Drift, ProcessBook, window
+from benchmarks.soak.limits import FOREIGN, OWN, is_own, store_bounds
+from benchmarks.soak.processes import Drift, ProcessBook, role_of_name, window
+from cluster.redis_client import MAX_CONNECTIONS
 
 
 @dataclass
@@ -27,7 +29,9 @@ class Report:
     counters: dict[str, float] = field(default_factory=dict)
     busy: float = 0.0  # of the machine's cores, by the cluster's processes
     drifts: list[Drift] = field(default_factory=list)
+    store_clients: dict[str, int] = field(default_factory=dict)  # at the end, by name
     problems: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)  # Ray's own processes; no problem of ours
 
     def write(self, folder: Path, book: ProcessBook) -> None:
         """``soak.json``, ``soak.md`` and ``soak.png`` in ``folder``."""
@@ -47,7 +51,7 @@ class Report:
             "# Soak",
             "",
             f"{self.minutes:g} minutes of random traffic on a local cluster "
-            f"(`python -m benchmarks.soak --minutes {self.minutes:g}`): "
+            f"(`python -m benchmarks.soak --minutes {self.minutes:g} --rate {self.rate:g}`): "
             f"{'nothing is off' if not self.problems else f'{len(self.problems)} things are off'}.",
             "",
             f"{self.sent} requests, Poisson arrivals at {self.rate:g} per second, at most "
@@ -55,7 +59,8 @@ class Report:
             f"{self.busy:.0%} of the cores. {self._setup_text()}",
             "",
             *(f"- off: {problem}" for problem in self.problems),
-            *([""] if self.problems else []),
+            *(f"- Ray's own: {growth}" for growth in self.foreign),
+            *([""] if self.problems or self.foreign else []),
             "## Outcomes",
             "",
             "Every request ends in one outcome. A client that leaves does not know whether the "
@@ -82,17 +87,19 @@ class Report:
             "## Memory, descriptors, threads",
             "",
             f"Medians over {width:.0f} s: after {self.warm_up_s:.0f} s of warm-up, and at the end. "
-            "Resident memory may grow by 5 %.",
+            f"What a process of Braid's may grow by: {OWN.text()}. Connections to the store are "
+            f"counted apart: a pool keeps what the highest concurrency so far has needed, at most "
+            f"{MAX_CONNECTIONS}, and a process may have as many as its pools.",
             "",
-            "| process | MiB | at the end | growth | descriptors | threads |",
-            "|---|---:|---:|---:|---:|---:|",
-            *(
-                f"| {drift.name.rsplit('-', 1)[0]} | {drift.rss[0] / 2**20:.1f} | "
-                f"{drift.rss[1] / 2**20:.1f} | {drift.rss_growth:+.1%} | "
-                f"{drift.fds[0]:g}, {drift.fds[1]:g} | {drift.threads[0]:g}, "
-                f"{drift.threads[1]:g} |"
-                for drift in self.drifts
-            ),
+            *self._drift_table([drift for drift in self.drifts if is_own(drift)]),
+            "",
+            "At the end the store had these connections: "
+            + ", ".join(f"{count} {name}" for name, count in self.store_clients.items())
+            + ".",
+            "",
+            f"Ray's own processes, which do not fail a soak; what is reported: {FOREIGN.text()}.",
+            "",
+            *self._drift_table([drift for drift in self.drifts if not is_own(drift)]),
             "",
             "![resident memory](soak.png)",
             "",
@@ -119,6 +126,21 @@ class Report:
         ]
         return "\n".join(lines)
 
+    def _drift_table(self, drifts: Sequence[Drift]) -> list[str]:
+        bounds = store_bounds(drift.name for drift in self.drifts)
+        return [
+            "| process | MiB | at the end | growth | descriptors | threads | to the store |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *(
+                f"| {role_of_name(drift.name)} | {drift.rss[0] / 2**20:.1f} | "
+                f"{drift.rss[1] / 2**20:.1f} | {drift.rss_growth:+.1%} | "
+                f"{drift.fds[0]:g}, {drift.fds[1]:g} | {drift.threads[0]:g}, "
+                f"{drift.threads[1]:g} | {drift.store[0]}, {drift.store[1]} of "
+                f"{bounds[drift.name]} |"
+                for drift in drifts
+            ),
+        ]
+
     def _seen(self) -> list[str]:
         return sorted({name for found in self.by_kind.values() for name in found})
 
@@ -136,7 +158,7 @@ def plot(book: ProcessBook, drifts: Sequence[Drift], warm_up_s: float, path: Pat
     figure, axes = pyplot.subplots(figsize=(8, 4))
     for drift in sorted(drifts, key=lambda item: -item.rss[0]):
         samples = book.samples[drift.name]
-        role = drift.name.rsplit("-", 1)[0]
+        role = role_of_name(drift.name)
         axes.plot(
             [item.at / 60 for item in samples],
             [item.rss / drift.rss[0] for item in samples],

@@ -1,9 +1,12 @@
 """What counts as growth, and as a crash."""
 
+import contextlib
 import os
+import socket
 
 import pytest
 
+from benchmarks.soak.limits import OWN
 from benchmarks.soak.processes import Drift, ProcessBook, Sample, role_of, window
 
 MIB = 2**20
@@ -29,29 +32,29 @@ def drift(samples: ProcessBook, warm_up: float = 600.0) -> Drift:
 def test_growth_before_the_warm_up_ends_is_not_counted() -> None:
     found = drift(book([100 + i for i in range(60)] + [160] * 300))
     assert found.rss_growth == 0
-    assert found.problems(0.05, 4) == []
+    assert OWN.problems(found) == []
 
 
 def test_slow_growth_after_it_is() -> None:
     found = drift(book([100 * (1 + 0.1 * i / 360) for i in range(361)]))
     assert found.rss_growth == pytest.approx(0.07, abs=0.01)
-    (problem,) = found.problems(0.05, 4)
+    (problem,) = OWN.problems(found)
     assert problem.startswith("Replica-7: memory grew from 102.1 to 109.6 MiB")
 
 
 def test_one_peak_is_not_growth() -> None:
     rss = [100.0] * 360
     rss[350] = 400.0
-    assert drift(book(rss)).problems(0.05, 4) == []
+    assert OWN.problems(drift(book(rss))) == []
 
 
 def test_memory_given_back_is_no_problem() -> None:
-    assert drift(book([200.0] * 180 + [100.0] * 180)).problems(0.05, 4) == []
+    assert OWN.problems(drift(book([200.0] * 180 + [100.0] * 180))) == []
 
 
 def test_descriptors_that_pile_up_are_found() -> None:
     found = drift(book([100.0] * 361, fds=[40 + i // 30 for i in range(361)]))
-    (problem,) = found.problems(0.05, 4)
+    (problem,) = OWN.problems(found)
     assert "descriptors grew" in problem
 
 
@@ -77,10 +80,18 @@ def test_an_actor_that_was_replaced_is_found_and_an_idle_worker_is_not() -> None
 
 def test_a_look_at_a_living_process() -> None:
     samples = ProcessBook()
-    samples.look(os.getpid(), 1.0)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        port = listener.getsockname()[1]
+        samples.look(os.getpid(), 1.0, port)
+        stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        stack.enter_context(listener.accept()[0])
+        samples.look(os.getpid(), 2.0, port)
     (own,) = [item for name, item in samples.samples.items() if name.endswith(f"-{os.getpid()}")]
     assert own[0].rss > MIB
     assert own[0].threads >= 1
+    assert (own[0].store, own[1].store) == (0, 2), "both ends are this process"
+    assert own[0].fds == own[1].fds
 
 
 @pytest.mark.parametrize(
