@@ -1,6 +1,7 @@
 """``python -m experiments.dlp``: measure what is missing, then write docs/results/dlp.{md,json}.
 
 Every part is kept in ``--work`` as soon as it is there; the same command goes on where it was.
+``--timing`` measures times alone, for a machine that does nothing else; the report keeps the rest.
 """
 
 import argparse
@@ -21,11 +22,15 @@ from router_service.demo.skills import SKILLS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("routing", "speed", "adapters", "quality", "decode", "report")
+TIMING = ("routing", "speed", "decode", "report")
+"""Training, where the first seed's router is not there yet, then what is timed."""
 
 
 def main() -> None:
     """Run the parts that were asked for."""
     options = _arguments()
+    if options.timing:
+        options.parts, options.seeds = list(TIMING), options.seeds[:1]
     results = options.work / "results"
     routers = {seed: options.work / f"router-{seed}" for seed in options.seeds}
     first = routers[options.seeds[0]]
@@ -140,6 +145,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of real data sets; without, skills only")
     parser.add_argument("--work", type=Path, required=True, help="routers, adapters, kept parts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    parser.add_argument(
+        "--timing",
+        action="store_true",
+        help="only the time of routes and of decoding, by the first seed's router",
+    )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--n-train", type=int, default=1000, help="prompts per task")

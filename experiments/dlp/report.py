@@ -23,8 +23,11 @@ nothing else was chosen with them in sight.
 
 
 def write_report(out: Path, parts: Parts) -> None:
-    """Both files, replaced."""
+    """Both files, replaced; parts that were not measured anew stay as the JSON has them."""
     out.mkdir(parents=True, exist_ok=True)
+    before = out / "dlp.json"
+    if before.exists():
+        parts = {**json.loads(before.read_text(encoding="utf-8")), **parts}
     document = json.dumps(parts, indent=1, sort_keys=True) + "\n"
     (out / "dlp.json").write_text(document, encoding="utf-8")
     (out / "dlp.md").write_text(render(parts), encoding="utf-8")

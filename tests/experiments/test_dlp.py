@@ -142,6 +142,16 @@ def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "dlp.json").read_text()) == parts
 
 
+def test_a_later_run_keeps_what_it_did_not_measure(tmp_path: Path) -> None:
+    speed = {"candidates": {}, "load_average": 7.0}
+    write_report(tmp_path, {"speed": speed, "other": {"n": 1}})
+    write_report(tmp_path, {"speed": {**speed, "load_average": 0.25}})
+    parts = json.loads((tmp_path / "dlp.json").read_text())
+    assert parts["other"] == {"n": 1}
+    assert parts["speed"]["load_average"] == 0.25
+    assert "meanwhile: 0.2." in (tmp_path / "dlp.md").read_text()
+
+
 def test_answers_are_decoded_once(tmp_path: Path) -> None:
     asked = [Asked(f"prompt {i % 20}") for i in range(40)]
     calls: list[int] = []
