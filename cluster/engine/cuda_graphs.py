@@ -148,7 +148,7 @@ class DecodeGraphs:
             [1] * len(rows),
             pad_to=bucket,
         )
-        # A live sequence's slots hold the same adapters until it ends.
+        # A live sequence's slots hold the same adapters as long as it has the same mixture.
         filled = (bucket, [(row.sequence, row.mixture) for row in rows])
         if filled != self._filled:
             self._filled = None

@@ -6,6 +6,11 @@ all requests of a step in one ``on_chunks`` call; the last chunk has ``finish_re
 and comes exactly once, whatever happens: completion, cancellation, deadline, a failed step, stop.
 While the last chunk has not come, the engine may still read the request's adapters.
 
+A request may go on with other adapters (``reroute``): the chunk with the first token computed with
+them has ``segment_start``. From then on ``let_go`` frees those it had before. Should it then lose
+its KV to others, it is handed back through ``on_returned`` in place of a last chunk; whoever has
+the adapters of all its segments submits it again with the tokens it has.
+
 Only scheduling and book-keeping hold the lock, never the model: submitting never waits for a step.
 """
 
@@ -26,6 +31,7 @@ from cluster.engine.fusion_spec import Fusion
 from cluster.engine.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
+from cluster.engine.segments import Segment
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.stats import EngineCounters, EngineStats
 from cluster.engine.step_output import Runner, StepOutput
@@ -34,6 +40,7 @@ from cluster.errors import BraidError, EngineError, IntegrityError, ReplicaLost,
 log = structlog.get_logger(__name__)
 
 OnChunks = Callable[[list[GenerationChunk]], None]
+OnReturned = Callable[[RequestId, tuple[int, ...]], None]
 
 
 class Engine:
@@ -51,6 +58,7 @@ class Engine:
         on_chunks: OnChunks,
         new_seed: Callable[[], int],
         grammars: GrammarCompiler | None = None,
+        on_returned: OnReturned | None = None,
     ) -> None:
         """Build an engine that is not running yet; see ``start``.
 
@@ -64,6 +72,8 @@ class Engine:
             on_chunks: receives each step's chunks in the step thread; should return at once.
             new_seed: a seed for each request that has none.
             grammars: for requests with a grammar; without it they are refused.
+            on_returned: receives a request that is handed back, with all tokens of its completion,
+                in the step thread, after its chunks; without it no adapters are let go.
         """
         self.max_model_len = max_model_len
         self.eos_token_ids = eos_token_ids
@@ -74,6 +84,7 @@ class Engine:
         self._on_chunks = on_chunks
         self._new_seed = new_seed
         self._grammars = grammars
+        self._on_returned = on_returned
         self._changed = threading.Condition()
         self._seeds: dict[RequestId, int] = {}  # of every live request
         self._unstarted: set[RequestId] = set()  # live, not yet counted as prefilled
@@ -99,6 +110,7 @@ class Engine:
         namespace: str,
         adapters: tuple[tuple[Slot, float], ...],
         fusion: Fusion | None = None,
+        segments: Sequence[Segment] = (),
     ) -> None:
         """Take a request; its chunks come through ``on_chunks``.
 
@@ -109,6 +121,8 @@ class Engine:
                 stay loaded until the last chunk has come. With a gate, in the gate's order.
             fusion: how they are weighed beyond that. What a router decides comes in a chunk of its
                 own or with the first token, before any later one.
+            segments: what followed the first one before, of a request that was re-routed; its
+                resumed tokens are computed with the adapters of the segments they lie in.
 
         Raises:
             RequestError: no prompt tokens, a request id that is being served already, or a
@@ -119,7 +133,8 @@ class Engine:
                 weight or the sampling parameters have no meaning.
         """
         check_sampling(request.sampling)
-        self._runner.check_adapters(adapters)
+        for terms in (adapters, *(segment.adapters for segment in segments)):
+            self._runner.check_adapters(terms)
         if fusion is not None:
             self._runner.check_fusion(len(adapters), fusion)
         sequence = EngineSequence.create(
@@ -131,6 +146,7 @@ class Engine:
             whole_prefill=fusion is not None and fusion.is_pending,
             fusion=fusion,
             grammar=self.prepare(request),
+            segments=tuple(segments),
         )
         seed = request.sampling.seed
         with self._changed:
@@ -176,6 +192,36 @@ class Engine:
                 return False
             self._forget(request_id)
         return True
+
+    def reroute(
+        self,
+        request_id: RequestId,
+        namespace: str,
+        adapters: tuple[tuple[Slot, float], ...],
+        *,
+        after: int,
+    ) -> int | None:
+        """Let a request go on with other adapters, once ``after`` tokens of its completion are
+        there or as soon as may be; keys and values computed before stay. From any thread.
+
+        The slots must stay loaded until the last chunk has come or they are let go. No change of a
+        request may be asked for before the one before has begun.
+
+        Returns:
+            How many tokens of its completion come before; None when it is not live.
+
+        Raises:
+            EngineError: a slot is empty, a weight is not finite, or it cannot be re-routed.
+        """
+        self._runner.check_adapters(adapters)
+        with self._changed:
+            return self._scheduler.reroute(request_id, namespace, adapters, after)
+
+    def let_go(self, request_id: RequestId, start: int) -> bool:
+        """Whether the engine can do without the adapters of a request before its segment at
+        ``start``, as its chunk had it; if so, it does from now on. From any thread."""
+        with self._changed:
+            return self._on_returned is not None and self._scheduler.let_go(request_id, start)
 
     def stop(self, *, drain: bool, timeout_s: float | None = None) -> bool:
         """Refuse new requests and end the step thread.
@@ -270,14 +316,17 @@ class Engine:
         """One step. Whatever goes wrong ends the requests concerned, never the loop."""
         plan: StepPlan | None = None
         chunks: list[GenerationChunk] = []
+        returned: list[EngineSequence] = []
         started = self._clock.monotonic()
         try:
             with self._changed:
                 self._obey()
                 self._ended += map(self._last_chunk, self._scheduler.expire())
                 plan = self._scheduler.schedule()
+                returned = self._take_returned()
                 if plan is not None:
                     self._count_starts(plan.scheduled)
+            self._hand_back(returned)
             if plan is not None:
                 chunks = self._compute(plan)
                 self._counters.steps += 1
@@ -286,6 +335,19 @@ class Engine:
         except Exception as error:
             self._fail_step(plan, error)
         self._deliver(chunks + self._take_ended())
+
+    def _take_returned(self) -> list[EngineSequence]:
+        """Forget what the scheduler does not keep; what was cancelled meanwhile has ended."""
+        returned = self._scheduler.take_returned()
+        for sequence in returned:
+            self._forget(sequence.request_id)
+        self._counters.returned += len(returned)
+        return returned
+
+    def _hand_back(self, returned: Iterable[EngineSequence]) -> None:
+        for sequence in returned:
+            assert self._on_returned is not None  # else nothing was let go
+            self._on_returned(sequence.request_id, tuple(sequence.generated_token_ids))
 
     def _obey(self) -> None:
         """End what was cancelled since the last step, and everything when told to stop at once."""
@@ -315,6 +377,7 @@ class Engine:
                 if weights is not None:
                     self._counters.routed_prompts += 1
                     self._scheduler.complete(item.sequence, weights)
+            begun = self._begin_segments(live)
             before = [item.sequence.num_generated for item in live]
             ended = self._scheduler.commit(plan, output.token_ids)
             chunks = []
@@ -323,7 +386,8 @@ class Engine:
                 prompt_logprobs = output.prompt_logprobs.get(sequence.request_id, ())
                 site_weights = output.decided.get(sequence.request_id)
                 if sequence.num_generated > count:
-                    chunks.append(self._token_chunk(sequence, output))
+                    start = begun.get(sequence.request_id)
+                    chunks.append(self._token_chunk(sequence, output, start))
                 elif sequence.is_finished:
                     chunk = self._last_chunk(sequence)
                     chunks.append(
@@ -347,7 +411,21 @@ class Engine:
             ]
             return chunks
 
-    def _token_chunk(self, sequence: EngineSequence, output: StepOutput) -> GenerationChunk:
+    def _begin_segments(self, live: Iterable[ScheduledSequence]) -> dict[RequestId, int]:
+        """Segments whose first token was computed in this step: tokens of the completion before."""
+        begun = {}
+        for item in live:
+            sequence = item.sequence
+            if sequence.segment >= sequence.num_begun:
+                sequence.num_begun = sequence.segment + 1
+                start = sequence.segments[sequence.segment].start
+                begun[sequence.request_id] = start - sequence.prompt_len
+        self._counters.rerouted += len(begun)
+        return begun
+
+    def _token_chunk(
+        self, sequence: EngineSequence, output: StepOutput, segment_start: int | None
+    ) -> GenerationChunk:
         request_id = sequence.request_id
         self._counters.generated_tokens += 1
         logprobs = output.logprobs.get(request_id)
@@ -363,6 +441,7 @@ class Engine:
             prompt_logprobs=output.prompt_logprobs.get(request_id, ()),
             site_weights=output.decided.get(request_id),
             gate_weights=output.gate_weights.get(request_id, ()),
+            segment_start=segment_start,
         )
 
     def _last_chunk(

@@ -11,7 +11,7 @@ from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.adapter_bank import make_bank
 from cluster.engine.available_memory import check_memory
 from cluster.engine.block_pool import BlockPool
-from cluster.engine.engine import Engine, OnChunks
+from cluster.engine.engine import Engine, OnChunks, OnReturned
 from cluster.engine.fusion import FusionParts
 from cluster.engine.grammar import GrammarCompiler
 from cluster.engine.heap import return_free_memory
@@ -41,6 +41,7 @@ def build_engine(
     on_chunks: OnChunks,
     new_seed: Callable[[], int],
     fusion: FusionParts | None = None,
+    on_returned: OnReturned | None = None,
 ) -> BuiltEngine:
     """Load a model and put an engine around it.
 
@@ -52,6 +53,7 @@ def build_engine(
         on_chunks: receives each step's chunks in the step thread.
         new_seed: a seed for each request that has none.
         fusion: gates and routers that requests may name.
+        on_returned: see `Engine`.
 
     Raises:
         ModelSourceError: the model cannot be loaded, or is of a kind not supported.
@@ -73,6 +75,7 @@ def build_engine(
         on_chunks=on_chunks,
         new_seed=new_seed,
         grammars=GrammarCompiler(model_dir, loaded.vocab_size, loaded.eos_token_ids),
+        on_returned=on_returned,
     )
     return_free_memory()
     return BuiltEngine(engine, bank, _module_shapes(loaded), loaded.vocab_size)

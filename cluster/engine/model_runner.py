@@ -65,7 +65,7 @@ class ModelRunner:
         self._threads = config.threads
         self._block_size = config.block_size
         self._bank = bank
-        self._rows_kept: tuple[tuple[int, int, bool], ...] = ()  # of the batch kept, see _lora
+        self._rows_kept: tuple[tuple[int, int, int, bool], ...] = ()  # of the batch kept, see _lora
         self._lora_batch: AnyLoraBatch | None = None
         self._batches = make_batches(loaded, config, bank) if batches is None else batches
         self._step_fusion: StepFusion | None = None
@@ -246,15 +246,15 @@ class ModelRunner:
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
         """The step's adapters; the last batch is kept while the same sequences go on decoding.
 
-        A live sequence's slots hold the same adapters until it ends, no two sequences have the same
-        arrival number, and a router's answer is the only change of how adapters are weighed: equal
-        rows mean an equal batch.
+        A live sequence's slots hold the same adapters while it is in one segment, no two sequences
+        have the same arrival number, and a router's answer is the only change of how adapters are
+        weighed within a segment: equal rows mean an equal batch.
         """
         if not any(item.sequence.adapters for item in scheduled):
             self._step_fusion = None
             return None
         rows = tuple(
-            (s.arrival, item.count, s.fusion is not None and s.fusion.is_pending)
+            (s.arrival, s.segment, item.count, s.fusion is not None and s.fusion.is_pending)
             for item in scheduled
             for s in (item.sequence,)
         )

@@ -20,8 +20,14 @@ A sequence whose next block is just being computed for a running one is held bac
 is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
 in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
 
+A sequence that was re-routed has segments, each with its own adapters; a step never computes tokens
+of two of them. When it is preempted it needs the adapters of all its segments again. Where those of
+the first ones may have left the bank, it is not kept here but handed back, to be added anew with
+the tokens it has: as the newest, so that it is preempted again only for those admitted before.
+
 Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
-returns it or ``withdraw`` takes it back, which happens exactly once.
+returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens exactly
+once.
 """
 
 import math
@@ -32,11 +38,12 @@ from dataclasses import dataclass
 from cluster.clock import Clock
 from cluster.config import EngineConfig
 from cluster.domain.decision import SiteWeights
-from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.expected_length import ExpectedLength
 from cluster.engine.fair_queue import FairQueue
+from cluster.engine.segments import Segment, segment_at
 from cluster.engine.sequence import Sequence, SequenceStatus
 from cluster.engine.shared_prefixes import SharedPrefixes
 from cluster.errors import (
@@ -108,6 +115,7 @@ class Scheduler:
         self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
         self._expected = ExpectedLength()
         self._preempted: deque[Sequence] = deque()  # in order of admission, after all that run
+        self._returned: list[Sequence] = []  # preempted, and not to be kept here
         self._running: list[Sequence] = []  # in order of admission
         self._by_id: dict[RequestId, Sequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
@@ -190,6 +198,52 @@ class Scheduler:
         del self._by_id[request_id]
         self._queue.remove(sequence)
         return True
+
+    def reroute(
+        self,
+        request_id: RequestId,
+        namespace: str,
+        adapters: tuple[tuple[Slot, float], ...],
+        after: int,
+    ) -> int | None:
+        """Let a sequence go on with other adapters once ``after`` tokens of its completion are
+        there; what has been or is being computed stays as it is.
+
+        Returns:
+            How many tokens of its completion come before; None when it is not live.
+
+        Raises:
+            EngineError: it waits for another change already, or its adapters are weighed within
+                the model.
+        """
+        sequence = self._by_id.get(request_id)
+        if sequence is None:
+            return None
+        if sequence.fusion is not None or sequence.whole_prefill:
+            raise EngineError("adapters that are weighed within the model cannot be re-routed")
+        if sequence.segments[-1].start >= sequence.num_tokens:
+            raise EngineError("the sequence is about to go on with other adapters already")
+        # A plan that is being computed has no token beyond those known.
+        start = max(sequence.num_tokens, sequence.prompt_len + after)
+        sequence.segments = (*sequence.segments, Segment(start, namespace, adapters))
+        return start - sequence.prompt_len
+
+    def let_go(self, request_id: RequestId, start: int) -> bool:
+        """The adapters of the segments before the one at ``start`` (tokens of the completion) are
+        about to leave; False while they are needed to compute what is not there yet."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None:
+            return True
+        first = sequence.prompt_len + start
+        if sequence.num_computed < first:
+            return False
+        sequence.first_held = segment_at(sequence.segments, first)
+        return True
+
+    def take_returned(self) -> list[Sequence]:
+        """Sequences preempted since the last call that cannot be computed again as they are."""
+        returned, self._returned = self._returned, []
+        return returned
 
     def expire(self) -> list[Sequence]:
         """End what is past its deadline or complete as it came; call it before ``schedule``.
@@ -291,7 +345,8 @@ class Scheduler:
         sequence.whole_prefill = False
         sequence.fusion = fusion.completed(weights)
         if fusion.complete is not None:
-            sequence.namespace = fusion.complete(weights)
+            completed = Segment(0, fusion.complete(weights), sequence.adapters)
+            sequence.segments = (completed,)
             sequence.block_keys.clear()
 
     def check_integrity(self) -> None:
@@ -405,7 +460,9 @@ class Scheduler:
         prompt_left = sequence.prompt_len - sequence.num_computed
         if sequence.whole_prefill and prompt_left > budget:
             return prompt_left if alone else 0
-        return max(0, min(sequence.num_uncomputed, budget))
+        known = sequence.num_tokens if sequence.segment_end is None else sequence.segment_end
+        left = min(known, sequence.num_tokens) - sequence.num_computed
+        return max(0, min(left, budget))
 
     def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
         """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
@@ -443,7 +500,11 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self._preemptions += 1
-        self._preempted.appendleft(sequence)
+        if sequence.is_recomputable:
+            self._preempted.appendleft(sequence)
+        else:
+            del self._by_id[sequence.request_id]
+            self._returned.append(sequence)
 
     def _refuse_if_full(self, sequence: Sequence) -> None:
         """A full queue still takes a tenant that has less than an equal share of it."""

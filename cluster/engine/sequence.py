@@ -10,7 +10,8 @@ import numpy.typing as npt
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
 from cluster.engine.fusion_spec import Fusion
-from cluster.errors import PromptTooLong, RequestError
+from cluster.engine.segments import Segment, segment_at
+from cluster.errors import EngineError, PromptTooLong, RequestError
 
 
 class Grammar(Protocol):
@@ -42,8 +43,7 @@ class Sequence:
     """
 
     request: GenerationRequest
-    namespace: str  # KV namespace, docs/decisions/0001
-    adapters: tuple[tuple[Slot, float], ...]  # (slot in the device bank, weight), in mixture order
+    segments: tuple[Segment, ...]  # by start, the first at 0; the others within the completion
     token_ids: list[int]  # prompt, then generated tokens
     prompt_len: int
     max_len: int  # it ends when token_ids is this long
@@ -59,6 +59,8 @@ class Sequence:
     block_keys: list[str] = field(default_factory=list)  # keys of its first full blocks
     num_published: int = 0  # blocks at the start of block_table that need no publishing
     num_preemptions: int = 0
+    first_held: int = 0  # of its segments; adapters of those before may have left the bank
+    num_begun: int = 1  # segments whose first token has been computed, here or elsewhere
     arrival: int = -1  # position in the order of arrival, set by the scheduler
     admission: int = -1  # position in the order of first admissions; -1 before
     hold_limit: int | None = None  # count of admissions from which on it is not held back
@@ -77,6 +79,7 @@ class Sequence:
         whole_prefill: bool = False,
         fusion: Fusion | None = None,
         grammar: Grammar | None = None,
+        segments: tuple[Segment, ...] = (),
     ) -> Self:
         """Build the sequence of a request.
 
@@ -93,10 +96,12 @@ class Sequence:
             whole_prefill: see the field.
             fusion: see the field.
             grammar: see the field.
+            segments: what follows the first one, which ``namespace`` and ``adapters`` are of.
 
         Raises:
             RequestError: an empty prompt, or a negative max_tokens.
             PromptTooLong: no room for one token after the prompt.
+            EngineError: segments that do not follow each other within the completion.
         """
         sampling = request.sampling
         prompt_len = len(request.prompt_token_ids)
@@ -113,10 +118,16 @@ class Sequence:
                 param="prompt",
             )
         eos = frozenset() if sampling.ignore_eos else stop_token_ids
+        num_tokens = prompt_len + len(request.resumed_token_ids)
+        starts = [segment.start for segment in segments]
+        if starts and (starts[0] < prompt_len or starts != sorted(set(starts)) or fusion):
+            raise EngineError(
+                f"segments begin at tokens {starts} of a sequence with a prompt of {prompt_len}"
+            )
         return cls(
             request=request,
-            namespace=namespace,
-            adapters=adapters,
+            segments=(Segment(0, namespace, adapters), *segments),
+            num_begun=1 + sum(start < num_tokens for start in starts),
             token_ids=[*request.prompt_token_ids, *request.resumed_token_ids],
             prompt_len=prompt_len,
             max_len=min(prompt_len + sampling.max_tokens, max_model_len),
@@ -130,6 +141,35 @@ class Sequence:
     @property
     def request_id(self) -> RequestId:
         return self.request.request_id
+
+    @property
+    def namespace(self) -> str:
+        """KV namespace of its first segment, and so of its prompt."""
+        return self.segments[0].namespace
+
+    @property
+    def segment(self) -> int:
+        """Index of the segment that its next token to be computed lies in."""
+        return segment_at(self.segments, self.num_computed) if len(self.segments) > 1 else 0
+
+    @property
+    def adapters(self) -> tuple[tuple[Slot, float], ...]:
+        """(slot in the device bank, weight) for its next tokens, in mixture order."""
+        return self.segments[self.segment].adapters
+
+    @property
+    def segment_end(self) -> int | None:
+        """One past the last token of that segment; None where it is the last."""
+        following = self.segment + 1
+        return self.segments[following].start if following < len(self.segments) else None
+
+    @property
+    def is_recomputable(self) -> bool:
+        """All its tokens could be computed again: the adapters of its segments are in the bank."""
+        if self.first_held == 0:
+            return True
+        held = {slot for segment in self.segments[self.first_held :] for slot in segment.slots}
+        return all(segment.slots <= held for segment in self.segments[: self.first_held])
 
     @property
     def num_tokens(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.pending_prefixes import PendingPrefixes
 from cluster.engine.prefix_cache import PrefixCache
+from cluster.engine.segments import block_namespace
 from cluster.engine.sequence import Sequence
 
 
@@ -27,6 +28,8 @@ class SharedPrefixes:
         """Blocks at the start of a waiting sequence whose content is in the cache."""
         if sequence.needs_every_row:
             return []
+        if len(sequence.segments) > 1:
+            self._name(sequence, self._cache.matchable(sequence.num_tokens))
         return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
 
     def awaited(self, sequence: Sequence, cached: int) -> str | None:
@@ -53,6 +56,7 @@ class SharedPrefixes:
         start, stop = sequence.num_published, sequence.num_computed // self._pool.block_size
         if stop <= start:
             return []
+        self._name(sequence, stop)
         self._cache.publish(
             sequence.namespace,
             sequence.token_ids,
@@ -81,5 +85,18 @@ class SharedPrefixes:
         )
 
     def _keys(self, sequence: Sequence, start: int, stop: int) -> list[str]:
-        self._cache.name(sequence.namespace, sequence.token_ids, sequence.block_keys, stop)
+        self._name(sequence, stop)
         return sequence.block_keys[start:stop]
+
+    def _name(self, sequence: Sequence, count: int) -> None:
+        """Extend the sequence's keys to those of its first ``count`` blocks, each by what its
+        tokens are computed with."""
+        if not self._cache.enabled:
+            return
+        keys, tokens, size = sequence.block_keys, sequence.token_ids, self._pool.block_size
+        if len(sequence.segments) == 1:
+            self._cache.name(sequence.namespace, tokens, keys, count)
+            return
+        for index in range(len(keys), count):
+            namespace = block_namespace(sequence.segments, index * size, (index + 1) * size)
+            self._cache.name(namespace, tokens, keys, index + 1)

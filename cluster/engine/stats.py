@@ -17,6 +17,8 @@ class EngineCounters:
     prefix_queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
     prefix_hit_tokens: int = 0  # and found
     routed_prompts: int = 0  # whose router was asked, once for each layer
+    rerouted: int = 0  # changes of a running request's adapters
+    returned: int = 0  # re-routed requests handed back when they were preempted
     callback_failures: int = 0  # raised by the receiver of chunks
     integrity_failures: int = 0
 

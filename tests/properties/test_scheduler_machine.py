@@ -1,14 +1,13 @@
 """The scheduler against a model that computes each request alone.
 
 The machine plays the runner with a memory in which each token's entry is what its keys and values
-are functions of: the namespace and all tokens up to it. A token is sampled from the entry found
+are functions of: the namespaces and all tokens up to it. A token is sampled from the entry found
 through the block table, so a block shared, reclaimed, overwritten or skipped wrongly changes what
 is generated, and the outcome differs from the request's own continuation computed without any
 scheduler.
 """
 
 import dataclasses
-import zlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,10 +30,20 @@ from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.scheduler import Scheduler, StepPlan
+from cluster.engine.segments import segment_at
 from cluster.engine.sequence import Sequence, SequenceStatus
-from cluster.errors import Overloaded, PromptTooLong
+from cluster.errors import EngineError, Overloaded, PromptTooLong
+from tests.support.kv_model import (
+    SLOTS,
+    STOP,
+    Entry,
+    alone,
+    entry_of,
+    mixture,
+    next_token,
+    path_of,
+)
 
-STOP = 0
 TENANT = TenantId("t")
 BASE = RoutingDecision(
     id=DecisionId("dec_0"),
@@ -49,23 +58,6 @@ BASE = RoutingDecision(
     created_at=0.0,
     expires_at=1.0,
 )
-Entry = tuple[str, tuple[int, ...]]  # (namespace, all tokens up to this one)
-
-
-def next_token(entry: Entry) -> int:
-    """The "model": 1 to 39, or in one case of forty the stop token."""
-    namespace, tokens = entry
-    return zlib.crc32(repr((namespace, tokens)).encode()) % 40
-
-
-def alone(namespace: str, tokens: list[int], max_len: int) -> list[int]:
-    """The request's tokens at its end, computed without a scheduler."""
-    tokens = list(tokens)
-    while len(tokens) < max_len:
-        tokens.append(next_token((namespace, tuple(tokens))))
-        if tokens[-1] == STOP:
-            break
-    return tokens
 
 
 @dataclass
@@ -158,7 +150,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def add_one(self, arrival: Arrival) -> None:
         self.count += 1
         prompt, window = arrival.prompt, self.scheduler.max_model_len
-        continuation = alone(arrival.namespace, prompt, len(prompt) + arrival.max_tokens)
+        continuation = alone(((0, arrival.namespace),), prompt, len(prompt) + arrival.max_tokens)
         resumed = continuation[len(prompt) : len(prompt) + arrival.resumed]
         now = self.clock.wall()
         request = GenerationRequest(
@@ -180,7 +172,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             sequence = Sequence.create(
                 request,
                 namespace=arrival.namespace,
-                adapters=(),
+                adapters=mixture(arrival.namespace),
                 stop_token_ids=frozenset({STOP}),
                 max_model_len=window,
                 whole_prefill=arrival.whole,
@@ -199,7 +191,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         tokens = list(sequence.token_ids)
         if sequence.end_by_tokens is None:
-            tokens = alone(arrival.namespace, tokens, sequence.max_len)
+            tokens = alone(path_of(sequence), tokens, sequence.max_len)
         self.live[sequence.request_id] = Expected(sequence, tokens, request.deadline_at)
 
     @rule(data=st.data())
@@ -222,6 +214,28 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert self.scheduler.withdraw(request_id) is never_admitted
         if never_admitted:
             del self.live[request_id]
+
+    @precondition(lambda self: any(e.sequence.num_computed for e in self.live.values()))
+    @rule(
+        data=st.data(),
+        namespace=st.sampled_from(sorted(SLOTS)),
+        after=st.sampled_from((0, 0, 1, 3, 9)),
+    )
+    def reroute(self, data: st.DataObject, namespace: str, after: int) -> None:
+        """At any time, also while a plan is being computed."""
+        running = sorted(n for n, e in self.live.items() if e.sequence.num_computed)
+        request_id = data.draw(st.sampled_from(running))
+        expected = self.live[request_id]
+        sequence = expected.sequence
+        if sequence.whole_prefill or sequence.segments[-1].start >= sequence.num_tokens:
+            with pytest.raises(EngineError):
+                self.scheduler.reroute(request_id, namespace, mixture(namespace), after)
+            return
+        begun = sequence.num_tokens
+        start = self.scheduler.reroute(request_id, namespace, mixture(namespace), after)
+        assert start == max(begun - sequence.prompt_len, after)
+        if sequence.end_by_tokens is None:
+            expected.tokens = alone(path_of(sequence), sequence.token_ids, sequence.max_len)
 
     @rule(seconds=st.integers(0, 4))
     def wait(self, seconds: int) -> None:
@@ -287,10 +301,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         sampled = {}
         for item in plan.scheduled:
             sequence, table = item.sequence, self.tables[item.sequence.request_id]
+            path = path_of(sequence)
             entries = [
-                (sequence.namespace, tuple(sequence.token_ids[: position + 1]))
-                for position in range(item.end)
+                entry_of(path, sequence.token_ids[: position + 1]) for position in range(item.end)
             ]
+            at = [segment_at(sequence.segments, t) for t in (item.start, item.end - 1)]
+            assert at[0] == at[1]
+            if not sequence.is_finished:
+                assert sequence.adapters == sequence.segments[at[0]].adapters
+                assert at[0] >= sequence.first_held or sequence.is_recomputable
             if not sequence.is_finished:
                 for position in range(item.start):
                     found = self.memory[table[position // size]][position % size]

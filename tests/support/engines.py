@@ -27,6 +27,7 @@ from cluster.domain.request import (
 from cluster.engine.factory import BuiltEngine, build_engine
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
+from cluster.engine.segments import Segment
 
 Mixture = tuple[tuple[Slot, float], ...]
 LoraTensors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
@@ -104,10 +105,11 @@ class RunningEngine:
         mixture: Mixture = (),
         namespace: str | None = None,
         fusion: Fusion | None = None,
+        segments: Sequence[Segment] = (),
     ) -> None:
         self.answers[request.request_id] = Answer()
         namespace = repr(mixture) if namespace is None else namespace
-        self.engine.submit(request, namespace, mixture, fusion)
+        self.engine.submit(request, namespace, mixture, fusion, segments)
 
     def start(self) -> None:
         if not self._started:

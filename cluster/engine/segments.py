@@ -1,0 +1,46 @@
+"""Stretches of one sequence that are computed with different adapters (re-routing).
+
+Keys and values that are there stay when a sequence goes on with other adapters. A block's content
+is then a function of all segments up to its end, so its key names them: the chain of parents has
+those before, and `block_namespace` those that the block itself lies in.
+"""
+
+import struct
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.domain.decision import tagged_digest
+from cluster.domain.ids import Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens computed with one mixture, from ``start`` to the next segment's start."""
+
+    start: int  # index among all tokens of the sequence
+    namespace: str  # KV namespace, docs/decisions/0001
+    adapters: tuple[tuple[Slot, float], ...]  # (slot in the device bank, weight), in mixture order
+
+    @property
+    def slots(self) -> frozenset[Slot]:
+        """Slots that it reads."""
+        return frozenset(slot for slot, _ in self.adapters)
+
+
+def segment_at(segments: Sequence[Segment], token: int) -> int:
+    """Index of the segment that a token lies in; ``segments`` by start, the first at 0."""
+    return bisect_right(segments, token, key=lambda segment: segment.start) - 1
+
+
+def block_namespace(segments: Sequence[Segment], start: int, stop: int) -> str:
+    """Namespace of a block with tokens [start, stop): its segment's own, or one of all of them and
+    of where in the block they meet."""
+    first, last = segment_at(segments, start), segment_at(segments, stop - 1)
+    if first == last:
+        return segments[first].namespace
+    parts = []
+    for segment in segments[first : last + 1]:
+        parts.append(("offset", struct.pack("<q", max(0, segment.start - start))))
+        parts.append(("namespace", segment.namespace.encode()))
+    return tagged_digest(*parts)
