@@ -5,7 +5,7 @@ remainder, so the sums over adapters always equal the totals. A request without 
 with weights that are all zero, is credited to the base (digest "").
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -15,6 +15,8 @@ from cluster.domain.request import Outcome, Usage
 from cluster.errors import IntegrityError
 
 BASE = AdapterDigest("")
+REMOVED = AdapterDigest("removed")
+"""Stands for all generations that are there no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,25 @@ class Meter:
                 requests=used.requests + 1,
                 prompt_tokens=used.prompt_tokens + prompt[digest],
                 completion_tokens=used.completion_tokens + completion[digest],
+            )
+
+    def fold(self, known: Collection[AdapterDigest]) -> None:
+        """Add up what is booked on generations that are not ``known`` any more.
+
+        Names come and go for as long as a cluster lives, so what is told of each must not.
+        """
+        for tenant, digest in [*self._adapters]:
+            if digest in (BASE, REMOVED) or digest in known:
+                continue
+            gone = self._adapters.pop((tenant, digest))
+            total = self._adapters.get(
+                (tenant, REMOVED), AdapterUsage(tenant, REMOVED, "(removed)")
+            )
+            self._adapters[tenant, REMOVED] = replace(
+                total,
+                requests=total.requests + gone.requests,
+                prompt_tokens=total.prompt_tokens + gone.prompt_tokens,
+                completion_tokens=total.completion_tokens + gone.completion_tokens,
             )
 
     def snapshot(self) -> MeterSnapshot:

@@ -85,10 +85,11 @@ class MeterCollector(Collector):
         adapters = CounterMetricFamily(
             "braid_adapter_tokens",
             "Tokens credited to adapters by the size of their weight.",
-            labels=["tenant", "adapter", "direction"],
+            labels=["tenant", "adapter", "generation", "direction"],
         )
         for used in snapshot.adapters:
-            name = used.alias or "(base)"
-            adapters.add_metric([used.tenant, name, "prompt"], used.prompt_tokens)
-            adapters.add_metric([used.tenant, name, "completion"], used.completion_tokens)
+            # A name that was switched has several generations, each with figures of its own.
+            label = [used.tenant, used.alias or "(base)", used.digest]
+            adapters.add_metric([*label, "prompt"], used.prompt_tokens)
+            adapters.add_metric([*label, "completion"], used.completion_tokens)
         yield adapters

@@ -1,6 +1,7 @@
 """The replica actor: one engine, one adapter pool, one link server."""
 
 import asyncio
+import dataclasses
 import os
 import secrets as secrets_module
 from concurrent.futures import ThreadPoolExecutor
@@ -126,7 +127,12 @@ class Replica:
             deliver=self._deliver,
         )
         self._generations = GenerationKeeper(
-            self._live, self._adapters, self._requests.uses, load, self._executor
+            self._live,
+            self._adapters,
+            self._requests.uses,
+            self._requests.forget,
+            load,
+            self._executor,
         )
         self._generations.start()
         self._draining = False
@@ -159,7 +165,7 @@ class Replica:
             self._requests.cancel(request_id)
 
     def snapshot(self) -> ReplicaSnapshot:
-        """This replica's word about itself."""
+        """This replica's word about itself; fronts pick without ``loads``, which may be many."""
         stats = self._engine.engine.stats()
         desired, version = self._adapters.desired
         return ReplicaSnapshot(
@@ -173,7 +179,7 @@ class Replica:
             adapter_bytes_limit=self._config.adapters.memory_bytes,
             adapter_bytes_used=self._adapters.bytes_used,
             resident=self._adapters.resident(),
-            loads=self._requests.loads(),
+            loads=(),
             draining=self._draining,
             observed_at=self._clock.wall(),
             desired=tuple(sorted(desired)),
@@ -185,8 +191,8 @@ class Replica:
     # From the controller and the fronts, through Serve
 
     async def describe(self) -> ReplicaSnapshot:
-        """For discovery."""
-        return self.snapshot()
+        """For discovery and for the controller."""
+        return dataclasses.replace(self.snapshot(), loads=self._requests.loads())
 
     async def apply_placement(
         self, plans: dict[ReplicaId, tuple[int, tuple[AdapterDigest, ...]]], replica_count: int

@@ -24,6 +24,7 @@ class GenerationKeeper:
 
     Args:
         uses: whether a live request of this replica has been decided on a generation.
+        forget: told of each generation that was let go.
         load: reads and checks a generation's files; runs in ``executor``.
     """
 
@@ -32,12 +33,14 @@ class GenerationKeeper:
         live: LiveAdapters,
         adapters: AdapterManager,
         uses: Callable[[AdapterDigest], bool],
+        forget: Callable[[AdapterDigest], None],
         load: Callable[[AdapterEntry], HostAdapter],
         executor: Executor,
     ) -> None:
         self._live = live
         self._adapters = adapters
         self._uses = uses
+        self._forget = forget
         self._load = load
         self._executor = executor
         self._pinned: frozenset[AdapterDigest] = frozenset()
@@ -67,6 +70,7 @@ class GenerationKeeper:
         gone = []
         for digest in digests:
             if not self._uses(digest) and await self._adapters.unload(digest):
+                self._forget(digest)
                 gone.append(digest)
         return tuple(gone)
 

@@ -134,6 +134,11 @@ class RequestBook:
             for (digest, tenant), load in sorted(self._loads.items())
         )
 
+    def forget(self, digest: AdapterDigest) -> None:
+        """Drop the counts of a generation that has gone; none of its requests is live."""
+        for key in [key for key in self._loads if key[0] == digest]:
+            del self._loads[key]
+
     def uses(self, digest: AdapterDigest) -> bool:
         """Whether a live request has been decided on this generation, or may have been."""
         return any(

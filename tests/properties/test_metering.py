@@ -10,7 +10,7 @@ from cluster.domain.adapter import SHARED_OWNER, AdapterKey, WeightedAdapter
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.domain.request import Outcome, Usage
 from cluster.errors import IntegrityError
-from cluster.tenancy.metering import Meter, TenantUsage, share
+from cluster.tenancy.metering import BASE, REMOVED, Meter, TenantUsage, share
 
 WEIGHTS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.5, 1.0, 1e-300])
@@ -114,3 +114,18 @@ def test_books_that_do_not_balance_are_told():
 def test_ties_go_in_the_order_of_digests():
     weights = {AdapterDigest(n): Fraction(1) for n in "cab"}
     assert share(2, weights) == {"a": 1, "b": 1, "c": 0}
+
+
+@given(REQUESTS, st.sets(st.sampled_from("abcd")))
+def test_folding_what_was_removed_keeps_the_totals(requests, removed):
+    meter, whole = Meter(), Meter()
+    known = {f"digest-{name}" for name in set("abcd") - removed}
+    for tenant, outcome, usage, mixture in requests:
+        for each in (meter, whole):
+            each.record(TenantId(tenant), outcome, usage, mixture)
+        meter.fold(known)
+        meter.check_integrity()
+    assert {a.digest for a in used(meter)} <= known | {BASE, REMOVED}
+    kept = [a for a in used(whole) if a.digest in known]
+    assert [a for a in used(meter) if a.digest in known] == kept
+    assert sum(a.requests for a in used(meter)) == sum(a.requests for a in used(whole))

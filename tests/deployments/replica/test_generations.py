@@ -68,8 +68,14 @@ class Bench:
         self.used: set[AdapterDigest] = set()
         self.check: Exception | None = None
         self.checked: list[str] = []
+        self.forgotten: list[AdapterDigest] = []
         self.keeper = GenerationKeeper(
-            self.live, self.manager, self.used.__contains__, self.load, executor
+            self.live,
+            self.manager,
+            self.used.__contains__,
+            self.forgotten.append,
+            self.load,
+            executor,
         )
 
     def load(self, entry: AdapterEntry) -> object:
@@ -116,6 +122,7 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
     bench.manager.gone = False
     assert await bench.keeper.unload((b,)) == ()
     assert bench.manager.asked == [("unload", b), ("unload", b)]
+    assert bench.forgotten == [b]
 
 
 async def test_pins_follow_the_name(bench: Bench) -> None:
