@@ -65,7 +65,9 @@ def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...])
 
     wording = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3)),))
     assert wording.opening(0) is None
-    parts = [wording.chunk(0, item, include_usage=False, explanation={})["choices"][0] for item in deltas]
+    parts = [
+        wording.chunk(0, item, include_usage=False, explanation={})["choices"][0] for item in deltas
+    ]
     choice = Choice()
     for item in deltas:
         choice.add(item)
