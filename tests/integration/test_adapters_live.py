@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
 from cluster.engine.model_source import ModelLocation
 from tests.support.live_cluster import VALKEY, LiveCluster, wait_for
-from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
