@@ -3,41 +3,23 @@
 transformers' modules compute a layer in about thirty small operations and as many Python calls,
 which at a few rows per step cost as much as the products. Here a layer works on the packed rows
 [T, hidden] in place: one rotary embedding over the query and key heads, keys and values stored
-where the fused product wrote them, residuals and gates without copies.
-
-Only classes whose computation is known are taken over, and `cluster.engine.model_runner` compares
-the logits with those of the original modules before it uses them.
+where the fused product wrote them, residuals and gates without copies. Where the CPU's native
+kernels compute all of it, a decode step is one program of theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from cluster.engine.lora_layers import GroupMember, ProjectionGroup, SingleProjection
-from cluster.engine.norms import FusedRMSNorm
+from cluster.engine.decode_program import DecodeProgram
+from cluster.engine.decoder_parts import LayerParts, layer_parts
 from cluster.engine.step_context import StepContext
 from kernels.attention.paged import paged_attention
 from kernels.elementwise.ops import rotate_and_store, silu_gate
-
-FUSED_MODELS = frozenset(
-    {
-        "LlamaForCausalLM",
-        "Qwen2ForCausalLM",
-        "Qwen3ForCausalLM",
-        "MistralForCausalLM",
-        "GemmaForCausalLM",
-    }
-)
-"""transformers' classes with these semantics: two norms and two residuals per layer, rotary
-embedding by halves, scaled dot products, a gated MLP."""
-
-_QKV = ("q_proj", "k_proj", "v_proj")
-_GATE_UP = ("gate_proj", "up_proj")
-_SILU = ("SiLU", "SiLUActivation")  # torch's, transformers'
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 """cos and sin, [T, D]."""
@@ -46,12 +28,13 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 class FusedDecoder:
     """From token ids to the logits of the rows asked for."""
 
-    def __init__(self, model: Any, layers: list[_FusedLayer]) -> None:
+    def __init__(self, model: Any, layers: Sequence[LayerParts], context: StepContext) -> None:
         self._embed: Callable[[torch.Tensor], torch.Tensor] = model.model.embed_tokens
         self._rotary: Callable[[torch.Tensor, torch.Tensor], Rotary] = model.model.rotary_emb
         self._norm: Callable[[torch.Tensor], torch.Tensor] = model.model.norm
         self._head: Callable[[torch.Tensor], torch.Tensor] = model.lm_head
-        self._layers = layers
+        self._layers = [_FusedLayer(parts, context) for parts in layers]
+        self._program = DecodeProgram.of(layers, model.model.norm, model.lm_head, context)
 
     def __call__(
         self, token_ids: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor | None
@@ -61,7 +44,14 @@ class FusedDecoder:
         Args:
             token_ids: [T] int64; ``position_ids`` likewise.
             rows: [rows] int64, tokens whose logits are wanted; None: all.
+
+        Returns:
+            Valid until the next call.
         """
+        if rows is None and self._program is not None and self._program.takes():
+            x = self._embed(token_ids)
+            cos, sin = self._rotary(x, position_ids[None])
+            return self._program.run(x, cos[0], sin[0])
         x = self.hidden(token_ids, position_ids)
         if rows is not None:
             x = x.index_select(0, rows)
@@ -80,26 +70,24 @@ class FusedDecoder:
 class _FusedLayer:
     """One decoder layer, in place on the residual stream."""
 
-    def __init__(self, layer: Any, context: StepContext, index: int) -> None:
-        attention, mlp = layer.self_attn, layer.mlp
-        qkv = _product(attention, *_QKV)
+    def __init__(self, parts: LayerParts, context: StepContext) -> None:
         self._context = context
-        self._index = index
-        self._input_norm: FusedRMSNorm = layer.input_layernorm
-        self._mlp_norm: FusedRMSNorm = layer.post_attention_layernorm
-        self._qkv = qkv.compute
-        self._o = _product(attention, "o_proj").compute
-        self._gate_up = _product(mlp, *_GATE_UP).compute
-        self._down = _product(mlp, "down_proj").compute
-        self._q_norm: FusedRMSNorm | None = getattr(attention, "q_norm", None)
-        self._k_norm: FusedRMSNorm | None = getattr(attention, "k_norm", None)
-        self._activation: Callable[[torch.Tensor], torch.Tensor] = mlp.act_fn
-        self._silu = type(mlp.act_fn).__name__ in _SILU
-        self._head_dim: int = attention.head_dim
-        self._heads = qkv.sizes[0] // self._head_dim
-        self._kv_heads = qkv.sizes[1] // self._head_dim
-        self._scale: float = attention.scaling
-        self._window = context.effective_window(attention.attention_window)
+        self._index = parts.index
+        self._input_norm = parts.input_norm
+        self._mlp_norm = parts.mlp_norm
+        self._qkv = parts.qkv.compute
+        self._o = parts.o.compute
+        self._gate_up = parts.gate_up.compute
+        self._down = parts.down.compute
+        self._q_norm = parts.q_norm
+        self._k_norm = parts.k_norm
+        self._activation = parts.activation
+        self._silu = parts.silu
+        self._head_dim = parts.head_dim
+        self._heads = parts.heads
+        self._kv_heads = parts.kv_heads
+        self._scale = parts.scale
+        self._window = parts.window
 
     def __call__(self, x: torch.Tensor, rotary: Rotary) -> None:
         fusion = self._context.fusion
@@ -135,49 +123,5 @@ def fuse_decoder(
     model: nn.Module, layers: nn.ModuleList, context: StepContext
 ) -> FusedDecoder | None:
     """The straight-line form of a model whose modules have been replaced; None when not known."""
-    if type(model).__name__ not in FUSED_MODELS:
-        return None
-    if not all(_is_known(layer) for layer in layers):
-        return None
-    return FusedDecoder(
-        model, [_FusedLayer(layer, context, index) for index, layer in enumerate(layers)]
-    )
-
-
-def _is_known(layer: nn.Module) -> bool:
-    norms = ("input_layernorm", "post_attention_layernorm")
-    if _children(layer) != {"self_attn", "mlp", *norms}:
-        return False
-    attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
-    head_norms = _children(attention) - {*_QKV, "o_proj"}
-    return (
-        head_norms in (set(), {"q_norm", "k_norm"})
-        and _children(mlp) == {*_GATE_UP, "down_proj", "act_fn"}
-        and all(isinstance(layer.get_submodule(name), FusedRMSNorm) for name in norms)
-        and all(isinstance(attention.get_submodule(name), FusedRMSNorm) for name in head_norms)
-        and _group(attention, *_QKV) is not None
-        and _group(attention, "o_proj") is not None
-        and _group(mlp, *_GATE_UP) is not None
-        and _group(mlp, "down_proj") is not None
-    )
-
-
-def _children(module: nn.Module) -> set[str]:
-    return {name for name, _ in module.named_children()}
-
-
-def _group(parent: nn.Module, *names: str) -> ProjectionGroup | None:
-    """The group that computes exactly these projections, in this order."""
-    modules = [parent.get_submodule(name) for name in names]
-    groups = {m.group for m in modules if isinstance(m, GroupMember | SingleProjection)}
-    members = [m.member for m in modules if isinstance(m, GroupMember)]
-    if len(groups) != 1 or members != (list(range(len(names))) if len(names) > 1 else []):
-        return None
-    (group,) = groups
-    return group if len(group.sizes) == len(names) else None
-
-
-def _product(parent: nn.Module, *names: str) -> ProjectionGroup:
-    group = _group(parent, *names)
-    assert group is not None  # _is_known
-    return group
+    parts = layer_parts(model, layers, context)
+    return None if parts is None else FusedDecoder(model, parts, context)

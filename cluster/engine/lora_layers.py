@@ -29,12 +29,12 @@ FUSED_GROUPS: tuple[tuple[str, ...], ...] = (
 class ProjectionGroup:
     """The product shared by the members of one site, for the input seen last."""
 
-    __slots__ = ("_context", "_input", "_left", "_parts", "_product", "_site", "sizes")
+    __slots__ = ("_context", "_input", "_left", "_parts", "product", "site", "sizes")
 
     def __init__(self, site: int, sizes: list[int], product: Product, context: StepContext) -> None:
-        self._site = site  # index in the model's sites
+        self.site = site  # index in the model's sites
         self.sizes = sizes  # output widths of the members
-        self._product = product
+        self.product = product
         self._context = context
         self._input: torch.Tensor | None = None
         self._parts: list[torch.Tensor | None] = []
@@ -57,15 +57,15 @@ class ProjectionGroup:
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
         """The whole fused output [..., sum of sizes], with the step's adapters."""
-        y = self._product(x)
+        y = self.product(x)
         context = self._context
         if context.lora is not None:
             assert context.bank is not None
             rows, out = (x, y) if x.dim() == 2 else (x.flatten(0, -2), y.flatten(0, -2))
             weights = None
             if context.fusion is not None:
-                weights = context.fusion.weights(self._site, rows)
-            add_lora(out, rows, context.bank, self._site, context.lora, weights)
+                weights = context.fusion.weights(self.site, rows)
+            add_lora(out, rows, context.bank, self.site, context.lora, weights)
         return y
 
 
@@ -101,10 +101,10 @@ class PackedHead(nn.Module):
 
     def __init__(self, linear: nn.Linear, make: MakeProduct = make_product) -> None:
         super().__init__()
-        self._product = make(linear.weight, linear.bias)
+        self.product = make(linear.weight, linear.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._product(x)
+        return self.product(x)
 
 
 def replace_projections(

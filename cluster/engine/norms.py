@@ -18,20 +18,20 @@ class FusedRMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self._shape = (weight.shape[0],)
-        self._weight = weight  # not a parameter: reading one costs a look-up through the module
+        self.weight = weight  # not a parameter: reading one costs a look-up through the module
         self._on_cpu = weight.device.type == "cpu"
-        self._native = self._on_cpu and weight.dtype == torch.float32 and weight.is_contiguous()
-        self._eps = torch.full((1,), eps)
+        self.native = self._on_cpu and weight.dtype == torch.float32 and weight.is_contiguous()
+        self.eps_value = torch.full((1,), eps)
         self._inverse_width = 1.0 / weight.shape[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self._weight
-        if self._native and native_rows(x):
-            return rms_norm(x, weight, self._eps)
+        weight = self.weight
+        if self.native and native_rows(x):
+            return rms_norm(x, weight, self.eps_value)
         if self._on_cpu:
             # torch.rms_norm is a chain of ten small operations on the CPU.
             norms = torch.linalg.vector_norm(x, 2.0, -1, True, dtype=torch.float32)
-            factor = torch.add(self._eps, norms.square_(), alpha=self._inverse_width).rsqrt_()
+            factor = torch.add(self.eps_value, norms.square_(), alpha=self._inverse_width).rsqrt_()
             return x.mul(factor).mul_(weight).to(x.dtype)
         if x.dtype is weight.dtype:
             return torch.rms_norm(x, self._shape, weight, self.eps)

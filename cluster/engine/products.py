@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from kernels.linear.panels import FloatPanels, float_panels_available
+from kernels.native.program import Operation
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """x [..., in] -> y [..., out]."""
+
+
+@runtime_checkable
+class NativeProduct(Protocol):
+    """A product that native code computes: it can be part of a program."""
+
+    in_features: int
+    out_features: int
+
+    def operation(self, x: int, y: int, rows: int, scratch: int, /) -> Operation:
+        """The product of [rows, in] at one address into [rows, out] at another, both contiguous
+        fp32, with as much scratch at the third."""
+        ...
+
+    def scratch_bytes(self, rows: int, threads: int, /) -> int:
+        """What ``operation`` needs on so many threads."""
+        ...
+
 
 MakeProduct = Callable[[torch.Tensor, torch.Tensor | None], Product]
 """(weight [out, in], bias [out] or None) -> product."""

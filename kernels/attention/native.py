@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from kernels.attention import native_kernel
+from kernels.attention import native_kernel as kernel
 from kernels.attention.cache import LayerKVCache
 from kernels.native.compiler import openmp
 from kernels.native.parallel import call_native
+from kernels.native.program import Operation
+
+STEP_WORDS = kernel.STEP_WORDS
+"""Words of a step, which the calls for its layers read."""
 
 _PARALLEL_SCORES = 2048
 """Scores per layer from which a second thread is worth waking."""
@@ -31,7 +36,8 @@ class NativeDecode:
     last: torch.Tensor  # [rows] int64, one past the last
     longest: int  # positions seen by any row
     positions: int  # seen by all rows together
-    _scratch: dict[int, torch.Tensor] = field(default_factory=dict)
+    _steps: dict[tuple[int, int, int], ctypes.Array[ctypes.c_int64]] = field(default_factory=dict)
+    _keep: list[torch.Tensor] = field(default_factory=list)  # what the words point to
 
     @staticmethod
     def build(
@@ -49,12 +55,29 @@ class NativeDecode:
             sum(lengths),
         )
 
-    def scratch(self, size: int) -> torch.Tensor:
-        """A buffer [size] fp32 that all layers use in turn."""
-        buffer = self._scratch.get(size)
-        if buffer is None:
-            buffer = self._scratch[size] = torch.empty(size)
-        return buffer
+    def step(self, heads: int, kv_heads: int, threads: int) -> ctypes.Array[ctypes.c_int64]:
+        """The kernel's words of this step, for all layers with so many heads."""
+        key = heads, kv_heads, threads
+        words = self._steps.get(key)
+        if words is None:
+            words = self._steps[key] = self._words(*key)
+        return words
+
+    def _words(self, heads: int, kv_heads: int, threads: int) -> ctypes.Array[ctypes.c_int64]:
+        each = -(-self.longest * heads // kv_heads // 16) * 16
+        scratch = torch.empty(threads * each)
+        self._keep.append(scratch)
+        words = (ctypes.c_int64 * kernel.STEP_WORDS)()
+        words[kernel.TOKENS], words[kernel.ROWS] = self.tokens.data_ptr(), self.tokens.shape[0]
+        words[kernel.TABLES], words[kernel.TABLE_STRIDE] = (
+            self.tables.data_ptr(),
+            self.tables.stride(0),
+        )
+        words[kernel.FIRST], words[kernel.LAST] = self.first.data_ptr(), self.last.data_ptr()
+        words[kernel.SCRATCH], words[kernel.SCRATCH_STRIDE] = scratch.data_ptr(), each
+        many = self.positions * heads >= _PARALLEL_SCORES
+        words[kernel.MOST_THREADS] = threads if many else 1
+        return words
 
 
 def attend_native(
@@ -69,28 +92,44 @@ def attend_native(
         rows: of this step.
         scale: [1] fp32, of the scores.
     """
-    _, heads, dim = q.shape
-    scores = rows.positions * heads
-    threads = torch.get_num_threads() if scores >= _PARALLEL_SCORES else 1
-    each = -(-rows.longest * heads // cache.kv_heads // 16) * 16
-    call_native(
-        native_kernel.attend.address,
-        threads,
-        q.data_ptr(),
-        out.data_ptr(),
-        rows.tokens.data_ptr(),
-        cache.kv.data_ptr(),
-        rows.tables.data_ptr(),
-        rows.tables.stride(0),
-        rows.first.data_ptr(),
-        rows.last.data_ptr(),
-        rows.tokens.shape[0],
-        heads,
-        cache.kv_heads,
-        dim,
-        cache.block_size,
-        q.stride(0),
-        rows.scratch(threads * each).data_ptr(),
-        each,
-        scale.data_ptr(),
+    heads = q.shape[1]
+    step = rows.step(heads, cache.kv_heads, torch.get_num_threads())
+    call = layer_call(
+        ctypes.addressof(step), (q.data_ptr(), q.stride(0)), out.data_ptr(), heads, cache, scale
+    )
+    call_native(call.kernel, step[kernel.MOST_THREADS], *call.words)
+
+
+def layer_call(
+    step: int,
+    q: tuple[int, int],
+    out: int,
+    heads: int,
+    cache: LayerKVCache,
+    scale: torch.Tensor,
+) -> Operation:
+    """The kernel's call for one layer.
+
+    Args:
+        step: address of the ``STEP_WORDS`` words of a step.
+        q: address and row stride of the queries.
+        out: address of the results.
+        heads: query heads.
+        cache: the layer's.
+        scale: [1] fp32, of the scores; it must outlive the call.
+    """
+    dim = cache.kv.shape[3]
+    return Operation(
+        kernel.attend.address,
+        (
+            step,
+            *q,
+            out,
+            cache.kv.data_ptr(),
+            heads,
+            cache.kv_heads,
+            dim,
+            cache.block_size,
+            scale.data_ptr(),
+        ),
     )

@@ -13,25 +13,21 @@ from kernels.native.arithmetic import fast_exp
 from kernels.native.memory import floats_at, ints_at, prefetch
 
 (
-    Q,
-    OUT,
     TOKENS,
-    CACHE,
     TABLES,
     TABLE_STRIDE,
     FIRST,
     LAST,
     ROWS,
-    HEADS,
-    KV_HEADS,
-    DIM,
-    BLOCK_SIZE,
-    Q_STRIDE,
     SCRATCH,
     SCRATCH_STRIDE,
-    SCALE,
-) = range(17)
-CALL_WORDS = 17
+    MOST_THREADS,
+) = range(9)
+STEP_WORDS = 9
+"""Words of a step, the same for all layers of one window."""
+
+STEP, Q, Q_STRIDE, OUT, CACHE, HEADS, KV_HEADS, DIM, BLOCK_SIZE, SCALE = range(10)
+"""Words of a call: address of the step's words, and the layer's own."""
 
 _FLOAT = 4  # bytes
 _LINE = 64  # bytes
@@ -121,15 +117,19 @@ def _weigh(
 @njit(fastmath=_FAST, nogil=True, cache=True)
 def _attend(address: int, thread: int, threads: int) -> None:
     words = ints_at(address)
+    step = ints_at(words[STEP])
+    threads = min(threads, step[MOST_THREADS])
+    if thread >= threads:
+        return
     kv_heads, dim = words[KV_HEADS], words[DIM]
     group = words[HEADS] // kv_heads
-    items = words[ROWS] * kv_heads
-    scratch = words[SCRATCH] + _FLOAT * words[SCRATCH_STRIDE] * thread
+    items = step[ROWS] * kv_heads
+    scratch = step[SCRATCH] + _FLOAT * step[SCRATCH_STRIDE] * thread
     for item in range(items * thread // threads, items * (thread + 1) // threads):
         row, head = item // kv_heads, item % kv_heads
-        token = ints_at(words[TOKENS])[row]
-        table = ints_at(words[TABLES] + 8 * words[TABLE_STRIDE] * row)
-        first, last = ints_at(words[FIRST])[row], ints_at(words[LAST])[row]
+        token = ints_at(step[TOKENS])[row]
+        table = ints_at(step[TABLES] + 8 * step[TABLE_STRIDE] * row)
+        first, last = ints_at(step[FIRST])[row], ints_at(step[LAST])[row]
         q_at = words[Q] + _FLOAT * (token * words[Q_STRIDE] + head * group * dim)
         out_at = words[OUT] + _FLOAT * (token * words[HEADS] + head * group) * dim
         keys = words[CACHE] + _FLOAT * head * dim
@@ -142,11 +142,11 @@ def _attend(address: int, thread: int, threads: int) -> None:
 
 @cfunc(types.void(types.int64, types.int64, types.int64), cache=True)
 def attend(address: int, thread: int, threads: int) -> None:
-    """One thread's share of a call; ``address`` is that of its ``CALL_WORDS`` words.
+    """One thread's share of a call; ``address`` is that of its words, `STEP` to `SCALE`.
 
-    Addresses: queries [.., Q_STRIDE], results [.., HEADS, DIM] fp32, the token of each row, a
-    layer's cache [blocks, BLOCK_SIZE, 2 KV_HEADS, DIM], block tables [ROWS, TABLE_STRIDE], first
-    and one past the last position each row sees, a scratch of SCRATCH_STRIDE fp32 per thread, the
-    scale. Integers are 64 bits.
+    Addresses: of queries [.., Q_STRIDE] and results [.., HEADS, DIM] fp32, of a layer's cache
+    [blocks, BLOCK_SIZE, 2 KV_HEADS, DIM] and the scale. A step's: the token of each row, block
+    tables [ROWS, TABLE_STRIDE], first and one past the last position each row sees, a scratch of
+    SCRATCH_STRIDE fp32 per thread. Integers are 64 bits.
     """
     _attend(address, thread, threads)

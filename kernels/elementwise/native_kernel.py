@@ -12,28 +12,47 @@ _FAST = {"reassoc", "contract", "nsz"}  # sums in vector order; NaN and infinity
 _SIGNATURE = types.void(types.int64, types.int64, types.int64)
 
 
+@njit(fastmath=_FAST, error_model="numpy", nogil=True, cache=True)
+def _norm_row(x: Any, weight: Any, out: Any, width: int, eps: Any) -> None:
+    total = types.float32(0.0)
+    for i in range(width):
+        total += x[i] * x[i]
+    factor = types.float32(1.0) / (total / types.float32(width) + eps) ** types.float32(0.5)
+    for i in range(width):
+        out[i] = x[i] * factor * weight[i]
+
+
+@njit(fastmath=_FAST, nogil=True, cache=True)
+def _add_row(x: Any, addend: Any, width: int) -> None:
+    for i in range(width):
+        x[i] += addend[i]
+
+
 @njit(fastmath=_FAST, nogil=True, cache=True)
 def _rms_norm(address: int, thread: int, threads: int) -> None:
-    x_at, weight_at, out_at, rows, width, x_stride, eps_at = _seven(address)
-    weight, eps = floats_at(weight_at), floats_at(eps_at)[0]
+    words = ints_at(address)
+    rows, width, x_stride = words[3], words[4], words[5]
+    weight, eps = floats_at(words[1]), floats_at(words[6])[0]
     for row in range(rows * thread // threads, rows * (thread + 1) // threads):
-        x = floats_at(x_at + _FLOAT * row * x_stride)
-        out = floats_at(out_at + _FLOAT * row * width)
-        total = types.float32(0.0)
-        for i in range(width):
-            total += x[i] * x[i]
-        factor = types.float32(1.0) / (total / types.float32(width) + eps) ** types.float32(0.5)
-        for i in range(width):
-            out[i] = x[i] * factor * weight[i]
+        x = floats_at(words[0] + _FLOAT * row * x_stride)
+        out = floats_at(words[2] + _FLOAT * row * width)
+        if words[7] != 0:
+            _add_row(x, floats_at(words[7] + _FLOAT * row * width), width)
+        _norm_row(x, weight, out, width, eps)
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _seven(address: int) -> Any:
-    w = ints_at(address)
-    return w[0], w[1], w[2], w[3], w[4], w[5], w[6]
+def _norm_heads(address: int, thread: int, threads: int) -> None:
+    words = ints_at(address)
+    tokens, stride, heads, dim = words[2], words[3], words[4], words[5]
+    weight, eps = floats_at(words[1]), floats_at(words[6])[0]
+    for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
+        for head in range(heads):
+            x = floats_at(words[0] + _FLOAT * (token * stride + head * dim))
+            _norm_row(x, weight, x, dim, eps)
 
 
-@njit(fastmath={"contract"}, nogil=True, cache=True)
+@njit(fastmath={"contract"}, error_model="numpy", nogil=True, cache=True)
 def _silu_gate(address: int, thread: int, threads: int) -> None:
     words = ints_at(address)
     rows, width = words[2], words[3]
@@ -70,9 +89,19 @@ def _rotate_store(address: int, thread: int, threads: int) -> None:
 
 @cfunc(_SIGNATURE, cache=True)
 def rms_norm(address: int, thread: int, threads: int) -> None:
-    """out = x / sqrt(mean(x^2) + eps) * weight; words: x, weight, out, rows, width, x's row stride,
-    eps (all but the three numbers addresses)."""
+    """x += addend; out = x / sqrt(mean(x^2) + eps) * weight.
+
+    Words: x, weight, out, rows, width, x's row stride, eps, addend [rows, width] or 0 for none; all
+    but the three numbers are addresses.
+    """
     _rms_norm(address, thread, threads)
+
+
+@cfunc(_SIGNATURE, cache=True)
+def norm_heads(address: int, thread: int, threads: int) -> None:
+    """`rms_norm` of each head in place; words: x, weight, tokens, a token's stride, heads, width of
+    a head, eps."""
+    _norm_heads(address, thread, threads)
 
 
 @cfunc(_SIGNATURE, cache=True)

@@ -7,9 +7,10 @@ import torch
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import AnyPagedBatch, store_fused_kv
 from kernels.attention.triton_batch import TritonPagedBatch
-from kernels.elementwise import native_kernel
+from kernels.elementwise.operations import norm_call, rotate_and_store_call, silu_gate_call
 from kernels.native.compiler import openmp
 from kernels.native.parallel import call_native
+from kernels.native.program import Operation
 
 _PARALLEL_VALUES = 2**16
 """Values from which a second thread is worth waking."""
@@ -36,17 +37,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.
     width = x.shape[-1]
     rows = x if x.dim() == 2 else x.reshape(-1, width)
     out = torch.empty(x.shape)
-    call_native(
-        native_kernel.rms_norm.address,
-        _threads(x),
-        rows.data_ptr(),
-        weight.data_ptr(),
-        out.data_ptr(),
-        rows.shape[0],
-        width,
-        rows.stride(0),
-        eps.data_ptr(),
-    )
+    _run(norm_call(rows, weight, eps, out.view(-1, width), rows.shape[0]), x)
     return out
 
 
@@ -57,14 +48,7 @@ def silu_gate(gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return torch.nn.functional.silu(gate, inplace=True).mul(up)
     out = torch.empty((rows, both // 2))
-    call_native(
-        native_kernel.silu_gate.address,
-        _threads(gate_up),
-        gate_up.data_ptr(),
-        out.data_ptr(),
-        rows,
-        both // 2,
-    )
+    _run(silu_gate_call(gate_up, out, rows), gate_up)
     return out
 
 
@@ -85,7 +69,7 @@ def rotate_and_store(
         cache: the layer's.
         batch: of this step.
     """
-    kv_heads, dim = cache.kv_heads, qkv.shape[2]
+    kv_heads = cache.kv_heads
     if (
         isinstance(batch, TritonPagedBatch)
         or not native_rows(qkv)
@@ -96,19 +80,8 @@ def rotate_and_store(
         return
     if batch.opened_blocks is not None:
         cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
-    call_native(
-        native_kernel.rotate_store.address,
-        _threads(qkv),
-        qkv.data_ptr(),
-        cos.data_ptr(),
-        sin.data_ptr(),
-        qkv.shape[0],
-        heads,
-        kv_heads,
-        dim,
-        cache.kv.data_ptr(),
-        batch.slot_mapping.data_ptr(),
-    )
+    slots = batch.slot_mapping
+    _run(rotate_and_store_call(qkv, cos, sin, heads, cache, slots, qkv.shape[0]), qkv)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
@@ -118,5 +91,6 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
     x.mul_(cos).add_(turned)
 
 
-def _threads(x: torch.Tensor) -> int:
-    return torch.get_num_threads() if x.numel() >= _PARALLEL_VALUES else 1
+def _run(call: Operation, x: torch.Tensor) -> None:
+    threads = torch.get_num_threads() if x.numel() >= _PARALLEL_VALUES else 1
+    call_native(call.kernel, threads, *call.words)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 
 from kernels.int8.digits import quantise_weight
 from kernels.native.compiler import openmp
-from kernels.native.parallel import run_native
+from kernels.native.parallel import call_native
+from kernels.native.program import Operation
 
 _ALIGNMENT = 64  # bytes: one row of a tile
 
@@ -50,7 +50,7 @@ class AmxLinear:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """[..., out] in the dtype of ``x`` [..., in]."""
-        code, dtype = self._code, x.dtype
+        dtype = x.dtype
         if dtype is not torch.float32:
             x = x.float()
         flat = x if x.ndim == 2 else x.reshape(-1, self.in_features)
@@ -59,38 +59,60 @@ class AmxLinear:
         rows, threads = flat.shape[0], torch.get_num_threads()
         y = torch.empty((*x.shape[:-1], self.out_features), dtype=torch.float32)
         if rows:
-            tile = code.TILE_TOKENS
-            digits = -(-rows // tile) * tile * 2 * self._width
-            sums = digits + -(-rows * 4 // _ALIGNMENT) * _ALIGNMENT
-            size = sums + threads * code.SCRATCH_BYTES
-            scratch = torch.empty(size + _ALIGNMENT, dtype=torch.int8)
-            start = scratch.data_ptr()
-            start += -start % _ALIGNMENT
-            words = (ctypes.c_int64 * code.WORDS)(
-                rows,
-                self.in_features,
-                self.out_features,
-                flat.data_ptr(),
-                flat.stride(0),
-                self._columns.data_ptr(),
-                start,
-                start + digits,
-                self._weights.data_ptr(),
-                self._scales.data_ptr(),
-                self._bias.data_ptr(),
-                y.data_ptr(),
-                start + sums,
+            scratch = torch.empty(self.scratch_bytes(rows, threads), dtype=torch.int8)
+            call = self.operation(
+                flat.data_ptr(), y.data_ptr(), rows, scratch.data_ptr(), flat.stride(0)
             )
-            address = ctypes.addressof(words)
-            words[code.NEXT] = address + 8 * code.NEXT_BLOCK
-            run_native(self._kernel.address, address, threads)
+            call_native(call.kernel, threads, *call.words)
         return y if dtype is torch.float32 else y.to(dtype)
+
+    def operation(
+        self, x: int, y: int, rows: int, scratch: int, /, x_stride: int | None = None
+    ) -> Operation:
+        """The product as one native call.
+
+        Args:
+            x: address of [rows, in] fp32, contiguous rows; ``y`` of [rows, out], contiguous.
+            rows: at least 1.
+            scratch: address of ``scratch_bytes`` bytes, which the call alone uses.
+            x_stride: of the rows of x; None: they are contiguous.
+        """
+        code = self._code
+        start = scratch + -scratch % _ALIGNMENT
+        scales = start + self._digits_bytes(rows)
+        words = [0] * code.WORDS
+        words[code.ROWS], words[code.INPUTS] = rows, self.in_features
+        words[code.OUTPUTS] = self.out_features
+        words[code.X] = x
+        words[code.X_STRIDE] = self.in_features if x_stride is None else x_stride
+        words[code.INPUT_COLUMNS] = self._columns.data_ptr()
+        words[code.DIGITS], words[code.SCALES] = start, scales
+        words[code.WEIGHTS], words[code.WEIGHT_SCALES] = (
+            self._weights.data_ptr(),
+            self._scales.data_ptr(),
+        )
+        words[code.BIAS], words[code.Y] = self._bias.data_ptr(), y
+        words[code.SUMS] = scales + _scales_bytes(rows)
+        return Operation(self._kernel.address, tuple(words))
+
+    def scratch_bytes(self, rows: int, threads: int, /) -> int:
+        """What `operation` needs on so many threads."""
+        sums = threads * self._code.SCRATCH_BYTES
+        return self._digits_bytes(rows) + _scales_bytes(rows) + sums + _ALIGNMENT
+
+    def _digits_bytes(self, rows: int) -> int:
+        tile = self._code.TILE_TOKENS
+        return -(-rows // tile) * tile * 2 * self._width
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         held = (self._weights, self._scales, self._columns, self._bias)
         return sum(tensor.nbytes for tensor in held)
+
+
+def _scales_bytes(rows: int) -> int:
+    return -(-rows * 4 // _ALIGNMENT) * _ALIGNMENT
 
 
 def _in_blocks(weight: torch.Tensor, columns: int, step: int) -> torch.Tensor:

@@ -39,9 +39,9 @@ SCRATCH_BYTES = 4 * 16 * 16 * 4
 
 # Words of one call: sizes and addresses.
 ROWS, INPUTS, OUTPUTS, X, X_STRIDE, INPUT_COLUMNS, DIGITS, SCALES = range(8)
-WEIGHTS, WEIGHT_SCALES, BIAS, Y, SUMS, NEXT, NEXT_BLOCK = range(8, 15)
-WORDS = 15
-"""`NEXT` holds the address of `NEXT_BLOCK`, which counts the blocks taken; zero at first."""
+WEIGHTS, WEIGHT_SCALES, BIAS, Y, SUMS, NEXT_BLOCK = range(8, 14)
+WORDS = 14
+"""The last counts the blocks taken; zero at first."""
 
 _TILES = [f"~{{tmm{i}}}" for i in range(8)]
 _CLOBBERED = ["~{memory}", "~{rax}", "~{rcx}", "~{rdx}", "~{r8}", "~{r9}", "~{flags}", *_TILES]
@@ -287,7 +287,7 @@ def compile_kernel(gomp_barrier: int) -> Any:
         _configure_tiles(sums)
         blocks = (words[OUTPUTS] + COLUMNS - 1) // COLUMNS
         while True:
-            block = _take(words[NEXT])
+            block = _take(address + 8 * NEXT_BLOCK)
             if block >= blocks:
                 break
             weights = words[WEIGHTS] + block * COLUMNS * padded

@@ -16,6 +16,7 @@ from kernels.linear.panel_code import (
 )
 from kernels.native.compiler import compile_module, cpu_features, openmp
 from kernels.native.parallel import call_native
+from kernels.native.program import Operation
 
 _ALIGNMENT = 64  # bytes: one vector, one cache line
 
@@ -51,19 +52,26 @@ class FloatPanels:
         y = x.new_empty((*x.shape[:-1], self.out_features))
         rows = y.numel() // self.out_features
         if rows:
-            tiles = -(-rows // MAX_TILE)
-            call_native(
-                self._kernel,
-                torch.get_num_threads(),
-                self._description.data_ptr(),
-                x.data_ptr(),
-                y.data_ptr(),
-                self.out_features,
-                rows,
-                -(-rows // tiles),  # tiles of about equal height
-                0,
-            )
+            call = self.operation(x.data_ptr(), y.data_ptr(), rows)
+            call_native(call.kernel, torch.get_num_threads(), *call.words)
         return y
+
+    def operation(self, x: int, y: int, rows: int, _scratch: int = 0, /) -> Operation:
+        """The product as one native call.
+
+        Args:
+            x: address of [rows, in] fp32, contiguous; ``y`` of [rows, out] likewise.
+            rows: at least 1.
+        """
+        tiles = -(-rows // MAX_TILE)
+        height = -(-rows // tiles)  # tiles of about equal height
+        description = self._description.data_ptr()
+        return Operation(self._kernel, (description, x, y, self.out_features, rows, height, 0))
+
+    @staticmethod
+    def scratch_bytes(_rows: int, _threads: int, /) -> int:
+        """What `operation` needs: none."""
+        return 0
 
     @property
     def nbytes(self) -> int:

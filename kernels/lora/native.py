@@ -14,16 +14,22 @@ from kernels.lora.lane import Lane
 from kernels.lora.segments import NativeSegment
 from kernels.lora.sites import AdapterLayout
 from kernels.native.compiler import openmp
-from kernels.native.parallel import run_native
+from kernels.native.parallel import call_native
+from kernels.native.program import Operation
 
 _FLOAT = 4  # bytes
 
 _PARALLEL_PAIRS = 4
 """Pairs from which a second thread is worth waking: each takes a few microseconds per site."""
 
+STEP_WORDS = kernel.STEP_WORDS
+"""Words of a step, which the calls for its sites read."""
+
+PHASES = 2
+"""Calls for one site; the second has nothing to do where no token has two adapters."""
+
 _KERNEL = kernel.add_groups.address
 _tables: WeakKeyDictionary[Lane, torch.Tensor] = WeakKeyDictionary()
-_ALONE = (kernel.GROUPS_EACH,)
 
 
 def native_groups_available(bank: AdapterBank) -> bool:
@@ -57,26 +63,24 @@ def native_segment(
     words = torch.tensor(described)
     pair_tokens = torch.tensor(tokens)
     shrunk = torch.empty((len(tokens), -(-rank // 16) * 16))
-    shared = len(set(tokens)) < len(tokens)
-    if shared:
-        shares: tuple[int, ...] = (kernel.SHRINK_ONLY, kernel.EXPAND_ONLY)
+    if len(set(tokens)) < len(tokens):
+        split = kernel.BY_PHASES
     else:
-        shares = (kernel.PAIRS_EACH if len(groups) < _PARALLEL_PAIRS else kernel.GROUPS_EACH,)
-    call = (ctypes.c_int64 * kernel.CALL_WORDS)()
-    call[kernel.GROUPS] = words.data_ptr()
-    call[kernel.GROUP_COUNT] = len(groups)
-    call[kernel.TOKENS] = pair_tokens.data_ptr()
-    call[kernel.SHRUNK] = shrunk.data_ptr()
-    call[kernel.SHRUNK_STRIDE] = shrunk.stride(0)
-    call[kernel.ELEMENT] = bank.storage.itemsize
+        split = kernel.BY_PAIRS if len(groups) < _PARALLEL_PAIRS else kernel.BY_GROUPS
+    step = (ctypes.c_int64 * kernel.STEP_WORDS)()
+    step[kernel.GROUPS] = words.data_ptr()
+    step[kernel.GROUP_COUNT] = len(groups)
+    step[kernel.TOKENS] = pair_tokens.data_ptr()
+    step[kernel.SHRUNK] = shrunk.data_ptr()
+    step[kernel.SHRUNK_STRIDE] = shrunk.stride(0)
+    step[kernel.ELEMENT] = bank.storage.itemsize
+    step[kernel.SPLIT] = split
+    step[kernel.MOST_THREADS] = len(tokens) if len(tokens) >= _PARALLEL_PAIRS else 1
     return NativeSegment(
-        words=call,
-        words_at=ctypes.addressof(call),
+        step=step,
         groups=words,
         first=first,
         last=first + len(tokens),
-        shares=shares,
-        most_threads=len(tokens) if len(tokens) >= _PARALLEL_PAIRS else 1,
         keep=(pair_tokens, shrunk, *keep),
     )
 
@@ -123,15 +127,37 @@ def add_native(
         site_index: of the site in the bank.
         weights: [pairs of the batch], or [pairs, slices of the site], fp32.
     """
-    words = segment.words
-    words[kernel.X], words[kernel.X_STRIDE] = x.data_ptr(), x.stride(0)
-    words[kernel.Y], words[kernel.Y_STRIDE] = y.data_ptr(), y.stride(0)
-    words[kernel.SITE] = site_index
-    pair_stride = weights.stride(0)
-    words[kernel.WEIGHTS] = weights.data_ptr() + segment.first * pair_stride * _FLOAT
-    words[kernel.PAIR_STRIDE] = pair_stride
-    words[kernel.SLICE_STRIDE] = 0 if weights.dim() == 1 else weights.stride(1)
-    threads = min(segment.most_threads, torch.get_num_threads())
-    for share in segment.shares if threads > 1 else _ALONE:
-        words[kernel.SHARE] = share
-        run_native(_KERNEL, segment.words_at, threads)
+    set_weights(segment, weights)
+    step = segment.step
+    threads = min(step[kernel.MOST_THREADS], torch.get_num_threads())
+    for phase in range(PHASES if step[kernel.SPLIT] == kernel.BY_PHASES else 1):
+        call = site_call(
+            ctypes.addressof(step),
+            (x.data_ptr(), x.stride(0)),
+            (y.data_ptr(), y.stride(0)),
+            site_index,
+            phase,
+        )
+        call_native(call.kernel, threads, *call.words)
+
+
+def set_weights(segment: NativeSegment, weights: torch.Tensor) -> None:
+    """Let a segment's next calls read these weights, as of `add_native`."""
+    step, pair_stride = segment.step, weights.stride(0)
+    step[kernel.WEIGHTS] = weights.data_ptr() + segment.first * pair_stride * _FLOAT
+    step[kernel.PAIR_STRIDE] = pair_stride
+    step[kernel.SLICE_STRIDE] = 0 if weights.dim() == 1 else weights.stride(1)
+
+
+def site_call(
+    step: int, x: tuple[int, int], y: tuple[int, int], site_index: int, phase: int
+) -> Operation:
+    """The kernel's call for one site, phase 0 and then 1.
+
+    Args:
+        step: address of the ``STEP_WORDS`` words of a step.
+        x, y: address and row stride of the site's input and output.
+        site_index: of the site in the bank.
+        phase: 0 .. PHASES - 1.
+    """
+    return Operation(_KERNEL, (step, *x, *y, site_index, phase))

@@ -32,11 +32,6 @@ SLICE_WORDS = 6
 """Words of a slice: column, width, rank_start, rank, offset, index in the site's slices."""
 
 (
-    X,
-    X_STRIDE,
-    Y,
-    Y_STRIDE,
-    SITE,
     GROUPS,
     GROUP_COUNT,
     TOKENS,
@@ -45,14 +40,19 @@ SLICE_WORDS = 6
     SLICE_STRIDE,
     SHRUNK,
     SHRUNK_STRIDE,
-    SHARE,
     ELEMENT,
-) = range(15)
-CALL_WORDS = 15
+    SPLIT,
+    MOST_THREADS,
+) = range(11)
+STEP_WORDS = 11
+"""Words of a step, the same for all its sites."""
 
-GROUPS_EACH, PAIRS_EACH, SHRINK_ONLY, EXPAND_ONLY = range(4)
-"""What a thread takes: whole groups; its part of each group's pairs; or, in two calls, groups to
-shrink and then columns to expand."""
+STEP, X, X_STRIDE, Y, Y_STRIDE, SITE, PHASE = range(7)
+"""Words of a call: address of the step's words, the site's tensors and index, which phase."""
+
+BY_GROUPS, BY_PAIRS, BY_PHASES = range(3)
+"""What a thread takes: whole groups; its part of each group's pairs; or groups to shrink in the
+first phase and columns to expand in the second. Else the second phase has nothing left to do."""
 
 _LINE = 64  # bytes
 _FLOAT = 4  # bytes
@@ -108,29 +108,32 @@ def _dots(a: int, row: int, element: int, ranks: int, x: Any, width: int, z: Any
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _shrink(words: Any, row_at: int, site: Any, slices: Any, first: int, last: int) -> None:
+def _shrink(
+    words: Any, step: Any, row_at: int, site: Any, slices: Any, first: int, last: int
+) -> None:
     """z[pair] = A x[token], for the slices where the pair's weight is not zero."""
-    tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
-    element, width = words[ELEMENT], site[0]
+    tokens, weights = ints_at(step[TOKENS]), floats_at(step[WEIGHTS])
+    element, width = step[ELEMENT], site[0]
     row, row_bytes = row_at + element * site[2], element * width
     for s in range(site[3]):
         part = slices + s * SLICE_WORDS * 8
         rank_start, rank = ints_at(part)[2], ints_at(part)[3]
-        weight_at = ints_at(part)[5] * words[SLICE_STRIDE]
+        weight_at = ints_at(part)[5] * step[SLICE_STRIDE]
         for r in range(rank_start, rank_start + rank, _RANKS_AT_ONCE):
             count = min(_RANKS_AT_ONCE, rank_start + rank - r)
             a = row + r * row_bytes
             _ask(a + _RANKS_AT_ONCE * row_bytes, count * row_bytes)
             for pair in range(first, last):
-                if weights[pair * words[PAIR_STRIDE] + weight_at] != 0.0:
+                if weights[pair * step[PAIR_STRIDE] + weight_at] != 0.0:
                     x = words[X] + _FLOAT * words[X_STRIDE] * tokens[pair]
-                    z = words[SHRUNK] + _FLOAT * (words[SHRUNK_STRIDE] * pair + r)
+                    z = step[SHRUNK] + _FLOAT * (step[SHRUNK_STRIDE] * pair + r)
                     _dots(a, row_bytes, element, count, floats_at(x), width, floats_at(z))
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
 def _expand(
     words: Any,
+    step: Any,
     row_at: int,
     site: Any,
     slices: Any,
@@ -140,12 +143,12 @@ def _expand(
     threads: int,
 ) -> None:
     """y[token] += weight B z[pair], for this thread's share of each slice's columns."""
-    element = words[ELEMENT]
-    tokens, weights = ints_at(words[TOKENS]), floats_at(words[WEIGHTS])
+    element = step[ELEMENT]
+    tokens, weights = ints_at(step[TOKENS]), floats_at(step[WEIGHTS])
     for s in range(site[3]):
         part = ints_at(slices + s * SLICE_WORDS * 8)
         column, width, rank_start, rank = part[0], part[1], part[2], part[3]
-        weight_at = part[5] * words[SLICE_STRIDE]
+        weight_at = part[5] * step[SLICE_STRIDE]
         begin = width * thread // threads // 16 * 16
         end = width if thread + 1 == threads else width * (thread + 1) // threads // 16 * 16
         base = row_at + element * part[4]
@@ -154,9 +157,9 @@ def _expand(
             for r in range(rank):
                 _ask(base + element * (r * width + start + _COLUMNS_AT_ONCE), element * count)
             for pair in range(first, last):
-                weight = weights[pair * words[PAIR_STRIDE] + weight_at]
+                weight = weights[pair * step[PAIR_STRIDE] + weight_at]
                 if weight != 0.0:
-                    z = words[SHRUNK] + _FLOAT * (words[SHRUNK_STRIDE] * pair + rank_start)
+                    z = step[SHRUNK] + _FLOAT * (step[SHRUNK_STRIDE] * pair + rank_start)
                     y = words[Y] + _FLOAT * (words[Y_STRIDE] * tokens[pair] + column + start)
                     b = base + element * start
                     _add_ranks(floats_at(y), b, element * width, element, z, weight, rank, count)
@@ -201,30 +204,34 @@ def _add_ranks(
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _all_groups(address: int, thread: int, threads: int) -> None:
+def _work(address: int, thread: int, threads: int) -> None:
     words = ints_at(address)
-    share = words[SHARE]
-    for g in range(words[GROUP_COUNT]):
-        mine = g % threads == thread
-        if share in (GROUPS_EACH, SHRINK_ONLY) and not mine:
+    step = ints_at(words[STEP])
+    split, phase = step[SPLIT], words[PHASE]
+    threads = min(threads, step[MOST_THREADS])
+    if thread >= threads or (phase == 1 and split != BY_PHASES):
+        return
+    for g in range(step[GROUP_COUNT]):
+        by_columns = split == BY_PHASES and phase == 1
+        if split != BY_PAIRS and not by_columns and g % threads != thread:
             continue
-        group = ints_at(words[GROUPS] + g * GROUP_WORDS * 8)
+        group = ints_at(step[GROUPS] + g * GROUP_WORDS * 8)
         site = ints_at(group[1] + words[SITE] * SITE_WORDS * 8)
         slices = group[1] + 8 * site[4]
         first, last = group[2], group[3]
-        if share == PAIRS_EACH:
+        if split == BY_PAIRS:
             count = last - first
             last = first + count * (thread + 1) // threads
             first = first + count * thread // threads
-        if share != EXPAND_ONLY:
-            _shrink(words, group[0], site, slices, first, last)
-        if share == EXPAND_ONLY:
-            _expand(words, group[0], site, slices, first, last, thread, threads)
-        elif share != SHRINK_ONLY:
-            _expand(words, group[0], site, slices, first, last, 0, 1)
+        if not by_columns:
+            _shrink(words, step, group[0], site, slices, first, last)
+        if by_columns:
+            _expand(words, step, group[0], site, slices, first, last, thread, threads)
+        elif split != BY_PHASES:
+            _expand(words, step, group[0], site, slices, first, last, 0, 1)
 
 
 @cfunc(types.void(types.int64, types.int64, types.int64), cache=True)
 def add_groups(address: int, thread: int, threads: int) -> None:
-    """One thread's share of a call; ``address`` is that of its ``CALL_WORDS`` words."""
-    _all_groups(address, thread, threads)
+    """One thread's share of a call; ``address`` is that of its words, `STEP` to `PHASE`."""
+    _work(address, thread, threads)

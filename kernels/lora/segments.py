@@ -51,11 +51,8 @@ class NativeSegment:
     It holds what its addresses point into.
     """
 
-    words: ctypes.Array[ctypes.c_int64]  # the kernel's arguments; each call sets its own
-    words_at: int  # their address
+    step: ctypes.Array[ctypes.c_int64]  # the kernel's words of a step
     groups: torch.Tensor  # [adapters, GROUP_WORDS] int64, in order of slots; pairs counted from 0
     first: int  # pairs [first, last), ordered by group, then token
     last: int
-    shares: tuple[int, ...]  # how several threads share it out, in one or two calls
-    most_threads: int  # that are worth waking
     keep: tuple[torch.Tensor, ...]  # tokens and scratch, the adapters' rows, their layouts' tables

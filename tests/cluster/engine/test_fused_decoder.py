@@ -9,7 +9,8 @@ from torch import nn
 
 from cluster.config import EngineConfig
 from cluster.engine import model_runner
-from cluster.engine.fused_decoder import FUSED_MODELS, FusedDecoder, fuse_decoder
+from cluster.engine.decoder_parts import FUSED_MODELS
+from cluster.engine.fused_decoder import FusedDecoder, fuse_decoder
 from cluster.engine.model_loader import decoder_layers, load_model
 from cluster.engine.model_runner import ModelRunner
 from kernels.attention.batch import PagedBatch

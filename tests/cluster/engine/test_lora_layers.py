@@ -73,8 +73,8 @@ def test_one_product_serves_all_members_and_each_slice_goes_once():
     members = [block.q_proj, block.k_proj, block.v_proj]
     group = members[0].group
     calls = []
-    product = group._product
-    group._product = lambda x: calls.append(x) or product(x)
+    product = group.product
+    group.product = lambda x: calls.append(x) or product(x)
 
     def check(member: int, x: torch.Tensor) -> None:
         expected = nn.functional.linear(x, *weights[member])

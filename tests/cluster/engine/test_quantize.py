@@ -92,7 +92,7 @@ def test_the_full_weights_are_gone(tiny_model):
     before = {id(o) for o in gc.get_objects() if type(o) is torch.nn.Parameter}
     loaded = load_model(folder, EngineConfig(device="cpu", quantize="int8"))
     products = [
-        module.group._product if isinstance(module, SingleProjection) else module._product
+        module.group.product if isinstance(module, SingleProjection) else module.product
         for module in loaded.model.modules()
         if isinstance(module, SingleProjection | PackedHead)
     ]
