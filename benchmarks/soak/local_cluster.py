@@ -124,8 +124,10 @@ class SoakCluster:
 
     def broken_books(self) -> list[str]:
         """What /admin/v1/integrity says is wrong."""
-        books = self.get("/admin/v1/integrity").json()["replicas"]
+        answer = self.get("/admin/v1/integrity").json()
+        books = answer["replicas"]
         found = [f"integrity of {name}: {what}" for name, what in books.items() if what]
+        found += [f"integrity of {name}: no answer" for name in answer["silent"]]
         if len(books) != self.config.replica.replicas:
             found.append(f"{len(books)} replicas answer, expected {self.config.replica.replicas}")
         return found

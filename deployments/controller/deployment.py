@@ -16,7 +16,7 @@ from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.errors import BraidError, IntegrityError
+from cluster.errors import BraidError, IntegrityError, ReplicaLost
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
 from cluster.placement.reconciler import Actions, Reconciler
@@ -26,6 +26,7 @@ from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import locate_model, read_secrets, scan_adapters
+from deployments.replica_calls import ask_replicas
 
 log = structlog.get_logger(__name__)
 
@@ -146,15 +147,18 @@ class Controller:
         self, digests: tuple[AdapterDigest, ...]
     ) -> list[frozenset[AdapterDigest]] | None:
         """What is gone from each replica; None where one does not answer."""
-        response = self._replicas.broadcast("unload_adapters", digests)
-        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        try:
+            found = await ask_replicas(
+                self._replicas, "unload_adapters", digests, timeout_s=CALL_TIMEOUT_S
+            )
+        except ReplicaLost:
+            return None
         if any(isinstance(item, BaseException) for item in found):
             return None
         return [frozenset(gone) for _, gone in found]
 
     async def _look(self) -> list[ReplicaSnapshot]:
-        response = self._replicas.broadcast("describe")
-        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        found = await ask_replicas(self._replicas, "describe", timeout_s=CALL_TIMEOUT_S)
         snapshots = []
         for item in found:
             if isinstance(item, ReplicaSnapshot):
@@ -165,10 +169,17 @@ class Controller:
 
     async def _apply(self, actions: Actions) -> None:
         plans = {plan.replica_id: (plan.version, plan.desired) for plan in actions.replica_plans}
-        response = self._replicas.broadcast("apply_placement", plans, actions.replica_count)
-        answers = await response.results_async(
-            timeout_s=PLACEMENT_TIMEOUT_S, return_exceptions=True
-        )
+        try:
+            answers = await ask_replicas(
+                self._replicas,
+                "apply_placement",
+                plans,
+                actions.replica_count,
+                timeout_s=PLACEMENT_TIMEOUT_S,
+            )
+        except ReplicaLost as error:
+            log.warning("controller.placement_unanswered", error=error.message)
+            return
         for answer in answers:
             if isinstance(answer, BaseException):
                 log.warning("controller.placement_unanswered", error=repr(answer))

@@ -39,9 +39,9 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("/integrity")
     async def integrity(request: Request) -> Response:
-        """Whether the books of every replica's pools balance."""
+        """Whether the books of every replica's pools balance, and which did not answer."""
         require_admin(request)
-        return json_answer({"replicas": await context.check_integrity()})
+        return json_answer(await context.check_integrity())
 
     @routes.get("/status")
     async def status(request: Request) -> Response:

@@ -8,6 +8,7 @@ from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.registry.records import Answer
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import ReplicaLost
+from deployments.replica_calls import ask_replicas
 
 CALL_TIMEOUT_S = 5.0
 
@@ -57,9 +58,7 @@ class BroadcastCluster:
         return _answers(await self._ask("prepare_router", router, timeout_s=timeout_s))
 
     async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
-        response = self._replicas.broadcast(method, *arguments)
-        found: list[Any] = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
-        return found
+        return await ask_replicas(self._replicas, method, *arguments, timeout_s=timeout_s)
 
 
 def _answers(found: list[Any]) -> tuple[Answer, ...]:

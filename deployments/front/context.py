@@ -41,7 +41,7 @@ class FrontContext:
     new_id: Callable[[], RequestId]
     controller_state: Callable[[], Awaitable[dict[str, Any]]]
     breaker_state: Callable[[], str]
-    check_integrity: Callable[[], Awaitable[dict[str, str | None]]]
+    check_integrity: Callable[[], Awaitable[dict[str, Any]]]
 
     @property
     def router_names(self) -> tuple[str, ...]:

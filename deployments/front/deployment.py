@@ -13,7 +13,7 @@ from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, ReplicaLost
 from cluster.placement.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
@@ -38,12 +38,15 @@ from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
+from deployments.replica_calls import ask_replicas, integrity_answer
 from kernels import __version__
 from router_service.service import RoutingService
 
 log = structlog.get_logger(__name__)
 
 CALL_TIMEOUT_S = 2.0
+INTEGRITY_TIMEOUT_S = 10.0
+"""A busy replica is asked whether its books balance, not how quick it is."""
 DRAIN_S = 25.0
 
 
@@ -183,14 +186,18 @@ class Front:
             raise RuntimeError("the HTTP server has ended")
 
     async def _discover(self) -> Iterable[ReplicaSnapshot]:
-        response = self._replica_handle.broadcast("describe")
-        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
+        found = await ask_replicas(self._replica_handle, "describe", timeout_s=CALL_TIMEOUT_S)
         return [item for item in found if isinstance(item, ReplicaSnapshot)]
 
-    async def _check_integrity(self) -> dict[str, str | None]:
-        response = self._replica_handle.broadcast("check_integrity")
-        found = await response.results_async(timeout_s=CALL_TIMEOUT_S, return_exceptions=True)
-        return dict(item for item in found if not isinstance(item, BaseException))
+    async def _check_integrity(self) -> dict[str, Any]:
+        known = [snapshot.replica_id for snapshot in self._set.snapshots()]
+        try:
+            found = await ask_replicas(
+                self._replica_handle, "check_integrity", timeout_s=INTEGRITY_TIMEOUT_S
+            )
+        except ReplicaLost as error:
+            found = [error]
+        return integrity_answer(found, known)
 
     async def _controller_state(self) -> dict[str, Any]:
         try:

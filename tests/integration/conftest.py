@@ -73,7 +73,9 @@ def cluster(live: LiveCluster) -> Iterator[LiveCluster]:
         20,
     )
     wait_for("nothing in flight", lambda: live.metric("braid_requests_in_flight") == 0, 5)
-    books = live.get("/admin/v1/integrity", "admin").json()["replicas"]
+    answer = live.get("/admin/v1/integrity", "admin").json()
+    assert (answer["silent"], answer["failures"]) == ([], [])
+    books = answer["replicas"]
     assert len(books) == REPLICAS
     assert set(books.values()) == {None}
     assert live.metric("braid_engine_integrity_failures_total") == 0

@@ -102,3 +102,19 @@ def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LiveCluste
     wait_for("the replica is replaced", lambda: cluster.ready_replicas() == 2, 90, pause_s=0.5)
     print(f"replaced after {time.monotonic() - started:.1f} s")
     assert cluster.complete("acme", "sql", "Show all users").status_code == 200
+
+
+def test_integrity_names_a_replica_that_hangs(cluster: LiveCluster) -> None:
+    hanging, _ = cluster.actors(REPLICA)
+    names = set(cluster.get("/admin/v1/integrity", "admin").json()["replicas"])
+    hanging.suspend()
+    try:
+        answer = cluster.get("/admin/v1/integrity", "admin")
+    finally:
+        hanging.resume()
+    assert answer.status_code == 200
+    found = answer.json()
+    (silent,) = found["silent"]
+    assert set(found["replicas"]) == names - {silent}
+    assert set(found["replicas"].values()) == {None}
+    assert found["failures"] == ["TimeoutError()"]

@@ -1,0 +1,140 @@
+"""A replica that is silent hides nobody else's answer."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from ray.serve.exceptions import DeploymentUnavailableError
+from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
+
+from cluster.adapters.registry.records import Answer
+from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.errors import ReplicaLost
+from deployments.front.broadcast import BroadcastCluster
+from deployments.replica_calls import ask_replicas, integrity_answer
+
+A, B = ReplicaId("a"), ReplicaId("b")
+Call = Callable[[], Awaitable[Any]]
+
+
+class FakeResponse:
+    """What Serve answers to a broadcast: one result for each replica, later."""
+
+    def __init__(self, calls: list[Call] | Exception) -> None:
+        self._calls = calls
+
+    async def _fetch_replica_results_async(self) -> list["FakeResult"]:
+        if isinstance(self._calls, Exception):
+            raise self._calls
+        return [FakeResult(call) for call in self._calls]
+
+
+class FakeResult:
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def get_async(self) -> Any:
+        return await self._call()
+
+
+class FakeHandle:
+    """Of replicas that do what they are told."""
+
+    def __init__(self, *calls: Call, unavailable: Exception | None = None) -> None:
+        self._response = FakeResponse(unavailable or list(calls))
+        self.asked: list[tuple[Any, ...]] = []
+
+    def broadcast(self, *call: Any) -> FakeResponse:
+        self.asked.append(call)
+        return self._response
+
+
+def handle(fake: FakeHandle) -> DeploymentHandle[Any]:
+    return cast("DeploymentHandle[Any]", fake)
+
+
+async def silent() -> None:
+    await asyncio.Event().wait()
+
+
+async def broken() -> None:
+    raise RuntimeError("died")
+
+
+def saying(answer: Any) -> Call:
+    async def call() -> Any:
+        return answer
+
+    return call
+
+
+def test_serve_still_has_what_is_used_of_it() -> None:
+    """It is not public, so a new release may take it away."""
+    assert inspect.iscoroutinefunction(DeploymentBroadcastResponse._fetch_replica_results_async)
+
+
+async def test_answers_stay_when_one_is_silent_and_one_fails() -> None:
+    fake = FakeHandle(saying("one"), silent, broken, saying("two"))
+    first, late, failed, last = await ask_replicas(handle(fake), "do", 1, 2, timeout_s=0.05)
+    assert (first, last) == ("one", "two")
+    assert isinstance(late, TimeoutError)
+    assert isinstance(failed, RuntimeError)
+    assert fake.asked == [("do", 1, 2)]
+
+
+async def test_nobody_to_ask_is_an_error() -> None:
+    fake = FakeHandle(unavailable=DeploymentUnavailableError("Replica"))  # type: ignore[arg-type]
+    with pytest.raises(ReplicaLost, match="no replica can be asked to describe"):
+        await ask_replicas(handle(fake), "describe", timeout_s=1.0)
+
+
+async def test_leaving_ends_the_calls() -> None:
+    ended = asyncio.Event()
+
+    async def waiting() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    task = asyncio.create_task(ask_replicas(handle(FakeHandle(waiting)), "do", timeout_s=60))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ended.is_set()
+
+
+async def test_integrity_names_those_that_did_not_answer() -> None:
+    fake = FakeHandle(saying((A, None)), silent)
+    answers = await ask_replicas(handle(fake), "check_integrity", timeout_s=0.05)
+    assert integrity_answer(answers, [A, B]) == {
+        "replicas": {"a": None},
+        "silent": ["b"],
+        "failures": ["TimeoutError()"],
+    }
+
+
+def test_integrity_says_what_is_wrong() -> None:
+    assert integrity_answer([(A, "1 block, expected 2"), (B, None)], [B]) == {
+        "replicas": {"a": "1 block, expected 2", "b": None},
+        "silent": [],
+        "failures": [],
+    }
+
+
+def test_integrity_without_any_answer_still_has_replicas() -> None:
+    answer = integrity_answer([ReplicaLost("nobody")], [A, B])
+    assert (answer["replicas"], answer["silent"]) == ({}, ["a", "b"])
+    assert len(answer["failures"]) == 1
+
+
+async def test_a_silent_replica_is_one_answer_of_an_addition() -> None:
+    loaded = Answer("a", "loaded")
+    cluster = BroadcastCluster(handle(FakeHandle(saying(loaded), silent)))
+    first, second = await cluster.prepare(AdapterDigest("sha256:" + "0" * 64), 0.05)
+    assert first == loaded
+    assert second.outcome == "silent"
