@@ -4,11 +4,13 @@ A request never fails because the store is away: its decision is then computed, 
 process's cache, and travels with the request.
 """
 
+import contextlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import cast
 
 import structlog
 
@@ -43,11 +45,16 @@ from router_service.routers.base import (
     PromptRouter,
     RoutedMixture,
     RouterFailed,
+    SentenceRouter,
+    Stage,
 )
+from router_service.routers.segments import SegmentConfig
 from router_service.single_flight import SingleFlight
 from router_service.wish import RouterWish, RoutingWish
 
 _FALLBACK = "fallback"
+Choose = Callable[[frozenset[str]], RoutedMixture]
+"""A router's answer, from the candidates that may be used."""
 
 _log = structlog.get_logger(__name__)
 
@@ -148,11 +155,62 @@ class RoutingService:
             RequestError: an explicit mixture that cannot be.
         """
         if isinstance(wish, RouterWish):
-            decided = await self._decide_routed(tenant, wish.router, text, prompt)
+            router = self._find_router(wish.router)
+            whole = router.declares.granularity is Granularity.PROMPT
+            digested = json.dumps([text, list(prompt)]) if whole else text
+            decided = await self._decide_routed(
+                tenant, router, digested, lambda allowed: router.route(text, allowed)
+            )
         else:
             decided = await self._decide_explicit(tenant, wish)
         self.counters.sources[decided.source] += 1
         return decided
+
+    def segments(self, wish: RoutingWish) -> SegmentConfig | None:
+        """How an answer's sentences are told apart, where each is decided for; else None.
+
+        Raises:
+            ModelNotFound: there is no such router.
+        """
+        if not isinstance(wish, RouterWish):
+            return None
+        router = self._find_router(wish.router)
+        if router.declares.stage is not Stage.SENTENCE:
+            return None
+        return cast(SentenceRouter, router).segments
+
+    async def decide_sentence(
+        self, tenant: TenantId, wish: RouterWish, prompt: str, answer: str
+    ) -> Decided:
+        """The decision for what follows ``answer``, which ends in the beginning of a sentence.
+
+        It is kept like that of a prompt, under what the router reads. Texts are never stored.
+
+        Raises:
+            ModelNotFound: the router is gone, or decides for whole requests now.
+        """
+        found = self._find_router(wish.router)
+        if found.declares.stage is not Stage.SENTENCE:
+            raise ModelNotFound(
+                f"router {found.name!r} does not decide by sentences", param="model"
+            )
+        router = cast(SentenceRouter, found)
+        digested = json.dumps(["sentence", router.reading(prompt, answer)])
+        decided = await self._decide_routed(
+            tenant, router, digested, lambda allowed: router.reroute(prompt, answer, allowed)
+        )
+        self.counters.sources[decided.source] += 1
+        return decided
+
+    async def keep_delay(self, decided: Decided, delay: int) -> None:
+        """Note with a sentence's decision how many tokens late it was applied, best effort."""
+        decision = decided.decision
+        left = decision.expires_at - self._clock.wall()
+        if decision.delay is not None or decided.source is DecisionSource.FALLBACK or left <= 0:
+            return
+        noted = replace(decision, source=DecisionSource.COMPUTED, delay=delay)
+        with contextlib.suppress(StoreUnavailable):
+            await self._layers.put(self._codec.sign(noted), left)
 
     async def get(self, tenant: TenantId, wanted: str) -> RoutingDecision:
         """A decision by its id, as it was taken.
@@ -194,14 +252,12 @@ class RoutingService:
         return Decided(signed.decision, DecisionSource.EXPLICIT, state, signed.encoded)
 
     async def _decide_routed(
-        self, tenant: TenantId, name: str | None, text: str, prompt: Sequence[int]
+        self, tenant: TenantId, router: PromptRouter, digested: str, choose: Choose
     ) -> Decided:
-        router = self._find_router(name)
+        """``digested`` is all of the request that the answer of ``choose`` depends on."""
         keys, gone = self._allowed(tenant, router)
         candidates_digest = _candidates_digest(keys)
-        whole = router.declares.granularity is Granularity.PROMPT
-        of_prompt = json.dumps([text, list(prompt)]) if whole else text
-        prompt_digest = self._codec.prompt_digest(tenant, of_prompt)
+        prompt_digest = self._codec.prompt_digest(tenant, digested)
         wanted = decision_id(tenant, router.name, router.version, candidates_digest, prompt_digest)
 
         async def look_up_or_route() -> Decided:
@@ -209,7 +265,7 @@ class RoutingService:
             if found is not None:
                 return _stored(found, state)
             return await self._route(
-                tenant, router, keys, text, candidates_digest, prompt_digest, state, gone
+                tenant, router, keys, choose, candidates_digest, prompt_digest, state, gone
             )
 
         decided, led = await self._flights.run((tenant, wanted), look_up_or_route)
@@ -247,7 +303,7 @@ class RoutingService:
         tenant: TenantId,
         router: PromptRouter,
         keys: Mapping[str, AdapterKey | None],
-        text: str,
+        choose: Choose,
         candidates_digest: str,
         prompt_digest: str,
         state: StoreState,
@@ -255,7 +311,7 @@ class RoutingService:
     ) -> Decided:
         self.counters.computations[router.name] += 1
         try:
-            routed = router.route(text, frozenset(keys))
+            routed = choose(frozenset(keys))
         except RouterFailed as error:
             if gone:
                 raise RouterOutdated(

@@ -67,6 +67,9 @@ class RoutingDecision:
     expires_at: float  # wall clock, seconds
     site_weights: SiteWeights | None = None
     scores: tuple[CandidateScore, ...] = ()
+    delay: int | None = None
+    """Of a later sentence: tokens from when its beginning was seen until its adapters were applied,
+    where that is known. A repeat waits as long, so that it comes out the same."""
 
     @staticmethod
     def of_base(id: DecisionId, tenant: TenantId) -> "RoutingDecision":
@@ -115,14 +118,14 @@ def kv_namespace(base_digest: str, decision: RoutingDecision, *, isolate_tenant:
 
     KV content depends on the adapters applied, so every block's key carries: base digest, router
     and version, adapter digests in order, D exactly as applied, and the tenant where tenants are
-    isolated. A static mixture is the same mathematics whoever chose it, so router and version
-    enter only for decisions finer than a request.
+    isolated. A static mixture is the same mathematics whoever chose it, for a request or for one of
+    its sentences, so router and version enter only for decisions finer than that.
     """
     parts = [("base", base_digest.encode())]
     for term in decision.mixture:
         parts.append(("adapter", term.key.digest.encode()))
         parts.append(("weight", struct.pack("<d", term.weight)))
-    if decision.granularity is not Granularity.REQUEST:
+    if decision.granularity not in (Granularity.REQUEST, Granularity.SENTENCE):
         parts.append(("router", decision.router.encode()))
         parts.append(("router-version", decision.router_version.encode()))
     if decision.granularity is Granularity.PROMPT:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cluster.domain.decision import CandidateScore, Granularity
 from cluster.errors import BraidError
+from router_service.routers.segments import SegmentConfig
 
 BASE_ALIAS = ""
 """The candidate that stands for the base model without an adapter; its delta is zero."""
@@ -112,6 +113,27 @@ class PromptRouter(Protocol):
         """Choose among ``allowed``, a subset of the candidates.
 
         The same arguments give the same answer.
+
+        Raises:
+            RouterFailed: no answer for this text.
+        """
+        ...
+
+
+class SentenceRouter(PromptRouter, Protocol):
+    """A router of `Stage.SENTENCE`: it is asked again for each sentence of the answer."""
+
+    @property
+    def segments(self) -> SegmentConfig:
+        """How the answer's sentences are told apart."""
+        ...
+
+    def reading(self, prompt: str, answer: str) -> str:
+        """What ``reroute`` reads: with an equal text it gives an equal answer."""
+        ...
+
+    def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:
+        """Choose for what follows ``answer``, which ends in the beginning of a new sentence.
 
         Raises:
             RouterFailed: no answer for this text.

@@ -4,6 +4,9 @@ u = classifier(text); prob = softmax(u) over the allowed candidates; nucleus, th
 selection; weights = softmax over the kept probabilities. The base may be a candidate: its share
 counts in selection and renormalisation and then has no effect, because its delta is zero.
 
+With the option ``reroute: sentence`` the same is done again whenever a sentence of the answer has
+ended, with the text of `TextPolicy`; what was computed before stays as it is.
+
 The classifier is a mini-MLP (``mini_mlp``) or an imported Hugging Face encoder (``encoder``).
 """
 
@@ -35,6 +38,7 @@ from router_service.routers.base import (
 from router_service.routers.features import FeatureConfig, feature_ids
 from router_service.routers.kind import RouterContext, RouterKind, artifact_path
 from router_service.routers.mini_mlp import MiniMlp, NetworkConfig, tensor_shapes
+from router_service.routers.segments import SegmentConfig
 from router_service.routers.selection import (
     Method,
     Probability,
@@ -83,6 +87,12 @@ class DlpOptions(Section):
     max_fan_out: Annotated[int, Field(ge=1)] | None = None
     """The smaller of this, the artifact's and ``adapters.max_mixture`` counts."""
     prompt_characters: Annotated[int, Field(ge=1)] | None = None
+    reroute: Literal["never", "sentence"] = "never"
+    """Whether adapters are chosen again at each sentence's end."""
+    min_sentence_characters: Annotated[int, Field(ge=1)] | None = None
+    """A shorter sentence of an answer is joined with the next one."""
+    answer_sentences: Annotated[int, Field(ge=1)] | None = None
+    """How many last sentences of the answer are read beside the prompt."""
 
 
 class TextClassifier(Protocol):
@@ -116,14 +126,17 @@ class DlpRouter:
         classifier: TextClassifier,
         selection: SelectionConfig,
         text: TextPolicy,
+        *,
+        by_sentence: bool = False,
     ) -> None:
-        """``selection`` and ``text`` are the artifact's or an override: part of the version."""
+        """``selection``, ``text`` and ``by_sentence`` are the artifact's or an operator's: part of
+        the version."""
         self.name = name
         self.candidates = manifest.candidates
         self.selection = selection
         self.declares = Declaration(
-            stage=Stage.TEXT,
-            granularity=Granularity.REQUEST,
+            stage=Stage.SENTENCE if by_sentence else Stage.TEXT,
+            granularity=Granularity.SENTENCE if by_sentence else Granularity.REQUEST,
             needs=frozenset({Need.TEXT}),
             max_fan_out=selection.max_fan_out,
         )
@@ -131,6 +144,7 @@ class DlpRouter:
             ("artifact", manifest.version.encode()),
             ("selection", selection.model_dump_json().encode()),
             ("text", text.model_dump_json().encode()),
+            *((("reroute", b"sentence"),) if by_sentence else ()),
         )
         self._classifier = classifier
         self._text = text
@@ -146,9 +160,18 @@ class DlpRouter:
         """Candidates outside ``allowed`` are masked before the softmax."""
         return self._choose(read_text(self._text, text), allowed)
 
+    @property
+    def segments(self) -> SegmentConfig:
+        """How sentences of an answer are told apart."""
+        return self._text.segments
+
+    def reading(self, prompt: str, answer: str) -> str:
+        """The prompt's tail and the answer's last full sentences."""
+        return read_text(self._text, prompt, answer)
+
     def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:
         """The choice for what follows ``answer``, whose last sentence has just ended."""
-        return self._choose(read_text(self._text, prompt, answer), allowed)
+        return self._choose(self.reading(prompt, answer), allowed)
 
     def _choose(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
         aliases = [alias for alias in self.candidates if alias in allowed]
@@ -210,13 +233,19 @@ def load_dlp(
         check_tensors(path, tensors, shapes)
         classifier = MlpClassifier(trained.features, tensors)
     changes: dict[str, Any] = (options or DlpOptions()).model_dump(exclude_none=True)
+    by_sentence = changes.pop("reroute") == "sentence"
     text = trained.text.model_copy(
-        update={k: changes.pop(k) for k in ("prompt_characters",) if k in changes}
+        update={
+            k: changes.pop(k) for k in ("prompt_characters", "answer_sentences") if k in changes
+        }
     )
+    if "min_sentence_characters" in changes:
+        segments = SegmentConfig(min_characters=changes.pop("min_sentence_characters"))
+        text = text.model_copy(update={"segments": segments})
     limits = (changes.get("max_fan_out"), max_mixture, trained.selection.max_fan_out)
     changes["max_fan_out"] = min((n for n in limits if n is not None), default=None)
     selection = trained.selection.model_copy(update=changes)
-    return DlpRouter(name, manifest, classifier, selection, text)
+    return DlpRouter(name, manifest, classifier, selection, text, by_sentence=by_sentence)
 
 
 def _build(config: RouterConfig, options: DlpOptions, context: RouterContext) -> DlpRouter:

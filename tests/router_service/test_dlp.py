@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cluster.config import RouterConfig
+from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
 from router_service.artifacts import (
     MANIFEST_FILE,
@@ -18,7 +19,7 @@ from router_service.artifacts import (
     load_artifact,
     save_artifact,
 )
-from router_service.routers.base import Need, RouterFailed
+from router_service.routers.base import Need, RouterFailed, Stage
 from router_service.routers.dlp import (
     ROUTER_KIND,
     DlpHyperparameters,
@@ -233,6 +234,48 @@ def test_a_reroute_reads_the_prompts_tail_and_the_last_full_sentence(artifact: P
     assert router.reroute("alpha beta delta", "", EVERYTHING) == router.route(
         "alpha beta delta", EVERYTHING
     )
+
+
+def test_sentences_are_an_option_with_a_version_of_its_own(artifact: Path) -> None:
+    plain = _load(artifact)
+    option = DlpOptions(reroute="sentence", min_sentence_characters=9, answer_sentences=2)
+    router = _load(artifact, options=option)
+    assert (plain.declares.stage, plain.declares.granularity) == (Stage.TEXT, Granularity.REQUEST)
+    assert router.declares.stage is Stage.SENTENCE
+    assert router.declares.granularity is Granularity.SENTENCE
+    assert plain.version == _load(artifact, options=DlpOptions(reroute="never")).version
+    versions = {
+        _load(artifact, options=options).version
+        for options in (
+            DlpOptions(),
+            DlpOptions(reroute="sentence"),
+            DlpOptions(reroute="sentence", min_sentence_characters=9),
+            option,
+        )
+    }
+    assert len(versions) == 4
+    assert router.segments.min_characters == 9
+    answer = "One is short. Two is too. Three begins"
+    assert router.reading("prompt", answer) == "prompt\nOne is short. Two is too."
+    assert router.route("prompt", EVERYTHING) == plain.route("prompt", EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"reroute": "word"}, "reroute"),
+        ({"reroute": True}, "reroute"),
+        ({"reroute": "sentence", "min_sentence_characters": 0}, "min_sentence_characters"),
+        ({"reroutes": "sentence"}, "reroutes"),
+    ],
+)
+def test_an_unknown_way_to_reroute_is_refused(
+    artifact: Path, options: dict[str, Any], field: str
+) -> None:
+    context = RouterContext(frozenset(CANDIDATES) - {""}, max_mixture=8)
+    config = RouterConfig(name="auto", path=artifact, options=options)
+    with pytest.raises(ConfigError, match=rf"routers\.auto\.options\.{field}"):
+        default_registry().build(config, context)
 
 
 def test_the_registry_builds_the_configured_routers_in_order(artifact: Path) -> None:
