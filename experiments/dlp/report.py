@@ -68,7 +68,11 @@ def _routing(parts: Parts) -> str:
     ]
     lines += [f"| {t} | {_plus_minus([run['by_task'][t] for run in runs])} |" for t in tasks]
     fan_out = ", ".join(f"{run['mean_fan_out']:.3f}" for run in runs)
+    by_seed = ", ".join(f"{100 * run['accuracy']:.2f}" for run in runs)
     lines += [
+        "",
+        f"By seed: {by_seed} %. gsm8k and mawps are both arithmetic word problems, and are taken for "
+        "each other.",
         "",
         f"Candidates kept per prompt, by seed: {fan_out}. "
         f"{runs[0]['parameters'] / 1e6:.2f} M parameters, {runs[0]['n_train']} training prompts, "
