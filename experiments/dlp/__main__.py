@@ -29,9 +29,12 @@ TIMING = ("routing", "speed", "decode", "report")
 def main() -> None:
     """Run the parts that were asked for."""
     options = _arguments()
+    results = options.work / "results"
     if options.timing:
         options.parts, options.seeds = list(TIMING), options.seeds[:1]
-    results = options.work / "results"
+        # What another machine, or a busy one, needed is no answer.
+        for kept in (*results.glob("speed.json"), *results.glob("decode-*.json")):
+            kept.unlink()
     routers = {seed: options.work / f"router-{seed}" for seed in options.seeds}
     first = routers[options.seeds[0]]
     if "routing" in options.parts:

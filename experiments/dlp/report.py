@@ -71,8 +71,8 @@ def _routing(parts: Parts) -> str:
     by_seed = ", ".join(f"{100 * run['accuracy']:.2f}" for run in runs)
     lines += [
         "",
-        f"By seed: {by_seed} %. gsm8k and mawps are both arithmetic word problems, and are taken for "
-        "each other.",
+        f"By seed: {by_seed} %. gsm8k and mawps are both arithmetic word problems, and are taken "
+        "for each other.",
         "",
         f"Candidates kept per prompt, by seed: {fan_out}. "
         f"{runs[0]['parameters'] / 1e6:.2f} M parameters, {runs[0]['n_train']} training prompts, "
