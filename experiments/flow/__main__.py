@@ -6,9 +6,11 @@ Several processes may work on different ``--tasks`` of one folder at once.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from cluster.adapters.manifest import read_manifest as read_adapter_manifest
 from cluster.config import Settings, cache_folder
 from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
 from experiments.flow.quality import measure_quality
@@ -83,7 +85,7 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
     common = {"data": options.data, "cache_dir": cache, "threads": options.threads, "say": _say}
     for seed in options.seeds:
         name = f"{task.skill}-{task.format}-{seed}"
-        asked = {"task": task.name, "seed": seed, "n": options.n_examples}
+        asked = {"task": task.name, "adapters": _digests(ordered)}
         out = _gate_folder(options, task, seed)
         if "gates" in options.parts:
             recipe = {
@@ -144,10 +146,14 @@ def _quality(
 
 
 def _adapters(options: argparse.Namespace, task: Composite) -> dict[str, Path]:
-    """Format, then skill; a demo skill has the demo's adapter, what is real one of its own."""
+    """Format, then skill; a demo skill has the demo's adapter, a real one is trained or given."""
     trained = options.work / "adapters"
-    skill = ROOT / "demo" / "adapters" if task.skill in SKILLS else trained
+    skill = ROOT / "demo" / "adapters" if task.skill in SKILLS else options.skills or trained
     return {task.format: trained / task.format, task.skill: skill / task.skill}
+
+
+def _digests(adapters: Sequence[Path]) -> list[str]:
+    return [str(read_adapter_manifest(folder)[0].digest) for folder in adapters]
 
 
 def _gate_folder(options: argparse.Namespace, task: Composite, seed: int) -> Path:
@@ -162,6 +168,9 @@ def _say(line: str) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m experiments.flow", description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of real data sets; without, skills only")
+    parser.add_argument(
+        "--skills", type=Path, help="folder of real skills' adapters; without, they are trained"
+    )
     parser.add_argument("--work", type=Path, required=True, help="adapters, gates, kept parts")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
@@ -170,10 +179,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--n-adapter", type=int, default=600, help="examples of an adapter")
     parser.add_argument("--steps", type=int, default=80, help="of an adapter's training")
     parser.add_argument("--n-examples", type=int, default=200, help="of a composition")
-    parser.add_argument("--epochs", type=int, default=5, help="of a gate's training, at most")
-    parser.add_argument("--lr", type=float, default=1e-3, help="of a gate's training")
-    parser.add_argument("--search-examples", type=int, default=20)
-    parser.add_argument("--search-steps", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=2, help="of a gate's training, at most")
+    parser.add_argument("--lr", type=float, default=5e-3, help="of a gate's training")
+    parser.add_argument("--search-examples", type=int, default=16)
+    parser.add_argument("--search-steps", type=int, default=30)
     parser.add_argument("--n-test", type=int, default=100, help="prompts decoded per task")
     parser.add_argument("--batch", type=int, default=16, help="of the timing")
     parser.add_argument("--tokens", type=int, default=32, help="of the timing")
