@@ -25,6 +25,7 @@ class ModelShape:
 
     parameters: int
     layers: int
+    heads: int
     kv_heads: int
     head_dim: int
     hidden: int
@@ -50,6 +51,7 @@ class ModelShape:
             return cls(
                 parameters=sum(sizes.values()),
                 layers=int(config["num_hidden_layers"]),
+                heads=heads,
                 kv_heads=int(config.get("num_key_value_heads") or heads),
                 head_dim=int(config.get("head_dim") or hidden // heads),
                 hidden=hidden,
@@ -70,12 +72,14 @@ class MemoryNeed:
     kv_cache: int
     adapters: int
     steps: int  # activations and logits
+    buffers: int  # of a GPU's kernels, and the pool of its captured steps
     loading: int  # weights as they are read, and what is packed at once
 
     @property
     def running(self) -> int:
         """All that is there once the model is loaded."""
-        return self.weights + self.packed + self.kv_cache + self.adapters + self.steps
+        kept = self.weights + self.packed + self.kv_cache + self.adapters
+        return kept + self.steps + self.buffers
 
     @property
     def total(self) -> int:
@@ -87,6 +91,10 @@ def memory_need(
     shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig, device: str
 ) -> MemoryNeed:
     """What a replica takes beside the program itself.
+
+    On a GPU the workspaces of its libraries, compiled kernels, the driver's share of captured steps
+    and what the allocator cannot use of its segments come on top: some hundred MiB that nothing
+    here can compute.
 
     Args:
         shape: of the base model.
@@ -102,6 +110,13 @@ def memory_need(
     widest = max(2 * shape.inner * shape.hidden, embedding)
     steps = engine.max_batch_size * shape.vocabulary * 4 * LOGIT_COPIES
     steps += engine.max_batch_tokens * shape.inner * item * ACTIVATION_COPIES
+    buffers = 0
+    if device == "cuda":
+        from cluster.engine import gpu_buffers  # imports torch
+
+        steps += gpu_buffers.attention_bytes(shape, engine)
+        buffers = gpu_buffers.batch_bytes(shape, engine, adapters)
+        buffers += gpu_buffers.graph_bytes(shape, engine, item, ACTIVATION_COPIES)
     return MemoryNeed(
         weights=embedding * item + (shape.parameters - embedding) * product_item,
         packed=packed,
@@ -114,6 +129,7 @@ def memory_need(
         * item,
         adapters=adapters.memory_bytes,
         steps=steps,
+        buffers=buffers,
         loading=shape.parameters * item + (2 * widest * item if device == "cpu" else 0),
     )
 
@@ -157,6 +173,7 @@ def check_fits(
         f"packed copies {_gib(need.packed)}, "
         f"KV cache {_gib(need.kv_cache)} ({engine.kv_blocks} blocks), "
         f"adapters {_gib(need.adapters)}, steps {_gib(need.steps)}"
+        f"{f', buffers of kernels and graphs {_gib(need.buffers)}' if need.buffers else ''}"
     )
     if need.loading > need.running:
         terms += f"; loading alone takes {_gib(need.loading)}"

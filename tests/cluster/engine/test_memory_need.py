@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine import available_memory
 from cluster.engine.available_memory import cgroup_headrooms, check_memory
+from cluster.engine.gpu_buffers import batch_bytes
 from cluster.engine.memory_need import GIB, ModelShape, check_fits, memory_need
 from cluster.engine.model_loader import load_model
 from cluster.errors import ConfigError
+from kernels.attention.triton_batch import TritonPagedBatch
+from kernels.lora.bank import AdapterBank
+from kernels.lora.sites import FusedSite
+from kernels.lora.triton_batch import TritonLoraBatch
 
 SEVEN_B = ModelShape(
     parameters=6_738_415_616,
     layers=32,
+    heads=32,
     kv_heads=32,
     head_dim=128,
     hidden=4096,
@@ -28,6 +34,7 @@ SEVEN_B = ModelShape(
 SMALL = ModelShape(
     parameters=134_515_008,
     layers=30,
+    heads=9,
     kv_heads=3,
     head_dim=64,
     hidden=576,
@@ -56,6 +63,63 @@ def test_terms_of_a_large_one_on_a_gpu():
     assert found.packed == 0
     assert found.kv_cache == 16 * GIB
     assert found.loading == found.weights
+
+
+def test_buffers_of_a_gpu_are_counted_and_can_be_less():
+    found = need(SEVEN_B, "cuda", dtype="bfloat16", kv_blocks=2048)
+    eager = need(SEVEN_B, "cuda", dtype="bfloat16", kv_blocks=2048, cuda_graphs=False)
+    buckets = 1 + 2 + 4 + 8 + 16 + 24 + 32
+    logits = 2 * buckets * 32000 * 2
+    partial_sums = 32 * 32 * 16 * (128 + 2) * 4
+    assert found.buffers - eager.buffers == logits + 32 * 11008 * 2 * 6 + partial_sums
+    assert found.running - eager.running == found.buffers - eager.buffers
+    assert need(SEVEN_B, "cpu").buffers == 0
+    assert "buffers of kernels and graphs" in refusal("cuda", dtype="bfloat16")
+    assert "buffers" not in refusal()
+
+
+def seven_b_sites() -> list[FusedSite]:
+    sites = []
+    for layer in range(SEVEN_B.layers):
+        for name, width_in, widths in (
+            ("qkv", 4096, (4096, 4096, 4096)),
+            ("o", 4096, (4096,)),
+            ("gate_up", 4096, (11008, 11008)),
+            ("down", 11008, (4096,)),
+        ):
+            slices = tuple((f"{layer}.{name}.{part}", width) for part, width in enumerate(widths))
+            sites.append(FusedSite(f"{layer}.{name}", width_in, slices))
+    return sites
+
+
+def device_bytes(*owners: object) -> int:
+    """Of the tensors that are attributes of these, each storage once."""
+    found: dict[int, int] = {}
+    for owner in owners:
+        for value in vars(owner).values():
+            for tensor in value if isinstance(value, tuple) else (value,):
+                if isinstance(tensor, torch.Tensor) and tensor is not getattr(
+                    owner, "_host_tables", None
+                ):
+                    storage = tensor.untyped_storage()
+                    found[storage.data_ptr()] = storage.nbytes()
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("batch", [8, 32])
+@pytest.mark.parametrize(("mixture", "rank"), [(1, 16), (8, 64)])
+def test_the_buffers_are_those_that_kernels_make(batch: int, mixture: int, rank: int):
+    engine = EngineConfig(max_batch_size=batch, max_batch_tokens=256, max_model_len=4096)
+    adapters = AdapterConfig(max_mixture=mixture, max_rank=rank, slots=4)
+    bank = AdapterBank(seven_b_sites(), adapters.slots, rank)
+    lora = TritonLoraBatch(bank, max_tokens=256, max_rows=batch, max_pairs=mixture)
+    paged = TritonPagedBatch(
+        max_tokens=256, max_rows=batch, max_len=4096, block_size=engine.block_size, device="cpu"
+    )
+    inputs = 2 * 8 * batch  # of captured steps
+    made = device_bytes(lora, lora.table, paged) + inputs
+    counted = batch_bytes(SEVEN_B, engine, adapters)
+    assert made <= counted <= 1.02 * made
 
 
 def test_int8_weights_are_small_but_are_loaded_large():
