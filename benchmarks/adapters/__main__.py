@@ -1,6 +1,8 @@
 """Prove on a local cluster what adapters promise. Exit status 1: it is not so.
 
 signature: every token is of the generation that the answer names, while adapters change.
+swap: how soon a new adapter speaks, and whether running streams notice.
+cycles: adapters that were added, used and removed leave nothing behind.
 """
 
 import argparse
@@ -9,11 +11,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.adapters import signature
-from benchmarks.adapters.base_models import TINY, base_model
+from benchmarks.adapters import cycles, signature, swap
+from benchmarks.adapters.base_models import QUICKSTART, TINY, base_model
+from cluster.bench.machine import load_average
 from cluster.bench.quiet import quiet
 
-PROOFS = {"signature": signature.run}
+PROOFS = {"signature": signature.run, "swap": swap.run, "cycles": cycles.run}
 
 
 def main() -> None:
@@ -36,15 +39,34 @@ def main() -> None:
     signatures.add_argument("--supply", type=int, default=900, help="generations made beforehand")
     signatures.add_argument("--slots", type=int, default=16, help="of each replica")
     signatures.add_argument("--concurrency", type=int, default=24, help="requests at once")
-    signatures.add_argument("--workers", type=int, default=2, help="changes at once")
+    signatures.add_argument("--workers", type=int, default=6, help="changes at once")
+    swaps = proofs.add_parser("swap", parents=[common])
+    swaps.set_defaults(base=QUICKSTART)
+    swaps.add_argument("--swaps", type=int, default=100, help="of each kind")
+    swaps.add_argument("--rank", type=int, default=16)
+    swaps.add_argument("--slots", type=int, default=4, help="of each replica")
+    swaps.add_argument("--keep", type=int, default=12, help="adapters that stay registered")
+    swaps.add_argument("--streams", type=int, default=4)
+    swaps.add_argument("--stream-tokens", type=int, default=900)
+    swaps.add_argument("--window-s", type=float, default=6.0, help="a quiet window")
+    turns = proofs.add_parser("cycles", parents=[common])
+    turns.set_defaults(base=TINY)
+    turns.add_argument("--cycles", type=int, default=1000)
+    turns.add_argument("--rank", type=int, default=16)
+    turns.add_argument("--slots", type=int, default=16, help="of each replica")
+    turns.add_argument("--workers", type=int, default=6, help="cycles at once")
     options = parser.parse_args()
     options.command = "python -m benchmarks.adapters " + " ".join(sys.argv[1:])
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-proof-"))
     with quiet():
         base = base_model(options.base, folder / "base")
+        before = load_average()
         result = PROOFS[options.proof](options, base, folder)
     stem = f"adapters-{options.proof}"
-    result.write(options.out, stem if options.base == TINY else f"{stem}-{base.called}")
+    result.load_before = before
+    usual = proofs.choices[options.proof].get_default("base")
+    suffix = "" if options.base == usual else f"-{options.base.rsplit('/', 1)[-1]}"
+    result.write(options.out, stem + suffix)
     print(result.page())
     if options.state is None and result.holds:
         shutil.rmtree(folder)

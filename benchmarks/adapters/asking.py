@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,11 @@ class Reply:
         return [b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
 
 
-async def ask(client: httpx2.AsyncClient, body: Mapping[str, Any]) -> Reply:
+async def ask(
+    client: httpx2.AsyncClient,
+    body: Mapping[str, Any],
+    on_arrival: Callable[[float], None] = lambda _: None,
+) -> Reply:
     """Send one completion and read it to its end; a failure is told in the reply."""
     reply = Reply(time.perf_counter())
     try:
@@ -47,7 +51,7 @@ async def ask(client: httpx2.AsyncClient, body: Mapping[str, Any]) -> Reply:
             reply.adapters = generations(answer.headers.get("x-braid-adapters", ""))
             reply.replica = answer.headers.get("x-braid-replica", "")
             if answer.status_code == 200 and body.get("stream"):
-                await _read_stream(answer, reply)
+                await _read_stream(answer, reply, on_arrival)
             else:
                 _read_whole(json.loads(await answer.aread()), reply)
     except (httpx2.HTTPError, ValueError, KeyError, IndexError) as error:
@@ -70,7 +74,9 @@ def _read_whole(body: dict[str, Any], reply: Reply) -> None:
     _read_usage(body, reply)
 
 
-async def _read_stream(answer: httpx2.Response, reply: Reply) -> None:
+async def _read_stream(
+    answer: httpx2.Response, reply: Reply, on_arrival: Callable[[float], None]
+) -> None:
     last = ""
     async for line in answer.aiter_lines():
         if not line.startswith("data: "):
@@ -86,6 +92,7 @@ async def _read_stream(answer: httpx2.Response, reply: Reply) -> None:
         if event["choices"] and (text := event["choices"][0].get("text")):
             reply.text += text
             reply.arrivals.append(time.perf_counter())
+            on_arrival(reply.arrivals[-1])
     if last != "[DONE]":
         reply.problem = f"a stream that ended with {last[:80]!r}"
 

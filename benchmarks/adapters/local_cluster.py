@@ -93,6 +93,11 @@ class ProofCluster:
         )
 
     @property
+    def redis_url(self) -> str:
+        """Of the embedded server."""
+        return self.state.redis_url.read_text().strip()
+
+    @property
     def store(self) -> Path:
         """Where added adapters are kept."""
         return self.state.root / STORE

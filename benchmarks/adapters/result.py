@@ -48,7 +48,7 @@ class Result:
     verdicts: list[Verdict] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    load_before: float = field(default_factory=load_average)
+    load_before: float = 0.0
     load_after: float = 0.0
 
     @property

@@ -1,0 +1,265 @@
+"""Add, serve from every replica, remove, a thousand times: nothing may be left anywhere."""
+
+import argparse
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import redis.asyncio
+
+from benchmarks.adapters.asking import ask
+from benchmarks.adapters.base_models import BaseModel
+from benchmarks.adapters.copies import Copies
+from benchmarks.adapters.local_cluster import Admin, ProofCluster, Refused
+from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.soak.limits import OWN, is_own
+from benchmarks.soak.processes import ProcessBook, role_of_name, window
+from cluster.tenancy.demo import DEMO_TENANTS
+
+TENANT = DEMO_TENANTS[0]
+SAMPLE_S = 2.0
+REST_S = 60.0
+WARM_UP = 0.25
+"""Of the cycles, before memory is compared."""
+DECISIONS = b":decision:"
+"""Keys of decisions, which go with their time."""
+WARM_UP_CYCLES = 20
+MOST_ROUNDS = 5
+
+
+@dataclass
+class Book:
+    """What happened."""
+
+    add_s: list[float] = field(default_factory=list)
+    remove_s: list[float] = field(default_factory=list)
+    served: int = 0
+    unserved: int = 0  # cycles in which not every replica was seen to answer
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the cluster holds at rest."""
+
+    device_bytes: int
+    redis_bytes: int
+    redis_keys: int
+    store_files: int
+
+
+class Cycles:
+    """Workers that take cycle after cycle."""
+
+    def __init__(self, cluster: ProofCluster, copies: Copies, folder: Path) -> None:
+        self._cluster = cluster
+        self._copies = copies
+        self._folder = folder
+        self.book = Book()
+        self.samples = ProcessBook()
+        self.marks: list[float] = []  # when each cycle ended, seconds since the start
+        self._started = time.perf_counter()
+
+    async def run(self, first: int, count: int, workers: int) -> float:
+        """Cycles ``first`` to ``first + count - 1``; how long they took, seconds."""
+        numbers = iter(range(first, first + count))
+        sampling = asyncio.create_task(self._sample())
+        self._started = time.perf_counter()
+        try:
+            async with self._cluster.client() as admin, self._cluster.client(TENANT) as tenant:
+                await asyncio.gather(
+                    *(self._work(n, numbers, Admin(admin), tenant) for n in range(workers))
+                )
+        finally:
+            sampling.cancel()
+            await asyncio.gather(sampling, return_exceptions=True)
+        return time.perf_counter() - self._started
+
+    @property
+    def replicas(self) -> int:
+        """Of the cluster."""
+        return self._cluster.config.replica.replicas
+
+    def reset(self) -> None:
+        """Begin the books anew; problems stay."""
+        self.book = Book(problems=self.book.problems)
+        self.samples = ProcessBook()
+        self.marks = []
+
+    async def _work(
+        self, worker: int, numbers: Iterator[int], admin: Admin, tenant: httpx2.AsyncClient
+    ) -> None:
+        folder = self._folder / f"worker-{worker}"
+        for number in numbers:
+            try:
+                await self._cycle(number, folder, admin, tenant)
+            except Refused as refused:
+                self.book.problems.append(str(refused))
+            self.marks.append(time.perf_counter() - self._started)
+            if len(self.marks) % 100 == 0:
+                print(f"  {len(self.marks)} cycles, {self.marks[-1]:.0f} s", flush=True)
+
+    async def _cycle(
+        self, number: int, folder: Path, admin: Admin, tenant: httpx2.AsyncClient
+    ) -> None:
+        name = f"cycle-{number}"
+        archive = await asyncio.to_thread(self._copies.archive, folder, number)
+        sent = time.perf_counter()
+        generation = await admin.upload(name, archive)
+        self.book.add_s.append(time.perf_counter() - sent)
+        await self._serve(name, generation, tenant)
+        sent = time.perf_counter()
+        if not await admin.remove(name, wait_s=REST_S):
+            self.book.problems.append(f"{name}: still in use after {REST_S:g} s")
+        self.book.remove_s.append(time.perf_counter() - sent)
+
+    async def _serve(self, name: str, generation: str, tenant: httpx2.AsyncClient) -> None:
+        """Ask until every replica has answered, so that its weights were used everywhere."""
+        body = {"model": name, "prompt": "Once upon", "max_tokens": 1, "temperature": 0}
+        seen: set[str] = set()
+        wanted = self._cluster.config.replica.replicas
+        for _ in range(MOST_ROUNDS):
+            replies = await asyncio.gather(*(ask(tenant, body) for _ in range(wanted)))
+            for reply in replies:
+                if reply.status != 200 or reply.adapters != {name: generation}:
+                    self.book.problems.append(f"{name}: {reply}")
+                seen.add(reply.replica)
+            if len(seen) == wanted:
+                self.book.served += 1
+                return
+        self.book.unserved += 1
+
+    async def _sample(self) -> None:
+        port = int(self._cluster.redis_url.rsplit(":", 1)[1].split("/")[0])
+        while True:
+            at = time.perf_counter() - self._started
+            await asyncio.to_thread(self.samples.look, self._cluster.running.pid, at, port)
+            await asyncio.sleep(SAMPLE_S)
+
+
+async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
+    """What the cluster holds when it rests, and what is out of balance."""
+    async with cluster.client() as client:
+        admin = Admin(client)
+        problems = [*await admin.unrest(REST_S), *await admin.left(REST_S)]
+        problems += await admin.broken_books(cluster.config.replica.replicas)
+        device = sum(replica["adapter_bytes_used"] for replica in await admin.residency())
+    store = redis.asyncio.from_url(cluster.redis_url)
+    try:
+        memory = await store.info("memory")
+        keys = [key async for key in store.scan_iter() if DECISIONS not in key]
+    finally:
+        await store.aclose()
+    return (
+        Held(device, int(memory["used_memory"]), len(keys), len(cluster.stored())),
+        problems,
+    )
+
+
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+    """The proof on a cluster of its own."""
+    copies = Copies(base.path, folder / "made", options.rank, options.seed)
+    cluster = ProofCluster.start(
+        folder / "state",
+        base.served,
+        adapters={"slots": options.slots},
+        engine={"max_model_len": 256},
+    )
+    try:
+        cycles = Cycles(cluster, copies, folder)
+        first, problems = asyncio.run(warm(cluster, cycles, options.workers))
+        elapsed = asyncio.run(cycles.run(WARM_UP_CYCLES, options.cycles, options.workers))
+        last, more = asyncio.run(held(cluster))
+        problems += more
+    finally:
+        killed = cluster.stop()
+    if killed:
+        problems.append(f"processes {killed} had to be killed at the end")
+    return report(options, base, copies, cycles, (first, last), problems, elapsed)
+
+
+async def warm(cluster: ProofCluster, cycles: Cycles, workers: int) -> tuple[Held, list[str]]:
+    """A few cycles, so that everything that is made once is there; what is held then."""
+    await cycles.run(0, WARM_UP_CYCLES, workers)
+    cycles.reset()
+    return await held(cluster)
+
+
+def report(
+    options: argparse.Namespace,
+    base: BaseModel,
+    copies: Copies,
+    cycles: Cycles,
+    before_and_after: tuple[Held, Held],
+    problems: list[str],
+    elapsed: float,
+) -> Result:
+    """The result."""
+    before, after = before_and_after
+    book, drifts = cycles.book, cycles.samples.drifts(WARM_UP * elapsed, elapsed)
+    growth = [(drift, drift.rss[1] / drift.rss[0]) for drift in drifts]
+    result = Result(
+        title="Adding and removing adapters again and again",
+        command=options.command,
+        summary=(
+            "Each cycle adds an adapter with bytes of its own, has every replica answer with it, "
+            "removes it, and waits until its memory and files are freed."
+        ),
+        setup={
+            "base": base.name,
+            "adapter": f"rank {options.rank} on all linear modules, {copies.nbytes} bytes",
+            "cycles": options.cycles,
+            "at once": options.workers,
+            "replicas": cycles.replicas,
+            "slots per replica": options.slots,
+        },
+        problems=problems + book.problems,
+        verdicts=[
+            Verdict("cycles that every replica answered in", book.served, options.cycles, True),
+            *(
+                Verdict(
+                    f"memory of {role_of_name(drift.name)}, times as much",
+                    rate,
+                    max(1 + OWN.memory, 1 + OWN.memory_floor * 2**20 / drift.rss[0]),
+                )
+                for drift, rate in growth
+                if is_own(drift)
+            ),
+            Verdict("adapter bytes left on devices", after.device_bytes, before.device_bytes),
+            Verdict("files left in the store", after.store_files, 0),
+            Verdict("keys more in Redis", after.redis_keys - before.redis_keys, 0),
+        ],
+    )
+    width = window(WARM_UP * elapsed, elapsed)
+    result.tables += [
+        Table(
+            "Times",
+            ("", "median, ms", "p99, ms"),
+            tuple(
+                (what, round(median(s) * 1e3, 1), round(percentile(s, 0.99) * 1e3, 1))
+                for what, s in (("add", book.add_s), ("remove, until all is free", book.remove_s))
+            ),
+            note=f"{options.cycles} cycles in {elapsed:.0f} s.",
+        ),
+        Table(
+            "Memory",
+            ("process", "MiB", "at the end", "growth"),
+            tuple(
+                (
+                    role_of_name(drift.name),
+                    round(drift.rss[0] / 2**20, 1),
+                    round(drift.rss[1] / 2**20, 1),
+                    f"{rate - 1:+.1%}",
+                )
+                for drift, rate in growth
+            ),
+            note=(
+                f"Resident, medians over {width:.0f} s: after a quarter of the cycles and at the "
+                f"end. Redis says {before.redis_bytes} bytes before and {after.redis_bytes} after."
+            ),
+        ),
+    ]
+    return result

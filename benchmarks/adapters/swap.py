@@ -1,0 +1,320 @@
+"""How soon a new adapter speaks, and whether those who listen to others notice.
+
+Windows take turns on one cluster: streams alone, and streams while adapters are brought in. An
+adapter from the disk was never seen before: it is added, with all its checks, and asked for. One
+from host memory was pushed out of the devices: a name is pointed to it, and asked for. Both times
+the clock runs from the administrator's request to the first token of each replica.
+"""
+
+import argparse
+import asyncio
+import random
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from benchmarks.adapters.asking import Reply, ask
+from benchmarks.adapters.base_models import BaseModel
+from benchmarks.adapters.copies import Copies
+from benchmarks.adapters.local_cluster import Admin, ProofCluster
+from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from cluster.tenancy.demo import DEMO_TENANTS
+
+TENANT = DEMO_TENANTS[0]
+LIMITS_S = {"disk": 1.0, "host": 0.3}
+PAUSE = 1.5
+"""Times the quiet p99 that the p99 between tokens may be."""
+SWAPS_PER_WINDOW = 5
+MOST_ROUNDS = 5
+REST_S = 60.0
+NAME = "swapped"
+
+
+@dataclass
+class Swaps:
+    """What one kind of swap took."""
+
+    ready: list[float] = field(default_factory=list)  # until the request was answered
+    first: list[float] = field(default_factory=list)  # until the first replica's first token
+    both: list[float] = field(default_factory=list)  # until the last replica's
+    tier: list[str] = field(default_factory=list)  # where the weights were before
+
+
+class Listeners:
+    """Streams that never end: one that does is begun anew."""
+
+    def __init__(self, client: httpx2.AsyncClient, bodies: list[dict[str, Any]]) -> None:
+        self._client = client
+        self._bodies = bodies
+        self.gaps: dict[str, list[float]] = defaultdict(list)
+        self.window = "warm-up"
+        self.problems: list[str] = []
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        await asyncio.gather(*(self._listen(body) for body in self._bodies))
+
+    async def _listen(self, body: Mapping[str, Any]) -> None:
+        while True:
+            last: tuple[float, str] | None = None
+
+            def arrived(at: float) -> None:
+                nonlocal last
+                if last is not None and last[1] == self.window:
+                    self.gaps[self.window].append(at - last[0])
+                last = (at, self.window)
+
+            reply = await ask(self._client, body, arrived)
+            if reply.status != 200 or reply.code or reply.problem:
+                self.problems.append(f"a stream ended: {reply.status} {reply.code} {reply.problem}")
+                await asyncio.sleep(1.0)
+
+
+class Swapping:
+    """Brings adapters in and asks every replica for them."""
+
+    def __init__(
+        self,
+        cluster: ProofCluster,
+        admin: Admin,
+        client: httpx2.AsyncClient,
+        copies: Copies,
+        rng: random.Random,
+    ) -> None:
+        self._cluster = cluster
+        self._admin = admin
+        self._client = client
+        self._copies = copies
+        self._rng = rng
+        self._number = 0
+        self.known: list[str] = []
+        """Generations, oldest first; each has a name of its own."""
+        self.swaps: dict[str, Swaps] = defaultdict(Swaps)
+        self.problems: list[str] = []
+
+    async def from_disk(self) -> None:
+        """Add an adapter whose files lie on this machine."""
+        name = f"added-{self._number}"
+        folder = await asyncio.to_thread(
+            self._copies.write, self._cluster.sources / name, self._number
+        )
+        self._number += 1
+        began = time.perf_counter()
+        generation = await self._admin.add_folder(name, folder.name)
+        self.known.append(generation)
+        await self._first_tokens("disk", name, generation, began, "disk")
+
+    async def from_host(self) -> None:
+        """Point a name to a generation that no device has."""
+        tiers = await self.tiers()
+        held = [g for g in self.known if set(tiers.get(g, {}).values()) == {"host"}]
+        if not held:
+            self.problems.append("no generation is in the host memory of every replica")
+            return
+        generation = self._rng.choice(held)
+        began = time.perf_counter()
+        await self._admin.switch(NAME, generation)
+        await self._first_tokens("host", NAME, generation, began, "host")
+
+    async def tiers(self) -> dict[str, dict[str, str]]:
+        """By generation, the tier in which each replica has it."""
+        found: dict[str, dict[str, str]] = defaultdict(dict)
+        replicas = await self._admin.residency()
+        for replica in replicas:
+            for held in replica["resident"]:
+                found[held["digest"]][replica["replica_id"]] = held["tier"]
+        wanted = self._cluster.config.replica.replicas
+        return {g: tiers for g, tiers in found.items() if len(tiers) == wanted}
+
+    async def _first_tokens(
+        self, kind: str, name: str, generation: str, began: float, tier: str
+    ) -> None:
+        ready = time.perf_counter()
+        wanted = self._cluster.config.replica.replicas
+        first: dict[str, float] = {}
+        body = {
+            "model": name,
+            "prompt": f"Swap {self._rng.random()}: once upon a time",
+            "max_tokens": 1,
+            "temperature": 0,
+            "stream": True,
+        }
+        for _ in range(MOST_ROUNDS):
+            replies = await asyncio.gather(*(ask(self._client, body) for _ in range(wanted)))
+            for reply in replies:
+                self._note(reply, name, generation, first)
+            if len(first) >= wanted:
+                break
+        else:
+            self.problems.append(f"{name}: answered by {len(first)} of {wanted} replicas")
+            return
+        swaps = self.swaps[kind]
+        swaps.ready.append(ready - began)
+        swaps.first.append(min(first.values()) - began)
+        swaps.both.append(max(first.values()) - began)
+        swaps.tier.append(tier)
+
+    def _note(self, reply: Reply, name: str, generation: str, first: dict[str, float]) -> None:
+        if reply.status != 200 or reply.adapters != {name: generation} or not reply.arrivals:
+            self.problems.append(f"{name}: {reply}")
+            return
+        first.setdefault(reply.replica, reply.arrivals[0])
+
+
+async def measure(
+    cluster: ProofCluster, base: BaseModel, copies: Copies, options: argparse.Namespace
+) -> tuple[Listeners, Swapping]:
+    """Quiet and busy windows in turns."""
+    stream = {
+        "prompt": "Tell me a long story about a river.",
+        "max_tokens": options.stream_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    async with cluster.client() as admin_client, cluster.client(TENANT) as client:
+        admin = Admin(admin_client)
+        swapping = Swapping(cluster, admin, client, copies, random.Random(options.seed))
+        await fill(swapping, options.slots)
+        hot = "added-0"
+        models = [base.called if n % 2 else hot for n in range(options.streams)]
+        listeners = Listeners(client, [{**stream, "model": model} for model in models])
+        listening = asyncio.create_task(listeners.run())
+        try:
+            await asyncio.sleep(options.window_s)
+            done = 0
+            while done < options.swaps:
+                listeners.window = "quiet"
+                await asyncio.sleep(options.window_s)
+                for kind in ("disk", "host"):
+                    listeners.window = f"swaps from {kind}"
+                    for _ in range(min(SWAPS_PER_WINDOW, options.swaps - done)):
+                        await (swapping.from_disk() if kind == "disk" else swapping.from_host())
+                done += SWAPS_PER_WINDOW
+                listeners.window = "between"
+                print(f"  {min(done, options.swaps)} swaps of each kind", flush=True)
+                await trim(admin, swapping, options.keep)
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+        problems = await admin.unrest(REST_S)
+        problems += await admin.broken_books(cluster.config.replica.replicas)
+        swapping.problems += problems
+    return listeners, swapping
+
+
+async def fill(swapping: Swapping, slots: int) -> None:
+    """More adapters than slots, all of which every replica has had."""
+    for _ in range(2 * slots):
+        await swapping.from_disk()
+    swapping.swaps.clear()
+
+
+async def trim(admin: Admin, swapping: Swapping, keep: int) -> None:
+    """Remove names that were added, oldest but the first first, down to ``keep``."""
+    while len(swapping.known) > keep:
+        generation = swapping.known.pop(1)
+        listed = await admin.listed()
+        for card in listed["data"]:
+            if card["generation"] == generation:
+                await admin.remove(card["name"], wait_s=0)
+
+
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+    """The proof on a cluster of its own."""
+    copies = Copies(base.path, folder / "made", options.rank, options.seed)
+    cluster = ProofCluster.start(
+        folder / "state",
+        base.served,
+        adapters={"slots": options.slots},
+        engine={"max_model_len": 1024},
+    )
+    try:
+        listeners, swapping = asyncio.run(measure(cluster, base, copies, options))
+    finally:
+        killed = cluster.stop()
+    if killed:
+        swapping.problems.append(f"processes {killed} had to be killed at the end")
+    return report(options, base, copies, listeners, swapping)
+
+
+def report(
+    options: argparse.Namespace,
+    base: BaseModel,
+    copies: Copies,
+    listeners: Listeners,
+    swapping: Swapping,
+) -> Result:
+    """The result."""
+    quiet = percentile(listeners.gaps["quiet"], 0.99)
+    result = Result(
+        title="How soon a new adapter speaks",
+        command=options.command,
+        summary=(
+            "From the administrator's request to the first token with the adapter, on the first "
+            "and on the last replica, while others' streams go on."
+        ),
+        setup={
+            "base": base.name,
+            "adapter": f"rank {options.rank} on all linear modules, {copies.nbytes} bytes",
+            "replicas": 2,
+            "slots per replica": options.slots,
+            "streams": options.streams,
+        },
+        problems=[*listeners.problems, *sorted(set(swapping.problems))],
+    )
+    for kind, limit in LIMITS_S.items():
+        found = swapping.swaps[kind].both
+        result.verdicts += [
+            Verdict(f"swaps from {kind}", len(found), options.swaps, True),
+            Verdict(f"from {kind}, on both replicas, median", median(found) * 1e3, limit * 1e3),
+            Verdict(
+                f"from {kind}, on both replicas, p95", percentile(found, 0.95) * 1e3, limit * 1e3
+            ),
+            Verdict(
+                f"p99 between tokens during swaps from {kind}, of the quiet one",
+                percentile(listeners.gaps[f"swaps from {kind}"], 0.99) / quiet,
+                PAUSE,
+            ),
+        ]
+    result.tables += [
+        Table(
+            "From the request to the first token",
+            ("from", "swaps", "ready, ms", "first replica", "both, median", "p95", "most"),
+            tuple(
+                (
+                    kind,
+                    len(swaps.both),
+                    round(median(swaps.ready) * 1e3),
+                    round(median(swaps.first) * 1e3),
+                    round(median(swaps.both) * 1e3),
+                    round(percentile(swaps.both, 0.95) * 1e3),
+                    round(max(swaps.both) * 1e3),
+                )
+                for kind, swaps in sorted(swapping.swaps.items())
+                if swaps.both
+            ),
+            note="Ready: the administrator's request was answered.",
+        ),
+        Table(
+            "Between the tokens of running streams",
+            ("window", "tokens", "median, ms", "p99", "most"),
+            tuple(
+                (
+                    window,
+                    len(gaps),
+                    round(median(gaps) * 1e3, 1),
+                    round(percentile(gaps, 0.99) * 1e3, 1),
+                    round(max(gaps) * 1e3, 1),
+                )
+                for window, gaps in sorted(listeners.gaps.items())
+                if window not in ("warm-up", "between") and gaps
+            ),
+        ),
+    ]
+    return result
