@@ -57,7 +57,7 @@ class Soak:
         end = options.minutes * 60
         self._report = Report(
             minutes=options.minutes,
-            warm_up_s=min(600.0, end / 4),
+            warm_up_s=min(600.0, end / 4) if options.warm_up is None else options.warm_up * 60,
             seed=options.seed,
             rate=options.rate,
             concurrency=options.concurrency,
@@ -90,7 +90,9 @@ class Soak:
                 await self._rest()
         finally:
             sampler.cancel()
-            await asyncio.gather(sampler, return_exceptions=True)
+            (ended,) = await asyncio.gather(sampler, return_exceptions=True)
+        if not isinstance(ended, asyncio.CancelledError):
+            self._report.problems.append(f"sampling the processes ended early: {ended!r}")
         used = processor_seconds(self._cluster.running.pid) - cpu
         self._report.busy = used / self._now / (os.cpu_count() or 1)
         self._conclude()
@@ -143,9 +145,9 @@ class Soak:
         problems = [
             *unrest,
             *await asyncio.to_thread(self._cluster.broken_books),
-            *self._ledger.compare(self._counted()),
+            *self._ledger.compare(counts := await asyncio.to_thread(self._counted)),
         ]
-        sent, counted = self._ledger.sent, sum(self._counted().values())
+        sent, counted = self._ledger.sent, sum(counts.values())
         problems += await self._ask_canaries()
         self._report.quiet_points.append(
             {
@@ -255,6 +257,11 @@ def main() -> None:
         default=1.6,
         help="mean arrivals per second; lower it beside other work",
     )
+    parser.add_argument(
+        "--warm-up",
+        type=float,
+        help="minutes in which caches fill; default: 10, or a quarter of a short run",
+    )
     parser.add_argument("--concurrency", type=int, default=24, help="most requests at once")
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--random-adapters", type=int, default=24, help="beside the demo's")
@@ -265,6 +272,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.rate <= 0 or options.minutes <= 0:
         parser.error("--rate and --minutes are positive")
+    if options.warm_up is not None and not 0 <= options.warm_up < options.minutes:
+        parser.error("--warm-up is shorter than --minutes")
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-soak-"))
     print("starting a cluster", flush=True)
     cluster = SoakCluster.start(

@@ -80,8 +80,8 @@ class ProcessBook:
                         process.num_threads(),
                         store,
                     )
-            except (psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue
+            except (psutil.Error, OSError, RuntimeError):
+                continue  # it is ending, or what was read of it changed meanwhile; see `replaced`
             self.samples.setdefault(name, []).append(sample)
 
     def drifts(self, warm_up: float, end: float) -> list[Drift]:
