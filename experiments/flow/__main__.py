@@ -108,8 +108,7 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
             out = options.work / "searched" / name
             make = partial(searched, task, out, ordered, **recipe, **common)
             part(results, f"search-{name}", settings, make)
-    if "quality" in options.parts:
-        for seed in options.seeds:
+        if "quality" in options.parts:
             _quality(task, folders, seed, options)
 
 
