@@ -57,6 +57,12 @@ class AdapterConfig(Section):
     """An adapter with a larger rank is refused."""
     memory_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
     """Device bytes for adapters."""
+    host_bytes: Annotated[int, Field(ge=0)] = 1024 * 2**20
+    """Host memory of each replica for adapters' checked tensors, so that a load to a slot needs no
+    disk; 0 keeps none."""
+    share_window_s: Annotated[float, Field(gt=0)] = 60.0
+    """How long a use counts for its tenant: while n tenants use adapters, none can push another's
+    below an n-th of the slots and bytes."""
     max_mixture: Annotated[int, Field(ge=1)] = 8
     """Most adapters in one mixture."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

@@ -4,35 +4,31 @@ Pure: no tensors, no tasks, no waiting. ``cluster.adapters.manager`` is the one 
 out what the pool answers and reports back. Every change of state goes through ``TRANSITIONS``.
 
 A generation holds a slot and bytes from FETCHING until it is ABSENT or FAILED again, so that room
-is promised once. Leases may be taken from FETCHING on; EVICTING takes none.
+is promised once. Leases may be taken from FETCHING on; EVICTING takes none. What tenants may take
+from each other is in ``cluster.adapters.shares``.
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 
-from cluster.adapters.eviction import Evictable, choose_victims
+from cluster.adapters.eviction import Evictable, choose_victims, in_order
+from cluster.adapters.failures import Failure, FailureMemory
 from cluster.adapters.pool_types import (
+    SOMEBODY,
     AdapterEvent,
     Admitted,
     Candidate,
-    Failure,
     Lease,
     MustEvict,
     MustWait,
 )
+from cluster.adapters.shares import Amount, Holding, ShareGuard, TenantUse
+from cluster.adapters.slot_books import Resident, SlotBooks, expect
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import AdapterDigest, Slot
-from cluster.errors import (
-    AdapterCapacity,
-    AdapterError,
-    AdapterLoadFailed,
-    AdapterUnsupported,
-    IntegrityError,
-)
+from cluster.domain.ids import AdapterDigest, Slot, TenantId
+from cluster.errors import AdapterCapacity, AdapterError, IntegrityError
 
 TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = MappingProxyType(
     {
@@ -46,46 +42,42 @@ TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = MappingProxyType(
     }
 )
 
-_ERRORS: Mapping[str, type[AdapterError]] = {
-    cls.code: cls for cls in (AdapterError, AdapterUnsupported, AdapterLoadFailed, AdapterCapacity)
-}
-
-
-@dataclass(slots=True)
-class _Resident:
-    candidate: Candidate
-    slot: Slot
-    state: AdapterState
-    nbytes: int
-    leases: int = 0
-    priority: int = 0
-    last_use: int = 0
-    last_used: float = 0.0
-
 
 class AdapterPool:
-    """State machine over slots and bytes."""
+    """State machine over slots and bytes.
 
-    def __init__(self, slots: int, memory_bytes: int, failure_ttl_s: float, clock: Clock) -> None:
+    Args:
+        failure_ttl_s: how long a failed load is remembered.
+        share_window_s: how long a use counts for its tenant's share.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        memory_bytes: int,
+        failure_ttl_s: float,
+        clock: Clock,
+        *,
+        share_window_s: float = 60.0,
+    ) -> None:
         self.slots = slots
         self.memory_bytes = memory_bytes
-        self._failure_ttl_s = failure_ttl_s
-        self._clock = clock
-        self._free: list[int] = list(range(slots))
-        self._bytes_used = 0
-        self._residents: dict[AdapterDigest, _Resident] = {}
-        self._failures: dict[AdapterDigest, Failure] = {}
-        self._leases: dict[int, frozenset[AdapterDigest]] = {}
+        self._use = TenantUse(share_window_s, clock)
+        self._books = SlotBooks(slots, memory_bytes, clock)
+        self._residents = self._books.residents
+        self._failures = FailureMemory(failure_ttl_s, clock)
+        self._leases: dict[int, tuple[TenantId, frozenset[AdapterDigest]]] = {}
         self._next_lease = 1
         self._pinned: set[AdapterDigest] = set()
         self._desired: frozenset[AdapterDigest] = frozenset()
-        self._inflation = 0
-        self._uses = 0
+        self.evictions = 0
         self._events: list[AdapterEvent] = []
 
     # Asking for room
 
-    def admit(self, wanted: Sequence[Candidate]) -> Admitted | MustEvict | MustWait:
+    def admit(
+        self, wanted: Sequence[Candidate], tenant: TenantId = SOMEBODY
+    ) -> Admitted | MustEvict | MustWait:
         """Lease all of ``wanted`` at once, or none of them.
 
         The lease counts from now, also for those still on their way: nothing that a granted
@@ -95,72 +87,80 @@ class AdapterPool:
             AdapterCapacity: they would not fit even if nothing else were in use.
             AdapterError: one of them failed a short while ago; its class as it was then.
         """
-        answer = self._make_room(wanted, keep=frozenset())
+        answer = self._make_room(wanted, tenant)
         if not isinstance(answer, Admitted):
             return answer
         distinct = frozenset(c.digest for c in wanted)
+        self._use.note(tenant, distinct)
         for digest in distinct:
             self._residents[digest].leases += 1
-            self._touch(self._residents[digest])
+            self._residents[digest].uses += 1
+            self._books.touch(self._residents[digest])
         lease = Lease(
             self._next_lease,
             tuple(c.digest for c in wanted),
             tuple(self._residents[c.digest].slot for c in wanted),
         )
         self._next_lease += 1
-        self._leases[lease.id] = distinct
+        self._leases[lease.id] = tenant, distinct
         return Admitted(lease, answer.start)
 
     def admit_prefetch(
-        self, wanted: Candidate, *, spare_desired: bool
+        self, wanted: Candidate, *, gently: bool = False
     ) -> Admitted | MustEvict | MustWait:
         """Reserve room for one generation without a lease.
 
-        ``spare_desired`` evicts none of the desired placement for it.
+        One of the desired placement evicts no other of it. ``gently`` evicts neither those nor
+        anything that a tenant has used lately.
 
         Raises:
             AdapterCapacity, AdapterError: as ``admit``.
         """
-        return self._make_room((wanted,), keep=self._desired if spare_desired else frozenset())
+        keep = self._desired if gently or wanted.digest in self._desired else frozenset()
+        if gently:
+            keep |= frozenset(d for d in self._residents if self._use.users(d))
+        return self._make_room((wanted,), None, keep)
+
+    def expect(self, tenant: TenantId) -> None:
+        """A tenant is about to ask for adapters: it has a share from now on."""
+        self._use.seen(tenant)
 
     def release(self, lease_id: int) -> bool:
         """End a lease; False when it had ended before."""
-        digests = self._leases.pop(lease_id, None)
+        tenant, digests = self._leases.pop(lease_id, (SOMEBODY, None))
         if digests is None:
             return False
+        self._use.note(tenant, digests)
         for digest in digests:
             self._residents[digest].leases -= 1
         return True
 
-    def plan_drain(self, wanted: Sequence[Candidate]) -> frozenset[AdapterDigest]:
+    def plan_drain(
+        self, wanted: Sequence[Candidate], tenant: TenantId = SOMEBODY
+    ) -> frozenset[AdapterDigest]:
         """Generations in use which, once idle, would make room for ``wanted``: few leases first.
 
         Empty when pins leave no way.
         """
-        slots_short, bytes_short = self._shortage(wanted)
-        exclude = {c.digest for c in wanted}
-        in_use = sorted(
-            (
-                r
-                for digest, r in self._residents.items()
-                if digest not in exclude and digest not in self._pinned
-            ),
-            key=lambda r: (
-                r.state is not AdapterState.EVICTING,
-                r.leases,
-                r.candidate.digest in self._desired,
-                r.priority,
-                r.last_use,
+        short = self._books.shortage_after_leaving(wanted)
+        order = sorted(
+            self._in_use_or_idle(wanted),
+            key=lambda e: (
+                self._residents[e.digest].leases,
+                e.desired,
+                e.priority,
+                e.last_use,
             ),
         )
-        chosen: set[AdapterDigest] = set()
-        for resident in in_use:
-            if slots_short <= 0 and bytes_short <= 0:
-                return frozenset(chosen)
-            chosen.add(resident.candidate.digest)
-            slots_short -= 1
-            bytes_short -= resident.nbytes
-        return frozenset(chosen) if slots_short <= 0 and bytes_short <= 0 else frozenset()
+        chosen = choose_victims(order, *short, self._guard(wanted, tenant))
+        if chosen is None and self._is_too_wide(wanted, tenant):
+            chosen = choose_victims(order, *short)
+        return frozenset() if chosen is None else frozenset(e.digest for e in chosen)
+
+    def is_within_share(self, wanted: Sequence[Candidate], tenant: TenantId) -> bool:
+        """Whether a tenant would stay within its share with ``wanted``."""
+        guard = self._guard(wanted, tenant)
+        return guard is None or guard.within_share
 
     # Progress reported by the owner
 
@@ -181,14 +181,13 @@ class AdapterPool:
                 state is unchanged.
         """
         resident = self._residents[digest]
-        total = self._bytes_used - resident.nbytes + nbytes
+        total = self._books.bytes_used - resident.nbytes + nbytes
         if total > self.memory_bytes:
             raise AdapterCapacity(
                 f"adapter {resident.candidate.alias}: expected at most {resident.nbytes} device "
                 f"bytes, found {nbytes}: {total} of {self.memory_bytes} in use"
             )
-        self._bytes_used = total
-        resident.nbytes = nbytes
+        self._books.resize(digest, nbytes)
         self._move(digest, AdapterState.READY)
 
     def failed(self, digest: AdapterDigest, error: AdapterError) -> None:
@@ -204,12 +203,7 @@ class AdapterPool:
             )
         self._move(digest, AdapterState.FAILED)
         self._drop(digest)
-        self._failures[digest] = Failure(
-            resident.candidate.alias,
-            error.code,
-            error.message,
-            self._clock.monotonic() + self._failure_ttl_s,
-        )
+        self._failures.remember(digest, resident.candidate.alias, error)
 
     def evict(self, digest: AdapterDigest) -> bool:
         """Begin to evict: READY -> EVICTING. False when it is in use, pinned or not READY."""
@@ -243,7 +237,7 @@ class AdapterPool:
     @property
     def bytes_used(self) -> int:
         """Device bytes promised or taken."""
-        return self._bytes_used
+        return self._books.bytes_used
 
     @property
     def desired(self) -> frozenset[AdapterDigest]:
@@ -259,8 +253,8 @@ class AdapterPool:
         """Where a generation is; a failure whose time is over reads as ABSENT."""
         if digest in self._residents:
             return self._residents[digest].state
-        self._forget_old_failure(digest)
-        return AdapterState.FAILED if digest in self._failures else AdapterState.ABSENT
+        failed = self._failure(digest) is not None
+        return AdapterState.FAILED if failed else AdapterState.ABSENT
 
     def holds(self, wanted: Sequence[Candidate]) -> bool:
         """Whether all of ``wanted`` have slots already, so that admitting them takes no room."""
@@ -293,9 +287,9 @@ class AdapterPool:
 
     def failures(self) -> Mapping[AdapterDigest, Failure]:
         """Failures still remembered."""
-        for digest in tuple(self._failures):
-            self._forget_old_failure(digest)
-        return MappingProxyType(self._failures)
+        for digest in tuple(self._failures.all()):
+            self._failure(digest)
+        return self._failures.all()
 
     def drain_events(self) -> tuple[AdapterEvent, ...]:
         """Changes since the last call, in order."""
@@ -308,64 +302,103 @@ class AdapterPool:
         Raises:
             IntegrityError: with both numbers.
         """
-        held = Counter(digest for digests in self._leases.values() for digest in digests)
-        slots = sorted([*self._free, *(r.slot for r in self._residents.values())])
-        _expect("slots, free and held", slots, list(range(self.slots)))
-        _expect("bytes", sum(r.nbytes for r in self._residents.values()), self._bytes_used)
-        if self._bytes_used > self.memory_bytes:
-            raise IntegrityError(
-                f"adapter pool: {self._bytes_used} bytes used of {self.memory_bytes}"
-            )
+        held = Counter(digest for _, digests in self._leases.values() for digest in digests)
+        self._books.check_integrity()
         for digest, resident in self._residents.items():
-            _expect(f"leases of {digest}", resident.leases, held[digest])
+            expect(f"leases of {digest}", resident.leases, held[digest])
             if resident.state is AdapterState.EVICTING:
-                _expect(f"leases of {digest}, being evicted", resident.leases, 0)
-        _expect("leased but not here", sorted(held.keys() - self._residents.keys()), [])
-        _expect("failed and here", sorted(self._failures.keys() & self._residents.keys()), [])
+                expect(f"leases of {digest}, being evicted", resident.leases, 0)
+        expect("leased but not here", sorted(held.keys() - self._residents.keys()), [])
+        expect("failed and here", sorted(self._failures.all().keys() & self._residents.keys()), [])
 
     # Inside
 
     def _make_room(
-        self, wanted: Sequence[Candidate], keep: frozenset[AdapterDigest]
+        self,
+        wanted: Sequence[Candidate],
+        tenant: TenantId | None,
+        keep: frozenset[AdapterDigest] = frozenset(),
     ) -> Admitted | MustEvict | MustWait:
         for candidate in wanted:
-            self._raise_failure(candidate.digest)
+            failure = self._failure(candidate.digest)
+            if failure is not None:
+                raise failure.error()
         self._refuse_impossible(wanted)
         exclude = {c.digest for c in wanted}
         leaving = [d for d in exclude if self.state(d) is AdapterState.EVICTING]
-        slots_short, bytes_short = self._shortage(wanted)
+        slots_short, bytes_short = self._books.shortage(wanted)
         if slots_short <= 0 and bytes_short <= 0 and not leaving:
             absent = {c.digest: c for c in wanted if c.digest not in self._residents}
             for candidate in absent.values():
                 self._reserve(candidate)
             return Admitted(None, tuple(absent))
-        on_the_way = [r for r in self._residents.values() if r.state is AdapterState.EVICTING]
-        slots_short -= len(on_the_way)
-        bytes_short -= sum(r.nbytes for r in on_the_way)
-        if slots_short <= 0 and bytes_short <= 0:
+        short = self._books.shortage_after_leaving(wanted)
+        if max(short) <= 0:
             return MustEvict(())
-        idle = (
-            Evictable(d, r.nbytes, d in self._desired, r.priority, r.last_use)
-            for d, r in self._residents.items()
-            if d not in exclude and d not in keep and self._is_idle(d, r)
+        idle = in_order(
+            self._evictable(digest)
+            for digest, r in self._residents.items()
+            if digest not in exclude and digest not in keep and self._is_idle(digest, r)
         )
-        victims = choose_victims(idle, slots_short, bytes_short)
+        guard = None if tenant is None else self._guard(wanted, tenant)
+        victims = choose_victims(idle, *short, guard)
+        if victims is None and tenant is not None and self._is_too_wide(wanted, tenant):
+            victims = choose_victims(idle, *short)
         if victims is None:
             return MustWait()
         for victim in victims:
             self._begin_evict(victim.digest)
         return MustEvict(tuple(victim.digest for victim in victims))
 
-    def _shortage(self, wanted: Sequence[Candidate]) -> tuple[int, int]:
-        """Slots and bytes missing for those of ``wanted`` that hold none or are leaving."""
-        new = {
-            c.digest: c.nbytes
-            for c in wanted
-            if c.digest not in self._residents
-            or self._residents[c.digest].state is AdapterState.EVICTING
-        }
-        room = self.memory_bytes - self._bytes_used
-        return len(new) - len(self._free), sum(new.values()) - room
+    def _is_too_wide(self, wanted: Sequence[Candidate], tenant: TenantId) -> bool:
+        """Whether it is more than a share, and no wait for the tenant's own would help."""
+        guard = self._guard(wanted, tenant)
+        if guard is None or not guard.too_wide:
+            return False
+        short = self._books.shortage_after_leaving(wanted)
+        return choose_victims(self._in_use_or_idle(wanted), *short, guard) is None
+
+    def _in_use_or_idle(self, wanted: Sequence[Candidate]) -> list[Evictable]:
+        """All but those wanted, pinned or leaving."""
+        exclude = {c.digest for c in wanted} | self._pinned
+        return [
+            self._evictable(digest)
+            for digest, r in self._residents.items()
+            if digest not in exclude and r.state is not AdapterState.EVICTING
+        ]
+
+    def _guard(self, wanted: Sequence[Candidate], tenant: TenantId) -> ShareGuard | None:
+        tenants = self._use.tenants()
+        if tenants <= {tenant}:
+            return None
+        distinct = {c.digest: c.nbytes for c in wanted}
+        absent = [n for d, n in distinct.items() if d not in self._residents]
+        pinned = [r.nbytes for d, r in self._residents.items() if d in self._pinned]
+        return ShareGuard(
+            {
+                digest: self._holding(digest)
+                for digest in self._residents
+                if digest not in self._pinned
+            },
+            Amount(self.slots, self.memory_bytes) - Amount(len(pinned), sum(pinned)),
+            tenants,
+            tenant,
+            Amount(len(absent), sum(absent)),
+            Amount(len(distinct), sum(distinct.values())),
+        )
+
+    def _holding(self, digest: AdapterDigest) -> Holding:
+        return Holding(self._residents[digest].nbytes, self._use.users(digest))
+
+    def _evictable(self, digest: AdapterDigest) -> Evictable:
+        resident = self._residents[digest]
+        return Evictable(
+            digest,
+            self._holding(digest),
+            digest in self._desired,
+            resident.priority,
+            resident.last_use,
+        )
 
     def _refuse_impossible(self, wanted: Sequence[Candidate]) -> None:
         sizes = {c.digest: c.nbytes for c in wanted}
@@ -381,30 +414,19 @@ class AdapterPool:
             )
 
     def _reserve(self, candidate: Candidate) -> None:
-        slot = Slot(heapq.heappop(self._free))
-        self._bytes_used += candidate.nbytes
-        self._residents[candidate.digest] = resident = _Resident(
-            candidate, slot, AdapterState.ABSENT, candidate.nbytes
-        )
-        self._touch(resident)
+        self._books.reserve(candidate)
         self._move(candidate.digest, AdapterState.FETCHING)
 
     def _begin_evict(self, digest: AdapterDigest) -> None:
-        self._inflation = max(self._inflation, self._residents[digest].priority)
+        self._books.age(digest)
+        self.evictions += 1
         self._move(digest, AdapterState.EVICTING)
 
     def _drop(self, digest: AdapterDigest) -> None:
-        resident = self._residents.pop(digest)
-        self._bytes_used -= resident.nbytes
-        heapq.heappush(self._free, resident.slot)
+        self._books.drop(digest)
+        self._use.forget(digest)
 
-    def _touch(self, resident: _Resident) -> None:
-        self._uses += 1
-        resident.last_use = self._uses
-        resident.last_used = self._clock.wall()
-        resident.priority = self._inflation + resident.nbytes
-
-    def _is_idle(self, digest: AdapterDigest, resident: _Resident) -> bool:
+    def _is_idle(self, digest: AdapterDigest, resident: Resident) -> bool:
         return (
             resident.state is AdapterState.READY
             and resident.leases == 0
@@ -430,19 +452,8 @@ class AdapterPool:
             raise IntegrityError(f"adapter {digest}: no transition from {before} to {after}")
         self._events.append(AdapterEvent(digest, alias, before, after, slot))
 
-    def _raise_failure(self, digest: AdapterDigest) -> None:
-        self._forget_old_failure(digest)
-        failure = self._failures.get(digest)
-        if failure is not None:
-            raise _ERRORS.get(failure.code, AdapterLoadFailed)(failure.message)
-
-    def _forget_old_failure(self, digest: AdapterDigest) -> None:
-        failure = self._failures.get(digest)
-        if failure is not None and self._clock.monotonic() >= failure.retry_at:
-            del self._failures[digest]
-            self._record(digest, failure.alias, AdapterState.FAILED, AdapterState.ABSENT, None)
-
-
-def _expect(what: str, found: object, expected: object) -> None:
-    if found != expected:
-        raise IntegrityError(f"adapter pool: {what}: found {found}, expected {expected}")
+    def _failure(self, digest: AdapterDigest) -> Failure | None:
+        forgotten = self._failures.expire(digest)
+        if forgotten is not None:
+            self._record(digest, forgotten.alias, AdapterState.FAILED, AdapterState.ABSENT, None)
+        return self._failures.get(digest)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 
 from cluster.domain.adapter import AdapterState
-from cluster.domain.ids import AdapterDigest, Slot
+from cluster.domain.ids import AdapterDigest, Slot, TenantId
+
+SOMEBODY = TenantId("")
+"""Asks for adapters where tenants do not matter: one for all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,3 @@ class MustEvict:
 @dataclass(frozen=True, slots=True)
 class MustWait:
     """Everything that could make room is in use."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed load that is remembered for a while."""
-
-    alias: str
-    code: str
-    message: str
-    retry_at: float  # monotonic seconds

@@ -5,18 +5,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.adapters.eviction import Evictable, choose_victims
+from cluster.adapters.eviction import MAX_COUNTED_USES, Evictable, choose_victims, in_order
 from cluster.adapters.pool import TRANSITIONS, AdapterPool
 from cluster.adapters.pool_types import Admitted, Candidate, MustEvict, MustWait
+from cluster.adapters.shares import Amount, Holding, ShareGuard
 from cluster.clock import ManualClock
 from cluster.domain.adapter import AdapterState
-from cluster.domain.ids import AdapterDigest
+from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterCapacity, AdapterLoadFailed, AdapterUnsupported
 
 SIZES = {"a": 10, "b": 10, "c": 25, "d": 40, "e": 5, "f": 10}
 DIGESTS = st.sampled_from(sorted(SIZES))
 MIXTURES = st.lists(DIGESTS, max_size=3)
+TENANTS = st.sampled_from([TenantId(name) for name in ("acme", "bolt", "cold")])
 TTL = 30.0
+WINDOW = 40.0
 
 
 def candidate(name: str) -> Candidate:
@@ -26,15 +29,19 @@ def candidate(name: str) -> Candidate:
 class AdapterPoolMachine(RuleBasedStateMachine):
     """The model: each generation's state and size, the open leases, and the history of uses."""
 
-    @initialize(slots=st.integers(1, 4), budget=st.integers(40, 90))
+    @initialize(slots=st.integers(1, 6), budget=st.integers(40, 120))
     def start(self, slots: int, budget: int) -> None:
         self.slots, self.budget = slots, budget
         self.clock = ManualClock()
-        self.pool = AdapterPool(slots, budget, TTL, self.clock)
+        self.pool = AdapterPool(slots, budget, TTL, self.clock, share_window_s=WINDOW)
         self.state: dict[str, AdapterState] = {}
         self.size: dict[str, int] = {}
         self.failed: dict[str, tuple[str, float]] = {}
         self.leases: dict[int, list[str]] = {}
+        self.tenant_of: dict[int, TenantId] = {}
+        self.used_at: dict[str, dict[TenantId, float]] = {}
+        self.seen_at: dict[TenantId, float] = {}
+        self.uses: dict[str, int] = {}
         self.pinned: set[str] = set()
         self.desired: set[str] = set()
         self.priority: dict[str, int] = {}
@@ -54,12 +61,59 @@ class AdapterPoolMachine(RuleBasedStateMachine):
 
     def touch(self, name: str) -> None:
         self.last_use = [n for n in self.last_use if n != name] + [name]
-        self.priority[name] = self.inflation + self.size[name]
+        weight = min(max(self.uses.get(name, 0), 1), MAX_COUNTED_USES)
+        self.priority[name] = self.inflation + weight * self.size[name]
+
+    def note(self, tenant: TenantId, names) -> None:
+        now = self.clock.monotonic()
+        for name in names:
+            self.used_at.setdefault(name, {})[tenant] = now
+            self.seen_at[tenant] = now
+
+    def users(self, name: str) -> set[TenantId]:
+        since = self.clock.monotonic() - WINDOW
+        return {t for t, at in self.used_at.get(name, {}).items() if at > since}
+
+    def tenants(self) -> set[TenantId]:
+        since = self.clock.monotonic() - WINDOW
+        return {t for t, at in self.seen_at.items() if at > since}
+
+    def held_by(self, tenant: TenantId, gone: set[str] = frozenset()) -> Amount:
+        """What counts for a tenant."""
+        names = [n for n in self.state if tenant in self.users(n) and n not in self.pinned | gone]
+        return Amount(len(names), sum(self.size[n] for n in names))
+
+    def check_shares(self, tenant: TenantId, victims: set[str], names: set[str]) -> None:
+        """Nobody else has lost what a share protects."""
+        tenants = self.tenants() | {tenant}
+        pinned = self.pinned & self.state.keys()
+        share = Amount(
+            (self.slots - len(pinned)) // len(tenants),
+            (self.budget - sum(self.size[n] for n in pinned)) // len(tenants),
+        )
+        if not Amount(len(names), sum(SIZES[n] for n in names)).fits(share):
+            return  # wider than a share: served as if there were none
+        new = names - self.state.keys()
+        own = [n for n in self.state if self.users(n) == {tenant} and n not in self.pinned]
+        need = Amount(len(new), sum(SIZES[n] for n in new))
+        before = Amount(len(own), sum(self.size[n] for n in own)) + need
+        mine = victims & set(own)
+        after = before - Amount(len(mine), sum(self.size[n] for n in mine))
+        for other in tenants - {tenant}:
+            lost = {n for n in victims if other in self.users(n)}
+            if not lost:
+                continue
+            left = self.held_by(other, victims)
+            kept = left.slots >= share.slots > 0 or left.nbytes >= share.nbytes
+            had_more = not self.held_by(other).fits(share)
+            assert kept or (had_more and after.fits(share))
 
     def in_state(self, *states: AdapterState) -> list[str]:
         return sorted(n for n, s in self.state.items() if s in states)
 
-    def check_answer(self, answer, names: set[str], keep: set[str]) -> bool:
+    def check_answer(
+        self, answer, names: set[str], keep: set[str], tenant: TenantId | None = None
+    ) -> bool:
         """Verify an answer against the model; whether the room was granted."""
         leaving = {n for n, s in self.state.items() if s is AdapterState.EVICTING}
         new = {n for n in names if n not in self.state}
@@ -82,18 +136,26 @@ class AdapterPoolMachine(RuleBasedStateMachine):
         spare = self.idle() - names - keep
         if isinstance(answer, MustWait):
             everything = sum(self.size[n] for n in spare)
-            assert len(spare) < lack_slots or everything < lack_bytes
+            enough = len(spare) >= lack_slots and everything >= lack_bytes
+            guarded = tenant is not None and self.tenants() - {tenant}
+            assert guarded or not enough
+            idle_or_pinned = self.idle() | (self.pinned & self.state.keys())
+            assert tenant is None or idle_or_pinned != self.state.keys(), "it waits for nothing"
             return False
         assert isinstance(answer, MustEvict)
         victims = list(answer.victims)
         assert set(victims) <= spare
         assert len(victims) >= lack_slots
         assert sum(self.size[n] for n in victims) >= lack_bytes
+        guarded = tenant is not None and self.tenants() - {tenant}
+        if tenant is not None:
+            self.check_shares(tenant, set(victims), names)
         for one in victims:
             rest = [n for n in victims if n != one]
             enough = sum(self.size[n] for n in rest) >= lack_bytes
-            assert len(rest) < lack_slots or not enough, "a victim too many"
-        if lack_bytes <= 0 and victims:
+            own = guarded and not self.users(one) - {tenant}
+            assert own or len(rest) < lack_slots or not enough, "a victim too many"
+        if lack_bytes <= 0 and victims and not guarded:
             order = sorted(
                 spare,
                 key=lambda n: (n in self.desired, self.priority[n], self.last_use.index(n)),
@@ -114,40 +176,47 @@ class AdapterPoolMachine(RuleBasedStateMachine):
             return AdapterCapacity
         return None
 
-    @rule(names=MIXTURES)
-    def admit(self, names: list[str]) -> None:
+    @rule(names=MIXTURES, tenant=TENANTS)
+    def admit(self, names: list[str], tenant: TenantId) -> None:
         wanted = [candidate(n) for n in names]
         refusal = self.expected_refusal(names)
         if refusal is not None:
             with pytest.raises(refusal):
-                self.pool.admit(wanted)
+                self.pool.admit(wanted, tenant)
             return
-        answer = self.pool.admit(wanted)
-        if not self.check_answer(answer, set(names), keep=set()):
+        answer = self.pool.admit(wanted, tenant)
+        if not self.check_answer(answer, set(names), keep=set(), tenant=tenant):
             return
         lease = answer.lease
         assert list(lease.digests) == names
         assert lease.id not in self.leases
         self.leases[lease.id] = names
+        self.tenant_of[lease.id] = tenant
+        self.note(tenant, set(names))
         slots = {r.digest: self.pool.slot_of(r.digest) for r in self.pool.residents()}
         assert list(lease.slots) == [slots[n] for n in names]
         for name in frozenset(c.digest for c in wanted):
+            self.uses[name] = self.uses.get(name, 0) + 1
             self.touch(name)
 
-    @rule(name=DIGESTS, spare=st.booleans())
-    def prefetch(self, name: str, spare: bool) -> None:
+    @rule(name=DIGESTS, gently=st.booleans())
+    def prefetch(self, name: str, gently: bool) -> None:
         refusal = self.expected_refusal([name])
         if refusal is not None:
             with pytest.raises(refusal):
-                self.pool.admit_prefetch(candidate(name), spare_desired=spare)
+                self.pool.admit_prefetch(candidate(name), gently=gently)
             return
-        answer = self.pool.admit_prefetch(candidate(name), spare_desired=spare)
-        self.check_answer(answer, {name}, keep=self.desired if spare else set())
+        answer = self.pool.admit_prefetch(candidate(name), gently=gently)
+        keep = set(self.desired) if gently or name in self.desired else set()
+        keep |= {n for n in self.state if gently and self.users(n)}
+        self.check_answer(answer, {name}, keep)
 
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         lease = data.draw(st.sampled_from([*sorted(self.leases), 10_000]))
         assert self.pool.release(lease) is (lease in self.leases)
+        if lease in self.leases:
+            self.note(self.tenant_of[lease], self.leases[lease])
         self.leases.pop(lease, None)
         assert not self.pool.release(lease)
 
@@ -188,6 +257,7 @@ class AdapterPoolMachine(RuleBasedStateMachine):
         for lease, held in tuple(self.leases.items()):
             if name in held:
                 self.pool.release(lease)
+                self.note(self.tenant_of[lease], held)
                 del self.leases[lease]
         self.pool.failed(AdapterDigest(name), kind("broken"))
         self.forget(name)
@@ -204,6 +274,8 @@ class AdapterPoolMachine(RuleBasedStateMachine):
     def forget(self, name: str) -> None:
         del self.state[name], self.size[name], self.priority[name]
         self.last_use.remove(name)
+        self.used_at.pop(name, None)
+        self.uses.pop(name, None)
 
     @rule(name=DIGESTS)
     def evict(self, name: str) -> None:
@@ -268,7 +340,7 @@ EVICTABLES = st.lists(
     st.builds(
         Evictable,
         digest=st.uuids().map(lambda u: AdapterDigest(u.hex)),
-        nbytes=st.integers(1, 50),
+        holding=st.builds(Holding, nbytes=st.integers(1, 50), users=st.frozensets(TENANTS)),
         desired=st.booleans(),
         priority=st.integers(0, 5),
         last_use=st.integers(0, 1000),
@@ -280,7 +352,7 @@ EVICTABLES = st.lists(
 
 @given(idle=EVICTABLES, slots=st.integers(-1, 5), nbytes=st.integers(-5, 120))
 def test_victims_suffice_and_none_is_spare(idle, slots, nbytes):
-    victims = choose_victims(idle, slots, nbytes)
+    victims = choose_victims(in_order(idle), slots, nbytes)
     if victims is None:
         assert len(idle) < slots or sum(e.nbytes for e in idle) < nbytes
         return
@@ -293,7 +365,26 @@ def test_victims_suffice_and_none_is_spare(idle, slots, nbytes):
 
 @given(idle=EVICTABLES, slots=st.integers(0, 5))
 def test_with_slots_short_the_undesired_and_least_recent_go_first(idle, slots):
-    victims = choose_victims(idle, slots, 0)
+    victims = choose_victims(in_order(idle), slots, 0)
     if victims is not None:
         order = sorted(idle, key=lambda e: (e.desired, e.priority, e.last_use))
         assert list(victims) == order[:slots]
+
+
+@given(idle=EVICTABLES, tenant=TENANTS, need=st.integers(1, 4), total=st.integers(7, 12))
+def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total):
+    """Everything is idle: whoever asks for no more than a share is let in, at nobody's cost."""
+    tenants = frozenset(user for e in idle for user in e.holding.users) | {tenant}
+    held = {e.digest: e.holding for e in idle}
+    total_bytes = 10_000
+    wanted = Amount(need, need)
+    guard = ShareGuard(held, Amount(total, total_bytes), tenants, tenant, wanted, wanted)
+    before = {t: sum(t in e.holding.users for e in idle) for t in tenants}
+    victims = choose_victims(in_order(idle), need - (total - len(idle)), 0, guard)
+    if victims is None:
+        assert guard.too_wide
+        return
+    for other in tenants - {tenant}:
+        lost = sum(other in victim.holding.users for victim in victims)
+        share = total // len(tenants)
+        assert not lost or before[other] - lost >= min(share, before[other])

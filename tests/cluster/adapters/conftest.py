@@ -1,15 +1,22 @@
-"""Adapter folders made on the spot."""
+"""Adapter folders made on the spot, and managers over none."""
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
+from structlog.testing import capture_logs
 
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.manager import AdapterManager
+from cluster.clock import ManualClock
+from cluster.config import AdapterConfig
+from tests.support.adapter_rig import NAMES, Bank, Loader, Rig, entry
 
 HIDDEN, WIDE = 8, 12
 SHAPES = {
@@ -79,3 +86,36 @@ def write_adapter() -> WriteAdapter:
 @pytest.fixture
 def make_tensors() -> Callable[..., dict[str, torch.Tensor]]:
     return lora_tensors
+
+
+@pytest.fixture(autouse=True)
+def logs():
+    with capture_logs() as entries:
+        yield entries
+
+
+@pytest.fixture
+async def make_rig():
+    made: list[Rig] = []
+    executor = ThreadPoolExecutor(4)
+
+    def make(slots=2, memory=1000, timeout=20.0, host=1000, **options) -> Rig:
+        clock, bank, loader, events = ManualClock(), Bank(), Loader(), []
+        config = AdapterConfig(
+            slots=slots, memory_bytes=memory, load_timeout_s=timeout, host_bytes=host
+        )
+        catalog = AdapterCatalog(entry(name) for name in NAMES)
+        manager = AdapterManager(
+            config, catalog, bank, loader, clock, executor, on_change=events.extend, **options
+        )
+        made.append(Rig(manager, bank, loader, clock, events))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        for event in rig.loader.held.values():
+            event.set()
+        await rig.manager.close()
+        rig.manager.check_integrity()
+        assert rig.manager.waiting == 0
+    executor.shutdown()

@@ -2,27 +2,16 @@
 
 import asyncio
 import threading
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.manager import AdapterManager
 from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
-from cluster.domain.adapter import (
-    SHARED_OWNER,
-    AdapterEntry,
-    AdapterKey,
-    AdapterManifest,
-    AdapterState,
-)
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
     AdapterCapacity,
@@ -31,153 +20,7 @@ from cluster.errors import (
     AdapterUnsupported,
     ModelNotFound,
 )
-
-NAMES = "abcdefgh"
-READY = AdapterState.READY
-
-
-def entry(name: str) -> AdapterEntry:
-    manifest = AdapterManifest(
-        digest=AdapterDigest(name),
-        rank=8,
-        alpha=16.0,
-        use_rslora=False,
-        target_modules=("q_proj",),
-        modules=("m.q_proj",),
-        max_rank=8,
-        nbytes=7,
-        base_model=None,
-        base_digest=None,
-    )
-    key = AdapterKey(SHARED_OWNER, name.upper(), AdapterDigest(name))
-    return AdapterEntry(key, manifest, f"/adapters/{name}")
-
-
-class Bank:
-    """Remembers what each slot holds and which thread wrote it."""
-
-    def __init__(self, required: int = 10) -> None:
-        self.required = required
-        self.slots: dict[int, str] = {}
-        self.threads: set[int] = set()
-        self.failing: dict[str, Exception] = {}
-        self.sizes: dict[str, int] = {}
-        self.writes: Counter[str] = Counter()
-
-    def write(self, slot, tensors):
-        self.threads.add(threading.get_ident())
-        name = tensors["name"]
-        if name in self.failing:
-            self.slots[slot] = "garbage"
-            raise self.failing[name]
-        assert slot not in self.slots, "a slot must be cleared before it is given away"
-        self.slots[slot] = name
-        self.writes[name] += 1
-
-    def clear(self, slot):
-        self.threads.add(threading.get_ident())
-        self.slots.pop(slot, None)
-
-    def required_nbytes(self, ranks):
-        assert ranks == {"m.q_proj": 8}
-        return self.required
-
-    def nbytes(self, slot):
-        return self.sizes.get(self.slots[slot], 10)
-
-
-class Loader:
-    """Loads at once, unless a name is held back or broken."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, threading.Event] = {}
-        self.failing: dict[str, Exception] = {}
-        self.loads: Counter[str] = Counter()
-        self.now = 0
-        self.most_at_once = 0
-        self.lock = threading.Lock()
-
-    def hold(self, name):
-        self.held[name] = threading.Event()
-
-    def __call__(self, adapter):
-        name = adapter.key.digest
-        with self.lock:
-            self.loads[name] += 1
-            self.now += 1
-            self.most_at_once = max(self.most_at_once, self.now)
-        try:
-            if name in self.held:
-                self.held[name].wait(30)
-            if name in self.failing:
-                raise self.failing[name]
-            return SimpleNamespace(tensors={"name": name})
-        finally:
-            with self.lock:
-                self.now -= 1
-
-
-@dataclass
-class Rig:
-    manager: AdapterManager
-    bank: Bank
-    loader: Loader
-    clock: ManualClock
-    events: list
-
-    def holds(self, lease):
-        return [self.bank.slots.get(slot) for slot in lease.slots]
-
-    def state(self):
-        return {r.digest: r.state for r in self.manager.resident()}
-
-
-@pytest.fixture(autouse=True)
-def logs():
-    with capture_logs() as entries:
-        yield entries
-
-
-@pytest.fixture
-async def make_rig():
-    made: list[Rig] = []
-    executor = ThreadPoolExecutor(4)
-
-    def make(slots=2, memory=1000, timeout=20.0, **options) -> Rig:
-        clock, bank, loader, events = ManualClock(), Bank(), Loader(), []
-        config = AdapterConfig(slots=slots, memory_bytes=memory, load_timeout_s=timeout)
-        catalog = AdapterCatalog(entry(name) for name in NAMES)
-        manager = AdapterManager(
-            config, catalog, bank, loader, clock, executor, on_change=events.extend, **options
-        )
-        made.append(Rig(manager, bank, loader, clock, events))
-        return made[-1]
-
-    yield make
-    for rig in made:
-        for event in rig.loader.held.values():
-            event.set()
-        await rig.manager.close()
-        rig.manager.check_integrity()
-        assert rig.manager.waiting == 0
-    executor.shutdown()
-
-
-async def until(condition):
-    """Let the loop and its threads run until something is so."""
-    async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - worker threads change what it reads
-            await asyncio.sleep(0.001)
-
-
-async def settle():
-    """Let everything that can run without a thread run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
-def acquire(rig, names):
-    return asyncio.create_task(rig.manager.acquire([AdapterDigest(n) for n in names]))
+from tests.support.adapter_rig import NAMES, READY, Bank, Loader, acquire, entry, settle, until
 
 
 async def test_slots_come_in_the_order_asked_and_repeats_share_one(make_rig):
@@ -389,7 +232,7 @@ def test_whoever_waits_first_gets_room_within_the_bound(slots, overtakes, hot, o
             cold = ask([AdapterDigest("h")])
             await settle()
             late, ended = [], 0
-            while manager._queue and not manager._tasks:
+            while held and not cold.done() and not manager._line.loads.tasks:
                 closed = drains[-1] if drains else frozenset()
                 candidates = [lease for lease in held if closed & set(lease.digests)] or held
                 lease = order.choice(candidates)
@@ -773,6 +616,9 @@ async def test_loading_without_a_lease_says_what_came_of_it(make_rig):
     with pytest.raises(AdapterCapacity):
         await rig.manager.load(AdapterDigest("b"))
     rig.manager.release(lease)
+    with pytest.raises(AdapterCapacity):
+        await rig.manager.load(AdapterDigest("b"))  # a tenant has used "a" just now
+    rig.clock.advance(60)
     rig.loader.failing["c"] = AdapterUnsupported("a kind of its own")
     with pytest.raises(AdapterUnsupported, match="of its own"):
         await rig.manager.load(AdapterDigest("c"))

@@ -62,10 +62,10 @@ def test_a_transition_outside_the_table_is_a_defect(pool):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda pool: pool._free.pop(), "slots"),
-        (lambda pool: setattr(pool, "_bytes_used", 11), "found 10, expected 11"),
+        (lambda pool: pool._books.free.pop(), "slots"),
+        (lambda pool: setattr(pool._books, "bytes_used", 11), "found 10, expected 11"),
         (lambda pool: pool._leases.clear(), "leases of a: found 1, expected 0"),
-        (lambda pool: pool._leases.update({9: frozenset({"z"})}), "leased but not here"),
+        (lambda pool: pool._leases.update({9: ("t", frozenset({"z"}))}), "leased but not here"),
     ],
 )
 def test_integrity_names_both_numbers(pool, spoil, says):
