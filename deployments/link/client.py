@@ -19,6 +19,7 @@ from cluster.errors import ReplicaLost
 from deployments.link.auth import HEADER, link_token
 from deployments.link.messages import (
     Cancel,
+    Reroute,
     SnapshotItem,
     StepItem,
     Submit,
@@ -110,6 +111,11 @@ class ReplicaLink:
         self._queues[message.request_id] = queue
         self._outbox.put_nowait(message)
         return queue
+
+    def reroute(self, message: Reroute) -> None:
+        """Send a re-route of a request that was submitted here; nothing where it has ended."""
+        if message.request_id in self._queues and not self._closed:
+            self._outbox.put_nowait(message)
 
     def cancel(self, request_id: RequestId) -> None:
         """Tell the replica to stop; its queue receives nothing more."""

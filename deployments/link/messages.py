@@ -1,6 +1,6 @@
 """What crosses a link between one front and one replica: data only, MessagePack on the wire.
 
-Front to replica: ``Submit``, ``Cancel``. Replica to front: ``StepItem`` (one per
+Front to replica: ``Submit``, ``Reroute``, ``Cancel``. Replica to front: ``StepItem`` (one per
 engine step, for all of this front's requests together) and ``SnapshotItem``.
 """
 
@@ -9,6 +9,13 @@ import msgspec
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk, SamplingParams
+
+
+class SegmentStart(msgspec.Struct, frozen=True):
+    """Where a sequence had been re-routed before it came here."""
+
+    start: int  # tokens of the completion before
+    signed_decision: bytes
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
@@ -25,6 +32,16 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     resumed_token_ids: tuple[int, ...] = ()
     arrived_at: float = 0.0
     deadline_at: float | None = None
+    segments: tuple[SegmentStart, ...] = ()  # that began within the resumed tokens, in order
+
+
+class Reroute(msgspec.Struct, frozen=True, tag="reroute"):
+    """Let a sequence go on by another decision. Its chunks say where that began, or why not; until
+    then no other one may be sent."""
+
+    request_id: RequestId
+    signed_decision: bytes
+    after: int  # tokens of the completion that must come first
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
@@ -47,7 +64,7 @@ class SnapshotItem(msgspec.Struct, frozen=True, tag="snapshot"):
     snapshot: ReplicaSnapshot
 
 
-ToReplica = Submit | Cancel
+ToReplica = Submit | Reroute | Cancel
 ToFront = StepItem | SnapshotItem
 
 _encoder = msgspec.msgpack.Encoder()

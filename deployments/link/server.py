@@ -18,6 +18,7 @@ from cluster.domain.request import GenerationChunk
 from deployments.link.auth import HEADER, token_matches
 from deployments.link.messages import (
     Cancel,
+    Reroute,
     SnapshotItem,
     StepItem,
     Submit,
@@ -37,6 +38,8 @@ class LinkHandler(Protocol):
     """What a replica does with messages. All calls come on the event loop's thread."""
 
     def submit(self, message: Submit) -> None: ...
+
+    def reroute(self, message: Reroute) -> None: ...
 
     def cancel(self, request_id: RequestId) -> None: ...
 
@@ -137,6 +140,8 @@ class LinkServer:
                 connection.requests.add(message.request_id)
                 self._owner[message.request_id] = connection
                 self._handler.submit(message)
+            case Reroute():
+                self._handler.reroute(message)
             case Cancel():
                 self._handler.cancel(message.request_id)
 

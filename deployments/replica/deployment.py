@@ -24,7 +24,7 @@ from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
 from cluster.errors import BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
-from deployments.link.messages import Submit
+from deployments.link.messages import Reroute, Submit
 from deployments.link.server import LinkServer
 from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
@@ -89,6 +89,7 @@ class Replica:
             on_chunks=self._on_chunks,
             new_seed=lambda: secrets_module.randbits(63),
             fusion=self._fusion.engine_parts(),
+            on_returned=self._on_returned,
         )
         self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="adapter-load")
         self._base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
@@ -155,6 +156,10 @@ class Replica:
         """A front's request."""
         self._requests.submit(message)
 
+    def reroute(self, message: Reroute) -> None:
+        """A front's word about a request that runs here."""
+        self._requests.reroute(message)
+
     def cancel(self, request_id: RequestId) -> None:
         """A client has gone."""
         self._requests.cancel(request_id)
@@ -185,7 +190,11 @@ class Replica:
             desired=tuple(sorted(desired)),
             desired_version=version,
             max_model_len=self._engine.engine.max_model_len,
-            counters=(*stats.as_counters(), *self._requests.counters.as_counters()),
+            counters=(
+                *stats.as_counters(),
+                *self._requests.counters.as_counters(),
+                *self._requests.rerouting.counters.as_counters(),
+            ),
         )
 
     # From the controller and the fronts, through Serve
@@ -270,6 +279,9 @@ class Replica:
 
     def _on_chunks(self, chunks: list[GenerationChunk]) -> None:
         self._requests.on_chunks(chunks)
+
+    def _on_returned(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
+        self._requests.on_returned(request_id, token_ids)
 
     def _deliver(self, chunks: list[GenerationChunk]) -> None:
         stats = self._engine.engine.stats()

@@ -9,6 +9,10 @@ waits here on its own, so none holds up another; ``cluster.adapters.manager`` sa
 slots are given. Where an adapter must leave for one that waits long, requests over it that have
 not begun are taken back from the engine and wait here again (``give_way``). A deadline counts in
 both places, and so does a cancellation.
+
+A request that was re-routed has several segments (``deployments.replica.rerouting``). Where its
+tokens so far must be computed, because it comes from a lost replica or the engine has handed it
+back, it needs the adapters of all of them at once. Where they do not fit, the newest alone serve.
 """
 
 import asyncio
@@ -16,41 +20,38 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+import msgspec
 import structlog
 
 from cluster.adapters.manager import AdapterManager
 from cluster.adapters.pool_types import Lease
 from cluster.clock import Clock
 from cluster.domain.decision import RoutingDecision, SiteWeights
-from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
+from cluster.engine.fusion_spec import Fusion
+from cluster.engine.segments import Segment
 from cluster.errors import (
+    AdapterCapacity,
     BraidError,
     DecisionRejected,
     IntegrityError,
     Overloaded,
+    ReplicaLost,
     StoreUnavailable,
 )
-from deployments.link.messages import Submit
+from deployments.link.messages import Reroute, Submit
 from deployments.replica.fusion import DecisionFusion
+from deployments.replica.live import LaterSegment, Live
+from deployments.replica.rerouting import Rerouting
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
 
 Deliver = Callable[[list[GenerationChunk]], None]
 BASE = AdapterDigest("")
-
-
-@dataclass(slots=True)
-class _Live:
-    submit: Submit
-    admission: asyncio.Task[None] | None = None
-    lease: Lease | None = None
-    decision: RoutingDecision | None = None
-    in_engine: bool = False  # else it is counted in _waiting
-    tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -114,13 +115,22 @@ class RequestBook:
         self._clock = clock
         self._loop = loop
         self._deliver = deliver
-        self._live: dict[RequestId, _Live] = {}
+        self._live: dict[RequestId, Live] = {}
         self._waiting: Counter[TenantId] = Counter()  # live, not in the engine
         self._idle = asyncio.Event()
         self._idle.set()
         self._writing: set[asyncio.Task[None]] = set()  # decisions on their way to the store
         self._loads: dict[tuple[AdapterDigest, TenantId], _Load] = {}
         self.counters = RequestCounters()
+        self.rerouting = Rerouting(
+            engine=engine,
+            adapters=adapters,
+            fusion=fusion,
+            read=self._read_decision,
+            hold=self._hold,
+            is_live=self._is_live,
+            deliver=deliver,
+        )
 
     @property
     def waiting_for_admission(self) -> int:
@@ -141,9 +151,13 @@ class RequestBook:
 
     def uses(self, digest: AdapterDigest) -> bool:
         """Whether a live request has been decided on this generation, or may have been."""
-        return any(
-            live.decision is None or digest in live.decision.digests for live in self._live.values()
-        )
+        for live in self._live.values():
+            coming = live.coming
+            if live.decision is None or digest in live.digests:
+                return True
+            if coming and (coming.decision is None or digest in coming.decision.digests):
+                return True
+        return False
 
     def uses_router(self, version: str) -> bool:
         """Whether a live request has been decided by a router of this version, or may have been."""
@@ -154,7 +168,7 @@ class RequestBook:
 
     def submit(self, message: Submit) -> None:
         """Take a request; its chunks, at least a last one, will be delivered."""
-        live = _Live(message)
+        live = Live(message)
         full = self._is_full_for(message.tenant)
         self._live[message.request_id] = live
         self._waiting[message.tenant] += 1
@@ -165,6 +179,12 @@ class RequestBook:
         else:
             live.admission = asyncio.create_task(self._admit(live))
 
+    def reroute(self, message: Reroute) -> None:
+        """Let a request go on by another decision; an unknown id has ended already."""
+        live = self._live.get(message.request_id)
+        if live is not None:
+            self.rerouting.ask(live, message)
+
     def give_way(self, digests: frozenset[AdapterDigest]) -> None:
         """Give up the leases on ``digests`` of requests that have not begun; they wait again."""
         for live in tuple(self._live.values()):
@@ -172,11 +192,15 @@ class RequestBook:
             if lease is None or not live.in_engine or digests.isdisjoint(lease.digests):
                 continue
             if self._engine.withdraw(live.submit.request_id):
-                live.in_engine = False
-                self._waiting[live.submit.tenant] += 1
-                live.lease = None
-                self._adapters.release(lease)
-                live.admission = asyncio.create_task(self._admit(live))
+                self._wait_again(live)
+
+    def _wait_again(self, live: Live) -> None:
+        """A request has left the engine, and holds nothing until it comes in again."""
+        live.in_engine = False
+        self._waiting[live.submit.tenant] += 1
+        for lease in live.leases():
+            self._adapters.release(lease)
+        live.admission = asyncio.create_task(self._admit(live))
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request whose client has gone; an unknown id has ended already."""
@@ -184,7 +208,7 @@ class RequestBook:
         if live is None:
             return
         if live.in_engine:
-            self._engine.cancel(request_id)
+            live.cancelled = not self._engine.cancel(request_id)
         elif live.admission is not None:
             # Ended here, not by the task: one that has not begun would never see it.
             live.admission.cancel()
@@ -193,6 +217,21 @@ class RequestBook:
     def on_chunks(self, chunks: list[GenerationChunk]) -> None:
         """The engine's callback, in its step thread."""
         self._loop.call_soon_threadsafe(self._relay, chunks)
+
+    def on_returned(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
+        """The engine's callback, in its step thread: a request that is to be submitted again, with
+        all tokens of its completion."""
+        self._loop.call_soon_threadsafe(self._take_back, request_id, token_ids)
+
+    def _take_back(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        live.submit = msgspec.structs.replace(live.submit, resumed_token_ids=token_ids)
+        live.returned = True
+        self._wait_again(live)
+        if live.cancelled:
+            self.cancel(request_id)
 
     def check_integrity(self) -> None:
         """Check that those that wait are those that are live and not in the engine.
@@ -224,12 +263,18 @@ class RequestBook:
                     self._complete(live, chunk.site_weights)
             if live is None:
                 continue
+            if chunk.segment_start is not None:
+                self._credit(live)
+                self.rerouting.begun(live, chunk.segment_start)
+                self._count_demand(live)
             live.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
                 self._close(chunk.request_id, live, chunk.finish_reason)
+            elif live.earlier:
+                self.rerouting.let_go(live)
         self._deliver(chunks)
 
-    def _complete(self, live: _Live, weights: SiteWeights) -> None:
+    def _complete(self, live: Live, weights: SiteWeights) -> None:
         """Keep what prefill has decided, so that no retry, repeat or other replica asks again."""
         assert live.decision is not None
         live.decision = replace(live.decision, site_weights=weights)
@@ -245,7 +290,7 @@ class RequestBook:
             self.counters.decisions_not_written += 1
             log.warning("replica.decision_not_written", id=decision.id, reason=error.message)
 
-    async def _admit(self, live: _Live) -> None:
+    async def _admit(self, live: Live) -> None:
         """Bring a request into the engine.
 
         Cancelling this task may come to nothing: before Python 3.12 ``asyncio.wait_for``, which
@@ -255,15 +300,20 @@ class RequestBook:
         message = live.submit
         try:
             if live.decision is None:
-                decision = await self._read_decision(message)
+                decision = await self._read_decision(message, message.signed_decision)
+                later = [
+                    LaterSegment(s.start, await self._read_decision(message, s.signed_decision))
+                    for s in message.segments
+                ]
                 if not self._is_live(live):
                     return
-                live.decision = decision
-                self._count_arrival(live)
+                live.decision, live.later = decision, later
+                self.counters.requests_arrived += 1
+                self._count_demand(live)
             await self._catch_up(live.decision)
             if not self._is_live(live):
                 return
-            lease = await self._acquire(live.decision.digests, message.deadline_at)
+            lease = await self._hold_all(live)
             if not self._is_live(live):
                 if lease is not None:
                     self._adapters.release(lease)
@@ -272,7 +322,7 @@ class RequestBook:
             if live.lease is None:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
-            adapters, fusion = self._fusion.plan(live.decision, live.lease.slots)
+            adapters, fusion = self._plan(live.decision, live.lease)
             request = GenerationRequest(
                 request_id=message.request_id,
                 tenant=message.tenant,
@@ -287,22 +337,66 @@ class RequestBook:
                 await asyncio.to_thread(self._engine.prepare, request)
                 if not self._is_live(live):
                     return
-            self._engine.submit(request, self._fusion.namespace(live.decision), adapters, fusion)
+            self._engine.submit(
+                request,
+                self._fusion.namespace(live.decision),
+                adapters,
+                fusion,
+                self._later_segments(live, live.lease),
+            )
             live.in_engine = True
             self._stop_waiting(message.tenant)
+            self.rerouting.resume(live)
         except asyncio.CancelledError:
             self._end(live, FinishReason.CANCELLED, None)
         except BraidError as error:
+            if live.returned:  # another replica may be able to go on
+                error = ReplicaLost(f"the replica cannot go on: {error.message}")
             self._end(live, FinishReason.ERROR, error)
         except Exception as error:
             log.error("replica.admission_failed", request=message.request_id, exc_info=error)
             self._end(live, FinishReason.ERROR, BraidError("the replica could not start it"))
 
     async def _catch_up(self, decision: RoutingDecision) -> None:
-        """The front may know adapters and routers that have not come here yet."""
-        await self._ensure(decision.digests)
+        """The front may know a router that has not come here yet."""
         if self._fusion.lacks(decision):
             await self._ensure_router(decision.router_version)
+
+    def _plan(
+        self, decision: RoutingDecision, lease: Lease
+    ) -> tuple[tuple[tuple[Slot, float], ...], Fusion | None]:
+        slots = dict(zip(lease.digests, lease.slots, strict=True))
+        return self._fusion.plan(decision, [slots[digest] for digest in decision.digests])
+
+    def _later_segments(self, live: Live, lease: Lease) -> list[Segment]:
+        prompt = len(live.submit.prompt_token_ids)
+        return [
+            Segment(
+                prompt + segment.start,
+                self._fusion.namespace(segment.decision),
+                self._plan(segment.decision, lease)[0],
+            )
+            for segment in live.later
+        ]
+
+    async def _hold_all(self, live: Live) -> Lease | None:
+        """A lease on the adapters of all segments; None when the deadline came first."""
+        try:
+            return await self._hold(live, live.digests)
+        except AdapterCapacity as error:
+            if not live.later:
+                raise
+            log.warning(
+                "replica.replay_reduced", request=live.submit.request_id, reason=error.message
+            )
+        self.rerouting.counters.replays_reduced += 1
+        live.decision, live.later = live.newest, []
+        return await self._hold(live, live.digests)
+
+    async def _hold(self, live: Live, digests: tuple[AdapterDigest, ...]) -> Lease | None:
+        """A lease on adapters that the front knew; None when the deadline came first."""
+        await self._ensure(digests)
+        return await self._acquire(digests, live.submit.deadline_at)
 
     async def _acquire(
         self, digests: tuple[AdapterDigest, ...], deadline_at: float | None
@@ -316,7 +410,7 @@ class RequestBook:
         except TimeoutError:
             return None
 
-    def _is_live(self, live: _Live) -> bool:
+    def _is_live(self, live: Live) -> bool:
         return self._live.get(live.submit.request_id) is live
 
     def _is_full_for(self, tenant: TenantId) -> bool:
@@ -330,9 +424,9 @@ class RequestBook:
         if not self._waiting[tenant]:
             del self._waiting[tenant]
 
-    async def _read_decision(self, message: Submit) -> RoutingDecision:
+    async def _read_decision(self, message: Submit, carried: bytes) -> RoutingDecision:
         try:
-            decision, origin = await self._reader.read(message.signed_decision)
+            decision, origin = await self._reader.read(carried)
         except DecisionRejected:
             self.counters.decisions_rejected += 1
             raise
@@ -343,7 +437,7 @@ class RequestBook:
         setattr(self.counters, name, getattr(self.counters, name) + 1)
         return decision
 
-    def _end(self, live: _Live, reason: FinishReason, error: BraidError | None) -> None:
+    def _end(self, live: Live, reason: FinishReason, error: BraidError | None) -> None:
         """End a request that the engine does not hold."""
         request_id = live.submit.request_id
         if not self._is_live(live):
@@ -362,17 +456,16 @@ class RequestBook:
             ]
         )
 
-    def _close(self, request_id: RequestId, live: _Live, reason: FinishReason) -> None:
+    def _close(self, request_id: RequestId, live: Live, reason: FinishReason) -> None:
         del self._live[request_id]
         if not live.in_engine:
             self._stop_waiting(live.submit.tenant)
         if not self._live:
             self._idle.set()
-        if live.lease is not None:
-            self._adapters.release(live.lease)
-        if live.decision is not None:
-            for digest in live.decision.digests or (BASE,):
-                self._loads[digest, live.submit.tenant].tokens += live.tokens
+        self.rerouting.stop(live)
+        for lease in live.leases():
+            self._adapters.release(lease)
+        self._credit(live)
         match reason:
             case FinishReason.ERROR | FinishReason.DEADLINE:
                 self.counters.requests_failed += 1
@@ -381,8 +474,14 @@ class RequestBook:
             case _:
                 self.counters.requests_finished += 1
 
-    def _count_arrival(self, live: _Live) -> None:
-        assert live.decision is not None
-        self.counters.requests_arrived += 1
-        for digest in live.decision.digests or (BASE,):
+    def _credit(self, live: Live) -> None:
+        """Credit the newest tokens to the adapters that they were computed with."""
+        if live.newest is not None:
+            for digest in live.newest.digests or (BASE,):
+                self._loads[digest, live.submit.tenant].tokens += live.tokens - live.booked
+        live.booked = live.tokens
+
+    def _count_demand(self, live: Live) -> None:
+        assert live.newest is not None
+        for digest in live.newest.digests or (BASE,):
             self._loads.setdefault((digest, live.submit.tenant), _Load()).arrived += 1

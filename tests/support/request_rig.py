@@ -1,0 +1,250 @@
+"""A replica's requests without a model: real adapters' manager, scheduler and step loop."""
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.manager import AdapterManager
+from cluster.clock import ManualClock
+from cluster.config import AdapterConfig, EngineConfig
+from cluster.domain.adapter import (
+    SHARED_OWNER,
+    AdapterEntry,
+    AdapterKey,
+    AdapterManifest,
+    WeightedAdapter,
+)
+from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
+from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
+from cluster.domain.request import GenerationChunk, SamplingParams
+from cluster.engine.block_pool import BlockPool
+from cluster.engine.engine import Engine
+from cluster.engine.scheduler import Scheduler, StepPlan
+from cluster.engine.step_output import StepOutput
+from deployments.link.messages import Reroute, Submit
+from deployments.replica.fusion import DecisionFusion
+from deployments.replica.requests import RequestBook
+from router_service.decision_store.layered import Origin
+from tests.support.fake_runner import FakeRunner
+
+NAMES = "abcdefgh"
+
+
+def entry(name: str) -> AdapterEntry:
+    manifest = AdapterManifest(
+        digest=AdapterDigest(name),
+        rank=8,
+        alpha=16.0,
+        use_rslora=False,
+        target_modules=("q_proj",),
+        modules=("m.q_proj",),
+        max_rank=8,
+        nbytes=7,
+        base_model=None,
+        base_digest=None,
+    )
+    return AdapterEntry(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), manifest, f"/{name}")
+
+
+async def nothing_to_catch_up(digests: tuple[str, ...]) -> None:
+    """Every generation of these tests is known from the start."""
+
+
+class Bank:
+    """Room for names."""
+
+    def __init__(self):
+        self.names = {}
+
+    def write(self, slot, tensors):
+        self.names[slot] = tensors["name"]
+
+    def clear(self, slot):
+        del self.names[slot]
+
+    def required_nbytes(self, ranks):
+        return 10
+
+    def nbytes(self, slot):
+        return 10
+
+
+class Reader:
+    """``signed_decision`` is "tenant:adapters"."""
+
+    async def read(self, carried: bytes) -> tuple[RoutingDecision, Origin]:
+        tenant, adapters = carried.decode().split(":")
+        mixture = tuple(
+            WeightedAdapter(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), 1.0)
+            for name in adapters
+        )
+        decision = RoutingDecision(
+            id=DecisionId("dec_0"),
+            tenant=TenantId(tenant),
+            router="explicit",
+            router_version="1",
+            granularity=Granularity.REQUEST,
+            mixture=mixture,
+            source=DecisionSource.EXPLICIT,
+            candidates_digest="",
+            prompt_digest="",
+            created_at=0.0,
+            expires_at=1e12,
+        )
+        return decision, Origin.LOCAL
+
+
+class WatchedRunner(FakeRunner):
+    """Remembers the adapters that each token was computed with, by name, each time it was."""
+
+    def __init__(self, bank: Bank) -> None:
+        super().__init__()
+        self.bank = bank
+        self.computed: dict[str, list[tuple[int, str]]] = {}  # (token, adapters)
+
+    def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
+        for item in plan.scheduled:
+            names = "".join(self.bank.names[slot] for slot, _ in item.sequence.adapters)
+            told = self.computed.setdefault(item.sequence.request_id, [])
+            told += [(position, names) for position in range(item.start, item.end)]
+        return super().execute(plan, seeds)
+
+
+class Rig:
+    def __init__(
+        self,
+        executor,
+        *,
+        slots=2,
+        max_overtakes=2,
+        max_waiting=100,
+        batch=1,
+        timeout=20.0,
+        kv_blocks=64,
+        prefix_cache=True,
+    ) -> None:
+        self.clock = ManualClock()
+        config = EngineConfig(
+            kv_blocks=kv_blocks,
+            block_size=4,
+            max_batch_size=batch,
+            max_batch_tokens=16,
+            max_model_len=32,
+            prefix_cache=prefix_cache,
+        )
+        self.pool = BlockPool(config.kv_blocks, config.block_size)
+        self.bank = Bank()
+        self.runner = WatchedRunner(self.bank)
+        self.runner.gate = threading.Semaphore(0)
+        self.chunks: dict[str, list[GenerationChunk]] = {}
+        self.delivered = 0
+        self.held: set[str] = set()
+        self.may_load = threading.Event()
+        self.engine = Engine(
+            scheduler=Scheduler(config, self.pool, self.clock),
+            pool=self.pool,
+            runner=self.runner,
+            max_model_len=config.max_model_len,
+            eos_token_ids=frozenset(),
+            clock=self.clock,
+            on_chunks=lambda chunks: self.book.on_chunks(chunks),
+            new_seed=lambda: 0,
+            on_returned=lambda name, tokens: self.book.on_returned(name, tokens),
+        )
+        self.manager = AdapterManager(
+            AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=timeout),
+            AdapterCatalog(entry(name) for name in NAMES),
+            self.bank,
+            self.load,
+            self.clock,
+            executor,
+            on_drain=lambda digests: self.book.give_way(digests),
+            max_overtakes=max_overtakes,
+        )
+        self.book = RequestBook(
+            engine=self.engine,
+            adapters=self.manager,
+            ensure=nothing_to_catch_up,
+            ensure_router=nothing_to_catch_up,
+            reader=Reader(),
+            fusion=DecisionFusion({}, "base", isolate_tenants=True),
+            max_waiting=max_waiting,
+            clock=self.clock,
+            loop=asyncio.get_running_loop(),
+            deliver=self.deliver,
+        )
+        self.names = map(str, itertools.count())
+        self.engine.start()
+
+    def load(self, adapter):
+        if adapter.key.digest in self.held:
+            assert self.may_load.wait(30)
+        return SimpleNamespace(tensors={"name": adapter.key.digest})
+
+    def deliver(self, chunks: list[GenerationChunk]) -> None:
+        self.delivered += len(chunks)
+        for chunk in chunks:
+            got = self.chunks.setdefault(chunk.request_id, [])
+            assert not got or got[-1].finish_reason is None, "a chunk after the last one"
+            got.append(chunk)
+
+    def submit(
+        self, adapters="", tenant="t", max_tokens=4, deadline_in=None, resumed=(), segments=()
+    ) -> str:
+        name = next(self.names)
+        self.book.submit(
+            Submit(
+                RequestId(name),
+                TenantId(tenant),
+                (1, 2, 3),
+                SamplingParams(max_tokens=max_tokens, temperature=0.0),
+                f"{tenant}:{adapters}".encode(),
+                deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
+                resumed_token_ids=tuple(resumed),
+                segments=tuple(segments),
+            )
+        )
+        return name
+
+    def reroute(self, name: str, adapters: str, after: int = 0, tenant: str = "t") -> None:
+        signed = f"{tenant}:{adapters}".encode()
+        self.book.reroute(Reroute(RequestId(name), signed, after))
+
+    def tokens(self, name: str) -> int:
+        return sum(len(chunk.token_ids) for chunk in self.chunks.get(name, ()))
+
+    def starts(self, name: str) -> list[int]:
+        """Where segments began, as the chunks tell."""
+        told = [chunk.segment_start for chunk in self.chunks.get(name, ())]
+        return [start for start in told if start is not None]
+
+    def refusals(self, name: str) -> list[str]:
+        return [c.reroute_error for c in self.chunks.get(name, ()) if c.reroute_error is not None]
+
+    async def step(self, name: str, tokens: int) -> None:
+        """Steps until a request has so many tokens, one by one."""
+        await self.until(lambda: self.book._live[RequestId(name)].in_engine)
+        while self.tokens(name) < tokens:
+            seen = self.delivered
+            self.runner.gate.release()
+            await self.until(lambda seen=seen: self.delivered > seen)
+
+    def end_of(self, name: str) -> GenerationChunk | None:
+        got = self.chunks.get(name)
+        return got[-1] if got and got[-1].finish_reason else None
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(20):
+            while not condition():  # noqa: ASYNC110 - the engine's thread changes what it reads
+                await asyncio.sleep(0.001)
+
+    async def end(self, name: str) -> GenerationChunk:
+        await self.until(lambda: self.end_of(name))
+        return self.end_of(name)
+
+    def in_engine(self) -> int:
+        stats = self.engine.stats()
+        return stats.running + stats.waiting
