@@ -22,6 +22,7 @@ from router_service.training.checkpoint import Tensors, TrainState, load_state, 
 from router_service.training.config import NOT_IN_FINGERPRINT, TrainingConfig
 from router_service.training.encoding import EncodedExample, encode_examples
 from router_service.training.export import created_by
+from router_service.training.interrupt import delayed_interrupt
 from router_service.training.jsonl import Example, digest_examples, read_examples
 from router_service.training.optimizer import load_moments, moments
 from router_service.training.schedule import batch_indices, learning_rate
@@ -133,8 +134,9 @@ def run_training(
 ) -> TrainReport:
     """Train and write the result to ``config.out``.
 
-    An interrupted run leaves its last checkpoint there; the same call with ``resume`` ends with the
-    weights an uninterrupted run would have had.
+    An interrupted run leaves its last checkpoint there, one of the very step where it was
+    interrupted by SIGINT in the main thread; the same call with ``resume`` ends with the weights
+    an uninterrupted run would have had.
 
     Args:
         config: settings.
@@ -152,6 +154,7 @@ def run_training(
         ConfigError: ``out`` holds a result already, or a checkpoint of another run.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
+        KeyboardInterrupt: after the step that SIGINT came in.
     """
     if (config.out / result_file).exists() and not config.overwrite:
         raise ConfigError(f"{config.out}: holds {config.result} already; overwrite it explicitly")
@@ -162,11 +165,15 @@ def run_training(
     started = clock()
     run = _Run(config, base, examples, prepare, recipe, identity)
     done_before = run.state.step
-    for loss, dev_loss in run:
-        step, total = run.state.step, run.recipe.steps
-        pace = (clock() - started) / (step - done_before)
-        if progress:
-            progress(TrainProgress(step, total, loss, dev_loss, pace * (total - step)))
+    with delayed_interrupt() as interrupted:
+        for loss, dev_loss in run:
+            step, total = run.state.step, run.recipe.steps
+            pace = (clock() - started) / (step - done_before)
+            if progress:
+                progress(TrainProgress(step, total, loss, dev_loss, pace * (total - step)))
+            if interrupted() and step < total:
+                run.save()
+                raise KeyboardInterrupt
     nbytes = export(run.finish())
     run.checkpoint.unlink(missing_ok=True)
     return TrainReport(
@@ -235,7 +242,7 @@ class _Run:
         if self.dev and (last or state.step % config.eval_every == 0):
             dev_loss = self._evaluate()
         if state.step % config.checkpoint_every == 0 and not last:
-            self._save()
+            self.save()
         return loss, dev_loss
 
     def finish(self) -> Finished:
@@ -306,7 +313,8 @@ class _Run:
             state.evaluations_without_gain += 1
         return loss
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint of the present step."""
         self._config.out.mkdir(parents=True, exist_ok=True)
         self.state.weights = self.trainee.weights()
         self.state.moments = moments(self._optimizer, self._parameters)

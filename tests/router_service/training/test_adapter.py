@@ -1,4 +1,6 @@
 import json
+import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from router_service.training.config import AdapterTrainingConfig
 from router_service.training.encoding import chat_prompt_ids
 from router_service.training.evaluate import Evaluator
 from router_service.training.export import WEIGHTS_FILE
+from router_service.training.interrupt import delayed_interrupt
 from router_service.training.jsonl import Example, write_examples
 from router_service.training.run import CHECKPOINT_FILE, TrainProgress
 
@@ -107,6 +110,41 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(
     assert_same(weights(whole.out), weights(resumed.out))
     assert resumed.dev_loss == whole.dev_loss
     assert not (resumed.out / CHECKPOINT_FILE).exists()
+
+
+def test_ctrl_c_keeps_the_step_it_came_in(settings: dict[str, Any]) -> None:
+    def press(p: TrainProgress) -> None:
+        if p.step == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    steps: list[int] = []
+    whole = train_adapter(AdapterTrainingConfig(**{**settings, "out": settings["out"] / "whole"}))
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(AdapterTrainingConfig(**settings), press)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resumed = train_adapter(
+        AdapterTrainingConfig(**settings, resume=True), lambda p: steps.append(p.step)
+    )
+    assert steps == [4, 5, 6]
+    assert_same(weights(whole.out), weights(resumed.out))
+
+
+def test_ctrl_c_twice_waits_for_nothing() -> None:
+    with delayed_interrupt() as interrupted:
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool, delayed_interrupt():
+        assert pool.submit(_elsewhere).result() is False
+
+
+def _elsewhere() -> bool:
+    before = signal.getsignal(signal.SIGINT)
+    with delayed_interrupt() as interrupted:
+        assert signal.getsignal(signal.SIGINT) is before
+        return interrupted()
 
 
 @pytest.mark.parametrize("changed", [{"steps": 8}, {"seed": 1}, {"rank": 4}])
