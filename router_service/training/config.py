@@ -12,7 +12,17 @@ ATTENTION_MODULES: tuple[LinearModule, ...] = ("q_proj", "k_proj", "v_proj", "o_
 
 
 NOT_IN_FINGERPRINT = frozenset(
-    {"data", "out", "base", "cache_dir", "description", "checkpoint_every", "resume", "overwrite"}
+    {
+        "data",
+        "out",
+        "base",
+        "base_check",
+        "cache_dir",
+        "description",
+        "checkpoint_every",
+        "resume",
+        "overwrite",
+    }
 )
 """Settings that do not change what comes out; data, base and adapters are told by digests."""
 
@@ -90,6 +100,8 @@ class GateTrainingConfig(TrainingConfig):
     """Of all steps."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     dev_examples: Annotated[int, Field(ge=0)] = 20
+    base_check: Literal["digest", "name"] = "digest"
+    """What says that an adapter is of this base; as in ``AdapterConfig``."""
 
 
 class MiloraTrainingConfig(TrainingConfig):

@@ -34,7 +34,8 @@ from router_service.training.run import (
 from router_service.training.weighted_lora import weigh_adapters
 
 _BETAS = (0.9, 0.95)
-_LIMITS = AdapterConfig(max_rank=1024, memory_bytes=2**32)
+_MAX_RANK = 1024
+_MEMORY_BYTES = 2**32
 
 
 def train_gate(
@@ -62,8 +63,11 @@ def train_gate(
     digests = tuple(read_manifest(path)[0].digest for path in config.adapters)
 
     def prepare(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
-        shapes = BaseShapes(base.digest, linear_shapes(model))
-        adapters = [load_adapter(path, shapes, _LIMITS) for path in config.adapters]
+        shapes = BaseShapes(base.digest, linear_shapes(model), base.model_id)
+        limits = AdapterConfig(
+            max_rank=_MAX_RANK, memory_bytes=_MEMORY_BYTES, base_check=config.base_check
+        )
+        adapters = [load_adapter(path, shapes, limits) for path in config.adapters]
         return _Gate(model, adapters, aliases.index(target), config.temperature, pad_id)
 
     def recipe(n_train: int) -> Recipe:

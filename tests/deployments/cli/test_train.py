@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from deployments.local.demo import DEMO_ADAPTERS
 from router_service.training import adapter, gate, milora, router, run
 from router_service.training.config import (
     AdapterTrainingConfig,
@@ -122,6 +123,25 @@ def test_gate_options_arrive(braid: Braid, tmp_path: Path, monkeypatch: pytest.M
             overwrite=True,
         )
     ]
+
+
+@pytest.mark.parametrize(
+    ("second", "check"), [(DEMO_ADAPTERS / "sql", "name"), (Path("sql"), "digest")]
+)
+def test_the_demos_adapters_fit_every_copy_of_its_base(
+    second: Path, check: str, braid: Braid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[GateTrainingConfig] = []
+
+    def train(config: GateTrainingConfig, progress: Any, **_: Any) -> run.TrainReport:
+        seen.append(config)
+        return run.TrainReport(config.out, 2, 1, 0.5, 0.25, 10, 2, 4.0, 2048)
+
+    monkeypatch.setattr(gate, "train_gate", train)
+    adapters = ["--adapter", str(DEMO_ADAPTERS / "cron"), "--adapter", str(second)]
+    result = braid("train", "gate", "--data", "x", "--out", "o", *adapters)
+    assert result.exit_code == 0, result.stderr
+    assert [config.base_check for config in seen] == [check]
 
 
 def test_one_adapter_makes_no_gate(braid: Braid) -> None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,21 @@ def test_what_cannot_be_is_refused(
     (foreign / "manifest.json").write_text(json.dumps({"base_digest": "another"}))
     with pytest.raises(AdapterError, match="another"):
         train_gate(GateTrainingConfig(**{**settings, "adapters": [foreign, adapters / "language"]}))
+
+
+def test_adapters_of_the_bases_name_are_taken_where_asked(
+    settings: dict[str, Any], adapters: Path, chat_base: ModelLocation, tmp_path: Path
+) -> None:
+    """Two copies of one base may differ in a digest, as a quantised one does."""
+    for name in ("language", "task"):
+        folder = tmp_path / name
+        shutil.copytree(adapters / name, folder)
+        (folder / "manifest.json").write_text(json.dumps({"base_digest": "a copy"}))
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = chat_base.model_id
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+    settings |= {"adapters": [tmp_path / name for name in ("language", "task")], "epochs": 1}
+    with pytest.raises(AdapterError, match="a copy"):
+        train_gate(GateTrainingConfig(**settings))
+    report = train_gate(GateTrainingConfig(**settings, base_check="name"))
+    assert (report.out / TENSOR_FILE).exists()
