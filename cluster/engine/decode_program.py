@@ -92,10 +92,7 @@ class DecodeProgram:
         if not isinstance(batch, PagedBatch) or context.fusion is not None:
             return False
         if adapters is not None and not (
-            isinstance(adapters, LoraBatch)
-            and adapters.native is not None
-            and not adapters.grouped
-            and not adapters.dense
+            isinstance(adapters, LoraBatch) and adapters.native is not None
         ):
             return False
         plans = (batch.plan(window) for window in self._attention_steps)

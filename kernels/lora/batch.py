@@ -23,10 +23,6 @@ grouped form at all, of an adapter's own matmuls over consecutive tokens, and ov
 _LONG_RUN = 32
 """Tokens from which a run is worth its own matmuls without gathering."""
 
-_NATIVE_TOKENS = 32
-"""Tokens of one adapter up to which the native kernel takes them: it reads the adapter once, but
-multiplies row by row."""
-
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -60,7 +56,7 @@ class LoraBatch:
     weights: torch.Tensor  # [pairs], of the bank's dtype and device
     dense: tuple[DenseSegment, ...]
     grouped: tuple[GroupedSegment, ...]
-    native: NativeSegment | None
+    native: NativeSegment | None  # then the only one
 
     @property
     def valid(self) -> bool:
@@ -96,8 +92,10 @@ class LoraBatch:
         if not runs_by_slot:
             return None
         builder = _Builder(bank)
-        left = builder.add_native(runs_by_slot)
-        builder.add_stacked(left)
+        if native_groups_available(bank):
+            builder.add_native(runs_by_slot)
+        else:
+            builder.add_stacked(runs_by_slot)
         return builder.batch(start)
 
 
@@ -111,28 +109,17 @@ class _Builder:
         self._grouped: list[GroupedSegment] = []
         self._native: NativeSegment | None = None
 
-    def add_native(self, runs_by_slot: dict[int, list[Run]]) -> dict[int, list[Run]]:
-        """Take what the native kernel is the fastest for; returns the rest."""
-        if not native_groups_available(self._bank):
-            return runs_by_slot
-        small = {s: runs for s, runs in runs_by_slot.items() if _size(runs) <= _NATIVE_TOKENS}
-        if small:
-            # By slot, so that a token's sum has one order whatever else is in the step.
-            first = len(self._pairs)
-            groups = []
-            for slot in sorted(small):
-                pairs = list(_pairs(small[slot]))
-                groups.append((slot, len(self._pairs) - first, pairs))
-                self._pairs += pairs
-            self._native = native_segment(
-                self._bank,
-                [(slot, start, [pair.start for pair in pairs]) for slot, start, pairs in groups],
-                first,
-            )
-        return {slot: runs for slot, runs in runs_by_slot.items() if slot not in small}
+    def add_native(self, runs_by_slot: dict[int, list[Run]]) -> None:
+        """For the native kernel, by slot: a token's sum has one order whatever else is there."""
+        groups = []
+        for slot in sorted(runs_by_slot):
+            pairs = list(_pairs(runs_by_slot[slot]))
+            groups.append((slot, len(self._pairs), [pair.start for pair in pairs]))
+            self._pairs += pairs
+        self._native = native_segment(self._bank, groups)
 
     def add_stacked(self, runs_by_slot: dict[int, list[Run]]) -> None:
-        """Take the rest, lane by lane."""
+        """For matmuls, lane by lane."""
         lanes: dict[int, tuple[Lane, dict[int, list[Run]]]] = {}
         for slot, runs in runs_by_slot.items():
             entry = self._bank.entry(slot)

@@ -17,8 +17,6 @@ from kernels.native.compiler import openmp
 from kernels.native.parallel import call_native
 from kernels.native.program import Operation
 
-_FLOAT = 4  # bytes
-
 _PARALLEL_PAIRS = 4
 """Pairs from which a second thread is worth waking: each takes a few microseconds per site."""
 
@@ -27,6 +25,10 @@ STEP_WORDS = kernel.STEP_WORDS
 
 PHASES = 2
 """Calls for one site; the second has nothing to do where no token has two adapters."""
+
+_MANY_TOKENS = 64
+"""Tokens from which threads share them out: an adapter then is read by each thread, but a block of
+tokens stays in one core's cache from the first adapter to the last."""
 
 _KERNEL = kernel.add_groups.address
 _tables: WeakKeyDictionary[Lane, torch.Tensor] = WeakKeyDictionary()
@@ -40,14 +42,14 @@ def native_groups_available(bank: AdapterBank) -> bool:
 
 
 def native_segment(
-    bank: AdapterBank, groups: Sequence[tuple[int, int, list[int]]], first: int
+    bank: AdapterBank, groups: Sequence[tuple[int, int, list[int]]]
 ) -> NativeSegment:
     """Describe a step's groups.
 
     Args:
         bank: where the slots' adapters lie.
-        groups: (slot, first pair, tokens of its pairs) per adapter, pairs counted from 0.
-        first: the segment's first pair among the batch's.
+        groups: (slot, first pair, tokens of its pairs, ascending) per adapter, its pairs being
+            the next ones.
     """
     keep = []
     described: list[list[int]] = []
@@ -62,8 +64,12 @@ def native_segment(
         rank = max(rank, entry.lane.layout.largest_site_rank)
     words = torch.tensor(described)
     pair_tokens = torch.tensor(tokens)
+    bounds = torch.empty(0, dtype=torch.int64)
     shrunk = torch.empty((len(tokens), -(-rank // 16) * 16))
-    if len(set(tokens)) < len(tokens):
+    distinct = len(set(tokens))
+    if distinct >= _MANY_TOKENS:
+        split, bounds = kernel.BY_TOKENS, _bounds(pair_tokens)
+    elif distinct < len(tokens):
         split = kernel.BY_PHASES
     else:
         split = kernel.BY_PAIRS if len(groups) < _PARALLEL_PAIRS else kernel.BY_GROUPS
@@ -76,13 +82,20 @@ def native_segment(
     step[kernel.ELEMENT] = bank.storage.itemsize
     step[kernel.SPLIT] = split
     step[kernel.MOST_THREADS] = len(tokens) if len(tokens) >= _PARALLEL_PAIRS else 1
+    step[kernel.BOUNDS] = bounds.data_ptr()
     return NativeSegment(
         step=step,
         groups=words,
-        first=first,
-        last=first + len(tokens),
-        keep=(pair_tokens, shrunk, *keep),
+        keep=(pair_tokens, shrunk, bounds, *keep),
     )
+
+
+def _bounds(pair_tokens: torch.Tensor) -> torch.Tensor:
+    """[kernel.SHARES + 1] tokens that cut the pairs into parts of about the same size."""
+    ordered = pair_tokens.sort().values
+    starts = torch.arange(1, kernel.SHARES) * len(ordered) // kernel.SHARES
+    last = ordered[-1:] + 1
+    return torch.cat((torch.zeros(1, dtype=torch.int64), ordered[starts], last))
 
 
 def _table(lane: Lane) -> torch.Tensor:
@@ -128,31 +141,28 @@ def add_native(
         weights: [pairs of the batch], or [pairs, slices of the site], fp32.
     """
     set_weights(segment, weights)
-    step = segment.step
-    threads = min(step[kernel.MOST_THREADS], torch.get_num_threads())
-    for phase in range(PHASES if step[kernel.SPLIT] == kernel.BY_PHASES else 1):
-        call = site_call(
-            ctypes.addressof(step),
-            (x.data_ptr(), x.stride(0)),
-            (y.data_ptr(), y.stride(0)),
-            site_index,
-            phase,
-        )
+    step, threads = segment.step, torch.get_num_threads()
+    source, target = (x.data_ptr(), x.stride(0)), (y.data_ptr(), y.stride(0))
+    call = site_call(ctypes.addressof(step), source, target, site_index)
+    threads = min(step[kernel.MOST_THREADS], threads)
+    call_native(call.kernel, threads, *call.words)
+    if step[kernel.SPLIT] == kernel.BY_PHASES:
+        call = site_call(ctypes.addressof(step), source, target, site_index, phase=1)
         call_native(call.kernel, threads, *call.words)
 
 
 def set_weights(segment: NativeSegment, weights: torch.Tensor) -> None:
     """Let a segment's next calls read these weights, as of `add_native`."""
     step, pair_stride = segment.step, weights.stride(0)
-    step[kernel.WEIGHTS] = weights.data_ptr() + segment.first * pair_stride * _FLOAT
+    step[kernel.WEIGHTS] = weights.data_ptr()
     step[kernel.PAIR_STRIDE] = pair_stride
     step[kernel.SLICE_STRIDE] = 0 if weights.dim() == 1 else weights.stride(1)
 
 
 def site_call(
-    step: int, x: tuple[int, int], y: tuple[int, int], site_index: int, phase: int
+    step: int, x: tuple[int, int], y: tuple[int, int], site_index: int, phase: int = 0
 ) -> Operation:
-    """The kernel's call for one site, phase 0 and then 1.
+    """The kernel's call for one site, phase by phase.
 
     Args:
         step: address of the ``STEP_WORDS`` words of a step.

@@ -46,13 +46,11 @@ class GroupedSegment:
 
 @dataclass(frozen=True, slots=True)
 class NativeSegment:
-    """Many adapters over few tokens each, for `kernels.lora.native_kernel`.
+    """Adapters over their tokens, for `kernels.lora.native_kernel`.
 
     It holds what its addresses point into.
     """
 
     step: ctypes.Array[ctypes.c_int64]  # the kernel's words of a step
     groups: torch.Tensor  # [adapters, GROUP_WORDS] int64, in order of slots; pairs counted from 0
-    first: int  # pairs [first, last), ordered by group, then token
-    last: int
     keep: tuple[torch.Tensor, ...]  # tokens and scratch, the adapters' rows, their layouts' tables

@@ -70,6 +70,7 @@ def add_lora(
         )
     if batch.native is not None:
         add_native(y, x, batch.native, site_index, weights)
+        return
     if batch.grouped:
         with one_thread(y.device):
             for grouped in batch.grouped:

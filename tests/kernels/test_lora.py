@@ -424,3 +424,42 @@ def test_misfits_are_refused(x, y):
     batch = LoraBatch.build([(2, ((0, 1.0),))], bank)
     with pytest.raises(ValueError, match="qkv"):
         add_lora(y, x, bank, 0, batch)
+
+
+@pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [2, 5, 63, 64, 131])
+def test_a_token_is_itself_in_any_step(path, tokens, storage):
+    """To the last bit, alone or in a block of four, by groups, by phases or by tokens."""
+    bank = AdapterBank(SITES, 4, 128, storage=storage)
+    for slot, rank in enumerate((8, 3, 17)):
+        bank.write(slot, make_adapter(rank))
+    mixtures = [
+        ((t % 3, 0.5), ((t + 1) % 3, -1.0)) if t % 4 else ((0, 1.0),) for t in range(tokens)
+    ]
+    together = LoraBatch.build([(1, mixture) for mixture in mixtures], bank)
+    for index, site in enumerate(SITES):
+        x, y = torch.randn(tokens, site.in_features), torch.randn(tokens, site.out_features)
+        got = y.clone()
+        add_lora(got, x, bank, index, together)
+        for token in {0, 1, tokens // 2, tokens - 1}:
+            row = slice(token, token + 1)
+            alone = y[row].clone()
+            add_lora(alone, x[row], bank, index, LoraBatch.build([(1, mixtures[token])], bank))
+            if path == "native":
+                assert torch.equal(alone, got[row])
+            else:  # matmuls of other shapes round otherwise
+                assert_close("lora", alone, got[row])
+
+
+def test_a_weight_of_zero_takes_nothing_from_a_token_that_is_not_finite(path):
+    """Weights replaced per pair, in blocks where other tokens do have one."""
+    bank = make_bank({0: make_adapter(4)})
+    batch = LoraBatch.build([(6, ((0, 1.0),))], bank)
+    x, y = torch.full((6, 37), 1e38), torch.randn(6, 67)
+    x[1::2] = torch.randn(3, 37)
+    weights = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+    got = y.clone()
+    add_lora(got, x, bank, 0, batch, weights)
+    if path == "native":
+        assert torch.equal(got[::2], y[::2])
+    assert bool(torch.isfinite(got[1::2]).all())
