@@ -52,8 +52,14 @@ def in_turn(
     """
     if len({waiter.tenant for waiter in queue}) < 2:
         return list(queue)
-    beyond: dict[TenantId, bool] = {}
+    within: dict[TenantId, bool] = {}
+    first: list[Waiter] = []
+    rest: list[Waiter] = []
     for waiter in queue:
-        if waiter.tenant not in beyond and not holds(waiter.wanted):
-            beyond[waiter.tenant] = not is_within_share(waiter.wanted, waiter.tenant)
-    return sorted(queue, key=lambda waiter: beyond.get(waiter.tenant, False))
+        if holds(waiter.wanted):
+            rest.append(waiter)  # after whoever waits for room: it may be closed to newcomers
+            continue
+        if waiter.tenant not in within:
+            within[waiter.tenant] = is_within_share(waiter.wanted, waiter.tenant)
+        (first if within[waiter.tenant] else rest).append(waiter)
+    return [*first, *rest]

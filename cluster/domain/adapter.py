@@ -75,12 +75,12 @@ class WeightedAdapter:
 
 @dataclass(frozen=True, slots=True)
 class ResidentAdapter:
-    """One adapter as a replica truly holds it."""
+    """One adapter as a replica truly holds it, in a slot or in host memory."""
 
     digest: AdapterDigest
     alias: str
     state: AdapterState
-    nbytes: int  # on the device
+    nbytes: int  # on the device; of a copy in host memory: there
     rank: int
     leases: int  # in-flight requests that hold it
     pinned: bool = False

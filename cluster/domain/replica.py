@@ -37,6 +37,8 @@ class ReplicaSnapshot:
     desired_version: int = 0
     counters: tuple[tuple[str, float], ...] = field(default=())  # engine counters for metrics
     max_model_len: int = 0  # longest prompt plus completion that it takes, in tokens
+    host_bytes_limit: int = 0  # host memory for adapters
+    host_bytes_used: int = 0
 
     @property
     def kv_usage(self) -> float:

@@ -42,7 +42,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     registry = context.live.registry
 
     def card(name: Name) -> dict[str, Any]:
-        return adapter_card(registry.view, name, context.replicas.snapshots())
+        return adapter_card(registry.view, name, context.replicas.holdings())
 
     async def body_of(request: Request, kind: type[B]) -> B:
         return await read_body(request, kind, context.config.max_body_bytes)
@@ -68,7 +68,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         admin_of(context, request)
         await context.live.catch_up()
         view = registry.view
-        snapshots = context.replicas.snapshots()
+        snapshots = context.replicas.holdings()
         pointed = {name.digest for name in view.names.values()}
         return json_answer(
             {
@@ -94,7 +94,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         admin_of(context, request)
         await context.live.catch_up()
         view, owner = registry.view, owner_of(request)
-        snapshots = context.replicas.snapshots()
+        snapshots = context.replicas.holdings()
         if is_digest(name):
             return json_answer(
                 generation_card(view, view.generation(AdapterDigest(name)), snapshots)
@@ -128,7 +128,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
                 force=force,
                 wait_s=wait_s,
             )
-        snapshots = context.replicas.snapshots()
+        snapshots = context.replicas.holdings()
         view = registry.view
         waiting = [
             generation_card(view, view.generations[digest], snapshots)

@@ -8,6 +8,7 @@ from fastapi.responses import Response
 
 from cluster.adapters.registry.records import Name
 from cluster.adapters.registry.view import RegistryView
+from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import PermissionDenied
 from cluster.tenancy.tenants import Tenant
@@ -34,8 +35,14 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
         """What each replica truly holds, in its own words."""
         require_admin(request)
         view = context.live.view
-        snapshots = context.replicas.snapshots()
-        return json_answer({"replicas": [_residency(view, item) for item in snapshots]})
+        return json_answer(
+            {
+                "replicas": [
+                    _residency(view, item, context.replicas.on_host(item.replica_id))
+                    for item in context.replicas.snapshots()
+                ]
+            }
+        )
 
     @routes.get("/integrity")
     async def integrity(request: Request) -> Response:
@@ -95,12 +102,25 @@ def _adapter(view: RegistryView, name: Name) -> dict[str, Any]:
     }
 
 
-def _residency(view: RegistryView, snapshot: ReplicaSnapshot) -> dict[str, Any]:
-    """A snapshot with the tier of each generation, and the names that point to it now."""
+def _residency(
+    view: RegistryView, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]
+) -> dict[str, Any]:
+    """A snapshot with the tier of each generation, and the names that point to it now.
+
+    ``on_host`` is everything in host memory; what has a slot as well is also ``resident``.
+    """
     body = asdict(snapshot)
     for held, resident in zip(body["resident"], snapshot.resident, strict=True):
         held["tier"] = TIERS.get(resident.state, "disk")
         held["names"] = [name.id for name in view.names_at(resident.digest)]
+    body["on_host"] = [
+        {
+            **asdict(resident),
+            "tier": TIERS[resident.state],
+            "names": [name.id for name in view.names_at(resident.digest)],
+        }
+        for resident in on_host
+    ]
     return body
 
 

@@ -14,6 +14,9 @@ LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 GAP_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 ROUTE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
 
+HITS = "adapter_hits_"
+"""A replica's counter of this prefix is followed by a tier."""
+
 
 class FrontMetrics:
     """One front process's metrics, in a registry of their own."""
@@ -66,6 +69,13 @@ class FrontMetrics:
             registry=self.registry,
         )
 
+        self.reroutes = Counter(
+            "braid_reroutes_total",
+            "Sentences of answers that were routed again, by what became of it.",
+            ["result"],
+            registry=self.registry,
+        )
+
     def add_collector(self, collector: Collector) -> None:
         """Expose figures that live elsewhere."""
         self.registry.register(collector)
@@ -99,7 +109,15 @@ def replica_metrics(snapshots: Iterable[ReplicaSnapshot]) -> Iterator[Metric]:
         "adapter_bytes": GaugeMetricFamily(
             "braid_replica_adapter_bytes", "Device bytes of adapters.", labels=["replica"]
         ),
+        "host_bytes": GaugeMetricFamily(
+            "braid_replica_adapter_host_bytes", "Host bytes of adapters.", labels=["replica"]
+        ),
     }
+    hits = CounterMetricFamily(
+        "braid_adapter_hits",
+        "Adapters that requests asked for, by where they were then.",
+        labels=["replica", "tier"],
+    )
     counters: dict[str, CounterMetricFamily] = {}
     for snapshot in snapshots:
         label = [snapshot.replica_id]
@@ -108,6 +126,7 @@ def replica_metrics(snapshots: Iterable[ReplicaSnapshot]) -> Iterator[Metric]:
         gauges["kv_total"].add_metric(label, snapshot.kv_blocks_total)
         gauges["kv_free"].add_metric(label, snapshot.kv_blocks_free)
         gauges["adapter_bytes"].add_metric(label, snapshot.adapter_bytes_used)
+        gauges["host_bytes"].add_metric(label, snapshot.host_bytes_used)
         gauges["leases"].add_metric(label, sum(item.leases for item in snapshot.resident))
         states: dict[str, int] = {}
         for item in snapshot.resident:
@@ -115,6 +134,9 @@ def replica_metrics(snapshots: Iterable[ReplicaSnapshot]) -> Iterator[Metric]:
         for state, count in sorted(states.items()):
             gauges["resident"].add_metric([snapshot.replica_id, state], count)
         for name, value in snapshot.counters:
+            if name.startswith(HITS):
+                hits.add_metric([snapshot.replica_id, name.removeprefix(HITS)], value)
+                continue
             family = counters.setdefault(
                 name,
                 CounterMetricFamily(
@@ -123,4 +145,5 @@ def replica_metrics(snapshots: Iterable[ReplicaSnapshot]) -> Iterator[Metric]:
             )
             family.add_metric(label, value)
     yield from gauges.values()
+    yield hits
     yield from counters.values()

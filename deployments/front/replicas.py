@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from cluster.clock import Clock
+from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
@@ -48,6 +49,7 @@ class ReplicaSet:
         self._clock = clock
         self._interval_s = interval_s
         self._links: dict[ReplicaId, ReplicaLink] = {}
+        self._host_tiers: dict[ReplicaId, tuple[ResidentAdapter, ...]] = {}
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.view = ClusterView()
@@ -72,6 +74,14 @@ class ReplicaSet:
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
         """The latest word of every replica that is linked."""
         return tuple(view.snapshot for view in self.view.replicas(self._clock.wall()))
+
+    def on_host(self, replica_id: ReplicaId) -> tuple[ResidentAdapter, ...]:
+        """What a replica last said it has in host memory."""
+        return self._host_tiers.get(replica_id, ())
+
+    def holdings(self) -> tuple[ReplicaSnapshot, ...]:
+        """As ``snapshots``, with what is in host memory alone beside what has a slot."""
+        return tuple(_with_host(item, self.on_host(item.replica_id)) for item in self.snapshots())
 
     async def pick(
         self, request: PickRequest, *, wait_s: float
@@ -124,6 +134,7 @@ class ReplicaSet:
             snapshot.address,
             self._signing_key,
             on_snapshot=self._on_snapshot,
+            on_host=self._on_host,
             on_load=self._on_load,
             on_lost=self._on_lost,
         )
@@ -137,6 +148,10 @@ class ReplicaSet:
             self.view.update(snapshot, self._clock.wall())
             self._changed.set()
 
+    def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
+        if replica_id in self._links:
+            self._host_tiers[replica_id] = adapters
+
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
         known = self.view.snapshot(replica_id)
         if known is not None and (known.running, known.queued) != (running, queued):
@@ -146,5 +161,12 @@ class ReplicaSet:
 
     def _on_lost(self, replica_id: ReplicaId) -> None:
         self._links.pop(replica_id, None)
+        self._host_tiers.pop(replica_id, None)
         self.view.remove(replica_id, self._clock.wall())
         self._changed.set()
+
+
+def _with_host(snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]) -> ReplicaSnapshot:
+    in_slots = {resident.digest for resident in snapshot.resident}
+    rest = tuple(resident for resident in on_host if resident.digest not in in_slots)
+    return dataclasses.replace(snapshot, resident=(*snapshot.resident, *rest))

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import structlog
 
+from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
@@ -19,6 +20,7 @@ from cluster.errors import ReplicaLost
 from deployments.link.auth import HEADER, link_token
 from deployments.link.messages import (
     Cancel,
+    HostItem,
     Reroute,
     SnapshotItem,
     StepItem,
@@ -42,6 +44,7 @@ class ReplicaLink:
         address: its ``host:port``.
         signing_key: proves that this process belongs to the cluster.
         on_snapshot: called with every snapshot the replica sends.
+        on_host: called with (replica_id, adapters in its host memory) when they change.
         on_load: called with (replica_id, running, queued) after every step.
         on_lost: called once when the link ends for any reason but ``close``.
     """
@@ -53,12 +56,14 @@ class ReplicaLink:
         signing_key: bytes,
         *,
         on_snapshot: Callable[[ReplicaSnapshot], None],
+        on_host: Callable[[ReplicaId, tuple[ResidentAdapter, ...]], None],
         on_load: Callable[[ReplicaId, int, int], None],
         on_lost: Callable[[ReplicaId], None],
     ) -> None:
         self.replica_id = replica_id
         self.address = address
         self._on_snapshot = on_snapshot
+        self._on_host = on_host
         self._on_load = on_load
         self._on_lost = on_lost
         self._signing_key = signing_key
@@ -162,6 +167,8 @@ class ReplicaLink:
         match item:
             case SnapshotItem():
                 self._on_snapshot(item.snapshot)
+            case HostItem():
+                self._on_host(self.replica_id, item.adapters)
             case StepItem():
                 self._on_load(self.replica_id, item.running, item.queued)
                 for chunk in item.chunks:

@@ -1,11 +1,12 @@
 """What crosses a link between one front and one replica: data only, MessagePack on the wire.
 
 Front to replica: ``Submit``, ``Reroute``, ``Cancel``. Replica to front: ``StepItem`` (one per
-engine step, for all of this front's requests together) and ``SnapshotItem``.
+engine step, for all of this front's requests together), ``SnapshotItem`` and ``HostItem``.
 """
 
 import msgspec
 
+from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk, SamplingParams
@@ -65,7 +66,15 @@ class SnapshotItem(msgspec.Struct, frozen=True, tag="snapshot"):
 
 
 ToReplica = Submit | Reroute | Cancel
-ToFront = StepItem | SnapshotItem
+
+
+class HostItem(msgspec.Struct, frozen=True, tag="host"):
+    """All adapters in the replica's host memory, sent when they change."""
+
+    adapters: tuple[ResidentAdapter, ...]
+
+
+ToFront = StepItem | SnapshotItem | HostItem
 
 _encoder = msgspec.msgpack.Encoder()
 _to_replica = msgspec.msgpack.Decoder(ToReplica)

@@ -12,12 +12,14 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
+from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from deployments.link.auth import HEADER, token_matches
 from deployments.link.messages import (
     Cancel,
+    HostItem,
     Reroute,
     SnapshotItem,
     StepItem,
@@ -46,6 +48,8 @@ class LinkHandler(Protocol):
     def disconnected(self, request_ids: frozenset[RequestId]) -> None: ...
 
     def snapshot(self) -> ReplicaSnapshot: ...
+
+    def on_host(self) -> tuple[ResidentAdapter, ...]: ...
 
 
 class _Connection:
@@ -114,6 +118,11 @@ class LinkServer:
         for connection in self._connections:
             connection.outbox.put_nowait(SnapshotItem(snapshot))
 
+    def publish_host(self, adapters: tuple[ResidentAdapter, ...]) -> None:
+        """Queue what is in host memory for every front."""
+        for connection in self._connections:
+            connection.outbox.put_nowait(HostItem(adapters))
+
     async def _connect(self, requests: AsyncIterator[bytes], context: Any) -> None:
         presented = dict(context.invocation_metadata() or ()).get(HEADER, "")
         if not token_matches(self._signing_key, str(presented)):
@@ -121,6 +130,7 @@ class LinkServer:
         connection = _Connection()
         self._connections.add(connection)
         connection.outbox.put_nowait(SnapshotItem(self._handler.snapshot()))
+        connection.outbox.put_nowait(HostItem(self._handler.on_host()))
         writer = asyncio.create_task(self._write(connection, context))
         try:
             async for data in requests:

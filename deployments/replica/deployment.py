@@ -17,7 +17,7 @@ from cluster.adapters.manager import AdapterManager, PlacementAck
 from cluster.adapters.registry.records import Answer
 from cluster.clock import SystemClock
 from cluster.config import AppConfig, RouterConfig
-from cluster.domain.adapter import AdapterEntry
+from cluster.domain.adapter import AdapterEntry, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
@@ -44,7 +44,7 @@ HEARTBEAT_S = 1.0
 STALL_LIMIT_S = 120.0
 DRAIN_S = 15.0
 DECISION_LEEWAY_S = 900.0
-LOADER_THREADS = 2
+LOADER_THREADS = 3  # two loads to slots, one that reads ahead
 
 
 class Replica:
@@ -128,18 +128,14 @@ class Replica:
             deliver=self._deliver,
         )
         self._generations = GenerationKeeper(
-            self._live,
-            self._adapters,
-            self._requests.uses,
-            self._requests.forget,
-            load,
-            self._executor,
+            self._live, self._adapters, self._requests.uses, self._requests.forget
         )
         self._generations.start()
         self._draining = False
         self._desired_replicas: float = 0
         self._published: tuple[object, ...] = ()
         self._published_at = 0.0
+        self._published_host = 0
         self._engine.engine.start()
         host = config.replica.host
         if host == "node":
@@ -194,8 +190,15 @@ class Replica:
                 *stats.as_counters(),
                 *self._requests.counters.as_counters(),
                 *self._requests.rerouting.counters.as_counters(),
+                *self._adapters.counters(),
             ),
+            host_bytes_limit=self._config.adapters.host_bytes,
+            host_bytes_used=self._adapters.host_bytes_used,
         )
+
+    def on_host(self) -> tuple[ResidentAdapter, ...]:
+        """The adapters in this replica's host memory."""
+        return self._adapters.on_host()
 
     # From the controller and the fronts, through Serve
 
@@ -299,6 +302,9 @@ class Replica:
                 log.error("replica.publish_failed", error=error.message)
 
     def _publish_if_changed(self) -> None:
+        if self._adapters.host_version != self._published_host:
+            self._published_host = self._adapters.host_version
+            self._links.publish_host(self.on_host())
         stats = self._engine.engine.stats()
         now = self._clock.monotonic()
         state = (stats.running, stats.waiting, self._requests.waiting_for_admission)

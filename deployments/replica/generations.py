@@ -1,15 +1,11 @@
 """What one replica does for the life of a generation: try it, keep it, let it go."""
 
-import asyncio
 from collections.abc import Callable
-from concurrent.futures import Executor
 
 import structlog
 
-from cluster.adapters.loader import HostAdapter
 from cluster.adapters.manager import AdapterManager
 from cluster.adapters.registry.view import RegistryView
-from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterCapacity, BraidError
 from deployments.live_adapters import LiveAdapters
@@ -25,7 +21,6 @@ class GenerationKeeper:
     Args:
         uses: whether a live request of this replica has been decided on a generation.
         forget: told of each generation that was let go.
-        load: reads and checks a generation's files; runs in ``executor``.
     """
 
     def __init__(
@@ -34,15 +29,11 @@ class GenerationKeeper:
         adapters: AdapterManager,
         uses: Callable[[AdapterDigest], bool],
         forget: Callable[[AdapterDigest], None],
-        load: Callable[[AdapterEntry], HostAdapter],
-        executor: Executor,
     ) -> None:
         self._live = live
         self._adapters = adapters
         self._uses = uses
         self._forget = forget
-        self._load = load
-        self._executor = executor
         self._pinned: frozenset[AdapterDigest] = frozenset()
 
     def start(self) -> None:
@@ -58,9 +49,7 @@ class GenerationKeeper:
                 await self._adapters.load(digest)
                 return LOADED, "", ""
             except AdapterCapacity:
-                entry = self._live.by_digest(digest)
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._executor, self._load, entry)
+                await self._adapters.read(digest)
                 return CHECKED, "", ""
         except BraidError as error:
             return REFUSED, error.code, error.message

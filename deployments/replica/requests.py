@@ -396,17 +396,17 @@ class RequestBook:
     async def _hold(self, live: Live, digests: tuple[AdapterDigest, ...]) -> Lease | None:
         """A lease on adapters that the front knew; None when the deadline came first."""
         await self._ensure(digests)
-        return await self._acquire(digests, live.submit.deadline_at)
+        return await self._acquire(digests, live.submit.tenant, live.submit.deadline_at)
 
     async def _acquire(
-        self, digests: tuple[AdapterDigest, ...], deadline_at: float | None
+        self, digests: tuple[AdapterDigest, ...], tenant: TenantId, deadline_at: float | None
     ) -> Lease | None:
         """A lease, or None when the deadline (wall clock, seconds) came first."""
         if deadline_at is None:
-            return await self._adapters.acquire(digests)
+            return await self._adapters.acquire(digests, tenant)
         try:
             async with asyncio.timeout(deadline_at - self._clock.wall()):
-                return await self._adapters.acquire(digests)
+                return await self._adapters.acquire(digests, tenant)
         except TimeoutError:
             return None
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cluster.domain.ids import ReplicaId, RequestId, TenantId
+from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
 from cluster.errors import ReplicaLost
@@ -16,6 +17,9 @@ from deployments.link.server import LinkServer
 KEY = b"0123456789abcdef"
 REPLICA = ReplicaId("r1")
 WAIT_S = 5.0
+
+
+COPY = ResidentAdapter(AdapterDigest("a" * 64), "sql", AdapterState.ON_HOST, 10, 8, 0)
 
 
 class ScriptedReplica:
@@ -56,6 +60,9 @@ class ScriptedReplica:
             observed_at=1.0,
         )
 
+    def on_host(self) -> tuple[ResidentAdapter, ...]:
+        return (COPY,)
+
     async def next(self) -> None:
         await asyncio.wait_for(self.told.wait(), WAIT_S)
         self.told.clear()
@@ -66,6 +73,7 @@ class Front:
 
     def __init__(self, port: int, key: bytes = KEY) -> None:
         self.snapshots: asyncio.Queue[ReplicaSnapshot] = asyncio.Queue()
+        self.on_host: asyncio.Queue[tuple[ResidentAdapter, ...]] = asyncio.Queue()
         self.loads: list[tuple[int, int]] = []
         self.lost = asyncio.Event()
         self.link = ReplicaLink(
@@ -73,6 +81,7 @@ class Front:
             f"127.0.0.1:{port}",
             key,
             on_snapshot=self.snapshots.put_nowait,
+            on_host=lambda _, adapters: self.on_host.put_nowait(adapters),
             on_load=lambda _, running, queued: self.loads.append((running, queued)),
             on_lost=lambda _: self.lost.set(),
         )
@@ -185,3 +194,12 @@ async def test_a_stranger_is_refused(served: Served) -> None:
     await asyncio.wait_for(front.lost.wait(), WAIT_S)
     assert await queue.get() is None
     assert replica.submitted == []
+
+
+async def test_what_is_in_host_memory_is_told_at_first_and_on_change(served: Served) -> None:
+    _, server, port = served
+    front = Front(port)
+    assert await asyncio.wait_for(front.on_host.get(), WAIT_S) == (COPY,)
+    server.publish_host(())
+    assert await asyncio.wait_for(front.on_host.get(), WAIT_S) == ()
+    await front.link.close()

@@ -1,7 +1,5 @@
 """What one replica does for the life of a generation."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 from structlog.testing import capture_logs
 
@@ -22,6 +20,7 @@ class FakeManager:
 
     def __init__(self) -> None:
         self.error: Exception | None = None
+        self.check: Exception | None = None
         self.gone = True
         self.asked: list[tuple[str, AdapterDigest]] = []
 
@@ -29,6 +28,11 @@ class FakeManager:
         self.asked.append(("load", wanted))
         if self.error is not None:
             raise self.error
+
+    async def read(self, wanted: AdapterDigest) -> None:
+        self.asked.append(("read", wanted))
+        if self.check is not None:
+            raise self.check
 
     async def unload(self, wanted: AdapterDigest) -> bool:
         self.asked.append(("unload", wanted))
@@ -63,26 +67,13 @@ class FakeLive:
 
 
 class Bench:
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
+    def __init__(self) -> None:
         self.live, self.manager = FakeLive(), FakeManager()
         self.used: set[AdapterDigest] = set()
-        self.check: Exception | None = None
-        self.checked: list[str] = []
         self.forgotten: list[AdapterDigest] = []
         self.keeper = GenerationKeeper(
-            self.live,
-            self.manager,
-            self.used.__contains__,
-            self.forgotten.append,
-            self.load,
-            executor,
+            self.live, self.manager, self.used.__contains__, self.forgotten.append
         )
-
-    def load(self, entry: AdapterEntry) -> object:
-        self.checked.append(entry.key.alias)
-        if self.check is not None:
-            raise self.check
-        return object()
 
     async def point(self, letter: str) -> None:
         await self.live.registry.stage(generation(letter), "shared/x")
@@ -91,22 +82,22 @@ class Bench:
 
 @pytest.fixture
 def bench():
-    with ThreadPoolExecutor(1) as executor, capture_logs():
-        yield Bench(executor)
+    with capture_logs():
+        yield Bench()
 
 
 async def test_what_there_is_room_for_is_loaded(bench: Bench) -> None:
     await bench.live.registry.stage(generation("a"), "shared/x")
     assert await bench.keeper.prepare(A) == ("loaded", "", "")
-    assert (bench.manager.asked, bench.checked) == ([("load", A)], [])
+    assert bench.manager.asked == [("load", A)]
 
 
 async def test_what_there_is_no_room_for_is_read_and_checked(bench: Bench) -> None:
     await bench.live.registry.stage(generation("a"), "shared/x")
     bench.manager.error = AdapterCapacity("full")
     assert await bench.keeper.prepare(A) == ("checked", "", "")
-    assert bench.checked == ["x"]
-    bench.check = AdapterNotFinite("NaN in q_proj")
+    assert bench.manager.asked == [("load", A), ("read", A)]
+    bench.manager.check = AdapterNotFinite("NaN in q_proj")
     assert await bench.keeper.prepare(A) == ("refused", "adapter_not_finite", "NaN in q_proj")
 
 
