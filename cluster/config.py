@@ -57,7 +57,7 @@ class AdapterConfig(Section):
     """An adapter with a larger rank is refused."""
     memory_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
     """Device bytes for adapters."""
-    host_bytes: Annotated[int, Field(ge=0)] = 1024 * 2**20
+    host_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
     """Host memory of each replica for adapters' checked tensors, so that a load to a slot needs no
     disk; 0 keeps none."""
     share_window_s: Annotated[float, Field(gt=0)] = 60.0

@@ -127,7 +127,7 @@ def memory_need(
         * shape.kv_heads
         * shape.head_dim
         * item,
-        adapters=adapters.memory_bytes,
+        adapters=adapters.memory_bytes + (adapters.host_bytes if device == "cpu" else 0),
         steps=steps,
         buffers=buffers,
         loading=shape.parameters * item + (2 * widest * item if device == "cpu" else 0),
@@ -160,6 +160,8 @@ def check_fits(
     if total <= available:
         return
     smaller = ["a smaller engine.kv_blocks", "a smaller adapters.memory_bytes"]
+    if device == "cpu":
+        smaller.append("a smaller adapters.host_bytes")
     if engine.dtype == "float32":
         smaller.insert(0, "engine.dtype bfloat16")
     if engine.quantize == "none" and device == "cpu":
