@@ -246,6 +246,7 @@ def describe(router: RouterConfig, problem: str) -> dict[str, Any]:
     except ConfigError as error:
         return {"problem": problem or error.message}
     return {
+        "kind": manifest.kind,
         "candidates": list(manifest.candidates),
         "made_for": dict(manifest.adapter_digests or {}),
         "version": manifest.version,

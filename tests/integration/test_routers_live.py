@@ -127,7 +127,7 @@ def test_a_configured_router_is_replaced_and_comes_back(
 ) -> None:
     listed = cluster.get(ROUTERS, "admin").json()["data"]
     first = listed[0]
-    assert first["source"] == "config"
+    assert (first["source"], first["kind"]) == ("config", "dlp")
     save_static(tmp_path / "mine", {"cron": 1.0})
     assert add(cluster, first["name"], tmp_path / "mine").status_code == 409
     with removed_after(cluster, f"{ROUTERS}/{first['name']}"):
