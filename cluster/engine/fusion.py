@@ -1,8 +1,9 @@
 """What decides adapters' weights inside the model: per token, or in a prompt's prefill.
 
-Both are called in the step thread, under inference mode, with rows of the residual stream as it
-enters a decoder layer, before the layer's input norm. Neither knows what the other rows of the step
-are: a row's weights depend on its own request alone.
+Both are called in the step thread, under inference mode. A `PrefillRouter`, and a `FusionGate` that
+answers by layer, see rows of the residual stream as it enters a decoder layer, before the layer's
+input norm; a gate that answers by site sees rows of each linear's own input. Neither knows what the
+other rows of the step are: a row's weights depend on its own request alone.
 """
 
 from __future__ import annotations
@@ -32,21 +33,28 @@ class FusionGate(Protocol):
 
     @property
     def hidden_size(self) -> int:
-        """d: width of the residual stream."""
+        """d: width of the residual stream, whatever the resolution."""
         ...
 
     @property
     def resolution(self) -> Literal["layer", "site"]:
-        """Whether one call serves all sites of a layer, or each site is asked for."""
+        """What one call serves: "layer", all linears of a decoder layer; "site", one of them."""
         ...
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """Weights [T, k], fp32, of the rows ``x`` [T, d]; any finite real, 0 skips the adapter.
+        """Weights [T, k], fp32, of the T rows of the step whose requests name this gate, in the
+        step's order; any finite real, 0 skips the adapter. The mixture's own weights multiply them.
+
+        By site every linear in `LAYER_MODULES` is asked for once in a step, those that no adapter
+        touches too, and adapters at any other linear keep the mixture's weights. What a request
+        is told of its gate (``explain``) are weights by layer.
 
         Args:
             layer: index of the decoder layer.
-            site: index of the site within the layer; None where ``resolution`` is "layer".
-            x: the residual stream's rows, of the model's dtype.
+            site: index of the linear in `LAYER_MODULES`; None where ``resolution`` is "layer".
+            x: [T, d] the residual stream's rows where ``resolution`` is "layer", [T, d_in] the
+                rows that the linear reads where it is "site", say [T, width of the MLP] for
+                down_proj; of the model's dtype.
         """
         ...
 
