@@ -9,6 +9,7 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
+from kernels.native import blocks
 from kernels.native.arithmetic import fast_exp
 from kernels.native.memory import floats_at, ints_at, prefetch
 
@@ -35,26 +36,77 @@ _AHEAD = 6  # positions
 _FAST = {"reassoc", "contract", "nsz"}  # sums in vector order; NaN and infinity stay what they are
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)
+@njit(nogil=True, cache=True)
+def _dots(k: int, k_row: int, q: int, q_row: int, s: int, s_row: int, heads: int, dim: int) -> None:
+    """Scores of four positions' keys with each of some heads."""
+    g = 0
+    while g + 4 <= heads:
+        at = q + g * q_row
+        after, last = at + 2 * q_row, at + 3 * q_row
+        blocks.dots_4x4(k, k_row, at, at + q_row, after, last, s + g * s_row, s_row, dim)
+        g += 4
+    at, to = q + g * q_row, s + g * s_row
+    if heads - g == 3:
+        blocks.dots_3x4(k, k_row, at, at + q_row, at + 2 * q_row, to, s_row, dim)
+    elif heads - g == 2:
+        blocks.dots_2x4(k, k_row, at, at + q_row, to, s_row, dim)
+    elif heads - g == 1:
+        blocks.dots_1x4(k, k_row, at, to, s_row, dim)
+
+
+@njit(nogil=True, cache=True)
+def _adds(v: int, v_row: int, y: int, y_row: int, p: int, p_row: int, heads: int, dim: int) -> None:
+    """Four positions' values added to each of some heads."""
+    g = 0
+    while g + 4 <= heads:
+        at = y + g * y_row
+        after, last = at + 2 * y_row, at + 3 * y_row
+        blocks.adds_4x4(v, v_row, at, at + y_row, after, last, p + g * p_row, p_row, dim)
+        g += 4
+    at, factors = y + g * y_row, p + g * p_row
+    if heads - g == 3:
+        blocks.adds_3x4(v, v_row, at, at + y_row, at + 2 * y_row, factors, p_row, dim)
+    elif heads - g == 2:
+        blocks.adds_2x4(v, v_row, at, at + y_row, factors, p_row, dim)
+    elif heads - g == 1:
+        blocks.adds_1x4(v, v_row, at, factors, p_row, dim)
+
+
+@njit(nogil=True, cache=True)
+def _ask(address: int, row: int, count: int, size: int) -> None:
+    """The same part of some positions that come later."""
+    for position in range(_AHEAD, _AHEAD + count):
+        for line in range(0, size, _LINE):
+            prefetch(address + position * row + line)
+
+
+@njit(nogil=True, cache=True)
+def _in_block(position: int, size: int, last: int) -> bool:
+    """Whether four positions from here lie in one block and are all seen."""
+    return position % size + 4 <= size and position + 4 <= last
+
+
+@njit(nogil=True, cache=True)
 def _score(
     words: Any, q_at: int, head_at: int, table: Any, first: int, last: int, s_at: int
 ) -> None:
-    """scores[g, position - first] = q_g . k / the scale's inverse, for the heads of a group."""
+    """scores[g, position - first] = q_g . k, for the heads of a group."""
     dim, size = words[DIM], words[BLOCK_SIZE]
-    group, length = words[HEADS] // words[KV_HEADS], last - first
-    position_bytes = _FLOAT * 2 * words[KV_HEADS] * dim
-    scale = floats_at(words[SCALE])[0]
-    for position in range(first, last):
-        k_at = head_at + (table[position // size] * size + position % size) * position_bytes
-        for line in range(0, _FLOAT * dim, _LINE):
-            prefetch(k_at + _AHEAD * position_bytes + line)
-        k = floats_at(k_at)
-        for g in range(group):
-            q = floats_at(q_at + _FLOAT * g * dim)
-            total = types.float32(0.0)
-            for i in range(dim):
-                total += q[i] * k[i]
-            floats_at(s_at + _FLOAT * (g * length + position - first))[0] = total * scale
+    group, s_row = words[HEADS] // words[KV_HEADS], _FLOAT * (last - first)
+    row, q_row = _FLOAT * 2 * words[KV_HEADS] * dim, _FLOAT * dim
+    position = first
+    while position < last:
+        k = head_at + (table[position // size] * size + position % size) * row
+        s = s_at + _FLOAT * (position - first)
+        if _in_block(position, size, last):
+            _ask(k, row, 4, q_row)
+            _dots(k, row, q_at, q_row, s, s_row, group, dim)
+            position += 4
+        else:
+            _ask(k, row, 1, q_row)
+            for g in range(group):
+                blocks.dots_1x1(k, row, q_at + g * q_row, s + g * s_row, s_row, dim)
+            position += 1
 
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
@@ -64,7 +116,9 @@ def _exponentials(scores: Any, length: int, largest: Any) -> None:
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
-def _softmax(scores: Any, length: int) -> None:
+def _softmax(scores: Any, length: int, scale: Any) -> None:
+    for i in range(length):
+        scores[i] *= scale
     largest = scores[0]
     for i in range(1, length):
         largest = max(largest, scores[i])
@@ -77,41 +131,30 @@ def _softmax(scores: Any, length: int) -> None:
         scores[i] *= inverse
 
 
-@njit(fastmath=_FAST, nogil=True, cache=True)
+@njit(nogil=True, cache=True)
 def _weigh(
     words: Any, out_at: int, head_at: int, table: Any, first: int, last: int, p_at: int
 ) -> None:
-    """out_g = sum of p[g, position - first] v, four positions of a block in one pass."""
+    """out_g = sum of p[g, position - first] v, for the heads of a group."""
     dim, size = words[DIM], words[BLOCK_SIZE]
-    group, length = words[HEADS] // words[KV_HEADS], last - first
-    position_bytes = _FLOAT * 2 * words[KV_HEADS] * dim
-    for g in range(group):
-        out = floats_at(out_at + _FLOAT * g * dim)
-        for i in range(dim):
-            out[i] = 0.0
+    group, p_row = words[HEADS] // words[KV_HEADS], _FLOAT * (last - first)
+    row, out_row = _FLOAT * 2 * words[KV_HEADS] * dim, _FLOAT * dim
+    out = floats_at(out_at)
+    for i in range(group * dim):
+        out[i] = 0.0
     position = first
     while position < last:
-        place = position % size
-        v_at = head_at + (table[position // size] * size + place) * position_bytes
-        count = 4 if place + 4 <= size and position + 4 <= last else 1
-        for ahead in range(count):
-            for line in range(0, _FLOAT * dim, _LINE):
-                prefetch(v_at + (_AHEAD + ahead) * position_bytes + line)
-        v0 = floats_at(v_at)
-        for g in range(group):
-            out = floats_at(out_at + _FLOAT * g * dim)
-            p = floats_at(p_at + _FLOAT * (g * length + position - first))
-            if count == 4:
-                v1, v2 = floats_at(v_at + position_bytes), floats_at(v_at + 2 * position_bytes)
-                v3 = floats_at(v_at + 3 * position_bytes)
-                p0, p1, p2, p3 = p[0], p[1], p[2], p[3]
-                for i in range(dim):
-                    out[i] += p0 * v0[i] + p1 * v1[i] + p2 * v2[i] + p3 * v3[i]
-            else:
-                p0 = p[0]
-                for i in range(dim):
-                    out[i] += p0 * v0[i]
-        position += count
+        v = head_at + (table[position // size] * size + position % size) * row
+        p = p_at + _FLOAT * (position - first)
+        if _in_block(position, size, last):
+            _ask(v, row, 4, out_row)
+            _adds(v, row, out_at, out_row, p, p_row, group, dim)
+            position += 4
+        else:
+            _ask(v, row, 1, out_row)
+            for g in range(group):
+                blocks.adds_1x1(v, row, out_at + g * out_row, p + g * p_row, p_row, dim)
+            position += 1
 
 
 @njit(fastmath=_FAST, nogil=True, cache=True)
@@ -123,6 +166,7 @@ def _attend(address: int, thread: int, threads: int) -> None:
         return
     kv_heads, dim = words[KV_HEADS], words[DIM]
     group = words[HEADS] // kv_heads
+    scale = floats_at(words[SCALE])[0]
     items = step[ROWS] * kv_heads
     scratch = step[SCRATCH] + _FLOAT * step[SCRATCH_STRIDE] * thread
     for item in range(items * thread // threads, items * (thread + 1) // threads):
@@ -135,7 +179,7 @@ def _attend(address: int, thread: int, threads: int) -> None:
         keys = words[CACHE] + _FLOAT * head * dim
         _score(words, q_at, keys, table, first, last, scratch)
         for g in range(group):
-            _softmax(floats_at(scratch + _FLOAT * g * (last - first)), last - first)
+            _softmax(floats_at(scratch + _FLOAT * g * (last - first)), last - first, scale)
         values = words[CACHE] + _FLOAT * (kv_heads + head) * dim
         _weigh(words, out_at, values, table, first, last, scratch)
 

@@ -1,212 +1,25 @@
-# ruff: noqa: ARG001 - numba matches the arguments of an intrinsic by their names
-"""Vector code of multi-LoRA: blocks of up to four tokens by four ranks, their sums in registers.
+"""What a block of an adapter does to one token, or to four at once; compiled by numba.
 
-LLVM gives up on such loops by itself, for it cannot tell that four rows of results and four of the
-adapter do not overlap; here the vectors are written out. A token's sums have one order, whatever
-the block it is in.
+Arguments are addresses and, for rows that lie at equal distances, the bytes from one to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-TOKENS_AT_ONCE = 4
-RANKS_AT_ONCE = 4
+from kernels.native import blocks
+from kernels.native.blocks import HALF, ROWS
 
-_LANES = 16
-_I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_FLOATS, _HALVES = ir.VectorType(_F32, _LANES), ir.VectorType(_I16, _LANES)
-_INTS, _MASK = ir.VectorType(_I32, _LANES), ir.VectorType(ir.IntType(1), _LANES)
-_FUSE = ("contract", "reassoc", "nsz")
-
-
-class _Vectors:
-    """Loads, stores and products of 16 values, the last ones of a row under a mask."""
-
-    def __init__(self, builder: ir.IRBuilder) -> None:
-        self._b = builder
-
-    def load(self, address: ir.Value, mask: ir.Value | None, half: bool = False) -> ir.Value:
-        kind = _HALVES if half else _FLOATS
-        pointer = self._b.inttoptr(address, kind.as_pointer())
-        alignment = 2 if half else 4
-        if mask is None:
-            loaded = self._b.load(pointer, align=alignment)
-        else:
-            name = "llvm.masked.load.v16i16.p0" if half else "llvm.masked.load.v16f32.p0"
-            function = self._declared(name, kind, [pointer.type, _I32, _MASK, kind])
-            nothing = ir.Constant(kind, [0 if half else 0.0] * _LANES)
-            loaded = self._b.call(function, [pointer, ir.Constant(_I32, alignment), mask, nothing])
-        if not half:
-            return loaded
-        wide = self._b.zext(loaded, _INTS)
-        return self._b.bitcast(self._b.shl(wide, ir.Constant(_INTS, [16] * _LANES)), _FLOATS)
-
-    def store(self, value: ir.Value, address: ir.Value, mask: ir.Value | None) -> None:
-        pointer = self._b.inttoptr(address, _FLOATS.as_pointer())
-        if mask is None:
-            self._b.store(value, pointer, align=4)
-            return
-        name = "llvm.masked.store.v16f32.p0"
-        function = self._declared(name, ir.VoidType(), [_FLOATS, pointer.type, _I32, _MASK])
-        self._b.call(function, [value, pointer, ir.Constant(_I32, 4), mask])
-
-    def splat(self, value: ir.Value) -> ir.Value:
-        empty = ir.Constant(ir.VectorType(value.type, _LANES), ir.Undefined)
-        first = self._b.insert_element(empty, value, ir.Constant(_I32, 0))
-        return self._b.shuffle_vector(first, empty, ir.Constant(_INTS, [0] * _LANES))
-
-    def add_product(self, a: ir.Value, b: ir.Value, total: ir.Value) -> ir.Value:
-        return self._b.fadd(self._b.fmul(a, b, flags=_FUSE), total, flags=_FUSE)
-
-    def sum(self, vector: ir.Value) -> ir.Value:
-        name = "llvm.vector.reduce.fadd.v16f32"
-        function = self._declared(name, _F32, [_F32, _FLOATS])
-        return self._b.call(function, [ir.Constant(_F32, -0.0), vector], fastmath=_FUSE)
-
-    def each(self, count: ir.Value, body: Callable[[ir.Value, ir.Value | None], None]) -> None:
-        """``body(index, mask)`` for every 16 of ``count`` values; mask None: all of them."""
-        b = self._b
-        whole = b.and_(count, _i64(-_LANES))
-        with cgutils.for_range_slice(b, _i64(0), whole, _i64(_LANES)) as (index, _):
-            body(index, None)
-        left = b.trunc(b.sub(count, whole), _I32)
-        with b.if_then(b.icmp_signed(">", left, ir.Constant(_I32, 0))):
-            lanes = ir.Constant(_INTS, list(range(_LANES)))
-            body(whole, b.icmp_signed("<", lanes, self.splat(left)))
-
-    def _declared(self, name: str, result: ir.Type, arguments: list[ir.Type]) -> ir.Function:
-        form = ir.FunctionType(result, arguments)
-        return cgutils.get_or_insert_function(self._b.module, form, name)
-
-
-def _i64(value: int) -> ir.Constant:
-    return ir.Constant(_I64, value)
-
-
-def _dots(tokens: int, ranks: int, half: bool) -> Any:
-    """z_t[r] = a_r . x_t; a's rows are ``a_row`` bytes apart, z's ``z_row``."""
-
-    def generate(context: Any, b: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
-        a, a_row, *x, z, z_row, count = values
-        v = _Vectors(b)
-        zero = ir.Constant(_FLOATS, [0.0] * _LANES)
-        sums = []
-        for _ in range(tokens * ranks):
-            place = cgutils.alloca_once(b, _FLOATS)
-            b.store(zero, place)
-            sums.append(place)
-
-        def body(index: ir.Value, mask: ir.Value | None) -> None:
-            at = b.mul(index, _i64(4))
-            weights_at = b.mul(index, _i64(2 if half else 4))
-            values = [v.load(b.add(row, at), mask) for row in x]
-            for r in range(ranks):
-                row = b.add(a, b.mul(a_row, _i64(r)))
-                weight = v.load(b.add(row, weights_at), mask, half)
-                for t, value in enumerate(values):
-                    place = sums[t * ranks + r]
-                    b.store(v.add_product(weight, value, b.load(place)), place)
-
-        v.each(count, body)
-        for t in range(tokens):
-            for r in range(ranks):
-                row = b.add(z, b.mul(z_row, _i64(t)))
-                target = b.inttoptr(b.add(row, _i64(4 * r)), _F32.as_pointer())
-                b.store(v.sum(b.load(sums[t * ranks + r])), target, align=4)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * (5 + tokens)), generate
-
-
-def _adds(tokens: int, ranks: int, half: bool) -> Any:
-    """y_t += sum_r z_t[r] b_r; b's rows are ``b_row`` bytes apart, z's ``z_row``."""
-
-    def generate(context: Any, b: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
-        base, b_row, *y, z, z_row, count = values
-        v = _Vectors(b)
-        factors = []
-        for t in range(tokens):
-            row = b.add(z, b.mul(z_row, _i64(t)))
-            for r in range(ranks):
-                place = b.inttoptr(b.add(row, _i64(4 * r)), _F32.as_pointer())
-                factors.append(v.splat(b.load(place, align=4)))
-
-        def body(index: ir.Value, mask: ir.Value | None) -> None:
-            at = b.mul(index, _i64(4))
-            weights_at = b.mul(index, _i64(2 if half else 4))
-            weights = [
-                v.load(b.add(b.add(base, b.mul(b_row, _i64(r))), weights_at), mask, half)
-                for r in range(ranks)
-            ]
-            for t, row in enumerate(y):
-                total = v.load(b.add(row, at), mask)
-                for r in range(ranks):
-                    total = v.add_product(factors[t * ranks + r], weights[r], total)
-                v.store(total, b.add(row, at), mask)
-
-        v.each(count, body)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * (5 + tokens)), generate
-
-
-def _dots_intrinsic(tokens: int, ranks: int, half: bool) -> Any:
-    if tokens == 1:
-
-        @intrinsic
-        def one(_context, a, a_row, x, z, z_row, count):  # type: ignore[no-untyped-def]
-            return _dots(1, ranks, half)
-
-        return one
-
-    @intrinsic
-    def four(_context, a, a_row, x0, x1, x2, x3, z, z_row, count):  # type: ignore[no-untyped-def]
-        return _dots(4, ranks, half)
-
-    return four
-
-
-def _adds_intrinsic(tokens: int, ranks: int, half: bool) -> Any:
-    if tokens == 1:
-
-        @intrinsic
-        def one(_context, b, b_row, y, z, z_row, count):  # type: ignore[no-untyped-def]
-            return _adds(1, ranks, half)
-
-        return one
-
-    @intrinsic
-    def four(_context, b, b_row, y0, y1, y2, y3, z, z_row, count):  # type: ignore[no-untyped-def]
-        return _adds(4, ranks, half)
-
-    return four
-
-
-_dots_1x4, _dots_1x4_half = (_dots_intrinsic(1, 4, half) for half in (False, True))
-_dots_1x1, _dots_1x1_half = (_dots_intrinsic(1, 1, half) for half in (False, True))
-_dots_4x4, _dots_4x4_half = (_dots_intrinsic(4, 4, half) for half in (False, True))
-_dots_4x1, _dots_4x1_half = (_dots_intrinsic(4, 1, half) for half in (False, True))
-_add_1x4, _add_1x4_half = (_adds_intrinsic(1, 4, half) for half in (False, True))
-_add_1x1, _add_1x1_half = (_adds_intrinsic(1, 1, half) for half in (False, True))
-_add_4x4, _add_4x4_half = (_adds_intrinsic(4, 4, half) for half in (False, True))
-_add_4x1, _add_4x1_half = (_adds_intrinsic(4, 1, half) for half in (False, True))
-
-HALF = 2
-"""Bytes of a bf16 value; adapters are held in these or in fp32."""
+_FLOAT = 4  # bytes
 
 
 @njit(nogil=True, cache=True)
 def dots_of_one(
     a: int, row: int, element: int, ranks: int, x: int, z: int, z_row: int, width: int
 ) -> None:
-    """z[:ranks] = A x, for up to four rows of A, ``row`` bytes apart, and one token.
+    """z[:ranks] = A x for up to four rows of A and one token.
 
     Args:
         a, x, z: addresses.
@@ -216,17 +29,17 @@ def dots_of_one(
         z_row: bytes from a token's results to the next's.
         width: values of x.
     """
-    if ranks == RANKS_AT_ONCE:
+    if ranks == ROWS:
         if element == HALF:
-            _dots_1x4_half(a, row, x, z, z_row, width)
+            blocks.half_dots_1x4(a, row, x, z, z_row, width)
         else:
-            _dots_1x4(a, row, x, z, z_row, width)
+            blocks.dots_1x4(a, row, x, z, z_row, width)
         return
     for r in range(ranks):
         if element == HALF:
-            _dots_1x1_half(a + r * row, row, x, z + 4 * r, z_row, width)
+            blocks.half_dots_1x1(a + r * row, row, x, z + _FLOAT * r, z_row, width)
         else:
-            _dots_1x1(a + r * row, row, x, z + 4 * r, z_row, width)
+            blocks.dots_1x1(a + r * row, row, x, z + _FLOAT * r, z_row, width)
 
 
 @njit(nogil=True, cache=True)
@@ -235,17 +48,18 @@ def dots_of_four(
 ) -> None:
     """As `dots_of_one`, for four tokens whose inputs lie at the addresses ``x``."""
     x0, x1, x2, x3 = x
-    if ranks == RANKS_AT_ONCE:
+    if ranks == ROWS:
         if element == HALF:
-            _dots_4x4_half(a, row, x0, x1, x2, x3, z, z_row, width)
+            blocks.half_dots_4x4(a, row, x0, x1, x2, x3, z, z_row, width)
         else:
-            _dots_4x4(a, row, x0, x1, x2, x3, z, z_row, width)
+            blocks.dots_4x4(a, row, x0, x1, x2, x3, z, z_row, width)
         return
     for r in range(ranks):
+        at, to = a + r * row, z + _FLOAT * r
         if element == HALF:
-            _dots_4x1_half(a + r * row, row, x0, x1, x2, x3, z + 4 * r, z_row, width)
+            blocks.half_dots_4x1(at, row, x0, x1, x2, x3, to, z_row, width)
         else:
-            _dots_4x1(a + r * row, row, x0, x1, x2, x3, z + 4 * r, z_row, width)
+            blocks.dots_4x1(at, row, x0, x1, x2, x3, to, z_row, width)
 
 
 @njit(nogil=True, cache=True)
@@ -254,17 +68,17 @@ def add_to_one(
 ) -> None:
     """y[:count] += sum_r z[r] B[r, :count] for one token; arguments as of `dots_of_one`."""
     r = 0
-    while r + RANKS_AT_ONCE <= rank:
+    while r + ROWS <= rank:
         if element == HALF:
-            _add_1x4_half(b + r * row, row, y, z + 4 * r, z_row, count)
+            blocks.half_adds_1x4(b + r * row, row, y, z + _FLOAT * r, z_row, count)
         else:
-            _add_1x4(b + r * row, row, y, z + 4 * r, z_row, count)
-        r += RANKS_AT_ONCE
+            blocks.adds_1x4(b + r * row, row, y, z + _FLOAT * r, z_row, count)
+        r += ROWS
     while r < rank:
         if element == HALF:
-            _add_1x1_half(b + r * row, row, y, z + 4 * r, z_row, count)
+            blocks.half_adds_1x1(b + r * row, row, y, z + _FLOAT * r, z_row, count)
         else:
-            _add_1x1(b + r * row, row, y, z + 4 * r, z_row, count)
+            blocks.adds_1x1(b + r * row, row, y, z + _FLOAT * r, z_row, count)
         r += 1
 
 
@@ -275,15 +89,17 @@ def add_to_four(
     """As `add_to_one`, for four tokens whose results lie at the addresses ``y``."""
     y0, y1, y2, y3 = y
     r = 0
-    while r + RANKS_AT_ONCE <= rank:
+    while r + ROWS <= rank:
+        at, factors = b + r * row, z + _FLOAT * r
         if element == HALF:
-            _add_4x4_half(b + r * row, row, y0, y1, y2, y3, z + 4 * r, z_row, count)
+            blocks.half_adds_4x4(at, row, y0, y1, y2, y3, factors, z_row, count)
         else:
-            _add_4x4(b + r * row, row, y0, y1, y2, y3, z + 4 * r, z_row, count)
-        r += RANKS_AT_ONCE
+            blocks.adds_4x4(at, row, y0, y1, y2, y3, factors, z_row, count)
+        r += ROWS
     while r < rank:
+        at, factors = b + r * row, z + _FLOAT * r
         if element == HALF:
-            _add_4x1_half(b + r * row, row, y0, y1, y2, y3, z + 4 * r, z_row, count)
+            blocks.half_adds_4x1(at, row, y0, y1, y2, y3, factors, z_row, count)
         else:
-            _add_4x1(b + r * row, row, y0, y1, y2, y3, z + 4 * r, z_row, count)
+            blocks.adds_4x1(at, row, y0, y1, y2, y3, factors, z_row, count)
         r += 1

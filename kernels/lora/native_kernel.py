@@ -18,14 +18,8 @@ from typing import Any
 
 from numba import cfunc, njit, types
 
-from kernels.lora.native_blocks import (
-    RANKS_AT_ONCE,
-    TOKENS_AT_ONCE,
-    add_to_four,
-    add_to_one,
-    dots_of_four,
-    dots_of_one,
-)
+from kernels.lora.native_blocks import add_to_four, add_to_one, dots_of_four, dots_of_one
+from kernels.native.blocks import ROWS
 from kernels.native.memory import floats_at, ints_at, prefetch
 
 GROUP_WORDS = 4
@@ -116,17 +110,17 @@ def _shrink(
     rank_start, rank = part[2], part[3]
     weight_at = part[5] * step[SLICE_STRIDE]
     z_row = _FLOAT * step[SHRUNK_STRIDE]
-    for r in range(rank_start, rank_start + rank, RANKS_AT_ONCE):
-        ranks = min(RANKS_AT_ONCE, rank_start + rank - r)
+    for r in range(rank_start, rank_start + rank, ROWS):
+        ranks = min(ROWS, rank_start + rank - r)
         a = row + r * row_bytes
-        _ask(a + RANKS_AT_ONCE * row_bytes, ranks * row_bytes)
-        for pair in range(first, last, TOKENS_AT_ONCE):
-            count = min(TOKENS_AT_ONCE, last - pair)
+        _ask(a + ROWS * row_bytes, ranks * row_bytes)
+        for pair in range(first, last, ROWS):
+            count = min(ROWS, last - pair)
             weight = pair * stride + weight_at
             if not _any_weight(weights, stride, weight, count):
                 continue
             z = step[SHRUNK] + z_row * pair + _FLOAT * r
-            if count == TOKENS_AT_ONCE:
+            if count == ROWS:
                 x = _four(words[X], words[X_STRIDE], tokens, pair)
                 dots_of_four(a, row_bytes, element, ranks, x, z, z_row, width)
             else:
@@ -159,12 +153,12 @@ def _expand(
         b, y_at = base + element * start, words[Y] + _FLOAT * (column + start)
         for r in range(rank):
             _ask(b + r * row + element * _COLUMNS_AT_ONCE, element * columns)
-        for pair in range(first, last, TOKENS_AT_ONCE):
-            count = min(TOKENS_AT_ONCE, last - pair)
+        for pair in range(first, last, ROWS):
+            count = min(ROWS, last - pair)
             if not _any_weight(weights, stride, pair * stride + weight_at, count):
                 continue
             z = step[SHRUNK] + z_row * pair + _FLOAT * rank_start
-            if count == TOKENS_AT_ONCE:
+            if count == ROWS:
                 y = _four(y_at, words[Y_STRIDE], tokens, pair)
                 add_to_four(b, row, element, rank, y, z, z_row, columns)
                 continue
