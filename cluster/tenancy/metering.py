@@ -66,33 +66,45 @@ class Meter:
         mixture: Sequence[WeightedAdapter] = (),
     ) -> None:
         """Book one ended request; ``usage`` is None when it never ran."""
+        self.record_parts(tenant, outcome, ((usage or Usage(0, 0), mixture),))
+
+    def record_parts(
+        self,
+        tenant: TenantId,
+        outcome: Outcome,
+        parts: Sequence[tuple[Usage, Sequence[WeightedAdapter]]],
+    ) -> None:
+        """Book one ended request whose tokens were computed with several mixtures."""
         self._outcomes[tenant, outcome] = self._outcomes.get((tenant, outcome), 0) + 1
-        spent = usage or Usage(0, 0)
         total = self._tenants.get(tenant, TenantUsage(tenant))
         self._tenants[tenant] = replace(
             total,
             requests=total.requests + 1,
-            prompt_tokens=total.prompt_tokens + spent.prompt_tokens,
-            completion_tokens=total.completion_tokens + spent.completion_tokens,
+            prompt_tokens=total.prompt_tokens + sum(spent.prompt_tokens for spent, _ in parts),
+            completion_tokens=total.completion_tokens
+            + sum(spent.completion_tokens for spent, _ in parts),
         )
-        weights: dict[AdapterDigest, Fraction] = {}
-        aliases: dict[AdapterDigest, str] = {}
-        for term in mixture:
-            digest = term.key.digest
-            weights[digest] = weights.get(digest, Fraction(0)) + abs(Fraction(term.weight))
-            aliases.setdefault(digest, term.key.alias)
-        if not any(weights.values()):
-            weights, aliases = {BASE: Fraction(1)}, {BASE: ""}
-        prompt = share(spent.prompt_tokens, weights)
-        completion = share(spent.completion_tokens, weights)
-        for digest, alias in aliases.items():
-            used = self._adapters.get((tenant, digest), AdapterUsage(tenant, digest, alias))
-            self._adapters[tenant, digest] = replace(
-                used,
-                requests=used.requests + 1,
-                prompt_tokens=used.prompt_tokens + prompt[digest],
-                completion_tokens=used.completion_tokens + completion[digest],
-            )
+        counted: set[AdapterDigest] = set()
+        for spent, mixture in parts:
+            weights: dict[AdapterDigest, Fraction] = {}
+            aliases: dict[AdapterDigest, str] = {}
+            for term in mixture:
+                digest = term.key.digest
+                weights[digest] = weights.get(digest, Fraction(0)) + abs(Fraction(term.weight))
+                aliases.setdefault(digest, term.key.alias)
+            if not any(weights.values()):
+                weights, aliases = {BASE: Fraction(1)}, {BASE: ""}
+            prompt = share(spent.prompt_tokens, weights)
+            completion = share(spent.completion_tokens, weights)
+            for digest, alias in aliases.items():
+                used = self._adapters.get((tenant, digest), AdapterUsage(tenant, digest, alias))
+                self._adapters[tenant, digest] = replace(
+                    used,
+                    requests=used.requests + (digest not in counted),
+                    prompt_tokens=used.prompt_tokens + prompt[digest],
+                    completion_tokens=used.completion_tokens + completion[digest],
+                )
+                counted.add(digest)
 
     def fold(self, known: Collection[AdapterDigest]) -> None:
         """Add up what is booked on generations that are not ``known`` any more.

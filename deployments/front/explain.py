@@ -5,6 +5,7 @@ from typing import Any
 
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import DecisionSource, RoutingDecision, SiteWeights
+from deployments.front.rerouting import SentenceDecision
 
 
 def decision_body(
@@ -25,10 +26,7 @@ def decision_body(
         "router": decision.router,
         "router_version": decision.router_version,
         "granularity": decision.granularity.value,
-        "mixture": [
-            {"name": term.key.alias, "weight": term.weight, "digest": term.key.digest}
-            for term in sorted(decision.mixture, key=lambda term: -abs(term.weight))
-        ],
+        "mixture": mixture_body(decision.mixture),
         "scores": [
             {
                 "name": score.alias or "(base)",
@@ -46,6 +44,36 @@ def decision_body(
         weights = {term.key.alias: term.weight for term in decision.mixture}
         body["explain"] = explanation(body["scores"], weights, decision.site_weights)
     return body
+
+
+def mixture_body(mixture: Sequence[WeightedAdapter]) -> list[dict[str, Any]]:
+    """The terms of a mixture, the heaviest first."""
+    return [
+        {"name": term.key.alias, "weight": term.weight, "digest": term.key.digest}
+        for term in sorted(mixture, key=lambda term: -abs(term.weight))
+    ]
+
+
+def sentences_body(sentences: Sequence[SentenceDecision]) -> list[dict[str, Any]]:
+    """The decision of each sentence of an answer; the first is the prompt's.
+
+    ``tokens`` were generated when it had begun, ``start`` before its adapters were applied.
+    """
+    bodies = []
+    for sentence in sentences:
+        body: dict[str, Any] = {
+            "tokens": sentence.seen,
+            "state": sentence.state.value,
+            "start": sentence.start,
+        }
+        if sentence.decided is not None:
+            body["decision"] = sentence.decided.decision.id
+            body["source"] = sentence.decided.source.value
+            body["mixture"] = mixture_body(sentence.decided.decision.mixture)
+        if sentence.reason:
+            body["reason"] = sentence.reason
+        bodies.append(body)
+    return bodies
 
 
 def explanation(

@@ -2,7 +2,7 @@
 
 A sequence is submitted to one replica; when that replica is lost the tokens received so far are
 sent to another one with the same decision, which continues after them. With greedy or seeded
-sampling the client cannot tell.
+sampling the client cannot tell. Where sentences were routed again, their decisions go along.
 """
 
 import dataclasses
@@ -10,14 +10,16 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from cluster.clock import Clock
-from cluster.domain.ids import ReplicaId, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import FinishReason, SamplingParams, TokenLogprobs, Usage
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
 from cluster.placement.filters import PickRequest
 from deployments.front.replicas import ReplicaSet
+from deployments.front.rerouting import SentenceRerouting
 from deployments.front.text import TextCodec
-from deployments.link.messages import Submit
+from deployments.link.client import ReplicaLink
+from deployments.link.messages import Reroute, Submit
 from router_service.service import Decided
 
 REPLICA_WAIT_S = 30.0
@@ -61,6 +63,7 @@ class Generation:
     clock: Clock
     new_id: Callable[[], RequestId]
     on_failover: Callable[[], None]
+    rerouting: SentenceRerouting | None = None  # where the router decides by sentences
     choice: ReplicaChoice | None = None
     _tokens: list[int] = field(default_factory=list)
     _scored: int = 0  # log-probabilities of prompt tokens that were handed out
@@ -74,7 +77,7 @@ class Generation:
         text = self.codec.stream(self.spec.stop, self.spec.sampling.min_tokens)
         lost: list[ReplicaId] = []
         while True:
-            digests = self.spec.decided.decision.digests
+            digests = self._digests
             self.choice, link = await self.replicas.pick(
                 PickRequest(digests, exclude=tuple(lost)), wait_s=REPLICA_WAIT_S
             )
@@ -83,6 +86,7 @@ class Generation:
                 queue = link.submit(self._submission(request_id))
             except ReplicaLost:
                 continue
+            self._attach(link, request_id)
             self.replicas.view.sent(request_id, link.replica_id, digests, self.clock.wall())
             ended = False
             scored = 0
@@ -104,8 +108,9 @@ class Generation:
                     fresh = chunk.prompt_logprobs[max(0, self._scored - scored) :]
                     scored += len(chunk.prompt_logprobs)
                     self._scored = max(self._scored, scored)
+                    piece = text.push(chunk.token_ids)
                     delta = Delta(
-                        text.push(chunk.token_ids),
+                        piece,
                         chunk.token_ids,
                         chunk.logprobs,
                         prompt_logprobs=fresh,
@@ -127,8 +132,13 @@ class Generation:
                             usage=self._usage(chunk.usage),
                         )
                         return
+                    if self.rerouting is not None:
+                        self.rerouting.hear(chunk)
+                        self.rerouting.feed(piece, len(self._tokens))
                     yield delta
             finally:
+                if self.rerouting is not None:
+                    self.rerouting.detach()
                 self.replicas.view.finished(request_id)
                 if not ended:
                     link.cancel(request_id)
@@ -136,6 +146,19 @@ class Generation:
             if len(lost) > MAX_FAILOVERS:
                 raise ReplicaLost(f"{len(lost)} replicas were lost while answering")
             self.on_failover()
+
+    @property
+    def _digests(self) -> tuple[AdapterDigest, ...]:
+        """Adapters that its tokens so far and its next ones need."""
+        if self.rerouting is not None:
+            return self.rerouting.digests
+        return self.spec.decided.decision.digests
+
+    def _attach(self, link: ReplicaLink, request_id: RequestId) -> None:
+        if self.rerouting is not None:
+            self.rerouting.attach(
+                lambda signed, after: link.reroute(Reroute(request_id, signed, after))
+            )
 
     @property
     def _gate_adapters(self) -> tuple[str, ...]:
@@ -153,6 +176,7 @@ class Generation:
             resumed_token_ids=tuple(self._tokens),
             arrived_at=spec.arrived_at,
             deadline_at=spec.deadline_at,
+            segments=() if self.rerouting is None else self.rerouting.begun(),
         )
 
     def _usage(self, reported: Usage | None) -> Usage:

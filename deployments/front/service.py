@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from cluster.clock import Clock
 from cluster.config import FrontConfig
+from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import Granularity
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import Outcome, Usage
@@ -31,17 +32,19 @@ from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
-from deployments.front.explain import decision_body
+from deployments.front.explain import decision_body, sentences_body
 from deployments.front.generation import Delta, Generation, SequenceSpec
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.problem import outcome_of
 from deployments.front.replicas import ReplicaSet
+from deployments.front.rerouting import SentenceRerouting
 from deployments.front.sampling import check_prompt, sampling_of
 from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody, RouteBody
 from router_service.service import Decided, RoutingService
+from router_service.wish import RouterWish, RoutingWish
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +110,7 @@ class RequestService:
         self.clock = clock
         self._new_id = new_id
         self._grammars = GrammarChecker()
+        self._keeping: set[asyncio.Task[None]] = set()  # notes on their way to the store
 
     @property
     def max_model_len(self) -> int:
@@ -133,10 +137,13 @@ class RequestService:
             # Another front may have added it a moment ago.
             await self._catch_up(UNKNOWN_NAME_AGE_S)
             decided = await self.routing.decide(tenant.id, wish, text, prompt)
+        self._count(tenant.id, decided, started)
+        return decided
+
+    def _count(self, tenant: TenantId, decided: Decided, started: float) -> None:
         source = decided.source.value
         self.metrics.route_seconds.labels(source).observe(self.clock.monotonic() - started)
-        self.metrics.decisions.labels(tenant.id, source).inc()
-        return decided
+        self.metrics.decisions.labels(tenant, source).inc()
 
     async def route(self, tenant: Tenant, body: RouteBody) -> Decided:
         """Decide only: what the same prompt's completion would be decided as."""
@@ -160,8 +167,9 @@ class RequestService:
         prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages))
         check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
-        decided = await self.decide(tenant, body.model, body.adapters, body.routing_text, prompt)
-        return await self._prepare(tenant, "chat", body, decided, [prompt], grammar)
+        text = body.routing_text
+        decided = await self.decide(tenant, body.model, body.adapters, text, prompt)
+        return await self._prepare(tenant, "chat", body, decided, text, [prompt], grammar)
 
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
         """Decide and prepare a completion of one or several prompts.
@@ -178,7 +186,7 @@ class RequestService:
         if text is None:
             text = self.codec.backend.decode(prompts[0])
         decided = await self.decide(tenant, body.model, body.adapters, text, prompts[0])
-        running = await self._prepare(tenant, "completions", body, decided, prompts, grammar)
+        running = await self._prepare(tenant, "completions", body, decided, text, prompts, grammar)
         if body.echo:
             running.echoes = self._echoes(body, prompts)
         return running
@@ -218,10 +226,12 @@ class RequestService:
         endpoint: str,
         body: ChatBody | CompletionBody,
         decided: Decided,
+        text: str,
         prompts: list[list[int]],
         grammar: str,
     ) -> Running:
         now = self.clock.wall()
+        wish = self.names.wish(body.model, body.adapters)
         specs: list[SequenceSpec] = []
         for prompt in prompts:
             sampling = sampling_of(
@@ -250,14 +260,14 @@ class RequestService:
             endpoint=endpoint,
             decided=decided,
             prompts=len(prompts),
-            generations=tuple(self._generation(spec) for spec in specs),
+            generations=tuple(self._generation(spec, wish, text) for spec in specs),
             choices=tuple(Choice() for _ in specs),
             verdict=verdict,
             started=self.clock.monotonic(),
             explain=body.explain,
         )
 
-    def _generation(self, spec: SequenceSpec) -> Generation:
+    def _generation(self, spec: SequenceSpec, wish: RoutingWish, text: str) -> Generation:
         return Generation(
             spec=spec,
             replicas=self.replicas,
@@ -265,7 +275,29 @@ class RequestService:
             clock=self.clock,
             new_id=self._new_id,
             on_failover=self.metrics.failovers.inc,
+            rerouting=self._rerouting(spec, wish, text),
         )
+
+    def _rerouting(
+        self, spec: SequenceSpec, wish: RoutingWish, text: str
+    ) -> SentenceRerouting | None:
+        segments = self.routing.segments(wish)
+        if segments is None or not isinstance(wish, RouterWish):
+            return None
+        router = wish  # of this type in the functions, too
+
+        async def decide(answer: str) -> Decided:
+            started = self.clock.monotonic()
+            decided = await self.routing.decide_sentence(spec.tenant, router, text, answer)
+            self._count(spec.tenant, decided, started)
+            return decided
+
+        def keep_delay(decided: Decided, delay: int) -> None:
+            task = asyncio.create_task(self.routing.keep_delay(decided, delay))
+            self._keeping.add(task)
+            task.add_done_callback(self._keeping.discard)
+
+        return SentenceRerouting(spec.decided, segments, decide, keep_delay)
 
     async def deltas(self, running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
         """(choice index, delta) of all sequences as they come; added to ``running.choices``.
@@ -342,8 +374,16 @@ class RequestService:
 
         What prefill has completed is read from the store; where it is not there, it is left out.
         """
-        if not running.explain or running.choices[0].decision:
+        if not running.explain:
             return
+        if not running.choices[0].decision:
+            await self._explain_decision(running)
+        for generation, choice in zip(running.generations, running.choices, strict=True):
+            if generation.rerouting is not None:
+                sentences = sentences_body(generation.rerouting.sentences)
+                choice.decision = {**choice.decision, "sentences": sentences}
+
+    async def _explain_decision(self, running: Running) -> None:
         decision = running.decided.decision
         if decision.granularity is Granularity.PROMPT and decision.site_weights is None:
             with contextlib.suppress(DecisionNotFound, StoreUnavailable):
@@ -378,12 +418,12 @@ class RequestService:
         metrics.request_seconds.observe(self.clock.monotonic() - running.started)
         prompt_tokens = sum(len(item.spec.prompt_token_ids) for item in running.generations)
         generated = sum(len(choice.token_ids) for choice in running.choices)
-        self._meter.record(
-            tenant,
-            running.outcome,
-            Usage(prompt_tokens, generated),
-            running.decided.decision.mixture,
-        )
+        self._meter.record_parts(tenant, running.outcome, _parts(running, prompt_tokens))
+        for generation in running.generations:
+            if generation.rerouting is not None:
+                generation.rerouting.stop()
+                for sentence in generation.rerouting.sentences[1:]:
+                    metrics.reroutes.labels(sentence.state.value).inc()
         self._admission.settle(running.verdict, prompt_tokens + generated)
         log.info(
             "request.finished",
@@ -396,6 +436,19 @@ class RequestService:
             prompt_tokens=prompt_tokens,
             completion_tokens=generated,
         )
+
+
+def _parts(running: Running, prompt_tokens: int) -> list[tuple[Usage, tuple[WeightedAdapter, ...]]]:
+    """The tokens of a request by the mixture that they were computed with."""
+    first = running.decided.decision.mixture
+    parts = [(Usage(prompt_tokens, 0), first)]
+    for generation, choice in zip(running.generations, running.choices, strict=True):
+        tokens = len(choice.token_ids)
+        shares = [(tokens, first)]
+        if generation.rerouting is not None:
+            shares = generation.rerouting.shares(tokens)
+        parts += [(Usage(0, count), mixture) for count, mixture in shares]
+    return parts
 
 
 def _outcome(error: BaseException | None) -> Outcome:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.config import AppConfig, Settings, cache_folder
+from cluster.config import AppConfig, RouterConfig, Settings, cache_folder
 from cluster.engine.model_source import ModelLocation, resolve_model
-from deployments.local.demo import with_demo
+from deployments.local.demo import DEMO_ROUTER, with_demo
 from deployments.local.state import StateDir
 from tests.support.live_cluster import LiveCluster, wait_for
 
@@ -33,7 +33,13 @@ def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
             **fields,
         }
     )
-    return with_demo(config, state)
+    config = with_demo(config, state)
+    sentences = RouterConfig(
+        name="sentences",
+        path=DEMO_ROUTER,
+        options={"reroute": "sentence", "min_sentence_characters": 16, "prompt_characters": 8},
+    )
+    return config.model_copy(update={"routers": (*config.routers, sentences)})
 
 
 @pytest.fixture(scope="session")

@@ -129,3 +129,20 @@ def test_folding_what_was_removed_keeps_the_totals(requests, removed):
     kept = [a for a in used(whole) if a.digest in known]
     assert [a for a in used(meter) if a.digest in known] == kept
     assert sum(a.requests for a in used(meter)) == sum(a.requests for a in used(whole))
+
+
+@given(st.lists(REQUESTS, max_size=4))
+def test_the_parts_of_a_request_add_up(several):
+    """Each part is shared as a request of its own; the request is counted once."""
+    meter, apart = Meter(), Meter()
+    acme = TenantId("acme")
+    for parts in several:
+        booked = [(usage or Usage(0, 0), mixture) for _, _, usage, mixture in parts]
+        meter.record_parts(acme, Outcome.COMPLETED, booked)
+        for usage, mixture in booked:
+            apart.record(acme, Outcome.COMPLETED, usage, mixture)
+    meter.check_integrity()
+    spent = {a.digest: (a.prompt_tokens, a.completion_tokens) for a in used(meter)}
+    assert spent == {a.digest: (a.prompt_tokens, a.completion_tokens) for a in used(apart)}
+    assert all(a.requests <= len(several) for a in used(meter))
+    assert sum(t.requests for t in meter.snapshot().tenants) == len(several)

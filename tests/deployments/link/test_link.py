@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
@@ -11,7 +12,7 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
 from cluster.errors import ReplicaLost
 from deployments.link.client import ReplicaLink
-from deployments.link.messages import Submit
+from deployments.link.messages import Reroute, SegmentStart, Submit
 from deployments.link.server import LinkServer
 
 KEY = b"0123456789abcdef"
@@ -27,12 +28,17 @@ class ScriptedReplica:
 
     def __init__(self) -> None:
         self.submitted: list[Submit] = []
+        self.rerouted: list[Reroute] = []
         self.cancelled: list[RequestId] = []
         self.orphans: list[frozenset[RequestId]] = []
         self.told = asyncio.Event()
 
     def submit(self, message: Submit) -> None:
         self.submitted.append(message)
+        self.told.set()
+
+    def reroute(self, message: Reroute) -> None:
+        self.rerouted.append(message)
         self.told.set()
 
     def cancel(self, request_id: RequestId) -> None:
@@ -157,6 +163,27 @@ async def test_cancel_crosses_and_ends_the_queue(served: Served) -> None:
         await replica.next()
     assert replica.cancelled == ["a"]
     assert queue.empty()
+    await front.link.close()
+
+
+async def test_a_re_route_crosses_for_a_request_that_runs(served: Served) -> None:
+    replica, server, port = served
+    front = Front(port)
+    segments = (SegmentStart(3, b"earlier"),)
+    message = msgspec.structs.replace(submission("a"), segments=segments)
+    queue = front.link.submit(message)
+    front.link.reroute(Reroute(RequestId("unknown"), b"other", 1))
+    front.link.reroute(Reroute(RequestId("a"), b"newer", 9))
+    while not replica.rerouted:
+        await replica.next()
+    assert replica.submitted == [message]
+    assert replica.rerouted == [Reroute(RequestId("a"), b"newer", 9)]
+    refusal = GenerationChunk(RequestId("a"), reroute_error="no room")
+    begun = GenerationChunk(RequestId("a"), (7,), segment_start=9)
+    server.deliver([refusal], running=1, queued=0)
+    server.deliver([begun], running=1, queued=0)
+    assert await asyncio.wait_for(queue.get(), WAIT_S) == refusal
+    assert await asyncio.wait_for(queue.get(), WAIT_S) == begun
     await front.link.close()
 
 
