@@ -2,8 +2,8 @@
 
 Worked out once for the rows of a step, like its ``LoraBatch``, and kept as long. At the entry of
 every decoder layer the weights of all its sites are set: known ones are copied in, gates are asked
-for all their rows together, routers for each new prompt. A gate that answers by site is asked later,
-for each linear when its input is there.
+for all their rows together, routers for each new prompt. A gate that answers by site is asked
+later, for each linear when its input is there.
 """
 
 from __future__ import annotations
