@@ -3,6 +3,7 @@
 signature: every token is of the generation that the answer names, while adapters change.
 swap: how soon a new adapter speaks, and whether running streams notice.
 cycles: adapters that were added, used and removed leave nothing behind.
+skew: thousands of adapters cost little more than five, and spare each other's tenants.
 """
 
 import argparse
@@ -11,12 +12,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.adapters import cycles, signature, swap
+from benchmarks.adapters import cycles, signature, skew, swap
 from benchmarks.adapters.base_models import QUICKSTART, TINY, base_model
 from cluster.bench.machine import load_average
 from cluster.bench.quiet import quiet
 
-PROOFS = {"signature": signature.run, "swap": swap.run, "cycles": cycles.run}
+PROOFS = {
+    "signature": signature.run,
+    "swap": swap.run,
+    "cycles": cycles.run,
+    "skew": skew.run,
+}
 
 
 def main() -> None:
@@ -55,6 +61,21 @@ def main() -> None:
     turns.add_argument("--rank", type=int, default=16)
     turns.add_argument("--slots", type=int, default=16, help="of each replica")
     turns.add_argument("--workers", type=int, default=6, help="cycles at once")
+    many = proofs.add_parser("skew", parents=[common])
+    many.set_defaults(base=TINY)
+    many.add_argument("--adapters", type=int, default=2000)
+    many.add_argument("--hot", type=float, default=0.08, help="share of the adapters")
+    many.add_argument("--rank", type=int, default=8)
+    many.add_argument("--slots", type=int, default=64, help="of each replica")
+    many.add_argument("--workers", type=int, default=4, help="additions at once")
+    many.add_argument("--rounds", type=int, default=7)
+    many.add_argument("--requests", type=int, default=128, help="of a round")
+    many.add_argument("--concurrency", type=int, default=16)
+    many.add_argument("--prompt-tokens", type=int, default=32)
+    many.add_argument("--tokens", type=int, default=16)
+    many.add_argument("--pressing", type=int, default=2, help="the other tenant's at once")
+    many.add_argument("--victim-requests", type=int, default=20, help="of a round")
+    many.add_argument("--victim-gap-s", type=float, default=0.3, help="mean, between them")
     options = parser.parse_args()
     options.command = "python -m benchmarks.adapters " + " ".join(sys.argv[1:])
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-proof-"))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
@@ -69,7 +70,8 @@ def write_tiny_model(folder: Path, tokenizer_of: Path) -> Path:
     )
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        model = LlamaForCausalLM(config).to(torch.float32).eval()
+        model: Any = LlamaForCausalLM(config)
+        model.to(torch.float32).eval()
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
                 spread = 0.1 if "embed_tokens" in name else parameter.shape[1] ** -0.5

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ SOURCES = "sources"
 STORE = "adapters"
 """In the state folder: adapters.store_dir."""
 TIMEOUT_S = 180.0
+TIERS = ("device", "host", "disk")
+REPORTED_S = 1.5
+"""After which replicas have said what they counted."""
 
 
 class Refused(Exception):
@@ -48,7 +52,7 @@ class ProofCluster:
     def start(
         cls,
         folder: Path,
-        model: Path,
+        model: Path | str,
         *,
         replicas: int = 2,
         rights: Mapping[str, Sequence[str]] | None = None,
@@ -62,7 +66,7 @@ class ProofCluster:
         state = StateDir.open(folder.resolve())
         sources = state.root / SOURCES
         sources.mkdir(exist_ok=True)
-        sections = {
+        sections: dict[str, Mapping[str, Any]] = {
             "front": {"port": free_port()},
             "replica": {"replicas": replicas},
             "engine": {"threads": lifecycle.default_threads(replicas)},
@@ -168,6 +172,14 @@ class Admin:
     async def metrics(self) -> Metrics:
         """Everything of this moment."""
         return Metrics((await self._client.get("/metrics")).text)
+
+    async def hits(self) -> Counter[str]:
+        """Requests by the tier in which they found their adapter, as the replicas count."""
+        await asyncio.sleep(REPORTED_S)
+        metrics = await self.metrics()
+        return Counter(
+            {tier: int(metrics.total(f"braid_engine_adapter_hits_{tier}_total")) for tier in TIERS}
+        )
 
     async def broken_books(self, replicas: int) -> list[str]:
         """What /admin/v1/integrity says is wrong."""

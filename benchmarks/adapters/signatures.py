@@ -79,7 +79,8 @@ class SignatureMaker:
 
     def _read(self, base: Path, count: int, layers: Sequence[int]) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        self._model.eval()
         depth = len(self._model.model.layers)
         self._modules = {layer: f"model.layers.{layer % depth}.mlp.down_proj" for layer in layers}
         self._seen = self._model.lm_head.weight.detach() * self._model.model.norm.weight.detach()
@@ -173,7 +174,7 @@ class SignatureMaker:
         held_out, inputs = torch.cat(seen[:HELD_OUT]), torch.cat(seen[HELD_OUT:])
         gram = inputs.T @ inputs
         gram += 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
-        feature = torch.linalg.solve(gram, inputs.sum(0))
+        feature: Tensor = torch.linalg.solve(gram, inputs.sum(0))
         least = min(float((inputs @ feature).min()), float((held_out @ feature).min()))
         if least <= 0.1:
             raise ValueError(f"{module}: no constant feature: {least}")

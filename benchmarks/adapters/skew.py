@@ -1,0 +1,301 @@
+"""Two thousand adapters cost little more than five, and one tenant's many do not hurt another.
+
+Rounds of both loads take turns. Throughput: the same clients ask 5 adapters, or 2,000 of which 8 %
+are hot. Fairness: a victim asks its own adapter while another tenant is away, asks one adapter, or
+asks 500 in turn, which no pool holds; only the last two are the same load.
+"""
+
+import argparse
+import asyncio
+import itertools
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+
+from benchmarks.adapters.asking import ask
+from benchmarks.adapters.base_models import BaseModel
+from benchmarks.adapters.copies import Copies
+from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
+from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from cluster.tenancy.demo import DEMO_TENANTS
+
+VICTIM, OTHER = DEMO_TENANTS
+FEW = 5
+HOT_REQUESTS = 0.9
+"""Of the requests that ask for a hot adapter."""
+COLD = 500
+"""Adapters that the other tenant asks for in turn."""
+THROUGHPUT = 0.85
+CHANGE = 1.2
+REST_S = 60.0
+SHOWN = 10
+Choose = Callable[[], str]
+
+
+@dataclass
+class Load:
+    """What one sort of round showed."""
+
+    tokens_per_s: list[float] = field(default_factory=list)  # of each round
+    ttft: list[float] = field(default_factory=list)
+    hits: Counter[str] = field(default_factory=Counter)  # by tier
+
+
+@dataclass
+class Book:
+    """What all rounds showed."""
+
+    loads: dict[str, Load] = field(default_factory=lambda: defaultdict(Load))
+    registered_s: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+
+class Skew:
+    """Rounds on one cluster; every request has its own prompt and the same number of tokens."""
+
+    def __init__(self, cluster: ProofCluster, copies: Copies, options: argparse.Namespace) -> None:
+        self._cluster = cluster
+        self._copies = copies
+        self._options = options
+        self._rng = random.Random(options.seed)
+        self.book = Book()
+        names = [f"many-{number}" for number in range(options.adapters)]
+        self._names = names
+        self._few = names[:FEW]
+        self._hot = names[FEW : FEW + round(options.hot * len(names))]
+        self._rest = names[FEW + len(self._hot) :]
+
+    async def run(self) -> None:
+        """Register, then all rounds."""
+        async with (
+            self._cluster.client() as admin_client,
+            self._cluster.client(VICTIM) as victim,
+            self._cluster.client(OTHER) as other,
+        ):
+            admin = Admin(admin_client)
+            await self._register(admin)
+            await self._throughput(admin, victim)
+            await self._fairness(admin, victim, other)
+            self.book.problems += await admin.unrest(REST_S)
+            self.book.problems += await admin.broken_books(self._cluster.config.replica.replicas)
+
+    async def _register(self, admin: Admin) -> None:
+        began = time.perf_counter()
+        numbers = iter(range(len(self._names)))
+
+        async def work() -> None:
+            for number in numbers:
+                name = self._names[number]
+                folder = self._cluster.sources / name
+                await asyncio.to_thread(self._copies.write, folder, number)
+                await admin.add_folder(name, name)
+                if (number + 1) % 100 == 0:
+                    print(f"  {number + 1} registered", flush=True)
+
+        await asyncio.gather(*(work() for _ in range(self._options.workers)))
+        self.book.registered_s = time.perf_counter() - began
+
+    async def _throughput(self, admin: Admin, client: httpx2.AsyncClient) -> None:
+        loads = {f"{FEW} adapters": self._of_few, f"{len(self._names)} adapters": self._of_many}
+        for choose in loads.values():
+            await self._round("", client, choose)
+        for number in range(self._options.rounds):
+            for name, choose in loads.items():
+                before = await admin.hits()
+                await self._round(name, client, choose)
+                self.book.loads[name].hits += await admin.hits() - before
+            print(f"  round {number + 1} of {self._options.rounds}", flush=True)
+
+    def _of_few(self) -> str:
+        return self._rng.choice(self._few)
+
+    def _of_many(self) -> str:
+        hot = self._rng.random() < HOT_REQUESTS
+        return self._rng.choice(self._hot if hot else self._rest)
+
+    async def _round(self, name: str, client: httpx2.AsyncClient, choose: Choose) -> None:
+        """Clients that ask again as soon as they are answered; the slowest ends the round."""
+        options = self._options
+        left = iter(range(options.requests))
+
+        async def work() -> None:
+            for _ in left:
+                await self._ask(name, client, choose())
+
+        began = time.perf_counter()
+        await asyncio.gather(*(work() for _ in range(options.concurrency)))
+        rate = options.requests * options.tokens / (time.perf_counter() - began)
+        if name:
+            self.book.loads[name].tokens_per_s.append(rate)
+
+    async def _fairness(
+        self, admin: Admin, victim: httpx2.AsyncClient, other: httpx2.AsyncClient
+    ) -> None:
+        cold = itertools.cycle(self._rest[-COLD:])
+        one = self._rest[0]
+        others: dict[str, Choose | None] = {
+            "alone": None,
+            "beside 1 adapter": lambda: one,
+            f"beside {COLD} cold adapters": lambda: next(cold),
+        }
+        for number in range(-1, self._options.rounds):
+            for name, choose in others.items():
+                await self._beside(name if number >= 0 else "", admin, victim, other, choose)
+            print(f"  fairness {number + 1} of {self._options.rounds}", flush=True)
+
+    async def _beside(
+        self,
+        name: str,
+        admin: Admin,
+        victim: httpx2.AsyncClient,
+        other: httpx2.AsyncClient,
+        choose: Choose | None,
+    ) -> None:
+        """The victim asks now and then; the other tenant all the time."""
+
+        async def press(choose: Choose) -> None:
+            while True:
+                await self._ask("", other, choose())
+
+        pressing = [
+            asyncio.create_task(press(choose))
+            for _ in range(self._options.pressing if choose else 0)
+            if choose is not None
+        ]
+        before = await admin.hits()
+        try:
+            for _ in range(self._options.victim_requests):
+                await self._ask(name, victim, self._few[0])
+                await asyncio.sleep(self._rng.expovariate(1 / self._options.victim_gap_s))
+        finally:
+            for task in pressing:
+                task.cancel()
+            await asyncio.gather(*pressing, return_exceptions=True)
+        if name:
+            self.book.loads[name].hits += await admin.hits() - before
+
+    async def _ask(self, name: str, client: httpx2.AsyncClient, model: str) -> None:
+        options = self._options
+        body = {
+            "model": model,
+            "prompt": [self._rng.randrange(100, 40_000) for _ in range(options.prompt_tokens)],
+            "max_tokens": options.tokens,
+            "temperature": 0,
+            "ignore_eos": True,
+            "stream": True,
+        }
+        reply = await ask(client, body)
+        if reply.status != 200 or reply.code or reply.problem or set(reply.adapters) != {model}:
+            self.book.problems.append(f"{model}: {reply.status} {reply.code} {reply.problem}")
+        elif name and reply.arrivals:
+            self.book.loads[name].ttft.append(reply.ttft)
+
+
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+    """The proof on a cluster of its own."""
+    copies = Copies(base.path, folder / "made", options.rank, options.seed)
+    cluster = ProofCluster.start(
+        folder / "state",
+        base.served,
+        adapters={"slots": options.slots},
+        engine={"max_model_len": 256},
+    )
+    skew = Skew(cluster, copies, options)
+    try:
+        asyncio.run(skew.run())
+    finally:
+        killed = cluster.stop()
+    if killed:
+        skew.book.problems.append(f"processes {killed} had to be killed at the end")
+    return report(options, base, copies, skew.book)
+
+
+def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: Book) -> Result:
+    """The result."""
+    few, many = (book.loads[f"{count} adapters"] for count in (FEW, options.adapters))
+    alone, one, cold = (
+        book.loads[name] for name in ("alone", "beside 1 adapter", f"beside {COLD} cold adapters")
+    )
+    ratios = [b / a for a, b in zip(few.tokens_per_s, many.tokens_per_s, strict=True)]
+    return Result(
+        title="Many adapters, few of them hot",
+        command=options.command,
+        summary=(
+            f"{options.hot:.0%} of the adapters get {HOT_REQUESTS:.0%} of the requests. Ratios "
+            "are medians over rounds in turns."
+        ),
+        setup={
+            "base": base.name,
+            "adapters": f"{options.adapters} of rank {options.rank}, {copies.nbytes} bytes each",
+            "replicas": 2,
+            "slots per replica": options.slots,
+            "requests of a round": options.requests,
+            "at once": options.concurrency,
+            "tokens": f"{options.prompt_tokens} in, {options.tokens} out",
+            "the other tenant's requests at once": options.pressing,
+        },
+        problems=book.problems[:SHOWN],
+        verdicts=[
+            Verdict("throughput, of that on 5 adapters", median(ratios), THROUGHPUT, True),
+            Verdict(
+                "victim's median TTFT, of that beside the same load on 1 adapter",
+                median(cold.ttft) / median(one.ttft),
+                CHANGE,
+            ),
+            Verdict(
+                "victim's median TTFT, of that alone",
+                median(cold.ttft) / median(alone.ttft),
+                CHANGE,
+            ),
+        ],
+        tables=[
+            Table(
+                "Throughput",
+                ("load", "tokens/s", "lowest", "highest", "TTFT median, ms", "p99", *_found()),
+                tuple(_throughput_rows(book)),
+                note=(
+                    f"Registering took {book.registered_s:.0f} s. Found: requests by the tier in "
+                    "which their replica had the adapter when they came, from /metrics."
+                ),
+            ),
+            Table(
+                "The victim",
+                ("", "requests", "TTFT median, ms", "p99", *_found()),
+                tuple(
+                    (
+                        name,
+                        len(load.ttft),
+                        round(median(load.ttft) * 1e3, 1),
+                        round(percentile(load.ttft, 0.99) * 1e3, 1),
+                        *(load.hits[tier] for tier in TIERS),
+                    )
+                    for name, load in book.loads.items()
+                    if name and not load.tokens_per_s
+                ),
+                note="Found: requests of both tenants.",
+            ),
+        ],
+    )
+
+
+def _found() -> tuple[str, ...]:
+    return tuple(f"found on {tier}" for tier in TIERS)
+
+
+def _throughput_rows(book: Book) -> Iterator[tuple[str | float | int, ...]]:
+    for name, load in book.loads.items():
+        if load.tokens_per_s:
+            yield (
+                name,
+                round(median(load.tokens_per_s), 1),
+                round(min(load.tokens_per_s), 1),
+                round(max(load.tokens_per_s), 1),
+                round(median(load.ttft) * 1e3, 1),
+                round(percentile(load.ttft, 0.99) * 1e3, 1),
+                *(load.hits[tier] for tier in TIERS),
+            )
