@@ -18,6 +18,7 @@ from deployments.cli.pack import packed
 ADMIN = "admin"
 ROUTES = "/admin/v1/adapters"
 DIGEST_CHARACTERS = 12
+ROUTER_FILE = "router.json"
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 OwnerOption = Annotated[
@@ -83,6 +84,8 @@ def add(
             with packed(where) as archive:
                 card = client.upload(ROUTES, {k: v for k, v in query.items() if v != ""}, archive)
     _show(card, as_json, "serving")
+    if where is not None and (where / ROUTER_FILE).is_file():
+        console.note(f"it has routers of its modules: `braid router add {name} {where}`")
 
 
 def show(

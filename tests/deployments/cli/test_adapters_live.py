@@ -49,9 +49,20 @@ def test_a_folder_here_is_uploaded(
     result = run("add", "mine", str(folder), "--grant", "acme", "--grant", "globex")
     assert result.exit_code == 0, result.output
     assert A in result.stdout
+    assert "braid router add" not in result.stderr
     ((_, _, body),) = asked(server)
     with tarfile.open(fileobj=io.BytesIO(body)) as tar:
         assert sorted(tar.getnames()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_routers_of_its_modules_are_pointed_out(
+    run: Callable[..., Any], server: Any, adapters: Callable[..., Path]
+) -> None:
+    folder = adapters("one") / "one"
+    (folder / "router.json").write_text("{}")
+    server.answer("POST", f"{ROUTES}?name=mine&replace=false", card(), status=201)
+    result = run("add", "mine", str(folder))
+    assert f"braid router add mine {folder}" in result.stderr
 
 
 def test_an_archive_is_sent_as_it_is(run: Callable[..., Any], server: Any, tmp_path: Path) -> None:
