@@ -79,8 +79,8 @@ class SignatureMaker:
 
     def _read(self, base: Path, count: int, layers: Sequence[int]) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
-        self._model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        self._model.eval()
+        load: Any = AutoModelForCausalLM.from_pretrained
+        self._model = load(base, dtype=torch.float32).eval()
         depth = len(self._model.model.layers)
         self._modules = {layer: f"model.layers.{layer % depth}.mlp.down_proj" for layer in layers}
         self._seen = self._model.lm_head.weight.detach() * self._model.model.norm.weight.detach()

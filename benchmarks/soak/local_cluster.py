@@ -61,6 +61,7 @@ class SoakCluster:
                         "max_model_len": 1024,
                     },
                     # Bounds that are reached in the warm-up: what fills up later is a leak.
+                    "adapters": {"host_bytes": 48 * 2**20},
                     "decisions": {"ttl_s": 240.0, "local_entries": 128},
                 }
             ),
