@@ -119,6 +119,13 @@ def milora(
         str | None,
         typer.Option(metavar="HOW", help="mask, prob or prob_renorm. Default: mask."),
     ] = None,
+    normalise: Annotated[
+        bool | None,
+        typer.Option(
+            "--normalise/--no-normalise",
+            help="Divide rows by their root mean square before pooling. Default: yes.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: 80.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.002.")] = None,
@@ -152,6 +159,7 @@ def milora(
         top_k=top_k,
         pooling=pooling,
         weighting=weighting,
+        normalise=normalise,
         steps=steps,
         batch_size=batch_size,
         learning_rate=lr,

@@ -38,6 +38,7 @@ class LoadedMilora:
             top_k=self.hyperparameters.top_k,
             pooling=self.hyperparameters.pooling,
             weighting=self.hyperparameters.weighting,
+            normalise=self.hyperparameters.normalise,
         )
 
 

@@ -10,6 +10,8 @@ from router_service.milora.rational import DENOMINATOR_DEGREE, NUMERATOR_DEGREE,
 from router_service.milora.routing import choose, pool
 from router_service.milora.schema import NUM_MODULES, Pooling, Weighting
 
+_EPSILON = 1e-6  # of the mean square
+
 
 def tensor_shapes(layers: int, hidden_size: int, pooling: Pooling) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor."""
@@ -33,8 +35,14 @@ class MiloraRouter:
         top_k: int,
         pooling: Pooling = "self_attention",
         weighting: Weighting = "mask",
+        normalise: bool = False,
     ) -> None:
         """Take over tensors as in ``tensor_shapes``; they may require gradients.
+
+        With ``normalise`` every row is divided by its root mean square before it is pooled. In the
+        residual stream of a model with norms the first token's row has values of tens of thousands:
+        they would be all that the pooled vector tells, and a rational function of degrees 6 and 4
+        squares them, so that the softmax is 1 for one module whatever the prompt, without gradient.
 
         Raises:
             ValueError: names or shapes that do not fit, or no such k.
@@ -50,6 +58,7 @@ class MiloraRouter:
         self._top_k = top_k
         self._pooling: Pooling = pooling
         self._weighting: Weighting = weighting
+        self._normalise = normalise
 
     def probabilities(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """p [B, 7] of a layer's modules in the order of `cluster.engine.fusion.LAYER_MODULES`.
@@ -61,7 +70,10 @@ class MiloraRouter:
         """
         tensors = self._tensors
         query = tensors["query"][layer] if self._pooling == "self_attention" else None
-        pooled = pool(hidden.float(), mask, self._pooling, query)
+        rows = hidden.float()
+        if self._normalise:
+            rows = rows * (rows.square().mean(dim=-1, keepdim=True) + _EPSILON).rsqrt()
+        pooled = pool(rows, mask, self._pooling, query)
         activated = rational(pooled, tensors["numerator"][layer], tensors["denominator"][layer])
         return (activated @ tensors["projection"][layer]).softmax(dim=-1)
 
@@ -81,4 +93,5 @@ class MiloraRouter:
             top_k=self._top_k,
             pooling=self._pooling,
             weighting=self._weighting,
+            normalise=self._normalise,
         )

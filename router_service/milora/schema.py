@@ -19,6 +19,8 @@ class MiloraHyperparameters(Section):
     top_k: Annotated[int, Field(ge=1, le=NUM_MODULES)]
     pooling: Pooling = "self_attention"
     weighting: Weighting = "mask"
+    normalise: bool = False
+    """Rows have a root mean square of 1 when they are pooled."""
     layers: Annotated[int, Field(ge=1)]
     """Decoder layers of the base."""
     hidden_size: Annotated[int, Field(ge=1)]

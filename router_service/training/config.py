@@ -120,6 +120,9 @@ class MiloraTrainingConfig(TrainingConfig):
     pooling: Literal["self_attention", "mean", "last", "max"] = "self_attention"
     weighting: Literal["mask", "prob", "prob_renorm"] = "mask"
     """Weight of an active module: 1, its probability, or that divided by the active ones' sum."""
+    normalise: bool = True
+    """Divide rows by their root mean square before pooling; the paper says nothing of it. Without,
+    a few large values of the first token leave routers that are the same for every prompt."""
     balance: Annotated[float, Field(ge=0)] = 1e-2
     """Lambda of the load-balance loss."""
     steps: Annotated[int, Field(ge=1)] = 80

@@ -93,6 +93,7 @@ def train_milora(
                 top_k=config.top_k,
                 pooling=config.pooling,
                 weighting=config.weighting,
+                normalise=config.normalise,
                 layers=layers,
                 hidden_size=hidden_size,
                 training=finished.provenance,
@@ -132,6 +133,7 @@ class MiloraTrainee:
             top_k=config.top_k,
             pooling=config.pooling,
             weighting=config.weighting,
+            normalise=config.normalise,
         )
         lora = {name: p for name, p in model.named_parameters() if p.requires_grad}
         routers = {

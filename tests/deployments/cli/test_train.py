@@ -161,6 +161,7 @@ def test_milora_options_arrive(
 
     monkeypatch.setattr(milora, "train_milora", train)
     options = "--alias s --rank 4 --alpha 2 --top-k 1 --pooling max --weighting prob --steps 7"
+    options += " --no-normalise"
     result = braid("train", "milora", "--data", "x", "--out", "o", *options.split())
     assert result.exit_code == 0, result.stderr
     assert seen == [
@@ -174,6 +175,7 @@ def test_milora_options_arrive(
             top_k=1,
             pooling="max",
             weighting="prob",
+            normalise=False,
             steps=7,
         )
     ]

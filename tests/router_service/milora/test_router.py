@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,7 +15,7 @@ D = 12
 
 
 def random_router(
-    seed: int = 0, pooling: Pooling = "self_attention", top_k: int = 3, **options: str
+    seed: int = 0, pooling: Pooling = "self_attention", top_k: int = 3, **options: Any
 ) -> MiloraRouter:
     generator = torch.Generator().manual_seed(seed)
     numerator, denominator = gelu_coefficients()
@@ -22,7 +24,7 @@ def random_router(
         for name, shape in tensor_shapes(2, D, pooling).items()
     }
     tensors |= {"numerator": numerator.repeat(2, 1), "denominator": denominator.repeat(2, 1)}
-    return MiloraRouter(tensors, top_k=top_k, pooling=pooling, **options)  # type: ignore[arg-type]
+    return MiloraRouter(tensors, top_k=top_k, pooling=pooling, **options)
 
 
 def test_the_activation_starts_as_gelu() -> None:
@@ -44,6 +46,7 @@ def test_the_activation_is_the_papers_formula(coefficients: list[float], x: floa
     assert float(found) == pytest.approx(above / below, rel=1e-3, abs=1e-3)
 
 
+@pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("pooling", POOLINGS)
 @settings(max_examples=20)
 @given(
@@ -53,9 +56,9 @@ def test_the_activation_is_the_papers_formula(coefficients: list[float], x: floa
     filling=st.sampled_from([0.0, -1e6, 1e6, float("nan"), float("inf")]),
 )
 def test_padding_has_no_part(
-    pooling: Pooling, seed: int, left: int, right: int, filling: float
+    pooling: Pooling, normalise: bool, seed: int, left: int, right: int, filling: float
 ) -> None:
-    router = random_router(seed, pooling)
+    router = random_router(seed, pooling, normalise=normalise)
     prompt = torch.randn(5, D, generator=torch.Generator().manual_seed(seed + 100))
     padded = torch.full((1, left + 5 + right, D), filling)
     padded[0, left : left + 5] = prompt
@@ -121,6 +124,27 @@ def test_the_balance_loss_is_least_where_modules_are_used_alike() -> None:
     one = torch.zeros(7, 7)
     one[:, 2] = 1
     assert float(balance_loss(one)) == pytest.approx(7.0)
+
+
+def test_normalised_rows_tell_more_than_the_first_tokens_large_value() -> None:
+    prompts = torch.randn(20, 6, D, generator=torch.Generator().manual_seed(3))
+    prompts[:, 0] = 0
+    prompts[:, 0, 4] = 2e4
+    mask = torch.ones(20, 6, dtype=torch.bool)
+    raw = random_router(pooling="mean").probabilities(0, prompts, mask)
+    assert (raw.amax(dim=1) == 1).all()
+    assert len(set(raw.argmax(dim=1).tolist())) == 1
+    for router in (
+        random_router(pooling="mean", normalise=True),
+        random_router(pooling="mean", normalise=True).to(torch.device("cpu")),
+    ):
+        found = router.probabilities(0, prompts, mask)
+        assert (found.amax(dim=1) < 0.999).all()
+        assert len(set(found.argmax(dim=1).tolist())) > 1
+        scaled = prompts * torch.rand(20, 6, 1).add(0.5)
+        torch.testing.assert_close(
+            router.probabilities(0, scaled, mask), found, atol=1e-4, rtol=1e-4
+        )
 
 
 def test_low_precision_is_computed_in_fp32() -> None:
