@@ -84,6 +84,20 @@ class AdapterConfig(Section):
     """Where adapters may be fetched from: schemes ("s3://") or prefixes of URLs."""
     source_hub: bool = True
     """Whether adapters may be fetched from the Hugging Face hub."""
+    hub_endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+")] = "https://huggingface.co"
+    """The hub, or a server that speaks like it."""
+    max_source_bytes: Annotated[int, Field(ge=1)] = 1024 * 2**20
+    """Most bytes received for one adapter, as its source sends them."""
+    max_unpacked_bytes: Annotated[int, Field(ge=1)] = 1024 * 2**20
+    """Most bytes that come out of one archive."""
+    max_files: Annotated[int, Field(ge=1)] = 256
+    """Most files in a folder or archive, whether they are used or not."""
+    fetch_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """How long one fetch may take."""
+    stall_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """How long a source may send nothing."""
+    orphan_grace_s: Annotated[float, Field(gt=0)] = 86400.0
+    """Files in the store that the registry does not know are removed after so long."""
     acknowledgements: Annotated[int, Field(ge=0)] = 0
     """Replicas that must be able to serve a new generation before its name points to it; 0 is all
     that are there."""
@@ -194,6 +208,8 @@ class Settings(BaseSettings):
     """BRAID_CACHE_DIR: base models."""
     signing_key: SecretStr | None = None
     """BRAID_SIGNING_KEY: signs decisions; unset uses one kept in the state folder."""
+    hub_token: SecretStr | None = None
+    """BRAID_HUB_TOKEN: for private repositories of adapters; sent to the hub's host alone."""
     api_key: SecretStr | None = None
     """BRAID_API_KEY: the key the command-line client sends."""
 

@@ -17,6 +17,7 @@ class Secrets:
 
     redis_url: str
     signing_key: bytes
+    hub_token: str | None = None
 
 
 def read_secrets(config: AppConfig) -> Secrets:
@@ -32,7 +33,12 @@ def read_secrets(config: AppConfig) -> Secrets:
         raise ConfigError("redis_url: not configured, and BRAID_REDIS_URL is not set")
     if signing_key is None:
         raise ConfigError("signing_key: not configured, and BRAID_SIGNING_KEY is not set")
-    return Secrets(redis_url.get_secret_value(), signing_key.get_secret_value().encode())
+    hub_token = settings.hub_token
+    return Secrets(
+        redis_url.get_secret_value(),
+        signing_key.get_secret_value().encode(),
+        None if hub_token is None else hub_token.get_secret_value(),
+    )
 
 
 def locate_model(config: AppConfig) -> ModelLocation:

@@ -23,9 +23,14 @@ class AdapterLimits:
 
     @classmethod
     def from_config(cls, config: AdapterConfig) -> "AdapterLimits":
-        """What a replica's pool can hold; everything else as it is by default."""
+        """What a replica's pool can hold, and what the operator lets a fetch cost."""
         return cls(
             max_rank=config.max_rank,
             max_bytes=config.memory_bytes,
             base_check=config.base_check,
+            max_source_bytes=config.max_source_bytes,
+            max_unpacked_bytes=config.max_unpacked_bytes,
+            max_files=config.max_files,
+            fetch_timeout_s=config.fetch_timeout_s,
+            stall_timeout_s=config.stall_timeout_s,
         )

@@ -193,6 +193,13 @@ class ContentStore:
                     swept += 1
         return swept
 
+    def age_s(self, digest: AdapterDigest) -> float | None:
+        """Seconds since a generation's files were written; None when there is none."""
+        try:
+            return self._clock.wall() - self._path(digest).stat().st_mtime
+        except FileNotFoundError:
+            return None
+
     def _path(self, digest: AdapterDigest) -> Path:
         if not _DIGEST.fullmatch(digest):
             raise AdapterNotStored(f"{digest[:100]!r}: expected a sha256 of 64 hex digits")

@@ -5,6 +5,7 @@ from what it remembers; without the controller the replicas go on with the place
 """
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ from cluster.placement.policy_load import PolicyFile
 from cluster.placement.reconciler import Actions, Reconciler
 from deployments.controller.collector import RetiredCollector, placeable
 from deployments.controller.state import ControllerState
+from deployments.controller.store_keeping import StoreMetrics, registry_keeper
 from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
@@ -33,6 +35,8 @@ log = structlog.get_logger(__name__)
 CALL_TIMEOUT_S = 5.0
 PLACEMENT_TIMEOUT_S = 60.0
 COLLECT_INTERVAL_S = 0.25
+KEEP_INTERVAL_S = 0.5
+SWEEP_INTERVAL_S = 60.0
 ABANDON_FACTOR = 4.0
 """Times ``adapters.add_timeout_s``: an addition that is staged so long has lost its front."""
 
@@ -69,6 +73,7 @@ class Controller:
             self._clock,
             abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
         )
+        self._keeper = registry_keeper(config, self._live.registry, location.model_id, self._clock)
         self._state = ControllerState(secrets.redis_url)
         self._reconciler = await self._restore()
         self._replica_count = self._policy.policy.replicas.min
@@ -77,6 +82,7 @@ class Controller:
         self._tick_error: str | None = None
         self._task = asyncio.create_task(self._run())
         self._collecting = asyncio.create_task(self._collect())
+        self._keeping = asyncio.create_task(self._keep())
 
     async def state(self) -> dict[str, Any]:
         """For people: the placement with its reasons, the policy in force, and what is wrong."""
@@ -87,11 +93,12 @@ class Controller:
             "policy": self._policy.policy.model_dump(mode="json"),
             "policy_error": self._policy.error,
             "state_error": self._state.error,
+            "adapter_store": None if self._keeper is None else asdict(self._keeper.counters),
         }
 
     async def check_health(self) -> None:
         """Serve replaces a controller whose loop has ended."""
-        if self._task.done() or self._collecting.done():
+        if self._task.done() or self._collecting.done() or self._keeping.done():
             raise RuntimeError("the control loop has ended")
 
     async def _restore(self) -> Reconciler:
@@ -142,6 +149,24 @@ class Controller:
             except Exception as error:  # Ray raises many kinds; the next look may succeed
                 log.error("controller.collection_failed", exc_info=error)
             await asyncio.sleep(COLLECT_INTERVAL_S)
+
+    async def _keep(self) -> None:
+        """Write the registry down, recover it where it was lost, and sweep the store."""
+        keeper, metrics = self._keeper, StoreMetrics()
+        swept_at = -SWEEP_INTERVAL_S
+        while keeper is not None:
+            try:
+                await keeper.keep()
+                if self._clock.monotonic() - swept_at >= SWEEP_INTERVAL_S:
+                    await keeper.sweep()
+                    swept_at = self._clock.monotonic()
+            except BraidError as error:
+                log.warning("controller.registry_not_kept", error=error.message)
+            except Exception as error:  # what one look meets must not end the loop
+                log.error("controller.registry_not_kept", exc_info=error)
+            metrics.report(keeper.counters)
+            await asyncio.sleep(KEEP_INTERVAL_S)
+        await asyncio.Event().wait()
 
     async def _unload(
         self, digests: tuple[AdapterDigest, ...]
@@ -203,6 +228,7 @@ class Controller:
         if hasattr(self, "_task"):
             self._task.cancel()
             self._collecting.cancel()
+            self._keeping.cancel()
             await self._live.close()
             await self._state.close()
 

@@ -62,8 +62,15 @@ class AdapterAdmin:
     """One per front; fronts may work at the same time."""
 
     def __init__(
-        self, *, live: LiveAdapters, config: AdapterConfig, cluster: Cluster, clock: Clock
+        self,
+        *,
+        live: LiveAdapters,
+        config: AdapterConfig,
+        cluster: Cluster,
+        clock: Clock,
+        hub_token: str | None = None,
     ) -> None:
+        self.hub_token = hub_token
         self._live = live
         self._registry = live.registry
         self._config = config

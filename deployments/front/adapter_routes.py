@@ -54,7 +54,9 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
             return await admin.add(upload_of(request), wanted, tenant.id)
         body = await body_of(request, AddBody)
         wanted = body.wanted(body.name, replace=body.replace)
-        return await admin.add(source_of(body.source, admin.config), wanted, tenant.id)
+        return await admin.add(
+            source_of(body.source, admin.config, admin.hub_token), wanted, tenant.id
+        )
 
     @routes.post("")
     async def add(request: Request) -> Response:

@@ -24,7 +24,9 @@ ARCHIVE_TYPES = frozenset(
 )
 
 
-def source_of(body: SourceBody, config: AdapterConfig) -> AdapterSource:
+def source_of(
+    body: SourceBody, config: AdapterConfig, hub_token: str | None = None
+) -> AdapterSource:
     """The source that a body names; nothing is opened yet.
 
     Raises:
@@ -41,7 +43,7 @@ def source_of(body: SourceBody, config: AdapterConfig) -> AdapterSource:
     if body.hub is not None:
         if not config.source_hub:
             raise AdapterSourceRefused("adapters.source_hub is off", param="source")
-        return HubSource(body.hub, body.revision)
+        return HubSource(body.hub, body.revision, endpoint=config.hub_endpoint, token=hub_token)
     return UrlSource(body.url or "", config.source_urls)
 
 

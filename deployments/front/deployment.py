@@ -135,6 +135,7 @@ class Front:
             adapter_admin=AdapterAdmin(
                 live=self._live,
                 config=config.adapters,
+                hub_token=secrets.hub_token,
                 cluster=cluster,
                 clock=clock,
             ),

@@ -24,7 +24,8 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
         """Add a shared adapter; ``load_inplace`` replaces one."""
         tenant = admin_of(context, request)
         body = await read_body(request, VllmLoadBody, context.config.max_body_bytes)
-        source = source_of(source_named(body.lora_path, admin.config.source_dir), admin.config)
+        named = source_named(body.lora_path, admin.config.source_dir)
+        source = source_of(named, admin.config, admin.hub_token)
         wanted = Wanted(body.lora_name)
         if body.load_inplace:
             wanted = Wanted(body.lora_name, expected=None)

@@ -19,6 +19,8 @@ GENERATION = "g:"
 NAME = "n:"
 FOLDER = "f:"
 ROUTER = "r:"
+IDENTITY = "i:registry"
+"""Set once; a registry without it is new, or has lost its data."""
 
 T = TypeVar("T", "Generation", "Name", "Router")
 

@@ -44,8 +44,7 @@ class RedisRegistryStore:
         self._client = client
         self._new_epoch = new_epoch
         self._removed_kept = removed_kept
-        base = hashlib.sha256(model_id.encode()).hexdigest()[:12]
-        stem = f"{KEY_PREFIX}:{{adapters:{base}}}"
+        stem = f"{KEY_PREFIX}:{{adapters:{registry_name(model_id)}}}"
         self._version_key = f"{stem}:version"
         self._keys = [f"{stem}:records", self._version_key, f"{stem}:changed", f"{stem}:removed"]
         self._commit = client.register_script(_script("commit.lua"))
@@ -83,6 +82,11 @@ class RedisRegistryStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def registry_name(model_id: str) -> str:
+    """Tells the registries of different base models apart."""
+    return hashlib.sha256(model_id.encode()).hexdigest()[:12]
 
 
 async def _asked(command: Awaitable[T]) -> T:

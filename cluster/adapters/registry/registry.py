@@ -8,9 +8,11 @@ and judges again.
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
-from cluster.adapters.registry import operations, router_operations
+from cluster.adapters.registry import operations, recovery, router_operations
+from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import Transaction
 from cluster.adapters.registry.records import Answer, Generation, Name, Router
+from cluster.adapters.registry.recovery import Stored
 from cluster.adapters.registry.store import Changes, RegistryStore, Version
 from cluster.adapters.registry.view import RegistryView
 from cluster.clock import Clock
@@ -177,6 +179,26 @@ class AdapterRegistry:
             lambda view: router_operations.put_router(view, router, replaces=replaces)
         )
         return view.routers.get(router.name, router)
+
+    async def identify(self, identity: str) -> RegistryView:
+        """See ``recovery.identify``."""
+        return await self._commit(lambda view: recovery.identify(view, identity))
+
+    async def restore(self, name: Name, journal: Journal, stored: Stored) -> RegistryView:
+        """See ``recovery.restore_name``."""
+        return await self._commit(
+            lambda view: recovery.restore_name(view, name, journal, stored, self._clock.wall())
+        )
+
+    async def restore_rest(self, journal: Journal) -> RegistryView:
+        """See ``recovery.restore_rest``."""
+        return await self._commit(
+            lambda view: recovery.restore_rest(view, journal, self._clock.wall())
+        )
+
+    async def condemn(self, orphan: Generation) -> RegistryView:
+        """See ``recovery.condemn``."""
+        return await self._commit(lambda view: recovery.condemn(view, orphan, self._clock.wall()))
 
     async def remove_router(self, name: str) -> RegistryView:
         """See ``router_operations.remove_router``."""

@@ -9,6 +9,7 @@ from cluster.adapters.catalog import AdapterRights
 from cluster.adapters.registry.records import (
     FOLDER,
     GENERATION,
+    IDENTITY,
     NAME,
     ROUTER,
     Generation,
@@ -61,6 +62,12 @@ class RegistryView:
             elif kind == ROUTER:
                 _put(routers, key, None if value is None else decode(name, value, Router))
         return RegistryView(changes.version, names, generations, folder, routers, raw)
+
+    @property
+    def identity(self) -> str | None:
+        """Which registry this is; None until ``recovery.identify``."""
+        raw = self.raw.get(IDENTITY)
+        return None if raw is None else raw.decode()
 
     # What tenants see
 

@@ -1,0 +1,99 @@
+"""What the content store keeps of the registry, so that names outlive a Redis that lost its data.
+
+One file beside the generations: names with their histories, and what generations are besides their
+files. Manifests are not in it; the store has them with each generation.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from cluster.adapters.registry.records import Generation, Name, PlaceKind, Router
+from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.sources.files import disk_errors
+from cluster.adapters.store import INCOMING
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import AdapterCorrupt, AdapterStoreError
+
+
+class KeptGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a generation's files do not say."""
+
+    source: str
+    added_at: float  # wall clock, seconds
+
+
+class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One state of the registry of one base model."""
+
+    registry: str  # identity of the registry that it is of; see ``operations.identify``
+    names: tuple[Name, ...] = ()
+    folder: dict[str, AdapterDigest] = {}
+    generations: dict[AdapterDigest, KeptGeneration] = {}  # those in the store
+    routers: tuple[Router, ...] = ()
+
+
+def journal_of(view: RegistryView, registry: str) -> Journal:
+    """What is worth keeping of a view."""
+    return Journal(
+        registry=registry,
+        names=tuple(name for _, name in sorted(view.names.items())),
+        folder=dict(sorted(view.folder.items())),
+        generations={
+            digest: _kept(generation)
+            for digest, generation in sorted(view.generations.items())
+            if generation.place.kind is PlaceKind.STORE and generation.names
+        },
+        routers=tuple(router for _, router in sorted(view.routers.items())),
+    )
+
+
+class JournalFile:
+    """The journal on the store's volume; one per base model.
+
+    Args:
+        root: the store's folder.
+        base: tells the registries of different base models apart; part of the file's name.
+    """
+
+    def __init__(self, root: Path, base: str) -> None:
+        self.path = root / f".registry-{base}.json"
+
+    def read(self) -> Journal | None:
+        """The last one written; None where there is none.
+
+        Raises:
+            AdapterCorrupt: the file cannot be understood.
+            AdapterStoreError: the disk refused.
+        """
+        try:
+            return msgspec.json.decode(self.path.read_bytes(), type=Journal)
+        except FileNotFoundError:
+            return None
+        except msgspec.MsgspecError as error:
+            raise AdapterCorrupt(f"{self.path.name}: {error}") from error
+        except OSError as error:
+            raise AdapterStoreError(f"{self.path.name}: {error.strerror}") from error
+
+    def write(self, journal: Journal) -> None:
+        """Replace the file at once; a process that is killed meanwhile leaves the one before.
+
+        Raises:
+            AdapterStoreError: the disk refused.
+        """
+        incoming = self.path.parent / INCOMING  # swept, should this process be killed
+        with disk_errors(self.path.name):
+            incoming.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=incoming) as folder:
+                path = Path(folder) / self.path.name
+                with path.open("wb") as file:
+                    file.write(msgspec.json.encode(journal))
+                    file.flush()
+                    os.fsync(file.fileno())
+                path.replace(self.path)
+
+
+def _kept(generation: Generation) -> KeptGeneration:
+    return KeptGeneration(generation.source, generation.added_at)

@@ -1,0 +1,57 @@
+"""The controller's care for the content store: who does it, and its counters as metrics."""
+
+import uuid
+from dataclasses import asdict
+
+from ray.util.metrics import Counter
+
+from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.registry.journal import JournalFile
+from cluster.adapters.registry.keeper import KeeperCounters, RegistryKeeper
+from cluster.adapters.registry.redis_store import registry_name
+from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.clock import Clock
+from cluster.config import AppConfig
+from deployments.live_adapters import NO_BASE, content_store
+
+UPLOAD_GRACE = 2.0
+"""Times the longest that a fetch may take: nothing that lives waits so long."""
+
+
+def registry_keeper(
+    config: AppConfig, registry: AdapterRegistry, model_id: str, clock: Clock
+) -> RegistryKeeper | None:
+    """The keeper of an application; None where nothing can be added, so that nothing is lost."""
+    store = content_store(config.adapters, NO_BASE)
+    if store is None:
+        return None
+    limits = AdapterLimits.from_config(config.adapters)
+    return RegistryKeeper(
+        registry,
+        store,
+        JournalFile(store.root, registry_name(model_id)),
+        clock,
+        lambda: uuid.uuid4().hex,
+        uploads_older_s=UPLOAD_GRACE * (limits.fetch_timeout_s + limits.stall_timeout_s),
+        orphans_older_s=config.adapters.orphan_grace_s,
+    )
+
+
+class StoreMetrics:
+    """Reports what was counted since the last report, as a metric of the controller's Ray node."""
+
+    def __init__(self) -> None:
+        self._counter = Counter(
+            "braid_adapter_store",
+            description="What the controller did to keep store and registry true to each other.",
+            tag_keys=("what",),
+        )
+        self._reported = asdict(KeeperCounters())
+
+    def report(self, counters: KeeperCounters) -> None:
+        """Bring the metric up to date."""
+        found = asdict(counters)
+        for what, value in found.items():
+            if value > self._reported[what]:
+                self._counter.inc(value - self._reported[what], tags={"what": what})
+        self._reported = found
