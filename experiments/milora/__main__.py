@@ -20,6 +20,7 @@ from experiments.milora.quality import METHODS, TrainingSize, measure, train
 from experiments.milora.report import write_report
 from experiments.milora.tasks import TASKS, TaskData, Tokens, load_task
 from experiments.milora.timing import measure_decode
+from experiments.milora.untrained import measure_untrained
 from experiments.parts import kept_parts, part
 from router_service.evaluation.records import Record
 from router_service.training.encoding import chat_prompt_ids
@@ -78,6 +79,7 @@ def _quality(options: argparse.Namespace, base: ModelLocation, results: Path) ->
                 base, None, load(0), is_milora=False, threads=options.threads, say=_say
             ),
         )
+        part(results, "untrained", settings, lambda: measure_untrained(base, load(0)))
     trained = [method for method in options.methods if method != _BASE]
     for seed in options.seeds:
         for method in trained:

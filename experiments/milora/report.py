@@ -209,7 +209,23 @@ def _modules(parts: Parts) -> str:
         lines.append(f"| {_NAMES[method]}, % | {' | '.join(cells)} |")
     if not rows:
         return "## What the routers choose\n\nNot measured.\n"
+    if "untrained" in parts:
+        seen = parts["untrained"]
+        lines += ["", _normalisation(seen)]
     return "\n".join([*lines, ""])
+
+
+def _normalisation(seen: Mapping[str, Any]) -> str:
+    raw, normalised = seen["raw"], seen["normalised"]
+    return (
+        "The paper pools the rows that enter a layer as they are. Their largest value here is "
+        f"{seen['largest']:.0f}, of the first token, which is the same in every prompt; over "
+        f"{seen['prompts']} test prompts an untrained router then gives its likeliest module a "
+        f"probability of {raw['top_probability']:.3f} (mean over layers; 1 leaves no gradient) and "
+        f"{100 * raw['same_set']:.0f} % of the prompts the same three modules. With rows divided "
+        "by their root mean square, the trainer's default and what was trained here, it is "
+        f"{normalised['top_probability']:.3f} and {100 * normalised['same_set']:.0f} %."
+    )
 
 
 def _timing(parts: Parts) -> str:

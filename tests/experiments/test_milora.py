@@ -202,7 +202,12 @@ def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:
         "quality-milora-3-0": _run("milora-3", 0, [1, 1, 1, 1]),
         "quality-milora-3-1": _run("milora-3", 1, [1, 1, 1, 1]),
         "timing-1": timing,
-    }
+        "untrained": {
+            "prompts": 48, "largest": 24891.2,
+            "raw": {"top_probability": 0.98, "same_set": 1.0},
+            "normalised": {"top_probability": 0.2, "same_set": 0.75},
+        },
+    }  # fmt: skip
     write_report(tmp_path, parts)
     page = (tmp_path / "milora.md").read_text()
     assert "Not measured." not in page
@@ -212,6 +217,8 @@ def test_the_report_says_what_was_not_measured(tmp_path: Path) -> None:
     assert "+75.0 points" in page
     assert "better one here" in page
     assert "MiLoRA, k = 3 +25 % over experts, a router per layer" in page
+    assert "probability of 0.980" in page
+    assert "it is 0.200 and 75 %" in " ".join(page.split())
     assert json.loads((tmp_path / "milora.json").read_text()) == parts
     parts["quality-milora-3-1"] = _run("milora-3", 1, [0, 0, 0, 0])
     assert "neither reproduced nor refuted" in render(parts)
