@@ -2,8 +2,9 @@
 
 A program is built per number of rows, and with or without adapters. It computes on buffers whose
 addresses do not change; what differs from step to step, the rows' tables and their adapters, is
-copied to words that its operations point to. Prompts, mixed steps and weights that a router decides
-layer by layer go operation by operation (`cluster.engine.fused_decoder`), with the same kernels.
+copied to words that its operations point to. A gate that weighs adapters layer by layer is asked
+between two parts of it. Prompts and mixed steps go operation by operation
+(`cluster.engine.fused_decoder`), with the same kernels.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from cluster.engine.lora_layers import ProjectionGroup
 from cluster.engine.norms import FusedRMSNorm
 from cluster.engine.products import NativeProduct
 from cluster.engine.step_context import StepContext
+from cluster.engine.step_fusion import StepFusion
 from kernels.attention import native as attention
 from kernels.attention.batch import PagedBatch
 from kernels.elementwise.operations import (
@@ -79,21 +81,26 @@ class DecodeProgram:
         self._programs: dict[tuple[int, bool, int], Program] = {}
         self._buffers: _Buffers | None = None
         self._lora_step = (ctypes.c_int64 * lora.STEP_WORDS)()
+        self._sites = [g.site for p in layers for g in (p.qkv, p.o, p.gate_up, p.down)]
+        self._weighing = torch.zeros((max(self._sites) + 1, lora.WEIGHT_WORDS), dtype=torch.int64)
+        self._weighed: StepFusion | None = None  # whose weights that is
         self._attention_steps = {
             parts.window: (ctypes.c_int64 * attention.STEP_WORDS)() for parts in layers
         }
         self._scales = {parts.scale: torch.tensor([parts.scale]) for parts in layers}
 
     def takes(self) -> bool:
-        """Whether the context's step is one: all rows decode, and their adapters, if any, have one
-        weight each and are those that the native kernel adds."""
+        """Whether the context's step is one: all rows decode, and their adapters, if any, are those
+        that the native kernel adds, with weights that are known when a layer is entered."""
         context = self._context
         batch, adapters = context.attention, context.lora
-        if not isinstance(batch, PagedBatch) or context.fusion is not None:
+        if not isinstance(batch, PagedBatch):
             return False
         if adapters is not None and not (
             isinstance(adapters, LoraBatch) and adapters.native is not None
         ):
+            return False
+        if context.fusion is not None and not self._weigh(context.fusion):
             return False
         plans = (batch.plan(window) for window in self._attention_steps)
         return all(plan.native is not None and not plan.prefill for plan in plans)
@@ -127,14 +134,33 @@ class DecodeProgram:
         if adapters is not None:
             assert isinstance(adapters, LoraBatch)
             assert adapters.native is not None
-            lora.set_weights(adapters.native, adapters.weights)
             _copy(self._lora_step, adapters.native.step)
+            if context.fusion is None:
+                self._weighing[:] = torch.tensor(lora.weight_words(adapters.weights))
+                self._weighed = None
         key = rows, adapters is not None, threads
         program = self._programs.get(key)
         if program is None:
-            program = self._programs[key] = Program(self._operations(buffers, rows, key[1]))
-        program.run(threads)
+            program = self._programs[key] = self._program(buffers, rows, adapters is not None)
+        fusion = context.fusion
+        if fusion is not None and fusion.changes:
+            stream = buffers.x[:rows]
+            program.run(threads, lambda layer: fusion.enter(layer, stream))
+        else:
+            program.run(threads)
         return buffers.logits[:rows]
+
+    def _weigh(self, fusion: StepFusion) -> bool:
+        """Point the sites' calls to a step's weights; False where these come too late for that."""
+        if self._weighed is fusion:
+            return True
+        views = [fusion.view(site) for site in self._sites]
+        for site, view in zip(self._sites, views, strict=True):
+            if view is None:
+                return False
+            self._weighing[site] = torch.tensor(lora.weight_words(view))
+        self._weighed = fusion
+        return True
 
     def _allocate(self, rows: int, threads: int) -> _Buffers:
         parts = self._layers[0]
@@ -174,23 +200,38 @@ class DecodeProgram:
             yield from map(_native, (parts.qkv, parts.o, parts.gate_up, parts.down))
         yield self._head
 
-    def _operations(self, buffers: _Buffers, rows: int, adapters: bool) -> Iterator[Operation]:
+    def _program(self, buffers: _Buffers, rows: int, adapters: bool) -> Program:
+        """It can be interrupted where a layer is entered, its input complete."""
+        operations: list[Operation] = []
+        cuts = []
         addend = None  # what the residual stream has yet to take
         for parts in self._layers:
             norm = parts.input_norm
-            yield norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, addend)
-            yield from self._project(parts.qkv, buffers.normed, buffers.qkv, rows, adapters)
-            yield from self._attend(parts, buffers, rows)
-            yield from self._project(parts.o, buffers.attended, buffers.o, rows, adapters)
-            norm = parts.mlp_norm
-            yield norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, buffers.o)
-            yield from self._project(parts.gate_up, buffers.normed, buffers.gate_up, rows, adapters)
-            yield silu_gate_call(buffers.gate_up, buffers.gated, rows)
-            yield from self._project(parts.down, buffers.gated, buffers.down, rows, adapters)
+            operations.append(
+                norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, addend)
+            )
+            cuts.append(len(operations))
+            operations += self._layer(parts, buffers, rows, adapters)
             addend = buffers.down
         norm = self._norm
-        yield norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, addend)
-        yield self._product(self._head, buffers.normed, buffers.logits, rows)
+        operations.append(
+            norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, addend)
+        )
+        operations.append(self._product(self._head, buffers.normed, buffers.logits, rows))
+        return Program(operations, cuts)
+
+    def _layer(
+        self, parts: LayerParts, buffers: _Buffers, rows: int, adapters: bool
+    ) -> Iterator[Operation]:
+        """From the normed input to what the residual stream is to take."""
+        yield from self._project(parts.qkv, buffers.normed, buffers.qkv, rows, adapters)
+        yield from self._attend(parts, buffers, rows)
+        yield from self._project(parts.o, buffers.attended, buffers.o, rows, adapters)
+        norm = parts.mlp_norm
+        yield norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, buffers.o)
+        yield from self._project(parts.gate_up, buffers.normed, buffers.gate_up, rows, adapters)
+        yield silu_gate_call(buffers.gate_up, buffers.gated, rows)
+        yield from self._project(parts.down, buffers.gated, buffers.down, rows, adapters)
 
     def _project(
         self, group: ProjectionGroup, x: torch.Tensor, y: torch.Tensor, rows: int, adapters: bool
@@ -198,9 +239,10 @@ class DecodeProgram:
         yield self._product(_native(group), x, y, rows)
         if adapters:
             step = ctypes.addressof(self._lora_step)
+            weighing = self._weighing[group.site].data_ptr()
             source, target = (x.data_ptr(), x.stride(0)), (y.data_ptr(), y.stride(0))
             for phase in range(lora.PHASES):
-                yield lora.site_call(step, source, target, group.site, phase)
+                yield lora.site_call(step, weighing, source, target, group.site, phase)
 
     def _product(
         self, product: NativeProduct, x: torch.Tensor, y: torch.Tensor, rows: int

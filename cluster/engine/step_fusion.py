@@ -171,6 +171,24 @@ class StepFusion:
         if self._per_module:
             self._weights = self._weights.unsqueeze(1).repeat(1, _COLUMNS)
 
+    @property
+    def changes(self) -> bool:
+        """Whether ``enter`` has anything to set."""
+        return self._frozen is None
+
+    def view(self, site: int) -> torch.Tensor | None:
+        """Where a site's weights are from ``enter`` of its layer on, [P] or [P, slices], the same
+        memory in every step; None where they are not known before the site's input is there."""
+        if self._routed or any(gated.gate.resolution == "site" for gated in self._gated):
+            return None
+        if self._frozen is not None or not self._per_module:
+            return self.weights(site, self._weights)
+        columns = self._sites.modules[site]
+        first = columns[0]
+        if columns != tuple(range(first, first + len(columns))):
+            return None
+        return self._weights.narrow(1, first, len(columns))
+
     def enter(self, layer: int, x: torch.Tensor) -> None:
         """Set the weights of a decoder layer's sites, from the rows ``x`` [T, d] that enter it."""
         if self._frozen is not None:

@@ -23,6 +23,9 @@ _PARALLEL_PAIRS = 4
 STEP_WORDS = kernel.STEP_WORDS
 """Words of a step, which the calls for its sites read."""
 
+WEIGHT_WORDS = kernel.WEIGHT_WORDS
+"""Words of a site's weights, of `weight_words`."""
+
 PHASES = 2
 """Calls for one site; the second has nothing to do where no token has two adapters."""
 
@@ -140,34 +143,42 @@ def add_native(
         site_index: of the site in the bank.
         weights: [pairs of the batch], or [pairs, slices of the site], fp32.
     """
-    set_weights(segment, weights)
+    weighing = (ctypes.c_int64 * kernel.WEIGHT_WORDS)(*weight_words(weights))
     step, threads = segment.step, torch.get_num_threads()
-    source, target = (x.data_ptr(), x.stride(0)), (y.data_ptr(), y.stride(0))
-    call = site_call(ctypes.addressof(step), source, target, site_index)
     threads = min(step[kernel.MOST_THREADS], threads)
-    call_native(call.kernel, threads, *call.words)
-    if step[kernel.SPLIT] == kernel.BY_PHASES:
-        call = site_call(ctypes.addressof(step), source, target, site_index, phase=1)
+    for phase in range(PHASES if step[kernel.SPLIT] == kernel.BY_PHASES else 1):
+        call = site_call(
+            ctypes.addressof(step),
+            ctypes.addressof(weighing),
+            (x.data_ptr(), x.stride(0)),
+            (y.data_ptr(), y.stride(0)),
+            site_index,
+            phase,
+        )
         call_native(call.kernel, threads, *call.words)
 
 
-def set_weights(segment: NativeSegment, weights: torch.Tensor) -> None:
-    """Let a segment's next calls read these weights, as of `add_native`."""
-    step, pair_stride = segment.step, weights.stride(0)
-    step[kernel.WEIGHTS] = weights.data_ptr()
-    step[kernel.PAIR_STRIDE] = pair_stride
-    step[kernel.SLICE_STRIDE] = 0 if weights.dim() == 1 else weights.stride(1)
+def weight_words(weights: torch.Tensor) -> tuple[int, int, int]:
+    """The kernel's words of weights [P] or [P, slices of a site]; they must outlive the calls."""
+    slice_stride = 0 if weights.dim() == 1 else weights.stride(1)
+    return weights.data_ptr(), weights.stride(0), slice_stride
 
 
 def site_call(
-    step: int, x: tuple[int, int], y: tuple[int, int], site_index: int, phase: int = 0
+    step: int,
+    weighing: int,
+    x: tuple[int, int],
+    y: tuple[int, int],
+    site_index: int,
+    phase: int,
 ) -> Operation:
     """The kernel's call for one site, phase by phase.
 
     Args:
         step: address of the ``STEP_WORDS`` words of a step.
+        weighing: address of `weight_words`.
         x, y: address and row stride of the site's input and output.
         site_index: of the site in the bank.
         phase: 0 .. PHASES - 1.
     """
-    return Operation(_KERNEL, (step, *x, *y, site_index, phase))
+    return Operation(_KERNEL, (step, weighing, *x, *y, site_index, phase))

@@ -36,21 +36,23 @@ SLICE_WORDS = 6
     GROUPS,
     GROUP_COUNT,
     TOKENS,
-    WEIGHTS,
-    PAIR_STRIDE,
-    SLICE_STRIDE,
     SHRUNK,
     SHRUNK_STRIDE,
     ELEMENT,
     SPLIT,
     MOST_THREADS,
     BOUNDS,
-) = range(12)
-STEP_WORDS = 12
+) = range(9)
+STEP_WORDS = 9
 """Words of a step, the same for all its sites."""
 
-STEP, X, X_STRIDE, Y, Y_STRIDE, SITE, PHASE = range(7)
-"""Words of a call: address of the step's words, the site's tensors and index, which phase."""
+WEIGHTS, PAIR_STRIDE, SLICE_STRIDE = range(3)
+WEIGHT_WORDS = 3
+"""Words of the pairs' weights at a site: address, and values from a pair, a slice, to the next."""
+
+STEP, WEIGHING, X, X_STRIDE, Y, Y_STRIDE, SITE, PHASE = range(8)
+"""Words of a call: addresses of the step's words and of the weights', the site's tensors and index,
+which phase."""
 
 BY_GROUPS, BY_PAIRS, BY_PHASES, BY_TOKENS = range(4)
 """What a thread takes: whole groups; its part of each group's pairs; groups to shrink in the first
@@ -104,11 +106,12 @@ def _shrink(
     words: Any, step: Any, row_at: int, site: Any, part: Any, first: int, last: int
 ) -> None:
     """z[pair] = weight A x[token], for one slice's ranks; nothing where no pair has a weight."""
-    tokens, weights, stride = ints_at(step[TOKENS]), floats_at(step[WEIGHTS]), step[PAIR_STRIDE]
+    tokens, weighing = ints_at(step[TOKENS]), ints_at(words[WEIGHING])
+    weights, stride = floats_at(weighing[WEIGHTS]), weighing[PAIR_STRIDE]
     element, width = step[ELEMENT], site[0]
     row, row_bytes = row_at + element * site[2], element * width
     rank_start, rank = part[2], part[3]
-    weight_at = part[5] * step[SLICE_STRIDE]
+    weight_at = part[5] * weighing[SLICE_STRIDE]
     z_row = _FLOAT * step[SHRUNK_STRIDE]
     for r in range(rank_start, rank_start + rank, ROWS):
         ranks = min(ROWS, rank_start + rank - r)
@@ -142,10 +145,11 @@ def _expand(
     end: int,
 ) -> None:
     """y[token] += B z[pair], for columns [begin, end) of one slice."""
-    tokens, weights, stride = ints_at(step[TOKENS]), floats_at(step[WEIGHTS]), step[PAIR_STRIDE]
+    tokens, weighing = ints_at(step[TOKENS]), ints_at(words[WEIGHING])
+    weights, stride = floats_at(weighing[WEIGHTS]), weighing[PAIR_STRIDE]
     element = step[ELEMENT]
     column, width, rank_start, rank = part[0], part[1], part[2], part[3]
-    weight_at = part[5] * step[SLICE_STRIDE]
+    weight_at = part[5] * weighing[SLICE_STRIDE]
     base, row = row_at + element * part[4], element * width
     z_row = _FLOAT * step[SHRUNK_STRIDE]
     for start in range(begin, end, _COLUMNS_AT_ONCE):

@@ -8,7 +8,8 @@ they follow one another in a single region, with a barrier between them.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -35,8 +36,13 @@ class Operation:
 class Program:
     """Operations in order; each sees what all threads have written in those before."""
 
-    def __init__(self, operations: Iterable[Operation]) -> None:
-        """Of at least one operation. What their words point to must outlive the program."""
+    def __init__(self, operations: Iterable[Operation], cuts: Sequence[int] = ()) -> None:
+        """Of at least one operation.
+
+        Args:
+            operations: what their words point to must outlive the program.
+            cuts: numbers of operations after which a run can be interrupted, ascending.
+        """
         operations = tuple(operations)
         words = [word for operation in operations for word in operation.words]
         self._pristine = torch.tensor(words, dtype=torch.int64)
@@ -47,14 +53,28 @@ class Program:
             entries += [operation.kernel, address]
             address += 8 * len(operation.words)
         self._entries = torch.tensor(entries, dtype=torch.int64)
-        self._call = (self._entries.data_ptr(), len(operations))
+        first, size = self._entries.data_ptr(), 8 * _ENTRY
+        self._whole = (first, len(operations))
+        self._parts = [
+            (first + begin * size, end - begin)
+            for begin, end in itertools.pairwise((0, *cuts, len(operations)))
+        ]
         self._copy = (self._words.data_ptr(), self._pristine.data_ptr(), self._words.nbytes)
         self._launch = _launcher()
 
-    def run(self, threads: int) -> None:
-        """Run every operation on ``threads`` >= 1 of torch's threads, or on fewer."""
+    def run(self, threads: int, between: Callable[[int], None] | None = None) -> None:
+        """Run every operation on ``threads`` >= 1 of torch's threads, or on fewer.
+
+        ``between`` is called with the number of each cut, from 0, when what is before it is done.
+        """
         ctypes.memmove(*self._copy)
-        self._launch(*self._call, threads)
+        if between is None:
+            self._launch(*self._whole, threads)
+            return
+        for cut, part in enumerate(self._parts):
+            if cut:
+                between(cut - 1)
+            self._launch(*part, threads)
 
 
 @cache

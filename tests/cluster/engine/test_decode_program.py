@@ -7,13 +7,18 @@ import pytest
 import torch
 
 from cluster.config import EngineConfig
+from cluster.domain.decision import SiteWeights
+from cluster.domain.ids import RequestId
+from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_loader import load_model
 from cluster.engine.model_runner import ModelRunner
+from cluster.engine.step_fusion import FusedRows, StepFusion
 from kernels.attention.batch import PagedBatch
 from kernels.linear.panels import float_panels_available
 from kernels.lora.bank import AdapterBank
 from kernels.lora.batch import LoraBatch, Mixture
 from tests.conftest import TINY_FAMILIES
+from tests.support.engine_steps import TokenGate
 
 CONFIG = EngineConfig(device="cpu", block_size=4, kv_blocks=64, max_model_len=64)
 SLOTS = 5
@@ -65,10 +70,19 @@ def step(
     contexts: Sequence[int],
     mixtures: Sequence[Mixture],
     first_token: int = 1,
+    fusions: Sequence[Fusion | None] = (),
 ) -> torch.Tensor:
     rows = len(contexts)
     batch = PagedBatch.build(tables, contexts, [1] * rows, block_size=4)
     adapters = LoraBatch.build([(1, mixture) for mixture in mixtures], runner._bank)
+    runner._step_fusion = None
+    if any(fusions):
+        fused = [
+            FusedRows(RequestId(f"r{row}"), fusion, row, 1, 0) for row, fusion in enumerate(fusions)
+        ]
+        assert adapters is not None
+        parts = runner._fusion
+        runner._step_fusion = StepFusion(adapters, fused, parts.gates, {}, runner._sites)
     tokens = [(5 * row + first_token) % 97 for row in range(rows)]
     logits = runner._forward(tokens, list(contexts), list(range(rows)), batch, adapters)
     assert logits is not None
@@ -76,7 +90,10 @@ def step(
 
 
 def both_ways(
-    runner: ModelRunner, contexts: Sequence[int], mixtures: Sequence[Mixture]
+    runner: ModelRunner,
+    contexts: Sequence[int],
+    mixtures: Sequence[Mixture],
+    fusions: Sequence[Fusion | None] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of one step by the program, and by its operations alone."""
     assert runner._fused is not None
@@ -84,11 +101,11 @@ def both_ways(
     program = runner._fused._program
     assert program is not None
     program._programs.clear()
-    together = step(runner, tables, contexts, mixtures)
+    together = step(runner, tables, contexts, mixtures, fusions=fusions)
     assert len(program._programs) == 1
     runner._fused._program = None
     try:
-        alone = step(runner, tables, contexts, mixtures)
+        alone = step(runner, tables, contexts, mixtures, fusions=fusions)
     finally:
         runner._fused._program = program
     return together, alone
@@ -115,6 +132,52 @@ def test_a_program_is_its_operations(tiny_model: Callable[..., Path], family: st
     runner = make_runner(tiny_model(family))
     together, alone = both_ways(runner, (3, 9, 1, 17, 4, 8), MIXTURES[case])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize(("gate", "masks"), [("", True), ("layers", False), ("layers", True)])
+def test_weights_of_gates_and_masks(tiny_model: Callable[..., Path], gate: str, masks: bool):
+    """Gates that weigh each token by layer, masks of modules, and plain mixtures in one step."""
+    runner = make_runner(tiny_model("llama"))
+    generator = torch.Generator().manual_seed(5)
+    layers, width = runner._loaded.num_layers, runner._hidden_size
+    runner._fusion.gates["layers"] = TokenGate(torch.randn(layers, 2, width, generator=generator))
+    chosen = SiteWeights(
+        tuple(runner._sites.paths),
+        (tuple(float(place % 3 != 1) for place in range(len(runner._sites.paths))),),
+    )
+    fusions = (
+        Fusion(gate=gate) if gate else None,
+        None,
+        Fusion(site_weights=chosen) if masks else None,
+        None,
+        Fusion(gate=gate) if gate else None,
+        None,
+    )
+    mixtures = (
+        ((0, 1.0), (1, 0.5)),
+        ((1, -0.25), (2, 1.0), (4, 0.1)),
+        ((3, 1.0),),
+        (),
+        ((4, 1.0), (0, 1.0)),
+        ((4, 2.0),),
+    )
+    contexts = (3, 9, 1, 17, 4, 8)
+    together, alone = both_ways(runner, contexts, mixtures, fusions)
+    assert torch.equal(together, alone)
+    assert not torch.equal(together, both_ways(runner, contexts, mixtures)[0])
+
+
+def test_a_gate_that_answers_by_site_is_not_taken(tiny_model: Callable[..., Path]):
+    runner = make_runner(tiny_model("llama"))
+    assert runner._fused is not None
+    program = runner._fused._program
+    assert program is not None
+    weight = torch.zeros(runner._loaded.num_layers, 2, runner._hidden_size)
+    runner._fusion.gates["sites"] = TokenGate(weight, resolution="site")
+    tables = fill(runner, (3,))
+    program._programs.clear()
+    step(runner, tables, (3,), (((0, 1.0), (1, 1.0)),), fusions=(Fusion(gate="sites"),))
+    assert not program._programs
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
