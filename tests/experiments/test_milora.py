@@ -12,12 +12,13 @@ from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
+from cluster.engine.model_source import ModelLocation
 from experiments.milora.decoding import TimedEngine
 from experiments.milora.experts import random_token_router
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.report import render, write_report
 from experiments.milora.tasks import load_task, reworded, write_mixed
-from experiments.milora.timing import random_prompt_router
+from experiments.milora.timing import measure_decode, random_prompt_router
 from router_service.evaluation.records import Record
 from router_service.training.jsonl import read_examples
 
@@ -159,6 +160,32 @@ def test_router_calls_of_timed_batches(tiny_model: Callable[..., Path]) -> None:
     assert 0 < steps <= 5
     assert by_layer.decode_calls == steps * layers
     assert by_module.decode_calls % (7 * layers) == 0
+
+
+def test_all_cases_are_timed(tiny_model: Callable[..., Path]) -> None:
+    base = ModelLocation(tiny_model("llama"), "tiny", "digest")
+    said: list[str] = []
+    timing = measure_decode(
+        base, batch=2, tokens=4, rounds=2, rank=4, experts=4, threads=0, say=said.append
+    )
+    layers = timing["layers"]
+    calls = {
+        name: (case["router_calls_per_prompt"], case["router_calls_per_decode_step"])
+        for name, case in timing["cases"].items()
+    }
+    per_module = calls.pop("experts, a router per module")
+    per_layer = calls.pop("experts, a router per layer")
+    assert calls == {
+        "base": (0, 0),
+        "plain LoRA": (0, 0),
+        "MiLoRA, k = 3": (layers, 0),
+        "MiLoRA, k = 1": (layers, 0),
+    }
+    assert per_layer[1] == layers
+    assert per_module[1] == 7 * layers
+    assert timing["cases"]["plain LoRA"]["wall_ratio"]["median"] == 1
+    assert len(said) == 3
+    assert "Not measured." not in render({"timing-2": timing}).partition("## Time")[2]
 
 
 def _run(method: str, seed: int, right: list[int]) -> dict[str, Any]:
