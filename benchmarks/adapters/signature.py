@@ -29,8 +29,9 @@ TENANTS = ("acme", "globex")
 MIXTURE_SHARE = 0.1
 REMOVED_SHARE = 0.03
 """Of the requests that ask for a name which was removed before."""
-FAINT = 0.01
-"""Weight of a mixture's second adapter: far too little to be heard beside the first."""
+FAINT = 1e-4
+"""Weight of a mixture's second adapter: too little to be heard beside the first, as the reference
+confirms for the loudest on the last layer."""
 RANKS = (1, 4, 8, 16)
 LOUDNESS = (1.0, 2.0, 4.0, 8.0)
 """Weights that a slot kept from a louder one before would be heard."""
@@ -80,8 +81,12 @@ def make_supply(maker: SignatureMaker, folder: Path, layers: Sequence[int]) -> l
             rank=RANKS[number % len(RANKS)],
             loudness=LOUDNESS[number // 2 % len(LOUDNESS)],
         )
-        if not maker.says(signature, voice, TEXTS[number % len(TEXTS)], LONGEST):
-            raise ValueError(f"the reference does not say {signature} with {voice}")
+        other = maker.signatures[number - 1]
+        beside = (other, Voice(layers[-1], loudness=LOUDNESS[-1]), FAINT)
+        alone = (signature, voice, 1.0)
+        for terms in ([alone], [alone, beside]):
+            if not maker.says(signature, terms, TEXTS[number % len(TEXTS)], LONGEST):
+                raise ValueError(f"the reference does not say {signature} with {terms}")
         archive = tar_of(maker.write(folder / f"signature-{number}", signature, voice))
         supply.append(Made(signature, archive))
     return supply
@@ -191,7 +196,11 @@ def _faults(item: Asked, churn: Churn, tally: Tally) -> Iterator[tuple[str, str]
     tally.tokens += item.tokens
     if reply.text != signature.text * item.tokens:
         whose = [g for g, said in churn.said_by.items() if reply.text.startswith(said.text)]
-        yield "wrong_tokens", f"{reply.text!r}, expected {signature.text!r}; of {whose or 'none'}"
+        yield (
+            "wrong_tokens",
+            f"{reply.text!r} of {whose or 'nobody'}, expected {signature.text!r} of "
+            f"{reply.adapters}",
+        )
 
 
 async def prove(

@@ -1,15 +1,15 @@
 """Adapters that can be told apart by what they say: each makes the model repeat its own token.
 
 The LoRA sits on one layer's down projection. Its A reads a feature that is positive whatever the
-text: the regression of a constant on what that projection is given. Its B writes, far above
-everything else in the residual stream, the direction in which the output norm and head see one
-token.
+text: the regression of a constant on what that projection is given, or one number of it. Its B
+writes, far above everything else in the residual stream, the direction in which the output norm and
+head see one token.
 """
 
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,24 +115,43 @@ class SignatureMaker:
         (folder / "adapter_config.json").write_text(json.dumps(config))
         return folder
 
-    def says(self, signature: Signature, voice: Voice, prompt: str, tokens: int) -> bool:
-        """Whether the reference says the signature ``tokens`` times after ``prompt``, greedily."""
-        module, A, B = self.tensors(signature, voice)
+    def says(
+        self,
+        signature: Signature,
+        terms: Sequence[tuple[Signature, Voice, float]],
+        prompt: str,
+        tokens: int,
+    ) -> bool:
+        """Whether the reference says ``signature`` ``tokens`` times after ``prompt``, greedily.
+
+        ``terms`` are the mixture: adapters with weights.
+        """
+        mixture = [(slot, weight) for slot, (_, _, weight) in enumerate(terms)]
+        adapters = {}
+        for slot, (said, voice, _) in enumerate(terms):
+            module, A, B = self.tensors(said, voice)
+            adapters[slot] = {module: (A, B, 1.0)}
+
+        def adding(module: str) -> Callable[..., Tensor]:
+            def add(_: object, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
+                rows = [mixture] * y.shape[1]
+                out = add_lora_reference(y[0], given[0][0], adapters, [(module, y.shape[2])], rows)
+                return out[None]
+
+            return add
+
         start = self._tokenizer.encode(prompt)
-
-        def add(_: object, given: tuple[Tensor, ...], y: Tensor) -> Tensor:
-            rows = [[(0, 1.0)]] * y.shape[1]
-            slices = [(module, y.shape[2])]
-            adapters = {0: {module: (A, B, 1.0)}}
-            return add_lora_reference(y[0], given[0][0], adapters, slices, rows)[None]
-
-        handle = self._model.get_submodule(module).register_forward_hook(add)
+        handles = [
+            self._model.get_submodule(module).register_forward_hook(adding(module))
+            for module in self._modules.values()
+        ]
         try:
             with torch.inference_mode():
                 ids = torch.tensor([start + [signature.token] * (tokens - 1)])
                 found = self._model(ids).logits[0, len(start) - 1 :].argmax(-1)
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
         return bool((found == signature.token).all())
 
     def _choose(self, count: int) -> tuple[Signature, ...]:
@@ -174,8 +193,15 @@ class SignatureMaker:
         held_out, inputs = torch.cat(seen[:HELD_OUT]), torch.cat(seen[HELD_OUT:])
         gram = inputs.T @ inputs
         gram += 0.01 * gram.diagonal().mean() * torch.eye(len(gram))
-        feature: Tensor = torch.linalg.solve(gram, inputs.sum(0))
-        least = min(float((inputs @ feature).min()), float((held_out @ feature).min()))
+        regression = torch.linalg.solve(gram, inputs.sum(0))
+        steadiest = int((inputs.amin(0) / inputs.mean(0).abs()).argmax())
+        alone = torch.zeros_like(regression)
+        alone[steadiest] = 1 / inputs[:, steadiest].mean()
+        both = torch.cat([inputs, held_out])
+        least, feature = max(
+            ((float((both @ feature).min()), feature) for feature in (regression, alone)),
+            key=lambda pair: pair[0],
+        )
         if least <= 0.1:
             raise ValueError(f"{module}: no constant feature: {least}")
         return feature
