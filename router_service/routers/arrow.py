@@ -24,9 +24,9 @@ from router_service.routers.base import (
     Need,
     Resolution,
     RoutedMixture,
-    RouterFailed,
     Stage,
 )
+from router_service.routers.bound import require_all
 from router_service.routers.kind import EnginePart, RouterContext, RouterKind
 
 if TYPE_CHECKING:
@@ -80,12 +80,7 @@ class ArrowRouter:
             RouterFailed: one of them is not the tenant's.
         """
         del text
-        missing = [alias for alias in self.candidates if alias not in allowed]
-        if missing:
-            raise RouterFailed(
-                f"router {self.name!r} weighs adapters that the tenant may not use: "
-                f"{', '.join(missing)}"
-            )
+        require_all(self.name, self.candidates, allowed)
         return RoutedMixture(tuple((alias, 1.0) for alias in self.candidates), ())
 
 

@@ -5,17 +5,16 @@ The gate itself, ``router_service.flow``, runs where the residual stream is.
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import CandidateScore, Granularity
-from router_service.artifacts import adapter_generations, load_artifact, parse_hyperparameters
 from router_service.flow.schema import KIND, FlowHyperparameters
 from router_service.routers.base import (
     Declaration,
     Need,
     Resolution,
     RoutedMixture,
-    RouterFailed,
     Stage,
 )
-from router_service.routers.kind import EnginePart, RouterContext, RouterKind, artifact_path
+from router_service.routers.bound import load_bound, read_bound, require_all
+from router_service.routers.kind import EnginePart, RouterContext, RouterKind
 
 
 class FlowOptions(Section):
@@ -52,12 +51,7 @@ class FlowRouter:
             RouterFailed: one of them is not the tenant's.
         """
         del text
-        missing = [alias for alias in self.candidates if alias not in allowed]
-        if missing:
-            raise RouterFailed(
-                f"router {self.name!r} weighs adapters that the tenant may not use: "
-                f"{', '.join(missing)}"
-            )
+        require_all(self.name, self.candidates, allowed)
         return RoutedMixture(
             tuple((alias, 1.0) for alias in self.candidates),
             tuple(CandidateScore(alias, 1.0, kept=True) for alias in self.candidates),
@@ -66,16 +60,7 @@ class FlowRouter:
 
 def _build(config: RouterConfig, options: FlowOptions, context: RouterContext) -> FlowRouter:
     del options
-    path = artifact_path(config)
-    manifest, _ = load_artifact(
-        path,
-        kind=KIND,
-        aliases=context.aliases,
-        base_digest=context.base_digest,
-        adapters=context.adapters,
-    )
-    parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
-    adapter_generations(path, manifest)
+    manifest, parsed = read_bound(config, context, KIND, FlowHyperparameters)
     return FlowRouter(config.name, manifest.version, manifest.candidates, parsed)
 
 
@@ -83,14 +68,8 @@ def _part(config: RouterConfig, options: FlowOptions, context: RouterContext) ->
     from router_service.flow.artifact import load_gate
 
     del options
-    path = artifact_path(config)
-    loaded = load_gate(
-        path,
-        aliases=context.aliases,
-        base_digest=context.base_digest,
-        adapters=context.adapters,
-    )
-    return EnginePart(adapter_generations(path, loaded.manifest), gate=loaded.gate())
+    loaded, generations = load_bound(config, context, load_gate)
+    return EnginePart(generations, gate=loaded.gate())
 
 
 ROUTER_KIND = RouterKind(KIND, FlowOptions, _build, _part)

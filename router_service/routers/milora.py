@@ -6,7 +6,6 @@ they chose is part of the stored decision, so a repeat never asks them again.
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity
-from router_service.artifacts import adapter_generations, load_artifact, parse_hyperparameters
 from router_service.milora.schema import KIND, MiloraHyperparameters
 from router_service.routers.base import (
     Axis,
@@ -17,7 +16,8 @@ from router_service.routers.base import (
     RouterFailed,
     Stage,
 )
-from router_service.routers.kind import EnginePart, RouterContext, RouterKind, artifact_path
+from router_service.routers.bound import load_bound, read_bound
+from router_service.routers.kind import EnginePart, RouterContext, RouterKind
 
 
 class MiloraOptions(Section):
@@ -64,16 +64,7 @@ def _build(
     config: RouterConfig, options: MiloraOptions, context: RouterContext
 ) -> MiloraPromptRouter:
     del options
-    path = artifact_path(config)
-    manifest, _ = load_artifact(
-        path,
-        kind=KIND,
-        aliases=context.aliases,
-        base_digest=context.base_digest,
-        adapters=context.adapters,
-    )
-    parsed = parse_hyperparameters(path, manifest, MiloraHyperparameters)
-    adapter_generations(path, manifest)
+    manifest, parsed = read_bound(config, context, KIND, MiloraHyperparameters)
     return MiloraPromptRouter(config.name, manifest.version, manifest.candidates[0], parsed)
 
 
@@ -81,14 +72,8 @@ def _part(config: RouterConfig, options: MiloraOptions, context: RouterContext) 
     from router_service.milora.artifact import load_milora
 
     del options
-    path = artifact_path(config)
-    loaded = load_milora(
-        path,
-        aliases=context.aliases,
-        base_digest=context.base_digest,
-        adapters=context.adapters,
-    )
-    return EnginePart(adapter_generations(path, loaded.manifest), router=loaded.router())
+    loaded, generations = load_bound(config, context, load_milora)
+    return EnginePart(generations, router=loaded.router())
 
 
 ROUTER_KIND = RouterKind(KIND, MiloraOptions, _build, _part)
