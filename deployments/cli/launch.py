@@ -1,7 +1,7 @@
 """What ``braid up`` is asked for, checked in full before anything starts."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +9,12 @@ from pydantic import ValidationError
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.config import AppConfig, RouterConfig, Settings
+from cluster.domain.adapter import AdapterEntry
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
 from deployments.local.demo import DEMO_RIGHTS, demo_config
 from deployments.local.lifecycle import default_threads
+from deployments.local.registered import registered_adapters
 from deployments.local.state import StateDir, read_json
 
 REDIS_TIMEOUT_S = 3.0
@@ -47,6 +49,8 @@ class Launch:
     catalog: AdapterCatalog
     rights: Mapping[str, tuple[str, ...]] | None  # of the demo tenants; None: an own tenants file
     replicas: int  # that must be ready; a policy file may set it
+    registered: Mapping[str, AdapterEntry] = field(default_factory=dict)
+    """Adapters that were added to this cluster when it ran before, by alias."""
 
 
 def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
@@ -62,13 +66,14 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
         demo = demo_config(config, state)
         config = demo if not wish.routers else demo.model_copy(update={"routers": config.routers})
     catalog = _scan(config)
+    registered = registered_adapters(config, state)
     rights = None if wish.tenants is not None else _rights(wish, config, catalog)
     if wish.tenants is not None:
         config = config.model_copy(update={"tenants_file": wish.tenants.resolve()})
-        _check_tenants(wish.tenants, catalog)
+        _check_tenants(wish.tenants, catalog.entries.keys() | registered.keys())
     else:
         config = config.model_copy(update={"tenants_file": state.tenants})
-    return Launch(config, catalog, rights, _replicas(config))
+    return Launch(config, catalog, rights, _replicas(config), registered)
 
 
 def check_machine(launch: Launch, model: ModelLocation) -> None:
@@ -83,7 +88,7 @@ def check_machine(launch: Launch, model: ModelLocation) -> None:
 
     check_memory(model.path, launch.config.engine, launch.config.adapters, replicas=launch.replicas)
     context = router_context(
-        launch.catalog.entries,
+        {**launch.catalog.entries, **launch.registered},
         launch.config.adapters.max_mixture,
         model.path,
         model.digest,
@@ -226,10 +231,10 @@ def _rights(
     return DEMO_RIGHTS
 
 
-def _check_tenants(path: Path, catalog: AdapterCatalog) -> None:
+def _check_tenants(path: Path, aliases: Collection[str]) -> None:
     from cluster.tenancy.tenants import load_tenants
 
-    load_tenants(path).check_rights(catalog.entries.keys())
+    load_tenants(path).check_rights(aliases)
 
 
 def _replicas(config: AppConfig) -> int:

@@ -74,6 +74,11 @@ class StateDir:
         """The embedded server's folder: its data and log."""
         return self.root / "valkey"
 
+    @property
+    def adapter_store(self) -> Path:
+        """Files of the adapters that were added, and the journal of their names."""
+        return self.root / "adapters"
+
     def signing_key(self) -> str:
         """The key that signs decisions; made at first use."""
         path = self.root / "signing.key"

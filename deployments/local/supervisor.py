@@ -25,7 +25,6 @@ from deployments.serve_env import SERVE_ENVIRONMENT
 log = structlog.get_logger(__name__)
 
 WATCH_INTERVAL_S = 0.5
-ADAPTER_STORE = "adapters"
 """In the state folder: generations of adapters that were added while a cluster ran."""
 SECRETS = ("redis_url", "signing_key")
 
@@ -99,7 +98,7 @@ class Supervisor:
 
         args = {key: value for key, value in values.items() if key not in SECRETS}
         if config.adapters.store_dir is None:
-            store_dir = str(self._state.root / ADAPTER_STORE)
+            store_dir = str(self._state.adapter_store)
             adapters = config.adapters.model_dump(mode="json", exclude_unset=True)
             args["adapters"] = {**adapters, "store_dir": store_dir}
         serve.run(build_app(args), name=APP_NAME, route_prefix=None)

@@ -1,5 +1,6 @@
 """`braid up` checks everything before it starts anything."""
 
+import asyncio
 import json
 import socket
 from collections.abc import Callable, Iterator
@@ -8,7 +9,16 @@ from typing import Any
 
 import pytest
 
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.registry.journal import Journal, JournalFile
+from cluster.adapters.registry.records import Name, Step
+from cluster.adapters.registry.redis_store import registry_name
+from cluster.adapters.sources import FolderSource
+from cluster.adapters.store import ContentStore
 from cluster.config import AppConfig, Settings
+from cluster.domain.adapter import SHARED_OWNER
+from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.engine import available_memory, model_source
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
@@ -119,6 +129,36 @@ def test_rights_to_adapters_that_do_not_exist_are_refused(
     result = braid("up", "--adapters", adapters("one", "two"), "--tenants", tenants)
     assert result.exit_code == 1
     assert "tenants[0].adapters[1]: no adapter 'tow'" in result.stderr
+
+
+def test_names_that_exist_in_the_registry_alone_are_accepted(
+    state: StateDir, adapters: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Read from the journal that the cluster left when it ran."""
+    tenants = tmp_path / "tenants.yaml"
+    tenants.write_text(f"tenants: [{{id: a, keys: [{hash_key('k')}], adapters: [one, added]}}]")
+    folder = adapters("one")
+    with pytest.raises(ConfigError, match="no adapter 'added'"):
+        plan(state, adapters=folder, tenants=tenants)
+    base = BaseShapes("", {"model.layers.0.self_attn.q_proj": (8, 8)})
+    store = ContentStore(state.adapter_store, AdapterLimits(), base)
+    stored = asyncio.run(store.add(FolderSource(folder, "one")))
+    steps = (Step(stored.digest, 1.0, "admin"),)
+    names = (
+        Name(SHARED_OWNER, "added", steps),
+        Name(SHARED_OWNER, "gone", (Step(AdapterDigest("a" * 64), 1.0, "admin"),)),
+        Name(TenantId("acme"), "own", steps),
+    )
+    base_name = registry_name(AppConfig().model)
+    JournalFile(state.adapter_store, base_name).write(Journal("id", names))
+    launch = plan(state, adapters=folder, tenants=tenants)
+    assert launch.registered.keys() == {"added"}
+    assert launch.registered["added"].manifest == stored.manifest
+    with pytest.raises(ConfigError, match="no adapter 'added'"):
+        plan(state, adapters=folder, tenants=tenants, model=str(tmp_path))
+    JournalFile(state.adapter_store, base_name).path.write_text("{")
+    with pytest.raises(ConfigError, match="registry"):
+        plan(state, adapters=folder, tenants=tenants)
 
 
 def test_an_unreachable_redis_is_refused_without_its_password() -> None:
