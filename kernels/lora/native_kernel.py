@@ -112,6 +112,8 @@ def _shrink(
     row, row_bytes = row_at + element * site[2], element * width
     rank_start, rank = part[2], part[3]
     weight_at = part[5] * weighing[SLICE_STRIDE]
+    if not _any_weight(weights, stride, first * stride + weight_at, last - first):
+        return
     z_row = _FLOAT * step[SHRUNK_STRIDE]
     for r in range(rank_start, rank_start + rank, ROWS):
         ranks = min(ROWS, rank_start + rank - r)
@@ -150,6 +152,8 @@ def _expand(
     element = step[ELEMENT]
     column, width, rank_start, rank = part[0], part[1], part[2], part[3]
     weight_at = part[5] * weighing[SLICE_STRIDE]
+    if not _any_weight(weights, stride, first * stride + weight_at, last - first):
+        return
     base, row = row_at + element * part[4], element * width
     z_row = _FLOAT * step[SHRUNK_STRIDE]
     for start in range(begin, end, _COLUMNS_AT_ONCE):
