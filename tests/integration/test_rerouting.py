@@ -1,0 +1,119 @@
+"""`auto:sentences`: an answer whose adapters change with its sentences, over HTTP.
+
+The first sentences are forced by a regular expression, so that what the router reads is known; what
+follows is free, and so shows the adapters that computed it.
+"""
+
+import json
+import re
+import threading
+import time
+
+import httpx2
+import msgspec
+import pytest
+import redis
+
+from tests.support.live_cluster import REPLICA, LiveCluster, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
+
+SENTENCES = (
+    "Count the orders placed by each customer in the orders table.",
+    "Run the backup every Monday at 6 in the morning.",
+)
+FORCED = " ".join(SENTENCES)
+COMPUTED = "braid_router_computations_total"
+
+
+def fresh(text: str) -> str:
+    """A prompt that no earlier run has asked; the router reads its last characters alone."""
+    return f"{text} ({time.time_ns()})"
+
+
+def ask(cluster: LiveCluster, prompt: str, **fields: object) -> httpx2.Response:
+    body = {"guided_regex": re.escape(FORCED).replace("\\ ", " ") + r"[\s\S]{0,400}"}
+    answer = cluster.complete("acme", "auto:sentences", prompt, max_tokens=72, **body, **fields)
+    assert answer.status_code == 200, answer.text
+    return answer
+
+
+def test_each_sentence_has_its_decision_and_a_repeat_routes_nothing(cluster: LiveCluster) -> None:
+    prompt = fresh("Say what is to be done")
+    applied = cluster.metric("braid_reroutes_total", result="applied")
+    first = ask(cluster, prompt, explain=True).json()["choices"][0]
+    assert first["text"].startswith(FORCED)
+    sentences = first["explain"]["sentences"]
+    assert (sentences[0]["tokens"], sentences[0]["start"]) == (0, 0)
+    by_name = [{term["name"] for term in s.get("mixture", ())} for s in sentences]
+    assert "sql" in by_name[1]
+    assert "cron" in by_name[2]
+    changed = [s for s in sentences[1:] if s["state"] == "applied"]
+    assert changed, sentences
+    for sentence in changed:
+        assert sentence["start"] >= sentence["tokens"] > 0
+    wait_for(
+        "metrics", lambda: cluster.metric("braid_reroutes_total", result="applied") > applied, 10
+    )
+    assert cluster.metric("braid_engine_reroutes_applied_total") >= len(changed)
+
+    with redis.Redis.from_url(cluster.redis_url) as store:
+        for sentence in changed:
+            (key,) = [k for k in store.scan_iter("braid:*") if sentence["decision"].encode() in k]
+            assert 0 < store.ttl(key) <= 3600
+            kept = msgspec.json.decode(store.get(key))["decision"]
+            assert kept["granularity"] == "sentence"
+            assert kept["delay"] == sentence["start"] - sentence["tokens"]
+            assert SENTENCES[0].encode() not in store.get(key)
+
+    before = cluster.metric(COMPUTED, router="sentences")
+    again = ask(cluster, prompt, explain=True).json()["choices"][0]
+    assert again["text"] == first["text"]
+    repeated = again["explain"]["sentences"]
+    assert {s["source"] for s in repeated} == {"stored"}
+    places = [(s["tokens"], s["start"], s["decision"]) for s in sentences]
+    assert [(s["tokens"], s["start"], s["decision"]) for s in repeated] == places
+    assert cluster.metric(COMPUTED, router="sentences") == before
+
+
+def test_streams_and_choices_are_routed_alike(cluster: LiveCluster) -> None:
+    prompt = fresh("Say it again")
+    whole = ask(cluster, prompt).json()["choices"][0]["text"]
+    both = ask(cluster, prompt, n=2, explain=True).json()["choices"]
+    assert [choice["text"] for choice in both] == [whole, whole]
+    assert both[0]["explain"]["sentences"] == both[1]["explain"]["sentences"]
+    events = ask(cluster, prompt, stream=True).text.split("\n\n")
+    pieces = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
+    assert "".join(piece["choices"][0]["text"] for piece in pieces) == whole
+    stopped = ask(cluster, prompt, stop=["every Monday"]).json()["choices"][0]
+    assert stopped["text"] == FORCED.partition("every Monday")[0]
+
+
+def test_a_lost_replica_takes_no_segment_with_it(cluster: LiveCluster) -> None:
+    prompt = fresh("Say it once more")
+    ask(cluster, prompt)
+    expected = ask(cluster, prompt, explain=True).json()["choices"][0]
+    results: list[dict] = []
+
+    def run() -> None:
+        results.append(ask(cluster, prompt, explain=True).json()["choices"][0])
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    failovers = cluster.metric("braid_failovers_total")
+    applied = cluster.metric("braid_engine_rerouted_total")
+    for thread in threads:
+        thread.start()
+    wait_for(
+        "segments began on both replicas",
+        lambda: cluster.metric("braid_engine_rerouted_total") >= applied + 3,
+        60,
+        pause_s=0.05,
+    )
+    cluster.actors(REPLICA)[0].kill()
+    for thread in threads:
+        thread.join()
+    assert [result["text"] for result in results] == [expected["text"]] * 4
+    assert cluster.metric("braid_failovers_total") > failovers
+    for result in results:
+        places = [(s["tokens"], s["start"]) for s in result["explain"]["sentences"]]
+        assert places == [(s["tokens"], s["start"]) for s in expected["explain"]["sentences"]]

@@ -1,0 +1,330 @@
+"""A front and two replicas in one process, over real links and a tiny model; no Ray, no HTTP."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.loader import load_adapter
+from cluster.adapters.manager import AdapterManager
+from cluster.clock import SystemClock
+from cluster.config import AdapterConfig, DecisionConfig, EngineConfig, FrontConfig
+from cluster.domain.adapter import AdapterKey
+from cluster.domain.decision import CandidateScore, Granularity
+from cluster.domain.ids import ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.engine.factory import build_engine
+from cluster.errors import ModelNotFound, ReplicaLost
+from cluster.placement.view import ClusterView
+from cluster.tenancy.metering import Meter
+from cluster.tenancy.quota import MemoryQuota
+from cluster.tenancy.tenants import Tenant
+from deployments.front.admission import Admission
+from deployments.front.metrics import FrontMetrics
+from deployments.front.names import ModelNames
+from deployments.front.service import RequestService, Running
+from deployments.front.text import TextCodec
+from deployments.front.wire import CompletionBody
+from deployments.link.client import ReplicaLink
+from deployments.link.messages import Reroute, Submit
+from deployments.link.server import LinkServer
+from deployments.replica.fusion import DecisionFusion
+from deployments.replica.requests import RequestBook
+from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.memory import MemoryDecisionStore
+from router_service.reader import DecisionReader
+from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
+from router_service.routers.segments import SegmentConfig, last_full_sentences
+from router_service.service import RoutingService
+from tests.support.peft_oracle import ALL_MODULES, make_adapters
+
+KEY = b"0123456789abcdef"
+ACME = Tenant(TenantId("acme"), frozenset({"*"}))
+ADAPTERS = ("apples", "bells", "crabs")
+
+
+def make_base(folder: Path) -> Path:
+    """A Llama of two layers whose tokens are bytes, and adapters for it in ``folder``/adapters."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    wrapped = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+    base = folder / "base"
+    wrapped.save_pretrained(base)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=1,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        model = transformers.LlamaForCausalLM(config)
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.data.normal_(std=parameter.shape[1] ** -0.5 * 1.5)
+        model.save_pretrained(base)
+    options = {
+        name: {"r": rank, "lora_alpha": 8, "target_modules": list(ALL_MODULES)}
+        for name, rank in zip(ADAPTERS, (4, 2, 3), strict=True)
+    }
+    make_adapters(model, options, folder / "adapters")
+    return base
+
+
+class WordRouter:
+    """Adapters whose names are words of the last sentence, or of the prompt, in equal parts."""
+
+    name, version = "words", "v1"
+    candidates = ("", *ADAPTERS)
+    segments = SegmentConfig(min_characters=4)
+    declares = Declaration(Stage.SENTENCE, Granularity.SENTENCE, frozenset({Need.TEXT}))
+
+    def reading(self, prompt: str, answer: str) -> str:
+        return last_full_sentences(answer, 1, self.segments) or prompt
+
+    def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
+        if "fail" in text:
+            raise RouterFailed("told to")
+        kept = [alias for alias in ADAPTERS if alias in allowed and alias in text]
+        weights = tuple((alias, round(1 / len(kept), 4)) for alias in kept)
+        scores = tuple(CandidateScore(a, 0.0, kept=a in kept) for a in sorted(allowed))
+        return RoutedMixture(weights, scores)
+
+    def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:
+        return self.route(self.reading(prompt, answer), allowed)
+
+
+class Directory:
+    """Every adapter is everybody's."""
+
+    def __init__(self, catalog: AdapterCatalog) -> None:
+        self._keys = {alias: entry.key for alias, entry in catalog.entries.items()}
+
+    def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
+        if alias not in self._keys:
+            raise ModelNotFound(f"no adapter {alias!r}")
+        return self._keys[alias]
+
+    def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
+        return self._keys
+
+    def earlier(self, *_: object) -> None:
+        return None
+
+
+async def _nothing(*_: object) -> None:
+    """All is known from the start."""
+
+
+class SmallReplica:
+    """Engine, adapters, requests and links of one replica."""
+
+    def __init__(self, name: str, folder: Path, store: Any, codec: DecisionCodec, **config: object):
+        options = {"block_size": 4, "kv_blocks": 256, "max_model_len": 256, "max_batch_tokens": 64}
+        self.id = ReplicaId(name)
+        adapters = AdapterConfig(slots=4, base_check="name")
+        self.built = build_engine(
+            folder / "base",
+            EngineConfig(**(options | config)),
+            adapters,
+            clock=SystemClock(),
+            on_chunks=lambda chunks: self.book.on_chunks(chunks),
+            new_seed=lambda: 0,
+            on_returned=lambda request, tokens: self.book.on_returned(request, tokens),
+        )
+        shapes = BaseShapes("base", self.built.module_shapes, "base")
+        self._executor = ThreadPoolExecutor(2)
+        self.adapters = AdapterManager(
+            adapters,
+            AdapterCatalog.scan(folder / "adapters"),
+            self.built.bank,
+            lambda entry: load_adapter(Path(entry.path), shapes, adapters, entry.key.digest),
+            SystemClock(),
+            self._executor,
+        )
+        self.links = LinkServer(self, KEY)
+        self.book = RequestBook(
+            engine=self.built.engine,
+            adapters=self.adapters,
+            ensure=_nothing,
+            ensure_router=_nothing,
+            reader=DecisionReader(
+                store=store, codec=codec, clock=SystemClock(), config=DecisionConfig(), leeway_s=60
+            ),
+            fusion=DecisionFusion({}, "base", isolate_tenants=True),
+            max_waiting=100,
+            clock=SystemClock(),
+            loop=asyncio.get_running_loop(),
+            deliver=lambda chunks: self.links.deliver(chunks, 0, 0),
+        )
+        self.built.engine.start()
+
+    def submit(self, message: Submit) -> None:
+        self.book.submit(message)
+
+    def reroute(self, message: Reroute) -> None:
+        self.book.reroute(message)
+
+    def cancel(self, request_id: RequestId) -> None:
+        self.book.cancel(request_id)
+
+    def disconnected(self, request_ids: frozenset[RequestId]) -> None:
+        for request_id in request_ids:
+            self.book.cancel(request_id)
+
+    def on_host(self) -> tuple[()]:
+        return ()
+
+    def snapshot(self) -> ReplicaSnapshot:
+        return ReplicaSnapshot(
+            self.id, "", 0, 0, 1, 1, 4, 1, 0, (), (), draining=False, observed_at=0.0
+        )
+
+    async def close(self) -> None:
+        """Nothing may be left behind."""
+        await self.book.drain(20)
+        assert await asyncio.to_thread(self.built.engine.stop, drain=True, timeout_s=20)
+        self.built.engine.check_integrity()
+        self.book.check_integrity()
+        assert self.adapters.leases == 0
+        await self.links.stop(0)
+        await self.adapters.close()
+        self._executor.shutdown()
+
+
+class SmallCluster:
+    """Requests go to the first replica that is not lost."""
+
+    def __init__(self, folder: Path, codec: DecisionCodec, store: MemoryDecisionStore) -> None:
+        self.replicas: list[SmallReplica] = []
+        self.open: list[ReplicaLink] = []
+        self.view = ClusterView()
+        self.store = store
+        clock = SystemClock()
+        catalog = AdapterCatalog.scan(folder / "adapters")
+        ids = map(str, itertools.count())
+        self.meter, self.metrics = Meter(), FrontMetrics()
+        self.service = RequestService(
+            names=ModelNames("base"),
+            catch_up=_nothing,
+            routing=RoutingService(
+                routers={"words": WordRouter()},
+                store=store,
+                directory=Directory(catalog),
+                codec=codec,
+                clock=clock,
+                config=DecisionConfig(),
+                max_mixture=4,
+            ),
+            replicas=self,  # type: ignore[arg-type]
+            codec=TextCodec(folder / "base"),
+            admission=Admission(MemoryQuota(clock, 60)),
+            meter=self.meter,
+            metrics=self.metrics,
+            config=FrontConfig(),
+            max_model_len=256,
+            clock=clock,
+            new_id=lambda: RequestId(next(ids)),
+        )
+
+    def snapshots(self) -> tuple[()]:
+        return ()
+
+    async def pick(self, request: Any, *, wait_s: float) -> tuple[Any, ReplicaLink]:
+        for link in self.open:
+            if link.open and link.replica_id not in request.exclude:
+                return SimpleNamespace(replica_id=link.replica_id), link
+        raise ReplicaLost("none is left")
+
+    async def add(self, replica: SmallReplica) -> None:
+        port = await replica.links.start("127.0.0.1")
+        link = ReplicaLink(
+            replica.id,
+            f"127.0.0.1:{port}",
+            KEY,
+            on_snapshot=lambda _: None,
+            on_host=lambda *_: None,
+            on_load=lambda *_: None,
+            on_lost=lambda _: None,
+        )
+        link.start()
+        self.replicas.append(replica)
+        self.open.append(link)
+
+    async def begin(self, prompt: str, **fields: Any) -> Running:
+        body = CompletionBody(
+            **{
+                "model": "auto",
+                "prompt": prompt,
+                "max_tokens": 90,
+                "temperature": 0,
+                "explain": True,
+                **fields,
+            }
+        )
+        return await self.service.begin_completion(ACME, body)
+
+    async def ask(self, prompt: str, **fields: Any) -> Running:
+        running = await self.begin(prompt, **fields)
+        await self.collect(running)
+        return running
+
+    async def collect(self, running: Running) -> None:
+        async for _ in self.service.deltas(running):
+            pass
+        self.service.finish(running, None)
+        await self.service.explain(running)
+
+    def count(self, result: str) -> float:
+        value: float = self.metrics.reroutes.labels(result)._value.get()
+        return value
+
+
+@asynccontextmanager
+async def small_cluster(
+    folder: Path, replicas: int = 1, **config: object
+) -> AsyncIterator[SmallCluster]:
+    """``folder`` is of `make_base`."""
+    codec = DecisionCodec(KEY)
+    store = MemoryDecisionStore(codec, SystemClock())
+    cluster = SmallCluster(folder, codec, store)
+    for number in range(replicas):
+        await cluster.add(SmallReplica(f"r{number}", folder, store, codec, **config))
+    try:
+        yield cluster
+    finally:
+        for link in cluster.open:
+            await link.close()
+        for replica in cluster.replicas:
+            await replica.close()
+
+
+def text_of(running: Running, index: int = 0) -> str:
+    return "".join(running.choices[index].text)
+
+
+def sentences_of(running: Running, index: int = 0) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = running.choices[index].explanation["explain"]["sentences"]
+    return found
