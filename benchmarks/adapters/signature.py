@@ -29,7 +29,7 @@ TENANTS = ("acme", "globex")
 MIXTURE_SHARE = 0.1
 REMOVED_SHARE = 0.03
 """Of the requests that ask for a name which was removed before."""
-FAINT = 1e-4
+FAINT = 1e-6
 """Weight of a mixture's second adapter: too little to be heard beside the first, as the reference
 confirms for the loudest on the last layer."""
 RANKS = (1, 4, 8, 16)
