@@ -54,6 +54,7 @@ def with_local_places(config: dict[str, Any], folder: Path, port: int) -> dict[s
     args["cache_dir"] = str(cache_folder(Settings()))
     args["front"] |= {"host": ray_head.LOOPBACK, "port": port}
     args["adapters_dir"] = str(DEMO_ADAPTERS)
+    args["adapters"]["store_dir"] = str(folder / "adapters")
     args["routers"][0]["path"] = str(DEMO_ROUTER)
     if not DEMO_ROUTER.is_dir():  # a checkout whose demo was not built serves the base model
         del args["adapters_dir"], args["routers"]

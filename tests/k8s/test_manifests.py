@@ -148,3 +148,27 @@ def test_valkey_is_the_embedded_version(rendered):
     for doc in stores:
         image = doc["spec"]["template"]["spec"]["containers"][0]["image"]
         assert image == f"valkey/valkey:{expected}"
+
+
+def test_adapters_are_added_to_one_folder_that_every_ray_pod_writes(rendered, rayservice):
+    """A front stores what a replica reads, and the controller may run on any node."""
+    config = yaml.safe_load(rayservice["spec"]["serveConfigV2"])
+    store = config["applications"][0]["args"]["adapters"]["store_dir"]
+    cluster = rayservice["spec"]["rayClusterConfig"]
+    pods = [g["template"]["spec"] for g in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    claims = set()
+    for pod in pods:
+        (mount,) = (m for m in pod["containers"][0]["volumeMounts"] if m["mountPath"] == store)
+        assert not mount.get("readOnly")
+        (volume,) = (v for v in pod["volumes"] if v["name"] == mount["name"])
+        claims.add(volume["persistentVolumeClaim"]["claimName"])
+        assert not volume["persistentVolumeClaim"].get("readOnly")
+        assert pod["securityContext"]["fsGroup"] == pod["securityContext"]["runAsGroup"]
+    (name,) = claims
+    (claim,) = (
+        doc
+        for doc in rendered
+        if (doc["kind"], doc["metadata"]["name"]) == ("PersistentVolumeClaim", name)
+    )
+    spread = any(group["maxReplicas"] > 2 for group in cluster["workerGroupSpecs"])
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany" if spread else "ReadWriteOnce"]
