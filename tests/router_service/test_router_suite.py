@@ -162,9 +162,21 @@ ROWS: dict[str, Row] = {
 }
 
 
-@pytest.fixture(params=ROWS)
+def _dlp_by_sentence(folder: Path, seed: int) -> Made:
+    config, context = _dlp(folder, seed)
+    return config.model_copy(update={"options": {"reroute": "sentence"}}), context
+
+
+_MIXTURES = (Granularity.REQUEST, Granularity.SENTENCE)
+"""What a mixture alone says, whichever router it is of."""
+
+VARIANTS: dict[str, Row] = {"dlp by sentence": _dlp_by_sentence}
+"""Kinds again, with options that change what they declare."""
+
+
+@pytest.fixture(params=[*ROWS, *VARIANTS])
 def row(request: pytest.FixtureRequest) -> Row:
-    return ROWS[request.param]
+    return (ROWS | VARIANTS)[request.param]
 
 
 def _build(made: Made) -> PromptRouter:
@@ -352,7 +364,7 @@ def test_other_generations_of_its_adapters_are_refused_or_another_version(
         assert "adapter_digests" in after.message
     else:
         assert not isinstance(after, ConfigError)
-        by_tensors = before.declares.granularity is not Granularity.REQUEST
+        by_tensors = before.declares.granularity not in _MIXTURES
         assert (after.version != before.version) == by_tensors
 
 
@@ -446,5 +458,5 @@ async def test_routers_of_two_versions_share_no_kv_beyond_a_static_mixture(
         namespaces[seed] = decided.decision
     one, two = (kv_namespace("base", d, isolate_tenant=True) for d in namespaces.values())
     same_mixture = namespaces[1].mixture == namespaces[2].mixture
-    static = namespaces[1].granularity is Granularity.REQUEST
+    static = namespaces[1].granularity in _MIXTURES
     assert (one == two) == (same_mixture and static)
