@@ -12,9 +12,11 @@ from deployments.cli.train_common import (
     BaseOption,
     DataOption,
     DescriptionOption,
+    LearningRateOption,
     MaxTokensOption,
     OutOption,
     OverwriteOption,
+    RankOption,
     ResumeOption,
     SeedOption,
     ThreadsOption,
@@ -36,7 +38,7 @@ def adapter(
     out: OutOption,
     base: BaseOption = None,
     description: DescriptionOption = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Default: 8.")] = None,
+    rank: RankOption = None,
     alpha: Annotated[
         float | None, typer.Option(help="Scaling is alpha / rank. Default: 16.")
     ] = None,
@@ -50,7 +52,7 @@ def adapter(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: 120.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.002.")] = None,
+    lr: LearningRateOption = None,
     max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
@@ -111,7 +113,7 @@ def router(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most. Default: 4.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 64.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.002.")] = None,
+    lr: LearningRateOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     resume: ResumeOption = False,

@@ -47,6 +47,10 @@ BaseOption = Annotated[
     typer.Option("--base", metavar="ID|DIR", help="Base model. Default: SmolLM2-135M-Instruct."),
 ]
 DescriptionOption = Annotated[str | None, typer.Option(help="What the adapter can do, for people.")]
+RankOption = Annotated[int | None, typer.Option(min=1, max=256, help="Default: 8.")]
+LearningRateOption = Annotated[
+    float | None, typer.Option(help="Peak learning rate. Default: 0.002.")
+]
 MaxTokensOption = Annotated[
     int | None, typer.Option(min=8, help="Longest example; longer is refused. Default: 512.")
 ]

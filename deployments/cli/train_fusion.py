@@ -10,9 +10,11 @@ from deployments.cli.train_common import (
     BaseOption,
     DataOption,
     DescriptionOption,
+    LearningRateOption,
     MaxTokensOption,
     OutOption,
     OverwriteOption,
+    RankOption,
     ResumeOption,
     SeedOption,
     ThreadsOption,
@@ -101,7 +103,7 @@ def milora(
         str | None,
         typer.Option(metavar="NAME", help="The adapter's name. Default: the name of --out."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=1, max=256, help="Default: 8.")] = None,
+    rank: RankOption = None,
     alpha: Annotated[
         float | None, typer.Option(help="Scaling is alpha / rank. Default: the rank.")
     ] = None,
@@ -128,7 +130,7 @@ def milora(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Default: 80.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.002.")] = None,
+    lr: LearningRateOption = None,
     max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
