@@ -112,13 +112,14 @@ class ProofCluster:
         return self.state.root / SOURCES
 
     def stored(self) -> list[str]:
-        """Everything in the store but its empty upper folders, which stay once made."""
+        """Everything in the store but its upper folders, which stay once made, and the
+        registry's own copy."""
         if not self.store.is_dir():
             return []
         return sorted(
             str(path.relative_to(self.store))
             for path in self.store.rglob("*")
-            if path.is_file() or path.parent != self.store
+            if path.parent != self.store
         )
 
 
