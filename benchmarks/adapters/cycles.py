@@ -46,6 +46,7 @@ class Held:
     """What the cluster holds at rest."""
 
     device_bytes: int
+    host_bytes: int
     redis_bytes: int
     redis_keys: int
     store_files: int
@@ -146,7 +147,11 @@ async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
         admin = Admin(client)
         problems = [*await admin.unrest(REST_S), *await admin.left(REST_S)]
         problems += await admin.broken_books(cluster.config.replica.replicas)
-        device = sum(replica["adapter_bytes_used"] for replica in await admin.residency())
+        replicas = await admin.residency()
+        device, host = (
+            sum(replica[name] for replica in replicas)
+            for name in ("adapter_bytes_used", "host_bytes_used")
+        )
     store = redis.asyncio.from_url(cluster.redis_url)
     try:
         memory = await store.info("memory")
@@ -154,7 +159,7 @@ async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
     finally:
         await store.aclose()
     return (
-        Held(device, int(memory["used_memory"]), len(keys), len(cluster.stored())),
+        Held(device, host, int(memory["used_memory"]), len(keys), len(cluster.stored())),
         problems,
     )
 
@@ -229,6 +234,7 @@ def report(
                 if is_own(drift)
             ),
             Verdict("adapter bytes left on devices", after.device_bytes, before.device_bytes),
+            Verdict("adapter bytes left on hosts", after.host_bytes, before.host_bytes),
             Verdict("files left in the store", after.store_files, 0),
             Verdict("keys more in Redis", after.redis_keys - before.redis_keys, 0),
         ],

@@ -179,7 +179,7 @@ class Admin:
         await asyncio.sleep(REPORTED_S)
         metrics = await self.metrics()
         return Counter(
-            {tier: int(metrics.total(f"braid_engine_adapter_hits_{tier}_total")) for tier in TIERS}
+            {tier: int(metrics.total("braid_adapter_hits_total", tier=tier)) for tier in TIERS}
         )
 
     async def broken_books(self, replicas: int) -> list[str]:
@@ -214,7 +214,7 @@ class Admin:
             found += [
                 f"{replica['replica_id']} holds {held['digest']}"
                 for replica in residency
-                for held in replica["resident"]
+                for held in (*replica["resident"], *replica["on_host"])
             ]
             if not found or time.monotonic() > deadline:
                 return found
