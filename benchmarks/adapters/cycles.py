@@ -13,7 +13,7 @@ import redis.asyncio
 from benchmarks.adapters.asking import ask
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import Admin, ProofCluster, Refused
+from benchmarks.adapters.local_cluster import REPORTED_S, Admin, ProofCluster, Refused
 from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
 from benchmarks.soak.limits import OWN, is_own
 from benchmarks.soak.processes import ProcessBook, role_of_name, window
@@ -27,7 +27,7 @@ WARM_UP = 0.25
 DECISIONS = b":decision:"
 """Keys of decisions, which go with their time."""
 WARM_UP_CYCLES = 20
-MOST_ROUNDS = 5
+MOST_ROUNDS = 10
 
 
 @dataclass
@@ -123,7 +123,7 @@ class Cycles:
         seen: set[str] = set()
         wanted = self._cluster.config.replica.replicas
         for _ in range(MOST_ROUNDS):
-            replies = await asyncio.gather(*(ask(tenant, body) for _ in range(wanted)))
+            replies = await asyncio.gather(*(ask(tenant, body) for _ in range(2 * wanted)))
             for reply in replies:
                 if reply.status != 200 or reply.adapters != {name: generation}:
                     self.book.problems.append(f"{name}: {reply}")
@@ -147,6 +147,7 @@ async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
         admin = Admin(client)
         problems = [*await admin.unrest(REST_S), *await admin.left(REST_S)]
         problems += await admin.broken_books(cluster.config.replica.replicas)
+        await asyncio.sleep(REPORTED_S)
         replicas = await admin.residency()
         device, host = (
             sum(replica[name] for replica in replicas)

@@ -26,7 +26,7 @@ STORE = "adapters"
 TIMEOUT_S = 180.0
 TIERS = ("device", "host", "disk")
 REPORTED_S = 1.5
-"""After which replicas have said what they counted."""
+"""After which replicas have said what they counted and hold."""
 
 
 class Refused(Exception):

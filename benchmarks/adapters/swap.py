@@ -30,7 +30,7 @@ LIMITS_S = {"disk": 1.0, "host": 0.3}
 PAUSE = 1.5
 """Times the quiet p99 that the p99 between tokens may be."""
 SWAPS_PER_WINDOW = 5
-MOST_ROUNDS = 5
+MOST_ROUNDS = 10
 REST_S = 60.0
 NAME = "swapped"
 
