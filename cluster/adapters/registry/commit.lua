@@ -62,4 +62,5 @@ end
 redis.call(
   'HSET', KEYS[2], 'epoch', epoch, 'number', score, 'floor', floor, 'process', process
 )
+redis.call('PUBLISH', KEYS[2], score)
 return {epoch, score}

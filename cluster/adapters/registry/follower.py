@@ -12,11 +12,13 @@ from cluster.errors import BraidError
 log = structlog.get_logger(__name__)
 
 FOLLOW_INTERVAL_S = 0.25
-"""How old a view may be while Redis answers, beside the time of one round trip."""
+"""How old a view may be while Redis answers, beside the time of one round trip. Most changes are
+seen as soon as they are made; one whose announcement is lost is seen after this."""
 
 
 class RegistryFollower:
-    """Asks for the version again and again; while nobody answers the last view serves.
+    """Looks at each announced change, and now and then besides; while nobody answers the last view
+    serves.
 
     Args:
         folder: the configured folder's adapters by alias. They are registered at the start, and
@@ -68,5 +70,5 @@ class RegistryFollower:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(self._interval_s)
+            await self._registry.wait(self._interval_s)
             await self.look()

@@ -1,5 +1,7 @@
 """The registry's fields in one process: for tests, and the meaning of the Redis store."""
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 
 from cluster.adapters.registry.store import Changes, Fields, Version
@@ -14,6 +16,7 @@ class MemoryRegistryStore:
     def __init__(self, new_epoch: Callable[[], str], removed_kept: int = REMOVED_KEPT) -> None:
         self._new_epoch = new_epoch
         self._removed_kept = removed_kept
+        self._committed = asyncio.Event()
         self.lose_everything()
 
     def lose_everything(self) -> None:
@@ -48,7 +51,15 @@ class MemoryRegistryStore:
             else:
                 self._fields[field] = raw
         self._forget_removed()
+        self._committed.set()
+        self._committed = asyncio.Event()
         return self._version
+
+    async def wait(self, timeout_s: float) -> None:
+        """See ``RegistryStore``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._committed.wait()
 
     async def close(self) -> None:
         """Nothing to let go of."""

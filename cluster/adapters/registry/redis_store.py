@@ -3,16 +3,19 @@
 Keys, all under one hash tag so that a script touches one cluster slot, none with a TTL:
 ``braid:v1:{adapters:<base>}:records`` (hash), ``...:version`` (hash: epoch, number, floor, and the
 server process), ``...:changed`` and ``...:removed`` (sorted sets: field by version). ``<base>``
-tells apart the registries of different base models.
+tells apart the registries of different base models. Each commit is published on a channel of the
+version's name.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from cluster.adapters.registry.memory_store import REMOVED_KEPT
@@ -44,6 +47,7 @@ class RedisRegistryStore:
         self._client = client
         self._new_epoch = new_epoch
         self._removed_kept = removed_kept
+        self._commits: PubSub | None = None
         stem = f"{KEY_PREFIX}:{{adapters:{registry_name(model_id)}}}"
         self._version_key = f"{stem}:version"
         self._keys = [f"{stem}:records", self._version_key, f"{stem}:changed", f"{stem}:removed"]
@@ -79,9 +83,29 @@ class RedisRegistryStore:
         epoch, number = reply
         return Version(epoch.decode(), int(number))
 
+    async def wait(self, timeout_s: float) -> None:
+        """See ``RegistryStore``; while nobody answers it is a pause."""
+        try:
+            if self._commits is None:
+                commits = self._client.pubsub()
+                await commits.subscribe(self._version_key)
+                self._commits = commits
+            # The server's word that it listens counts too: what was made before it was missed.
+            await self._commits.get_message(timeout=timeout_s)
+        except _AWAY:
+            await self._unsubscribe()
+            await asyncio.sleep(timeout_s)
+
     async def close(self) -> None:
         """Close the connections."""
+        await self._unsubscribe()
         await self._client.aclose()
+
+    async def _unsubscribe(self) -> None:
+        commits, self._commits = self._commits, None
+        if commits is not None:
+            with contextlib.suppress(*_AWAY):
+                await commits.aclose()  # type: ignore[no-untyped-call] # redis-py's
 
 
 def registry_name(model_id: str) -> str:

@@ -66,6 +66,10 @@ class AdapterRegistry:
             self._read_at = self._clock.monotonic()
             return self._view
 
+    async def wait(self, timeout_s: float) -> None:
+        """Return soon after somebody has changed something, at the latest after ``timeout_s``."""
+        await self._store.wait(timeout_s)
+
     async def close(self) -> None:
         """Close the store."""
         await self._store.close()

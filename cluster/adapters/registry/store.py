@@ -46,6 +46,10 @@ class RegistryStore(Protocol):
         """
         ...
 
+    async def wait(self, timeout_s: float) -> None:
+        """Return soon after somebody has committed, and after ``timeout_s`` in any case."""
+        ...
+
     async def close(self) -> None:
         """Let go of connections."""
         ...
