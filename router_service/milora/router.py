@@ -40,9 +40,9 @@ class MiloraRouter:
         """Take over tensors as in ``tensor_shapes``; they may require gradients.
 
         With ``normalise`` every row is divided by its root mean square before it is pooled. In the
-        residual stream of a model with norms the first token's row has values of tens of thousands:
-        they would be all that the pooled vector tells, and a rational function of degrees 6 and 4
-        squares them, so that the softmax is 1 for one module whatever the prompt, without gradient.
+        residual stream of a model with norms the first token's row can have values of tens of
+        thousands: they rule the pooled vector, a rational function of degrees 6 and 4 squares them,
+        and the softmax is 1 for one module, without gradient.
 
         Raises:
             ValueError: names or shapes that do not fit, or no such k.
