@@ -122,7 +122,7 @@ class MiloraTrainingConfig(TrainingConfig):
     """Weight of an active module: 1, its probability, or that divided by the active ones' sum."""
     normalise: bool = True
     """Divide rows by their root mean square before pooling; the paper says nothing of it. Without,
-    large values of the first token saturate the routers of most layers, which then learn nothing."""
+    large values of the first token saturate many layers' routers, which then learn nothing."""
     balance: Annotated[float, Field(ge=0)] = 1e-2
     """Lambda of the load-balance loss."""
     steps: Annotated[int, Field(ge=1)] = 80
