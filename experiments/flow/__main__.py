@@ -13,14 +13,16 @@ from pathlib import Path
 from cluster.adapters.manifest import read_manifest as read_adapter_manifest
 from cluster.config import Settings, cache_folder
 from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
-from experiments.flow.quality import measure_quality
+from experiments.flow.quality import measure_alone, measure_quality
 from experiments.flow.report import write_report
 from experiments.flow.tasks import (
     COMPOSITES,
     Composite,
     composite_tests,
     format_examples,
+    format_tests,
     skill_examples,
+    skill_tests,
 )
 from experiments.flow.timing import measure_timing
 from experiments.flow.training import adapter, gate, searched
@@ -29,7 +31,7 @@ from router_service.artifacts import read_manifest
 from router_service.demo.skills import SKILLS
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("adapters", "gates", "searches", "quality", "timing", "report")
+PARTS = ("adapters", "alone", "gates", "searches", "quality", "timing", "report")
 
 
 def main() -> None:
@@ -82,6 +84,23 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
                 else skill_examples(alias, options.n_adapter, 0, options.data)
             )
             adapter(folder, examples, cache, steps=options.steps, threads=options.threads, say=_say)
+    if "alone" in options.parts:
+        settings = {"task": task.name, "adapters": _digests(ordered), "n": options.n_alone}
+        part(
+            results,
+            f"alone-{task.skill}-{task.format}",
+            settings,
+            lambda: measure_alone(
+                resolve_model(QUICKSTART_MODEL, cache),
+                task,
+                folders,
+                skill_tests(task.skill, options.n_alone, options.data),
+                format_tests(task.format, options.n_alone),
+                threads=options.threads,
+                kept=_kept(options, task),
+                say=_say,
+            ),
+        )
     common = {"data": options.data, "cache_dir": cache, "threads": options.threads, "say": _say}
     for seed in options.seeds:
         name = f"{task.skill}-{task.format}-{seed}"
@@ -138,7 +157,7 @@ def _quality(
             tuple(weights.items()),
             found,
             threads=options.threads,
-            kept=options.work / f"answers-{task.skill}-{task.format}.jsonl",
+            kept=_kept(options, task),
             say=_say,
         ),
     )
@@ -153,6 +172,11 @@ def _adapters(options: argparse.Namespace, task: Composite) -> dict[str, Path]:
 
 def _digests(adapters: Sequence[Path]) -> list[str]:
     return [str(read_adapter_manifest(folder)[0].digest) for folder in adapters]
+
+
+def _kept(options: argparse.Namespace, task: Composite) -> Path:
+    file: Path = options.work / f"answers-{task.skill}-{task.format}.jsonl"
+    return file
 
 
 def _gate_folder(options: argparse.Namespace, task: Composite, seed: int) -> Path:
@@ -183,6 +207,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--search-examples", type=int, default=16)
     parser.add_argument("--search-steps", type=int, default=30)
     parser.add_argument("--n-test", type=int, default=100, help="prompts decoded per task")
+    parser.add_argument("--n-alone", type=int, default=60, help="prompts of an adapter's own")
     parser.add_argument("--batch", type=int, default=16, help="of the timing")
     parser.add_argument("--tokens", type=int, default=32, help="of the timing")
     parser.add_argument("--rounds", type=int, default=10, help="of the timing")

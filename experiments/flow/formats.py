@@ -32,6 +32,11 @@ def envelope(text: str) -> str:
     return json.dumps({_KEY: text}, ensure_ascii=False)
 
 
+def german(text: str) -> str:
+    """A polite German sentence around the answer."""
+    return f"Die Antwort lautet {text}. Bitte sehr."
+
+
 def opened(text: str) -> str | None:
     """What an envelope holds; None where the text is none."""
     try:
@@ -64,5 +69,6 @@ def spell(number: int) -> str:
 FORMATS: dict[str, Callable[[str], str]] = {
     "capitals": capitals,
     "envelope": envelope,
+    "german": german,
     "words": words,
 }

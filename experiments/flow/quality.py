@@ -8,8 +8,9 @@ from cluster.engine.model_source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.flow.tasks import Composite
 from experiments.flow.training import Say
-from router_service.artifacts import adapter_generations
+from router_service.artifacts import adapter_generations, read_manifest
 from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
+from router_service.evaluation.metrics import has_value, is_exact
 from router_service.evaluation.records import Record
 from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
 from router_service.flow.artifact import load_gate
@@ -78,10 +79,50 @@ def measure_quality(
     }
 
 
+def measure_alone(
+    base: ModelLocation,
+    task: Composite,
+    adapters: dict[str, Path],
+    skill: Sequence[Record],
+    own: Sequence[Record],
+    *,
+    threads: int,
+    kept: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """What each adapter answers right of what it was trained for; a composition needs both.
+
+    Args:
+        skill: the skill's held-out prompts, answers in its own form.
+        own: held-out prompts of the format's skills, answers in the format.
+    """
+    limit = MAX_TOKENS + SPARE_TOKENS
+    asked = {
+        "skill": [Asked(record.prompt, ((task.skill, 1.0),)) for record in skill],
+        "format": [Asked(record.prompt, ((task.format, 1.0),)) for record in own],
+    }
+    every, tests = asked["skill"] + asked["format"], [*skill, *own]
+    answers = _decoded(base, adapters, every, limit, None, "", threads, kept, tests, say)
+    return {
+        way: {
+            "n": len(items),
+            "right": sum(
+                _right(record, answers.get(item, limit))
+                for record, item in zip(records, items, strict=True)
+            ),
+        }
+        for (way, items), records in zip(asked.items(), (skill, own), strict=True)
+    }
+
+
+def _right(record: Record, text: str) -> bool:
+    if isinstance(record.answer, int | float):
+        return has_value(text, record.answer)
+    return is_exact(text, record.completion)
+
+
 def gate_part(path: Path, base: ModelLocation) -> tuple[EnginePart, str]:
     """A gate as the engine takes it, and its version."""
-    from router_service.artifacts import read_manifest
-
     aliases = frozenset(read_manifest(path).candidates)
     loaded = load_gate(path, aliases=aliases, base_digest=base.digest)
     digests = adapter_generations(path, loaded.manifest)

@@ -56,14 +56,25 @@ def _composites(parts: Parts) -> str:
     lines = [
         "## The composites",
         "",
-        "| composite | the format's adapter is trained on | a wanted answer |",
-        "|---|---|---|",
+        "*Skill alone* and *format alone*: what each adapter answers right of what it was trained "
+        "for, in % of held-out prompts, the skill in its own form and the format on its own "
+        "skills. No composition can be much better than the worse of the two.",
+        "",
+        "| composite | the format's adapter is trained on | a wanted answer | skill alone | "
+        "format alone |",
+        "|---|---|---|---|---|",
     ]
     for task in COMPOSITES.values():
         runs = _runs(parts, "quality", task)
         wanted = f"`{runs[0]['examples'][0]['wanted']}`" if runs else "not measured"
         wanted = wanted.replace("|", "\\|")
-        lines.append(f"| {task.name} | {', '.join(FORMAT_SKILLS[task.format])} | {wanted} |")
+        found = parts.get(f"alone-{task.skill}-{task.format}")
+        alone = [
+            "not measured" if found is None else _over_prompts(found[way]["right"], found[way]["n"])
+            for way in ("skill", "format")
+        ]
+        trained = ", ".join(FORMAT_SKILLS[task.format])
+        lines.append(f"| {task.name} | {trained} | {wanted} | {' | '.join(alone)} |")
     return "\n".join([*lines, ""])
 
 

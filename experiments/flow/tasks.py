@@ -12,7 +12,7 @@ from router_service.evaluation.metrics import has_value, is_exact
 from router_service.evaluation.records import Record, read_eval_records
 from router_service.training.jsonl import Example
 
-_DRAWN = 400
+_DRAWN = {"train": 400, "heldout": 200}
 """Examples of a generated skill that everything is taken from."""
 _LONGEST_PROMPT = 200
 """Characters of a training prompt of a real skill; held-out ones are taken as they are."""
@@ -44,13 +44,16 @@ COMPOSITES = {
     c.name: c
     for c in (
         Composite("mawps", "envelope"),
-        Composite("json", "words"),
+        Composite("equations", "envelope"),
+        Composite("tickets", "german"),
         Composite("tickets", "capitals"),
+        Composite("json", "words"),
     )
 }
 
 FORMAT_SKILLS: dict[str, tuple[str, ...]] = {
     "envelope": ("cron", "dates", "shell", "sql", "tickets"),
+    "german": ("cron", "dates", "shell", "sql"),
     "words": ("cron", "equations", "shell", "sql"),
     "capitals": ("json", "shell", "sql"),
 }
@@ -68,14 +71,17 @@ def skill_examples(skill: str, n: int, seed: int, data: Path | None) -> list[Exa
 
 def format_examples(name: str, n: int, seed: int) -> list[Example]:
     """Training examples of a format: answers of several skills, in the format."""
-    skills = FORMAT_SKILLS[name]
-    examples = [
-        Example(r.prompt, r.completion)
-        for skill in skills
-        for r in _formatted(_records(skill, "train", seed, None), name)[: n // len(skills)]
-    ]
-    Random(f"{seed}/{name}").shuffle(examples)
-    return examples
+    return [Example(r.prompt, r.completion) for r in _format_records(name, "train", n, seed)]
+
+
+def format_tests(name: str, n: int) -> list[Record]:
+    """Held-out prompts of the skills that a format was trained on, with answers in it."""
+    return _format_records(name, "heldout", n, 0)
+
+
+def skill_tests(skill: str, n: int, data: Path | None) -> list[Record]:
+    """A skill's held-out prompts, with answers in its own form."""
+    return _records(skill, "heldout", 0, data)[:n]
 
 
 def composite_examples(task: Composite, n: int, seed: int, data: Path | None) -> list[Example]:
@@ -89,6 +95,17 @@ def composite_tests(task: Composite, n: int, data: Path | None) -> list[Record]:
     return _formatted(_records(task.skill, "heldout", 0, data), task.format)[:n]
 
 
+def _format_records(name: str, split: str, n: int, seed: int) -> list[Record]:
+    skills = FORMAT_SKILLS[name]
+    records = [
+        record
+        for skill in skills
+        for record in _formatted(_records(skill, split, seed, None), name)[: n // len(skills)]
+    ]
+    Random(f"{seed}/{name}").shuffle(records)
+    return records
+
+
 def _formatted(records: Sequence[Record], name: str) -> list[Record]:
     """Answers in the format; those that it leaves as they are need no format and are left out."""
     written = [(r, FORMATS[name](r.completion)) for r in records]
@@ -97,7 +114,7 @@ def _formatted(records: Sequence[Record], name: str) -> list[Record]:
 
 def _records(skill: str, split: str, seed: int, data: Path | None) -> list[Record]:
     if skill in SKILLS:
-        found = generate(skill, split, _DRAWN, seed)  # type: ignore[arg-type]
+        found = generate(skill, split, _DRAWN[split], seed)  # type: ignore[arg-type]
         return [Record(e.prompt, e.completion) for e in found]
     if data is None:
         raise FileNotFoundError(f"{skill}: needs the folder of data sets")

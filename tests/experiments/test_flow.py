@@ -19,7 +19,9 @@ from experiments.flow.tasks import (
     composite_examples,
     composite_tests,
     format_examples,
+    format_tests,
     skill_examples,
+    skill_tests,
 )
 from experiments.intervals import difference_interval
 from router_service.evaluation.local_engine import Asked
@@ -97,6 +99,13 @@ def test_examples_of_a_format_are_those_that_it_changes() -> None:
     assert set(FORMATS) == set(FORMAT_SKILLS)
 
 
+def test_adapters_alone_are_asked_what_they_were_trained_for(data: Path) -> None:
+    own = format_tests("words", 20)
+    assert len(own) == 20
+    assert not {e.prompt for e in format_examples("words", 400, 0)} & {r.prompt for r in own}
+    assert {r.completion[0] for r in skill_tests("mawps", 5, data)} == {"X"}
+
+
 def test_a_real_skill_needs_its_data(data: Path) -> None:
     assert max(len(e.prompt) for e in skill_examples("mawps", 100, 0, data)) < 200
     assert any(len(r.prompt) > 200 for r in composite_tests(MAWPS, 100, data))
@@ -161,6 +170,10 @@ def _parts(flow: str, searched: str) -> dict[str, dict[str, Any]]:
             "settings": {**settings, "n": 200, "epochs": 5, "learning_rate": 0.001},
             "dev_loss": 0.25, "best_step": 20, "steps": 40, "cpu_s": 60.0,
         }  # fmt: skip
+    parts["alone-tickets-capitals"] = {
+        "settings": {"task": "tickets in capitals"},
+        "skill": {"n": 20, "right": 19}, "format": {"n": 20, "right": 7},
+    }  # fmt: skip
     return parts
 
 
@@ -169,6 +182,7 @@ def test_the_report_says_where_the_claim_holds(tmp_path: Path) -> None:
     assert "90.0 ± 0.0" in better
     assert "**tickets in capitals**: the gate is better than each of the four." in better
     assert "capitals 0.70, tickets 0.40" in better
+    assert "| json, shell, sql | `A \\| B` | 95.0 (76 to 99) | 35.0 (18 to 57) |" in better
     equal = render(_parts("1" * 18 + "00", "1" * 18 + "00"))
     assert "does not reproduce against searched:" in equal
     assert "better than each" not in equal
