@@ -10,6 +10,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.adapters import cycles, signature, skew, swap
@@ -17,6 +18,7 @@ from benchmarks.adapters.base_models import QUICKSTART, TINY, base_model
 from cluster.bench.machine import load_average
 from cluster.bench.quiet import quiet
 
+PLACES = ("--out", "--state")
 PROOFS = {
     "signature": signature.run,
     "swap": swap.run,
@@ -77,7 +79,7 @@ def main() -> None:
     many.add_argument("--victim-requests", type=int, default=20, help="of a round")
     many.add_argument("--victim-gap-s", type=float, default=0.3, help="mean, between them")
     options = parser.parse_args()
-    options.command = "python -m benchmarks.adapters " + " ".join(sys.argv[1:])
+    options.command = "python -m benchmarks.adapters " + " ".join(without_places(sys.argv[1:]))
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-proof-"))
     with quiet():
         base = base_model(options.base, folder / "base")
@@ -92,6 +94,16 @@ def main() -> None:
     if options.state is None and result.holds:
         shutil.rmtree(folder)
     sys.exit(0 if result.holds else 1)
+
+
+def without_places(arguments: Sequence[str]) -> Iterator[str]:
+    """A command line without the folders of this machine."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in PLACES:
+            next(rest, None)
+        elif not argument.startswith(tuple(f"{place}=" for place in PLACES)):
+            yield argument
 
 
 if __name__ == "__main__":
