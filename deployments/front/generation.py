@@ -104,6 +104,8 @@ class Generation:
                         raise DeadlineExceeded("the request's time was up before it finished")
                     ended = chunk.finish_reason is not None
                     self._tokens.extend(chunk.token_ids)
+                    if self.rerouting is not None:
+                        self.rerouting.hear(chunk)
                     # Another replica starts again where none of its tokens had come.
                     fresh = chunk.prompt_logprobs[max(0, self._scored - scored) :]
                     scored += len(chunk.prompt_logprobs)
@@ -133,7 +135,6 @@ class Generation:
                         )
                         return
                     if self.rerouting is not None:
-                        self.rerouting.hear(chunk)
                         self.rerouting.feed(piece, len(self._tokens))
                     yield delta
             finally:

@@ -7,7 +7,8 @@ meanwhile the newest is decided next.
 
 Everything but the time that this takes follows from the tokens. So the replica is asked to change
 only some tokens after the sentence's beginning, and how many these were in the end is kept with the
-decision: a repeat changes at the same token, has the same text, and finds all decisions stored.
+decision: a repeat changes at the same token, has the same text, and finds all decisions stored,
+unless its way to the replica takes longer than that.
 """
 
 import asyncio

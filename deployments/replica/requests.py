@@ -12,7 +12,7 @@ both places, and so does a cancellation.
 
 A request that was re-routed has several segments (``deployments.replica.rerouting``). Where its
 tokens so far must be computed, because it comes from a lost replica or the engine has handed it
-back, it needs the adapters of all of them at once. Where they do not fit, the newest alone serve.
+back, it needs the adapters of all of them at once. Where they cannot be had, the newest serve.
 """
 
 import asyncio
@@ -34,10 +34,11 @@ from cluster.engine.engine import Engine
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.segments import Segment
 from cluster.errors import (
-    AdapterCapacity,
+    AdapterError,
     BraidError,
     DecisionRejected,
     IntegrityError,
+    ModelNotFound,
     Overloaded,
     ReplicaLost,
     StoreUnavailable,
@@ -383,7 +384,7 @@ class RequestBook:
         """A lease on the adapters of all segments; None when the deadline came first."""
         try:
             return await self._hold(live, live.digests)
-        except AdapterCapacity as error:
+        except (AdapterError, ModelNotFound) as error:
             if not live.later:
                 raise
             log.warning(

@@ -32,7 +32,7 @@ class RerouteCounters:
 
     reroutes_applied: int = 0
     reroutes_refused: int = 0  # the request kept its adapters
-    replays_reduced: int = 0  # computed again with the newest adapters alone: no room for all
+    replays_reduced: int = 0  # computed again with the newest adapters alone
 
     def as_counters(self) -> tuple[tuple[str, float], ...]:
         """By name."""

@@ -1,8 +1,12 @@
-"""A front and two replicas in one process, over real links and a tiny model; no Ray, no HTTP."""
+"""A front and replicas in one process, over real links and a tiny model; no Ray, no HTTP.
+
+A tiny model's steps are quicker than the way to the front and back, so each waits until all that
+follows from the one before has been done: what is decided after a token is the same every time.
+"""
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,6 +27,7 @@ from cluster.domain.adapter import AdapterKey
 from cluster.domain.decision import CandidateScore, Granularity
 from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
 from cluster.errors import ModelNotFound, ReplicaLost
 from cluster.placement.view import ClusterView
@@ -36,7 +41,7 @@ from deployments.front.service import RequestService, Running
 from deployments.front.text import TextCodec
 from deployments.front.wire import CompletionBody
 from deployments.link.client import ReplicaLink
-from deployments.link.messages import Reroute, Submit
+from deployments.link.messages import Reroute, StepItem, Submit, decode_to_front
 from deployments.link.server import LinkServer
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.requests import RequestBook
@@ -150,7 +155,7 @@ class SmallReplica:
             EngineConfig(**(options | config)),
             adapters,
             clock=SystemClock(),
-            on_chunks=lambda chunks: self.book.on_chunks(chunks),
+            on_chunks=self._on_chunks,
             new_seed=lambda: 0,
             on_returned=lambda request, tokens: self.book.on_returned(request, tokens),
         )
@@ -177,15 +182,37 @@ class SmallReplica:
             max_waiting=100,
             clock=SystemClock(),
             loop=asyncio.get_running_loop(),
-            deliver=lambda chunks: self.links.deliver(chunks, 0, 0),
+            deliver=self._deliver,
         )
+        self.loop = asyncio.get_running_loop()
+        self.delivered = self.rerouted = 0
+        self.quiet: Callable[[], Awaitable[None]] = _nothing
         self.built.engine.start()
+
+    def _on_chunks(self, chunks: list[GenerationChunk]) -> None:
+        """In the step thread."""
+        self.book.on_chunks(chunks)
+        asyncio.run_coroutine_threadsafe(self.quiet(), self.loop).result(timeout=60)
+
+    def _deliver(self, chunks: list[GenerationChunk]) -> None:
+        owned = [chunk for chunk in chunks if chunk.request_id in self.links._owner]
+        self.delivered += len(owned)
+        self.links.deliver(chunks, 0, 0)
 
     def submit(self, message: Submit) -> None:
         self.book.submit(message)
 
     def reroute(self, message: Reroute) -> None:
+        self.rerouted += 1
         self.book.reroute(message)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is on its way to the engine."""
+        return all(
+            live.coming is None or live.coming.task is None or live.coming.task.done()
+            for live in self.book._live.values()
+        )
 
     def cancel(self, request_id: RequestId) -> None:
         self.book.cancel(request_id)
@@ -214,12 +241,34 @@ class SmallReplica:
         self._executor.shutdown()
 
 
+class CountingLink(ReplicaLink):
+    """Counts what crosses."""
+
+    received = sent = 0
+
+    def _receive(self, data: bytes) -> None:
+        super()._receive(data)
+        item = decode_to_front(data)
+        if isinstance(item, StepItem):
+            self.received += len(item.chunks)
+
+    def reroute(self, message: Reroute) -> None:
+        self.sent += message.request_id in self._queues and not self._closed
+        super().reroute(message)
+
+    @property
+    def is_read(self) -> bool:
+        return all(queue.empty() for queue in self._queues.values())
+
+
 class SmallCluster:
     """Requests go to the first replica that is not lost."""
 
     def __init__(self, folder: Path, codec: DecisionCodec, store: MemoryDecisionStore) -> None:
         self.replicas: list[SmallReplica] = []
-        self.open: list[ReplicaLink] = []
+        self.open: list[CountingLink] = []
+        self.closing = False
+        self.runnings: list[Running] = []
         self.view = ClusterView()
         self.store = store
         clock = SystemClock()
@@ -260,7 +309,7 @@ class SmallCluster:
 
     async def add(self, replica: SmallReplica) -> None:
         port = await replica.links.start("127.0.0.1")
-        link = ReplicaLink(
+        link = CountingLink(
             replica.id,
             f"127.0.0.1:{port}",
             KEY,
@@ -270,8 +319,27 @@ class SmallCluster:
             on_lost=lambda _: None,
         )
         link.start()
+        replica.quiet = self.quiet
         self.replicas.append(replica)
         self.open.append(link)
+
+    async def quiet(self) -> None:
+        """Until nothing is left to be done between two steps."""
+        await asyncio.sleep(0)
+        while not (self.closing or self._is_quiet):  # noqa: ASYNC110 - many parts change it
+            await asyncio.sleep(0.0005)
+
+    @property
+    def _is_quiet(self) -> bool:
+        crossed = all(
+            (link.received, link.sent) == (replica.delivered, replica.rerouted)
+            and link.is_read
+            and replica.is_quiet
+            for link, replica in zip(self.open, self.replicas, strict=True)
+        )
+        reroutings = [g.rerouting for running in self.runnings for g in running.generations]
+        routed = all(one is None or one._task is None for one in reroutings)
+        return crossed and routed and not self.service._keeping
 
     async def begin(self, prompt: str, **fields: Any) -> Running:
         body = CompletionBody(
@@ -284,7 +352,9 @@ class SmallCluster:
                 **fields,
             }
         )
-        return await self.service.begin_completion(ACME, body)
+        running = await self.service.begin_completion(ACME, body)
+        self.runnings.append(running)
+        return running
 
     async def ask(self, prompt: str, **fields: Any) -> Running:
         running = await self.begin(prompt, **fields)
@@ -315,6 +385,7 @@ async def small_cluster(
     try:
         yield cluster
     finally:
+        cluster.closing = True
         for link in cluster.open:
             await link.close()
         for replica in cluster.replicas:

@@ -186,6 +186,15 @@ async def test_where_not_all_fit_the_newest_adapters_compute_everything(make_rig
     assert rig.book.rerouting.counters.replays_reduced == 1
 
 
+async def test_where_earlier_adapters_are_gone_the_newest_compute_everything(make_rig) -> None:
+    rig = make_rig()
+    segments = (SegmentStart(2, b"t:b"),)
+    name = rig.submit("x", max_tokens=8, resumed=(100, 101, 102, 103), segments=segments)
+    rig.runner.gate.release(100)
+    assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
+    assert runs(adapters_by_token(rig, name)) == [("b", PROMPT + 7)]
+
+
 async def test_a_preempted_request_gets_its_earlier_adapters_back(make_rig) -> None:
     """It has let go of "a", whose slot "c" took meanwhile."""
     rig = make_rig(slots=3, batch=2, kv_blocks=8, prefix_cache=False)
