@@ -46,10 +46,11 @@ class LiveAdapters:
     ) -> None:
         self.registry = registry
         self.catalog = catalog
-        self._folder = folder_generations(catalog, clock.wall())
+        self.folder = folder_generations(catalog, clock.wall())
+        """The configured folder's adapters as generations, by alias."""
         self._adapters_dir = config.adapters_dir
         self._store = content_store(config.adapters, NO_BASE)
-        self._follower = RegistryFollower(registry, self._folder)
+        self._follower = RegistryFollower(registry, self.folder)
 
     @classmethod
     def build(

@@ -73,7 +73,7 @@ class Controller:
             self._clock,
             abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
         )
-        self._keeper = registry_keeper(config, self._live.registry, location.model_id, self._clock)
+        self._keeper = registry_keeper(config, self._live, location.model_id, self._clock)
         self._state = ControllerState(secrets.redis_url)
         self._reconciler = await self._restore()
         self._replica_count = self._policy.policy.replicas.min

@@ -9,17 +9,16 @@ from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.registry.journal import JournalFile
 from cluster.adapters.registry.keeper import KeeperCounters, RegistryKeeper
 from cluster.adapters.registry.redis_store import registry_name
-from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.clock import Clock
 from cluster.config import AppConfig
-from deployments.live_adapters import NO_BASE, content_store
+from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
 
 UPLOAD_GRACE = 2.0
 """Times the longest that a fetch may take: nothing that lives waits so long."""
 
 
 def registry_keeper(
-    config: AppConfig, registry: AdapterRegistry, model_id: str, clock: Clock
+    config: AppConfig, live: LiveAdapters, model_id: str, clock: Clock
 ) -> RegistryKeeper | None:
     """The keeper of an application; None where nothing can be added, so that nothing is lost."""
     store = content_store(config.adapters, NO_BASE)
@@ -27,11 +26,12 @@ def registry_keeper(
         return None
     limits = AdapterLimits.from_config(config.adapters)
     return RegistryKeeper(
-        registry,
+        live.registry,
         store,
         JournalFile(store.root, registry_name(model_id)),
         clock,
         lambda: uuid.uuid4().hex,
+        folder=live.folder,
         uploads_older_s=UPLOAD_GRACE * (limits.fetch_timeout_s + limits.stall_timeout_s),
         orphans_older_s=config.adapters.orphan_grace_s,
     )

@@ -1,7 +1,7 @@
 """Keeps the store and the registry true to each other, through the loss of either's last words."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -30,6 +30,7 @@ class RegistryKeeper:
     """One in the cluster; every step can be taken again after a restart, and by two at once.
 
     Args:
+        folder: the configured folder's adapters by alias; names of the journal may need them.
         new_id: a random name for a registry that begins, or begins anew.
         uploads_older_s: an addition's folder in which nothing has changed for so long is dead.
         orphans_older_s: files that no record names are removed after so long.
@@ -43,6 +44,7 @@ class RegistryKeeper:
         clock: Clock,
         new_id: Callable[[], str],
         *,
+        folder: Mapping[str, Generation],
         uploads_older_s: float,
         orphans_older_s: float,
     ) -> None:
@@ -51,6 +53,7 @@ class RegistryKeeper:
         self._journal = journal
         self._clock = clock
         self._new_id = new_id
+        self._folder = folder
         self._uploads_older_s = uploads_older_s
         self._orphans_older_s = orphans_older_s
         self._written: Journal | None = None
@@ -113,6 +116,7 @@ class RegistryKeeper:
         log.info("adapters.orphan", digest=digest)
 
     async def _restore(self, kept: Journal) -> None:
+        await self._registry.sync_folder(self._folder)
         stored: dict[AdapterDigest, Generation] = {}
         for digest, about in kept.generations.items():
             try:
