@@ -24,7 +24,7 @@ HINTS = {
     "permission_denied": "use an administrator's with --key",
     "adapter_not_found": "`braid adapters list` shows what there is",
     "router_not_found": "`braid router list` shows what there is",
-    "router_conflict": "replace it with --replace",
+    "router_conflict": "that is --replace here",
     "model_not_found": "`braid adapters list` shows what there is",
 }
 """By the error's code: what a person at the command line can do."""
