@@ -118,11 +118,11 @@ def _quality(parts: Parts) -> str:
         cells = [f"{100 * m:+.1f} ({100 * a:+.1f} to {100 * b:+.1f})" for m, a, b in found.values()]
         lines.append(f"| {task.name} | {' | '.join(cells)} |")
         holds.append((task, [way for way, (_, low, _) in found.items() if low <= 0]))
-    lines += ["", *_verdict(holds)]
+    lines += ["", *_verdict(holds, parts)]
     return "\n".join([*lines, ""])
 
 
-def _verdict(holds: Sequence[tuple[Composite, list[str]]]) -> list[str]:
+def _verdict(holds: Sequence[tuple[Composite, list[str]]], parts: Parts) -> list[str]:
     """What the figures say of the paper's claim, composite by composite."""
     lines = []
     for task, unsure in holds:
@@ -130,10 +130,22 @@ def _verdict(holds: Sequence[tuple[Composite, list[str]]]) -> list[str]:
             lines.append(
                 f"- **{task.name}**: the claim does not reproduce against "
                 f"{', '.join(unsure)}: the interval of the difference includes 0 or is below it."
+                + _ceiling(parts, task)
             )
         else:
             lines.append(f"- **{task.name}**: the gate is better than each of the four.")
     return lines
+
+
+def _ceiling(parts: Parts, task: Composite) -> str:
+    """What bounds a composition: how good its parts are."""
+    found = parts.get(f"alone-{task.skill}-{task.format}")
+    if found is None:
+        return ""
+    skill, own = (100 * found[way]["right"] / found[way]["n"] for way in ("skill", "format"))
+    return (
+        f" Of its own prompts the skill's adapter answers {skill:.0f} %, the format's {own:.0f} %."
+    )
 
 
 def _difference(runs: Sequence[dict[str, Any]], way: str) -> tuple[float, float, float]:

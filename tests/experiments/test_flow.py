@@ -185,6 +185,7 @@ def test_the_report_says_where_the_claim_holds(tmp_path: Path) -> None:
     assert "| json, shell, sql | `A \\| B` | 95.0 (76 to 99) | 35.0 (18 to 57) |" in better
     equal = render(_parts("1" * 18 + "00", "1" * 18 + "00"))
     assert "does not reproduce against searched:" in equal
+    assert "skill's adapter answers 95 %, the format's 35 %." in equal
     assert "better than each" not in equal
     write_report(tmp_path, _parts("1" * 20, "0" * 20))
     assert json.loads((tmp_path / "flow.json").read_text())
