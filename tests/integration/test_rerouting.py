@@ -22,7 +22,7 @@ SENTENCES = (
     "Count the orders placed by each customer in the orders table.",
     "Run the backup every Monday at 6 in the morning.",
 )
-FORCED = " ".join(SENTENCES)
+FORCED = " ".join((*SENTENCES, "Then"))  # a sentence is over when the next one begins
 COMPUTED = "braid_router_computations_total"
 
 
