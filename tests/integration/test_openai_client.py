@@ -82,7 +82,8 @@ def test_several_choices_and_seeds(acme: openai.OpenAI) -> None:
 
 def test_models_name_parent_and_root(acme: openai.OpenAI) -> None:
     models = {model.id: model for model in acme.models.list()}
-    assert {BASE, "auto", "auto:dlp", "sql", "json", "cron", "shell"} == set(models)
+    routers = {"auto", "auto:dlp", "auto:sentences"}
+    assert {BASE, *routers, "sql", "json", "cron", "shell"} == set(models)
     assert models["sql"].parent == BASE
     assert len(models["sql"].root) == 64
     assert acme.models.retrieve("sql").id == "sql"
