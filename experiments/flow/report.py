@@ -25,10 +25,12 @@ alone. The base is SmolLM2-135M-Instruct, answers are decoded greedily by the se
 A composite wants the answer of one skill in the form of one format. The skill's adapter has never
 seen the format, the format's adapter has never seen the skill: it was trained on other skills'
 answers in that format. The few examples of the composition go to the gate and to the search alone,
-and test prompts are of splits that nothing was trained with. The composites in words and in capitals
-were there first. The others, whose formats a small adapter can learn, were added after the first
-seed of json in words had 1 of 100 tests right under the gate and a gate for tickets in capitals had
-a dev loss of 0.9 after 20 steps; no composite was left out and no other setting changed since.
+and test prompts are of splits that nothing was trained with.
+
+mawps in envelope, tickets in capitals and json in words were there first. equations in envelope and
+tickets in german were added after the first seed of json in words had 1 of 100 tests right under
+the gate, and a gate for tickets in capitals a dev loss of 0.9 after 20 steps; no composite was left
+out and no other setting was changed since.
 """
 
 
