@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.adapters.registry.journal import JournalFile
-from cluster.adapters.registry.redis_store import registry_name
 from cluster.config import AppConfig
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
 from cluster.errors import AdapterError, ConfigError
-from deployments.live_adapters import NO_BASE, content_store
 from deployments.local.state import StateDir
 
 
@@ -20,6 +17,11 @@ def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, Adap
     Raises:
         ConfigError: the journal cannot be read.
     """
+    # Kept from the imports of ``braid --help``: numpy and the client of Redis.
+    from cluster.adapters.registry.journal import JournalFile
+    from cluster.adapters.registry.redis_store import registry_name
+    from deployments.live_adapters import NO_BASE, content_store
+
     adapters = config.adapters
     if adapters.store_dir is None:
         adapters = adapters.model_copy(update={"store_dir": state.adapter_store})

@@ -10,6 +10,8 @@ from tests.support.live_cluster import REPLICA, VALKEY, LiveCluster, wait_for
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LONG = 300
+"""Tokens of requests that are to be running while something dies."""
 
 
 class Traffic:
@@ -73,11 +75,11 @@ def test_redis_dies_and_comes_back(cluster: LiveCluster) -> None:
 
 def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LiveCluster) -> None:
     prompt = "Once upon a time"
-    expected = cluster.complete("acme", BASE, prompt, max_tokens=60, ignore_eos=True).json()
+    expected = cluster.complete("acme", BASE, prompt, max_tokens=LONG, ignore_eos=True).json()
     results = []
 
     def ask() -> None:
-        answer = cluster.complete("acme", BASE, prompt, max_tokens=60, ignore_eos=True)
+        answer = cluster.complete("acme", BASE, prompt, max_tokens=LONG, ignore_eos=True)
         results.append((answer.status_code, answer.json()))
 
     threads = [threading.Thread(target=ask) for _ in range(6)]
