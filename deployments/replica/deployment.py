@@ -130,7 +130,6 @@ class Replica:
         self._generations = GenerationKeeper(
             self._live, self._adapters, self._requests.uses, self._requests.forget
         )
-        self._generations.start()
         self._draining = False
         self._desired_replicas: float = 0
         self._published: tuple[object, ...] = ()
@@ -143,6 +142,8 @@ class Replica:
 
             host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call] # Ray's
         self._address = f"{host}:{await self._links.start(host)}"
+        # From here on changes are told to the links; nobody knows the address yet.
+        self._generations.start()
         self._ticker = asyncio.create_task(self._tick())
         log.info("replica.ready", replica=self._id, address=self._address, pid=os.getpid())
 
