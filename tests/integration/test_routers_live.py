@@ -61,12 +61,23 @@ def removed_after(cluster: LiveCluster, *paths: str) -> Iterator[None]:
 
 
 def retrained(folder: Path, out: Path) -> Path:
-    """The same adapter with other weights: another generation."""
+    """The same adapter with other weights, in bf16 too: another generation."""
     out.mkdir()
     tensors = load_file(folder / "adapter_model.safetensors")
-    save_file({k: v * 1.001 for k, v in tensors.items()}, out / "adapter_model.safetensors")
+    save_file({k: v * 1.02 for k, v in tensors.items()}, out / "adapter_model.safetensors")
     (out / "adapter_config.json").write_bytes((folder / "adapter_config.json").read_bytes())
     return out
+
+
+def alike(got: object, want: object) -> bool:
+    """Equal but for the last digits of numbers, which the prefix cache may change."""
+    if isinstance(want, dict):
+        assert isinstance(got, dict)
+        return got.keys() == want.keys() and all(alike(got[key], want[key]) for key in want)
+    if isinstance(want, list):
+        assert isinstance(got, list)
+        return len(got) == len(want) and all(map(alike, got, want))
+    return got == (pytest.approx(want, abs=1e-3) if isinstance(want, float) else want)
 
 
 def save_gate_of(path: Path, base: ModelLocation, adapters: dict[str, str]) -> str:
@@ -143,7 +154,8 @@ def test_a_configured_router_is_replaced_and_comes_back(
 def test_a_gate_keeps_its_generations_and_says_when_they_are_gone(
     cluster: LiveCluster, base_model: ModelLocation, tmp_path: Path
 ) -> None:
-    old = add_adapter(cluster, "live-sql", DEMO_ADAPTERS / "sql")
+    # A generation of its own: it is deleted below, whoever else names it.
+    old = add_adapter(cluster, "live-sql", retrained(DEMO_ADAPTERS / "sql", tmp_path / "old"))
     shell = str(read_manifest(DEMO_ADAPTERS / "shell")[0].digest)
     save_gate_of(tmp_path / "gate", base_model, {"shell": shell, "live-sql": old})
     with removed_after(cluster, f"{ROUTERS}/gate", f"{ADAPTERS}/live-sql"):
@@ -157,10 +169,10 @@ def test_a_gate_keeps_its_generations_and_says_when_they_are_gone(
         assert whole["adapters"] == ["shell", "live-sql"]
         *chunks, last = streamed(cluster, "auto:gate", prompt, explain=True)
         assert all("explain" not in chunk["choices"][0] for chunk in chunks)
-        assert last["choices"][0]["explain"] == whole
+        assert alike(last["choices"][0]["explain"], whole)
 
         new = add_adapter(
-            cluster, "live-sql", retrained(DEMO_ADAPTERS / "sql", tmp_path / "new"), replace="true"
+            cluster, "live-sql", retrained(tmp_path / "old", tmp_path / "new"), replace="true"
         )
         assert new != old
         after = cluster.complete("admin", "auto:gate", fresh("Count the orders"))
