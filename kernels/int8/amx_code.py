@@ -246,7 +246,7 @@ def _finish(words, tile, scales, block, token):  # type: ignore[no-untyped-def]
 
 
 def compile_kernel(gomp_barrier: int) -> Any:
-    """The function each thread runs, ``void work(words, thread, threads)``, for `run_native`; keep
+    """The function each thread runs, ``void work(words, thread, threads)``, for `call_native`; keep
     it as long as its address is used.
 
     Args:

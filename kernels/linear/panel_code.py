@@ -45,7 +45,7 @@ _CHUNK = 4
 
 
 def panel_module(in_features: int) -> ir.Module:
-    """The module for weights with this many input features; its ``body`` is run by `run_native`.
+    """The module for weights with this many input features; its ``body`` is run by `call_native`.
 
     Its words: addresses of the weight's description, of x [rows, in_features] and of y
     [rows, y_stride] fp32; y_stride; rows >= 1; rows per tile, 1..MAX_TILE; 0.

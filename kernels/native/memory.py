@@ -7,7 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
 
 @intrinsic
@@ -20,12 +20,6 @@ def floats_at(_context: Any, _address: Any) -> Any:
 def ints_at(_context: Any, _address: Any) -> Any:
     """A pointer to int64 values at an address."""
     return types.CPointer(types.int64)(types.int64), _as_pointer(types.int64)
-
-
-@intrinsic
-def halves_at(_context: Any, _address: Any) -> Any:
-    """A pointer to bf16 values at an address, as the 16 bits they are; see `widened`."""
-    return types.CPointer(types.uint16)(types.int64), _as_pointer(types.uint16)
 
 
 @intrinsic
@@ -68,22 +62,6 @@ def float_of(_context: Any, _bits: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate
-
-
-def widened(value: Any) -> Any:
-    """An fp32 value as it is, or the fp32 value of 16 bits of bf16; compiled code only."""
-    raise NotImplementedError
-
-
-@overload(widened)
-def _widened(value: Any) -> Any:
-    def as_it_is(value: Any) -> Any:
-        return value
-
-    def shifted(value: Any) -> Any:
-        return float_of(types.int32(types.uint32(value) << types.uint32(16)))
-
-    return as_it_is if isinstance(value, types.Float) else shifted
 
 
 def _as_pointer(kind: Any) -> Any:

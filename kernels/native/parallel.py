@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -15,32 +16,62 @@ _WORDS = _I64.as_pointer()
 
 
 def call_native(kernel: int, threads: int, *words: int) -> None:
-    """Call ``kernel`` as `run_native` does, with the address of these words."""
-    arguments = (ctypes.c_int64 * len(words))(*words)
-    _launcher()(kernel, ctypes.addressof(arguments), threads)
-
-
-def run_native(kernel: int, words: int, threads: int) -> None:
     """Call ``kernel(words, thread, threads)`` once per thread and wait for all of them.
 
     The kernel is told how many threads there are, which may be fewer than were asked for.
 
     Args:
-        kernel: address of a function of three 64-bit integers.
-        words: passed on; usually the address of the kernel's arguments.
+        kernel: address of a function of three 64-bit integers, the first one that of ``words``.
         threads: at least 1; with 1 the calling thread does it alone.
+        words: 64-bit integers.
     """
-    _launcher()(kernel, words, threads)
+    arguments = (ctypes.c_int64 * len(words))(*words)
+    _launcher()(kernel, ctypes.addressof(arguments), threads)
 
 
 @cache
 def _launcher() -> Any:
-    """A ctypes function of 64-bit integers; it runs without the interpreter's lock."""
+    return launcher(_module)
+
+
+def launcher(make_module: Callable[[OpenMP], ir.Module]) -> Any:
+    """``launch`` of a module, a ctypes function of three 64-bit integers.
+
+    It runs without the interpreter's lock.
+    """
     library = openmp()
     if library is None:
         raise RuntimeError("torch runs on another thread library; native kernels are unavailable")
     prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
-    return prototype(compile_module(_module(library), "launch"))
+    return prototype(compile_module(make_module(library), "launch"))
+
+
+def team_numbers(b: ir.IRBuilder, library: OpenMP) -> tuple[ir.Value, ir.Value]:
+    """The number of the thread that runs here, and of all in its team; 64 bits."""
+    number = ir.FunctionType(_I32, []).as_pointer()
+    thread, threads = (
+        b.zext(b.call(b.inttoptr(_i64(function), number), []), _I64)
+        for function in (library.thread, library.threads)
+    )
+    return thread, threads
+
+
+def start_team(
+    b: ir.IRBuilder,
+    library: OpenMP,
+    body: ir.Function,
+    values: Sequence[ir.Value],
+    threads: ir.Value,
+) -> None:
+    """Run ``body``, which is given the address of ``values``, on so many threads, and wait."""
+    shared = b.alloca(_I64, len(values))
+    for index, value in enumerate(values):
+        b.store(value, b.gep(shared, [_i64(index)]))
+    parallel = ir.FunctionType(ir.VoidType(), [body.type, _WORDS, _I32, _I32]).as_pointer()
+    b.call(
+        b.inttoptr(_i64(library.parallel), parallel),
+        [body, shared, b.trunc(threads, _I32), ir.Constant(_I32, 0)],
+    )
 
 
 def _module(library: OpenMP) -> ir.Module:
@@ -50,12 +81,7 @@ def _module(library: OpenMP) -> ir.Module:
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORDS]), name="body")
     b = ir.IRBuilder(body.append_basic_block("entry"))
     address, words = (b.load(b.gep(body.args[0], [_i64(i)])) for i in range(2))
-    number = ir.FunctionType(_I32, []).as_pointer()
-    thread, threads = (
-        b.zext(b.call(b.inttoptr(_i64(function), number), []), _I64)
-        for function in (library.thread, library.threads)
-    )
-    b.call(b.inttoptr(address, kernel), [words, thread, threads])
+    b.call(b.inttoptr(address, kernel), [words, *team_numbers(b, library)])
     b.ret_void()
 
     launch = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 3), name="launch")
@@ -67,14 +93,7 @@ def _module(library: OpenMP) -> ir.Module:
     b.call(b.inttoptr(address, kernel), [words, _i64(0), _i64(1)])
     b.ret_void()
     b.position_at_end(team)
-    shared = b.alloca(_I64, 2)
-    for index, value in enumerate((address, words)):
-        b.store(value, b.gep(shared, [_i64(index)]))
-    parallel = ir.FunctionType(ir.VoidType(), [body.type, _WORDS, _I32, _I32]).as_pointer()
-    b.call(
-        b.inttoptr(_i64(library.parallel), parallel),
-        [body, shared, b.trunc(threads, _I32), ir.Constant(_I32, 0)],
-    )
+    start_team(b, library, body, (address, words), threads)
     b.ret_void()
     return module
 

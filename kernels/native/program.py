@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from llvmlite import ir
 
-from kernels.native.compiler import OpenMP, compile_module, new_module, openmp
+from kernels.native.compiler import OpenMP, new_module
+from kernels.native.parallel import launcher, start_team, team_numbers
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
 _WORDS = _I64.as_pointer()
@@ -27,7 +28,7 @@ _ENTRY = 2
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One call of a kernel, as `kernels.native.parallel.run_native` makes it."""
+    """One call of a kernel, as `kernels.native.parallel.call_native` makes it."""
 
     kernel: int  # its address
     words: tuple[int, ...]  # given to the kernel anew in every run; it may write over them
@@ -79,12 +80,7 @@ class Program:
 
 @cache
 def _launcher() -> Any:
-    """A ctypes function of 64-bit integers; it runs without the interpreter's lock."""
-    library = openmp()
-    if library is None:
-        raise RuntimeError("torch runs on another thread library; native kernels are unavailable")
-    prototype = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)
-    return prototype(compile_module(_module(library), "launch"))
+    return launcher(_module)
 
 
 def _module(library: OpenMP) -> ir.Module:
@@ -93,14 +89,7 @@ def _module(library: OpenMP) -> ir.Module:
     launch = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 3), name="launch")
     b = ir.IRBuilder(launch.append_basic_block("entry"))
     entries, count, threads = launch.args
-    shared = b.alloca(_I64, 2)
-    for index, value in enumerate((entries, count)):
-        b.store(value, b.gep(shared, [_i64(index)]))
-    parallel = ir.FunctionType(ir.VoidType(), [body.type, _WORDS, _I32, _I32]).as_pointer()
-    b.call(
-        b.inttoptr(_i64(library.parallel), parallel),
-        [body, shared, b.trunc(threads, _I32), ir.Constant(_I32, 0)],
-    )
+    start_team(b, library, body, (entries, count), threads)
     b.ret_void()
     return module
 
@@ -108,17 +97,13 @@ def _module(library: OpenMP) -> ir.Module:
 def _body(module: ir.Module, library: OpenMP) -> ir.Function:
     """``void body(shared)``: what each thread does with the addresses in ``shared``."""
     kernel = ir.FunctionType(ir.VoidType(), [_I64] * 3).as_pointer()
-    number = ir.FunctionType(_I32, []).as_pointer()
     wait = ir.FunctionType(ir.VoidType(), []).as_pointer()
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORDS]), name="body")
     entry = body.append_basic_block("entry")
     b = ir.IRBuilder(entry)
     entries, count = (b.load(b.gep(body.args[0], [_i64(i)])) for i in range(2))
     table = b.inttoptr(entries, _WORDS)
-    thread, threads = (
-        b.zext(b.call(b.inttoptr(_i64(function), number), []), _I64)
-        for function in (library.thread, library.threads)
-    )
+    thread, threads = team_numbers(b, library)
     each, done = body.append_basic_block("each"), body.append_basic_block("done")
     b.branch(each)
     b.position_at_end(each)
