@@ -45,6 +45,8 @@ COMPOSITES = {
     for c in (
         Composite("mawps", "envelope"),
         Composite("equations", "envelope"),
+        Composite("equations", "german"),
+        Composite("mawps", "german"),
         Composite("tickets", "german"),
         Composite("tickets", "capitals"),
         Composite("json", "words"),
