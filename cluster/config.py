@@ -58,8 +58,8 @@ class AdapterConfig(Section):
     memory_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
     """Device bytes for adapters."""
     host_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20
-    """Host memory of each replica for adapters' checked tensors, so that a load to a slot needs no
-    disk; 0 keeps none."""
+    """Host memory of each replica for adapters as a slot holds them, so that a load to a slot is
+    one copy and needs no disk; 0 keeps none."""
     share_window_s: Annotated[float, Field(gt=0)] = 60.0
     """How long a use counts for its tenant: while n tenants use adapters, none can push another's
     below an n-th of the slots and bytes."""

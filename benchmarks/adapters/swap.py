@@ -32,6 +32,8 @@ PAUSE = 1.5
 """Times the quiet p99 that the p99 between tokens may be."""
 SWAPS_PER_WINDOW = 5
 MOST_ROUNDS = 10
+PROMPT_TOKENS = 2
+"""Of the requests that tell when an adapter speaks: they take their share of a step, too."""
 REST_S = 60.0
 NAME = "swapped"
 
@@ -136,7 +138,7 @@ class Swapping:
         first: dict[str, float] = {}
         body = {
             "model": name,
-            "prompt": f"Swap {self._rng.random()}: once upon a time",
+            "prompt": [self._rng.randrange(100, 40_000) for _ in range(PROMPT_TOKENS)],
             "max_tokens": 1,
             "temperature": 0,
             "stream": True,

@@ -1,4 +1,4 @@
-"""Books of one replica's host tier: which checked tensors are kept in memory, who goes next.
+"""Books of one replica's host tier: which adapters are kept in memory, who goes next.
 
 Pure: no tensors, no tasks. ``cluster.adapters.host_tier`` is the one owner. An entry takes its
 bytes from the moment that its files begin to be read, so that room is promised once. Nothing goes
@@ -24,7 +24,7 @@ class HostCandidate:
     digest: AdapterDigest
     alias: str
     rank: int
-    nbytes: int  # of its tensors, in the file's dtype
+    nbytes: int  # packed, as a slot will hold it
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Checked tensors kept in host memory, so that most loads to a slot need no disk.
+"""Checked and packed adapters kept in host memory: most loads to a slot are one copy.
 
 Runs on the owner's event loop; reading happens in its executor. A generation is read once at a
 time, whoever asks for it. What does not fit is read for its load alone and not kept.
@@ -22,13 +22,21 @@ class HostTier:
 
     Args:
         books: of the same bytes; this is their one owner.
-        read: reads and checks an adapter's files; raises ``AdapterError``.
+        read: reads, checks and packs an adapter's files; raises ``AdapterError``.
+        nbytes_of: bytes of an adapter once it is packed.
         on_change: called when a copy has come or gone.
     """
 
-    def __init__(self, books: HostBooks, read: Read, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        books: HostBooks,
+        read: Read,
+        nbytes_of: Callable[[AdapterEntry], int],
+        on_change: Callable[[], None],
+    ) -> None:
         self._books = books
         self._read = read
+        self._nbytes_of = nbytes_of
         self._on_change = on_change
         self._copies: dict[AdapterDigest, HostAdapterProtocol] = {}
         self._reads: dict[AdapterDigest, asyncio.Task[HostAdapterProtocol]] = {}
@@ -41,7 +49,7 @@ class HostTier:
     async def lend(
         self, entry: AdapterEntry, tenant: TenantId | None
     ) -> AsyncIterator[HostAdapterProtocol]:
-        """An adapter's tensors, from memory or from its files; kept here until given back.
+        """An adapter, from memory or from its files; kept here until given back.
 
         Raises:
             AdapterError: as ``read``.
@@ -112,7 +120,7 @@ class HostTier:
         return True
 
     def __contains__(self, digest: AdapterDigest) -> bool:
-        """Whether its tensors are here."""
+        """Whether its copy is here."""
         return digest in self._copies
 
     def residents(self) -> tuple[ResidentAdapter, ...]:
@@ -160,7 +168,7 @@ class HostTier:
     def _reserve(self, entry: AdapterEntry, tenant: TenantId | None) -> bool:
         manifest = entry.manifest
         wanted = HostCandidate(
-            entry.key.digest, entry.key.alias, manifest.max_rank, manifest.nbytes
+            entry.key.digest, entry.key.alias, manifest.max_rank, self._nbytes_of(entry)
         )
         gone = self._books.reserve(wanted, tenant)
         for digest in gone or ():

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.limits import AdapterLimits
-from cluster.adapters.manifest import AdapterDigester, read_adapter_files, stream_tensors
+from cluster.adapters.manifest import AdapterDigester, read_adapter_files, read_all
 from cluster.adapters.safetensors_file import TensorInfo
-from cluster.adapters.validation import check_finite, check_fit, check_limits
+from cluster.adapters.validation import check_all_finite, check_fit, check_limits
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterManifest
 from cluster.domain.ids import AdapterDigest
@@ -63,11 +63,10 @@ def load_adapter(
     check_limits(files, limits)
     check_fit(files, base, limits)
     digester = AdapterDigester(files)
-    read: dict[str, Tensor] = {}
-    for info, data in stream_tensors(files):
-        digester.update(info, data)
-        check_finite(files.weights, info, data)
-        read[info.name] = _to_tensor(info, data)
+    data = read_all(files)
+    for info in files.header.tensors:
+        digester.update(info, data[info.begin : info.end])
+    check_all_finite(files, data)
     digest = digester.finish()
     if expected_digest is not None and digest != expected_digest:
         raise AdapterLoadFailed(
@@ -75,11 +74,12 @@ def load_adapter(
             "the files changed since they were catalogued"
         )
     tensors = {
-        module: LoraTensors(read[t.A.name], read[t.B.name], files.scaling(module))
+        module: LoraTensors(_to_tensor(t.A, data), _to_tensor(t.B, data), files.scaling(module))
         for module, t in files.modules.items()
     }
     return HostAdapter(files.manifest(digest), tensors)
 
 
-def _to_tensor(info: TensorInfo, data: bytearray | memoryview) -> Tensor:
-    return torch.frombuffer(data, dtype=_TORCH_DTYPES[info.dtype]).reshape(info.shape)
+def _to_tensor(info: TensorInfo, data: memoryview) -> Tensor:
+    found = torch.frombuffer(data[info.begin : info.end], dtype=_TORCH_DTYPES[info.dtype])
+    return found.reshape(info.shape)

@@ -102,7 +102,9 @@ class AdapterManager:
             share_window_s=config.share_window_s,
         )
         books = HostBooks(config.host_bytes, config.share_window_s, clock)
-        self._host = HostTier(books, self._read, self._host_changed)
+        self._host = HostTier(
+            books, self._read, lambda entry: self._fit(entry).nbytes, self._host_changed
+        )
         self._line = AdapterLine(
             self._pool,
             bank,
@@ -228,7 +230,7 @@ class AdapterManager:
         await self._prefetch(digest, gently=True)
 
     async def read(self, digest: AdapterDigest) -> None:
-        """Read and check a generation's files, and keep its tensors on the host if they fit.
+        """Read and check a generation's files, and keep it on the host if it fits.
 
         Raises:
             AdapterError: it was refused, or could not be read.
@@ -338,18 +340,22 @@ class AdapterManager:
 
     def _candidate(self, digest: AdapterDigest) -> Candidate:
         known = self._candidates.get(digest)
+        if known is None:
+            known = self._candidates[digest] = self._fit(self._catalog.by_digest(digest))
+        return known
+
+    def _fit(self, entry: AdapterEntry) -> Candidate:
+        known = self._candidates.get(entry.key.digest)
         if known is not None:
             return known
-        entry = self._catalog.by_digest(digest)
+        manifest = entry.manifest
         try:
-            nbytes = self._bank.required_nbytes(module_ranks(entry.manifest))
+            nbytes = self._bank.required_nbytes(module_ranks(manifest))
         except ValueError as error:
             raise AdapterError(
                 f"adapter {entry.key.alias}: does not fit the base: {error}"
             ) from error
-        candidate = Candidate(digest, entry.key.alias, entry.manifest.max_rank, nbytes)
-        self._candidates[digest] = candidate
-        return candidate
+        return Candidate(entry.key.digest, entry.key.alias, manifest.max_rank, nbytes)
 
     def _prefetch(
         self, digest: AdapterDigest, *, gently: bool = False

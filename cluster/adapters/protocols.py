@@ -23,8 +23,8 @@ class GenerationSource(Protocol):
 class AdapterBankProtocol(Protocol):
     """The device tensors behind the slots. Called from executor threads, one call per slot."""
 
-    def write(self, slot: int, tensors: Mapping[str, Any]) -> None:
-        """Fill a slot: module path -> (A, B, scaling)."""
+    def place(self, slot: int, packed: Any) -> None:
+        """Fill a slot with what the loader returned."""
         ...
 
     def clear(self, slot: int) -> None:
@@ -45,9 +45,9 @@ class AdapterBankProtocol(Protocol):
 
 
 class HostAdapterProtocol(Protocol):
-    """What the loader returns."""
+    """What the loader returns: an adapter in the bank's own form, in host memory."""
 
     @property
-    def tensors(self) -> Mapping[str, Any]:
-        """Module path -> (A, B, scaling)."""
+    def nbytes(self) -> int:
+        """Bytes in host memory, those that ``required_nbytes`` has told."""
         ...

@@ -80,31 +80,42 @@ def read_header(path: Path) -> SafetensorsHeader:
 
 
 def read_tensors(
-    file: BinaryIO, path: Path, header: SafetensorsHeader, *, keep: bool = True
-) -> Iterator[tuple[TensorInfo, bytearray | memoryview]]:
+    file: BinaryIO, path: Path, header: SafetensorsHeader
+) -> Iterator[tuple[TensorInfo, memoryview]]:
     """Yield each tensor with its bytes, in name order; ``file`` is ``path`` opened for reading.
 
-    Without ``keep`` all come in one buffer: a tensor's bytes are good until the next is asked for.
+    All come in one buffer: a tensor's bytes are good until the next is asked for.
 
     Raises:
         AdapterMalformed: the file ends early or cannot be read.
     """
     longest = max((info.nbytes for info in header.tensors), default=0)
-    shared = memoryview(bytearray(0 if keep else longest))
+    shared = memoryview(bytearray(longest))
     for info in header.tensors:
-        data = bytearray(info.nbytes) if keep else shared[: info.nbytes]
-        try:
-            file.seek(header.data_start + info.begin)
-            found = file.readinto(data)  # type: ignore[attr-defined]
-        except OSError as error:
-            raise AdapterMalformed(
-                f"{path}: {info.name}: cannot be read: {error.strerror}"
-            ) from error
-        if found != info.nbytes:
-            raise AdapterMalformed(
-                f"{path}: {info.name}: expected {info.nbytes} bytes, found {found}"
-            )
+        data = shared[: info.nbytes]
+        _fill(data, file, header.data_start + info.begin, f"{path}: {info.name}")
         yield info, data
+
+
+def read_data(file: BinaryIO, path: Path, header: SafetensorsHeader) -> memoryview:
+    """The whole data section at once; ``TensorInfo.begin`` and ``end`` are offsets in it.
+
+    Raises:
+        AdapterMalformed: as ``read_tensors``.
+    """
+    data = memoryview(bytearray(header.nbytes))
+    _fill(data, file, header.data_start, str(path))
+    return data
+
+
+def _fill(data: memoryview, file: BinaryIO, offset: int, where: str) -> None:
+    try:
+        file.seek(offset)
+        found = file.readinto(data)  # type: ignore[attr-defined]
+    except OSError as error:
+        raise AdapterMalformed(f"{where}: cannot be read: {error.strerror}") from error
+    if found != data.nbytes:
+        raise AdapterMalformed(f"{where}: expected {data.nbytes} bytes, found {found}")
 
 
 def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[TensorInfo, ...]:
@@ -145,6 +156,5 @@ def _parse_tensor(path: Path, name: str, entry: Any) -> TensorInfo:
 
 
 def _is_sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value
-    )
+    # JSON has no other integers than int itself, and bool is not one of them.
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)

@@ -80,7 +80,7 @@ class SlotLoads:
                 self._proceed()
                 slot = self._pool.writing(digest)
                 self._on_step()
-                await self._run(self._bank.write, slot, host.tensors)
+                await self._run(self._bank.place, slot, host)
                 self._pool.loaded(digest, self._bank.nbytes(slot))
         except AdapterError as refused:
             error = refused

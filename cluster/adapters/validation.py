@@ -52,7 +52,7 @@ def validate_adapter(
     check_limits(files, limits)
     check_fit(files, base, limits)
     digester = AdapterDigester(files)
-    for info, data in stream_tensors(files, keep=False):
+    for info, data in stream_tensors(files):
         proceed()
         digester.update(info, data)
         check_finite(files.weights, info, data)
@@ -108,26 +108,47 @@ def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> N
             )
 
 
-def check_finite(path: Path, info: TensorInfo, data: bytearray | memoryview) -> None:
+def check_all_finite(files: AdapterFiles, data: memoryview) -> None:
+    """``check_finite`` of every tensor; ``data`` is the whole data section.
+
+    Raises:
+        AdapterNotFinite: as ``check_finite``.
+    """
+    dtypes = {info.dtype for info in files.header.tensors}
+    if len(dtypes) == 1 and _is_finite(dtypes.pop(), data):
+        return
+    for info in files.header.tensors:
+        check_finite(files.weights, info, data[info.begin : info.end])
+
+
+def check_finite(path: Path, info: TensorInfo, data: memoryview) -> None:
     """Refuse NaN and infinity; ``data`` are the tensor's bytes as the file has them.
 
     Raises:
         AdapterNotFinite: with the tensor, how many values, and the first one's index.
     """
-    dtype, exponent = _EXPONENT[info.dtype]
-    if info.dtype == "F32":
-        floats = np.frombuffer(data, dtype="<f4")
+    if _is_finite(info.dtype, data):
+        return
+    broken = _not_finite(info.dtype, data)
+    first = np.unravel_index(int(broken.argmax()), info.shape)
+    raise AdapterNotFinite(
+        f"{path}: {info.name}: expected finite values, found {int(broken.sum())} that are "
+        f"not, the first at {[int(i) for i in first]}"
+    )
+
+
+def _is_finite(dtype: str, data: memoryview) -> bool:
+    if dtype == "F32":
+        # A sum with NaN or infinity is never finite; that of large finite values may overflow.
         with np.errstate(all="ignore"):
-            if np.isfinite(floats @ floats):  # squares cannot cancel; large values may overflow
-                return
-    values = np.frombuffer(data, dtype=dtype)
-    broken = (values & exponent) == exponent
-    if broken.any():
-        first = np.unravel_index(int(broken.argmax()), info.shape)
-        raise AdapterNotFinite(
-            f"{path}: {info.name}: expected finite values, found {int(broken.sum())} that are "
-            f"not, the first at {[int(i) for i in first]}"
-        )
+            if np.isfinite(np.frombuffer(data, dtype="<f4").sum()):
+                return True
+    return not _not_finite(dtype, data).any()
+
+
+def _not_finite(dtype: str, data: memoryview) -> Any:
+    kind, exponent = _EXPONENT[dtype]
+    return (np.frombuffer(data, dtype=kind) & exponent) == exponent
 
 
 def _check_shape(files: AdapterFiles, info: TensorInfo, expected: tuple[int, int]) -> None:

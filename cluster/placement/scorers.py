@@ -26,10 +26,10 @@ class Scorer(Protocol):
 class ResidencyScorer:
     """How much of the whole mixture a replica has, by bytes.
 
-    Each adapter's tier is the value of the nearest of: on the device, on its way there, on the
-    host, promised by the placement, a free slot, a slot that can be freed, no room. A mixture
-    that nobody has anything of is drawn to its rendezvous home, so that its next request meets
-    it again.
+    Each adapter's tier is the value of the nearest of: on the device, on its way there, promised
+    by the placement, a free slot, a slot that can be freed, no room; room counts more where a copy
+    in host memory spares the disk. A mixture that nobody has anything of is drawn to its
+    rendezvous home, so that its next request meets it again.
     """
 
     name = "residency"
@@ -44,6 +44,7 @@ class ResidencyScorer:
     EVICTABLE = 0.15
     NO_ROOM = 0.0
     HOME = 0.15  # added
+    COPY = 0.25  # added to room: a copy in host memory
 
     _TIERS: ClassVar[Mapping[AdapterState, float]] = {
         AdapterState.READY: READY,
@@ -95,7 +96,8 @@ class ResidencyScorer:
             state = states.get(digest, AdapterState.ABSENT)
             if state is AdapterState.FAILED:
                 continue
-            tier = self._TIERS.get(state, room)
+            spared = self.COPY if room and digest in replica.on_host else 0.0
+            tier = self._TIERS.get(state, room + spared)
             if digest in replica.incoming:
                 tier = max(tier, self.INCOMING)
             if digest in desired:

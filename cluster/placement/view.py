@@ -20,6 +20,7 @@ class ReplicaView:
     age: float  # seconds since the replica spoke
     sent: int = 0  # requests this front sent since then
     incoming: frozenset[AdapterDigest] = frozenset()  # adapters of those requests
+    on_host: frozenset[AdapterDigest] = frozenset()  # copies in its host memory
 
     @property
     def replica_id(self) -> ReplicaId:
@@ -52,6 +53,7 @@ class ClusterView:
         self._sent: dict[RequestId, _Sent] = {}
         self._by_replica: dict[ReplicaId, set[RequestId]] = {}
         self._removed_at: dict[ReplicaId, float] = {}
+        self._on_host: dict[ReplicaId, frozenset[AdapterDigest]] = {}
 
     def update(self, snapshot: ReplicaSnapshot, now: float) -> bool:
         """Take in a snapshot; False where a newer one, or the replica's removal, is known."""
@@ -65,9 +67,14 @@ class ClusterView:
         self._known[replica_id] = _Known(snapshot, now)
         return True
 
+    def set_on_host(self, replica_id: ReplicaId, digests: Iterable[AdapterDigest]) -> None:
+        """Take in what a replica says it has copies of, until it is removed."""
+        self._on_host[replica_id] = frozenset(digests)
+
     def remove(self, replica_id: ReplicaId, now: float) -> None:
         """Drop a lost replica; only a snapshot made after ``now`` brings it back."""
         self._known.pop(replica_id, None)
+        self._on_host.pop(replica_id, None)
         self._removed_at[replica_id] = now
         for request_id in self._by_replica.pop(replica_id, set()):
             del self._sent[request_id]
@@ -129,6 +136,7 @@ class ClusterView:
             age=max(0.0, now - snapshot.observed_at),
             sent=len(since),
             incoming=frozenset(digest for sent in since for digest in sent.digests),
+            on_host=self._on_host.get(snapshot.replica_id, frozenset()),
         )
 
     def check_integrity(self) -> None:

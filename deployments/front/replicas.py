@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 import structlog
 
 from cluster.clock import Clock
-from cluster.domain.adapter import ResidentAdapter
+from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
@@ -151,6 +151,8 @@ class ReplicaSet:
     def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
         if replica_id in self._links:
             self._host_tiers[replica_id] = adapters
+            there = (a.digest for a in adapters if a.state is AdapterState.ON_HOST)
+            self.view.set_on_host(replica_id, there)
 
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
         known = self.view.snapshot(replica_id)

@@ -12,7 +12,7 @@ import structlog
 from ray import serve
 
 from cluster.adapters.base_shapes import BaseShapes
-from cluster.adapters.loader import HostAdapter, load_adapter
+from cluster.adapters.loader import load_adapter
 from cluster.adapters.manager import AdapterManager, PlacementAck
 from cluster.adapters.registry.records import Answer
 from cluster.clock import SystemClock
@@ -35,6 +35,7 @@ from deployments.replica.generations import GenerationKeeper
 from deployments.replica.parts import part_keeper
 from deployments.replica.requests import RequestBook
 from kernels.errors import BankIntegrityError
+from kernels.lora.packed import PackedAdapter
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -94,8 +95,9 @@ class Replica:
         self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="adapter-load")
         self._base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
 
-        def load(entry: AdapterEntry) -> HostAdapter:
-            return load_adapter(Path(entry.path), self._base, config.adapters, entry.key.digest)
+        def load(entry: AdapterEntry) -> PackedAdapter:
+            found = load_adapter(Path(entry.path), self._base, config.adapters, entry.key.digest)
+            return self._engine.bank.pack(found.tensors)
 
         self._adapters = AdapterManager(
             config.adapters,

@@ -29,9 +29,9 @@ and test prompts are of splits that nothing was trained with.
 
 mawps in envelope, tickets in capitals and json in words were there first. equations in envelope and
 tickets in german were added after the first seed of json in words had 1 of 100 tests right under
-the gate, and a gate for tickets in capitals a dev loss of 0.9 after 20 steps. equations in german and
-mawps in german were added once the first seed of the others was known: the skills that had worked,
-in the format that had not. No composite was left out and no other setting was changed since.
+the gate, and a gate for tickets in capitals a dev loss of 0.9 after 20 steps. equations in german
+and mawps in german were added once the first seed of the others was known: the skills that had
+worked, in the format that had not. No composite was left out and no other setting was changed.
 """
 
 

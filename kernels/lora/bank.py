@@ -8,10 +8,8 @@ import torch
 
 from kernels.errors import BankIntegrityError
 from kernels.lora.lane import Lane
+from kernels.lora.packed import PackedAdapter, Signature, pack
 from kernels.lora.sites import AdapterLayout, FusedSite, adapter_layout, module_ranks
-
-Signature = tuple[tuple[int, ...], ...]
-"""Ranks per site and slice, 0 where a module is absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +29,8 @@ class AdapterBank:
     room and no time, and a small rank is never padded to a larger one. Lanes grow by doubling, so
     up to half of ``allocated_nbytes`` may be free rows; an empty lane is given back.
 
-    ``write`` and ``clear`` may run in any thread while steps use other slots. The caller sees to
-    it that no step uses the slot itself (leases do that).
+    ``pack``, ``place`` and ``clear`` may run in any thread while steps use other slots. The caller
+    sees to it that no step uses the slot itself (leases do that).
 
     Args:
         sites: the model's fused sites; ``site_index`` elsewhere is an index into this.
@@ -69,37 +67,57 @@ class AdapterBank:
         self._lanes: dict[Signature, Lane] = {}
         self._entries: dict[int, BankEntry] = {}
 
-    def write(
-        self, slot: int, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
-    ) -> None:
-        """Put an adapter into a slot, replacing what it held.
+    def pack(
+        self, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+    ) -> PackedAdapter:
+        """Bring an adapter into the bank's own form, which ``place`` only has to copy.
 
         Args:
-            slot: 0 <= slot < slots.
             tensors: module path -> (A [r, in_features], B [width, r], scaling); modules that are
                 absent contribute nothing. Any float dtype; converted once.
 
         Raises:
-            ValueError: slot out of range, unknown module, wrong shape, rank above ``max_rank``.
+            ValueError: unknown module, wrong shape, rank above ``max_rank``.
         """
-        self._check_slot(slot)
         for path, (lora_a, lora_b, _) in tensors.items():
             self._check_module(path, lora_a, lora_b)
         signature = module_ranks(self.sites, {p: t[0].shape[0] for p, t in tensors.items()})
-        layout = adapter_layout(self.sites, signature)
-        row = self._flat_row(layout, tensors)
+        return pack(
+            self.sites,
+            signature,
+            self._layout(signature),
+            tensors,
+            storage=self.storage,
+            page_locked=self.device.type == "cuda",
+        )
+
+    def place(self, slot: int, packed: PackedAdapter) -> None:
+        """Copy an adapter that this bank has packed into a slot, replacing what it held.
+
+        Raises:
+            ValueError: slot out of range.
+        """
+        self._check_slot(slot)
+        signature = packed.signature
         with self._write_lock:
             lane = self._lanes.get(signature)
             if lane is None:
-                lane = Lane(layout, dtype=self.storage, device=self.device)
+                lane = Lane(packed.layout, dtype=self.storage, device=self.device)
                 with self._lock:
                     self._lanes[signature] = lane
-            position = lane.place(row, self.slots)
+            position = lane.place(packed.row, self.slots)
             with self._lock:
                 replaced = self._entries.get(slot)
                 self._entries[slot] = BankEntry(lane, position)
             if replaced is not None:
                 self._release(replaced)
+
+    def write(
+        self, slot: int, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
+    ) -> None:
+        """``pack`` and ``place``; raises as they do."""
+        self._check_slot(slot)
+        self.place(slot, self.pack(tensors))
 
     def clear(self, slot: int) -> None:
         """Empty a slot; an empty one stays empty. Raises ValueError for a slot out of range."""
@@ -150,8 +168,7 @@ class AdapterBank:
         """
         for path in ranks:
             self._check_path(path)
-        layout = adapter_layout(self.sites, module_ranks(self.sites, ranks))
-        return layout.numel * self.storage.itemsize
+        return self._layout(module_ranks(self.sites, ranks)).numel * self.storage.itemsize
 
     def check_integrity(self) -> None:
         """Raise BankIntegrityError unless every position is free or held by exactly one slot."""
@@ -180,22 +197,10 @@ class AdapterBank:
             with self._lock:
                 self._lanes = {s: lane for s, lane in self._lanes.items() if lane is not entry.lane}
 
-    def _flat_row(
-        self,
-        layout: AdapterLayout,
-        tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]],
-    ) -> torch.Tensor:
-        row = torch.zeros(layout.numel, dtype=self.storage)  # on the host: one transfer moves it
-        for site, place in zip(self.sites, layout.sites, strict=True):
-            present = [tensors[path] for path, _ in site.out_slices if path in tensors]
-            stacked = row[place.offset : place.offset + place.rank * place.in_features]
-            stacked = stacked.view(place.rank, place.in_features)
-            for part, (lora_a, lora_b, scaling) in zip(place.slices, present, strict=True):
-                stacked[part.rank_start : part.rank_start + part.rank].copy_(lora_a)
-                scaled = lora_b.to(torch.float32).t() * scaling
-                target = row[part.offset : part.offset + part.rank * part.width]
-                target.view(part.rank, part.width).copy_(scaled)
-        return row
+    def _layout(self, signature: Signature) -> AdapterLayout:
+        with self._lock:
+            lane = self._lanes.get(signature)
+        return adapter_layout(self.sites, signature) if lane is None else lane.layout
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.slots:

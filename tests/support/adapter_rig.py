@@ -50,9 +50,9 @@ class Bank:
         self.sizes: dict[str, int] = {}
         self.writes: Counter[str] = Counter()
 
-    def write(self, slot, tensors):
+    def place(self, slot, packed):
         self.threads.add(threading.get_ident())
-        name = tensors["name"]
+        name = packed.name
         if name in self.failing:
             self.slots[slot] = "garbage"
             raise self.failing[name]
@@ -97,7 +97,7 @@ class Loader:
                 self.held[name].wait(30)
             if name in self.failing:
                 raise self.failing[name]
-            return SimpleNamespace(tensors={"name": name})
+            return SimpleNamespace(name=name, nbytes=10)
         finally:
             with self.lock:
                 self.now -= 1

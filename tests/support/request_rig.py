@@ -59,8 +59,8 @@ class Bank:
     def __init__(self):
         self.names = {}
 
-    def write(self, slot, tensors):
-        self.names[slot] = tensors["name"]
+    def place(self, slot, packed):
+        self.names[slot] = packed.name
 
     def clear(self, slot):
         del self.names[slot]
@@ -182,7 +182,7 @@ class Rig:
     def load(self, adapter):
         if adapter.key.digest in self.held:
             assert self.may_load.wait(30)
-        return SimpleNamespace(tensors={"name": adapter.key.digest})
+        return SimpleNamespace(name=adapter.key.digest, nbytes=10)
 
     def deliver(self, chunks: list[GenerationChunk]) -> None:
         self.delivered += len(chunks)

@@ -10,7 +10,7 @@ from cluster.errors import AdapterLoadFailed, AdapterUnsupported
 from tests.support.adapter_rig import READY, acquire, settle, until
 
 VICTIM, ADVERSARY = TenantId("victim"), TenantId("adversary")
-BYTES = 7  # what one adapter of the rig takes on the host
+BYTES = 10  # of every adapter in the bank, packed
 
 
 async def use(rig, names, tenant=VICTIM):

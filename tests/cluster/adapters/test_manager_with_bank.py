@@ -32,7 +32,9 @@ async def rig(tmp_path, write_adapter, base):
             config,
             catalog,
             bank,
-            lambda entry: load_adapter(Path(entry.path), base, config, entry.key.digest),
+            lambda entry: bank.pack(
+                load_adapter(Path(entry.path), base, config, entry.key.digest).tensors
+            ),
             ManualClock(),
             executor,
         )

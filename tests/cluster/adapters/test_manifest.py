@@ -1,5 +1,6 @@
 """An adapter folder as PEFT itself writes it, and the digest that names its generation."""
 
+import hashlib
 import json
 import math
 import struct
@@ -9,8 +10,9 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.manifest import read_adapter_files, read_manifest
+from cluster.adapters.manifest import AdapterDigester, read_adapter_files, read_manifest
 from cluster.adapters.peft_config import module_ranks
+from cluster.adapters.safetensors_file import TensorInfo
 from cluster.errors import AdapterError, AdapterPickle, AdapterUnsafePath, AdapterUnsupported
 
 WEIGHTS = "adapter_model.safetensors"
@@ -224,3 +226,25 @@ def test_malformed_notes_are_named(tmp_path, write_adapter, notes, key):
 def test_rslora_scaling_is_alpha_over_the_root_of_r(tmp_path, write_adapter):
     files = read_adapter_files(write_adapter(tmp_path / "x", use_rslora=True))
     assert files.scaling("model.layers.0.self_attn.q_proj") == 8 / math.sqrt(4)
+
+
+def test_the_digest_is_what_the_format_says(tmp_path, write_adapter):
+    """Written out once more, with the standard library's JSON; stored generations depend on it."""
+    folder = write_adapter(tmp_path / "adapter")
+    files = read_adapter_files(folder)
+    digester = AdapterDigester(files)
+    rules = {
+        "rank": files.config.rank,
+        "alpha": files.config.alpha,
+        "use_rslora": False,
+        "rank_pattern": [],
+        "alpha_pattern": [],
+        "base_digest": None,
+    }
+    expected = hashlib.sha256(b"braid-adapter-1\n")
+    expected.update(json.dumps(rules, sort_keys=True).encode() + b"\n")
+    for name in ("plain.weight", 'a "quoted" \\ name', "gr\u00f6\u00dfe\u2028\U0001f600\x7f\t"):
+        info = TensorInfo(name, "BF16", (2, 3), 0, 12)
+        digester.update(info, memoryview(bytes(12)))
+        expected.update(json.dumps([name, "BF16", [2, 3]]).encode() + b"\n" + bytes(12))
+    assert digester.finish() == expected.hexdigest()

@@ -3,6 +3,7 @@
 import pytest
 
 from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import ReplicaId
 from cluster.errors import IntegrityError, Overloaded, ReplicaLost
 from cluster.placement.filters import LoadBound, PickRequest
 from cluster.placement.picker import Picker
@@ -152,6 +153,36 @@ def test_a_mixture_that_nobody_has_goes_home(build) -> None:
         best = scores.index(max(scores))
         assert f"r{best}" == order(f"digest-{name}", ["r0", "r1", "r2", "r3"])[0]
         assert scores.count(max(scores)) == 1
+
+
+def test_a_copy_in_host_memory_beats_the_home_and_any_slot_beats_the_copy(build) -> None:
+    idle = tuple(build.resident(x) for x in "wxyz")
+    away = ("r0", "r1")
+    home, other = order("digest-a", away)
+    view = view_of(*(build.snapshot(name, resident=idle) for name in away))
+    assert pick(view).replica_id == home
+    view.set_on_host(ReplicaId(other), ["digest-a"])
+    assert pick(view).replica_id == other
+    view.set_on_host(ReplicaId(other), [])
+    assert pick(view).replica_id == home
+    view.set_on_host(ReplicaId(other), ["digest-a"])
+    view.update(build.snapshot(home, resident=(build.resident("a"), *idle[1:]), at=101.0), 101.0)
+    assert pick(view).replica_id == home
+
+
+def test_a_lost_replicas_copies_are_forgotten(build) -> None:
+    view = view_of(build.snapshot("r0"))
+    view.set_on_host(ReplicaId("r0"), ["digest-a"])
+    view.remove(ReplicaId("r0"), 200.0)
+    view.update(build.snapshot("r0", at=201.0), 201.0)
+    assert view.replicas(201.0)[0].on_host == frozenset()
+
+
+def test_a_copy_is_no_room(build) -> None:
+    full = tuple(build.resident(x, leases=1) for x in "wxyz")
+    view = ReplicaView(build.snapshot(resident=full), 0.0, on_host=frozenset({"digest-a"}))
+    scores = ResidencyScorer().score([view], PickRequest(("digest-a",)))
+    assert scores == [ResidencyScorer.HOME]
 
 
 def test_base_requests_are_at_home_everywhere(build) -> None:

@@ -1,0 +1,52 @@
+"""An adapter as the bank stores it: one row, ready to be copied into a lane."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kernels.lora.sites import AdapterLayout, FusedSite
+
+Signature = tuple[tuple[int, ...], ...]
+"""Ranks per site and slice, 0 where a module is absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapter:
+    """A row of the bank in host memory."""
+
+    signature: Signature
+    layout: AdapterLayout
+    row: torch.Tensor  # [numel] in the bank's storage, page-locked where the bank is on a GPU
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, in host memory and in a slot."""
+        return self.row.nbytes
+
+
+def pack(
+    sites: Sequence[FusedSite],
+    signature: Signature,
+    layout: AdapterLayout,
+    tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]],
+    *,
+    storage: torch.dtype,
+    page_locked: bool,
+) -> PackedAdapter:
+    """Lay tensors (module path -> A [r, in], B [width, r], scaling) out as one row.
+
+    B is transposed and has the scaling folded in, computed in fp32 and rounded once.
+    """
+    row = torch.zeros(layout.numel, dtype=storage, pin_memory=page_locked)
+    for site, place in zip(sites, layout.sites, strict=True):
+        present = [tensors[path] for path, _ in site.out_slices if path in tensors]
+        at = place.offset
+        for part, (lora_a, lora_b, scaling) in zip(place.slices, present, strict=True):
+            size = part.rank * place.in_features
+            row[at : at + size].view(part.rank, place.in_features).copy_(lora_a)
+            at += size
+            target = row[part.offset : part.offset + part.rank * part.width]
+            target = target.view(part.rank, part.width)
+            torch.mul(lora_b.to(torch.float32).t(), scaling, out=target)
+    return PackedAdapter(signature, layout, row)
