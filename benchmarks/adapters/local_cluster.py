@@ -150,6 +150,11 @@ class Admin:
         body = {"generation": generation, "replace": True, "grants": ["*"], **fields}
         _body(f"alias {name}", await self._client.post(f"{ADAPTERS}/{name}/alias", json=body))
 
+    async def pin(self, name: str, pinned: bool = True) -> None:
+        """Keep a name on every replica, or no longer."""
+        body = {"pinned": pinned}
+        _body(f"pin {name}", await self._client.post(f"{ADAPTERS}/{name}/pin", json=body))
+
     async def roll_back(self, name: str) -> str:
         """Back to what was before; its generation."""
         answer = await self._client.post(f"{ADAPTERS}/{name}/rollback", json={})

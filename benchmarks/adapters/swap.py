@@ -2,9 +2,9 @@
 
 Windows take turns on one cluster: streams alone, and streams while adapters are brought in. An
 adapter from the disk was never seen before: it is added, with all its checks, and asked for. One
-from host memory was pushed out of the devices: a name is pointed to it, and asked for. Counted is
-the administrator's request, and then each replica's first answer, from its request to its first
-token.
+from host memory was pushed out of the devices: a name is pointed to it, and asked for. In both
+cases the name is pinned meanwhile, which brings it to every replica. Counted are the
+administrator's requests, and then each replica's first answer, from its request to its first token.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,15 +86,14 @@ class Swapping:
         cluster: ProofCluster,
         admin: Admin,
         client: httpx2.AsyncClient,
-        copies: Copies,
+        made: Sequence[Path],
         rng: random.Random,
     ) -> None:
         self._cluster = cluster
         self._admin = admin
         self._client = client
-        self._copies = copies
+        self._made = list(reversed(made))
         self._rng = rng
-        self._number = 0
         self.known: list[str] = []
         """Generations, oldest first; each has a name of its own."""
         self.swaps: dict[str, Swaps] = defaultdict(Swaps)
@@ -102,15 +101,12 @@ class Swapping:
 
     async def from_disk(self) -> None:
         """Add an adapter whose files lie on this machine."""
-        name = f"added-{self._number}"
-        folder = await asyncio.to_thread(
-            self._copies.write, self._cluster.sources / name, self._number
-        )
-        self._number += 1
+        folder = self._made.pop()
+        name = folder.name
         began = time.perf_counter()
         generation = await self._admin.add_folder(name, folder.name)
         self.known.append(generation)
-        await self._first_tokens("disk", name, generation, began)
+        await self._speak("disk", name, generation, began)
 
     async def from_host(self) -> None:
         """Point a name to a generation that no device has, and that all have had."""
@@ -122,7 +118,7 @@ class Swapping:
         generation = self._rng.choice(away)
         began = time.perf_counter()
         await self._admin.switch(NAME, generation)
-        await self._first_tokens("host", NAME, generation, began)
+        await self._speak("host", NAME, generation, began)
 
     async def _on_devices(self) -> set[str]:
         return {
@@ -131,6 +127,13 @@ class Swapping:
             for held in replica["resident"]
             if held["tier"] == "device"
         }
+
+    async def _speak(self, kind: str, name: str, generation: str, began: float) -> None:
+        await self._admin.pin(name)
+        try:
+            await self._first_tokens(kind, name, generation, began)
+        finally:
+            await self._admin.pin(name, False)
 
     async def _first_tokens(self, kind: str, name: str, generation: str, began: float) -> None:
         ready = time.perf_counter() - began
@@ -144,8 +147,8 @@ class Swapping:
             "stream": True,
         }
         for round_ in range(MOST_ROUNDS):
-            # A replica that has the adapter is preferred until it has more to do than others.
-            asked = wanted * 2 ** min(round_, 2)
+            # One with less to do is preferred: where the streams lie unevenly, two go the same way.
+            asked = wanted * 2 ** (round_ // 3)
             replies = await asyncio.gather(*(ask(self._client, body) for _ in range(asked)))
             for reply in replies:
                 self._note(reply, name, generation, first)
@@ -177,9 +180,14 @@ async def measure(
         "ignore_eos": True,
         "stream": True,
     }
+    # Before any stream runs: who writes while it listens finds pauses that are its own.
+    made = [
+        copies.write(cluster.sources / f"added-{number}", number)
+        for number in range(2 * options.slots + options.swaps)
+    ]
     async with cluster.client() as admin_client, cluster.client(TENANT) as client:
         admin = Admin(admin_client)
-        swapping = Swapping(cluster, admin, client, copies, random.Random(options.seed))
+        swapping = Swapping(cluster, admin, client, made, random.Random(options.seed))
         await fill(swapping, options.slots)
         hot = "added-0"
         models = [base.called if n % 2 else hot for n in range(options.streams)]
@@ -258,7 +266,7 @@ def report(
         title="How soon a new adapter speaks",
         command=options.command,
         summary=(
-            "The administrator's request and a replica's first request with the adapter until its "
+            "The administrator's requests and a replica's first request with the adapter until its "
             "first token, on the faster and on the slower replica, while others' streams go on."
         ),
         setup={
@@ -318,7 +326,7 @@ def report(
                 if swaps.both
             ),
             note=(
-                "Ready: the administrator's request was answered. Found: requests by the tier in "
+                "Ready: the administrator's requests were answered. Found: requests by the tier in "
                 "which their replica had the weights when they came, those of the streams "
                 "included; an addition brings its weights to the devices itself."
             ),
