@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.bench.machine import cpu_info, load_average, usable_cores
+from cluster.bench.machine import autogroup, cpu_info, load_average, usable_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Result:
             "",
             f"{cpu}, {usable_cores()} cores; load average {self.load_before:.2f} before, "
             f"{self.load_after:.2f} after: all processes of the cluster and the clients share "
-            "the cores.",
+            f"the cores. Scheduling by session (autogroup): {autogroup()}.",
             "",
             *_lines(
                 ("what must be so", "found", "limit", ""),

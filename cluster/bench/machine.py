@@ -45,6 +45,14 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def autogroup(path: Path = Path("/proc/sys/kernel/sched_autogroup_enabled")) -> str:
+    """Whether Linux schedules by terminal session, where nothing else groups processes: "on",
+    "off", or "unknown"."""
+    if not path.is_file():
+        return "unknown"
+    return "off" if path.read_text().strip() == "0" else "on"
+
+
 def load_average() -> float:
     """Runnable processes, the mean of the last minute: above the threads in use, others were busy
     too."""

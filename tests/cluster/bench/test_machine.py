@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
-from cluster.bench.machine import cpu_info, usable_cores
+from cluster.bench.machine import autogroup, cpu_info, usable_cores
 from cluster.bench.peaks import gemm_peak, read_bandwidth
 
 
@@ -21,6 +22,14 @@ def test_without_the_file_there_is_still_a_name(tmp_path: Path) -> None:
     name, flags = cpu_info(tmp_path / "none")
     assert name
     assert flags == ()
+
+
+@pytest.mark.parametrize(("content", "word"), [("0\n", "off"), ("1\n", "on"), (None, "unknown")])
+def test_scheduling_by_session_is_told(tmp_path: Path, content: str | None, word: str) -> None:
+    file = tmp_path / "sched_autogroup_enabled"
+    if content is not None:
+        file.write_text(content)
+    assert autogroup(file) == word
 
 
 def test_peaks_are_positive_for_every_type_of_weights() -> None:
