@@ -111,8 +111,10 @@ def _setting(run: dict[str, Any]) -> list[str]:
         f"{s['steps']} steps of {s['batch_size']}, learning rate {s['learning_rate']:g}, scaling "
         f"1, rank {s['rank']}, through `braid train adapter` and `braid train milora`. The dev "
         f"loss, measured every {s['eval_every']} steps, stops a run and chooses the weights that "
-        "are kept. Nothing was tuned: sizes were set by the time that there was, before a test "
-        "example was scored.",
+        "are kept. Sizes were set by the time that there was, before a test example was scored, "
+        "and not changed. One default was chosen after looking at test prompts, never at their "
+        "answers: that pooled rows are normalised (below), from what untrained routers chose for "
+        "24 of them.",
         "",
         f"Test examples: {', '.join(f'{count} of {task}' for task, count in n.items())}, through "
         "the serving engine. mawps is decoded greedily and right where the equation has the "
@@ -177,7 +179,7 @@ def _verdicts(runs: Mapping[str, Mapping[int, dict[str, Any]]], tasks: Sequence[
     if lines:
         lines += [
             "",
-            "Why it may be so: an adapter that is trained for some hundred steps has not used up "
+            "Why it may be so: an adapter that is trained for so few steps has not used up "
             "what seven modules can hold, so choosing among them has little to offer, and each "
             "module learns from fewer prompts; the routers start from random projections and "
             "learn through a straight-through gradient that needs longer runs; and few test "
