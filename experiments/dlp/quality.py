@@ -1,7 +1,5 @@
 """Answers under the oracle's adapter, the routed mixture, and the likeliest adapter alone."""
 
-import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,13 @@ from cluster.engine.model_source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.dlp.routing import load_any
 from experiments.dlp.tasks import TaskData
+from experiments.skill_adapter import train_skill
 from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
 from router_service.evaluation.metrics import has_value, is_exact, wilson
 from router_service.evaluation.records import Record
 from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
 from router_service.routers.dlp import DlpOptions
-from router_service.training.adapter import train_adapter
-from router_service.training.config import AdapterTrainingConfig
-from router_service.training.export import WEIGHTS_FILE
-from router_service.training.run import CHECKPOINT_FILE
+from router_service.training.jsonl import Example
 
 WAYS = ("base", "oracle", "routed", "top1")
 MAX_TOKENS = 60
@@ -37,29 +33,16 @@ def train_real_adapter(
     say: Callable[[str], None],
 ) -> Path:
     """The adapter of a task that the demo has none for; goes on where it was interrupted."""
-    if (out / WEIGHTS_FILE).exists() and not (out / CHECKPOINT_FILE).exists():
-        return out
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data.jsonl"
-        lines = (
-            json.dumps({"prompt": r.prompt, "completion": r.completion}) + "\n" for r in task.train
-        )
-        data.write_text("".join(lines), encoding="utf-8")
-        config = AdapterTrainingConfig(
-            data=data,
-            out=out,
-            cache_dir=cache_dir,
-            steps=steps,
-            checkpoint_every=10,
-            eval_every=steps,
-            dev_examples=8,
-            threads=threads,
-            resume=True,
-            overwrite=True,
-            description=f"answers {task.name}",
-        )
-        train_adapter(config, lambda at: say(f"{task.name}: step {at.step}, loss {at.loss:.3f}"))
-    return out
+    examples = [Example(record.prompt, record.completion) for record in task.train]
+    return train_skill(
+        examples,
+        out,
+        cache_dir,
+        description=f"answers {task.name}",
+        steps=steps,
+        threads=threads,
+        say=say,
+    )
 
 
 def measure_quality(

@@ -25,8 +25,9 @@ from experiments.flow.tasks import (
     skill_tests,
 )
 from experiments.flow.timing import measure_timing
-from experiments.flow.training import adapter, gate, searched
+from experiments.flow.training import gate, searched
 from experiments.parts import kept_parts, part
+from experiments.skill_adapter import train_skill
 from router_service.artifacts import read_manifest
 from router_service.demo.skills import SKILLS
 
@@ -83,7 +84,15 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
                 if alias == task.format
                 else skill_examples(alias, options.n_adapter, 0, options.data)
             )
-            adapter(folder, examples, cache, steps=options.steps, threads=options.threads, say=_say)
+            train_skill(
+                examples,
+                folder,
+                cache,
+                description=f"answers in the way of {alias}",
+                steps=options.steps,
+                threads=options.threads,
+                say=_say,
+            )
     if "alone" in options.parts:
         settings = {"task": task.name, "adapters": _digests(ordered), "n": options.n_alone}
         part(

@@ -1,57 +1,23 @@
-"""Adapters, gates and searched mixtures, each made by the trainer behind the project's commands."""
+"""Gates and searched mixtures, each made by the trainer behind the project's commands."""
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster.adapters.manifest import WEIGHTS_FILE
 from experiments.flow.tasks import Composite, composite_examples
 from router_service.artifacts import MANIFEST_FILE, read_manifest
 from router_service.fusion.search import SearchConfig
 from router_service.fusion.search_run import MixtureSearchConfig, search_mixture
-from router_service.training.adapter import train_adapter
-from router_service.training.config import AdapterTrainingConfig, GateTrainingConfig
+from router_service.training.config import GateTrainingConfig
 from router_service.training.gate import train_gate
-from router_service.training.jsonl import Example, write_examples
+from router_service.training.jsonl import write_examples
 from router_service.training.run import CHECKPOINT_FILE
 
 Say = Callable[[str], None]
 
 _DEV_EXAMPLES = 20
-
-
-def adapter(
-    out: Path,
-    examples: Sequence[Example],
-    cache_dir: Path,
-    *,
-    steps: int,
-    threads: int,
-    say: Say,
-) -> Path:
-    """An adapter trained on the examples; goes on where it was interrupted."""
-    if (out / WEIGHTS_FILE).exists() and not (out / CHECKPOINT_FILE).exists():
-        return out
-    with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "data.jsonl"
-        write_examples(data, examples)
-        config = AdapterTrainingConfig(
-            data=data,
-            out=out,
-            cache_dir=cache_dir,
-            steps=steps,
-            checkpoint_every=10,
-            eval_every=steps,
-            dev_examples=8,
-            threads=threads,
-            resume=True,
-            overwrite=True,
-            description=f"answers in the way of {out.name}",
-        )
-        train_adapter(config, lambda at: say(f"{out.name}: step {at.step}, loss {at.loss:.3f}"))
-    return out
 
 
 def gate(

@@ -1,0 +1,44 @@
+"""An adapter of one skill or format, made by the trainer behind ``braid train adapter``."""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from cluster.adapters.manifest import WEIGHTS_FILE
+from router_service.training.adapter import train_adapter
+from router_service.training.config import AdapterTrainingConfig
+from router_service.training.jsonl import Example, write_examples
+from router_service.training.run import CHECKPOINT_FILE
+
+
+def train_skill(
+    examples: Sequence[Example],
+    out: Path,
+    cache_dir: Path,
+    *,
+    description: str,
+    steps: int,
+    threads: int,
+    say: Callable[[str], None],
+) -> Path:
+    """Train on the examples; goes on where it was interrupted, and returns ``out``."""
+    if (out / WEIGHTS_FILE).exists() and not (out / CHECKPOINT_FILE).exists():
+        return out
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.jsonl"
+        write_examples(data, examples)
+        config = AdapterTrainingConfig(
+            data=data,
+            out=out,
+            cache_dir=cache_dir,
+            steps=steps,
+            checkpoint_every=10,
+            eval_every=steps,
+            dev_examples=8,
+            threads=threads,
+            resume=True,
+            overwrite=True,
+            description=description,
+        )
+        train_adapter(config, lambda at: say(f"{out.name}: step {at.step}, loss {at.loss:.3f}"))
+    return out
