@@ -10,6 +10,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,12 +71,8 @@ class SignatureMaker:
     """
 
     def __init__(self, base: Path, count: int, layers: Sequence[int] = (-1,)) -> None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the cluster under test has the cores
-        try:
+        with one_thread():
             self._read(base, count, layers)
-        finally:
-            torch.set_num_threads(threads)
 
     def _read(self, base: Path, count: int, layers: Sequence[int]) -> None:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(base)
@@ -205,6 +202,17 @@ class SignatureMaker:
         if least <= 0.1:
             raise ValueError(f"{module}: no constant feature: {least}")
         return feature
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread: the cluster under test has the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -46,10 +46,14 @@ class PrefetchBackoff:
         """Forget the pair's failures."""
         self._failures.pop((replica_id, digest), None)
 
-    def retain(self, replicas: Iterable[ReplicaId]) -> None:
-        """Forget replicas that are gone."""
-        alive = set(replicas)
-        self._failures = {key: f for key, f in self._failures.items() if key[0] in alive}
+    def retain(self, replicas: Iterable[ReplicaId], adapters: Iterable[AdapterDigest]) -> None:
+        """Forget replicas and adapters that are gone."""
+        alive, listed = set(replicas), set(adapters)
+        self._failures = {
+            (replica_id, digest): failure
+            for (replica_id, digest), failure in self._failures.items()
+            if replica_id in alive and digest in listed
+        }
 
     def avoid(self, now: float) -> frozenset[tuple[ReplicaId, AdapterDigest]]:
         """Pairs whose wait is not over."""

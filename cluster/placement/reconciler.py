@@ -79,7 +79,7 @@ class Reconciler:
         catalog = tuple(adapters)
         self._history.aliases = {info.digest: info.alias for info in catalog}
         fleet.observe(snapshots, lost_after_s=policy.placement.lost_after_s, now=now)
-        self._backoff.retain(fleet.assignments)
+        self._backoff.retain(fleet.assignments, self._history.aliases)
         load = self._tracker.observe(
             fleet.snapshots.values(),
             now,

@@ -35,7 +35,7 @@ async def test_no_token_of_another_generation(
 ) -> None:
     before = cluster.get(ADAPTERS, "admin").json()["data"]
     maker = await asyncio.to_thread(SignatureMaker, base_model.path, SUPPLY, (0, 29))
-    supply = await asyncio.to_thread(make_supply, maker, tmp_path, (0, 29))
+    supply = await asyncio.to_thread(make_supply, maker, tmp_path, (0, 29), SUPPLY)
     async with (
         client(cluster, "admin") as admin,
         client(cluster, TENANTS[0]) as one,

@@ -110,6 +110,17 @@ def test_failed_prefetches_wait_twice_as_long_each_time(build, infos) -> None:
     assert reconciler.status()["failures"] == []
 
 
+def test_what_is_no_longer_listed_has_failed_nowhere(build, infos) -> None:
+    reconciler = Reconciler()
+    policy = policy_of(1)
+    reconciler.tick([build.snapshot(at=100.0)], infos, policy, 100.0)
+    failed = {"digest-a": "corrupt", "digest-b": "corrupt"}
+    reconciler.acknowledge("r0", 1, failed=failed, policy=policy, now=100.0)
+    assert [f["digest"] for f in reconciler.status()["failures"]] == ["digest-a", "digest-b"]
+    reconciler.tick([build.snapshot(at=101.0)], infos[1:], policy, 101.0)
+    assert [f["digest"] for f in reconciler.status()["failures"]] == ["digest-b"]
+
+
 def test_a_lost_replica_is_replaced_elsewhere(build, infos) -> None:
     reconciler = Reconciler()
     policy = policy_of(2, [Pin(adapter="a", copies=1)], lost_after_s=10.0)
