@@ -34,22 +34,15 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--base", help='"tiny", "135m", a hub id or a folder')
-    common.add_argument("--seed", type=int, default=0)
-    common.add_argument("--out", type=Path, default=Path("docs/results"))
-    common.add_argument("--state", type=Path, help="working folder; default: a temporary one")
     proofs = parser.add_subparsers(dest="proof", required=True)
-    signatures = proofs.add_parser("signature", parents=[common])
-    signatures.set_defaults(base=TINY)
+    signatures = proofs.add_parser("signature", parents=[_common(QUICKSTART)])
     signatures.add_argument("--requests", type=int, default=10_000)
     signatures.add_argument("--adapters", type=int, default=200, help="names, about")
     signatures.add_argument("--supply", type=int, default=900, help="generations made beforehand")
     signatures.add_argument("--slots", type=int, default=16, help="of each replica")
     signatures.add_argument("--concurrency", type=int, default=24, help="requests at once")
     signatures.add_argument("--workers", type=int, default=6, help="changes at once")
-    swaps = proofs.add_parser("swap", parents=[common])
-    swaps.set_defaults(base=QUICKSTART)
+    swaps = proofs.add_parser("swap", parents=[_common(QUICKSTART)])
     swaps.add_argument("--swaps", type=int, default=100, help="of each kind")
     swaps.add_argument("--rank", type=int, default=16)
     swaps.add_argument("--slots", type=int, default=4, help="of each replica")
@@ -57,14 +50,12 @@ def main() -> None:
     swaps.add_argument("--streams", type=int, default=4)
     swaps.add_argument("--stream-tokens", type=int, default=900)
     swaps.add_argument("--window-s", type=float, default=6.0, help="a quiet window")
-    turns = proofs.add_parser("cycles", parents=[common])
-    turns.set_defaults(base=TINY)
+    turns = proofs.add_parser("cycles", parents=[_common(TINY)])
     turns.add_argument("--cycles", type=int, default=1000)
     turns.add_argument("--rank", type=int, default=16)
     turns.add_argument("--slots", type=int, default=16, help="of each replica")
     turns.add_argument("--workers", type=int, default=6, help="cycles at once")
-    many = proofs.add_parser("skew", parents=[common])
-    many.set_defaults(base=QUICKSTART)
+    many = proofs.add_parser("skew", parents=[_common(QUICKSTART)])
     many.add_argument("--adapters", type=int, default=2000)
     many.add_argument("--hot", type=float, default=0.08, help="share of the adapters")
     many.add_argument("--rank", type=int, default=4)
@@ -94,6 +85,16 @@ def main() -> None:
     if options.state is None and result.holds:
         shutil.rmtree(folder)
     sys.exit(0 if result.holds else 1)
+
+
+def _common(base: str) -> argparse.ArgumentParser:
+    """What all proofs can be told; each has its own, since a default belongs to its option."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--base", default=base, help='"tiny", "135m", a hub id or a folder')
+    common.add_argument("--seed", type=int, default=0)
+    common.add_argument("--out", type=Path, default=Path("docs/results"))
+    common.add_argument("--state", type=Path, help="working folder; default: a temporary one")
+    return common
 
 
 def without_places(arguments: Sequence[str]) -> Iterator[str]:

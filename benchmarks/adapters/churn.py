@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from benchmarks.adapters.local_cluster import Admin, Refused
 from benchmarks.adapters.names import NameBook
-from benchmarks.adapters.signatures import Signature
+from benchmarks.adapters.signatures import Signature, Voice
 
 NO_WAIT_SHARE = 0.5
 """Of the removals that do not wait for the memory."""
@@ -23,6 +23,7 @@ class Made:
     """An adapter that can be added."""
 
     signature: Signature
+    voice: Voice
     archive: bytes
 
 
@@ -52,8 +53,8 @@ class Churn:
         self._previous: dict[str, list[str]] = defaultdict(list)
         self._used: list[Made] = []
         self.book = book
-        self.said_by: dict[str, Signature] = {}
-        """Generation -> what it says."""
+        self.made_by: dict[str, Made] = {}
+        """Generation -> what it was made from."""
         self.counts: Counter[str] = Counter()
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.problems: list[str] = []
@@ -158,7 +159,7 @@ class Churn:
                     raise
                 self.conflicts += 1
                 continue
-            self.said_by[generation] = made.signature
+            self.made_by[generation] = made
             return generation
 
     def _next(self) -> Made:

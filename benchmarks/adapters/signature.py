@@ -10,8 +10,9 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class Asked:
     """One request and its answer."""
 
     names: tuple[str, ...]  # the first one is heard
+    prompt: str
     tokens: int
     reply: Reply
 
@@ -58,6 +60,7 @@ class Tally:
 
     served: int = 0
     tokens: int = 0
+    unclear: int = 0  # the reference does not say the signature there either
     raced: int = 0  # their name changed while they were under way
     cached_tokens: int = 0
     gone: int = 0  # rightly told that there is no such adapter
@@ -96,7 +99,7 @@ def make_supply(
         ):
             continue
         archive = tar_of(maker.write(folder / f"signature-{number}", signature, voice))
-        supply.append(Made(signature, archive))
+        supply.append(Made(signature, voice, archive))
         if len(supply) == count:
             return supply
     raise ValueError(f"only {len(supply)} of {count} signatures are clear enough")
@@ -154,7 +157,7 @@ class Asking:
                     for name, weight in zip(names, weights, strict=True)
                 ]
             reply = await ask(self._clients[rng.choice(TENANTS)], body)
-            self.asked.append(Asked(names, tokens, reply))
+            self.asked.append(Asked(names, body["prompt"], tokens, reply))
             if len(self.asked) % 500 == 0:
                 print(f"  {len(self.asked)} answered, {self._book.changes} changes", flush=True)
 
@@ -168,18 +171,29 @@ class Asking:
         return (names[int(len(names) * rng.random() ** 2)],)
 
 
-def judge(asked: list[Asked], churn: Churn) -> Tally:
-    """Compare every answer with what its names meant and what those generations say."""
+Reference = Callable[[Sequence[Made], Asked], str]
+"""What an answer must be, word for word, given the adapters that it names."""
+
+
+def judge(asked: list[Asked], churn: Churn, reference: Reference) -> Tally:
+    """Compare every answer with what its names meant and what those generations say.
+
+    An adapter repeats its signature because it drowns whatever else the model would say, which the
+    reference has confirmed for one prompt. Where an answer is something else, it is asked about
+    that very answer.
+    """
     tally = Tally()
     for item in asked:
-        for kind, problem in _faults(item, churn, tally):
+        for kind, problem in _faults(item, churn, tally, reference):
             setattr(tally, kind, getattr(tally, kind) + 1)
             if sum(p.startswith(kind) for p in tally.problems) < SHOWN:
                 tally.problems.append(f"{kind}: {' + '.join(item.names)}: {problem}")
     return tally
 
 
-def _faults(item: Asked, churn: Churn, tally: Tally) -> Iterator[tuple[str, str]]:
+def _faults(
+    item: Asked, churn: Churn, tally: Tally, reference: Reference
+) -> Iterator[tuple[str, str]]:
     reply = item.reply
     meant = [churn.book.meant(name, reply.sent, reply.ended) for name in item.names]
     if reply.status == 404 or reply.code == "model_not_found":
@@ -195,27 +209,43 @@ def _faults(item: Asked, churn: Churn, tally: Tally) -> Iterator[tuple[str, str]
     tally.raced += any(len(generations) > 1 for generations in meant)
     tally.cached_tokens += reply.cached_tokens
     tally.replicas[reply.replica] += 1
-    if set(reply.adapters) != set(item.names):
+    pairs = zip(item.names, meant, strict=True)
+    named = [_named(name, generations, item) for name, generations in pairs]
+    if None in named or not set(reply.adapters) <= set(item.names):
         yield "unnamed", f"the answer names {reply.adapters}"
         return
-    for name, generations in zip(item.names, meant, strict=True):
-        tally.generations.add(reply.adapters[name])
-        if reply.adapters[name] not in generations:
-            yield "wrong_generations", f"{reply.adapters[name]}, not of {generations}"
-    signature = churn.said_by[reply.adapters[item.names[0]]]
+    used = [generation for generation in named if generation is not None]
+    for generation, generations in zip(used, meant, strict=True):
+        tally.generations.add(generation)
+        if generation not in generations:
+            yield "wrong_generations", f"{generation}, not of {generations}"
+    signature = churn.made_by[used[0]].signature
     tally.tokens += item.tokens
-    if reply.text != signature.text * item.tokens:
-        whose = [g for g, said in churn.said_by.items() if reply.text.startswith(said.text)]
-        yield (
-            "wrong_tokens",
-            f"{reply.text!r} of {whose or 'nobody'}, expected {signature.text!r} of "
-            f"{reply.adapters}",
-        )
+    if reply.text == signature.text * item.tokens:
+        return
+    made = [churn.made_by[generation] for generation in used]
+    if reply.text == reference(made, item):
+        tally.unclear += 1
+        return
+    whose = [g for g, m in churn.made_by.items() if reply.text.startswith(m.signature.text)]
+    yield (
+        "wrong_tokens",
+        f"{reply.text!r} of {whose or 'nobody'}, expected {signature.text!r} of {reply.adapters}",
+    )
+
+
+def _named(name: str, generations: Collection[str | None], item: Asked) -> str | None:
+    """The generation that answered for a name; two names of one are answered under the first."""
+    answered = item.reply.adapters
+    if name in answered:
+        return answered[name]
+    shared = [g for g in answered.values() if g in generations and len(answered) < len(item.names)]
+    return shared[0] if shared else None
 
 
 async def prove(
     cluster: ProofCluster, base: str, supply: list[Made], options: argparse.Namespace
-) -> tuple[Tally, Churn, list[Asked], list[str], float]:
+) -> tuple[Churn, list[Asked], list[str], float]:
     """Fill, ask and change at once, empty; what was found, and what is left or out of balance."""
     rng = random.Random(options.seed)
     async with (
@@ -243,7 +273,7 @@ async def prove(
         problems += await admin.broken_books(cluster.config.replica.replicas)
         problems += [f"in the store: {name}" for name in cluster.stored()][:SHOWN]
         problems += churn.problems
-    return judge(asking.asked, churn), churn, asking.asked, problems, elapsed
+    return churn, asking.asked, problems, elapsed
 
 
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
@@ -254,7 +284,6 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
     maker = SignatureMaker(base.path, options.supply + spare, layers)
     with one_thread():
         supply = make_supply(maker, folder / "made", layers, options.supply)
-    del maker
     cluster = ProofCluster.start(
         folder / "state",
         base.served,
@@ -280,15 +309,22 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
         },
     )
     try:
-        tally, churn, asked, problems, elapsed = asyncio.run(
-            prove(cluster, base.called, supply, options)
-        )
+        churn, asked, problems, elapsed = asyncio.run(prove(cluster, base.called, supply, options))
     finally:
         killed = cluster.stop()
     if killed:
         problems.append(f"processes {killed} had to be killed at the end")
+    with one_thread():
+        tally = judge(asked, churn, partial(says, maker))
     report(result, tally, churn, asked, problems, elapsed)
     return result
+
+
+def says(maker: SignatureMaker, made: Sequence[Made], item: Asked) -> str:
+    """A ``Reference``."""
+    weights = (1.0,) if len(made) == 1 else (1.0, FAINT)
+    terms = [(m.signature, m.voice, w) for m, w in zip(made, weights, strict=True)]
+    return maker.answer(terms, item.prompt, item.tokens)
 
 
 def report(
@@ -321,6 +357,7 @@ def report(
                 ("told that the adapter was removed", tally.gone),
                 ("answered while their adapter changed", tally.raced),
                 ("tokens compared", tally.tokens),
+                ("answered with other words, as the reference does", tally.unclear),
                 ("prompt tokens from the prefix cache", tally.cached_tokens),
                 ("generations that answered", len(tally.generations)),
                 ("per second", round(len(asked) / elapsed, 1)),

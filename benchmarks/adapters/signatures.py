@@ -123,6 +123,24 @@ class SignatureMaker:
 
         ``terms`` are the mixture: adapters with weights.
         """
+        start = self._tokenizer.encode(prompt)
+        found = self._likeliest(terms, [*start, *[signature.token] * (tokens - 1)])
+        return found[len(start) - 1 :] == [signature.token] * tokens
+
+    def answer(
+        self, terms: Sequence[tuple[Signature, Voice, float]], prompt: str, tokens: int
+    ) -> str:
+        """What the reference says after ``prompt``, greedily; ``terms`` as in ``says``."""
+        ids = self._tokenizer.encode(prompt)
+        length = len(ids)
+        for _ in range(tokens):
+            ids.append(self._likeliest(terms, ids)[-1])
+        return str(self._tokenizer.decode(ids[length:]))
+
+    def _likeliest(
+        self, terms: Sequence[tuple[Signature, Voice, float]], ids: Sequence[int]
+    ) -> list[int]:
+        """The likeliest token after each of ``ids``."""
         mixture = [(slot, weight) for slot, (_, _, weight) in enumerate(terms)]
         adapters = {}
         for slot, (said, voice, _) in enumerate(terms):
@@ -137,19 +155,18 @@ class SignatureMaker:
 
             return add
 
-        start = self._tokenizer.encode(prompt)
         handles = [
             self._model.get_submodule(module).register_forward_hook(adding(module))
             for module in self._modules.values()
         ]
         try:
             with torch.inference_mode():
-                ids = torch.tensor([start + [signature.token] * (tokens - 1)])
-                found = self._model(ids).logits[0, len(start) - 1 :].argmax(-1)
+                logits = self._model(torch.tensor([list(ids)])).logits
         finally:
             for handle in handles:
                 handle.remove()
-        return bool((found == signature.token).all())
+        likeliest: list[int] = logits[0].argmax(-1).tolist()
+        return likeliest
 
     def _choose(self, count: int) -> tuple[Signature, ...]:
         """Words whose own direction makes no other token likelier, and that survive re-reading."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import tagged_digest
-from cluster.domain.ids import TenantId
+from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
 from router_service.directory import AdapterDirectory
 from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
@@ -35,10 +35,12 @@ def mix_explicit(
 ) -> ExplicitMixture:
     """Resolve and validate what the caller named. Weights are taken exactly as given.
 
+    Two names that mean one generation, as any switch may bring about, are one adapter with the sum
+    of their weights, which is what the two would compute.
+
     Raises:
-        RequestError: a weight is not finite in single precision, an adapter is named twice
-            (by one alias or by two of one generation), or there are more than ``max_mixture``
-            weights other than zero. ``param`` names the entry.
+        RequestError: a weight is not finite in single precision, a name is there twice, or there
+            are more than ``max_mixture`` weights other than zero. ``param`` names the entry.
         ModelNotFound: an alias is unknown or not the tenant's.
     """
     match wish:
@@ -65,23 +67,24 @@ def _mix(
     directory: AdapterDirectory,
     max_mixture: int,
 ) -> ExplicitMixture:
-    seen: dict[str, str] = {}
-    mixture = []
-    dropped = []
+    named: set[str] = set()
+    summed: dict[AdapterDigest, WeightedAdapter] = {}
     for index, term in enumerate(terms):
         param = f"adapters[{index}]"
         _check_weight(term.weight, f"{param}.weight")
+        if term.alias in named:
+            raise RequestError(f"{term.alias!r} is named twice", param=f"{param}.name")
+        named.add(term.alias)
         key = directory.resolve(tenant, term.alias)
-        if key.digest in seen:
-            raise RequestError(
-                f"{term.alias!r} and {seen[key.digest]!r} are the same adapter; name it once",
-                param=f"{param}.name",
-            )
-        seen[key.digest] = term.alias
-        if term.weight == 0:
-            dropped.append(term.alias)
+        before = summed.get(key.digest)
+        if before is not None:
+            key, weight = before.key, before.weight + term.weight
+            _check_weight(weight, f"{param}.weight")
         else:
-            mixture.append(WeightedAdapter(key, float(term.weight)))
+            weight = float(term.weight)
+        summed[key.digest] = WeightedAdapter(key, weight)
+    mixture = [term for term in summed.values() if term.weight != 0]
+    dropped = [term.key.alias for term in summed.values() if term.weight == 0]
     if len(mixture) > max_mixture:
         raise RequestError(
             f"a mixture may have {max_mixture} adapters, not {len(mixture)}", param="adapters"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.domain.ids import TenantId
 from cluster.errors import ModelNotFound, RequestError
-from router_service.routers.explicit import mix_explicit, mixture_digest
+from router_service.routers.explicit import ExplicitMixture, mix_explicit, mixture_digest
 from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
 
 ACME = TenantId("acme")
@@ -52,7 +52,7 @@ def test_a_weight_must_be_finite_in_single_precision(directory: Any, weight: flo
 
 
 def test_an_adapter_is_named_once(directory: Any) -> None:
-    with pytest.raises(RequestError, match="same adapter") as refusal:
+    with pytest.raises(RequestError, match="'sql' is named twice") as refusal:
         mix_explicit(_wish(("sql", 0.5), ("sql", 0.5)), ACME, directory, 8)
     assert refusal.value.param == "adapters[1].name"
 
@@ -60,8 +60,16 @@ def test_an_adapter_is_named_once(directory: Any) -> None:
 def test_two_aliases_of_one_generation_are_one_adapter(directory: Any) -> None:
     keys = directory.keys[ACME]
     keys["sql-latest"] = keys["sql"]
-    with pytest.raises(RequestError, match="'sql-latest' and 'sql'"):
-        mix_explicit(_wish(("sql", 0.5), ("sql-latest", 0.5)), ACME, directory, 8)
+
+    def mix(*terms: tuple[str, float]) -> Any:
+        return mix_explicit(_wish(*terms), ACME, directory, 1)
+
+    mixed = mix(("sql", 0.5), ("sql-latest", 0.25))
+    assert [(t.key, t.weight) for t in mixed.mixture] == [(keys["sql"], 0.75)]
+    assert mix(("sql", 0.5), ("sql-latest", -0.5)) == ExplicitMixture((), ("sql",))
+    with pytest.raises(RequestError, match="finite") as refusal:
+        mix(("sql", 3e38), ("sql-latest", 3e38))
+    assert refusal.value.param == "adapters[1].weight"
 
 
 def test_a_mixture_has_a_size_limit(directory: Any) -> None:

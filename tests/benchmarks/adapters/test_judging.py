@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.adapters.asking import Reply, generations
-from benchmarks.adapters.churn import Churn
+from benchmarks.adapters.churn import Churn, Made
 from benchmarks.adapters.names import NameBook
 from benchmarks.adapters.signature import Asked, judge
-from benchmarks.adapters.signatures import Signature
+from benchmarks.adapters.signatures import Signature, Voice
 
 A, B = "a" * 64, "b" * 64
 LAMP, RIVER = Signature(1, " lamp"), Signature(2, " river")
@@ -21,14 +21,15 @@ def churn() -> Churn:
     book = NameBook()
     book.change("x", A, 0.0, 1.0)
     made = Churn(None, [], book, random.Random(0), 1)  # type: ignore[arg-type] # asks nobody
-    made.said_by = {A: LAMP, B: RIVER}
+    made.made_by = {A: Made(LAMP, Voice(), b""), B: Made(RIVER, Voice(), b"")}
     return made
 
 
 def found(churn: Churn, reply: Reply, *names: str) -> dict[str, int]:
-    tally = judge([Asked(names or ("x",), 2, reply)], churn)
-    kinds = ("served", "gone", "wrong_tokens", "wrong_generations", "unnamed", "failed")
-    assert len(tally.problems) == sum(getattr(tally, kind) for kind in kinds[2:])
+    asked = Asked(names or ("x",), "Hello", 2, reply)
+    tally = judge([asked], churn, lambda made, _: f" a {made[0].signature.text}")
+    kinds = ("served", "gone", "unclear", "wrong_tokens", "wrong_generations", "unnamed", "failed")
+    assert len(tally.problems) == sum(getattr(tally, kind) for kind in kinds[3:])
     return {kind: n for kind in kinds if (n := getattr(tally, kind))}
 
 
@@ -39,6 +40,22 @@ def test_a_right_answer_is_served(churn: Churn) -> None:
 def test_one_token_of_other_weights_is_found(churn: Churn) -> None:
     assert found(churn, replace(GOOD, text=" lamp river")) == {"served": 1, "wrong_tokens": 1}
     assert found(churn, replace(GOOD, text=" lamp")) == {"served": 1, "wrong_tokens": 1}
+
+
+def test_other_words_are_right_where_the_reference_says_them_too(churn: Churn) -> None:
+    assert found(churn, replace(GOOD, text=" a  lamp")) == {"served": 1, "unclear": 1}
+    assert found(churn, replace(GOOD, text=" a  river")) == {"served": 1, "wrong_tokens": 1}
+
+
+def test_two_names_of_one_generation_are_answered_under_one(churn: Churn) -> None:
+    churn.book.change("y", A, 0.0, 1.0)
+    churn.book.change("z", B, 0.0, 1.0)
+    assert found(churn, GOOD, "x", "y") == {"served": 1}
+    assert found(churn, GOOD, "x", "z") == {"served": 1, "unnamed": 1}
+    assert found(churn, replace(GOOD, adapters={"x": A, "w": A}), "x", "y") == {
+        "served": 1,
+        "unnamed": 1,
+    }
 
 
 def test_the_right_weights_under_a_name_that_did_not_mean_them_are_found(churn: Churn) -> None:
