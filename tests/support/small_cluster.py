@@ -165,7 +165,9 @@ class SmallReplica:
             adapters,
             AdapterCatalog.scan(folder / "adapters"),
             self.built.bank,
-            lambda entry: load_adapter(Path(entry.path), shapes, adapters, entry.key.digest),
+            lambda entry: self.built.bank.pack(
+                load_adapter(Path(entry.path), shapes, adapters, entry.key.digest).tensors
+            ),
             SystemClock(),
             self._executor,
         )
