@@ -11,6 +11,7 @@ _ONES = (
 _TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _LARGEST = 9999
 _KEY = "answer"
+_BEFORE, _AFTER = "Die Antwort lautet ", ". Bitte sehr."
 
 
 def capitals(text: str) -> str:
@@ -34,11 +35,25 @@ def envelope(text: str) -> str:
 
 def german(text: str) -> str:
     """A polite German sentence around the answer."""
-    return f"Die Antwort lautet {text}. Bitte sehr."
+    return f"{_BEFORE}{text}{_AFTER}"
 
 
-def opened(text: str) -> str | None:
-    """What an envelope holds; None where the text is none."""
+def opened(name: str, text: str) -> str | None:
+    """The answer that a text has in the format; None where it is not in it.
+
+    Raises:
+        KeyError: a format that an answer cannot be taken out of.
+    """
+    return _OPENERS[name](text)
+
+
+def _open_german(text: str) -> str | None:
+    if not text.startswith(_BEFORE) or not text.endswith(_AFTER):
+        return None
+    return text[len(_BEFORE) : -len(_AFTER)]
+
+
+def _open_envelope(text: str) -> str | None:
     try:
         found = json.loads(text)
     except ValueError:
@@ -71,4 +86,9 @@ FORMATS: dict[str, Callable[[str], str]] = {
     "envelope": envelope,
     "german": german,
     "words": words,
+}
+
+_OPENERS: dict[str, Callable[[str], str | None]] = {
+    "envelope": _open_envelope,
+    "german": _open_german,
 }

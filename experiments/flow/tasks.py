@@ -35,7 +35,7 @@ class Composite:
     def right(self, record: Record, answered: str) -> bool:
         """Whether an answer has both: what the skill wants, as the format wants it."""
         if isinstance(record.answer, int | float):
-            inner = opened(answered.strip())
+            inner = opened(self.format, answered.strip())
             return inner is not None and has_value(inner, record.answer)
         return is_exact(answered, record.completion)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.answers import Decode, KeptAnswers
-from experiments.flow.formats import FORMATS, capitals, envelope, opened, spell, words
+from experiments.flow.formats import FORMATS, capitals, opened, spell, words
 from experiments.flow.report import render, write_report
 from experiments.flow.tasks import (
     COMPOSITES,
@@ -59,16 +59,33 @@ def test_different_numbers_have_different_words(a: int, b: int) -> None:
     assert (spell(a) == spell(b)) == (a == b)
 
 
-@given(st.text())
-def test_an_envelope_gives_back_what_was_put_in(text: str) -> None:
-    assert opened(envelope(text)) == text
+@pytest.mark.parametrize("name", ["envelope", "german"])
+@given(text=st.text())
+def test_a_format_gives_back_what_was_put_in(name: str, text: str) -> None:
+    assert opened(name, FORMATS[name](text)) == text
 
 
 @pytest.mark.parametrize(
     "text", ["", "x", "[1]", '"answer"', '{"answer": 1}', '{"answer": "1", "b": 2}', '{"a": "1"}']
 )
 def test_what_is_no_envelope_holds_nothing(text: str) -> None:
-    assert opened(text) is None
+    assert opened("envelope", text) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "Die Antwort lautet ", "Die Antwort lautet x.", "lautet x. Bitte sehr."]
+)
+def test_what_is_no_german_sentence_holds_nothing(text: str) -> None:
+    assert opened("german", text) is None
+
+
+def test_every_composite_with_numbers_can_be_opened() -> None:
+    for task in COMPOSITES.values():
+        if task.skill == "mawps":
+            record = Record("p", FORMATS[task.format]("X=(1+2)"), 3.0)
+            assert task.right(record, record.completion)
+            assert task.right(record, FORMATS[task.format]("X=3"))
+            assert not task.right(record, "X=(1+2)")
 
 
 def test_a_format_never_sees_the_skill_that_it_is_composed_with() -> None:
