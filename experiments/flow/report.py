@@ -94,8 +94,8 @@ def _quality(parts: Parts) -> str:
         "In %, of the same test prompts. Right is the exact text; for mawps the format "
         "around an equation that comes to the number. *average* is 0.5 of both; *searched* is the "
         "static mixture of a LoraHub-style search, *flow* the gate, each with mean and 95 % "
-        "interval (Student's t) over seeds, the others with Wilson's interval over prompts. A seed draws the "
-        "examples, their order and the search; the adapters were trained once.",
+        "interval (Student's t) over seeds, the others with Wilson's interval over prompts. A "
+        "seed draws the examples, their order and the search; the adapters were trained once.",
         "",
         "| composite | n | seeds | skill | format | average | searched | flow |",
         "|---|---|---|---|---|---|---|---|",
