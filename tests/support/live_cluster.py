@@ -121,6 +121,23 @@ class LiveCluster:
             *self.processes(f"ServeReplica:braid:{deployment}"),
         ]
 
+    def replicas(self) -> list[dict[str, Any]]:
+        """What every replica last said of itself."""
+        answer = self.get("/admin/v1/residency", "admin")
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["replicas"])
+
+    def process_of(self, replica: dict[str, Any]) -> psutil.Process:
+        """A replica's process: the one that listens at its address."""
+        port = int(replica["address"].rsplit(":", 1)[1])
+        for process in self.actors(REPLICA):
+            if any(
+                at.status == psutil.CONN_LISTEN and at.laddr.port == port
+                for at in process.net_connections("tcp")
+            ):
+                return process
+        raise AssertionError(f"no process listens on {port}")
+
     def processes(self, title: str) -> list[psutil.Process]:
         """Processes of this cluster whose command line contains ``title``."""
         found = []
