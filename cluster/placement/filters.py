@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.view import ReplicaView
 
 
@@ -17,6 +17,7 @@ class PickRequest:
     """What a pick depends on."""
 
     digests: tuple[AdapterDigest, ...]  # of the whole mixture; empty: the base alone
+    tenant: TenantId | None = None  # who asks; None has no neighbours
     nbytes: Mapping[AdapterDigest, int] = field(default_factory=dict)  # where known
     exclude: Collection[ReplicaId] = ()  # replicas that just failed this request
 

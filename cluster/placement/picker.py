@@ -18,7 +18,13 @@ from cluster.placement.filters import (
 )
 from cluster.placement.policy import PickingPolicy
 from cluster.placement.rendezvous import mixture_key, weight
-from cluster.placement.scorers import KvHeadroomScorer, LoadScorer, ResidencyScorer, Scorer
+from cluster.placement.scorers import (
+    KvHeadroomScorer,
+    LoadScorer,
+    ResidencyScorer,
+    Scorer,
+    TenantScorer,
+)
 from cluster.placement.view import ClusterView, ReplicaView
 
 _TIE = 9  # decimals of a score; finer differences are rounding errors
@@ -76,7 +82,7 @@ class Picker:
         self._scorers: Sequence[Scorer] = (
             scorers
             if scorers is not None
-            else (ResidencyScorer(), LoadScorer(), KvHeadroomScorer())
+            else (ResidencyScorer(), LoadScorer(), TenantScorer(), KvHeadroomScorer())
         )
         weights: Mapping[str, float] = policy.weights.model_dump()
         unweighted = [scorer.name for scorer in self._scorers if scorer.name not in weights]
@@ -105,7 +111,7 @@ class Picker:
 
     def explain(self, view: ClusterView, request: PickRequest, now: float) -> Explanation:
         """The pick with every candidate's scores and every refusal; never raises."""
-        everyone = view.replicas(now)
+        everyone = view.replicas(now, request.tenant)
         candidates: Sequence[ReplicaView] = everyone
         refused: dict[ReplicaId, str] = {}
         passed_over: list[str] = []

@@ -96,11 +96,12 @@ class ScorerWeights(Section):
 
     residency: Annotated[float, Field(ge=0)] = 2.0
     load: Annotated[float, Field(ge=0)] = 1.0
+    tenants: Annotated[float, Field(ge=0)] = 1.5
     kv: Annotated[float, Field(ge=0)] = 0.5
 
     @model_validator(mode="after")
     def _something(self) -> "ScorerWeights":
-        if self.residency + self.load + self.kv == 0:
+        if self.residency + self.load + self.tenants + self.kv == 0:
             raise ValueError("all weights are 0: nothing would tell replicas apart")
         return self
 

@@ -142,6 +142,28 @@ class LoadScorer:
         return [1.0 / (1.0 + replica.load / (mean + 1.0)) for replica in replicas]
 
 
+class TenantScorer:
+    """Out of other tenants' way: 1 minus the replica's share of what they were lately sent.
+
+    Two tenants so come apart where there is room, each with its adapters and prefixes, and one that
+    asks without end leaves the other a quiet replica. A replica that has more than ``SLACK``
+    requests above the least loaded one scores nothing: keeping apart is not worth waiting. There is
+    nothing to compare where there is one tenant, and little where there are many.
+    """
+
+    name = "tenants"
+
+    SLACK = 2
+
+    def score(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[float]:
+        del request
+        total = sum(replica.others for replica in replicas)
+        if not total:
+            return [1.0] * len(replicas)
+        most = min(replica.load for replica in replicas) + self.SLACK
+        return [1.0 - r.others / total if r.load <= most else 0.0 for r in replicas]
+
+
 class KvHeadroomScorer:
     """Share of KV blocks that are free."""
 

@@ -262,8 +262,9 @@ class Simulation:
             chosen = self._chooser(self._view, mixture, self.now)
         else:
             sizes = {digest: self.catalog[digest].nbytes for digest in mixture}
-            chosen = self._picker.pick(self._view, PickRequest(mixture, sizes), self.now).replica_id
-        self._view.sent(request.request_id, chosen, mixture, self.now)
+            wanted = PickRequest(mixture, stream.tenant, nbytes=sizes)
+            chosen = self._picker.pick(self._view, wanted, self.now).replica_id
+        self._view.sent(request.request_id, chosen, stream.tenant, mixture, self.now)
         replica = self.replicas[chosen]
         self.report.requests += 1
         self.report.hits += replica.ready(mixture, self.now)

@@ -7,9 +7,10 @@ snapshot is newer than the sending, the snapshot counts it and the view no longe
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import IntegrityError
+from cluster.placement.neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class ReplicaView:
     sent: int = 0  # requests this front sent since then
     incoming: frozenset[AdapterDigest] = frozenset()  # adapters of those requests
     on_host: frozenset[AdapterDigest] = frozenset()  # copies in its host memory
+    others: float = 0.0  # requests that this front lately sent there for other tenants, fading
 
     @property
     def replica_id(self) -> ReplicaId:
@@ -54,6 +56,7 @@ class ClusterView:
         self._by_replica: dict[ReplicaId, set[RequestId]] = {}
         self._removed_at: dict[ReplicaId, float] = {}
         self._on_host: dict[ReplicaId, frozenset[AdapterDigest]] = {}
+        self._neighbours = Neighbours()
 
     def update(self, snapshot: ReplicaSnapshot, now: float) -> bool:
         """Take in a snapshot; False where a newer one, or the replica's removal, is known."""
@@ -75,6 +78,7 @@ class ClusterView:
         """Drop a lost replica; only a snapshot made after ``now`` brings it back."""
         self._known.pop(replica_id, None)
         self._on_host.pop(replica_id, None)
+        self._neighbours.remove(replica_id)
         self._removed_at[replica_id] = now
         for request_id in self._by_replica.pop(replica_id, set()):
             del self._sent[request_id]
@@ -95,6 +99,7 @@ class ClusterView:
         self,
         request_id: RequestId,
         replica_id: ReplicaId,
+        tenant: TenantId,
         digests: Iterable[AdapterDigest],
         now: float,
     ) -> None:
@@ -102,6 +107,7 @@ class ClusterView:
         self.finished(request_id)
         self._sent[request_id] = _Sent(replica_id, now, tuple(digests))
         self._by_replica.setdefault(replica_id, set()).add(request_id)
+        self._neighbours.sent(replica_id, tenant, now)
 
     def finished(self, request_id: RequestId) -> None:
         """A request ended, however; unknown ids are ignored (its replica may be lost)."""
@@ -118,11 +124,13 @@ class ClusterView:
         known = self._known.get(replica_id)
         return None if known is None else known.snapshot
 
-    def replicas(self, now: float) -> tuple[ReplicaView, ...]:
-        """All known replicas, by id."""
-        return tuple(self._view(self._known[replica_id], now) for replica_id in sorted(self._known))
+    def replicas(self, now: float, tenant: TenantId | None = None) -> tuple[ReplicaView, ...]:
+        """All known replicas, by id, as a request of ``tenant`` meets them."""
+        return tuple(
+            self._view(self._known[replica_id], now, tenant) for replica_id in sorted(self._known)
+        )
 
-    def _view(self, known: _Known, now: float) -> ReplicaView:
+    def _view(self, known: _Known, now: float, tenant: TenantId | None) -> ReplicaView:
         snapshot = known.snapshot
         # A replica's clock may be ahead of ours: what we sent after hearing it is surely not in.
         counted_until = min(snapshot.observed_at, known.received_at)
@@ -137,6 +145,11 @@ class ClusterView:
             sent=len(since),
             incoming=frozenset(digest for sent in since for digest in sent.digests),
             on_host=self._on_host.get(snapshot.replica_id, frozenset()),
+            others=(
+                self._neighbours.of_others(snapshot.replica_id, tenant, now)
+                if tenant is not None
+                else 0.0
+            ),
         )
 
     def check_integrity(self) -> None:

@@ -79,7 +79,7 @@ class Generation:
         while True:
             digests = self._digests
             self.choice, link = await self.replicas.pick(
-                PickRequest(digests, exclude=tuple(lost)), wait_s=REPLICA_WAIT_S
+                PickRequest(digests, self.spec.tenant, exclude=tuple(lost)), wait_s=REPLICA_WAIT_S
             )
             request_id = self.new_id()
             try:
@@ -87,7 +87,9 @@ class Generation:
             except ReplicaLost:
                 continue
             self._attach(link, request_id)
-            self.replicas.view.sent(request_id, link.replica_id, digests, self.clock.wall())
+            self.replicas.view.sent(
+                request_id, link.replica_id, self.spec.tenant, digests, self.clock.wall()
+            )
             ended = False
             scored = 0
             try:

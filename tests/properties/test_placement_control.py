@@ -159,7 +159,7 @@ class ViewMachine(RuleBasedStateMachine):
     @rule(replica=st.sampled_from("abc"), request=st.sampled_from("123456"))
     def send(self, replica: str, request: str) -> None:
         self.now += 1
-        self.view.sent(RequestId(request), ReplicaId(replica), [], self.now)
+        self.view.sent(RequestId(request), ReplicaId(replica), TenantId("acme"), [], self.now)
         self.sent[request] = (replica, self.now)
 
     @rule(request=st.sampled_from("123456"))

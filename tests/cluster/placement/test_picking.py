@@ -6,10 +6,11 @@ from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import ReplicaId
 from cluster.errors import IntegrityError, Overloaded, ReplicaLost
 from cluster.placement.filters import LoadBound, PickRequest
+from cluster.placement.neighbours import WINDOW_S
 from cluster.placement.picker import Picker
 from cluster.placement.policy import PickingPolicy, ScorerWeights
 from cluster.placement.rendezvous import order, weight
-from cluster.placement.scorers import LoadScorer, ResidencyScorer
+from cluster.placement.scorers import LoadScorer, ResidencyScorer, TenantScorer
 from cluster.placement.view import ClusterView, ReplicaView
 
 NOW = 100.0
@@ -46,7 +47,7 @@ def test_older_snapshots_are_ignored(build) -> None:
 
 def test_a_sent_request_counts_until_a_snapshot_can_know_it(build) -> None:
     view = view_of(build.snapshot(at=NOW))
-    view.sent("q1", "r0", ["digest-a"], NOW + 1)
+    view.sent("q1", "r0", "acme", ["digest-a"], NOW + 1)
     (replica,) = view.replicas(NOW + 1.5)
     assert (replica.load, replica.incoming, replica.age) == (1, {"digest-a"}, 1.5)
     view.check_integrity()
@@ -58,8 +59,8 @@ def test_a_sent_request_counts_until_a_snapshot_can_know_it(build) -> None:
 
 def test_a_finished_request_counts_no_more_and_a_resent_one_moves(build) -> None:
     view = view_of(build.snapshot("r0"), build.snapshot("r1"))
-    view.sent("q1", "r0", [], NOW + 1)
-    view.sent("q1", "r1", [], NOW + 2)
+    view.sent("q1", "r0", "acme", [], NOW + 1)
+    view.sent("q1", "r1", "acme", [], NOW + 2)
     assert [r.sent for r in view.replicas(NOW + 2)] == [0, 1]
     view.finished("q1")
     view.finished("q1")
@@ -70,14 +71,14 @@ def test_a_finished_request_counts_no_more_and_a_resent_one_moves(build) -> None
 def test_a_clock_ahead_of_ours_hides_nothing_that_we_sent(build) -> None:
     view = ClusterView()
     view.update(build.snapshot(at=NOW + 50), NOW)
-    view.sent("q1", "r0", [], NOW + 1)
+    view.sent("q1", "r0", "acme", [], NOW + 1)
     (replica,) = view.replicas(NOW + 1)
     assert (replica.sent, replica.age) == (1, 0.0)
 
 
 def test_a_lost_replica_returns_only_with_news(build) -> None:
     view = view_of(build.snapshot("r0"), build.snapshot("r1"))
-    view.sent("q1", "r0", [], NOW)
+    view.sent("q1", "r0", "acme", [], NOW)
     assert view.retain(["r1"], NOW + 5) == ("r0",)
     view.check_integrity()
     assert not view.update(build.snapshot("r0", at=NOW + 4), NOW + 6)
@@ -89,7 +90,7 @@ def test_a_lost_replica_returns_only_with_news(build) -> None:
 
 def test_integrity_check_has_both_numbers(build) -> None:
     view = view_of(build.snapshot())
-    view.sent("q1", "r0", [], NOW)
+    view.sent("q1", "r0", "acme", [], NOW)
     view._by_replica.clear()
     with pytest.raises(IntegrityError, match="1 requests sent but 0 indexed"):
         view.check_integrity()
@@ -97,7 +98,7 @@ def test_integrity_check_has_both_numbers(build) -> None:
 
 def residency(build, *snapshots, mixture=("a",), incoming=(), nbytes=None) -> list[float]:
     replicas = [ReplicaView(s, 0.0, incoming=frozenset(incoming)) for s in snapshots]
-    request = PickRequest(tuple(f"digest-{n}" for n in mixture), nbytes or {})
+    request = PickRequest(tuple(f"digest-{n}" for n in mixture), nbytes=nbytes or {})
     return list(ResidencyScorer().score(replicas, request))
 
 
@@ -219,7 +220,7 @@ def test_the_replica_with_the_whole_mixture_wins_over_parts(build) -> None:
     )
     assert choice.replica_id == "r1"
     assert dict(choice.scores)["residency"] == 1.0
-    assert [name for name, _ in choice.scores] == ["residency", "load", "kv"]
+    assert [name for name, _ in choice.scores] == ["residency", "load", "tenants", "kv"]
     assert choice.considered == 3
 
 
@@ -239,7 +240,7 @@ def test_local_corrections_spread_a_burst(build) -> None:
     for index in range(20):
         choice = pick(view, ())
         chosen.append(choice.replica_id)
-        view.sent(f"q{index}", choice.replica_id, [], NOW + 0.001)
+        view.sent(f"q{index}", choice.replica_id, "acme", [], NOW + 0.001)
     assert chosen.count("r0") == chosen.count("r1") == 10
 
 
@@ -275,7 +276,7 @@ def test_full_queues_are_overload_and_nobody_is_a_lost_replica(build) -> None:
 
 def test_the_queue_bound_sees_what_was_just_sent(build) -> None:
     view = view_of(build.snapshot("r0", queued=1))
-    view.sent("q1", "r0", [], NOW + 1)
+    view.sent("q1", "r0", "acme", [], NOW + 1)
     with pytest.raises(Overloaded):
         pick(view, policy=PickingPolicy(max_queued=2))
 
@@ -318,12 +319,51 @@ def test_weights_decide(build) -> None:
         build.snapshot("r0", resident=(build.resident("a"),), running=2, kv_free=10),
         build.snapshot("r1", running=1),
     )
+    view.sent("q1", "r1", "globex", [], NOW - 1)
+    nothing = dict.fromkeys(ScorerWeights.model_fields, 0.0)
     by = {
-        name: pick(view, policy=PickingPolicy(weights=ScorerWeights(**weights))).replica_id
+        name: pick(
+            view, policy=PickingPolicy(weights=ScorerWeights(**nothing | weights)), tenant="acme"
+        ).replica_id
         for name, weights in {
-            "residency": {"residency": 1, "load": 0, "kv": 0},
-            "load": {"residency": 0, "load": 1, "kv": 0},
-            "kv": {"residency": 0, "load": 0, "kv": 1},
+            "residency": {"residency": 1},
+            "load": {"load": 1},
+            "tenants": {"tenants": 1},
+            "kv": {"kv": 1},
         }.items()
     }
-    assert by == {"residency": "r0", "load": "r1", "kv": "r1"}
+    assert by == {"residency": "r0", "load": "r1", "tenants": "r0", "kv": "r1"}
+
+
+def test_a_tenant_keeps_out_of_anothers_way_while_it_is_remembered(build) -> None:
+    ready = (build.resident("a"),)
+    view = view_of(*(build.snapshot(name, resident=ready) for name in ("r0", "r1")))
+    mine = pick(view, tenant="acme").replica_id
+    other = ({"r0", "r1"} - {mine}).pop()
+    view.sent("q1", mine, "globex", [], NOW)
+    view.finished("q1")
+    assert pick(view, tenant="acme").replica_id == other
+    assert pick(view, tenant="globex").replica_id == mine
+    assert pick(view).replica_id == mine
+    long_after = NOW + 4 * WINDOW_S
+    for name in ("r0", "r1"):
+        view.update(build.snapshot(name, resident=ready, at=long_after), long_after)
+    assert (
+        Picker(PickingPolicy())
+        .pick(view, PickRequest(("digest-a",), "acme"), long_after)
+        .replica_id
+        == mine
+    )
+
+
+def test_a_tenant_goes_to_another_where_its_own_replica_is_full(build) -> None:
+    view = view_of(build.snapshot("r0"), build.snapshot("r1"))
+    view.sent("q0", "r0", "globex", [], NOW)
+    chosen = []
+    for index in range(12):
+        choice = pick(view, (), tenant="acme")
+        chosen.append(choice.replica_id)
+        view.sent(f"q{index + 1}", choice.replica_id, "acme", [], NOW + 0.001)
+    assert chosen[:3] == ["r1"] * 3
+    loads = {replica.replica_id: replica.load for replica in view.replicas(NOW + 1)}
+    assert 0 < loads["r1"] - loads["r0"] <= TenantScorer.SLACK + 1

@@ -61,7 +61,7 @@ picking: {weights: {residency: 3, load: 1, kv: 0}, load_bound: 1.5}
             "placement: min_copies (4) is above max_copies (2)",
         ),
         ("picking: {load_bound: 0.5}", "picking.load_bound: Input should be greater than"),
-        ("picking: {weights: {residency: 0, load: 0, kv: 0}}", "all weights are 0"),
+        ("picking: {weights: {residency: 0, load: 0, tenants: 0, kv: 0}}", "all weights are 0"),
         ("pins: [{copies: 1}]", "pins[0].adapter: Field required"),
         ("pins: [{adapter: a, copies: none}]", "pins[0].copies: must be a whole number"),
         ("pins: [{adapter: a, copies: 0}]", "pins[0].copies: must be a whole number"),
