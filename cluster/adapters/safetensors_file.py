@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from cluster.adapters.document import parse_object
 from cluster.errors import AdapterMalformed, AdapterPickle
+from kernels.host_memory import allocate
 
 MAX_HEADER_BYTES = 16 * 2**20
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
@@ -103,7 +104,7 @@ def read_data(file: BinaryIO, path: Path, header: SafetensorsHeader) -> memoryvi
     Raises:
         AdapterMalformed: as ``read_tensors``.
     """
-    data = memoryview(bytearray(header.nbytes))
+    data = allocate(header.nbytes)
     _fill(data, file, header.data_start, str(path))
     return data
 

@@ -297,6 +297,7 @@ class Engine:
         with self._changed:
             while not (self._seeds or self._ended):
                 self._check_when_idle()
+                self._runner.rest()
                 self._idle = True
                 if self._stopping:
                     return False

@@ -158,6 +158,10 @@ class ModelRunner:
             torch.cuda.empty_cache()
             raise EngineError("the engine is out of device memory") from error
 
+    def rest(self) -> None:
+        """Forget the last step's adapters, whose storage could not be freed otherwise."""
+        self._rows_kept, self._lora_batch, self._step_fusion = (), None, None
+
     def _logits(
         self, scheduled: Sequence[ScheduledSequence], rows: list[int]
     ) -> torch.Tensor | None:
@@ -251,7 +255,7 @@ class ModelRunner:
         weighed within a segment: equal rows mean an equal batch.
         """
         if not any(item.sequence.adapters for item in scheduled):
-            self._step_fusion = None
+            self.rest()
             return None
         rows = tuple(
             (s.arrival, s.segment, item.count, s.fusion is not None and s.fusion.is_pending)

@@ -44,3 +44,7 @@ class Runner(Protocol):
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan, in the prepared thread; ``seeds`` has those of its requests."""
         ...
+
+    def rest(self) -> None:
+        """Let go of what was kept for a next step: there may be none for long."""
+        ...

@@ -22,6 +22,7 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
+from cluster.engine.heap import return_free_memory
 from cluster.errors import BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
 from deployments.link.messages import Reroute, Submit
@@ -130,7 +131,11 @@ class Replica:
             deliver=self._deliver,
         )
         self._generations = GenerationKeeper(
-            self._live, self._adapters, self._requests.uses, self._requests.forget
+            self._live,
+            self._adapters,
+            self._requests.uses,
+            self._requests.forget,
+            freed=lambda: asyncio.to_thread(return_free_memory),
         )
         self._draining = False
         self._desired_replicas: float = 0

@@ -1,6 +1,6 @@
 """What one replica does for the life of a generation: try it, keep it, let it go."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -21,6 +21,7 @@ class GenerationKeeper:
     Args:
         uses: whether a live request of this replica has been decided on a generation.
         forget: told of each generation that was let go.
+        freed: called when some were, before that is answered.
     """
 
     def __init__(
@@ -29,11 +30,13 @@ class GenerationKeeper:
         adapters: AdapterManager,
         uses: Callable[[AdapterDigest], bool],
         forget: Callable[[AdapterDigest], None],
+        freed: Callable[[], Awaitable[None]],
     ) -> None:
         self._live = live
         self._adapters = adapters
         self._uses = uses
         self._forget = forget
+        self._freed = freed
         self._pinned: frozenset[AdapterDigest] = frozenset()
 
     def start(self) -> None:
@@ -61,6 +64,8 @@ class GenerationKeeper:
             if not self._uses(digest) and await self._adapters.unload(digest):
                 self._forget(digest)
                 gone.append(digest)
+        if gone:
+            await self._freed()
         return tuple(gone)
 
     def _follow(self, view: RegistryView) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.host_memory import allocate
 from kernels.lora.sites import AdapterLayout, SiteLayout
 
 _DENSE_SPAN = 1.5
@@ -242,4 +243,8 @@ class Lane:
         self._working_stack = None
 
     def _allocate(self, rows: int) -> torch.Tensor:
-        return torch.empty((rows, self.layout.numel), dtype=self._dtype, device=self._device)
+        shape = rows, self.layout.numel
+        if self._device.type != "cpu" or not rows:
+            return torch.empty(shape, dtype=self._dtype, device=self._device)
+        memory = allocate(rows * self.layout.numel * self._dtype.itemsize)
+        return torch.frombuffer(memory, dtype=self._dtype).view(shape)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from kernels.host_memory import allocate
 from kernels.lora.sites import AdapterLayout, FusedSite
 
 Signature = tuple[tuple[int, ...], ...]
@@ -38,7 +39,10 @@ def pack(
 
     B is transposed and has the scaling folded in, computed in fp32 and rounded once.
     """
-    row = torch.zeros(layout.numel, dtype=storage, pin_memory=page_locked)
+    if page_locked:
+        row = torch.zeros(layout.numel, dtype=storage, pin_memory=True)
+    else:
+        row = torch.frombuffer(allocate(layout.numel * storage.itemsize), dtype=storage)
     for site, place in zip(sites, layout.sites, strict=True):
         present = [tensors[path] for path, _ in site.out_slices if path in tensors]
         at = place.offset

@@ -26,6 +26,7 @@ class FakeRunner:
         self.gate: threading.Semaphore | None = None
         self.entered = threading.Semaphore(0)
         self.at_start: Exception | None = None
+        self.rests = 0
 
     def start(self) -> None:
         if self.at_start is not None:
@@ -38,6 +39,9 @@ class FakeRunner:
     def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
         if fusion.router and num_adapters != 1:
             raise EngineError("a router weighs one adapter")
+
+    def rest(self) -> None:
+        self.rests += 1
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         self.entered.release()

@@ -6,12 +6,14 @@ import pytest
 import torch
 import transformers
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.errors import EngineError, ModelSourceError
 from tests.conftest import TINY_FAMILIES
 from tests.support.engines import Answer, Mixture, RunningEngine, make_request
+from tests.support.live_cluster import wait_for
 
 VOCAB = 97
 LONG = SamplingParams(max_tokens=24, temperature=0.0)
@@ -360,3 +362,20 @@ def test_end_of_sequence_ids_come_from_both_files(tiny_model, tmp_path):
     engine = RunningEngine(tmp_path)
     assert engine.engine.eos_token_ids == {5, 7, 9}
     engine.stop()
+
+
+@pytest.mark.parametrize("company", [False, True])
+def test_a_cleared_slot_leaves_nothing_in_memory(running_engine, company: bool):
+    """Also while the base alone is asked; the last step of an adapter must not keep its storage."""
+    engine = running_engine()
+    engine.load(0, random_adapter(engine, 0, 8))
+    bank = engine.built.bank
+    engine.ask(make_request("one", prompt(9), LONG), mix((0, 1.0)))
+    if company:
+        engine.ask(make_request("base", prompt(9), LONG))
+    entry = bank.entry(0)
+    storage = StorageWeakRef(entry.lane.row(entry.position).untyped_storage())
+    del entry
+    bank.clear(0)
+    wait_for("its storage is free", storage.expired, 10)
+    assert bank.allocated_nbytes == 0

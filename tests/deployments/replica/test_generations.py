@@ -71,9 +71,13 @@ class Bench:
         self.live, self.manager = FakeLive(), FakeManager()
         self.used: set[AdapterDigest] = set()
         self.forgotten: list[AdapterDigest] = []
+        self.freed: list[int] = []  # how many were forgotten when memory was given back
         self.keeper = GenerationKeeper(
-            self.live, self.manager, self.used.__contains__, self.forgotten.append
+            self.live, self.manager, self.used.__contains__, self.forgotten.append, self._freed
         )
+
+    async def _freed(self) -> None:
+        self.freed.append(len(self.forgotten))
 
     async def point(self, letter: str) -> None:
         await self.live.registry.stage(generation(letter), "shared/x")
@@ -114,6 +118,7 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
     assert await bench.keeper.unload((b,)) == ()
     assert bench.manager.asked == [("unload", b), ("unload", b)]
     assert bench.forgotten == [b]
+    assert bench.freed == [1]
 
 
 async def test_pins_follow_the_name(bench: Bench) -> None:
