@@ -3,12 +3,13 @@
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
 
+MOST_ATTEMPTS = 10
 TERM = re.compile(r"([^@,\s]+)@([0-9a-f]{64});w=([^,\s]+)")
 
 
@@ -36,6 +37,16 @@ class Reply:
     def gaps(self) -> list[float]:
         """Seconds between events."""
         return [b - a for a, b in zip(self.arrivals, self.arrivals[1:], strict=False)]
+
+
+def crowds(replicas: int) -> Iterator[int]:
+    """How many to send at once, time after time, until every replica has answered one.
+
+    A replica with less to do is preferred, and of idle ones always the same: where answers are
+    short, or other load lies unevenly, a few go the same way and more must come.
+    """
+    for attempt in range(MOST_ATTEMPTS):
+        yield replicas * 2 ** (attempt // 3)
 
 
 async def ask(

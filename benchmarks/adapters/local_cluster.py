@@ -102,6 +102,11 @@ class ProofCluster:
         return self.state.redis_url.read_text().strip()
 
     @property
+    def redis_port(self) -> int:
+        """Of the embedded server."""
+        return int(self.redis_url.rsplit(":", 1)[1].split("/")[0])
+
+    @property
     def store(self) -> Path:
         """Where added adapters are kept."""
         return self.state.root / STORE

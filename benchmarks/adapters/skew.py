@@ -12,13 +12,13 @@ import itertools
 import random
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
 
-from benchmarks.adapters.asking import ask
+from benchmarks.adapters.asking import Reply, ask
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
@@ -48,6 +48,7 @@ class Load:
     tokens_per_s: list[float] = field(default_factory=list)  # of each round
     ttft: list[float] = field(default_factory=list)
     hits: Counter[str] = field(default_factory=Counter)  # by tier
+    shared: int = 0  # requests whose first token was computed beside another tenant's
 
 
 @dataclass
@@ -162,9 +163,12 @@ class Skew:
     ) -> None:
         """The victim asks now and then; the other tenant all the time."""
 
+        theirs: list[Reply] = []
+        mine: list[Reply] = []
+
         async def press(choose: Choose) -> None:
             while True:
-                await self._ask("", other, choose())
+                theirs.append(await self._ask("", other, choose()))
 
         pressing = [
             asyncio.create_task(press(choose))
@@ -174,7 +178,7 @@ class Skew:
         before = await admin.hits()
         try:
             for _ in range(self._options.victim_requests):
-                await self._ask(name, victim, self._few[0])
+                mine.append(await self._ask(name, victim, self._few[0]))
                 await asyncio.sleep(self._rng.expovariate(1 / self._options.victim_gap_s))
         finally:
             for task in pressing:
@@ -182,8 +186,9 @@ class Skew:
             await asyncio.gather(*pressing, return_exceptions=True)
         if name:
             self.book.loads[name].hits += await admin.hits() - before
+            self.book.loads[name].shared += sum(met(reply, theirs) for reply in mine)
 
-    async def _ask(self, name: str, client: httpx2.AsyncClient, model: str) -> None:
+    async def _ask(self, name: str, client: httpx2.AsyncClient, model: str) -> Reply:
         options = self._options
         body = {
             "model": model,
@@ -198,6 +203,17 @@ class Skew:
             self.book.problems.append(f"{model}: {reply.status} {reply.code} {reply.problem}")
         elif name and reply.arrivals:
             self.book.loads[name].ttft.append(reply.ttft)
+        return reply
+
+
+def met(reply: Reply, others: Sequence[Reply]) -> bool:
+    """Whether its replica was busy with one of the others before its first token."""
+    return any(
+        other.replica == reply.replica
+        and other.sent < (reply.arrivals or [reply.ended])[0]
+        and other.ended > reply.sent
+        for other in others
+    )
 
 
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
@@ -267,11 +283,12 @@ def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: B
             ),
             Table(
                 "The victim",
-                ("", "requests", "TTFT median, ms", "p99", *_found()),
+                ("", "requests", "sharing a replica", "TTFT median, ms", "p99", *_found()),
                 tuple(
                     (
                         name,
                         len(load.ttft),
+                        load.shared,
                         round(median(load.ttft) * 1e3, 1),
                         round(percentile(load.ttft, 0.99) * 1e3, 1),
                         *(load.hits[tier] for tier in TIERS),
@@ -279,7 +296,10 @@ def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: B
                     for name, load in book.loads.items()
                     if name and not load.tokens_per_s
                 ),
-                note="Found: requests of both tenants.",
+                note=(
+                    "Sharing a replica: whose replica had a request of the other tenant before "
+                    "the first token. Found: requests of both tenants."
+                ),
             ),
         ],
     )

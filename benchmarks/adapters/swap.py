@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.adapters.asking import Reply, ask
+from benchmarks.adapters.asking import Reply, ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
@@ -31,7 +31,6 @@ LIMITS_S = {"disk": 1.0, "host": 0.3}
 PAUSE = 1.5
 """Times the quiet p99 that the p99 between tokens may be."""
 SWAPS_PER_WINDOW = 5
-MOST_ROUNDS = 10
 PROMPT_TOKENS = 2
 """Of the requests that tell when an adapter speaks: they take their share of a step, too."""
 REST_S = 60.0
@@ -146,9 +145,7 @@ class Swapping:
             "temperature": 0,
             "stream": True,
         }
-        for round_ in range(MOST_ROUNDS):
-            # One with less to do is preferred: where the streams lie unevenly, two go the same way.
-            asked = wanted * 2 ** (round_ // 3)
+        for asked in crowds(wanted):
             replies = await asyncio.gather(*(ask(self._client, body) for _ in range(asked)))
             for reply in replies:
                 self._note(reply, name, generation, first)
