@@ -31,6 +31,7 @@ from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
+from deployments.replica.background import give_way
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.generations import GenerationKeeper
 from deployments.replica.parts import part_keeper
@@ -93,7 +94,9 @@ class Replica:
             fusion=self._fusion.engine_parts(),
             on_returned=self._on_returned,
         )
-        self._executor = ThreadPoolExecutor(LOADER_THREADS, thread_name_prefix="adapter-load")
+        self._executor = ThreadPoolExecutor(
+            LOADER_THREADS, thread_name_prefix="adapter-load", initializer=give_way
+        )
         self._base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
 
         def load(entry: AdapterEntry) -> PackedAdapter:

@@ -1,0 +1,25 @@
+"""Threads that give way."""
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from deployments.replica.background import NICENESS, give_way
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
+def test_only_its_own_threads_give_way() -> None:
+    own = niceness()
+    with ThreadPoolExecutor(1, initializer=give_way) as executor:
+        assert executor.submit(niceness).result() == min(19, own + NICENESS)
+        for _ in range(5):  # never beyond what the system knows, whoever began how low
+            executor.submit(give_way).result()
+        assert executor.submit(niceness).result() == 19
+    assert niceness() == own
