@@ -10,7 +10,7 @@ import mmap
 _LEAST = 1 << 20
 """Bytes from which memory is mapped; less is left to the heap."""
 _HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
-"""Linux's advice: pages of 2 MiB, so that writing it first does not cost more than on the heap."""
+"""Linux's advice: pages of 2 MiB, so that writing it first costs little more than on the heap."""
 
 
 def allocate(nbytes: int) -> memoryview:

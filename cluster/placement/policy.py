@@ -101,7 +101,7 @@ class ScorerWeights(Section):
 
     @model_validator(mode="after")
     def _something(self) -> "ScorerWeights":
-        if self.residency + self.load + self.tenants + self.kv == 0:
+        if not any(self.model_dump().values()):
             raise ValueError("all weights are 0: nothing would tell replicas apart")
         return self
 
