@@ -39,7 +39,7 @@ def test_disconnect_frees_the_sequence(cluster: LiveCluster, stream: bool) -> No
             answer = client.send(request, stream=True)
             lines = answer.iter_lines()
             assert next(lines).startswith("data:")
-            assert running(cluster) == 1
+            wait_for("it runs", lambda: running(cluster) == 1, 10)
             answer.close()
         else:
             with pytest.raises(httpx2.ReadTimeout):
