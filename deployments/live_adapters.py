@@ -90,13 +90,11 @@ class LiveAdapters:
         await self._follower.close()
         await self.registry.close()
 
-    async def catch_up(self, max_age_s: float = 0.0) -> None:
-        """Look again unless the view is young enough; while Redis is away the view stays."""
-        age = self.registry.age_s
-        if age is not None and age < max_age_s:
-            return
+    async def catch_up(self, since: float | None = None) -> None:
+        """Look again, unless a look has begun after ``since`` (monotonic seconds); while Redis is
+        away the view stays."""
         with contextlib.suppress(StoreUnavailable):
-            await self.registry.refresh()
+            await self.registry.refresh(since)
 
     async def ensure(self, digests: tuple[AdapterDigest, ...]) -> None:
         """Catch up where a generation is not known yet: whoever asked for it is ahead."""

@@ -86,9 +86,9 @@ class FrontRouters:
             )
             self._use(self.present)
 
-    async def catch_up(self, max_age_s: float = 0.0) -> None:
-        """Look again, at adapters and routers, unless the view is young enough."""
-        await self._live.catch_up(max_age_s)
+    async def catch_up(self, since: float | None = None) -> None:
+        """Look again, at adapters and routers, unless that was begun after ``since``."""
+        await self._live.catch_up(since)
         await self.sync()
 
     async def close(self) -> None:

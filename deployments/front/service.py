@@ -49,8 +49,6 @@ from router_service.wish import RouterWish, RoutingWish
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
-UNKNOWN_NAME_AGE_S = 0.05
-"""A name is refused by a view of the registry that is at most so old, while Redis answers."""
 TOKENISE_HERE = 16_384
 """Characters; tokenising them takes a few milliseconds."""
 
@@ -135,7 +133,7 @@ class RequestService:
             decided = await self.routing.decide(tenant.id, wish, text, prompt)
         except ModelNotFound:
             # Another front may have added it a moment ago.
-            await self._catch_up(UNKNOWN_NAME_AGE_S)
+            await self._catch_up(started)
             decided = await self.routing.decide(tenant.id, wish, text, prompt)
         self._count(tenant.id, decided, started)
         return decided

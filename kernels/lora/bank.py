@@ -10,6 +10,7 @@ from kernels.errors import BankIntegrityError
 from kernels.lora.lane import Lane
 from kernels.lora.packed import PackedAdapter, Signature, pack
 from kernels.lora.sites import AdapterLayout, FusedSite, adapter_layout, module_ranks
+from kernels.upload import Upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class AdapterBank:
             for site in self.sites
             for path, width in site.out_slices
         }
+        self._upload = Upload(self.device)
         self._write_lock = threading.Lock()
         self._lock = threading.Lock()
         self._lanes: dict[Signature, Lane] = {}
@@ -102,7 +104,12 @@ class AdapterBank:
         with self._write_lock:
             lane = self._lanes.get(signature)
             if lane is None:
-                lane = Lane(packed.layout, dtype=self.storage, device=self.device)
+                lane = Lane(
+                    packed.layout,
+                    dtype=self.storage,
+                    device=self.device,
+                    upload=self._upload,
+                )
                 with self._lock:
                     self._lanes[signature] = lane
             position = lane.place(packed.row, self.slots)

@@ -9,6 +9,7 @@ import torch
 
 from kernels.host_memory import allocate
 from kernels.lora.sites import AdapterLayout, SiteLayout
+from kernels.upload import Upload
 
 _DENSE_SPAN = 1.5
 """Rows of a contiguous view per row that is needed, up to which reading idle rows is cheaper than
@@ -111,8 +112,11 @@ class Lane:
     asks for stacks of other positions.
     """
 
-    def __init__(self, layout: AdapterLayout, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, layout: AdapterLayout, *, dtype: torch.dtype, device: torch.device, upload: Upload
+    ) -> None:
         self.layout = layout
+        self._upload = upload
         self._dtype = dtype
         self._device = device
         self._lock = threading.Lock()
@@ -170,7 +174,7 @@ class Lane:
         with self._lock:
             position = self._free.pop()
             self._used.add(position)
-        self._rows[position].copy_(row)
+        self._upload.copy(self._rows[position], row)
         return position
 
     def release(self, position: int) -> None:

@@ -54,16 +54,21 @@ class AdapterRegistry:
         """Call ``listener`` with every new view."""
         self._listeners.append(listener)
 
-    async def refresh(self) -> RegistryView:
+    async def refresh(self, since: float | None = None) -> RegistryView:
         """Read what changed, if anything did.
+
+        Args:
+            since: monotonic seconds; a look that began later, somebody else's, will do.
 
         Raises:
             StoreUnavailable: the view stays as it is.
         """
         async with self._reading:
-            if self._assumed or await self._store.version() != self._view.version:
-                await self._read()
-            self._read_at = self._clock.monotonic()
+            if since is None or self._read_at is None or self._read_at <= since:
+                begun = self._clock.monotonic()
+                if self._assumed or await self._store.version() != self._view.version:
+                    await self._read()
+                self._read_at = begun
             return self._view
 
     async def wait(self, timeout_s: float) -> None:

@@ -13,6 +13,7 @@ from kernels.lora.sites import FusedSite
 from kernels.lora.triton_batch import TritonLoraBatch
 from kernels.lora.triton_dispatch import add_lora_operator, available
 from kernels.tolerances import assert_close
+from kernels.upload import Upload
 
 pytestmark = [
     pytest.mark.gpu,
@@ -55,6 +56,18 @@ def reference(y, x, adapters, rows):
     mixtures = [mixture for count, mixture in rows for _ in range(count)]
     mixtures += [()] * (len(y) - len(mixtures))
     return add_lora_reference(y.cpu(), x.cpu(), adapters, SITE.out_slices, mixtures)
+
+
+def test_an_upload_is_after_what_was_given_before_and_before_what_comes(device):
+    upload = Upload(device)
+    source = torch.arange(64 * 2**20, dtype=torch.float32).pin_memory()
+    for round_number in range(3):
+        target = torch.full_like(source, -1.0, device=device)  # written by the stream before
+        target.mul_(round_number + 1)
+        upload.copy(target, source)
+        total = target[-1000:].sum()
+        assert total == source[-1000:].sum().to(device)
+        assert torch.equal(target[:1000].cpu(), source[:1000])
 
 
 DECODE = [(1, ((slot, 1.0), ((slot + 2) % 6, -0.5))) for slot in range(6)] + [(1, ())]

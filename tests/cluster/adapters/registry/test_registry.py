@@ -9,7 +9,9 @@ import pytest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
 from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.adapters.registry.store import RegistryStore, Version
 from cluster.adapters.registry.view import RegistryView
+from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId
 from cluster.errors import (
@@ -55,6 +57,31 @@ async def test_another_process_follows(make_registry: Callable[[], AdapterRegist
     await reader.refresh()
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("b")
     reader.view.check_integrity()
+
+
+async def test_a_look_that_began_later_will_do(
+    make_store: Callable[[], RegistryStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, store = ManualClock(), make_store()
+    reader = AdapterRegistry(store, clock)
+    looks = 0
+    version = store.version
+
+    async def counted() -> Version:
+        nonlocal looks
+        looks += 1
+        return await version()
+
+    monkeypatch.setattr(store, "version", counted)
+    await asyncio.gather(*(reader.refresh(since=clock.monotonic()) for _ in range(3)))
+    assert looks == 3, "each began when the others asked, which is not after"
+    asked = clock.monotonic()
+    clock.advance(0.001)
+    await put(AdapterRegistry(make_store(), clock), "sql", "a")
+    looks = 0
+    await asyncio.gather(*(reader.refresh(since=asked) for _ in range(3)))
+    assert looks == 1
+    assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
 
 
 async def test_replacing_compares_first(registry: AdapterRegistry) -> None:

@@ -1,0 +1,132 @@
+"""Two fronts behind one port: whatever one is told, the other acts upon."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.adapters.signatures import SignatureMaker, Voice, tar_of
+from cluster.config import AppConfig
+from cluster.engine.model_source import ModelLocation
+from deployments.local.state import StateDir
+from tests.integration.conftest import quickstart
+from tests.support.live_cluster import LiveCluster, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
+
+ADAPTERS = "/admin/v1/adapters"
+FRONT = "Front"
+ROUNDS = 6
+AT_ONCE = 8
+TOKENS = 3
+PROMPT = "Once upon a time"
+
+
+@pytest.fixture(scope="module")
+def twofold(
+    base_model: ModelLocation, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveCluster]:
+    def make_config(state: StateDir, port: int) -> AppConfig:
+        config = quickstart(state, port, front={"port": port, "replicas": 2})
+        assert config.controller.policy_file is not None
+        config.controller.policy_file.write_text("replicas: {min: 1, max: 1}\n")
+        return config.model_copy(
+            update={"replica": config.replica.model_copy(update={"replicas": 1})}
+        )
+
+    cluster = LiveCluster.start(tmp_path_factory.mktemp("state"), make_config)
+    try:
+        wait_for("two fronts", lambda: len(fronts(cluster)) == 2, 60)
+        yield cluster
+    finally:
+        cluster.stop()
+    assert cluster.leftover == []
+
+
+def fronts(cluster: LiveCluster) -> list[psutil.Process]:
+    """Processes that listen on the cluster's port."""
+    return [
+        process
+        for process in cluster.actors(FRONT)
+        if any(
+            at.status == psutil.CONN_LISTEN and at.laddr.port == cluster.port
+            for at in process.net_connections("tcp")
+        )
+    ]
+
+
+@pytest.fixture(scope="module")
+def maker(base_model: ModelLocation) -> SignatureMaker:
+    return SignatureMaker(base_model.path, 2 * ROUNDS)
+
+
+@pytest.fixture
+def archives(maker: SignatureMaker, tmp_path: Path) -> list[bytes]:
+    return [
+        tar_of(maker.write(tmp_path / str(number), signature))
+        for number, signature in enumerate(maker.signatures)
+    ]
+
+
+def words(maker: SignatureMaker, number: int) -> str:
+    """What the reference says with an archive's adapter."""
+    return maker.answer([(maker.signatures[number], Voice(), 1.0)], PROMPT, TOKENS)
+
+
+def put(cluster: LiveCluster, name: str, archive: bytes, **query: str) -> str:
+    answer = cluster.upload(ADAPTERS, "admin", archive, name=name, grants="acme", **query)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["generation"])
+
+
+def ask(cluster: LiveCluster, name: str) -> tuple[str, str]:
+    """The text, and the generation that is said to have made it."""
+    answer = cluster.complete("acme", name, PROMPT, max_tokens=TOKENS, ignore_eos=True)
+    assert answer.status_code == 200, answer.text
+    adapter = answer.headers["x-braid-adapters"]
+    return answer.json()["choices"][0]["text"], adapter.removeprefix(f"{name}@").removesuffix(
+        ";w=1"
+    )
+
+
+def ask_many(cluster: LiveCluster, name: str) -> set[tuple[str, str]]:
+    """Each over a connection of its own, which either front may take."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return set(pool.map(partial(ask, cluster), [name] * AT_ONCE))
+
+
+def test_what_one_front_is_told_the_other_acts_upon(
+    twofold: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+) -> None:
+    for number in range(ROUNDS):
+        name, first, second = f"name-{number}", 2 * number, 2 * number + 1
+        old = (words(maker, first), put(twofold, name, archives[first]))
+        assert ask_many(twofold, name) == {old}, "a new name is known to both at once"
+        new = (words(maker, second), put(twofold, name, archives[second], expected=old[1]))
+        assert new[0] != old[0]
+        wait_for("both switched", lambda n=name, w=new: ask_many(twofold, n) == {w}, 5)
+        answer = twofold.delete(f"{ADAPTERS}/{name}", "admin")
+        assert (answer.status_code, answer.json()["waiting"]) == (200, []), answer.text
+        refused = [twofold.complete("acme", name, PROMPT).status_code for _ in range(AT_ONCE)]
+        assert set(refused) == {404}
+    served = {twofold.metric("braid_request_seconds_sum") for _ in range(40)}
+    assert len(served) == 2
+    assert min(served) > 0, "both were meant to take requests"
+
+
+def test_one_front_goes_on_when_the_other_dies(
+    twofold: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+) -> None:
+    digest = put(twofold, "staying", archives[0])
+    victim, other = fronts(twofold)
+    victim.kill()
+    victim.wait(10)
+    expected = {(words(maker, 0), digest)}
+    assert ask_many(twofold, "staying") == expected
+    wait_for("a new front", lambda: len(fronts(twofold)) == 2, 90, pause_s=0.5)
+    assert other.is_running()
+    assert ask_many(twofold, "staying") == expected
+    assert twofold.delete(f"{ADAPTERS}/staying", "admin").status_code == 200
