@@ -27,14 +27,16 @@ from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest
 from cluster.engine.block_pool import BlockPool
+from cluster.engine.chunks import last_chunk, step_chunk
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampler import check_sampling
-from cluster.engine.scheduler import ScheduledSequence, Scheduler, StepPlan
+from cluster.engine.scheduler import Scheduler
 from cluster.engine.segments import Segment
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.stats import EngineCounters, EngineStats
-from cluster.engine.step_output import Runner, StepOutput
+from cluster.engine.step_output import Runner
+from cluster.engine.step_plan import ScheduledSequence, StepPlan
 from cluster.errors import BraidError, EngineError, IntegrityError, ReplicaLost, RequestError
 
 log = structlog.get_logger(__name__)
@@ -384,26 +386,14 @@ class Engine:
             chunks = []
             for item, count in zip(live, before, strict=True):
                 sequence = item.sequence
-                prompt_logprobs = output.prompt_logprobs.get(sequence.request_id, ())
-                site_weights = output.decided.get(sequence.request_id)
-                if sequence.num_generated > count:
-                    start = begun.get(sequence.request_id)
-                    chunks.append(self._token_chunk(sequence, output, start))
-                elif sequence.is_finished:
-                    chunk = self._last_chunk(sequence)
-                    chunks.append(
-                        dataclasses.replace(
-                            chunk, prompt_logprobs=prompt_logprobs, site_weights=site_weights
-                        )
-                    )
-                elif prompt_logprobs or site_weights is not None:
-                    chunks.append(
-                        GenerationChunk(
-                            sequence.request_id,
-                            prompt_logprobs=prompt_logprobs,
-                            site_weights=site_weights,
-                        )
-                    )
+                sampled = sequence.num_generated > count
+                self._counters.generated_tokens += sampled
+                if sequence.is_finished:
+                    self._forget(sequence.request_id)
+                start = begun.get(sequence.request_id)
+                chunk = step_chunk(sequence, output, sampled=sampled, segment_start=start)
+                if chunk is not None:
+                    chunks.append(chunk)
             scheduled = {item.sequence.request_id for item in live}
             chunks += [
                 self._last_chunk(sequence)
@@ -424,39 +414,12 @@ class Engine:
         self._counters.rerouted += len(begun)
         return begun
 
-    def _token_chunk(
-        self, sequence: EngineSequence, output: StepOutput, segment_start: int | None
-    ) -> GenerationChunk:
-        request_id = sequence.request_id
-        self._counters.generated_tokens += 1
-        logprobs = output.logprobs.get(request_id)
-        finished = sequence.is_finished
-        if finished:
-            self._forget(request_id)
-        return GenerationChunk(
-            request_id=request_id,
-            token_ids=(sequence.token_ids[-1],),
-            logprobs=() if logprobs is None else (logprobs,),
-            finish_reason=sequence.finish_reason,
-            usage=sequence.usage if finished else None,
-            prompt_logprobs=output.prompt_logprobs.get(request_id, ()),
-            site_weights=output.decided.get(request_id),
-            gate_weights=output.gate_weights.get(request_id, ()),
-            segment_start=segment_start,
-        )
-
     def _last_chunk(
         self, sequence: EngineSequence, error: BraidError | None = None
     ) -> GenerationChunk:
-        """The chunk that ends a sequence without a token."""
+        """Forget a sequence that ended without a token."""
         self._forget(sequence.request_id)
-        return GenerationChunk(
-            request_id=sequence.request_id,
-            finish_reason=sequence.finish_reason,
-            usage=sequence.usage,
-            error_code=None if error is None else error.code,
-            error_message=None if error is None else error.message,
-        )
+        return last_chunk(sequence, error)
 
     def _forget(self, request_id: RequestId) -> None:
         del self._seeds[request_id]

@@ -19,11 +19,11 @@ from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_loader import LoadedModel, decoder_layers
 from cluster.engine.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
-from cluster.engine.scheduler import ScheduledSequence, StepPlan
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.step_batches import StepBatches, make_batches
 from cluster.engine.step_fusion import FusedRows, SiteMap, StepFusion, enter_layers
 from cluster.engine.step_output import StepOutput
+from cluster.engine.step_plan import ScheduledSequence, StepPlan
 from cluster.errors import EngineError, ModelSourceError
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import AnyPagedBatch

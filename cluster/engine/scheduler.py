@@ -33,19 +33,20 @@ once.
 import math
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from cluster.clock import Clock
 from cluster.config import EngineConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
+from cluster.engine.batch_integrity import check_batch, check_order, check_waiting
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.expected_length import ExpectedLength
 from cluster.engine.fair_queue import FairQueue
-from cluster.engine.segments import Segment, segment_at
+from cluster.engine.segments import Segment
 from cluster.engine.sequence import Sequence, SequenceStatus
 from cluster.engine.shared_prefixes import SharedPrefixes
+from cluster.engine.step_plan import ScheduledSequence, StepPlan
 from cluster.errors import (
     ConfigError,
     EngineError,
@@ -56,34 +57,6 @@ from cluster.errors import (
 )
 
 HOLD_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledSequence:
-    """One sequence's share of a step: compute its tokens [start, start + count)."""
-
-    sequence: Sequence
-    start: int  # equals the number of tokens computed before the step
-    count: int  # at least 1
-    samples: bool  # the logits of its last token are sampled
-
-    @property
-    def end(self) -> int:
-        """One past the last token computed."""
-        return self.start + self.count
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """What one step computes. Decodes come first, then prefills, each in order of admission."""
-
-    step: int  # counts plans, for people
-    scheduled: tuple[ScheduledSequence, ...]  # never empty
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens computed in the step."""
-        return sum(item.count for item in self.scheduled)
 
 
 class Scheduler:
@@ -217,28 +190,13 @@ class Scheduler:
                 the model.
         """
         sequence = self._by_id.get(request_id)
-        if sequence is None:
-            return None
-        if sequence.fusion is not None or sequence.whole_prefill:
-            raise EngineError("adapters that are weighed within the model cannot be re-routed")
-        if sequence.segments[-1].start >= sequence.num_tokens:
-            raise EngineError("the sequence is about to go on with other adapters already")
-        # A plan that is being computed has no token beyond those known.
-        start = max(sequence.num_tokens, sequence.prompt_len + after)
-        sequence.segments = (*sequence.segments, Segment(start, namespace, adapters))
-        return start - sequence.prompt_len
+        return None if sequence is None else sequence.reroute(namespace, adapters, after)
 
     def let_go(self, request_id: RequestId, start: int) -> bool:
         """The adapters of the segments before the one at ``start`` (tokens of the completion) are
         about to leave; False while they are needed to compute what is not there yet."""
         sequence = self._by_id.get(request_id)
-        if sequence is None:
-            return True
-        first = sequence.prompt_len + start
-        if sequence.num_computed < first:
-            return False
-        sequence.first_held = segment_at(sequence.segments, first)
-        return True
+        return sequence is None or sequence.let_go(start)
 
     def take_returned(self) -> list[Sequence]:
         """Sequences preempted since the last call that cannot be computed again as they are."""
@@ -359,29 +317,11 @@ class Scheduler:
         self._pool.check_integrity(sequence.block_table for sequence in live)
         self._queue.check_integrity()
         self._prefixes.check_integrity(self._running)
-        if len(self._running) > self._config.max_batch_size:
-            raise IntegrityError(
-                f"{len(self._running)} sequences run, expected at most "
-                f"{self._config.max_batch_size}"
-            )
         if {sequence.request_id: sequence for sequence in live} != self._by_id:
             raise IntegrityError(f"{len(live)} sequences in queues, {len(self._by_id)} known by id")
-        admissions = [s.admission for s in (*self._running, *self._preempted)]
-        if admissions != sorted(set(admissions)) or min(admissions, default=0) < 0:
-            raise IntegrityError(f"sequences are in the order of admissions {admissions}")
-        for sequence in (*self._preempted, *self._queue):
-            if sequence.status is not SequenceStatus.WAITING or sequence.block_table:
-                raise IntegrityError(
-                    f"{sequence.request_id} waits as {sequence.status} with "
-                    f"{len(sequence.block_table)} blocks, expected 0"
-                )
-        for sequence in self._running:
-            needed = self._pool.blocks_for(sequence.num_computed)
-            if sequence.status is not SequenceStatus.RUNNING or len(sequence.block_table) < needed:
-                raise IntegrityError(
-                    f"{sequence.request_id} runs as {sequence.status} with "
-                    f"{len(sequence.block_table)} blocks, expected at least {needed}"
-                )
+        check_batch(self._running, self._config.max_batch_size, self._pool)
+        check_waiting((*self._preempted, *self._queue))
+        check_order((*self._running, *self._preempted))
 
     def _schedule_decodes(self) -> list[ScheduledSequence]:
         """One token for each running sequence that lacks only its newest one."""

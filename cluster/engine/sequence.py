@@ -233,3 +233,32 @@ class Sequence:
             completion_tokens=self.num_generated,
             cached_tokens=self.num_cached,
         )
+
+    def reroute(self, namespace: str, adapters: tuple[tuple[Slot, float], ...], after: int) -> int:
+        """Go on with other adapters once ``after`` tokens of the completion are there; what has
+        been or is being computed stays as it is.
+
+        Returns:
+            How many tokens of the completion come before.
+
+        Raises:
+            EngineError: it waits for another change already, or its adapters are weighed within
+                the model.
+        """
+        if self.fusion is not None or self.whole_prefill:
+            raise EngineError("adapters that are weighed within the model cannot be re-routed")
+        if self.segments[-1].start >= self.num_tokens:
+            raise EngineError("the sequence is about to go on with other adapters already")
+        # A plan that is being computed has no token beyond those known.
+        start = max(self.num_tokens, self.prompt_len + after)
+        self.segments = (*self.segments, Segment(start, namespace, adapters))
+        return start - self.prompt_len
+
+    def let_go(self, start: int) -> bool:
+        """The adapters of the segments before the one at ``start`` (tokens of the completion) are
+        about to leave; False while they are needed to compute what is not there yet."""
+        first = self.prompt_len + start
+        if self.num_computed < first:
+            return False
+        self.first_held = segment_at(self.segments, first)
+        return True

@@ -17,7 +17,7 @@ from cluster.engine.cuda_graphs import (
     decode_buckets,
 )
 from cluster.engine.model_loader import LoadedModel
-from cluster.engine.scheduler import ScheduledSequence
+from cluster.engine.step_plan import ScheduledSequence
 from kernels.attention.batch import PagedBatch
 from kernels.attention.paged import AnyPagedBatch
 from kernels.attention.triton_batch import TritonPagedBatch

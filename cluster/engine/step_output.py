@@ -8,7 +8,7 @@ from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
 from cluster.engine.fusion_spec import Fusion
-from cluster.engine.scheduler import StepPlan
+from cluster.engine.step_plan import StepPlan
 
 
 @dataclass(frozen=True, slots=True)

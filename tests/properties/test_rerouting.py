@@ -16,9 +16,10 @@ from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.engine.block_pool import BlockPool
-from cluster.engine.scheduler import Scheduler, StepPlan
+from cluster.engine.scheduler import Scheduler
 from cluster.engine.segments import segment_at
 from cluster.engine.sequence import Sequence
+from cluster.engine.step_plan import StepPlan
 from tests.support.engines import make_request
 from tests.support.kv_model import STOP, Entry, alone, entry_of, mixture, next_token, path_of
 

@@ -29,9 +29,10 @@ from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
 from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
-from cluster.engine.scheduler import Scheduler, StepPlan
+from cluster.engine.scheduler import Scheduler
 from cluster.engine.segments import segment_at
 from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.step_plan import StepPlan
 from cluster.errors import EngineError, Overloaded, PromptTooLong
 from tests.support.kv_model import (
     SLOTS,

@@ -22,8 +22,9 @@ from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import GenerationChunk, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
-from cluster.engine.scheduler import Scheduler, StepPlan
+from cluster.engine.scheduler import Scheduler
 from cluster.engine.step_output import StepOutput
+from cluster.engine.step_plan import StepPlan
 from deployments.link.messages import Reroute, Submit
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.requests import RequestBook

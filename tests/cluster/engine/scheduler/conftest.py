@@ -12,8 +12,9 @@ from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
 from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
-from cluster.engine.scheduler import Scheduler, StepPlan
+from cluster.engine.scheduler import Scheduler
 from cluster.engine.sequence import Sequence
+from cluster.engine.step_plan import StepPlan
 
 STOP = 0
 TENANT = TenantId("t")
