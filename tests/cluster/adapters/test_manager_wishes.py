@@ -1,0 +1,164 @@
+"""What is loaded without a request: prefetches, pins, placements, and taking them back."""
+
+import asyncio
+
+import pytest
+
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import (
+    AdapterCapacity,
+    AdapterUnsupported,
+    ModelNotFound,
+)
+from tests.support.adapter_rig import READY, acquire, settle, until
+
+
+async def test_prefetch_loads_without_a_lease(make_rig):
+    rig = make_rig()
+    assert rig.manager.prefetch(AdapterDigest("a"))
+    await until(lambda: rig.state().get("a") is READY)
+    assert rig.manager.leases == 0
+    await acquire(rig, "a")
+    assert rig.loader.loads["a"] == 1
+
+
+async def test_prefetch_shuts_nobody_out(make_rig):
+    rig = make_rig(slots=1)
+    lease = await acquire(rig, "a")
+    assert not rig.manager.prefetch(AdapterDigest("b"))
+    waiting = acquire(rig, "c")
+    await settle()
+    assert rig.manager.prefetch(AdapterDigest("d")), "it waits behind the requests"
+    assert rig.manager.prefetch(AdapterDigest("d"))
+    rig.manager.release(lease)
+    assert rig.holds(await waiting) == ["c"]
+    assert rig.loader.loads["d"] == 0
+
+
+async def test_a_failed_prefetch_is_silent_and_remembered(make_rig):
+    rig = make_rig()
+    rig.loader.failing["a"] = OSError("disk")
+    assert rig.manager.prefetch(AdapterDigest("a"))
+    await until(lambda: rig.loader.loads["a"] == 1 and not rig.state())
+    assert not rig.manager.prefetch(AdapterDigest("a"))
+
+
+async def test_pins_survive_pressure(make_rig):
+    rig = make_rig(slots=2)
+    assert rig.manager.pin(AdapterDigest("a"))
+    for name in "bcd":
+        rig.manager.release(await acquire(rig, name))
+    assert "a" in rig.state()
+    with pytest.raises(AdapterCapacity, match="pinned"):
+        await acquire(rig, "bc")
+    rig.manager.unpin(AdapterDigest("a"))
+    rig.manager.release(await acquire(rig, "bc"))
+    assert set(rig.state()) == {"b", "c"}
+
+
+async def test_placement_brings_in_and_lets_go(make_rig):
+    rig = make_rig(slots=3)
+    ack = await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], 1)
+    assert (ack.version, ack.loaded, ack.failed, ack.evicted) == (1, ("a", "b"), (), ())
+    rig.manager.release(await acquire(rig, "c"))
+    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("d")], 2)
+    assert ack.loaded == ("b", "d")
+    assert ack.evicted == ("a",)
+    assert set(rig.state()) == {"b", "c", "d"}, "what demand brought in stays"
+    assert rig.manager.desired == ({"b", "d"}, 2)
+
+
+async def test_placement_never_takes_what_is_leased(make_rig):
+    rig = make_rig(slots=2)
+    await rig.manager.apply_placement([AdapterDigest("a")], 1)
+    lease = await acquire(rig, "a")
+    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("c")], 2)
+    assert rig.holds(lease) == ["a"]
+    assert ack.loaded == ("b",)
+    assert [(d, code) for d, code, _ in ack.failed] == [("c", "adapter_capacity")]
+    rig.manager.release(lease)
+    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("c")], 2)
+    assert (ack.loaded, ack.failed, ack.evicted) == (("b", "c"), (), ("a",))
+
+
+async def test_a_placement_too_large_keeps_its_most_wanted(make_rig):
+    rig = make_rig(slots=1)
+    ack = await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], 1)
+    assert ack.loaded == ("a",)
+    assert [(d, code) for d, code, _ in ack.failed] == [("b", "adapter_capacity")]
+    assert rig.bank.writes == {"a": 1}
+
+
+async def test_placement_reports_failures_and_unknown_generations(make_rig):
+    rig = make_rig(slots=3)
+    rig.loader.failing["a"] = AdapterUnsupported("DoRA")
+    ack = await rig.manager.apply_placement([AdapterDigest(n) for n in "azb"], 5)
+    assert ack.loaded == ("b",)
+    assert ack.failed[0] == ("a", "adapter_unsupported", "DoRA")
+    assert ack.failed[1][:2] == ("z", "model_not_found")
+
+
+async def test_a_stale_placement_changes_nothing(make_rig):
+    rig = make_rig(slots=3)
+    await rig.manager.apply_placement([AdapterDigest("a")], 7)
+    ack = await rig.manager.apply_placement([AdapterDigest("b")], 6)
+    assert (ack.version, ack.loaded) == (7, ())
+    assert set(rig.state()) == {"a"}
+
+
+async def test_demand_evicts_outside_the_placement_first(make_rig):
+    rig = make_rig(slots=2)
+    await rig.manager.apply_placement([AdapterDigest("a")], 1)
+    rig.manager.release(await acquire(rig, "b"))
+    rig.manager.release(await acquire(rig, "c"))
+    assert set(rig.state()) == {"a", "c"}
+
+
+async def test_loading_without_a_lease_says_what_came_of_it(make_rig):
+    rig = make_rig(slots=1)
+    await rig.manager.load(AdapterDigest("a"))
+    assert rig.state() == {"a": READY}
+    await rig.manager.load(AdapterDigest("a"))
+    assert rig.bank.writes["a"] == 1
+    lease = await acquire(rig, "a")
+    with pytest.raises(AdapterCapacity):
+        await rig.manager.load(AdapterDigest("b"))
+    rig.manager.release(lease)
+    with pytest.raises(AdapterCapacity):
+        await rig.manager.load(AdapterDigest("b"))  # a tenant has used "a" just now
+    rig.clock.advance(60)
+    rig.loader.failing["c"] = AdapterUnsupported("a kind of its own")
+    with pytest.raises(AdapterUnsupported, match="of its own"):
+        await rig.manager.load(AdapterDigest("c"))
+    with pytest.raises(ModelNotFound):
+        await rig.manager.load(AdapterDigest("unknown"))
+
+
+async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
+    rig = make_rig()
+    rig.manager.pin(AdapterDigest("a"))
+    await rig.manager.apply_placement([AdapterDigest("a")], version=1)
+    lease = await acquire(rig, "a")
+    assert not await rig.manager.unload(AdapterDigest("a"))
+    assert rig.holds(lease) == ["a"]
+    rig.manager.release(lease)
+    used = rig.manager.bytes_used
+    assert await rig.manager.unload(AdapterDigest("a"))
+    assert (rig.state(), rig.bank.slots) == ({}, {})
+    assert rig.manager.bytes_used == used - 10
+    assert rig.manager.desired == (frozenset(), 1)
+    assert await rig.manager.unload(AdapterDigest("a")), "again is fine"
+    lease = await acquire(rig, "a")
+    assert rig.bank.writes["a"] == 2
+    rig.manager.release(lease)
+
+
+async def test_unloading_does_not_cut_into_a_load(make_rig):
+    rig = make_rig()
+    rig.loader.hold("a")
+    loading = asyncio.create_task(rig.manager.load(AdapterDigest("a")))
+    await settle()
+    assert not await rig.manager.unload(AdapterDigest("a"))
+    rig.loader.held["a"].set()
+    await loading
+    assert await rig.manager.unload(AdapterDigest("a"))
