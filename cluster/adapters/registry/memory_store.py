@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from cluster.adapters.registry.store import Changes, Fields, Version
 
-REMOVED_KEPT = 10_000
-"""Removed fields that are remembered, so that followers need not read everything again."""
+REMOVED_KEPT = 1_000
+"""Removed fields that are remembered: a follower that has missed more reads everything again."""
 
 
 class MemoryRegistryStore:
