@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from cluster.domain.adapter import AdapterKey, WeightedAdapter
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.fair_queue import FairQueue
 from cluster.engine.sequence import Sequence
 from cluster.engine.turns import Flow, Turns
+from tests.support.decisions import decision_over
 
 LARGEST = 20  # tokens
 Key = tuple[str, str]  # (tenant, adapters, one letter each)
@@ -29,19 +29,7 @@ def make_sequence(index: int, key: Key) -> Sequence:
         WeightedAdapter(AdapterKey(tenant, name, AdapterDigest(name)), 0.5 + index)
         for name in adapters
     )
-    decision = RoutingDecision(
-        id=DecisionId("dec_0"),
-        tenant=tenant,
-        router="explicit",
-        router_version="1",
-        granularity=Granularity.REQUEST,
-        mixture=mixture,
-        source=DecisionSource.EXPLICIT,
-        candidates_digest="",
-        prompt_digest="",
-        created_at=0.0,
-        expires_at=1.0,
-    )
+    decision = decision_over(tenant=tenant, mixture=mixture)
     request = GenerationRequest(
         request_id=RequestId(f"r{index}"),
         tenant=tenant,

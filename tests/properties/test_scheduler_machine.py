@@ -7,7 +7,6 @@ is generated, and the outcome differs from the request's own continuation comput
 scheduler.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,9 +23,7 @@ from hypothesis.stateful import (
 
 from cluster.clock import ManualClock
 from cluster.config import EngineConfig
-from cluster.domain.adapter import AdapterKey, WeightedAdapter
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
+from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.scheduler import Scheduler
@@ -34,6 +31,7 @@ from cluster.engine.segments import segment_at
 from cluster.engine.sequence import Sequence, SequenceStatus
 from cluster.engine.step_plan import StepPlan
 from cluster.errors import EngineError, Overloaded, PromptTooLong
+from tests.support.decisions import TENANT, decision_over
 from tests.support.kv_model import (
     SLOTS,
     STOP,
@@ -43,21 +41,6 @@ from tests.support.kv_model import (
     mixture,
     next_token,
     path_of,
-)
-
-TENANT = TenantId("t")
-BASE = RoutingDecision(
-    id=DecisionId("dec_0"),
-    tenant=TENANT,
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=1.0,
 )
 
 
@@ -159,13 +142,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenant=TenantId(arrival.tenant),
             prompt_token_ids=tuple(prompt),
             sampling=SamplingParams(max_tokens=arrival.max_tokens),
-            decision=dataclasses.replace(
-                BASE,
-                mixture=tuple(
-                    WeightedAdapter(AdapterKey(TENANT, name, AdapterDigest(name)), 1.0)
-                    for name in arrival.adapters
-                ),
-            ),
+            decision=decision_over(arrival.adapters),
             resumed_token_ids=tuple(resumed),
             deadline_at=None if arrival.deadline is None else now + arrival.deadline,
         )
@@ -460,7 +437,7 @@ def test_plans_depend_on_arrival_and_sizes_only(
                 tenant=TENANT,
                 prompt_token_ids=(index + 100 * salt,) * length,
                 sampling=SamplingParams(max_tokens=max_tokens),
-                decision=BASE,
+                decision=decision_over(),
             )
             scheduler.add(
                 Sequence.create(

@@ -5,30 +5,18 @@ from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cluster.clock import ManualClock
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
 from cluster.domain.ids import DecisionId, TenantId
 from router_service.decision_store.base import SignedDecision
 from router_service.decision_store.breaker import BreakerState, CircuitBreaker
 from router_service.decision_store.local_cache import LocalCache
+from tests.support.decisions import decision_over
 
 _tenants = st.sampled_from([TenantId("acme"), TenantId("globex")])
 _ids = st.sampled_from([DecisionId(f"dec_{n}") for n in range(5)])
 
 
 def _signed(tenant: TenantId, name: DecisionId, expires_at: float) -> SignedDecision:
-    decision = RoutingDecision(
-        id=name,
-        tenant=tenant,
-        router="dlp",
-        router_version="1",
-        granularity=Granularity.REQUEST,
-        mixture=(),
-        source=DecisionSource.COMPUTED,
-        candidates_digest="",
-        prompt_digest="",
-        created_at=0,
-        expires_at=expires_at,
-    )
+    decision = decision_over(id=name, tenant=tenant, expires_at=expires_at)
     return SignedDecision(decision, b"")
 
 

@@ -10,12 +10,9 @@ import torch
 from cluster.clock import ManualClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.decision import (
-    DecisionSource,
-    Granularity,
-    RoutingDecision,
     SiteWeights,
 )
-from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
+from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -28,23 +25,10 @@ from cluster.engine.factory import BuiltEngine, build_engine
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.segments import Segment
+from tests.support.decisions import TENANT, decision_over
 
 Mixture = tuple[tuple[Slot, float], ...]
 LoraTensors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
-
-_DECISION = RoutingDecision(
-    id=DecisionId("dec_0"),
-    tenant=TenantId("t"),
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=1e12,
-)
 
 
 def make_request(
@@ -53,10 +37,10 @@ def make_request(
     """A request; greedy and 8 tokens long unless ``sampling`` says otherwise."""
     return GenerationRequest(
         request_id=RequestId(name),
-        tenant=TenantId("t"),
+        tenant=TENANT,
         prompt_token_ids=tuple(prompt),
         sampling=sampling or SamplingParams(max_tokens=8, temperature=0.0),
-        decision=_DECISION,
+        decision=decision_over(),
         **fields,  # type: ignore[arg-type]
     )
 

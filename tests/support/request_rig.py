@@ -15,10 +15,9 @@ from cluster.domain.adapter import (
     AdapterEntry,
     AdapterKey,
     AdapterManifest,
-    WeightedAdapter,
 )
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
+from cluster.domain.decision import RoutingDecision
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationChunk, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
@@ -29,6 +28,7 @@ from deployments.link.messages import Reroute, Submit
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.requests import RequestBook
 from router_service.decision_store.layered import Origin
+from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
 
 NAMES = "abcdefgh"
@@ -78,23 +78,7 @@ class Reader:
 
     async def read(self, carried: bytes) -> tuple[RoutingDecision, Origin]:
         tenant, adapters = carried.decode().split(":")
-        mixture = tuple(
-            WeightedAdapter(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), 1.0)
-            for name in adapters
-        )
-        decision = RoutingDecision(
-            id=DecisionId("dec_0"),
-            tenant=TenantId(tenant),
-            router="explicit",
-            router_version="1",
-            granularity=Granularity.REQUEST,
-            mixture=mixture,
-            source=DecisionSource.EXPLICIT,
-            candidates_digest="",
-            prompt_digest="",
-            created_at=0.0,
-            expires_at=1e12,
-        )
+        decision = decision_over(adapters, tenant=TenantId(tenant))
         return decision, Origin.LOCAL
 
 

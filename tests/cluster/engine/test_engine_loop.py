@@ -7,8 +7,7 @@ import pytest
 
 from cluster.clock import ManualClock
 from cluster.config import EngineConfig
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
+from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -20,6 +19,7 @@ from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
 from cluster.engine.scheduler import Scheduler
 from cluster.errors import EngineError, Overloaded, PromptTooLong, ReplicaLost, RequestError
+from tests.support.decisions import TENANT, decision_over
 from tests.support.fake_runner import FakeRunner
 
 EOS = 1
@@ -29,21 +29,9 @@ def request(name: str, prompt: int = 5, max_tokens: int = 4, **options) -> Gener
     fields = {"sampling": SamplingParams(max_tokens=max_tokens, temperature=0.0)} | options
     return GenerationRequest(
         request_id=RequestId(name),
-        tenant=TenantId("t"),
+        tenant=TENANT,
         prompt_token_ids=tuple(range(10, 10 + prompt)),
-        decision=RoutingDecision(
-            id=DecisionId("dec_0"),
-            tenant=TenantId("t"),
-            router="explicit",
-            router_version="1",
-            granularity=Granularity.REQUEST,
-            mixture=(),
-            source=DecisionSource.EXPLICIT,
-            candidates_digest="",
-            prompt_digest="",
-            created_at=0.0,
-            expires_at=1e12,
-        ),
+        decision=decision_over(),
         **fields,
     )
 

@@ -1,25 +1,10 @@
 import pytest
 
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
+from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams, Usage
 from cluster.engine.sequence import Sequence, SequenceStatus
 from cluster.errors import PromptTooLong, RequestError
-
-TENANT = TenantId("t")
-BASE = RoutingDecision(
-    id=DecisionId("dec_0"),
-    tenant=TENANT,
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=1.0,
-)
+from tests.support.decisions import TENANT, decision_over
 
 
 def create(
@@ -34,7 +19,7 @@ def create(
         tenant=TENANT,
         prompt_token_ids=prompt,
         sampling=SamplingParams(**{"max_tokens": 4, **sampling}),
-        decision=BASE,
+        decision=decision_over(),
         resumed_token_ids=resumed,
     )
     return Sequence.create(

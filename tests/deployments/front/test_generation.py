@@ -1,13 +1,12 @@
 """A sequence goes on elsewhere, whether its replica vanishes or says that it is stopping."""
 
-import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.clock import ManualClock
-from cluster.domain.ids import ReplicaId, RequestId, TenantId
+from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -18,7 +17,7 @@ from cluster.errors import EngineError
 from cluster.placement.filters import PickRequest
 from cluster.placement.view import ClusterView
 from deployments.front.generation import Generation, SequenceSpec
-from deployments.link.messages import Submit
+from tests.support.scripted_link import ScriptedLink
 
 Answer = list[GenerationChunk | None]
 
@@ -39,34 +38,14 @@ def chunk(
     )
 
 
-class Link:
-    """A replica that answers each submission with the next script."""
-
-    def __init__(self, name: str, answer: Answer) -> None:
-        self.replica_id = ReplicaId(name)
-        self.answer = answer
-        self.submitted: list[Submit] = []
-        self.cancelled: list[RequestId] = []
-
-    def submit(self, message: Submit) -> asyncio.Queue[GenerationChunk | None]:
-        self.submitted.append(message)
-        queue: asyncio.Queue[GenerationChunk | None] = asyncio.Queue()
-        for item in self.answer:
-            queue.put_nowait(item)
-        return queue
-
-    def cancel(self, request_id: RequestId) -> None:
-        self.cancelled.append(request_id)
-
-
 class Replicas:
     """Picks the first replica that the request does not exclude."""
 
-    def __init__(self, *links: Link) -> None:
+    def __init__(self, *links: ScriptedLink) -> None:
         self.links = links
         self.view = ClusterView()
 
-    async def pick(self, request: PickRequest, *, wait_s: float) -> tuple[Any, Link]:
+    async def pick(self, request: PickRequest, *, wait_s: float) -> tuple[Any, ScriptedLink]:
         link = next(one for one in self.links if one.replica_id not in request.exclude)
         return SimpleNamespace(replica_id=link.replica_id), link
 
@@ -83,7 +62,7 @@ class Words:
         return ""
 
 
-def generation(failovers: list[int], *links: Link) -> Generation:
+def generation(failovers: list[int], *links: ScriptedLink) -> Generation:
     decided = SimpleNamespace(decision=SimpleNamespace(digests=()), encoded=b"signed")
     spec = SequenceSpec(
         TenantId("acme"),
@@ -112,8 +91,8 @@ def generation(failovers: list[int], *links: Link) -> Generation:
     ids=["vanishes", "says so"],
 )
 async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None:
-    first = Link("first", [chunk(1, 2), farewell])
-    second = Link("second", [chunk(3), chunk(4, end=FinishReason.LENGTH)])
+    first = ScriptedLink("first", [chunk(1, 2), farewell])
+    second = ScriptedLink("second", [chunk(3), chunk(4, end=FinishReason.LENGTH)])
     failovers: list[int] = []
     deltas = [delta async for delta in generation(failovers, first, second).run()]
     assert "".join(delta.text for delta in deltas) == "abcd"
@@ -125,7 +104,7 @@ async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None
 
 
 async def test_another_error_is_the_clients() -> None:
-    only = Link("only", [chunk(1), chunk(end=FinishReason.ERROR, code="engine_error")])
+    only = ScriptedLink("only", [chunk(1), chunk(end=FinishReason.ERROR, code="engine_error")])
     failovers: list[int] = []
     with pytest.raises(EngineError, match="words"):
         _ = [delta async for delta in generation(failovers, only).run()]
@@ -137,8 +116,8 @@ async def test_another_error_is_the_clients() -> None:
 async def test_a_prompt_is_told_once_whoever_tells_it(seen: int) -> None:
     """The second replica computes the whole prompt again, in pieces of its own."""
     told = (-1.0, -2.0, -3.0, -4.0)
-    first = Link("first", [chunk(prompt=(value,)) for value in told[:seen]] + [None])
-    second = Link(
+    first = ScriptedLink("first", [chunk(prompt=(value,)) for value in told[:seen]] + [None])
+    second = ScriptedLink(
         "second", [chunk(prompt=told[:3]), chunk(7, prompt=told[3:], end=FinishReason.LENGTH)]
     )
     deltas = [delta async for delta in generation([], first, second).run()]

@@ -7,18 +7,19 @@ from typing import Any
 import pytest
 
 from cluster.clock import ManualClock
-from cluster.domain.adapter import AdapterKey, WeightedAdapter
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import AdapterDigest, DecisionId, ReplicaId, RequestId, TenantId
+from cluster.domain.decision import DecisionSource, Granularity
+from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
 from cluster.placement.view import ClusterView
 from deployments.front.explain import sentences_body
 from deployments.front.generation import Generation, SequenceSpec
 from deployments.front.rerouting import LEAD_TOKENS, SegmentState, SentenceRerouting
-from deployments.link.messages import Reroute, SegmentStart, Submit
+from deployments.link.messages import SegmentStart
 from router_service.routers.segments import SegmentConfig
 from router_service.service import Decided, StoreState
+from tests.support.decisions import decision_over
+from tests.support.scripted_link import ScriptedLink
 
 TENANT = TenantId("acme")
 
@@ -27,20 +28,12 @@ def decided(
     adapters: str, source: DecisionSource = DecisionSource.COMPUTED, delay: int | None = None
 ) -> Decided:
     """One adapter of weight 1 for each letter."""
-    decision = RoutingDecision(
+    decision = decision_over(
+        adapters,
         id=DecisionId(f"dec_{adapters}"),
         tenant=TENANT,
-        router="dlp",
-        router_version="v",
         granularity=Granularity.SENTENCE,
-        mixture=tuple(
-            WeightedAdapter(AdapterKey(TENANT, name, AdapterDigest(name)), 1.0) for name in adapters
-        ),
         source=source,
-        candidates_digest="",
-        prompt_digest="",
-        created_at=0.0,
-        expires_at=1e9,
         delay=delay,
     )
     return Decided(decision, source, StoreState.WRITTEN, adapters.encode())
@@ -235,37 +228,14 @@ async def test_an_explanation_names_each_sentences_decision() -> None:
     assert third == {"tokens": 3, "state": "failed", "start": None, "reason": "words"}
 
 
-class Link:
-    """A replica that answers each submission with the next script."""
-
-    def __init__(self, name: str, answer: list[GenerationChunk | None]) -> None:
-        self.replica_id = ReplicaId(name)
-        self.answer = answer
-        self.submitted: list[Submit] = []
-        self.rerouted: list[Reroute] = []
-
-    def submit(self, message: Submit) -> asyncio.Queue[GenerationChunk | None]:
-        self.submitted.append(message)
-        queue: asyncio.Queue[GenerationChunk | None] = asyncio.Queue()
-        for item in self.answer:
-            queue.put_nowait(item)
-        return queue
-
-    def reroute(self, message: Reroute) -> None:
-        self.rerouted.append(message)
-
-    def cancel(self, request_id: RequestId) -> None:
-        pass
-
-
 def chunk(token: int | None = None, **fields: Any) -> GenerationChunk:
     return GenerationChunk(RequestId("r"), () if token is None else (token,), **fields)
 
 
 async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     words = ["", "First one.", " Then", " this.", " And", " that", " too."]
-    first = Link("first", [chunk(1), chunk(2), chunk(3, segment_start=2), chunk(4), None])
-    second = Link("second", [chunk(5), chunk(6, finish_reason=FinishReason.LENGTH)])
+    first = ScriptedLink("first", [chunk(1), chunk(2), chunk(3, segment_start=2), chunk(4), None])
+    second = ScriptedLink("second", [chunk(5), chunk(6, finish_reason=FinishReason.LENGTH)])
     links = [first, second]
     picked: list[tuple[str, ...]] = []
 

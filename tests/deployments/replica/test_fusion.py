@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from cluster.domain.adapter import SHARED_OWNER, AdapterKey, WeightedAdapter
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision, SiteWeights
-from cluster.domain.ids import AdapterDigest, DecisionId, Slot, TenantId
+from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights
+from cluster.domain.ids import Slot
 from cluster.errors import RouterOutdated
 from deployments.replica.fusion import DecisionFusion
 from router_service.routers.kind import EnginePart
+from tests.support.decisions import decision_over
 
 WEIGHTS = SiteWeights(("model.layers.0.mlp.up_proj",), ((1.0,),))
 
@@ -19,21 +19,7 @@ class Part:
 
 
 def decision(granularity: Granularity, digests: str, version: str = "v1") -> RoutingDecision:
-    return RoutingDecision(
-        id=DecisionId("dec_0"),
-        tenant=TenantId("t"),
-        router="r",
-        router_version=version,
-        granularity=granularity,
-        mixture=tuple(
-            WeightedAdapter(AdapterKey(SHARED_OWNER, d, AdapterDigest(d)), 1.0) for d in digests
-        ),
-        source=DecisionSource.COMPUTED,
-        candidates_digest="c",
-        prompt_digest="p",
-        created_at=0.0,
-        expires_at=1e12,
-    )
+    return decision_over(digests, router="r", granularity=granularity, router_version=version)
 
 
 @pytest.fixture

@@ -1,36 +1,20 @@
 """A scheduler on integers, driven by the sizes of requests."""
 
-import dataclasses
 from collections.abc import Callable, Iterable
 
 import pytest
 
 from cluster.clock import ManualClock
 from cluster.config import EngineConfig
-from cluster.domain.adapter import AdapterKey, WeightedAdapter
-from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision
-from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
+from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.scheduler import Scheduler
 from cluster.engine.sequence import Sequence
 from cluster.engine.step_plan import StepPlan
+from tests.support.decisions import TENANT, decision_over
 
 STOP = 0
-TENANT = TenantId("t")
-BASE = RoutingDecision(
-    id=DecisionId("dec_0"),
-    tenant=TENANT,
-    router="explicit",
-    router_version="1",
-    granularity=Granularity.REQUEST,
-    mixture=(),
-    source=DecisionSource.EXPLICIT,
-    candidates_digest="",
-    prompt_digest="",
-    created_at=0.0,
-    expires_at=1.0,
-)
 
 
 class Rig:
@@ -73,12 +57,7 @@ class Rig:
             tenant=TenantId(tenant),
             prompt_token_ids=tuple(prompt),
             sampling=SamplingParams(max_tokens=max_tokens),
-            decision=dataclasses.replace(
-                BASE,
-                mixture=tuple(
-                    WeightedAdapter(AdapterKey(TENANT, a, AdapterDigest(a)), 1.0) for a in adapters
-                ),
-            ),
+            decision=decision_over(adapters),
             resumed_token_ids=resumed,
             deadline_at=deadline_at,
         )
