@@ -68,10 +68,11 @@ class AdapterConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What adapters are held in; auto is the engine's dtype, or bfloat16 beside int8 weights. On a
     CPU bfloat16 halves what a step reads of them, and rounds each of their values to 8 bits."""
-    base_check: Literal["digest", "name"] = "digest"
-    """What must agree where an adapter names the base it was trained on: the base's digest, or
-    with "name" at least its name. Shapes are compared always. Copies of one model from different
-    sources differ in their digests when one of them was quantised."""
+    base_check: Literal["digest", "name", "shapes"] = "digest"
+    """What must agree where an adapter says which base it was trained on: the base's digest or, if
+    it has none, the last part of the base's name on the hub. With "name" the same name is enough
+    where digests differ, as they do between copies of one model of which one was quantised; with
+    "shapes" neither is compared. Shapes are compared always."""
     load_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     failure_ttl_s: Annotated[float, Field(gt=0)] = 30.0
     """How long a failed load is remembered before it is tried again."""

@@ -14,7 +14,7 @@ class AdapterLimits:
 
     max_rank: int = 64  # of any module
     max_bytes: int = 512 * MIB  # of the safetensors file's data
-    base_check: Literal["digest", "name"] = "digest"  # as ``AdapterConfig.base_check``
+    base_check: Literal["digest", "name", "shapes"] = "digest"  # as ``AdapterConfig.base_check``
     max_source_bytes: int = 1024 * MIB  # received, packed as the source sends it
     max_unpacked_bytes: int = 1024 * MIB  # of all archive members together
     max_files: int = 256  # in a folder or archive, whether used or not

@@ -9,6 +9,7 @@ are provenance). Which modules are adapted is read from the tensors' names
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 NOTES_FILE = "manifest.json"
 PICKLE_FILE = "adapter_model.bin"
+
+MAX_DESCRIPTION, MAX_TAG = 2000, 100  # characters
+MAX_TAGS = 32
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 _quoted = json.encoder.encode_basestring_ascii
 _PREFIX = "base_model.model."
@@ -282,4 +287,23 @@ def _read_notes(path: Path) -> Notes:
         raise AdapterMalformed(f"{path}: description: expected a string, found {description!r}")
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise AdapterMalformed(f"{path}: tags: expected a list of strings, found {tags!r}")
+    if len(tags) > MAX_TAGS:
+        raise AdapterMalformed(f"{path}: tags: expected at most {MAX_TAGS}, found {len(tags)}")
+    _check_text(path, "description", description, MAX_DESCRIPTION)
+    for index, tag in enumerate(tags):
+        _check_text(path, f"tags[{index}]", tag, MAX_TAG)
     return Notes(base, description, tuple(tags))
+
+
+def _check_text(path: Path, field: str, text: str, longest: int) -> None:
+    """What lists and terminals show is short, and steers neither of them."""
+    if len(text) > longest:
+        raise AdapterMalformed(
+            f"{path}: {field}: expected at most {longest} characters, found {len(text)}"
+        )
+    for character in text:
+        steers = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
+        if steers or character in _DIRECTIONS:
+            raise AdapterMalformed(
+                f"{path}: {field}: found the control character U+{ord(character):04X}"
+            )

@@ -3,6 +3,7 @@
 Everything the header can tell is checked before a byte of any tensor is read.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,10 @@ from cluster.errors import (
     AdapterTooLarge,
     AdapterWrongBase,
 )
+
+MAX_SCALING = 1e4
+"""Of alpha over the rank; larger ones leave the range in which a model answers with numbers."""
+_HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
 
 # The bits that are all set in NaN and infinity, and only there: IEEE 754's exponent.
 _EXPONENT: dict[str, tuple[np.dtype[Any], Any]] = {
@@ -83,15 +88,16 @@ def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> N
 
     Raises:
         AdapterWrongBase: with the tensor, what the base has, and what the file has.
+        AdapterNotFinite: its scaling is beyond ``MAX_SCALING``.
     """
-    wanted = files.notes.base_digest
-    same_name = limits.base_check == "name" and files.config.base_model == base.model_id
-    if wanted is not None and wanted != base.digest and not same_name:
-        raise AdapterWrongBase(
-            f"{files.weights.parent}: manifest.json: trained on base {wanted}, "
-            f"but the base served is {base.digest}"
-        )
+    _check_base(files, base, limits)
     for module, tensors in files.modules.items():
+        scaling = files.scaling(module)
+        if not abs(scaling) <= MAX_SCALING:
+            raise AdapterNotFinite(
+                f"{files.weights.parent}: adapter_config.json: lora_alpha or alpha_pattern: "
+                f"expected a scaling of at most {MAX_SCALING:g}, found {scaling:g} at {module}"
+            )
         shape = base.modules.get(module)
         if shape is None:
             raise AdapterWrongBase(
@@ -106,6 +112,31 @@ def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> N
                 f"{files.weights}: base_model.model.{module}.lora_A.weight: "
                 "expected by the config's target_modules, found none"
             )
+
+
+def _check_base(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> None:
+    """Compare what the adapter says of its base with the one that is served."""
+    digest, name = files.notes.base_digest, files.config.base_model
+    if limits.base_check == "shapes" or digest == base.digest:
+        return
+    if digest is not None and not (limits.base_check == "name" and name == base.model_id):
+        raise AdapterWrongBase(
+            f"{files.weights.parent}: manifest.json: trained on base {digest}, "
+            f"but the base served is {base.digest}"
+        )
+    if digest is None and is_another_model(name or "", base.model_id):
+        raise AdapterWrongBase(
+            f"{files.weights.parent}: adapter_config.json: base_model_name_or_path: trained on "
+            f"{name}, but the base served is {base.model_id}; if they are the same model, say so "
+            "by adapters.base_check: shapes"
+        )
+
+
+def is_another_model(name: str, other: str) -> bool:
+    """Whether two names on the hub differ in their last part; of a folder nothing is known."""
+    if not (re.fullmatch(_HUB_NAME, name) and re.fullmatch(_HUB_NAME, other)):
+        return False
+    return name.rpartition("/")[2].lower() != other.rpartition("/")[2].lower()
 
 
 def check_all_finite(files: AdapterFiles, data: memoryview) -> None:

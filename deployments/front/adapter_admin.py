@@ -117,7 +117,11 @@ class AdapterAdmin:
         Raises:
             AdapterConflict: the name does not point where expected.
             AdapterNotFound: there is no such generation.
+            AdapterNotStored: its files are not in the store any more.
         """
+        generation = (await self._registry.refresh()).generation(digest)
+        if generation.place.kind is PlaceKind.STORE:
+            await asyncio.to_thread(self._live.path_of, generation)
         return await self._point(digest, wanted, by)
 
     async def roll_back(
@@ -206,6 +210,8 @@ class AdapterAdmin:
         needed = max(1, min(self._config.acknowledgements or len(answers), len(answers)))
         if working >= needed:
             return
+        if not answers:
+            raise AdapterLoadFailed("no replica is there that could say whether it can serve it")
         summary = f"{working} of {len(answers)} replicas can serve it, {needed} must"
         refused = next((answer for answer in answers if answer.outcome == "refused"), None)
         if refused is None:

@@ -1,16 +1,18 @@
 """``/admin/v1/adapters``: adding, switching and removing adapters while the cluster serves."""
 
+from collections.abc import Container
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import ValidationError
 
 from cluster.adapters.registry.records import Name, name_id
+from cluster.adapters.registry.view import EVERYONE
 from cluster.domain.adapter import SHARED_OWNER
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterNotFound, RequestError
 from cluster.tenancy.tenants import Tenant
+from deployments.front.adapter_admin import Wanted
 from deployments.front.adapter_sources import is_archive, source_of, upload_of
 from deployments.front.adapter_wire import (
     AddBody,
@@ -27,11 +29,9 @@ from deployments.front.admin import admin_of
 from deployments.front.body import read_body
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
-from deployments.front.problem import invalid_body
+from deployments.front.query import NoQuery, OwnerQuery, RemoveQuery, read_query, refuse_body
 
 B = TypeVar("B", bound=NameBody)
-YES = frozenset({"1", "true", "yes"})
-MAX_WAIT_S = 120.0
 DIGEST_CHARACTERS = 64
 
 
@@ -45,15 +45,20 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         return adapter_card(registry.view, name, context.replicas.holdings())
 
     async def body_of(request: Request, kind: type[B]) -> B:
-        return await read_body(request, kind, context.config.max_body_bytes)
+        read_query(request, NoQuery)
+        return await read_body(request, kind, context.config.max_body_bytes, exact=True)
+
+    def known(wanted: Wanted) -> Wanted:
+        check_tenants(wanted, {tenant.id for tenant in context.tenants.tenants})
+        return wanted
 
     async def add_from(request: Request, tenant: Tenant) -> Name:
         if is_archive(request):
             parameters = upload_parameters(request)
-            wanted = parameters.wanted(parameters.name, replace=parameters.replace)
+            wanted = known(parameters.wanted(parameters.name, replace=parameters.replace))
             return await admin.add(upload_of(request), wanted, tenant.id)
         body = await body_of(request, AddBody)
-        wanted = body.wanted(body.name, replace=body.replace)
+        wanted = known(body.wanted(body.name, replace=body.replace))
         return await admin.add(
             source_of(body.source, admin.config, admin.hub_token), wanted, tenant.id
         )
@@ -68,6 +73,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     async def list_adapters(request: Request) -> Response:
         """Every name, and every generation that no name points to."""
         admin_of(context, request)
+        read_query(request, NoQuery)
         await context.live.catch_up()
         view = registry.view
         snapshots = context.replicas.holdings()
@@ -94,8 +100,9 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     async def show(request: Request, name: str) -> Response:
         """One name or one generation; also what is being added for the name now."""
         admin_of(context, request)
+        owner = read_query(request, OwnerQuery).owner
         await context.live.catch_up()
-        view, owner = registry.view, owner_of(request)
+        view = registry.view
         snapshots = context.replicas.holdings()
         if is_digest(name):
             return json_answer(
@@ -117,18 +124,20 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     async def remove(request: Request, name: str) -> Response:
         """Remove a name, or a generation by its digest; answers when its memory is free."""
         admin_of(context, request)
-        force = request.query_params.get("force", "").lower() in YES
-        wait_s = wait_of(request)
+        query = read_query(request, RemoveQuery)
+        await refuse_body(request)
         if is_digest(name):
-            gone = await admin.remove_generation(AdapterDigest(name), force=force, wait_s=wait_s)
+            check_generation_query(query)
+            gone = await admin.remove_generation(
+                AdapterDigest(name), force=query.force, wait_s=query.wait_s
+            )
         else:
-            expected = request.query_params.get("expected")
             gone = await admin.remove(
-                owner_of(request),
+                query.owner,
                 name,
-                expected=None if expected is None else AdapterDigest(expected),
-                force=force,
-                wait_s=wait_s,
+                expected=query.expected_digest,
+                force=query.force,
+                wait_s=query.wait_s,
             )
         snapshots = context.replicas.holdings()
         view = registry.view
@@ -155,7 +164,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         body = await body_of(request, AliasBody)
         digest = AdapterDigest(body.generation)
         return json_answer(
-            card(await admin.switch(digest, body.wanted(name, replace=True), tenant.id))
+            card(await admin.switch(digest, known(body.wanted(name, replace=True)), tenant.id))
         )
 
     @routes.post("/{name}/rollback")
@@ -178,10 +187,12 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     async def verify(request: Request, name: str) -> Response:
         """Read every byte of a generation's files and compare it with the digest."""
         admin_of(context, request)
+        query = read_query(request, OwnerQuery)
+        await refuse_body(request)
         digest = AdapterDigest(name)
         if not is_digest(name):
             await context.live.catch_up()
-            digest = registry.view.name(owner_of(request), name).digest
+            digest = registry.view.name(query.owner, name).digest
         await admin.verify(digest)
         return json_answer({"object": "adapter.verified", "generation": digest, "intact": True})
 
@@ -193,25 +204,28 @@ def is_digest(name: str) -> bool:
     return len(name) == DIGEST_CHARACTERS and set(name) <= set("0123456789abcdef")
 
 
-def owner_of(request: Request) -> TenantId:
-    """Whose name is meant: ``?tenant=``, else a shared one."""
-    return TenantId(request.query_params.get("tenant") or SHARED_OWNER)
-
-
-def wait_of(request: Request) -> float:
-    """Seconds to wait for memory to be free: ``?wait_s=``, 30 by default.
+def check_tenants(wanted: Wanted, tenants: Container[str]) -> None:
+    """Refuse a name for tenants that are not there: nobody could use it.
 
     Raises:
-        RequestError: no number from 0 to 120.
+        RequestError: with the first of them.
     """
-    text = request.query_params.get("wait_s", "30")
-    try:
-        wait_s = float(text)
-    except ValueError:
-        wait_s = -1.0
-    if not 0 <= wait_s <= MAX_WAIT_S:
-        raise RequestError(f"wait_s: expected 0 to {MAX_WAIT_S:g}, found {text!r}", param="wait_s")
-    return wait_s
+    if wanted.owner != SHARED_OWNER and wanted.owner not in tenants:
+        raise RequestError(f"tenant: there is no tenant {wanted.owner!r}", param="tenant")
+    for grant in wanted.grants or ():
+        if grant != EVERYONE and grant not in tenants:
+            raise RequestError(f"grants: there is no tenant {grant!r}", param="grants")
+
+
+def check_generation_query(query: RemoveQuery) -> None:
+    """Refuse what is said of a name where a generation is meant.
+
+    Raises:
+        RequestError: with the parameter.
+    """
+    for param in ("tenant", "expected"):
+        if getattr(query, param) is not None:
+            raise RequestError(f"{param}: goes with a name, not with a generation", param=param)
 
 
 def upload_parameters(request: Request) -> UploadParameters:
@@ -220,10 +234,6 @@ def upload_parameters(request: Request) -> UploadParameters:
     Raises:
         RequestError: fields are wrong; the message names each.
     """
-    query: dict[str, Any] = dict(request.query_params)
-    if "grants" in query:
-        query["grants"] = tuple(query["grants"].split(","))
-    try:
-        return UploadParameters.model_validate(query)
-    except ValidationError as error:
-        raise invalid_body(error) from error
+    grants = request.query_params.get("grants")
+    given = {} if grants is None else {"grants": tuple(grants.split(","))}
+    return read_query(request, UploadParameters, **given)

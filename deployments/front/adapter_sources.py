@@ -16,12 +16,19 @@ from deployments.front.adapter_wire import SourceBody
 ARCHIVE_TYPES = frozenset(
     {
         "application/x-tar",
+        "application/tar",
         "application/gzip",
         "application/x-gzip",
+        "application/x-gtar",
+        "application/x-tgz",
         "application/zip",
+        "application/x-zip-compressed",
         "application/octet-stream",
     }
 )
+"""What is in an archive is found out from its bytes."""
+JSON_TYPES = frozenset({"", "application/json", "text/plain", "application/x-www-form-urlencoded"})
+"""The last is what curl says of any data."""
 
 
 def source_of(
@@ -61,6 +68,15 @@ def upload_of(request: Request) -> AdapterSource:
 
 
 def is_archive(request: Request) -> bool:
-    """Whether the body is an archive, by its declared type."""
+    """Whether the body is an archive, by its declared type; else it is JSON.
+
+    Raises:
+        RequestError: it is declared as something else.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ARCHIVE_TYPES | JSON_TYPES:
+        raise RequestError(
+            f"content-type: expected application/json or, for an archive, application/x-tar, "
+            f"application/gzip, application/zip or application/octet-stream, found {kind}"
+        )
     return kind in ARCHIVE_TYPES

@@ -7,14 +7,13 @@ from pydantic import Field, model_validator
 from cluster.adapters.registry.operations import ABSENT, previous_of
 from cluster.adapters.registry.records import Generation, GenerationState, Name
 from cluster.adapters.registry.view import RegistryView
-from cluster.domain.adapter import SHARED_OWNER, AdapterState
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.adapter_admin import Wanted
+from deployments.front.query import Digest, OwnerQuery
 from deployments.front.wire import Body
 
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 GrantName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")]
 
 TIERS = {
@@ -42,18 +41,11 @@ class SourceBody(Body):
         return self
 
 
-class NameBody(Body):
+class NameBody(OwnerQuery):
     """Which name is meant, and what is expected of it."""
 
-    tenant: TenantName | None = None
-    """Its owner; unset: shared."""
     expected: Digest | None = None
     """The generation that it must point to now."""
-
-    @property
-    def owner(self) -> TenantId:
-        """Whose name it is."""
-        return SHARED_OWNER if self.tenant is None else TenantId(self.tenant)
 
     @property
     def expected_digest(self) -> AdapterDigest | None:
@@ -68,6 +60,12 @@ class TargetBody(NameBody):
     """Without ``expected``: whether the name may exist already."""
     grants: tuple[GrantName, ...] | None = None
     """Tenants that may use a shared name beside those with rights; "*" is everyone."""
+
+    @model_validator(mode="after")
+    def _own_or_granted(self) -> "TargetBody":
+        if self.tenant is not None and self.grants:
+            raise ValueError("grants: a tenant's own name is for that tenant alone")
+        return self
 
     def wanted(self, alias: str, *, replace: bool) -> Wanted:
         """The same, for the registry."""

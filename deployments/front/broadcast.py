@@ -2,6 +2,7 @@
 
 from typing import Any, Protocol
 
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
 from cluster.adapters.base_shapes import BaseShapes
@@ -25,7 +26,7 @@ class Cluster(Protocol):
         ...
 
     async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
-        """Every replica's answer; "silent" of those that gave none in time."""
+        """Every live replica's answer; "silent" of those that gave none in time."""
         ...
 
     async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
@@ -62,9 +63,11 @@ class BroadcastCluster:
 
 
 def _answers(found: list[Any]) -> tuple[Answer, ...]:
+    """A replica that has died is not asked: the one in its place catches up before it serves."""
     return tuple(
         item
         if isinstance(item, Answer)
         else Answer(f"replica {index}", "silent", message=repr(item)[:300])
         for index, item in enumerate(found)
+        if not isinstance(item, RayActorError)
     )

@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from cluster.errors import RequestError, RouterNotFound
 from deployments.front.adapter_sources import is_archive
@@ -13,7 +13,7 @@ from deployments.front.admin import admin_of
 from deployments.front.body import read_body
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
-from deployments.front.problem import invalid_body
+from deployments.front.query import NoQuery, read_query, refuse_body
 from deployments.front.router_admin import WantedRouter, describe
 from deployments.front.wire import Body
 from deployments.live_routers import router_configs
@@ -79,7 +79,8 @@ def build_router_routes(context: FrontContext) -> APIRouter:
             length = int(declared) if declared.isdecimal() else None
             await admin.upload(request.stream(), length, wanted, tenant.id)
         else:
-            body = await read_body(request, RouterBody, context.config.max_body_bytes)
+            read_query(request, NoQuery)
+            body = await read_body(request, RouterBody, context.config.max_body_bytes, exact=True)
             wanted = body.wanted()
             await admin.add(wanted, tenant.id)
         return json_answer(card(wanted.name), status=201)
@@ -88,6 +89,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     async def list_routers(request: Request) -> Response:
         """All of them; the first one answers ``auto``."""
         admin_of(context, request)
+        read_query(request, NoQuery)
         await admin.routers.catch_up()
         return json_answer({"object": "list", "data": cards()})
 
@@ -95,6 +97,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     async def show(request: Request, name: str) -> Response:
         """One of them."""
         admin_of(context, request)
+        read_query(request, NoQuery)
         await admin.routers.catch_up()
         return json_answer(card(name))
 
@@ -102,6 +105,8 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     async def remove(request: Request, name: str) -> Response:
         """Remove one that was added; a configured one of its name answers again."""
         tenant = admin_of(context, request)
+        read_query(request, NoQuery)
+        await refuse_body(request)
         await admin.remove(name, tenant.id)
         return json_answer({"object": "router.deleted", "name": name, "deleted": True})
 
@@ -114,12 +119,10 @@ def _parameters(request: Request) -> RouterBody:
     Raises:
         RequestError: fields are wrong; the message names each.
     """
-    query: dict[str, Any] = dict(request.query_params)
+    options = request.query_params.get("options")
+    if options is None:
+        return read_query(request, RouterBody)
     try:
-        if "options" in query:
-            query["options"] = orjson.loads(query["options"])
-        return RouterBody.model_validate(query)
+        return read_query(request, RouterBody, options=orjson.loads(options))
     except orjson.JSONDecodeError as error:
         raise RequestError(f"options: not JSON: {error}", param="options") from error
-    except ValidationError as error:
-        raise invalid_body(error) from error

@@ -12,6 +12,7 @@ from deployments.front.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadB
 from deployments.front.admin import admin_of
 from deployments.front.body import read_body
 from deployments.front.context import FrontContext
+from deployments.front.query import NoQuery, read_query
 
 
 def build_vllm_routes(context: FrontContext) -> APIRouter:
@@ -23,7 +24,8 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
     async def load(request: Request) -> PlainTextResponse:
         """Add a shared adapter; ``load_inplace`` replaces one."""
         tenant = admin_of(context, request)
-        body = await read_body(request, VllmLoadBody, context.config.max_body_bytes)
+        read_query(request, NoQuery)
+        body = await read_body(request, VllmLoadBody, context.config.max_body_bytes, exact=True)
         named = source_named(body.lora_path, admin.config.source_dir)
         source = source_of(named, admin.config, admin.hub_token)
         wanted = Wanted(body.lora_name)
@@ -36,7 +38,8 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
     async def unload(request: Request) -> PlainTextResponse:
         """Remove a shared adapter; answers when its memory is free."""
         admin_of(context, request)
-        body = await read_body(request, VllmUnloadBody, context.config.max_body_bytes)
+        read_query(request, NoQuery)
+        body = await read_body(request, VllmUnloadBody, context.config.max_body_bytes, exact=True)
         await admin.remove(SHARED_OWNER, body.lora_name, expected=None, force=False)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 

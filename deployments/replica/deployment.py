@@ -23,7 +23,7 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
 from cluster.engine.heap import return_free_memory
-from cluster.errors import BraidError, EngineError, IntegrityError
+from cluster.errors import AdapterNotFinite, BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
 from deployments.link.messages import Reroute, Submit
 from deployments.link.server import LinkServer
@@ -101,7 +101,12 @@ class Replica:
 
         def load(entry: AdapterEntry) -> PackedAdapter:
             found = load_adapter(Path(entry.path), self._base, config.adapters, entry.key.digest)
-            return self._engine.bank.pack(found.tensors)
+            packed = self._engine.bank.pack(found.tensors)
+            if not packed.is_finite:
+                raise AdapterNotFinite(
+                    f"{entry.path}: B times the scaling is not finite in {packed.row.dtype}"
+                )
+            return packed
 
         self._adapters = AdapterManager(
             config.adapters,

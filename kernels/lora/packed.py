@@ -25,6 +25,12 @@ class PackedAdapter:
         """Bytes, in host memory and in a slot."""
         return self.row.nbytes
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether the scaling and the storage's range have left every value finite."""
+        # A sum with NaN or infinity is never finite; that of large finite values may not be.
+        return bool(self.row.sum(dtype=torch.float32).isfinite() or self.row.isfinite().all())
+
 
 def pack(
     sites: Sequence[FusedSite],

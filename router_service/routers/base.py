@@ -14,6 +14,10 @@ BASE_ALIAS = ""
 WEIGHT_DECIMALS = 4
 """Routed weights are rounded to this many decimals before they are signed (decision 0001)."""
 
+MAX_WEIGHT = 1000.0
+"""Of an adapter in a mixture, on either side of zero: beyond what any blend needs, and within what
+a model still answers with numbers."""
+
 
 class RouterFailed(BraidError):
     """A router could not answer for this prompt; the base alone answers instead."""

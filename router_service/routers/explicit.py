@@ -1,6 +1,5 @@
 """The caller decides: the base, one adapter, or a mixture with the caller's weights."""
 
-import math
 import struct
 from dataclasses import dataclass
 from typing import Final
@@ -10,6 +9,7 @@ from cluster.domain.decision import tagged_digest
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
 from router_service.directory import AdapterDirectory
+from router_service.routers.base import MAX_WEIGHT
 from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
 
 NAME: Final = "explicit"
@@ -39,7 +39,7 @@ def mix_explicit(
     of their weights, which is what the two would compute.
 
     Raises:
-        RequestError: a weight is not finite in single precision, a name is there twice, or there
+        RequestError: a weight is beyond ``MAX_WEIGHT``, a name is there twice, or there
             are more than ``max_mixture`` weights other than zero. ``param`` names the entry.
         ModelNotFound: an alias is unknown or not the tenant's.
     """
@@ -94,10 +94,7 @@ def _mix(
 
 
 def _check_weight(weight: float, param: str) -> None:
-    """Weights are applied in single precision, where 1e39 would be infinite."""
-    try:
-        (single,) = struct.unpack("<f", struct.pack("<f", weight))
-    except OverflowError:
-        single = math.inf
-    if not math.isfinite(single):
-        raise RequestError(f"weight {weight} is not a finite single-precision number", param=param)
+    if not abs(weight) <= MAX_WEIGHT:
+        raise RequestError(
+            f"expected a weight from -{MAX_WEIGHT:g} to {MAX_WEIGHT:g}, found {weight}", param=param
+        )

@@ -1,11 +1,10 @@
 """A fixed mixture under a name: an average, weights of one's own, or searched ones.
 
-The weights are applied to the adapters' outputs, so any finite real will do and nothing is
-renormalised. A tenant that may not use all of the adapters cannot be served: the rest of a mixture
-is another mixture.
+The weights are applied to the adapters' outputs, so any real up to ``MAX_WEIGHT`` will do and
+nothing is renormalised. A tenant that may not use all of the adapters cannot be served: the rest of
+a mixture is another mixture.
 """
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +26,7 @@ from router_service.artifacts import (
 )
 from router_service.routers.base import (
     BASE_ALIAS,
+    MAX_WEIGHT,
     WEIGHT_DECIMALS,
     Declaration,
     RoutedMixture,
@@ -96,13 +96,11 @@ def save_static(
     ``adapter_digests`` binds it to these generations.
 
     Raises:
-        ConfigError: a weight is not finite, or ``path`` has a router already.
+        ConfigError: a weight is none, or beyond ``MAX_WEIGHT``, or ``path`` has a router already.
     """
     if (path / MANIFEST_FILE).exists() and not overwrite:
         raise ConfigError(f"{path}: has a router already; overwrite it or choose another")
-    for alias, weight in weights.items():
-        if not math.isfinite(weight) or alias == BASE_ALIAS:
-            raise ConfigError(f"{alias or '(base)'}={weight}: not a weight of an adapter")
+    _check_weights(weights)
     hyperparameters = StaticHyperparameters(method=method, training=training or {})
     rounded = [round(weight, WEIGHT_DECIMALS) for weight in weights.values()]
     manifest = RouterManifest(
@@ -122,14 +120,24 @@ def load_static(
     """Load a mixture from its folder.
 
     Raises:
-        ConfigError: see ``artifacts.load_artifact``.
+        ConfigError: see ``artifacts.load_artifact``; or a weight beyond ``MAX_WEIGHT``.
     """
     manifest, tensors = load_artifact(
         path, kind=KIND, aliases=aliases, base_digest=None, adapters=adapters
     )
     parse_hyperparameters(path, manifest, StaticHyperparameters)
     check_tensors(path, tensors, {_WEIGHTS: (len(manifest.candidates),)})
+    _check_weights(dict(zip(manifest.candidates, tensors[_WEIGHTS].tolist(), strict=True)))
     return StaticRouter(name, manifest, tuple(tensors[_WEIGHTS].tolist()))
+
+
+def _check_weights(weights: Mapping[str, float]) -> None:
+    for alias, weight in weights.items():
+        if not abs(weight) <= MAX_WEIGHT or alias == BASE_ALIAS:
+            raise ConfigError(
+                f"{alias or '(base)'}={weight}: not a weight of an adapter, which is from "
+                f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
+            )
 
 
 def _build(config: RouterConfig, options: StaticOptions, context: RouterContext) -> StaticRouter:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
+from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
@@ -138,3 +139,12 @@ async def test_a_silent_replica_is_one_answer_of_an_addition() -> None:
     first, second = await cluster.prepare(AdapterDigest("sha256:" + "0" * 64), 0.05)
     assert first == loaded
     assert second.outcome == "silent"
+
+
+async def test_a_replica_that_has_died_is_none_of_those_asked() -> None:
+    async def dead() -> None:
+        raise ActorDiedError
+
+    loaded = Answer("a", "loaded")
+    cluster = BroadcastCluster(handle(FakeHandle(dead, saying(loaded), dead)))
+    assert await cluster.prepare(AdapterDigest("0" * 64), 0.05) == (loaded,)

@@ -194,3 +194,22 @@ BankMachine.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 TestBankMachine = BankMachine.TestCase
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scaling", "finite"),
+    [
+        (torch.float32, 1e30, True),
+        (torch.float32, 1e39, False),
+        (torch.float16, 6e4, True),
+        (torch.float16, 7e4, False),
+        (torch.bfloat16, 7e4, True),
+    ],
+)
+def test_what_storage_cannot_hold_is_seen(dtype, scaling, finite):
+    bank = AdapterBank([SITE], slots=1, max_rank=4, dtype=dtype)
+    ones = {
+        path: (torch.ones_like(a), torch.ones_like(b), scaling)
+        for path, (a, b, _) in make_adapter(2).items()
+    }
+    assert bank.pack(ones).is_finite is finite

@@ -44,8 +44,8 @@ def test_a_zero_weight_is_dropped_and_named(directory: Any, zero: float) -> None
     assert mixed.dropped == ("cron",)
 
 
-@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, 1e39, -1e308])
-def test_a_weight_must_be_finite_in_single_precision(directory: Any, weight: float) -> None:
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, 1e39, 1000.5])
+def test_a_weight_must_be_one_that_can_be_applied(directory: Any, weight: float) -> None:
     with pytest.raises(RequestError) as refusal:
         mix_explicit(_wish(("cron", 1.0), ("sql", weight)), ACME, directory, 8)
     assert refusal.value.param == "adapters[1].weight"
@@ -67,8 +67,8 @@ def test_two_aliases_of_one_generation_are_one_adapter(directory: Any) -> None:
     mixed = mix(("sql", 0.5), ("sql-latest", 0.25))
     assert [(t.key, t.weight) for t in mixed.mixture] == [(keys["sql"], 0.75)]
     assert mix(("sql", 0.5), ("sql-latest", -0.5)) == ExplicitMixture((), ("sql",))
-    with pytest.raises(RequestError, match="finite") as refusal:
-        mix(("sql", 3e38), ("sql-latest", 3e38))
+    with pytest.raises(RequestError, match="from -1000 to 1000") as refusal:
+        mix(("sql", 800), ("sql-latest", 800))
     assert refusal.value.param == "adapters[1].weight"
 
 

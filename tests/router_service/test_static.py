@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cluster.adapters.catalog import AdapterCatalog
@@ -11,7 +12,7 @@ from cluster.config import RouterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterKey, AdapterManifest
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ConfigError
-from router_service.artifacts import MANIFEST_FILE
+from router_service.artifacts import MANIFEST_FILE, save_artifact
 from router_service.routers.base import RouterFailed
 from router_service.routers.kind import RouterContext
 from router_service.routers.registry import default_registry
@@ -41,6 +42,15 @@ def test_every_prompt_gets_the_mixture(tmp_path: Path) -> None:
         assert router.route(text, ALIASES).weights == (("sql", 0.7), ("json", -1.25))
     assert router.route("", frozenset({"sql", "json"})).weights
     assert router.declares.needs == frozenset()
+
+
+def test_a_weight_that_no_model_could_answer_with_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"sql=1e\+38: .* from -1000 to 1000"):
+        save_static(tmp_path, {"sql": 1e38})
+    manifest = save_static(tmp_path, {"sql": 1.0})
+    save_artifact(tmp_path, manifest, {"weights": np.array([-1e38])})
+    with pytest.raises(ConfigError, match=r"sql=-1e\+38"):
+        _build(tmp_path)
 
 
 def test_a_tenant_without_one_of_the_adapters_gets_no_part_of_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 from cluster.adapters.budget import ByteBudget
 from cluster.adapters.sources.files import KEPT_FILES, check_complete
 from cluster.adapters.sources.http import HttpFiles
-from cluster.errors import AdapterSourceNotFound, AdapterSourceRefused
+from cluster.errors import AdapterError, AdapterSourceNotFound, AdapterSourceRefused
 
 HUB_ENDPOINT = "https://huggingface.co"
 
@@ -47,17 +47,18 @@ class HubSource:
         """Download the adapter's files.
 
         Raises:
-            AdapterSourceRefused: the id or revision is not well formed.
             AdapterSourceNotFound: no such repository or revision, or it holds no adapter.
-            AdapterError: as ``AdapterSource.fetch``.
+            AdapterError: the id or revision is not well formed; or as ``AdapterSource.fetch``.
         """
         if not _REPO.fullmatch(self._repo_id) or ".." in self._repo_id:
-            raise AdapterSourceRefused(
-                f"hub: expected an id such as 'owner/name', found {self._repo_id[:100]!r}"
+            raise AdapterError(
+                f"hub: expected an id such as 'owner/name', found {self._repo_id[:100]!r}",
+                param="source.hub",
             )
         if not _REVISION.fullmatch(self._revision) or ".." in self._revision:
-            raise AdapterSourceRefused(
-                f"hub: expected a branch, tag or commit, found {self._revision[:100]!r}"
+            raise AdapterError(
+                f"revision: expected a branch, tag or commit, found {self._revision[:100]!r}",
+                param="source.revision",
             )
         headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
         revision = self._revision

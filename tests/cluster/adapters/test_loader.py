@@ -1,5 +1,6 @@
 """Loaded tensors are PEFT's, and whatever does not fit is refused with what was expected."""
 
+import dataclasses
 import json
 
 import peft
@@ -13,8 +14,10 @@ from cluster.config import AdapterConfig
 from cluster.errors import (
     AdapterError,
     AdapterLoadFailed,
+    AdapterNotFinite,
     AdapterRankTooHigh,
     AdapterTooLarge,
+    AdapterWrongBase,
 )
 
 LIMITS = AdapterConfig(max_rank=8)
@@ -96,6 +99,37 @@ def test_another_base_is_refused(tmp_path, write_adapter, base):
     other = write_adapter(tmp_path / "other", notes={"base_digest": "base-2"})
     with pytest.raises(AdapterError, match="trained on base base-2, but the base served is base-1"):
         load_adapter(other, base, LIMITS)
+
+
+def test_the_name_of_another_base_is_refused(tmp_path, write_adapter, base):
+    served = dataclasses.replace(base, model_id="org/model-1B-Instruct")
+    folder = write_adapter(tmp_path / "x")
+
+    def load(name, **limits):
+        config = json.loads((folder / "adapter_config.json").read_text())
+        config["base_model_name_or_path"] = name
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        return load_adapter(folder, served, AdapterConfig(max_rank=8, **limits))
+
+    for name in ("org/model-1B-Instruct", "mirror/Model-1b-instruct", "/models/other", "", None):
+        load(name)
+    for name in ("org/model-1B", "meta-llama/Llama-3-8B"):
+        with pytest.raises(AdapterWrongBase, match=f"base_model_name_or_path: trained on {name}"):
+            load(name)
+        load(name, base_check="shapes")
+    write_adapter(folder, notes={"base_digest": base.digest})
+    load("org/its-name-before")
+
+
+@pytest.mark.parametrize(
+    "config", [{"lora_alpha": 1e300}, {"alpha_pattern": {"q_proj": -4.1e4}}, {"lora_alpha": 1e308}]
+)
+def test_a_scaling_that_no_model_could_answer_with_is_refused(
+    tmp_path, write_adapter, base, config
+):
+    folder = write_adapter(tmp_path / "x", **config)
+    with pytest.raises(AdapterNotFinite, match=r"alpha.*: expected a scaling of at most 10000"):
+        load_adapter(folder, base, LIMITS)
 
 
 def test_limits_hold_before_data_is_read(tmp_path, write_adapter, base):

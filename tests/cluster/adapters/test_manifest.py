@@ -216,11 +216,28 @@ def test_missing_files_are_named(tmp_path, write_adapter, name):
 
 @pytest.mark.parametrize(
     ("notes", "key"),
-    [({"base_digest": 3}, "base_digest"), ({"description": []}, "description"), ([1], "object")],
+    [
+        ({"base_digest": 3}, "base_digest"),
+        ({"description": []}, "description"),
+        ([1], "object"),
+        ({"description": "red \x1b[31m"}, r"description: found the control character U\+001B"),
+        ({"tags": ["fine", "evil \u202e"]}, r"tags\[1\]: found the control character U\+202E"),
+        ({"description": "a" * 2001}, "description: expected at most 2000 characters, found 2001"),
+        ({"tags": ["a"] * 33}, "tags: expected at most 32, found 33"),
+    ],
 )
 def test_malformed_notes_are_named(tmp_path, write_adapter, notes, key):
     with pytest.raises(AdapterError, match=key):
         read_manifest(write_adapter(tmp_path / "x", notes=notes))
+
+
+def test_notes_may_be_in_any_language(tmp_path, write_adapter):
+    notes = {
+        "description": "Größe\u00a0– 大きさ\n\tzwei \U0001f469\u200d\U0001f680",
+        "tags": ["ümläut"],
+    }
+    manifest, tags = read_manifest(write_adapter(tmp_path / "x", notes=notes))
+    assert (manifest.description, list(tags)) == (notes["description"], notes["tags"])
 
 
 def test_rslora_scaling_is_alpha_over_the_root_of_r(tmp_path, write_adapter):

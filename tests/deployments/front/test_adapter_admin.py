@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -200,6 +201,15 @@ async def test_nothing_can_be_added_without_a_store(tmp_path: Path) -> None:
     bench = Bench(tmp_path, store_dir=None)
     with pytest.raises(AdapterSourceRefused, match="store_dir"):
         await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
+
+
+async def test_no_name_is_pointed_to_what_is_not_stored_any_more(bench: Bench) -> None:
+    name = await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
+    await bench.admin.switch(name.digest, Wanted("two"), ADMIN)
+    shutil.rmtree(next((bench.folder / "store").glob(f"*/{name.digest}")))
+    with pytest.raises(AdapterLoadFailed, match="its files"):
+        await bench.admin.switch(name.digest, Wanted("three"), ADMIN)
+    assert set(bench.served()) == {"shared/one", "shared/two"}
 
 
 async def test_verify_reads_the_bytes(bench: Bench) -> None:
