@@ -1,5 +1,7 @@
 """``braid adapters``: what changes the adapters of a running cluster."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -9,12 +11,13 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.errors import ConfigError
+from cluster.errors import AdapterConflict, ConfigError
 from deployments.cli import console
 from deployments.cli.client import BraidClient, find_target
 from deployments.cli.generations import ROUTES, ask_about, full_digest
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
 from deployments.cli.pack import packed
+from deployments.cli.refusal import advised
 
 ADMIN = "admin"
 DIGEST_CHARACTERS = 12
@@ -82,13 +85,11 @@ def add(
         if expect is not None:
             fields["expected"] = full_digest(client, expect)
         where = None if on_server else _local(source)
-        if where is None:
-            card = client.post(ROUTES, {**fields, "source": _source(source, on_server)}).body
-        else:
-            query = {**fields, "replace": str(replace).lower()}
-            query["grants"] = ",".join(grant or ())
-            with packed(where) as archive:
-                card = client.upload(ROUTES, {k: v for k, v in query.items() if v != ""}, archive)
+        with _conflict_advised(replace, expect):
+            if where is None:
+                card = client.post(ROUTES, {**fields, "source": _source(source, on_server)}).body
+            else:
+                card = _upload(client, fields, where)
     _show(card, as_json, "serving")
     if where is not None and (where / ROUTER_FILE).is_file():
         console.note(f"it has routers of its modules: `braid router add {name} {where}`")
@@ -217,6 +218,25 @@ def verify(
             client, name, lambda meant: client.post(_path(meant, "verify", tenant=tenant), {}).body
         )
     console.plain(f"intact: {answer['generation']}")
+
+
+def _upload(client: BraidClient, fields: dict[str, Any], where: Path) -> dict[str, Any]:
+    query = {**fields, "replace": str(fields["replace"]).lower()}
+    if "grants" in fields:
+        query["grants"] = ",".join(fields["grants"])
+    with packed(where) as archive:
+        return client.upload(ROUTES, query, archive)
+
+
+@contextmanager
+def _conflict_advised(replace: bool, expect: str | None) -> Iterator[None]:
+    """A name that exists: how to say on the command line that it may."""
+    try:
+        yield
+    except AdapterConflict as error:
+        if replace or expect is not None or error.param != "expected":
+            raise
+        raise advised(error, "that is --expect DIGEST here, or --replace") from error.__cause__
 
 
 def _pin(name: str, tenant: str | None, pinned: bool, key: str | None, url: str | None) -> None:

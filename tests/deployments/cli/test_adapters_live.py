@@ -148,7 +148,9 @@ def test_a_refusal_is_one_message(run: Callable[..., Any], server: Any) -> None:
     refusal = {"error": {"code": "adapter_in_use", "message": "the adapter 'mine' is pinned"}}
     server.answer("DELETE", f"{ROUTES}/mine", refusal, status=409)
     result = run("rm", "mine")
-    assert (result.exit_code, "is pinned" in result.stderr) == (1, True)
+    assert (result.exit_code, result.stdout) == (1, "")
+    words = " ".join(result.stderr.split())
+    assert "'mine' is pinned; that is --force here (adapter_in_use)" in words
     server.answer("POST", f"{ROUTES}/{A}/verify", {"generation": A, "intact": True})
     assert f"intact: {A}" in run("verify", A).stdout
 
@@ -194,6 +196,7 @@ def test_what_is_neither_name_nor_digest(run: Callable[..., Any], server: Any, w
     result = run("rm", wanted)
     assert result.exit_code == 1
     assert "there is no such adapter" in result.stderr
+    assert "(adapter_not_found)" in result.stderr
     assert [method for method, _, _ in asked(server) if method == "DELETE"] == ["DELETE"]
 
 
@@ -215,3 +218,38 @@ def test_several_generations_that_begin_so_are_counted(
         result = run(*words)
         assert result.exit_code == 1
         assert "beef: 2 generations begin so; give more digits" in result.stderr
+
+
+def test_a_name_that_exists_and_what_to_do_about_it(run: Callable[..., Any], server: Any) -> None:
+    error = {
+        "code": "adapter_conflict",
+        "message": "'mine' exists already; to replace it, send that as the expected generation",
+        "param": "expected",
+    }
+    server.answer("POST", ROUTES, {"error": error}, status=409)
+    result = run("add", "mine", "hub:org/repo")
+    assert result.exit_code == 1
+    words = " ".join(result.stderr.split())
+    assert "that is --expect DIGEST here, or --replace (adapter_conflict)" in words
+    expecting = " ".join(run("add", "mine", "hub:org/repo", "--expect", "aaaa").stderr.split())
+    assert "--replace" not in expecting
+    assert "(adapter_conflict)" in expecting
+
+
+def test_an_error_for_programs_has_the_servers_fields(run: Callable[..., Any], server: Any) -> None:
+    error = {"code": "adapter_conflict", "message": "no", "param": "name", "type": "of_409"}
+    server.answer("POST", f"{ROUTES}/mine/rollback", {"error": error}, status=409)
+    result = run("rollback", "mine", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"error": error}
+    assert "error: no (adapter_conflict)" in result.stderr
+    assert run("rollback", "mine").stdout == ""
+
+
+def test_an_error_that_no_server_said_for_programs(run: Callable[..., Any], server: Any) -> None:
+    result = run("alias", "mine", "c", "--json")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["param"]) == ("config_invalid", None)
+    assert error["message"] in result.stderr
+    assert "(config_invalid)" not in result.stderr
