@@ -1,5 +1,7 @@
 """``braid adapters``: what changes the adapters of a running cluster."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -9,18 +11,25 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.errors import ConfigError
+from cluster.errors import AdapterConflict, ConfigError
 from deployments.cli import console
 from deployments.cli.client import BraidClient, find_target
+from deployments.cli.generations import ROUTES, ask_about, full_digest
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
 from deployments.cli.pack import packed
+from deployments.cli.refusal import advised
 
 ADMIN = "admin"
-ROUTES = "/admin/v1/adapters"
 DIGEST_CHARACTERS = 12
 ROUTER_FILE = "router.json"
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
+NameOrDigestArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|DIGEST", help="Of a digest its first characters will do, at least four."
+    ),
+]
 OwnerOption = Annotated[
     str | None,
     typer.Option("--tenant", metavar="NAME", help="A tenant's own adapter. Default: a shared one."),
@@ -74,22 +83,20 @@ def add(
         fields["grants"] = grant
     with _client(url, key) as client:
         if expect is not None:
-            fields["expected"] = _full(client, expect)
+            fields["expected"] = full_digest(client, expect)
         where = None if on_server else _local(source)
-        if where is None:
-            card = client.post(ROUTES, {**fields, "source": _source(source, on_server)}).body
-        else:
-            query = {**fields, "replace": str(replace).lower()}
-            query["grants"] = ",".join(grant or ())
-            with packed(where) as archive:
-                card = client.upload(ROUTES, {k: v for k, v in query.items() if v != ""}, archive)
+        with _conflict_advised(replace, expect):
+            if where is None:
+                card = client.post(ROUTES, {**fields, "source": _source(source, on_server)}).body
+            else:
+                card = _upload(client, fields, where)
     _show(card, as_json, "serving")
     if where is not None and (where / ROUTER_FILE).is_file():
         console.note(f"it has routers of its modules: `braid router add {name} {where}`")
 
 
 def show(
-    name: NameArgument,
+    name: NameOrDigestArgument,
     tenant: OwnerOption = None,
     key: KeyOption = None,
     url: UrlOption = None,
@@ -97,7 +104,7 @@ def show(
 ) -> None:
     """Show an adapter: its generation, its history, and which replicas hold it."""
     with _client(url, key) as client:
-        card = client.get(_path(name, tenant=tenant))
+        card = ask_about(client, name, lambda meant: client.get(_path(meant, tenant=tenant)))
     if as_json:
         console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
         return
@@ -131,7 +138,7 @@ def alias(
 ) -> None:
     """Point a name, old or new, to a generation that is registered."""
     with _client(url, key) as client:
-        body: dict[str, Any] = {"generation": _full(client, generation)}
+        body: dict[str, Any] = {"generation": full_digest(client, generation)}
         body |= _meant(client, tenant, expect)
         card = client.post(_path(name, "alias"), body).body
     _show(card, as_json, "points to")
@@ -172,7 +179,7 @@ def unpin(
 
 
 def remove(
-    name: Annotated[str, typer.Argument(metavar="NAME|DIGEST")],
+    name: NameOrDigestArgument,
     tenant: OwnerOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also a pinned one, or a generation that names have.")
@@ -182,11 +189,16 @@ def remove(
     url: UrlOption = None,
 ) -> None:
     """Remove an adapter. Requests that run end with it; then its memory and files are freed."""
+    forced = "true" if force else None
     with _client(url, key) as client:
-        expected = None if expect is None else _full(client, expect)
-        forced = "true" if force else None
-        answer = client.delete(_path(name, tenant=tenant, force=forced, expected=expected))
-    console.out.print(Text(f"{name} removed", style="bold green"))
+        if expect is None:
+            answer = ask_about(
+                client, name, lambda meant: client.delete(_path(meant, tenant=tenant, force=forced))
+            )
+        else:  # of a name alone
+            expected = full_digest(client, expect)
+            answer = client.delete(_path(name, tenant=tenant, force=forced, expected=expected))
+    console.out.print(Text(f"{answer['name']} removed", style="bold green"))
     for digest in answer["freed"]:
         console.plain(f"  freed {digest}")
     for waiting in answer["waiting"]:
@@ -195,15 +207,36 @@ def remove(
 
 
 def verify(
-    name: Annotated[str, typer.Argument(metavar="NAME|DIGEST")],
+    name: NameOrDigestArgument,
     tenant: OwnerOption = None,
     key: KeyOption = None,
     url: UrlOption = None,
 ) -> None:
     """Read an adapter's files anew and compare them with the digest."""
     with _client(url, key) as client:
-        answer = client.post(_path(name, "verify", tenant=tenant), {}).body
+        answer = ask_about(
+            client, name, lambda meant: client.post(_path(meant, "verify", tenant=tenant), {}).body
+        )
     console.plain(f"intact: {answer['generation']}")
+
+
+def _upload(client: BraidClient, fields: dict[str, Any], where: Path) -> dict[str, Any]:
+    query = {**fields, "replace": str(fields["replace"]).lower()}
+    if "grants" in fields:
+        query["grants"] = ",".join(fields["grants"])
+    with packed(where) as archive:
+        return client.upload(ROUTES, query, archive)
+
+
+@contextmanager
+def _conflict_advised(replace: bool, expect: str | None) -> Iterator[None]:
+    """A name that exists: how to say on the command line that it may."""
+    try:
+        yield
+    except AdapterConflict as error:
+        if replace or expect is not None or error.param != "expected":
+            raise
+        raise advised(error, "that is --expect DIGEST here, or --replace") from error.__cause__
 
 
 def _pin(name: str, tenant: str | None, pinned: bool, key: str | None, url: str | None) -> None:
@@ -225,25 +258,8 @@ def _path(name: str, action: str = "", **query: str | None) -> str:
 def _meant(client: BraidClient, tenant: str | None, expect: str | None) -> dict[str, Any]:
     body: dict[str, Any] = {} if tenant is None else {"tenant": tenant}
     if expect is not None:
-        body["expected"] = _full(client, expect)
+        body["expected"] = full_digest(client, expect)
     return body
-
-
-def _full(client: BraidClient, prefix: str) -> str:
-    """The one registered generation that begins so.
-
-    Raises:
-        ConfigError: none, or several.
-    """
-    if len(prefix) == 64:
-        return prefix
-    listed = client.get(ROUTES)
-    known: set[str] = {step["generation"] for card in listed["data"] for step in card["history"]}
-    known |= {card["generation"] for card in listed["other_generations"]}
-    found = sorted(digest for digest in known if digest.startswith(prefix))
-    if len(found) != 1:
-        raise ConfigError(f"{prefix}: {len(found)} generations begin so; give more of the digest")
-    return found[0]
 
 
 def _local(source: str) -> Path | None:

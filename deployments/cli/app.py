@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import orjson
 import typer
 from typer.core import TyperGroup
 
@@ -12,6 +13,8 @@ from deployments.cli.bench import bench_app
 from deployments.cli.demo import demo_app
 from deployments.cli.fusion import fusion_app
 from deployments.cli.model import model_app
+from deployments.cli.options import JSON_WANTED
+from deployments.cli.refusal import error_body
 from deployments.cli.router import router_app
 from deployments.cli.tenants import tenants_app
 from deployments.cli.train import train_app
@@ -20,12 +23,18 @@ INTERRUPTED = 130
 
 
 class BraidGroup(TyperGroup):
-    """An error made on purpose becomes one message and status 1; Ctrl-C is quiet."""
+    """An error made on purpose becomes one message and status 1; Ctrl-C is quiet.
+
+    With --json the error is on stdout as well, as JSON.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except BraidError as error:
+            if ctx.meta.get(JSON_WANTED):
+                body = orjson.dumps(error_body(error), option=orjson.OPT_INDENT_2)
+                console.plain(body.decode())
             console.show_error(error)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:

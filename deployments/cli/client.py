@@ -11,7 +11,7 @@ import orjson
 
 from cluster.config import Settings, state_folder
 from cluster.errors import BraidError, ConfigError, DecisionNotFound, StoreUnavailable
-from cluster.errors import error_from_code as known_error
+from deployments.cli.refusal import refused
 from deployments.local.lifecycle import find_running
 from deployments.local.state import StateDir
 
@@ -19,15 +19,6 @@ TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0
 EVENT_PREFIX = "data: "
 END_OF_EVENTS = "[DONE]"
-HINTS = {
-    "invalid_api_key": "give one with --key or --tenant, or set BRAID_API_KEY",
-    "permission_denied": "use an administrator's with --key",
-    "adapter_not_found": "`braid adapters list` shows what there is",
-    "router_not_found": "`braid router list` shows what there is",
-    "router_conflict": "that is --replace here",
-    "model_not_found": "`braid adapters list` shows what there is",
-}
-"""By the error's code: what a person at the command line can do."""
 ARCHIVE_TYPE = "application/octet-stream"
 BLOCK_BYTES = 2**18
 ANY_INTERFACE = "://0.0.0.0:"
@@ -260,7 +251,7 @@ def _pieces(response: httpx2.Response) -> Iterator[str]:
             return
         event = orjson.loads(data)
         if "error" in event:
-            raise _refusal(event["error"])
+            raise refused(event["error"])
         for choice in event["choices"]:
             text = choice["delta"].get("content")
             if text:
@@ -282,11 +273,4 @@ def _object(response: httpx2.Response) -> dict[str, Any]:
     problem = body.get("error")
     if not isinstance(problem, dict):
         raise NoServer(f"{response.request.url} answered {response.status_code}: {body}")
-    raise _refusal(problem)
-
-
-def _refusal(problem: Mapping[str, Any]) -> BraidError:
-    """The server's error, with what can be done about it from here."""
-    error = known_error(str(problem.get("code")), str(problem.get("message")))
-    hint = HINTS.get(error.code)
-    return error if hint is None else type(error)(f"{error.message}; {hint}")
+    raise refused(problem)

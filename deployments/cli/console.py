@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import BraidError
+from deployments.cli.refusal import code_of
 
 BAR_WIDTH = 24
 EIGHTHS = " ▏▎▍▌▋▊▉"
@@ -28,8 +29,10 @@ err = Console(stderr=True, highlight=False)
 
 
 def show_error(error: BraidError) -> None:
-    """One red message; it says what is wrong and how to mend it."""
-    err.print(Text("error: ", style="bold red") + Text(error.message, style="red"))
+    """One red message: what is wrong, how to mend it, and the code of a server's error."""
+    code = code_of(error)
+    words = Text("error: ", style="bold red") + Text(error.message, style="red")
+    err.print(words if code is None else words + Text(f" ({code})", style="dim"))
 
 
 def note(message: str) -> None:

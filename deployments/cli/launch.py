@@ -1,5 +1,6 @@
 """What ``braid up`` is asked for, checked in full before anything starts."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from cluster.adapters.catalog import AdapterCatalog
 from cluster.config import AppConfig, RouterConfig, Settings
 from cluster.domain.adapter import AdapterEntry
 from cluster.engine.model_source import ModelLocation
-from cluster.errors import ConfigError
+from cluster.errors import AdapterSourceRefused, ConfigError
 from deployments.local.demo import DEMO_RIGHTS, demo_config
 from deployments.local.lifecycle import default_threads
 from deployments.local.registered import registered_adapters
@@ -19,6 +20,7 @@ from deployments.local.state import StateDir, read_json
 
 REDIS_TIMEOUT_S = 3.0
 SECRET_FIELDS = ("redis_url", "signing_key")
+SOURCE_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#\s]+(/[^?#\s]*)?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,8 @@ class Wish:
     tenants: Path | None = None
     routers: tuple[str, ...] = ()  # DIR or NAME=DIR
     slots: int | None = None  # adapters at once, per replica
+    sources: Path | None = None  # whose folders may be added; the state folder has one
+    source_urls: tuple[str, ...] = ()  # schemes, or beginnings of URLs
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,7 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
     Raises:
         ConfigError: the first thing that is wrong, with its path.
     """
-    config = _config(wish, settings)
+    config = _config(wish, state, settings)
     if wish.adapters is not None and wish.no_demo:
         raise ConfigError("--no-demo means no adapters at all; leave it out beside --adapters")
     if wish.adapters is None and not wish.no_demo:
@@ -144,7 +148,7 @@ def _flat(config: AppConfig) -> dict[str, Any]:
     return values
 
 
-def _config(wish: Wish, settings: Settings) -> AppConfig:
+def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
     """Paths are absolute: the supervisor works in another folder."""
     redis_url = wish.redis_url
     if redis_url is None and settings.redis_url is not None:
@@ -160,7 +164,11 @@ def _config(wish: Wish, settings: Settings) -> AppConfig:
             "quantize": wish.quantize,
             "threads": wish.threads if wish.threads is not None else default_threads(wish.replicas),
         },
-        "adapters": {"slots": wish.slots},
+        "adapters": {
+            "slots": wish.slots,
+            "source_dir": _sources(wish.sources, state),
+            "source_urls": tuple(_source_url(url) for url in wish.source_urls) or None,
+        },
         "front": {"host": wish.host, "port": wish.port},
         "replica": {"replicas": wish.replicas},
         "controller": {"policy_file": wish.policy.resolve() if wish.policy else None},
@@ -198,6 +206,34 @@ def _router(text: str) -> RouterConfig:
     if not folder.is_dir():
         raise ConfigError(f"--router {text}: {folder} is no folder")
     return RouterConfig(name=name or folder.name, path=folder)
+
+
+def _sources(folder: Path | None, state: StateDir) -> Path:
+    if folder is None:
+        return state.sources.resolve()
+    found = folder.expanduser().resolve()
+    if not found.is_dir():
+        raise ConfigError(f"--sources {folder}: {found} is no folder")
+    return found
+
+
+def _source_url(url: str) -> str:
+    """An entry of the list of permitted sources: it must permit itself, and not more by mistake."""
+    from cluster.adapters.sources.allow_list import AllowList, without_secrets
+
+    shown = without_secrets(url)
+    if not SOURCE_URL.fullmatch(url):
+        raise ConfigError(
+            f"--source-url {shown}: expected a scheme such as s3://, or the beginning of a URL "
+            "such as https://models.example.com/adapters, without query"
+        )
+    try:
+        AllowList((url,)).check(url)
+    except AdapterSourceRefused as error:
+        raise ConfigError(f"--source-url {error.message}") from error
+    except ValueError as error:
+        raise ConfigError(f"--source-url {shown}: not a URL: {error}") from error
+    return url
 
 
 def _scan(config: AppConfig) -> AdapterCatalog:

@@ -49,6 +49,24 @@ def up(
     no_demo: Annotated[
         bool, typer.Option("--no-demo", help="No adapters at all.", rich_help_panel=WHAT)
     ] = False,
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder under which administrators may name folders to add as adapters. "
+            "Default: sources in the state folder.",
+            rich_help_panel=OPERATOR,
+        ),
+    ] = None,
+    source_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="A scheme (s3://) or beginning of URLs from which adapters may be fetched; may be "
+            "given again. Default: none.",
+            rich_help_panel=OPERATOR,
+        ),
+    ] = None,
     tenants: Annotated[
         Path | None,
         typer.Option(
@@ -150,6 +168,8 @@ def up(
         tenants=tenants,
         routers=tuple(router or ()),
         slots=slots,
+        sources=sources,
+        source_urls=tuple(source_url or ()),
     )
     with console.spinner("checking files"):
         launch = plan_launch(wish, state, settings)

@@ -30,6 +30,7 @@ class StateDir:
                 root.chmod(0o700)
             (root / "logs").mkdir(exist_ok=True)
             (root / "valkey").mkdir(exist_ok=True)
+            (root / "sources").mkdir(exist_ok=True)
         except OSError as error:
             raise ConfigError(f"state folder {root}: {error.strerror}") from error
         return cls(root)
@@ -78,6 +79,11 @@ class StateDir:
     def adapter_store(self) -> Path:
         """Files of the adapters that were added, and the journal of their names."""
         return self.root / "adapters"
+
+    @property
+    def sources(self) -> Path:
+        """Folders in it may be named to be added as adapters; its owner puts them there."""
+        return self.root / "sources"
 
     def signing_key(self) -> str:
         """The key that signs decisions; made at first use."""

@@ -112,7 +112,8 @@ def test_switching_takes_the_beginning_of_a_digest(run: Callable[..., Any], serv
     assert asked(server)[-1][2] == {"generation": B, "expected": A}
     unknown = run("alias", "mine", "c")
     assert unknown.exit_code == 1
-    assert "0 generations" in unknown.stderr
+    assert "c: no generation begins so" in unknown.stderr
+    assert "give more" not in unknown.stderr
     server.answer("POST", f"{ROUTES}/mine/rollback", card(A))
     assert A in run("rollback", "mine", "--tenant", "acme").stdout
     assert asked(server)[-1][2] == {"tenant": "acme"}
@@ -135,7 +136,7 @@ def test_pins(run: Callable[..., Any], server: Any) -> None:
 
 def test_removing_says_what_is_freed_and_what_is_not(run: Callable[..., Any], server: Any) -> None:
     waiting = [{"generation": B, "residency": [{"leases": 1}, {"leases": 2}]}]
-    answer = {"freed": [A], "waiting": waiting}
+    answer = {"name": "mine", "freed": [A], "waiting": waiting}
     server.answer("DELETE", f"{ROUTES}/mine?force=true", answer, status=202)
     result = run("rm", "mine", "--force")
     assert result.exit_code == 0, result.output
@@ -147,6 +148,108 @@ def test_a_refusal_is_one_message(run: Callable[..., Any], server: Any) -> None:
     refusal = {"error": {"code": "adapter_in_use", "message": "the adapter 'mine' is pinned"}}
     server.answer("DELETE", f"{ROUTES}/mine", refusal, status=409)
     result = run("rm", "mine")
-    assert (result.exit_code, "is pinned" in result.stderr) == (1, True)
+    assert (result.exit_code, result.stdout) == (1, "")
+    words = " ".join(result.stderr.split())
+    assert "'mine' is pinned; that is --force here (adapter_in_use)" in words
     server.answer("POST", f"{ROUTES}/{A}/verify", {"generation": A, "intact": True})
     assert f"intact: {A}" in run("verify", A).stdout
+
+
+def missing(server: Any, method: str, path: str) -> None:
+    refusal = {"error": {"code": "adapter_not_found", "message": "there is no such adapter"}}
+    server.answer(method, path, refusal, status=404)
+
+
+@pytest.mark.parametrize(("beginning", "digest"), [("aaaa", A), ("b" * 12, B)])
+@pytest.mark.parametrize(
+    ("verb", "method", "action"),
+    [("rm", "DELETE", ""), ("verify", "POST", "/verify"), ("show", "GET", "")],
+)
+def test_the_beginning_of_a_digest_stands_for_it(
+    run: Callable[..., Any],
+    server: Any,
+    verb: str,
+    method: str,
+    action: str,
+    beginning: str,
+    digest: str,
+) -> None:
+    missing(server, method, f"{ROUTES}/{beginning}{action}")
+    answer = card(digest, name=digest, freed=[digest], waiting=[])
+    server.answer(method, f"{ROUTES}/{digest}{action}", answer)
+    result = run(verb, beginning)
+    assert result.exit_code == 0, result.output
+    assert digest in result.stdout
+    assert asked(server)[-1][:2] == (method, f"{ROUTES}/{digest}{action}")
+
+
+def test_a_name_comes_before_a_digest_that_begins_so(run: Callable[..., Any], server: Any) -> None:
+    answer = {"name": "aaaa", "freed": [], "waiting": []}
+    server.answer("DELETE", f"{ROUTES}/aaaa", answer)
+    assert "aaaa removed" in run("rm", "aaaa").stdout
+    assert [path for _, path, _ in asked(server)] == [f"{ROUTES}/aaaa"]
+
+
+@pytest.mark.parametrize("wanted", ["aaa", "cccc", "aaaa-lora"], ids=["short", "none", "no digest"])
+def test_what_is_neither_name_nor_digest(run: Callable[..., Any], server: Any, wanted: str) -> None:
+    missing(server, "DELETE", f"{ROUTES}/{wanted}")
+    result = run("rm", wanted)
+    assert result.exit_code == 1
+    assert "there is no such adapter" in result.stderr
+    assert "(adapter_not_found)" in result.stderr
+    assert [method for method, _, _ in asked(server) if method == "DELETE"] == ["DELETE"]
+
+
+def test_a_name_that_must_point_somewhere_is_no_digest(
+    run: Callable[..., Any], server: Any
+) -> None:
+    missing(server, "DELETE", f"{ROUTES}/aaaa?expected={A}")
+    assert run("rm", "aaaa", "--expect", "aaaa").exit_code == 1
+    assert [method for method, _, _ in asked(server) if method == "DELETE"] == ["DELETE"]
+
+
+def test_several_generations_that_begin_so_are_counted(
+    run: Callable[..., Any], server: Any
+) -> None:
+    others = [{"generation": f"beef{digit}" + "0" * 59} for digit in "12"]
+    server.answer("GET", ROUTES, {"data": [card(A)], "other_generations": others})
+    missing(server, "POST", f"{ROUTES}/beef/verify")
+    for words in (("verify", "beef"), ("alias", "mine", "beef")):
+        result = run(*words)
+        assert result.exit_code == 1
+        assert "beef: 2 generations begin so; give more digits" in result.stderr
+
+
+def test_a_name_that_exists_and_what_to_do_about_it(run: Callable[..., Any], server: Any) -> None:
+    error = {
+        "code": "adapter_conflict",
+        "message": "'mine' exists already; to replace it, send that as the expected generation",
+        "param": "expected",
+    }
+    server.answer("POST", ROUTES, {"error": error}, status=409)
+    result = run("add", "mine", "hub:org/repo")
+    assert result.exit_code == 1
+    words = " ".join(result.stderr.split())
+    assert "that is --expect DIGEST here, or --replace (adapter_conflict)" in words
+    expecting = " ".join(run("add", "mine", "hub:org/repo", "--expect", "aaaa").stderr.split())
+    assert "--replace" not in expecting
+    assert "(adapter_conflict)" in expecting
+
+
+def test_an_error_for_programs_has_the_servers_fields(run: Callable[..., Any], server: Any) -> None:
+    error = {"code": "adapter_conflict", "message": "no", "param": "name", "type": "of_409"}
+    server.answer("POST", f"{ROUTES}/mine/rollback", {"error": error}, status=409)
+    result = run("rollback", "mine", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == {"error": error}
+    assert "error: no (adapter_conflict)" in result.stderr
+    assert run("rollback", "mine").stdout == ""
+
+
+def test_an_error_that_no_server_said_for_programs(run: Callable[..., Any], server: Any) -> None:
+    result = run("alias", "mine", "c", "--json")
+    assert result.exit_code == 1
+    error = json.loads(result.stdout)["error"]
+    assert (error["code"], error["param"]) == ("config_invalid", None)
+    assert error["message"] in result.stderr
+    assert "(config_invalid)" not in result.stderr

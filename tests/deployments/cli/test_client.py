@@ -9,6 +9,7 @@ import pytest
 
 from cluster.errors import (
     AuthenticationFailed,
+    BraidError,
     ConfigError,
     EngineError,
     ModelNotFound,
@@ -17,6 +18,7 @@ from cluster.errors import (
 )
 from cluster.tenancy.keys import write_keys
 from deployments.cli.client import BraidClient, NoServer, Target, find_target
+from deployments.cli.refusal import code_of, error_body
 from deployments.local.state import StateDir
 
 FOREIGN = "http://elsewhere:8000"
@@ -50,6 +52,15 @@ def test_refusals_become_our_errors(status: int, code: str, kind: type[Exception
         server.stream_chat({}),
     ):
         pass
+
+
+@pytest.mark.parametrize("code", ["rate_limit_exceeded", "of_a_newer_server", "not_found"])
+def test_a_refusal_keeps_its_code(code: str) -> None:
+    with refusing(429, code) as server, pytest.raises(BraidError) as error:
+        server.get("/v1/models")
+    assert code_of(error.value) == code
+    assert error.value.message == "the server's words"
+    assert error_body(error.value)["error"]["code"] == code
 
 
 def test_a_refused_key_says_what_to_do() -> None:

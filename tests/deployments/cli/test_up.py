@@ -121,6 +121,56 @@ def test_a_router_folder_must_exist(braid: Braid, state: StateDir, tmp_path: Pat
     assert f"{tmp_path}/none is no folder" in result.stderr
 
 
+def test_folders_may_be_added_from_the_state_folder_or_another(
+    state: StateDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unset = plan(state, no_demo=True).config.adapters
+    assert (unset.source_dir, unset.source_urls) == (state.sources.resolve(), ())
+    assert state.sources.is_dir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert plan(state, sources=Path("mine")).config.adapters.source_dir == tmp_path / "mine"
+
+
+def test_sources_must_be_a_folder(braid: Braid, state: StateDir, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("none", "file"):
+        result = braid("up", "--no-demo", "--sources", tmp_path / name)
+        assert result.exit_code == 1
+        assert f"{tmp_path / name} is no folder" in result.stderr
+
+
+def test_urls_to_fetch_from_reach_the_fronts(state: StateDir) -> None:
+    urls = ("s3://", "https://models.example.com:8443/adapters/")
+    assert plan(state, source_urls=urls).config.adapters.source_urls == urls
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("models.example.com", "expected a scheme"),
+        ("https:models.example.com", "expected a scheme"),
+        ("https:///adapters", "expected a scheme"),
+        ("https://models.example.com/adapters?token=hush", "without query"),
+        ("https://models.example.com/a b", "expected a scheme"),
+        ("file:///etc", "expected a scheme"),
+        ("file://", "never permitted"),
+        ("https://me:hush@models.example.com", "without user and password"),
+        ("https://models.example.com/../x", "without '..'"),
+        ("https://models.example.com:port", "not a URL"),
+        ("https://[", "not a URL"),
+    ],
+)
+def test_urls_that_permit_nothing_or_too_much_are_refused(
+    braid: Braid, state: StateDir, url: str, why: str
+) -> None:
+    result = braid("up", "--no-demo", "--source-url", "s3://", "--source-url", url)
+    assert result.exit_code == 1
+    assert "--source-url " in result.stderr
+    assert why in " ".join(result.stderr.split())
+    assert "hush" not in result.stderr
+
+
 def test_rights_to_adapters_that_do_not_exist_are_refused(
     braid: Braid, state: StateDir, adapters: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -260,7 +310,8 @@ def test_the_defaults_stay_those_of_the_configuration(state: StateDir) -> None:
     written = json.loads(config.model_dump_json(exclude_unset=True))
     assert "host" not in written.get("front", {})
     assert config.front == AppConfig().front
-    assert config.adapters == AppConfig().adapters
+    assert written["adapters"] == {"source_dir": str(state.sources)}
+    assert config.adapters.model_copy(update={"source_dir": None}) == AppConfig().adapters
 
 
 def test_replicas_that_do_not_fit_together_are_refused(
