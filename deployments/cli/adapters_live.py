@@ -92,7 +92,18 @@ def add(
                 card = _upload(client, fields, where)
     _show(card, as_json, "serving")
     if where is not None and (where / ROUTER_FILE).is_file():
-        console.note(f"it has routers of its modules: `braid router add {name} {where}`")
+        console.note(_about_routers(where, name))
+
+
+def _about_routers(where: Path, name: str) -> str:
+    """What to do with the routers that were trained with an adapter, for one name."""
+    known = orjson.loads((where / ROUTER_FILE).read_bytes()).get("candidates", [name])
+    if name in known:
+        return f"it has routers of its modules: `braid router add {name} {where}`"
+    return (
+        f"it has routers of its modules, but for the name {', '.join(known)}: add it under that "
+        "name to use them"
+    )
 
 
 def show(

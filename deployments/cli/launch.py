@@ -43,6 +43,7 @@ class Wish:
     slots: int | None = None  # adapters at once, per replica
     sources: Path | None = None  # whose folders may be added; the state folder has one
     source_urls: tuple[str, ...] = ()  # schemes, or beginnings of URLs
+    base_check: str | None = None  # what must agree of an adapter's base
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +167,7 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
         },
         "adapters": {
             "slots": wish.slots,
+            "base_check": wish.base_check,
             "source_dir": _sources(wish.sources, state),
             "source_urls": tuple(_source_url(url) for url in wish.source_urls) or None,
         },

@@ -67,6 +67,15 @@ def up(
             rich_help_panel=OPERATOR,
         ),
     ] = None,
+    base_check: Annotated[
+        str | None,
+        typer.Option(
+            metavar="digest|name|shapes",
+            help="What must agree where an adapter says which base it was trained on. Default: "
+            "digest; name with the demo's adapters.",
+            rich_help_panel=OPERATOR,
+        ),
+    ] = None,
     tenants: Annotated[
         Path | None,
         typer.Option(
@@ -170,6 +179,7 @@ def up(
         slots=slots,
         sources=sources,
         source_urls=tuple(source_url or ()),
+        base_check=base_check,
     )
     with console.spinner("checking files"):
         launch = plan_launch(wish, state, settings)

@@ -41,11 +41,14 @@ def demo_config(config: AppConfig, state: StateDir) -> AppConfig:
                 f"{folder}: the demo is not part of this installation; name your own with "
                 "--adapters DIR, or start without any with --no-demo"
             )
+    adapters = config.adapters
+    if "base_check" not in adapters.model_fields_set:
+        # The hub's copy of the base and the wheel's, which was quantised, have two digests.
+        adapters = adapters.model_copy(update={"base_check": "name"})
     return config.model_copy(
         update={
             "adapters_dir": DEMO_ADAPTERS,
-            # The hub's copy of the base and the wheel's, which was quantised, have two digests.
-            "adapters": config.adapters.model_copy(update={"base_check": "name"}),
+            "adapters": adapters,
             "routers": (RouterConfig(name="dlp", path=DEMO_ROUTER),),
             "tenants_file": state.tenants,
         }

@@ -132,6 +132,15 @@ def test_folders_may_be_added_from_the_state_folder_or_another(
     assert plan(state, sources=Path("mine")).config.adapters.source_dir == tmp_path / "mine"
 
 
+def test_what_must_agree_of_a_base(braid: Braid, state: StateDir) -> None:
+    assert plan(state).config.adapters.base_check == "name"
+    assert plan(state, base_check="shapes").config.adapters.base_check == "shapes"
+    assert plan(state, no_demo=True).config.adapters.base_check == "digest"
+    result = braid("up", "--base-check", "colour")
+    assert result.exit_code == 1
+    assert "adapters.base_check" in result.stderr
+
+
 def test_sources_must_be_a_folder(braid: Braid, state: StateDir, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for name in ("none", "file"):

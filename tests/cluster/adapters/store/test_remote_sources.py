@@ -14,6 +14,7 @@ from fsspec.spec import AbstractFileSystem
 from cluster.adapters.sources import HubSource, UrlSource
 from cluster.errors import (
     AdapterDriverMissing,
+    AdapterError,
     AdapterMalformed,
     AdapterPickle,
     AdapterSizeMismatch,
@@ -273,16 +274,17 @@ async def test_what_the_hub_does_not_have(store, served, listing):
     with pytest.raises(AdapterSourceNotFound, match="me/none@v1"):
         await store.add(HubSource("me/none", "v1", endpoint=served.url))
     served.asked.clear()
-    for repo, revision in (
-        ("../x", "main"),
-        ("a/b/c", "main"),
-        ("a/..", "main"),
-        ("a/b", "../main"),
-        ("a/b", ""),
-        ("a b", "main"),
+    for repo, revision, param in (
+        ("../x", "main", "source.hub"),
+        ("a/b/c", "main", "source.hub"),
+        ("a/..", "main", "source.hub"),
+        ("a/b", "../main", "source.revision"),
+        ("a/b", "", "source.revision"),
+        ("a b", "main", "source.hub"),
     ):
-        with pytest.raises(AdapterSourceRefused):
+        with pytest.raises(AdapterError) as refused:
             await store.add(HubSource(repo, revision, endpoint=served.url))
+        assert (refused.value.code, refused.value.param) == ("adapter_invalid", param)
     assert served.asked == []
     assert listing() == []
 
