@@ -19,6 +19,7 @@ from pydantic import Field
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import CandidateScore, Granularity, tagged_digest
+from cluster.errors import ConfigError
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
@@ -52,6 +53,7 @@ from router_service.routers.text_policy import TextPolicy, read_text
 
 KIND = "dlp"
 _PROBABILITY_DECIMALS = 6
+_SETTING: dict[Method, str] = {"nucleus": "top_p", "threshold": "threshold", "top_k": "top_k"}
 
 
 class DlpHyperparameters(Section):
@@ -217,7 +219,8 @@ def load_dlp(
     """Load a router from its folder.
 
     Raises:
-        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest.
+        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest, or an
+            option of a method that is not in use.
     """
     manifest, tensors = load_artifact(path, kind=KIND, aliases=aliases, base_digest=base_digest)
     trained: DlpHyperparameters | EncoderHyperparameters
@@ -245,6 +248,12 @@ def load_dlp(
     limits = (changes.get("max_fan_out"), max_mixture, trained.selection.max_fan_out)
     changes["max_fan_out"] = min((n for n in limits if n is not None), default=None)
     selection = trained.selection.model_copy(update=changes)
+    for method, field in _SETTING.items():
+        if field in changes and method != selection.method:
+            raise ConfigError(
+                f"routers.{name}.options.{field}: goes with method {method}, and the method is "
+                f"{selection.method}"
+            )
     return DlpRouter(name, manifest, classifier, selection, text, by_sentence=by_sentence)
 
 

@@ -315,6 +315,8 @@ def test_the_registry_refuses_what_it_cannot_build(artifact: Path) -> None:
         ({"top_p": 0}, r"routers\.auto\.options\.top_p: .*greater than 0"),
         ({"renormalise": "none"}, r"routers\.auto\.options\.renormalise"),
         ({"method": "top-k"}, r"routers\.auto\.options\.method"),
+        ({"top_k": 1}, r"routers\.auto\.options\.top_k: goes with method top_k"),
+        ({"method": "top_k", "top_p": 0.5}, r"options\.top_p: goes with method nucleus"),
     ],
     ids=str,
 )
