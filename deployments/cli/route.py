@@ -12,11 +12,20 @@ from cluster.errors import ConfigError
 from deployments.cli import console
 from deployments.cli.client import BraidClient, NoServer, find_target
 from deployments.cli.options import JsonOption, KeyOption, TenantOption, UrlOption
+from deployments.cli.route_answer import (
+    by_adapter,
+    decides_inside,
+    weighs_modules,
+    weighs_tokens,
+    with_answer,
+)
+from deployments.cli.route_plot import check_target, plot_decision
 from deployments.local.demo import DEMO_ADAPTERS, DEMO_RIGHTS, DEMO_ROUTER
 
 DEFAULT_TENANT = "admin"
 AUTO = "auto"
 BASE_NAME = "(base)"
+MAX_TOKENS = 256
 
 
 def route(
@@ -28,16 +37,28 @@ def route(
     tenant: TenantOption = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw candidates and weights into this file too."),
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw candidates and weights into this file too. Where weights are made inside "
+            "the engine, as by a gate, a short answer is asked for.",
+        ),
     ] = None,
+    tokens: Annotated[
+        int,
+        typer.Option(
+            min=1, max=MAX_TOKENS, help="Tokens of the answer that a gate's picture shows."
+        ),
+    ] = 24,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which adapters would answer a prompt, without answering it.
+    """Show which adapters would answer a prompt, without answering it unless `--plot` needs it.
 
     Asks the running cluster; where none runs, the demo's router answers in this process.
     """
+    if plot is not None:
+        check_target(plot)
     model = f"{AUTO}:{router}" if router else AUTO
     try:
         target = find_target(url, key, tenant, DEFAULT_TENANT)
@@ -49,14 +70,16 @@ def route(
             if plot is not None:
                 body["explain"] = True
             decision = client.post("/v1/route", body).body
-    if plot is not None:
-        from deployments.cli.route_plot import plot_decision
-
-        plot_decision(decision, prompt, plot)
+            if plot is not None and decides_inside(decision):
+                with console.spinner(f"asking for an answer of {tokens} tokens"):
+                    decision = with_answer(client, decision, prompt, tokens)
+    drawn = None if plot is None else plot_decision(decision, prompt, plot)
     if as_json:
         console.plain(orjson.dumps(decision, option=orjson.OPT_INDENT_2).decode())
-    else:
-        show_decision(decision)
+        return
+    show_decision(decision)
+    if drawn is not None:
+        console.plain(f"drawn into {plot}: {drawn}")
 
 
 def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str, Any]:
@@ -111,22 +134,20 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
 
 
 def show_decision(decision: dict[str, Any]) -> None:
-    """Mixture as bars, then every candidate, then where it came from."""
-    console.out.print("[bold]mixture[/bold]")
-    console.out.print(console.mixture_table(decision["mixture"]))
-    if decision["scores"]:
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-        for column in ("candidate", "probability", "", "kept"):
-            table.add_column(column, justify="right" if column == "probability" else "left")
-        for score in decision["scores"]:
-            table.add_row(
-                Text(score["name"]),
-                f"{score['probability']:.4f}",
-                Text(console.bar(score["probability"]), style="cyan" if score["kept"] else "dim"),
-                "kept" if score["kept"] else "",
-            )
-        console.out.print()
-        console.out.print(table)
+    """Mixture as bars, then every candidate or what the engine made, then where it came from."""
+    if weighs_tokens(decision):
+        show_gate(decision)
+    else:
+        console.out.print("[bold]mixture[/bold]")
+        console.out.print(console.mixture_table(decision["mixture"]))
+        if weighs_modules(decision):
+            show_modules(decision)
+        if decision["scores"]:
+            console.out.print()
+            console.out.print(_candidates_table(decision["scores"]))
+    if "answer" in decision:
+        console.out.print("\n[bold]answer[/bold]")
+        console.plain(decision["answer"]["text"].strip())
     kept = decision["id"] or "not kept: no cluster runs"
     console.out.print(
         Text(
@@ -136,3 +157,61 @@ def show_decision(decision: dict[str, Any]) -> None:
         ),
         soft_wrap=True,
     )
+
+
+def show_gate(decision: dict[str, Any]) -> None:
+    """What a gate weighed over an answer, where that is known; else that it will."""
+    console.out.print("[bold]gate[/bold]")
+    explained = decision.get("explain") or {}
+    if not explained.get("gate_weights"):
+        names = ", ".join(term["name"] for term in decision["mixture"])
+        console.plain(f"{names}: weighed anew for every token in every layer of the model")
+        if decision["scores"]:
+            console.plain("with --plot FILE.png a short answer is asked for and its weights drawn")
+        return
+    weights = by_adapter(explained)
+    rows = {
+        name: [value for layer in layers for value in layer] for name, layers in weights.items()
+    }
+    count, layers = len(explained["gate_weights"]), len(explained["gate_weights"][0])
+    console.out.print(_spread_table("adapter", rows))
+    console.out.print(Text(f"over {count} tokens and {layers} layers", style="dim"))
+
+
+def show_modules(decision: dict[str, Any]) -> None:
+    """How much each module is used, where prefill has chosen; else that it will."""
+    layers = (decision.get("explain") or {}).get("layers")
+    console.out.print("\n[bold]modules[/bold]")
+    if not layers:
+        console.plain("chosen for the whole prompt in each layer, when it is prefilled")
+        return
+    columns = zip(layers["columns"], zip(*layers["weights"], strict=True), strict=True)
+    console.out.print(_spread_table("module", {name: list(column) for name, column in columns}))
+    console.out.print(Text(f"over {len(layers['weights'])} layers", style="dim"))
+
+
+def _spread_table(what: str, rows: dict[str, list[float]]) -> Table:
+    """Mean and range of each row's weights."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(what)
+    for column in ("mean", "lowest", "highest"):
+        table.add_column(column, justify="right")
+    for name, values in rows.items():
+        numbers = (sum(values) / len(values), min(values), max(values))
+        table.add_row(Text(name, style="bold"), *(f"{number:.3f}" for number in numbers))
+    return table
+
+
+def _candidates_table(scores: list[dict[str, Any]]) -> Table:
+    """Every candidate's probability, and whether it was kept."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("candidate", "probability", "", "kept"):
+        table.add_column(column, justify="right" if column == "probability" else "left")
+    for score in scores:
+        table.add_row(
+            Text(score["name"]),
+            f"{score['probability']:.4f}",
+            Text(console.bar(score["probability"]), style="cyan" if score["kept"] else "dim"),
+            "kept" if score["kept"] else "",
+        )
+    return table
