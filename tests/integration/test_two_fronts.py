@@ -48,14 +48,7 @@ def twofold(
 
 def fronts(cluster: LiveCluster) -> list[psutil.Process]:
     """Processes that listen on the cluster's port."""
-    return [
-        process
-        for process in cluster.actors(FRONT)
-        if any(
-            at.status == psutil.CONN_LISTEN and at.laddr.port == cluster.port
-            for at in process.net_connections("tcp")
-        )
-    ]
+    return cluster.listening(FRONT, cluster.port)
 
 
 @pytest.fixture(scope="module")

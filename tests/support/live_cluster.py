@@ -130,13 +130,21 @@ class LiveCluster:
     def process_of(self, replica: dict[str, Any]) -> psutil.Process:
         """A replica's process: the one that listens at its address."""
         port = int(replica["address"].rsplit(":", 1)[1])
-        for process in self.actors(REPLICA):
-            if any(
-                at.status == psutil.CONN_LISTEN and at.laddr.port == port
-                for at in process.net_connections("tcp")
-            ):
-                return process
-        raise AssertionError(f"no process listens on {port}")
+        found = self.listening(REPLICA, port)
+        assert len(found) == 1, f"{len(found)} replicas listen on {port}"
+        return found[0]
+
+    def listening(self, deployment: str, port: int) -> list[psutil.Process]:
+        """A deployment's processes that take connections at ``port``."""
+        found = []
+        for process in self.actors(deployment):
+            try:
+                sockets = process.net_connections("tcp")
+            except psutil.NoSuchProcess:
+                continue
+            if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
+                found.append(process)
+        return found
 
     def processes(self, title: str) -> list[psutil.Process]:
         """Processes of this cluster whose command line contains ``title``."""
