@@ -35,7 +35,7 @@ it is first written."""
 RETURNED = 0.01
 """Of a replica's memory before, by which what it holds afterwards may differ."""
 DECISIONS = b":decision:"
-"""Keys of decisions, which go with their time."""
+"""In the keys of decisions, which are no part of what a cycle must take back."""
 
 
 @dataclass
@@ -56,6 +56,7 @@ class Held:
     device_bytes: int
     host_bytes: int
     redis_bytes: int
+    decision_bytes: int  # of those: decisions, which go with their time
     redis_keys: int
     store_files: int
     replicas: Mapping[str, int]  # resident bytes of each replica's process
@@ -167,14 +168,20 @@ async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
     store = redis.asyncio.from_url(cluster.redis_url)
     try:
         memory = await store.info("memory")
-        keys = [key async for key in store.scan_iter() if DECISIONS not in key]
+        keys = [key async for key in store.scan_iter()]
+        decisions = [key for key in keys if DECISIONS in key]
+        async with store.pipeline(transaction=False) as sizes:
+            for key in decisions:
+                sizes.memory_usage(key)
+            decision_bytes = sum(size or 0 for size in await sizes.execute())
     finally:
         await store.aclose()
     found = Held(
         device,
         host,
         int(memory["used_memory"]),
-        len(keys),
+        decision_bytes,
+        len(keys) - len(decisions),
         len(cluster.stored()),
         resident(cluster),
     )
@@ -304,7 +311,9 @@ def report(
             note=(
                 f"Resident, medians over the first and the last {width:.0f} s of the cycles, "
                 f"{round(WARM_UP * options.cycles)} others before them. Redis says "
-                f"{before.redis_bytes} bytes before and {after.redis_bytes} after."
+                f"{before.redis_bytes} bytes before and {after.redis_bytes} after; "
+                f"{before.decision_bytes} and {after.decision_bytes} of them are decisions, which "
+                "are kept for an hour."
             ),
         ),
     ]
