@@ -14,6 +14,10 @@ BASE_ALIAS = ""
 WEIGHT_DECIMALS = 4
 """Routed weights are rounded to this many decimals before they are signed (decision 0001)."""
 
+MAX_WEIGHT = 1000.0
+"""Magnitude of an adapter's weight that is saved or merged: beyond, activations leave their type's
+range, and the answer is an error or noise."""
+
 
 class RouterFailed(BraidError):
     """A router could not answer for this prompt; the base alone answers instead."""

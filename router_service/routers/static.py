@@ -18,15 +18,16 @@ from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
 from router_service.artifacts import (
-    MANIFEST_FILE,
     RouterManifest,
     check_tensors,
     load_artifact,
     parse_hyperparameters,
     save_artifact,
 )
+from router_service.outputs import claim_folder, writing
 from router_service.routers.base import (
     BASE_ALIAS,
+    MAX_WEIGHT,
     WEIGHT_DECIMALS,
     Declaration,
     RoutedMixture,
@@ -96,13 +97,11 @@ def save_static(
     ``adapter_digests`` binds it to these generations.
 
     Raises:
-        ConfigError: a weight is not finite, or ``path`` has a router already.
+        ConfigError: a weight is not finite or too large, or ``path`` cannot be written or has a
+            result already.
     """
-    if (path / MANIFEST_FILE).exists() and not overwrite:
-        raise ConfigError(f"{path}: has a router already; overwrite it or choose another")
-    for alias, weight in weights.items():
-        if not math.isfinite(weight) or alias == BASE_ALIAS:
-            raise ConfigError(f"{alias or '(base)'}={weight}: not a weight of an adapter")
+    claim_folder(path, overwrite=overwrite)
+    check_weights(weights)
     hyperparameters = StaticHyperparameters(method=method, training=training or {})
     rounded = [round(weight, WEIGHT_DECIMALS) for weight in weights.values()]
     manifest = RouterManifest(
@@ -113,7 +112,19 @@ def save_static(
         data_digest=data_digest,
         metrics=metrics or {},
     )
-    return save_artifact(path, manifest, {_WEIGHTS: np.array(rounded, dtype=np.float64)})
+    with writing(path):
+        return save_artifact(path, manifest, {_WEIGHTS: np.array(rounded, dtype=np.float64)})
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raise ConfigError for a weight that no adapter can have."""
+    for alias, weight in weights.items():
+        if not math.isfinite(weight) or alias == BASE_ALIAS:
+            raise ConfigError(f"{alias or '(base)'}={weight}: not a weight of an adapter")
+        if abs(weight) > MAX_WEIGHT:
+            raise ConfigError(
+                f"{alias}={weight:g}: expected a weight of at most {MAX_WEIGHT:g} either way"
+            )
 
 
 def load_static(

@@ -82,7 +82,15 @@ def test_an_edited_mixture_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"candidates": ["json", "sql"]}))
     with pytest.raises(ConfigError, match="version does not match"):
         _build(tmp_path)
-    with pytest.raises(ConfigError, match="has a router already"):
+    with pytest.raises(ConfigError, match="holds a router already"):
         save_static(tmp_path, {"sql": 1})
     with pytest.raises(ConfigError, match="sql=inf"):
         save_static(tmp_path, {"sql": float("inf")}, overwrite=True)
+
+
+@pytest.mark.parametrize("weight", [1e38, -1000.5])
+def test_a_weight_beyond_what_activations_bear_is_refused(tmp_path: Path, weight: float) -> None:
+    with pytest.raises(ConfigError, match=r"sql=.*: expected a weight of at most 1000 either way"):
+        save_static(tmp_path / "out", {"sql": weight})
+    assert not (tmp_path / "out").exists()
+    save_static(tmp_path / "out", {"sql": -1000.0})
