@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.config import Settings, cache_folder
+from deployments.cli import importing
 from deployments.cli.train_common import (
     BaseOption,
     DataOption,
@@ -61,8 +62,9 @@ def gate(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a LoRA-Flow gate that weighs adapters for every token; 200 examples are enough."""
-    from router_service.training.config import GateTrainingConfig
-    from router_service.training.gate import train_gate
+    with importing():
+        from router_service.training.config import GateTrainingConfig
+        from router_service.training.gate import train_gate
 
     config = checked(
         GateTrainingConfig,
@@ -145,8 +147,9 @@ def milora(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a MiLoRA adapter: its modules are chosen for each prompt, once, layer by layer."""
-    from router_service.training.config import MiloraTrainingConfig
-    from router_service.training.milora import train_milora
+    with importing():
+        from router_service.training.config import MiloraTrainingConfig
+        from router_service.training.milora import train_milora
 
     config = checked(
         MiloraTrainingConfig,
