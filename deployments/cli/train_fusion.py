@@ -50,7 +50,7 @@ def gate(
     temperature: Annotated[float | None, typer.Option(help="Of the softmax. Default: 1.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most. Default: 5.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 4.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.001.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.005.")] = None,
     max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,

@@ -210,3 +210,7 @@ def test_an_adapter_that_is_read_is_not_replaced(settings: dict[str, Any], adapt
     with pytest.raises(ConfigError, match="a folder of its own"):
         train_gate(config)
     assert (adapters / "task" / "adapter_config.json").exists()
+
+
+def test_the_default_learning_rate_is_the_measured_one(settings: dict[str, Any]) -> None:
+    assert GateTrainingConfig(**settings).learning_rate == 5e-3
