@@ -7,7 +7,7 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.errors import BraidError
-from deployments.cli import chat, console, doctor, down, evaluate, route, status, up
+from deployments.cli import INTERRUPTED, chat, console, doctor, down, evaluate, route, status, up
 from deployments.cli.adapters import adapters_app
 from deployments.cli.bench import bench_app
 from deployments.cli.demo import demo_app
@@ -18,8 +18,6 @@ from deployments.cli.refusal import error_body
 from deployments.cli.router import router_app
 from deployments.cli.tenants import tenants_app
 from deployments.cli.train import train_app
-
-INTERRUPTED = 130
 
 
 class BraidGroup(TyperGroup):

@@ -79,7 +79,13 @@ def evaluate(
     """Score the base, an adapter, a mixture or a router on JSON lines, in this process."""
     from router_service.evaluation.run import evaluate as run
     from router_service.evaluation.target import EvalConfig
+    from router_service.outputs import check_file
 
+    options = _options(router_option or [])
+    if router_option and router is None:
+        raise ConfigError(f"--router-option {router_option[0]}: expected --router beside it")
+    if out is not None:
+        check_file(out)
     demo = adapters == DEMO_ADAPTERS or (adapter is not None and adapter.parent == DEMO_ADAPTERS)
     config = checked(
         EvalConfig,
@@ -89,7 +95,7 @@ def evaluate(
         adapter=adapter,
         mixture=parse_mixture(mixture) if mixture is not None else None,
         router=router,
-        router_options=_options(router_option or []),
+        router_options=options,
         base=base,
         cache_dir=cache_folder(Settings()),
         limit=limit,

@@ -57,10 +57,12 @@ def save(
         assert average is not None
         names = parse_names(average, "--average")
         weights = {name: 1 / len(names) for name in names}
-    adapter_folders(adapters, tuple(weights))
+    folders = adapter_folders(adapters, tuple(weights))
 
+    from router_service.outputs import claim_folder
     from router_service.routers.static import save_static
 
+    claim_folder(out, overwrite=overwrite, reads=folders.values())
     manifest = save_static(
         out, weights, method="explicit" if mixture else "average", overwrite=overwrite
     )

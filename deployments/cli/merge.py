@@ -53,7 +53,9 @@ def merge(
     from deployments.cli.adapters import size
     from router_service.fusion.export import export_merge
     from router_service.fusion.merge import read_adapter
+    from router_service.outputs import claim_folder
 
+    claim_folder(out, overwrite=overwrite)
     nbytes = export_merge(
         out,
         {name: read_adapter(folder) for name, folder in folders.items()},

@@ -4,13 +4,15 @@ import math
 from pathlib import Path
 
 from cluster.errors import ConfigError
+from router_service.routers.base import MAX_WEIGHT
 
 
 def parse_mixture(text: str, option: str = "--mixture") -> dict[str, float]:
     """Weights by alias, in the order written; a name alone has weight 1.
 
     Raises:
-        ConfigError: a term without a name, a weight that is no finite number, or a name twice.
+        ConfigError: a term without a name, a weight that is no finite number or too large, or a
+            name twice.
     """
     mixture: dict[str, float] = {}
     for term in text.split(","):
@@ -25,6 +27,10 @@ def parse_mixture(text: str, option: str = "--mixture") -> dict[str, float]:
             raise ConfigError(f"{option}: {name}={weight}: not a number") from None
         if not math.isfinite(mixture[name]):
             raise ConfigError(f"{option}: {name}={weight}: not a finite number")
+        if abs(mixture[name]) > MAX_WEIGHT:
+            raise ConfigError(
+                f"{option}: {name}={weight}: expected a weight of at most {MAX_WEIGHT:g} either way"
+            )
     return mixture
 
 

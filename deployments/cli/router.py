@@ -118,14 +118,16 @@ def import_gate_file(
 ) -> None:
     """Import a published LoRA-Flow gate; serve it with `braid up --router DIR`."""
     from cluster.engine.model_source import resolve_model
-    from router_service.flow.importer import import_gate
+    from router_service.flow.importer import check_import, import_gate
 
+    folders = {path.resolve().name: path for path in adapters}
+    check_import(out, adapters=folders, temperature=temperature, overwrite=overwrite)
     with console.fetch_bar() as report:
         location = resolve_model(base, cache_folder(Settings()), report)
     manifest = import_gate(
         gate,
         out,
-        adapters={path.resolve().name: path for path in adapters},
+        adapters=folders,
         base=location,
         temperature=temperature,
         overwrite=overwrite,

@@ -7,7 +7,7 @@ import typer
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import console, train_fusion
+from deployments.cli import console, importing, train_fusion
 from deployments.cli.train_common import (
     BaseOption,
     DataOption,
@@ -21,6 +21,7 @@ from deployments.cli.train_common import (
     SeedOption,
     ThreadsOption,
     checked,
+    resumable,
     shown,
 )
 
@@ -64,8 +65,9 @@ def adapter(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Fine-tune one LoRA adapter and write it as a PEFT folder."""
-    from router_service.training.adapter import train_adapter
-    from router_service.training.config import AdapterTrainingConfig
+    with importing():
+        from router_service.training.adapter import train_adapter
+        from router_service.training.config import AdapterTrainingConfig
 
     config = checked(
         AdapterTrainingConfig,
@@ -120,8 +122,9 @@ def router(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a DLP router: a small network that chooses adapters from a prompt's text."""
-    from router_service.training.router import train_router
-    from router_service.training.router_config import RouterProgress, RouterTrainingConfig
+    with importing():
+        from router_service.training.router import train_router
+        from router_service.training.router_config import RouterProgress, RouterTrainingConfig
 
     config = checked(
         RouterTrainingConfig,
@@ -147,7 +150,8 @@ def router(
             words = f"epoch {progress.epoch}, loss {progress.loss:.4f}{dev}"
             report("training", words, progress.step, progress.steps)
 
-        done = train_router(config, show)
+        with resumable(out):
+            done = train_router(config, show)
     console.out.print(
         Text("trained ", style="bold green")
         + Text(

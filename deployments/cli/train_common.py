@@ -1,6 +1,7 @@
 """What the commands that train have in common: options, settings from them, progress, report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,6 +14,7 @@ from deployments.cli import console
 from deployments.cli.adapters import size
 
 if TYPE_CHECKING:
+    from router_service.training.config import TrainingConfig
     from router_service.training.run import TrainProgress, TrainReport
 
 M = TypeVar("M", bound=BaseModel)
@@ -31,11 +33,9 @@ OutOption = Annotated[
     typer.Option("--out", metavar="DIR", help="Folder for the result.", show_default=False),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")
+    bool, typer.Option("--resume", help="Go on with the interrupted training in --out, if one is.")
 ]
-OverwriteOption = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what --out already holds.")
-]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="CPU threads. Default: the library's choice.")
 ]
@@ -56,7 +56,20 @@ MaxTokensOption = Annotated[
 ]
 
 
-def shown(train: "Callable[..., TrainReport]", config: BaseModel) -> None:
+@contextmanager
+def resumable(out: Path) -> Iterator[None]:
+    """Say how to go on where the training within is interrupted and has left a checkpoint."""
+    from router_service.outputs import CHECKPOINT_FILE
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (out / CHECKPOINT_FILE).exists():
+            console.note(f"{out} keeps the training so far; the same command with --resume goes on")
+        raise
+
+
+def shown(train: "Callable[..., TrainReport]", config: "TrainingConfig") -> None:
     """Run a training over a base model under a progress bar, and say what came of it."""
     dev = ""
     with console.counter() as report:
@@ -68,11 +81,12 @@ def shown(train: "Callable[..., TrainReport]", config: BaseModel) -> None:
             words = f"loss {progress.loss:.4f}{dev}, {progress.eta_s:.0f} s to go"
             report("training", words, progress.step, progress.total)
 
-        done = train(
-            config,
-            show,
-            fetch_progress=lambda what, n, total: report(what, "", n, total),
-        )
+        with resumable(config.out):
+            done = train(
+                config,
+                show,
+                fetch_progress=lambda what, n, total: report(what, "", n, total),
+            )
     tail = "" if done.dev_loss is None else f", dev loss {done.dev_loss:.4f}"
     console.out.print(
         Text("trained ", style="bold green")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cluster.config import Settings, cache_folder
+from deployments.cli import importing
 from deployments.cli.train_common import (
     BaseOption,
     DataOption,
@@ -49,7 +50,7 @@ def gate(
     temperature: Annotated[float | None, typer.Option(help="Of the softmax. Default: 1.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most. Default: 5.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 4.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.001.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.005.")] = None,
     max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
@@ -61,8 +62,9 @@ def gate(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a LoRA-Flow gate that weighs adapters for every token; 200 examples are enough."""
-    from router_service.training.config import GateTrainingConfig
-    from router_service.training.gate import train_gate
+    with importing():
+        from router_service.training.config import GateTrainingConfig
+        from router_service.training.gate import train_gate
 
     config = checked(
         GateTrainingConfig,
@@ -145,8 +147,9 @@ def milora(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Train a MiLoRA adapter: its modules are chosen for each prompt, once, layer by layer."""
-    from router_service.training.config import MiloraTrainingConfig
-    from router_service.training.milora import train_milora
+    with importing():
+        from router_service.training.config import MiloraTrainingConfig
+        from router_service.training.milora import train_milora
 
     config = checked(
         MiloraTrainingConfig,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import TrainingDataError
+from router_service.training.jsonl import check_text
 
 _REQUIRED = ("prompt", "completion")
 _OPTIONAL = ("answer", "choices")
@@ -44,6 +45,7 @@ def _parse(where: str, line: str) -> Record:
         raise TrainingDataError(
             f"{where}: not JSON: {error.msg} at column {error.colno}"
         ) from error
+    check_text(where, found)
     if not isinstance(found, dict):
         raise TrainingDataError(f"{where}: must be an object, found {type(found).__name__}")
     for field in _REQUIRED:

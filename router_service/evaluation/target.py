@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.config import RouterConfig, Section
@@ -21,6 +21,8 @@ Metric = Literal["exact", "value", "choice", "perplexity"]
 
 class EvalConfig(Section):
     """What ``evaluate`` needs; of adapter, mixture and router at most one is given."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     data: Path
     """JSONL of {"prompt", "completion"}, with "answer" or "choices" where the metric needs them."""
@@ -113,5 +115,7 @@ def check_target(config: EvalConfig) -> None:
         "router": config.router is not None,
     }
     given = [name for name, is_given in there.items() if is_given]
+    if config.router_options and config.router is None:
+        raise ConfigError("router_options: expected a router beside them, found none")
     if len(given) > 1:
         raise ConfigError(f"{given[1]}: not together with {given[0]}; one target at a time")

@@ -18,6 +18,7 @@ from router_service.artifacts import (
 )
 from router_service.flow.gate import FlowGate
 from router_service.flow.schema import KIND, FlowHyperparameters
+from router_service.outputs import writing
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def save_gate(
         "bias": bias.detach().float().cpu().numpy(),
     }
     check_tensors(path, tensors, _shapes(hyperparameters, len(adapters)))
-    return save_artifact(path, manifest, tensors)
+    with writing(path):
+        return save_artifact(path, manifest, tensors)
 
 
 def load_gate(

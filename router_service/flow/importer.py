@@ -6,6 +6,7 @@ and ``encoder.layers.{l}.weight_bias`` [1, k]. It names neither its adapters nor
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +16,10 @@ import torch
 from cluster.adapters.manifest import read_manifest as read_adapter_manifest
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError, ModelSourceError
-from router_service.artifacts import MANIFEST_FILE, RouterManifest
+from router_service.artifacts import RouterManifest
 from router_service.flow.artifact import save_gate
 from router_service.flow.schema import FlowHyperparameters
+from router_service.outputs import check_alias, claim_folder
 from router_service.state_dict import read_state_dict
 
 _WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
@@ -48,13 +50,13 @@ def import_gate(
         overwrite: replace an artifact that is already in ``out``.
 
     Raises:
-        ConfigError: ``out`` holds a router already; the file is unreadable, has no biases, or does
+        ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; the
+            temperature is not above 0; the file is unreadable, has no biases, or does
             not fit the adapters or the base's layers and width.
         AdapterError: an adapter's folder cannot be read.
         ModelSourceError: the base's config.json cannot be read.
     """
-    if (out / MANIFEST_FILE).exists() and not overwrite:
-        raise ConfigError(f"{out}: holds a router already; overwrite it explicitly")
+    check_import(out, adapters=adapters, temperature=temperature, overwrite=overwrite)
     layers, hidden_size = base_dimensions(base.path)
     weight, bias = _stack(source, read_state_dict(source), layers)
     expected = (layers, len(adapters), hidden_size)
@@ -79,6 +81,26 @@ def import_gate(
         weight=weight,
         bias=bias,
     )
+
+
+def check_import(
+    out: Path,
+    *,
+    adapters: Mapping[str, Path],
+    temperature: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """What of ``import_gate``'s arguments can be checked before the base is there.
+
+    Raises:
+        ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; no
+            adapter can have one of the names; or the temperature is not above 0.
+    """
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise ConfigError(f"temperature: expected a finite number above 0, found {temperature:g}")
+    for alias in adapters:
+        check_alias(alias, "adapter")
+    claim_folder(out, overwrite=overwrite, reads=adapters.values())
 
 
 def base_dimensions(folder: Path) -> tuple[int, int]:

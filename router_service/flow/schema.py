@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cluster.config import Section
 
@@ -11,6 +11,8 @@ KIND = "flow"
 
 class FlowHyperparameters(Section):
     """What turns the tensors into weights. The manifest's candidates are the adapters, in order."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     layers: Annotated[int, Field(ge=1)]

@@ -8,9 +8,11 @@ import torch
 from peft import LoraConfig
 
 from cluster.adapters.loader import HostAdapter
-from cluster.errors import ConfigError
+from cluster.errors import AdapterNotFinite
 from router_service.fusion.merge import Method, common_base, merge
-from router_service.training.export import WEIGHTS_FILE, created_by, export_adapter
+from router_service.outputs import claim_folder, writing
+from router_service.routers.static import check_weights
+from router_service.training.export import created_by, export_adapter
 
 
 def export_merge(
@@ -27,11 +29,11 @@ def export_merge(
     Tensors are kept in fp32: ``cat`` loses nothing.
 
     Raises:
-        ConfigError: ``out`` holds an adapter already.
-        AdapterError: the adapters do not fit each other.
+        ConfigError: a weight is too large, or ``out`` cannot be written or has a result already.
+        AdapterError: the adapters do not fit each other, or the merge is not finite.
     """
-    if (out / WEIGHTS_FILE).exists() and not overwrite:
-        raise ConfigError(f"{out}: holds an adapter already; overwrite it explicitly")
+    claim_folder(out, overwrite=overwrite)
+    check_weights(weights)
     base_model, base_digest = common_base(adapters)
     merged = merge(list(adapters.values()), [weights[alias] for alias in adapters], method)
     ranks = {path: tensors.A.shape[0] for path, tensors in merged.items()}
@@ -50,6 +52,9 @@ def export_merge(
         stem = f"base_model.model.{path}"
         tensors[f"{stem}.lora_A.weight"] = module.A * module.scaling
         tensors[f"{stem}.lora_B.weight"] = module.B
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise AdapterNotFinite(f"{name}: not finite in the merge; lower the weights")
     manifest = {
         "format": 1,
         "base_model": base_model,
@@ -65,7 +70,8 @@ def export_merge(
         },
         "created_by": created_by(),
     }
-    return export_adapter(out, tensors, config, manifest, dtype=torch.float32)
+    with writing(out):
+        return export_adapter(out, tensors, config, manifest, dtype=torch.float32)
 
 
 def _describe(weights: Mapping[str, float], method: Method) -> str:

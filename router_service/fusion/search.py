@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cluster.config import Section
 from router_service.routers.base import WEIGHT_DECIMALS
@@ -24,6 +24,8 @@ _SHRINK = math.exp(-0.2)
 
 class SearchConfig(Section):
     """How a search runs."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     steps: Annotated[int, Field(ge=1)] = 40
     """Evaluations of the loss."""

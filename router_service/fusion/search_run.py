@@ -18,6 +18,7 @@ from router_service.fusion.export import export_merge
 from router_service.fusion.merge import Method, merge
 from router_service.fusion.mixture_loss import AdaptedModel
 from router_service.fusion.search import SearchConfig, SearchProgress, Weights, search
+from router_service.outputs import claim_folder
 from router_service.routers.static import save_static
 from router_service.training.base_model import linear_shapes, load_base
 from router_service.training.encoding import encode_examples
@@ -70,7 +71,8 @@ def search_mixture(
     """Search weights and write a static router, or in factor space a merged adapter.
 
     Raises:
-        ConfigError: two adapters have one name, or ``out`` is taken.
+        ConfigError: two adapters have one name, or ``out`` cannot be written, is taken or is one of
+            them.
         AdapterError: an adapter does not fit the base or, in factor space, the others.
         TrainingDataError: a line of the data is wrong or too long.
         ModelSourceError: the base model cannot be had.
@@ -78,6 +80,7 @@ def search_mixture(
     aliases = tuple(path.resolve().name for path in config.adapters)
     if len(set(aliases)) != len(aliases):
         raise ConfigError(f"two adapters have one name: {', '.join(aliases)}")
+    claim_folder(config.out, overwrite=config.overwrite, reads=config.adapters)
     examples = read_examples(config.data)
     random.Random(f"{config.search.seed}/examples").shuffle(examples)
     examples = examples[: config.examples]

@@ -7,14 +7,14 @@ may hold, and every key must be accounted for: the authors' own loader takes any
 """
 
 import re
-import shutil
 from pathlib import Path, PureWindowsPath
 
 import torch
 
 from cluster.adapters.catalog import ALIAS_PATTERN
 from cluster.errors import ConfigError
-from router_service.artifacts import MANIFEST_FILE, RouterManifest, save_artifact
+from router_service.artifacts import RouterManifest, save_artifact
+from router_service.outputs import claim_folder, writing
 from router_service.routers.dlp import KIND, EncoderHyperparameters
 from router_service.routers.encoder import (
     CONFIG_FILE,
@@ -60,8 +60,7 @@ def import_checkpoint(
     Raises:
         ConfigError: a file is not what it should be; the message has file and key.
     """
-    if (out / MANIFEST_FILE).exists() and not overwrite:
-        raise ConfigError(f"{out}: has a router already; overwrite it or choose another")
+    claim_folder(out, overwrite=overwrite)
     candidates = _candidates(adapters, aliases)
     config = read_encoder_config(encoder)
     check_max_tokens(encoder, config, max_tokens)
@@ -72,18 +71,20 @@ def import_checkpoint(
     hyperparameters = EncoderHyperparameters(
         max_tokens=max_tokens, files=digest_files(encoder, names)
     )
-    (out / ENCODER_FOLDER).mkdir(parents=True, exist_ok=True)
-    for name in names:
-        shutil.copyfile(encoder / name, out / ENCODER_FOLDER / name)
+    contents = {name: (encoder / name).read_bytes() for name in names}
     arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-    load_encoder(out, arrays, hyperparameters, len(candidates))
     manifest = RouterManifest(
         kind=KIND,
         candidates=candidates,
         hyperparameters=hyperparameters.model_dump(mode="json"),
         data_digest=digest_files(checkpoint.parent, [checkpoint.name])[checkpoint.name],
     )
-    return save_artifact(out, manifest, arrays)
+    with writing(out):
+        (out / ENCODER_FOLDER).mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (out / ENCODER_FOLDER / name).write_bytes(content)
+        load_encoder(out, arrays, hyperparameters, len(candidates))
+        return save_artifact(out, manifest, arrays)
 
 
 def _candidates(listing: Path, aliases: tuple[str, ...] | None) -> tuple[str, ...]:

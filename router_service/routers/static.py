@@ -5,6 +5,7 @@ nothing is renormalised. A tenant that may not use all of the adapters cannot be
 a mixture is another mixture.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +18,13 @@ from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
 from router_service.artifacts import (
-    MANIFEST_FILE,
     RouterManifest,
     check_tensors,
     load_artifact,
     parse_hyperparameters,
     save_artifact,
 )
+from router_service.outputs import claim_folder, writing
 from router_service.routers.base import (
     BASE_ALIAS,
     MAX_WEIGHT,
@@ -96,11 +97,11 @@ def save_static(
     ``adapter_digests`` binds it to these generations.
 
     Raises:
-        ConfigError: a weight is none, or beyond ``MAX_WEIGHT``, or ``path`` has a router already.
+        ConfigError: a weight is not finite or too large, or ``path`` cannot be written or has a
+            result already.
     """
-    if (path / MANIFEST_FILE).exists() and not overwrite:
-        raise ConfigError(f"{path}: has a router already; overwrite it or choose another")
-    _check_weights(weights)
+    claim_folder(path, overwrite=overwrite)
+    check_weights(weights)
     hyperparameters = StaticHyperparameters(method=method, training=training or {})
     rounded = [round(weight, WEIGHT_DECIMALS) for weight in weights.values()]
     manifest = RouterManifest(
@@ -111,7 +112,19 @@ def save_static(
         data_digest=data_digest,
         metrics=metrics or {},
     )
-    return save_artifact(path, manifest, {_WEIGHTS: np.array(rounded, dtype=np.float64)})
+    with writing(path):
+        return save_artifact(path, manifest, {_WEIGHTS: np.array(rounded, dtype=np.float64)})
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raise ConfigError for a weight that no adapter can have."""
+    for alias, weight in weights.items():
+        if not math.isfinite(weight) or alias == BASE_ALIAS:
+            raise ConfigError(f"{alias or '(base)'}={weight}: not a weight of an adapter")
+        if abs(weight) > MAX_WEIGHT:
+            raise ConfigError(
+                f"{alias}={weight:g}: expected a weight of at most {MAX_WEIGHT:g} either way"
+            )
 
 
 def load_static(
@@ -127,17 +140,8 @@ def load_static(
     )
     parse_hyperparameters(path, manifest, StaticHyperparameters)
     check_tensors(path, tensors, {_WEIGHTS: (len(manifest.candidates),)})
-    _check_weights(dict(zip(manifest.candidates, tensors[_WEIGHTS].tolist(), strict=True)))
+    check_weights(dict(zip(manifest.candidates, tensors[_WEIGHTS].tolist(), strict=True)))
     return StaticRouter(name, manifest, tuple(tensors[_WEIGHTS].tolist()))
-
-
-def _check_weights(weights: Mapping[str, float]) -> None:
-    for alias, weight in weights.items():
-        if not abs(weight) <= MAX_WEIGHT or alias == BASE_ALIAS:
-            raise ConfigError(
-                f"{alias or '(base)'}={weight}: not a weight of an adapter, which is from "
-                f"-{MAX_WEIGHT:g} to {MAX_WEIGHT:g}"
-            )
 
 
 def _build(config: RouterConfig, options: StaticOptions, context: RouterContext) -> StaticRouter:

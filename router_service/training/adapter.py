@@ -11,7 +11,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from router_service.training.base_model import quiet_peft
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.encoding import EncodedExample, collate
-from router_service.training.export import WEIGHTS_FILE, export_adapter
+from router_service.training.export import export_adapter
 from router_service.training.loss import completion_loss
 from router_service.training.run import (
     FetchProgress,
@@ -34,7 +34,7 @@ def train_adapter(
     """Train one adapter and write it to `config.out`.
 
     Raises:
-        ConfigError: `out` holds an adapter already, or a checkpoint of another run.
+        ConfigError: see `run_training`.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
     """
@@ -51,7 +51,6 @@ def train_adapter(
 
     return run_training(
         config,
-        result_file=WEIGHTS_FILE,
         prepare=lambda model, _, pad_id: _Lora(add_lora(model, lora, config.seed), pad_id),
         recipe=lambda _: Recipe(config.steps, config.warmup_steps),
         export=export,

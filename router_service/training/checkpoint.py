@@ -6,6 +6,7 @@ file's metadata. Nothing is pickled.
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,7 +46,11 @@ _PLAIN_FIELDS = (
 
 
 def save_state(path: Path, state: TrainState) -> None:
-    """Write `state`; an interruption leaves the previous file whole."""
+    """Write `state`; an interruption leaves the previous file whole.
+
+    Raises:
+        ConfigError: the disk refuses.
+    """
     tensors = {
         f"{name}:{key}": tensor.contiguous()
         for name in _TENSOR_FIELDS
@@ -53,8 +58,14 @@ def save_state(path: Path, state: TrainState) -> None:
     }
     plain = json.dumps({name: getattr(state, name) for name in _PLAIN_FIELDS})
     partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"state": plain})
-    os.replace(partial, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata={"state": plain})
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ConfigError(f"{path}: the checkpoint cannot be written: {error}") from error
 
 
 def load_state(path: Path, fingerprint: str) -> TrainState:
@@ -73,7 +84,7 @@ def load_state(path: Path, fingerprint: str) -> TrainState:
     if state.fingerprint != fingerprint:
         raise ConfigError(
             f"{path}: belongs to a run with other settings, data or base model; "
-            "train without resuming to start over"
+            "start over with --overwrite"
         )
     for key, tensor in tensors.items():
         name, _, rest = key.partition(":")

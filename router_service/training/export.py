@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from safetensors.torch import save_file
+from safetensors.torch import save
+
+from router_service.outputs import replace_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -24,7 +26,8 @@ def export_adapter(
 ) -> int:
     """Write the adapter into `out`: weights as `dtype`, PEFT's config, the manifest.
 
-    Returns the bytes of the weights' file. It comes last: a folder that has it is complete. The
+    Returns the bytes of the weights' file. It comes last and whole: a folder that has it is
+    complete. The
     same arguments give the same bytes: PEFT keeps module names in sets, whose order changes from
     process to process.
     """
@@ -37,7 +40,7 @@ def export_adapter(
     _write_json(out / CONFIG_FILE, {key: _plain(value) for key, value in config.items()})
     _write_json(out / MANIFEST_FILE, manifest)
     rounded = {key: weights[key].to(dtype).contiguous() for key in sorted(weights)}
-    save_file(rounded, out / WEIGHTS_FILE, metadata={"format": "pt"})
+    replace_file(out / WEIGHTS_FILE, save(rounded, metadata={"format": "pt"}))
     return (out / WEIGHTS_FILE).stat().st_size
 
 

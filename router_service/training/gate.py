@@ -13,10 +13,11 @@ from cluster.adapters.manifest import read_manifest
 from cluster.config import AdapterConfig
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
-from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE
+from router_service.artifacts import TENSOR_FILE
 from router_service.flow.artifact import save_gate
 from router_service.flow.gate import FlowGate, initial_bias
 from router_service.flow.schema import FlowHyperparameters
+from router_service.outputs import check_alias, claim_folder
 from router_service.training.base_model import linear_shapes
 from router_service.training.checkpoint import Tensors
 from router_service.training.config import GateTrainingConfig
@@ -48,8 +49,8 @@ def train_gate(
     """Train one gate and write its artifact to ``config.out``.
 
     Raises:
-        ConfigError: adapters that cannot be told apart, an unknown target, a router that is in
-            ``out`` already, or a checkpoint of another run.
+        ConfigError: adapters that cannot be told apart or served, an unknown target, ``out`` is one
+            of them; or see ``run_training``.
         AdapterError: an adapter cannot be read, or does not fit the base.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
@@ -57,9 +58,14 @@ def train_gate(
     aliases = tuple(path.resolve().name for path in config.adapters)
     if len(set(aliases)) != len(aliases):
         raise ConfigError(f"two adapters have one name: {', '.join(aliases)}")
+    for alias in aliases:
+        check_alias(alias, "adapter")
     target = aliases[-1] if config.target is None else config.target
     if target not in aliases:
         raise ConfigError(f"target: {target!r} is none of the adapters {', '.join(aliases)}")
+    claim_folder(
+        config.out, overwrite=config.overwrite, resume=config.resume, reads=config.adapters
+    )
     digests = tuple(read_manifest(path)[0].digest for path in config.adapters)
 
     def prepare(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
@@ -100,7 +106,6 @@ def train_gate(
 
     return run_training(
         config,
-        result_file=MANIFEST_FILE,
         prepare=prepare,
         recipe=recipe,
         export=export,

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, where the state is whole."""
+"""Ctrl-C and SIGTERM between two steps, where the state is whole."""
 
 import signal
 import threading
@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 @contextmanager
 def delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within it a first SIGINT is only noted, and the yielded function says so; a second one
-    interrupts at once. Elsewhere than in the main thread nothing is changed."""
+    """Within it a first SIGINT or SIGTERM is only noted, and the yielded function says so; a second
+    one interrupts at once. Elsewhere than in the main thread nothing is changed."""
     noted = False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: noted
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
 
     def note(_number: int, _frame: FrameType | None) -> None:
         nonlocal noted
@@ -23,8 +25,10 @@ def delayed_interrupt() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         noted = True
 
-    signal.signal(signal.SIGINT, note)
+    for number in _SIGNALS:
+        signal.signal(number, note)
     try:
         yield lambda: noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -72,6 +72,20 @@ def digest_examples(examples: Iterable[Example]) -> str:
     return digest.hexdigest()
 
 
+def check_text(where: str, record: object) -> None:
+    """Raise TrainingDataError where a string of a line, or a name, is no text.
+
+    JSON allows half of a surrogate pair, which no encoding has and no tokenizer takes.
+    """
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise TrainingDataError(
+            f"{where}: expected text, found {half}, half of a surrogate pair"
+        ) from error
+
+
 def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
     try:
         record: Any = json.loads(line)
@@ -79,6 +93,7 @@ def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tu
         raise TrainingDataError(
             f"{where}: not JSON: {error.msg} at column {error.colno}"
         ) from error
+    check_text(where, record)
     if not isinstance(record, dict):
         raise TrainingDataError(f"{where}: must be an object, found {type(record).__name__}")
     for field in fields:

@@ -17,12 +17,12 @@ from cluster.adapters.manifest import read_manifest
 from cluster.engine.fusion import LAYER_MODULES
 from cluster.engine.model_loader import decoder_layers
 from cluster.engine.model_source import ModelLocation
-from router_service.artifacts import MANIFEST_FILE
 from router_service.milora.artifact import save_milora
 from router_service.milora.rational import gelu_coefficients
 from router_service.milora.router import MiloraRouter, tensor_shapes
 from router_service.milora.routing import balance_loss
 from router_service.milora.schema import MiloraHyperparameters
+from router_service.outputs import check_alias
 from router_service.training.adapter import add_lora, lora_weights
 from router_service.training.checkpoint import Tensors
 from router_service.training.config import MiloraTrainingConfig
@@ -54,10 +54,11 @@ def train_milora(
     """Train an adapter with its routers and write both to ``config.out``.
 
     Raises:
-        ConfigError: ``out`` holds a router already, or a checkpoint of another run.
+        ConfigError: no adapter can have the name; or see ``run_training``.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
     """
+    alias = _alias(config)
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha or config.rank,  # type: ignore[arg-type]  # PEFT takes any number
@@ -87,7 +88,7 @@ def train_milora(
         layers, hidden_size, _ = routers["projection"].shape
         save_milora(
             config.out,
-            alias=config.alias or config.out.resolve().name,
+            alias=alias,
             digest=read_manifest(config.out)[0].digest,
             hyperparameters=MiloraHyperparameters(
                 top_k=config.top_k,
@@ -107,7 +108,6 @@ def train_milora(
 
     return run_training(
         config,
-        result_file=MANIFEST_FILE,
         prepare=prepare,
         recipe=recipe,
         export=export,
@@ -115,6 +115,20 @@ def train_milora(
         fetch_progress=fetch_progress,
         clock=clock,
     )
+
+
+def _alias(config: MiloraTrainingConfig) -> str:
+    """The name that adapter and routers are tied to.
+
+    Raises:
+        ConfigError: no adapter can have it.
+    """
+    if config.alias is not None:
+        check_alias(config.alias, "alias")
+        return config.alias
+    name = config.out.resolve().name
+    check_alias(name, "out, whose last part names the adapter unless --alias does")
+    return name
 
 
 class MiloraTrainee:

@@ -4,22 +4,22 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
-from cluster.errors import ConfigError, TrainingDataError
-from router_service.artifacts import (
-    MANIFEST_FILE,
-    RouterManifest,
-    load_artifact,
-    save_artifact,
-)
+from cluster.errors import TrainingDataError
+from router_service.artifacts import RouterManifest, load_artifact, save_artifact
+from router_service.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
+from router_service.routers.base import BASE_ALIAS
 from router_service.routers.dlp import KIND, DlpRouter
 from router_service.training.checkpoint import TrainState, load_state, save_state
+from router_service.training.divergence import Diverged, check_loss, check_weights
+from router_service.training.interrupt import delayed_interrupt
 from router_service.training.optimizer import load_moments, moments
-from router_service.training.router_batches import BatchSource, plain_batch
+from router_service.training.router_batches import Batch, BatchSource, plain_batch
 from router_service.training.router_config import (
     RouterProgress,
     RouterTrainingConfig,
@@ -34,7 +34,6 @@ from router_service.training.router_data import (
 from router_service.training.router_network import Parameters, initial_parameters, logits
 from router_service.training.schedule import learning_rate
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
 _DEV_BATCH = 256
 _BETAS = (0.9, 0.99)
 
@@ -45,15 +44,17 @@ def train_router(
     """Train a router over the labels found in the data and write its artifact to `config.out`.
 
     Candidates are the labels in alphabetical order, the base ("") first. `progress` is called
-    after every step. A checkpoint is written after every epoch and removed at the end.
+    after every step. A checkpoint is written after every epoch, and after the step that SIGINT or
+    SIGTERM came in; it is removed at the end. A run that diverges leaves nothing.
 
     Raises:
         TrainingDataError: a line of the data is wrong, or there is only one label.
-        ConfigError: `config.out` has a router already, or a checkpoint of another run.
+        ConfigError: `config.out` cannot be written, or holds a result or a checkpoint that is not
+            to be replaced, or one of another run; or the training diverges.
+        KeyboardInterrupt: after the step that the signal came in.
     """
     started = time.monotonic()
-    if (config.out / MANIFEST_FILE).exists() and not config.overwrite:
-        raise ConfigError(f"{config.out}: has a router already; overwrite it or choose another")
+    claim_folder(config.out, overwrite=config.overwrite, resume=config.resume)
     examples = read_labelled(config.data, config.base_label)
     held_out = read_labelled(config.held_out, config.base_label) if config.held_out else []
     candidates = tuple(sorted({example.label for example in examples}))
@@ -63,6 +64,11 @@ def train_router(
     torch.set_num_threads(config.threads or threads)
     try:
         state = _run(config, candidates, train, dev, digest_labelled(examples), progress)
+        weights = {name: weight.half() for name, weight in state.best_weights.items()}
+        check_weights(weights, step=state.step, rate=config.learning_rate)
+    except Diverged:
+        drop_checkpoint(config.out)
+        raise
     finally:
         torch.set_num_threads(threads)
     manifest = RouterManifest(
@@ -71,7 +77,7 @@ def train_router(
         hyperparameters=config.hyperparameters.model_dump(mode="json"),
         data_digest=digest_labelled(examples),
     )
-    tensors = {name: weight.half().numpy() for name, weight in state.best_weights.items()}
+    tensors = {name: weight.numpy() for name, weight in weights.items()}
     draft = DlpRouter.from_tensors("draft", manifest, tensors)
     dev_accuracy, _, fan_out = measure(draft, dev)
     metrics = {"dev_accuracy": dev_accuracy}
@@ -81,9 +87,10 @@ def train_router(
         held_out_accuracy, by_label, fan_out = measure(draft, held_out)
         metrics["held_out_accuracy"] = held_out_accuracy
     metrics["mean_fan_out"] = fan_out
-    manifest = save_artifact(config.out, manifest.model_copy(update={"metrics": metrics}), tensors)
-    load_artifact(config.out, kind=KIND, aliases=candidates, base_digest=None)
-    (config.out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    manifest = manifest.model_copy(update={"metrics": metrics})
+    with writing(config.out):
+        manifest = save_artifact(config.out, manifest, tensors)
+        load_artifact(config.out, kind=KIND, aliases=candidates, base_digest=None)
     return RouterTrainReport(
         path=config.out,
         version=manifest.version,
@@ -127,43 +134,64 @@ def _run(
     data_digest: str,
     progress: Callable[[RouterProgress], None],
 ) -> TrainState:
-    """Train until the last epoch or until the dev loss has stopped falling."""
+    """Train until the last epoch or until the dev loss has stopped falling.
+
+    Raises:
+        Diverged: a loss is not finite.
+        KeyboardInterrupt: after the step that a signal came in.
+    """
     source = BatchSource(train, candidates, config)
-    epoch_steps = -(-len(train) // config.batch_size)
+    epoch_steps = -(-len(train) // source.batch_size)
     total = epoch_steps * config.epochs
     checkpoint = config.out / CHECKPOINT_FILE
-    config.out.mkdir(parents=True, exist_ok=True)
     state = _start(config, candidates, data_digest, checkpoint)
     parameters = {name: w.clone().requires_grad_() for name, w in state.weights.items()}
     optimizer = torch.optim.AdamW(
         list(parameters.values()), betas=_BETAS, weight_decay=config.weight_decay
     )
     load_moments(optimizer, parameters, state.moments)
-    while state.step < total and state.evaluations_without_gain < config.patience:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                state.step, peak=config.learning_rate, warmup=config.warmup_steps, total=total
-            )
-        batch = source.batch(state.step)
-        loss = functional.cross_entropy(
-            logits(parameters, batch.ids, batch.mask),
-            batch.targets,
-            label_smoothing=config.label_smoothing,
-        )
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        state.step += 1
-        state.losses.append(loss.item())
-        epoch, within = divmod(state.step - 1, epoch_steps)
-        if within < epoch_steps - 1:
-            progress(RouterProgress(state.step, total, epoch + 1, loss.item()))
-            continue
-        dev_loss, dev_accuracy = _evaluate(config, candidates, parameters, dev)
-        _record(state, optimizer, parameters, dev_loss)
-        save_state(checkpoint, state)
-        progress(RouterProgress(state.step, total, epoch + 1, loss.item(), dev_loss, dev_accuracy))
+    with delayed_interrupt() as interrupted:
+        while state.step < total and state.evaluations_without_gain < config.patience:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    state.step, peak=config.learning_rate, warmup=config.warmup_steps, total=total
+                )
+            loss = _step(config, optimizer, parameters, source.batch(state.step), state.step + 1)
+            state.step += 1
+            state.losses.append(loss)
+            at = RouterProgress(state.step, total, 1 + (state.step - 1) // epoch_steps, loss)
+            if state.step % epoch_steps == 0:
+                dev_loss, accuracy = _evaluate(config, candidates, parameters, dev)
+                check_loss(dev_loss, "dev", step=state.step, rate=config.learning_rate)
+                _record(state, optimizer, parameters, dev_loss)
+                save_state(checkpoint, state)
+                at = replace(at, dev_loss=dev_loss, dev_accuracy=accuracy)
+            progress(at)
+            if interrupted() and state.step < total:
+                _keep(state, optimizer, parameters)
+                save_state(checkpoint, state)
+                raise KeyboardInterrupt
     return state
+
+
+def _step(
+    config: RouterTrainingConfig,
+    optimizer: torch.optim.Optimizer,
+    parameters: Parameters,
+    batch: Batch,
+    step: int,
+) -> float:
+    """One step of the optimiser; the loss before it."""
+    loss = functional.cross_entropy(
+        logits(parameters, batch.ids, batch.mask),
+        batch.targets,
+        label_smoothing=config.label_smoothing,
+    )
+    check_loss(loss.item(), "training", step=step, rate=config.learning_rate)
+    optimizer.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimizer.step()
+    return loss.item()
 
 
 def _start(
@@ -177,9 +205,16 @@ def _start(
     fingerprint = hashlib.sha256(f"{settings}\n{data_digest}".encode()).hexdigest()
     if config.resume and checkpoint.exists():
         return load_state(checkpoint, fingerprint)
+    checkpoint.unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
     fresh = initial_parameters(config.hyperparameters, len(candidates), generator)
     return TrainState(fingerprint, weights={name: p.detach() for name, p in fresh.items()})
+
+
+def _keep(state: TrainState, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
+    """Bring the state up to date after a step."""
+    state.weights = {name: p.detach().clone() for name, p in parameters.items()}
+    state.moments = moments(optimizer, parameters)
 
 
 def _record(
@@ -189,8 +224,7 @@ def _record(
     dev_loss: float,
 ) -> None:
     """Bring the state up to date after an epoch."""
-    state.weights = {name: p.detach().clone() for name, p in parameters.items()}
-    state.moments = moments(optimizer, parameters)
+    _keep(state, optimizer, parameters)
     if state.best_loss is None or dev_loss < state.best_loss:
         state.best_loss, state.best_step = dev_loss, state.step
         state.best_weights = {name: weight.clone() for name, weight in state.weights.items()}
@@ -223,6 +257,12 @@ def _check_labels(
 ) -> None:
     if len(candidates) < 2:
         raise TrainingDataError(f"{config.data}: one label only; a router chooses among several")
+    asked = "base_label" in config.model_fields_set and config.base_label is not None
+    if asked and BASE_ALIAS not in candidates:
+        raise TrainingDataError(
+            f"base_label: expected a label of {config.data}, found {config.base_label!r}; there "
+            f"are: {', '.join(candidates)}"
+        )
     strange = sorted({example.label for example in held_out} - set(candidates))
     if strange:
         raise TrainingDataError(

@@ -38,6 +38,8 @@ class BatchSource:
         self._classes = {alias: index for index, alias in enumerate(candidates)}
         self._tokens = [tokenize(e.text, self._features.max_tokens) for e in examples]
         self._labels = [self._classes[e.label] for e in examples]
+        self.batch_size = min(config.batch_size, len(examples))
+        """Of different texts; the settings may ask for more than there are."""
 
     def batch(self, step: int) -> Batch:
         """The batch of step `step` (from 0)."""
@@ -46,7 +48,7 @@ class BatchSource:
         indices = batch_indices(
             step,
             n_examples=len(self._tokens),
-            batch_size=config.batch_size,
+            batch_size=self.batch_size,
             seed=config.seed,
         )
         rows = []

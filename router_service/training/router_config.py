@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from cluster.config import Section
 from router_service.routers.dlp import DlpHyperparameters
+from router_service.training.config import Positive, Seed
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -19,6 +20,8 @@ class RouterTrainingConfig(Section):
     of threads.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     data: Path
     """JSONL of {"text", "label"}, or a folder of <alias>.jsonl with {"prompt"}."""
     out: Path
@@ -26,7 +29,8 @@ class RouterTrainingConfig(Section):
     held_out: Path | None = None
     """Data in either form that training never sees, to measure the finished router."""
     base_label: str | None = "base"
-    """Label or file name whose texts the base model answers by itself; unset: there is none."""
+    """Label or file name whose texts the base model answers by itself; unset: there is none. One
+    that is given must be in the data."""
     hyperparameters: DlpHyperparameters = DlpHyperparameters()
 
     epochs: Annotated[int, Field(ge=1)] = 4
@@ -34,7 +38,7 @@ class RouterTrainingConfig(Section):
     patience: Annotated[int, Field(ge=1)] = 2
     """Epochs without a lower dev loss before the run ends early."""
     batch_size: Annotated[int, Field(ge=1)] = 64
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-3
+    learning_rate: Positive = 2e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 20
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     label_smoothing: Share = 0.02
@@ -51,7 +55,7 @@ class RouterTrainingConfig(Section):
     """Joined texts of two adapters per text, labelled half and half, so that a prompt with two
     tasks gets both adapters."""
 
-    seed: int = 0
+    seed: Seed = 0
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 leaves the library's choice."""
     resume: bool = False

@@ -16,18 +16,19 @@ from typing import Any, Literal, Protocol
 import torch
 
 from cluster.engine.model_source import ModelLocation, resolve_model
-from cluster.errors import ConfigError, TrainingDataError
+from cluster.errors import TrainingDataError
+from router_service.outputs import CHECKPOINT_FILE as CHECKPOINT_FILE
+from router_service.outputs import claim_folder, drop_checkpoint, writing
 from router_service.training.base_model import load_base
 from router_service.training.checkpoint import Tensors, TrainState, load_state, save_state
 from router_service.training.config import NOT_IN_FINGERPRINT, TrainingConfig
+from router_service.training.divergence import Diverged, check_loss, check_weights
 from router_service.training.encoding import EncodedExample, encode_examples
 from router_service.training.export import created_by
 from router_service.training.interrupt import delayed_interrupt
 from router_service.training.jsonl import Example, digest_examples, read_examples
 from router_service.training.optimizer import load_moments, moments
 from router_service.training.schedule import batch_indices, learning_rate
-
-CHECKPOINT_FILE = "checkpoint.safetensors"
 
 Parameters = Mapping[str, torch.nn.Parameter]
 FetchProgress = Callable[[str, int, int | None], None]
@@ -123,7 +124,6 @@ class Finished:
 def run_training(
     config: TrainingConfig,
     *,
-    result_file: str,
     prepare: Callable[[Any, ModelLocation, int], Trainee],
     recipe: Callable[[int], Recipe],
     export: Callable[[Finished], int],
@@ -135,12 +135,11 @@ def run_training(
     """Train and write the result to ``config.out``.
 
     An interrupted run leaves its last checkpoint there, one of the very step where it was
-    interrupted by SIGINT in the main thread; the same call with ``resume`` ends with the weights
-    an uninterrupted run would have had.
+    interrupted by SIGINT or SIGTERM in the main thread; the same call with ``resume`` ends with the
+    weights an uninterrupted run would have had. A run that diverges leaves nothing.
 
     Args:
         config: settings.
-        result_file: name of the file that tells a finished result in ``config.out``.
         prepare: makes the trainee from the base model (in fp32, evaluation mode), its location, and
             the id of the padding token.
         recipe: how to optimise, from the number of training examples.
@@ -151,13 +150,13 @@ def run_training(
         clock: seconds.
 
     Raises:
-        ConfigError: ``out`` holds a result already, or a checkpoint of another run.
+        ConfigError: ``out`` cannot be written, or holds a result or a checkpoint that is not to be
+            replaced, or one of another run; or the training diverges.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
-        KeyboardInterrupt: after the step that SIGINT came in.
+        KeyboardInterrupt: after the step that the signal came in.
     """
-    if (config.out / result_file).exists() and not config.overwrite:
-        raise ConfigError(f"{config.out}: holds {config.result} already; overwrite it explicitly")
+    claim_folder(config.out, overwrite=config.overwrite, resume=config.resume)
     examples = read_examples(config.data)
     base = resolve_model(config.base, config.cache_dir, fetch_progress)
     if config.threads:
@@ -166,16 +165,21 @@ def run_training(
     run = _Run(config, base, examples, prepare, recipe, identity)
     done_before = run.state.step
     with delayed_interrupt() as interrupted:
-        for loss, dev_loss in run:
-            step, total = run.state.step, run.recipe.steps
-            pace = (clock() - started) / (step - done_before)
-            if progress:
-                progress(TrainProgress(step, total, loss, dev_loss, pace * (total - step)))
-            if interrupted() and step < total:
-                run.save()
-                raise KeyboardInterrupt
-    nbytes = export(run.finish())
-    run.checkpoint.unlink(missing_ok=True)
+        try:
+            for loss, dev_loss in run:
+                step, total = run.state.step, run.recipe.steps
+                pace = (clock() - started) / (step - done_before)
+                if progress:
+                    progress(TrainProgress(step, total, loss, dev_loss, pace * (total - step)))
+                if interrupted() and step < total:
+                    run.save()
+                    raise KeyboardInterrupt
+            finished = run.finish()
+        except Diverged:
+            drop_checkpoint(config.out)
+            raise
+        with writing(config.out):
+            nbytes = export(finished)
     return TrainReport(
         out=config.out,
         steps=run.state.step,
@@ -251,6 +255,7 @@ class _Run:
         weights = state.best_weights
         if not weights:
             weights, state.best_step = self.trainee.weights(), state.step
+        check_weights(weights, step=state.step, rate=self._config.learning_rate)
         return Finished(weights, self._provenance(), self._data_digest, self._base, state.best_loss)
 
     def _step(self) -> float:
@@ -262,6 +267,7 @@ class _Run:
             decay=self.recipe.decay,
         )
         loss = self.trainee.loss(self._batch(self.train, self.state.step, "train"))
+        self._check(loss, "training")
         self._update(loss, rate, self.trainee.parameters)
         return float(loss.detach())
 
@@ -272,7 +278,13 @@ class _Run:
                 f"{self._config.data}: dev_examples is 0, and a part is trained on dev examples"
             )
         loss = self.trainee.loss(self._batch(self.dev, self.state.step, "dev"))
+        self._check(loss, "dev")
         self._update(loss, self.recipe.dev_learning_rate, self.trainee.dev_parameters)
+
+    def _check(self, loss: torch.Tensor, what: str) -> None:
+        """Raise Diverged where the present step's loss is not finite."""
+        rate = self._config.learning_rate
+        check_loss(float(loss.detach()), what, step=self.state.step + 1, rate=rate)
 
     def _update(self, loss: torch.Tensor, rate: float, parameters: Parameters) -> None:
         """Backward and one optimiser step on ``parameters`` alone."""
@@ -291,7 +303,10 @@ class _Run:
     ) -> list[EncodedExample]:
         seed = f"{self._config.seed}" if what == "train" else f"{self._config.seed}/{what}"
         indices = batch_indices(
-            step, n_examples=len(examples), batch_size=self._config.batch_size, seed=seed
+            step,
+            n_examples=len(examples),
+            batch_size=min(self._config.batch_size, len(examples)),
+            seed=seed,
         )
         return [examples[i] for i in indices]
 
@@ -305,6 +320,7 @@ class _Run:
                 total += self.trainee.dev_loss(part) * n
                 n_targets += n
         loss, state = total / n_targets, self.state
+        check_loss(loss, "dev", step=state.step, rate=self._config.learning_rate)
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_step = loss, state.step
             state.best_weights = self.trainee.weights()
@@ -315,7 +331,6 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of the present step."""
-        self._config.out.mkdir(parents=True, exist_ok=True)
         self.state.weights = self.trainee.weights()
         self.state.moments = moments(self._optimizer, self._parameters)
         save_state(self.checkpoint, self.state)
@@ -323,6 +338,7 @@ class _Run:
     def _restore(self) -> TrainState:
         fingerprint = self._fingerprint()
         if not (self._config.resume and self.checkpoint.exists()):
+            self.checkpoint.unlink(missing_ok=True)
             return TrainState(fingerprint=fingerprint)
         state = load_state(self.checkpoint, fingerprint)
         self.trainee.load_weights(state.weights)

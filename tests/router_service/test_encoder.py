@@ -254,7 +254,7 @@ def test_an_encoder_of_another_kind_or_size_is_refused(tmp_path: Path) -> None:
 def test_a_second_import_does_not_overwrite(tmp_path: Path) -> None:
     published = _publish(tmp_path, "albert")
     _import(published, tmp_path / "router")
-    with pytest.raises(ConfigError, match="has a router already"):
+    with pytest.raises(ConfigError, match="holds a router already"):
         _import(published, tmp_path / "router")
     _import(published, tmp_path / "router", overwrite=True)
 

@@ -1,3 +1,4 @@
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -155,3 +156,19 @@ def test_a_router_is_not_replaced_unasked(
     with pytest.raises(ConfigError, match="holds a router already"):
         import_gate(file, tmp_path / "out", adapters=adapters, base=base)
     import_gate(file, tmp_path / "out", adapters=adapters, base=base, overwrite=True)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
+def test_a_temperature_that_none_can_have(
+    write: Any, base: Any, adapters: Any, tmp_path: Path, temperature: float
+) -> None:
+    options: dict[str, Any] = {"adapters": adapters, "base": base, "temperature": temperature}
+    with pytest.raises(ConfigError, match="temperature: expected a finite number above 0, found"):
+        import_gate(write(published()), tmp_path / "out", **options)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_file_is_read(
+    base: Any, adapters: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="out: expected a folder that can be written"):
+        import_gate(tmp_path / "none.pt", Path("/proc/x"), adapters=adapters, base=base)

@@ -1,7 +1,9 @@
 """Merged adapters against PEFT's own merges, and through PEFT's own loader."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
 from cluster.adapters.manifest import read_manifest
 from cluster.config import AdapterConfig
-from cluster.errors import AdapterError, ConfigError
+from cluster.errors import AdapterError, AdapterNotFinite, ConfigError
 from router_service.fusion.export import export_merge
 from router_service.fusion.merge import merge, read_adapter
 from router_service.training.base_model import linear_shapes
@@ -176,3 +178,21 @@ def test_an_adapter_that_is_there_is_kept(oracle: Oracle, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="holds an adapter already"):
         export_merge(tmp_path, adapters, {"plain": 1.0}, "cat")
     export_merge(tmp_path, adapters, {"plain": 0.5}, "cat", overwrite=True)
+
+
+@pytest.mark.parametrize("weight", [1e38, -1001.0, math.nan])
+def test_a_weight_that_no_merge_can_have(oracle: Oracle, tmp_path: Path, weight: float) -> None:
+    adapters = {"plain": read_adapter(oracle.folder / "plain")}
+    with pytest.raises(ConfigError, match="plain="):
+        export_merge(tmp_path / "out", adapters, {"plain": weight}, "cat")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_merge_that_is_not_finite_is_not_written(oracle: Oracle, tmp_path: Path) -> None:
+    adapter = read_adapter(oracle.folder / "plain")
+    path, tensors = next(iter(adapter.tensors.items()))
+    huge = adapter.tensors | {path: tensors._replace(A=torch.full_like(tensors.A, 1e38))}
+    adapters = {"plain": replace(adapter, tensors=huge)}
+    with pytest.raises(AdapterNotFinite, match="lower the weights"):
+        export_merge(tmp_path / "out", adapters, {"plain": 1000.0}, "cat")
+    assert not (tmp_path / "out").exists()

@@ -111,7 +111,7 @@ def test_a_searched_mixture_is_served_as_a_router(config: MixtureSearchConfig) -
     )
     served = dict(router.route("any", frozenset(catalog.entries)).weights)
     assert served == {alias: w for alias, w in report.weights.items() if w}
-    with pytest.raises(ConfigError, match="has a router already"):
+    with pytest.raises(ConfigError, match="holds a router already"):
         search_mixture(config)
     again = search_mixture(config.model_copy(update={"out": config.out.with_name("again")}))
     assert again.weights == report.weights

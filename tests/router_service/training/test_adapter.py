@@ -12,8 +12,10 @@ from safetensors.torch import load_file
 
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import AdapterError, ConfigError, TrainingDataError
+from router_service.training import adapter
 from router_service.training.adapter import train_adapter
 from router_service.training.base_model import load_base, quiet_peft
+from router_service.training.checkpoint import TrainState, save_state
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.encoding import chat_prompt_ids
 from router_service.training.evaluate import Evaluator
@@ -146,6 +148,86 @@ def _elsewhere() -> bool:
     with delayed_interrupt() as interrupted:
         assert signal.getsignal(signal.SIGINT) is before
         return interrupted()
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="the checkpoint cannot be written"):
+        save_state(tmp_path / "file" / CHECKPOINT_FILE, TrainState("fingerprint"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_are_noted_and_given_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with delayed_interrupt() as interrupted:
+        signal.raise_signal(number)
+        assert interrupted()
+    assert signal.getsignal(number) is before
+
+
+def test_a_checkpoint_is_not_thrown_away_unasked(settings: dict[str, Any]) -> None:
+    with pytest.raises(Interrupted):
+        train_adapter(AdapterTrainingConfig(**settings), stop_at(3))
+    kept = (settings["out"] / CHECKPOINT_FILE).read_bytes()
+    with pytest.raises(ConfigError, match="interrupted training: go on with --resume, or start"):
+        train_adapter(AdapterTrainingConfig(**settings))
+    assert (settings["out"] / CHECKPOINT_FILE).read_bytes() == kept
+    steps: list[int] = []
+    train_adapter(AdapterTrainingConfig(**settings, overwrite=True), lambda p: steps.append(p.step))
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_training_says_so_when_resumed(settings: dict[str, Any]) -> None:
+    train_adapter(AdapterTrainingConfig(**settings))
+    with pytest.raises(ConfigError, match=r"the training is finished.*--overwrite trains anew"):
+        train_adapter(AdapterTrainingConfig(**settings, resume=True))
+
+
+@pytest.mark.parametrize("dev_examples", [0, 2])
+def test_a_training_that_diverges_leaves_nothing(
+    settings: dict[str, Any], dev_examples: int
+) -> None:
+    diverging = {**settings, "learning_rate": 1e30, "dev_examples": dev_examples}
+    with pytest.raises(ConfigError, match=r"learning_rate: the training loss is nan .*lower --lr"):
+        train_adapter(AdapterTrainingConfig(**{**diverging, "checkpoint_every": 1}))
+    assert not settings["out"].exists()
+
+
+def test_a_replaced_result_stays_where_its_successor_diverges(settings: dict[str, Any]) -> None:
+    train_adapter(AdapterTrainingConfig(**settings))
+    before = {p.name: p.read_bytes() for p in settings["out"].iterdir()}
+    with pytest.raises(ConfigError, match="diverged"):
+        train_adapter(AdapterTrainingConfig(**settings, learning_rate=1e30, overwrite=True))
+    assert {p.name: p.read_bytes() for p in settings["out"].iterdir()} == before
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("field", ["learning_rate", "alpha", "max_grad_norm"])
+def test_settings_are_finite(settings: dict[str, Any], field: str, value: float) -> None:
+    with pytest.raises(ValidationError, match=field):
+        AdapterTrainingConfig(**{**settings, field: value})
+
+
+@pytest.mark.parametrize("seed", [10**20, -(10**20)])
+def test_a_seed_fits_torch(settings: dict[str, Any], seed: int) -> None:
+    with pytest.raises(ValidationError, match="seed"):
+        AdapterTrainingConfig(**{**settings, "seed": seed})
+    train_adapter(AdapterTrainingConfig(**{**settings, "steps": 1, "seed": 2**64 - 1}))
+
+
+def test_a_batch_is_not_larger_than_the_data(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    collate = adapter.collate
+
+    def noted(examples: Any, **options: Any) -> Any:
+        sizes.append(len(examples))
+        return collate(examples, **options)
+
+    monkeypatch.setattr(adapter, "collate", noted)
+    train_adapter(AdapterTrainingConfig(**{**settings, "batch_size": 10**9, "steps": 2}))
+    assert max(sizes) == 6
 
 
 @pytest.mark.parametrize("changed", [{"steps": 8}, {"seed": 1}, {"rank": 4}])

@@ -197,3 +197,20 @@ def test_adapters_of_the_bases_name_are_taken_where_asked(
         train_gate(GateTrainingConfig(**settings))
     report = train_gate(GateTrainingConfig(**settings, base_check="name"))
     assert (report.out / TENSOR_FILE).exists()
+
+
+def test_the_softmax_that_overflows_is_an_error(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="the training loss is nan"):
+        train_gate(GateTrainingConfig(**settings, temperature=1e-45))
+    assert not settings["out"].exists()
+
+
+def test_an_adapter_that_is_read_is_not_replaced(settings: dict[str, Any], adapters: Path) -> None:
+    config = GateTrainingConfig(**{**settings, "out": adapters / "task"}, overwrite=True)
+    with pytest.raises(ConfigError, match="a folder of its own"):
+        train_gate(config)
+    assert (adapters / "task" / "adapter_config.json").exists()
+
+
+def test_the_default_learning_rate_is_the_measured_one(settings: dict[str, Any]) -> None:
+    assert GateTrainingConfig(**settings).learning_rate == 5e-3

@@ -1,8 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.errors import TrainingDataError
+from router_service.evaluation.records import read_eval_records
 from router_service.training.jsonl import Example, digest_examples, read_examples, write_examples
 
 GOOD = '{"prompt": "p", "completion": "c"}'
@@ -30,6 +32,27 @@ def test_a_bad_line_is_named_with_file_line_and_field(
     with pytest.raises(TrainingDataError) as caught:
         read_examples(path)
     assert str(caught.value).startswith(f"{path}{complaint}")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"prompt": "a \\ud83d", "completion": "c"}',
+        '{"prompt": "p", "completion": "\\udc00"}',
+        '{"prompt": "p", "completion": "c", "\\ud83d": 1}',
+    ],
+)
+@pytest.mark.parametrize("read", [read_examples, read_eval_records])
+def test_half_a_surrogate_pair_is_no_text(tmp_path: Path, line: str, read: Any) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text(f"{GOOD}\n{line}\n")
+    with pytest.raises(
+        TrainingDataError, match=r"data\.jsonl:2: expected text, found \\ud"
+    ) as caught:
+        read(path)
+    caught.value.message.encode()
+    path.write_text('{"prompt": "\\ud83d\\ude00", "completion": "c"}\n')
+    assert read(path)[0].prompt == "\U0001f600"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe"])

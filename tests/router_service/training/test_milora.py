@@ -186,3 +186,32 @@ def test_a_result_is_not_replaced_unasked(settings: dict[str, Any]) -> None:
     train_milora(MiloraTrainingConfig(**settings))
     with pytest.raises(ConfigError, match="holds an adapter already"):
         train_milora(MiloraTrainingConfig(**settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"alias": "a b"}, "alias: "),
+        ({"alias": ""}, "alias: "),
+        ({"out": "my forms"}, "out, whose"),
+    ],
+)
+def test_a_name_that_cannot_be_served_is_refused_at_once(
+    settings: dict[str, Any], tmp_path: Path, changes: dict[str, Any], field: str
+) -> None:
+    if "out" in changes:
+        changes = {"out": tmp_path / changes["out"]}
+    seen: list[TrainProgress] = []
+    with pytest.raises(ConfigError, match=f"{field}.*expected the name of an adapter"):
+        train_milora(MiloraTrainingConfig(**{**settings, **changes}), seen.append)
+    assert not seen
+
+
+def test_an_adapter_takes_a_routers_place(settings: dict[str, Any]) -> None:
+    """A router of the weights before would be served beside the new ones."""
+    train_milora(MiloraTrainingConfig(**{**settings, "steps": 1}))
+    plain = {k: v for k, v in settings.items() if k != "coefficient_every"}
+    out = train_adapter(AdapterTrainingConfig(**{**plain, "steps": 1}, overwrite=True)).out
+    assert not (out / MANIFEST_FILE).exists()
+    assert not (out / TENSOR_FILE).exists()
+    assert read_manifest(out)[0].rank == 2

@@ -1,6 +1,7 @@
 """Router training on three tiny tasks."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 
 from cluster.errors import ConfigError, TrainingDataError
 from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE, read_manifest
+from router_service.outputs import CHECKPOINT_FILE
 from router_service.routers.dlp import DlpHyperparameters, load_dlp
 from router_service.routers.features import FeatureConfig, feature_ids
 from router_service.routers.mini_mlp import MiniMlp, NetworkConfig
-from router_service.training.router import CHECKPOINT_FILE, train_router
+from router_service.training.router import train_router
 from router_service.training.router_batches import BatchSource, collate
 from router_service.training.router_config import RouterProgress, RouterTrainingConfig
 from router_service.training.router_data import LabelledText, read_labelled, split_dev
@@ -118,6 +120,68 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(make_config: Any) -> None:
     assert _files(broken.out) == _files(whole.out)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("stop_at", [2, 5, 8])
+def test_an_interrupted_step_is_kept(make_config: Any, stop_at: int, number: int) -> None:
+    """Within an epoch of four steps, and at the end of one."""
+    whole, broken = make_config("whole", epochs=3), make_config("broken", epochs=3)
+    train_router(whole, _ignore)
+
+    def press(progress: RouterProgress) -> None:
+        if progress.step == stop_at:
+            signal.raise_signal(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_router(broken, press)
+    steps: list[int] = []
+    resumed = broken.model_copy(update={"resume": True})
+    train_router(resumed, lambda progress: steps.append(progress.step))
+    assert steps[0] == stop_at + 1
+    assert _files(broken.out) == _files(whole.out)
+    with pytest.raises(ConfigError, match="the training is finished"):
+        train_router(resumed, _ignore)
+
+
+def test_a_checkpoint_is_not_thrown_away_unasked(make_config: Any) -> None:
+    def press(progress: RouterProgress) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_router(make_config(), press)
+    with pytest.raises(ConfigError, match="interrupted training: go on with --resume, or start"):
+        train_router(make_config(), _ignore)
+    train_router(make_config(epochs=1, overwrite=True), _ignore)
+
+
+def test_a_training_that_diverges_leaves_nothing(make_config: Any) -> None:
+    config = make_config(learning_rate=1e30, epochs=2)
+    with pytest.raises(ConfigError, match=r"learning_rate: .* loss is (nan|inf) .*lower --lr"):
+        train_router(config, _ignore)
+    assert not config.out.exists()
+
+
+def test_weights_must_be_finite_as_they_are_saved(make_config: Any) -> None:
+    """One large step: finite in fp32, not in fp16."""
+    config = make_config(learning_rate=1e6, epochs=1, batch_size=10**9)
+    with pytest.raises(ConfigError, match=r"learning_rate: .* is not finite after step 1"):
+        train_router(config, _ignore)
+    assert not config.out.exists()
+
+
+def test_a_batch_is_not_larger_than_the_data(make_config: Any) -> None:
+    config = make_config(batch_size=10**9)
+    examples = read_labelled(config.data, "chat")
+    assert len(BatchSource(examples, ("", "cron", "sql"), config).batch(0).ids) < 60
+    assert train_router(config.model_copy(update={"epochs": 1}), _ignore).steps == 1
+
+
+def test_a_base_label_that_is_given_must_be_there(make_config: Any) -> None:
+    with pytest.raises(TrainingDataError, match=r"base_label: expected a label.*found 'nothere'"):
+        train_router(make_config(base_label="nothere"), _ignore)
+    fields = make_config().model_dump(exclude={"base_label"}) | {"epochs": 1}
+    train_router(RouterTrainingConfig(**fields), _ignore)
+
+
 def test_a_checkpoint_of_other_settings_is_refused(make_config: Any) -> None:
     def interrupt(progress: RouterProgress) -> None:
         if progress.epoch == 2:
@@ -131,7 +195,7 @@ def test_a_checkpoint_of_other_settings_is_refused(make_config: Any) -> None:
 
 def test_an_existing_router_is_not_overwritten_unasked(make_config: Any) -> None:
     train_router(make_config(epochs=1), _ignore)
-    with pytest.raises(ConfigError, match="has a router already"):
+    with pytest.raises(ConfigError, match="holds a router already"):
         train_router(make_config(epochs=1), _ignore)
     train_router(make_config(epochs=1, overwrite=True), _ignore)
 
@@ -192,7 +256,7 @@ def test_data_that_cannot_train_a_router(make_config: Any, tmp_path: Path) -> No
         train_router(make_config(held_out=one), _ignore)
     one.write_text('{"text": "a", "label": "b"}\n{"text": "a", "label": "c"}\n')
     with pytest.raises(TrainingDataError, match="'b' has 1 example"):
-        train_router(make_config(data=one), _ignore)
+        train_router(make_config(data=one, base_label=None), _ignore)
 
 
 def test_the_split_is_by_label_and_loses_nothing() -> None:

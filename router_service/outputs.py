@@ -1,0 +1,151 @@
+"""What commands write to ``--out``: tried before the work starts, and replaced as a whole.
+
+A folder holds one result, of whatever kind. What is there of an earlier one goes away when the next
+is written, so that no adapter is left beside a router of other weights; files that these commands
+never write are left alone.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from cluster.adapters.catalog import ALIAS_PATTERN, RESERVED_ALIASES
+from cluster.adapters.manifest import WEIGHTS_FILE
+from cluster.adapters.sources.files import KEPT_FILES as ADAPTER_FILES
+from cluster.errors import ConfigError
+from router_service.artifacts import MANIFEST_FILE
+from router_service.store import KEPT_FILES as ROUTER_FILES
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+"""A training's state; where it is there, the training has not ended."""
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
+
+_WRITTEN = (*ADAPTER_FILES, *ROUTER_FILES)
+
+
+def claim_folder(
+    out: Path, *, overwrite: bool, resume: bool | None = None, reads: Iterable[Path] = ()
+) -> None:
+    """Before the work: ``out`` can be written, and holds nothing that is not to be replaced.
+
+    Args:
+        resume: whether to go on from a checkpoint; None where the work has none.
+        reads: folders that the work reads, none of which may be ``out``.
+
+    Raises:
+        ConfigError: says which of these is not so, and which option helps.
+    """
+    check_folder(out)
+    if out.resolve() in {path.resolve() for path in reads}:
+        raise ConfigError(f"out: expected a folder of its own, found the adapter {out}")
+    interrupted = (out / CHECKPOINT_FILE).exists()
+    if overwrite or (resume and interrupted):
+        return
+    if interrupted:
+        go_on = "" if resume is None else "go on with --resume, or "
+        raise ConfigError(
+            f"{out}: holds an interrupted training: {go_on}start over with --overwrite"
+        )
+    held = _held(out)
+    if held and resume:
+        raise ConfigError(
+            f"{out}: the training is finished, it holds {held}; --overwrite trains anew"
+        )
+    if held:
+        raise ConfigError(f"{out}: holds {held} already; --overwrite replaces it")
+
+
+def check_folder(out: Path) -> None:
+    """Raise ConfigError unless ``out`` is a folder that can be written, or can be made one.
+
+    It is tried, not looked up: rights say nothing of a full or a special file system. What was made
+    for the trial is removed.
+    """
+    made: list[Path] = []
+    try:
+        for folder in reversed((out, *out.parents)):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise _refused("a folder that can be written", out, error) from error
+    finally:
+        with suppress(OSError):
+            for folder in reversed(made):
+                folder.rmdir()
+
+
+def check_file(out: Path) -> None:
+    """Raise ConfigError unless ``out`` is a file that can be written, or can be made one."""
+    try:
+        there = out.exists()
+        with out.open("ab"):
+            pass
+        if not there:
+            out.unlink()
+    except OSError as error:
+        raise _refused("a file that can be written", out, error) from error
+
+
+def check_alias(alias: str, option: str) -> None:
+    """Raise ConfigError unless an adapter can have this name when it is served."""
+    if not re.fullmatch(ALIAS_PATTERN, alias) or alias.lower() in RESERVED_ALIASES:
+        reserved = " or ".join(sorted(RESERVED_ALIASES))
+        raise ConfigError(
+            f"{option}: expected the name of an adapter ({ALIAS_PATTERN}, not {reserved}), "
+            f"found {alias!r}"
+        )
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Within it a result is written to ``out``: one that was there goes first, a checkpoint last.
+
+    Raises:
+        ConfigError: the disk refuses.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name in _WRITTEN:
+            (out / name).unlink(missing_ok=True)
+            (out / (name + PARTIAL)).unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or it holds files of others
+            (out / "encoder").rmdir()
+        yield
+        (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise _refused("a folder that can be written", out, error) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def drop_checkpoint(out: Path) -> None:
+    """Remove a training's state, and its folder where nothing else is in it."""
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    with suppress(OSError):
+        out.rmdir()
+
+
+def _held(out: Path) -> str | None:
+    """What of ours is in a folder, in words."""
+    if (out / WEIGHTS_FILE).exists():
+        return "an adapter"
+    return "a router" if (out / MANIFEST_FILE).exists() else None
+
+
+def _refused(expected: str, out: Path, error: Exception) -> ConfigError:
+    why = getattr(error, "strerror", None) or error
+    return ConfigError(f"out: expected {expected}, found {out}: {why}")
