@@ -191,6 +191,8 @@ def test_ctrl_c_while_importing_is_quiet() -> None:
     code = (
         "import signal\n"
         "from deployments.cli import importing\n"
+        # A process in the background of a script inherits that it ignores Ctrl-C.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with importing():\n"
         "    try:\n"
         "        signal.raise_signal(signal.SIGINT)\n"
