@@ -6,7 +6,6 @@ candidates were re-ordered, or weights of another training, are refused when the
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +21,7 @@ from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import tagged_digest
 from cluster.errors import ConfigError
 from router_service.routers.base import BASE_ALIAS
+from router_service.whole_file import replace_file
 
 MANIFEST_FILE = "router.json"
 TENSOR_FILE = "router.safetensors"
@@ -56,8 +56,8 @@ def save_artifact(path: Path, manifest: RouterManifest, tensors: Tensors) -> Rou
     manifest = manifest.model_copy(update={"version": _version(manifest, encoded)})
     document = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
     path.mkdir(parents=True, exist_ok=True)
-    _replace(path / TENSOR_FILE, encoded)
-    _replace(path / MANIFEST_FILE, document.encode())
+    replace_file(path / TENSOR_FILE, encoded)
+    replace_file(path / MANIFEST_FILE, document.encode())
     return manifest
 
 
@@ -184,9 +184,3 @@ def _version(manifest: RouterManifest, encoded: bytes) -> str:
         del content["adapter_digests"]  # artifacts written before the field keep their version
     canonical = json.dumps(content, sort_keys=True, ensure_ascii=False).encode()
     return tagged_digest(("manifest", canonical), ("tensors", hashlib.sha256(encoded).digest()))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

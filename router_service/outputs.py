@@ -5,7 +5,6 @@ is written, so that no adapter is left beside a router of other weights; files t
 never write are left alone.
 """
 
-import os
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -20,11 +19,10 @@ from cluster.adapters.sources.files import KEPT_FILES as ADAPTER_FILES
 from cluster.errors import ConfigError
 from router_service.artifacts import MANIFEST_FILE
 from router_service.store import KEPT_FILES as ROUTER_FILES
+from router_service.whole_file import PARTIAL
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """A training's state; where it is there, the training has not ended."""
-PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
 
 _WRITTEN = (*ADAPTER_FILES, *ROUTER_FILES)
 
@@ -123,13 +121,6 @@ def writing(out: Path) -> Iterator[None]:
         (out / CHECKPOINT_FILE).unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise _refused("a folder that can be written", out, error) from error
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def drop_checkpoint(out: Path) -> None:

@@ -1,11 +1,11 @@
 """A JSON document of an adapter's folder, read with a bound on its size."""
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import AdapterMalformed
+from cluster.repeated import repeated
 
 MAX_DOCUMENT_BYTES = 2**20
 
@@ -37,8 +37,7 @@ def parse_object(raw: bytes, where: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            counts = Counter(name for name, _ in pairs)
-            twice = sorted(name for name, count in counts.items() if count > 1)
+            twice = repeated(name for name, _ in pairs)
             raise AdapterMalformed(f"{where}: named more than once: {', '.join(twice[:8])}")
         return found
 

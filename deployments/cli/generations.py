@@ -8,7 +8,7 @@ from cluster.errors import AdapterNotFound, ConfigError
 from deployments.cli.client import BraidClient
 
 ROUTES = "/admin/v1/adapters"
-DIGEST_CHARACTERS = 64
+WHOLE_DIGEST = 64  # characters
 BEGINNING = re.compile("[0-9a-f]{4,63}")
 """What may stand for a digest where a name may stand too; shorter ones are mistyped names."""
 
@@ -19,7 +19,7 @@ def full_digest(client: BraidClient, beginning: str) -> str:
     Raises:
         ConfigError: none, or several.
     """
-    if len(beginning) == DIGEST_CHARACTERS:
+    if len(beginning) == WHOLE_DIGEST:
         return beginning
     found = _beginning_with(client, beginning)
     if not found:

@@ -26,7 +26,7 @@ from deployments.front.adapter_wire import (
     staged_for,
 )
 from deployments.front.admin import admin_of
-from deployments.front.body import read_body
+from deployments.front.body import read_exact_body
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
 from deployments.front.query import NoQuery, OwnerQuery, RemoveQuery, read_query, refuse_body
@@ -45,8 +45,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         return adapter_card(registry.view, name, context.replicas.holdings())
 
     async def body_of(request: Request, kind: type[B]) -> B:
-        read_query(request, NoQuery)
-        return await read_body(request, kind, context.config.max_body_bytes, exact=True)
+        return await read_exact_body(request, kind, context.config.max_body_bytes)
 
     def known(wanted: Wanted) -> Wanted:
         check_tenants(wanted, {tenant.id for tenant in context.tenants.tenants})

@@ -1,6 +1,5 @@
 """Reading a request's query: nothing that is written there is ignored."""
 
-from collections import Counter
 from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
@@ -9,6 +8,7 @@ from starlette.requests import Request
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
+from cluster.repeated import repeated
 from deployments.front.problem import invalid_body
 from deployments.front.wire import Body
 
@@ -58,7 +58,7 @@ def read_query(request: Request, kind: type[Q], **given: Any) -> Q:
         RequestError: a parameter is unknown, wrong, or there twice; the message names each.
     """
     pairs = request.query_params.multi_items()
-    twice = sorted(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+    twice = repeated(name for name, _ in pairs)
     if twice:
         raise RequestError(
             f"{', '.join(twice)}: expected once in the query, found more often", param=twice[0]

@@ -10,7 +10,7 @@ from pydantic import Field
 from cluster.errors import RequestError, RouterNotFound
 from deployments.front.adapter_sources import is_archive
 from deployments.front.admin import admin_of
-from deployments.front.body import read_body
+from deployments.front.body import read_exact_body
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
 from deployments.front.query import NoQuery, read_query, refuse_body
@@ -79,8 +79,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
             length = int(declared) if declared.isdecimal() else None
             await admin.upload(request.stream(), length, wanted, tenant.id)
         else:
-            read_query(request, NoQuery)
-            body = await read_body(request, RouterBody, context.config.max_body_bytes, exact=True)
+            body = await read_exact_body(request, RouterBody, context.config.max_body_bytes)
             wanted = body.wanted()
             await admin.add(wanted, tenant.id)
         return json_answer(card(wanted.name), status=201)

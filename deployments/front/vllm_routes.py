@@ -10,9 +10,8 @@ from deployments.front.adapter_admin import Wanted
 from deployments.front.adapter_sources import source_of
 from deployments.front.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
 from deployments.front.admin import admin_of
-from deployments.front.body import read_body
+from deployments.front.body import read_exact_body
 from deployments.front.context import FrontContext
-from deployments.front.query import NoQuery, read_query
 
 
 def build_vllm_routes(context: FrontContext) -> APIRouter:
@@ -24,8 +23,7 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
     async def load(request: Request) -> PlainTextResponse:
         """Add a shared adapter; ``load_inplace`` replaces one."""
         tenant = admin_of(context, request)
-        read_query(request, NoQuery)
-        body = await read_body(request, VllmLoadBody, context.config.max_body_bytes, exact=True)
+        body = await read_exact_body(request, VllmLoadBody, context.config.max_body_bytes)
         named = source_named(body.lora_path, admin.config.source_dir)
         source = source_of(named, admin.config, admin.hub_token)
         wanted = Wanted(body.lora_name)
@@ -38,8 +36,7 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
     async def unload(request: Request) -> PlainTextResponse:
         """Remove a shared adapter; answers when its memory is free."""
         admin_of(context, request)
-        read_query(request, NoQuery)
-        body = await read_body(request, VllmUnloadBody, context.config.max_body_bytes, exact=True)
+        body = await read_exact_body(request, VllmUnloadBody, context.config.max_body_bytes)
         await admin.remove(SHARED_OWNER, body.lora_name, expected=None, force=False)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from router_service.demo.datasets import write_datasets
 from router_service.demo.skills import SKILLS
+from router_service.outputs import CHECKPOINT_FILE
 from router_service.training.adapter import train_adapter
 from router_service.training.config import AdapterTrainingConfig
 from router_service.training.export import WEIGHTS_FILE
-from router_service.training.run import CHECKPOINT_FILE, TrainProgress, TrainReport
+from router_service.training.run import TrainProgress, TrainReport
 
 DEMO_SEED = 0
 N_TRAIN = 2000

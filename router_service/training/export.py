@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save
 
-from router_service.outputs import replace_file
+from router_service.whole_file import replace_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -27,9 +27,8 @@ def export_adapter(
     """Write the adapter into `out`: weights as `dtype`, PEFT's config, the manifest.
 
     Returns the bytes of the weights' file. It comes last and whole: a folder that has it is
-    complete. The
-    same arguments give the same bytes: PEFT keeps module names in sets, whose order changes from
-    process to process.
+    complete. The same arguments give the same bytes: PEFT keeps module names in sets, whose order
+    changes from process to process.
     """
     out.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = {

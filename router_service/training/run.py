@@ -17,8 +17,7 @@ import torch
 
 from cluster.engine.model_source import ModelLocation, resolve_model
 from cluster.errors import TrainingDataError
-from router_service.outputs import CHECKPOINT_FILE as CHECKPOINT_FILE
-from router_service.outputs import claim_folder, drop_checkpoint, writing
+from router_service.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
 from router_service.training.base_model import load_base
 from router_service.training.checkpoint import Tensors, TrainState, load_state, save_state
 from router_service.training.config import NOT_IN_FINGERPRINT, TrainingConfig

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.adapters.signatures import SignatureMaker, tar_of
 from cluster.config import AppConfig, RouterConfig, Settings, cache_folder
 from cluster.engine.model_source import ModelLocation, resolve_model
 from deployments.local.demo import DEMO_ROUTER, with_demo
@@ -46,6 +47,15 @@ def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
 def base_model() -> ModelLocation:
     """The quickstart's base model; fetched at first use."""
     return resolve_model("HuggingFaceTB/SmolLM2-135M-Instruct", cache_folder(Settings()))
+
+
+@pytest.fixture
+def archives(maker: SignatureMaker, tmp_path: Path) -> list[bytes]:
+    """An adapter for each of the signatures that a module's ``maker`` has, as it is uploaded."""
+    return [
+        tar_of(maker.write(tmp_path / str(number), signature))
+        for number, signature in enumerate(maker.signatures)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -28,14 +28,6 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
     return SignatureMaker(base_model.path, 4)
 
 
-@pytest.fixture
-def archives(maker: SignatureMaker, tmp_path: Path) -> list[bytes]:
-    return [
-        tar_of(maker.write(tmp_path / str(number), signature))
-        for number, signature in enumerate(maker.signatures)
-    ]
-
-
 @pytest.fixture(autouse=True)
 def nothing_left(cluster: LiveCluster) -> Iterator[None]:
     """Whatever a test added is removed by it, with its memory."""

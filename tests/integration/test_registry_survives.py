@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx2
 import pytest
 import redis
 
-from benchmarks.adapters.signatures import SignatureMaker, tar_of
+from benchmarks.adapters.signatures import SignatureMaker
 from cluster.engine.model_source import ModelLocation
 from tests.support.live_cluster import CONTROLLER, REPLICA, VALKEY, LiveCluster, wait_for
 
@@ -25,12 +24,8 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
 
 
 @pytest.fixture
-def registered(cluster: LiveCluster, maker: SignatureMaker, tmp_path: Path) -> Iterator[list[str]]:
+def registered(cluster: LiveCluster, archives: list[bytes]) -> Iterator[list[str]]:
     """A name with two generations, the second of which it points to; pinned, for acme."""
-    archives = [
-        tar_of(maker.write(tmp_path / str(number), signature))
-        for number, signature in enumerate(maker.signatures)
-    ]
     digests = []
     for archive in archives:
         answer = cluster.upload(

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import psutil
 import pytest
 
-from benchmarks.adapters.signatures import SignatureMaker, Voice, tar_of
+from benchmarks.adapters.signatures import SignatureMaker, Voice
 from cluster.config import AppConfig
 from cluster.engine.model_source import ModelLocation
 from deployments.local.state import StateDir
@@ -54,14 +53,6 @@ def fronts(cluster: LiveCluster) -> list[psutil.Process]:
 @pytest.fixture(scope="module")
 def maker(base_model: ModelLocation) -> SignatureMaker:
     return SignatureMaker(base_model.path, 2 * ROUNDS)
-
-
-@pytest.fixture
-def archives(maker: SignatureMaker, tmp_path: Path) -> list[bytes]:
-    return [
-        tar_of(maker.write(tmp_path / str(number), signature))
-        for number, signature in enumerate(maker.signatures)
-    ]
 
 
 def words(maker: SignatureMaker, number: int) -> str:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import AdapterError, ConfigError, TrainingDataError
+from router_service.outputs import CHECKPOINT_FILE
 from router_service.training import adapter
 from router_service.training.adapter import train_adapter
 from router_service.training.base_model import load_base, quiet_peft
@@ -22,7 +23,7 @@ from router_service.training.evaluate import Evaluator
 from router_service.training.export import WEIGHTS_FILE
 from router_service.training.interrupt import delayed_interrupt
 from router_service.training.jsonl import Example, write_examples
-from router_service.training.run import CHECKPOINT_FILE, TrainProgress
+from router_service.training.run import TrainProgress
 
 EXAMPLES = [
     Example(f"say {word}", word[::-1]) for word in ("ab", "cd", "ef", "gh", "ij", "kl", "mn", "op")
