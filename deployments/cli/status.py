@@ -12,6 +12,7 @@ from deployments.cli.adapters import size
 from deployments.cli.client import BraidClient, NoServer, find_target, open_state
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
 from deployments.local.lifecycle import find_running
+from deployments.local.phases import RECOVERING, RUNNING
 from deployments.local.state import read_json
 
 ADMIN = "admin"
@@ -54,17 +55,28 @@ def _explain_absence(url: str | None) -> None:
         return
     state = open_state()
     running = find_running(state)
+    last: dict[str, Any] = read_json(state.status) or {}
     if running is not None:
-        if running.phase != "running":
-            raise NoServer(f"process {running.pid} is {running.phase}; its log is {state.log}")
+        if running.phase == RECOVERING:
+            console.note(f"{last.get('error')}; requests are answered meanwhile")
+        elif running.phase != RUNNING:
+            reason = f" after: {last['error']}" if last.get("error") else ""
+            raise NoServer(
+                f"process {running.pid} is {running.phase}{reason}; its log is {state.log}"
+            )
+        for incident in last.get("incidents") or ():
+            at = time.strftime("%H:%M:%S", time.localtime(incident["at"]))
+            console.note(f"{at} {incident['what']}")
         return
-    last = read_json(state.status) or {}
     if last.get("phase") == "failed":
         raise NoServer(
             f"the last start failed: {last.get('error')}; see {state.log}, then `braid up`"
         )
     if last and last.get("phase") != "stopped":
-        raise NoServer(f"the cluster ended without a word; see {state.log}, then `braid up`")
+        raise NoServer(
+            f"the supervisor (process {last.get('pid')}) was killed; see {state.log}, then "
+            "`braid up`"
+        )
 
 
 def show_replicas(replicas: list[dict[str, Any]]) -> None:

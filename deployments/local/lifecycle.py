@@ -15,6 +15,7 @@ import psutil
 
 from cluster.config import AppConfig
 from cluster.errors import BraidError, ConfigError
+from deployments.local.phases import FAILED, RUNNING, STOPPED
 from deployments.local.state import StateDir, read_json, write_run
 
 START_TIMEOUT_S = 300.0
@@ -50,7 +51,7 @@ class RunningCluster:
 def find_running(state: StateDir) -> RunningCluster | None:
     """The cluster of this state folder, or None where its supervisor is not alive."""
     status = read_json(state.status)
-    if status is None or status.get("phase") in ("stopped", "failed"):
+    if status is None or status.get("phase") in (STOPPED, FAILED):
         return None
     pid = status.get("pid")
     if not isinstance(pid, int) or supervisor_process(pid, state) is None:
@@ -129,7 +130,7 @@ def _start(
             if running is not None and running.phase != phase:
                 phase = running.phase
                 on_phase(phase)
-            if running is not None and phase == "running" and ready_replicas(running) >= replicas:
+            if running is not None and phase == RUNNING and ready_replicas(running) >= replicas:
                 return running
             if time.monotonic() > deadline:
                 raise StartFailed(_reason(state, f"not ready within {START_TIMEOUT_S:g} s"))

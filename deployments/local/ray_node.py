@@ -1,28 +1,168 @@
-"""A Ray of one node that listens on the loopback interface only."""
+"""A Ray of one node that listens on the loopback interface only and survives its control service.
+
+Everything here that begins with an underscore is Ray's own; the project calls it nowhere else for a
+local cluster. The version is pinned, and ``tests/deployments/local/test_ray_node.py`` runs it.
+"""
 
 import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 from unittest.mock import patch
+
+from cluster.private_file import write_private
+from deployments.local.state import StateDir
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 2**20
 MIN_CPUS = 2
+PRIVATE = 0o700
+RECONNECT_S = 120
+"""How long Ray's other processes wait for a control service that is away before they end."""
+SOCKET_PATH_BYTES = 107
+SESSION_PATH_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
+_CONTROL = "gcs_server"
+_NODE_MANAGER = "raylet"
 
 
-def start_ray() -> None:
-    """Start Ray in this process's session; it ends with ``ray.shutdown`` or with the process.
+class RayLost(Exception):
+    """The node itself has ended; only a new one helps."""
 
-    Ray replaces a loopback address by the machine's own, and then listens on every interface.
-    Its servers bind to loopback alone when the node's address stays 127.0.0.1, so the replacement
-    is switched off while the node starts.
+
+class LocalRay:
+    """Starts, watches and ends one node in this process.
+
+    Ray keeps the tables of its control service (GCS: nodes, actors, Serve's checkpoints) in a
+    folder, so that the service can be started again under the running actors.
     """
-    import ray
 
-    with patch("ray._private.services.resolve_ip_for_localhost", lambda host: host):
-        ray.init(
-            num_cpus=max(MIN_CPUS, os.cpu_count() or MIN_CPUS),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            configure_logging=False,
-            _node_ip_address=LOOPBACK,
+    def __init__(self, state: StateDir) -> None:
+        self._state = state
+        self._temporary: Path | None = None  # a short name for a folder whose path is long
+
+    def set_environment(self, environment: MutableMapping[str, str]) -> None:
+        """Write what Ray reads at its import; call before ``ray`` is imported.
+
+        The token lets a caller execute code as this user, so nobody else may read it.
+        """
+        write_private(self._state.ray_token, secrets.token_hex(32))
+        environment.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
+        environment.update(
+            {
+                "RAY_AUTH_MODE": "token",
+                "RAY_AUTH_TOKEN_PATH": str(self._state.ray_token),
+                "RAY_enable_metrics_collection": "0",  # fronts have their own, with a key
+                "RAY_gcs_storage": "rocksdb",
+                "RAY_gcs_storage_path": str(self._state.ray_tables),
+                "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_S),
+            }
         )
+
+    def start(self) -> None:
+        """Start the node; it ends with ``stop`` or with this process."""
+        import ray
+
+        self._tidy()
+        with _loopback_kept(), _only_what_serves():
+            ray.init(
+                num_cpus=max(MIN_CPUS, os.cpu_count() or MIN_CPUS),
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                _node_ip_address=LOOPBACK,
+                _temp_dir=str(self._session_root()),
+            )
+        self._state.ray_sessions.chmod(PRIVATE)  # Ray opens it to everybody
+
+    @property
+    def control_alive(self) -> bool:
+        """Report whether the control service runs.
+
+        Raises:
+            RayLost: the node manager has ended.
+        """
+        if self._ended(_NODE_MANAGER):
+            raise RayLost("Ray's node manager (raylet) ended")
+        return not self._ended(_CONTROL)
+
+    def restart_control(self) -> None:
+        """Start the control service again, at its old port, from its tables.
+
+        Raises:
+            Exception: Ray's own, of many kinds; the service is still away.
+        """
+        node = _node()
+        with _loopback_kept():
+            node.kill_gcs_server(check_alive=False)
+            node.start_gcs_server()
+
+    def stop(self) -> None:
+        """End the application and the node."""
+        import ray
+        from ray import serve
+
+        try:
+            if ray.is_initialized():
+                if not self._ended(_CONTROL) and not self._ended(_NODE_MANAGER):
+                    serve.shutdown()  # type: ignore[no-untyped-call] # Ray's
+                ray.shutdown()
+        finally:
+            if self._temporary is not None:
+                self._temporary.unlink(missing_ok=True)
+                self._temporary.parent.rmdir()
+
+    @staticmethod
+    def _ended(kind: str) -> bool:
+        infos = _node().all_processes.get(kind, [])
+        return not infos or infos[0].process.poll() is not None
+
+    def _session_root(self) -> Path:
+        """Return the folder for Ray's sessions, under a name short enough for a socket in it."""
+        root = self._state.ray_sessions
+        root.mkdir(exist_ok=True)
+        if len(os.fsencode(root)) + SESSION_PATH_BYTES <= SOCKET_PATH_BYTES:
+            return root
+        self._temporary = Path(tempfile.mkdtemp(prefix="braid-")) / "ray"  # of mode 0700
+        self._temporary.symlink_to(root, target_is_directory=True)
+        return self._temporary
+
+    def _tidy(self) -> None:
+        """Remove the tables of an earlier node, and all logs but the last session's."""
+        shutil.rmtree(self._state.ray_tables, ignore_errors=True)
+        sessions = sorted(self._state.ray_sessions.glob("session_2*"))
+        for old in sessions[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _node() -> Any:
+    from ray._private import worker
+
+    return worker._global_node
+
+
+@contextmanager
+def _loopback_kept() -> Iterator[None]:
+    """Keep Ray from replacing a loopback address by the machine's own.
+
+    It would then listen on every interface.
+    """
+    with patch("ray._private.services.resolve_ip_for_localhost", lambda host: host):
+        yield
+
+
+@contextmanager
+def _only_what_serves() -> Iterator[None]:
+    """Keep Ray from starting its autoscaler and its dashboard beside the node.
+
+    Nothing on one machine asks them, and each opens a port of metrics to every local user.
+    """
+    with (
+        patch("ray._private.node.Node.start_monitor", lambda _: None),
+        patch("ray._private.node.Node.start_api_server", lambda _, **__: None),
+    ):
+        yield

@@ -10,6 +10,9 @@ from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from cluster.private_file import write_private
 
+SECRETS = ("redis_url", "signing_key")
+"""Entries of the configuration that only private files and environments hold."""
+
 
 @dataclass(frozen=True, slots=True)
 class StateDir:
@@ -76,6 +79,21 @@ class StateDir:
         return self.root / "valkey"
 
     @property
+    def ray_token(self) -> Path:
+        """What callers of the local Ray must know; mode 0600."""
+        return self.root / "ray-token"
+
+    @property
+    def ray_sessions(self) -> Path:
+        """Logs and sockets of the local Ray's sessions, the last one and the one before."""
+        return self.root / "ray"
+
+    @property
+    def ray_tables(self) -> Path:
+        """What the local Ray's control service knows; a new node begins with none."""
+        return self.root / "ray-tables"
+
+    @property
     def adapter_store(self) -> Path:
         """Files of the adapters that were added, and the journal of their names."""
         return self.root / "adapters"
@@ -113,7 +131,7 @@ def read_json(path: Path) -> dict[str, object] | None:
 def write_run(state: StateDir, config: AppConfig) -> None:
     """Tell the supervisor what to start; secrets in clear, so the file is private."""
     values = config.model_dump(mode="json", exclude_unset=True)
-    for secret in ("redis_url", "signing_key"):
+    for secret in SECRETS:
         value = getattr(config, secret)
         if value is not None:
             values[secret] = value.get_secret_value()

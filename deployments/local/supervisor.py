@@ -1,32 +1,56 @@
-"""The process behind ``braid up``: owns the embedded Valkey, the local Ray and the application.
+"""The process behind ``braid up``: owns the embedded Valkey and the node with the application.
 
 Run as ``python -m deployments.local.supervisor STATE_DIR``. It reads ``run.json``, reports its
-phase in ``status.json``, restarts the embedded Valkey when it dies, and on SIGTERM takes
-everything down in order.
+phase in ``status.json``, starts the embedded Valkey or the node again when one ends, and on SIGTERM
+takes everything down in order.
 """
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
+import psutil
 import structlog
 
 from cluster.config import AppConfig, Settings
 from cluster.private_file import write_private
-from deployments.local.ray_node import start_ray
+from deployments.local.phases import (
+    FAILED,
+    RECOVERING,
+    RESTARTING,
+    RUNNING,
+    STOPPED,
+    STOPPING,
+    Phase,
+    PhaseReader,
+)
+from deployments.local.processes import (
+    adopt_orphans,
+    die_with_parent,
+    end_processes,
+    reap_orphans,
+)
+from deployments.local.ray_node import LocalRay
 from deployments.local.state import StateDir, read_json
 from deployments.local.valkey import EmbeddedValkey
 from deployments.serve_env import SERVE_ENVIRONMENT
 
 log = structlog.get_logger(__name__)
 
+NODE_MODULE = "deployments.local.node"
 WATCH_INTERVAL_S = 0.5
-"""In the state folder: generations of adapters that were added while a cluster ran."""
-SECRETS = ("redis_url", "signing_key")
+NODE_STOP_S = 30.0
+KILL_WAIT_S = 5.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Before a node that ended is started again: doubled for each one that never came up."""
+INCIDENTS_KEPT = 8
+PRIVATE_UMASK = 0o077
 
 
 class Supervisor:
@@ -35,36 +59,44 @@ class Supervisor:
     def __init__(self, state: StateDir) -> None:
         self._state = state
         self._valkey: EmbeddedValkey | None = None
+        self._node: subprocess.Popen[bytes] | None = None
+        self._phases: PhaseReader | None = None
+        self._phase = Phase("starting")
         self._stop = threading.Event()
         self._started = time.time()
         self._config: AppConfig | None = None
+        self._has_run = False
+        self._pause_s = FIRST_PAUSE_S
+        self._incidents: deque[dict[str, object]] = deque(maxlen=INCIDENTS_KEPT)
 
     def run(self) -> None:
-        """Until SIGTERM or SIGINT."""
-        self._handle_signals()
+        """Keep the cluster up until SIGTERM or SIGINT.
+
+        Raises:
+            RuntimeError: the cluster ended before it ever ran.
+        """
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        signal.signal(signal.SIGINT, lambda *_: self._stop.set())
+        adopt_orphans()
         try:
             self._start()
             while not self._stop.wait(WATCH_INTERVAL_S):
                 self._watch_valkey()
+                self._watch_node()
+                reap_orphans(self._own_children())
         except BaseException as error:
-            self._report("failed", error=f"{type(error).__name__}: {error}")
+            self._report(Phase(FAILED, f"{error}" or type(error).__name__))
             raise
         else:
-            self._report("stopping")
+            self._report(Phase(STOPPING))
         finally:
             self._shut_down()
-        self._report("stopped")
-
-    def _handle_signals(self) -> None:
-        """Also after Ray, which installs handlers of its own."""
-        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
-        signal.signal(signal.SIGINT, lambda *_: self._stop.set())
+        self._report(Phase(STOPPED))
 
     def _start(self) -> None:
-        values = read_json(self._state.run) or {}
-        config = AppConfig.model_validate(values)
+        config = AppConfig.model_validate(read_json(self._state.run) or {})
         self._config = config
-        self._report("starting valkey")
+        self._report(Phase("starting valkey"))
         redis_url = config.redis_url.get_secret_value() if config.redis_url else None
         if redis_url is None:
             self._valkey = EmbeddedValkey(self._state.valkey)
@@ -83,59 +115,109 @@ class Supervisor:
         os.environ["BRAID_SIGNING_KEY"] = (
             signing_key.get_secret_value() if signing_key else self._state.signing_key()
         )
-        self._report("starting ray")
-        start_ray()
-        self._handle_signals()
-        from ray import serve
+        self._start_node()
 
-        self._report("starting serve")
-        serve.start(
-            proxy_location="Disabled",
-            logging_config={"enable_access_log": False},
-        )
-        self._report("loading the model")
-        from deployments.app import APP_NAME, build_app
-
-        args = {key: value for key, value in values.items() if key not in SECRETS}
-        if config.adapters.store_dir is None:
-            store_dir = str(self._state.adapter_store)
-            adapters = config.adapters.model_dump(mode="json", exclude_unset=True)
-            args["adapters"] = {**adapters, "store_dir": store_dir}
-        serve.run(build_app(args), name=APP_NAME, route_prefix=None)
-        self._handle_signals()
-        self._report("running")
+    def _start_node(self) -> None:
+        LocalRay(self._state).set_environment(os.environ)
+        reading, writing = os.pipe()
+        try:
+            self._node = subprocess.Popen(
+                [sys.executable, "-m", NODE_MODULE, str(self._state.root), str(writing)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(writing,),
+                start_new_session=True,  # Ctrl-C is the supervisor's to handle
+                preexec_fn=die_with_parent,
+            )
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        self._phases = PhaseReader(reading)
 
     def _watch_valkey(self) -> None:
         if self._valkey is None or self._valkey.running:
             return
         log.warning("supervisor.valkey_died")
+        self._note("the embedded Valkey ended; it is started again")
         try:
             self._valkey.start()
         except Exception as error:  # reported, and tried again at the next look
             log.error("supervisor.valkey_restart_failed", error=str(error))
             return
-        self._report("running")
+        self._report(self._phase)
+
+    def _watch_node(self) -> None:
+        assert self._node is not None
+        ended = self._node.poll()  # before reading: its last words are in the pipe then
+        for phase in self._phases.read_phases() if self._phases is not None else ():
+            if phase.name == RUNNING:
+                self._has_run = True
+                self._pause_s = FIRST_PAUSE_S
+            if phase.name == RECOVERING:
+                self._note(str(phase.reason))
+            self._report(phase)
+        if ended is None:
+            return
+        reason = self._phase.reason if self._phase.name == FAILED else None
+        reason = reason or f"the node ended with status {ended}"
+        self._end_node()
+        if not self._has_run:
+            raise RuntimeError(reason)
+        self._note(f"{reason}; the cluster is started again")
+        self._report(Phase(RESTARTING, reason))
+        if not self._stop.wait(self._pause_s):
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+            self._start_node()
+
+    def _end_node(self) -> None:
+        """End the node, politely first, and whatever it leaves behind."""
+        if self._node is None:
+            return
+        valkey = self._valkey.pid if self._valkey is not None else None
+        family = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if process.pid != valkey
+        ]
+        if self._node.poll() is None:
+            self._node.terminate()
+            try:
+                self._node.wait(NODE_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._node.kill()
+                self._node.wait()
+        end_processes(family, KILL_WAIT_S)
+        if self._phases is not None:
+            self._phases.close()
+        self._node, self._phases = None, None
 
     def _shut_down(self) -> None:
-        import ray
-        from ray import serve
-
-        if ray.is_initialized():
-            serve.shutdown()  # type: ignore[no-untyped-call] # Ray's
-            ray.shutdown()
+        self._end_node()
         if self._valkey is not None:
             self._valkey.stop()
 
-    def _report(self, phase: str, error: str | None = None) -> None:
+    def _own_children(self) -> set[int]:
+        valkey = self._valkey.pid if self._valkey is not None else None
+        node = self._node.pid if self._node is not None else None
+        return {pid for pid in (valkey, node) if pid is not None}
+
+    def _note(self, what: str) -> None:
+        """Keep what went wrong, for ``braid status``."""
+        self._incidents.append({"at": time.time(), "what": what})
+
+    def _report(self, phase: Phase) -> None:
+        self._phase = phase
         front = self._config.front if self._config is not None else None
         write_private(
             self._state.status,
             json.dumps(
                 {
                     "pid": os.getpid(),
-                    "phase": phase,
-                    "error": error,
+                    "phase": phase.name,
+                    "error": phase.reason,
                     "started_at": self._started,
+                    "incidents": list(self._incidents),
                     "host": front.host if front else None,
                     "port": front.port if front else None,
                     "model": self._config.model if self._config else None,
@@ -144,11 +226,12 @@ class Supervisor:
                 }
             ),
         )
-        log.info("supervisor.phase", phase=phase, error=error)
+        log.info("supervisor.phase", phase=phase.name, error=phase.reason)
 
 
 def main() -> None:
-    """Entry point."""
+    """Run the supervisor of the state folder that the argument names."""
+    os.umask(PRIVATE_UMASK)
     Supervisor(StateDir.open(Path(sys.argv[1]))).run()
 
 

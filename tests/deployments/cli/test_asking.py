@@ -236,7 +236,7 @@ def test_status_when_parts_are_away(braid: Braid, answering: Any) -> None:
         ({}, "no cluster of the state folder"),
         ({"phase": "stopped", "pid": 1}, "no cluster of the state folder"),
         ({"phase": "failed", "error": "no memory", "pid": 1}, "the last start failed: no memory"),
-        ({"phase": "running", "pid": 1}, "ended without a word"),
+        ({"phase": "running", "pid": 1}, "the supervisor (process 1) was killed"),
     ],
 )
 def test_status_of_what_does_not_run(
@@ -247,6 +247,36 @@ def test_status_of_what_does_not_run(
     result = braid("status")
     assert result.exit_code == 1
     assert expected in result.stderr
+
+
+def test_status_while_the_node_is_started_again(
+    braid: Braid, state: Any, supervisor: Callable[..., Any]
+) -> None:
+    process = supervisor(phase="restarting")
+    written = json.loads(state.status.read_text())
+    state.status.write_text(json.dumps(written | {"error": "the node manager ended"}))
+    result = braid("status")
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert f"process {process.pid} is restarting after: the node manager ended" in said
+
+
+def test_status_while_requests_are_answered_without_the_control_service(
+    braid: Braid, state: Any, supervisor: Callable[..., Any], answering: Any
+) -> None:
+    answering.answer("GET", "/admin/v1/status", STATUS)
+    supervisor(port=int(answering.url.rsplit(":", 1)[1]), phase="recovering")
+    written = json.loads(state.status.read_text())
+    incidents = [{"at": 1.0, "what": "the embedded Valkey ended"}]
+    state.status.write_text(
+        json.dumps(written | {"error": "the control service ended", "incidents": incidents})
+    )
+    result = braid("status", "--key", "brd_any")
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stderr.split())
+    assert "the control service ended; requests are answered meanwhile" in said
+    assert "the embedded Valkey ended" in said
+    assert "Replicas" in result.stdout
 
 
 def test_status_of_what_is_still_starting(braid: Braid, supervisor: Callable[..., Any]) -> None:
