@@ -120,3 +120,48 @@ def test_integrity_names_a_replica_that_hangs(cluster: LiveCluster) -> None:
     assert set(found["replicas"]) == names - {silent}
     assert set(found["replicas"].values()) == {None}
     assert found["failures"] == ["TimeoutError()"]
+
+
+def generations(cluster: LiveCluster) -> dict[str, str]:
+    """Every name that is registered, with what it points to."""
+    cards = cluster.get("/admin/v1/adapters", "admin").json()["data"]
+    return {card["name"]: card["generation"] for card in cards}
+
+
+def test_requests_and_streams_outlive_rays_control_service(cluster: LiveCluster) -> None:
+    (control,) = cluster.processes("gcs_server")
+    registered = generations(cluster)
+    streamed: list[int] = []
+
+    def stream() -> None:
+        answer = cluster.complete(
+            "acme", BASE, "Once upon a time", max_tokens=LONG, ignore_eos=True
+        )
+        streamed.append(answer.json()["usage"]["completion_tokens"])
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    with Traffic(cluster) as traffic:
+        wait_for("traffic flows", lambda: len(traffic.answers) >= 6, 60)
+        control.kill()
+        killed_at = len(traffic.answers)
+        wait_for("it is started again", lambda: cluster.processes("gcs_server"), 60)
+        wait_for("requests go on", lambda: len(traffic.answers) >= killed_at + 8, 60)
+    thread.join()
+    assert {answer[0] for answer in traffic.answers} == {200}
+    assert streamed == [LONG]
+    assert generations(cluster) == registered
+    victim = cluster.actors(REPLICA)[0]
+    victim.kill()  # Ray must be able to start actors again
+    wait_for("the replica is away", lambda: not victim.is_running(), 20)
+    wait_for("the replica is replaced", lambda: len(cluster.actors(REPLICA)) == 2, 90, pause_s=0.5)
+
+
+def test_a_cluster_whose_ray_node_died_is_started_again(cluster: LiveCluster) -> None:
+    registered = generations(cluster)
+    (manager,) = cluster.processes("raylet/raylet")
+    manager.kill()
+    wait_for("it is noticed", lambda: cluster.phase() == "restarting", 60, pause_s=0.02)
+    wait_for("it is up again", lambda: cluster.ready_replicas() == 2, 180, pause_s=0.5)
+    assert cluster.complete("acme", "sql", "Show all users").status_code == 200
+    assert generations(cluster) == registered

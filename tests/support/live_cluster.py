@@ -157,6 +157,10 @@ class LiveCluster:
                 continue
         return found
 
+    def phase(self) -> str:
+        """What the supervisor says it is doing."""
+        return str(json.loads(self.state.status.read_text())["phase"])
+
     def ready_replicas(self) -> int:
         try:
             answer = self.get("/ready")

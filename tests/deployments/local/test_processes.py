@@ -24,7 +24,10 @@ def test_orphans_are_adopted_ended_and_reaped() -> None:
         import subprocess, sys, psutil
         from deployments.local.processes import adopt_orphans, end_processes, reap_orphans
         adopt_orphans()
-        parent = "import subprocess, sys; p = subprocess.Popen(['sleep', '600']); print(p.pid)"
+        parent = (
+            "import subprocess as s;"
+            "print(s.Popen(['sleep', '600'], stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+        )
         child = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
         orphan = int(child.stdout)
         assert [p.pid for p in psutil.Process().children(recursive=True)] == [orphan]

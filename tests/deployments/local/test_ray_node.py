@@ -122,7 +122,7 @@ def test_what_speaks_http_asks_for_the_token(tmp_path: Path) -> None:
                 except Exception:
                     continue  # not HTTP
         local.stop()
-        assert len(answers) >= 2, answers
+        assert answers, "nothing speaks HTTP"
         print(*set(answers.values()))
         """,
     )
