@@ -39,8 +39,8 @@ format: $(STAMP) ## rewrite the code in the project's format
 	@$(BIN)/ruff format .
 
 bench: $(STAMP) ## measure kernels and engine on this machine
-	@$(BIN)/python -m kernels.bench
-	@$(BIN)/braid bench engine --out docs/results
+	@$(BIN)/python -m benchmarks.kernels
+	@$(BIN)/python -m benchmarks.engine --out docs/results
 
 manifests: $(STAMP) ## regenerate the Serve configs inside the Kubernetes overlays
 	@$(BIN)/python -m deployments.serve_config

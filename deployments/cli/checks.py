@@ -15,8 +15,8 @@ import psutil
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
 from cluster.errors import BraidError
 from deployments.cli.adapters import size
-from deployments.local.demo import PROJECT_ROOT
 from deployments.local.lifecycle import check_port_free, find_running
+from deployments.local.quickstart import PROJECT_ROOT
 from deployments.local.state import StateDir
 
 DISTRIBUTION = "braid-serve"
