@@ -28,8 +28,8 @@ $(DEV): $(PINNED)
 	@$(PYTHON) -m tools.install --torch $(TORCH) --dev
 	@touch $(STAMP) $@
 
-up: $(STAMP) ## start a local cluster and show routed answers
-	@$(BIN)/braid up
+up: $(STAMP) ## start a local cluster and show routed answers; ARGS="--port 8001" and so on go to it
+	@$(BIN)/braid up $(ARGS)
 
 down: $(STAMP) ## stop it; no process is left behind
 	@$(BIN)/braid down
