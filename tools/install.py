@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     started = time.monotonic()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a real stream
     try:
         check_machine(platform.system(), platform.machine())
         make_environment()
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InstallFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the next call goes on from here", file=sys.stderr)
+        return 130
     print(f"installed: {megabytes:,.0f} MB of packages in {time.monotonic() - started:.0f} s")
     return 0
 
@@ -167,7 +171,7 @@ def pip(*words: str) -> float:
                 name, size = found
                 megabytes += size
                 if size >= LARGE_MB:
-                    print(f"  {name}, {size:,.0f} MB", flush=True)
+                    print(f"  {name}, {size:,.0f} MB")
     if process.returncode != 0:
         print("".join(last), end="", file=sys.stderr)
         raise InstallFailed(f"pip {' '.join(words)} failed; see its last lines above")
