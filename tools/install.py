@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         megabytes = install_torch(options.torch)
         megabytes += install_project("[dev]" if options.dev else "")
-    except InstallFailed as error:
+    except (InstallFailed, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -110,7 +110,7 @@ def install_torch(choice: str) -> float:
         return 0.0
     without_gpu = platform.system() == "Linux" and not has_nvidia_device()
     if choice == "cpu" or (choice == "auto" and without_gpu):
-        print("no NVIDIA device: asking PyTorch's index for the CPU build of torch, about 200 MB")
+        print("asking PyTorch's index for the CPU build of torch, about 200 MB")
         fetched = pip("install", "uv")
         if install_cpu_torch(requirement):
             print(f"torch {installed_version('torch')}: the CPU build")
