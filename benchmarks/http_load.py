@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from cluster.bench.cases import Case
+from benchmarks.engine.cases import Case
 
 LOCAL = {"127.0.0.1", "localhost", "::1"}
 

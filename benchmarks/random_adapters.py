@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from cluster.bench.adapters import write_adapters
+from benchmarks.engine.adapters import write_adapters
 
 
 def main() -> None:

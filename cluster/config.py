@@ -167,6 +167,8 @@ class ControllerConfig(Section):
     interval_s: Annotated[float, Field(gt=0)] = 1.0
     policy_file: Path | None = None
     """Operator's placement and scaling policy; read again when it changes."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Ray custom resources the controller takes; they tie it to nodes that have the models."""
 
 
 class AppConfig(Section):

@@ -56,5 +56,5 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         if value is not None:
             plain[secret] = value.get_secret_value()
     replicas = replica_deployment(config, policy.replicas).bind(plain)
-    controller = controller_deployment().bind(plain, replicas)
+    controller = controller_deployment(config).bind(plain, replicas)
     return front_deployment(config).bind(plain, replicas, controller)

@@ -127,7 +127,7 @@ def serve_config(config: OverlayConfig) -> dict[str, Any]:
                         "name": "Controller",
                         "num_replicas": 1,
                         **_deployment(options.controller),
-                        "ray_actor_options": _resources(0, 0, {}),
+                        "ray_actor_options": _resources(0, 0, app.controller.resources),
                     },
                 ],
             }

@@ -5,7 +5,7 @@ import struct
 from pathlib import Path
 
 from benchmarks.adapters.signatures import tar_of
-from cluster.bench.adapters import write_adapters
+from benchmarks.engine.adapters import write_adapters
 
 WEIGHTS = "adapter_model.safetensors"
 DIGITS = 3

@@ -21,7 +21,7 @@ from benchmarks.adapters.local_cluster import REPORTED_S, Admin, ProofCluster, R
 from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
 from benchmarks.soak.limits import OWN, is_own
 from benchmarks.soak.processes import ProcessBook, role_of_name, window
-from cluster.tenancy.demo import DEMO_TENANTS
+from cluster.tenancy.quickstart import DEMO_TENANTS
 
 TENANT = DEMO_TENANTS[0]
 SAMPLE_S = 2.0

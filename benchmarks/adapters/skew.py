@@ -23,7 +23,7 @@ from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
 from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
-from cluster.tenancy.demo import DEMO_TENANTS
+from cluster.tenancy.quickstart import DEMO_TENANTS
 
 VICTIM, OTHER = DEMO_TENANTS
 FEW = 5

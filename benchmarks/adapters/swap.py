@@ -24,7 +24,7 @@ from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
 from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
-from cluster.tenancy.demo import DEMO_TENANTS
+from cluster.tenancy.quickstart import DEMO_TENANTS
 
 TENANT = DEMO_TENANTS[0]
 LIMITS_S = {"disk": 1.0, "host": 0.3}

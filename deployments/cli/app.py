@@ -9,8 +9,6 @@ from typer.core import TyperGroup
 from cluster.errors import BraidError
 from deployments.cli import INTERRUPTED, chat, console, doctor, down, evaluate, route, status, up
 from deployments.cli.adapters import adapters_app
-from deployments.cli.bench import bench_app
-from deployments.cli.demo import demo_app
 from deployments.cli.fusion import fusion_app
 from deployments.cli.model import model_app
 from deployments.cli.options import JSON_WANTED
@@ -69,5 +67,3 @@ app.add_typer(train_app, name="train", rich_help_panel=MAKE)
 app.command("eval", rich_help_panel=MAKE)(evaluate.evaluate)
 app.add_typer(router_app, name="router", rich_help_panel=MAKE)
 app.add_typer(fusion_app, name="fusion", rich_help_panel=MAKE)
-app.add_typer(demo_app, name="demo", rich_help_panel=MAKE)
-app.add_typer(bench_app, name="bench", rich_help_panel=MAKE)

@@ -15,12 +15,12 @@ import psutil
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
 from cluster.errors import BraidError
 from deployments.cli.adapters import size
-from deployments.local.demo import PROJECT_ROOT
 from deployments.local.lifecycle import check_port_free, find_running
+from deployments.local.quickstart import PROJECT_ROOT
 from deployments.local.state import StateDir
 
 DISTRIBUTION = "braid-serve"
-LEAST_PYTHON = (3, 11)
+LEAST_PYTHON, BEYOND_PYTHON = (3, 11), (3, 14)
 GIB = 2**30
 LEAST_MEMORY, ENOUGH_MEMORY = int(1.5 * GIB), 4 * GIB
 LEAST_DISK, ENOUGH_DISK = GIB, 3 * GIB
@@ -72,11 +72,11 @@ def graded(name: str, value: float, least: float, enough: float, found: str, fix
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    """New enough for the code."""
+    """One that the project is tested with."""
     found = ".".join(str(part) for part in version)
-    if version >= LEAST_PYTHON:
+    if LEAST_PYTHON <= version < BEYOND_PYTHON:
         return Check("Python", Verdict.OK, found)
-    return Check("Python", Verdict.FAIL, found, "install Python 3.11 or newer")
+    return Check("Python", Verdict.FAIL, found, "install Python 3.11, 3.12 or 3.13")
 
 
 def check_packages() -> Check:
@@ -97,7 +97,7 @@ def check_packages() -> Check:
             wrong.append(f"{requirement.name} {found}, not {requirement.specifier}")
     if not wrong:
         return Check("Packages", Verdict.OK, f"{count} in the versions asked for")
-    return Check("Packages", Verdict.FAIL, "; ".join(wrong), "install requirements.lock again")
+    return Check("Packages", Verdict.FAIL, "; ".join(wrong), "install the project again")
 
 
 def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
@@ -118,7 +118,7 @@ def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
     if not other:
         return Check("Lock file", Verdict.OK, f"{len(pins)} pins hold")
     shown = "; ".join(other[:4]) + (f"; and {len(other) - 4} more" if len(other) > 4 else "")
-    fix = "pip install -r requirements.lock"
+    fix = f"pip install --constraint {lock} --editable {lock.parent}"
     return Check("Lock file", Verdict.WARN, shown, fix)
 
 

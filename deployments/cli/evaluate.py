@@ -15,7 +15,7 @@ from deployments.cli import console
 from deployments.cli.mixture import parse_mixture
 from deployments.cli.options import JsonOption
 from deployments.cli.train_common import ThreadsOption, checked
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 
 SHOWN_MISTAKES = 3
 

@@ -19,7 +19,7 @@ from deployments.cli.train_common import (
     ThreadsOption,
     checked,
 )
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 
 fusion_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")
 

@@ -13,8 +13,8 @@ from cluster.config import AppConfig, RouterConfig, Settings
 from cluster.domain.adapter import AdapterEntry
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import AdapterSourceRefused, ConfigError
-from deployments.local.demo import DEMO_RIGHTS, demo_config
 from deployments.local.lifecycle import default_threads
+from deployments.local.quickstart import DEMO_RIGHTS, demo_config
 from deployments.local.registered import registered_adapters
 from deployments.local.state import StateDir, read_json
 

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from deployments.cli import console
 from deployments.cli.mixture import adapter_folders, parse_mixture
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 
 AdaptersOption = Annotated[
     Path,

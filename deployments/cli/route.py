@@ -20,7 +20,7 @@ from deployments.cli.route_answer import (
     with_answer,
 )
 from deployments.cli.route_plot import check_target, plot_decision
-from deployments.local.demo import DEMO_ADAPTERS, DEMO_RIGHTS, DEMO_ROUTER
+from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_RIGHTS, DEMO_ROUTER
 
 DEFAULT_TENANT = "admin"
 AUTO = "auto"

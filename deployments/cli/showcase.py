@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cluster.tenancy.demo import ADMIN_TENANT
+from cluster.tenancy.quickstart import ADMIN_TENANT
 from deployments.cli import console
 from deployments.cli.client import BraidClient, Target
 

@@ -22,7 +22,7 @@ from deployments.cli.train_common import (
     checked,
     shown,
 )
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 
 
 def gate(

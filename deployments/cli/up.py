@@ -221,7 +221,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
 def _prepare(launch: Launch, state: StateDir, settings: Settings) -> None:
     """The rest of the checks, the model, and the demo tenants' files."""
     from cluster.engine.model_source import resolve_model
-    from cluster.tenancy.demo import write_demo_tenants
+    from cluster.tenancy.quickstart import write_demo_tenants
 
     config = launch.config
     lifecycle.check_port_free(config.front.host, config.front.port)
@@ -258,8 +258,8 @@ def _start(launch: Launch, state: StateDir) -> lifecycle.RunningCluster:
 
 
 def _show(url: str, launch: Launch, state: StateDir) -> None:
-    from cluster.tenancy.demo import ADMIN_TENANT, DEMO_TENANTS
     from cluster.tenancy.keys import read_keys
+    from cluster.tenancy.quickstart import ADMIN_TENANT, DEMO_TENANTS
 
     if launch.rights is None:
         console.out.print(f"tenants and their keys: as in {launch.config.tenants_file}")

@@ -233,7 +233,7 @@ class Controller:
             await self._state.close()
 
 
-def controller_deployment() -> serve.Deployment:
+def controller_deployment(config: AppConfig) -> serve.Deployment:
     """The deployment with its options; exactly one replica."""
     return serve.deployment(
         name="Controller",
@@ -241,5 +241,5 @@ def controller_deployment() -> serve.Deployment:
         max_ongoing_requests=64,
         health_check_period_s=2.0,
         graceful_shutdown_timeout_s=2.0,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": dict(config.controller.resources)},
     )(Controller)

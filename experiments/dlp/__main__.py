@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cluster.config import Settings, cache_folder
 from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
+from demo.generator.skills import SKILLS
 from experiments.dlp.decode import measure_decode
 from experiments.dlp.quality import measure_quality, train_real_adapter
 from experiments.dlp.report import write_report
@@ -18,7 +19,6 @@ from experiments.dlp.routing import measure_speed, train_and_measure
 from experiments.dlp.tasks import load_tasks
 from experiments.parts import kept_parts, part
 from router_service.artifacts import read_manifest
-from router_service.demo.skills import SKILLS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("routing", "speed", "adapters", "quality", "decode", "report")

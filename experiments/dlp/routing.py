@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from demo.generator.skills import GENERAL
 from experiments.dlp.tasks import load_tasks, write_router_data
 from router_service.artifacts import load_artifact, save_artifact
-from router_service.demo.skills import GENERAL
 from router_service.evaluation.metrics import wilson
 from router_service.routers.dlp import KIND, DlpRouter, load_dlp
 from router_service.training.router import train_router

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from router_service.demo.datasets import generate
-from router_service.demo.skills import GENERAL, SKILLS
+from demo.generator.datasets import generate
+from demo.generator.skills import GENERAL, SKILLS
 from router_service.evaluation.records import Record, read_eval_records
 from router_service.training.open_prompts import OPEN_PROMPTS
 

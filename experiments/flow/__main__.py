@@ -13,6 +13,7 @@ from pathlib import Path
 from cluster.adapters.manifest import read_manifest as read_adapter_manifest
 from cluster.config import Settings, cache_folder
 from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
+from demo.generator.skills import SKILLS
 from experiments.flow.quality import measure_alone, measure_quality
 from experiments.flow.report import write_report
 from experiments.flow.tasks import (
@@ -29,7 +30,6 @@ from experiments.flow.training import gate, searched
 from experiments.parts import kept_parts, part
 from experiments.skill_adapter import train_skill
 from router_service.artifacts import read_manifest
-from router_service.demo.skills import SKILLS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("adapters", "alone", "gates", "searches", "quality", "timing", "report")

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from demo.generator.datasets import generate
+from demo.generator.skills import SKILLS
 from experiments.flow.formats import FORMATS, opened
-from router_service.demo.datasets import generate
-from router_service.demo.skills import SKILLS
 from router_service.evaluation.metrics import has_value, is_exact
 from router_service.evaluation.records import Record, read_eval_records
 from router_service.training.jsonl import Example

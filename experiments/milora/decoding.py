@@ -11,7 +11,7 @@ from types import TracebackType
 
 import torch
 
-from cluster.bench.engine_run import make_request
+from benchmarks.engine.engine_run import make_request
 from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot

@@ -20,7 +20,7 @@ from deployments.live_routers import (
     fingerprint,
     router_configs,
 )
-from deployments.local.demo import DEMO_ADAPTERS, DEMO_ROUTER
+from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
 from router_service.routers.static import save_static
 
 CONFIG = AppConfig()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demo.generator.skills import SKILLS
 from experiments.answers import KeptAnswers
 from experiments.dlp.report import render, write_report
 from experiments.dlp.routing import load_any, measure_speed, widen
@@ -15,7 +16,6 @@ from experiments.dlp.tasks import load_tasks, write_router_data
 from experiments.intervals import mean_interval
 from experiments.parts import kept_parts, part
 from router_service.artifacts import RouterManifest, save_artifact
-from router_service.demo.skills import SKILLS
 from router_service.evaluation.local_engine import Asked
 from router_service.routers.dlp import DlpHyperparameters
 from router_service.routers.features import FeatureConfig

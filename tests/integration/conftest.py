@@ -8,7 +8,7 @@ import pytest
 from benchmarks.adapters.signatures import SignatureMaker, tar_of
 from cluster.config import AppConfig, RouterConfig, Settings, cache_folder
 from cluster.engine.model_source import ModelLocation, resolve_model
-from deployments.local.demo import DEMO_ROUTER, with_demo
+from deployments.local.quickstart import DEMO_ROUTER, with_demo
 from deployments.local.state import StateDir
 from tests.support.live_cluster import LiveCluster, wait_for
 

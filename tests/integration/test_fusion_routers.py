@@ -12,7 +12,7 @@ import torch
 from cluster.adapters.manifest import read_manifest
 from cluster.config import AppConfig, RouterConfig
 from cluster.engine.model_source import ModelLocation
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 from deployments.local.state import StateDir
 from router_service.flow.artifact import save_gate
 from router_service.flow.gate import initial_bias

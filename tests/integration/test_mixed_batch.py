@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.engine.model_source import ModelLocation
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 from kernels.tolerances import tolerance
 from tests.support.live_cluster import LiveCluster
 

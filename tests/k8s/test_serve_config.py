@@ -84,6 +84,7 @@ def test_deployments_and_their_bounds(config):
     assert "num_replicas" not in replica
     assert replica["autoscaling_config"]["max_replicas"] == config.serve.autoscaling.max_replicas
     assert replica["ray_actor_options"]["num_gpus"] == config.app.replica.num_gpus
+    assert controller["ray_actor_options"]["resources"] == config.app.controller.resources
 
 
 def test_deployments_are_those_of_the_application(config):
@@ -91,7 +92,7 @@ def test_deployments_are_those_of_the_application(config):
     built = [
         front_deployment(config.app),
         replica_deployment(config.app, ReplicasPolicy()),
-        controller_deployment(),
+        controller_deployment(config.app),
     ]
     assert [entry["name"] for entry in generated] == [deployment.name for deployment in built]
 
@@ -231,7 +232,7 @@ def test_pods_stop_later_than_their_requests(config, rayservice):
         for deployment in (
             front_deployment(config.app),
             replica_deployment(config.app, ReplicasPolicy()),
-            controller_deployment(),
+            controller_deployment(config.app),
         )
     }
     generated = serve_config(config)["applications"][0]["deployments"]
@@ -269,15 +270,45 @@ def test_mounted_files_are_where_the_config_looks(config, rendered, rayservice):
             assert "subPath" not in mount
 
 
-def test_model_folders_are_mounted_or_in_the_image(config, rayservice):
+def _groups_for(options: dict, rayservice: dict) -> dict[str, dict]:
+    """The groups whose nodes Ray may start an actor on; the head offers no custom resource."""
+    wanted = options.get("resources", {}) | {"GPU": options["num_gpus"]}
+    return {
+        name: group
+        for name, group in manifests.groups(rayservice)
+        if all(
+            float(group.get("resources", {}).get(resource, 0)) >= amount
+            for resource, amount in wanted.items()
+        )
+    }
+
+
+def test_every_actor_starts_only_where_the_models_are(config, rayservice):
+    """Fronts, replicas and the controller read them; the head mounts none."""
     paths = [config.app.cache_dir, config.app.adapters_dir, *(r.path for r in config.app.routers)]
-    for name, group in manifests.groups(rayservice):
-        if name == "head":
-            continue
-        mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
-        roots = ["/opt/braid", *(entry["mountPath"] for entry in mounts)]
-        for path in paths:
-            assert any(path.is_relative_to(root) for root in roots), (name, path)
+    for entry in serve_config(config)["applications"][0]["deployments"]:
+        places = _groups_for(entry["ray_actor_options"], rayservice)
+        assert places, entry["name"]
+        for name, group in places.items():
+            mounts = group["template"]["spec"]["containers"][0]["volumeMounts"]
+            roots = ["/opt/braid", *(mount["mountPath"] for mount in mounts)]
+            for path in paths:
+                assert any(path.is_relative_to(root) for root in roots), (entry["name"], name, path)
+
+
+def test_the_controller_is_on_a_group_that_does_not_shrink(config, rayservice):
+    """On a replica's pod it would keep that pod from going when load falls."""
+    (controller,) = (
+        entry
+        for entry in serve_config(config)["applications"][0]["deployments"]
+        if entry["name"] == "Controller"
+    )
+    assert list(_groups_for(controller["ray_actor_options"], rayservice)) == ["front"]
+
+
+def test_an_actor_that_asks_for_nothing_may_start_on_the_head(rayservice):
+    """What the two tests above rest on."""
+    assert "head" in _groups_for({"num_gpus": 0}, rayservice)
 
 
 def test_command_rewrites_a_stale_patch_and_check_only_reports_it(tmp_path, overlay, capsys):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from demo.generator.datasets import generate
+from demo.generator.skills import GENERAL, SKILLS
 from router_service.artifacts import TENSOR_FILE
-from router_service.demo.datasets import generate
-from router_service.demo.skills import GENERAL, SKILLS
 from router_service.routers.base import BASE_ALIAS
 from router_service.routers.dlp import DlpRouter, load_dlp
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from cluster.errors import AuthenticationFailed, ConfigError
-from cluster.tenancy.demo import write_demo_tenants
 from cluster.tenancy.keys import hash_key, new_key, read_keys, write_keys
 from cluster.tenancy.limits import QuotaLimits
+from cluster.tenancy.quickstart import write_demo_tenants
 from cluster.tenancy.tenants import load_tenants
 
 KEY = "brd_secret"

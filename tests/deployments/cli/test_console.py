@@ -9,7 +9,7 @@ from rich.console import Console
 
 from deployments.cli import console
 from deployments.cli.showcase import PROMPT_BY_SKILL, prompt_for, python_lines, show_next
-from deployments.local.demo import DEMO_RIGHTS
+from deployments.local.quickstart import DEMO_RIGHTS
 
 shares = st.floats(-1, 2)
 

@@ -36,11 +36,6 @@ COMMANDS = [
     ("adapters", "merge"),
     ("fusion", "save"),
     ("fusion", "search"),
-    ("demo", "data"),
-    ("demo", "build"),
-    ("demo", "evaluate"),
-    ("bench", "engine"),
-    ("bench", "perplexity"),
 ]
 HEAVY = ("torch", "ray", "transformers", "peft", "numpy", "redis", "fastapi", "huggingface_hub")
 

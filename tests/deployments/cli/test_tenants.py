@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cluster.config import AppConfig
-from cluster.tenancy.demo import write_demo_tenants
 from cluster.tenancy.keys import hash_key
+from cluster.tenancy.quickstart import write_demo_tenants
 from deployments.local.state import StateDir, write_run
 
 Braid = Callable[..., Any]

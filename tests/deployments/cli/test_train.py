@@ -1,4 +1,4 @@
-"""`braid train` and `braid demo data`: options arrive, and faults are one message."""
+"""`braid train`: options arrive, and faults are one message."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 from router_service.training import adapter, gate, milora, router, run
 from router_service.training.config import (
     AdapterTrainingConfig,
@@ -216,22 +216,3 @@ def test_defaults_of_the_router_stay_those_of_its_settings(
     assert result.exit_code == 130
     assert "Traceback" not in result.stderr
     assert seen == [RouterTrainingConfig(data=Path("x"), out=tmp_path)]
-
-
-def test_demo_data_is_the_same_for_a_seed(braid: Braid, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        out = tmp_path / name
-        result = braid("demo", "data", "--out", out, "--n-train", "3", "--n-heldout", "2")
-        assert result.exit_code == 0
-
-    def files(name: str) -> dict[str, str]:
-        found = (tmp_path / name).rglob("*.jsonl")
-        return {str(path.relative_to(tmp_path / name)): path.read_text() for path in found}
-
-    first = files("one")
-    assert first == files("two")
-    assert len(first["sql.train.jsonl"].splitlines()) == 3
-    both = [json.loads(line) for line in first["cron-sql.jsonl"].splitlines()]
-    assert len(both) == 200
-    assert all(" SELECT " in line["completion"] for line in both)
-    assert "router/train/general.jsonl" in first

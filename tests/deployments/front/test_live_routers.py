@@ -29,7 +29,7 @@ from deployments.front.live_routers import FrontRouters
 from deployments.front.router_admin import KEPT_S, RouterAdmin, WantedRouter
 from deployments.live_adapters import LiveAdapters, folder_generations
 from deployments.live_routers import BuiltRouters
-from deployments.local.demo import DEMO_ADAPTERS
+from deployments.local.quickstart import DEMO_ADAPTERS
 from router_service.routers.static import save_static
 
 ADMIN = TenantId("admin")

@@ -1,0 +1,1 @@
+"""Measurements of kernels, engine and cluster; a development tool that no wheel holds."""

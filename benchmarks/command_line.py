@@ -1,0 +1,33 @@
+"""Make a command of a function, as `braid`'s own are made."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from deployments.cli.app import BraidGroup
+
+
+class _OneCommand(BraidGroup):
+    """Groups nothing: the usage line promises no commands."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return super().collect_usage_pieces(ctx)[:1]
+
+
+def command_app(name: str, function: Callable[..., None]) -> typer.Typer:
+    """Make an app whose only command is `function`.
+
+    An error made on purpose becomes one message and status 1, as in `braid`.
+    """
+    app = typer.Typer(
+        name=name,
+        cls=_OneCommand,
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+        add_completion=False,
+    )
+    app.callback(help=function.__doc__)(function)
+    return app

@@ -1,0 +1,95 @@
+"""Single steps through ``ModelRunner.execute``: prefill and decode apart, without the step loop.
+
+A decode step is one token for each request of the batch after a given context. The context's keys
+and values are whatever the cache holds: their values cost nothing, their number does.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.engine.cases import Mixture
+from benchmarks.engine.engine_run import make_request
+from cluster.config import AdapterConfig, EngineConfig
+from cluster.domain.ids import RequestId, Slot
+from cluster.engine.adapter_bank import make_bank
+from cluster.engine.model_loader import load_model
+from cluster.engine.model_runner import ModelRunner
+from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.errors import EngineError
+
+
+class StepView:
+    """A model runner without an engine, used from one thread."""
+
+    def __init__(self, model: Path, config: EngineConfig, adapter_config: AdapterConfig) -> None:
+        """Load the model; the calling thread gets the configuration's thread count.
+
+        Raises:
+            ModelSourceError: the model cannot be loaded.
+        """
+        loaded = load_model(model, config)
+        self.bank = make_bank(loaded, config, adapter_config)
+        self._runner = ModelRunner(loaded, config, self.bank)
+        self._runner.start()
+        self._block_size = config.block_size
+        self._vocab_size = loaded.vocab_size
+        self._max_model_len = loaded.max_model_len
+        self._arrivals = itertools.count()
+        self._steps = itertools.count()
+
+    def prefill(self, mixtures: Sequence[Mixture], tokens: int) -> float:
+        """Seconds of a step that computes a prompt of ``tokens`` tokens for each request."""
+        sequences = self._sequences(mixtures, tokens, room=tokens + 1)
+        return self._execute(sequences, 0, tokens)
+
+    def decode(self, mixtures: Sequence[Mixture], context: int, steps: int) -> list[float]:
+        """Seconds of ``steps`` decode steps in a row, the first after ``context`` tokens.
+
+        One more step is made before them and not counted: in it the batch's adapters are grouped,
+        which a real batch does when it changes.
+        """
+        sequences = self._sequences(mixtures, context, room=context + steps + 1)
+        taken = []
+        for done in range(steps + 1):
+            taken.append(self._execute(sequences, context - 1 + done, 1))
+        return taken[1:]
+
+    def _sequences(
+        self, mixtures: Sequence[Mixture], tokens: int, room: int
+    ) -> list[EngineSequence]:
+        blocks_each = -(-room // self._block_size)
+        sequences = []
+        for index, mixture in enumerate(mixtures):
+            arrival = next(self._arrivals)
+            prompt = [(31 * position + 7 * index) % self._vocab_size for position in range(tokens)]
+            sequence = EngineSequence.create(
+                make_request(f"step-{arrival}", prompt, room),
+                namespace="bench",
+                adapters=tuple((Slot(slot), weight) for slot, weight in mixture),
+                stop_token_ids=frozenset(),
+                max_model_len=self._max_model_len,
+            )
+            sequence.arrival = arrival
+            first = index * blocks_each
+            sequence.block_table = list(range(first, first + blocks_each))
+            sequences.append(sequence)
+        return sequences
+
+    def _execute(self, sequences: Sequence[EngineSequence], start: int, count: int) -> float:
+        plan = StepPlan(
+            next(self._steps),
+            tuple(ScheduledSequence(sequence, start, count, True) for sequence in sequences),
+        )
+        seeds: dict[RequestId, int] = {sequence.request_id: 0 for sequence in sequences}
+        begin = time.perf_counter()
+        output = self._runner.execute(plan, seeds)
+        seconds = time.perf_counter() - begin
+        if output.failed:
+            raise EngineError(f"a step failed: {'; '.join(output.failed.values())}")
+        for sequence in sequences:
+            sequence.token_ids.append(output.token_ids[sequence.request_id])
+            sequence.num_computed = start + count
+        return seconds

@@ -1,0 +1,1 @@
+"""The quickstart's adapters and router, and the generators that rebuild them; in no wheel."""
