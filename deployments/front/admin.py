@@ -63,7 +63,12 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
                 "adapters": [_adapter(context.live.view, name) for name in names],
                 "adapter_problems": [asdict(item) for item in context.live.catalog.problems],
                 "tenants": [
-                    {"id": tenant.id, "admin": tenant.admin, "adapters": sorted(tenant.adapters)}
+                    {
+                        "id": tenant.id,
+                        "admin": tenant.admin,
+                        "metrics": tenant.metrics,
+                        "adapters": sorted(tenant.adapters),
+                    }
                     for tenant in context.tenants.tenants
                 ],
                 "tenants_file": asdict(context.tenants.state),

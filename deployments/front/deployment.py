@@ -41,6 +41,7 @@ from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from deployments.replica_calls import ask_replicas, integrity_answer
+from deployments.serve_env import SERVE_LOGGING
 from kernels import __version__
 from router_service.service import RoutingService
 
@@ -234,6 +235,7 @@ def front_deployment(config: AppConfig) -> serve.Deployment:
     """The deployment with its options."""
     return serve.deployment(
         name="Front",
+        logging_config=dict(SERVE_LOGGING),
         num_replicas=config.front.replicas,
         health_check_period_s=2.0,
         graceful_shutdown_timeout_s=DRAIN_S + 5.0,

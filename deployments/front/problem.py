@@ -12,6 +12,7 @@ from cluster.errors import (
     BraidError,
     DeadlineExceeded,
     Overloaded,
+    PermissionDenied,
     QuotaExceeded,
     ReplicaLost,
     RequestError,
@@ -65,7 +66,7 @@ def headers_of(error: BraidError) -> dict[str, str]:
 
 def outcome_of(error: BraidError) -> Outcome:
     """Which of the closed set of outcomes an error is."""
-    if isinstance(error, AuthenticationFailed):
+    if isinstance(error, AuthenticationFailed | PermissionDenied):
         return Outcome.REJECTED_AUTH
     if isinstance(error, QuotaExceeded):
         return Outcome.REJECTED_QUOTA

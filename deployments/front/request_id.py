@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cluster.clock import Clock
 from cluster.domain.request import Outcome
 from deployments.front import problem
-from deployments.front.request_log import RequestRecord, begin_record
+from deployments.front.request_log import PATH_CHARACTERS, RequestRecord, begin_record
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +26,8 @@ class RequestIdMiddleware:
     line written before the answer's last byte is sent.
 
     The id is the client's own if well formed, else a new one. Errors that nothing else has
-    answered are answered here, since outside there is no id. Probes that succeed leave no line,
-    unless they bring an id.
+    answered are answered here, since outside there is no id. Probes leave no line, unless they
+    bring an id.
     """
 
     def __init__(self, app: ASGIApp, clock: Clock) -> None:
@@ -48,13 +48,12 @@ class RequestIdMiddleware:
         )
         scope.setdefault("state", {})["request_id"] = record.id
         begin_record(record)
-        quiet = not own and record.path in PROBES
+        record.written = not own and record.path in PROBES
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 MutableHeaders(scope=message)[HEADER] = record.id
-                record.written |= quiet and record.status < 400
             elif not message.get("more_body", False):
                 record.write(self._clock.monotonic())
             await send(message)
@@ -68,7 +67,7 @@ class RequestIdMiddleware:
                     raise
             except Exception as error:
                 record.fail(error, Outcome.FAILED_ENGINE)
-                log.error("front.unexpected_error", path=record.path, exc_info=error)
+                log.error("front.unexpected_error", path=record.path[:PATH_CHARACTERS], exc_info=error)
                 if record.status is None:
                     await problem.unexpected(record.id)(scope, receive, send_with_id)
             finally:

@@ -50,9 +50,9 @@ class RequestRecord:
     fields: dict[str, Any] = field(default_factory=dict)  # of the decision and of the generation
     written: bool = False
 
-    def asks(self, endpoint: str, model: str, *, stream: bool) -> None:
+    def asks(self, endpoint: str, model: str, *, stream: bool | None) -> None:
         """Note what a body asks for."""
-        self.endpoint, self.stream = endpoint, stream
+        self.endpoint, self.stream = endpoint, bool(stream)
         self.model = model if MODEL.fullmatch(model) else UNNAMED
 
     def decided(self, decided: Decided, seconds: float) -> None:

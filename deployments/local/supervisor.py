@@ -17,6 +17,7 @@ import structlog
 
 from cluster.config import AppConfig, Settings
 from cluster.private_file import write_private
+from deployments.local.log_file import turn_over
 from deployments.local.ray_node import start_ray
 from deployments.local.state import StateDir, read_json
 from deployments.local.valkey import EmbeddedValkey
@@ -46,6 +47,7 @@ class Supervisor:
             self._start()
             while not self._stop.wait(WATCH_INTERVAL_S):
                 self._watch_valkey()
+                turn_over(self._state.cluster_log)
         except BaseException as error:
             self._report("failed", error=f"{type(error).__name__}: {error}")
             raise
@@ -76,6 +78,7 @@ class Supervisor:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Ray runs workers at niceness 15, behind everything else on a machine; these serve.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.setdefault("BRAID_LOG_FILE", str(self._state.cluster_log))
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url

@@ -29,7 +29,7 @@ from deployments.serve_config import (
     render_serve_config,
     serve_config,
 )
-from deployments.serve_env import SERVE_ENVIRONMENT
+from deployments.serve_env import CONTAINER_ENVIRONMENT, SERVE_ENVIRONMENT
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_every_ray_container_has_the_flags(rayservice):
     for name, group in manifests.groups(rayservice):
         env = manifests.environment(group["template"]["spec"]["containers"][0])
         flags = {key: value for key, value in env.items() if key.startswith("RAY_")}
-        assert flags == dict(SERVE_ENVIRONMENT), name
+        assert flags == {**SERVE_ENVIRONMENT, **CONTAINER_ENVIRONMENT}, name
         assert env["HF_HUB_OFFLINE"] == "1"
 
 
