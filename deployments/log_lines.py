@@ -28,7 +28,7 @@ def encode_line(fields: Mapping[str, object]) -> bytes:
     try:
         return orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # half of a surrogate pair, or an integer beyond 64 bits
-        plain = {name: _ascii(str(value)) for name, value in fields.items()}
+        plain = {_ascii(name): _ascii(str(value)) for name, value in fields.items()}
         return orjson.dumps(plain, option=orjson.OPT_APPEND_NEWLINE)
 
 

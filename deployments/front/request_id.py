@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cluster.clock import Clock
 from cluster.domain.request import Outcome
 from deployments.front import problem
-from deployments.front.request_log import PATH_CHARACTERS, RequestRecord, begin_record
+from deployments.front.request_log import RequestRecord, begin_record
 
 log = structlog.get_logger(__name__)
 
@@ -67,7 +67,7 @@ class RequestIdMiddleware:
                     raise
             except Exception as error:
                 record.fail(error, Outcome.FAILED_ENGINE)
-                log.error("front.unexpected_error", path=record.path[:PATH_CHARACTERS], exc_info=error)
+                log.error("front.unexpected_error", exc_info=error)
                 if record.status is None:
                     await problem.unexpected(record.id)(scope, receive, send_with_id)
             finally:
