@@ -60,7 +60,8 @@ def main() -> int:
         left = lifecycle.stop(state) or []
     print(f"{len(proof.asked)} requests; outcomes: {dict(proof.outcomes.most_common())}")
     print(f"statuses: {dict(sorted(proof.statuses.items()))}")
-    print(f"a line was read at most {proof.slowest_s * 1000:.0f} ms after its answer's end")
+    print(f"a line was read at most {proof.slowest_s * 1000:.0f} ms after its answer's end,")
+    print(f"and {proof.slowest_left_s * 1000:.0f} ms after its client had left")
     for problem in [*proof.problems, *(f"process {pid} had to be killed" for pid in left)]:
         print(f"PROBLEM: {problem}")
     if not proof.problems:

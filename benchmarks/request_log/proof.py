@@ -28,6 +28,7 @@ class Proof:
     outcomes: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0  # from an answer's end until its line was there
+    slowest_left_s: float = 0.0  # from a client's leaving until its line was there
     problems: list[str] = field(default_factory=list)
 
     def judge(self, tail: LogTail) -> None:
@@ -38,7 +39,10 @@ class Proof:
                 self.problems.append(f"{asked.kind}: no line of request {asked.request}")
                 continue
             at, line = found
-            self.slowest_s = max(self.slowest_s, at - asked.ended)
+            if asked.status is None:
+                self.slowest_left_s = max(self.slowest_left_s, at - asked.ended)
+            else:
+                self.slowest_s = max(self.slowest_s, at - asked.ended)
             self.outcomes[line["outcome"]] += 1
             self.statuses[str(line.get("status"))] += 1
             said = (line["outcome"], line.get("tenant"))
@@ -48,8 +52,9 @@ class Proof:
                 self.problems.append(f"{asked.kind}: status {line.get('status')}, not {asked}")
             if sum(item["event"] == "request" for _, item in tail.lines(asked.request)) != 1:
                 self.problems.append(f"{asked.kind}: several lines of {asked.request}")
-        if self.slowest_s > IN_TIME_S:
-            self.problems.append(f"a line came {self.slowest_s:.2f} s after its answer")
+        if max(self.slowest_s, self.slowest_left_s) > IN_TIME_S:
+            late = f"{self.slowest_s:.2f} s after an answer, {self.slowest_left_s:.2f} s after"
+            self.problems.append(f"a line came {late} a client had left")
 
     def search(self, files: list[Path], keys: list[str]) -> None:
         """Look for what no log may have."""

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import orjson
 import typer
@@ -45,10 +45,9 @@ def logs(
         found.extend(_matching(newest.read().splitlines(), wanted))
         for line in found:
             console.plain(line)
-        end = newest.tell()
-    if follow:
-        for line in _matching(lines_after(path, end), wanted):
-            console.plain(line)
+        if follow:
+            for line in _matching(lines_after(newest, path), wanted):
+                console.plain(line)
 
 
 def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> Iterator[str]:
@@ -64,10 +63,11 @@ def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> I
             yield line.decode().rstrip("\n")
 
 
-def lines_after(path: Path, position: int) -> Iterator[bytes]:
-    """Lines as they come, from ``position`` bytes on, also in files that take the name later."""
-    file = path.open("rb")
-    file.seek(position)
+def lines_after(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Lines as they come, from where ``file`` is read to, and of files that take the name later.
+
+    Closes ``file`` once that happens.
+    """
     rest = b""
     while True:
         piece = file.read()
