@@ -148,7 +148,7 @@ class FrontConfig(Section):
     metrics_open: bool = False
     """Whether GET /metrics needs no key; else an administrator's, or that of a tenant with
     ``metrics: true``."""
-    tenants_interval_s: Annotated[float, Field(gt=0, le=5)] = 1.0
+    tenants_interval_s: Annotated[float, Field(gt=0, le=3)] = 1.0
     """How often the tenants file is looked at."""
 
 

@@ -365,7 +365,7 @@ class RequestBook:
                 self._later_segments(live, live.lease),
             )
             live.in_engine = True
-            live.admitted = self._clock.monotonic()
+            live.admitted = live.admitted or self._clock.monotonic()
             self._stop_waiting(message.tenant)
             self.rerouting.resume(live)
         except asyncio.CancelledError:

@@ -207,6 +207,7 @@ def test_tenants_file_is_valid_and_lets_nobody_in(overlay):
     """Its digests are small numbers: no key is known that hashes to one."""
     directory = load_tenants(overlay / "tenants.yaml")
     assert [tenant.id for tenant in directory.tenants if tenant.admin] == ["admin"]
+    assert [tenant.id for tenant in directory.tenants if tenant.metrics] == ["prometheus"]
     entries = yaml.safe_load((overlay / "tenants.yaml").read_text(encoding="utf-8"))["tenants"]
     assert all(int(key, 16) < 16 for entry in entries for key in entry["keys"])
 
