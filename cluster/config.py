@@ -145,6 +145,11 @@ class FrontConfig(Section):
     """A request that runs longer ends with an error."""
     view_interval_s: Annotated[float, Field(gt=0)] = 1.0
     """How often replicas are looked up; their load arrives with every step besides."""
+    metrics_open: bool = False
+    """Whether GET /metrics needs no key; else an administrator's, or that of a tenant with
+    ``metrics: true``."""
+    tenants_interval_s: Annotated[float, Field(gt=0, le=3)] = 1.0
+    """How often the tenants file is looked at."""
 
 
 class ReplicaConfig(Section):
@@ -215,6 +220,9 @@ class Settings(BaseSettings):
     """BRAID_HUB_TOKEN: for private repositories of adapters; sent to the hub's host alone."""
     api_key: SecretStr | None = None
     """BRAID_API_KEY: the key the command-line client sends."""
+    log_file: Path | None = None
+    """BRAID_LOG_FILE: where the cluster's processes write standard output and error; unset leaves
+    both as they were started."""
 
 
 def cache_folder(settings: Settings) -> Path:

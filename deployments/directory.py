@@ -1,11 +1,18 @@
 """Adapters as tenants see them: the registry, through the tenants' rights."""
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from cluster.adapters.registry.view import RegistryView
 from cluster.domain.adapter import AdapterEntry, AdapterKey
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.tenancy.tenants import TenantDirectory
+from cluster.tenancy.tenants import Tenant
+
+
+class TenantsById(Protocol):
+    """Knows every tenant that may have a request running."""
+
+    def tenant(self, tenant: TenantId) -> Tenant: ...
 
 
 class TenantAdapters:
@@ -13,11 +20,12 @@ class TenantAdapters:
 
     Args:
         view: gives the registry as it is known now.
+        tenants: gives each tenant with the rights that it has now.
     """
 
-    def __init__(self, view: Callable[[], RegistryView], tenants: TenantDirectory) -> None:
+    def __init__(self, view: Callable[[], RegistryView], tenants: TenantsById) -> None:
         self._view = view
-        self._tenants = {tenant.id: tenant for tenant in tenants.tenants}
+        self._tenants = tenants
 
     def entry(self, tenant: TenantId, alias: str) -> AdapterEntry:
         """The catalog's line for an alias.
@@ -26,7 +34,7 @@ class TenantAdapters:
             ModelNotFound: unknown, or not this tenant's to use.
         """
         view = self._view()
-        return view.entry(view.resolve(tenant, alias, self._tenants[tenant]))
+        return view.entry(view.resolve(tenant, alias, self._tenants.tenant(tenant)))
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
         """The generation behind an alias.
@@ -34,12 +42,12 @@ class TenantAdapters:
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
         """
-        name = self._view().resolve(tenant, alias, self._tenants[tenant])
+        name = self._view().resolve(tenant, alias, self._tenants.tenant(tenant))
         return AdapterKey(name.owner, name.alias, name.digest)
 
     def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
         """Every alias that the tenant may use."""
-        names = self._view().visible(tenant, self._tenants[tenant])
+        names = self._view().visible(tenant, self._tenants.tenant(tenant))
         return {
             alias: AdapterKey(name.owner, name.alias, name.digest) for alias, name in names.items()
         }
@@ -47,7 +55,7 @@ class TenantAdapters:
     def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
         """A generation in an alias's history whose files are still there, or None."""
         view = self._view()
-        name = view.find(tenant, alias, self._tenants[tenant])
+        name = view.find(tenant, alias, self._tenants.tenant(tenant))
         if name is None or all(step.digest != digest for step in name.history):
             return None
         return AdapterKey(name.owner, alias, digest) if view.is_at_hand(digest) else None
@@ -55,5 +63,5 @@ class TenantAdapters:
     def entries(self, tenant: TenantId) -> Mapping[str, AdapterEntry]:
         """Every adapter that the tenant may use, by alias."""
         view = self._view()
-        names = view.visible(tenant, self._tenants[tenant])
+        names = view.visible(tenant, self._tenants.tenant(tenant))
         return {alias: view.entry(name) for alias, name in names.items()}

@@ -18,5 +18,26 @@ SERVE_ENVIRONMENT: Final = MappingProxyType(
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # The first flag also keeps 1,000 records before they reach the log, and standard error from
+        # the process's own; both cost nothing here, where fronts and links carry the requests.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+        "RAY_SERVE_LOG_TO_STDERR": "1",
+        # Log files that Ray and Serve write themselves.
+        "RAY_ROTATION_MAX_BYTES": "16777216",
+        "RAY_ROTATION_BACKUP_COUNT": "3",
     }
 )
+
+SERVE_LOGGING: Final = MappingProxyType({"enable_access_log": False, "log_level": "WARNING"})
+"""What Serve itself logs of a deployment. It would log every call between deployments, of which
+there are several a second."""
+
+CONTAINER_ENVIRONMENT: Final = MappingProxyType(
+    {
+        # Processes keep the container's standard output and error; without it Ray points them to
+        # files. With it Ray's own processes write there too, so only their warnings.
+        "RAY_LOG_TO_STDERR": "1",
+        "RAY_BACKEND_LOG_LEVEL": "warning",
+    }
+)
+"""Beside the flags above, what Ray containers of Kubernetes have."""

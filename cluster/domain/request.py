@@ -1,6 +1,6 @@
 """A generation request and what comes back: the contract between front and replica."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cluster.domain.decision import RoutingDecision, SiteWeights
@@ -78,6 +78,7 @@ class GenerationRequest:
     resumed_token_ids: tuple[int, ...] = ()  # already generated elsewhere before a replica was lost
     arrived_at: float = 0.0  # wall clock, seconds
     deadline_at: float | None = None  # wall clock, seconds
+    http_request: str = ""  # id of the HTTP request that it belongs to, for logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0  # prompt tokens whose KV was found in the prefix cache
+    queued_s: float | None = field(default=None, compare=False)
+    """At its replica, until its adapters were there and its first step began; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)

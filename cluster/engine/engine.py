@@ -30,6 +30,7 @@ from cluster.engine.block_pool import BlockPool
 from cluster.engine.chunks import last_chunk, step_chunk
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.grammar import GrammarCompiler, TokenGrammar
+from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import Scheduler
 from cluster.engine.segments import Segment
@@ -150,6 +151,7 @@ class Engine:
             grammar=self.prepare(request),
             segments=tuple(segments),
         )
+        sequence.submitted_at = self._clock.monotonic()
         seed = request.sampling.seed
         with self._changed:
             if self._stopping:
@@ -328,7 +330,9 @@ class Engine:
                 plan = self._scheduler.schedule()
                 returned = self._take_returned()
                 if plan is not None:
-                    self._count_starts(plan.scheduled)
+                    self._count_starts(plan.scheduled, started)
+                preempted = self._scheduler.lately_preempted
+            note_preempted(preempted)
             self._hand_back(returned)
             if plan is not None:
                 chunks = self._compute(plan)
@@ -425,13 +429,14 @@ class Engine:
         del self._seeds[request_id]
         self._unstarted.discard(request_id)
 
-    def _count_starts(self, scheduled: Iterable[ScheduledSequence]) -> None:
+    def _count_starts(self, scheduled: Iterable[ScheduledSequence], now: float) -> None:
         if not self._unstarted:
             return
         for item in scheduled:
             sequence = item.sequence
             if sequence.request_id in self._unstarted:
                 self._unstarted.remove(sequence.request_id)
+                sequence.queued_s = now - sequence.submitted_at
                 self._counters.prompt_tokens += sequence.prompt_len
                 self._counters.prefix_queried_tokens += sequence.prompt_len
                 self._counters.prefix_hit_tokens += sequence.num_cached
@@ -459,6 +464,7 @@ class Engine:
         sequence = self._scheduler.cancel(request_id, FinishReason.ERROR)
         if sequence is not None:
             self._counters.failed_requests += 1
+            note_failed(sequence, error)
             self._ended.append(self._last_chunk(sequence, error))
 
     def _collapse(self, error: Exception) -> None:

@@ -97,6 +97,7 @@ class Scheduler:
         self._plans = 0
         self._open_plan: StepPlan | None = None  # the one that commit takes
         self._preemptions = 0
+        self._lately_preempted: list[Sequence] = []  # by the newest plan
 
     @property
     def max_model_len(self) -> int:
@@ -198,6 +199,11 @@ class Scheduler:
         sequence = self._by_id.get(request_id)
         return sequence is None or sequence.let_go(start)
 
+    @property
+    def lately_preempted(self) -> tuple[Sequence, ...]:
+        """What the newest plan took out of the batch."""
+        return tuple(self._lately_preempted)
+
     def take_returned(self) -> list[Sequence]:
         """Sequences preempted since the last call that cannot be computed again as they are."""
         returned, self._returned = self._returned, []
@@ -231,6 +237,7 @@ class Scheduler:
         Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
         not on time or ids.
         """
+        self._lately_preempted.clear()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
         prefills = self._schedule_prefills(budget)
@@ -440,6 +447,7 @@ class Scheduler:
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self._preemptions += 1
+        self._lately_preempted.append(sequence)
         if sequence.is_recomputable:
             self._preempted.appendleft(sequence)
         else:

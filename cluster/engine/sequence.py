@@ -35,8 +35,8 @@ class Sequence:
     """A request's tokens, how many of them have KV, and where it lies.
 
     Mutable and private to the engine: the scheduler alone changes it after creation, but for
-    ``whole_prefill``, which the engine clears once what needed the whole prompt is known, and
-    ``num_scored``, which it advances.
+    ``whole_prefill``, which the engine clears once what needed the whole prompt is known,
+    ``num_scored``, which it advances, and the times, which it notes.
 
     Of ``token_ids``, [0, prompt_len) is the prompt, the rest is generated (here or, for a resumed
     request, elsewhere); [0, num_computed) has its keys and values in the blocks of ``block_table``.
@@ -59,6 +59,8 @@ class Sequence:
     block_keys: list[str] = field(default_factory=list)  # keys of its first full blocks
     num_published: int = 0  # blocks at the start of block_table that need no publishing
     num_preemptions: int = 0
+    submitted_at: float = 0.0  # monotonic, seconds; set by the engine, like the next one
+    queued_s: float | None = None  # until its first step
     first_held: int = 0  # of its segments; adapters of those before may have left the bank
     num_begun: int = 1  # segments whose first token has been computed, here or elsewhere
     arrival: int = -1  # position in the order of arrival, set by the scheduler
@@ -232,6 +234,7 @@ class Sequence:
             prompt_tokens=self.prompt_len,
             completion_tokens=self.num_generated,
             cached_tokens=self.num_cached,
+            queued_s=self.queued_s,
         )
 
     def reroute(self, namespace: str, adapters: tuple[tuple[Slot, float], ...], after: int) -> int:

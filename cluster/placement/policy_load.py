@@ -1,7 +1,7 @@
 """Reads the operator's policy file; a mistake becomes a ``ConfigError`` naming file and entry."""
 
 import difflib
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy, Pin, ScorerWeights
+from cluster.strict_yaml import load_strict_yaml
 
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
     (): ClusterPolicy,
@@ -21,21 +22,6 @@ _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     },
 }
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key written twice instead of keeping the last one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f'key "{key}" is written twice', key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def load_policy(path: Path, defaults: ClusterPolicy | None = None) -> ClusterPolicy:
@@ -56,7 +42,7 @@ def parse_policy(
         ConfigError: as ``load_policy``.
     """
     try:
-        tree = yaml.load(content, Loader=_Loader)
+        tree = load_strict_yaml(content)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""

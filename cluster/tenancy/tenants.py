@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.domain.ids import TenantId
 from cluster.errors import AuthenticationFailed, ConfigError
+from cluster.strict_yaml import load_strict_yaml
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.limits import QuotaLimits
 
 ALL_ADAPTERS = "*"
+MAX_MISTAKES = 20
 
 
 class TenantEntry(BaseModel):
@@ -30,6 +32,8 @@ class TenantEntry(BaseModel):
     adapters: tuple[str, ...] = ()
     """Aliases that the tenant may use, or "*" for all."""
     admin: bool = False
+    metrics: bool = False
+    """May read /metrics, which names every tenant and its use."""
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
@@ -52,6 +56,7 @@ class Tenant:
     id: TenantId
     adapters: frozenset[str]  # aliases, or {"*"}
     admin: bool = False
+    metrics: bool = False
     limits: QuotaLimits = field(default_factory=QuotaLimits)
     weight: float = 1.0
 
@@ -72,6 +77,7 @@ class TenantDirectory:
         self._source = source
         self._entries = tuple(entries)
         self._tenants = tuple(_tenant(entry) for entry in self._entries)
+        self._by_id = {tenant.id: tenant for tenant in self._tenants}
         self._hashes: list[tuple[bytes, Tenant]] = []
         ids: dict[str, int] = {}
         owners: dict[str, str] = {}
@@ -92,6 +98,23 @@ class TenantDirectory:
     def tenants(self) -> tuple[Tenant, ...]:
         """In the file's order."""
         return self._tenants
+
+    @property
+    def entries(self) -> tuple[TenantEntry, ...]:
+        """As they were written, in the file's order."""
+        return self._entries
+
+    def find(self, tenant: TenantId) -> Tenant | None:
+        """The tenant of an id, or None."""
+        return self._by_id.get(tenant)
+
+    def tenant(self, tenant: TenantId) -> Tenant:
+        """The tenant of an id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._by_id[tenant]
 
     def authenticate(self, authorization: str | None) -> Tenant:
         """The tenant of an ``Authorization: Bearer <key>`` header.
@@ -141,18 +164,41 @@ def load_tenants(path: Path) -> TenantDirectory:
         ConfigError: unreadable, not YAML, or an entry is wrong; the message has its path, such as
             ``tenants[1].adapters[0]``, for every mistake.
     """
+    return parse_tenants(read_tenants_file(path), source=str(path))
+
+
+def read_tenants_file(path: Path) -> bytes:
+    """The file's content.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def parse_tenants(content: bytes, *, source: str) -> TenantDirectory:
+    """The tenants in ``content`` (YAML); ``source`` names it in messages.
+
+    Raises:
+        ConfigError: as ``load_tenants``.
+    """
     try:
-        parsed = TenantsFile.model_validate(content)
+        tree = load_strict_yaml(content.decode())
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source}: cannot be read: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: not YAML: {error}") from error
+    try:
+        parsed = TenantsFile.model_validate(tree)
     except ValidationError as error:
-        mistakes = "; ".join(f"{_location(e['loc'])}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path}: {mistakes}") from error
-    return TenantDirectory(str(path), parsed.tenants)
+        mistakes = "; ".join(
+            f"{_location(e['loc'])}: {e['msg']}" for e in error.errors()[:MAX_MISTAKES]
+        )
+        raise ConfigError(f"{source}: {mistakes}") from error
+    return TenantDirectory(source, parsed.tenants)
 
 
 def _tenant(entry: TenantEntry) -> Tenant:
@@ -160,6 +206,7 @@ def _tenant(entry: TenantEntry) -> Tenant:
         id=TenantId(entry.id),
         adapters=frozenset(entry.adapters),
         admin=entry.admin,
+        metrics=entry.metrics,
         limits=QuotaLimits(
             entry.requests_per_minute, entry.tokens_per_minute, entry.max_concurrent
         ),

@@ -7,7 +7,18 @@ import typer
 from typer.core import TyperGroup
 
 from cluster.errors import BraidError
-from deployments.cli import INTERRUPTED, chat, console, doctor, down, evaluate, route, status, up
+from deployments.cli import (
+    INTERRUPTED,
+    chat,
+    console,
+    doctor,
+    down,
+    evaluate,
+    logs,
+    route,
+    status,
+    up,
+)
 from deployments.cli.adapters import adapters_app
 from deployments.cli.fusion import fusion_app
 from deployments.cli.model import model_app
@@ -53,6 +64,7 @@ RUN = "Run a cluster on this machine"
 app.command(rich_help_panel=RUN)(up.up)
 app.command(rich_help_panel=RUN)(down.down)
 app.command(rich_help_panel=RUN)(status.status)
+app.command(rich_help_panel=RUN)(logs.logs)
 app.command(rich_help_panel=RUN)(doctor.doctor)
 
 USE = "Use it"

@@ -41,6 +41,11 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
     show_placement(body["placement"])
     show_store(body["decision_store"])
     show_tenants(body["tenants"])
+    refused = body.get("tenants_file", {}).get("error")
+    if refused:
+        console.out.print(
+            Text(f"tenants file refused, the last good one is in force: {refused}", style=BAD)
+        )
     for problem in body["adapter_problems"]:
         console.note(f"adapter {problem['alias']} is not served: {problem['message']}")
 
@@ -171,7 +176,7 @@ def show_tenants(tenants: list[dict[str, Any]]) -> None:
         table.add_column(column)
     for tenant in tenants:
         rights = "all" if "*" in tenant["adapters"] else ", ".join(tenant["adapters"])
-        role = "admin" if tenant["admin"] else ""
+        role = " ".join(name for name in ("admin", "metrics") if tenant.get(name))
         table.add_row(Text(tenant["id"], style="bold"), role, rights or "none")
     console.out.print()
     console.out.print(table)

@@ -45,7 +45,7 @@ def list_tenants(
         counts = (limits.requests_per_minute, limits.tokens_per_minute, limits.max_concurrent)
         table.add_row(
             Text(tenant.id, style="bold"),
-            "admin" if tenant.admin else "",
+            " ".join(name for name in ("admin", "metrics") if getattr(tenant, name)),
             rights or "none",
             *("-" if count is None else str(count) for count in counts),
         )
@@ -57,6 +57,20 @@ def list_tenants(
     console.out.print()
     for tenant in tenants:
         console.plain(f"{tenant.id:<8}{keys.get(tenant.id, '(not kept)')}")
+
+
+@tenants_app.command("check")
+def check(
+    file: Annotated[Path, typer.Argument(help="A tenants file.", show_default=False)],
+) -> None:
+    """Check a tenants file before a cluster takes it: exit status 1 and every mistake, or 0."""
+    from cluster.tenancy.tenants import load_tenants
+
+    tenants = load_tenants(file).tenants
+    admins = [tenant.id for tenant in tenants if tenant.admin]
+    console.out.print(
+        Text(f"{file}: {len(tenants)} tenants, administrators: {', '.join(admins) or 'none'}")
+    )
 
 
 def tenants_file(state: StateDir) -> Path:

@@ -29,6 +29,7 @@ from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import locate_model, read_secrets, scan_adapters
 from deployments.replica_calls import ask_replicas
+from deployments.serve_env import SERVE_LOGGING
 
 log = structlog.get_logger(__name__)
 
@@ -119,8 +120,9 @@ class Controller:
                 await self._tick()
                 self._tick_error = None
             except Exception as error:  # one bad tick must not end the loop
+                if repr(error) != self._tick_error:  # one line for a failure that goes on
+                    log.error("controller.tick_failed", exc_info=error)
                 self._tick_error = repr(error)
-                log.error("controller.tick_failed", exc_info=error)
             await asyncio.sleep(self._interval_s)
 
     async def _tick(self) -> None:
@@ -237,6 +239,7 @@ def controller_deployment(config: AppConfig) -> serve.Deployment:
     """The deployment with its options; exactly one replica."""
     return serve.deployment(
         name="Controller",
+        logging_config=dict(SERVE_LOGGING),
         num_replicas=1,
         max_ongoing_requests=64,
         health_check_period_s=2.0,

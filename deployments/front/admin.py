@@ -63,9 +63,15 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
                 "adapters": [_adapter(context.live.view, name) for name in names],
                 "adapter_problems": [asdict(item) for item in context.live.catalog.problems],
                 "tenants": [
-                    {"id": tenant.id, "admin": tenant.admin, "adapters": sorted(tenant.adapters)}
+                    {
+                        "id": tenant.id,
+                        "admin": tenant.admin,
+                        "metrics": tenant.metrics,
+                        "adapters": sorted(tenant.adapters),
+                    }
                     for tenant in context.tenants.tenants
                 ],
+                "tenants_file": asdict(context.tenants.state),
                 "decision_store": _store_state(context),
                 "replicas": [asdict(item) for item in context.replicas.snapshots()],
                 "placement": await context.controller_state(),
@@ -86,6 +92,22 @@ def admin_of(context: FrontContext, request: Request) -> Tenant:
     if not tenant.admin:
         raise PermissionDenied("this needs an administrator's key")
     return tenant
+
+
+def check_may_scrape(context: FrontContext, request: Request) -> None:
+    """Let an administrator or a tenant with ``metrics`` read metrics, or everybody by option.
+
+    Raises:
+        AuthenticationFailed: no key, or an unknown one.
+        PermissionDenied: the key of another tenant.
+    """
+    if context.config.metrics_open:
+        return
+    tenant = context.tenants.authenticate(request.headers.get("authorization"))
+    if not (tenant.admin or tenant.metrics):
+        raise PermissionDenied(
+            "this needs an administrator's key, or that of a tenant with metrics: true"
+        )
 
 
 def _adapter(view: RegistryView, name: Name) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 from cluster.clock import Clock
 from cluster.config import AppConfig, FrontConfig
 from cluster.domain.ids import RequestId
-from cluster.tenancy.tenants import TenantDirectory
 from deployments.directory import TenantAdapters
 from deployments.front.adapter_admin import AdapterAdmin
 from deployments.front.admission import Admission
+from deployments.front.live_tenants import LiveTenants
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
@@ -28,7 +28,7 @@ class FrontContext:
     app_config: AppConfig
     config: FrontConfig
     names: ModelNames
-    tenants: TenantDirectory
+    tenants: LiveTenants
     live: LiveAdapters
     adapter_admin: AdapterAdmin
     router_admin: RouterAdmin

@@ -17,8 +17,9 @@ from cluster.errors import ConfigError, ReplicaLost
 from cluster.placement.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
+from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
-from cluster.tenancy.tenants import load_tenants
+from cluster.tenancy.tenants import TenantDirectory
 from deployments.directory import TenantAdapters
 from deployments.front.adapter_admin import AdapterAdmin
 from deployments.front.admission import Admission
@@ -28,6 +29,7 @@ from deployments.front.context import FrontContext
 from deployments.front.http_app import build_http_app
 from deployments.front.http_server import HttpServer
 from deployments.front.live_routers import FrontRouters
+from deployments.front.live_tenants import LiveTenants
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
@@ -39,6 +41,7 @@ from deployments.logs import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.parts import decision_store, locate_model, read_secrets, scan_adapters
 from deployments.replica_calls import ask_replicas, integrity_answer
+from deployments.serve_env import SERVE_LOGGING
 from kernels import __version__
 from router_service.service import RoutingService
 
@@ -70,7 +73,7 @@ class Front:
         replicas: DeploymentHandle[Any],
         controller: DeploymentHandle[Any],
     ) -> None:
-        configure_logging("front")
+        configure_logging("front", hears_text=True)
         bind_serve_to_loopback()
         config = AppConfig.model_validate(args)
         secrets = read_secrets(config)
@@ -80,14 +83,14 @@ class Front:
         location = await asyncio.to_thread(locate_model, config)
         catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
         assert config.tenants_file is not None  # checked when the application was built
-        tenants = load_tenants(config.tenants_file)
+        tenants_file = await asyncio.to_thread(FollowedTenants, config.tenants_file)
         self._live = LiveAdapters.build(config, secrets, clock, location.model_id, catalog)
         await self._live.start()
-        try:
-            tenants.check_rights(self._live.view.entries().keys())
-        except ConfigError as error:  # the adapter may be added later
-            log.warning("front.rights_unknown", reason=error.message)
-        directory = TenantAdapters(lambda: self._live.view, tenants)
+        self._tenants = LiveTenants(
+            tenants_file, clock, config.front.tenants_interval_s, self._check_rights
+        )
+        self._check_rights(tenants_file.directory)
+        directory = TenantAdapters(lambda: self._live.view, self._tenants)
         store, codec = decision_store(config, secrets, clock)
         routing = RoutingService(
             routers={},
@@ -120,6 +123,7 @@ class Front:
         metrics.add_collector(MeterCollector(meter))
         metrics.add_collector(ReplicaCollector(self._set))
         metrics.add_collector(RoutingCollector(routing))
+        metrics.tenants_refused.set_function(lambda: self._tenants.state.error is not None)
         names = ModelNames(location.model_id)
         text_codec = await asyncio.to_thread(TextCodec, location.path)
         cluster = BroadcastCluster(replicas)
@@ -130,7 +134,7 @@ class Front:
             app_config=config,
             config=config.front,
             names=names,
-            tenants=tenants,
+            tenants=self._tenants,
             live=self._live,
             adapter_admin=AdapterAdmin(
                 live=self._live,
@@ -173,6 +177,7 @@ class Front:
         )
         self._routing = routing
         self._set.start()
+        self._tenants.start()
         for problem in catalog.problems:
             log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
         self._http = HttpServer(
@@ -180,6 +185,13 @@ class Front:
         )
         await self._http.start()
         log.info("front.ready", host=config.front.host, port=config.front.port)
+
+    def _check_rights(self, tenants: TenantDirectory) -> None:
+        """Say which rights have no effect yet: the adapters may be added later."""
+        try:
+            tenants.check_rights(self._live.view.entries().keys())
+        except ConfigError as error:
+            log.warning("front.rights_unknown", reason=error.message)
 
     async def check_health(self) -> None:
         """Serve replaces a front that no longer takes connections."""
@@ -211,6 +223,7 @@ class Front:
     async def __del__(self) -> None:
         if hasattr(self, "_http"):
             await self._http.stop()
+            await self._tenants.close()
             await self._set.close()
             await self._routing.close()
             await self._routers.close()
@@ -222,6 +235,7 @@ def front_deployment(config: AppConfig) -> serve.Deployment:
     """The deployment with its options."""
     return serve.deployment(
         name="Front",
+        logging_config=dict(SERVE_LOGGING),
         num_replicas=config.front.replicas,
         health_check_period_s=2.0,
         graceful_shutdown_timeout_s=DRAIN_S + 5.0,

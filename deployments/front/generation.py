@@ -9,6 +9,8 @@ import dataclasses
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
+import structlog
+
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaChoice
@@ -21,6 +23,8 @@ from deployments.front.text import TextCodec
 from deployments.link.client import ReplicaLink
 from deployments.link.messages import Reroute, Submit
 from router_service.service import Decided
+
+log = structlog.get_logger(__name__)
 
 REPLICA_WAIT_S = 30.0
 MAX_FAILOVERS = 3
@@ -63,6 +67,8 @@ class Generation:
     clock: Clock
     new_id: Callable[[], RequestId]
     on_failover: Callable[[], None]
+    http_request: str = ""  # id of the request that it belongs to, for logs
+    failovers: int = 0
     rerouting: SentenceRerouting | None = None  # where the router decides by sentences
     choice: ReplicaChoice | None = None
     _tokens: list[int] = field(default_factory=list)
@@ -148,7 +154,15 @@ class Generation:
             lost.append(link.replica_id)
             if len(lost) > MAX_FAILOVERS:
                 raise ReplicaLost(f"{len(lost)} replicas were lost while answering")
+            self.failovers += 1
             self.on_failover()
+            log.warning(
+                "front.failover",
+                request=self.http_request,
+                sequence=request_id,
+                lost=link.replica_id,
+                tokens=len(self._tokens),
+            )
 
     @property
     def _digests(self) -> tuple[AdapterDigest, ...]:
@@ -180,8 +194,10 @@ class Generation:
             arrived_at=spec.arrived_at,
             deadline_at=spec.deadline_at,
             segments=() if self.rerouting is None else self.rerouting.begun(),
+            http_request=self.http_request,
         )
 
     def _usage(self, reported: Usage | None) -> Usage:
         cached = reported.cached_tokens if reported is not None else 0
-        return Usage(len(self.spec.prompt_token_ids), len(self._tokens), cached)
+        queued = reported.queued_s if reported is not None else None
+        return Usage(len(self.spec.prompt_token_ids), len(self._tokens), cached, queued)

@@ -13,7 +13,7 @@ from cluster.errors import BraidError, DecisionNotFound, ModelNotFound
 from cluster.tenancy.tenants import Tenant
 from deployments.front import problem
 from deployments.front.adapter_routes import build_adapter_routes
-from deployments.front.admin import build_admin_routes
+from deployments.front.admin import build_admin_routes, check_may_scrape
 from deployments.front.answers import (
     AnswerFormat,
     ChatAnswer,
@@ -30,6 +30,7 @@ from deployments.front.json_answer import json_answer
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
 from deployments.front.request_id import RequestIdMiddleware, request_id_of
+from deployments.front.request_log import current_record
 from deployments.front.router_routes import build_router_routes
 from deployments.front.service import Running
 from deployments.front.sse import DONE, EventStream, event, unless_disconnected
@@ -59,9 +60,11 @@ def build_http_app(context: FrontContext) -> FastAPI:
             tenant = tenant_of(request)
             if endpoint == "chat":
                 body = await read_body(request, ChatBody, limit)
+                current_record().asks(endpoint, body.model, stream=body.stream)
                 running = await service.begin_chat(tenant, body)
             else:
                 body = await read_body(request, CompletionBody, limit)
+                current_record().asks(endpoint, body.model, stream=body.stream)
                 running = await service.begin_completion(tenant, body)
         except ClientDisconnect as error:
             service.refuse(tenant.id if tenant else None, endpoint, error)
@@ -202,6 +205,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
     async def route(request: Request) -> Response:
         tenant = tenant_of(request)
         body = await read_body(request, RouteBody, context.config.max_body_bytes)
+        current_record().asks("route", body.model, stream=False)
         decided = await service.route(tenant, body)
         return json_answer(
             decision_body(
@@ -252,14 +256,15 @@ def build_http_app(context: FrontContext) -> FastAPI:
         return json_answer(await asyncio.to_thread(app.openapi))
 
     @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(request: Request) -> Response:
+        check_may_scrape(context, request)
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
     app.include_router(build_admin_routes(context))
     app.include_router(build_adapter_routes(context))
     app.include_router(build_router_routes(context))
     app.include_router(build_vllm_routes(context))
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(RequestIdMiddleware, clock=context.clock)
     return app
 
 

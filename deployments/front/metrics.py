@@ -68,7 +68,11 @@ class FrontMetrics:
             "Sequences continued on another replica after theirs was lost.",
             registry=self.registry,
         )
-
+        self.tenants_refused = Gauge(
+            "braid_tenants_file_refused",
+            "1 while the tenants file's present content is refused and the last good one in force.",
+            registry=self.registry,
+        )
         self.reroutes = Counter(
             "braid_reroutes_total",
             "Sentences of answers that were routed again, by what became of it.",

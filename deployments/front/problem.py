@@ -1,6 +1,5 @@
 """Errors as OpenAI's clients expect them: every answer that is not a success has this body."""
 
-import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -13,14 +12,14 @@ from cluster.errors import (
     BraidError,
     DeadlineExceeded,
     Overloaded,
+    PermissionDenied,
     QuotaExceeded,
     ReplicaLost,
     RequestError,
     RouterError,
 )
 from deployments.front.admission import RefusedByQuota
-
-log = structlog.get_logger(__name__)
+from deployments.front.request_log import SERVER_ERROR, current_record
 
 TYPE_BY_STATUS = {
     400: "invalid_request_error",
@@ -67,7 +66,7 @@ def headers_of(error: BraidError) -> dict[str, str]:
 
 def outcome_of(error: BraidError) -> Outcome:
     """Which of the closed set of outcomes an error is."""
-    if isinstance(error, AuthenticationFailed):
+    if isinstance(error, AuthenticationFailed | PermissionDenied):
         return Outcome.REJECTED_AUTH
     if isinstance(error, QuotaExceeded):
         return Outcome.REJECTED_QUOTA
@@ -118,6 +117,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(BraidError)
     async def braid_error(_: Request, error: BraidError) -> JSONResponse:
+        current_record().fail(error, outcome_of(error))
         return JSONResponse(body_of(error), status_code=error.status, headers=headers_of(error))
 
     @app.exception_handler(HTTPException)
@@ -126,17 +126,18 @@ def install(app: FastAPI) -> None:
         message = str(error.detail)
         if error.status_code == 404:
             message = f"no such path: {request.method} {request.url.path}"
+        current_record().refuse(code)
         return JSONResponse(
             error_body(error.status_code, message, code),
             status_code=error.status_code,
             headers=dict(error.headers or {}),
         )
 
-    @app.exception_handler(Exception)
-    async def unexpected(request: Request, error: Exception) -> JSONResponse:
-        log.error("front.unexpected_error", path=request.url.path, exc_info=error)
-        return JSONResponse(
-            error_body(500, "internal error", "server_error"),
-            status_code=500,
-            headers={"x-should-retry": "false"},
-        )
+
+def unexpected(request_id: str) -> JSONResponse:
+    """The answer to an error that nobody foresaw; the log has the rest under the id."""
+    return JSONResponse(
+        error_body(500, f"internal error; the log has it as request {request_id}", SERVER_ERROR),
+        status_code=500,
+        headers={"x-should-retry": "false"},
+    )

@@ -112,11 +112,15 @@ class ReplicaSet:
             return
 
     async def _run(self) -> None:
+        failure = ""
         while True:
             try:
                 self._reconcile(list(await self._discover()))
+                failure = ""
             except Exception as error:  # Ray raises many kinds; the next look may succeed
-                log.warning("replicas.discovery_failed", error=repr(error))
+                if repr(error) != failure:  # one line for a failure that goes on
+                    log.warning("replicas.discovery_failed", error=repr(error))
+                failure = repr(error)
             await asyncio.sleep(self._interval_s)
 
     def _reconcile(self, found: list[ReplicaSnapshot]) -> None:

@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
 from starlette.requests import ClientDisconnect
 
 from cluster.clock import Clock
@@ -38,6 +37,8 @@ from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.problem import outcome_of
 from deployments.front.replicas import ReplicaSet
+from deployments.front.request_end import note_end
+from deployments.front.request_log import current_record
 from deployments.front.rerouting import SentenceRerouting
 from deployments.front.sampling import check_prompt, sampling_of
 from deployments.front.structured import GrammarChecker
@@ -45,8 +46,6 @@ from deployments.front.text import TextCodec
 from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody, RouteBody
 from router_service.service import Decided, RoutingService
 from router_service.wish import RouterWish, RoutingWish
-
-log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 TOKENISE_HERE = 16_384
@@ -68,6 +67,7 @@ class Running:
     echoes: tuple[Echo, ...] = ()  # what each choice begins with; empty: nothing
     explain: bool = False  # say with each choice how its mixture came about
     outcome: Outcome | None = None
+    first_token_at: float | None = None  # monotonic, seconds
 
     @property
     def replica(self) -> str:
@@ -136,6 +136,7 @@ class RequestService:
             await self._catch_up(started)
             decided = await self.routing.decide(tenant.id, wish, text, prompt)
         self._count(tenant.id, decided, started)
+        current_record().decided(decided, self.clock.monotonic() - started)
         return decided
 
     def _count(self, tenant: TenantId, decided: Decided, started: float) -> None:
@@ -272,6 +273,7 @@ class RequestService:
             codec=self.codec,
             clock=self.clock,
             new_id=self._new_id,
+            http_request=current_record().id,
             on_failover=self.metrics.failovers.inc,
             rerouting=self._rerouting(spec, wish, text),
         )
@@ -314,6 +316,7 @@ class RequestService:
                 now = self.clock.monotonic()
                 if first and delta.token_ids:
                     self.metrics.ttft_seconds.observe(now - running.started)
+                    running.first_token_at = now
                     first = False
                 if index in last and delta.token_ids:
                     self.metrics.inter_token_seconds.observe(now - last[index])
@@ -394,15 +397,7 @@ class RequestService:
         """Record a request that ended before it began. ``tenant`` is None where unknown."""
         outcome = _outcome(error)
         self.metrics.requests.labels(tenant or "", endpoint, outcome.value).inc()
-        known = error if isinstance(error, BraidError) else None
-        log.info(
-            "request.refused",
-            tenant=tenant,
-            endpoint=endpoint,
-            outcome=outcome.value,
-            code=known.code if known else type(error).__name__,
-            param=known.param if known else None,
-        )
+        current_record().fail(error, outcome)
 
     def finish(self, running: Running, error: BaseException | None) -> None:
         """Record how a request ended. Only the first call counts."""
@@ -423,17 +418,7 @@ class RequestService:
                 for sentence in generation.rerouting.sentences[1:]:
                     metrics.reroutes.labels(sentence.state.value).inc()
         self._admission.settle(running.verdict, prompt_tokens + generated)
-        log.info(
-            "request.finished",
-            tenant=tenant,
-            endpoint=running.endpoint,
-            outcome=running.outcome.value,
-            decision=running.decided.decision.id,
-            source=running.decided.source.value,
-            replica=running.replica,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=generated,
-        )
+        note_end(running, error, self.clock.monotonic())
 
 
 def _parts(running: Running, prompt_tokens: int) -> list[tuple[Usage, tuple[WeightedAdapter, ...]]]:

@@ -34,6 +34,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     arrived_at: float = 0.0
     deadline_at: float | None = None
     segments: tuple[SegmentStart, ...] = ()  # that began within the resumed tokens, in order
+    http_request: str = ""  # id of the HTTP request that it belongs to, for logs
 
 
 class Reroute(msgspec.Struct, frozen=True, tag="reroute"):

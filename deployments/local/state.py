@@ -74,6 +74,11 @@ class StateDir:
         return self.root / "logs" / "supervisor.log"
 
     @property
+    def cluster_log(self) -> Path:
+        """The log of fronts, replicas and the controller: a JSON object a line."""
+        return self.root / "logs" / "braid.log"
+
+    @property
     def valkey(self) -> Path:
         """The embedded server's folder: its data and log."""
         return self.root / "valkey"

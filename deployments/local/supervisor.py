@@ -20,6 +20,7 @@ import structlog
 
 from cluster.config import AppConfig, Settings
 from cluster.private_file import write_private
+from deployments.local.log_file import turn_over
 from deployments.local.phases import (
     FAILED,
     RECOVERING,
@@ -84,6 +85,7 @@ class Supervisor:
                 self._watch_valkey()
                 self._watch_node()
                 reap_orphans(self._own_children())
+                turn_over(self._state.cluster_log)
         except BaseException as error:
             self._report(Phase(FAILED, f"{error}" or type(error).__name__))
             raise
@@ -108,6 +110,7 @@ class Supervisor:
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # Ray runs workers at niceness 15, behind everything else on a machine; these serve.
         os.environ.setdefault("RAY_worker_niceness", "0")
+        os.environ.setdefault("BRAID_LOG_FILE", str(self._state.cluster_log))
         # Secrets reach the actors through the environment that Ray's workers inherit, as they do
         # on Kubernetes; what Serve keeps about the application has none.
         os.environ["BRAID_REDIS_URL"] = redis_url

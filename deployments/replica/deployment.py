@@ -36,6 +36,7 @@ from deployments.replica.fusion import DecisionFusion
 from deployments.replica.generations import GenerationKeeper
 from deployments.replica.parts import part_keeper
 from deployments.replica.requests import RequestBook
+from deployments.serve_env import SERVE_LOGGING
 from kernels.errors import BankIntegrityError
 from kernels.lora.packed import PackedAdapter
 from router_service.reader import DecisionReader
@@ -179,7 +180,7 @@ class Replica:
     def disconnected(self, request_ids: frozenset[RequestId]) -> None:
         """A front has gone: nobody waits for these any more."""
         for request_id in request_ids:
-            self._requests.cancel(request_id)
+            self._requests.abandon(request_id)
 
     def snapshot(self) -> ReplicaSnapshot:
         """This replica's word about itself; fronts pick without ``loads``, which may be many."""
@@ -336,6 +337,7 @@ def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deplo
     """The deployment with its options; the replica count follows the operator's policy."""
     return serve.deployment(
         name="Replica",
+        logging_config=dict(SERVE_LOGGING),
         max_ongoing_requests=1024,
         health_check_period_s=2.0,
         health_check_timeout_s=30.0,

@@ -42,6 +42,8 @@ class Live:
     in_engine: bool = False  # else it is counted as waiting
     returned: bool = False  # was in the engine and is to go on there
     cancelled: bool = False  # while nobody could say where it was
+    arrived: float = 0.0  # monotonic, seconds
+    admitted: float = 0.0  # to the engine, first; monotonic, seconds; 0 before
     tokens: int = 0
     booked: int = 0  # of ``tokens``, that were credited to their adapters
 

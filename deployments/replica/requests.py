@@ -46,6 +46,7 @@ from cluster.errors import (
 from deployments.link.messages import Reroute, Submit
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.live import LaterSegment, Live
+from deployments.replica.request_notes import ids_of, note_abandoned, note_end
 from deployments.replica.rerouting import Rerouting
 from router_service.reader import DecisionReader
 
@@ -169,7 +170,7 @@ class RequestBook:
 
     def submit(self, message: Submit) -> None:
         """Take a request; its chunks, at least a last one, will be delivered."""
-        live = Live(message)
+        live = Live(message, arrived=self._clock.monotonic())
         full = self._is_full_for(message.tenant)
         self._live[message.request_id] = live
         self._waiting[message.tenant] += 1
@@ -202,6 +203,13 @@ class RequestBook:
         for lease in live.leases():
             self._adapters.release(lease)
         live.admission = asyncio.create_task(self._admit(live))
+
+    def abandon(self, request_id: RequestId) -> None:
+        """End a request whose front has gone."""
+        live = self._live.get(request_id)
+        if live is not None:
+            note_abandoned(live)
+            self.cancel(request_id)
 
     def cancel(self, request_id: RequestId) -> None:
         """End a request whose client has gone; an unknown id has ended already."""
@@ -270,10 +278,20 @@ class RequestBook:
                 self._count_demand(live)
             live.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
-                self._close(chunk.request_id, live, chunk.finish_reason)
+                chunks[index] = self._with_wait(live, chunks[index])
+                self._close(chunk.request_id, live, chunk.finish_reason, chunk.error_code)
             elif live.earlier:
                 self.rerouting.let_go(live)
         self._deliver(chunks)
+
+    @staticmethod
+    def _with_wait(live: Live, chunk: GenerationChunk) -> GenerationChunk:
+        """Add the wait for adapters to what the engine knows of."""
+        usage = chunk.usage
+        if usage is None or usage.queued_s is None:
+            return chunk
+        queued = usage.queued_s + live.admitted - live.arrived
+        return replace(chunk, usage=replace(usage, queued_s=queued))
 
     def _complete(self, live: Live, weights: SiteWeights) -> None:
         """Keep what prefill has decided, so that no retry, repeat or other replica asks again."""
@@ -333,6 +351,7 @@ class RequestBook:
                 resumed_token_ids=message.resumed_token_ids,
                 arrived_at=message.arrived_at,
                 deadline_at=message.deadline_at,
+                http_request=message.http_request,
             )
             if message.sampling.grammar:
                 await asyncio.to_thread(self._engine.prepare, request)
@@ -346,6 +365,7 @@ class RequestBook:
                 self._later_segments(live, live.lease),
             )
             live.in_engine = True
+            live.admitted = live.admitted or self._clock.monotonic()
             self._stop_waiting(message.tenant)
             self.rerouting.resume(live)
         except asyncio.CancelledError:
@@ -355,7 +375,7 @@ class RequestBook:
                 error = ReplicaLost(f"the replica cannot go on: {error.message}")
             self._end(live, FinishReason.ERROR, error)
         except Exception as error:
-            log.error("replica.admission_failed", request=message.request_id, exc_info=error)
+            log.error("replica.admission_failed", **ids_of(live), exc_info=error)
             self._end(live, FinishReason.ERROR, BraidError("the replica could not start it"))
 
     async def _catch_up(self, decision: RoutingDecision) -> None:
@@ -387,9 +407,7 @@ class RequestBook:
         except (AdapterError, ModelNotFound) as error:
             if not live.later:
                 raise
-            log.warning(
-                "replica.replay_reduced", request=live.submit.request_id, reason=error.message
-            )
+            log.warning("replica.replay_reduced", **ids_of(live), reason=error.message)
         self.rerouting.counters.replays_reduced += 1
         live.decision, live.later = live.newest, []
         return await self._hold(live, live.digests)
@@ -443,7 +461,7 @@ class RequestBook:
         request_id = live.submit.request_id
         if not self._is_live(live):
             return
-        self._close(request_id, live, reason)
+        self._close(request_id, live, reason, None if error is None else error.code)
         generated = len(live.submit.resumed_token_ids)
         self._deliver(
             [
@@ -457,8 +475,11 @@ class RequestBook:
             ]
         )
 
-    def _close(self, request_id: RequestId, live: Live, reason: FinishReason) -> None:
+    def _close(
+        self, request_id: RequestId, live: Live, reason: FinishReason, code: str | None
+    ) -> None:
         del self._live[request_id]
+        note_end(live, reason, code)
         if not live.in_engine:
             self._stop_waiting(live.submit.tenant)
         if not self._live:

@@ -22,6 +22,7 @@ from cluster.errors import BraidError, EngineError
 from deployments.link.messages import Reroute, Submit
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.live import Coming, LaterSegment, Live
+from deployments.replica.request_notes import ids_of
 
 log = structlog.get_logger(__name__)
 
@@ -131,7 +132,7 @@ class Rerouting:
         except BraidError as error:
             self._refuse(live, coming, error.message)
         except Exception as error:
-            log.error("replica.reroute_failed", request=live.submit.request_id, exc_info=error)
+            log.error("replica.reroute_failed", **ids_of(live), exc_info=error)
             self._refuse(live, coming, "the replica could not re-route it")
 
     def _tell_engine(
@@ -158,5 +159,5 @@ class Rerouting:
 
     def _tell(self, live: Live, reason: str) -> None:
         self.counters.reroutes_refused += 1
-        log.warning("replica.reroute_refused", request=live.submit.request_id, reason=reason)
+        log.warning("replica.reroute_refused", **ids_of(live), reason=reason)
         self._deliver([GenerationChunk(live.submit.request_id, reroute_error=reason)])

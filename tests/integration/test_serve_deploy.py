@@ -22,7 +22,7 @@ from cluster.engine.model_source import ModelLocation
 from cluster.tenancy.keys import hash_key
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
 from deployments.local.valkey import EmbeddedValkey, free_port
-from deployments.serve_env import SERVE_ENVIRONMENT
+from deployments.serve_env import CONTAINER_ENVIRONMENT, SERVE_ENVIRONMENT
 from tests.support import ray_head
 from tests.support.live_cluster import wait_for
 
@@ -74,18 +74,30 @@ def group_resources() -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def running_ray(environment: dict[str, str]) -> Iterator[str]:
-    """A Ray node of its own; the dashboard's address. No process of it is left afterwards."""
+def running_ray(environment: dict[str, str], output: Path) -> Iterator[str]:
+    """A Ray node of its own; the dashboard's address. No process of it is left afterwards.
+
+    ``output`` takes the place of a container's standard output and error.
+    """
     folder = tempfile.mkdtemp(prefix="braid-")  # short: sockets' paths have a small limit
     port = free_port()
     command = [sys.executable, ray_head.__file__, folder, str(port), json.dumps(group_resources())]
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    with output.open("wb") as written:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+        )
     assert process.stdin is not None
-    assert process.stdout is not None
+
+    def started() -> bool:
+        assert process.poll() is None, "Ray did not start"
+        return b"ready\n" in output.read_bytes()
+
     try:
-        assert process.stdout.readline() == "ready\n", "Ray did not start"
+        wait_for("Ray started", started, START_TIMEOUT_S, pause_s=0.5)
         yield f"http://{ray_head.LOOPBACK}:{port}"
     finally:
         family = psutil.Process(process.pid).children(recursive=True)
@@ -95,7 +107,6 @@ def running_ray(environment: dict[str, str]) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        process.stdout.close()
         _, alive = psutil.wait_procs(family, timeout=15)
         for left in alive:
             left.kill()
@@ -132,6 +143,14 @@ def wait_until_running(dashboard: str, url: str) -> dict[str, Any]:
     return details
 
 
+def line_of(output: Path, request: str) -> dict[str, Any]:
+    """The line of a request that has been answered."""
+    lines = output.read_bytes().splitlines()
+    parsed = [json.loads(line) for line in lines if line.startswith(b'{"request":')]
+    (found,) = [line for line in parsed if line["request"] == request]
+    return dict(found)
+
+
 def test_serve_deploy_starts_the_overlays_application(
     base_model: ModelLocation, tmp_path: Path
 ) -> None:
@@ -145,6 +164,7 @@ def test_serve_deploy_starts_the_overlays_application(
     environment = {
         **os.environ,
         **SERVE_ENVIRONMENT,
+        **CONTAINER_ENVIRONMENT,
         **ray_head.LOOPBACK_ONLY,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": RAY_TOKEN,
@@ -155,7 +175,8 @@ def test_serve_deploy_starts_the_overlays_application(
     serve = str(Path(sys.executable).with_name("serve"))
     url = f"http://{ray_head.LOOPBACK}:{port}"
     try:
-        with running_ray(environment) as dashboard:
+        output = tmp_path / "output"
+        with running_ray(environment, output) as dashboard:
             sent = subprocess.run(
                 [serve, "deploy", "--address", dashboard, str(file)],
                 env=environment,
@@ -198,5 +219,7 @@ def test_serve_deploy_starts_the_overlays_application(
                 (choice,) = answer.json()["choices"]
                 assert choice["message"]["content"]
                 assert choice["finish_reason"] in ("stop", "length")
+                line = line_of(output, answer.headers["x-request-id"])
+                assert (line["outcome"], line["model"]) == ("completed", model)
     finally:
         valkey.stop()

@@ -29,7 +29,7 @@ from deployments.serve_config import (
     render_serve_config,
     serve_config,
 )
-from deployments.serve_env import SERVE_ENVIRONMENT
+from deployments.serve_env import CONTAINER_ENVIRONMENT, SERVE_ENVIRONMENT
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_every_ray_container_has_the_flags(rayservice):
     for name, group in manifests.groups(rayservice):
         env = manifests.environment(group["template"]["spec"]["containers"][0])
         flags = {key: value for key, value in env.items() if key.startswith("RAY_")}
-        assert flags == dict(SERVE_ENVIRONMENT), name
+        assert flags == {**SERVE_ENVIRONMENT, **CONTAINER_ENVIRONMENT}, name
         assert env["HF_HUB_OFFLINE"] == "1"
 
 
@@ -208,6 +208,7 @@ def test_tenants_file_is_valid_and_lets_nobody_in(overlay):
     """Its digests are small numbers: no key is known that hashes to one."""
     directory = load_tenants(overlay / "tenants.yaml")
     assert [tenant.id for tenant in directory.tenants if tenant.admin] == ["admin"]
+    assert [tenant.id for tenant in directory.tenants if tenant.metrics] == ["prometheus"]
     entries = yaml.safe_load((overlay / "tenants.yaml").read_text(encoding="utf-8"))["tenants"]
     assert all(int(key, 16) < 16 for entry in entries for key in entry["keys"])
 

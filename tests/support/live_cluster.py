@@ -107,7 +107,7 @@ class LiveCluster:
     def metric(self, name: str, **labels: str) -> float:
         """Sum of a metric's samples that have these labels."""
         total = 0.0
-        for line in self.get("/metrics").text.splitlines():
+        for line in self.get("/metrics", "admin").text.splitlines():
             if line.startswith("#") or not (line.startswith((f"{name} ", f"{name}{{"))):
                 continue
             if all(f'{key}="{value}"' in line for key, value in labels.items()):

@@ -221,7 +221,7 @@ class SmallReplica:
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None:
         for request_id in request_ids:
-            self.book.cancel(request_id)
+            self.book.abandon(request_id)
 
     def on_host(self) -> tuple[()]:
         return ()

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 
 from cluster.clock import ManualClock
 from cluster.config import EngineConfig
@@ -341,12 +342,15 @@ def test_one_seed_per_request_drawn_only_where_none_is_given(harness):
 def test_preemption_repeats_no_token(harness):
     # Each request needs 6 blocks in the end, and there are 8.
     h = harness(kv_blocks=8)
-    for name in "abc":
-        h.submit(request(name, max_tokens=18))
-    h.engine.start()
-    for name in "abc":
-        assert h.tokens(name) == [100 + n for n in range(18)]
-    assert h.engine.stats().preemptions > 0
+    with structlog.testing.capture_logs() as lines:
+        for name in "abc":
+            h.submit(request(name, max_tokens=18, http_request=f"http-{name}"))
+        h.engine.start()
+        for name in "abc":
+            assert h.tokens(name) == [100 + n for n in range(18)]
+    told = [line for line in lines if line["event"] == "engine.preempted"]
+    assert len(told) == h.engine.stats().preemptions > 0
+    assert all(line["request"] == f"http-{line['sequence']}" for line in told)
 
 
 def test_stats_count_tokens_and_prefix_hits(harness):

@@ -219,6 +219,14 @@ def test_status_tells_everything(braid: Braid, answering: Any) -> None:
     assert json.loads(braid("status", "--json", *at(answering)).stdout) == STATUS
 
 
+def test_status_names_a_tenants_file_that_is_refused(braid: Braid, answering: Any) -> None:
+    refused = {"loaded_at": 1.0, "error": "tenants.yaml: tenants[0].id: wrong"}
+    answering.answer("GET", "/admin/v1/status", STATUS | {"tenants_file": refused})
+    assert "last good one is in force: tenants.yaml: tenants[0].id: wrong" in (
+        braid("status", *at(answering)).stdout
+    )
+
+
 def test_status_when_parts_are_away(braid: Braid, answering: Any) -> None:
     away = {"error": "the controller does not answer: TimeoutError"}
     store = {"breaker": "open", "hits": 3}

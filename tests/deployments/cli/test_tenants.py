@@ -1,4 +1,4 @@
-"""`braid tenants list`: rights always, keys only when asked for."""
+"""`braid tenants`: rights always, keys only when asked for; a file is checked on its own."""
 
 import secrets
 from collections.abc import Callable
@@ -62,3 +62,16 @@ def test_before_the_first_start(braid: Braid) -> None:
     result = braid("tenants", "list")
     assert result.exit_code == 1
     assert "braid up" in result.stderr
+
+
+def test_a_file_is_checked_before_it_is_used(braid: Braid, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"tenants: [{{id: mine, keys: [{hash_key('k')}], admin: true}}]")
+    result = braid("tenants", "check", path)
+    assert result.exit_code == 0
+    assert "1 tenants, administrators: mine" in result.stdout
+    path.write_text("tenants: [{id: mine, keys: [k], admn: true}]")
+    result = braid("tenants", "check", path)
+    assert result.exit_code == 1
+    assert "tenants[0].keys[0]" in result.stderr
+    assert "tenants[0].admn" in result.stderr

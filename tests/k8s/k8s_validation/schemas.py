@@ -170,6 +170,11 @@ podmonitor_problems = _checker(
                     port=_STRING,
                     path=_STRING,
                     interval=_STRING,
+                    authorization=_closed(
+                        ["credentials"],
+                        type=_STRING,
+                        credentials=_closed(["name", "key"], name=_STRING, key=_STRING),
+                    ),
                     relabelings={"type": "array"},
                 ),
             },

@@ -1,0 +1,1 @@
+"""Whether every request, however it ends, has its line in the log in time."""

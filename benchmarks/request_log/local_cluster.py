@@ -1,0 +1,71 @@
+"""The cluster that the proof asks: the demo's, with small queues and two more tenants."""
+
+import json
+from collections.abc import Mapping
+
+import psutil
+import yaml
+
+from cluster.config import AppConfig
+from cluster.private_file import write_private
+from cluster.tenancy.keys import hash_key
+from deployments.local.demo import with_demo
+from deployments.local.state import StateDir
+
+TIME_LIMIT_S = 20.0
+MAX_MODEL_LEN = 2048
+LONG_TOKENS = MAX_MODEL_LEN - 200
+ADAPTER = "sql"
+EXTRA = {
+    "limited": {"requests_per_minute": 3},
+    "scraper": {"metrics": True},
+}
+"""Beside the demo's tenants."""
+
+
+def proof_config(state: StateDir, port: int, replicas: int) -> AppConfig:
+    """The application's configuration; writes the tenants' files."""
+    config = AppConfig.model_validate(
+        {
+            "front": {"port": port, "request_timeout_s": TIME_LIMIT_S},
+            "replica": {"replicas": replicas},
+            "engine": {
+                "threads": 1,
+                "max_batch_size": 8,
+                "max_queued": 8,
+                "max_model_len": MAX_MODEL_LEN,
+            },
+        }
+    )
+    config = with_demo(config, state)
+    add_tenants(state)
+    return config
+
+
+def add_tenants(state: StateDir) -> None:
+    """Write the tenants of ``EXTRA`` into the tenants file, and their keys beside the others'."""
+    keys = json.loads(state.keys.read_text()) | {name: f"key-of-{name}" for name in EXTRA}
+    tenants = yaml.safe_load(state.tenants.read_text())["tenants"]
+    tenants += [
+        {"id": name, "keys": [hash_key(keys[name])], **fields} for name, fields in EXTRA.items()
+    ]
+    write_private(state.keys, json.dumps(keys))
+    write_private(state.tenants, yaml.safe_dump({"tenants": tenants}))
+
+
+def front_of(supervisor: int, port: int) -> psutil.Process:
+    """The front's process: the one below the supervisor that listens at ``port``."""
+    for process in psutil.Process(supervisor).children(recursive=True):
+        try:
+            sockets = process.net_connections("tcp")
+        except psutil.Error:
+            continue
+        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
+            return process
+    raise RuntimeError(f"no process listens at port {port}")
+
+
+def keys_of(state: StateDir) -> Mapping[str, str]:
+    """Every tenant's key."""
+    keys: dict[str, str] = json.loads(state.keys.read_text())
+    return keys

@@ -1,0 +1,92 @@
+"""``braid logs``."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import orjson
+import typer
+
+from cluster.errors import ConfigError
+from deployments.cli import console
+from deployments.cli.client import open_state
+from deployments.local.log_file import log_files
+
+LINES = 100
+POLL_S = 0.2
+
+
+def logs(
+    lines: Annotated[
+        int, typer.Option("-n", "--lines", help="How many, the newest.", min=1)
+    ] = LINES,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Wait for more.")] = False,
+    request: Annotated[
+        str | None, typer.Option(help="Only lines of this request: its x-request-id.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Only lines of this tenant.")] = None,
+    event: Annotated[
+        str | None, typer.Option(help="Only this event, such as `request`: a line per request.")
+    ] = None,
+) -> None:
+    """Print what the processes of this state folder's cluster logged, one JSON object a line."""
+    path = open_state().cluster_log
+    files = log_files(path)
+    if not files:
+        raise ConfigError(f"{path}: there is no log yet; a cluster writes it once it has started")
+    wanted = {"request": request, "tenant": tenant, "event": event}
+    found: deque[str] = deque(maxlen=lines)
+    for file in files[:-1]:
+        found.extend(_matching(file.read_bytes().splitlines(), wanted))
+    with files[-1].open("rb") as newest:
+        found.extend(_matching(newest.read().splitlines(), wanted))
+        for line in found:
+            console.plain(line)
+        if follow:
+            for line in _matching(lines_after(newest, path), wanted):
+                console.plain(line)
+
+
+def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> Iterator[str]:
+    """Lines that are JSON objects with these members; None wants nothing of a member."""
+    for line in lines:
+        if not line.startswith(b"{"):
+            continue
+        try:
+            fields = orjson.loads(line)
+        except orjson.JSONDecodeError:  # cut off by the end of its process
+            continue
+        if all(value is None or fields.get(name) == value for name, value in wanted.items()):
+            yield line.decode().rstrip("\n")
+
+
+def lines_after(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """Lines as they come, from where ``file`` is read to, and of files that take the name later.
+
+    Closes ``file`` once that happens.
+    """
+    rest = b""
+    while True:
+        piece = file.read()
+        if piece:
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+            continue
+        if _was_moved(path, file.fileno()):
+            time.sleep(1 + POLL_S)  # writers move on within a second
+            rest += file.read()
+            yield from rest.splitlines()
+            file.close()
+            file, rest = path.open("rb"), b""
+            continue
+        time.sleep(POLL_S)
+
+
+def _was_moved(path: Path, descriptor: int) -> bool:
+    try:
+        return not os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:  # the new one is not there yet
+        return False
