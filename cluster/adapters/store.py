@@ -26,7 +26,7 @@ from cluster.adapters.sources.files import KEPT_FILES, disk_errors
 from cluster.adapters.sources.protocol import AdapterSource
 from cluster.adapters.validation import validate_adapter
 from cluster.clock import Clock, SystemClock
-from cluster.domain.adapter import AdapterManifest
+from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
     AdapterCorrupt,
@@ -37,7 +37,7 @@ from cluster.errors import (
 )
 
 INCOMING = ".incoming"
-MAX_MESSAGE_CHARS = 1000
+MAX_MESSAGE_CHARS = 600
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ATTEMPTS = 16
@@ -52,6 +52,8 @@ class StoredAdapter:
     path: Path  # a PEFT folder; ``cluster.adapters.loader`` reads it
     nbytes: int  # of its files
     tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what people should know of it, a sentence each
+    base_check: BaseCheck | None = None  # what had to agree with the base; None: as configured
 
 
 class ContentStore:
@@ -70,8 +72,10 @@ class ContentStore:
         *,
         clock: Clock | None = None,
         write: WriteFunction = write_all,
+        base_check: BaseCheck | None = None,
     ) -> None:
         self.root = root
+        self._base_check = base_check
         self._limits = limits
         self._base = base
         self._clock = clock or SystemClock()
@@ -233,14 +237,14 @@ class ContentStore:
 
     def _check(self, folder: Path, proceed: Proceed) -> StoredRecord:
         """Validate, write the record, and bring everything to the disk."""
-        manifest, tags = validate_adapter(folder, self._base, self._limits, proceed)
+        found = validate_adapter(folder, self._base, self._limits, proceed)
         with disk_errors(RECORD_FILE):
             files = {
                 name: (folder / name).stat().st_size
                 for name in KEPT_FILES
                 if (folder / name).exists()
             }
-            record = StoredRecord(manifest, tags, files)
+            record = StoredRecord(found.manifest, found.tags, files, found.notes, self._base_check)
             with (folder / RECORD_FILE).open("xb", buffering=0) as file:
                 self._write(file, encode_record(record))
             for name in (*files, RECORD_FILE):
@@ -310,7 +314,15 @@ class ContentStore:
 
 
 def _stored(path: Path, record: StoredRecord) -> StoredAdapter:
-    return StoredAdapter(record.manifest.digest, record.manifest, path, record.nbytes, record.tags)
+    return StoredAdapter(
+        record.manifest.digest,
+        record.manifest,
+        path,
+        record.nbytes,
+        record.tags,
+        record.notes,
+        record.base_check,
+    )
 
 
 @contextmanager

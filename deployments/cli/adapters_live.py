@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -22,6 +23,14 @@ from deployments.cli.refusal import advised
 ADMIN = "admin"
 DIGEST_CHARACTERS = 12
 ROUTER_FILE = "router.json"
+
+
+class BaseCheckName(StrEnum):
+    """What ``--base-check`` takes."""
+
+    SHAPES = "shapes"
+    NAME = "name"
+
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 NameOrDigestArgument = Annotated[
@@ -67,6 +76,14 @@ def add(
         bool, typer.Option("--replace", help="The name may exist; it is switched.")
     ] = False,
     expect: ExpectOption = None,
+    base_check: Annotated[
+        BaseCheckName | None,
+        typer.Option(
+            "--base-check",
+            help="What must agree with the base for this one: shapes alone, or else its name too. "
+            "Default: as the cluster is configured.",
+        ),
+    ] = None,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -81,6 +98,8 @@ def add(
         fields["tenant"] = tenant
     if grant:
         fields["grants"] = grant
+    if base_check is not None:
+        fields["base_check"] = base_check.value
     with _client(url, key) as client:
         if expect is not None:
             fields["expected"] = full_digest(client, expect)
@@ -91,6 +110,8 @@ def add(
             else:
                 card = _upload(client, fields, where)
     _show(card, as_json, "serving")
+    for note in () if as_json else card.get("notes", ()):
+        console.note(note)
     if where is not None and (where / ROUTER_FILE).is_file():
         console.note(_about_routers(where, name))
 
@@ -123,10 +144,12 @@ def show(
     for label in ("name", "owner", "state", "generation", "source", "description"):
         if card.get(label):
             table.add_row(Text(label, style="dim"), Text(str(card[label])))
-    for label in ("rank", "pinned"):
+    for label in ("rank", "pinned", "chat_template"):
         if label in card:
             table.add_row(Text(label, style="dim"), str(card[label]))
     console.out.print(table)
+    for note in card.get("notes", ()):
+        console.plain(f"  note: {note}")
     for step in card.get("history", ()):
         words = f"  {step['generation'][:DIGEST_CHARACTERS]}  by {step['by']}"
         console.plain(words + ("  (rolled back)" if step["rollback"] else ""))

@@ -158,7 +158,11 @@ def stage(view: RegistryView, generation: Generation, wanted_by: str, now: float
     elif known.state is GenerationState.DELETING:
         raise AdapterConflict(f"generation {known.digest} is being removed; try again in a moment")
     elif known.place.kind is PlaceKind.FOLDER and generation.place.kind is PlaceKind.STORE:
-        known = replace(known, place=generation.place)  # a folder may go, the store keeps it
+        # A folder may go, the store keeps it.
+        vouched = known.base_check or generation.base_check
+        known = replace(known, place=generation.place, base_check=vouched)
+    elif generation.base_check is not None and known.base_check is None:
+        known = replace(known, base_check=generation.base_check)  # somebody vouches for it now
     elif known.state is not GenerationState.RETIRED:
         transaction.require(GENERATION + known.digest)
         return transaction
