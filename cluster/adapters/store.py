@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.adapters.base_shapes import BaseShapes
@@ -85,8 +85,9 @@ class ContentStore:
         """Fetch, check and store; a generation that is there already is returned as it is.
 
         Two sources whose tensors and scaling agree are one generation, whatever their
-        descriptions say; the first one's description stays. A stored generation whose bytes
-        have rotted is replaced. After any error or cancellation nothing is left behind.
+        descriptions say; the first one's description stays, the notes are this one's. A stored
+        generation whose bytes have rotted is replaced. After any error or cancellation nothing is
+        left behind.
 
         Raises:
             AdapterError: one of its subclasses, with a stable code; the message names file,
@@ -96,7 +97,8 @@ class ContentStore:
             with _relative_messages(folder, source.describe()):
                 await self._fetch(source, folder)
                 stored = await run_to_end(lambda proceed: self._check(folder, proceed))
-            return await self._place(folder, stored)
+            placed = await self._place(folder, stored)
+            return replace(placed, notes=stored.notes, base_check=stored.base_check)
 
     def get(self, digest: AdapterDigest) -> StoredAdapter | None:
         """A generation by its digest, or None; reads its record only.

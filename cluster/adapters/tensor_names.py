@@ -142,20 +142,21 @@ def _copied_vocabulary(parts: tuple[str, ...]) -> str | None:
 
 
 def _unknown(parts: tuple[str, ...]) -> str:
+    last = parts[-1] if parts else ""
     if any(part.startswith("lora_embedding_") for part in parts):
         return "LoRA on embeddings is not served"
     if "lora_magnitude_vector" in parts:
         return "DoRA's magnitude vector is not served"
-    if parts[-1] == "bias":
+    if last == "bias":
         return "trained biases are not served"
     if "modules_to_save" in parts:
         return "fully trained modules are not served"
     if "token_adapter" in parts or "trainable_tokens_delta" in parts:
         return "trained token embeddings are not served"
-    if parts[-1] in ("lora_a", "lora_b"):
+    if last in ("lora_a", "lora_b"):
         return "an adapter in mlx's format, which is not served; convert it to PEFT's"
     if any("norm" in part for part in parts[-2:]):
         return "fully trained weights of norms are not served; train LoRA alone"
-    if parts[-1] == "weight" and not any(part.startswith("lora_") for part in parts):
+    if last == "weight" and not any(part.startswith("lora_") for part in parts):
         return "fully trained weights are not served; save the LoRA tensors alone"
     return f"expected {'.'.join(PREFIX)}.<module>.lora_A.weight or .lora_B.weight"
