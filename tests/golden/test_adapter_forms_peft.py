@@ -111,7 +111,7 @@ FORMS: dict[str, Callable[[Forms], Path]] = {
     "known keys of PEFT": lambda f: f.write(
         eva_config={"rho": 2.0}, qalora_group_size=16, peft_version="0.99.0", lora_dropout=0.1
     ),
-    "rank 128": lambda f: f.write("q_proj", r=128, target_modules=["q_proj"]),
+    "rank 256": lambda f: f.write("q_proj", r=256, target_modules=["q_proj"]),
     "fewer modules": fewer_modules,
     "untouched embeddings": untouched_embeddings,
     "foreign manifest": foreign_manifest,
