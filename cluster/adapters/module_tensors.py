@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.adapters.peft_config import PeftLoraConfig
 from cluster.adapters.safetensors_file import SafetensorsHeader, TensorInfo
-from cluster.adapters.shown import shown
+from cluster.adapters.shown import shown, shown_name
 from cluster.adapters.tensor_names import TensorNames
 from cluster.errors import AdapterMalformed, AdapterUnsupported
 
@@ -89,7 +89,8 @@ def check_targeted(path: Path, config: PeftLoraConfig, module: str, tensors: Mod
     """
     if not config.targets(module):
         raise AdapterMalformed(
-            f"{path}: {tensors.A.name}: its config does not target {module} "
+            f"{path}: {tensors.A.name}: its config does not target "
+            f"{shown_name(module)} "
             "(target_modules, exclude_modules, layers_to_transform, layers_pattern)"
         )
 

@@ -29,7 +29,8 @@ ALL_MATCHES_TIMEOUT_S = 5.0
 """For all names and expressions of one adapter, in seconds of the processor."""
 
 _LONG = 512  # characters; compiled expressions take some hundred bytes for each
-_FUZZY = re.compile(r"(?<!\\)\{(?!\d*,?\d*\})")  # regex reads {e<=1} as a number of errors
+_ESCAPED = re.compile(r"\\.", re.DOTALL)
+_FUZZY = re.compile(r"\{(?!\d*,?\d*\})")  # regex reads {e<=1} as a number of errors
 _POSIX = "[:"  # regex reads [[:alpha:]] as a class, re as the letters
 
 
@@ -94,7 +95,7 @@ def compiled(pattern: str) -> Any:
 
 
 def _compile(pattern: str) -> Any:
-    if _POSIX in pattern or _FUZZY.search(pattern):
+    if _POSIX in pattern or _FUZZY.search(_ESCAPED.sub("", pattern)):
         raise AdapterUnsupported(
             f"{shown(pattern)}: expected a pattern without '[:' and without braces that are no "
             "number of repetitions; list the modules' names"

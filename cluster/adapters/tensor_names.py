@@ -17,7 +17,7 @@ SIDES = ("lora_A", "lora_B")
 WRAPPERS = ("_orig_mod", "module")
 """What ``torch.compile`` and distributed training put into the path of a model."""
 VOCABULARY_MODULES = frozenset(("embed_tokens", "lm_head"))
-MAX_NAME_CHARS = 1024
+MAX_NAME_CHARS = 256
 
 
 class LoraName(NamedTuple):

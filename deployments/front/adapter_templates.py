@@ -15,7 +15,6 @@ from cluster.adapters.chat_template import (
     digest_of,
     read_chat_template,
 )
-from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterLoadFailed, ModelNotFound
 from deployments.directory import TenantAdapters
@@ -79,28 +78,27 @@ class AdapterTemplates:
             return ChosenTemplate(True, digest)
         text = self._kept.get(wanted)
         if text is None:
-            text = await asyncio.to_thread(_read, self._live.by_digest(digest), wanted)
+            text = await asyncio.to_thread(self._read, digest, wanted)
         self._kept[wanted] = text
         self._kept.move_to_end(wanted)
         while len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
         return ChosenTemplate(True, digest, text)
 
+    def _read(self, digest: AdapterDigest, wanted: str) -> str:
+        entry = self._live.by_digest(digest)
+        template, tokenizer = (Path(entry.path) / name for name in (TEMPLATE_FILE, TOKENIZER_FILE))
+        found = read_chat_template(
+            template if template.exists() else None, tokenizer if tokenizer.exists() else None
+        )
+        if found is None or digest_of(found) != wanted:
+            raise AdapterLoadFailed(
+                f"adapter {entry.key.alias}: its chat template has changed since it was registered"
+            )
+        return found
+
 
 def adapter_of(decided: Decided) -> AdapterDigest | None:
     """The one adapter of a decision; None where there is another number of them."""
     mixture = decided.decision.mixture
     return mixture[0].key.digest if len(mixture) == 1 else None
-
-
-def _read(entry: AdapterEntry, wanted: str) -> str:
-    folder = Path(entry.path)
-    template, tokenizer = folder / TEMPLATE_FILE, folder / TOKENIZER_FILE
-    found = read_chat_template(
-        template if template.exists() else None, tokenizer if tokenizer.exists() else None
-    )
-    if found is None or digest_of(found) != wanted:
-        raise AdapterLoadFailed(
-            f"adapter {entry.key.alias}: its chat template has changed since it was registered"
-        )
-    return found

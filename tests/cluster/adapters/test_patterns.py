@@ -36,7 +36,16 @@ def test_a_pattern_that_is_none():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["q_proj{e<=1}", "(?:q_prok){s<2}", "[[:alpha:]]+", "(?V1)q", r"\h+", "(?<=a+)q", "a(?i)b"],
+    [
+        "q_proj{e<=1}",
+        r"q_proj\\{e<=1}",
+        "(?:q_prok){s<2}",
+        "[[:alpha:]]+",
+        "(?V1)q",
+        r"\h+",
+        "(?<=a+)q",
+        "a(?i)b",
+    ],
 )
 def test_patterns_that_peft_reads_in_another_way(pattern):
     with pytest.raises((AdapterUnsupported, AdapterMalformed)):
