@@ -40,24 +40,6 @@ def digest_of(template: str) -> str:
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def check_template(where: str, template: str) -> None:
-    """Compile a template in transformers' sandbox, and run nothing.
-
-    Raises:
-        AdapterMalformed: it does not compile.
-    """
-    import jinja2
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    try:
-        _compile_jinja_template(template)
-    except (jinja2.TemplateError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
-        raise AdapterMalformed(
-            f"{where}: chat template: expected one that compiles, found: "
-            f"{type(error).__name__}: {str(error)[:200]}"
-        ) from error
-
-
 def _check_length(path: Path, template: str) -> None:
     try:
         nbytes = len(template.encode())

@@ -11,7 +11,6 @@ import numpy as np
 
 from cluster.adapters.base_names import is_another_model, is_quantised_copy
 from cluster.adapters.base_shapes import BaseShapes
-from cluster.adapters.chat_template import check_template
 from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.manifest import (
     AdapterDigester,
@@ -26,6 +25,7 @@ from cluster.adapters.peft_config import VOCABULARY, PeftLoraConfig
 from cluster.adapters.safetensors_file import TensorInfo
 from cluster.adapters.saved_vocabulary import check_copy
 from cluster.adapters.shown import shown, shown_name
+from cluster.adapters.template_check import check_template
 from cluster.errors import (
     AdapterError,
     AdapterMalformed,

@@ -2,13 +2,16 @@
 
 import json
 
+import jinja2
 import pytest
+from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from cluster.adapters.chat_template import MAX_TEMPLATE_BYTES, digest_of
 from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.manifest import read_adapter_files, read_manifest
 from cluster.adapters.sources import FolderSource
 from cluster.adapters.store import ContentStore
+from cluster.adapters.template_check import check_template
 from cluster.adapters.validation import validate_adapter
 from cluster.errors import AdapterMalformed, AdapterTooLarge
 
@@ -89,3 +92,34 @@ async def test_two_versions_that_differ_in_it_alone_are_two(tmp_path, write_adap
     (folder / FILE).write_text("x" * (MAX_TEMPLATE_BYTES + 1))
     with pytest.raises(AdapterTooLarge):
         await store.add(FolderSource(tmp_path / "root", "x"))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        OWN,
+        "{% generation %}{{ messages[0].content }}{% endgeneration %}",
+        "{% for m in x %}{% if loop.first %}{% continue %}{% endif %}{% break %}{% endfor %}",
+        "{{ raise_exception('no') }}{{ strftime_now('%Y') }}{{ messages | tojson(indent=2) }}",
+        "{% set ns = namespace(a=1) %}{% set ns.a = 2 %}{%- macro f(x) -%}{%- endmacro %}",
+        "{{ x | upper }}{% call f() %}{% endcall %}",
+        "{% generation %}",
+        "{% endgeneration %}",
+        "{{ x | nofilter }}",
+        "{% include 'other' %}",
+        "{% unknown %}",
+        "{{ x.__class__ }}",
+        "{% break %}",
+    ],
+)
+def test_what_compiles_is_what_compiles_in_transformers(template):
+    found = expected = True
+    try:
+        _compile_jinja_template(template)
+    except (jinja2.TemplateError, SyntaxError):
+        expected = False
+    try:
+        check_template("x", template)
+    except AdapterMalformed:
+        found = False
+    assert found == expected
