@@ -8,7 +8,8 @@ PEFT reads them by ``re``.
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -26,7 +27,7 @@ MAX_ALL_PATTERN_CHARS = 2 * MAX_PATTERN_CHARS
 MATCH_TIMEOUT_S = 0.1
 """For one name."""
 ALL_MATCHES_TIMEOUT_S = 5.0
-"""For all names and expressions of one adapter, in seconds of the processor."""
+"""For all names and expressions of one adapter, compiling included, in seconds of the processor."""
 
 _LONG = 512  # characters; compiled expressions take some hundred bytes for each
 _ESCAPED = re.compile(r"\\.", re.DOTALL)
@@ -56,7 +57,7 @@ class Patience:
             AdapterUnsupported: it takes longer than ``MATCH_TIMEOUT_S``, or all together longer
                 than there is left.
         """
-        return self._timed(compiled(pattern).match, pattern, text)
+        return self._timed("match", pattern, text)
 
     def matches(self, pattern: str, text: str) -> bool:
         """Whether all of the text matches.
@@ -64,12 +65,14 @@ class Patience:
         Raises:
             AdapterError: as ``match``.
         """
-        return self._timed(compiled(pattern).fullmatch, pattern, text) is not None
+        return self._timed("fullmatch", pattern, text) is not None
 
-    def _timed(self, method: Any, pattern: str, text: str) -> Any:
+    def _timed(self, method: str, pattern: str, text: str) -> Any:
         began = self._now()
         try:
-            found = method(text, timeout=MATCH_TIMEOUT_S, concurrent=True)
+            found = getattr(compiled(pattern), method)(
+                text, timeout=MATCH_TIMEOUT_S, concurrent=True
+            )
         except TimeoutError as error:
             raise AdapterUnsupported(
                 f"{shown(pattern)}: expected a pattern that matches {shown_name(text)} or not "
@@ -94,15 +97,31 @@ def compiled(pattern: str) -> Any:
     return (_compiled_long if len(pattern) > _LONG else _compiled_short)(pattern)
 
 
-def _compile(pattern: str) -> Any:
+def check_pattern(pattern: str) -> None:
+    """Refuse what ``compiled`` would refuse, in less time.
+
+    Raises:
+        AdapterError: as ``compiled``.
+    """
     if _POSIX in pattern or _FUZZY.search(_ESCAPED.sub("", pattern)):
         raise AdapterUnsupported(
             f"{shown(pattern)}: expected a pattern without '[:' and without braces that are no "
             "number of repetitions; list the modules' names"
         )
-    try:
+    with _syntax_errors(pattern):
         re.compile(pattern)
+
+
+def _compile(pattern: str) -> Any:
+    check_pattern(pattern)
+    with _syntax_errors(pattern):
         return regex.compile(pattern)
+
+
+@contextmanager
+def _syntax_errors(pattern: str) -> Iterator[None]:
+    try:
+        yield
     except (re.error, regex.error, ValueError, OverflowError, RecursionError) as error:
         raise AdapterMalformed(
             f"not a regular expression: {shown(pattern)}: {str(error)[:100]}"

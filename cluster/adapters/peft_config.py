@@ -13,7 +13,7 @@ from cluster.adapters.peft_keys import refuse_features, unknown_keys
 from cluster.adapters.peft_values import ConfigValues
 from cluster.adapters.shown import shown, shown_name
 from cluster.domain.adapter import AdapterManifest
-from cluster.errors import AdapterUnsupported
+from cluster.errors import AdapterMalformed, AdapterUnsupported
 
 _T = TypeVar("_T")
 
@@ -179,6 +179,10 @@ def _initial(where: str, content: Mapping[str, Any], to_convert: bool) -> str:
     if not isinstance(bias, str) or bias not in {"none", "all", "lora_only"}:
         raise AdapterUnsupported(f"{where}: bias: expected 'none', found {shown(bias)}")
     init = content.get("init_lora_weights", True)
+    if not isinstance(init, str | bool | None):
+        raise AdapterMalformed(
+            f"{where}: init_lora_weights: expected true, false or a name, found {shown(init)}"
+        )
     if not isinstance(init, str) or init.lower() in _PLAIN_INITS:
         return ""
     name = init.lower()

@@ -8,7 +8,7 @@ from cluster.adapters.patterns import (
     MAX_ALL_PATTERN_CHARS,
     MAX_PATTERN_CHARS,
     MAX_PATTERNS,
-    compiled,
+    check_pattern,
 )
 from cluster.adapters.shown import shown, shown_name
 from cluster.errors import AdapterError, AdapterMalformed
@@ -109,7 +109,7 @@ class ConfigValues:
                     f"found {length}; list the modules' names"
                 )
         try:
-            compiled(value)
+            check_pattern(value)
         except AdapterError as error:
             raise type(error)(f"{self.where}: {key}: {error.message}") from error
         return value

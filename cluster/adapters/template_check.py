@@ -21,6 +21,10 @@ class _Generation(Extension):
         return nodes.Scope(body, lineno=line)
 
 
+MAX_TOKENS = 20_000
+"""Of the template's language; compiling that many takes two seconds."""
+
+
 def check_template(where: str, template: str) -> None:
     """Compile a template and run nothing.
 
@@ -31,6 +35,12 @@ def check_template(where: str, template: str) -> None:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
     )
     try:
+        length = sum(1 for _ in environment.lex(template))
+        if length > MAX_TOKENS:
+            raise AdapterMalformed(
+                f"{where}: chat template: expected at most {MAX_TOKENS} words and signs, "
+                f"found {length}"
+            )
         environment.from_string(template)
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
         raise AdapterMalformed(

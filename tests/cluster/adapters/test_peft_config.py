@@ -144,6 +144,7 @@ def test_what_is_not_served_is_refused_by_name(tmp_path, content, name):
         ({"target_modules": "["}, "target_modules"),
         ({"target_modules": "x" * 70_000}, "target_modules"),
         ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"init_lora_weights": {"a": 1}}, "init_lora_weights"),
         ({"rank_pattern": {f"{i}" + "x" * 60_000: 1 for i in range(3)}}, "rank_pattern"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform"),
         ({"layers_pattern": 3}, "layers_pattern"),
