@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -14,6 +13,13 @@ from rich.text import Text
 
 from cluster.errors import AdapterConflict, ConfigError
 from deployments.cli import console
+from deployments.cli.adapter_options import (
+    BaseCheckOption,
+    ExpectOption,
+    NameArgument,
+    NameOrDigestArgument,
+    OwnerOption,
+)
 from deployments.cli.client import BraidClient, find_target
 from deployments.cli.generations import ROUTES, ask_about, full_digest
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
@@ -23,34 +29,6 @@ from deployments.cli.refusal import advised
 ADMIN = "admin"
 DIGEST_CHARACTERS = 12
 ROUTER_FILE = "router.json"
-
-
-class BaseCheckName(StrEnum):
-    """What ``--base-check`` takes."""
-
-    SHAPES = "shapes"
-    NAME = "name"
-
-
-NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
-NameOrDigestArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME|DIGEST", help="Of a digest its first characters will do, at least four."
-    ),
-]
-OwnerOption = Annotated[
-    str | None,
-    typer.Option("--tenant", metavar="NAME", help="A tenant's own adapter. Default: a shared one."),
-]
-ExpectOption = Annotated[
-    str | None,
-    typer.Option(
-        "--expect",
-        metavar="DIGEST",
-        help="Only if the name points to this generation now; its first characters will do.",
-    ),
-]
 
 
 def add(
@@ -76,14 +54,7 @@ def add(
         bool, typer.Option("--replace", help="The name may exist; it is switched.")
     ] = False,
     expect: ExpectOption = None,
-    base_check: Annotated[
-        BaseCheckName | None,
-        typer.Option(
-            "--base-check",
-            help="What must agree with the base for this one: shapes alone, or else its name too. "
-            "Default: as the cluster is configured.",
-        ),
-    ] = None,
+    base_check: BaseCheckOption = None,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
