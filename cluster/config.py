@@ -53,8 +53,9 @@ class AdapterConfig(Section):
 
     slots: Annotated[int, Field(ge=1)] = 16
     """Adapters on the device at once."""
-    max_rank: Annotated[int, Field(ge=1, le=1024)] = 64
-    """An adapter with a larger rank is refused."""
+    max_rank: Annotated[int, Field(ge=1, le=1024)] = 256
+    """An adapter with a larger rank is refused. An adapter takes room by its own ranks, so a high
+    limit costs nothing on a CPU, and on a GPU some MiB for the sums of a step."""
     memory_bytes: Annotated[int, Field(ge=1)] = 512 * 2**20
     """Device bytes for adapters."""
     host_bytes: Annotated[int, Field(ge=0)] = 512 * 2**20

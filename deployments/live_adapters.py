@@ -21,7 +21,7 @@ from cluster.adapters.registry.view import RegistryView
 from cluster.adapters.store import ContentStore
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, AppConfig
-from cluster.domain.adapter import AdapterEntry
+from cluster.domain.adapter import AdapterEntry, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed, StoreUnavailable
 from cluster.redis_client import redis_client
@@ -48,7 +48,7 @@ class LiveAdapters:
         self.catalog = catalog
         self.folder = folder_generations(catalog, clock.wall())
         """The configured folder's adapters as generations, by alias."""
-        self._adapters_dir = config.adapters_dir
+        self.adapters_dir = config.adapters_dir
         self._store = content_store(config.adapters, NO_BASE)
         self._follower = RegistryFollower(registry, self.folder)
 
@@ -116,8 +116,8 @@ class LiveAdapters:
         Raises:
             AdapterLoadFailed: ``adapters_dir`` or ``adapters.store_dir`` is not configured here.
         """
-        if generation.place.kind is PlaceKind.FOLDER and self._adapters_dir is not None:
-            return str(self._adapters_dir / generation.place.path)
+        if generation.place.kind is PlaceKind.FOLDER and self.adapters_dir is not None:
+            return str(self.adapters_dir / generation.place.path)
         if generation.place.kind is PlaceKind.STORE and self._store is not None:
             stored = self._store.get(generation.digest)
             if stored is not None:
@@ -138,13 +138,17 @@ def folder_generations(catalog: AdapterCatalog, now: float) -> dict[str, Generat
             added_at=now,
             changed_at=now,
             tags=entry.tags,
+            notes=entry.notes,
         )
         for alias, entry in catalog.entries.items()
     }
 
 
-def content_store(config: AdapterConfig, base: BaseShapes) -> ContentStore | None:
-    """The configured store; None where there is none."""
+def content_store(
+    config: AdapterConfig, base: BaseShapes, base_check: BaseCheck | None = None
+) -> ContentStore | None:
+    """The configured store; None where there is none. ``base_check`` is for what is added now."""
     if config.store_dir is None:
         return None
-    return ContentStore(config.store_dir, AdapterLimits.from_config(config), base)
+    limits = AdapterLimits.from_config(config, base_check)
+    return ContentStore(config.store_dir, limits, base, base_check=base_check)

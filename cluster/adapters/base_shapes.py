@@ -1,7 +1,9 @@
 """What an adapter must fit."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,3 +13,21 @@ class BaseShapes:
     digest: str  # of the base model
     modules: Mapping[str, tuple[int, int]]  # module path -> (d_out, d_in)
     model_id: str = ""  # the name the base is served under
+    model_type: str = ""  # as its config.json says; PEFT's default targets depend on it
+    folder: Path | None = None  # its files on this machine; None: not at hand
+
+    @classmethod
+    def of_model(
+        cls, folder: Path, digest: str, model_id: str, modules: Mapping[str, tuple[int, int]]
+    ) -> "BaseShapes":
+        """Those of a model whose files are in ``folder``."""
+        return cls(digest, modules, model_id, model_type_of(folder), folder)
+
+
+def model_type_of(folder: Path) -> str:
+    """The type of the model in a folder; empty where its config.json does not tell."""
+    try:
+        found = json.loads((folder / "config.json").read_text()).get("model_type")
+    except (OSError, ValueError, AttributeError):
+        return ""
+    return found if isinstance(found, str) else ""

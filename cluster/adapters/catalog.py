@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from cluster.adapters.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_manifest
+from cluster.adapters.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_adapter
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey, AdapterRef
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterError, ConfigError, ModelNotFound
@@ -85,7 +85,7 @@ class AdapterCatalog:
                 continue
             try:
                 _check_alias(alias, path, folder, forbidden, entries)
-                entries[alias] = _read_entry(alias, path)
+                entries[alias] = _read_entry(alias, path, folder)
             except AdapterError as error:
                 problems.append(CatalogProblem(alias, error.code, error.message))
         return cls(entries.values(), problems, ignored)
@@ -139,7 +139,7 @@ def _check_alias(
         raise AdapterError(f"{path}: a symlink out of {folder}, to {path.resolve()}")
 
 
-def _read_entry(alias: str, path: Path) -> AdapterEntry:
-    manifest, tags = read_manifest(path)
-    key = AdapterKey(owner=SHARED_OWNER, alias=alias, digest=manifest.digest)
-    return AdapterEntry(key=key, manifest=manifest, path=str(path), tags=tags)
+def _read_entry(alias: str, path: Path, folder: Path) -> AdapterEntry:
+    found = read_adapter(path, links_below=folder)
+    key = AdapterKey(owner=SHARED_OWNER, alias=alias, digest=found.manifest.digest)
+    return AdapterEntry(key, found.manifest, str(path), found.tags, found.notes)

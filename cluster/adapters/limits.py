@@ -1,9 +1,9 @@
 """What an adapter may be, and what bringing it in may cost."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from cluster.config import AdapterConfig
+from cluster.domain.adapter import BaseCheck
 
 MIB = 2**20
 
@@ -12,9 +12,9 @@ MIB = 2**20
 class AdapterLimits:
     """Limits on one adapter and on the fetch that brings it in."""
 
-    max_rank: int = 64  # of any module
+    max_rank: int = 256  # of any module
     max_bytes: int = 512 * MIB  # of the safetensors file's data
-    base_check: Literal["digest", "name", "shapes"] = "digest"  # as ``AdapterConfig.base_check``
+    base_check: BaseCheck = "digest"  # as ``AdapterConfig.base_check``
     max_source_bytes: int = 1024 * MIB  # received, packed as the source sends it
     max_unpacked_bytes: int = 1024 * MIB  # of all archive members together
     max_files: int = 256  # in a folder or archive, whether used or not
@@ -22,12 +22,17 @@ class AdapterLimits:
     stall_timeout_s: float = 30.0  # without a single byte
 
     @classmethod
-    def from_config(cls, config: AdapterConfig) -> "AdapterLimits":
-        """What a replica's pool can hold, and what the operator lets a fetch cost."""
+    def from_config(
+        cls, config: AdapterConfig, base_check: BaseCheck | None = None
+    ) -> "AdapterLimits":
+        """What a replica's pool can hold, and what the operator lets a fetch cost.
+
+        ``base_check`` is what was said of one adapter, in place of the config's.
+        """
         return cls(
             max_rank=config.max_rank,
             max_bytes=config.memory_bytes,
-            base_check=config.base_check,
+            base_check=base_check or config.base_check,
             max_source_bytes=config.max_source_bytes,
             max_unpacked_bytes=config.max_unpacked_bytes,
             max_files=config.max_files,

@@ -10,15 +10,20 @@ from torch import Tensor
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.limits import AdapterLimits
-from cluster.adapters.manifest import AdapterDigester, read_adapter_files, read_all
+from cluster.adapters.manifest import AdapterDigester, AdapterFiles, read_adapter_files, read_all
 from cluster.adapters.safetensors_file import TensorInfo
-from cluster.adapters.validation import check_all_finite, check_fit, check_limits
+from cluster.adapters.validation import check_all_finite, check_fit, check_limits, check_vocabulary
 from cluster.config import AdapterConfig
-from cluster.domain.adapter import AdapterManifest
+from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed
 
-_TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
 
 
 class LoraTensors(NamedTuple):
@@ -31,7 +36,7 @@ class LoraTensors(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HostAdapter:
-    """A verified adapter in host memory, in the file's dtype."""
+    """A verified adapter in host memory, in the file's dtype, or fp32 for fp64."""
 
     manifest: AdapterManifest
     tensors: Mapping[str, LoraTensors]  # module path -> tensors
@@ -47,10 +52,19 @@ def load_adapter(
     base: BaseShapes,
     config: AdapterConfig,
     expected_digest: AdapterDigest | None = None,
+    *,
+    base_check: BaseCheck | None = None,
+    links_below: Path | None = None,
 ) -> HostAdapter:
     """Read, verify and return an adapter; limits and shapes are checked before any data is read.
 
-    With ``expected_digest`` the bytes must still be those of the generation that was asked for.
+    Args:
+        path: folder with PEFT's files.
+        base: what it must fit.
+        config: limits.
+        expected_digest: of the generation that was asked for; the bytes must still be its.
+        base_check: in place of the config's, for this adapter.
+        links_below: as of ``read_adapter_files``.
 
     Raises:
         AdapterError: malformed, too large, for another base, or not finite. The message names
@@ -58,8 +72,8 @@ def load_adapter(
         AdapterUnsupported: a PEFT feature that Braid does not serve, by name.
         AdapterLoadFailed: the files changed since the catalog was scanned.
     """
-    files = read_adapter_files(path)
-    limits = AdapterLimits.from_config(config)
+    files = read_adapter_files(path, links_below=links_below)
+    limits = AdapterLimits.from_config(config, base_check)
     check_limits(files, limits)
     check_fit(files, base, limits)
     digester = AdapterDigester(files)
@@ -67,19 +81,26 @@ def load_adapter(
     for info in files.header.tensors:
         digester.update(info, data[info.begin : info.end])
     check_all_finite(files, data)
+    for info in files.header.tensors:
+        check_vocabulary(files, base, info, data[info.begin : info.end])
     digest = digester.finish()
     if expected_digest is not None and digest != expected_digest:
         raise AdapterLoadFailed(
             f"{files.weights}: expected generation {expected_digest}, found {digest}: "
             "the files changed since they were catalogued"
         )
-    tensors = {
+    return HostAdapter(files.manifest(digest), tensors_of(files, data))
+
+
+def tensors_of(files: AdapterFiles, data: memoryview) -> dict[str, LoraTensors]:
+    """The matrices of each module, over the bytes of all tensors."""
+    return {
         module: LoraTensors(_to_tensor(t.A, data), _to_tensor(t.B, data), files.scaling(module))
         for module, t in files.modules.items()
     }
-    return HostAdapter(files.manifest(digest), tensors)
 
 
 def _to_tensor(info: TensorInfo, data: memoryview) -> Tensor:
     found = torch.frombuffer(data[info.begin : info.end], dtype=_TORCH_DTYPES[info.dtype])
-    return found.reshape(info.shape)
+    # PEFT's model is fp32 at most, so it rounds an fp64 file once, before anything is computed.
+    return found.to(torch.float32 if info.dtype == "F64" else found.dtype).reshape(info.shape)

@@ -2,21 +2,27 @@
 
 A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, and may hold
 ``manifest.json`` with Braid's own keys (``base_digest``, ``description``, ``tags``; other keys
-are provenance). Which modules are adapted is read from the tensors' names
+are provenance), and a chat template. Which modules are adapted is read from the tensors' names
 ``base_model.model.<module>.lora_A.weight``, never from the config alone.
 """
 
 import hashlib
 import json
 import os
-import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from cluster.adapters.document import read_document
+from cluster.adapters.chat_template import (
+    TEMPLATE_FILE,
+    TOKENIZER_FILE,
+    digest_of,
+    read_chat_template,
+)
+from cluster.adapters.labels import LABELS_FILE, Labels, read_labels
+from cluster.adapters.module_tensors import ModuleTensors, check_modules, group_modules
 from cluster.adapters.peft_config import PeftLoraConfig, read_peft_config
 from cluster.adapters.safetensors_file import (
     SafetensorsHeader,
@@ -25,50 +31,26 @@ from cluster.adapters.safetensors_file import (
     read_header,
     read_tensors,
 )
+from cluster.adapters.shown import shown_name
+from cluster.adapters.tensor_names import TensorNames, read_tensor_names
 from cluster.domain.adapter import AdapterManifest
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
     AdapterMalformed,
     AdapterPickle,
     AdapterUnsafePath,
-    AdapterUnsupported,
 )
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-NOTES_FILE = "manifest.json"
 PICKLE_FILE = "adapter_model.bin"
-
-MAX_DESCRIPTION, MAX_TAG = 2000, 100  # characters
-MAX_TAGS = 32
-_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+ANYWHERE = Path("/")
+"""Where links of a user's own files may lead, for commands on the user's own machine."""
+MAX_NAMED = 5
+"""Names in one note."""
 
 _quoted = json.encoder.encode_basestring_ascii
-_PREFIX = "base_model.model."
-_DTYPES = {"F32", "F16", "BF16"}
 _DIGEST_DOMAIN = b"braid-adapter-1\n"
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleTensors:
-    """Where one module's two matrices are in the file."""
-
-    A: TensorInfo  # [r, d_in]
-    B: TensorInfo  # [d_out, r]
-
-    @property
-    def rank(self) -> int:
-        """Rank, as the tensors have it."""
-        return self.A.shape[0]
-
-
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """Braid's own ``manifest.json`` beside the adapter."""
-
-    base_digest: str | None = None
-    description: str = ""
-    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +60,16 @@ class AdapterFiles:
     config: PeftLoraConfig
     header: SafetensorsHeader
     modules: dict[str, ModuleTensors]  # module path -> its tensors, sorted by path
-    notes: Notes
+    vocabulary: dict[str, str]  # tensor that is no LoRA -> the base's own that it is a copy of
+    labels: Labels
     weights: Path  # the resolved safetensors file
+    chat_template: str | None = None  # the adapter's own
+    notes: tuple[str, ...] = ()  # what people should know of these files, a sentence each
+
+    @property
+    def lora_nbytes(self) -> int:
+        """Bytes of the tensors that are kept: all but copies of the base's."""
+        return sum(tensors.A.nbytes + tensors.B.nbytes for tensors in self.modules.values())
 
     def manifest(self, digest: AdapterDigest) -> AdapterManifest:
         """The manifest, given the digest that only the data can tell."""
@@ -93,10 +83,11 @@ class AdapterFiles:
             max_rank=max(tensors.rank for tensors in self.modules.values()),
             nbytes=self.header.nbytes,
             base_model=self.config.base_model,
-            base_digest=self.notes.base_digest,
-            description=self.notes.description,
+            base_digest=self.labels.base_digest,
+            description=self.labels.description,
             rank_pattern=self.config.rank_pattern,
             alpha_pattern=self.config.alpha_pattern,
+            chat_template=None if self.chat_template is None else digest_of(self.chat_template),
         )
 
     def scaling(self, module: str) -> float:
@@ -104,8 +95,15 @@ class AdapterFiles:
         return self.config.scaling_of(module)
 
 
-def read_adapter_files(folder: Path) -> AdapterFiles:
+def read_adapter_files(
+    folder: Path, *, links_below: Path | None = None, to_convert: bool = False
+) -> AdapterFiles:
     """Read and check everything but the tensors' data.
+
+    Args:
+        folder: with PEFT's files.
+        links_below: where the target of a symlink may be, beside ``folder`` itself.
+        to_convert: as of ``read_peft_config``.
 
     Raises:
         AdapterMalformed: a file is missing or malformed; the tensors and the config disagree.
@@ -113,33 +111,65 @@ def read_adapter_files(folder: Path) -> AdapterFiles:
         AdapterPickle: the weights are a pickle.
         AdapterUnsupported: a PEFT feature that Braid does not serve, by name.
     """
-    config_path = _inside(folder, CONFIG_FILE)
+    allowed = (folder,) if links_below is None else (folder, links_below)
+
+    def optional(name: str) -> Path | None:
+        return _inside(folder, name, allowed) if (folder / name).exists() else None
+
+    config_path = _inside(folder, CONFIG_FILE, allowed)
     if not (folder / WEIGHTS_FILE).exists() and (folder / PICKLE_FILE).exists():
         raise AdapterPickle(
             f"{folder / PICKLE_FILE}: pickle files are never opened; save the adapter as "
             f"{WEIGHTS_FILE}"
         )
-    weights = _inside(folder, WEIGHTS_FILE)
-    config = read_peft_config(config_path)
+    config = read_peft_config(config_path, to_convert=to_convert)
+    weights = _inside(folder, WEIGHTS_FILE, allowed)
     header = read_header(weights)
-    modules = _group(weights, header)
-    for module, tensors in modules.items():
-        _check_module(weights, config, module, tensors)
-    notes = _read_notes(_inside(folder, NOTES_FILE)) if (folder / NOTES_FILE).exists() else Notes()
-    return AdapterFiles(config, header, modules, notes, weights)
+    names = read_tensor_names(str(weights), (info.name for info in header.tensors))
+    modules = group_modules(weights, header, names)
+    check_modules(weights, config, modules, names)
+    labels_path = optional(LABELS_FILE)
+    labels = Labels() if labels_path is None else read_labels(labels_path)
+    return AdapterFiles(
+        config,
+        header,
+        modules,
+        names.vocabulary,
+        labels,
+        weights,
+        chat_template=read_chat_template(optional(TEMPLATE_FILE), optional(TOKENIZER_FILE)),
+        notes=tuple(_notes(config, names, labels)),
+    )
 
 
-def read_manifest(folder: Path) -> tuple[AdapterManifest, tuple[str, ...]]:
-    """The folder's manifest and tags; reads every byte once, keeps none.
+@dataclass(frozen=True, slots=True)
+class ReadAdapter:
+    """What a folder says, once every byte has been read."""
+
+    manifest: AdapterManifest
+    tags: tuple[str, ...]
+    notes: tuple[str, ...]  # as of ``AdapterFiles``, and what the base adds to them
+
+
+def read_manifest(
+    folder: Path, *, links_below: Path | None = None
+) -> tuple[AdapterManifest, tuple[str, ...]]:
+    """The folder's manifest and tags; as ``read_adapter``."""
+    found = read_adapter(folder, links_below=links_below)
+    return found.manifest, found.tags
+
+
+def read_adapter(folder: Path, *, links_below: Path | None = None) -> ReadAdapter:
+    """What a folder says; reads every byte once, keeps none.
 
     Raises:
         AdapterError: as ``read_adapter_files``.
     """
-    files = read_adapter_files(folder)
+    files = read_adapter_files(folder, links_below=links_below)
     digest = AdapterDigester(files)
     for info, data in stream_tensors(files):
         digest.update(info, data)
-    return files.manifest(digest.finish()), files.notes.tags
+    return ReadAdapter(files.manifest(digest.finish()), files.labels.tags, files.notes)
 
 
 def stream_tensors(files: AdapterFiles) -> Iterator[tuple[TensorInfo, memoryview]]:
@@ -179,8 +209,9 @@ class _Hash(Protocol):
 class AdapterDigester:
     """sha256 of what an adapter computes: scaling rules and base, then each tensor in name order.
 
-    Descriptions, provenance and training settings do not enter: editing them makes no new
-    generation. Neither does the order of tensors in the file.
+    Its own chat template enters where it has one: its prompts are other ones then. Descriptions,
+    provenance and training settings do not enter: editing them makes no new generation. Neither
+    does the order of tensors in the file.
     """
 
     def __init__(self, files: AdapterFiles) -> None:
@@ -191,8 +222,10 @@ class AdapterDigester:
             "use_rslora": config.use_rslora,
             "rank_pattern": config.rank_pattern,
             "alpha_pattern": config.alpha_pattern,
-            "base_digest": files.notes.base_digest,
+            "base_digest": files.labels.base_digest,
         }
+        if files.chat_template is not None:
+            rules["chat_template"] = digest_of(files.chat_template)
         self._hash: _Hash = hashlib.sha256(_DIGEST_DOMAIN)
         self._hash.update(json.dumps(rules, sort_keys=True).encode() + b"\n")
 
@@ -209,11 +242,11 @@ class AdapterDigester:
         return AdapterDigest(self._hash.hexdigest())
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The resolved path of a file of the folder; a symlink may not lead out of it."""
+def _inside(folder: Path, name: str, allowed: tuple[Path, ...]) -> Path:
+    """The resolved path of a file of the folder; a symlink may lead to a few places alone."""
     path = folder / name
     resolved = path.resolve()
-    if not resolved.is_relative_to(folder.resolve()):
+    if not any(resolved.is_relative_to(place.resolve()) for place in allowed):
         raise AdapterUnsafePath(f"{path}: a symlink out of the adapter's folder, to {resolved}")
     if not resolved.exists():
         raise AdapterMalformed(f"{path}: expected a file, found none")
@@ -222,88 +255,17 @@ def _inside(folder: Path, name: str) -> Path:
     return resolved
 
 
-def _group(path: Path, header: SafetensorsHeader) -> dict[str, ModuleTensors]:
-    sides: dict[str, dict[str, TensorInfo]] = {"lora_A": {}, "lora_B": {}}
-    for info in header.tensors:
-        stem, _, last = info.name.rpartition(".")
-        module, _, side = stem.rpartition(".")
-        if not info.name.startswith(_PREFIX) or last != "weight" or side not in sides:
-            raise AdapterUnsupported(f"{path}: {info.name}: {_unknown_tensor(info.name)}")
-        if info.dtype not in _DTYPES:
-            raise AdapterUnsupported(
-                f"{path}: {info.name}: expected F32, F16 or BF16, found {info.dtype}"
-            )
-        sides[side][module.removeprefix(_PREFIX)] = info
-    modules = sorted(sides["lora_A"].keys() | sides["lora_B"].keys())
-    if not modules:
-        raise AdapterMalformed(
-            f"{path}: expected tensors {_PREFIX}<module>.lora_A.weight, found none"
-        )
-    for side, found in sides.items():
-        for module in modules:
-            if module not in found:
-                name = f"{_PREFIX}{module}.{side}.weight"
-                raise AdapterMalformed(f"{path}: {name}: expected beside its partner, found none")
-    return {m: ModuleTensors(sides["lora_A"][m], sides["lora_B"][m]) for m in modules}
+def _notes(config: PeftLoraConfig, names: TensorNames, labels: Labels) -> Iterator[str]:
+    if config.unknown_keys:
+        yield f"adapter_config.json: not known and without effect: {listed(config.unknown_keys)}"
+    if names.wrapper:
+        yield f"{WEIGHTS_FILE}: {names.wrapper} is taken out of the tensors' names"
+    if labels.is_foreign:
+        yield f"{LABELS_FILE}: another tool's, not read"
 
 
-def _unknown_tensor(name: str) -> str:
-    if "lora_embedding_" in name:
-        return "LoRA on embeddings is not served"
-    if "lora_magnitude_vector" in name:
-        return "DoRA's magnitude vector is not served"
-    if name.endswith(".bias"):
-        return "trained biases are not served"
-    if "modules_to_save" in name:
-        return "fully trained modules are not served"
-    return f"expected {_PREFIX}<module>.lora_A.weight or .lora_B.weight"
-
-
-def _check_module(path: Path, config: PeftLoraConfig, module: str, tensors: ModuleTensors) -> None:
-    rank = config.rank_of(module)
-    for info, axis, side in ((tensors.A, 0, "[r, d_in]"), (tensors.B, 1, "[d_out, r]")):
-        if len(info.shape) != 2 or info.shape[axis] != rank or 0 in info.shape:
-            raise AdapterMalformed(
-                f"{path}: {info.name}: expected {side} with r = {rank} by the config, "
-                f"found {list(info.shape)}"
-            )
-    if not config.targets(module):
-        raise AdapterMalformed(
-            f"{path}: {tensors.A.name}: its config does not target {module} "
-            "(target_modules, exclude_modules, layers_to_transform, layers_pattern)"
-        )
-
-
-def _read_notes(path: Path) -> Notes:
-    content = read_document(path)
-    base, description, tags = (
-        content.get("base_digest"),
-        content.get("description", ""),
-        content.get("tags", []),
-    )
-    if base is not None and not isinstance(base, str):
-        raise AdapterMalformed(f"{path}: base_digest: expected a string, found {base!r}")
-    if not isinstance(description, str):
-        raise AdapterMalformed(f"{path}: description: expected a string, found {description!r}")
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise AdapterMalformed(f"{path}: tags: expected a list of strings, found {tags!r}")
-    if len(tags) > MAX_TAGS:
-        raise AdapterMalformed(f"{path}: tags: expected at most {MAX_TAGS}, found {len(tags)}")
-    _check_text(path, "description", description, MAX_DESCRIPTION)
-    for index, tag in enumerate(tags):
-        _check_text(path, f"tags[{index}]", tag, MAX_TAG)
-    return Notes(base, description, tuple(tags))
-
-
-def _check_text(path: Path, field: str, text: str, longest: int) -> None:
-    """What lists and terminals show is short, and steers neither of them."""
-    if len(text) > longest:
-        raise AdapterMalformed(
-            f"{path}: {field}: expected at most {longest} characters, found {len(text)}"
-        )
-    for character in text:
-        steers = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
-        if steers or character in _DIRECTIONS:
-            raise AdapterMalformed(
-                f"{path}: {field}: found the control character U+{ord(character):04X}"
-            )
+def listed(names: Collection[str]) -> str:
+    """The first few names, and how many there are besides."""
+    first = ", ".join(shown_name(name) for name in list(names)[:MAX_NAMED])
+    more = len(names) - MAX_NAMED
+    return f"{first} and {more} more" if more > 0 else first

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cluster.domain.adapter import AdapterManifest
+from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.errors import AdapterCorrupt
 
 RECORD_FILE = "record.json"
@@ -18,6 +18,8 @@ class StoredRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: AdapterManifest
     tags: tuple[str, ...]
     files: dict[str, int]  # file name -> bytes
+    notes: tuple[str, ...] = ()  # what people should know of it
+    base_check: BaseCheck | None = None  # what had to agree with the base; None: as configured
 
     @property
     def nbytes(self) -> int:
@@ -31,6 +33,8 @@ def encode_record(record: StoredRecord) -> bytes:
         "manifest": asdict(record.manifest),
         "tags": record.tags,
         "files": record.files,
+        "notes": record.notes,
+        "base_check": record.base_check,
     }
     return msgspec.json.encode(content, order="sorted")
 

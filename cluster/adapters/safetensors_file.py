@@ -11,7 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cluster.adapters.document import parse_object
+from cluster.adapters.document import LFS_ADVICE, LFS_POINTER, parse_object
+from cluster.adapters.shown import shown, shown_name
 from cluster.errors import AdapterMalformed, AdapterPickle
 from kernels.host_memory import allocate
 
@@ -66,6 +67,8 @@ def read_header(path: Path) -> SafetensorsHeader:
                 raise AdapterPickle(
                     f"{path}: a pickle under the name of a safetensors file; never opened"
                 )
+            if prefix == LFS_POINTER[:8]:
+                raise AdapterMalformed(f"{path}: {LFS_ADVICE}")
             if length > limit:
                 raise AdapterMalformed(
                     f"{path}: header: expected at most {limit} bytes, found a length of {length}"
@@ -94,7 +97,7 @@ def read_tensors(
     shared = memoryview(bytearray(longest))
     for info in header.tensors:
         data = shared[: info.nbytes]
-        _fill(data, file, header.data_start + info.begin, f"{path}: {info.name}")
+        _fill(data, file, header.data_start + info.begin, f"{path}: {shown_name(info.name)}")
         yield info, data
 
 
@@ -127,7 +130,8 @@ def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[TensorInfo, 
     for info in sorted(tensors, key=lambda info: (info.begin, info.end)):
         if info.begin != position:
             raise AdapterMalformed(
-                f"{path}: {info.name}: expected its data at byte {position}, found {info.begin}"
+                f"{path}: {shown_name(info.name)}: expected its data at byte {position}, "
+                f"found {info.begin}"
             )
         position = info.end
     if position != data_bytes:
@@ -138,19 +142,26 @@ def _parse_header(path: Path, raw: bytes, data_bytes: int) -> tuple[TensorInfo, 
 def _parse_tensor(path: Path, name: str, entry: Any) -> TensorInfo:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise AdapterMalformed(
-            f"{path}: {name}: expected dtype, shape and data_offsets, found {entry}"
+            f"{path}: {shown_name(name)}: expected dtype, shape and data_offsets, "
+            f"found {shown(entry)}"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise AdapterMalformed(f"{path}: {name}: expected a known dtype, found {dtype!r}")
+        raise AdapterMalformed(
+            f"{path}: {shown_name(name)}: expected a known dtype, found {shown(dtype)}"
+        )
     if not _is_sizes(shape):
-        raise AdapterMalformed(f"{path}: {name}: expected a shape of sizes, found {shape!r}")
+        raise AdapterMalformed(
+            f"{path}: {shown_name(name)}: expected a shape of sizes, found {shown(shape)}"
+        )
     if not _is_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise AdapterMalformed(f"{path}: {name}: expected [begin, end], found {offsets!r}")
+        raise AdapterMalformed(
+            f"{path}: {shown_name(name)}: expected [begin, end], found {shown(offsets)}"
+        )
     expected = prod(shape) * ITEM_BYTES[dtype]
     if offsets[1] - offsets[0] != expected:
         raise AdapterMalformed(
-            f"{path}: {name}: expected {expected} bytes for {dtype}{shape}, "
+            f"{path}: {shown_name(name)}: expected {expected} bytes for {dtype}{shown(shape)}, "
             f"found {offsets[1] - offsets[0]}"
         )
     return TensorInfo(name, dtype, tuple(shape), offsets[0], offsets[1])

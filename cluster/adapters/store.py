@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.adapters.base_shapes import BaseShapes
@@ -26,7 +26,7 @@ from cluster.adapters.sources.files import KEPT_FILES, disk_errors
 from cluster.adapters.sources.protocol import AdapterSource
 from cluster.adapters.validation import validate_adapter
 from cluster.clock import Clock, SystemClock
-from cluster.domain.adapter import AdapterManifest
+from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
     AdapterCorrupt,
@@ -37,7 +37,7 @@ from cluster.errors import (
 )
 
 INCOMING = ".incoming"
-MAX_MESSAGE_CHARS = 1000
+MAX_MESSAGE_CHARS = 600
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _ATTEMPTS = 16
@@ -52,6 +52,8 @@ class StoredAdapter:
     path: Path  # a PEFT folder; ``cluster.adapters.loader`` reads it
     nbytes: int  # of its files
     tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what people should know of it, a sentence each
+    base_check: BaseCheck | None = None  # what had to agree with the base; None: as configured
 
 
 class ContentStore:
@@ -70,8 +72,10 @@ class ContentStore:
         *,
         clock: Clock | None = None,
         write: WriteFunction = write_all,
+        base_check: BaseCheck | None = None,
     ) -> None:
         self.root = root
+        self._base_check = base_check
         self._limits = limits
         self._base = base
         self._clock = clock or SystemClock()
@@ -81,8 +85,9 @@ class ContentStore:
         """Fetch, check and store; a generation that is there already is returned as it is.
 
         Two sources whose tensors and scaling agree are one generation, whatever their
-        descriptions say; the first one's description stays. A stored generation whose bytes
-        have rotted is replaced. After any error or cancellation nothing is left behind.
+        descriptions say; the first one's description stays, the notes are this one's. A stored
+        generation whose bytes have rotted is replaced. After any error or cancellation nothing is
+        left behind.
 
         Raises:
             AdapterError: one of its subclasses, with a stable code; the message names file,
@@ -92,7 +97,8 @@ class ContentStore:
             with _relative_messages(folder, source.describe()):
                 await self._fetch(source, folder)
                 stored = await run_to_end(lambda proceed: self._check(folder, proceed))
-            return await self._place(folder, stored)
+            placed = await self._place(folder, stored)
+            return replace(placed, notes=stored.notes, base_check=stored.base_check)
 
     def get(self, digest: AdapterDigest) -> StoredAdapter | None:
         """A generation by its digest, or None; reads its record only.
@@ -233,14 +239,14 @@ class ContentStore:
 
     def _check(self, folder: Path, proceed: Proceed) -> StoredRecord:
         """Validate, write the record, and bring everything to the disk."""
-        manifest, tags = validate_adapter(folder, self._base, self._limits, proceed)
+        found = validate_adapter(folder, self._base, self._limits, proceed)
         with disk_errors(RECORD_FILE):
             files = {
                 name: (folder / name).stat().st_size
                 for name in KEPT_FILES
                 if (folder / name).exists()
             }
-            record = StoredRecord(manifest, tags, files)
+            record = StoredRecord(found.manifest, found.tags, files, found.notes, self._base_check)
             with (folder / RECORD_FILE).open("xb", buffering=0) as file:
                 self._write(file, encode_record(record))
             for name in (*files, RECORD_FILE):
@@ -310,7 +316,15 @@ class ContentStore:
 
 
 def _stored(path: Path, record: StoredRecord) -> StoredAdapter:
-    return StoredAdapter(record.manifest.digest, record.manifest, path, record.nbytes, record.tags)
+    return StoredAdapter(
+        record.manifest.digest,
+        record.manifest,
+        path,
+        record.nbytes,
+        record.tags,
+        record.notes,
+        record.base_check,
+    )
 
 
 @contextmanager

@@ -3,33 +3,42 @@
 Everything the header can tell is checked before a byte of any tensor is read.
 """
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cluster.adapters.base_names import is_another_model, is_quantised_copy
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.manifest import (
     AdapterDigester,
     AdapterFiles,
+    ReadAdapter,
+    listed,
     read_adapter_files,
     stream_tensors,
 )
+from cluster.adapters.module_tensors import check_targeted
+from cluster.adapters.peft_config import VOCABULARY, PeftLoraConfig
 from cluster.adapters.safetensors_file import TensorInfo
-from cluster.domain.adapter import AdapterManifest
+from cluster.adapters.saved_vocabulary import check_copy
+from cluster.adapters.shown import shown, shown_name
+from cluster.adapters.template_check import check_template
 from cluster.errors import (
+    AdapterError,
+    AdapterMalformed,
     AdapterNotFinite,
     AdapterRankTooHigh,
     AdapterTooLarge,
+    AdapterUnsupported,
     AdapterWrongBase,
 )
 
 MAX_SCALING = 1e4
 """Of alpha over the rank; larger ones leave the range in which a model answers with numbers."""
-_HUB_NAME = r"[\w-][\w.-]*/[\w-][\w.-]*"
+TINKER_HEAD = "unembed_tokens"
 
 # The bits that are all set in NaN and infinity, and only there: IEEE 754's exponent.
 _EXPONENT: dict[str, tuple[np.dtype[Any], Any]] = {
@@ -44,8 +53,8 @@ def validate_adapter(
     base: BaseShapes,
     limits: AdapterLimits,
     proceed: Callable[[], None] = lambda: None,
-) -> tuple[AdapterManifest, tuple[str, ...]]:
-    """Check a folder in every respect; its manifest and tags.
+) -> ReadAdapter:
+    """Check a folder in every respect; what it says.
 
     ``proceed`` is called before each tensor is read and may raise to stop the work.
 
@@ -55,13 +64,17 @@ def validate_adapter(
     """
     files = read_adapter_files(folder)
     check_limits(files, limits)
-    check_fit(files, base, limits)
+    notes = check_fit(files, base, limits)
+    if files.chat_template is not None:
+        check_template(str(folder), files.chat_template)
     digester = AdapterDigester(files)
     for info, data in stream_tensors(files):
         proceed()
         digester.update(info, data)
         check_finite(files.weights, info, data)
-    return files.manifest(digester.finish()), files.notes.tags
+        check_vocabulary(files, base, info, data)
+    manifest = files.manifest(digester.finish())
+    return ReadAdapter(manifest, files.labels.tags, (*files.notes, *notes))
 
 
 def check_limits(files: AdapterFiles, limits: AdapterLimits) -> None:
@@ -70,10 +83,10 @@ def check_limits(files: AdapterFiles, limits: AdapterLimits) -> None:
     Raises:
         AdapterTooLarge, AdapterRankTooHigh: with the limit and what was found.
     """
-    if files.header.nbytes > limits.max_bytes:
+    if files.lora_nbytes > limits.max_bytes:
         raise AdapterTooLarge(
             f"{files.weights}: expected at most {limits.max_bytes} bytes "
-            f"(adapters.memory_bytes), found {files.header.nbytes}"
+            f"(adapters.memory_bytes), found {files.lora_nbytes}"
         )
     for tensors in files.modules.values():
         if tensors.rank > limits.max_rank:
@@ -83,60 +96,111 @@ def check_limits(files: AdapterFiles, limits: AdapterLimits) -> None:
             )
 
 
-def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> None:
-    """Refuse an adapter that was made for another base, or that lacks tensors it should have.
+def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> tuple[str, ...]:
+    """Refuse an adapter that was made for another base, or that PEFT would complete by chance.
+
+    Returns:
+        What people should know of how it fits, a sentence each.
 
     Raises:
         AdapterWrongBase: with the tensor, what the base has, and what the file has.
+        AdapterMalformed: tensors that PEFT would not use, or would make up.
+        AdapterUnsupported: it cannot be said what PEFT would adapt.
         AdapterNotFinite: its scaling is beyond ``MAX_SCALING``.
     """
-    _check_base(files, base, limits)
+    notes = _check_base(files, base, limits)
+    config_path = f"{files.weights.parent}/adapter_config.json"
+    try:
+        config = files.config.for_model(base.model_type)
+    except AdapterUnsupported as error:
+        raise AdapterUnsupported(f"{config_path}: {error.message}") from error
     for module, tensors in files.modules.items():
         scaling = files.scaling(module)
         if not abs(scaling) <= MAX_SCALING:
             raise AdapterNotFinite(
-                f"{files.weights.parent}: adapter_config.json: lora_alpha or alpha_pattern: "
-                f"expected a scaling of at most {MAX_SCALING:g}, found {scaling:g} at {module}"
+                f"{config_path}: lora_alpha or alpha_pattern: expected a scaling of at most "
+                f"{MAX_SCALING:g}, found {scaling:g} at {module}"
             )
         shape = base.modules.get(module)
         if shape is None:
-            raise AdapterWrongBase(
-                f"{files.weights}: {tensors.A.name}: the base has no linear module {module}"
-            )
+            raise _no_such_module(files, module, tensors.A.name)
         d_out, d_in = shape
         _check_shape(files, tensors.A, (tensors.rank, d_in))
         _check_shape(files, tensors.B, (d_out, tensors.rank))
-    for module in base.modules:
-        if module not in files.modules and files.config.targets(module):
-            raise AdapterWrongBase(
-                f"{files.weights}: base_model.model.{module}.lora_A.weight: "
-                "expected by the config's target_modules, found none"
-            )
+        if files.config.target_modules is None:
+            check_targeted(files.weights, config, module, tensors)
+    if config.ties_vocabulary and any(config.targets(name) for name in VOCABULARY):
+        raise AdapterUnsupported(
+            f"{config_path}: ensure_weight_tying: LoRA that the embedding and the output head "
+            "share is not served; found true"
+        )
+    return (*notes, *_missing(files, config, base))
 
 
-def _check_base(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> None:
+def _missing(files: AdapterFiles, config: PeftLoraConfig, base: BaseShapes) -> tuple[str, ...]:
+    """A note of modules that the config targets and the file does not have; PEFT adds nothing
+    there, unless it begins with chance."""
+    paths = (*base.modules, *(name for name in VOCABULARY if name not in base.modules))
+    missing = [path for path in paths if path not in files.modules and config.targets(path)]
+    if not missing:
+        return ()
+    if not config.starts_at_zero:
+        raise AdapterMalformed(
+            f"{files.weights}: base_model.model.{missing[0]}.lora_A.weight: expected by the "
+            "config's target_modules, found none, and with its init_lora_weights PEFT would put "
+            "values of chance there; name the modules that the file has"
+        )
+    return (
+        f"adapter_config.json: {len(missing)} modules of target_modules have no tensors and stay "
+        f"as the base's: {listed(missing)}",
+    )
+
+
+def _no_such_module(files: AdapterFiles, module: str, tensor: str) -> AdapterError:
+    where = f"{files.weights}: {shown_name(tensor)}"
+    if module.rpartition(".")[2] == TINKER_HEAD:
+        return AdapterUnsupported(
+            f"{where}: {TINKER_HEAD} is Tinker's name of the output head; export the adapter in "
+            "PEFT's format"
+        )
+    return AdapterWrongBase(f"{where}: the base has no linear module {shown_name(module)}")
+
+
+def _check_base(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> tuple[str, ...]:
     """Compare what the adapter says of its base with the one that is served."""
-    digest, name = files.notes.base_digest, files.config.base_model
+    digest, name = files.labels.base_digest, files.config.base_model or ""
     if limits.base_check == "shapes" or digest == base.digest:
-        return
+        return ()
+    advice = (
+        "; if they are the same model, say so with --base-check shapes (base_check in a request), "
+        "or for all by adapters.base_check"
+    )
     if digest is not None and not (limits.base_check == "name" and name == base.model_id):
         raise AdapterWrongBase(
-            f"{files.weights.parent}: manifest.json: trained on base {digest}, "
-            f"but the base served is {base.digest}"
+            f"{files.weights.parent}/manifest.json: trained on base {shown_name(digest)}, "
+            f"but the base served is {base.digest}{advice}"
         )
-    if digest is None and is_another_model(name or "", base.model_id):
+    if digest is None and is_another_model(name, base.model_id):
         raise AdapterWrongBase(
-            f"{files.weights.parent}: adapter_config.json: base_model_name_or_path: trained on "
-            f"{name}, but the base served is {base.model_id}; if they are the same model, say so "
-            "by adapters.base_check: shapes"
+            f"{files.weights.parent}/adapter_config.json: base_model_name_or_path: trained on "
+            f"{shown_name(name)}, but the base served is {base.model_id}{advice}"
         )
+    if digest is None and name and is_quantised_copy(name, base.model_id):
+        return (f"adapter_config.json: {shown_name(name)} is taken for {base.model_id}",)
+    return ()
 
 
-def is_another_model(name: str, other: str) -> bool:
-    """Whether two names on the hub differ in their last part; of a folder nothing is known."""
-    if not (re.fullmatch(_HUB_NAME, name) and re.fullmatch(_HUB_NAME, other)):
-        return False
-    return name.rpartition("/")[2].lower() != other.rpartition("/")[2].lower()
+def check_vocabulary(
+    files: AdapterFiles, base: BaseShapes, info: TensorInfo, data: memoryview
+) -> None:
+    """Refuse embeddings or an output head that are not the base's own; LoRA's tensors pass.
+
+    Raises:
+        AdapterUnsupported: as ``check_copy``.
+    """
+    copied = files.vocabulary.get(info.name)
+    if copied is not None:
+        check_copy(str(files.weights), info, data, copied, base.folder)
 
 
 def check_all_finite(files: AdapterFiles, data: memoryview) -> None:
@@ -178,6 +242,9 @@ def _is_finite(dtype: str, data: memoryview) -> bool:
 
 
 def _not_finite(dtype: str, data: memoryview) -> Any:
+    if dtype == "F64":  # computed with as fp32: what fp32 does not have is not finite either
+        with np.errstate(over="ignore"):
+            return ~np.isfinite(np.frombuffer(data, dtype="<f8").astype("<f4"))
     kind, exponent = _EXPONENT[dtype]
     return (np.frombuffer(data, dtype=kind) & exponent) == exponent
 
@@ -186,5 +253,5 @@ def _check_shape(files: AdapterFiles, info: TensorInfo, expected: tuple[int, int
     if info.shape != expected:
         raise AdapterWrongBase(
             f"{files.weights}: {info.name}: expected shape {list(expected)}, "
-            f"found {list(info.shape)}"
+            f"found {shown(list(info.shape))}"
         )

@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 from cluster.domain.ids import AdapterDigest, TenantId
 
+BaseCheck = Literal["digest", "name", "shapes"]
+"""What must agree where an adapter says which base it was trained on; see ``AdapterConfig``."""
 SHARED_OWNER = TenantId("shared")
 """Owner of adapters that every tenant may be given."""
 
@@ -48,6 +51,7 @@ class AdapterManifest:
     description: str = ""
     rank_pattern: tuple[tuple[str, int], ...] = ()
     alpha_pattern: tuple[tuple[str, float], ...] = ()
+    chat_template: str | None = None  # sha256 of the adapter's own, where it has one
 
 
 class AdapterState(StrEnum):
@@ -95,3 +99,5 @@ class AdapterEntry:
     manifest: AdapterManifest
     path: str
     tags: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()  # what people should know of its files, a sentence each
+    base_check: BaseCheck | None = None  # what must agree with the base; None: as configured

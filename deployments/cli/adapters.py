@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError, PermissionDenied
-from deployments.cli import adapters_live, console, merge
+from deployments.cli import adapters_live, console, convert, merge
 from deployments.cli.client import BraidClient, find_target
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
 
@@ -35,6 +35,7 @@ for _name, _command in (
     ("rm", adapters_live.remove),
     ("verify", adapters_live.verify),
     ("merge", merge.merge),
+    ("convert", convert.convert),
 ):
     adapters_app.command(_name)(_command)
 

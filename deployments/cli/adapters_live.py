@@ -13,6 +13,13 @@ from rich.text import Text
 
 from cluster.errors import AdapterConflict, ConfigError
 from deployments.cli import console
+from deployments.cli.adapter_options import (
+    BaseCheckOption,
+    ExpectOption,
+    NameArgument,
+    NameOrDigestArgument,
+    OwnerOption,
+)
 from deployments.cli.client import BraidClient, find_target
 from deployments.cli.generations import ROUTES, ask_about, full_digest
 from deployments.cli.options import JsonOption, KeyOption, UrlOption
@@ -22,26 +29,6 @@ from deployments.cli.refusal import advised
 ADMIN = "admin"
 DIGEST_CHARACTERS = 12
 ROUTER_FILE = "router.json"
-
-NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
-NameOrDigestArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="NAME|DIGEST", help="Of a digest its first characters will do, at least four."
-    ),
-]
-OwnerOption = Annotated[
-    str | None,
-    typer.Option("--tenant", metavar="NAME", help="A tenant's own adapter. Default: a shared one."),
-]
-ExpectOption = Annotated[
-    str | None,
-    typer.Option(
-        "--expect",
-        metavar="DIGEST",
-        help="Only if the name points to this generation now; its first characters will do.",
-    ),
-]
 
 
 def add(
@@ -67,6 +54,7 @@ def add(
         bool, typer.Option("--replace", help="The name may exist; it is switched.")
     ] = False,
     expect: ExpectOption = None,
+    base_check: BaseCheckOption = None,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
@@ -81,6 +69,8 @@ def add(
         fields["tenant"] = tenant
     if grant:
         fields["grants"] = grant
+    if base_check is not None:
+        fields["base_check"] = base_check.value
     with _client(url, key) as client:
         if expect is not None:
             fields["expected"] = full_digest(client, expect)
@@ -91,6 +81,8 @@ def add(
             else:
                 card = _upload(client, fields, where)
     _show(card, as_json, "serving")
+    for note in () if as_json else card.get("notes", ()):
+        console.note(note)
     if where is not None and (where / ROUTER_FILE).is_file():
         console.note(_about_routers(where, name))
 
@@ -123,10 +115,12 @@ def show(
     for label in ("name", "owner", "state", "generation", "source", "description"):
         if card.get(label):
             table.add_row(Text(label, style="dim"), Text(str(card[label])))
-    for label in ("rank", "pinned"):
+    for label in ("rank", "pinned", "chat_template"):
         if label in card:
             table.add_row(Text(label, style="dim"), str(card[label]))
     console.out.print(table)
+    for note in card.get("notes", ()):
+        console.plain(f"  note: {note}")
     for step in card.get("history", ()):
         words = f"  {step['generation'][:DIGEST_CHARACTERS]}  by {step['by']}"
         console.plain(words + ("  (rolled back)" if step["rollback"] else ""))

@@ -7,15 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cluster.adapters.manifest import CONFIG_FILE, NOTES_FILE, PICKLE_FILE, WEIGHTS_FILE
+from cluster.adapters.manifest import PICKLE_FILE, WEIGHTS_FILE
+from cluster.adapters.sources.files import KEPT_FILES
 from cluster.errors import ConfigError
 
-SENT = (CONFIG_FILE, WEIGHTS_FILE, NOTES_FILE)
+MLX_FILE = "adapters.safetensors"
 
 
 @contextmanager
 def packed(path: Path) -> Iterator[BinaryIO]:
     """An archive as it is, or the adapter's files of a folder as a .tar in a temporary file.
+
+    Links are followed, as in a snapshot of the hub's cache: they are the user's own.
 
     Raises:
         ConfigError: the folder has no adapter that can be sent.
@@ -24,12 +27,14 @@ def packed(path: Path) -> Iterator[BinaryIO]:
         with path.open("rb") as archive:
             yield archive
         return
-    files = [path / name for name in SENT if (path / name).is_file()]
+    files = [path / name for name in KEPT_FILES if (path / name).is_file()]
     if path / WEIGHTS_FILE not in files:
         why = f"; {PICKLE_FILE} is a pickle" if (path / PICKLE_FILE).exists() else ""
+        if (path / MLX_FILE).exists():
+            why = f"; {MLX_FILE} is in mlx's format, which is not served: convert it to PEFT's"
         raise ConfigError(f"{path}: there is no {WEIGHTS_FILE}{why}")
     with tempfile.TemporaryFile() as archive:
-        with tarfile.open(fileobj=archive, mode="w") as tar:
+        with tarfile.open(fileobj=archive, mode="w", dereference=True) as tar:
             for file in files:
                 tar.add(file, arcname=file.name)
         archive.seek(0)

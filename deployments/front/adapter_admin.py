@@ -5,6 +5,7 @@ replicas have said they can serve; or an error, and the name is as it was.
 """
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from cluster.adapters.sources import AdapterSource
 from cluster.adapters.store import ContentStore
 from cluster.clock import Clock
 from cluster.config import AdapterConfig
-from cluster.domain.adapter import SHARED_OWNER
+from cluster.domain.adapter import SHARED_OWNER, AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import (
     AdapterCapacity,
@@ -69,8 +70,12 @@ class AdapterAdmin:
         cluster: Cluster,
         clock: Clock,
         hub_token: str | None = None,
+        base_dir: Path | None = None,
+        base_template: str | None = None,
     ) -> None:
         self.hub_token = hub_token
+        self._base_dir = base_dir
+        self._base_template = base_template
         self._live = live
         self._registry = live.registry
         self._config = config
@@ -82,8 +87,16 @@ class AdapterAdmin:
         """What may be added, and from where."""
         return self._config
 
-    async def add(self, source: AdapterSource, wanted: Wanted, by: TenantId) -> Name:
+    async def add(
+        self,
+        source: AdapterSource,
+        wanted: Wanted,
+        by: TenantId,
+        base_check: BaseCheck | None = None,
+    ) -> Name:
         """Store, check, let replicas try, and point the name to it.
+
+        ``base_check`` is what must agree with the base for this one; None: as configured.
 
         Raises:
             AdapterConflict: the name does not point where expected; found before anything is
@@ -92,7 +105,7 @@ class AdapterAdmin:
         """
         await self._registry.refresh()
         self._registry.check_add(wanted.owner, wanted.alias, wanted.expected)
-        store = await self._store()
+        store = await self._store(base_check)
         stored = await store.add(source)
         now = self._clock.wall()
         generation = Generation(
@@ -103,6 +116,8 @@ class AdapterAdmin:
             added_at=now,
             changed_at=now,
             tags=stored.tags,
+            notes=stored.notes + self._template_notes(stored.manifest),
+            base_check=base_check or stored.base_check,
         )
         await self._registry.stage(generation, name_id(wanted.owner, wanted.alias))
         try:
@@ -180,14 +195,26 @@ class AdapterAdmin:
             await asyncio.to_thread(store.verify, digest)
             return
         path = self._live.path_of(generation)
-        manifest, _ = await asyncio.to_thread(read_manifest, Path(path))
+        manifest, _ = await asyncio.to_thread(
+            read_manifest, Path(path), links_below=self._live.adapters_dir
+        )
         if manifest.digest != digest:
             raise AdapterCorrupt(
                 f"adapters_dir {generation.place.path}: the files are of {manifest.digest}"
             )
 
-    async def _store(self) -> ContentStore:
-        store = content_store(self._config, await self._cluster.base())
+    def _template_notes(self, manifest: AdapterManifest) -> tuple[str, ...]:
+        if manifest.chat_template in (None, self._base_template):
+            return ()
+        return (
+            "chat template: its own, which differs from the base's; it is used where the adapter "
+            "alone is asked, and the base's in mixtures and by routers",
+        )
+
+    async def _store(self, base_check: BaseCheck | None) -> ContentStore:
+        base = await self._cluster.base()
+        base = dataclasses.replace(base, folder=self._base_dir)  # theirs, on this machine
+        store = content_store(self._config, base, base_check)
         if store is None:
             raise AdapterSourceRefused(
                 "nothing can be added: adapters.store_dir is not configured on this cluster"

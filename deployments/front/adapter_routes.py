@@ -55,12 +55,12 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         if is_archive(request):
             parameters = upload_parameters(request)
             wanted = known(parameters.wanted(parameters.name, replace=parameters.replace))
-            return await admin.add(upload_of(request), wanted, tenant.id)
+            source, base_check = upload_of(request), parameters.base_check
+            return await admin.add(source, wanted, tenant.id, base_check)
         body = await body_of(request, AddBody)
         wanted = known(body.wanted(body.name, replace=body.replace))
-        return await admin.add(
-            source_of(body.source, admin.config, admin.hub_token), wanted, tenant.id
-        )
+        source = source_of(body.source, admin.config, admin.hub_token)
+        return await admin.add(source, wanted, tenant.id, body.base_check)
 
     @routes.post("")
     async def add(request: Request) -> Response:

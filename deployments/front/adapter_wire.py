@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from cluster.adapters.registry.operations import ABSENT, previous_of
 from cluster.adapters.registry.records import Generation, GenerationState, Name
 from cluster.adapters.registry.view import RegistryView
-from cluster.domain.adapter import AdapterState
+from cluster.domain.adapter import AdapterState, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.adapter_admin import Wanted
@@ -79,6 +79,8 @@ class UploadParameters(TargetBody):
     """``POST /admin/v1/adapters`` with an archive as its body: the query."""
 
     name: str
+    base_check: BaseCheck | None = None
+    """What must agree with the base for this one; null: as configured."""
 
 
 class AddBody(UploadParameters):
@@ -197,8 +199,10 @@ def _about(generation: Generation) -> dict[str, Any]:
         "rank": manifest.max_rank,
         "bytes": manifest.nbytes,
         "target_modules": list(manifest.target_modules),
+        "chat_template": "base's" if manifest.chat_template is None else "own",
         "description": manifest.description,
         "tags": list(generation.tags),
+        "notes": list(generation.notes),
         "source": generation.source,
         "added_at": generation.added_at,
     }

@@ -9,6 +9,7 @@ import structlog
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from cluster.adapters.chat_template import digest_of
 from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import RequestId
@@ -22,6 +23,7 @@ from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import TenantDirectory
 from deployments.directory import TenantAdapters
 from deployments.front.adapter_admin import AdapterAdmin
+from deployments.front.adapter_templates import AdapterTemplates
 from deployments.front.admission import Admission
 from deployments.front.broadcast import BroadcastCluster
 from deployments.front.collectors import MeterCollector, ReplicaCollector, RoutingCollector
@@ -126,6 +128,7 @@ class Front:
         metrics.tenants_refused.set_function(lambda: self._tenants.state.error is not None)
         names = ModelNames(location.model_id)
         text_codec = await asyncio.to_thread(TextCodec, location.path)
+        template = text_codec.chat_template
         cluster = BroadcastCluster(replicas)
         self._admission = Admission.build(config, secrets, clock)
         self._context = FrontContext(
@@ -142,6 +145,8 @@ class Front:
                 hub_token=secrets.hub_token,
                 cluster=cluster,
                 clock=clock,
+                base_dir=location.path,
+                base_template=template and digest_of(template),
             ),
             router_admin=RouterAdmin(
                 live=self._live,
@@ -166,6 +171,7 @@ class Front:
                 max_model_len=config.engine.max_model_len,
                 clock=clock,
                 new_id=new_request_id,
+                templates=AdapterTemplates(self._live, directory),
             ),
             replicas=self._set,
             metrics=metrics,

@@ -29,6 +29,7 @@ from cluster.errors import (
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
+from deployments.front.adapter_templates import AdapterTemplates, ChosenTemplate, adapter_of
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
 from deployments.front.explain import decision_body, sentences_body
@@ -94,7 +95,9 @@ class RequestService:
         max_model_len: int,
         clock: Clock,
         new_id: Callable[[], RequestId],
+        templates: AdapterTemplates | None = None,
     ) -> None:
+        self._templates = templates
         self.names = names
         self._catch_up = catch_up
         self.routing = routing
@@ -151,8 +154,8 @@ class RequestService:
             tokens = await _unblocking(len(prompt), lambda: self.codec.encode(prompt))
         else:
             chat = [message.for_template() for message in messages or ()]
-            size = sum(len(message["content"]) for message in chat)
-            tokens = await _unblocking(size, lambda: self.codec.encode_chat(chat))
+            template = await self._template(tenant, body)
+            tokens = await self._encode_chat(chat, template.text)
         return await self.decide(tenant, body.model, body.adapters, body.routing_text, tokens)
 
     async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
@@ -162,13 +165,33 @@ class RequestService:
             BraidError: the request cannot be served; nothing was started.
         """
         messages = [message.for_template() for message in body.messages]
-        size = sum(len(message["content"]) for message in messages)
-        prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages))
+        template = await self._template(tenant, body)
+        prompt = await self._encode_chat(messages, template.text)
         check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
         text = body.routing_text
         decided = await self.decide(tenant, body.model, body.adapters, text, prompt)
+        if self._templates is not None and not template.is_for(decided):  # it was switched
+            digest = adapter_of(decided)
+            template = (
+                ChosenTemplate() if digest is None else await self._templates.of_adapter(digest)
+            )
+            prompt = await self._encode_chat(messages, template.text)
+            check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         return await self._prepare(tenant, "chat", body, decided, text, [prompt], grammar)
+
+    async def _template(self, tenant: Tenant, body: ChatBody | RouteBody) -> ChosenTemplate:
+        if self._templates is None:
+            return ChosenTemplate()
+        wish = self.names.wish(body.model, body.adapters)
+        return await self._templates.choose(tenant.id, wish)
+
+    async def _encode_chat(self, messages: list[dict[str, str]], template: str | None) -> list[int]:
+        """Beside the loop where they are many, or where the template is a stranger's program."""
+        size = sum(len(message["content"]) for message in messages)
+        if template is not None:
+            size = max(size, TOKENISE_HERE + 1)
+        return await _unblocking(size, lambda: self.codec.encode_chat(messages, template))
 
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
         """Decide and prepare a completion of one or several prompts.

@@ -28,17 +28,30 @@ class TextCodec:
         """Token ids of a plain prompt, with whatever special tokens the model expects first."""
         return self._ids(text, add_special_tokens=True)
 
-    def encode_chat(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    @property
+    def chat_template(self) -> str | None:
+        """The base's own."""
+        found = self._tokenizer.chat_template
+        return found if isinstance(found, str) else None
+
+    def encode_chat(
+        self, messages: Sequence[dict[str, str]], template: str | None = None
+    ) -> list[int]:
         """Token ids of a conversation, ending where the assistant is to speak.
+
+        ``template`` is used in place of the base's.
 
         Raises:
             RequestError: the model has no chat template, or the template refuses the messages.
         """
-        if not self._tokenizer.chat_template:
+        if not (template or self._tokenizer.chat_template):
             raise RequestError("this model has no chat template: use /v1/completions")
         try:
             text: str = self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False
+                list(messages),
+                add_generation_prompt=True,
+                tokenize=False,
+                chat_template=template,
             )
         except Exception as error:  # a template is a program; whatever it raises is about the input
             raise RequestError(

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse
 
 from cluster.domain.adapter import SHARED_OWNER
+from cluster.errors import AdapterSourceError
 from deployments.front.adapter_admin import Wanted
 from deployments.front.adapter_sources import source_of
 from deployments.front.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
@@ -29,7 +30,10 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
         wanted = Wanted(body.lora_name)
         if body.load_inplace:
             wanted = Wanted(body.lora_name, expected=None)
-        await admin.add(source, wanted, tenant.id)
+        try:
+            await admin.add(source, wanted, tenant.id)
+        except AdapterSourceError as error:
+            raise _explained(error, named) from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     @routes.post("/unload_lora_adapter")
@@ -41,6 +45,17 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     return routes
+
+
+def _explained(error: AdapterSourceError, named: SourceBody) -> AdapterSourceError:
+    """The error of a repository that may have been meant as a folder."""
+    if named.hub is None:
+        return error
+    return type(error)(
+        f"lora_path: {named.hub[:100]!r} is no folder under adapters.source_dir, and as a "
+        f"repository of the hub it was not found: {error.message}",
+        param="lora_path",
+    )
 
 
 def source_named(path: str, source_dir: Path | None) -> SourceBody:

@@ -36,7 +36,12 @@ def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, Adap
             if stored is not None:
                 key = AdapterKey(name.owner, name.alias, name.digest)
                 found[name.alias] = AdapterEntry(
-                    key, stored.manifest, str(stored.path), stored.tags
+                    key,
+                    stored.manifest,
+                    str(stored.path),
+                    stored.tags,
+                    stored.notes,
+                    stored.base_check,
                 )
     except AdapterError as error:
         raise ConfigError(f"{store.root}: {error.message}") from error

@@ -98,10 +98,19 @@ class Replica:
         self._executor = ThreadPoolExecutor(
             LOADER_THREADS, thread_name_prefix="adapter-load", initializer=give_way
         )
-        self._base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
+        self._base = BaseShapes.of_model(
+            location.path, location.digest, location.model_id, self._engine.module_shapes
+        )
 
         def load(entry: AdapterEntry) -> PackedAdapter:
-            found = load_adapter(Path(entry.path), self._base, config.adapters, entry.key.digest)
+            found = load_adapter(
+                Path(entry.path),
+                self._base,
+                config.adapters,
+                entry.key.digest,
+                base_check=entry.base_check,
+                links_below=config.adapters_dir,
+            )
             packed = self._engine.bank.pack(found.tensors)
             if not packed.is_finite:
                 raise AdapterNotFinite(

@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
-from cluster.adapters.manifest import WEIGHTS_FILE
+from cluster.adapters.manifest import ANYWHERE, WEIGHTS_FILE
 from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.adapter import AdapterManifest
@@ -133,11 +133,13 @@ class LocalEngine:
             ),
         )
         self._part = part
-        shapes = BaseShapes(base.digest, self._built.module_shapes, base.model_id)
+        shapes = BaseShapes.of_model(
+            base.path, base.digest, base.model_id, self._built.module_shapes
+        )
         self._slots: dict[str, Slot] = {}
         self.manifests: dict[str, AdapterManifest] = {}
         for index, (alias, folder) in enumerate(adapters.items()):
-            loaded = load_adapter(folder, shapes, limits)
+            loaded = load_adapter(folder, shapes, limits, links_below=ANYWHERE)
             self._built.bank.write(index, loaded.tensors)
             self._slots[alias] = Slot(index)
             self.manifests[alias] = loaded.manifest

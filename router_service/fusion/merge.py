@@ -14,7 +14,7 @@ import torch
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import HostAdapter, LoraTensors, load_adapter
-from cluster.adapters.manifest import read_adapter_files
+from cluster.adapters.manifest import ANYWHERE, read_adapter_files
 from cluster.config import AdapterConfig
 from cluster.errors import AdapterError
 
@@ -30,9 +30,10 @@ def read_adapter(folder: Path) -> HostAdapter:
     Raises:
         AdapterError: the folder cannot be read or uses what Braid does not serve.
     """
-    files = read_adapter_files(folder)
+    files = read_adapter_files(folder, links_below=ANYWHERE)
     shapes = {m: (t.B.shape[0], t.A.shape[1]) for m, t in files.modules.items()}
-    return load_adapter(folder, BaseShapes(files.notes.base_digest or "", shapes), _LIMITS)
+    base = BaseShapes(files.labels.base_digest or "", shapes)
+    return load_adapter(folder, base, _LIMITS, links_below=ANYWHERE)
 
 
 def common_base(adapters: Mapping[str, HostAdapter]) -> tuple[str | None, str | None]:

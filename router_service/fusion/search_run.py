@@ -11,6 +11,7 @@ from pydantic import Field
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.manifest import ANYWHERE
 from cluster.config import AdapterConfig, Section
 from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
 from cluster.errors import ConfigError
@@ -88,9 +89,11 @@ def search_mixture(
         torch.set_num_threads(config.threads)
     base = resolve_model(config.base, config.cache_dir)
     model, tokenizer = load_base(base.path)
-    shapes = BaseShapes(base.digest, linear_shapes(model), base.model_id)
+    shapes = BaseShapes.of_model(base.path, base.digest, base.model_id, linear_shapes(model))
     limits = AdapterConfig(max_rank=1024, memory_bytes=2**36, base_check=config.base_check)
-    adapters = [load_adapter(path, shapes, limits) for path in config.adapters]
+    adapters = [
+        load_adapter(path, shapes, limits, links_below=ANYWHERE) for path in config.adapters
+    ]
     adapted = AdaptedModel(model, {path for adapter in adapters for path in adapter.tensors})
     encoded = encode_examples(tokenizer, examples, max_tokens=config.max_tokens)
     method = _METHOD[config.space]

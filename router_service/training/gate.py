@@ -9,7 +9,7 @@ from torch import nn
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import HostAdapter, load_adapter
-from cluster.adapters.manifest import read_manifest
+from cluster.adapters.manifest import ANYWHERE, read_manifest
 from cluster.config import AdapterConfig
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
@@ -66,14 +66,16 @@ def train_gate(
     claim_folder(
         config.out, overwrite=config.overwrite, resume=config.resume, reads=config.adapters
     )
-    digests = tuple(read_manifest(path)[0].digest for path in config.adapters)
+    digests = tuple(read_manifest(path, links_below=ANYWHERE)[0].digest for path in config.adapters)
 
     def prepare(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
-        shapes = BaseShapes(base.digest, linear_shapes(model), base.model_id)
+        shapes = BaseShapes.of_model(base.path, base.digest, base.model_id, linear_shapes(model))
         limits = AdapterConfig(
             max_rank=_MAX_RANK, memory_bytes=_MEMORY_BYTES, base_check=config.base_check
         )
-        adapters = [load_adapter(path, shapes, limits) for path in config.adapters]
+        adapters = [
+            load_adapter(path, shapes, limits, links_below=ANYWHERE) for path in config.adapters
+        ]
         return _Gate(model, adapters, aliases.index(target), config.temperature, pad_id)
 
     def recipe(n_train: int) -> Recipe:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
 from cluster.engine.model_source import ModelLocation
+from deployments.front.text import TextCodec
 from tests.support.live_cluster import VALKEY, LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
@@ -143,6 +144,36 @@ def test_a_folder_of_the_server_and_a_tenants_own_name(
     assert cluster.post("/v1/load_lora_adapter", "acme", load).status_code == 403
     answer = cluster.post("/v1/unload_lora_adapter", "admin", {"lora_name": "vllms"})
     assert answer.status_code == 200, answer.text
+
+
+def test_an_own_template_and_a_base_that_is_vouched_for(
+    cluster: LiveCluster, maker: SignatureMaker, base_model: ModelLocation
+) -> None:
+    template = "{% for m in messages %}### {{ m['content'] }}{% endfor %}"
+    folder = cluster.state.root / "sources" / "own"
+    maker.write(folder, maker.signatures[0])
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "manifest.json").write_text('{"base_digest": "of a copy"}')
+    body = {"name": "own", "grants": ["acme"], "source": {"folder": "own"}}
+    answer = cluster.post(ADAPTERS, "admin", body)
+    assert answer.json()["error"]["code"] == "adapter_wrong_base", answer.text
+    answer = cluster.post(ADAPTERS, "admin", {**body, "base_check": "shapes"})
+    assert answer.status_code == 201, answer.text
+    assert ["chat template: its own" in note for note in answer.json()["notes"]] == [True]
+
+    def prompt_tokens(**fields: object) -> int:
+        chat = {"messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 1}
+        answer = cluster.post("/v1/chat/completions", "acme", {**chat, **fields})
+        assert answer.status_code == 200, answer.text
+        return answer.json()["usage"]["prompt_tokens"]
+
+    codec = TextCodec(base_model.path)
+    short = len(codec.encode_chat([{"role": "user", "content": "Hello there"}], template))
+    base = str(cluster.get("/v1/models", "acme").json()["data"][0]["id"])
+    assert prompt_tokens(model="own") == short < prompt_tokens(model=base)
+    mixture = [{"name": "own", "weight": 1.0}]
+    assert prompt_tokens(model=base, adapters=mixture) == prompt_tokens(model=base)
+    remove(cluster, "own")
 
 
 def test_replaced_under_a_running_stream_and_rolled_back(

@@ -157,4 +157,6 @@ class RegistryKeeper:
             added_at=added_at,
             changed_at=self._clock.wall(),
             tags=stored.tags,
+            notes=stored.notes,
+            base_check=stored.base_check,
         )

@@ -157,11 +157,12 @@ def stage(view: RegistryView, generation: Generation, wanted_by: str, now: float
         known = generation
     elif known.state is GenerationState.DELETING:
         raise AdapterConflict(f"generation {known.digest} is being removed; try again in a moment")
-    elif known.place.kind is PlaceKind.FOLDER and generation.place.kind is PlaceKind.STORE:
-        known = replace(known, place=generation.place)  # a folder may go, the store keeps it
-    elif known.state is not GenerationState.RETIRED:
-        transaction.require(GENERATION + known.digest)
-        return transaction
+    else:
+        newer = _said_again(known, generation)
+        if newer == known and known.state is not GenerationState.RETIRED:
+            transaction.require(GENERATION + known.digest)
+            return transaction
+        known = newer
     if known.state is GenerationState.SERVED:
         transaction.put_generation(known)
         return transaction
@@ -170,6 +171,14 @@ def stage(view: RegistryView, generation: Generation, wanted_by: str, now: float
         replace(known, state=staged, changed_at=now, wanted_by=wanted_by, answers=())
     )
     return transaction
+
+
+def _said_again(known: Generation, again: Generation) -> Generation:
+    """A generation with what its latest addition says of its files, and of where they are."""
+    known = replace(known, notes=again.notes, base_check=again.base_check or known.base_check)
+    if known.place.kind is PlaceKind.FOLDER and again.place.kind is PlaceKind.STORE:
+        known = replace(known, place=again.place)  # a folder may go, the store keeps it
+    return known
 
 
 def answered(view: RegistryView, digest: AdapterDigest, answers: tuple[Answer, ...]) -> Transaction:

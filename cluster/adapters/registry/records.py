@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from cluster.domain.adapter import AdapterManifest
+from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import IntegrityError
 
@@ -73,6 +73,8 @@ class Generation:
     wanted_by: str = ""  # the name it is staged for
     answers: tuple[Answer, ...] = ()  # of replicas, while it is staged
     tags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what people should know of its files, a sentence each
+    base_check: BaseCheck | None = None  # what must agree with the base; None: as configured
 
     @property
     def digest(self) -> AdapterDigest:

@@ -235,7 +235,14 @@ def in_store(generations: Iterable[Generation]) -> tuple[Generation, ...]:
 def _entry(
     key: AdapterKey, generation: Generation, path: Callable[[Generation], str]
 ) -> AdapterEntry:
-    return AdapterEntry(key, generation.manifest, path(generation), generation.tags)
+    return AdapterEntry(
+        key,
+        generation.manifest,
+        path(generation),
+        generation.tags,
+        generation.notes,
+        generation.base_check,
+    )
 
 
 def _put(mapping: dict[K, V], key: K, value: V | None) -> None:

@@ -8,9 +8,16 @@ from typing import BinaryIO
 
 from cluster.adapters.blocking import run_to_end
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.document import MAX_DOCUMENT_BYTES
+from cluster.adapters.chat_template import (
+    MAX_TEMPLATE_BYTES,
+    MAX_TOKENIZER_BYTES,
+    TEMPLATE_FILE,
+    TOKENIZER_FILE,
+)
+from cluster.adapters.document import MAX_DOCUMENT_BYTES, read_document
+from cluster.adapters.labels import LABELS_FILE
 from cluster.adapters.limits import AdapterLimits
-from cluster.adapters.manifest import CONFIG_FILE, NOTES_FILE, PICKLE_FILE, WEIGHTS_FILE
+from cluster.adapters.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
 from cluster.adapters.safetensors_file import MAX_HEADER_BYTES
 from cluster.errors import (
     AdapterMalformed,
@@ -19,10 +26,12 @@ from cluster.errors import (
     AdapterStoreError,
     AdapterStoreFull,
     AdapterTooLarge,
+    AdapterUnsupported,
 )
 
-KEPT_FILES = (CONFIG_FILE, WEIGHTS_FILE, NOTES_FILE)
-"""All that is ever written; a README, a tokenizer, an optimizer's state are left where they are."""
+REQUIRED_FILES = (CONFIG_FILE, WEIGHTS_FILE)
+KEPT_FILES = (*REQUIRED_FILES, LABELS_FILE, TEMPLATE_FILE, TOKENIZER_FILE)
+"""All that is ever written; a README, a vocabulary, an optimizer's state stay where they are."""
 CHUNK_BYTES = 2**20
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -52,7 +61,10 @@ def check_size(name: str, nbytes: int, limits: AdapterLimits) -> None:
     Raises:
         AdapterTooLarge: with the limit and what was found.
     """
-    limit = limits.max_bytes + MAX_HEADER_BYTES if name == WEIGHTS_FILE else MAX_DOCUMENT_BYTES
+    own = {TEMPLATE_FILE: MAX_TEMPLATE_BYTES, TOKENIZER_FILE: MAX_TOKENIZER_BYTES}
+    limit = own.get(name, MAX_DOCUMENT_BYTES)
+    if name == WEIGHTS_FILE:
+        limit = limits.max_bytes + MAX_HEADER_BYTES
     if nbytes > limit:
         raise AdapterTooLarge(f"{name}: expected at most {limit} bytes, found {nbytes}")
 
@@ -62,16 +74,30 @@ def check_complete(into: Path, *, where: str, pickle: bool) -> None:
 
     Raises:
         AdapterPickle: the only weights are a pickle.
+        AdapterUnsupported: it is of another format.
         AdapterMalformed: a file is missing.
     """
-    if not (into / WEIGHTS_FILE).exists() and pickle:
+    weights = (into / WEIGHTS_FILE).exists()
+    if not weights and (into / CONFIG_FILE).exists() and _is_of_mlx(into / CONFIG_FILE):
+        raise AdapterUnsupported(
+            f"{where}: an adapter in mlx's format, which is not served; convert it to PEFT's"
+        )
+    if not weights and pickle:
         raise AdapterPickle(
             f"{where}: {PICKLE_FILE}: pickle files are never opened; "
             f"save the adapter as {WEIGHTS_FILE}"
         )
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in REQUIRED_FILES:
         if not (into / name).exists():
             raise AdapterMalformed(f"{where}: {name}: expected a file, found none")
+
+
+def _is_of_mlx(config: Path) -> bool:
+    try:
+        content = read_document(config)
+    except AdapterMalformed:
+        return False
+    return "peft_type" not in content and "fine_tune_type" in content
 
 
 class FileWriter:

@@ -26,6 +26,8 @@ from cluster.errors import (
 )
 
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+MAX_LINKS = 8
+"""That one file may be behind."""
 _FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -33,7 +35,8 @@ class FolderSource:
     """A PEFT folder at ``relative`` under ``root``.
 
     Every step below ``root`` is opened without following symlinks, so what was checked is what
-    is read.
+    is read. A file that is a symlink, as in a snapshot of the hub's cache, is read where its target
+    is a file below ``root``: the target's path is walked from ``root`` in the same way.
     """
 
     def __init__(self, root: Path, relative: str) -> None:
@@ -66,7 +69,9 @@ class FolderSource:
                 raise AdapterSourceError(f"{self.describe()}: {error.strerror}") from error
             for name in KEPT_FILES:
                 if name in names:
-                    self._copy_file(folder, name, into, budget, proceed)
+                    where = f"{self.describe()}: {name}"
+                    file = self._open_file(folder, parts, name, where)
+                    self._copy_file(file, name, where, into, budget, proceed)
         check_complete(into, where=self.describe(), pickle=PICKLE_FILE in names)
 
     @contextmanager
@@ -88,14 +93,50 @@ class FolderSource:
         finally:
             os.close(current)
 
-    def _copy_file(
-        self, folder: int, name: str, into: Path, budget: ByteBudget, proceed: Proceed
-    ) -> None:
-        where = f"{self.describe()}: {name}"
+    def _open_file(
+        self, folder: int, parts: tuple[str, ...], name: str, where: str, links: int = MAX_LINKS
+    ) -> int:
+        """A descriptor of a file in an open folder, whose path is ``parts``, or of its target."""
         try:
-            descriptor = os.open(name, _FILE, dir_fd=folder)
+            return os.open(name, _FILE, dir_fd=folder)
         except OSError as error:
+            if error.errno != errno.ELOOP or not links:
+                raise _cannot_open(where, name, error, folder=False) from error
+        try:
+            target = os.readlink(name, dir_fd=folder)
+        except OSError as error:  # it was a link a moment ago
             raise _cannot_open(where, name, error, folder=False) from error
+        *above, file = self._below_root(parts, target, where)
+        with self._opened(tuple(above)) as beside:
+            return self._open_file(beside, tuple(above), file, where, links - 1)
+
+    def _below_root(self, parts: tuple[str, ...], target: str, where: str) -> tuple[str, ...]:
+        """The path below the root that a link in the folder ``parts`` means.
+
+        No part of ``parts`` is a link, so that ".." may be taken by the letter.
+        """
+        absolute = os.path.normpath(os.path.join("/", *parts, target))
+        escapes = os.path.normpath(os.path.join(*parts, target)).startswith("..")
+        if os.path.isabs(target):
+            root = os.path.realpath(self._root)
+            escapes = not absolute.startswith(f"{root.rstrip('/')}/")
+            absolute = absolute.removeprefix(root)
+        found = tuple(part for part in absolute.split("/") if part)
+        if escapes or not found:
+            raise AdapterUnsafePath(
+                f"{where}: a symlink out of the folder that adapters may come from"
+            )
+        return found
+
+    def _copy_file(
+        self,
+        descriptor: int,
+        name: str,
+        where: str,
+        into: Path,
+        budget: ByteBudget,
+        proceed: Proceed,
+    ) -> None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)

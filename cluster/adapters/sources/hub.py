@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.sources.files import KEPT_FILES, check_complete
+from cluster.adapters.sources.files import KEPT_FILES, REQUIRED_FILES, check_complete
 from cluster.adapters.sources.http import HttpFiles
 from cluster.errors import AdapterError, AdapterSourceNotFound, AdapterSourceRefused
 
@@ -69,7 +69,7 @@ class HubSource:
                 commit = answer.get("x-repo-commit", "") if answer is not None else ""
                 if _COMMIT.fullmatch(commit):
                     revision = commit
-        if not any((into / name).exists() for name in KEPT_FILES):
+        if not any((into / name).exists() for name in REQUIRED_FILES):
             raise AdapterSourceNotFound(
                 f"{self.describe()}: no such repository or revision, or none of PEFT's files"
             )

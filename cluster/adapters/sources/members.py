@@ -9,6 +9,7 @@ from cluster.adapters.manifest import PICKLE_FILE
 from cluster.adapters.sources.files import (
     CHUNK_BYTES,
     KEPT_FILES,
+    REQUIRED_FILES,
     FileWriter,
     check_complete,
     check_size,
@@ -25,7 +26,8 @@ from cluster.errors import (
 class Members:
     """Takes an archive's members one by one and keeps what belongs to the adapter.
 
-    The files are those at the archive's top, or else those of the one folder there that has any.
+    The adapter is at the archive's top, or else in the one folder there that has a config or
+    weights. What else may lie beside it is put aside until it is known which folder that is.
     They are written under their own fixed names, so that no member's path is ever used as a
     path; odd paths, links and doubled names are refused all the same, because an archive that
     holds them is not what it seems.
@@ -41,6 +43,7 @@ class Members:
         self._rival: str | None = None  # a second folder with the adapter's files
         self._declared = 0
         self._pickle = False
+        self._aside: dict[tuple[str, ...], Path] = {}  # member -> where it waits
 
     def folder(self, name: str) -> None:
         """A folder; nothing is written.
@@ -73,13 +76,19 @@ class Members:
         self._declare(label, declared)
         if parts[-1] not in (*KEPT_FILES, PICKLE_FILE) or len(parts) > 2:
             return
+        if parts[-1] not in (*REQUIRED_FILES, PICKLE_FILE):
+            check_size(parts[-1], declared, self._budget.limits)
+            waiting = self._into / f".aside-{len(self._aside)}"
+            self._aside[parts] = waiting
+            self._copy(label, parts[-1], waiting, declared, read)
+            return
         if not self._belongs(parts[:-1], label):
             return
         if parts[-1] == PICKLE_FILE:
             self._pickle = True
             return
         check_size(parts[-1], declared, self._budget.limits)
-        self._copy(label, parts[-1], declared, read)
+        self._copy(label, parts[-1], self._into / parts[-1], declared, read)
 
     def finish(self) -> None:
         """After the last member.
@@ -92,6 +101,11 @@ class Members:
             raise AdapterDuplicateFile(
                 f"{self._rival}: expected one adapter, found one in {self._folder[0]!r} already"
             )
+        for parts, waiting in self._aside.items():
+            if parts[:-1] == self._folder:
+                waiting.rename(self._into / parts[-1])
+            else:
+                waiting.unlink()
         check_complete(self._into, where=self._where, pickle=self._pickle)
 
     def _belongs(self, folder: tuple[str, ...], label: str) -> bool:
@@ -101,7 +115,7 @@ class Members:
         if self._folder and not folder:
             self._folder = folder
             self._pickle = False
-            for name in KEPT_FILES:
+            for name in REQUIRED_FILES:
                 (self._into / name).unlink(missing_ok=True)
         if folder and self._folder != folder:
             self._rival = self._rival or label
@@ -122,8 +136,10 @@ class Members:
                 f"found {self._declared} declared so far"
             )
 
-    def _copy(self, label: str, kept: str, declared: int, read: Callable[[int], bytes]) -> None:
-        with FileWriter(self._into / kept, self._budget) as target:
+    def _copy(
+        self, label: str, kept: str, path: Path, declared: int, read: Callable[[int], bytes]
+    ) -> None:
+        with FileWriter(path, self._budget) as target:
             while True:
                 self._proceed()
                 data = read(CHUNK_BYTES)

@@ -11,7 +11,7 @@ from cluster.adapters.manifest import PICKLE_FILE
 from cluster.adapters.sources.allow_list import AllowList, without_secrets
 from cluster.adapters.sources.archive import ARCHIVE_SUFFIXES, unpack
 from cluster.adapters.sources.drivers import DriverFiles
-from cluster.adapters.sources.files import KEPT_FILES, check_complete
+from cluster.adapters.sources.files import KEPT_FILES, REQUIRED_FILES, check_complete
 from cluster.adapters.sources.http import HttpFiles
 from cluster.adapters.sources.upload import PACKED_FILE
 from cluster.errors import AdapterSourceNotFound
@@ -83,6 +83,6 @@ class UrlSource:
             for name in KEPT_FILES:
                 await driver.save(file(name), into / name, kind=name)
             pickle = await driver.exists(file(PICKLE_FILE))
-        if not any((into / name).exists() for name in KEPT_FILES) and not pickle:
+        if not any((into / name).exists() for name in REQUIRED_FILES) and not pickle:
             raise AdapterSourceNotFound(f"{self.describe()}: none of PEFT's files is there")
         check_complete(into, where=self.describe(), pickle=pickle)

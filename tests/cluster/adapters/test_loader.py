@@ -9,11 +9,15 @@ import torch
 import transformers
 
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.manifest import read_adapter_files
+from cluster.adapters.validation import check_fit
 from cluster.config import AdapterConfig
 from cluster.errors import (
     AdapterError,
     AdapterLoadFailed,
+    AdapterMalformed,
     AdapterNotFinite,
     AdapterRankTooHigh,
     AdapterTooLarge,
@@ -88,10 +92,18 @@ def test_modules_must_exist_in_the_base(tmp_path, write_adapter, base):
         load_adapter(write_adapter(tmp_path / "x"), BaseShapes("base-1", shapes), LIMITS)
 
 
-def test_an_adapter_that_lacks_tensors_is_refused(tmp_path, write_adapter, base):
-    folder = write_adapter(tmp_path / "x", modules=["model.layers.0.self_attn.q_proj"])
-    with pytest.raises(AdapterError, match=r"layers.1.self_attn.q_proj.lora_A.weight: expected by"):
-        load_adapter(folder, base, LIMITS)
+def test_an_adapter_that_lacks_tensors_is_served_where_peft_adds_nothing(
+    tmp_path, write_adapter, base
+):
+    module = "model.layers.0.self_attn.q_proj"
+    folder = write_adapter(tmp_path / "x", modules=[module])
+    assert list(load_adapter(folder, base, LIMITS).tensors) == [module]
+    (note,) = check_fit(read_adapter_files(folder), base, AdapterLimits())
+    assert "1 modules of target_modules have no tensors" in note
+    for init in (False, None, "orthogonal"):
+        write_adapter(tmp_path / "x", modules=[module], init_lora_weights=init)
+        with pytest.raises(AdapterMalformed, match=r"layers.1.self_attn.q_proj.*of chance"):
+            load_adapter(folder, base, LIMITS)
 
 
 def test_another_base_is_refused(tmp_path, write_adapter, base):

@@ -10,7 +10,12 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.manifest import AdapterDigester, read_adapter_files, read_manifest
+from cluster.adapters.manifest import (
+    AdapterDigester,
+    read_adapter,
+    read_adapter_files,
+    read_manifest,
+)
 from cluster.adapters.peft_config import module_ranks
 from cluster.adapters.safetensors_file import TensorInfo
 from cluster.errors import AdapterError, AdapterPickle, AdapterUnsafePath, AdapterUnsupported
@@ -135,6 +140,10 @@ STEM = "base_model.model.model.layers.0.self_attn.q_proj"
         (f"{STEM}.base_layer.bias", "biases"),
         ("base_model.model.lm_head.modules_to_save.weight", "fully trained"),
         (f"{STEM}.lora_C.weight", "expected base_model.model.<module>.lora_A.weight"),
+        ("base_model.model.model.layers.0.input_layernorm.weight", "weights of norms"),
+        ("base_model.model.model.norm.weight", "weights of norms"),
+        (f"{STEM}.weight", "fully trained weights"),
+        ("model.layers.0.self_attn.q_proj.lora_a", "mlx's format"),
         ("model.layers.0.self_attn.q_proj.lora_A.weight", "expected base_model.model."),
     ],
 )
@@ -162,7 +171,7 @@ def test_unknown_tensors_are_refused_by_name(tmp_path, write_adapter, make_tenso
         ),
         (lambda t: t.update({f"{STEM}.lora_A.weight": torch.ones(4)}), r"found \[4\]"),
         (lambda t: t.update({f"{STEM}.lora_A.weight": torch.ones(4, 0)}), r"found \[4, 0\]"),
-        (lambda t: t.update({f"{STEM}.lora_A.weight": torch.ones(4, 8).double()}), "found F64"),
+        (lambda t: t.update({f"{STEM}.lora_A.weight": torch.ones(4, 8).int()}), "found I32"),
     ],
 )
 def test_tensors_must_agree_with_the_config(tmp_path, write_adapter, make_tensors, edit, says):
@@ -199,6 +208,16 @@ def test_symlinks_may_stay_inside_but_not_lead_out(tmp_path, write_adapter):
         read_manifest(folder)
 
 
+def test_symlinks_may_lead_to_where_they_are_allowed(tmp_path, write_adapter):
+    folder = write_adapter(tmp_path / "snapshots" / "x")
+    (tmp_path / "blobs").mkdir()
+    (folder / WEIGHTS).rename(tmp_path / "blobs" / "1")
+    (folder / WEIGHTS).symlink_to("../../blobs/1")
+    read_manifest(folder, links_below=tmp_path)
+    with pytest.raises(AdapterUnsafePath):
+        read_manifest(folder, links_below=tmp_path / "snapshots")
+
+
 def test_pickle_files_are_never_opened(tmp_path, write_adapter):
     folder = write_adapter(tmp_path / "x")
     (folder / WEIGHTS).rename(folder / "adapter_model.bin")
@@ -215,23 +234,39 @@ def test_missing_files_are_named(tmp_path, write_adapter, name):
 
 
 @pytest.mark.parametrize(
-    ("notes", "key"),
+    ("labels", "key"),
     [
         ({"base_digest": 3}, "base_digest"),
-        ({"description": []}, "description"),
-        ([1], "object"),
+        ({"description": [1]}, "description"),
         ({"description": "red \x1b[31m"}, r"description: found the control character U\+001B"),
         ({"tags": ["fine", "evil \u202e"]}, r"tags\[1\]: found the control character U\+202E"),
         ({"description": "a" * 2001}, "description: expected at most 2000 characters, found 2001"),
         ({"tags": ["a"] * 33}, "tags: expected at most 32, found 33"),
     ],
 )
-def test_malformed_notes_are_named(tmp_path, write_adapter, notes, key):
+def test_malformed_labels_are_named(tmp_path, write_adapter, labels, key):
     with pytest.raises(AdapterError, match=key):
-        read_manifest(write_adapter(tmp_path / "x", notes=notes))
+        read_manifest(write_adapter(tmp_path / "x", notes={"base_digest": "b"} | labels))
 
 
-def test_notes_may_be_in_any_language(tmp_path, write_adapter):
+@pytest.mark.parametrize(
+    "labels",
+    [[1], {"description": {"long": 1}}, {"tags": {"a": 1}}, {"tags": "one"}, {"description": 3}],
+)
+def test_a_manifest_of_another_tool_is_not_read(tmp_path, write_adapter, labels):
+    found = read_adapter(write_adapter(tmp_path / "x", notes=labels))
+    assert (found.manifest.description, found.tags) == ("", ())
+    assert found.notes == ("manifest.json: another tool's, not read",)
+
+
+def test_null_is_absent(tmp_path, write_adapter):
+    nothing = {"base_digest": None, "description": None, "tags": None, "name": "x"}
+    found = read_adapter(write_adapter(tmp_path / "x", notes=nothing))
+    assert (found.manifest.base_digest, found.manifest.description, found.tags) == (None, "", ())
+    assert not found.notes
+
+
+def test_labels_may_be_in_any_language(tmp_path, write_adapter):
     notes = {
         "description": "Größe\u00a0– 大きさ\n\tzwei \U0001f469\u200d\U0001f680",
         "tags": ["ümläut"],

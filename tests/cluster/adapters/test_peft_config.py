@@ -114,8 +114,9 @@ def test_everything_peft_writes_by_default_is_accepted(tmp_path):
         ({"arrow_config": {"x": 1}}, "Arrow"),
         ({"peft_type": "LOHA"}, "peft_type"),
         ({"peft_type": None}, "peft_type"),
-        ({"init_lora_weights": "pissa_niter_4"}, "changes the base weights"),
-        ({"init_lora_weights": "loftq"}, "changes the base weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "braid adapters convert"),
+        ({"init_lora_weights": "loftq"}, "nothing converts it"),
+        ({"fine_tune_type": "lora", "lora_parameters": {}, "peft_type": None}, "mlx's format"),
         ({"init_lora_weights": "tomorrow"}, "tomorrow"),
         ({"bias": "sideways"}, "bias"),
         ({"use_future_trick": True}, "use_future_trick"),
@@ -141,7 +142,10 @@ def test_what_is_not_served_is_refused_by_name(tmp_path, content, name):
         ({"rank_pattern": ["q"]}, "rank_pattern"),
         ({"target_modules": 3}, "target_modules"),
         ({"target_modules": "["}, "target_modules"),
-        ({"target_modules": "x" * 1000}, "target_modules"),
+        ({"target_modules": "x" * 70_000}, "target_modules"),
+        ({"lora_alpha": 10**400}, "lora_alpha"),
+        ({"init_lora_weights": {"a": 1}}, "init_lora_weights"),
+        ({"rank_pattern": {f"{i}" + "x" * 60_000: 1 for i in range(3)}}, "rank_pattern"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform"),
         ({"layers_pattern": 3}, "layers_pattern"),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path"),
@@ -159,6 +163,15 @@ def test_broken_files_are_refused(tmp_path, text):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(AdapterError, match="adapter_config"):
         read_peft_config(path)
+
+
+def test_a_long_enumeration_is_as_good_as_a_short_one(tmp_path):
+    modules = [f"model.layers.{i}.self_attn.{m}" for i in range(80) for m in ("q_proj", "v_proj")]
+    pattern = "(?:" + "|".join(module.replace(".", r"\.") for module in modules) + ")"
+    config = read(tmp_path, target_modules=pattern)
+    assert len(pattern) > 5000
+    assert all(config.targets(module) for module in modules)
+    assert not config.targets("model.layers.80.self_attn.q_proj")
 
 
 def test_settings_without_effect_and_unset_new_ones_are_accepted(tmp_path):

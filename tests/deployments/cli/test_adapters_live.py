@@ -55,6 +55,36 @@ def test_a_folder_here_is_uploaded(
         assert sorted(tar.getnames()) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
+def test_notes_of_an_addition_are_told_and_what_must_agree_is_sent(
+    run: Callable[..., Any], server: Any, adapters: Callable[..., Path]
+) -> None:
+    path = f"{ROUTES}?name=mine&replace=false&base_check=shapes"
+    noted = card(notes=["chat template: its own"], chat_template="own")
+    server.answer("POST", path, noted, status=201)
+    result = run("add", "mine", str(adapters("one") / "one"), "--base-check", "shapes")
+    assert result.exit_code == 0, result.output
+    assert "chat template: its own" in result.stderr
+    server.answer("GET", f"{ROUTES}/mine", noted)
+    shown = run("show", "mine").stdout
+    assert "note: chat template: its own" in shown
+    source = {"folder": "x"}
+    server.answer("POST", ROUTES, card(), status=201)
+    run("add", "mine", "x", "--on-server", "--base-check", "name")
+    sent = asked(server)[-1][2]
+    assert sent == {"name": "mine", "replace": False, "base_check": "name", "source": source}
+
+
+def test_what_cannot_be_sent_is_said_by_its_format(
+    run: Callable[..., Any], server: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapters.safetensors").write_bytes(b"x")
+    result = run("add", "mine", str(tmp_path))
+    assert result.exit_code != 0
+    assert "mlx's format" in " ".join(result.stderr.split())
+    assert asked(server) == []
+
+
 def test_routers_of_its_modules_are_pointed_out(
     run: Callable[..., Any], server: Any, adapters: Callable[..., Path]
 ) -> None:

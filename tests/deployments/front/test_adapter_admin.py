@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.catalog import AdapterCatalog
+from cluster.adapters.chat_template import digest_of
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import Answer, GenerationState
 from cluster.adapters.registry.registry import AdapterRegistry
@@ -29,7 +30,8 @@ from cluster.errors import (
     AdapterWrongBase,
 )
 from deployments.front.adapter_admin import AdapterAdmin, Wanted
-from deployments.live_adapters import LiveAdapters
+from deployments.front.adapter_wire import adapter_card
+from deployments.live_adapters import LiveAdapters, content_store
 
 MODULE = "model.layers.0.self_attn.q_proj"
 BASE = BaseShapes("base", {MODULE: (8, 8)})
@@ -221,3 +223,58 @@ async def test_verify_reads_the_bytes(bench: Bench) -> None:
     weights.write_bytes(content)
     with pytest.raises(Exception, match=name.digest):
         await bench.admin.verify(name.digest)
+
+
+def _rewrite(folder: Path, **config: object) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+
+
+async def test_one_addition_may_say_what_must_agree_with_the_base(bench: Bench) -> None:
+    source = bench.source(1)
+    (bench.folder / "sources" / "adapter-1" / "manifest.json").write_text('{"base_digest": "b2"}')
+    with pytest.raises(AdapterWrongBase, match="--base-check shapes"):
+        await bench.admin.add(source, Wanted("one"), ADMIN)
+    name = await bench.admin.add(source, Wanted("one"), ADMIN, "shapes")
+    # Replicas read it from here, also after the registry was lost.
+    assert bench.live.by_digest(name.digest).base_check == "shapes"
+    assert bench.admin.config.base_check == "digest"
+    store = content_store(bench.config.adapters, BASE)
+    assert store is not None
+    stored = store.get(name.digest)
+    assert stored is not None
+    assert stored.base_check == "shapes"
+    with pytest.raises(AdapterWrongBase):
+        await bench.admin.add(source, Wanted("two"), ADMIN)
+
+
+async def test_notes_are_of_the_latest_addition(bench: Bench) -> None:
+    source = bench.source(1)
+    folder = bench.folder / "sources" / "adapter-1"
+    _rewrite(folder, some_new_default=16)
+    name = await bench.admin.add(source, Wanted("one"), ADMIN)
+    (note,) = adapter_card(bench.registry.view, name, ())["notes"]
+    assert note == "adapter_config.json: not known and without effect: some_new_default"
+    _rewrite(folder, some_new_default=None)
+    other = await bench.admin.add(source, Wanted("two"), ADMIN)
+    assert other.digest == name.digest
+    assert adapter_card(bench.registry.view, other, ())["notes"] == []
+
+
+async def test_an_own_chat_template_is_said_unless_it_is_the_base_s(tmp_path: Path) -> None:
+    for own, noted in (("{{ messages }}", True), ("the base's", False)):
+        bench = Bench(tmp_path / str(noted))
+        bench.admin = AdapterAdmin(
+            live=bench.live,
+            config=bench.config.adapters,
+            cluster=bench.cluster,
+            clock=ManualClock(),
+            base_template=digest_of("the base's"),
+        )
+        source = bench.source(1)
+        folder = bench.folder / "sources" / "adapter-1"
+        (folder / "chat_template.jinja").write_text(own)
+        name = await bench.admin.add(source, Wanted("one"), ADMIN)
+        card = adapter_card(bench.registry.view, name, ())
+        assert card["chat_template"] == "own"
+        assert [note.startswith("chat template:") for note in card["notes"]] == [True] * noted

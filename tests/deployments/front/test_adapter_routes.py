@@ -167,3 +167,20 @@ async def test_a_body_of_no_known_type(routes: Routes) -> None:
     assert "application/x-tar" in message
     answer = await routes.ask("POST", "", content=json.dumps({"name": "two"}).encode())
     assert answer.json()["error"]["param"] == "source"
+
+
+async def test_what_must_agree_with_the_base_may_be_said_of_one(routes: Routes) -> None:
+    folder = routes.bench.folder / "sources" / "adapter-3"
+    routes.bench.source(3)
+    (folder / "manifest.json").write_text('{"base_digest": "another"}')
+    upload = {
+        "content": tar_of_folder(folder),
+        "headers": {**HEADERS, "content-type": "application/x-tar"},
+    }
+    answer = await routes.ask("POST", "?name=two", **upload)
+    assert answer.json()["error"]["code"] == "adapter_wrong_base"
+    await routes.refused("POST", "?name=two&base_check=never", "base_check", **upload)
+    answer = await routes.ask("POST", "?name=two&base_check=shapes", **upload)
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["notes"] == []
+    assert answer.json()["chat_template"] == "base's"

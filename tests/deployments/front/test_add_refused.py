@@ -59,7 +59,8 @@ async def test_a_full_disk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
             raise OSError(errno.ENOSPC, "No space left on device")
         file.write(chunk)
 
-    def full(config, base) -> ContentStore:
+    def full(config, base, base_check=None) -> ContentStore:
+        assert base_check is None
         return ContentStore(config.store_dir, AdapterLimits.from_config(config), BASE, write=write)
 
     monkeypatch.setattr(adapter_admin, "content_store", full)

@@ -265,7 +265,7 @@ async def test_the_hub(store, served, adapter, tools, listing):
         served.headers["X-Repo-Commit"] = COMMIT
         source = HubSource("me/skill", endpoint=served.url, token="hf_secret")
         store.verify((await store.add(source)).digest)
-        assert [path.split("/")[4] for path, _ in served.asked] == ["main", COMMIT, COMMIT]
+        assert [path.split("/")[4] for path, _ in served.asked] == ["main", *[COMMIT] * 4]
         assert {headers["authorization"] for _, headers in served.asked} == {"bearer hf_secret"}
         assert not any("authorization" in headers for _, headers in files.asked)
 
