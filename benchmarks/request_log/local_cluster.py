@@ -9,7 +9,7 @@ import yaml
 from cluster.config import AppConfig
 from cluster.private_file import write_private
 from cluster.tenancy.keys import hash_key
-from deployments.local.demo import with_demo
+from deployments.local.quickstart import with_demo
 from deployments.local.state import StateDir
 
 TIME_LIMIT_S = 20.0
