@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from cluster.adapters.registry.memory_store import REMOVED_KEPT
 from cluster.adapters.registry.store import Changes, Fields, Version
 from cluster.errors import StoreUnavailable
+from cluster.redis_client import moves
 
 KEY_PREFIX = "braid:v1"
 _AWAY = (RedisError, OSError, asyncio.TimeoutError)
@@ -48,6 +49,7 @@ class RedisRegistryStore:
         self._new_epoch = new_epoch
         self._removed_kept = removed_kept
         self._commits: PubSub | None = None
+        self._moves = 0  # of the primary, when the subscription was made
         stem = f"{KEY_PREFIX}:{{adapters:{registry_name(model_id)}}}"
         self._version_key = f"{stem}:version"
         self._keys = [f"{stem}:records", self._version_key, f"{stem}:changed", f"{stem}:removed"]
@@ -86,7 +88,10 @@ class RedisRegistryStore:
     async def wait(self, timeout_s: float) -> None:
         """See ``RegistryStore``; while nobody answers it is a pause."""
         try:
+            if self._commits is not None and self._moves != moves(self._client):
+                await self._unsubscribe()  # the old primary announces nothing more
             if self._commits is None:
+                self._moves = moves(self._client)
                 commits = self._client.pubsub()
                 await commits.subscribe(self._version_key)
                 self._commits = commits
