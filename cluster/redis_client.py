@@ -6,7 +6,9 @@ of its pool, and what was asked is asked once more over a new one.
 """
 
 import asyncio
+import hashlib
 import re
+from collections.abc import Sequence
 from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -23,6 +25,7 @@ from redis.exceptions import (
     ClusterCrossSlotError,
     ClusterDownError,
     MovedError,
+    NoScriptError,
     ReadOnlyError,
     ResponseError,
 )
@@ -158,6 +161,39 @@ def redis_client(url: str, *, timeout_s: float, name: str) -> Redis:
         raise ConfigError(f"redis_url: {error}") from error
     pool.connection_class = _WATCHED[pool.connection_class]
     return Redis.from_pool(pool)
+
+
+class ServerScript:
+    """A Lua script, known by its digest; sent whole where the server does not know it.
+
+    So it survives a failover in the middle of a call: whichever server answers can run it.
+    """
+
+    def __init__(self, client: Redis, text: str) -> None:
+        self._client = client
+        self._text = text
+        self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """The script's reply."""
+        try:
+            return await self._client.evalsha(self._digest, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._client.eval(self._text, len(keys), *keys, *args)
+
+
+async def leave_replica(client: Redis) -> None:
+    """Give up connections that lead to a replica, for a process that only reads.
+
+    A server that does not say what it is passes.
+    """
+    pool = client.connection_pool
+    try:
+        role = await client.execute_command("ROLE")  # type: ignore[no-untyped-call] # redis-py's
+    except ResponseError:
+        return
+    if role[0] in (b"slave", "slave") and isinstance(pool, PrimaryPool):
+        await pool.leave_server()
 
 
 def moves(client: Redis) -> int:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 
 from cluster.clock import Clock
 from cluster.domain.ids import TenantId
+from cluster.redis_client import ServerScript
 from cluster.tenancy.limits import (
     DEBT_MINUTES,
     FREE_SEQUENCES,
@@ -70,10 +71,10 @@ class RedisQuota:
         self._remember_ms = int(remember_s * 1000)
         self._breaker_reset_s = breaker_reset_s
         self._script_clock = script_clock
-        self._enter = client.register_script(_script("enter.lua"))
-        self._reserve = client.register_script(_script("reserve.lua"))
-        self._settle = client.register_script(_script("settle.lua"))
-        self._renew = client.register_script(_script("renew.lua"))
+        self._enter = ServerScript(client, _script("enter.lua"))
+        self._reserve = ServerScript(client, _script("reserve.lua"))
+        self._settle = ServerScript(client, _script("settle.lua"))
+        self._renew = ServerScript(client, _script("renew.lua"))
         self._closed_until = 0.0  # monotonic; Redis is left alone before
         self._away = False
         self._held: dict[str, QuotaVerdict] = {}  # reserved in Redis and not settled
