@@ -212,7 +212,8 @@ def check_store(settings: Settings) -> Check:
         try:
             risk = check_redis(settings.redis_url.get_secret_value())
         except BraidError as error:
-            return Check(name, Verdict.FAIL, error.message, "start it, or unset BRAID_REDIS_URL")
+            fix = "start it, name another one, or unset BRAID_REDIS_URL"
+            return Check(name, Verdict.FAIL, error.message, fix)
         if risk is not None:
             fix = "CONFIG SET maxmemory-policy volatile-ttl, or use a server of Braid's own"
             return Check(name, Verdict.WARN, risk, fix)

