@@ -51,12 +51,6 @@ async def lower_memory(client: Redis, spare: int) -> None:
     await client.config_set("maxmemory", info["used_memory"] + spare)
 
 
-async def fill(client: Redis) -> None:
-    """Writes what may not be dropped until nothing fits any more."""
-    for number in range(10_000):
-        await client.set(f"somebody-else-{number}", "x" * 1000)
-
-
 async def test_a_flood_of_decisions_pushes_out_decisions_alone(
     valkey: EmbeddedValkey, client: Redis
 ) -> None:
@@ -76,13 +70,18 @@ async def test_a_flood_of_decisions_pushes_out_decisions_alone(
     config = DecisionConfig(ttl_s=HOUR_S, redis_timeout_s=10)
     codec = DecisionCodec(b"0123456789abcdef0123456789abcdef")
     decisions = RedisDecisionStore(valkey.url, codec, SystemClock(), config)
-    await lower_memory(client, 300_000)
-    for first in range(0, 3000, 100):
+
+    async def store(first: int, last: int) -> None:
         signed = (
             codec.sign(decision_over("a", id=DecisionId(f"dec_{number:032x}")))
-            for number in range(first, first + 100)
+            for number in range(first, last)
         )
         await asyncio.gather(*(decisions.put(one, HOUR_S) for one in signed))
+
+    await store(0, 1000)  # connections take memory too
+    await lower_memory(client, 300_000)
+    for first in range(1000, 5000, 100):
+        await store(first, first + 100)
     info = await client.info("stats")
     assert info["evicted_keys"] > 1000
 
@@ -104,9 +103,9 @@ async def test_a_server_that_takes_no_more_is_told_and_counted_around(client: Re
     clock = ManualClock()
     quota = RedisQuota(client, MemoryQuota(clock, 660), clock, 660, 1.0)
     held = await quota.reserve(ACME, LIMITS, "held", QuotaAsk(2, 400, 400))
-    await lower_memory(client, 200_000)
+    await lower_memory(client, -300_000)  # nothing that is there may be dropped
     with pytest.raises(OutOfMemoryError):
-        await fill(client)
+        await client.set("somebody-else", "x")
     with capture_logs() as logs:
         entered = await quota.enter(ACME, LIMITS, "e")
         reserved = await quota.reserve(ACME, LIMITS, "r", QuotaAsk(1))
