@@ -164,7 +164,7 @@ async def test_decisions_quotas_and_the_controller_s_state_are_written_again(
     codec = DecisionCodec(b"0123456789abcdef0123456789abcdef")
     decisions = RedisDecisionStore(pair.url, codec, clock, config)
     client = redis_client(pair.url, timeout_s=TIMEOUT_S, name="braid-quota")
-    quota = RedisQuota(client, MemoryQuota(clock, 60), clock, 60, 1.0)
+    quota = RedisQuota(client, MemoryQuota(clock, 60), clock, 60, 1.0, script_clock=clock)
     state = ControllerState(pair.url)
     limits = QuotaLimits(requests_per_minute=10, tokens_per_minute=1000, max_concurrent=2)
 
@@ -197,7 +197,7 @@ async def test_a_script_without_an_answer_does_not_make_a_request_wait(pair: Red
     """Two attempts on the old primary, then the breaker."""
     clock = ManualClock()
     client = redis_client(pair.url, timeout_s=TIMEOUT_S, name="braid-quota")
-    quota = RedisQuota(client, MemoryQuota(clock, 60), clock, 60, 1.0)
+    quota = RedisQuota(client, MemoryQuota(clock, 60), clock, 60, 1.0, script_clock=clock)
     limits = QuotaLimits(max_concurrent=2)
     await quota.reserve(ACME, limits, "a", QuotaAsk())
     await pair.fail_over(move=False)

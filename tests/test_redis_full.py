@@ -55,7 +55,7 @@ async def test_a_flood_of_decisions_pushes_out_decisions_alone(
     valkey: EmbeddedValkey, client: Redis
 ) -> None:
     clock = ManualClock()
-    quota = RedisQuota(client, MemoryQuota(clock, 660), clock, 660, 1.0)
+    quota = RedisQuota(client, MemoryQuota(clock, 660), clock, 660, 1.0, script_clock=clock)
     registry = RedisRegistryStore(
         redis_client(valkey.url, timeout_s=10, name="braid-test"), "base", lambda: "epoch"
     )
@@ -101,7 +101,7 @@ async def test_a_flood_of_decisions_pushes_out_decisions_alone(
 
 async def test_a_server_that_takes_no_more_is_told_and_counted_around(client: Redis) -> None:
     clock = ManualClock()
-    quota = RedisQuota(client, MemoryQuota(clock, 660), clock, 660, 1.0)
+    quota = RedisQuota(client, MemoryQuota(clock, 660), clock, 660, 1.0, script_clock=clock)
     held = await quota.reserve(ACME, LIMITS, "held", QuotaAsk(2, 400, 400))
     await lower_memory(client, -300_000)  # nothing that is there may be dropped
     with pytest.raises(OutOfMemoryError):
