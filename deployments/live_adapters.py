@@ -2,7 +2,8 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from cluster.adapters.base_shapes import BaseShapes
@@ -25,6 +26,7 @@ from cluster.domain.adapter import AdapterEntry, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed, StoreUnavailable
 from cluster.redis_client import redis_client
+from cluster.redis_server import check_server
 from deployments.parts import Secrets, base_names
 
 REDIS_TIMEOUT_S = 1.0
@@ -51,6 +53,7 @@ class LiveAdapters:
         self.adapters_dir = config.adapters_dir
         self._store = content_store(config.adapters, NO_BASE)
         self._follower = RegistryFollower(registry, self.folder)
+        self._check: Callable[[], Awaitable[None]] | None = None
 
     @classmethod
     def build(
@@ -65,7 +68,9 @@ class LiveAdapters:
         client = redis_client(secrets.redis_url, timeout_s=REDIS_TIMEOUT_S, name="braid-adapters")
         store = RedisRegistryStore(client, model_id, lambda: uuid.uuid4().hex)
         registry = AdapterRegistry(store, clock, reserved=base_names(model_id))
-        return cls(registry, catalog, config, clock)
+        live = cls(registry, catalog, config, clock)
+        live._check = partial(check_server, client)
+        return live
 
     @property
     def view(self) -> RegistryView:
@@ -82,7 +87,13 @@ class LiveAdapters:
         self.registry.on_change(listener)
 
     async def start(self) -> None:
-        """Register the configured folder and catch up; then follow."""
+        """Register the configured folder and catch up; then follow.
+
+        Raises:
+            ConfigError: the Redis server is of a form that is not supported.
+        """
+        if self._check is not None:
+            await self._check()
         await self._follower.start()
 
     async def close(self) -> None:

@@ -11,6 +11,11 @@ from cluster.errors import QuotaExceeded
 MINUTE_MS = 60_000
 SLACK = 1e-6
 """Levels are floating-point sums: a bucket this close to the need is full enough."""
+DEBT_MINUTES = 10
+"""What running requests may at most still generate beyond what was reserved for them, in minutes of
+the tenant's tokens."""
+FREE_SEQUENCES = 8
+"""So many sequences of a tenant may run whatever they may still generate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +36,30 @@ class QuotaLimits:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class QuotaAsk:
+    """What a request takes of its tenant's limits while it runs."""
+
+    places: int = 1  # sequences
+    expected: int = 0  # tokens of the prompts and of probable answers, reserved at once
+    at_most: int = 0  # tokens of the prompts and of the longest answers allowed
+
+    @property
+    def exposure(self) -> int:
+        """Tokens that it may use beyond those reserved."""
+        return max(0, self.at_most - self.expected)
+
+
 class QuotaSource(StrEnum):
     """Who counted."""
 
     UNLIMITED = "unlimited"  # nobody: the tenant has no limits
     SHARED = "shared"  # Redis, for all fronts together
     LOCAL = "local"  # this process alone
+
+
+REFUSALS = (None, "concurrent requests", "requests", "tokens", "tokens in flight")
+"""By the number that the scripts answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +80,11 @@ class QuotaVerdict:
     limits: QuotaLimits
     allowed: bool
     source: QuotaSource
-    refused: str | None = None  # "concurrent requests", "requests", "tokens"
+    ask: QuotaAsk = QuotaAsk()
+    refused: str | None = None  # one of ``REFUSALS``
     requests: BucketState | None = None  # None: no such limit
     tokens: BucketState | None = None
-    in_flight: int = 0  # this request included when allowed
+    in_flight: int = 0  # sequences, this request's included when allowed
     retry_after_s: float = 0.0  # of a refusal
     unsure: bool = False  # counted locally, but Redis may have counted it too
 
@@ -72,15 +96,17 @@ class QuotaVerdict:
         """
         if self.allowed:
             return
-        limit = {
-            "concurrent requests": self.limits.max_concurrent,
-            "requests": self.limits.requests_per_minute,
-            "tokens": self.limits.tokens_per_minute,
+        reason = {
+            "concurrent requests": f"{self.limits.max_concurrent} sequences at once",
+            "requests": f"{self.limits.requests_per_minute} requests per minute",
+            "tokens": f"{self.limits.tokens_per_minute} tokens per minute",
+            "tokens in flight": (
+                f"{self.limits.tokens_per_minute} tokens per minute, and running requests may "
+                f"still generate {DEBT_MINUTES} minutes of them; send a smaller max_tokens"
+            ),
         }[self.refused or "requests"]
-        per = "at once" if self.refused == "concurrent requests" else "per minute"
-        noun = "requests" if self.refused == "concurrent requests" else self.refused
         raise QuotaExceeded(
-            f"Rate limit reached for tenant '{self.tenant}': {limit} {noun} {per}. "
+            f"Rate limit reached for tenant '{self.tenant}': {reason}. "
             f"Try again in {duration(self.retry_after_s)}"
         )
 

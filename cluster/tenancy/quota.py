@@ -1,14 +1,15 @@
-"""Requests per minute, tokens per minute and requests at once, per tenant.
+"""Requests per minute, tokens per minute and sequences at once, per tenant.
 
-A reservation takes one request and the tokens a request may use at most; ``settle`` books what it
-really used, down into debt when that was more. A request larger than the whole token bucket is
-admitted when the bucket is full and empties it. A refused request is charged nothing.
+``enter`` takes one request. ``reserve`` takes a place for each sequence and the tokens that the
+request will probably use, ``settle`` frees the places and books the tokens really used, be they
+less or more. A request is admitted while any token is left, so one request may take the level below
+zero; what all that run may still generate beyond their reservations is bounded as well
+(``DEBT_MINUTES``, ``FREE_SEQUENCES``). A refused request is charged nothing.
 
-``reservation_id`` makes both calls safe to repeat. It must be the server's own and new for each
-request: a client that chose it could make all its requests one.
+Ids make all calls safe to repeat. They must be the server's own and new for each request: a client
+that chose one could make all its requests one.
 """
 
-import heapq
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,7 +17,11 @@ from cluster.clock import Clock
 from cluster.domain.ids import TenantId
 from cluster.errors import IntegrityError
 from cluster.tenancy.limits import (
+    DEBT_MINUTES,
+    FREE_SEQUENCES,
+    REFUSALS,
     SLACK,
+    QuotaAsk,
     QuotaLimits,
     QuotaSource,
     QuotaVerdict,
@@ -26,22 +31,29 @@ from cluster.tenancy.limits import (
     wall_ms,
 )
 
-CONCURRENT_RETRY_MS = 1000
-"""When a place in flight may be free again is not known; callers are told this."""
-REFUSALS = (None, "concurrent requests", "requests", "tokens")
+RETRY_MS = 1000
+"""When a place or a running request's tokens may be free is not known; callers are told this."""
 
 
 class Quota(Protocol):
     """One contract over memory and Redis."""
 
+    async def enter(self, tenant: TenantId, limits: QuotaLimits, entry_id: str) -> QuotaVerdict:
+        """Charge one request, or refuse it."""
+        ...
+
     async def reserve(
-        self, tenant: TenantId, limits: QuotaLimits, reservation_id: str, tokens: int
+        self, tenant: TenantId, limits: QuotaLimits, reservation_id: str, ask: QuotaAsk
     ) -> QuotaVerdict:
-        """Charge one request and ``tokens``, or refuse and charge nothing."""
+        """Take places and tokens, or refuse and take nothing."""
         ...
 
     async def settle(self, verdict: QuotaVerdict, tokens: int) -> None:
         """End an allowed reservation with the tokens really used; again is harmless."""
+        ...
+
+    async def renew(self) -> None:
+        """Keep the places of all reservations that are not settled."""
         ...
 
 
@@ -56,6 +68,7 @@ def make_verdict(
     reservation_id: str,
     source: QuotaSource,
     *,
+    ask: QuotaAsk,
     refused: int,
     requests_level: float,
     tokens_level: float,
@@ -71,6 +84,7 @@ def make_verdict(
         limits=limits,
         allowed=refused == 0,
         source=source,
+        ask=ask,
         refused=REFUSALS[refused],
         requests=None if rpm is None else bucket_state(requests_level, rpm),
         tokens=None if tpm is None else bucket_state(tokens_level, tpm),
@@ -87,24 +101,30 @@ class _Bucket:
 
     def refill(self, now: float, per_minute: int) -> float:
         self.level = refilled(self.level, now - self.at, per_minute)
-        self.at = max(self.at, now)
+        self.at = now
         return self.level
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Reservation:
-    verdict: QuotaVerdict
-    charged: int
-    open: bool = True
+    ask: QuotaAsk
+    expires: float  # wall clock, milliseconds
 
 
 @dataclass(slots=True)
 class _Account:
-    requests: _Bucket | None = None
-    tokens: _Bucket | None = None
-    in_flight: dict[str, float] = field(default_factory=dict)  # reservation -> expiry, ms
-    reservations: dict[str, _Reservation] = field(default_factory=dict)
-    expiries: list[tuple[float, str]] = field(default_factory=list)  # heap over reservations
+    requests: _Bucket
+    tokens: _Bucket
+    reservations: dict[str, _Reservation] = field(default_factory=dict)  # in order of expiry
+    places: int = 0
+    exposure: int = 0
+
+    def end(self, reservation_id: str) -> _Reservation | None:
+        ended = self.reservations.pop(reservation_id, None)
+        if ended is not None:
+            self.places -= ended.ask.places
+            self.exposure -= ended.ask.exposure
+        return ended
 
 
 class MemoryQuota:
@@ -116,114 +136,153 @@ class MemoryQuota:
         self._lease_ms = lease_s * 1000
         self._accounts: dict[TenantId, _Account] = {}
 
+    async def enter(self, tenant: TenantId, limits: QuotaLimits, entry_id: str) -> QuotaVerdict:
+        """See ``Quota``."""
+        return self.enter_now(tenant, limits, entry_id)
+
     async def reserve(
-        self, tenant: TenantId, limits: QuotaLimits, reservation_id: str, tokens: int
+        self, tenant: TenantId, limits: QuotaLimits, reservation_id: str, ask: QuotaAsk
     ) -> QuotaVerdict:
         """See ``Quota``."""
-        return self.reserve_now(tenant, limits, reservation_id, tokens)
+        return self.reserve_now(tenant, limits, reservation_id, ask)
 
     async def settle(self, verdict: QuotaVerdict, tokens: int) -> None:
         """See ``Quota``."""
         self.settle_now(verdict, tokens)
+
+    async def renew(self) -> None:
+        """See ``Quota``; places of this process end with it."""
+
+    def enter_now(self, tenant: TenantId, limits: QuotaLimits, entry_id: str) -> QuotaVerdict:
+        """``enter`` without waiting for anything."""
+        rpm = limits.requests_per_minute
+        if rpm is None:
+            return unlimited(tenant, limits, entry_id)
+        account = self._account(tenant, limits)
+        refused, retry_ms = 0, 0
+        if account.requests.level < 1 - SLACK:
+            refused, retry_ms = 2, ms_until(account.requests.level, 1, rpm)
+        else:
+            account.requests.level -= 1
+        return self._verdict(tenant, limits, entry_id, QuotaAsk(0), account, refused, retry_ms)
 
     def reserve_now(
         self,
         tenant: TenantId,
         limits: QuotaLimits,
         reservation_id: str,
-        tokens: int,
+        ask: QuotaAsk,
         *,
         unsure: bool = False,
     ) -> QuotaVerdict:
         """``reserve`` without waiting for anything."""
         if limits.unlimited:
             return unlimited(tenant, limits, reservation_id)
-        now = wall_ms(self._clock)
-        account = self._accounts.setdefault(tenant, _Account())
-        self._expire(account, now)
-        earlier = account.reservations.get(reservation_id)
-        if earlier is not None:
-            return earlier.verdict
-        rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
-        requests = _bucket(account.requests, now, rpm)
-        bucket = _bucket(account.tokens, now, tpm)
-        need = 0 if tpm is None else min(tokens, tpm)
+        account = self._account(tenant, limits)
         refused, retry_ms = 0, 0
-        most = limits.max_concurrent
-        if most is not None and len(account.in_flight) >= most:
-            refused, retry_ms = 1, CONCURRENT_RETRY_MS
-        elif rpm is not None and requests.level < 1 - SLACK:
-            refused, retry_ms = 2, ms_until(requests.level, 1, rpm)
-        elif tpm is not None and bucket.level < need - SLACK:
-            refused, retry_ms = 3, ms_until(bucket.level, need, tpm)
-        if refused == 0:
-            requests.level -= 1
-            bucket.level -= need
-            account.requests = None if rpm is None else requests
-            account.tokens = None if tpm is None else bucket
-            account.in_flight[reservation_id] = now + self._lease_ms
-        verdict = make_verdict(
-            tenant,
-            limits,
-            reservation_id,
-            QuotaSource.LOCAL,
-            refused=refused,
-            requests_level=requests.level,
-            tokens_level=bucket.level,
-            in_flight=len(account.in_flight),
-            retry_ms=retry_ms,
-            unsure=unsure,
+        if reservation_id not in account.reservations:
+            refused, retry_ms = _refusal(account, limits, ask)
+            if refused == 0:
+                account.tokens.level -= _charge(limits, ask)
+                account.places += ask.places
+                account.exposure += ask.exposure
+                expires = wall_ms(self._clock) + self._lease_ms
+                account.reservations[reservation_id] = _Reservation(ask, expires)
+        return self._verdict(
+            tenant, limits, reservation_id, ask, account, refused, retry_ms, unsure=unsure
         )
-        if refused == 0:
-            account.reservations[reservation_id] = _Reservation(verdict, need)
-            heapq.heappush(account.expiries, (now + self._lease_ms, reservation_id))
-        return verdict
 
     def settle_now(self, verdict: QuotaVerdict, tokens: int) -> None:
         """``settle`` without waiting for anything."""
-        account = self._accounts.get(verdict.tenant)
-        if account is None:
+        if verdict.tenant not in self._accounts:
             return
-        account.in_flight.pop(verdict.reservation_id, None)
-        reservation = account.reservations.get(verdict.reservation_id)
-        if reservation is None or not reservation.open:
-            return
-        reservation.open = False
+        account = self._account(verdict.tenant, verdict.limits)
+        ended = account.end(verdict.reservation_id)
         limit = verdict.limits.tokens_per_minute
-        if limit is not None and account.tokens is not None:
-            level = account.tokens.refill(wall_ms(self._clock), limit)
-            account.tokens.level = min(float(limit), level + reservation.charged - tokens)
+        if ended is not None and limit is not None:
+            level = account.tokens.level + ended.ask.expected - tokens
+            account.tokens.level = min(float(limit), level)
 
     def in_flight(self, tenant: TenantId) -> int:
-        """Requests reserved and not settled."""
+        """Sequences reserved and not settled."""
         account = self._accounts.get(tenant)
-        return 0 if account is None else len(account.in_flight)
+        return 0 if account is None else account.places
 
     def check_integrity(self) -> None:
-        """Verify that every place in flight belongs to an open reservation.
+        """Verify that places and exposure are the sums over what is reserved.
 
         Raises:
             IntegrityError: with both numbers.
         """
         for tenant, account in self._accounts.items():
-            open_ones = {id_ for id_, r in account.reservations.items() if r.open}
-            if open_ones != account.in_flight.keys():
+            asks = [reservation.ask for reservation in account.reservations.values()]
+            found = (account.places, account.exposure)
+            summed = (sum(ask.places for ask in asks), sum(ask.exposure for ask in asks))
+            if found != summed:
                 raise IntegrityError(
-                    f"quota of {tenant}: {len(account.in_flight)} in flight, "
-                    f"{len(open_ones)} open reservations"
+                    f"quota of {tenant}: (places, exposure) {found}, of reservations {summed}"
                 )
 
-    def _expire(self, account: _Account, now: float) -> None:
-        while account.expiries and account.expiries[0][0] <= now:
-            _, reservation_id = heapq.heappop(account.expiries)
-            account.in_flight.pop(reservation_id, None)
-            account.reservations.pop(reservation_id, None)
+    def _account(self, tenant: TenantId, limits: QuotaLimits) -> _Account:
+        """The tenant's account as of now; buckets start full, and are refilled."""
+        now = wall_ms(self._clock)
+        rpm, tpm = limits.requests_per_minute or 0, limits.tokens_per_minute or 0
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = _Account(_Bucket(rpm, now), _Bucket(tpm, now))
+        account.requests.refill(now, rpm)
+        account.tokens.refill(now, tpm)
+        while account.reservations:
+            oldest = next(iter(account.reservations))
+            if account.reservations[oldest].expires > now:
+                break
+            account.end(oldest)
+        return account
+
+    @staticmethod
+    def _verdict(
+        tenant: TenantId,
+        limits: QuotaLimits,
+        reservation_id: str,
+        ask: QuotaAsk,
+        account: _Account,
+        refused: int,
+        retry_ms: int,
+        *,
+        unsure: bool = False,
+    ) -> QuotaVerdict:
+        return make_verdict(
+            tenant,
+            limits,
+            reservation_id,
+            QuotaSource.LOCAL,
+            ask=ask,
+            refused=refused,
+            requests_level=account.requests.level,
+            tokens_level=account.tokens.level,
+            in_flight=account.places,
+            retry_ms=retry_ms,
+            unsure=unsure,
+        )
 
 
-def _bucket(stored: _Bucket | None, now: float, per_minute: int | None) -> _Bucket:
-    """The bucket as of now; full where none is stored, a dummy where there is no limit."""
-    if per_minute is None:
-        return _Bucket(0.0, now)
-    bucket = _Bucket(float(per_minute), now) if stored is None else stored
-    bucket.refill(now, per_minute)
-    return bucket
+def _charge(limits: QuotaLimits, ask: QuotaAsk) -> int:
+    return 0 if limits.tokens_per_minute is None else ask.expected
+
+
+def _refusal(account: _Account, limits: QuotaLimits, ask: QuotaAsk) -> tuple[int, int]:
+    """Index in ``REFUSALS`` and milliseconds to wait."""
+    most, tpm = limits.max_concurrent, limits.tokens_per_minute
+    if most is not None and account.places + ask.places > most:
+        return 1, RETRY_MS
+    if tpm is None:
+        return 0, 0
+    if account.tokens.level < 1 - SLACK:
+        return 3, ms_until(account.tokens.level, 1, tpm)
+    if (
+        account.places > 0
+        and account.places + ask.places > FREE_SEQUENCES
+        and account.exposure + ask.exposure > DEBT_MINUTES * tpm
+    ):
+        return 4, RETRY_MS
+    return 0, 0

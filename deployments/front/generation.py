@@ -73,6 +73,22 @@ class Generation:
     choice: ReplicaChoice | None = None
     _tokens: list[int] = field(default_factory=list)
     _scored: int = 0  # log-probabilities of prompt tokens that were handed out
+    _ended: bool = False  # by itself, at a limit or at a stop string
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated so far."""
+        return len(self._tokens)
+
+    @property
+    def ran(self) -> bool:
+        """Whether a replica has computed its prompt, as far as this front was told."""
+        return bool(self._tokens or self._scored or self._ended)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it came to its end: no error, and nobody gave it up."""
+        return self._ended
 
     async def run(self) -> AsyncGenerator[Delta, None]:
         """Deltas until the sequence ends; closing the iterator early cancels it on the replica.
@@ -127,6 +143,8 @@ class Generation:
                         gate_adapters=self._gate_adapters if chunk.gate_weights else (),
                         gate_weights=chunk.gate_weights,
                     )
+                    reason = chunk.finish_reason
+                    self._ended = text.stopped or reason in (FinishReason.STOP, FinishReason.LENGTH)
                     if text.stopped:
                         yield dataclasses.replace(
                             delta,

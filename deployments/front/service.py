@@ -15,10 +15,9 @@ from starlette.requests import ClientDisconnect
 
 from cluster.clock import Clock
 from cluster.config import FrontConfig
-from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import Granularity
 from cluster.domain.ids import RequestId, TenantId
-from cluster.domain.request import Outcome, Usage
+from cluster.domain.request import Outcome
 from cluster.errors import (
     BraidError,
     DecisionNotFound,
@@ -32,6 +31,7 @@ from cluster.tenancy.tenants import Tenant
 from deployments.front.adapter_templates import AdapterTemplates, ChosenTemplate, adapter_of
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
+from deployments.front.expected_answers import ExpectedAnswers
 from deployments.front.explain import decision_body, sentences_body
 from deployments.front.generation import Delta, Generation, SequenceSpec
 from deployments.front.metrics import FrontMetrics
@@ -42,6 +42,7 @@ from deployments.front.request_end import note_end
 from deployments.front.request_log import current_record
 from deployments.front.rerouting import SentenceRerouting
 from deployments.front.sampling import check_prompt, sampling_of
+from deployments.front.spent import spent_on
 from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody, RouteBody
@@ -111,6 +112,7 @@ class RequestService:
         self.clock = clock
         self._new_id = new_id
         self._grammars = GrammarChecker()
+        self._expected = ExpectedAnswers()
         self._keeping: set[asyncio.Task[None]] = set()  # notes on their way to the store
 
     @property
@@ -274,8 +276,18 @@ class RequestService:
                         deadline_at=now + self.config.request_timeout_s,
                     )
                 )
-        most = sum(len(spec.prompt_token_ids) + spec.sampling.max_tokens for spec in specs)
-        verdict = await self._admission.admit(tenant, self._new_id(), most)
+        await self._admission.enter(tenant)
+        samplings = [spec.sampling for spec in specs]
+        verdict = await self._admission.admit(
+            tenant,
+            self._new_id(),
+            sequences=len(specs),
+            prompt_tokens=sum(len(prompt) for prompt in prompts),
+            max_new_tokens=sum(sampling.max_tokens for sampling in samplings),
+            expected_new_tokens=self._expected.total(
+                tenant.id, decided.decision.digests, samplings
+            ),
+        )
         self.metrics.in_flight.inc()
         return Running(
             tenant=tenant,
@@ -432,29 +444,22 @@ class RequestService:
         metrics.in_flight.dec()
         metrics.requests.labels(tenant, running.endpoint, running.outcome.value).inc()
         metrics.request_seconds.observe(self.clock.monotonic() - running.started)
-        prompt_tokens = sum(len(item.spec.prompt_token_ids) for item in running.generations)
-        generated = sum(len(choice.token_ids) for choice in running.choices)
-        self._meter.record_parts(tenant, running.outcome, _parts(running, prompt_tokens))
+        spent = spent_on(running.generations, running.prompts)
+        self._meter.record_parts(tenant, running.outcome, spent.parts)
         for generation in running.generations:
+            if generation.ended:
+                self._expected.observe(
+                    tenant,
+                    running.decided.decision.digests,
+                    generation.spec.sampling,
+                    generation.generated,
+                )
             if generation.rerouting is not None:
                 generation.rerouting.stop()
                 for sentence in generation.rerouting.sentences[1:]:
                     metrics.reroutes.labels(sentence.state.value).inc()
-        self._admission.settle(running.verdict, prompt_tokens + generated)
+        self._admission.settle(running.verdict, tokens=spent.tokens)
         note_end(running, error, self.clock.monotonic())
-
-
-def _parts(running: Running, prompt_tokens: int) -> list[tuple[Usage, tuple[WeightedAdapter, ...]]]:
-    """The tokens of a request by the mixture that they were computed with."""
-    first = running.decided.decision.mixture
-    parts = [(Usage(prompt_tokens, 0), first)]
-    for generation, choice in zip(running.generations, running.choices, strict=True):
-        tokens = len(choice.token_ids)
-        shares = [(tokens, first)]
-        if generation.rerouting is not None:
-            shares = generation.rerouting.shares(tokens)
-        parts += [(Usage(0, count), mixture) for count, mixture in shares]
-    return parts
 
 
 def _outcome(error: BaseException | None) -> Outcome:

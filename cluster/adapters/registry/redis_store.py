@@ -10,6 +10,7 @@ version's name.
 import asyncio
 import contextlib
 import hashlib
+import math
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, TypeVar, cast
@@ -21,8 +22,11 @@ from redis.exceptions import RedisError
 from cluster.adapters.registry.memory_store import REMOVED_KEPT
 from cluster.adapters.registry.store import Changes, Fields, Version
 from cluster.errors import StoreUnavailable
+from cluster.redis_client import ServerScript, leave_replica, moves
 
 KEY_PREFIX = "braid:v1"
+ROLE_INTERVAL_S = 3.0
+"""How often a process that may only read asks its server whether it is still the primary."""
 _AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 T = TypeVar("T")
@@ -48,11 +52,13 @@ class RedisRegistryStore:
         self._new_epoch = new_epoch
         self._removed_kept = removed_kept
         self._commits: PubSub | None = None
+        self._moves = 0  # of the primary, when the subscription was made
+        self._asked_role_at = -math.inf  # the loop's time
         stem = f"{KEY_PREFIX}:{{adapters:{registry_name(model_id)}}}"
         self._version_key = f"{stem}:version"
         self._keys = [f"{stem}:records", self._version_key, f"{stem}:changed", f"{stem}:removed"]
-        self._commit = client.register_script(_script("commit.lua"))
-        self._changes = client.register_script(_script("changes.lua"))
+        self._commit = ServerScript(client, _script("commit.lua"))
+        self._changes = ServerScript(client, _script("changes.lua"))
 
     async def version(self) -> Version:
         """See ``RegistryStore``."""
@@ -85,8 +91,15 @@ class RedisRegistryStore:
 
     async def wait(self, timeout_s: float) -> None:
         """See ``RegistryStore``; while nobody answers it is a pause."""
+        now = asyncio.get_running_loop().time()
         try:
+            if now - self._asked_role_at >= ROLE_INTERVAL_S:
+                self._asked_role_at = now
+                await leave_replica(self._client)
+            if self._commits is not None and self._moves != moves(self._client):
+                await self._unsubscribe()  # the old primary announces nothing more
             if self._commits is None:
+                self._moves = moves(self._client)
                 commits = self._client.pubsub()
                 await commits.subscribe(self._version_key)
                 self._commits = commits

@@ -1,85 +1,46 @@
--- Reserve one request and its tokens, or neither. The same reservation asked again gets the same
--- answer and is charged once.
+-- Take places and tokens, or neither. The same reservation asked again is charged once.
 --
--- KEYS  1 buckets (hash)  2 requests in flight (sorted set, score = expiry)  3 this reservation
--- ARGV  1 requests per minute  2 tokens per minute  3 most in flight  (0: no limit)
---       4 tokens asked  5 reservation id  6 lease in ms  7 now in ms (-1: the server's clock)
--- Reply {refused, requests level, tokens level, in flight, retry ms}; levels are text, as exact as
---       the server's numbers.
---       refused: 0 no, 1 in flight, 2 requests, 3 tokens
+-- KEYS  1 hash  2 sorted set
+-- ARGV  1 requests per minute  2 tokens per minute  3 most places  (0: no limit)
+--       4 places asked  5 tokens reserved  6 tokens that it may use beyond them  7 id
+--       8 lease in ms  9 ms that charges are remembered  10 minutes of debt
+--       11 places that may be taken whatever the debt  12 now in ms (-1: the server's clock)
+-- Reply {refused, requests level, tokens level, places taken, retry ms}; levels are text, as exact
+--       as the server's numbers.
+--       refused: 0 no, 1 places, 3 tokens, 4 tokens in flight
 
-local MINUTE, SLACK, CONCURRENT_RETRY = 60000, 1e-6, 1000
+local RETRY = 1000
 
-local earlier = redis.call('HGET', KEYS[3], 'reply')
-if earlier then
-  return cjson.decode(earlier)
-end
-
-local now = tonumber(ARGV[7])
-if now < 0 then
-  local time = redis.call('TIME')
-  now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-end
-local lease = tonumber(ARGV[6])
-
--- Level and time of a bucket now; a clock that goes back refills nothing.
-local function refilled(name, capacity)
-  if capacity == 0 then
-    return 0, now
-  end
-  local stored = redis.call('HMGET', KEYS[1], name, name .. ':at')
-  local level = tonumber(stored[1] or capacity)
-  local at = tonumber(stored[2] or now)
-  return math.min(capacity, level + math.max(0, now - at) * capacity / MINUTE), math.max(now, at)
-end
-
-local function keep(name, capacity, level, at)
-  if capacity > 0 then
-    redis.call('HSET', KEYS[1], name, string.format('%.17g', level), name .. ':at', at)
-  end
-end
-
-local function wait(level, need, capacity)
-  return math.max(0, math.ceil((need - level) * MINUTE / capacity - SLACK))
-end
-
+local hash, leases = KEYS[1], KEYS[2]
 local per_minute = { requests = tonumber(ARGV[1]), tokens = tonumber(ARGV[2]) }
-local requests, requests_at = refilled('requests', per_minute.requests)
-local tokens, tokens_at = refilled('tokens', per_minute.tokens)
-local need = math.min(tonumber(ARGV[4]), per_minute.tokens)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-local in_flight = redis.call('ZCARD', KEYS[2])
-local most = tonumber(ARGV[3])
+local most, asked, exposure = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[6])
+local id, now = ARGV[7], time_ms(ARGV[12])
+lapse(hash, leases, now, tonumber(ARGV[9]))
 
+local requests = level_of(hash, 'requests', per_minute.requests, now)
+local tokens = level_of(hash, 'tokens', per_minute.tokens, now)
+local places = total(hash, 'places')
 local refused, retry = 0, 0
-if most > 0 and in_flight >= most then
-  refused, retry = 1, CONCURRENT_RETRY
-elseif per_minute.requests > 0 and requests < 1 - SLACK then
-  refused, retry = 2, wait(requests, 1, per_minute.requests)
-elseif per_minute.tokens > 0 and tokens < need - SLACK then
-  refused, retry = 3, wait(tokens, need, per_minute.tokens)
-end
-
-if refused == 0 then
-  requests = requests - 1
-  tokens = tokens - need
-  in_flight = in_flight + 1
-  keep('requests', per_minute.requests, requests, requests_at)
-  keep('tokens', per_minute.tokens, tokens, tokens_at)
-  local full = MINUTE
-  if per_minute.tokens > 0 then
-    full = math.max(full, wait(tokens, per_minute.tokens, per_minute.tokens))
+if not read(hash, id) then
+  if most > 0 and places + asked > most then
+    refused, retry = 1, RETRY
+  elseif per_minute.tokens > 0 and tokens < 1 - SLACK then
+    refused, retry = 3, wait(tokens, 1, per_minute.tokens)
+  elseif
+    per_minute.tokens > 0
+    and places > 0
+    and places + asked > tonumber(ARGV[11])
+    and total(hash, 'exposure') + exposure > tonumber(ARGV[10]) * per_minute.tokens
+  then
+    refused, retry = 4, RETRY
+  else
+    local charge = per_minute.tokens > 0 and tonumber(ARGV[5]) or 0
+    tokens = tokens - charge
+    places = places + asked
+    keep(hash, 'tokens', per_minute.tokens, tokens, now)
+    write(hash, id, asked, charge, exposure)
+    add(hash, asked, exposure)
+    redis.call('ZADD', leases, now + tonumber(ARGV[8]), id)
   end
-  redis.call('PEXPIRE', KEYS[1], full + MINUTE)
-  redis.call('ZADD', KEYS[2], now + lease, ARGV[5])
-  redis.call('PEXPIRE', KEYS[2], lease + MINUTE)
 end
-
-local reply = {
-  refused, string.format('%.17g', requests), string.format('%.17g', tokens), in_flight, retry
-}
-if refused == 0 then
-  redis.call('HSET', KEYS[3], 'reply', cjson.encode(reply), 'charged', need, 'open', 1)
-  redis.call('PEXPIRE', KEYS[3], lease + MINUTE)
-end
-return reply
+return { refused, text_of(requests), text_of(tokens), places, retry }

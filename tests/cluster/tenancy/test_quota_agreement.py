@@ -3,6 +3,7 @@ than the limits allow."""
 
 import asyncio
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
@@ -11,39 +12,53 @@ from redis.asyncio import Redis
 
 from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
-from cluster.tenancy.limits import QuotaLimits, QuotaSource
+from cluster.tenancy import redis_quota
+from cluster.tenancy.limits import QuotaAsk, QuotaLimits, QuotaSource
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import RedisQuota
 
-LEASE = 2000.0  # longer than any history here: expiry has its own test
+LEASE = 4000.0  # longer than any history here: expiry has its own test
 ACME = TenantId("acme")
 LIMITS = st.builds(
     QuotaLimits,
     st.one_of(st.none(), st.integers(1, 5)),
     st.one_of(st.none(), st.integers(1, 200)),
-    st.one_of(st.none(), st.integers(1, 3)),
+    st.one_of(st.none(), st.integers(1, 12)),
 ).filter(lambda limits: not limits.unlimited)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("reserve"), st.integers(0, 6), st.integers(0, 250)),
-        st.tuples(st.just("settle"), st.integers(0, 6), st.integers(0, 250)),
+        st.tuples(st.just("enter"), st.just(0), st.just(0)),
+        st.tuples(
+            st.just("reserve"),
+            st.integers(0, 20),
+            st.builds(
+                lambda places, expected, more: QuotaAsk(places, expected, expected + more),
+                st.integers(1, 12),
+                st.integers(0, 250),
+                st.integers(0, 2000),
+            ),
+        ),
+        st.tuples(st.just("settle"), st.integers(0, 20), st.integers(0, 250)),
         st.tuples(st.just("wait"), st.integers(0, 40_000), st.just(0)),
     ),
-    max_size=25,
+    max_size=40,
 )
 
 
 async def play(quota, clock, limits, steps):
     """All verdicts, without their source; milliseconds pass as the steps say."""
     verdicts, last = [], {}
-    for kind, number, tokens in steps:
+    for kind, number, what in steps:
         if kind == "wait":
             clock.advance(number / 1000)
         elif kind == "settle":
             if number in last:
-                await quota.settle(last[number], tokens)
+                await quota.settle(last[number], what)
+        elif kind == "enter":
+            entered = await quota.enter(ACME, limits, f"e{len(verdicts)}")
+            verdicts.append((entered.allowed, entered.requests, entered.retry_after_s))
         else:
-            verdict = await quota.reserve(ACME, limits, f"r{number}", tokens)
+            verdict = await quota.reserve(ACME, limits, f"r{number}", what)
             if verdict.allowed:
                 last[number] = verdict
             verdicts.append(replace(verdict, source=QuotaSource.LOCAL))
@@ -66,7 +81,8 @@ def test_memory_and_redis_agree(redis_url, limits, steps):
             shared = RedisQuota(
                 client, MemoryQuota(clock, LEASE), clock, LEASE, 1.0, script_clock=clock
             )
-            assert await play(shared, clock, limits, steps) == expected
+            with patch.object(redis_quota, "LEASE_S", LEASE):
+                assert await play(shared, clock, limits, steps) == expected
             assert shared.fallbacks == 0
         finally:
             await client.aclose()
@@ -85,7 +101,7 @@ def test_no_window_lets_through_more_than_burst_and_rate(limit, gaps):
     for number, gap in enumerate(gaps):
         clock.advance(gap / 1000)
         limits = QuotaLimits(requests_per_minute=limit)
-        if quota.reserve_now(ACME, limits, f"r{number}", 0).allowed:
+        if quota.enter_now(ACME, limits, f"r{number}").allowed:
             allowed.append(clock.wall())
     for first in range(len(allowed)):
         for last in range(first, len(allowed)):
