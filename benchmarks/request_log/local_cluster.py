@@ -16,7 +16,7 @@ TIME_LIMIT_S = 20.0
 MAX_MODEL_LEN = 2048
 LONG_TOKENS = MAX_MODEL_LEN - 200
 ADAPTER = "sql"
-EXTRA = {
+EXTRA: dict[str, dict[str, object]] = {
     "limited": {"requests_per_minute": 3},
     "scraper": {"metrics": True},
 }

@@ -58,7 +58,7 @@ class Bench:
         self.registry = AdapterRegistry(MemoryRegistryStore(lambda: f"e{next(epochs)}"), clock)
         config = AppConfig.model_validate({"adapters_dir": folder})
         self.live = LiveAdapters(self.registry, AdapterCatalog.scan(folder), config, clock)
-        tenants = SimpleNamespace(tenants=[ACME])
+        tenants = SimpleNamespace(tenant=lambda _: ACME)
         self.directory = TenantAdapters(lambda: self.live.view, tenants)  # type: ignore[arg-type]
         self.templates = AdapterTemplates(self.live, self.directory)
         codec = DecisionCodec(b"0123456789abcdef")
