@@ -1,15 +1,17 @@
 """Quota at the door: reserve before a request starts, settle when it has ended."""
 
 import asyncio
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 
 from redis.asyncio import Redis
 
 from cluster.clock import Clock
 from cluster.config import AppConfig
-from cluster.errors import QuotaExceeded
+from cluster.errors import QuotaExceeded, RequestError
 from cluster.redis_client import redis_client
-from cluster.tenancy.limits import QuotaVerdict
+from cluster.tenancy.limits import QuotaLimits, QuotaVerdict
 from cluster.tenancy.quota import MemoryQuota, Quota
 from cluster.tenancy.redis_quota import RedisQuota
 from cluster.tenancy.tenants import Tenant
@@ -48,20 +50,52 @@ class Admission:
         )
         return cls(quota, client)
 
-    async def admit(self, tenant: Tenant, reservation_id: str, tokens: int) -> QuotaVerdict:
-        """Charge one request that may use up to ``tokens``.
+    async def enter(self, tenant: Tenant) -> None:
+        """Charge one unit of the tenant's requests per minute.
 
         Raises:
-            RefusedByQuota: over a limit; nothing was charged.
+            RefusedByQuota: there is none left.
         """
-        verdict = await self._quota.reserve(tenant.id, tenant.limits, reservation_id, tokens)
+        rate = QuotaLimits(requests_per_minute=tenant.limits.requests_per_minute)
+        verdict = await self._reserve(tenant, rate, uuid.uuid4().hex, 0)
+        self.settle(verdict, tokens=0)
+
+    async def admit(
+        self,
+        tenant: Tenant,
+        reservation_id: str,
+        *,
+        sequences: int,
+        prompt_tokens: int,
+        max_new_tokens: int,
+        expected_new_tokens: int | None = None,
+    ) -> QuotaVerdict:
+        """Take places for the sequences of a request, and the tokens that it may use.
+
+        Raises:
+            RefusedByQuota: over a limit; nothing was taken.
+            RequestError: more sequences than the tenant may ever have.
+        """
+        most = tenant.limits.max_concurrent
+        if most is not None and sequences > most:
+            raise RequestError(
+                f"n: {sequences} sequences; this tenant may have {most} at once", param="n"
+            )
+        limits = replace(tenant.limits, requests_per_minute=None)
+        new = max_new_tokens if expected_new_tokens is None else expected_new_tokens
+        return await self._reserve(tenant, limits, reservation_id, prompt_tokens + new)
+
+    async def _reserve(
+        self, tenant: Tenant, limits: QuotaLimits, reservation_id: str, tokens: int
+    ) -> QuotaVerdict:
+        verdict = await self._quota.reserve(tenant.id, limits, reservation_id, tokens)
         try:
             verdict.raise_if_refused()
         except QuotaExceeded as error:
             raise RefusedByQuota(error.message, verdict.headers()) from error
         return verdict
 
-    def settle(self, verdict: QuotaVerdict, tokens: int) -> None:
+    def settle(self, verdict: QuotaVerdict, *, tokens: int) -> None:
         """Book what was really used, without making anybody wait."""
         if verdict.limits.unlimited:
             return

@@ -11,6 +11,7 @@ from cluster.tenancy.tenants import TenantDirectory
 from deployments.directory import TenantAdapters
 from deployments.front.adapter_admin import AdapterAdmin
 from deployments.front.admission import Admission
+from deployments.front.door import Door
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.replicas import ReplicaSet
@@ -35,6 +36,7 @@ class FrontContext:
     directory: TenantAdapters
     admission: Admission
     service: RequestService
+    door: Door
     replicas: ReplicaSet
     metrics: FrontMetrics
     clock: Clock

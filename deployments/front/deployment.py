@@ -25,14 +25,19 @@ from deployments.front.admission import Admission
 from deployments.front.broadcast import BroadcastCluster
 from deployments.front.collectors import MeterCollector, ReplicaCollector, RoutingCollector
 from deployments.front.context import FrontContext
+from deployments.front.door import Door
+from deployments.front.grammar_trial import GrammarTrial
+from deployments.front.heavy import HeavyWork
 from deployments.front.http_app import build_http_app
 from deployments.front.http_server import HttpServer
 from deployments.front.live_routers import FrontRouters
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
+from deployments.front.prompts import PromptReader
 from deployments.front.replicas import ReplicaSet
 from deployments.front.router_admin import RouterAdmin
 from deployments.front.service import RequestService
+from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
@@ -124,6 +129,8 @@ class Front:
         text_codec = await asyncio.to_thread(TextCodec, location.path)
         cluster = BroadcastCluster(replicas)
         self._admission = Admission.build(config, secrets, clock)
+        self._work = HeavyWork()
+        self._trial = GrammarTrial(location.path)
         self._context = FrontContext(
             version=__version__,
             started_at=int(clock.wall()),
@@ -155,6 +162,8 @@ class Front:
                 routing=routing,
                 replicas=self._set,
                 codec=text_codec,
+                prompts=PromptReader(text_codec, self._work),
+                grammars=GrammarChecker(self._trial),
                 admission=self._admission,
                 meter=meter,
                 metrics=metrics,
@@ -162,6 +171,15 @@ class Front:
                 max_model_len=config.engine.max_model_len,
                 clock=clock,
                 new_id=new_request_id,
+            ),
+            door=Door(
+                authenticate=lambda request: tenants.authenticate(
+                    request.headers.get("authorization")
+                ),
+                admission=self._admission,
+                work=self._work,
+                config=config.front,
+                clock=clock,
             ),
             replicas=self._set,
             metrics=metrics,
@@ -175,9 +193,7 @@ class Front:
         self._set.start()
         for problem in catalog.problems:
             log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
-        self._http = HttpServer(
-            build_http_app(self._context), config.front.host, config.front.port, drain_s=DRAIN_S
-        )
+        self._http = HttpServer(build_http_app(self._context), config.front, drain_s=DRAIN_S)
         await self._http.start()
         log.info("front.ready", host=config.front.host, port=config.front.port)
 
@@ -216,6 +232,8 @@ class Front:
             await self._routers.close()
             await self._live.close()
             await self._admission.close()
+            self._work.close()
+            self._trial.close()
 
 
 def front_deployment(config: AppConfig) -> serve.Deployment:
