@@ -41,6 +41,11 @@ class HeavyWork:
         future.add_done_callback(lambda _: self._gate.release(tenant))
         return await asyncio.shield(future)
 
+    @property
+    def idle(self) -> bool:
+        """Tell that nothing runs or waits."""
+        return self._gate.idle
+
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)

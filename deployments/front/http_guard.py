@@ -148,6 +148,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._lines = 0
+        if self._head_since is None:  # it came together with the end of another request
+            self._head_since = self.loop.time()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -246,7 +248,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _check_head(self, now: float) -> None:
         if self._head_since is not None:
-            if now - self._head_since > self._limits.header_timeout_s:
+            since = max(self._head_since, self._quiet_since)
+            if now - since > self._limits.header_timeout_s:
                 self._refuse(TOO_SLOW)
         elif self.cycle is None and now - self._quiet_since > self._limits.header_timeout_s:
             self.transport.close()  # it never said a word
