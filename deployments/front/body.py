@@ -14,7 +14,7 @@ from starlette.requests import Request
 from cluster.domain.ids import TenantId
 from cluster.errors import PayloadTooLarge, RequestError
 from cluster.repeated import repeated
-from deployments.front.body_scan import check_counts
+from deployments.front.body_scan import check_counts, values_at_most
 from deployments.front.heavy import HeavyWork
 from deployments.front.limits import SMALL_BODY_BYTES
 from deployments.front.problem import invalid_body
@@ -24,6 +24,10 @@ from deployments.front.wire import Body
 
 B = TypeVar("B", bound=Body)
 
+MANY_VALUES = 2000
+"""In a small body; more are parsed in a thread like a large one."""
+LARGE_REST_S = 0.02
+"""A tenant's pause after a large body, which has to be received on the event loop."""
 LARGE_BODIES = 32
 LARGE_BODIES_PER_TENANT = 4
 """Held in memory at once, from their first byte beyond the small ones to their parsed form."""
@@ -70,11 +74,15 @@ class BodyReader:
         parts = request.stream()
         received = bytearray()
         if await self._receive(parts, received, SMALL_BODY_BYTES):
-            return parse(received)
+            if values_at_most(received, MANY_VALUES):
+                return parse(received)
+            return await self._work.run(tenant, lambda: parse(received))
         async with self._large.place(tenant):
             if not await self._receive(parts, received, self._max_bytes):
                 raise self._too_large()
-            return await self._work.run(tenant, lambda: _counted(received, parse))
+            return await self._work.run(
+                tenant, lambda: _counted(received, parse), rest_s=LARGE_REST_S
+            )
 
     async def _receive(self, parts: AsyncIterator[bytes], received: bytearray, most: int) -> bool:
         """Add to ``received``; false as soon as it is more than ``most`` bytes."""

@@ -23,8 +23,7 @@ from deployments.front.limits import (
 from deployments.front.problem import error_body
 
 LINGER_S = 2.0
-LINGER_BYTES = 1 << 20
-"""What a refused client may go on sending, so that it can read why."""
+"""A refused connection stays open, unread, so that its client can read why."""
 MIN_BODY_RATE = 16 * 1024
 """Bytes a second, on average, of a body that takes longer than its time-out."""
 MAX_FRAMING = 64 * 1024
@@ -109,7 +108,6 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         if self._refused_at is not None or self._upgraded:
-            self._discard(len(data))
             return
         try:
             self._feed(data)
@@ -254,15 +252,9 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self.cycle is None and now - self._quiet_since > self._limits.header_timeout_s:
             self.transport.close()  # it never said a word
 
-    def _discard(self, size: int) -> None:
-        self._unread += size
-        if self._unread > LINGER_BYTES:
-            self.transport.abort()
-
     def _refuse(self, refusal: Refusal, *, linger: bool = True) -> None:
         """Answer and close, or only close where an answer is on its way already."""
         self._refused_at = self.loop.time()
-        self._unread = 0
         cycle = self.cycle
         if self._answering:
             if cycle.response_started:
@@ -280,7 +272,6 @@ class GuardedProtocol(HttpToolsProtocol):
             body,
         ]
         self.transport.write(b"".join(lines))
-        if linger:
-            self.flow.resume_reading()
-        else:
+        self.flow.pause_reading()
+        if not linger:
             self.transport.close()

@@ -73,6 +73,7 @@ class PromptReader:
 
     async def of_completion(self, tenant: TenantId, body: CompletionBody, context: int) -> Prompts:
         """The prompts of a completion. Raises as ``of_chat``, and where there are none."""
+
         def encode() -> Prompts:
             prompts = tuple(self._encode(item, context) for item in _items(body))
             for ids in prompts:

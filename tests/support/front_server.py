@@ -50,7 +50,7 @@ class FrontServer:
         self.cluster = cluster
         service = cluster.service
         tenants = TenantDirectory("tenants", [TenantEntry(**entry) for entry in TENANTS])
-        nothing = SimpleNamespace(registry=None, routers=None)
+        nothing = SimpleNamespace(registry=None, routers=None, entries=lambda _: {})
         context = SimpleNamespace(
             version="test",
             started_at=0,
@@ -65,6 +65,7 @@ class FrontServer:
             replicas=cluster,
             metrics=cluster.metrics,
             tenants=tenants,
+            directory=nothing,
             door=Door(
                 authenticate=lambda request: tenants.authenticate(
                     request.headers.get("authorization")
