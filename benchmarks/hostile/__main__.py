@@ -103,7 +103,7 @@ def fronts(url: str) -> list[psutil.Process]:
     pids = {
         item.pid
         for item in psutil.net_connections("tcp")
-        if item.status == psutil.CONN_LISTEN and item.laddr.port == port and item.pid
+        if item.status == psutil.CONN_LISTEN and item.laddr and item.laddr.port == port and item.pid
     }
     return [psutil.Process(pid) for pid in pids]
 
