@@ -1,6 +1,5 @@
 """Grammars that outgrow their limits while they are followed: an error of the caller."""
 
-
 import pytest
 from llguidance import LLMatcher
 
