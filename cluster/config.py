@@ -151,6 +151,16 @@ class FrontConfig(Section):
     ``metrics: true``."""
     tenants_interval_s: Annotated[float, Field(gt=0, le=3)] = 1.0
     """How often the tenants file is looked at."""
+    max_connections: Annotated[int, Field(ge=1)] = 4096
+    """Open at once in one front. An idle one makes room, else a new one is answered 503."""
+    max_connections_per_address: Annotated[int, Field(ge=1)] = 1024
+    """The same for one client address. Behind a proxy all clients have the proxy's."""
+    header_timeout_s: Annotated[float, Field(gt=0)] = 10.0
+    """A connection without a whole request head is closed after so long."""
+    body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """A body, or a reader of an answer, that stands still for so long loses its connection."""
+    failed_keys_per_minute: Annotated[int, Field(ge=1)] = 60
+    """Answered 401 for one client address; more are 429. A valid key passes all the same."""
 
 
 class ReplicaConfig(Section):

@@ -40,6 +40,8 @@ BraidError                       server_error          500
 │   ├── ModelNotFound            model_not_found       404   unknown, or not this tenant's
 │   ├── DecisionNotFound         decision_not_found    404
 │   ├── PromptTooLong            context_length_exceeded 400
+│   ├── GrammarTooComplex        grammar_too_complex   400   cannot be followed within the limits
+│   ├── TooManyFailedKeys        too_many_failed_keys  429   of one client address
 │   └── PayloadTooLarge          payload_too_large     413
 ├── QuotaExceeded                rate_limit_exceeded   429   retryable
 ├── Overloaded                   overloaded            503   retryable
@@ -341,6 +343,19 @@ class PromptTooLong(RequestError):
     """The prompt alone does not fit the context window."""
 
     code = "context_length_exceeded"
+
+
+class GrammarTooComplex(RequestError):
+    """A structured answer cannot be followed within the grammar's limits."""
+
+    code = "grammar_too_complex"
+
+
+class TooManyFailedKeys(RequestError):
+    """One client address sent too many keys that belong to nobody."""
+
+    code = "too_many_failed_keys"
+    status = 429
 
 
 class PayloadTooLarge(RequestError):

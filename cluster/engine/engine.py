@@ -29,7 +29,7 @@ from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequ
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.chunks import last_chunk, step_chunk
 from cluster.engine.fusion_spec import Fusion
-from cluster.engine.grammar import GrammarCompiler, TokenGrammar
+from cluster.engine.grammar import GrammarCompiler, TokenGrammar, row_error
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import Scheduler
@@ -374,8 +374,9 @@ class Engine:
         seeds = {i.sequence.request_id: self._seeds[i.sequence.request_id] for i in plan.scheduled}
         output = self._runner.execute(plan, seeds)
         with self._changed:
+            grammars = {i.sequence.request_id: i.sequence.grammar for i in plan.scheduled}
             for request_id, reason in output.failed.items():
-                self._fail_one(request_id, EngineError(reason))
+                self._fail_one(request_id, row_error(grammars.get(request_id), reason))
             live = [item for item in plan.scheduled if not item.sequence.is_finished]
             for item in live:
                 if item.sequence.is_unscored:

@@ -14,7 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
-from cluster.errors import RequestError
+from cluster.engine.grammar_limits import LIMITS
+from cluster.engine.sequence import Grammar
+from cluster.errors import BraidError, EngineError, GrammarTooComplex, RequestError
 
 MAX_COMPILED = 64
 
@@ -26,6 +28,7 @@ class TokenGrammar:
         self._matcher = matcher
         self._vocab_size = vocab_size
         self._consumed = 0  # generated tokens that the matcher has seen
+        self.problem = ""  # why no token may follow any more
 
     def allowed(self, generated: Sequence[int]) -> npt.NDArray[np.bool_]:
         """[vocabulary], true for each token that may follow ``generated``.
@@ -35,12 +38,24 @@ class TokenGrammar:
         """
         new = list(generated[self._consumed :])
         if self._matcher.try_consume_tokens(new) < len(new) or self._matcher.is_error():
-            return np.zeros(self._vocab_size, dtype=np.bool_)
+            return self._nothing()
         self._consumed = len(generated)
         mask = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         if self._matcher.is_error():
-            return np.zeros(self._vocab_size, dtype=np.bool_)
+            return self._nothing()
         return np.unpackbits(mask, bitorder="little")[: self._vocab_size].view(np.bool_)
+
+    def _nothing(self) -> npt.NDArray[np.bool_]:
+        reason = self._matcher.get_error().partition("\n")[0]
+        self.problem = reason or "it does not accept the tokens that were generated"
+        return np.zeros(self._vocab_size, dtype=np.bool_)
+
+
+def row_error(grammar: Grammar | None, reason: str) -> BraidError:
+    """The error of a sequence without a next token: the caller's where its grammar gave up."""
+    if isinstance(grammar, TokenGrammar) and grammar.problem:
+        return GrammarTooComplex(f"the grammar cannot be followed any further: {grammar.problem}")
+    return EngineError(reason)
 
 
 class GrammarCompiler:
@@ -78,7 +93,7 @@ class GrammarCompiler:
         with self._lock:
             found = self._compiled.get(digest)
             if found is None:
-                found = LLMatcher(self._own_tokenizer(), grammar, log_level=0)
+                found = LLMatcher(self._own_tokenizer(), grammar, log_level=0, limits=LIMITS)
                 if found.is_error():
                     raise RequestError(f"the grammar cannot be compiled: {found.get_error()}")
                 self._compiled[digest] = found

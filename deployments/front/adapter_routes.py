@@ -25,8 +25,6 @@ from deployments.front.adapter_wire import (
     progress,
     staged_for,
 )
-from deployments.front.admin import admin_of
-from deployments.front.body import read_exact_body
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
 from deployments.front.query import NoQuery, OwnerQuery, RemoveQuery, read_query, refuse_body
@@ -44,8 +42,8 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     def card(name: Name) -> dict[str, Any]:
         return adapter_card(registry.view, name, context.replicas.holdings())
 
-    async def body_of(request: Request, kind: type[B]) -> B:
-        return await read_exact_body(request, kind, context.config.max_body_bytes)
+    async def body_of(request: Request, tenant: Tenant, kind: type[B]) -> B:
+        return await context.door.read_exact(request, tenant, kind)
 
     def known(wanted: Wanted) -> Wanted:
         check_tenants(wanted, {tenant.id for tenant in context.tenants.tenants})
@@ -57,7 +55,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
             wanted = known(parameters.wanted(parameters.name, replace=parameters.replace))
             source, base_check = upload_of(request), parameters.base_check
             return await admin.add(source, wanted, tenant.id, base_check)
-        body = await body_of(request, AddBody)
+        body = await body_of(request, tenant, AddBody)
         wanted = known(body.wanted(body.name, replace=body.replace))
         source = source_of(body.source, admin.config, admin.hub_token)
         return await admin.add(source, wanted, tenant.id, body.base_check)
@@ -65,13 +63,13 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     @routes.post("")
     async def add(request: Request) -> Response:
         """Add an adapter, or replace one: a source as JSON, or an archive as the body."""
-        tenant = admin_of(context, request)
+        tenant = await context.door.enter_admin(request)
         return json_answer(card(await add_from(request, tenant)), status=201)
 
     @routes.get("")
     async def list_adapters(request: Request) -> Response:
         """Every name, and every generation that no name points to."""
-        admin_of(context, request)
+        await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await context.live.catch_up()
         view = registry.view
@@ -98,7 +96,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
         """One name or one generation; also what is being added for the name now."""
-        admin_of(context, request)
+        await context.door.enter_admin(request)
         owner = read_query(request, OwnerQuery).owner
         await context.live.catch_up()
         view = registry.view
@@ -122,7 +120,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     @routes.delete("/{name}")
     async def remove(request: Request, name: str) -> Response:
         """Remove a name, or a generation by its digest; answers when its memory is free."""
-        admin_of(context, request)
+        await context.door.enter_admin(request)
         query = read_query(request, RemoveQuery)
         await refuse_body(request)
         if is_digest(name):
@@ -159,8 +157,8 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     @routes.post("/{name}/alias")
     async def alias(request: Request, name: str) -> Response:
         """Let a name, old or new, point to a generation that is there."""
-        tenant = admin_of(context, request)
-        body = await body_of(request, AliasBody)
+        tenant = await context.door.enter_admin(request)
+        body = await body_of(request, tenant, AliasBody)
         digest = AdapterDigest(body.generation)
         return json_answer(
             card(await admin.switch(digest, known(body.wanted(name, replace=True)), tenant.id))
@@ -169,8 +167,8 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     @routes.post("/{name}/rollback")
     async def roll_back(request: Request, name: str) -> Response:
         """Point a name to what it pointed to before."""
-        tenant = admin_of(context, request)
-        body = await body_of(request, NameBody)
+        tenant = await context.door.enter_admin(request)
+        body = await body_of(request, tenant, NameBody)
         return json_answer(
             card(await admin.roll_back(body.owner, name, body.expected_digest, tenant.id))
         )
@@ -178,14 +176,14 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     @routes.post("/{name}/pin")
     async def pin(request: Request, name: str) -> Response:
         """Keep a name's generation on every replica, or no longer."""
-        admin_of(context, request)
-        body = await body_of(request, PinBody)
+        tenant = await context.door.enter_admin(request)
+        body = await body_of(request, tenant, PinBody)
         return json_answer(card(await admin.pin(body.owner, name, body.pinned)))
 
     @routes.post("/{name}/verify")
     async def verify(request: Request, name: str) -> Response:
         """Read every byte of a generation's files and compare it with the digest."""
-        admin_of(context, request)
+        await context.door.enter_admin(request)
         query = read_query(request, OwnerQuery)
         await refuse_body(request)
         digest = AdapterDigest(name)

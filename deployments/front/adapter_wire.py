@@ -12,7 +12,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.adapter_admin import Wanted
 from deployments.front.query import Digest, OwnerQuery
-from deployments.front.wire import Body
+from deployments.front.wire import FEW, Body, NameText, ShortText
 
 GrantName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")]
 
@@ -29,10 +29,10 @@ TIERS = {
 class SourceBody(Body):
     """Where an adapter comes from; exactly one."""
 
-    folder: str | None = None
-    hub: str | None = None
-    revision: str = "main"
-    url: str | None = None
+    folder: ShortText | None = None
+    hub: ShortText | None = None
+    revision: NameText = "main"
+    url: ShortText | None = None
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "SourceBody":
@@ -58,7 +58,7 @@ class TargetBody(NameBody):
 
     replace: bool = False
     """Without ``expected``: whether the name may exist already."""
-    grants: tuple[GrantName, ...] | None = None
+    grants: Annotated[tuple[GrantName, ...], FEW] | None = None
     """Tenants that may use a shared name beside those with rights; "*" is everyone."""
 
     @model_validator(mode="after")
@@ -78,7 +78,7 @@ class TargetBody(NameBody):
 class UploadParameters(TargetBody):
     """``POST /admin/v1/adapters`` with an archive as its body: the query."""
 
-    name: str
+    name: NameText
     base_check: BaseCheck | None = None
     """What must agree with the base for this one; null: as configured."""
 
@@ -104,15 +104,15 @@ class PinBody(NameBody):
 class VllmLoadBody(Body):
     """vLLM's ``POST /v1/load_lora_adapter``."""
 
-    lora_name: str
-    lora_path: str
+    lora_name: NameText
+    lora_path: ShortText
     load_inplace: bool = False
 
 
 class VllmUnloadBody(Body):
     """vLLM's ``POST /v1/unload_lora_adapter``."""
 
-    lora_name: str
+    lora_name: NameText
     lora_int_id: int | None = None
 
 

@@ -11,7 +11,6 @@ from cluster.adapters.registry.view import RegistryView
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import PermissionDenied
-from cluster.tenancy.tenants import Tenant
 from deployments.front.adapter_wire import TIERS
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
@@ -21,19 +20,16 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     """``/admin/v1``: placement, residency, status."""
     routes = APIRouter(prefix="/admin/v1")
 
-    def require_admin(request: Request) -> None:
-        admin_of(context, request)
-
     @routes.get("/placement")
     async def placement(request: Request) -> Response:
         """What the controller wants where, and why."""
-        require_admin(request)
+        await context.door.enter_admin(request)
         return json_answer(await context.controller_state())
 
     @routes.get("/residency")
     async def residency(request: Request) -> Response:
         """What each replica truly holds, in its own words."""
-        require_admin(request)
+        await context.door.enter_admin(request)
         view = context.live.view
         return json_answer(
             {
@@ -47,13 +43,13 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     @routes.get("/integrity")
     async def integrity(request: Request) -> Response:
         """Whether the books of every replica's pools balance, and which did not answer."""
-        require_admin(request)
+        await context.door.enter_admin(request)
         return json_answer(await context.check_integrity())
 
     @routes.get("/status")
     async def status(request: Request) -> Response:
         """Everything at a glance."""
-        require_admin(request)
+        await context.door.enter_admin(request)
         names = sorted(context.live.view.names.values(), key=lambda name: (name.alias, name.owner))
         return json_answer(
             {
@@ -81,20 +77,7 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     return routes
 
 
-def admin_of(context: FrontContext, request: Request) -> Tenant:
-    """The administrator who asks.
-
-    Raises:
-        AuthenticationFailed: no key, or an unknown one.
-        PermissionDenied: the key of a tenant that is none.
-    """
-    tenant = context.tenants.authenticate(request.headers.get("authorization"))
-    if not tenant.admin:
-        raise PermissionDenied("this needs an administrator's key")
-    return tenant
-
-
-def check_may_scrape(context: FrontContext, request: Request) -> None:
+async def check_may_scrape(context: FrontContext, request: Request) -> None:
     """Let an administrator or a tenant with ``metrics`` read metrics, or everybody by option.
 
     Raises:
@@ -103,7 +86,7 @@ def check_may_scrape(context: FrontContext, request: Request) -> None:
     """
     if context.config.metrics_open:
         return
-    tenant = context.tenants.authenticate(request.headers.get("authorization"))
+    tenant = await context.door.enter(request)
     if not (tenant.admin or tenant.metrics):
         raise PermissionDenied(
             "this needs an administrator's key, or that of a tenant with metrics: true"

@@ -10,6 +10,7 @@ from cluster.domain.ids import RequestId
 from deployments.directory import TenantAdapters
 from deployments.front.adapter_admin import AdapterAdmin
 from deployments.front.admission import Admission
+from deployments.front.door import Door
 from deployments.front.live_tenants import LiveTenants
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
@@ -35,6 +36,7 @@ class FrontContext:
     directory: TenantAdapters
     admission: Admission
     service: RequestService
+    door: Door
     replicas: ReplicaSet
     metrics: FrontMetrics
     clock: Clock

@@ -28,15 +28,20 @@ from deployments.front.admission import Admission
 from deployments.front.broadcast import BroadcastCluster
 from deployments.front.collectors import MeterCollector, ReplicaCollector, RoutingCollector
 from deployments.front.context import FrontContext
+from deployments.front.door import Door
+from deployments.front.grammar_trial import GrammarTrial
+from deployments.front.heavy import HeavyWork
 from deployments.front.http_app import build_http_app
 from deployments.front.http_server import HttpServer
 from deployments.front.live_routers import FrontRouters
 from deployments.front.live_tenants import LiveTenants
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
+from deployments.front.prompts import PromptReader
 from deployments.front.replicas import ReplicaSet
 from deployments.front.router_admin import RouterAdmin
 from deployments.front.service import RequestService
+from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.live_adapters import LiveAdapters
 from deployments.logs import configure_logging
@@ -131,6 +136,8 @@ class Front:
         template = text_codec.chat_template
         cluster = BroadcastCluster(replicas)
         self._admission = Admission.build(config, secrets, clock)
+        self._work = HeavyWork()
+        self._trial = GrammarTrial(location.path)
         self._context = FrontContext(
             version=__version__,
             started_at=int(clock.wall()),
@@ -164,6 +171,8 @@ class Front:
                 routing=routing,
                 replicas=self._set,
                 codec=text_codec,
+                prompts=PromptReader(text_codec, self._work),
+                grammars=GrammarChecker(self._trial),
                 admission=self._admission,
                 meter=meter,
                 metrics=metrics,
@@ -172,6 +181,15 @@ class Front:
                 clock=clock,
                 new_id=new_request_id,
                 templates=AdapterTemplates(self._live, directory),
+            ),
+            door=Door(
+                authenticate=lambda request: self._tenants.authenticate(
+                    request.headers.get("authorization")
+                ),
+                admission=self._admission,
+                work=self._work,
+                config=config.front,
+                clock=clock,
             ),
             replicas=self._set,
             metrics=metrics,
@@ -186,9 +204,7 @@ class Front:
         self._tenants.start()
         for problem in catalog.problems:
             log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
-        self._http = HttpServer(
-            build_http_app(self._context), config.front.host, config.front.port, drain_s=DRAIN_S
-        )
+        self._http = HttpServer(build_http_app(self._context), config.front, drain_s=DRAIN_S)
         await self._http.start()
         log.info("front.ready", host=config.front.host, port=config.front.port)
 
@@ -235,6 +251,8 @@ class Front:
             await self._routers.close()
             await self._live.close()
             await self._admission.close()
+            self._work.close()
+            self._trial.close()
 
 
 def front_deployment(config: AppConfig) -> serve.Deployment:

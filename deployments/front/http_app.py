@@ -22,7 +22,6 @@ from deployments.front.answers import (
     JsonObject,
     usage_body,
 )
-from deployments.front.body import read_body
 from deployments.front.context import FrontContext
 from deployments.front.explain import adapters_header, decision_body
 from deployments.front.generation import Delta
@@ -47,23 +46,21 @@ def build_http_app(context: FrontContext) -> FastAPI:
     )
     problem.install(app)
     service = context.service
-
-    def tenant_of(request: Request) -> Tenant:
-        return context.tenants.authenticate(request.headers.get("authorization"))
+    door = context.door
 
     async def answer(request: Request, endpoint: str) -> Response:
-        """Authenticate, begin, and answer whole or as a stream; count refusals."""
+        """Let in, begin, and answer whole or as a stream; count refusals."""
         tenant: Tenant | None = None
-        limit = context.config.max_body_bytes
         body: ChatBody | CompletionBody
         try:
-            tenant = tenant_of(request)
+            tenant = door.known(request)  # also of a request that its quota refuses
+            await door.charge(tenant)
             if endpoint == "chat":
-                body = await read_body(request, ChatBody, limit)
+                body = await door.read(request, tenant, ChatBody)
                 current_record().asks(endpoint, body.model, stream=body.stream)
                 running = await service.begin_chat(tenant, body)
             else:
-                body = await read_body(request, CompletionBody, limit)
+                body = await door.read(request, tenant, CompletionBody)
                 current_record().asks(endpoint, body.model, stream=body.stream)
                 running = await service.begin_completion(tenant, body)
         except ClientDisconnect as error:
@@ -203,8 +200,8 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
     @app.post("/v1/route", openapi_extra=_body_schema(RouteBody))
     async def route(request: Request) -> Response:
-        tenant = tenant_of(request)
-        body = await read_body(request, RouteBody, context.config.max_body_bytes)
+        tenant = await door.enter(request)
+        body = await door.read(request, tenant, RouteBody)
         current_record().asks("route", body.model, stream=False)
         decided = await service.route(tenant, body)
         return json_answer(
@@ -215,7 +212,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
     @app.get("/v1/decisions/{decision_id}")
     async def decision(request: Request, decision_id: str) -> Response:
-        tenant = tenant_of(request)
+        tenant = await door.enter(request)
         found = await service.routing.get(tenant.id, decision_id)
         if found.tenant != tenant.id:
             raise DecisionNotFound(f"no decision {decision_id} is kept", param="id")
@@ -223,12 +220,12 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
-        tenant = tenant_of(request)
+        tenant = await door.enter(request)
         return json_answer({"object": "list", "data": model_cards(context, tenant)})
 
     @app.get("/v1/models/{name:path}")
     async def model(request: Request, name: str) -> Response:
-        tenant = tenant_of(request)
+        tenant = await door.enter(request)
         card = model_card(context, tenant, name)
         if card is None:
             raise ModelNotFound(f"no model {name!r}", param="model")
@@ -252,12 +249,12 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
     @app.get("/openapi.json")
     async def openapi(request: Request) -> Response:
-        tenant_of(request)
+        await door.enter(request)
         return json_answer(await asyncio.to_thread(app.openapi))
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        check_may_scrape(context, request)
+        await check_may_scrape(context, request)
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
     app.include_router(build_admin_routes(context))

@@ -9,14 +9,19 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from cluster.config import FrontConfig
 from cluster.errors import ConfigError
+from deployments.front.connections import ConnectionBook
+from deployments.front.http_guard import GuardedProtocol, GuardLimits
 
 KEEP_ALIVE_S = 75
 START_TIMEOUT_S = 10.0
+CHECK_INTERVAL_S = 1.0
 
 
 class _Server(uvicorn.Server):
@@ -30,11 +35,20 @@ class _Server(uvicorn.Server):
 class HttpServer:
     """Serves one ASGI application on the running event loop."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int, *, drain_s: float) -> None:
-        self._socket = _listen(host, port)
+    def __init__(self, app: ASGIApp, config: FrontConfig, *, drain_s: float) -> None:
+        self._socket = _listen(config.host, config.port)
+        self.connections = ConnectionBook(
+            config.max_connections, config.max_connections_per_address
+        )
+        limits = GuardLimits(
+            config.header_timeout_s, config.body_timeout_s, max_unread_bytes=config.max_body_bytes
+        )
         self._server = _Server(
             uvicorn.Config(
                 app,
+                http=partial(GuardedProtocol, book=self.connections, limits=limits),  # type: ignore[arg-type] # made as a class is
+                ws="none",
+                proxy_headers=False,
                 lifespan="off",
                 access_log=False,
                 log_config=None,
@@ -43,6 +57,7 @@ class HttpServer:
             )
         )
         self._task: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Accept connections from now on."""
@@ -53,6 +68,13 @@ class HttpServer:
                 await asyncio.sleep(0.01)
         if self._task.done():
             self._task.result()
+        self._checking = asyncio.create_task(self._check_connections())
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self._socket.getsockname()[1]
+        return port
 
     @property
     def serving(self) -> bool:
@@ -64,6 +86,13 @@ class HttpServer:
         self._server.should_exit = True
         if self._task is not None:
             await self._task
+        if self._checking is not None:
+            self._checking.cancel()
+
+    async def _check_connections(self) -> None:
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            self.connections.check(asyncio.get_running_loop().time())
 
 
 def _listen(host: str, port: int) -> socket.socket:

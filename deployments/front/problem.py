@@ -1,5 +1,6 @@
 """Errors as OpenAI's clients expect them: every answer that is not a success has this body."""
 
+import orjson
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -17,8 +18,10 @@ from cluster.errors import (
     ReplicaLost,
     RequestError,
     RouterError,
+    TooManyFailedKeys,
 )
 from deployments.front.admission import RefusedByQuota
+from deployments.front.limits import MAX_ERROR_BYTES, MAX_FAULTS, MAX_PARAM_CHARS
 from deployments.front.request_log import SERVER_ERROR, current_record
 
 TYPE_BY_STATUS = {
@@ -29,10 +32,14 @@ TYPE_BY_STATUS = {
     405: "invalid_request_error",
     409: "invalid_request_error",
     413: "invalid_request_error",
+    414: "invalid_request_error",
+    408: "timeout_error",
+    431: "invalid_request_error",
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
 }
+MAX_FAULT_CHARS = 400
 CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 
@@ -41,7 +48,22 @@ def error_body(
 ) -> dict[str, dict[str, str | None]]:
     """The body of an error answer."""
     kind = TYPE_BY_STATUS.get(status, "server_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return {
+        "error": {
+            "message": _cut(message),
+            "type": kind,
+            "param": None if param is None else _cut(param[:MAX_PARAM_CHARS]),
+            "code": code,
+        }
+    }
+
+
+def _cut(text: str) -> str:
+    """At most ``MAX_ERROR_BYTES`` as JSON, whatever is quoted in it."""
+    kept = text[:MAX_ERROR_BYTES].encode(errors="replace").decode()
+    while len(orjson.dumps(kept)) > MAX_ERROR_BYTES:
+        kept = kept[: len(kept) * 3 // 4]
+    return kept if len(kept) == len(text) else f"{kept}..."
 
 
 def body_of(error: BraidError) -> dict[str, dict[str, str | None]]:
@@ -59,6 +81,8 @@ def headers_of(error: BraidError) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if error.retryable:
         headers["retry-after"] = "1"
+    if isinstance(error, TooManyFailedKeys):
+        headers |= {"retry-after": "60", "connection": "close"}
     if isinstance(error, RefusedByQuota):
         headers.update(error.headers)
     return headers
@@ -66,7 +90,7 @@ def headers_of(error: BraidError) -> dict[str, str]:
 
 def outcome_of(error: BraidError) -> Outcome:
     """Which of the closed set of outcomes an error is."""
-    if isinstance(error, AuthenticationFailed | PermissionDenied):
+    if isinstance(error, AuthenticationFailed | PermissionDenied | TooManyFailedKeys):
         return Outcome.REJECTED_AUTH
     if isinstance(error, QuotaExceeded):
         return Outcome.REJECTED_QUOTA
@@ -82,12 +106,12 @@ def outcome_of(error: BraidError) -> Outcome:
 
 
 def invalid_body(error: ValidationError) -> RequestError:
-    """One sentence per wrong field; ``param`` is the first one's name."""
+    """One sentence for each of the first wrong fields; ``param`` is the first one's name."""
     lines: list[str] = []
     params: list[str] = []
-    for item in error.errors(include_url=False, include_context=True):
-        place = [str(part) for part in item["loc"]]
-        message = item["msg"].removeprefix("Value error, ")
+    for item in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
+        place = [str(part)[:MAX_PARAM_CHARS] for part in item["loc"]]
+        message = item["msg"].removeprefix("Value error, ")[:MAX_FAULT_CHARS]
         if item["type"] == "value_error" and not place:
             name, colon, rest = message.partition(": ")
             place, message = ([name], rest) if colon else ([], message)
@@ -97,9 +121,11 @@ def invalid_body(error: ValidationError) -> RequestError:
         elif item["type"] == "extra_forbidden":
             message = "unknown field"
         place = [part for part in place if not _names_a_type(part)]
-        name = ".".join(place)
+        name = ".".join(place)[:MAX_PARAM_CHARS]
         params.append(name)
         lines.append(f"{name}: {message}" if name else message)
+    if error.error_count() > MAX_FAULTS:
+        lines.append(f"and {error.error_count() - MAX_FAULTS} more")
     return RequestError(
         "; ".join(dict.fromkeys(lines)), param=next((name for name in params if name), None)
     )

@@ -17,6 +17,8 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 TenantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 MAX_WAIT_S = 120.0
+MAX_BLANKS = 1024
+"""Bytes of a body that says nothing."""
 
 
 class NoQuery(Body):
@@ -73,8 +75,10 @@ async def refuse_body(request: Request) -> None:
     """For a route that takes none, so that what is written there is not ignored.
 
     Raises:
-        RequestError: there is one.
+        RequestError: there is one, or blanks without end.
     """
+    received = 0
     async for part in request.stream():
-        if part.strip() not in (b"", b"{}"):
+        received += len(part)
+        if part.strip() not in (b"", b"{}") or received > MAX_BLANKS:
             raise RequestError("this request takes no body; its parameters go into the query")

@@ -9,21 +9,19 @@ from pydantic import Field
 
 from cluster.errors import RequestError, RouterNotFound
 from deployments.front.adapter_sources import is_archive
-from deployments.front.admin import admin_of
-from deployments.front.body import read_exact_body
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
 from deployments.front.query import NoQuery, read_query, refuse_body
 from deployments.front.router_admin import WantedRouter, describe
-from deployments.front.wire import Body
+from deployments.front.wire import Body, NameText
 from deployments.live_routers import router_configs
 
 
 class RouterBody(Body):
     """``POST /admin/v1/routers`` for a kind without an artifact; with one, the query."""
 
-    name: str
-    kind: str | None = None
+    name: NameText
+    kind: NameText | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     replace: bool = False
 
@@ -72,14 +70,14 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     @routes.post("")
     async def add(request: Request) -> Response:
         """Add a router, or replace one: a .tar of its artifact, or JSON where it has none."""
-        tenant = admin_of(context, request)
+        tenant = await context.door.enter_admin(request)
         if is_archive(request):
             wanted = _parameters(request).wanted()
             declared = request.headers.get("content-length", "")
             length = int(declared) if declared.isdecimal() else None
             await admin.upload(request.stream(), length, wanted, tenant.id)
         else:
-            body = await read_exact_body(request, RouterBody, context.config.max_body_bytes)
+            body = await context.door.read_exact(request, tenant, RouterBody)
             wanted = body.wanted()
             await admin.add(wanted, tenant.id)
         return json_answer(card(wanted.name), status=201)
@@ -87,7 +85,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     @routes.get("")
     async def list_routers(request: Request) -> Response:
         """All of them; the first one answers ``auto``."""
-        admin_of(context, request)
+        await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await admin.routers.catch_up()
         return json_answer({"object": "list", "data": cards()})
@@ -95,7 +93,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
         """One of them."""
-        admin_of(context, request)
+        await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await admin.routers.catch_up()
         return json_answer(card(name))
@@ -103,7 +101,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
     @routes.delete("/{name}")
     async def remove(request: Request, name: str) -> Response:
         """Remove one that was added; a configured one of its name answers again."""
-        tenant = admin_of(context, request)
+        tenant = await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await refuse_body(request)
         await admin.remove(name, tenant.id)

@@ -1,6 +1,6 @@
 """From a body's fields to the engine's sampling parameters."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cluster.config import FrontConfig
 from cluster.domain.request import SamplingParams
@@ -11,7 +11,9 @@ COMPLETION_MAX_TOKENS = 16
 """What ``/v1/completions`` generates when it is not told, as OpenAI's does."""
 
 
-def check_prompt(prompt_tokens: int, max_model_len: int, vocab_size: int, ids: list[int]) -> None:
+def check_prompt(
+    prompt_tokens: int, max_model_len: int, vocab_size: int, ids: Sequence[int]
+) -> None:
     """Refuse a prompt that cannot be computed.
 
     Raises:

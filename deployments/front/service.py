@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from starlette.requests import ClientDisconnect
 
@@ -17,18 +16,18 @@ from cluster.clock import Clock
 from cluster.config import FrontConfig
 from cluster.domain.decision import Granularity
 from cluster.domain.ids import RequestId, TenantId
-from cluster.domain.request import Outcome
+from cluster.domain.request import Outcome, SamplingParams
 from cluster.errors import (
+    AdapterLoadFailed,
     BraidError,
     DecisionNotFound,
     ModelNotFound,
-    RequestError,
     StoreUnavailable,
 )
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
-from deployments.front.adapter_templates import AdapterTemplates, ChosenTemplate, adapter_of
+from deployments.front.adapter_templates import AdapterTemplates, ChosenTemplate
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
 from deployments.front.expected_answers import ExpectedAnswers
@@ -37,21 +36,18 @@ from deployments.front.generation import Delta, Generation, SequenceSpec
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
 from deployments.front.problem import outcome_of
+from deployments.front.prompts import PromptReader, Prompts, check_request, check_sequences
 from deployments.front.replicas import ReplicaSet
 from deployments.front.request_end import note_end
 from deployments.front.request_log import current_record
 from deployments.front.rerouting import SentenceRerouting
-from deployments.front.sampling import check_prompt, sampling_of
+from deployments.front.sampling import sampling_of
 from deployments.front.spent import spent_on
 from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody, RouteBody
 from router_service.service import Decided, RoutingService
 from router_service.wish import RouterWish, RoutingWish
-
-T = TypeVar("T")
-TOKENISE_HERE = 16_384
-"""Characters; tokenising them takes a few milliseconds."""
 
 
 @dataclass(slots=True)
@@ -61,6 +57,7 @@ class Running:
     tenant: Tenant
     endpoint: str
     decided: Decided
+    asked: tuple[str, ...]  # the names that the request asked for
     prompts: int
     generations: tuple[Generation, ...]
     choices: tuple[Choice, ...]
@@ -78,6 +75,10 @@ class Running:
         return "" if choice is None else choice.replica_id
 
 
+class _TemplateChanged(AdapterLoadFailed):
+    """An adapter's name was switched while a prompt was written with its former template."""
+
+
 class RequestService:
     """Everything behind the HTTP routes that generates."""
 
@@ -89,6 +90,8 @@ class RequestService:
         routing: RoutingService,
         replicas: ReplicaSet,
         codec: TextCodec,
+        prompts: PromptReader,
+        grammars: GrammarChecker,
         admission: Admission,
         meter: Meter,
         metrics: FrontMetrics,
@@ -111,7 +114,8 @@ class RequestService:
         self._configured_max_model_len = max_model_len
         self.clock = clock
         self._new_id = new_id
-        self._grammars = GrammarChecker()
+        self._prompts = prompts
+        self._grammars = grammars
         self._expected = ExpectedAnswers()
         self._keeping: set[asyncio.Task[None]] = set()  # notes on their way to the store
 
@@ -151,36 +155,27 @@ class RequestService:
 
     async def route(self, tenant: Tenant, body: RouteBody) -> Decided:
         """Decide only: what the same prompt's completion would be decided as."""
-        prompt, messages = body.prompt, body.messages
-        if prompt is not None:
-            tokens = await _unblocking(len(prompt), lambda: self.codec.encode(prompt))
-        else:
-            chat = [message.for_template() for message in messages or ()]
-            template = await self._template(tenant, body)
-            tokens = await self._encode_chat(chat, template.text)
-        return await self.decide(tenant, body.model, body.adapters, body.routing_text, tokens)
+        template = await self._template(tenant, body)
+        prompts = await self._prompts.of_route(tenant.id, body, self.max_model_len, template.text)
+        return await self.decide(tenant, body.model, body.adapters, prompts.text, prompts.ids[0])
 
     async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
-        """Decide and prepare a chat completion.
+        """Prepare, admit and decide a chat completion.
 
         Raises:
             BraidError: the request cannot be served; nothing was started.
         """
-        messages = [message.for_template() for message in body.messages]
+        try:
+            return await self._begin_chat(tenant, body)
+        except _TemplateChanged:  # the name was switched since its template was chosen
+            return await self._begin_chat(tenant, body)
+
+    async def _begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
         template = await self._template(tenant, body)
-        prompt = await self._encode_chat(messages, template.text)
-        check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
-        grammar = await self._grammars.grammar_of(body)
-        text = body.routing_text
-        decided = await self.decide(tenant, body.model, body.adapters, text, prompt)
-        if self._templates is not None and not template.is_for(decided):  # it was switched
-            digest = adapter_of(decided)
-            template = (
-                ChosenTemplate() if digest is None else await self._templates.of_adapter(digest)
-            )
-            prompt = await self._encode_chat(messages, template.text)
-            check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
-        return await self._prepare(tenant, "chat", body, decided, text, [prompt], grammar)
+        prompts = await self._prompts.of_chat(
+            tenant.id, body.messages, body.routing_text, self.max_model_len, template.text
+        )
+        return await self._prepare(tenant, "chat", body, prompts, template)
 
     async def _template(self, tenant: Tenant, body: ChatBody | RouteBody) -> ChosenTemplate:
         if self._templates is None:
@@ -188,87 +183,104 @@ class RequestService:
         wish = self.names.wish(body.model, body.adapters)
         return await self._templates.choose(tenant.id, wish)
 
-    async def _encode_chat(self, messages: list[dict[str, str]], template: str | None) -> list[int]:
-        """Beside the loop where they are many, or where the template is a stranger's program."""
-        size = sum(len(message["content"]) for message in messages)
-        if template is not None:
-            size = max(size, TOKENISE_HERE + 1)
-        return await _unblocking(size, lambda: self.codec.encode_chat(messages, template))
-
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
-        """Decide and prepare a completion of one or several prompts.
+        """Prepare, admit and decide a completion of one or several prompts.
 
         Raises:
             BraidError: the request cannot be served; nothing was started.
         """
-        size = sum(len(item) for item in body.texts)
-        prompts = await _unblocking(size, lambda: self._prompts(body))
-        for prompt in prompts:
-            check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
-        grammar = await self._grammars.grammar_of(body)
-        text = body.prompt if isinstance(body.prompt, str) else None
-        if text is None:
-            text = self.codec.backend.decode(prompts[0])
-        decided = await self.decide(tenant, body.model, body.adapters, text, prompts[0])
-        running = await self._prepare(tenant, "completions", body, decided, text, prompts, grammar)
+        prompts = await self._prompts.of_completion(tenant.id, body, self.max_model_len)
+        running = await self._prepare(tenant, "completions", body, prompts)
         if body.echo:
-            running.echoes = self._echoes(body, prompts)
+            running.echoes = self._echoes(body, prompts.ids)
         return running
 
-    def _echoes(self, body: CompletionBody, prompts: list[list[int]]) -> tuple[Echo, ...]:
+    def _echoes(self, body: CompletionBody, prompts: Sequence[tuple[int, ...]]) -> tuple[Echo, ...]:
         """The prompts, once per choice; what was given as text is repeated as it is."""
         texts = body.texts or [self.codec.prompt_text(ids) for ids in prompts]
         return tuple(
-            Echo(text, tuple(ids))
+            Echo(text, ids)
             for text, ids in zip(texts, prompts, strict=True)
             for _ in range(body.n or 1)
         )
-
-    def _prompts(self, body: CompletionBody) -> list[list[int]]:
-        prompt = body.prompt
-        if isinstance(prompt, str):
-            return [self.codec.encode(prompt)]
-        if not prompt:
-            raise RequestError("prompt: must not be empty", param="prompt")
-        first = prompt[0]
-        if isinstance(first, int):
-            return [[item for item in prompt if isinstance(item, int)]]
-        if len(prompt) > 1 and body.model.split(":")[0] == "auto" and body.adapters is None:
-            raise RequestError(
-                "prompt: a router decides for one prompt; send several prompts one by one",
-                param="prompt",
-            )
-        return [
-            self.codec.encode(item) if isinstance(item, str) else list(item)
-            for item in prompt
-            if not isinstance(item, int)
-        ]
 
     async def _prepare(
         self,
         tenant: Tenant,
         endpoint: str,
         body: ChatBody | CompletionBody,
-        decided: Decided,
-        text: str,
-        prompts: list[list[int]],
-        grammar: str,
+        prompts: Prompts,
+        template: ChosenTemplate | None = None,
     ) -> Running:
-        now = self.clock.wall()
+        """Everything that can refuse a request comes before its decision.
+
+        Raises:
+            _TemplateChanged: the decision's adapter is not the one that ``template`` is of.
+        """
+        grammar = await self._grammars.grammar_of(tenant.id, body)
         wish = self.names.wish(body.model, body.adapters)
-        specs: list[SequenceSpec] = []
-        for prompt in prompts:
-            sampling = sampling_of(
-                body, len(prompt), self.max_model_len, self.codec.vocab_size, self.config, grammar
+        room, vocab = self.max_model_len, self.codec.vocab_size
+        sampling = [
+            sampling_of(body, len(ids), room, vocab, self.config, grammar) for ids in prompts.ids
+        ]
+        n = body.n or 1
+        asked = _asked(body)
+        check_sequences(len(prompts.ids), n)
+        check_request(prompts.ids, sampling, n)
+        verdict = await self._admission.admit(
+            tenant,
+            self._new_id(),
+            sequences=len(prompts.ids) * n,
+            prompt_tokens=sum(map(len, prompts.ids)),
+            max_new_tokens=sum(one.max_tokens for one in sampling) * n,
+            expected_new_tokens=self._expected.total(tenant.id, asked, sampling) * n,
+        )
+        try:
+            decided = await self.decide(
+                tenant, body.model, body.adapters, prompts.text, prompts.ids[0]
             )
+            if template is not None and not template.is_for(decided):
+                raise _TemplateChanged(
+                    f"the adapter {body.model} was switched again and again; try again"
+                )
+            specs = self._specs(tenant, body, decided, prompts.ids, sampling)
+            generations = tuple(self._generation(spec, wish, prompts.text) for spec in specs)
+        except BaseException:
+            self._admission.settle(verdict, tokens=0)
+            raise
+        self.metrics.in_flight.inc()
+        return Running(
+            tenant=tenant,
+            endpoint=endpoint,
+            decided=decided,
+            asked=asked,
+            prompts=len(prompts.ids),
+            generations=generations,
+            choices=tuple(Choice() for _ in specs),
+            verdict=verdict,
+            started=self.clock.monotonic(),
+            explain=body.explain,
+        )
+
+    def _specs(
+        self,
+        tenant: Tenant,
+        body: ChatBody | CompletionBody,
+        decided: Decided,
+        prompts: Sequence[tuple[int, ...]],
+        sampling: Sequence[SamplingParams],
+    ) -> list[SequenceSpec]:
+        now = self.clock.wall()
+        specs: list[SequenceSpec] = []
+        for ids, shared in zip(prompts, sampling, strict=True):
             for number in range(body.n or 1):
-                own = sampling
-                if sampling.seed is not None and number:
-                    own = dataclasses.replace(sampling, seed=sampling.seed + number)
+                own = shared
+                if shared.seed is not None and number:
+                    own = dataclasses.replace(shared, seed=shared.seed + number)
                 specs.append(
                     SequenceSpec(
                         tenant=tenant.id,
-                        prompt_token_ids=tuple(prompt),
+                        prompt_token_ids=ids,
                         sampling=own,
                         stop=body.stop_strings,
                         decided=decided,
@@ -276,30 +288,7 @@ class RequestService:
                         deadline_at=now + self.config.request_timeout_s,
                     )
                 )
-        await self._admission.enter(tenant)
-        samplings = [spec.sampling for spec in specs]
-        verdict = await self._admission.admit(
-            tenant,
-            self._new_id(),
-            sequences=len(specs),
-            prompt_tokens=sum(len(prompt) for prompt in prompts),
-            max_new_tokens=sum(sampling.max_tokens for sampling in samplings),
-            expected_new_tokens=self._expected.total(
-                tenant.id, decided.decision.digests, samplings
-            ),
-        )
-        self.metrics.in_flight.inc()
-        return Running(
-            tenant=tenant,
-            endpoint=endpoint,
-            decided=decided,
-            prompts=len(prompts),
-            generations=tuple(self._generation(spec, wish, text) for spec in specs),
-            choices=tuple(Choice() for _ in specs),
-            verdict=verdict,
-            started=self.clock.monotonic(),
-            explain=body.explain,
-        )
+        return specs
 
     def _generation(self, spec: SequenceSpec, wish: RoutingWish, text: str) -> Generation:
         return Generation(
@@ -450,7 +439,7 @@ class RequestService:
             if generation.ended:
                 self._expected.observe(
                     tenant,
-                    running.decided.decision.digests,
+                    running.asked,
                     generation.spec.sampling,
                     generation.generated,
                 )
@@ -462,6 +451,11 @@ class RequestService:
         note_end(running, error, self.clock.monotonic())
 
 
+def _asked(body: ChatBody | CompletionBody) -> tuple[str, ...]:
+    """Return the names that a request asks for: similar ones have answers of similar length."""
+    return (body.model, *(term.name for term in body.adapters or ()))
+
+
 def _outcome(error: BaseException | None) -> Outcome:
     """What a request is counted as that ended with ``error``."""
     if error is None:
@@ -471,10 +465,3 @@ def _outcome(error: BaseException | None) -> Outcome:
     if isinstance(error, asyncio.CancelledError | GeneratorExit | ClientDisconnect):
         return Outcome.CANCELLED
     return Outcome.FAILED_ENGINE
-
-
-async def _unblocking(characters: int, encode: Callable[[], T]) -> T:
-    """Tokenise short texts here and long ones in a thread: megabytes take seconds."""
-    if characters <= TOKENISE_HERE:
-        return encode()
-    return await asyncio.to_thread(encode)

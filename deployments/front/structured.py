@@ -1,6 +1,5 @@
 """From the structured-output fields of a body to the grammar that the engine follows."""
 
-import asyncio
 import json
 from collections import OrderedDict
 from hashlib import sha256
@@ -8,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from llguidance import LLMatcher
 
-from cluster.errors import RequestError
+from cluster.domain.ids import TenantId
+from cluster.errors import GrammarTooComplex, RequestError
+from deployments.front.grammar_trial import GrammarTrial
 from deployments.front.wire import GenerationBody
 
 if TYPE_CHECKING:
@@ -23,16 +24,23 @@ JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": r"[ \t\n]{0,20}"}
 
 
 class GrammarChecker:
-    """Makes grammars of bodies; remembers those it has checked."""
+    """Makes grammars of bodies; remembers those it has tried, good or not.
 
-    def __init__(self) -> None:
-        self._checked: OrderedDict[bytes, None] = OrderedDict()
+    Args:
+        trial: where a grammar that is new is tried.
+    """
 
-    async def grammar_of(self, body: GenerationBody) -> str:
+    def __init__(self, trial: GrammarTrial) -> None:
+        self._trial = trial
+        self._checked: OrderedDict[bytes, tuple[str, str]] = OrderedDict()  # kind, problem
+
+    async def grammar_of(self, tenant: TenantId, body: GenerationBody) -> str:
         """The grammar of an answer as llguidance's JSON text; empty where text is free.
 
         Raises:
             RequestError: it cannot be compiled; ``param`` names the field.
+            GrammarTooComplex: it cannot be followed within the limits; likewise.
+            Overloaded: too many grammars wait to be tried.
         """
         field, grammar = _grammar(body)
         if not grammar:
@@ -42,14 +50,21 @@ class GrammarChecker:
                 f"{field}: {len(grammar)} characters; at most {MAX_GRAMMAR_CHARS}", param=field
             )
         digest = sha256(grammar.encode()).digest()
-        if digest not in self._checked:
-            problem = await asyncio.to_thread(LLMatcher.validate_grammar, grammar)
-            if problem:
-                raise RequestError(f"{field}: {problem.strip()[:MAX_PROBLEM_CHARS]}", param=field)
-            self._checked[digest] = None
+        known = self._checked.get(digest)
+        if known is None:
+            known = await self._trial.ask(tenant, grammar)
+            if known[0] != "late":  # the machine may only be busy
+                self._checked[digest] = known
             if len(self._checked) > MAX_CHECKED:
                 self._checked.popitem(last=False)
-        self._checked.move_to_end(digest)
+        else:
+            self._checked.move_to_end(digest)
+        kind, problem = known
+        reason = problem.strip().partition("\n<")[0][:MAX_PROBLEM_CHARS]
+        if kind in ("complex", "late"):
+            raise GrammarTooComplex(f"{field}: too complex: {reason}", param=field)
+        if kind != "ok":
+            raise RequestError(f"{field}: {reason}", param=field)
         return grammar
 
 

@@ -10,8 +10,6 @@ from cluster.errors import AdapterSourceError
 from deployments.front.adapter_admin import Wanted
 from deployments.front.adapter_sources import source_of
 from deployments.front.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
-from deployments.front.admin import admin_of
-from deployments.front.body import read_exact_body
 from deployments.front.context import FrontContext
 
 
@@ -23,8 +21,8 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
     @routes.post("/load_lora_adapter")
     async def load(request: Request) -> PlainTextResponse:
         """Add a shared adapter; ``load_inplace`` replaces one."""
-        tenant = admin_of(context, request)
-        body = await read_exact_body(request, VllmLoadBody, context.config.max_body_bytes)
+        tenant = await context.door.enter_admin(request)
+        body = await context.door.read_exact(request, tenant, VllmLoadBody)
         named = source_named(body.lora_path, admin.config.source_dir)
         source = source_of(named, admin.config, admin.hub_token)
         wanted = Wanted(body.lora_name)
@@ -39,8 +37,8 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
     @routes.post("/unload_lora_adapter")
     async def unload(request: Request) -> PlainTextResponse:
         """Remove a shared adapter; answers when its memory is free."""
-        admin_of(context, request)
-        body = await read_exact_body(request, VllmUnloadBody, context.config.max_body_bytes)
+        tenant = await context.door.enter_admin(request)
+        body = await context.door.read_exact(request, tenant, VllmUnloadBody)
         await admin.remove(SHARED_OWNER, body.lora_name, expected=None, force=False)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 

@@ -9,10 +9,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from deployments.front.limits import (
+    MAX_LIST_ITEMS,
+    MAX_MESSAGES,
+    MAX_NAME_CHARS,
+    MAX_PARTS,
+    MAX_PROMPT_IDS,
+    MAX_SEQUENCES,
+    MAX_STOP_CHARS,
+    MAX_TEXT_CHARS,
+)
+
 MAX_CHOICES = 16
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
+
+NameText = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
+ShortText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+StopText = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
+PromptIds = Annotated[
+    list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_PROMPT_IDS, fail_fast=True)
+]
+FEW = Field(max_length=MAX_LIST_ITEMS, fail_fast=True)
+PROMPTS = Field(max_length=MAX_SEQUENCES, fail_fast=True)
 
 
 class Body(BaseModel):
@@ -24,7 +44,7 @@ class Body(BaseModel):
 class AdapterTerm(Body):
     """One term of an explicit mixture."""
 
-    name: str
+    name: NameText
     weight: float = 1.0
 
 
@@ -37,9 +57,9 @@ class StreamOptions(Body):
 class JsonSchema(Body):
     """The schema of a structured answer. It is always followed, ``strict`` or not."""
 
-    name: str
+    name: NameText
     wanted: Annotated[dict[str, Any], Field(alias="schema")]
-    description: str | None = None
+    description: ShortText | None = None
     strict: bool | None = None
 
 
@@ -59,20 +79,21 @@ class ResponseFormat(Body):
 class GenerationBody(Body):
     """What chat and completions have in common."""
 
-    model: str
-    adapters: list[AdapterTerm] | None = None
+    model: NameText
+    adapters: Annotated[list[AdapterTerm], FEW] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
+    stop: StopText | Annotated[list[StopText], FEW] | None = None
     stop_token_ids: Annotated[
-        list[Annotated[int, Field(ge=0)]] | None, Field(max_length=MAX_STOP_TOKENS)
+        list[Annotated[int, Field(ge=0)]] | None,
+        Field(max_length=MAX_STOP_TOKENS, fail_fast=True),
     ] = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: ShortText | None = None
     ignore_eos: bool = False
     explain: bool = False
     response_format: ResponseFormat | None = None
@@ -130,8 +151,10 @@ class Message(Body):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = (
+        None
+    )
+    name: NameText | None = None
 
     @property
     def text(self) -> str:
@@ -151,12 +174,12 @@ class Message(Body):
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    tools: Annotated[list[Any], Field(max_length=0, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatBody":
@@ -178,7 +201,7 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
-    prompt: str | list[str] | list[Annotated[int, Field(ge=0)]] | list[list[int]]
+    prompt: str | Annotated[list[str], PROMPTS] | PromptIds | Annotated[list[PromptIds], PROMPTS]
     max_tokens: Annotated[int, Field(ge=0)] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
     echo: bool | None = None
@@ -189,7 +212,16 @@ class CompletionBody(GenerationBody):
     def _check_completion(self) -> "CompletionBody":
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 tokens are an answer only together with echo")
+        if self.num_prompts * (self.n or 1) > MAX_SEQUENCES:
+            raise ValueError(f"n: n times the prompts must be at most {MAX_SEQUENCES}")
         return self
+
+    @property
+    def num_prompts(self) -> int:
+        """How many there are; one may be given as a text or as a list of ids."""
+        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
+            return 1
+        return len(self.prompt)
 
     @property
     def texts(self) -> list[str]:
@@ -201,10 +233,13 @@ class CompletionBody(GenerationBody):
 class RouteBody(Body):
     """``POST /v1/route``: decide only."""
 
-    model: str = "auto"
+    model: NameText = "auto"
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
-    adapters: list[AdapterTerm] | None = None
+    messages: (
+        Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
+        | None
+    ) = None
+    adapters: Annotated[list[AdapterTerm], FEW] | None = None
     explain: bool = False
 
     @model_validator(mode="after")

@@ -35,9 +35,13 @@ from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant
 from deployments.front.admission import Admission
+from deployments.front.grammar_trial import GrammarTrial
+from deployments.front.heavy import HeavyWork
 from deployments.front.metrics import FrontMetrics
 from deployments.front.names import ModelNames
+from deployments.front.prompts import PromptReader
 from deployments.front.service import RequestService, Running
+from deployments.front.structured import GrammarChecker
 from deployments.front.text import TextCodec
 from deployments.front.wire import CompletionBody
 from deployments.link.client import ReplicaLink
@@ -277,6 +281,8 @@ class SmallCluster:
         catalog = AdapterCatalog.scan(folder / "adapters")
         ids = map(str, itertools.count())
         self.meter, self.metrics = Meter(), FrontMetrics()
+        self.work, self.trial = HeavyWork(), GrammarTrial(folder / "base")
+        text_codec = TextCodec(folder / "base")
         self.service = RequestService(
             names=ModelNames("base"),
             catch_up=_nothing,
@@ -290,7 +296,9 @@ class SmallCluster:
                 max_mixture=4,
             ),
             replicas=self,  # type: ignore[arg-type]
-            codec=TextCodec(folder / "base"),
+            codec=text_codec,
+            prompts=PromptReader(text_codec, self.work),
+            grammars=GrammarChecker(self.trial),
             admission=Admission(MemoryQuota(clock, 60)),
             meter=self.meter,
             metrics=self.metrics,
@@ -392,6 +400,8 @@ async def small_cluster(
             await link.close()
         for replica in cluster.replicas:
             await replica.close()
+        cluster.work.close()
+        cluster.trial.close()
 
 
 def text_of(running: Running, index: int = 0) -> str:

@@ -21,6 +21,7 @@ from deployments.front.adapter_routes import build_adapter_routes
 from deployments.front.context import FrontContext
 from tests.deployments.front.test_adapter_admin import ADMIN, Bench
 from tests.support.archives import tar_of_folder
+from tests.support.doors import make_door
 
 ACME = TenantId("acme")
 HEADERS = {"authorization": "Bearer key"}
@@ -44,7 +45,7 @@ class Routes:
             live=bench.live,
             tenants=tenants,
             replicas=SimpleNamespace(holdings=tuple),
-            config=SimpleNamespace(max_body_bytes=10_000),
+            door=make_door(tenants, max_body_bytes=10_000),
         )
         app = FastAPI()
         problem.install(app)

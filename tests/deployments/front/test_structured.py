@@ -1,5 +1,8 @@
 """Structured-output fields: what becomes a grammar, and what is refused by name."""
 
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -7,16 +10,37 @@ import pytest
 from llguidance import LLMatcher
 from pydantic import ValidationError
 
-from cluster.errors import RequestError
+from cluster.domain.ids import TenantId
+from cluster.errors import GrammarTooComplex, RequestError
+from deployments.front.grammar_trial import GrammarTrial
 from deployments.front.problem import invalid_body
 from deployments.front.structured import MAX_CHECKED, MAX_GRAMMAR_CHARS, GrammarChecker
 from deployments.front.wire import ChatBody, CompletionBody
+from tests.support.small_cluster import make_base
 
+ACME = TenantId("acme")
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 
 DEEP: dict[str, Any] = {}
 for _ in range(150):
     DEEP = {"items": DEEP}
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def trial(model_dir: Path) -> Iterator[GrammarTrial]:
+    trial = GrammarTrial(model_dir)
+    yield trial
+    trial.close()
+
+
+@pytest.fixture
+def checker(trial: GrammarTrial) -> GrammarChecker:
+    return GrammarChecker(trial)
 
 
 def schema_format(schema: Any) -> dict[str, Any]:
@@ -38,21 +62,22 @@ def body_of(**fields: Any) -> CompletionBody:
         {"guided_grammar": 'start: "a" | "b" start'},
     ],
 )
-async def test_each_field_becomes_a_grammar(fields: dict[str, Any]) -> None:
-    checker = GrammarChecker()
-    grammar = await checker.grammar_of(body_of(**fields))
+async def test_each_field_becomes_a_grammar(
+    fields: dict[str, Any], checker: GrammarChecker
+) -> None:
+    grammar = await checker.grammar_of(ACME, body_of(**fields))
     assert grammar
     assert LLMatcher.validate_grammar(grammar) == ""
-    assert await checker.grammar_of(body_of(**fields)) == grammar
+    assert await checker.grammar_of(ACME, body_of(**fields)) == grammar
     data = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
     chat = ChatBody.model_validate_json(orjson.dumps(data))
-    assert await checker.grammar_of(chat) == grammar
+    assert await checker.grammar_of(ACME, chat) == grammar
 
 
-async def test_free_text_has_none() -> None:
-    assert await GrammarChecker().grammar_of(body_of()) == ""
+async def test_free_text_has_none(checker: GrammarChecker) -> None:
+    assert await checker.grammar_of(ACME, body_of()) == ""
     text = body_of(response_format={"type": "text"}, guided_regex=None, ignore_eos=True)
-    assert await GrammarChecker().grammar_of(text) == ""
+    assert await checker.grammar_of(ACME, text) == ""
 
 
 @pytest.mark.parametrize(
@@ -68,9 +93,11 @@ async def test_free_text_has_none() -> None:
         ({"guided_grammar": "start: nothing"}, "guided_grammar"),
     ],
 )
-async def test_what_does_not_compile_is_refused_by_name(fields: dict[str, Any], param: str) -> None:
+async def test_what_does_not_compile_is_refused_by_name(
+    fields: dict[str, Any], param: str, checker: GrammarChecker
+) -> None:
     with pytest.raises(RequestError) as caught:
-        await GrammarChecker().grammar_of(body_of(**fields))
+        await checker.grammar_of(ACME, body_of(**fields))
     assert caught.value.param == param
     assert param in caught.value.message
 
@@ -95,8 +122,47 @@ def test_wrong_fields_are_named(fields: dict[str, Any], param: str) -> None:
     assert (invalid_body(caught.value).param or "").startswith(param)
 
 
-async def test_what_was_checked_is_bounded() -> None:
-    checker = GrammarChecker()
+async def test_what_was_checked_is_bounded(checker: GrammarChecker) -> None:
     for number in range(MAX_CHECKED + 5):
-        await checker.grammar_of(body_of(guided_regex=f"a{{{number + 1}}}"))
+        await checker.grammar_of(ACME, body_of(guided_regex=f"a{{{number + 1}}}"))
     assert len(checker._checked) == MAX_CHECKED
+
+
+@pytest.mark.parametrize(
+    ("field", "text"),
+    [
+        ("guided_regex", "((a{1,100}){1,100}){1,100}"),
+        ("guided_regex", "((a{1,30}){1,30}){1,30}"),
+        (
+            "guided_grammar",  # a chain of rules that overflows a stack
+            "start: "
+            + " | ".join(f"r{i}" for i in range(6000))
+            + "\n"
+            + "\n".join(f'r{i}: "k{i}" r{(i + 1) % 6000}?' for i in range(6000)),
+        ),
+        ("guided_grammar", "start: " + " ".join(["a?"] * 2000) + '\na: "x" | "y" a'),
+    ],
+)
+async def test_what_grows_without_bound_is_refused_by_name(
+    field: str, text: str, checker: GrammarChecker
+) -> None:
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(GrammarTooComplex) as caught:
+            await checker.grammar_of(ACME, body_of(**{field: text}))
+        assert caught.value.param == field
+        assert caught.value.status == 400
+        assert len(caught.value.message) < 1000
+    assert await checker.grammar_of(ACME, body_of(guided_regex="[a-z]+"))
+
+
+async def test_tenants_take_turns_at_being_tried(checker: GrammarChecker) -> None:
+    bombs = [
+        asyncio.create_task(
+            checker.grammar_of(ACME, body_of(guided_regex=f"((a{{1,{n}}}){{9}}){{9}}"))
+        )
+        for n in range(200, 216)
+    ]
+    await asyncio.sleep(0)
+    await checker.grammar_of(TenantId("other"), body_of(guided_regex="ab"))
+    assert sum(task.done() for task in bombs) <= 2
+    await asyncio.gather(*bombs, return_exceptions=True)
