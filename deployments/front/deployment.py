@@ -121,7 +121,11 @@ class Front:
         metrics.add_collector(ReplicaCollector(self._set))
         metrics.add_collector(RoutingCollector(routing))
         names = ModelNames(location.model_id)
-        text_codec = await asyncio.to_thread(TextCodec, location.path)
+        text_codec = await asyncio.to_thread(
+            TextCodec,
+            location.path,
+            special_tokens_in_text=config.front.special_tokens_in_text,
+        )
         cluster = BroadcastCluster(replicas)
         self._admission = Admission.build(config, secrets, clock)
         self._context = FrontContext(

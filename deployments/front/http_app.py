@@ -16,13 +16,13 @@ from deployments.front.adapter_routes import build_adapter_routes
 from deployments.front.admin import build_admin_routes
 from deployments.front.answers import (
     AnswerFormat,
-    ChatAnswer,
-    CompletionAnswer,
     Envelope,
     JsonObject,
     usage_body,
 )
 from deployments.front.body import read_body
+from deployments.front.chat_answer import ChatAnswer
+from deployments.front.completion_answer import CompletionAnswer
 from deployments.front.context import FrontContext
 from deployments.front.explain import adapters_header, decision_body
 from deployments.front.generation import Delta
@@ -87,7 +87,9 @@ def build_http_app(context: FrontContext) -> FastAPI:
         else:
             wording = CompletionAnswer(envelope, running.echoes)
         if body.stream:
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            include_usage = body.stream_options is not None and bool(
+                body.stream_options.include_usage
+            )
             return await stream(request, running, wording, include_usage)
         return await whole(request, running, wording)
 
@@ -205,7 +207,10 @@ def build_http_app(context: FrontContext) -> FastAPI:
         decided = await service.route(tenant, body)
         return json_answer(
             decision_body(
-                decided.decision, decided.source, decided.store_state.value, explain=body.explain
+                decided.decision,
+                decided.source,
+                decided.store_state.value,
+                explain=bool(body.explain),
             )
         )
 

@@ -32,6 +32,7 @@ from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
+from deployments.front.chat_template import options_of
 from deployments.front.explain import decision_body, sentences_body
 from deployments.front.generation import Delta, Generation, SequenceSpec
 from deployments.front.metrics import FrontMetrics
@@ -162,7 +163,8 @@ class RequestService:
         """
         messages = [message.for_template() for message in body.messages]
         size = sum(len(message["content"]) for message in messages)
-        prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages))
+        options = options_of(body)
+        prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages, options))
         check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
         text = body.routing_text
@@ -192,11 +194,13 @@ class RequestService:
     def _echoes(self, body: CompletionBody, prompts: list[list[int]]) -> tuple[Echo, ...]:
         """The prompts, once per choice; what was given as text is repeated as it is."""
         texts = body.texts or [self.codec.prompt_text(ids) for ids in prompts]
-        return tuple(
-            Echo(text, tuple(ids))
-            for text, ids in zip(texts, prompts, strict=True)
-            for _ in range(body.n or 1)
-        )
+        echoes = []
+        for text, ids in zip(texts, prompts, strict=True):
+            offsets: tuple[int, ...] = ()
+            if body.logprobs is not None:
+                offsets = self.codec.prompt_offsets(text, ids, is_text=bool(body.texts))
+            echoes += [Echo(text, tuple(ids), offsets)] * (body.n or 1)
+        return tuple(echoes)
 
     def _prompts(self, body: CompletionBody) -> list[list[int]]:
         prompt = body.prompt
@@ -248,6 +252,8 @@ class RequestService:
                         decided=decided,
                         arrived_at=now,
                         deadline_at=now + self.config.request_timeout_s,
+                        skip_special_tokens=body.skip_special_tokens is not False,
+                        include_stop=bool(body.include_stop_str_in_output),
                     )
                 )
         most = sum(len(spec.prompt_token_ids) + spec.sampling.max_tokens for spec in specs)
@@ -262,7 +268,7 @@ class RequestService:
             choices=tuple(Choice() for _ in specs),
             verdict=verdict,
             started=self.clock.monotonic(),
-            explain=body.explain,
+            explain=bool(body.explain),
         )
 
     def _generation(self, spec: SequenceSpec, wish: RoutingWish, text: str) -> Generation:

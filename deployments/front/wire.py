@@ -1,24 +1,42 @@
 """The bodies of HTTP requests, in OpenAI's shape plus ``adapters``.
 
-Unknown fields are refused by name. Fields of OpenAI's API that this server does not implement are
-accepted only at the value that means "off".
+What is served is a field here. A field of OpenAI's or vLLM's API that is not served is a row of the
+table in ``unserved.py``; every other field is refused by name.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from deployments.front.messages import Message as Message
+from deployments.front.messages import Messages
+from deployments.front.structured_fields import (
+    Alternatives,
+    Expression,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
+)
+from deployments.front.template_fields import ReasoningEffort, TemplateKwargs
+from deployments.front.unserved import (
+    CHAT,
+    COMPLETIONS,
+    UnservedField,
+    check_unserved,
+    fields_of,
+)
+from deployments.front.wire_types import Body as Body
+from deployments.front.wire_types import Whole
 
 MAX_CHOICES = 16
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
-
-class Body(BaseModel):
-    """Base of all bodies."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+StopString = Annotated[str, Field(min_length=1)]
+TokenId = Annotated[int, Field(ge=0)]
 
 
 class AdapterTerm(Body):
@@ -31,56 +49,44 @@ class AdapterTerm(Body):
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
-
-
-class JsonSchema(Body):
-    """The schema of a structured answer. It is always followed, ``strict`` or not."""
-
-    name: str
-    wanted: Annotated[dict[str, Any], Field(alias="schema")]
-    description: str | None = None
-    strict: bool | None = None
-
-
-class ResponseFormat(Body):
-    """What kind of text an answer is."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _one_schema(self) -> "ResponseFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema: goes with type json_schema, and only with it")
-        return self
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+    continuous_usage_stats: Literal[False] | None = None
 
 
 class GenerationBody(Body):
-    """What chat and completions have in common."""
+    """What chat and completions have in common.
+
+    Fields that are not served are let through by the parser and judged by the endpoint's table.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    unserved: ClassVar[Mapping[str, UnservedField]] = {}
 
     model: str
     adapters: list[AdapterTerm] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: Annotated[
-        list[Annotated[int, Field(ge=0)]] | None, Field(max_length=MAX_STOP_TOKENS)
-    ] = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[Whole, Field(ge=-1)] | None = None
+    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: StopString | list[StopString] | None = None
+    stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_STOP_TOKENS)] = None
+    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    ignore_eos: bool = False
-    explain: bool = False
+    ignore_eos: bool | None = None
+    explain: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
     response_format: ResponseFormat | None = None
-    guided_json: dict[str, Any] | None = None
-    guided_regex: Annotated[str, Field(min_length=1)] | None = None
-    guided_grammar: Annotated[str, Field(min_length=1)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: Expression | None = None
+    guided_choice: Alternatives | None = None
+    guided_grammar: Expression | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[Whole, Field(ge=0)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
@@ -91,6 +97,8 @@ class GenerationBody(Body):
 
     @model_validator(mode="after")
     def _check(self) -> "GenerationBody":
+        if self.model_extra:
+            check_unserved(self.model_extra, self.unserved, type(self).model_fields)
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed when stream is true")
         self._check_structured()
@@ -100,8 +108,7 @@ class GenerationBody(Body):
         return self
 
     def _check_structured(self) -> None:
-        fields = ("response_format", "guided_json", "guided_regex", "guided_grammar")
-        given = [name for name in fields if getattr(self, name) is not None]
+        given = [name for name in STRUCTURED if getattr(self, name) is not None]
         if self.response_format is not None and self.response_format.type == "text":
             given.remove("response_format")
         if len(given) > 1:
@@ -119,51 +126,52 @@ class GenerationBody(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class TextPart(Body):
-    """A text part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Body):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        if self.content is None:
-            return ""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-    def for_template(self) -> dict[str, str]:
-        """As chat templates take it; ``developer`` is today's name of ``system``."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text}
+STRUCTURED = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
+"""Fields that say what form an answer has; at most one is given."""
 
 
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    unserved = fields_of(CHAT)
+
+    messages: Messages
+    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0)] | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0)] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatBody":
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: only allowed when logprobs is true")
-        if self.max_tokens is not None and self.max_completion_tokens is not None:
+        if self.max_tokens is not None and self.max_completion_tokens not in (
+            None,
+            self.max_tokens,
+        ):
             raise ValueError("max_tokens: give either it or max_completion_tokens, not both")
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise ValueError(
+                    "continue_final_message: not together with add_generation_prompt, "
+                    "which begins a new message"
+                )
+            if self.messages[-1].role != "assistant":
+                raise ValueError(
+                    "continue_final_message: the last message must be the assistant's, "
+                    f"not of role {self.messages[-1].role!r}"
+                )
         return self
 
     @property
@@ -178,12 +186,12 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
-    prompt: str | list[str] | list[Annotated[int, Field(ge=0)]] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    logprobs: Annotated[int, Field(ge=0)] | None = None
+    unserved = fields_of(COMPLETIONS)
+
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    max_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    logprobs: Annotated[Whole, Field(ge=0)] | None = None
     echo: bool | None = None
-    suffix: Literal[""] | None = None
-    best_of: Literal[1] | None = None
 
     @model_validator(mode="after")
     def _check_completion(self) -> "CompletionBody":
@@ -203,9 +211,9 @@ class RouteBody(Body):
 
     model: str = "auto"
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     adapters: list[AdapterTerm] | None = None
-    explain: bool = False
+    explain: bool | None = None
 
     @model_validator(mode="after")
     def _one_text(self) -> "RouteBody":
