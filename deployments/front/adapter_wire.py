@@ -1,6 +1,6 @@
 """The bodies of the administrator's adapter routes, and what they answer."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -104,7 +104,10 @@ class VllmLoadBody(Body):
 
     lora_name: str
     lora_path: str
-    load_inplace: bool = False
+    load_inplace: bool | None = None
+    lora_int_id: int | None = None  # vLLM's own number, which names nothing here
+    base_model_name: None = None  # the cluster's base is meant
+    is_3d_lora_weight: Literal[False] | None = None
 
 
 class VllmUnloadBody(Body):

@@ -15,6 +15,7 @@ from cluster.tenancy.tenants import Tenant
 from deployments.front.adapter_wire import TIERS
 from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
+from deployments.front.key_headers import authorization_of
 
 
 def build_admin_routes(context: FrontContext) -> APIRouter:
@@ -82,7 +83,7 @@ def admin_of(context: FrontContext, request: Request) -> Tenant:
         AuthenticationFailed: no key, or an unknown one.
         PermissionDenied: the key of a tenant that is none.
     """
-    tenant = context.tenants.authenticate(request.headers.get("authorization"))
+    tenant = context.tenants.authenticate(authorization_of(request.headers))
     if not tenant.admin:
         raise PermissionDenied("this needs an administrator's key")
     return tenant

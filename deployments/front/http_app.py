@@ -1,12 +1,10 @@
 """The HTTP routes of OpenAI's API and Braid's own, over ``RequestService``."""
 
-import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from functools import cache
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from cluster.errors import BraidError, DecisionNotFound, ModelNotFound
@@ -27,8 +25,11 @@ from deployments.front.context import FrontContext
 from deployments.front.explain import adapters_header, decision_body
 from deployments.front.generation import Delta
 from deployments.front.json_answer import json_answer
+from deployments.front.key_headers import authorization_of
+from deployments.front.methods import install_methods
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
+from deployments.front.openapi.document import openapi_document
 from deployments.front.request_id import RequestIdMiddleware, request_id_of
 from deployments.front.router_routes import build_router_routes
 from deployments.front.service import Running
@@ -46,9 +47,10 @@ def build_http_app(context: FrontContext) -> FastAPI:
     )
     problem.install(app)
     service = context.service
+    document = cache(lambda: openapi_document(context.version, context.config))
 
     def tenant_of(request: Request) -> Tenant:
-        return context.tenants.authenticate(request.headers.get("authorization"))
+        return context.tenants.authenticate(authorization_of(request.headers))
 
     async def answer(request: Request, endpoint: str) -> Response:
         """Authenticate, begin, and answer whole or as a stream; count refusals."""
@@ -192,15 +194,15 @@ def build_http_app(context: FrontContext) -> FastAPI:
             "x-braid-adapters": adapters_header(decided.decision.mixture),
         }
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
+    @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         return await answer(request, "chat")
 
-    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
+    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await answer(request, "completions")
 
-    @app.post("/v1/route", openapi_extra=_body_schema(RouteBody))
+    @app.post("/v1/route")
     async def route(request: Request) -> Response:
         tenant = tenant_of(request)
         body = await read_body(request, RouteBody, context.config.max_body_bytes)
@@ -252,9 +254,8 @@ def build_http_app(context: FrontContext) -> FastAPI:
         return json_answer({"version": context.version})
 
     @app.get("/openapi.json")
-    async def openapi(request: Request) -> Response:
-        tenant_of(request)
-        return json_answer(await asyncio.to_thread(app.openapi))
+    async def openapi() -> Response:
+        return json_answer(document())
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -264,14 +265,6 @@ def build_http_app(context: FrontContext) -> FastAPI:
     app.include_router(build_adapter_routes(context))
     app.include_router(build_router_routes(context))
     app.include_router(build_vllm_routes(context))
+    install_methods(app, context.config.cors_origins)
     app.add_middleware(RequestIdMiddleware)
     return app
-
-
-def _body_schema(kind: type[BaseModel]) -> dict[str, Any]:
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": kind.model_json_schema()}},
-        }
-    }

@@ -37,6 +37,8 @@ TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
 StopString = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
+Texts = Annotated[list[str], Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class AdapterTerm(Body):
@@ -156,10 +158,7 @@ class ChatBody(GenerationBody):
     def _check_chat(self) -> "ChatBody":
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: only allowed when logprobs is true")
-        if self.max_tokens is not None and self.max_completion_tokens not in (
-            None,
-            self.max_tokens,
-        ):
+        if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens: give either it or max_completion_tokens, not both")
         if self.continue_final_message:
             if self.add_generation_prompt:
@@ -188,7 +187,7 @@ class CompletionBody(GenerationBody):
 
     unserved = fields_of(COMPLETIONS)
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]]
+    prompt: str | Texts | Tokens | Annotated[list[Tokens], Field(min_length=1)]
     max_tokens: Annotated[Whole, Field(ge=0)] | None = None
     logprobs: Annotated[Whole, Field(ge=0)] | None = None
     echo: bool | None = None
