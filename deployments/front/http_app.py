@@ -47,7 +47,9 @@ def build_http_app(context: FrontContext) -> FastAPI:
     )
     problem.install(app)
     service = context.service
-    document = cache(lambda: openapi_document(context.version, context.config))
+    document = cache(
+        lambda: openapi_document(context.version, context.config, context.names.with_mixture)
+    )
 
     def tenant_of(request: Request) -> Tenant:
         return context.tenants.authenticate(authorization_of(request.headers))

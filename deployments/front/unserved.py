@@ -31,7 +31,7 @@ class UnservedField:
     Args:
         name: of the field.
         off: values at which it changes nothing.
-        hint: the JSON type of which every value changes nothing.
+        hint: the JSON type of which every value changes nothing; there are no others then.
         instead: what to do, as the end of the sentence that refuses it.
         endpoints: where it is known.
     """
@@ -46,20 +46,21 @@ class UnservedField:
         """Whether ``value`` changes nothing; 0 is not false here, as in JSON."""
         if value is None:
             return True
-        if self.hint is not None and isinstance(value, TYPES[self.hint]):
-            return True
+        if self.hint is not None:
+            return isinstance(value, TYPES[self.hint])
         return any(_equal(value, off) for off in self.off)
 
     @property
     def json_schema(self) -> dict[str, Any]:
         """What is accepted, as a JSON schema."""
-        found: list[dict[str, Any]] = [] if self.hint is None else [{"type": self.hint}]
-        return {"anyOf": [*found, {"enum": [*self.off, None]}]}
+        if self.hint is not None:
+            return {"type": [self.hint, "null"]}
+        return {"enum": [*self.off, None]}
 
     @property
     def refusal(self) -> str:
         """The sentence behind the field's name where it is refused."""
-        what = "is not served" if self.hint is None else f"expected {self.hint} or null"
+        what = "not served" if self.hint is None else f"expected {self.hint} or null"
         return f"{what}: {self.instead}" if self.instead else what
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
 from deployments.front.messages import Message as Message
 from deployments.front.messages import Messages
@@ -27,18 +27,46 @@ from deployments.front.unserved import (
     check_unserved,
     fields_of,
 )
+from deployments.front.wire_types import WHOLE
 from deployments.front.wire_types import Body as Body
-from deployments.front.wire_types import Whole
 
 MAX_CHOICES = 16
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
+
+def _branch_of_stop(given: object) -> str:
+    """The one branch of the union that is tried, so that errors speak of no other."""
+    return "list[str]" if isinstance(given, list) else "str"
+
+
+def _branch_of_prompt(given: object) -> str:
+    """As for stop strings; of a list, its first item decides."""
+    if not isinstance(given, list):
+        return "str"
+    first = given[0] if given else ""
+    if isinstance(first, str):
+        return "list[str]"
+    return "list[list]" if isinstance(first, list) else "list[int]"
+
+
 StopString = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0)]
 Texts = Annotated[list[str], Field(min_length=1)]
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Prompt = Annotated[
+    Annotated[str, Tag("str")]
+    | Annotated[Texts, Tag("list[str]")]
+    | Annotated[Tokens, Tag("list[int]")]
+    | Annotated[list[Tokens], Tag("list[list]")],
+    Discriminator(_branch_of_prompt),
+]
+"""A text, its token ids, or a list of either; the first item says which."""
+Stop = Annotated[
+    Annotated[StopString, Tag("str")] | Annotated[list[StopString], Tag("list[str]")],
+    Discriminator(_branch_of_stop),
+]
 
 
 class AdapterTerm(Body):
@@ -69,11 +97,11 @@ class GenerationBody(Body):
     adapters: list[AdapterTerm] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[Whole, Field(ge=-1)] | None = None
-    seed: Annotated[Whole, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopString | list[StopString] | None = None
+    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
+    stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_STOP_TOKENS)] = None
-    n: Annotated[Whole, Field(ge=1, le=MAX_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -88,7 +116,7 @@ class GenerationBody(Body):
     guided_choice: Alternatives | None = None
     guided_grammar: Expression | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_tokens: Annotated[Whole, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
@@ -145,10 +173,10 @@ class ChatBody(GenerationBody):
     unserved = fields_of(CHAT)
 
     messages: Messages
-    max_tokens: Annotated[Whole, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[Whole, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0), WHOLE] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
@@ -187,9 +215,9 @@ class CompletionBody(GenerationBody):
 
     unserved = fields_of(COMPLETIONS)
 
-    prompt: str | Texts | Tokens | Annotated[list[Tokens], Field(min_length=1)]
-    max_tokens: Annotated[Whole, Field(ge=0)] | None = None
-    logprobs: Annotated[Whole, Field(ge=0)] | None = None
+    prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    logprobs: Annotated[int, Field(ge=0), WHOLE] | None = None
     echo: bool | None = None
 
     @model_validator(mode="after")

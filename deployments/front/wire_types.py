@@ -1,7 +1,5 @@
 """The base of all bodies, and the types that their fields share."""
 
-from typing import Annotated
-
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from cluster.errors import RequestError
@@ -18,8 +16,8 @@ def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""An integer, also where it is written with a fraction of zero."""
+WHOLE = BeforeValidator(_whole)
+"""Behind an integer's bounds: it may be written with a fraction of zero."""
 
 
 def field_error(field: str, message: str) -> RequestError:

@@ -4,7 +4,8 @@ A rule that JSON Schema cannot say (the last message's role, ids within the voca
 that compile) is in the field's description.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from pydantic import BaseModel
@@ -28,6 +29,7 @@ from deployments.front.wire import (
     CompletionBody,
     RouteBody,
 )
+from router_service.routers.base import MAX_WEIGHT
 
 REF = "#/components/schemas/{model}"
 
@@ -46,35 +48,59 @@ BODIES: tuple[type[BaseModel], ...] = (
 
 Schema = dict[str, Any]
 
+NOT_NULL: Schema = {"not": {"type": "null"}}
+OBJECT: Schema = {"type": "object"}
+ARRAY: Schema = {"type": "array"}
+INTEGER: Schema = {"type": "integer"}
+POSITIVE: Schema = {"type": "integer", "minimum": 1}
+TRUE: Schema = {"const": True}
 
-def body_schemas(limits: FrontConfig) -> dict[str, Schema]:
-    """Schemas by name, of all bodies and what they consist of."""
+
+def body_schemas(limits: FrontConfig, bases: Sequence[str]) -> dict[str, Schema]:
+    """Schemas by name, of all bodies and what they consist of.
+
+    Args:
+        limits: bounds that the front's configuration sets.
+        bases: names that mean the base model, and the one that means the first router.
+    """
     _, described = models_json_schema(
         [(kind, "validation") for kind in BODIES], by_alias=True, ref_template=REF
     )
-    found: dict[str, Schema] = described["$defs"]
-    chat, completion = found["ChatBody"], found["CompletionBody"]
+    found: dict[str, Schema] = _simplified(described["$defs"])
+    chat, completion, route = found["ChatBody"], found["CompletionBody"], found["RouteBody"]
     for kind, schema in ((ChatBody, chat), (CompletionBody, completion)):
         _close(schema, kind.unserved)
-        schema["allOf"] = [*_structured_rules(), _implies("stream_options", "stream")]
         properties = schema["properties"]
         _within(properties["stop"], "array", maxItems=limits.max_stop_strings)
-        properties["logit_bias"]["anyOf"][0]["propertyNames"] = {
-            "pattern": f"^({TOKEN_ID.pattern})$"
-        }
+        properties["logit_bias"]["propertyNames"] = {"pattern": f"^({TOKEN_ID.pattern})$"}
     _within(chat["properties"]["top_logprobs"], "integer", maximum=limits.max_logprobs)
     _within(completion["properties"]["logprobs"], "integer", maximum=limits.max_logprobs)
-    chat["allOf"] += [
-        _one_of_two("max_tokens", "max_completion_tokens"),
-        _any({"top_logprobs": {"enum": [0, None]}}, {"logprobs": {"const": True}}),
-        _any(
-            {"continue_final_message": {"enum": [False, None]}},
-            {"add_generation_prompt": {"enum": [False, None]}},
-        ),
-    ]
-    completion["allOf"].append(
-        _any({"max_tokens": {"not": {"const": 0}}}, {"echo": {"const": True}})
+    _within(
+        found["AdapterTerm"]["properties"]["weight"],
+        "number",
+        minimum=-MAX_WEIGHT,
+        maximum=MAX_WEIGHT,
     )
+    mixture = _both(adapters=ARRAY, model={"not": {"enum": list(bases)}})
+    chat["not"] = {
+        "anyOf": [
+            *_structured_contradictions(),
+            *_lacking("stream_options", OBJECT, "stream"),
+            _both(max_tokens=INTEGER, max_completion_tokens=INTEGER),
+            _both(continue_final_message=TRUE, add_generation_prompt=TRUE),
+            *_lacking("top_logprobs", POSITIVE, "logprobs"),
+            mixture,
+        ]
+    }
+    completion["not"] = {
+        "anyOf": [
+            *_structured_contradictions(),
+            *_lacking("stream_options", OBJECT, "stream"),
+            *_lacking("max_tokens", {"const": 0}, "echo"),
+            mixture,
+        ]
+    }
+    route["not"] = mixture
     found["RouteBody"]["oneOf"] = [_only("prompt", "messages"), _only("messages", "prompt")]
     found["SourceBody"]["oneOf"] = [
         _only("folder", "hub", "url"),
@@ -100,6 +126,27 @@ def body_schemas(limits: FrontConfig) -> dict[str, Schema]:
     return found
 
 
+def _simplified(schema: Any) -> Any:
+    """The same with shorter words: of a type or null, without titles and defaults of null."""
+    if isinstance(schema, list):
+        return [_simplified(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {
+        key: _simplified(value)
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str))
+        and not (key == "default" and value is None)
+    }
+    branches = found.get("anyOf", [])
+    if len(branches) == 2 and branches[1] == {"type": "null"}:
+        kind = branches[0].get("type")
+        if isinstance(kind, str) and not branches[0].keys() & {"const", "enum"}:
+            del found["anyOf"]
+            found |= {**branches[0], "type": [kind, "null"]}
+    return found
+
+
 def _close(schema: Schema, unserved: Mapping[str, UnservedField]) -> None:
     """Write the table's rows into the properties, and allow no others."""
     schema["additionalProperties"] = False
@@ -110,36 +157,34 @@ def _close(schema: Schema, unserved: Mapping[str, UnservedField]) -> None:
         }
 
 
-def _structured_rules() -> list[Schema]:
-    """At most one field gives the answer its form; it does not go with two others."""
-    free_text = {"anyOf": [{"type": "null"}, {"properties": {"type": {"const": "text"}}}]}
-    off: Schema = {name: {"type": "null"} for name in STRUCTURED}
-    off["response_format"] = free_text
-    variants = [{"properties": off}]
-    for name in STRUCTURED:
-        rest = {other: schema for other, schema in off.items() if other != name}
-        rest |= {"ignore_eos": {"enum": [False, None]}, "min_tokens": {"enum": [0, None]}}
-        variants.append({"properties": rest})
-    return [{"anyOf": variants}]
+def _structured_contradictions() -> list[Schema]:
+    """More than one field gives the answer its form, or what does not go with any of them."""
+    forms: dict[str, Schema] = dict.fromkeys(STRUCTURED, NOT_NULL)
+    forms["response_format"] = {
+        **OBJECT,
+        "properties": {"type": {"enum": ["json_object", "json_schema"]}},
+    }
+    two = [_both(**{a: forms[a], b: forms[b]}) for a, b in combinations(forms, 2)]
+    endless = [_both(**{name: form, "ignore_eos": TRUE}) for name, form in forms.items()]
+    longer = [_both(**{name: form, "min_tokens": POSITIVE}) for name, form in forms.items()]
+    return [*two, *endless, *longer]
 
 
-def _implies(field: str, switch: str) -> Schema:
-    return _any({field: {"type": "null"}}, {switch: {"const": True}})
+def _both(**fields: Schema) -> Schema:
+    """All of these fields are there, and like this."""
+    return {"properties": fields, "required": list(fields)}
 
 
-def _any(off: Schema, on: Schema) -> Schema:
-    """Either a field is off, which it is where it is left out, or another one has a value."""
-    (name, wanted), *_ = on.items()
-    required = [name] if "const" in wanted else []
-    return {"anyOf": [{"properties": off}, {"properties": on, "required": required}]}
-
-
-def _one_of_two(first: str, second: str) -> Schema:
-    return {"anyOf": [{"properties": {name: {"type": "null"}}} for name in (first, second)]}
+def _lacking(field: str, given: Schema, switch: str) -> list[Schema]:
+    """A field is given without the switch that it needs, which is off or left out."""
+    return [
+        _both(**{field: given, switch: {"enum": [False, None]}}),
+        {"properties": {field: given, switch: False}, "required": [field]},
+    ]
 
 
 def _only(given: str, *others: str) -> Schema:
-    properties: Schema = {given: {"not": {"type": "null"}}}
+    properties: Schema = {given: NOT_NULL}
     properties |= {other: {"type": "null"} for other in others}
     return {"properties": properties, "required": [given]}
 
@@ -150,14 +195,16 @@ def _exactly_one_member() -> list[Schema]:
     off["json_object"] = {"enum": [False, None]}
     found = []
     for name in off:
-        wanted = {"const": True} if name == "json_object" else {"not": {"type": "null"}}
+        wanted = {"const": True} if name == "json_object" else NOT_NULL
         found.append({"properties": {**off, name: wanted}, "required": [name]})
     return found
 
 
-def _within(schema: Schema, kind: str, **limits: int) -> None:
+def _within(schema: Schema, kind: str, **limits: float) -> None:
     """Put limits on that branch of a schema which is of this type."""
-    branches = schema.get("anyOf", [schema])
-    for branch in branches:
-        if branch.get("type") == kind:
+    for branch in (schema, *schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        named = branch.get("type", ())
+        if kind == named or kind in named:
             branch.update(limits)
+        elif branch is not schema:
+            _within(branch, kind, **limits)

@@ -1,5 +1,6 @@
 """The whole OpenAPI document."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.config import FrontConfig
@@ -8,12 +9,13 @@ from deployments.front.openapi.bodies import body_schemas
 from deployments.front.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECURITY
 
 
-def openapi_document(version: str, limits: FrontConfig) -> dict[str, Any]:
+def openapi_document(version: str, limits: FrontConfig, bases: Sequence[str]) -> dict[str, Any]:
     """The document of a front.
 
     Args:
         version: of the server.
         limits: bounds that the front's configuration sets.
+        bases: values of ``model`` that a mixture may go with.
     """
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -27,7 +29,7 @@ def openapi_document(version: str, limits: FrontConfig) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**body_schemas(limits), **answer_schemas(), **EXTRA_SCHEMAS},
+            "schemas": {**body_schemas(limits, bases), **answer_schemas(), **EXTRA_SCHEMAS},
             "securitySchemes": SECURITY,
         },
     }
