@@ -29,6 +29,7 @@ from deployments.front.key_headers import authorization_of
 from deployments.front.methods import install_methods
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
+from deployments.front.openapi.bodies import ServerFacts
 from deployments.front.openapi.document import openapi_document
 from deployments.front.request_id import RequestIdMiddleware, request_id_of
 from deployments.front.router_routes import build_router_routes
@@ -47,9 +48,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
     )
     problem.install(app)
     service = context.service
-    document = cache(
-        lambda: openapi_document(context.version, context.config, context.names.with_mixture)
-    )
+    document = cache(lambda: openapi_document(context.version, facts_of(context)))
 
     def tenant_of(request: Request) -> Tenant:
         return context.tenants.authenticate(authorization_of(request.headers))
@@ -270,3 +269,8 @@ def build_http_app(context: FrontContext) -> FastAPI:
     install_methods(app, context.config.cors_origins)
     app.add_middleware(RequestIdMiddleware)
     return app
+
+
+def facts_of(context: FrontContext) -> ServerFacts:
+    """What this server's OpenAPI document depends on."""
+    return ServerFacts(context.config, context.names.with_mixture, context.service.codec.vocab_size)

@@ -5,6 +5,7 @@ that compile) is in the field's description.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -56,13 +57,24 @@ POSITIVE: Schema = {"type": "integer", "minimum": 1}
 TRUE: Schema = {"const": True}
 
 
-def body_schemas(limits: FrontConfig, bases: Sequence[str]) -> dict[str, Schema]:
-    """Schemas by name, of all bodies and what they consist of.
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a server's schema depends on beside the code.
 
     Args:
         limits: bounds that the front's configuration sets.
-        bases: names that mean the base model, and the one that means the first router.
+        mixed: values of ``model`` that a mixture may go with.
+        vocab_size: of the base model; token ids are below it.
     """
+
+    limits: FrontConfig
+    mixed: Sequence[str]
+    vocab_size: int
+
+
+def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
+    """Schemas by name, of all bodies and what they consist of."""
+    limits = facts.limits
     _, described = models_json_schema(
         [(kind, "validation") for kind in BODIES], by_alias=True, ref_template=REF
     )
@@ -73,6 +85,9 @@ def body_schemas(limits: FrontConfig, bases: Sequence[str]) -> dict[str, Schema]
         properties = schema["properties"]
         _within(properties["stop"], "array", maxItems=limits.max_stop_strings)
         properties["logit_bias"]["propertyNames"] = {"pattern": f"^({TOKEN_ID.pattern})$"}
+    for token_ids in completion["properties"]["prompt"]["oneOf"][2:]:
+        items = token_ids["items"]
+        _within(items.get("items", items), "integer", maximum=facts.vocab_size - 1)
     _within(chat["properties"]["top_logprobs"], "integer", maximum=limits.max_logprobs)
     _within(completion["properties"]["logprobs"], "integer", maximum=limits.max_logprobs)
     _within(
@@ -81,7 +96,7 @@ def body_schemas(limits: FrontConfig, bases: Sequence[str]) -> dict[str, Schema]
         minimum=-MAX_WEIGHT,
         maximum=MAX_WEIGHT,
     )
-    mixture = _both(adapters=ARRAY, model={"not": {"enum": list(bases)}})
+    mixture = _both(adapters=ARRAY, model={"not": {"enum": list(facts.mixed)}})
     chat["not"] = {
         "anyOf": [
             *_structured_contradictions(),

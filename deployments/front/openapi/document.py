@@ -1,21 +1,18 @@
 """The whole OpenAPI document."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from cluster.config import FrontConfig
 from deployments.front.openapi.answers import answer_schemas
-from deployments.front.openapi.bodies import body_schemas
+from deployments.front.openapi.bodies import ServerFacts, body_schemas
 from deployments.front.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECURITY
 
 
-def openapi_document(version: str, limits: FrontConfig, bases: Sequence[str]) -> dict[str, Any]:
+def openapi_document(version: str, facts: ServerFacts) -> dict[str, Any]:
     """The document of a front.
 
     Args:
         version: of the server.
-        limits: bounds that the front's configuration sets.
-        bases: values of ``model`` that a mixture may go with.
+        facts: what the schemas depend on.
     """
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -29,7 +26,7 @@ def openapi_document(version: str, limits: FrontConfig, bases: Sequence[str]) ->
         },
         "paths": paths,
         "components": {
-            "schemas": {**body_schemas(limits, bases), **answer_schemas(), **EXTRA_SCHEMAS},
+            "schemas": {**body_schemas(facts), **answer_schemas(), **EXTRA_SCHEMAS},
             "securitySchemes": SECURITY,
         },
     }
