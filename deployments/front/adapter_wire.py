@@ -1,6 +1,6 @@
 """The bodies of the administrator's adapter routes, and what they answer."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.adapter_admin import Wanted
 from deployments.front.query import Digest, OwnerQuery
-from deployments.front.wire import Body
+from deployments.front.wire_types import Body, Off
 
 GrantName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")]
 
@@ -107,7 +107,7 @@ class VllmLoadBody(Body):
     load_inplace: bool | None = None
     lora_int_id: int | None = None  # vLLM's own number, which names nothing here
     base_model_name: None = None  # the cluster's base is meant
-    is_3d_lora_weight: Literal[False] | None = None
+    is_3d_lora_weight: Off = None
 
 
 class VllmUnloadBody(Body):

@@ -50,6 +50,7 @@ class ChatTemplate:
         self._tokenizer = tokenizer
         self._source: str = tokenizer.get_chat_template(source)
         self._backend: Tokenizer = tokenizer.backend_tokenizer
+        self.knows_reasoning_effort = re.search(r"\breasoning_effort\b", self._source) is not None
         self._written = (
             None
             if trusts_text
@@ -64,7 +65,7 @@ class ChatTemplate:
         """
         variables = dict(options.variables)
         if options.reasoning_effort is not None:
-            if re.search(r"\breasoning_effort\b", self._source) is None:
+            if not self.knows_reasoning_effort:
                 raise RequestError(
                     "reasoning_effort: this model's chat template does not know it: leave it out",
                     param="reasoning_effort",

@@ -273,4 +273,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
 def facts_of(context: FrontContext) -> ServerFacts:
     """What this server's OpenAPI document depends on."""
-    return ServerFacts(context.config, context.names.with_mixture, context.service.codec.vocab_size)
+    codec = context.service.codec
+    return ServerFacts(
+        context.config, context.names.with_mixture, codec.vocab_size, codec.knows_reasoning_effort
+    )

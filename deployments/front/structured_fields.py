@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from deployments.front.wire_types import Body
+from deployments.front.wire_types import Body, Off
 
 MAX_ALTERNATIVES = 1024
 
@@ -12,7 +12,6 @@ Expression = Annotated[str, Field(min_length=1)]
 Schema = dict[str, Any] | str
 """A JSON schema, or its text."""
 Alternatives = Annotated[list[Expression], Field(min_length=1, max_length=MAX_ALTERNATIVES)]
-Off = Literal[False] | None
 
 
 class JsonSchema(Body):

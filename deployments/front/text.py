@@ -36,6 +36,11 @@ class TextCodec:
             else None
         )
 
+    @property
+    def knows_reasoning_effort(self) -> bool:
+        """Whether the chat template reads it."""
+        return self._chat is not None and self._chat.knows_reasoning_effort
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a plain prompt, with whatever special tokens the model expects first.
 

@@ -64,7 +64,7 @@ class UnservedField:
         return f"{what}: {self.instead}" if self.instead else what
 
 
-TOOLS = "tools come to the model only as text in its messages"
+TOOLS = "functions come to the model only as text of a message"
 OFF = "leave it out"
 GREEDY = "use temperature, top_p and n"
 

@@ -6,7 +6,7 @@ table in ``unserved.py``; every other field is refused by name.
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
@@ -27,12 +27,14 @@ from deployments.front.unserved import (
     check_unserved,
     fields_of,
 )
-from deployments.front.wire_types import WHOLE
+from deployments.front.wire_types import WHOLE, Off
 from deployments.front.wire_types import Body as Body
 
 MAX_CHOICES = 16
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
+MAX_INTEGER = 2**31 - 1
+"""Beyond every vocabulary and context window; what crosses the link has 64 bits."""
 TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
 
@@ -52,7 +54,7 @@ def _branch_of_prompt(given: object) -> str:
 
 
 StopString = Annotated[str, Field(min_length=1)]
-TokenId = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Texts = Annotated[list[str], Field(min_length=1)]
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
 Prompt = Annotated[
@@ -80,8 +82,8 @@ class StreamOptions(Body):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
-    include_obfuscation: Literal[False] | None = None
-    continuous_usage_stats: Literal[False] | None = None
+    include_obfuscation: Off = None
+    continuous_usage_stats: Off = None
 
 
 class GenerationBody(Body):
@@ -97,7 +99,7 @@ class GenerationBody(Body):
     adapters: list[AdapterTerm] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1), WHOLE] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_INTEGER), WHOLE] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
     stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_STOP_TOKENS)] = None
@@ -116,7 +118,7 @@ class GenerationBody(Body):
     guided_choice: Alternatives | None = None
     guided_grammar: Expression | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
@@ -173,10 +175,10 @@ class ChatBody(GenerationBody):
     unserved = fields_of(CHAT)
 
     messages: Messages
-    max_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_INTEGER), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INTEGER), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0), WHOLE] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: TemplateKwargs | None = None
@@ -216,8 +218,8 @@ class CompletionBody(GenerationBody):
     unserved = fields_of(COMPLETIONS)
 
     prompt: Prompt
-    max_tokens: Annotated[int, Field(ge=0), WHOLE] | None = None
-    logprobs: Annotated[int, Field(ge=0), WHOLE] | None = None
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
     echo: bool | None = None
 
     @model_validator(mode="after")

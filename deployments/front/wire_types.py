@@ -1,6 +1,8 @@
 """The base of all bodies, and the types that their fields share."""
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from cluster.errors import RequestError
 
@@ -18,6 +20,16 @@ def _whole(value: object) -> object:
 
 WHOLE = BeforeValidator(_whole)
 """Behind an integer's bounds: it may be written with a fraction of zero."""
+
+
+def _must_be_off(value: bool) -> bool:
+    if value:
+        raise ValueError("not served: expected false or null")
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_must_be_off), WithJsonSchema({"const": False})] | None
+"""A switch that can only be off. A literal would take 0 for false."""
 
 
 def field_error(field: str, message: str) -> RequestError:

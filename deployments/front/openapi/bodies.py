@@ -65,11 +65,13 @@ class ServerFacts:
         limits: bounds that the front's configuration sets.
         mixed: values of ``model`` that a mixture may go with.
         vocab_size: of the base model; token ids are below it.
+        knows_reasoning_effort: the base model's chat template reads it.
     """
 
     limits: FrontConfig
     mixed: Sequence[str]
     vocab_size: int
+    knows_reasoning_effort: bool = False
 
 
 def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
@@ -85,6 +87,8 @@ def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
         properties = schema["properties"]
         _within(properties["stop"], "array", maxItems=limits.max_stop_strings)
         properties["logit_bias"]["propertyNames"] = {"pattern": f"^({TOKEN_ID.pattern})$"}
+    if not facts.knows_reasoning_effort:
+        chat["properties"]["reasoning_effort"] = {"type": "null"}
     for token_ids in completion["properties"]["prompt"]["oneOf"][2:]:
         items = token_ids["items"]
         _within(items.get("items", items), "integer", maximum=facts.vocab_size - 1)

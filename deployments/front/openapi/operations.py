@@ -85,7 +85,7 @@ class Operation:
             schema = ref(name) if self.media == JSON else {"type": "string"}
             content: Schema = {self.media: {"schema": schema}}
             if self.streams:
-                content[EVENTS] = {"schema": {"type": "string"}}
+                content[EVENTS] = {}  # each event is JSON, and the last one is [DONE]
             found[str(status)] = {"description": "Success.", "content": content}
         refused = OPEN if self.access == "open" else dict(REFUSED)
         if self.access == "admin":

@@ -12,7 +12,7 @@ from deployments.front.generation import Delta
 from deployments.front.text import TextCodec
 from deployments.front.token_bytes import TokenPlace
 
-CODEC = cast(TextCodec, SimpleNamespace(token_name=lambda token, place: f"<{token}>"))
+CODEC = cast(TextCodec, SimpleNamespace(token_name=lambda token, _: f"<{token}>"))
 ENVELOPE = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=False)
 ECHOES = (Echo("prompt a ", (10, 11)), Echo("prompt b ", (20, 21)))
 DELTAS = [
