@@ -1,25 +1,24 @@
 """The fields of a chat body that its template reads."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, WithJsonSchema
 
 MAX_JSON_CHARACTERS = 16 * 1024
 MAX_KEY_CHARACTERS = 64
+VARIABLE = "[A-Za-z][A-Za-z0-9_]*"
 
 FIELDS = frozenset({"add_generation_prompt", "continue_final_message", "reasoning_effort"})
 """Fields of a body; a template has them from there."""
 
 RESERVED = FIELDS | {
-    "bos_token",
     "chat_template",
     "conversation",
     "documents",
-    "eos_token",
     "max_length",
     "messages",
-    "pad_token",
     "padding",
     "return_assistant_tokens_mask",
     "return_dict",
@@ -29,7 +28,6 @@ RESERVED = FIELDS | {
     "tokenizer_kwargs",
     "tools",
     "truncation",
-    "unk_token",
 }
 """What a template has from the server, or what steers the rendering."""
 
@@ -40,12 +38,12 @@ def _usable(kwargs: dict[str, Any]) -> dict[str, Any]:
     for name in kwargs:
         if name in FIELDS:
             raise ValueError(f"{name} is a field of the body: give it there")
-        if name in RESERVED or name.startswith("_") or name.endswith("_token"):
+        if name in RESERVED or name.endswith("_token"):
             raise ValueError(f"{name[:MAX_KEY_CHARACTERS]} is the server's own: leave it out")
-        if not name.isidentifier() or len(name) > MAX_KEY_CHARACTERS:
+        if len(name) > MAX_KEY_CHARACTERS or re.fullmatch(VARIABLE, name) is None:
             raise ValueError(
                 f"{name[:MAX_KEY_CHARACTERS]!r} cannot be a variable of a template: expected an "
-                f"identifier of at most {MAX_KEY_CHARACTERS} characters"
+                f"ASCII identifier of at most {MAX_KEY_CHARACTERS} characters"
             )
     size = len(json.dumps(kwargs))
     if size > MAX_JSON_CHARACTERS:
@@ -60,9 +58,9 @@ TemplateKwargs = Annotated[
         {
             "type": "object",
             "propertyNames": {
-                "pattern": "^[A-Za-z][A-Za-z0-9_]*$",
+                "pattern": f"^{VARIABLE}$",
                 "maxLength": MAX_KEY_CHARACTERS,
-                "not": {"enum": sorted(RESERVED)},
+                "not": {"anyOf": [{"enum": sorted(RESERVED)}, {"pattern": "_token$"}]},
             },
         }
     ),

@@ -57,11 +57,12 @@ StopString = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Texts = Annotated[list[str], Field(min_length=1)]
 Tokens = Annotated[list[TokenId], Field(min_length=1)]
+TokenLists = Annotated[list[Tokens], Field(min_length=1)]
 Prompt = Annotated[
     Annotated[str, Tag("str")]
     | Annotated[Texts, Tag("list[str]")]
     | Annotated[Tokens, Tag("list[int]")]
-    | Annotated[list[Tokens], Tag("list[list]")],
+    | Annotated[TokenLists, Tag("list[list]")],
     Discriminator(_branch_of_prompt),
 ]
 """A text, its token ids, or a list of either; the first item says which."""
