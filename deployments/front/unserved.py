@@ -64,7 +64,7 @@ class UnservedField:
         return f"{what}: {self.instead}" if self.instead else what
 
 
-TOOLS = "functions come to the model only as text of a message"
+TOOLS = "the model reads text; write them into a message"
 OFF = "leave it out"
 GREEDY = "use temperature, top_p and n"
 
