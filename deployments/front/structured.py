@@ -40,10 +40,7 @@ class GrammarChecker:
         field, grammar = _grammar(body)
         if not grammar:
             return ""
-        if len(grammar) > MAX_GRAMMAR_CHARS:
-            raise RequestError(
-                f"{field}: {len(grammar)} characters; at most {MAX_GRAMMAR_CHARS}", param=field
-            )
+        _check_length(field, len(grammar))
         digest = sha256(grammar.encode()).digest()
         if digest not in self._checked:
             problem = await asyncio.to_thread(LLMatcher.validate_grammar, grammar)
@@ -61,7 +58,7 @@ def _grammar(body: GenerationBody) -> tuple[str, str]:
     if body.guided_regex is not None:
         return "guided_regex", LLMatcher.grammar_from_regex(body.guided_regex)
     if body.guided_choice is not None:
-        return "guided_choice", _choice_grammar(body.guided_choice)
+        return "guided_choice", _choice_grammar("guided_choice", body.guided_choice)
     if body.guided_grammar is not None:
         return "guided_grammar", LLMatcher.grammar_from_lark(body.guided_grammar)
     if body.guided_json is not None:
@@ -81,16 +78,22 @@ def _member_grammar(wanted: StructuredOutputs) -> tuple[str, str]:
     if wanted.regex is not None:
         return field, LLMatcher.grammar_from_regex(wanted.regex)
     if wanted.choice is not None:
-        return field, _choice_grammar(wanted.choice)
+        return field, _choice_grammar(field, wanted.choice)
     if wanted.grammar is not None:
         return field, LLMatcher.grammar_from_lark(wanted.grammar)
     schema = ANY_OBJECT if wanted.wanted_json is None else wanted.wanted_json
     return field, _json_grammar(field, schema)
 
 
-def _choice_grammar(alternatives: list[str]) -> str:
+def _choice_grammar(field: str, alternatives: list[str]) -> str:
     """One of these texts and nothing else."""
+    _check_length(field, sum(len(text) for text in alternatives))
     return LLMatcher.grammar_from_regex("|".join(_literally(text) for text in alternatives))
+
+
+def _check_length(field: str, characters: int) -> None:
+    if characters > MAX_GRAMMAR_CHARS:
+        raise field_error(field, f"{characters} characters; at most {MAX_GRAMMAR_CHARS}")
 
 
 def _literally(text: str) -> str:
@@ -99,6 +102,8 @@ def _literally(text: str) -> str:
 
 
 def _json_grammar(field: str, schema: dict[str, Any] | str) -> str:
+    if isinstance(schema, str):
+        _check_length(field, len(schema))
     try:
         text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False)
         if isinstance(schema, str) and not isinstance(json.loads(schema), dict):

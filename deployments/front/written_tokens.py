@@ -8,11 +8,11 @@ mark in it is text. The others are the template's own.
 Texts without such characters are encoded as always, by the tokenizer itself.
 """
 
+import itertools
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -81,15 +81,22 @@ class WrittenTokens:
     def marked(
         self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
     ) -> Marked | None:
-        """The conversation with marks; None where there is nothing to mark."""
+        """The conversation with marks; None where there is nothing to mark.
+
+        Raises:
+            RequestError: no character is left for a mark.
+        """
         places = [self._finder(message).places(message["content"]) for message in messages]
         strings = list(_strings(variables))
         if not any(places) and not any(self._all.places(text) for text in strings):
             return None
-        texts = [*(message["content"] for message in messages), *strings]
-        mark = next(
-            chr(code) for code in PRIVATE_USE[2:] if not any(chr(code) in text for text in texts)
-        )
+        used = set(itertools.chain(*(message["content"] for message in messages), *strings))
+        mark = next((chr(code) for code in PRIVATE_USE[2:] if chr(code) not in used), None)
+        if mark is None:
+            raise RequestError(
+                "messages: they have every character of private use: leave one out",
+                param="messages",
+            )
         return Marked(
             [
                 {**message, "content": _insert(message["content"], found, mark)}
@@ -223,7 +230,7 @@ def _insert(text: str, places: list[int], mark: str) -> str:
     if not places:
         return text
     edges = [0, *places, len(text)]
-    return mark.join(text[a:b] for a, b in pairwise(edges))
+    return mark.join(text[a:b] for a, b in itertools.pairwise(edges))
 
 
 def _strings(value: Any) -> Iterable[str]:

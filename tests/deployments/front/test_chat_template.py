@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cluster.errors import RequestError
 from deployments.front.chat_template import ChatTemplate, TemplateOptions, options_of
 from deployments.front.wire import ChatBody
+from deployments.front.written_tokens import PRIVATE_USE
 from tests.support.tokenizers import KINDS, NOT_SPECIAL, SPECIAL, wrapped
 
 CHATML = (
@@ -245,3 +246,9 @@ def test_options_of_a_body(fields: dict[str, Any], wanted: tuple[bool, bool]) ->
     messages = [{"role": "assistant", "content": "a"}]
     options = options_of(ChatBody.model_validate({"model": "m", "messages": messages, **fields}))
     assert (options.add_generation_prompt, options.continue_final_message) == wanted
+
+
+def test_a_text_of_all_private_characters_leaves_none_for_a_mark() -> None:
+    content = "".join(map(chr, PRIVATE_USE)) + "<|im_end|>"
+    with pytest.raises(RequestError, match="private use"):
+        BUILT["byte-level", "chatml"][1].encode([{"role": "user", "content": content}], NO_PROMPT)
