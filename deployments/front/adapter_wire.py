@@ -12,7 +12,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.adapter_admin import Wanted
 from deployments.front.query import Digest, OwnerQuery
-from deployments.front.wire_types import Body, Off
+from deployments.front.wire_types import Body, NameToAdd, Off
 
 GrantName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")]
 
@@ -78,7 +78,7 @@ class TargetBody(NameBody):
 class UploadParameters(TargetBody):
     """``POST /admin/v1/adapters`` with an archive as its body: the query."""
 
-    name: str
+    name: NameToAdd
 
 
 class AddBody(UploadParameters):
@@ -102,7 +102,7 @@ class PinBody(NameBody):
 class VllmLoadBody(Body):
     """vLLM's ``POST /v1/load_lora_adapter``."""
 
-    lora_name: str
+    lora_name: NameToAdd
     lora_path: str
     load_inplace: bool | None = None
     lora_int_id: int | None = None  # vLLM's own number, which names nothing here

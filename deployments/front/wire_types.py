@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
+from cluster.adapters.catalog import ALIAS_PATTERN
 from cluster.errors import RequestError
 
 
@@ -30,6 +31,10 @@ def _must_be_off(value: bool) -> bool:
 
 Off = Annotated[bool, AfterValidator(_must_be_off), WithJsonSchema({"const": False})] | None
 """A switch that can only be off. A literal would take 0 for false."""
+
+
+NameToAdd = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{ALIAS_PATTERN}$"})]
+"""Checked where it is added, with a code of its own."""
 
 
 def field_error(field: str, message: str) -> RequestError:

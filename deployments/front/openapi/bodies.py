@@ -120,6 +120,8 @@ def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
         ]
     }
     route["not"] = mixture
+    for name in ("AddBody", "AliasBody"):
+        found[name]["not"] = _both(tenant=NOT_NULL, grants={**ARRAY, "minItems": 1})
     found["RouteBody"]["oneOf"] = [_only("prompt", "messages"), _only("messages", "prompt")]
     found["SourceBody"]["oneOf"] = [
         _only("folder", "hub", "url"),
