@@ -275,5 +275,9 @@ def facts_of(context: FrontContext) -> ServerFacts:
     """What this server's OpenAPI document depends on."""
     codec = context.service.codec
     return ServerFacts(
-        context.config, context.names.with_mixture, codec.vocab_size, codec.knows_reasoning_effort
+        context.config,
+        context.names.with_mixture,
+        codec.vocab_size,
+        knows_reasoning_effort=codec.knows_reasoning_effort,
+        takes_empty_prompt=bool(codec.encode("")),
     )

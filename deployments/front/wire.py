@@ -27,7 +27,7 @@ from deployments.front.unserved import (
     check_unserved,
     fields_of,
 )
-from deployments.front.wire_types import WHOLE, Off
+from deployments.front.wire_types import ALL_WHOLE, WHOLE, Off
 from deployments.front.wire_types import Body as Body
 
 MAX_CHOICES = 16
@@ -56,7 +56,8 @@ def _branch_of_prompt(given: object) -> str:
 StopString = Annotated[str, Field(min_length=1)]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Texts = Annotated[list[str], Field(min_length=1)]
-Tokens = Annotated[list[TokenId], Field(min_length=1)]
+Tokens = Annotated[list[TokenId], Field(min_length=1), ALL_WHOLE]
+StopTokens = Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS), ALL_WHOLE]
 TokenLists = Annotated[list[Tokens], Field(min_length=1)]
 Prompt = Annotated[
     Annotated[str, Tag("str")]
@@ -103,7 +104,7 @@ class GenerationBody(Body):
     top_k: Annotated[int, Field(ge=-1, le=MAX_INTEGER), WHOLE] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
     stop: Stop | None = None
-    stop_token_ids: Annotated[list[TokenId] | None, Field(max_length=MAX_STOP_TOKENS)] = None
+    stop_token_ids: StopTokens | None = None
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

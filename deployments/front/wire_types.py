@@ -23,6 +23,17 @@ WHOLE = BeforeValidator(_whole)
 """Behind an integer's bounds: it may be written with a fraction of zero."""
 
 
+def _all_whole(values: object) -> object:
+    """The same for a list, which is looked through at once where all are integers."""
+    if not isinstance(values, list) or float not in set(map(type, values)):
+        return values
+    return [_whole(value) for value in values]
+
+
+ALL_WHOLE = BeforeValidator(_all_whole)
+"""Behind the bounds of a list of integers."""
+
+
 def _must_be_off(value: bool) -> bool:
     if value:
         raise ValueError("not served: expected false or null")

@@ -66,12 +66,14 @@ class ServerFacts:
         mixed: values of ``model`` that a mixture may go with.
         vocab_size: of the base model; token ids are below it.
         knows_reasoning_effort: the base model's chat template reads it.
+        takes_empty_prompt: the tokenizer puts a token before every prompt.
     """
 
     limits: FrontConfig
     mixed: Sequence[str]
     vocab_size: int
     knows_reasoning_effort: bool = False
+    takes_empty_prompt: bool = False
 
 
 def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
@@ -89,7 +91,10 @@ def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
         properties["logit_bias"]["propertyNames"] = {"pattern": f"^({TOKEN_ID.pattern})$"}
     if not facts.knows_reasoning_effort:
         chat["properties"]["reasoning_effort"] = {"type": "null"}
-    for token_ids in completion["properties"]["prompt"]["oneOf"][2:]:
+    text, texts, *lists = completion["properties"]["prompt"]["oneOf"]
+    if not facts.takes_empty_prompt:
+        text["minLength"] = texts["items"]["minLength"] = 1
+    for token_ids in lists:
         items = token_ids["items"]
         _within(items.get("items", items), "integer", maximum=facts.vocab_size - 1)
     _within(chat["properties"]["top_logprobs"], "integer", maximum=limits.max_logprobs)

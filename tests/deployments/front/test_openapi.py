@@ -138,7 +138,9 @@ GIVEN: list[tuple[str, dict[str, Any]]] = [
     )),
     *(("CompletionBody", {**PROMPT_FIELDS, **fields}) for fields in (
         {}, {"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"prompt": [[1], [2]]}, {"prompt": []},
-        {"prompt": [[]]}, {"prompt": [True]}, {"prompt": ["a", 1]}, {"prompt": [-1]},
+        {"prompt": [[]]}, {"prompt": [1.0, 2]}, {"prompt": [1.5]}, {"prompt": [True]},
+        {"stop_token_ids": [1.0]}, {"stop_token_ids": [True, 1.0]}, {"stop_token_ids": [1.5]},
+        {"prompt": ["a", 1]}, {"prompt": [-1]},
         {"prompt": None}, {"prompt": {}}, {"max_tokens": 0}, {"max_tokens": 0, "echo": True},
         {"max_tokens": 0, "echo": False}, {"logprobs": True}, {"logprobs": 0}, {"echo": 1},
         {"reasoning_effort": None}, {"reasoning_effort": "low"},
