@@ -131,6 +131,9 @@ class RouterConfig(Section):
     """The kind's own settings; they override the artifact's. Unknown ones are refused by name."""
 
 
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/?#\s]+)$")]
+
+
 class FrontConfig(Section):
     """The HTTP side."""
 
@@ -144,6 +147,11 @@ class FrontConfig(Section):
     max_logprobs: Annotated[int, Field(ge=0)] = 20
     request_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     """A request that runs longer ends with an error."""
+    special_tokens_in_text: bool = False
+    """Special tokens that are written in messages are tokens, as transformers reads them; by
+    default they are text, so that no message can begin a turn."""
+    cors_origins: tuple[Origin, ...] = ()
+    """Web pages whose scripts may call: origins such as https://chat.example.com, or "*"."""
     view_interval_s: Annotated[float, Field(gt=0)] = 1.0
     """How often replicas are looked up; their load arrives with every step besides."""
     metrics_open: bool = False

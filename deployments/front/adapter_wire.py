@@ -12,7 +12,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.adapter_admin import Wanted
 from deployments.front.query import Digest, OwnerQuery
-from deployments.front.wire import FEW, Body, NameText, ShortText
+from deployments.front.wire_types import FEW, Body, NameText, NameToAdd, Off, ShortText
 
 GrantName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")]
 
@@ -78,7 +78,7 @@ class TargetBody(NameBody):
 class UploadParameters(TargetBody):
     """``POST /admin/v1/adapters`` with an archive as its body: the query."""
 
-    name: NameText
+    name: NameToAdd
     base_check: BaseCheck | None = None
     """What must agree with the base for this one; null: as configured."""
 
@@ -104,9 +104,12 @@ class PinBody(NameBody):
 class VllmLoadBody(Body):
     """vLLM's ``POST /v1/load_lora_adapter``."""
 
-    lora_name: NameText
+    lora_name: NameToAdd
     lora_path: ShortText
-    load_inplace: bool = False
+    load_inplace: bool | None = None
+    lora_int_id: int | None = None  # vLLM's own number, which names nothing here
+    base_model_name: None = None  # the cluster's base is meant
+    is_3d_lora_weight: Off = None
 
 
 class VllmUnloadBody(Body):

@@ -33,6 +33,7 @@ from deployments.front.grammar_trial import GrammarTrial
 from deployments.front.heavy import HeavyWork
 from deployments.front.http_app import build_http_app
 from deployments.front.http_server import HttpServer
+from deployments.front.key_headers import authorization_of
 from deployments.front.live_routers import FrontRouters
 from deployments.front.live_tenants import LiveTenants
 from deployments.front.metrics import FrontMetrics
@@ -132,7 +133,11 @@ class Front:
         metrics.add_collector(RoutingCollector(routing))
         metrics.tenants_refused.set_function(lambda: self._tenants.state.error is not None)
         names = ModelNames(location.model_id)
-        text_codec = await asyncio.to_thread(TextCodec, location.path)
+        text_codec = await asyncio.to_thread(
+            TextCodec,
+            location.path,
+            special_tokens_in_text=config.front.special_tokens_in_text,
+        )
         template = text_codec.chat_template
         cluster = BroadcastCluster(replicas)
         self._admission = Admission.build(config, secrets, clock)
@@ -184,7 +189,7 @@ class Front:
             ),
             door=Door(
                 authenticate=lambda request: self._tenants.authenticate(
-                    request.headers.get("authorization")
+                    authorization_of(request.headers)
                 ),
                 admission=self._admission,
                 work=self._work,

@@ -20,6 +20,7 @@ from cluster.placement.filters import PickRequest
 from deployments.front.replicas import ReplicaSet
 from deployments.front.rerouting import SentenceRerouting
 from deployments.front.text import TextCodec
+from deployments.front.token_bytes import TokenPlace
 from deployments.link.client import ReplicaLink
 from deployments.link.messages import Reroute, Submit
 from router_service.service import Decided
@@ -41,6 +42,8 @@ class SequenceSpec:
     decided: Decided
     arrived_at: float  # wall clock, seconds
     deadline_at: float  # wall clock, seconds
+    skip_special_tokens: bool = True  # leave them out of the text
+    include_stop: bool = False  # end the text behind what stopped it
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class Delta:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens
     gate_adapters: tuple[str, ...] = ()  # aliases, in the gate's order, beside its weights
     gate_weights: tuple[tuple[float, ...], ...] = ()  # [layers][adapters] behind the token
+    places: tuple[TokenPlace, ...] = ()  # one per token id where log-probabilities are asked for
 
 
 @dataclass(slots=True)
@@ -96,7 +100,13 @@ class Generation:
         Raises:
             BraidError: the sequence cannot be finished.
         """
-        text = self.codec.stream(self.spec.stop, self.spec.sampling.min_tokens)
+        text = self.codec.stream(
+            self.spec.stop,
+            self.spec.sampling.min_tokens,
+            skip_special_tokens=self.spec.skip_special_tokens,
+            include_stop=self.spec.include_stop,
+        )
+        placed = self.codec.places(skip_special_tokens=self.spec.skip_special_tokens)
         lost: list[ReplicaId] = []
         while True:
             digests = self._digests
@@ -134,7 +144,12 @@ class Generation:
                     fresh = chunk.prompt_logprobs[max(0, self._scored - scored) :]
                     scored += len(chunk.prompt_logprobs)
                     self._scored = max(self._scored, scored)
-                    piece = text.push(chunk.token_ids)
+                    stops = chunk.finish_reason is FinishReason.STOP
+                    piece = text.push(chunk.token_ids, ends=stops)
+                    places: tuple[TokenPlace, ...] = ()
+                    if self.spec.sampling.logprobs is not None:
+                        hidden = stops and not self.spec.include_stop
+                        places = placed.add_all(chunk.token_ids, last_is_hidden=hidden)
                     delta = Delta(
                         piece,
                         chunk.token_ids,
@@ -142,6 +157,7 @@ class Generation:
                         prompt_logprobs=fresh,
                         gate_adapters=self._gate_adapters if chunk.gate_weights else (),
                         gate_weights=chunk.gate_weights,
+                        places=places,
                     )
                     reason = chunk.finish_reason
                     self._ended = text.stopped or reason in (FinishReason.STOP, FinishReason.LENGTH)

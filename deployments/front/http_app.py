@@ -1,12 +1,10 @@
 """The HTTP routes of OpenAI's API and Braid's own, over ``RequestService``."""
 
-import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from functools import cache
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from cluster.errors import BraidError, DecisionNotFound, ModelNotFound
@@ -16,18 +14,21 @@ from deployments.front.adapter_routes import build_adapter_routes
 from deployments.front.admin import build_admin_routes, check_may_scrape
 from deployments.front.answers import (
     AnswerFormat,
-    ChatAnswer,
-    CompletionAnswer,
     Envelope,
     JsonObject,
     usage_body,
 )
+from deployments.front.chat_answer import ChatAnswer
+from deployments.front.completion_answer import CompletionAnswer
 from deployments.front.context import FrontContext
 from deployments.front.explain import adapters_header, decision_body
 from deployments.front.generation import Delta
 from deployments.front.json_answer import json_answer
+from deployments.front.methods import install_methods
 from deployments.front.metrics import CONTENT_TYPE
 from deployments.front.models import model_card, model_cards
+from deployments.front.openapi.bodies import ServerFacts
+from deployments.front.openapi.document import openapi_document
 from deployments.front.request_id import RequestIdMiddleware, request_id_of
 from deployments.front.request_log import current_record
 from deployments.front.router_routes import build_router_routes
@@ -47,6 +48,7 @@ def build_http_app(context: FrontContext) -> FastAPI:
     problem.install(app)
     service = context.service
     door = context.door
+    document = cache(lambda: openapi_document(context.version, facts_of(context)))
 
     async def answer(request: Request, endpoint: str) -> Response:
         """Let in, begin, and answer whole or as a stream; count refusals."""
@@ -87,7 +89,9 @@ def build_http_app(context: FrontContext) -> FastAPI:
         else:
             wording = CompletionAnswer(envelope, running.echoes)
         if body.stream:
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
+            include_usage = body.stream_options is not None and bool(
+                body.stream_options.include_usage
+            )
             return await stream(request, running, wording, include_usage)
         return await whole(request, running, wording)
 
@@ -190,15 +194,15 @@ def build_http_app(context: FrontContext) -> FastAPI:
             "x-braid-adapters": adapters_header(decided.decision.mixture),
         }
 
-    @app.post("/v1/chat/completions", openapi_extra=_body_schema(ChatBody))
+    @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         return await answer(request, "chat")
 
-    @app.post("/v1/completions", openapi_extra=_body_schema(CompletionBody))
+    @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         return await answer(request, "completions")
 
-    @app.post("/v1/route", openapi_extra=_body_schema(RouteBody))
+    @app.post("/v1/route")
     async def route(request: Request) -> Response:
         tenant = await door.enter(request)
         body = await door.read(request, tenant, RouteBody)
@@ -206,7 +210,10 @@ def build_http_app(context: FrontContext) -> FastAPI:
         decided = await service.route(tenant, body)
         return json_answer(
             decision_body(
-                decided.decision, decided.source, decided.store_state.value, explain=body.explain
+                decided.decision,
+                decided.source,
+                decided.store_state.value,
+                explain=bool(body.explain),
             )
         )
 
@@ -248,9 +255,8 @@ def build_http_app(context: FrontContext) -> FastAPI:
         return json_answer({"version": context.version})
 
     @app.get("/openapi.json")
-    async def openapi(request: Request) -> Response:
-        await door.enter(request)
-        return json_answer(await asyncio.to_thread(app.openapi))
+    async def openapi() -> Response:
+        return json_answer(document())
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
@@ -261,14 +267,18 @@ def build_http_app(context: FrontContext) -> FastAPI:
     app.include_router(build_adapter_routes(context))
     app.include_router(build_router_routes(context))
     app.include_router(build_vllm_routes(context))
+    install_methods(app, context.config.cors_origins)
     app.add_middleware(RequestIdMiddleware, clock=context.clock)
     return app
 
 
-def _body_schema(kind: type[BaseModel]) -> dict[str, Any]:
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": kind.model_json_schema()}},
-        }
-    }
+def facts_of(context: FrontContext) -> ServerFacts:
+    """What this server's OpenAPI document depends on."""
+    codec = context.service.codec
+    return ServerFacts(
+        context.config,
+        context.names.with_mixture,
+        codec.vocab_size,
+        knows_reasoning_effort=codec.knows_reasoning_effort,
+        takes_empty_prompt=bool(codec.encode("")),
+    )

@@ -28,6 +28,11 @@ class ModelNames:
         """The id without the organisation or folders."""
         return self.model_id.rstrip("/").rsplit("/", 1)[-1]
 
+    @property
+    def with_mixture(self) -> tuple[str, ...]:
+        """What ``model`` may be where ``adapters`` is given."""
+        return tuple(dict.fromkeys((self.model_id, self.short, AUTO)))
+
     def is_base(self, name: str) -> bool:
         """Whether ``name`` means the base model alone."""
         return name in (self.model_id, self.short)
@@ -46,7 +51,7 @@ class ModelNames:
             RequestError: ``adapters`` beside a ``model`` that already names an adapter or router.
         """
         if adapters is not None:
-            if not (self.is_base(model) or model == AUTO):
+            if model not in self.with_mixture:
                 raise RequestError(
                     f"adapters: an explicit mixture goes with model {self.model_id!r} or "
                     f"{AUTO!r}, not {model!r}",

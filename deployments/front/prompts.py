@@ -7,6 +7,7 @@ from typing import TypeVar
 from cluster.domain.ids import TenantId
 from cluster.domain.request import SamplingParams
 from cluster.errors import PromptTooLong, RequestError
+from deployments.front.chat_template import PLAIN, TemplateOptions
 from deployments.front.heavy import HeavyWork
 from deployments.front.limits import MAX_REPORTED, MAX_REQUEST_TOKENS, MAX_SEQUENCES
 from deployments.front.sampling import check_prompt
@@ -55,7 +56,7 @@ class PromptReader:
         messages: Sequence[Message],
         text: str,
         context: int,
-        template: str | None = None,
+        options: TemplateOptions = PLAIN,
     ) -> Prompts:
         """The prompt of a conversation.
 
@@ -64,7 +65,7 @@ class PromptReader:
             messages: its turns.
             text: what a router reads.
             context: the longest sequence, in tokens.
-            template: a chat template that an adapter brings; None is the base's.
+            options: how they are rendered.
 
         Raises:
             PromptTooLong: it leaves no room for an answer.
@@ -74,14 +75,14 @@ class PromptReader:
         def encode() -> Prompts:
             chat = [message.for_template() for message in messages]
             self._check_length([message["content"] for message in chat], context, "messages")
-            ids = self._codec.encode_chat(chat, template)
+            ids = self._codec.encode_chat(chat, options)
             check_prompt(len(ids), context, self._codec.vocab_size, ids)
             return Prompts((tuple(ids),), text)
 
         if len(messages) >= context:  # each is at least one token
             raise too_long(context, "messages")
         items = sum(1 if isinstance(m.content, str) else len(m.content or ()) for m in messages)
-        if template is not None:  # a stranger's program
+        if options.source is not None:  # a stranger's program
             return await self._work.run(tenant, encode)
         return await self._run(tenant, sum(len(m.text) for m in messages), items, encode)
 
@@ -103,13 +104,13 @@ class PromptReader:
         return await self._run(tenant, sum(map(len, texts)), items, encode)
 
     async def of_route(
-        self, tenant: TenantId, body: RouteBody, context: int, template: str | None = None
+        self, tenant: TenantId, body: RouteBody, context: int, options: TemplateOptions = PLAIN
     ) -> Prompts:
         """The prompt that is only decided for. Raises as ``of_chat``."""
         prompt = body.prompt
         if prompt is None:
             return await self.of_chat(
-                tenant, body.messages or (), body.routing_text, context, template
+                tenant, body.messages or (), body.routing_text, context, options
             )
 
         def encode() -> Prompts:

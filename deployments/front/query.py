@@ -66,7 +66,7 @@ def read_query(request: Request, kind: type[Q], **given: Any) -> Q:
             f"{', '.join(twice)}: expected once in the query, found more often", param=twice[0]
         )
     try:
-        return kind.model_validate({**dict(pairs), **given})
+        return kind.model_validate({**dict(pairs), **given}, strict=False)
     except ValidationError as error:
         raise invalid_body(error) from error
 

@@ -13,14 +13,14 @@ from deployments.front.context import FrontContext
 from deployments.front.json_answer import json_answer
 from deployments.front.query import NoQuery, read_query, refuse_body
 from deployments.front.router_admin import WantedRouter, describe
-from deployments.front.wire import Body, NameText
+from deployments.front.wire_types import Body, NameText, NameToAdd
 from deployments.live_routers import router_configs
 
 
 class RouterBody(Body):
     """``POST /admin/v1/routers`` for a kind without an artifact; with one, the query."""
 
-    name: NameText
+    name: NameToAdd
     kind: NameText | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     replace: bool = False

@@ -53,8 +53,6 @@ def sampling_of(
             f"stop: {len(body.stop_strings)} strings; at most {limits.max_stop_strings}",
             param="stop",
         )
-    if any(not text for text in body.stop_strings):
-        raise RequestError("stop: a stop string must not be empty", param="stop")
     room = max_model_len - prompt_tokens
     prompt_logprobs = None
     if isinstance(body, ChatBody):
@@ -73,15 +71,18 @@ def sampling_of(
             f"min_tokens: {min_tokens} is more than the {wanted} tokens that may be generated",
             param="min_tokens",
         )
+    temperature, top_p = body.temperature, body.top_p
+    if top_p == 0:  # the narrowest nucleus is the likeliest token
+        temperature, top_p = 0.0, None
     return SamplingParams(
         max_tokens=min(wanted, room),
-        temperature=1.0 if body.temperature is None else body.temperature,
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=body.top_k or 0,
+        temperature=1.0 if temperature is None else temperature,
+        top_p=1.0 if top_p is None else top_p,
+        top_k=max(0, body.top_k or 0),
         seed=body.seed,
         stop_token_ids=tuple(body.stop_token_ids or ()),
         logprobs=logprobs,
-        ignore_eos=body.ignore_eos,
+        ignore_eos=bool(body.ignore_eos),
         min_p=body.min_p or 0.0,
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
@@ -90,7 +91,7 @@ def sampling_of(
         grammar=grammar,
         min_tokens=min_tokens,
         prompt_logprobs=prompt_logprobs,
-        explain=body.explain,
+        explain=bool(body.explain),
     )
 
 

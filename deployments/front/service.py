@@ -30,6 +30,7 @@ from cluster.tenancy.tenants import Tenant
 from deployments.front.adapter_templates import AdapterTemplates, ChosenTemplate
 from deployments.front.admission import Admission
 from deployments.front.answers import Choice, Echo
+from deployments.front.chat_template import TemplateOptions, options_of
 from deployments.front.expected_answers import ExpectedAnswers
 from deployments.front.explain import decision_body, sentences_body
 from deployments.front.generation import Delta, Generation, SequenceSpec
@@ -156,7 +157,8 @@ class RequestService:
     async def route(self, tenant: Tenant, body: RouteBody) -> Decided:
         """Decide only: what the same prompt's completion would be decided as."""
         template = await self._template(tenant, body)
-        prompts = await self._prompts.of_route(tenant.id, body, self.max_model_len, template.text)
+        options = TemplateOptions(source=template.text)
+        prompts = await self._prompts.of_route(tenant.id, body, self.max_model_len, options)
         return await self.decide(tenant, body.model, body.adapters, prompts.text, prompts.ids[0])
 
     async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
@@ -173,7 +175,11 @@ class RequestService:
     async def _begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
         template = await self._template(tenant, body)
         prompts = await self._prompts.of_chat(
-            tenant.id, body.messages, body.routing_text, self.max_model_len, template.text
+            tenant.id,
+            body.messages,
+            body.routing_text,
+            self.max_model_len,
+            options_of(body, template.text),
         )
         return await self._prepare(tenant, "chat", body, prompts, template)
 
@@ -198,11 +204,13 @@ class RequestService:
     def _echoes(self, body: CompletionBody, prompts: Sequence[tuple[int, ...]]) -> tuple[Echo, ...]:
         """The prompts, once per choice; what was given as text is repeated as it is."""
         texts = body.texts or [self.codec.prompt_text(ids) for ids in prompts]
-        return tuple(
-            Echo(text, ids)
-            for text, ids in zip(texts, prompts, strict=True)
-            for _ in range(body.n or 1)
-        )
+        echoes = []
+        for text, ids in zip(texts, prompts, strict=True):
+            offsets: tuple[int, ...] = ()
+            if body.logprobs is not None:
+                offsets = self.codec.prompt_offsets(text, ids, is_text=bool(body.texts))
+            echoes += [Echo(text, ids, offsets)] * (body.n or 1)
+        return tuple(echoes)
 
     async def _prepare(
         self,
@@ -259,7 +267,7 @@ class RequestService:
             choices=tuple(Choice() for _ in specs),
             verdict=verdict,
             started=self.clock.monotonic(),
-            explain=body.explain,
+            explain=bool(body.explain),
         )
 
     def _specs(
@@ -286,6 +294,8 @@ class RequestService:
                         decided=decided,
                         arrived_at=now,
                         deadline_at=now + self.config.request_timeout_s,
+                        skip_special_tokens=body.skip_special_tokens is not False,
+                        include_stop=bool(body.include_stop_str_in_output),
                     )
                 )
         return specs

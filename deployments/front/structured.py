@@ -3,14 +3,16 @@
 import json
 from collections import OrderedDict
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llguidance import LLMatcher
 
 from cluster.domain.ids import TenantId
 from cluster.errors import GrammarTooComplex, RequestError
 from deployments.front.grammar_trial import GrammarTrial
+from deployments.front.structured_fields import StructuredOutputs
 from deployments.front.wire import GenerationBody
+from deployments.front.wire_types import field_error
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 MAX_GRAMMAR_CHARS = 256 * 1024
 MAX_CHECKED = 256
 MAX_PROBLEM_CHARS = 500
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 JSON_OPTIONS: "JsonCompileOptions" = {"whitespace_pattern": r"[ \t\n]{0,20}"}
 """Any usual layout, but no endless white space, which small models are prone to."""
@@ -45,10 +48,7 @@ class GrammarChecker:
         field, grammar = _grammar(body)
         if not grammar:
             return ""
-        if len(grammar) > MAX_GRAMMAR_CHARS:
-            raise RequestError(
-                f"{field}: {len(grammar)} characters; at most {MAX_GRAMMAR_CHARS}", param=field
-            )
+        _check_length(field, len(grammar))
         digest = sha256(grammar.encode()).digest()
         known = self._checked.get(digest)
         if known is None:
@@ -72,21 +72,58 @@ def _grammar(body: GenerationBody) -> tuple[str, str]:
     """(field, grammar); both empty where text is free."""
     if body.guided_regex is not None:
         return "guided_regex", LLMatcher.grammar_from_regex(body.guided_regex)
+    if body.guided_choice is not None:
+        return "guided_choice", _choice_grammar("guided_choice", body.guided_choice)
     if body.guided_grammar is not None:
         return "guided_grammar", LLMatcher.grammar_from_lark(body.guided_grammar)
     if body.guided_json is not None:
-        return _json_grammar("guided_json", body.guided_json)
+        return "guided_json", _json_grammar("guided_json", body.guided_json)
+    if body.structured_outputs is not None:
+        return _member_grammar(body.structured_outputs)
     wanted = body.response_format
     if wanted is None or wanted.type == "text":
         return "", ""
-    if wanted.json_schema is None:
-        return _json_grammar("response_format", {"type": "object"})
-    return _json_grammar("response_format", wanted.json_schema.wanted)
+    schema = ANY_OBJECT if wanted.json_schema is None else wanted.json_schema.wanted
+    return "response_format", _json_grammar("response_format", schema)
 
 
-def _json_grammar(field: str, schema: dict[str, object]) -> tuple[str, str]:
+def _member_grammar(wanted: StructuredOutputs) -> tuple[str, str]:
+    """(field, grammar) of the one member that is given."""
+    field = f"structured_outputs.{wanted.given[0]}"
+    if wanted.regex is not None:
+        return field, LLMatcher.grammar_from_regex(wanted.regex)
+    if wanted.choice is not None:
+        return field, _choice_grammar(field, wanted.choice)
+    if wanted.grammar is not None:
+        return field, LLMatcher.grammar_from_lark(wanted.grammar)
+    schema = ANY_OBJECT if wanted.wanted_json is None else wanted.wanted_json
+    return field, _json_grammar(field, schema)
+
+
+def _choice_grammar(field: str, alternatives: list[str]) -> str:
+    """One of these texts and nothing else."""
+    _check_length(field, sum(len(text) for text in alternatives))
+    return LLMatcher.grammar_from_regex("|".join(_literally(text) for text in alternatives))
+
+
+def _check_length(field: str, characters: int) -> None:
+    if characters > MAX_GRAMMAR_CHARS:
+        raise field_error(field, f"{characters} characters; at most {MAX_GRAMMAR_CHARS}")
+
+
+def _literally(text: str) -> str:
+    """A text as a regular expression that matches it alone."""
+    return "".join(char if char.isalnum() else f"\\x{{{ord(char):x}}}" for char in text)
+
+
+def _json_grammar(field: str, schema: dict[str, Any] | str) -> str:
+    if isinstance(schema, str):
+        _check_length(field, len(schema))
     try:
-        text = json.dumps(schema, allow_nan=False)
-        return field, LLMatcher.grammar_from_json_schema(text, defaults=JSON_OPTIONS)
-    except ValueError as error:
-        raise RequestError(f"{field}: {error}", param=field) from error
+        text = schema if isinstance(schema, str) else json.dumps(schema, allow_nan=False)
+        if isinstance(schema, str) and not isinstance(json.loads(schema), dict):
+            raise ValueError("expected a JSON schema, which is an object")
+        return LLMatcher.grammar_from_json_schema(text, defaults=JSON_OPTIONS)
+    except (ValueError, RecursionError) as error:
+        reason = str(error) or "nested too deeply"
+        raise field_error(field, reason[:MAX_PROBLEM_CHARS]) from error

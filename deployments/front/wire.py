@@ -1,44 +1,79 @@
 """The bodies of HTTP requests, in OpenAI's shape plus ``adapters``.
 
-Unknown fields are refused by name. Fields of OpenAI's API that this server does not implement are
-accepted only at the value that means "off".
+What is served is a field here. A field of OpenAI's or vLLM's API that is not served is a row of the
+table in ``unserved.py``; every other field is refused by name.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from deployments.front.limits import (
-    MAX_LIST_ITEMS,
-    MAX_MESSAGES,
-    MAX_NAME_CHARS,
-    MAX_PARTS,
-    MAX_PROMPT_IDS,
-    MAX_SEQUENCES,
-    MAX_STOP_CHARS,
-    MAX_TEXT_CHARS,
+from deployments.front.limits import MAX_PROMPT_IDS, MAX_SEQUENCES
+from deployments.front.messages import Message as Message
+from deployments.front.messages import Messages
+from deployments.front.structured_fields import (
+    Alternatives,
+    Expression,
+    ResponseFormat,
+    Schema,
+    StructuredOutputs,
 )
+from deployments.front.template_fields import ReasoningEffort, TemplateKwargs
+from deployments.front.unserved import (
+    CHAT,
+    COMPLETIONS,
+    UnservedField,
+    check_unserved,
+    fields_of,
+)
+from deployments.front.wire_types import ALL_WHOLE, FEW, WHOLE, NameText, Off, ShortText, StopText
+from deployments.front.wire_types import Body as Body
 
 MAX_CHOICES = 16
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
+MAX_INTEGER = 2**31 - 1
+"""Beyond every vocabulary and context window; what crosses the link has 64 bits."""
 TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
-NameText = Annotated[str, Field(max_length=MAX_NAME_CHARS)]
-ShortText = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
-StopText = Annotated[str, Field(max_length=MAX_STOP_CHARS)]
-PromptIds = Annotated[
-    list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_PROMPT_IDS, fail_fast=True)
+
+def _branch_of_stop(given: object) -> str:
+    """The one branch of the union that is tried, so that errors speak of no other."""
+    return "list[str]" if isinstance(given, list) else "str"
+
+
+def _branch_of_prompt(given: object) -> str:
+    """As for stop strings; of a list, its first item decides."""
+    if not isinstance(given, list):
+        return "str"
+    first = given[0] if given else ""
+    if isinstance(first, str):
+        return "list[str]"
+    return "list[list]" if isinstance(first, list) else "list[int]"
+
+
+PROMPTS = Field(min_length=1, max_length=MAX_SEQUENCES, fail_fast=True)
+TokenId = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+Texts = Annotated[list[str], PROMPTS]
+Tokens = Annotated[
+    list[TokenId], Field(min_length=1, max_length=MAX_PROMPT_IDS, fail_fast=True), ALL_WHOLE
 ]
-FEW = Field(max_length=MAX_LIST_ITEMS, fail_fast=True)
-PROMPTS = Field(max_length=MAX_SEQUENCES, fail_fast=True)
-
-
-class Body(BaseModel):
-    """Base of all bodies."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+StopTokens = Annotated[list[TokenId], Field(max_length=MAX_STOP_TOKENS, fail_fast=True), ALL_WHOLE]
+TokenLists = Annotated[list[Tokens], PROMPTS]
+Prompt = Annotated[
+    Annotated[str, Tag("str")]
+    | Annotated[Texts, Tag("list[str]")]
+    | Annotated[Tokens, Tag("list[int]")]
+    | Annotated[TokenLists, Tag("list[list]")],
+    Discriminator(_branch_of_prompt),
+]
+"""A text, its token ids, or a list of either; the first item says which."""
+Stop = Annotated[
+    Annotated[StopText, Tag("str")] | Annotated[Annotated[list[StopText], FEW], Tag("list[str]")],
+    Discriminator(_branch_of_stop),
+]
 
 
 class AdapterTerm(Body):
@@ -51,57 +86,44 @@ class AdapterTerm(Body):
 class StreamOptions(Body):
     """Options of a streamed answer."""
 
-    include_usage: bool = False
-
-
-class JsonSchema(Body):
-    """The schema of a structured answer. It is always followed, ``strict`` or not."""
-
-    name: NameText
-    wanted: Annotated[dict[str, Any], Field(alias="schema")]
-    description: ShortText | None = None
-    strict: bool | None = None
-
-
-class ResponseFormat(Body):
-    """What kind of text an answer is."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _one_schema(self) -> "ResponseFormat":
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("json_schema: goes with type json_schema, and only with it")
-        return self
+    include_usage: bool | None = None
+    include_obfuscation: Off = None
+    continuous_usage_stats: Off = None
 
 
 class GenerationBody(Body):
-    """What chat and completions have in common."""
+    """What chat and completions have in common.
+
+    Fields that are not served are let through by the parser and judged by the endpoint's table.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    unserved: ClassVar[Mapping[str, UnservedField]] = {}
 
     model: NameText
     adapters: Annotated[list[AdapterTerm], FEW] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: StopText | Annotated[list[StopText], FEW] | None = None
-    stop_token_ids: Annotated[
-        list[Annotated[int, Field(ge=0)]] | None,
-        Field(max_length=MAX_STOP_TOKENS, fail_fast=True),
-    ] = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=MAX_INTEGER), WHOLE] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63), WHOLE] | None = None
+    stop: Stop | None = None
+    stop_token_ids: StopTokens | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES), WHOLE] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: ShortText | None = None
-    ignore_eos: bool = False
-    explain: bool = False
+    ignore_eos: bool | None = None
+    explain: bool | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
     response_format: ResponseFormat | None = None
-    guided_json: dict[str, Any] | None = None
-    guided_regex: Annotated[str, Field(min_length=1)] | None = None
-    guided_grammar: Annotated[str, Field(min_length=1)] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: Schema | None = None
+    guided_regex: Expression | None = None
+    guided_choice: Alternatives | None = None
+    guided_grammar: Expression | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
@@ -112,6 +134,8 @@ class GenerationBody(Body):
 
     @model_validator(mode="after")
     def _check(self) -> "GenerationBody":
+        if self.model_extra:
+            check_unserved(self.model_extra, self.unserved, type(self).model_fields)
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options: only allowed when stream is true")
         self._check_structured()
@@ -121,8 +145,7 @@ class GenerationBody(Body):
         return self
 
     def _check_structured(self) -> None:
-        fields = ("response_format", "guided_json", "guided_regex", "guided_grammar")
-        given = [name for name in fields if getattr(self, name) is not None]
+        given = [name for name in STRUCTURED if getattr(self, name) is not None]
         if self.response_format is not None and self.response_format.type == "text":
             given.remove("response_format")
         if len(given) > 1:
@@ -140,53 +163,49 @@ class GenerationBody(Body):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
-class TextPart(Body):
-    """A text part of a message's content."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(Body):
-    """One message of a conversation."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=MAX_PARTS, fail_fast=True)] | None = (
-        None
-    )
-    name: NameText | None = None
-
-    @property
-    def text(self) -> str:
-        """The content as one string."""
-        if self.content is None:
-            return ""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-    def for_template(self) -> dict[str, str]:
-        """As chat templates take it; ``developer`` is today's name of ``system``."""
-        role = "system" if self.role == "developer" else self.role
-        return {"role": role, "content": self.text}
+STRUCTURED = (
+    "response_format",
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+)
+"""Fields that say what form an answer has; at most one is given."""
 
 
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    unserved = fields_of(CHAT)
+
+    messages: Messages
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_INTEGER), WHOLE] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_INTEGER), WHOLE] | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0)] | None = None
-    tools: Annotated[list[Any], Field(max_length=0, fail_fast=True)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: TemplateKwargs | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatBody":
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs: only allowed when logprobs is true")
         if self.max_tokens is not None and self.max_completion_tokens is not None:
             raise ValueError("max_tokens: give either it or max_completion_tokens, not both")
+        if self.continue_final_message:
+            if self.add_generation_prompt:
+                raise ValueError(
+                    "continue_final_message: not together with add_generation_prompt, "
+                    "which begins a new message"
+                )
+            if self.messages[-1].role != "assistant":
+                raise ValueError(
+                    "continue_final_message: the last message must be the assistant's, "
+                    f"not of role {self.messages[-1].role!r}"
+                )
         return self
 
     @property
@@ -201,27 +220,18 @@ class ChatBody(GenerationBody):
 class CompletionBody(GenerationBody):
     """``POST /v1/completions``."""
 
-    prompt: str | Annotated[list[str], PROMPTS] | PromptIds | Annotated[list[PromptIds], PROMPTS]
-    max_tokens: Annotated[int, Field(ge=0)] | None = None
-    logprobs: Annotated[int, Field(ge=0)] | None = None
+    unserved = fields_of(COMPLETIONS)
+
+    prompt: Prompt
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_INTEGER), WHOLE] | None = None
     echo: bool | None = None
-    suffix: Literal[""] | None = None
-    best_of: Literal[1] | None = None
 
     @model_validator(mode="after")
     def _check_completion(self) -> "CompletionBody":
         if self.max_tokens == 0 and not self.echo:
             raise ValueError("max_tokens: 0 tokens are an answer only together with echo")
-        if self.num_prompts * (self.n or 1) > MAX_SEQUENCES:
-            raise ValueError(f"n: n times the prompts must be at most {MAX_SEQUENCES}")
         return self
-
-    @property
-    def num_prompts(self) -> int:
-        """How many there are; one may be given as a text or as a list of ids."""
-        if isinstance(self.prompt, str) or (self.prompt and isinstance(self.prompt[0], int)):
-            return 1
-        return len(self.prompt)
 
     @property
     def texts(self) -> list[str]:
@@ -235,12 +245,9 @@ class RouteBody(Body):
 
     model: NameText = "auto"
     prompt: str | None = None
-    messages: (
-        Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
-        | None
-    ) = None
+    messages: Messages | None = None
     adapters: Annotated[list[AdapterTerm], FEW] | None = None
-    explain: bool = False
+    explain: bool | None = None
 
     @model_validator(mode="after")
     def _one_text(self) -> "RouteBody":

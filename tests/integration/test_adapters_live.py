@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
 from cluster.engine.model_source import ModelLocation
+from deployments.front.chat_template import TemplateOptions
 from deployments.front.text import TextCodec
 from tests.support.live_cluster import VALKEY, LiveCluster, wait_for
 
@@ -168,7 +169,11 @@ def test_an_own_template_and_a_base_that_is_vouched_for(
         return answer.json()["usage"]["prompt_tokens"]
 
     codec = TextCodec(base_model.path)
-    short = len(codec.encode_chat([{"role": "user", "content": "Hello there"}], template))
+    short = len(
+        codec.encode_chat(
+            [{"role": "user", "content": "Hello there"}], TemplateOptions(source=template)
+        )
+    )
     base = str(cluster.get("/v1/models", "acme").json()["data"][0]["id"])
     assert prompt_tokens(model="own") == short < prompt_tokens(model=base)
     mixture = [{"name": "own", "weight": 1.0}]

@@ -109,7 +109,7 @@ def test_foreign_and_unknown_models_look_alike(acme: openai.OpenAI, model: str) 
     [
         ({"temperature": -1}, "temperature"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"top_p": 0}, "top_p"),
+        ({"top_p": -0.1}, "top_p"),
         ({"nonsense": 1}, "nonsense"),
         ({"n": 1000}, "n"),
         ({"adapters": [{"name": "sql", "weight": "heavy"}]}, "adapters.0.weight"),

@@ -20,6 +20,7 @@ from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.tenants import Tenant
 from deployments.directory import TenantAdapters
 from deployments.front.adapter_templates import MAX_KEPT, AdapterTemplates, ChosenTemplate
+from deployments.front.chat_template import TemplateOptions
 from deployments.front.names import ModelNames
 from deployments.front.text import TextCodec
 from deployments.front.wire import AdapterTerm
@@ -118,6 +119,6 @@ async def test_few_are_kept(bench: Bench) -> None:
 
 def test_messages_are_written_with_the_template_that_is_given(tmp_path: Path) -> None:
     codec = TextCodec(make_base(tmp_path))
-    tokens = codec.encode_chat([{"role": "user", "content": "hi"}], OWN)
+    tokens = codec.encode_chat([{"role": "user", "content": "hi"}], TemplateOptions(source=OWN))
     assert codec.prompt_text(tokens) == "### user: hi\n### assistant:"
     assert codec.chat_template is None

@@ -6,11 +6,13 @@ from typing import Any, cast
 import pytest
 
 from cluster.domain.request import FinishReason, TokenLogprobs, Usage
-from deployments.front.answers import Choice, CompletionAnswer, Echo, Envelope
+from deployments.front.answers import Choice, Echo, Envelope
+from deployments.front.completion_answer import CompletionAnswer
 from deployments.front.generation import Delta
 from deployments.front.text import TextCodec
+from deployments.front.token_bytes import TokenPlace
 
-CODEC = cast(TextCodec, SimpleNamespace(token_text=lambda token: f"<{token}>"))
+CODEC = cast(TextCodec, SimpleNamespace(token_name=lambda token, _: f"<{token}>"))
 ENVELOPE = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=False)
 ECHOES = (Echo("prompt a ", (10, 11)), Echo("prompt b ", (20, 21)))
 DELTAS = [
@@ -47,8 +49,11 @@ def scored(*items: tuple[int, float]) -> tuple[TokenLogprobs, ...]:
     return tuple(TokenLogprobs(value, ((5, -0.1), (6, -0.2))) for _, value in items)
 
 
-def delta(text: str, *tokens: tuple[int, float], **fields: Any) -> Delta:
-    return Delta(text, tuple(token for token, _ in tokens), scored(*tokens), **fields)
+def delta(text: str, *tokens: tuple[int, float], at: int = 0, **fields: Any) -> Delta:
+    """All of a delta's tokens begin at ``at`` in the text that was generated."""
+    places = tuple(TokenPlace(at, at == 0, True) for _ in tokens)
+    ids = tuple(token for token, _ in tokens)
+    return Delta(text, ids, scored(*tokens), places=places, **fields)
 
 
 @pytest.mark.parametrize("pieces", [(2, 0), (1, 1), (0, 2), (1, 0, 1)])
@@ -61,9 +66,9 @@ def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...])
         deltas.append(delta("", prompt_logprobs=prompt[start : start + size]))
         start += size
     deltas[-1] = delta("x", (5, -3.0), prompt_logprobs=deltas[-1].prompt_logprobs)
-    deltas.append(delta("y", (8, -4.0), finish_reason=FinishReason.LENGTH, usage=Usage(3, 2)))
+    deltas.append(delta("y", (8, -4.0), at=1, finish_reason=FinishReason.LENGTH, usage=Usage(3, 2)))
 
-    wording = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3)),))
+    wording = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3), (0, 1, 3)),))
     assert wording.opening(0) is None
     parts = [
         wording.chunk(0, item, include_usage=False, explanation={})["choices"][0] for item in deltas
@@ -71,7 +76,7 @@ def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...])
     choice = Choice()
     for item in deltas:
         choice.add(item)
-    again = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3)),))
+    again = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3), (0, 1, 3)),))
     (whole,) = again.whole([choice], {})["choices"]
 
     assert whole["text"] == "a b cxy" == "".join(part["text"] for part in parts)
@@ -81,14 +86,14 @@ def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...])
     assert found["token_logprobs"] == [None, -1.0, -2.0, -3.0, -4.0]
     assert found["top_logprobs"][:2] == [None, {"<5>": -0.1, "<6>": -0.2, "<2>": -1.0}]
     assert found["top_logprobs"][3] == {"<5>": -0.1, "<6>": -0.2}
-    assert found["text_offset"] == [0, 3, 6, 9, 12]
+    assert found["text_offset"] == [0, 1, 3, 5, 6]
     for name, values in found.items():
         assert [value for part in parts for value in part["logprobs"][name]] == values, name
 
 
 def test_one_token_of_prompt_and_nothing_more() -> None:
     envelope = Envelope(id="1", created=0, model="m", codec=CODEC, logprobs=True)
-    wording = CompletionAnswer(envelope, (Echo("a", (1,)),))
+    wording = CompletionAnswer(envelope, (Echo("a", (1,), (0,)),))
     end = delta("", finish_reason=FinishReason.LENGTH, usage=Usage(1, 0))
     (part,) = wording.chunk(0, end, include_usage=False, explanation={})["choices"]
     assert (part["text"], part["finish_reason"]) == ("a", "length")

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from cluster.domain.request import FinishReason
-from deployments.front.answers import ChatAnswer, Choice, CompletionAnswer, Envelope
+from deployments.front.answers import Choice, Envelope
+from deployments.front.chat_answer import ChatAnswer
+from deployments.front.completion_answer import CompletionAnswer
 from deployments.front.generation import Delta
 from deployments.front.wire import CompletionBody
 

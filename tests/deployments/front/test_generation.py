@@ -55,7 +55,7 @@ class Words:
 
     stopped = False
 
-    def push(self, tokens: tuple[int, ...]) -> str:
+    def push(self, tokens: tuple[int, ...], *, ends: bool) -> str:
         return "".join(chr(96 + token) for token in tokens)
 
     def finish(self) -> str:
@@ -73,7 +73,7 @@ def generation(failovers: list[int], *links: ScriptedLink) -> Generation:
         0.0,
         1.0,  # type: ignore[arg-type]
     )
-    codec: Any = SimpleNamespace(stream=lambda *_: Words())
+    codec: Any = SimpleNamespace(stream=lambda *_, **__: Words(), places=lambda **_: None)
     replicas: Any = Replicas(*links)
     return Generation(
         spec=spec,

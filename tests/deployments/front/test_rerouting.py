@@ -247,10 +247,10 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     desk = Desk(decided("b"), decided("c"))
     stream = SimpleNamespace(
         stopped=False,
-        push=lambda tokens: "".join(words[token] for token in tokens),
+        push=lambda tokens, **_: "".join(words[token] for token in tokens),
         finish=lambda: "",
     )
-    codec: Any = SimpleNamespace(stream=lambda *_: stream)
+    codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
     replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick)
     generation = Generation(
         spec=SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),

@@ -130,3 +130,80 @@ def test_echoed_prompts_have_logprobs_where_asked_for(
 ) -> None:
     params = sampling(**fields)
     assert (params.max_tokens, params.logprobs, params.prompt_logprobs) == wanted
+
+
+def test_minus_one_switches_top_k_off() -> None:
+    assert sampling(top_k=-1) == sampling(top_k=0) == sampling()
+    assert sampling(top_k=7.0).top_k == 7
+
+
+def test_an_empty_nucleus_is_the_likeliest_token() -> None:
+    params = sampling(top_p=0, temperature=1.5)
+    assert (params.temperature, params.top_p) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"top_k": -2}, "top_k"),
+        ({"top_k": 2**63}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"top_k": "7"}, "top_k"),
+        ({"top_k": True}, "top_k"),
+        ({"temperature": "1"}, "temperature"),
+        ({"echo": 1}, "echo"),
+        ({"stop": ""}, "stop"),
+        ({"stop": [1]}, "stop.0"),
+        ({"stop_token_ids": [2**63]}, "stop_token_ids.0"),
+        ({"min_tokens": 2**63}, "min_tokens"),
+        ({"max_tokens": 2**63}, "max_tokens"),
+        ({"prompt": [True]}, "prompt.0"),
+        ({"prompt": ["1", 2]}, "prompt.1"),
+        ({"prompt": [[1], ["2"]]}, "prompt.1.0"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt.0"),
+        ({"prompt": [-1]}, "prompt.0"),
+    ],
+)
+def test_what_is_not_of_the_fields_type_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        body_of(**fields)
+    error = invalid_body(caught.value)
+    assert error.param == param
+    assert ";" not in error.message
+
+
+CONTINUED = {"continue_final_message": True}
+ANSWER = {"role": "assistant", "content": "One"}
+ASKED = {"role": "user", "content": "Count"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "fields", "param"),
+    [
+        ([ANSWER], {**CONTINUED, "add_generation_prompt": True}, "continue_final_message"),
+        ([ANSWER, ASKED], CONTINUED, "continue_final_message"),
+        ([ASKED], {"top_logprobs": 1}, "top_logprobs"),
+        ([ASKED], {"max_tokens": 1, "max_completion_tokens": 1}, "max_tokens"),
+        ([ASKED], {"reasoning_effort": "much"}, "reasoning_effort"),
+        ([ASKED], {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"reasoning_effort": "low"}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"a": "x" * 20_000}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"_": 1}}, "chat_template_kwargs"),
+    ],
+)
+def test_contradictions_of_a_chat_are_refused_by_name(
+    messages: list[Any], fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ChatBody.model_validate({"model": "m", "messages": messages, **fields})
+    assert invalid_body(caught.value).param == param
+
+
+def test_off_values_of_a_chat() -> None:
+    fields = {"top_logprobs": 0, "chat_template_kwargs": {}, "continue_final_message": False}
+    body = ChatBody.model_validate({"model": "m", "messages": [ASKED], **fields})
+    assert sampling_of(body, 10, 50, VOCAB, FrontConfig()).logprobs is None

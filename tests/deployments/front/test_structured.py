@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 import pytest
-from llguidance import LLMatcher
+from llguidance import LLMatcher, LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
 from pydantic import ValidationError
 
 from cluster.domain.ids import TenantId
@@ -60,6 +61,14 @@ def body_of(**fields: Any) -> CompletionBody:
         {"guided_json": SCHEMA},
         {"guided_regex": "[a-z]+"},
         {"guided_grammar": 'start: "a" | "b" start'},
+        {"guided_json": orjson.dumps(SCHEMA).decode()},
+        {"guided_choice": ["a", "b|c", ".*", "日本 🌊", "new\nline", "/\\"]},
+        {"structured_outputs": {"choice": ["a", "b"]}},
+        {"structured_outputs": {"regex": "[a-z]+", "json": None, "disable_fallback": True}},
+        {"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": False}},
+        {"structured_outputs": {"json": orjson.dumps(SCHEMA).decode()}},
+        {"structured_outputs": {"grammar": 'start: "a"'}},
+        {"structured_outputs": {"json_object": True}},
     ],
 )
 async def test_each_field_becomes_a_grammar(
@@ -91,6 +100,11 @@ async def test_free_text_has_none(checker: GrammarChecker) -> None:
         ({"guided_regex": "(?=a)b"}, "guided_regex"),
         ({"guided_regex": "a" * (MAX_GRAMMAR_CHARS + 1)}, "guided_regex"),
         ({"guided_grammar": "start: nothing"}, "guided_grammar"),
+        ({"guided_json": "[1]"}, "guided_json"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_choice": ["a" * MAX_GRAMMAR_CHARS]}, "guided_choice"),
+        ({"structured_outputs": {"regex": "("}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"json": {"type": "x"}}}, "structured_outputs.json"),
     ],
 )
 async def test_what_does_not_compile_is_refused_by_name(
@@ -110,6 +124,14 @@ async def test_what_does_not_compile_is_refused_by_name(
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": schema_format("text")}, "response_format.json_schema.schema"),
         ({"guided_regex": ""}, "guided_regex"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": [""]}, "guided_choice.0"),
+        ({"guided_choice": ["a"], "guided_regex": "a"}, "guided_choice"),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"json_object": False}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a"}, "guided_json": {}}, "guided_json"),
         ({"guided_regex": "a", "guided_json": {}}, "guided_regex"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos"),
         ({"guided_regex": "a", "min_tokens": 1}, "min_tokens"),
@@ -166,3 +188,31 @@ async def test_tenants_take_turns_at_being_tried(checker: GrammarChecker) -> Non
     await checker.grammar_of(TenantId("other"), body_of(guided_regex="ab"))
     assert sum(task.done() for task in bombs) <= 2
     await asyncio.gather(*bombs, return_exceptions=True)
+
+
+@pytest.mark.parametrize("choices", [["a", "ab", "b|c"], [".*", "日本 🌊", "/\\", "new\nline"]])
+async def test_a_choice_is_one_of_the_texts_and_nothing_else(
+    choices: list[str], checker: GrammarChecker
+) -> None:
+    grammar = await checker.grammar_of(ACME, body_of(guided_choice=choices))
+    tokens = [*(bytes([byte]) for byte in range(255)), b"\xff\xff<end>"]
+    vocabulary = LLTokenizer(TokenizerWrapper(ByteTokens(tokens)))
+    for text in [*choices, "a|b", "x", "日", "abc"]:
+        matcher = LLMatcher(vocabulary, grammar)
+        consumed = matcher.try_consume_tokens(list(text.encode()))
+        whole = consumed == len(text.encode()) and matcher.is_accepting()
+        assert whole == (text in choices), text
+
+
+class ByteTokens:
+    """A tokenizer of bytes, as llguidance wants one."""
+
+    bos_token_id = None
+    eos_token_id = 255
+
+    def __init__(self, tokens: list[bytes]) -> None:
+        self.tokens = tokens
+        self.special_token_ids = [255]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text if isinstance(text, bytes) else text.encode())

@@ -107,3 +107,27 @@ def test_an_incomplete_character_is_never_shown(backend: Tokenizer) -> None:
     assert stream.push(ids[:2]) == ""
     assert stream.push(ids[2:]) == "日"
     assert TextStream(backend, ()).push(ids[:2]) + stream.finish() == ""
+
+
+def test_what_stopped_it_stays_where_asked_for(backend: Tokenizer) -> None:
+    ids = backend.encode("xabcd").ids
+    for include, text in ((False, "xa"), (True, "xabc")):
+        stream = TextStream(backend, ["bc"], include_stop=include)
+        assert stream.push(ids) == text
+        assert stream.stopped
+
+
+def test_the_token_that_ends_a_sequence_is_left_out(backend: Tokenizer) -> None:
+    ids = backend.encode("abc").ids
+    assert TextStream(backend, ()).push(ids, ends=True) == "ab"
+    assert TextStream(backend, (), include_stop=True).push(ids, ends=True) == "abc"
+
+
+def test_special_tokens_are_in_the_text_where_asked_for(backend: Tokenizer) -> None:
+    other = Tokenizer.from_str(backend.to_str())
+    other.add_special_tokens(["<|x|>"])
+    ids = other.encode("a<|x|>b").ids
+    assert TextStream(other, ()).push(ids) == "ab"
+    assert TextStream(other, (), skip_special_tokens=False).push(ids) == "a<|x|>b"
+    stopped = TextStream(other, ["|>b"], skip_special_tokens=False)
+    assert stopped.push(ids) == "a<|x"

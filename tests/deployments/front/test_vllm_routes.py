@@ -12,6 +12,7 @@ from deployments.front import problem
 from deployments.front.context import FrontContext
 from deployments.front.vllm_routes import build_vllm_routes
 from tests.deployments.front.test_adapter_admin import Bench
+from tests.support.doors import make_door
 
 
 async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
@@ -27,8 +28,7 @@ async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
     )
     context = SimpleNamespace(
         adapter_admin=bench.admin,
-        tenants=tenants,
-        config=SimpleNamespace(max_body_bytes=10_000),
+        door=make_door(tenants, max_body_bytes=10_000),
     )
     app = FastAPI()
     problem.install(app)

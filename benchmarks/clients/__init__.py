@@ -1,0 +1,1 @@
+"""Second turns through clients that are not a dependency of the project."""

@@ -1,0 +1,28 @@
+"""Where a client may put its key: ``Authorization``, or the headers of two other APIs."""
+
+from starlette.datastructures import Headers
+
+from cluster.errors import AuthenticationFailed
+
+KEY_HEADERS = ("x-api-key", "api-key")
+SCHEME = "bearer"
+
+
+def authorization_of(headers: Headers) -> str | None:
+    """The request's key as the header ``Authorization`` has it; None where there is none.
+
+    Raises:
+        AuthenticationFailed: two keys that differ, so that nobody knows whose request it is.
+    """
+    given = headers.getlist("authorization")
+    given += [f"Bearer {key}" for name in KEY_HEADERS for key in headers.getlist(name)]
+    if len(given) > 1 and len({_parts(value) for value in given}) > 1:
+        raise AuthenticationFailed(
+            "The headers Authorization, x-api-key and api-key give different keys: send one of them"
+        )
+    return given[0] if given else None
+
+
+def _parts(authorization: str) -> tuple[str, str]:
+    scheme, _, key = authorization.strip().partition(" ")
+    return scheme.lower(), key.strip()

@@ -1,0 +1,1 @@
+"""The OpenAPI document, made from the bodies' models and two tables: operations and answers."""
