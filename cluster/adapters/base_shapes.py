@@ -11,3 +11,4 @@ class BaseShapes:
     digest: str  # of the base model
     modules: Mapping[str, tuple[int, int]]  # module path -> (d_out, d_in)
     model_id: str = ""  # the name the base is served under
+    vocab_size: int = 0  # 0: not known

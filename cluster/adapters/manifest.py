@@ -97,6 +97,7 @@ class AdapterFiles:
             description=self.notes.description,
             rank_pattern=self.config.rank_pattern,
             alpha_pattern=self.config.alpha_pattern,
+            invocation_tokens=self.config.invocation_tokens,
         )
 
     def scaling(self, module: str) -> float:
@@ -193,6 +194,8 @@ class AdapterDigester:
             "alpha_pattern": config.alpha_pattern,
             "base_digest": files.notes.base_digest,
         }
+        if config.invocation_tokens:
+            rules["invocation_tokens"] = config.invocation_tokens
         self._hash: _Hash = hashlib.sha256(_DIGEST_DOMAIN)
         self._hash.update(json.dumps(rules, sort_keys=True).encode() + b"\n")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster.adapters.document import read_document
+from cluster.adapters.invocation import read_invocation
 from cluster.adapters.patterns import MAX_PATTERNS, compiled, match, matches
 from cluster.domain.adapter import AdapterManifest
 from cluster.errors import AdapterMalformed, AdapterUnsupported
@@ -29,6 +30,7 @@ _HONOURED = {
     "base_model_name_or_path",
     "init_lora_weights",
     "bias",
+    "alora_invocation_tokens",
 }
 # Provenance and training-time settings: no effect on what trained tensors compute.
 _WITHOUT_EFFECT = {
@@ -57,7 +59,6 @@ _REFUSED = {
     "megatron_config": "Megatron layers (megatron_config)",
     "layer_replication": "replicated layers (layer_replication)",
     "target_parameters": "adapted parameters (target_parameters)",
-    "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "use_qalora": "QALoRA (use_qalora)",
     "use_bdlora": "block-diagonal LoRA (use_bdlora)",
     "arrow_config": "Arrow routing (arrow_config)",
@@ -83,6 +84,7 @@ class PeftLoraConfig:
     layers_to_transform: tuple[int, ...] | None  # None: all layers
     layers_pattern: tuple[str, ...]
     base_model: str | None
+    invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA
 
     def rank_of(self, module: str) -> int:
         """Rank of a module, by PEFT's ``get_pattern_key``."""
@@ -154,6 +156,7 @@ def read_peft_config(path: Path) -> PeftLoraConfig:
         layers_to_transform=_layers(path, content.get("layers_to_transform")),
         layers_pattern=_layers_pattern(path, content),
         base_model=_optional_string(path, content, "base_model_name_or_path"),
+        invocation_tokens=read_invocation(path, content),
     )
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.invocation import check_invocation
 from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.manifest import (
+    CONFIG_FILE,
     AdapterDigester,
     AdapterFiles,
     read_adapter_files,
@@ -91,6 +93,8 @@ def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> N
         AdapterNotFinite: its scaling is beyond ``MAX_SCALING``.
     """
     _check_base(files, base, limits)
+    config_path = files.weights.parent / CONFIG_FILE
+    check_invocation(config_path, files.config.invocation_tokens, base.vocab_size)
     for module, tensors in files.modules.items():
         scaling = files.scaling(module)
         if not abs(scaling) <= MAX_SCALING:

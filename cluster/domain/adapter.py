@@ -48,6 +48,8 @@ class AdapterManifest:
     description: str = ""
     rank_pattern: tuple[tuple[str, int], ...] = ()
     alpha_pattern: tuple[tuple[str, float], ...] = ()
+    invocation_tokens: tuple[int, ...] = ()
+    """Of an activated LoRA: it applies from their last occurrence in a prompt on."""
 
 
 class AdapterState(StrEnum):

@@ -123,8 +123,9 @@ class Engine:
                 stay loaded until the last chunk has come. With a gate, in the gate's order.
             fusion: how they are weighed beyond that. What a router decides comes in a chunk of its
                 own or with the first token, before any later one.
-            segments: what followed the first one before, of a request that was re-routed; its
-                resumed tokens are computed with the adapters of the segments they lie in.
+            segments: what follows the first one: in the prompt from where adapters are activated,
+                and in the completion of a request that was re-routed before; every token is
+                computed with the adapters of the segment it lies in.
 
         Raises:
             RequestError: no prompt tokens, a request id that is being served already, or a

@@ -1,4 +1,7 @@
-"""Stretches of one sequence that are computed with different adapters (re-routing).
+"""Stretches of one sequence that are computed with different adapters.
+
+A re-routed sequence has several in its completion, one with an activated LoRA has several in its
+prompt: what comes before the invocation is the base's.
 
 Keys and values that are there stay when a sequence goes on with other adapters. A block's content
 is then a function of all segments up to its end, so its key names them: the chain of parents has

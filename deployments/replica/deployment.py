@@ -97,7 +97,12 @@ class Replica:
         self._executor = ThreadPoolExecutor(
             LOADER_THREADS, thread_name_prefix="adapter-load", initializer=give_way
         )
-        self._base = BaseShapes(location.digest, self._engine.module_shapes, location.model_id)
+        self._base = BaseShapes(
+            location.digest,
+            self._engine.module_shapes,
+            location.model_id,
+            self._engine.vocab_size,
+        )
 
         def load(entry: AdapterEntry) -> PackedAdapter:
             found = load_adapter(Path(entry.path), self._base, config.adapters, entry.key.digest)

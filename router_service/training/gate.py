@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.inside_model import check_weighable
 from cluster.adapters.loader import HostAdapter, load_adapter
 from cluster.adapters.manifest import read_manifest
 from cluster.config import AdapterConfig
@@ -74,6 +75,8 @@ def train_gate(
             max_rank=_MAX_RANK, memory_bytes=_MEMORY_BYTES, base_check=config.base_check
         )
         adapters = [load_adapter(path, shapes, limits) for path in config.adapters]
+        for path, adapter in zip(config.adapters, adapters, strict=True):
+            check_weighable(str(path), adapter.manifest)
         return _Gate(model, adapters, aliases.index(target), config.temperature, pad_id)
 
     def recipe(n_train: int) -> Recipe:

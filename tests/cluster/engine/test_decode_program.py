@@ -84,7 +84,7 @@ def step(
         parts = runner._fusion
         runner._step_fusion = StepFusion(adapters, fused, parts.gates, {}, runner._sites)
     tokens = [(5 * row + first_token) % 97 for row in range(rows)]
-    logits = runner._forward(tokens, list(contexts), list(range(rows)), batch, adapters)
+    logits = runner._forward(tokens, list(contexts), list(range(rows)), batch, adapters, adapters)
     assert logits is not None
     return logits.clone()
 
