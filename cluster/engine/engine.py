@@ -32,7 +32,7 @@ from cluster.engine.fusion_spec import Fusion
 from cluster.engine.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import Scheduler
-from cluster.engine.segments import Segment
+from cluster.engine.segments import Segment, segment_at
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.stats import EngineCounters, EngineStats
 from cluster.engine.step_output import Runner
@@ -408,9 +408,12 @@ class Engine:
         begun = {}
         for item in live:
             sequence = item.sequence
-            if sequence.segment >= sequence.num_begun:
-                sequence.num_begun = sequence.segment + 1
-                start = sequence.segments[sequence.segment].start
+            if len(sequence.segments) == 1:
+                continue
+            segment = segment_at(sequence.segments, item.end - 1)
+            if segment >= sequence.num_begun:
+                sequence.num_begun = segment + 1
+                start = sequence.segments[segment].start
                 begun[sequence.request_id] = start - sequence.prompt_len
         self._counters.rerouted += len(begun)
         return begun

@@ -28,6 +28,9 @@ from kernels.lora.torch_ops import AnyLoraBatch
 
 log = structlog.get_logger(__name__)
 
+_Spans = tuple[tuple[int, int], ...]
+"""Of `cluster.engine.segments.segment_spans`."""
+
 _TRIAL_TOKENS = 24
 """Tokens of the prefill that tries a model."""
 
@@ -61,7 +64,7 @@ class ModelRunner:
         self._threads = config.threads
         self._block_size = config.block_size
         self._bank = bank
-        self._rows_kept: tuple[tuple[int, int, int, bool], ...] = ()  # of the batch kept, see _lora
+        self._rows_kept: tuple[tuple[int, _Spans, bool], ...] = ()  # of the batch kept, see _lora
         self._lora_batch: AnyLoraBatch | None = None
         self._touches_head = False  # any adapter of that batch
         self._batches = make_batches(loaded, config, bank) if batches is None else batches
@@ -267,24 +270,32 @@ class ModelRunner:
         have the same arrival number, and a router's answer is the only change of how adapters are
         weighed within a segment: equal rows mean an equal batch.
         """
-        if not any(item.sequence.adapters for item in scheduled):
+        if not any(s.adapters for item in scheduled for s in item.sequence.segments):
             self.rest()
             return None
         rows = tuple(
-            (s.arrival, s.segment, item.count, s.fusion is not None and s.fusion.is_pending)
+            (s.arrival, s.spans(item.start, item.end), s.fusion is not None and s.fusion.is_pending)
             for item in scheduled
             for s in (item.sequence,)
         )
         kept = self._lora_batch
-        if rows != self._rows_kept or kept is None or not kept.valid:
-            kept = self._batches.lora([(item.count, item.sequence.adapters) for item in scheduled])
-            self._touches_head = any(
-                self._bank.touches(slot, self._loaded.head_site)
-                for item in scheduled
-                for slot, _ in item.sequence.adapters
-            )
-            self._rows_kept, self._lora_batch = rows, kept
-            self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
+        if rows == self._rows_kept and kept is not None and kept.valid:
+            return kept
+        parts = [
+            (count, item.sequence.segments[segment].adapters)
+            for item, (_, spans, _) in zip(scheduled, rows, strict=True)
+            for segment, count in spans
+        ]
+        if not any(adapters for _, adapters in parts):
+            self.rest()
+            return None
+        kept = self._batches.lora(parts)
+        head_site = self._loaded.head_site
+        self._touches_head = any(
+            self._bank.touches(slot, head_site) for _, adapters in parts for slot, _ in adapters
+        )
+        self._rows_kept, self._lora_batch = rows, kept
+        self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
         return kept
 
     def _fuse(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
 from cluster.engine.fusion_spec import Fusion
-from cluster.engine.segments import Segment, segment_at
+from cluster.engine.segments import Segment, segment_at, segment_spans
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
 
@@ -163,11 +163,11 @@ class Sequence:
         """(slot in the device bank, weight) that a token is computed with, in mixture order."""
         return self.segments[segment_at(self.segments, token)].adapters
 
-    @property
-    def segment_end(self) -> int | None:
-        """One past the last token of that segment; None where it is the last."""
-        following = self.segment + 1
-        return self.segments[following].start if following < len(self.segments) else None
+    def spans(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """(index of the segment, number of tokens) of each segment in tokens [start, stop)."""
+        if len(self.segments) == 1:
+            return ((0, stop - start),)
+        return segment_spans(self.segments, start, stop)
 
     @property
     def is_recomputable(self) -> bool:

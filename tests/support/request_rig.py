@@ -92,9 +92,10 @@ class WatchedRunner(FakeRunner):
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         for item in plan.scheduled:
-            names = "".join(self.bank.names[slot] for slot, _ in item.sequence.adapters)
             told = self.computed.setdefault(item.sequence.request_id, [])
-            told += [(position, names) for position in range(item.start, item.end)]
+            for position in range(item.start, item.end):
+                adapters = item.sequence.adapters_at(position)
+                told.append((position, "".join(self.bank.names[slot] for slot, _ in adapters)))
         return super().execute(plan, seeds)
 
 

@@ -109,7 +109,6 @@ def test_everything_peft_writes_by_default_is_accepted(tmp_path):
         ({"megatron_config": {"x": 1}}, "Megatron"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"target_parameters": ["w"]}, "target_parameters"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
         ({"use_qalora": True}, "QALoRA"),
         ({"arrow_config": {"x": 1}}, "Arrow"),
         ({"peft_type": "LOHA"}, "peft_type"),
