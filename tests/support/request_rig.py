@@ -32,6 +32,8 @@ from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
 
 NAMES = "abcdefgh"
+INVOCATIONS = {"v": (2, 3), "w": (9,)}
+"""Of activated LoRAs: the prompt invokes "v" from its second token on, and "w" not at all."""
 
 
 def entry(name: str) -> AdapterEntry:
@@ -46,6 +48,7 @@ def entry(name: str) -> AdapterEntry:
         nbytes=7,
         base_model=None,
         base_digest=None,
+        invocation_tokens=INVOCATIONS.get(name, ()),
     )
     return AdapterEntry(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), manifest, f"/{name}")
 
@@ -142,7 +145,7 @@ class Rig:
         )
         self.manager = AdapterManager(
             AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=timeout),
-            AdapterCatalog(entry(name) for name in NAMES),
+            AdapterCatalog(entry(name) for name in (*NAMES, *INVOCATIONS)),
             self.bank,
             self.load,
             self.clock,

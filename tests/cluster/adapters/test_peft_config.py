@@ -127,9 +127,23 @@ def test_what_is_not_served_is_refused_by_name(tmp_path, content, name):
     assert "adapter_config.json" in refusal.value.message
 
 
+def test_the_tokens_that_invoke_an_activated_lora_are_read(tmp_path):
+    assert read(tmp_path, alora_invocation_tokens=[5, 0, 5]).invocation_tokens == (5, 0, 5)
+
+
+@pytest.mark.parametrize("off", [None, [], False])
+def test_without_tokens_it_is_an_ordinary_adapter_as_peft_has_it(tmp_path, off):
+    assert read(tmp_path, alora_invocation_tokens=off).invocation_tokens == ()
+
+
 @pytest.mark.parametrize(
     ("content", "key"),
     [
+        ({"alora_invocation_tokens": [1, -2]}, "alora_invocation_tokens: .*0 or more"),
+        ({"alora_invocation_tokens": [1.0]}, "alora_invocation_tokens: "),
+        ({"alora_invocation_tokens": [True]}, "alora_invocation_tokens: "),
+        ({"alora_invocation_tokens": "call"}, "alora_invocation_tokens: "),
+        ({"alora_invocation_tokens": [1] * 257}, "alora_invocation_tokens: .*at most 256"),
         ({"r": 0}, "r: "),
         ({"r": True}, "r: "),
         ({"r": "8"}, "r: "),
