@@ -1,11 +1,10 @@
 """Decode steps of a CPU as programs of native kernels: one call for all layers.
 
 A program is built per number of rows, without adapters, with them, and with some that have LoRA on
-the output head. It computes on buffers whose
-addresses do not change; what differs from step to step, the rows' tables and their adapters, is
-copied to words that its operations point to. A gate that weighs adapters layer by layer is asked
-between two parts of it. Prompts and mixed steps go operation by operation
-(`cluster.engine.fused_decoder`), with the same kernels.
+the output head. It computes on buffers whose addresses do not change; what differs from step to
+step, the rows' tables and their adapters, is copied to words that its operations point to. A gate
+that weighs adapters layer by layer is asked between two parts of it. Prompts and mixed steps go
+operation by operation (`cluster.engine.fused_decoder`), with the same kernels.
 """
 
 from __future__ import annotations
