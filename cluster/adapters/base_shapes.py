@@ -15,13 +15,19 @@ class BaseShapes:
     model_id: str = ""  # the name the base is served under
     model_type: str = ""  # as its config.json says; PEFT's default targets depend on it
     folder: Path | None = None  # its files on this machine; None: not at hand
+    vocab_size: int = 0  # 0: not known
 
     @classmethod
     def of_model(
-        cls, folder: Path, digest: str, model_id: str, modules: Mapping[str, tuple[int, int]]
+        cls,
+        folder: Path,
+        digest: str,
+        model_id: str,
+        modules: Mapping[str, tuple[int, int]],
+        vocab_size: int = 0,
     ) -> "BaseShapes":
         """Those of a model whose files are in ``folder``."""
-        return cls(digest, modules, model_id, model_type_of(folder), folder)
+        return cls(digest, modules, model_id, model_type_of(folder), folder, vocab_size)
 
 
 def model_type_of(folder: Path) -> str:

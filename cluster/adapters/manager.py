@@ -176,6 +176,16 @@ class AdapterManager:
         future.add_done_callback(lambda done: done.cancelled() or done.exception())
         return not future.done() or future.exception() is None
 
+    def invocation_tokens(self, digest: AdapterDigest) -> tuple[int, ...]:
+        """The tokens that invoke a generation; none for an ordinary adapter.
+
+        While it is held by a lease, the registry need not know it any more.
+
+        Raises:
+            ModelNotFound: the catalog has no such generation.
+        """
+        return self._candidate(digest).invocation_tokens
+
     async def apply_placement(self, digests: Sequence[AdapterDigest], version: int) -> PlacementAck:
         """Bring in ``digests``, most wanted first, and let go of what is no longer among them.
 
@@ -355,7 +365,13 @@ class AdapterManager:
             raise AdapterError(
                 f"adapter {entry.key.alias}: does not fit the base: {error}"
             ) from error
-        return Candidate(entry.key.digest, entry.key.alias, manifest.max_rank, nbytes)
+        return Candidate(
+            entry.key.digest,
+            entry.key.alias,
+            manifest.max_rank,
+            nbytes,
+            manifest.invocation_tokens,
+        )
 
     def _prefetch(
         self, digest: AdapterDigest, *, gently: bool = False

@@ -88,6 +88,7 @@ class AdapterFiles:
             rank_pattern=self.config.rank_pattern,
             alpha_pattern=self.config.alpha_pattern,
             chat_template=None if self.chat_template is None else digest_of(self.chat_template),
+            invocation_tokens=self.config.invocation_tokens,
         )
 
     def scaling(self, module: str) -> float:
@@ -226,6 +227,8 @@ class AdapterDigester:
         }
         if files.chat_template is not None:
             rules["chat_template"] = digest_of(files.chat_template)
+        if config.invocation_tokens:
+            rules["invocation_tokens"] = config.invocation_tokens
         self._hash: _Hash = hashlib.sha256(_DIGEST_DOMAIN)
         self._hash.update(json.dumps(rules, sort_keys=True).encode() + b"\n")
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from cluster.adapters.default_targets import DEFAULT_TARGETS
 from cluster.adapters.document import read_document
+from cluster.adapters.invocation import read_invocation
 from cluster.adapters.patterns import Patience
 from cluster.adapters.peft_keys import refuse_features, unknown_keys
 from cluster.adapters.peft_values import ConfigValues
@@ -44,6 +45,7 @@ class PeftLoraConfig:
     layers_to_transform: tuple[int, ...] | None  # None: all layers
     layers_pattern: tuple[str, ...]
     base_model: str | None
+    invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA
     starts_at_zero: bool = True
     """Whether a targeted module without tensors adds nothing, as PEFT initialises it."""
     ties_vocabulary: bool = False  # PEFT's ensure_weight_tying
@@ -154,6 +156,7 @@ def read_peft_config(path: Path, *, to_convert: bool = False) -> PeftLoraConfig:
         starts_at_zero=_starts_at_zero(content.get("init_lora_weights", True)),
         ties_vocabulary=values.flag("ensure_weight_tying"),
         unknown_keys=unknown_keys(where, content),
+        invocation_tokens=read_invocation(path, content),
     )
 
 

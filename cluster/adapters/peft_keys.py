@@ -23,6 +23,7 @@ HONOURED = {
     "base_model_name_or_path": "compared with the base that is served",
     "init_lora_weights": "refused where the initialisation has changed the base's weights",
     "bias": "alone without effect; tensors of biases are refused",
+    "alora_invocation_tokens": "activated LoRA: it applies from their last occurrence on",
     "ensure_weight_tying": "refused where the embedding or the output head is a target",
 }
 """Keys that are read."""
@@ -58,7 +59,6 @@ REFUSED = {
     "megatron_config": "Megatron layers (megatron_config)",
     "layer_replication": "replicated layers (layer_replication)",
     "target_parameters": "adapted parameters (target_parameters)",
-    "alora_invocation_tokens": "activated LoRA (alora_invocation_tokens)",
     "use_qalora": "QALoRA (use_qalora)",
     "use_bdlora": "block-diagonal LoRA (use_bdlora)",
     "arrow_config": "Arrow routing (arrow_config)",

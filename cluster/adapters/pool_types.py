@@ -17,6 +17,7 @@ class Candidate:
     alias: str
     rank: int
     nbytes: int  # on the device, an upper bound
+    invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cluster.adapters.base_names import is_another_model, is_quantised_copy
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.invocation import check_invocation
 from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.manifest import (
     AdapterDigester,
@@ -110,6 +111,7 @@ def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> t
     """
     notes = _check_base(files, base, limits)
     config_path = f"{files.weights.parent}/adapter_config.json"
+    check_invocation(Path(config_path), files.config.invocation_tokens, base.vocab_size)
     try:
         config = files.config.for_model(base.model_type)
     except AdapterUnsupported as error:

@@ -52,6 +52,8 @@ class AdapterManifest:
     rank_pattern: tuple[tuple[str, int], ...] = ()
     alpha_pattern: tuple[tuple[str, float], ...] = ()
     chat_template: str | None = None  # sha256 of the adapter's own, where it has one
+    invocation_tokens: tuple[int, ...] = ()
+    """Of an activated LoRA: it applies from their last occurrence in a prompt on."""
 
 
 class AdapterState(StrEnum):

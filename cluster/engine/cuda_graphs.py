@@ -9,7 +9,7 @@ rows to the next bucket and replays. Prefill and mixed steps are not captured.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,6 +65,14 @@ class LoraTables(Protocol):
     def update(self, rows: Sequence[tuple[int, Mixture]], *, pad_to: int | None = None) -> bool: ...
 
 
+class HeadAdapters(Protocol):
+    """The part of `CapturedHead` that is needed here."""
+
+    def is_touched(self, mixtures: Iterable[Mixture]) -> bool: ...
+
+    def add(self, logits: torch.Tensor) -> None: ...
+
+
 def decode_buckets(max_rows: int) -> tuple[int, ...]:
     """Numbers of rows to capture, ascending: powers of two up to 8, then every 8, every 32 from 128
     on. A step is padded by fewer than 8 rows, or by at most a quarter.
@@ -101,6 +109,7 @@ class DecodeGraphs:
         buckets: Sequence[int],
         device: torch.device | str,
         capture: Capture,
+        head: HeadAdapters | None = None,
     ) -> None:
         """Capture both variants of every bucket, the largest first: the others reuse its memory.
 
@@ -111,13 +120,15 @@ class DecodeGraphs:
             buckets: of ``decode_buckets``.
             device: of the model.
             capture: `CudaCapture` on a GPU.
+            head: adds LoRA on the output head after a replay; None: no adapter has it.
         """
-        self._paged, self._lora = paged, lora
+        self._paged, self._lora, self._head = paged, lora, head
         self._buckets = tuple(buckets)
         self._inputs = torch.zeros((2, max(buckets)), dtype=torch.int64, device=device)
         self._steps: dict[tuple[int, bool], CapturedStep] = {}
         self._filled: tuple[int, list[tuple[int, Mixture]]] | None = None  # what ``lora`` holds
         self._working = False  # whether they have adapters
+        self._touches_head = False  # whether any of these has LoRA on the output head
         for bucket in sorted(self._buckets, reverse=True):
             inputs = self._inputs[:, :bucket]
             paged.update([], [], [], pad_to=bucket)
@@ -153,9 +164,14 @@ class DecodeGraphs:
         if filled != self._filled:
             self._filled = None
             self._working = self._lora.update([(1, row.mixture) for row in rows], pad_to=bucket)
+            head = self._head
+            self._touches_head = head is not None and head.is_touched(row.mixture for row in rows)
             self._filled = filled
         step = self._steps[bucket, self._working]
         step.replay()
+        if self._working and self._touches_head:
+            assert self._head is not None
+            self._head.add(step.logits)
         return step.logits[: len(rows)]
 
     def forget_rows(self) -> None:

@@ -1,23 +1,23 @@
 """Decode steps of a CPU as programs of native kernels: one call for all layers.
 
-A program is built per number of rows, and with or without adapters. It computes on buffers whose
-addresses do not change; what differs from step to step, the rows' tables and their adapters, is
-copied to words that its operations point to. A gate that weighs adapters layer by layer is asked
-between two parts of it. Prompts and mixed steps go operation by operation
-(`cluster.engine.fused_decoder`), with the same kernels.
+A program is built per number of rows, without adapters, with them, and with some that have LoRA on
+the output head. It computes on buffers whose addresses do not change; what differs from step to
+step, the rows' tables and their adapters, is copied to words that its operations point to. A gate
+that weighs adapters layer by layer is asked between two parts of it. Prompts and mixed steps go
+operation by operation (`cluster.engine.fused_decoder`), with the same kernels.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from cluster.engine.decode_buffers import StepBuffers
 from cluster.engine.decoder_parts import LayerParts
-from cluster.engine.lora_layers import ProjectionGroup
+from cluster.engine.lora_layers import HeadProjection, ProjectionGroup
 from cluster.engine.norms import FusedRMSNorm
 from cluster.engine.products import NativeProduct
 from cluster.engine.step_context import StepContext
@@ -51,7 +51,7 @@ class DecodeProgram:
         Args:
             layers: from the first to the last, at least one.
             norm: after the last layer.
-            head: of the logits, a `cluster.engine.lora_layers.PackedHead`.
+            head: of the logits, a `cluster.engine.lora_layers.HeadProjection`.
             context: of the model, with its caches.
         """
         products = [g.product for p in layers for g in (p.qkv, p.o, p.gate_up, p.down)]
@@ -67,22 +67,23 @@ class DecodeProgram:
             or len({(parts.heads, parts.kv_heads, parts.head_dim) for parts in layers}) != 1
         ):
             return None
-        return DecodeProgram(layers, norm, head.product, context)
+        return DecodeProgram(layers, norm, head, context)
 
     def __init__(
         self,
         layers: Sequence[LayerParts],
         norm: FusedRMSNorm,
-        head: NativeProduct,
+        head: HeadProjection,
         context: StepContext,
     ) -> None:
-        self._layers, self._norm, self._head = layers, norm, head
+        self._layers, self._norm = layers, norm
+        self._head_product, self._head_site = _native(head), head.site
         self._context = context
-        self._programs: dict[tuple[int, bool, int], Program] = {}
-        self._buffers: _Buffers | None = None
+        self._programs: dict[tuple[int, bool, bool, int], Program] = {}
+        self._buffers: StepBuffers | None = None
         self._lora_step = (ctypes.c_int64 * lora.STEP_WORDS)()
         self._sites = [g.site for p in layers for g in (p.qkv, p.o, p.gate_up, p.down)]
-        self._weighing = torch.zeros((max(self._sites) + 1, lora.WEIGHT_WORDS), dtype=torch.int64)
+        self._weighing = torch.zeros((head.site + 1, lora.WEIGHT_WORDS), dtype=torch.int64)
         self._weighed: StepFusion | None = None  # whose weights that is
         self._attention_steps = {
             parts.window: (ctypes.c_int64 * attention.STEP_WORDS)() for parts in layers
@@ -99,6 +100,8 @@ class DecodeProgram:
         if adapters is not None and not (
             isinstance(adapters, LoraBatch) and adapters.native is not None
         ):
+            return False
+        if context.head is not None and context.head is not adapters:
             return False
         if context.fusion is not None and not self._weigh(context.fusion):
             return False
@@ -138,10 +141,15 @@ class DecodeProgram:
             if context.fusion is None:
                 self._weighing[:] = torch.tensor(lora.weight_words(adapters.weights))
                 self._weighed = None
-        key = rows, adapters is not None, threads
+            elif context.head is not None:
+                weights = lora.weight_words(adapters.weights)
+                self._weighing[self._head_site] = torch.tensor(weights)
+        with_adapters, with_head = adapters is not None, context.head is not None
+        key = rows, with_adapters, with_head, threads
         program = self._programs.get(key)
         if program is None:
-            program = self._programs[key] = self._program(buffers, rows, adapters is not None)
+            program = self._program(buffers, rows, with_adapters, with_head)
+            self._programs[key] = program
         fusion = context.fusion
         if fusion is not None and fusion.changes:
             stream = buffers.x[:rows]
@@ -162,7 +170,7 @@ class DecodeProgram:
         self._weighed = fusion
         return True
 
-    def _allocate(self, rows: int, threads: int) -> _Buffers:
+    def _allocate(self, rows: int, threads: int) -> StepBuffers:
         parts = self._layers[0]
         room = max(_LEAST_ROWS, 1 << (rows - 1).bit_length())
         hidden, qkv, o, gate_up, down, vocabulary = (
@@ -173,11 +181,11 @@ class DecodeProgram:
                 _native(parts.o),
                 _native(parts.gate_up),
                 _native(parts.down),
-                self._head,
+                self._head_product,
             )
         )
         scratch = max(product.scratch_bytes(room, threads) for product in self._products())
-        return _Buffers(
+        return StepBuffers(
             rows=room,
             threads=threads,
             x=hidden,
@@ -198,9 +206,9 @@ class DecodeProgram:
     def _products(self) -> Iterator[NativeProduct]:
         for parts in self._layers:
             yield from map(_native, (parts.qkv, parts.o, parts.gate_up, parts.down))
-        yield self._head
+        yield self._head_product
 
-    def _program(self, buffers: _Buffers, rows: int, adapters: bool) -> Program:
+    def _program(self, buffers: StepBuffers, rows: int, adapters: bool, head: bool) -> Program:
         """It can be interrupted where a layer is entered, its input complete."""
         operations: list[Operation] = []
         cuts = []
@@ -217,11 +225,14 @@ class DecodeProgram:
         operations.append(
             norm_call(buffers.x, norm.weight, norm.eps_value, buffers.normed, rows, addend)
         )
-        operations.append(self._product(self._head, buffers.normed, buffers.logits, rows))
+        normed, logits = buffers.normed, buffers.logits
+        operations.append(self._product(self._head_product, normed, logits, rows))
+        if head:
+            operations += self._adapt(self._head_site, normed, logits)
         return Program(operations, cuts)
 
     def _layer(
-        self, parts: LayerParts, buffers: _Buffers, rows: int, adapters: bool
+        self, parts: LayerParts, buffers: StepBuffers, rows: int, adapters: bool
     ) -> Iterator[Operation]:
         """From the normed input to what the residual stream is to take."""
         yield from self._project(parts.qkv, buffers.normed, buffers.qkv, rows, adapters)
@@ -238,11 +249,14 @@ class DecodeProgram:
     ) -> Iterator[Operation]:
         yield self._product(_native(group), x, y, rows)
         if adapters:
-            step = ctypes.addressof(self._lora_step)
-            weighing = self._weighing[group.site].data_ptr()
-            source, target = (x.data_ptr(), x.stride(0)), (y.data_ptr(), y.stride(0))
-            for phase in range(lora.PHASES):
-                yield lora.site_call(step, weighing, source, target, group.site, phase)
+            yield from self._adapt(group.site, x, y)
+
+    def _adapt(self, site: int, x: torch.Tensor, y: torch.Tensor) -> Iterator[Operation]:
+        step = ctypes.addressof(self._lora_step)
+        weighing = self._weighing[site].data_ptr()
+        source, target = (x.data_ptr(), x.stride(0)), (y.data_ptr(), y.stride(0))
+        for phase in range(lora.PHASES):
+            yield lora.site_call(step, weighing, source, target, site, phase)
 
     def _product(
         self, product: NativeProduct, x: torch.Tensor, y: torch.Tensor, rows: int
@@ -250,7 +264,7 @@ class DecodeProgram:
         assert self._buffers is not None
         return product.operation(x.data_ptr(), y.data_ptr(), rows, self._buffers.scratch.data_ptr())
 
-    def _attend(self, parts: LayerParts, buffers: _Buffers, rows: int) -> Iterator[Operation]:
+    def _attend(self, parts: LayerParts, buffers: StepBuffers, rows: int) -> Iterator[Operation]:
         qkv, heads, cache = buffers.qkv, parts.heads, self._context.kv_caches[parts.index]
         if parts.q_norm is not None and parts.k_norm is not None:
             for norm, first, count in (
@@ -271,28 +285,7 @@ class DecodeProgram:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Buffers:
-    """What a step's operations read and write, one row per token; fp32 but for the slots."""
-
-    rows: int  # most that fit
-    threads: int  # most that the scratch is for
-    x: torch.Tensor  # [rows, hidden], the residual stream
-    normed: torch.Tensor  # [rows, hidden]
-    qkv: torch.Tensor  # [rows, (H + 2 H_kv) D]
-    attended: torch.Tensor  # [rows, H D]
-    o: torch.Tensor  # [rows, hidden]
-    gate_up: torch.Tensor  # [rows, 2 width]
-    gated: torch.Tensor  # [rows, width]
-    down: torch.Tensor  # [rows, hidden]
-    logits: torch.Tensor  # [rows, vocabulary]
-    cos: torch.Tensor  # [rows, D]
-    sin: torch.Tensor  # [rows, D]
-    slots: torch.Tensor  # [rows] int64, places of the tokens in the cache
-    scratch: torch.Tensor  # int8, of the products
-
-
-def _native(group: ProjectionGroup) -> NativeProduct:
+def _native(group: ProjectionGroup | HeadProjection) -> NativeProduct:
     product = group.product
     assert isinstance(product, NativeProduct)  # DecodeProgram.of
     return product

@@ -33,7 +33,7 @@ from cluster.engine.grammar import GrammarCompiler, TokenGrammar, row_error
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampler import check_sampling
 from cluster.engine.scheduler import Scheduler
-from cluster.engine.segments import Segment
+from cluster.engine.segments import Segment, segment_at
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.stats import EngineCounters, EngineStats
 from cluster.engine.step_output import Runner
@@ -124,8 +124,9 @@ class Engine:
                 stay loaded until the last chunk has come. With a gate, in the gate's order.
             fusion: how they are weighed beyond that. What a router decides comes in a chunk of its
                 own or with the first token, before any later one.
-            segments: what followed the first one before, of a request that was re-routed; its
-                resumed tokens are computed with the adapters of the segments they lie in.
+            segments: what follows the first one: in the prompt from where adapters are activated,
+                and in the completion of a request that was re-routed before; every token is
+                computed with the adapters of the segment it lies in.
 
         Raises:
             RequestError: no prompt tokens, a request id that is being served already, or a
@@ -412,9 +413,12 @@ class Engine:
         begun = {}
         for item in live:
             sequence = item.sequence
-            if sequence.segment >= sequence.num_begun:
-                sequence.num_begun = sequence.segment + 1
-                start = sequence.segments[sequence.segment].start
+            if len(sequence.segments) == 1:
+                continue
+            segment = segment_at(sequence.segments, item.end - 1)
+            if segment >= sequence.num_begun:
+                sequence.num_begun = segment + 1
+                start = sequence.segments[segment].start
                 begun[sequence.request_id] = start - sequence.prompt_len
         self._counters.rerouted += len(begun)
         return begun

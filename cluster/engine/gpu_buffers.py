@@ -33,14 +33,23 @@ def batch_bytes(shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig
     blocks = -(-engine.max_model_len // engine.block_size)
     tables = INT32 * (3 * rows + 2 * (rows + tokens // paged.TILE_QUERIES) + rows * blocks)
     tables += INT64 * tokens
+    inputs = 2 * INT64 * rows
+    head_input = rows * shape.hidden * FLOAT32
+    # One for all of a step's tokens, one for the rows that the output head is given.
+    batches = _lora_bytes(shape, adapters, rows, tokens) + _lora_bytes(shape, adapters, rows, rows)
+    return tables + batches + inputs + head_input
+
+
+def _lora_bytes(shape: ModelShape, adapters: AdapterConfig, rows: int, tokens: int) -> int:
+    """A ``TritonLoraBatch``."""
     pairs = adapters.max_mixture
     places = INT32 * (rows * (1 + pairs) + tokens + 3 * (rows + tokens // lora.TILE_TOKENS))
     splits = lora.split_count(max(shape.hidden, shape.inner, shape.heads * shape.head_dim))
     width = adapters.max_rank * SLICES
     scratch = FLOAT32 * pairs * (tokens + max(tokens, rows * splits) * width)
-    slots = INT64 * adapters.slots * (1 + shape.layers * SITES_PER_LAYER * SLICES * RECORD)
-    inputs = 2 * INT64 * rows
-    return tables + places + scratch + slots + _column_tiles(shape) + inputs
+    sites = 1 + shape.layers * SITES_PER_LAYER  # the output head's beside those of the layers
+    slots = INT64 * adapters.slots * (1 + sites * SLICES * RECORD)
+    return places + scratch + slots + _column_tiles(shape)
 
 
 def attention_bytes(shape: ModelShape, engine: EngineConfig) -> int:
@@ -71,4 +80,5 @@ def _column_tiles(shape: ModelShape) -> int:
     attention = (shape.heads + 2 * shape.kv_heads) * shape.head_dim
     columns = attention + 2 * shape.inner + 2 * shape.hidden
     parts = SLICES + 2 + 1 + 1  # of which each may end with a tile that is not full
-    return shape.layers * (columns // lora.TILE_COLUMNS + parts) * 4 * INT32
+    head = shape.vocabulary // lora.TILE_COLUMNS + 1
+    return (shape.layers * (columns // lora.TILE_COLUMNS + parts) + head) * 4 * INT32

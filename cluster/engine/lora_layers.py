@@ -96,15 +96,31 @@ class SingleProjection(nn.Module):
     __call__ = forward
 
 
-class PackedHead(nn.Module):
-    """The output head: a product without LoRA."""
+class HeadProjection(nn.Module):
+    """Stands where the output head stood.
 
-    def __init__(self, linear: nn.Linear, make: MakeProduct = make_product) -> None:
+    It is given the rows whose logits are wanted alone, so its adapters are a batch of their own.
+    Gates and a prompt's router weigh decoder layers: here each adapter has its mixture's weight.
+    """
+
+    def __init__(
+        self, linear: nn.Linear, site: int, context: StepContext, make: MakeProduct = make_product
+    ) -> None:
         super().__init__()
         self.product = make(linear.weight, linear.bias)
+        self.site = site  # index in the model's sites
+        self._context = context
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.product(x)
+        y = self.product(x)
+        context = self._context
+        if context.head_input is not None:
+            context.head_input[: x.shape[0]].copy_(x)
+        if context.head is not None:
+            assert context.bank is not None
+            rows, out = (x, y) if x.dim() == 2 else (x.flatten(0, -2), y.flatten(0, -2))
+            add_lora(out, rows, context.bank, self.site, context.head)
+        return y
 
 
 def replace_projections(

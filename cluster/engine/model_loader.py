@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from cluster.config import EngineConfig
 from cluster.engine.attention_backend import ATTENTION_NAME, attach_attention
-from cluster.engine.lora_layers import PackedHead, replace_projections
+from cluster.engine.lora_layers import HeadProjection, replace_projections
 from cluster.engine.model_checks import (
     attention_modules,
     check_config,
@@ -35,7 +35,7 @@ class LoadedModel:
 
     model: nn.Module  # transformers' causal LM, with replaced modules
     context: StepContext  # shared with the replaced modules
-    sites: tuple[FusedSite, ...]  # where LoRA is added, in the order of the module definitions
+    sites: tuple[FusedSite, ...]  # where LoRA is added: the layers' by definition, then the head
     device: torch.device
     dtype: torch.dtype
     vocab_size: int
@@ -44,6 +44,11 @@ class LoadedModel:
     num_layers: int
     num_kv_heads: int
     head_dim: int
+
+    @property
+    def head_site(self) -> int:
+        """Index of the output head among the sites."""
+        return len(self.sites) - 1
 
 
 def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
@@ -81,13 +86,13 @@ def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
         )
     ((num_kv_heads, head_dim),) = heads
     make = make_product if config.quantize == "none" else make_int8_product
-    sites = replace_projections(model, layers, context, make)
+    layer_sites = replace_projections(model, layers, context, make)
     replace_norms(model)
-    _replace_head(model, make)
+    head = _replace_head(model, len(layer_sites), context, make)
     return LoadedModel(
         model=model,
         context=context,
-        sites=sites,
+        sites=(*layer_sites, head),
         device=device,
         dtype=dtype,
         vocab_size=int(hf_config.vocab_size),
@@ -140,15 +145,17 @@ def _leave_file(model: nn.Module) -> None:
         parameter.data = parameter.data.clone()
 
 
-def _replace_head(model: nn.Module, make: MakeProduct) -> None:
+def _replace_head(
+    model: nn.Module, site: int, context: StepContext, make: MakeProduct
+) -> FusedSite:
+    """Replace the output head; what LoRA sees of it."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     if type(head) is not nn.Linear:
         raise ModelSourceError(f"{type(model).__name__}: its output head is not an nn.Linear")
-    for parent in model.modules():
-        for name, child in parent.named_children():
-            if child is head:
-                setattr(parent, name, PackedHead(head, make))
-                return
+    path = next(path for path, module in model.named_modules() if module is head)
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, HeadProjection(head, site, context, make))
+    return FusedSite(path, head.in_features, ((path, head.out_features),))
 
 
 def _eos_token_ids(model_dir: Path, config: Any) -> frozenset[int]:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import replace
 
 import structlog
 import torch
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
-from cluster.domain.request import TokenLogprobs
 from cluster.engine.fused_decoder import FusedDecoder, fuse_decoder
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_loader import LoadedModel, decoder_layers
-from cluster.engine.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
-from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.step_batches import StepBatches, make_batches
 from cluster.engine.step_fusion import FusedRows, SiteMap, StepFusion, enter_layers
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.engine.step_rows import StepRows, step_output
 from cluster.errors import EngineError, ModelSourceError
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import AnyPagedBatch
@@ -31,6 +27,9 @@ from kernels.lora.bank import AdapterBank
 from kernels.lora.torch_ops import AnyLoraBatch
 
 log = structlog.get_logger(__name__)
+
+_Spans = tuple[tuple[int, int], ...]
+"""Of `cluster.engine.segments.segment_spans`."""
 
 _TRIAL_TOKENS = 24
 """Tokens of the prefill that tries a model."""
@@ -65,14 +64,16 @@ class ModelRunner:
         self._threads = config.threads
         self._block_size = config.block_size
         self._bank = bank
-        self._rows_kept: tuple[tuple[int, int, int, bool], ...] = ()  # of the batch kept, see _lora
+        self._rows_kept: tuple[tuple[int, _Spans, bool], ...] = ()  # of the batch kept, see _lora
         self._lora_batch: AnyLoraBatch | None = None
+        self._touches_head = False  # any adapter of that batch
         self._batches = make_batches(loaded, config, bank) if batches is None else batches
         self._step_fusion: StepFusion | None = None
         self._fusion = FusionParts() if fusion is None else fusion
         self._fusion.move(loaded.device)
         self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
-        self._sites = SiteMap(loaded.sites, loaded.num_layers, loaded.device)
+        layer_sites = loaded.sites[: loaded.head_site]
+        self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)
         self._kv_blocks = config.kv_blocks
         self._fused: FusedDecoder | None = None
         self._context.bank = bank
@@ -144,9 +145,9 @@ class ModelRunner:
             EngineError: out of memory.
         """
         try:
-            rows = _Rows.of(plan.scheduled)
-            logits = self._logits(plan.scheduled, rows.packed)
-            output = StepOutput({}) if logits is None else _output(logits, rows, seeds)
+            rows = StepRows.of(plan.scheduled)
+            logits = self._logits(plan.scheduled, rows)
+            output = StepOutput({}) if logits is None else step_output(logits, rows, seeds)
             if self._step_fusion is not None:
                 output = replace(
                     output,
@@ -163,10 +164,10 @@ class ModelRunner:
         self._rows_kept, self._lora_batch, self._step_fusion = (), None, None
 
     def _logits(
-        self, scheduled: Sequence[ScheduledSequence], rows: list[int]
+        self, scheduled: Sequence[ScheduledSequence], rows: StepRows
     ) -> torch.Tensor | None:
-        """[rows, vocabulary] in fp32, of these packed tokens; None for no row."""
-        if rows == list(range(len(scheduled))):
+        """[rows, vocabulary] in fp32, of the rows wanted; None for no row."""
+        if rows.packed == list(range(len(scheduled))):
             decoded = self._batches.decode(scheduled)
             if decoded is not None:  # it may have written over the batch kept
                 self._rows_kept, self._step_fusion = (), None
@@ -182,7 +183,11 @@ class ModelRunner:
             [item.count for item in scheduled],
         )
         lora = self._lora(scheduled)
-        return self._forward(tokens, positions, rows, batch, lora)
+        head = None
+        if lora is not None and self._touches_head and rows.packed:
+            whole = rows.packed == list(range(len(tokens)))
+            head = lora if whole else self._batches.head(list(rows.mixtures))
+        return self._forward(tokens, positions, rows.packed, batch, lora, head)
 
     @torch.inference_mode()
     def _forward(
@@ -192,7 +197,9 @@ class ModelRunner:
         wanted: list[int],
         batch: AnyPagedBatch,
         lora: AnyLoraBatch | None,
+        head: AnyLoraBatch | None = None,
     ) -> torch.Tensor | None:
+        """Logits of the ``wanted`` tokens; ``head``: the adapters of these at the output head."""
         device = self._loaded.device
         # A copy of both in one transfer, [2, T].
         inputs = torch.tensor([tokens, positions]).to(device, non_blocking=True)
@@ -201,6 +208,7 @@ class ModelRunner:
             rows = torch.tensor(wanted, dtype=torch.long).to(device, non_blocking=True)
         self._context.attention = batch
         self._context.lora = lora
+        self._context.head = head
         self._context.fusion = self._step_fusion if lora is not None else None
         try:
             if not wanted:
@@ -210,20 +218,28 @@ class ModelRunner:
         finally:
             self._context.attention = None
             self._context.lora = None
+            self._context.head = None
             self._context.fusion = None
 
     @torch.inference_mode()
     def _decode(
-        self, inputs: torch.Tensor, batch: AnyPagedBatch, lora: AnyLoraBatch | None
+        self,
+        inputs: torch.Tensor,
+        batch: AnyPagedBatch,
+        lora: AnyLoraBatch | None,
+        head_input: torch.Tensor | None,
     ) -> torch.Tensor:
-        """[rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them."""
+        """[rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them, without
+        LoRA on the output head; what that reads is kept in ``head_input``."""
         self._context.attention = batch
         self._context.lora = lora
+        self._context.head_input = head_input
         try:
             return self._logits_of(inputs, None)
         finally:
             self._context.attention = None
             self._context.lora = None
+            self._context.head_input = None
 
     def _hidden(self, inputs: torch.Tensor) -> None:
         """Fills the KV cache for ``inputs`` [2, T], tokens and positions."""
@@ -254,19 +270,32 @@ class ModelRunner:
         have the same arrival number, and a router's answer is the only change of how adapters are
         weighed within a segment: equal rows mean an equal batch.
         """
-        if not any(item.sequence.adapters for item in scheduled):
+        if not any(s.adapters for item in scheduled for s in item.sequence.segments):
             self.rest()
             return None
         rows = tuple(
-            (s.arrival, s.segment, item.count, s.fusion is not None and s.fusion.is_pending)
+            (s.arrival, s.spans(item.start, item.end), s.fusion is not None and s.fusion.is_pending)
             for item in scheduled
             for s in (item.sequence,)
         )
         kept = self._lora_batch
-        if rows != self._rows_kept or kept is None or not kept.valid:
-            kept = self._batches.lora([(item.count, item.sequence.adapters) for item in scheduled])
-            self._rows_kept, self._lora_batch = rows, kept
-            self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
+        if rows == self._rows_kept and kept is not None and kept.valid:
+            return kept
+        parts = [
+            (count, item.sequence.segments[segment].adapters)
+            for item, (_, spans, _) in zip(scheduled, rows, strict=True)
+            for segment, count in spans
+        ]
+        if not any(adapters for _, adapters in parts):
+            self.rest()
+            return None
+        kept = self._batches.lora(parts)
+        head_site = self._loaded.head_site
+        self._touches_head = any(
+            self._bank.touches(slot, head_site) for _, adapters in parts for slot, _ in adapters
+        )
+        self._rows_kept, self._lora_batch = rows, kept
+        self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
         return kept
 
     def _fuse(
@@ -330,70 +359,3 @@ class ModelRunner:
             assert logits is not None
             answers.append(logits)
         return answers
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """The tokens of a packed step whose logits are wanted."""
-
-    packed: list[int]  # positions in the step: of those that sample, then of the prompts'
-    sampling: list[ScheduledSequence]
-    scoring: list[tuple[EngineSequence, range]]  # positions in the prompt, of which rows are wanted
-
-    @classmethod
-    def of(cls, scheduled: Sequence[ScheduledSequence]) -> Self:
-        sampling: list[ScheduledSequence] = []
-        scoring: list[tuple[EngineSequence, range]] = []
-        last: list[int] = []
-        prompts: list[int] = []
-        first = 0
-        for item in scheduled:
-            sequence = item.sequence
-            if item.samples:
-                sampling.append(item)
-                last.append(first + item.count - 1)
-            if sequence.is_unscored:
-                end = min(item.end, sequence.prompt_len - 1)
-                positions = range(max(item.start, sequence.num_scored), end)
-                if positions:
-                    scoring.append((sequence, positions))
-                    prompts += range(first + positions.start - item.start, first + end - item.start)
-            first += item.count
-        return cls(last + prompts, sampling, scoring)
-
-
-def _output(logits: torch.Tensor, rows: _Rows, seeds: Mapping[RequestId, int]) -> StepOutput:
-    """``logits`` has one row for each of ``rows.packed``."""
-    sampling = [
-        SamplingRow.of(item.sequence, seeds[item.sequence.request_id]) for item in rows.sampling
-    ]
-    ids = [item.sequence.request_id for item in rows.sampling]
-    with torch.inference_mode():
-        sampled = sample(logits[: len(sampling)], sampling) if sampling else NOTHING_SAMPLED
-        prompts = _score(logits[len(sampling) :], rows) if rows.scoring else {}
-    return StepOutput(
-        token_ids=dict(zip(ids, sampled.token_ids, strict=True)),
-        logprobs={
-            request_id: logprobs
-            for request_id, logprobs in zip(ids, sampled.logprobs, strict=True)
-            if logprobs is not None
-        },
-        failed=dict.fromkeys(
-            (ids[row] for row in sampled.invalid_rows),
-            "the model answered with NaN or infinity, or the request's constraints leave no token",
-        ),
-        prompt_logprobs=prompts,
-    )
-
-
-def _score(logits: torch.Tensor, rows: _Rows) -> dict[RequestId, tuple[TokenLogprobs, ...]]:
-    tokens: list[int] = []
-    tops: list[int] = []
-    for sequence, positions in rows.scoring:
-        tokens += sequence.token_ids[positions.start + 1 : positions.stop + 1]
-        tops += [sequence.request.sampling.prompt_logprobs or 0] * len(positions)
-    told = iter(token_logprobs(logits, tokens, tops))
-    return {
-        sequence.request_id: tuple(itertools.islice(told, len(positions)))
-        for sequence, positions in rows.scoring
-    }

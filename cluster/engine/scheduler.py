@@ -20,8 +20,8 @@ A sequence whose next block is just being computed for a running one is held bac
 is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
 in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
 
-A sequence that was re-routed has segments, each with its own adapters; a step never computes tokens
-of two of them. When it is preempted it needs the adapters of all its segments again. Where those of
+A sequence that was re-routed, or whose prompt invokes an adapter, has segments, each with its own
+adapters. When it is preempted it needs the adapters of all its segments again. Where those of
 the first ones may have left the bank, it is not kept here but handed back, to be added anew with
 the tokens it has: as the newest, so that it is preempted again only for those admitted before.
 
@@ -407,9 +407,7 @@ class Scheduler:
         prompt_left = sequence.prompt_len - sequence.num_computed
         if sequence.whole_prefill and prompt_left > budget:
             return prompt_left if alone else 0
-        known = sequence.num_tokens if sequence.segment_end is None else sequence.segment_end
-        left = min(known, sequence.num_tokens) - sequence.num_computed
-        return max(0, min(left, budget))
+        return max(0, min(sequence.num_uncomputed, budget))
 
     def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
         """Give a waiting sequence the blocks of all its tokens, the cached ones among them.

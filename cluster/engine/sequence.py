@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
 from cluster.engine.fusion_spec import Fusion
-from cluster.engine.segments import Segment, segment_at
+from cluster.engine.segments import Segment, segment_at, segment_spans
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
 
@@ -43,7 +43,7 @@ class Sequence:
     """
 
     request: GenerationRequest
-    segments: tuple[Segment, ...]  # by start, the first at 0; the others within the completion
+    segments: tuple[Segment, ...]  # by start, the first at 0
     token_ids: list[int]  # prompt, then generated tokens
     prompt_len: int
     max_len: int  # it ends when token_ids is this long
@@ -98,12 +98,13 @@ class Sequence:
             whole_prefill: see the field.
             fusion: see the field.
             grammar: see the field.
-            segments: what follows the first one, which ``namespace`` and ``adapters`` are of.
+            segments: what follows the first one, which ``namespace`` and ``adapters`` are of; in
+                the prompt where adapters are activated, in the completion where it is re-routed.
 
         Raises:
             RequestError: an empty prompt, or a negative max_tokens.
             PromptTooLong: no room for one token after the prompt.
-            EngineError: segments that do not follow each other within the completion.
+            EngineError: segments that do not follow each other.
         """
         sampling = request.sampling
         prompt_len = len(request.prompt_token_ids)
@@ -122,9 +123,10 @@ class Sequence:
         eos = frozenset() if sampling.ignore_eos else stop_token_ids
         num_tokens = prompt_len + len(request.resumed_token_ids)
         starts = [segment.start for segment in segments]
-        if starts and (starts[0] < prompt_len or starts != sorted(set(starts)) or fusion):
+        if starts and (starts[0] <= 0 or starts != sorted(set(starts)) or fusion):
             raise EngineError(
-                f"segments begin at tokens {starts} of a sequence with a prompt of {prompt_len}"
+                f"segments begin at tokens {starts}{' under a gate or router' * bool(fusion)}, "
+                "expected ascending ones from 1 on, with weights that are known"
             )
         return cls(
             request=request,
@@ -146,7 +148,7 @@ class Sequence:
 
     @property
     def namespace(self) -> str:
-        """KV namespace of its first segment, and so of its prompt."""
+        """KV namespace of its first segment."""
         return self.segments[0].namespace
 
     @property
@@ -159,11 +161,15 @@ class Sequence:
         """(slot in the device bank, weight) for its next tokens, in mixture order."""
         return self.segments[self.segment].adapters
 
-    @property
-    def segment_end(self) -> int | None:
-        """One past the last token of that segment; None where it is the last."""
-        following = self.segment + 1
-        return self.segments[following].start if following < len(self.segments) else None
+    def adapters_at(self, token: int) -> tuple[tuple[Slot, float], ...]:
+        """(slot in the device bank, weight) that a token is computed with, in mixture order."""
+        return self.segments[segment_at(self.segments, token)].adapters
+
+    def spans(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """(index of the segment, number of tokens) of each segment in tokens [start, stop)."""
+        if len(self.segments) == 1:
+            return ((0, stop - start),)
+        return segment_spans(self.segments, start, stop)
 
     @property
     def is_recomputable(self) -> bool:

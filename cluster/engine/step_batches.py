@@ -9,6 +9,7 @@ import structlog
 import torch
 
 from cluster.config import EngineConfig
+from cluster.engine.captured_head import CapturedHead, head_terms
 from cluster.engine.cuda_graphs import (
     Capture,
     CudaCapture,
@@ -30,8 +31,11 @@ from kernels.lora.triton_warm_up import compile_kernels
 
 log = structlog.get_logger(__name__)
 
-StepForward = Callable[[torch.Tensor, AnyPagedBatch, AnyLoraBatch | None], torch.Tensor]
-"""Logits [T, vocabulary] of inputs [2, T] (token ids, positions) on the device."""
+StepForward = Callable[
+    [torch.Tensor, AnyPagedBatch, AnyLoraBatch | None, torch.Tensor | None], torch.Tensor
+]
+"""Logits [T, vocabulary] of inputs [2, T] (token ids, positions) on the device, LoRA on the output
+head left out; what the head read is kept in the last argument, [T or more, hidden]."""
 
 MAX_PAIRS = 8
 """Adapters of a row for which Triton batches have room unless told otherwise."""
@@ -55,6 +59,11 @@ class StepBatches(Protocol):
         """
         ...
 
+    def head(self, mixtures: Sequence[Mixture]) -> AnyLoraBatch | None:
+        """The adapters of single rows at the output head, valid until the next call; None where
+        none of them has LoRA there."""
+        ...
+
     def capture(self, forward: StepForward, /) -> None:
         """Capture decode steps where the device replays them."""
         ...
@@ -66,12 +75,16 @@ class StepBatches(Protocol):
 
 
 class TorchBatches:
-    """Batches built for each step; nothing is captured."""
+    """Batches built for each step; nothing is captured.
+
+    The last of the bank's sites is the output head's.
+    """
 
     def __init__(
         self, bank: AdapterBank, block_size: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self._bank = bank
+        self._head_site = len(bank.sites) - 1
         self._block_size, self._dtype, self._device = block_size, dtype, device
 
     def attention(
@@ -89,6 +102,11 @@ class TorchBatches:
 
     def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
         """As in `StepBatches`."""
+        return LoraBatch.build(rows, self._bank)
+
+    def head(self, mixtures: Sequence[Mixture]) -> AnyLoraBatch | None:
+        """As in `StepBatches`."""
+        rows = [(1, head_terms(self._bank, self._head_site, terms)) for terms in mixtures]
         return LoraBatch.build(rows, self._bank)
 
     def capture(self, _: StepForward) -> None:
@@ -110,6 +128,7 @@ class TritonBatches:
         self,
         paged: TritonPagedBatch,
         lora: TritonLoraBatch,
+        head: CapturedHead,
         larger: TorchBatches,
         capture: Capture | None,
     ) -> None:
@@ -118,10 +137,11 @@ class TritonBatches:
         Args:
             paged: of the cache.
             lora: of the bank.
+            head: of the bank's output head.
             larger: for steps that do not fit the two.
             capture: makes captured steps; None: every step is launched anew.
         """
-        self._paged, self._lora, self._larger = paged, lora, larger
+        self._paged, self._lora, self._head, self._larger = paged, lora, head, larger
         self._capture = capture
         self._graphs: DecodeGraphs | None = None
 
@@ -152,18 +172,26 @@ class TritonBatches:
             self._graphs.forget_rows()
         return lora if lora.update(rows) else None
 
+    def head(self, mixtures: Sequence[Mixture]) -> AnyLoraBatch | None:
+        """As in `StepBatches`."""
+        if not self._head.has_room(mixtures):
+            return self._larger.head(mixtures)
+        return self._head.batch(mixtures)
+
     def capture(self, forward: StepForward) -> None:
         """Capture decode steps of up to ``max_rows`` rows, with and without adapters."""
         if self._capture is None:
             return
-        paged, lora = self._paged, self._lora
+        paged, lora, head = self._paged, self._lora, self._head
 
         def compute(inputs: torch.Tensor, adapters: bool) -> torch.Tensor:
-            return forward(inputs, paged, lora if adapters else None)
+            if not adapters:
+                return forward(inputs, paged, None, None)
+            return forward(inputs, paged, lora, head.input)
 
         buckets = decode_buckets(paged.max_rows)
         device = lora.bank.device
-        self._graphs = DecodeGraphs(compute, paged, lora, buckets, device, self._capture)
+        self._graphs = DecodeGraphs(compute, paged, lora, buckets, device, self._capture, head)
         log.info("decode steps captured", rows=list(buckets))
 
     def decode(self, scheduled: Sequence[ScheduledSequence]) -> torch.Tensor | None:
@@ -218,7 +246,8 @@ def triton_batches(
         device=loaded.device,
     )
     lora = TritonLoraBatch(bank, max_tokens=tokens, max_rows=rows, max_pairs=max_pairs)
-    return TritonBatches(paged, lora, larger, capture)
+    head = CapturedHead(lora, loaded.head_site)
+    return TritonBatches(paged, lora, head, larger, capture)
 
 
 def _row(item: ScheduledSequence) -> DecodeRow:

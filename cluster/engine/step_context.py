@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
+
     from cluster.engine.step_fusion import StepFusion
     from kernels.attention.cache import LayerKVCache
     from kernels.attention.paged import AnyPagedBatch
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 class StepContext:
     """Owned by the runner, shared by the modules of one model instance.
 
-    ``attention``, ``lora`` and ``fusion`` are set anew for each step. ``attention`` is None outside
-    of one; ``lora`` is None where no row of the step has an adapter, and then no LoRA work is done;
+    ``attention``, ``lora``, ``head`` and ``fusion`` are set anew for each step. ``attention`` is
+    None outside of one; ``lora`` is None where no row of the step has an adapter, and then no LoRA
+    work is done; ``head`` is None where no row whose logits are wanted has LoRA on the output head;
     ``fusion`` is None where every adapter has one weight for all layers.
     """
 
@@ -27,6 +30,8 @@ class StepContext:
     kv_caches: tuple[LayerKVCache, ...] = ()  # one per layer, set once, by the runner
     attention: AnyPagedBatch | None = None
     lora: AnyLoraBatch | None = None
+    head: AnyLoraBatch | None = None  # of the rows that the output head is given
+    head_input: torch.Tensor | None = None  # [rows, hidden], where what the head reads is kept
     fusion: StepFusion | None = None
 
     def effective_window(self, window: int | None) -> int | None:

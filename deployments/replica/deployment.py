@@ -99,7 +99,11 @@ class Replica:
             LOADER_THREADS, thread_name_prefix="adapter-load", initializer=give_way
         )
         self._base = BaseShapes.of_model(
-            location.path, location.digest, location.model_id, self._engine.module_shapes
+            location.path,
+            location.digest,
+            location.model_id,
+            self._engine.module_shapes,
+            self._engine.vocab_size,
         )
 
         def load(entry: AdapterEntry) -> PackedAdapter:

@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from cluster.adapters.activation import active_from, stretches
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
-from cluster.errors import RouterOutdated
+from cluster.engine.segments import Segment
+from cluster.errors import RequestError, RouterOutdated
 from router_service.routers.kind import EnginePart
 
 
@@ -99,6 +101,51 @@ class DecisionFusion:
             site_weights=decision.site_weights,
             complete=completed,
         )
+
+    def segments(
+        self,
+        decision: RoutingDecision,
+        slots: Sequence[Slot],
+        prompt: Sequence[int],
+        invocations: Sequence[Sequence[int]],
+    ) -> tuple[tuple[Segment, ...], Fusion | None]:
+        """A prompt under a decision: its segments, the first at 0, and their fusion.
+
+        A segment whose adapters are fewer than the decision's has the namespace of a decision on
+        these alone. So what comes before an invocation is shared with requests for the base.
+
+        Args:
+            decision: of the request.
+            slots: of its mixture, in the mixture's order.
+            prompt: token ids.
+            invocations: the tokens that invoke each adapter, likewise; none for an ordinary one.
+
+        Raises:
+            RouterOutdated: as ``plan``.
+            RequestError: an activated LoRA whose weights are decided inside the engine.
+        """
+        activated = [
+            repr(term.key.alias)
+            for term, invocation in zip(decision.mixture, invocations, strict=True)
+            if invocation
+        ]
+        if not activated:
+            adapters, fusion = self.plan(decision, slots)
+            return (Segment(0, self.namespace(decision), adapters),), fusion
+        if _is_fused(decision):
+            raise RequestError(
+                f"router {decision.router!r} weighs {', '.join(activated)} inside the model, where "
+                "an activated LoRA (alora_invocation_tokens) cannot be weighed; name the adapter "
+                "itself or use a router that reads the text",
+                param="model",
+            )
+        starts = [active_from(prompt, invocation) for invocation in invocations]
+        found = []
+        for start, places in stretches(starts):
+            part = replace(decision, mixture=tuple(decision.mixture[i] for i in places))
+            adapters, _ = self.plan(part, [slots[i] for i in places])
+            found.append(Segment(start, self.namespace(part), adapters))
+        return tuple(found), None
 
 
 def _is_fused(decision: RoutingDecision) -> bool:

@@ -27,11 +27,10 @@ from cluster.adapters.manager import AdapterManager
 from cluster.adapters.pool_types import Lease
 from cluster.clock import Clock
 from cluster.domain.decision import RoutingDecision, SiteWeights
-from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
-from cluster.engine.fusion_spec import Fusion
 from cluster.engine.segments import Segment
 from cluster.errors import (
     AdapterError,
@@ -48,6 +47,7 @@ from deployments.replica.fusion import DecisionFusion
 from deployments.replica.live import LaterSegment, Live
 from deployments.replica.request_notes import ids_of, note_abandoned, note_end
 from deployments.replica.rerouting import Rerouting
+from deployments.replica.segments import completion_segment, prompt_segments
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -341,11 +341,14 @@ class RequestBook:
             if live.lease is None:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
-            adapters, fusion = self._plan(live.decision, live.lease)
+            prompt = message.prompt_token_ids
+            (first, *activated), fusion = prompt_segments(
+                self._fusion, self._adapters, live.decision, live.lease, prompt
+            )
             request = GenerationRequest(
                 request_id=message.request_id,
                 tenant=message.tenant,
-                prompt_token_ids=message.prompt_token_ids,
+                prompt_token_ids=prompt,
                 sampling=message.sampling,
                 decision=live.decision,
                 resumed_token_ids=message.resumed_token_ids,
@@ -359,10 +362,10 @@ class RequestBook:
                     return
             self._engine.submit(
                 request,
-                self._fusion.namespace(live.decision),
-                adapters,
+                first.namespace,
+                first.adapters,
                 fusion,
-                self._later_segments(live, live.lease),
+                [*activated, *self._later_segments(live, live.lease)],
             )
             live.in_engine = True
             live.admitted = live.admitted or self._clock.monotonic()
@@ -383,21 +386,18 @@ class RequestBook:
         if self._fusion.lacks(decision):
             await self._ensure_router(decision.router_version)
 
-    def _plan(
-        self, decision: RoutingDecision, lease: Lease
-    ) -> tuple[tuple[tuple[Slot, float], ...], Fusion | None]:
-        slots = dict(zip(lease.digests, lease.slots, strict=True))
-        return self._fusion.plan(decision, [slots[digest] for digest in decision.digests])
-
     def _later_segments(self, live: Live, lease: Lease) -> list[Segment]:
-        prompt = len(live.submit.prompt_token_ids)
+        prompt = live.submit.prompt_token_ids
         return [
-            Segment(
-                prompt + segment.start,
-                self._fusion.namespace(segment.decision),
-                self._plan(segment.decision, lease)[0],
-            )
-            for segment in live.later
+            completion_segment(
+                self._fusion,
+                self._adapters,
+                later.decision,
+                lease,
+                prompt,
+                len(prompt) + later.start,
+            )[0]
+            for later in live.later
         ]
 
     async def _hold_all(self, live: Live) -> Lease | None:

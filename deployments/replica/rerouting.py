@@ -23,6 +23,7 @@ from deployments.link.messages import Reroute, Submit
 from deployments.replica.fusion import DecisionFusion
 from deployments.replica.live import Coming, LaterSegment, Live
 from deployments.replica.request_notes import ids_of
+from deployments.replica.segments import completion_segment
 
 log = structlog.get_logger(__name__)
 
@@ -138,14 +139,17 @@ class Rerouting:
     def _tell_engine(
         self, live: Live, coming: Coming, decision: RoutingDecision, lease: Lease
     ) -> None:
-        adapters, fusion = self._fusion.plan(decision, lease.slots)
+        prompt = live.submit.prompt_token_ids
+        segment, fusion = completion_segment(
+            self._fusion, self._adapters, decision, lease, prompt, len(prompt)
+        )
         if fusion is not None:
             raise EngineError(f"router {decision.router!r} weighs adapters within the model")
         # None where it has just ended or left the engine, which will be heard of.
         self._engine.reroute(
             live.submit.request_id,
-            self._fusion.namespace(decision),
-            adapters,
+            segment.namespace,
+            segment.adapters,
             after=coming.message.after,
         )
 

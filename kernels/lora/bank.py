@@ -149,6 +149,10 @@ class AdapterBank:
             entry = self._entries.get(slot)
         return 0 if entry is None else entry.lane.row_nbytes
 
+    def touches(self, slot: int, site_index: int) -> bool:
+        """Whether a slot's adapter has anything at a site; raises ValueError for an empty slot."""
+        return self.entry(slot).lane.layout.sites[site_index].rank > 0
+
     def rank(self, slot: int) -> int:
         """Largest rank of the slot's adapter at any module; 0 for an empty slot."""
         with self._lock:

@@ -7,7 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from cluster.adapters.activation import active_from, stretches
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.inside_model import check_weighable
 from cluster.adapters.loader import load_adapter
 from cluster.adapters.manifest import ANYWHERE, WEIGHTS_FILE
 from cluster.clock import SystemClock
@@ -20,6 +22,7 @@ from cluster.engine.factory import build_engine
 from cluster.engine.fusion import FusionParts
 from cluster.engine.fusion_spec import Fusion
 from cluster.engine.model_source import ModelLocation
+from cluster.engine.segments import Segment
 from cluster.errors import EngineError, error_from_code
 from router_service.routers.kind import EnginePart
 from router_service.training.encoding import chat_prompt_ids
@@ -134,7 +137,11 @@ class LocalEngine:
         )
         self._part = part
         shapes = BaseShapes.of_model(
-            base.path, base.digest, base.model_id, self._built.module_shapes
+            base.path,
+            base.digest,
+            base.model_id,
+            self._built.module_shapes,
+            self._built.vocab_size,
         )
         self._slots: dict[str, Slot] = {}
         self.manifests: dict[str, AdapterManifest] = {}
@@ -143,6 +150,8 @@ class LocalEngine:
             self._built.bank.write(index, loaded.tensors)
             self._slots[alias] = Slot(index)
             self.manifests[alias] = loaded.manifest
+            if part is not None:
+                check_weighable(str(folder), loaded.manifest)
         self._built.engine.start()
 
     def __enter__(self) -> "LocalEngine":
@@ -221,11 +230,12 @@ class LocalEngine:
             names.append(name)
             self._sequences[name] = _Sequence()
             request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
-            slots = tuple((self._slots[alias], weight) for alias, weight in mixture)
+            first, *activated = self._segments(ids[:prompt_tokens], mixture)
             # One prompt's masks are no other's: their KV is never shared.
-            namespace = name if self._part is not None and self._part.router else repr(slots)
-            fusion = self._fusion(prompt_tokens) if slots else None
-            self._built.engine.submit(request, namespace, slots, fusion)
+            masked = self._part is not None and self._part.router
+            namespace = name if masked else first.namespace
+            fusion = self._fusion(prompt_tokens) if first.adapters else None
+            self._built.engine.submit(request, namespace, first.adapters, fusion, activated)
         finished = 0
         with self._arrived:
             while finished < len(names):
@@ -239,6 +249,18 @@ class LocalEngine:
             if sequence.error is not None:
                 raise sequence.error
         return done
+
+    def _segments(self, prompt: Sequence[int], mixture: Weights) -> list[Segment]:
+        """Of a prompt whose adapters apply from where it invokes them."""
+        starts = [
+            active_from(prompt, self.manifests[alias].invocation_tokens) for alias, _ in mixture
+        ]
+        slots = tuple((self._slots[alias], weight) for alias, weight in mixture)
+        found = []
+        for start, places in stretches(starts):
+            adapters = tuple(slots[place] for place in places)
+            found.append(Segment(start, repr(adapters), adapters))
+        return found
 
     def _fusion(self, prompt_tokens: int) -> Fusion | None:
         if self._part is None:

@@ -16,7 +16,7 @@ from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import HostAdapter, LoraTensors, load_adapter
 from cluster.adapters.manifest import ANYWHERE, read_adapter_files
 from cluster.config import AdapterConfig
-from cluster.errors import AdapterError
+from cluster.errors import AdapterError, AdapterUnsupported
 
 Method = Literal["cat", "linear", "factors"]
 Merged = dict[str, LoraTensors]
@@ -31,6 +31,12 @@ def read_adapter(folder: Path) -> HostAdapter:
         AdapterError: the folder cannot be read or uses what Braid does not serve.
     """
     files = read_adapter_files(folder, links_below=ANYWHERE)
+    if files.config.invocation_tokens:
+        raise AdapterUnsupported(
+            f"{folder}: an activated LoRA (alora_invocation_tokens) applies to a part of each "
+            "prompt alone, so it can neither be merged nor weighed inside the model; name it in a "
+            "request's mixture"
+        )
     shapes = {m: (t.B.shape[0], t.A.shape[1]) for m, t in files.modules.items()}
     base = BaseShapes(files.labels.base_digest or "", shapes)
     return load_adapter(folder, base, _LIMITS, links_below=ANYWHERE)

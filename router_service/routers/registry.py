@@ -8,8 +8,9 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from cluster.adapters.inside_model import check_weighable
 from cluster.config import RouterConfig, Section
-from cluster.errors import ConfigError
+from cluster.errors import AdapterUnsupported, ConfigError
 from router_service.artifacts import read_manifest
 from router_service.routers import arrow, dlp, flow, milora, static
 from router_service.routers.base import PromptRouter
@@ -87,7 +88,8 @@ class RouterRegistry:
             kind = self._kind(config)
             if kind.part is not None:
                 options = _options(config, kind.options)
-                parts[router.version] = kind.part(config, options, context)
+                part = parts[router.version] = kind.part(config, options, context)
+                _check_adapters(config.name, part, context)
         return parts
 
     def _kind(self, config: RouterConfig) -> RouterKind:
@@ -123,6 +125,20 @@ def check_declaration(name: str, router: PromptRouter, context: RouterContext) -
                 f"routers.{name}: {field_name}: reads the states of a base with {wanted}, "
                 f"but the base served has {served}"
             )
+
+
+def _check_adapters(name: str, part: EnginePart, context: RouterContext) -> None:
+    """Refuse adapters that cannot be weighed inside the engine.
+
+    Raises:
+        ConfigError: with router and adapter.
+    """
+    for alias, entry in context.adapters.items():
+        if entry.key.digest in part.digests:
+            try:
+                check_weighable(alias, entry.manifest)
+            except AdapterUnsupported as error:
+                raise ConfigError(f"routers.{name}: {error.message}") from error
 
 
 def default_registry() -> RouterRegistry:

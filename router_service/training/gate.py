@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.inside_model import check_weighable
 from cluster.adapters.loader import HostAdapter, load_adapter
 from cluster.adapters.manifest import ANYWHERE, read_manifest
 from cluster.config import AdapterConfig
@@ -76,6 +77,8 @@ def train_gate(
         adapters = [
             load_adapter(path, shapes, limits, links_below=ANYWHERE) for path in config.adapters
         ]
+        for path, adapter in zip(config.adapters, adapters, strict=True):
+            check_weighable(str(path), adapter.manifest)
         return _Gate(model, adapters, aliases.index(target), config.temperature, pad_id)
 
     def recipe(n_train: int) -> Recipe:

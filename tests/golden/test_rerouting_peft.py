@@ -248,7 +248,7 @@ def test_what_cannot_be_re_routed_is_refused(engine) -> None:
         running.engine.reroute(RequestId("r"), "n", (), after=9)
     assert running.engine.let_go(RequestId("r"), 5) is False  # nobody would take it back
     running.wait("r")
-    segment = Segment(3, "n", ())
+    segment = Segment(0, "n", ())
     with pytest.raises(EngineError, match="segments begin"):
         running.submit(make_request("p", PROMPT, SAMPLING), segments=(segment,))
     del running.answers["p"]

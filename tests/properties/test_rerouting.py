@@ -17,7 +17,6 @@ from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.engine.block_pool import BlockPool
 from cluster.engine.scheduler import Scheduler
-from cluster.engine.segments import segment_at
 from cluster.engine.sequence import Sequence
 from cluster.engine.step_plan import StepPlan
 from tests.support.engines import make_request
@@ -92,12 +91,15 @@ class House:
         size, sampled = self.pool.block_size, {}
         for item in plan.scheduled:
             sequence, path = item.sequence, path_of(item.sequence)
-            inside = {segment_at(sequence.segments, t) for t in (item.start, item.end - 1)}
-            assert inside == {sequence.segment}
             held = {
                 slot for kept in sequence.segments[sequence.first_held :] for slot in kept.slots
             }
-            assert {slot for slot, _ in sequence.adapters} <= held
+            needed = {
+                slot
+                for position in range(item.start, item.end)
+                for slot, _ in sequence.adapters_at(position)
+            }
+            assert needed <= held
             for position in range(item.end):
                 entry = entry_of(path, sequence.token_ids[: position + 1])
                 place = sequence.block_table[position // size], position % size

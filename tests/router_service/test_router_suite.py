@@ -460,3 +460,24 @@ async def test_routers_of_two_versions_share_no_kv_beyond_a_static_mixture(
     same_mixture = namespaces[1].mixture == namespaces[2].mixture
     static = namespaces[1].granularity in _MIXTURES
     assert (one == two) == (same_mixture and static)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"invocation_tokens": (5,)}, "activated LoRA"),
+        ({"modules": ("lm_head", "model.layers.0.self_attn.q_proj")}, "output head"),
+    ],
+)
+def test_what_cannot_be_weighed_inside_the_model_is_refused(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    config, context = _flow(tmp_path, 0)
+    entries = dict(context.adapters)
+    json_entry = entries["json"]
+    manifest = replace(json_entry.manifest, **change)
+    entries["json"] = replace(json_entry, manifest=manifest)
+    registry = default_registry()
+    assert registry.build_parts([config], context)
+    with pytest.raises(ConfigError, match=f"routers.r: json: .*{named}"):
+        registry.build_parts([config], replace(context, adapters=entries))

@@ -26,7 +26,7 @@ def make_adapters(
         for path, parameter in model.named_parameters():
             if "lora_" in path:
                 parameter.data.normal_(std=std * parameter.shape[1] ** -0.5)
-    model.save_pretrained(str(folder))
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     return model.eval()
 
 

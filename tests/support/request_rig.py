@@ -32,6 +32,8 @@ from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
 
 NAMES = "abcdefgh"
+INVOCATIONS = {"v": (2, 3), "w": (9,)}
+"""Of activated LoRAs: the prompt invokes "v" from its second token on, and "w" not at all."""
 
 
 def entry(name: str) -> AdapterEntry:
@@ -46,6 +48,7 @@ def entry(name: str) -> AdapterEntry:
         nbytes=7,
         base_model=None,
         base_digest=None,
+        invocation_tokens=INVOCATIONS.get(name, ()),
     )
     return AdapterEntry(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), manifest, f"/{name}")
 
@@ -92,9 +95,10 @@ class WatchedRunner(FakeRunner):
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         for item in plan.scheduled:
-            names = "".join(self.bank.names[slot] for slot, _ in item.sequence.adapters)
             told = self.computed.setdefault(item.sequence.request_id, [])
-            told += [(position, names) for position in range(item.start, item.end)]
+            for position in range(item.start, item.end):
+                adapters = item.sequence.adapters_at(position)
+                told.append((position, "".join(self.bank.names[slot] for slot, _ in adapters)))
         return super().execute(plan, seeds)
 
 
@@ -141,7 +145,7 @@ class Rig:
         )
         self.manager = AdapterManager(
             AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=timeout),
-            AdapterCatalog(entry(name) for name in NAMES),
+            AdapterCatalog(entry(name) for name in (*NAMES, *INVOCATIONS)),
             self.bank,
             self.load,
             self.clock,

@@ -178,3 +178,20 @@ def test_a_config_edited_in_place_changes_the_generation(tmp_path, write_adapter
     path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": 64}))
     with pytest.raises(AdapterLoadFailed, match="changed since"):
         load_adapter(folder, base, LIMITS, digest)
+
+
+@pytest.mark.parametrize(("largest", "vocab_size"), [(96, 97), (500, 0)])
+def test_invocations_within_the_vocabulary_are_loaded(
+    tmp_path, write_adapter, base, largest, vocab_size
+):
+    folder = write_adapter(tmp_path / "a", alora_invocation_tokens=[0, largest])
+    sized = dataclasses.replace(base, vocab_size=vocab_size)
+    loaded = load_adapter(folder, sized, LIMITS)
+    assert loaded.manifest.invocation_tokens == (0, largest)
+
+
+def test_an_invocation_that_no_prompt_can_have_is_refused(tmp_path, write_adapter, base):
+    folder = write_adapter(tmp_path / "a", alora_invocation_tokens=[0, 97])
+    sized = dataclasses.replace(base, vocab_size=97)
+    with pytest.raises(AdapterWrongBase, match=r"alora_invocation_tokens: .*below 97.*found 97"):
+        load_adapter(folder, sized, LIMITS)

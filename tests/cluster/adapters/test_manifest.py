@@ -100,6 +100,7 @@ def _reverse_data_order(path):
         {"lora_alpha": 9},
         {"use_rslora": True},
         {"alpha_pattern": {"q_proj": 3}},
+        {"alora_invocation_tokens": [3]},
         {"seed": 1},
         {"notes": {"base_digest": "abc"}},
         {"modules": ["model.layers.0.self_attn.q_proj"]},

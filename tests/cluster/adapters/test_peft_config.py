@@ -109,7 +109,6 @@ def test_everything_peft_writes_by_default_is_accepted(tmp_path):
         ({"megatron_config": {"x": 1}}, "Megatron"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"target_parameters": ["w"]}, "target_parameters"),
-        ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"),
         ({"use_qalora": True}, "QALoRA"),
         ({"arrow_config": {"x": 1}}, "Arrow"),
         ({"peft_type": "LOHA"}, "peft_type"),
@@ -129,9 +128,23 @@ def test_what_is_not_served_is_refused_by_name(tmp_path, content, name):
     assert "adapter_config.json" in refusal.value.message
 
 
+def test_the_tokens_that_invoke_an_activated_lora_are_read(tmp_path):
+    assert read(tmp_path, alora_invocation_tokens=[5, 0, 5]).invocation_tokens == (5, 0, 5)
+
+
+@pytest.mark.parametrize("off", [None, [], False])
+def test_without_tokens_it_is_an_ordinary_adapter_as_peft_has_it(tmp_path, off):
+    assert read(tmp_path, alora_invocation_tokens=off).invocation_tokens == ()
+
+
 @pytest.mark.parametrize(
     ("content", "key"),
     [
+        ({"alora_invocation_tokens": [1, -2]}, "alora_invocation_tokens: .*0 or more"),
+        ({"alora_invocation_tokens": [1.0]}, "alora_invocation_tokens: "),
+        ({"alora_invocation_tokens": [True]}, "alora_invocation_tokens: "),
+        ({"alora_invocation_tokens": "call"}, "alora_invocation_tokens: "),
+        ({"alora_invocation_tokens": [1] * 257}, "alora_invocation_tokens: .*at most 256"),
         ({"r": 0}, "r: "),
         ({"r": True}, "r: "),
         ({"r": "8"}, "r: "),

@@ -84,7 +84,7 @@ def step(
         parts = runner._fusion
         runner._step_fusion = StepFusion(adapters, fused, parts.gates, {}, runner._sites)
     tokens = [(5 * row + first_token) % 97 for row in range(rows)]
-    logits = runner._forward(tokens, list(contexts), list(range(rows)), batch, adapters)
+    logits = runner._forward(tokens, list(contexts), list(range(rows)), batch, adapters, adapters)
     assert logits is not None
     return logits.clone()
 
@@ -132,6 +132,43 @@ def test_a_program_is_its_operations(tiny_model: Callable[..., Path], family: st
     runner = make_runner(tiny_model(family))
     together, alone = both_ways(runner, (3, 9, 1, 17, 4, 8), MIXTURES[case])
     assert torch.equal(together, alone)
+
+
+def test_the_head_is_adapted_where_an_adapter_has_it(tiny_model: Callable[..., Path]):
+    """In a program of its own, and rows without it keep their bits."""
+    runner = make_runner(tiny_model("llama"))
+    head = runner._loaded.head_site
+    site = runner._loaded.sites[head]
+    runner._bank.write(
+        0,
+        {
+            site.name: (
+                torch.full((2, site.in_features), 0.1),
+                torch.full((site.out_features, 2), 0.2),
+                1.0,
+            )
+        },
+    )
+    contexts, mixtures = (3, 9, 1), (((0, 1.0),), (), ((0, -0.5),))
+    tables = fill(runner, contexts)
+    program = runner._fused._program
+    program._programs.clear()
+    plain = step(runner, tables, contexts, ((), (), ()))
+    adapted = step(runner, tables, contexts, mixtures)
+    batch = PagedBatch.build(tables, contexts, [1] * 3, block_size=4)
+    lora = LoraBatch.build([(1, mixture) for mixture in mixtures], runner._bank)
+    tokens = [(5 * row + 1) % 97 for row in range(3)]
+    without = runner._forward(tokens, list(contexts), [0, 1, 2], batch, lora)
+    assert sorted(key[1:3] for key in program._programs) == [
+        (False, False),
+        (True, False),
+        (True, True),
+    ]
+    assert torch.equal(without, plain)  # nothing but the head is touched
+    assert torch.equal(adapted[1], plain[1])
+    first, third = adapted[0] - plain[0], adapted[2] - plain[2]
+    assert bool((first.std() < 1e-5) & (first.abs().min() > 1e-3))  # all columns of B are equal
+    assert bool(third.abs().min() > 1e-3)
 
 
 @pytest.mark.parametrize(("gate", "masks"), [("", True), ("layers", False), ("layers", True)])

@@ -37,7 +37,7 @@ def random_adapter(engine: RunningEngine, seed: int, rank: int, *modules: str) -
             2.0 / rank,
         )
         for path, (d_out, d_in) in engine.built.module_shapes.items()
-        if not modules or path.rsplit(".", 1)[1] in modules
+        if not modules or path.rpartition(".")[2] in modules
     }
 
 

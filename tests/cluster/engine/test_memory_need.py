@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine import available_memory
 from cluster.engine.available_memory import cgroup_headrooms, check_memory
+from cluster.engine.captured_head import CapturedHead
 from cluster.engine.gpu_buffers import batch_bytes
 from cluster.engine.memory_need import GIB, ModelShape, check_fits, memory_need
 from cluster.engine.model_loader import load_model
@@ -90,7 +91,8 @@ def seven_b_sites() -> list[FusedSite]:
         ):
             slices = tuple((f"{layer}.{name}.{part}", width) for part, width in enumerate(widths))
             sites.append(FusedSite(f"{layer}.{name}", width_in, slices))
-    return sites
+    head = SEVEN_B.vocabulary
+    return [*sites, FusedSite("lm_head", 4096, (("lm_head", head),))]
 
 
 def device_bytes(*owners: object) -> int:
@@ -118,7 +120,8 @@ def test_the_buffers_are_those_that_kernels_make(batch: int, mixture: int, rank:
         max_tokens=256, max_rows=batch, max_len=4096, block_size=engine.block_size, device="cpu"
     )
     inputs = 2 * 8 * batch  # of captured steps
-    made = device_bytes(lora, lora.table, paged) + inputs
+    head = CapturedHead(lora, len(bank.sites) - 1)
+    made = device_bytes(lora, lora.table, paged, head, head._own, head._own.table) + inputs
     counted = batch_bytes(SEVEN_B, engine, adapters)
     assert made <= counted <= 1.02 * made
 

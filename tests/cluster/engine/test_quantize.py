@@ -11,7 +11,7 @@ from cluster.config import EngineConfig
 from cluster.domain.request import SamplingParams
 from cluster.engine import quantize
 from cluster.engine.fused_decoder import FusedDecoder
-from cluster.engine.lora_layers import PackedHead, SingleProjection
+from cluster.engine.lora_layers import HeadProjection, SingleProjection
 from cluster.engine.model_loader import load_model
 from cluster.engine.quantize import check_quantize, make_int8_product
 from cluster.errors import ConfigError, ModelSourceError
@@ -92,7 +92,7 @@ def test_the_full_weights_are_gone(tiny_model):
     products = [
         module.group.product if isinstance(module, SingleProjection) else module.product
         for module in loaded.model.modules()
-        if isinstance(module, SingleProjection | PackedHead)
+        if isinstance(module, SingleProjection | HeadProjection)
     ]
     assert len(products) == 2 * 2 + 1
     assert all(isinstance(product, AmxLinear | OneDnnLinear) for product in products)

@@ -165,7 +165,7 @@ def test_only_a_known_decoder_is_captured(tiny_model, monkeypatch, known):
     def make(loaded, config, bank):
         larger = TorchBatches(bank, config.block_size, loaded.dtype, loaded.device)
         triton = triton_batches(loaded, config, bank, larger, None)
-        made.append(Spy(triton._paged, triton._lora, larger, None))
+        made.append(Spy(triton._paged, triton._lora, triton._head, larger, None))
         return made[-1]
 
     Steps(tiny_model("llama"), CONFIG, make)

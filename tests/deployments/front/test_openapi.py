@@ -72,6 +72,7 @@ def test_every_route_is_described_and_no_other() -> None:
     context = SimpleNamespace(
         version="1",
         door=None,
+        clock=None,
         config=FrontConfig(),
         service=SimpleNamespace(),
         adapter_admin=None,

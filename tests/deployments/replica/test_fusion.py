@@ -6,7 +6,8 @@ import pytest
 
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights
 from cluster.domain.ids import Slot
-from cluster.errors import RouterOutdated
+from cluster.engine.segments import Segment
+from cluster.errors import RequestError, RouterOutdated
 from deployments.replica.fusion import DecisionFusion
 from router_service.routers.kind import EnginePart
 from tests.support.decisions import decision_over
@@ -94,3 +95,44 @@ def test_what_this_replica_cannot_weigh_is_refused(
     made = decision(Granularity.TOKEN, digests, version)
     with pytest.raises(RouterOutdated, match=reason):
         fusion.plan(made, [Slot(i) for i in range(len(digests))])
+
+
+def test_an_activated_lora_cuts_the_prompt(fusion: DecisionFusion) -> None:
+    """Each stretch has the namespace of a decision on what applies there."""
+    made = decision(Granularity.REQUEST, "abc")
+    prompt, slots = (5, 6, 7, 8, 6, 7), [Slot(4), Slot(7), Slot(9)]
+    segments, fused = fusion.segments(made, slots, prompt, [(), (6, 7), (9,)])
+    assert fused is None
+    assert segments == (
+        Segment(0, fusion.namespace(decision(Granularity.REQUEST, "a")), ((Slot(4), 1.0),)),
+        Segment(
+            4,
+            fusion.namespace(decision(Granularity.REQUEST, "ab")),
+            ((Slot(4), 1.0), (Slot(7), 1.0)),
+        ),
+    )
+    alone, _ = fusion.segments(decision(Granularity.REQUEST, "b"), [Slot(7)], prompt, [(6, 7)])
+    base = fusion.namespace(decision(Granularity.REQUEST, ""))
+    assert [(s.start, s.namespace == base, len(s.adapters)) for s in alone] == [
+        (0, True, 0),
+        (4, False, 1),
+    ]
+
+
+def test_ordinary_adapters_are_one_segment(fusion: DecisionFusion) -> None:
+    made = decision(Granularity.TOKEN, "abc")
+    slots = [Slot(4), Slot(7), Slot(9)]
+    segments, fused = fusion.segments(made, slots, (1, 2), [(), (), ()])
+    adapters, expected = fusion.plan(made, slots)
+    assert (segments, fused) == ((Segment(0, fusion.namespace(made), adapters),), expected)
+
+
+@pytest.mark.parametrize("prompt", [(6,), (1, 6), (1, 2)])
+@pytest.mark.parametrize("granularity", [Granularity.TOKEN, Granularity.PROMPT])
+def test_it_is_not_weighed_inside_the_engine(
+    fusion: DecisionFusion, granularity: Granularity, prompt: tuple[int, ...]
+) -> None:
+    """Whether a prompt invokes it or not."""
+    with pytest.raises(RequestError, match="'a' inside the model") as caught:
+        fusion.segments(decision(granularity, "a", "v2"), [Slot(0)], prompt, [(6,)])
+    assert caught.value.param == "model"
