@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from router_service.demo.datasets import generate
+from router_service.demo.router_texts import FOLLOW_UP, router_texts
 from router_service.demo.skills import GENERAL, SKILLS
-from router_service.demo.templates import Split
-from router_service.training.open_prompts import OPEN_PROMPTS
+from router_service.demo.wordings import held_back_texts
 from router_service.training.router import train_router
 from router_service.training.router_config import (
     RouterProgress,
@@ -20,28 +20,23 @@ from router_service.training.router_config import (
     RouterTrainReport,
 )
 
-TRAIN_PER_CLASS = 1500
 HELD_OUT_PER_CLASS = 200
-_OPEN_PROMPT_COPIES = 8  # the varied templates are many, these are few; training varies the words
 
 
 def write_router_data(folder: Path, seed: int) -> tuple[Path, Path]:
     """Write one file of prompts per class; returns the train and the held-out folder.
 
-    Held-out prompts come from templates that the train folder does not have.
+    Held-out prompts come from templates that the train folder does not have. Turns that go on with
+    the one before have a file of their own, of the label `FOLLOW_UP`.
     """
     train, held_out = folder / "train", folder / "held_out"
-    splits: tuple[tuple[Path, Split, int], ...] = (
-        (train, "train", TRAIN_PER_CLASS),
-        (held_out, "heldout", HELD_OUT_PER_CLASS),
-    )
-    for target, split, n in splits:
+    for target in (train, held_out):
         target.mkdir(parents=True, exist_ok=True)
-        for name in (*SKILLS, GENERAL.name):
-            prompts = _prompts(name, split, n, seed)
-            if name == GENERAL.name and split == "train":
-                prompts += OPEN_PROMPTS * _OPEN_PROMPT_COPIES
-            _write(target / f"{name}.jsonl", prompts)
+    for name, texts in router_texts(seed, held_back_texts()).items():
+        _write(train / f"{name}.jsonl", texts)
+    for name in (*SKILLS, GENERAL.name):
+        examples = generate(name, "heldout", HELD_OUT_PER_CLASS, seed)
+        _write(held_out / f"{name}.jsonl", [example.prompt for example in examples])
     return train, held_out
 
 
@@ -61,15 +56,12 @@ def train_demo_router(
             held_out=held_out,
             out=out,
             base_label=GENERAL.name,
+            follow_up_label=FOLLOW_UP,
             seed=seed,
             threads=threads,
             overwrite=overwrite,
         )
         return train_router(config, progress)
-
-
-def _prompts(name: str, split: Split, n: int, seed: int) -> list[str]:
-    return [example.prompt for example in generate(name, split, n, seed)]
 
 
 def _write(path: Path, prompts: Iterable[str]) -> None:
