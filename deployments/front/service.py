@@ -123,18 +123,22 @@ class RequestService:
         tenant: Tenant,
         model: str,
         adapters: Sequence[AdapterTerm] | None,
-        text: str,
+        turns: Sequence[str],
         prompt: Sequence[int] = (),
     ) -> Decided:
-        """The decision for a prompt, counted and timed; ``prompt`` are its tokens if known."""
+        """The decision for the last of a user's turns, counted and timed.
+
+        ``prompt`` are the tokens to be prefilled, if known.
+        """
         started = self.clock.monotonic()
         wish = self.names.wish(model, adapters)
+        *earlier, text = turns
         try:
-            decided = await self.routing.decide(tenant.id, wish, text, prompt)
+            decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
         except ModelNotFound:
             # Another front may have added it a moment ago.
             await self._catch_up(started)
-            decided = await self.routing.decide(tenant.id, wish, text, prompt)
+            decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
         self._count(tenant.id, decided, started)
         return decided
 
@@ -152,7 +156,7 @@ class RequestService:
             chat = [message.for_template() for message in messages or ()]
             size = sum(len(message["content"]) for message in chat)
             tokens = await _unblocking(size, lambda: self.codec.encode_chat(chat))
-        return await self.decide(tenant, body.model, body.adapters, body.routing_text, tokens)
+        return await self.decide(tenant, body.model, body.adapters, body.routing_turns, tokens)
 
     async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
         """Decide and prepare a chat completion.
@@ -165,9 +169,9 @@ class RequestService:
         prompt = await _unblocking(size, lambda: self.codec.encode_chat(messages))
         check_prompt(len(prompt), self.max_model_len, self.codec.vocab_size, prompt)
         grammar = await self._grammars.grammar_of(body)
-        text = body.routing_text
-        decided = await self.decide(tenant, body.model, body.adapters, text, prompt)
-        return await self._prepare(tenant, "chat", body, decided, text, [prompt], grammar)
+        turns = body.routing_turns
+        decided = await self.decide(tenant, body.model, body.adapters, turns, prompt)
+        return await self._prepare(tenant, "chat", body, decided, turns, [prompt], grammar)
 
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
         """Decide and prepare a completion of one or several prompts.
@@ -183,8 +187,10 @@ class RequestService:
         text = body.prompt if isinstance(body.prompt, str) else None
         if text is None:
             text = self.codec.backend.decode(prompts[0])
-        decided = await self.decide(tenant, body.model, body.adapters, text, prompts[0])
-        running = await self._prepare(tenant, "completions", body, decided, text, prompts, grammar)
+        decided = await self.decide(tenant, body.model, body.adapters, (text,), prompts[0])
+        running = await self._prepare(
+            tenant, "completions", body, decided, (text,), prompts, grammar
+        )
         if body.echo:
             running.echoes = self._echoes(body, prompts)
         return running
@@ -224,7 +230,7 @@ class RequestService:
         endpoint: str,
         body: ChatBody | CompletionBody,
         decided: Decided,
-        text: str,
+        turns: Sequence[str],
         prompts: list[list[int]],
         grammar: str,
     ) -> Running:
@@ -258,14 +264,16 @@ class RequestService:
             endpoint=endpoint,
             decided=decided,
             prompts=len(prompts),
-            generations=tuple(self._generation(spec, wish, text) for spec in specs),
+            generations=tuple(self._generation(spec, wish, turns) for spec in specs),
             choices=tuple(Choice() for _ in specs),
             verdict=verdict,
             started=self.clock.monotonic(),
             explain=body.explain,
         )
 
-    def _generation(self, spec: SequenceSpec, wish: RoutingWish, text: str) -> Generation:
+    def _generation(
+        self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
+    ) -> Generation:
         return Generation(
             spec=spec,
             replicas=self.replicas,
@@ -273,20 +281,21 @@ class RequestService:
             clock=self.clock,
             new_id=self._new_id,
             on_failover=self.metrics.failovers.inc,
-            rerouting=self._rerouting(spec, wish, text),
+            rerouting=self._rerouting(spec, wish, turns),
         )
 
     def _rerouting(
-        self, spec: SequenceSpec, wish: RoutingWish, text: str
+        self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
     ) -> SentenceRerouting | None:
         segments = self.routing.segments(wish)
         if segments is None or not isinstance(wish, RouterWish):
             return None
         router = wish  # of this type in the functions, too
+        *earlier, text = turns
 
         async def decide(answer: str) -> Decided:
             started = self.clock.monotonic()
-            decided = await self.routing.decide_sentence(spec.tenant, router, text, answer)
+            decided = await self.routing.decide_sentence(spec.tenant, router, text, answer, earlier)
             self._count(spec.tenant, decided, started)
             return decided
 

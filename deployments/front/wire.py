@@ -5,11 +5,15 @@ accepted only at the value that means "off".
 """
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from router_service.routers.text_policy import MAX_HISTORY
+
 MAX_CHOICES = 16
+MAX_ROUTING_TURNS = 1 + MAX_HISTORY
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
@@ -148,6 +152,12 @@ class Message(Body):
         return {"role": role, "content": self.text}
 
 
+def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Texts of the last user messages, the oldest first; without any, the last message's."""
+    turns = [message.text for message in messages if message.role == "user"]
+    return tuple(turns[-MAX_ROUTING_TURNS:]) or (messages[-1].text,)
+
+
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
@@ -167,12 +177,9 @@ class ChatBody(GenerationBody):
         return self
 
     @property
-    def routing_text(self) -> str:
-        """What a router reads: the last user message."""
-        for message in reversed(self.messages):
-            if message.role == "user":
-                return message.text
-        return self.messages[-1].text
+    def routing_turns(self) -> tuple[str, ...]:
+        """What a router reads: the user messages, the last one for itself."""
+        return user_turns(self.messages)
 
 
 class CompletionBody(GenerationBody):
@@ -214,12 +221,6 @@ class RouteBody(Body):
         return self
 
     @property
-    def routing_text(self) -> str:
-        """What a router reads."""
-        if self.prompt is not None:
-            return self.prompt
-        assert self.messages is not None
-        for message in reversed(self.messages):
-            if message.role == "user":
-                return message.text
-        return self.messages[-1].text
+    def routing_turns(self) -> tuple[str, ...]:
+        """What a router reads: the prompt, or the user messages as in a chat."""
+        return user_turns(self.messages or ()) if self.prompt is None else (self.prompt,)

@@ -181,7 +181,11 @@ class DlpRouter:
             return choose_mixture({BASE_ALIAS: 1.0}, allowed, self.selection)
         turns = [text, *reversed(read_earlier(self._text, earlier))]
         probabilities = carry_over(self._turns(turns), self._base, self._text.carry)
-        by_alias = dict(zip(self._classes, probabilities, strict=True))
+        by_alias = {
+            alias: p
+            for alias, p in zip(self._classes, probabilities, strict=True)
+            if p > 0 or alias in self.candidates
+        }
         return choose_mixture(by_alias, allowed, self.selection)
 
     def _turns(self, turns: Sequence[str]) -> Iterator[tuple[list[float], float]]:

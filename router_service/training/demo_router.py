@@ -21,6 +21,7 @@ from router_service.training.router_config import (
 )
 
 HELD_OUT_PER_CLASS = 200
+EPOCHS = 3
 
 
 def write_router_data(folder: Path, seed: int) -> tuple[Path, Path]:
@@ -55,6 +56,7 @@ def train_demo_router(
             data=train,
             held_out=held_out,
             out=out,
+            epochs=EPOCHS,
             base_label=GENERAL.name,
             follow_up_label=FOLLOW_UP,
             seed=seed,
