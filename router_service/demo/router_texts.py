@@ -17,8 +17,8 @@ from router_service.training.open_prompts import OPEN_PROMPTS
 FOLLOW_UP = "follow-up"
 """Label of turns that go on with the turn before."""
 
-TEMPLATES, PATTERNS, LANGUAGES = 1000, 2600, 350
-BASE_TEMPLATES, BASE_PATTERNS, NEAR_MISSES, BASE_LANGUAGES = 800, 4200, 5000, 1400
+TEMPLATES, PATTERNS, LANGUAGES = 900, 2700, 350
+BASE_TEMPLATES, BASE_PATTERNS, NEAR_MISSES, BASE_LANGUAGES = 800, 4200, 4200, 1400
 BASE_LINE_COPIES, OPEN_PROMPT_COPIES = 4, 3
 FOLLOW_UPS = 4000
 _WRAPPED = 0.25
@@ -52,7 +52,8 @@ def _all_texts(seed: int) -> dict[str, list[str]]:
     rng = Random(f"{seed}/router/{GENERAL.name}")
     drawn = [e.prompt for e in generate(GENERAL.name, "train", BASE_TEMPLATES, seed)]
     drawn += _draw(rng, read_patterns("base.txt"), BASE_PATTERNS)
-    drawn += _draw(rng, read_patterns("near_misses.txt"), NEAR_MISSES)
+    for file in ("near_misses.txt", "near_misses_more.txt"):
+        drawn += _draw(rng, read_patterns(file), NEAR_MISSES)
     drawn += _draw(rng, languages["base"], BASE_LANGUAGES)
     drawn += [*read_patterns("base_lines.txt").lines] * BASE_LINE_COPIES
     drawn += OPEN_PROMPTS * OPEN_PROMPT_COPIES
