@@ -164,7 +164,7 @@ class RoutingService:
         if isinstance(wish, RouterWish):
             router = self._find_router(wish.router)
             whole = router.declares.granularity is Granularity.PROMPT
-            digested = json.dumps([text, list(prompt)]) if whole else text
+            digested = json.dumps([text, list(prompt)] if whole else ["text", text])
             read = turns_read(router, earlier)
             decided = await self._decide_routed(
                 tenant,
