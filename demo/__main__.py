@@ -168,6 +168,33 @@ def evaluate(
     console.plain(f"written: {results}, {report}")
 
 
+@app.command("wordings")
+def wordings(
+    router: Annotated[Path, typer.Option(metavar="DIR")] = DEMO_ROUTER,
+    before: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The router of before, to measure its column again. Default: as it was measured.",
+        ),
+    ] = None,
+    results: Annotated[Path, typer.Option(metavar="FILE")] = RESULTS,
+    report: Annotated[Path, typer.Option(metavar="FILE")] = REPORT,
+) -> None:
+    """Score the router's choices on human wordings, beside rivals; needs no cluster."""
+    from demo.generator.score_wordings import score_wordings
+
+    done = score_wordings(router, results, report, before)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for column in ("wordings", "n", *done.p50_ms):
+        table.add_column(column, justify="left" if column == "wordings" else "right")
+    for kind, row in done.rows.items():
+        shares = (f"{row.right[name] / row.n:.0%}" for name in done.p50_ms)
+        table.add_row(Text(kind), str(row.n), *shares)
+    console.out.print(table)
+    console.plain(f"written: {report}")
+
+
 def router_name(client: BraidClient) -> str | None:
     """The first router of the server, which answers ``auto``."""
     names = [str(card["id"]) for card in client.get("/v1/models")["data"]]

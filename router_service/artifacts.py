@@ -155,13 +155,35 @@ def adapter_generations(path: Path, manifest: RouterManifest) -> tuple[str, ...]
     Raises:
         ConfigError: one is not told, or two are of one generation.
     """
+    where = f"{path / MANIFEST_FILE}: adapter_digests"
     digests = manifest.adapter_digests or {}
-    found = tuple(digests.get(alias, "") for alias in manifest.candidates)
-    if "" in found or len(set(found)) != len(found):
-        raise ConfigError(
-            f"{path / MANIFEST_FILE}: adapter_digests: not one generation for each candidate"
-        )
-    return found
+    untold = [alias for alias in manifest.candidates if not digests.get(alias)]
+    if untold:
+        raise ConfigError(f"{where}: expected one of each candidate, {untold[0]!r} has none")
+    check_different(where, {alias: digests[alias] for alias in manifest.candidates})
+    return tuple(digests[alias] for alias in manifest.candidates)
+
+
+def check_different(where: str, digests: Mapping[str, str]) -> None:
+    """Refuse two names of one generation among adapters that are weighed side by side.
+
+    The engine knows adapters by generation: it would add both weights up, for each of the two.
+
+    Args:
+        where: what names them, for the message.
+        digests: generation of each alias.
+
+    Raises:
+        ConfigError: the message has both names.
+    """
+    names: dict[str, str] = {}
+    for alias, digest in digests.items():
+        if digest in names:
+            raise ConfigError(
+                f"{where}: {names[digest]!r} and {alias!r} are the same adapter, generation "
+                f"{digest[:12]}; name it once"
+            )
+        names[digest] = alias
 
 
 def check_tensors(path: Path, tensors: Tensors, shapes: Mapping[str, tuple[int, ...]]) -> None:

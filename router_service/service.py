@@ -50,6 +50,7 @@ from router_service.routers.base import (
 )
 from router_service.routers.segments import SegmentConfig
 from router_service.single_flight import SingleFlight
+from router_service.turns import digested_with, reroute_turns, route_turns, turns_read
 from router_service.wish import RouterWish, RoutingWish
 
 _FALLBACK = "fallback"
@@ -143,10 +144,16 @@ class RoutingService:
         return tuple(self._routers)
 
     async def decide(
-        self, tenant: TenantId, wish: RoutingWish, text: str, prompt: Sequence[int] = ()
+        self,
+        tenant: TenantId,
+        wish: RoutingWish,
+        text: str,
+        prompt: Sequence[int] = (),
+        earlier: Sequence[str] = (),
     ) -> Decided:
         """The decision for a prompt. ``text`` is read by routers only and never stored.
 
+        So are ``earlier`` user turns, the oldest first, as many as the router declares to read.
         ``prompt`` are the tokens that will be prefilled, where they are known: a decision that
         prefill completes is for all of them, not for the text that routers read.
 
@@ -157,9 +164,13 @@ class RoutingService:
         if isinstance(wish, RouterWish):
             router = self._find_router(wish.router)
             whole = router.declares.granularity is Granularity.PROMPT
-            digested = json.dumps([text, list(prompt)]) if whole else text
+            digested = json.dumps([text, list(prompt)] if whole else ["text", text])
+            read = turns_read(router, earlier)
             decided = await self._decide_routed(
-                tenant, router, digested, lambda allowed: router.route(text, allowed)
+                tenant,
+                router,
+                digested_with(digested, read),
+                lambda allowed: route_turns(router, text, read, allowed),
             )
         else:
             decided = await self._decide_explicit(tenant, wish)
@@ -180,7 +191,12 @@ class RoutingService:
         return cast(SentenceRouter, router).segments
 
     async def decide_sentence(
-        self, tenant: TenantId, wish: RouterWish, prompt: str, answer: str
+        self,
+        tenant: TenantId,
+        wish: RouterWish,
+        prompt: str,
+        answer: str,
+        earlier: Sequence[str] = (),
     ) -> Decided:
         """The decision for what follows ``answer``, which ends in the beginning of a sentence.
 
@@ -196,8 +212,12 @@ class RoutingService:
             )
         router = cast(SentenceRouter, found)
         digested = json.dumps(["sentence", router.reading(prompt, answer)])
+        read = turns_read(router, earlier)
         decided = await self._decide_routed(
-            tenant, router, digested, lambda allowed: router.reroute(prompt, answer, allowed)
+            tenant,
+            router,
+            digested_with(digested, read),
+            lambda allowed: reroute_turns(router, prompt, answer, read, allowed),
         )
         self.counters.sources[decided.source] += 1
         return decided

@@ -19,6 +19,8 @@ from demo.generator.results import (
     write_results,
 )
 from demo.generator.skills import SKILLS
+from demo.generator.wording_results import FILE as WORDINGS_FILE
+from demo.generator.wording_results import read_wording_results
 from router_service.training.evaluate import EvaluationReport, Evaluator, score_answers
 from router_service.training.export import WEIGHTS_FILE
 from router_service.training.jsonl import Example, digest_examples
@@ -81,7 +83,8 @@ def evaluate_demo(
             skills={**results.skills, skill: result},
         )
         write_results(results_path, results)
-    write_report(report_path, results)
+    wordings = read_wording_results(results_path.with_name(WORDINGS_FILE))
+    write_report(report_path, results, wordings)
     return results
 
 

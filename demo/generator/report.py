@@ -4,6 +4,7 @@ from pathlib import Path
 
 from demo.generator.results import DemoResults, SkillResult
 from demo.generator.skills import SKILLS
+from demo.generator.wording_results import WordingResults, wording_lines
 
 _INTRO = """\
 # Demo skills
@@ -15,13 +16,13 @@ being told the skill.
 """
 
 
-def write_report(path: Path, results: DemoResults) -> None:
+def write_report(path: Path, results: DemoResults, wordings: WordingResults | None = None) -> None:
     """Write the report, replacing the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(results), encoding="utf-8")
+    path.write_text(render_report(results, wordings), encoding="utf-8")
 
 
-def render_report(results: DemoResults) -> str:
+def render_report(results: DemoResults, wordings: WordingResults | None = None) -> str:
     """The report as Markdown."""
     lines = [
         _INTRO,
@@ -42,7 +43,10 @@ def render_report(results: DemoResults) -> str:
             _share(result.routed, result.n),
         )
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## One held-out prompt of each", ""]
+    lines.append("")
+    if wordings is not None:
+        lines += wording_lines(wordings)
+    lines += ["## One held-out prompt of each", ""]
     for name, result in sorted(results.skills.items()):
         lines += _sample_lines(name, result)
     return "\n".join(lines).rstrip() + "\n"

@@ -113,6 +113,13 @@ def router(
         str | None,
         typer.Option(help="Label of texts for the base model alone. Default: base."),
     ] = None,
+    follow_up_label: Annotated[
+        str | None,
+        typer.Option(
+            help="Label of texts that go on with a conversation's turn before them, such as 'only "
+            "the red ones'. Default: follow-up.",
+        ),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most. Default: 4.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 64.")] = None,
     lr: LearningRateOption = None,
@@ -132,6 +139,7 @@ def router(
         out=out,
         held_out=held_out,
         base_label=base_label,
+        follow_up_label=follow_up_label,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=lr,

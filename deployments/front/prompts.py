@@ -34,7 +34,7 @@ class Prompts:
     """What is to be continued, and what a router reads of it."""
 
     ids: tuple[tuple[int, ...], ...]
-    text: str
+    turns: tuple[str, ...]
 
 
 class PromptReader:
@@ -54,7 +54,7 @@ class PromptReader:
         self,
         tenant: TenantId,
         messages: Sequence[Message],
-        text: str,
+        turns: tuple[str, ...],
         context: int,
         options: TemplateOptions = PLAIN,
     ) -> Prompts:
@@ -63,7 +63,7 @@ class PromptReader:
         Args:
             tenant: whose conversation it is.
             messages: its turns.
-            text: what a router reads.
+            turns: what a router reads, the last one last.
             context: the longest sequence, in tokens.
             options: how they are rendered.
 
@@ -77,7 +77,7 @@ class PromptReader:
             self._check_length([message["content"] for message in chat], context, "messages")
             ids = self._codec.encode_chat(chat, options)
             check_prompt(len(ids), context, self._codec.vocab_size, ids)
-            return Prompts((tuple(ids),), text)
+            return Prompts((tuple(ids),), turns)
 
         if len(messages) >= context:  # each is at least one token
             raise too_long(context, "messages")
@@ -96,7 +96,7 @@ class PromptReader:
             text = body.prompt if isinstance(body.prompt, str) else None
             if text is None:
                 text = self._codec.backend.decode(list(prompts[0]))
-            return Prompts(prompts, text)
+            return Prompts(prompts, (text,))
 
         texts = body.texts
         tokens = sum(len(item) for item in _items(body) if not isinstance(item, str))
@@ -110,11 +110,11 @@ class PromptReader:
         prompt = body.prompt
         if prompt is None:
             return await self.of_chat(
-                tenant, body.messages or (), body.routing_text, context, options
+                tenant, body.messages or (), body.routing_turns, context, options
             )
 
         def encode() -> Prompts:
-            return Prompts((self._encode(prompt, context),), body.routing_text)
+            return Prompts((self._encode(prompt, context),), body.routing_turns)
 
         return await self._run(tenant, len(prompt), 1, encode)
 

@@ -133,18 +133,22 @@ class RequestService:
         tenant: Tenant,
         model: str,
         adapters: Sequence[AdapterTerm] | None,
-        text: str,
+        turns: Sequence[str],
         prompt: Sequence[int] = (),
     ) -> Decided:
-        """The decision for a prompt, counted and timed; ``prompt`` are its tokens if known."""
+        """The decision for the last of a user's turns, counted and timed.
+
+        ``prompt`` are the tokens to be prefilled, if known.
+        """
         started = self.clock.monotonic()
         wish = self.names.wish(model, adapters)
+        *earlier, text = turns
         try:
-            decided = await self.routing.decide(tenant.id, wish, text, prompt)
+            decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
         except ModelNotFound:
             # Another front may have added it a moment ago.
             await self._catch_up(started)
-            decided = await self.routing.decide(tenant.id, wish, text, prompt)
+            decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
         self._count(tenant.id, decided, started)
         current_record().decided(decided, self.clock.monotonic() - started)
         return decided
@@ -159,7 +163,7 @@ class RequestService:
         template = await self._template(tenant, body)
         options = TemplateOptions(source=template.text)
         prompts = await self._prompts.of_route(tenant.id, body, self.max_model_len, options)
-        return await self.decide(tenant, body.model, body.adapters, prompts.text, prompts.ids[0])
+        return await self.decide(tenant, body.model, body.adapters, prompts.turns, prompts.ids[0])
 
     async def begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
         """Prepare, admit and decide a chat completion.
@@ -177,7 +181,7 @@ class RequestService:
         prompts = await self._prompts.of_chat(
             tenant.id,
             body.messages,
-            body.routing_text,
+            body.routing_turns,
             self.max_model_len,
             options_of(body, template.text),
         )
@@ -245,14 +249,14 @@ class RequestService:
         )
         try:
             decided = await self.decide(
-                tenant, body.model, body.adapters, prompts.text, prompts.ids[0]
+                tenant, body.model, body.adapters, prompts.turns, prompts.ids[0]
             )
             if template is not None and not template.is_for(decided):
                 raise _TemplateChanged(
                     f"the adapter {body.model} was switched again and again; try again"
                 )
             specs = self._specs(tenant, body, decided, prompts.ids, sampling)
-            generations = tuple(self._generation(spec, wish, prompts.text) for spec in specs)
+            generations = tuple(self._generation(spec, wish, prompts.turns) for spec in specs)
         except BaseException:
             self._admission.settle(verdict, tokens=0)
             raise
@@ -300,7 +304,9 @@ class RequestService:
                 )
         return specs
 
-    def _generation(self, spec: SequenceSpec, wish: RoutingWish, text: str) -> Generation:
+    def _generation(
+        self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
+    ) -> Generation:
         return Generation(
             spec=spec,
             replicas=self.replicas,
@@ -309,20 +315,21 @@ class RequestService:
             new_id=self._new_id,
             http_request=current_record().id,
             on_failover=self.metrics.failovers.inc,
-            rerouting=self._rerouting(spec, wish, text),
+            rerouting=self._rerouting(spec, wish, turns),
         )
 
     def _rerouting(
-        self, spec: SequenceSpec, wish: RoutingWish, text: str
+        self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
     ) -> SentenceRerouting | None:
         segments = self.routing.segments(wish)
         if segments is None or not isinstance(wish, RouterWish):
             return None
         router = wish  # of this type in the functions, too
+        *earlier, text = turns
 
         async def decide(answer: str) -> Decided:
             started = self.clock.monotonic()
-            decided = await self.routing.decide_sentence(spec.tenant, router, text, answer)
+            decided = await self.routing.decide_sentence(spec.tenant, router, text, answer, earlier)
             self._count(spec.tenant, decided, started)
             return decided
 

@@ -5,7 +5,7 @@ table in ``unserved.py``; every other field is refused by name.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
@@ -30,8 +30,10 @@ from deployments.front.unserved import (
 )
 from deployments.front.wire_types import ALL_WHOLE, FEW, WHOLE, NameText, Off, ShortText, StopText
 from deployments.front.wire_types import Body as Body
+from router_service.routers.text_policy import MAX_HISTORY
 
 MAX_CHOICES = 16
+MAX_ROUTING_TURNS = 1 + MAX_HISTORY
 MAX_STOP_TOKENS = 1024
 MAX_BIASED_TOKENS = 1024
 MAX_INTEGER = 2**31 - 1
@@ -174,6 +176,12 @@ STRUCTURED = (
 """Fields that say what form an answer has; at most one is given."""
 
 
+def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
+    """Texts of the last user messages, the oldest first; without any, the last message's."""
+    turns = [message.text for message in messages if message.role == "user"]
+    return tuple(turns[-MAX_ROUTING_TURNS:]) or (messages[-1].text,)
+
+
 class ChatBody(GenerationBody):
     """``POST /v1/chat/completions``."""
 
@@ -209,12 +217,9 @@ class ChatBody(GenerationBody):
         return self
 
     @property
-    def routing_text(self) -> str:
-        """What a router reads: the last user message."""
-        for message in reversed(self.messages):
-            if message.role == "user":
-                return message.text
-        return self.messages[-1].text
+    def routing_turns(self) -> tuple[str, ...]:
+        """What a router reads: the user messages, the last one for itself."""
+        return user_turns(self.messages)
 
 
 class CompletionBody(GenerationBody):
@@ -256,12 +261,6 @@ class RouteBody(Body):
         return self
 
     @property
-    def routing_text(self) -> str:
-        """What a router reads."""
-        if self.prompt is not None:
-            return self.prompt
-        assert self.messages is not None
-        for message in reversed(self.messages):
-            if message.role == "user":
-                return message.text
-        return self.messages[-1].text
+    def routing_turns(self) -> tuple[str, ...]:
+        """What a router reads: the prompt, or the user messages as in a chat."""
+        return user_turns(self.messages or ()) if self.prompt is None else (self.prompt,)

@@ -13,7 +13,7 @@ from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
 from router_service.evaluation.metrics import has_value, is_exact, wilson
 from router_service.evaluation.records import Record
 from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
-from router_service.routers.dlp import DlpOptions
+from router_service.routers.dlp_options import DlpOptions
 from router_service.training.jsonl import Example
 
 WAYS = ("base", "oracle", "routed", "top1")

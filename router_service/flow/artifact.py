@@ -11,6 +11,7 @@ from cluster.domain.adapter import AdapterEntry
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
+    check_different,
     check_tensors,
     load_artifact,
     parse_hyperparameters,
@@ -52,7 +53,12 @@ def save_gate(
     """Write a gate with W_g [L, k, d] and b [L, k]; returns the manifest with its version.
 
     ``adapters`` are alias -> digest in the gate's order.
+
+    Raises:
+        ConfigError: two of them are one adapter, the tensors do not fit, or ``path`` cannot be
+            written.
     """
+    check_different(str(path), adapters)
     manifest = RouterManifest(
         kind=KIND,
         candidates=tuple(adapters),

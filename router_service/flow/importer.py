@@ -16,7 +16,7 @@ import torch
 from cluster.adapters.manifest import read_manifest as read_adapter_manifest
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError, ModelSourceError
-from router_service.artifacts import RouterManifest
+from router_service.artifacts import RouterManifest, check_different
 from router_service.flow.artifact import save_gate
 from router_service.flow.schema import FlowHyperparameters
 from router_service.outputs import check_alias, claim_folder
@@ -51,12 +51,14 @@ def import_gate(
 
     Raises:
         ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; the
-            temperature is not above 0; the file is unreadable, has no biases, or does
-            not fit the adapters or the base's layers and width.
+            temperature is not above 0; two of the adapters are one; the file is unreadable,
+            has no biases, or does not fit the adapters or the base's layers and width.
         AdapterError: an adapter's folder cannot be read.
         ModelSourceError: the base's config.json cannot be read.
     """
     check_import(out, adapters=adapters, temperature=temperature, overwrite=overwrite)
+    digests = {alias: read_adapter_manifest(path)[0].digest for alias, path in adapters.items()}
+    check_different("adapters", digests)
     layers, hidden_size = base_dimensions(base.path)
     weight, bias = _stack(source, read_state_dict(source), layers)
     expected = (layers, len(adapters), hidden_size)
@@ -69,7 +71,7 @@ def import_gate(
         temperature = _WARM_TEMPERATURE if source.stem in _WARM_GATES else 1.0
     return save_gate(
         out,
-        adapters={alias: read_adapter_manifest(path)[0].digest for alias, path in adapters.items()},
+        adapters=digests,
         hyperparameters=FlowHyperparameters(
             temperature=temperature,
             layers=layers,

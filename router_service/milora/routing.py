@@ -32,28 +32,33 @@ def pool(
     return (scores.softmax(dim=1).unsqueeze(1) @ present).squeeze(1)
 
 
-def choose(probabilities: torch.Tensor, top_k: int, weighting: Weighting) -> torch.Tensor:
+def choose(logits: torch.Tensor, top_k: int, weighting: Weighting) -> torch.Tensor:
     """Weights [B, 7] of a layer's modules, 0 for those not chosen; of equals the first is chosen.
 
-    With "mask" a chosen module's weight is 1, so that all seven chosen are plain LoRA, and the
-    gradient is that of the probabilities, of all modules (straight through).
+    Logits are sorted, not their softmax: of rows that are not normalised they lie thousands apart,
+    and all probabilities but one or two are exactly 0 in fp32. With "mask" a chosen module's weight
+    is 1, so that all seven chosen are plain LoRA, and the gradient is that of the probabilities, of
+    all modules (straight through). With "prob_renorm" it is the softmax of the chosen logits.
     """
-    order = probabilities.detach().sort(dim=-1, descending=True, stable=True).indices
-    chosen = torch.zeros_like(probabilities).scatter(-1, order[..., :top_k], 1.0)
-    if weighting == "mask":
-        return chosen + (probabilities - probabilities.detach())
-    kept = probabilities * chosen
-    return kept if weighting == "prob" else kept / kept.sum(dim=-1, keepdim=True)
+    order = logits.detach().sort(dim=-1, descending=True, stable=True).indices
+    chosen = torch.zeros_like(logits).scatter(-1, order[..., :top_k], 1.0)
+    if weighting == "prob_renorm":
+        return logits.masked_fill(chosen == 0, -torch.inf).softmax(dim=-1)
+    probabilities = logits.softmax(dim=-1)
+    if weighting == "prob":
+        return probabilities * chosen
+    return chosen + (probabilities - probabilities.detach())
 
 
-def balance_loss(probabilities: torch.Tensor) -> torch.Tensor:
+def balance_loss(logits: torch.Tensor) -> torch.Tensor:
     """``7 * sum_i f_i * mean(p_i)`` of one layer; 1 where the modules are used alike.
 
     f_i is the share of the batch's prompts whose likeliest module is i.
 
     Args:
-        probabilities: [B, 7].
+        logits: [B, 7].
     """
-    likeliest = probabilities.detach().argmax(dim=-1)
+    probabilities = logits.softmax(dim=-1)
+    likeliest = logits.detach().argmax(dim=-1)
     share = torch.nn.functional.one_hot(likeliest, NUM_MODULES).to(probabilities.dtype).mean(dim=0)
     return NUM_MODULES * (share * probabilities.mean(dim=0)).sum()

@@ -19,6 +19,7 @@ from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity, tagged_digest
 from cluster.engine.fusion import LAYER_MODULES
 from cluster.errors import AdapterError, ConfigError
+from router_service.artifacts import check_different
 from router_service.routers.base import (
     Declaration,
     Need,
@@ -207,6 +208,7 @@ def _build(config: RouterConfig, options: ArrowOptions, context: RouterContext) 
                 f"{where}: {alias!r} and {first!r} do not adapt the same linears: {differing}"
             )
     digests = {alias: str(context.adapters[alias].key.digest) for alias in options.adapters}
+    check_different(where, digests)
     return ArrowRouter(config.name, options, digests)
 
 

@@ -1,5 +1,6 @@
 """What a router that reads the prompt's text is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -76,6 +77,7 @@ class Declaration:
     max_fan_out: int | None = None  # most adapters in one answer; None: every candidate
     layers: int | None = None
     width: int | None = None
+    history: int = 0  # user turns before the last one that the router reads, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ class RoutedMixture:
     """A router's answer in aliases.
 
     ``weights`` has the kept adapters in candidate order, without the base and without zeros;
-    ``scores`` has every allowed candidate, the base included.
+    ``scores`` has every allowed candidate, the base included. The base's probability has that of
+    candidates that are not allowed, and is there without being a candidate where it has a share.
     """
 
     weights: tuple[tuple[str, float], ...]
@@ -124,6 +127,20 @@ class PromptRouter(Protocol):
         ...
 
 
+class ConversationRouter(PromptRouter, Protocol):
+    """A router that declares a history: it reads user turns before the last one too."""
+
+    def route(
+        self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
+    ) -> RoutedMixture:
+        """Choose for ``text``, after ``earlier`` turns, the oldest first.
+
+        Raises:
+            RouterFailed: no answer for this text.
+        """
+        ...
+
+
 class SentenceRouter(PromptRouter, Protocol):
     """A router of `Stage.SENTENCE`: it is asked again for each sentence of the answer."""
 
@@ -138,6 +155,20 @@ class SentenceRouter(PromptRouter, Protocol):
 
     def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:
         """Choose for what follows ``answer``, which ends in the beginning of a new sentence.
+
+        Raises:
+            RouterFailed: no answer for this text.
+        """
+        ...
+
+
+class ConversationSentenceRouter(SentenceRouter, Protocol):
+    """A router of `Stage.SENTENCE` that declares a history."""
+
+    def reroute(
+        self, prompt: str, answer: str, allowed: frozenset[str], earlier: Sequence[str] = ()
+    ) -> RoutedMixture:
+        """Choose for what follows ``answer``, after ``earlier`` turns, the oldest first.
 
         Raises:
             RouterFailed: no answer for this text.

@@ -1,25 +1,25 @@
 """DLP-LoRA (arXiv 2410.01497): a classifier of the prompt's text chooses adapters by nucleus.
 
-u = classifier(text); prob = softmax(u) over the allowed candidates; nucleus, threshold or top-k
-selection; weights = softmax over the kept probabilities. The base may be a candidate: its share
-counts in selection and renormalisation and then has no effect, because its delta is zero.
+u = classifier(text); prob = softmax(u) over all candidates; the probability of those that the
+tenant may not use is added to the base's; the base alone answers where no adapter is likely enough;
+else nucleus, threshold or top-k selection, and weights = softmax over the kept probabilities.
 
-With the option ``reroute: sentence`` the same is done again whenever a sentence of the answer has
-ended, with the text of `TextPolicy`; what was computed before stays as it is.
+In a conversation, a turn that goes on with the one before takes over from its decision
+(``follow_ups``). With the option ``reroute: sentence`` the choice is made again whenever a sentence
+of the answer has ended, with the text of `TextPolicy`; what was computed before stays as it is.
 
 The classifier is a mini-MLP (``mini_mlp``) or an imported Hugging Face encoder (``encoder``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 from pydantic import Field
 
 from cluster.config import RouterConfig, Section
-from cluster.domain.decision import CandidateScore, Granularity, tagged_digest
-from cluster.errors import ConfigError
+from cluster.domain.decision import Granularity, tagged_digest
 from router_service.artifacts import (
     RouterManifest,
     Tensors,
@@ -29,31 +29,23 @@ from router_service.artifacts import (
 )
 from router_service.routers.base import (
     BASE_ALIAS,
-    WEIGHT_DECIMALS,
     Declaration,
     Need,
     RoutedMixture,
     RouterFailed,
     Stage,
 )
+from router_service.routers.dlp_options import DlpOptions, apply_options
 from router_service.routers.features import FeatureConfig, feature_ids
+from router_service.routers.follow_ups import RULE_SHARE, carry_over, looks_like_follow_up
 from router_service.routers.kind import RouterContext, RouterKind, artifact_path
 from router_service.routers.mini_mlp import MiniMlp, NetworkConfig, tensor_shapes
+from router_service.routers.mixture_choice import choose_mixture
 from router_service.routers.segments import SegmentConfig
-from router_service.routers.selection import (
-    Method,
-    Probability,
-    Renormalise,
-    SelectionConfig,
-    renormalise,
-    select,
-    softmax,
-)
-from router_service.routers.text_policy import TextPolicy, read_text
+from router_service.routers.selection import SelectionConfig, softmax
+from router_service.routers.text_policy import TextPolicy, read_earlier, read_text
 
 KIND = "dlp"
-_PROBABILITY_DECIMALS = 6
-_SETTING: dict[Method, str] = {"nucleus": "top_p", "threshold": "threshold", "top_k": "top_k"}
 
 
 class DlpHyperparameters(Section):
@@ -64,6 +56,13 @@ class DlpHyperparameters(Section):
     network: NetworkConfig = NetworkConfig()
     selection: SelectionConfig = SelectionConfig()
     text: TextPolicy = TextPolicy()
+    follow_ups: bool = False
+    """Whether the first output, before the candidates', tells that a text goes on with the turn
+    before it."""
+
+    def outputs(self, candidates: int) -> int:
+        """Outputs of a network with as many candidates."""
+        return candidates + self.follow_ups
 
 
 class EncoderHyperparameters(Section):
@@ -78,30 +77,14 @@ class EncoderHyperparameters(Section):
     text: TextPolicy = TextPolicy()
 
 
-class DlpOptions(Section):
-    """An operator's settings; each overrides the artifact's."""
-
-    method: Method | None = None
-    top_p: Probability | None = None
-    threshold: Probability | None = None
-    top_k: Annotated[int, Field(ge=1)] | None = None
-    renormalise: Renormalise | None = None
-    max_fan_out: Annotated[int, Field(ge=1)] | None = None
-    """The smaller of this, the artifact's and ``adapters.max_mixture`` counts."""
-    prompt_characters: Annotated[int, Field(ge=1)] | None = None
-    reroute: Literal["never", "sentence"] = "never"
-    """Whether adapters are chosen again at each sentence's end."""
-    min_sentence_characters: Annotated[int, Field(ge=1)] | None = None
-    """A shorter sentence of an answer is joined with the next one."""
-    answer_sentences: Annotated[int, Field(ge=1)] | None = None
-    """How many last sentences of the answer are read beside the prompt."""
-
-
 class TextClassifier(Protocol):
-    """Logits over the candidates, in their order, from a text."""
+    """Logits over the candidates, in their order, from a text.
+
+    Before them comes that of a text that goes on with the turn before, where the router has it.
+    """
 
     def logits(self, text: str) -> Sequence[float]:
-        """u [N]; the same text gives the same logits."""
+        """u [N], or [1 + N]; the same text gives the same logits."""
         ...
 
 
@@ -130,9 +113,10 @@ class DlpRouter:
         text: TextPolicy,
         *,
         by_sentence: bool = False,
+        follow_ups: bool = False,
     ) -> None:
         """``selection``, ``text`` and ``by_sentence`` are the artifact's or an operator's: part of
-        the version."""
+        the version. ``follow_ups``: see `DlpHyperparameters`."""
         self.name = name
         self.candidates = manifest.candidates
         self.selection = selection
@@ -141,26 +125,41 @@ class DlpRouter:
             granularity=Granularity.SENTENCE if by_sentence else Granularity.REQUEST,
             needs=frozenset({Need.TEXT}),
             max_fan_out=selection.max_fan_out,
+            history=text.history,
         )
         self.version = tagged_digest(
             ("artifact", manifest.version.encode()),
             ("selection", selection.model_dump_json().encode()),
             ("text", text.model_dump_json().encode()),
+            ("masked", b"base"),
             *((("reroute", b"sentence"),) if by_sentence else ()),
         )
         self._classifier = classifier
         self._text = text
+        self._follow_ups = follow_ups
+        others = () if BASE_ALIAS in manifest.candidates else (BASE_ALIAS,)
+        self._classes = (*manifest.candidates, *others)
+        self._base = self._classes.index(BASE_ALIAS)
 
     @classmethod
     def from_tensors(cls, name: str, manifest: RouterManifest, tensors: Tensors) -> "DlpRouter":
         """A mini-MLP router as it was trained."""
         trained = DlpHyperparameters.model_validate(manifest.hyperparameters)
         classifier = MlpClassifier(trained.features, tensors)
-        return cls(name, manifest, classifier, trained.selection, trained.text)
+        return cls(
+            name,
+            manifest,
+            classifier,
+            trained.selection,
+            trained.text,
+            follow_ups=trained.follow_ups,
+        )
 
-    def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """Candidates outside ``allowed`` are masked before the softmax."""
-        return self._choose(read_text(self._text, text), allowed)
+    def route(
+        self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
+    ) -> RoutedMixture:
+        """The probability of candidates outside ``allowed`` is the base's."""
+        return self._choose(read_text(self._text, text), allowed, earlier)
 
     @property
     def segments(self) -> SegmentConfig:
@@ -171,40 +170,39 @@ class DlpRouter:
         """The prompt's tail and the answer's last full sentences."""
         return read_text(self._text, prompt, answer)
 
-    def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:
+    def reroute(
+        self, prompt: str, answer: str, allowed: frozenset[str], earlier: Sequence[str] = ()
+    ) -> RoutedMixture:
         """The choice for what follows ``answer``, whose last sentence has just ended."""
-        return self._choose(self.reading(prompt, answer), allowed)
+        return self._choose(self.reading(prompt, answer), allowed, earlier)
 
-    def _choose(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        aliases = [alias for alias in self.candidates if alias in allowed]
-        if not aliases:
-            return RoutedMixture((), ())
-        logits = self._classifier.logits(text)
-        if not np.isfinite(logits).all():
-            raise RouterFailed(f"router {self.name!r} computed logits that are not finite")
-        by_alias = dict(zip(self.candidates, logits, strict=True))
-        probabilities = softmax([by_alias[alias] for alias in aliases])
-        kept = select(probabilities, self.selection)
-        weights = renormalise([probabilities[index] for index in kept], self.selection.renormalise)
-        rounded = {
-            index: round(weight, WEIGHT_DECIMALS)
-            for index, weight in zip(kept, weights, strict=True)
+    def _choose(self, text: str, allowed: frozenset[str], earlier: Sequence[str]) -> RoutedMixture:
+        if (allowed - {BASE_ALIAS}).isdisjoint(self.candidates):
+            return choose_mixture({BASE_ALIAS: 1.0}, allowed, self.selection)
+        turns = [text, *reversed(read_earlier(self._text, earlier))]
+        probabilities = carry_over(self._turns(turns), self._base, self._text.carry)
+        by_alias = {
+            alias: p
+            for alias, p in zip(self._classes, probabilities, strict=True)
+            if p > 0 or alias in self.candidates
         }
-        return RoutedMixture(
-            weights=tuple(
-                (alias, rounded[index])
-                for index, alias in enumerate(aliases)
-                if alias != BASE_ALIAS and rounded.get(index)
-            ),
-            scores=tuple(
-                CandidateScore(
-                    alias, round(probability, _PROBABILITY_DECIMALS), kept=index in rounded
-                )
-                for index, (alias, probability) in enumerate(
-                    zip(aliases, probabilities, strict=True)
-                )
-            ),
-        )
+        return choose_mixture(by_alias, allowed, self.selection)
+
+    def _turns(self, turns: Sequence[str]) -> Iterator[tuple[list[float], float]]:
+        """Each turn's own probabilities, and that it goes on with the next of ``turns``."""
+        unknown = [0.0] * (len(self._classes) - len(self.candidates))
+        for index, turn in enumerate(turns):
+            logits = self._classifier.logits(turn)
+            if not np.isfinite(logits).all():
+                raise RouterFailed(f"router {self.name!r} computed logits that are not finite")
+            probabilities = softmax(logits)
+            if self._follow_ups:
+                continues, *own = probabilities
+            else:
+                follows = index + 1 < len(turns) and looks_like_follow_up(turn)
+                continues = RULE_SHARE if follows else 0.0
+                own = [p * (1 - continues) for p in probabilities]
+            yield own + unknown, continues
 
 
 def load_dlp(
@@ -232,29 +230,28 @@ def load_dlp(
         classifier = load_encoder(path, tensors, trained, len(manifest.candidates))
     else:
         trained = parse_hyperparameters(path, manifest, DlpHyperparameters)
-        shapes = tensor_shapes(trained.network, trained.features.buckets, len(manifest.candidates))
+        outputs = trained.outputs(len(manifest.candidates))
+        shapes = tensor_shapes(trained.network, trained.features.buckets, outputs)
         check_tensors(path, tensors, shapes)
         classifier = MlpClassifier(trained.features, tensors)
-    changes: dict[str, Any] = (options or DlpOptions()).model_dump(exclude_none=True)
-    by_sentence = changes.pop("reroute") == "sentence"
-    text = trained.text.model_copy(
-        update={
-            k: changes.pop(k) for k in ("prompt_characters", "answer_sentences") if k in changes
-        }
+    chosen = options or DlpOptions()
+    selection, text = apply_options(
+        name,
+        chosen,
+        trained.selection,
+        trained.text,
+        max_mixture=max_mixture,
+        has_base=BASE_ALIAS in manifest.candidates,
     )
-    if "min_sentence_characters" in changes:
-        segments = SegmentConfig(min_characters=changes.pop("min_sentence_characters"))
-        text = text.model_copy(update={"segments": segments})
-    limits = (changes.get("max_fan_out"), max_mixture, trained.selection.max_fan_out)
-    changes["max_fan_out"] = min((n for n in limits if n is not None), default=None)
-    selection = trained.selection.model_copy(update=changes)
-    for method, field in _SETTING.items():
-        if field in changes and method != selection.method:
-            raise ConfigError(
-                f"routers.{name}.options.{field}: goes with method {method}, and the method is "
-                f"{selection.method}"
-            )
-    return DlpRouter(name, manifest, classifier, selection, text, by_sentence=by_sentence)
+    return DlpRouter(
+        name,
+        manifest,
+        classifier,
+        selection,
+        text,
+        by_sentence=chosen.reroute == "sentence",
+        follow_ups=isinstance(trained, DlpHyperparameters) and trained.follow_ups,
+    )
 
 
 def _build(config: RouterConfig, options: DlpOptions, context: RouterContext) -> DlpRouter:

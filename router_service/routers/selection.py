@@ -9,6 +9,7 @@ from pydantic import Field
 from cluster.config import Section
 
 Probability = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 Method = Literal["nucleus", "threshold", "top_k"]
 Renormalise = Literal["softmax_probabilities", "divide_by_sum"]
 
@@ -27,6 +28,13 @@ class SelectionConfig(Section):
     """Softmax over the kept *probabilities*, or each divided by their sum."""
     max_fan_out: Annotated[int, Field(ge=1)] | None = None
     """Never keep more than this."""
+    min_probability: Share = 0.0
+    """The base alone answers where no adapter's probability is at least this."""
+    margin: Share = 0.0
+    """The base alone answers unless the likeliest adapter is likelier than it by more than this."""
+    dilute: bool = False
+    """Where the base is kept beside adapters: whether its weight is taken from theirs. Otherwise
+    the adapters share the whole weight among themselves."""
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
@@ -53,6 +61,17 @@ def select(probabilities: Sequence[float], config: SelectionConfig) -> list[int]
         case "top_k":
             kept = order[: config.top_k]
     return kept if config.max_fan_out is None else kept[: config.max_fan_out]
+
+
+def abstains(likeliest: float, base: float, config: SelectionConfig) -> bool:
+    """Tell whether the base alone answers.
+
+    Args:
+        likeliest: the largest probability of an adapter.
+        base: the base's probability, with that of what may not be used; 0 where it has none.
+        config: says how sure a router must be.
+    """
+    return likeliest < config.min_probability or (base > 0 and likeliest - base <= config.margin)
 
 
 def renormalise(kept: Sequence[float], how: Renormalise) -> list[float]:

@@ -1,11 +1,14 @@
 """Which part of a conversation a text router reads."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
 from cluster.config import Section
 from router_service.routers.segments import SegmentConfig, last_full_sentences
+
+MAX_HISTORY = 16
 
 
 class TextPolicy(Section):
@@ -17,6 +20,11 @@ class TextPolicy(Section):
     """At a re-route: this many last full sentences of the answer so far."""
     segments: SegmentConfig = SegmentConfig()
     """How sentences of an answer are told apart."""
+    history: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = 3
+    """User turns before the last one that a follow-up may go back to; 0: the last turn alone."""
+    carry: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of an earlier turn's decision that a turn which follows it up takes over; the rest is
+    the base's."""
 
 
 def read_text(policy: TextPolicy, prompt: str, answer: str = "") -> str:
@@ -24,6 +32,12 @@ def read_text(policy: TextPolicy, prompt: str, answer: str = "") -> str:
     tail = _tail(prompt, policy.prompt_characters)
     last = last_full_sentences(answer, policy.answer_sentences, policy.segments)
     return f"{tail}\n{last}" if last else tail
+
+
+def read_earlier(policy: TextPolicy, earlier: Sequence[str]) -> list[str]:
+    """The earlier turns that are read, each cut as the prompt is; the oldest first."""
+    kept = earlier[-policy.history :] if policy.history else ()
+    return [_tail(turn, policy.prompt_characters) for turn in kept]
 
 
 def _tail(text: str, characters: int | None) -> str:

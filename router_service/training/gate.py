@@ -14,7 +14,7 @@ from cluster.adapters.manifest import ANYWHERE, read_manifest
 from cluster.config import AdapterConfig
 from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
-from router_service.artifacts import TENSOR_FILE
+from router_service.artifacts import TENSOR_FILE, check_different
 from router_service.flow.artifact import save_gate
 from router_service.flow.gate import FlowGate, initial_bias
 from router_service.flow.schema import FlowHyperparameters
@@ -68,6 +68,7 @@ def train_gate(
         config.out, overwrite=config.overwrite, resume=config.resume, reads=config.adapters
     )
     digests = tuple(read_manifest(path, links_below=ANYWHERE)[0].digest for path in config.adapters)
+    check_different("adapters", dict(zip(aliases, digests, strict=True)))
 
     def prepare(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
         shapes = BaseShapes.of_model(base.path, base.digest, base.model_id, linear_shapes(model))

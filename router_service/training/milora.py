@@ -158,13 +158,13 @@ class MiloraTrainee:
             _ROUTER + name: self._tensors[name] for name in _COEFFICIENTS
         }
         self._prompt_mask: torch.Tensor | None = None  # [B, T], of the batch that is running
-        self._probabilities: list[torch.Tensor] = []  # [B, 7] of each layer that has run
+        self._logits: list[torch.Tensor] = []  # [B, 7] of each layer that has run
         self._weights: torch.Tensor | None = None  # [B, 7] of the layer that is running
         self._add_hooks()
 
     def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
         task = self._task_loss(examples)
-        balance = torch.stack([balance_loss(p) for p in self._probabilities]).mean()
+        balance = torch.stack([balance_loss(u) for u in self._logits]).mean()
         return task + self._balance * balance
 
     def dev_loss(self, examples: Sequence[EncodedExample]) -> float:
@@ -185,7 +185,7 @@ class MiloraTrainee:
         # A shared prefix would be computed without the rows' own masks.
         batch: Batch = collate(examples, pad_id=self._pad_id, share_prefix=False)
         self._prompt_mask = batch.prompt_mask
-        self._probabilities = []
+        self._logits = []
         return completion_loss(self._model, batch)
 
     def _add_hooks(self) -> None:
@@ -201,9 +201,9 @@ class MiloraTrainee:
         def hook(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             hidden = args[0] if args else kwargs["hidden_states"]
             assert self._prompt_mask is not None
-            probabilities = self._router.probabilities(index, hidden, self._prompt_mask)
-            self._probabilities.append(probabilities)
-            self._weights = self._router.choose(probabilities)
+            logits = self._router.logits(index, hidden, self._prompt_mask)
+            self._logits.append(logits)
+            self._weights = self._router.choose(logits)
 
         return hook
 

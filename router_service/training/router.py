@@ -26,6 +26,7 @@ from router_service.training.router_config import (
     RouterTrainReport,
 )
 from router_service.training.router_data import (
+    FOLLOW_UP,
     LabelledText,
     digest_labelled,
     read_labelled,
@@ -55,15 +56,19 @@ def train_router(
     """
     started = time.monotonic()
     claim_folder(config.out, overwrite=config.overwrite, resume=config.resume)
-    examples = read_labelled(config.data, config.base_label)
-    held_out = read_labelled(config.held_out, config.base_label) if config.held_out else []
-    candidates = tuple(sorted({example.label for example in examples}))
+    names = (config.base_label, config.follow_up_label)
+    examples = read_labelled(config.data, *names)
+    held_out = read_labelled(config.held_out, *names) if config.held_out else []
+    labels = {example.label for example in examples}
+    candidates = tuple(sorted(labels - {FOLLOW_UP}))
+    classes = (FOLLOW_UP, *candidates) if FOLLOW_UP in labels else candidates
+    config = _with_outputs(config, classes)
     _check_labels(config, candidates, held_out)
     train, dev = split_dev(examples, config.dev_share, config.seed)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
     try:
-        state = _run(config, candidates, train, dev, digest_labelled(examples), progress)
+        state = _run(config, classes, train, dev, digest_labelled(examples), progress)
         weights = {name: weight.half() for name, weight in state.best_weights.items()}
         check_weights(weights, step=state.step, rate=config.learning_rate)
     except Diverged:
@@ -111,7 +116,11 @@ def train_router(
 def measure(
     router: DlpRouter, examples: Sequence[LabelledText]
 ) -> tuple[float, tuple[tuple[str, float], ...], float]:
-    """Accuracy, accuracy by label, and mean number of kept candidates, as served."""
+    """Accuracy, accuracy by label, and mean number of kept candidates, as served.
+
+    Texts that go on with a turn before have no answer of their own and are left out.
+    """
+    examples = [example for example in examples if example.label != FOLLOW_UP]
     allowed = frozenset(router.candidates)
     right: Counter[str] = Counter()
     total: Counter[str] = Counter()
@@ -128,7 +137,7 @@ def measure(
 
 def _run(
     config: RouterTrainingConfig,
-    candidates: tuple[str, ...],
+    classes: tuple[str, ...],
     train: list[LabelledText],
     dev: list[LabelledText],
     data_digest: str,
@@ -140,11 +149,11 @@ def _run(
         Diverged: a loss is not finite.
         KeyboardInterrupt: after the step that a signal came in.
     """
-    source = BatchSource(train, candidates, config)
+    source = BatchSource(train, classes, config)
     epoch_steps = -(-len(train) // source.batch_size)
     total = epoch_steps * config.epochs
     checkpoint = config.out / CHECKPOINT_FILE
-    state = _start(config, candidates, data_digest, checkpoint)
+    state = _start(config, classes, data_digest, checkpoint)
     parameters = {name: w.clone().requires_grad_() for name, w in state.weights.items()}
     optimizer = torch.optim.AdamW(
         list(parameters.values()), betas=_BETAS, weight_decay=config.weight_decay
@@ -161,7 +170,7 @@ def _run(
             state.losses.append(loss)
             at = RouterProgress(state.step, total, 1 + (state.step - 1) // epoch_steps, loss)
             if state.step % epoch_steps == 0:
-                dev_loss, accuracy = _evaluate(config, candidates, parameters, dev)
+                dev_loss, accuracy = _evaluate(config, classes, parameters, dev)
                 check_loss(dev_loss, "dev", step=state.step, rate=config.learning_rate)
                 _record(state, optimizer, parameters, dev_loss)
                 save_state(checkpoint, state)
@@ -196,7 +205,7 @@ def _step(
 
 def _start(
     config: RouterTrainingConfig,
-    candidates: tuple[str, ...],
+    classes: tuple[str, ...],
     data_digest: str,
     checkpoint: Path,
 ) -> TrainState:
@@ -207,7 +216,7 @@ def _start(
         return load_state(checkpoint, fingerprint)
     checkpoint.unlink(missing_ok=True)
     generator = torch.Generator().manual_seed(config.seed)
-    fresh = initial_parameters(config.hyperparameters, len(candidates), generator)
+    fresh = initial_parameters(config.hyperparameters, len(classes), generator)
     return TrainState(fingerprint, weights={name: p.detach() for name, p in fresh.items()})
 
 
@@ -236,7 +245,7 @@ def _record(
 @torch.no_grad()
 def _evaluate(
     config: RouterTrainingConfig,
-    candidates: tuple[str, ...],
+    classes: tuple[str, ...],
     parameters: Parameters,
     dev: Sequence[LabelledText],
 ) -> tuple[float, float]:
@@ -245,11 +254,17 @@ def _evaluate(
     right = 0
     for start in range(0, len(dev), _DEV_BATCH):
         chunk = dev[start : start + _DEV_BATCH]
-        batch = plain_batch(chunk, candidates, config.hyperparameters.features)
+        batch = plain_batch(chunk, classes, config.hyperparameters.features)
         u = logits(parameters, batch.ids, batch.mask)
         loss += functional.cross_entropy(u, batch.targets, reduction="sum").item()
         right += int((u.argmax(dim=1) == batch.targets.argmax(dim=1)).sum())
     return loss / len(dev), right / len(dev)
+
+
+def _with_outputs(config: RouterTrainingConfig, classes: tuple[str, ...]) -> RouterTrainingConfig:
+    follow_ups = FOLLOW_UP in classes
+    trained = config.hyperparameters.model_copy(update={"follow_ups": follow_ups})
+    return config.model_copy(update={"hyperparameters": trained})
 
 
 def _check_labels(
@@ -263,7 +278,7 @@ def _check_labels(
             f"base_label: expected a label of {config.data}, found {config.base_label!r}; there "
             f"are: {', '.join(candidates)}"
         )
-    strange = sorted({example.label for example in held_out} - set(candidates))
+    strange = sorted({example.label for example in held_out} - {*candidates, FOLLOW_UP})
     if strange:
         raise TrainingDataError(
             f"{config.held_out}: labels that training does not have: {', '.join(strange)}"

@@ -9,7 +9,7 @@ import torch
 from router_service.routers.base import BASE_ALIAS
 from router_service.routers.features import FeatureConfig, token_features, tokenize
 from router_service.training.router_config import RouterTrainingConfig
-from router_service.training.router_data import LabelledText
+from router_service.training.router_data import FOLLOW_UP, LabelledText
 from router_service.training.schedule import batch_indices
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -30,12 +30,12 @@ class BatchSource:
     def __init__(
         self,
         examples: Sequence[LabelledText],
-        candidates: Sequence[str],
+        classes: Sequence[str],
         config: RouterTrainingConfig,
     ) -> None:
         self._config = config
         self._features = config.hyperparameters.features
-        self._classes = {alias: index for index, alias in enumerate(candidates)}
+        self._classes = {alias: index for index, alias in enumerate(classes)}
         self._tokens = [tokenize(e.text, self._features.max_tokens) for e in examples]
         self._labels = [self._classes[e.label] for e in examples]
         self.batch_size = min(config.batch_size, len(examples))
@@ -80,22 +80,22 @@ class BatchSource:
         """The text joined with one of another adapter; nothing where there is no such pair."""
         other = rng.randrange(len(self._tokens))
         labels = self._labels[index], self._labels[other]
-        base = self._classes.get(BASE_ALIAS)
-        if labels[0] == labels[1] or base in labels:
+        apart = {self._classes.get(BASE_ALIAS), self._classes.get(FOLLOW_UP)}
+        if labels[0] == labels[1] or not apart.isdisjoint(labels):
             return []
         tokens = self._vary(rng, self._tokens[index]) + self._vary(rng, self._tokens[other])
         return [(tokens, {labels[0]: 0.5, labels[1]: 0.5})]
 
 
 def plain_batch(
-    examples: Sequence[LabelledText], candidates: Sequence[str], features: FeatureConfig
+    examples: Sequence[LabelledText], classes: Sequence[str], features: FeatureConfig
 ) -> Batch:
     """The texts as they are."""
-    classes = {alias: index for index, alias in enumerate(candidates)}
+    index_of = {alias: index for index, alias in enumerate(classes)}
     return collate(
         [token_features(tokenize(e.text, features.max_tokens), features) for e in examples],
-        [{classes[e.label]: 1.0} for e in examples],
-        len(candidates),
+        [{index_of[e.label]: 1.0} for e in examples],
+        len(classes),
     )
 
 

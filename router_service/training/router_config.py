@@ -31,6 +31,9 @@ class RouterTrainingConfig(Section):
     base_label: str | None = "base"
     """Label or file name whose texts the base model answers by itself; unset: there is none. One
     that is given must be in the data."""
+    follow_up_label: str | None = "follow-up"
+    """Label or file name of texts that go on with a conversation's turn before them, whatever it
+    was for; unset, or not in the data: the router does not learn to tell them."""
     hyperparameters: DlpHyperparameters = DlpHyperparameters()
 
     epochs: Annotated[int, Field(ge=1)] = 4

@@ -16,33 +16,40 @@ from cluster.errors import TrainingDataError
 from router_service.routers.base import BASE_ALIAS
 from router_service.training.jsonl import read_records
 
+FOLLOW_UP = "\N{HORIZONTAL ELLIPSIS}"
+"""Label of texts that go on with the turn before them; no adapter can have this name."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledText:
-    """One text and the alias that should answer it; "" is the base."""
+    """One text and the alias that should answer it; "" is the base. See also `FOLLOW_UP`."""
 
     text: str
     label: str
 
 
-def read_labelled(path: Path, base_label: str | None) -> list[LabelledText]:
+def read_labelled(
+    path: Path, base_label: str | None, follow_up_label: str | None = None
+) -> list[LabelledText]:
     """Every example of a file or a folder, in order; blank lines are skipped.
 
     Raises:
         TrainingDataError: unreadable, empty, or a line with a wrong or unknown field. The message
             has file, line and field.
     """
+    names = {base_label: BASE_ALIAS, follow_up_label: FOLLOW_UP}
     if path.is_dir():
         files = sorted(path.glob("*.jsonl"))
         if not files:
             raise TrainingDataError(f"{path}: has no .jsonl files")
         return [
-            LabelledText(text, _alias(file.name.removesuffix(".jsonl"), base_label))
+            LabelledText(text, names.get(label, label))
             for file in files
+            for label in (file.name.removesuffix(".jsonl"),)
             for (text,) in read_records(file, ("prompt",), exact=False)
         ]
     return [
-        LabelledText(text, _alias(label, base_label))
+        LabelledText(text, names.get(label, label))
         for text, label in read_records(path, ("text", "label"), exact=True)
     ]
 
@@ -78,7 +85,3 @@ def split_dev(
         dev += group[:held]
         train += group[held:]
     return train, dev
-
-
-def _alias(label: str, base_label: str | None) -> str:
-    return BASE_ALIAS if label == base_label else label

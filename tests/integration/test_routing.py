@@ -50,7 +50,7 @@ def test_mixtures_follow_the_skill_and_the_rights(cluster: LiveCluster) -> None:
     assert leader("acme", "Count the orders placed by each customer in the orders table") == "sql"
     assert leader("acme", "Run the backup every Monday at 6 in the morning") == "cron"
     assert leader("globex", "My invoice was charged twice and I need a refund now!") == "tickets"
-    assert leader("acme", "My invoice was charged twice and I need a refund now!") != "tickets"
+    assert leader("acme", "My invoice was charged twice and I need a refund now!") == "(base)"
 
 
 def test_a_tampered_decision_is_detected_and_replaced(cluster: LiveCluster) -> None:

@@ -44,7 +44,7 @@ def test_no_benchmark_demo_or_test_is_in_it(wheel: zipfile.ZipFile) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["cluster/bench/run.py", "router_service/demo.py", "kernels/lora/test_bank.py", "a_demo.py"],
+    ["cluster/bench/run.py", "demo/generator.py", "kernels/lora/test_bank.py", "a_demo.py"],
 )
 def test_the_pattern_finds_what_it_is_for(name: str) -> None:
     assert any(DEVELOPMENT.search(part) for part in name.split("/"))

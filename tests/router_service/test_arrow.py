@@ -1,5 +1,6 @@
 """Arrow's prototypes and gate against PEFT's Arrow."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,7 @@ def folder(tiny_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     options["narrow"] = shared | {"target_modules": ["q_proj"]}
     base = transformers.AutoModelForCausalLM.from_pretrained(tiny_model("llama"))
     make_adapters(base, options, root)
+    shutil.copytree(root / "one", root / "copy")
     return root
 
 
@@ -223,6 +225,7 @@ def test_the_engine_under_the_gate_is_pefts_arrow_model(
         ({}, {"adapters": ["one", "narrow"]}, "do not adapt the same linears"),
         ({}, {"adapters": ["one", "zzz"]}, "'zzz' is no adapter here"),
         ({}, {"adapters": ["one", "one"]}, "named twice"),
+        ({}, {"adapters": ["one", "copy"]}, "'one' and 'copy' are the same adapter"),
         ({}, {"adapters": ["one"]}, r"routers\.a\.options\.adapters"),
         ({}, {"top_k": 0}, r"routers\.a\.options\.top_k"),
     ],

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cluster.config import RouterConfig
 from cluster.domain.decision import Granularity
@@ -20,13 +22,8 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.routers.base import Need, RouterFailed, Stage
-from router_service.routers.dlp import (
-    ROUTER_KIND,
-    DlpHyperparameters,
-    DlpOptions,
-    DlpRouter,
-    load_dlp,
-)
+from router_service.routers.dlp import ROUTER_KIND, DlpHyperparameters, DlpRouter, load_dlp
+from router_service.routers.dlp_options import DlpOptions
 from router_service.routers.features import FeatureConfig
 from router_service.routers.kind import RouterContext
 from router_service.routers.mini_mlp import NetworkConfig, tensor_shapes
@@ -51,9 +48,9 @@ def _manifest(**changes: Any) -> RouterManifest:
     return RouterManifest.model_validate(fields | changes)
 
 
-def _tensors(seed: int = 0) -> dict[str, Any]:
+def _tensors(seed: int = 0, candidates: tuple[str, ...] = CANDIDATES) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
-    shapes = tensor_shapes(TINY.network, TINY.features.buckets, len(CANDIDATES))
+    shapes = tensor_shapes(TINY.network, TINY.features.buckets, len(candidates))
     return {name: rng.standard_normal(s).astype(np.float16) for name, s in shapes.items()}
 
 
@@ -86,24 +83,104 @@ def test_the_worked_example_of_the_paper() -> None:
     assert [s.probability for s in routed.scores] == pytest.approx([0, 0.55, 0.3, 0.15], abs=1e-5)
 
 
-def test_the_base_takes_its_share_and_then_disappears() -> None:
-    routed = _fixed(0.55, 0.30, 0.1, 0.05).route("text", EVERYTHING)
-    assert routed.weights == (("cron", 0.4378),)
-    alone = _fixed(0.9, 0.05, 0.03, 0.02).route("text", EVERYTHING)
-    assert alone.weights == ()
-    assert [s.alias for s in alone.scores if s.kept] == [""]
+def test_a_base_kept_beside_adapters_leaves_them_the_whole_weight() -> None:
+    routed = _fixed(0.30, 0.45, 0.15, 0.10).route("text", EVERYTHING)
+    assert [s.alias for s in routed.scores if s.kept] == ["", "cron"]
+    assert routed.weights == (("cron", 1.0),)
+    diluted = _fixed(0.30, 0.45, 0.15, 0.10, dilute=True).route("text", EVERYTHING)
+    assert diluted.weights == (("cron", 0.5374),)
 
 
-def test_foreign_candidates_are_masked_before_the_softmax() -> None:
+def test_a_base_that_is_likelier_answers_alone() -> None:
+    for probabilities in ((0.55, 0.30, 0.1, 0.05), (0.9, 0.05, 0.03, 0.02), (0.25,) * 4):
+        alone = _fixed(*probabilities).route("text", EVERYTHING)
+        assert alone.weights == ()
+        assert [s.alias for s in alone.scores if s.kept] == [""]
+
+
+@pytest.mark.parametrize(
+    ("selection", "adapters"),
+    [
+        ({}, {"cron"}),
+        ({"min_probability": 0.44}, {"cron"}),
+        ({"min_probability": 0.46}, set()),
+        ({"margin": 0.14}, {"cron"}),
+        ({"margin": 0.16}, set()),
+        ({"margin": 0.16, "top_p": 1.0}, set()),
+        ({"min_probability": 0.46, "method": "top_k", "top_k": 3}, set()),
+        ({"margin": 0.16, "method": "threshold", "threshold": 0.1}, set()),
+    ],
+    ids=str,
+)
+def test_a_router_abstains_where_no_adapter_is_likely_enough(
+    selection: dict[str, Any], adapters: set[str]
+) -> None:
+    routed = _fixed(0.30, 0.45, 0.15, 0.10, **selection).route("text", EVERYTHING)
+    assert dict(routed.weights).keys() == adapters
+    assert adapters or [s.alias for s in routed.scores if s.kept] == [""]
+
+
+def test_the_probability_of_foreign_candidates_is_the_bases() -> None:
     router = _fixed(0.1, 0.6, 0.2, 0.1)
     routed = router.route("text", frozenset({"", "json", "sql"}))
-    assert {s.alias for s in routed.scores} == {"", "json", "sql"}
-    assert [s.probability for s in routed.scores] == pytest.approx([0.25, 0.5, 0.25], abs=1e-5)
-    assert [alias for alias, _ in routed.weights] == ["json"]
+    assert [s.alias for s in routed.scores] == ["", "json", "sql"]
+    assert [s.probability for s in routed.scores] == pytest.approx([0.7, 0.2, 0.1], abs=1e-5)
+    assert [s.kept for s in routed.scores] == [True, False, False]
+    assert routed.weights == ()
+    own = _fixed(0.1, 0.2, 0.6, 0.1).route("text", frozenset({"", "json", "sql"}))
+    assert own.weights == (("json", 1.0),)
+
+
+def test_without_a_base_class_foreign_probability_is_no_adapter_all_the_same() -> None:
+    tensors = {n: np.zeros_like(t) for n, t in _tensors(candidates=CANDIDATES[1:]).items()}
+    tensors["linear.3.bias"] = np.log(np.array([0.55, 0.35, 0.1], dtype=np.float32))
+    router = DlpRouter.from_tensors("auto", _manifest(candidates=CANDIDATES[1:]), tensors)
+    routed = router.route("text", frozenset({"json", "sql"}))
+    assert {s.alias: s.probability for s in routed.scores} == pytest.approx(
+        {"json": 0.35, "sql": 0.1, "": 0.55}, abs=1e-5
+    )
+    assert routed.weights == ()
+    everything = router.route("text", EVERYTHING)
+    assert [s.alias for s in everything.scores] == ["cron", "json", "sql"]
+    assert everything.weights == (("cron", 0.5498), ("json", 0.4502))
+
+
+@given(
+    logits=st.lists(st.floats(-8, 8, width=32), min_size=4, max_size=4),
+    allowed=st.sets(st.sampled_from(CANDIDATES)),
+    top_p=st.floats(0.05, 1),
+    min_probability=st.floats(0, 0.9),
+    margin=st.floats(0, 0.9),
+    dilute=st.booleans(),
+)
+def test_what_may_be_used_decides_nothing_but_who_gets_the_base(
+    logits: list[float], allowed: set[str], dilute: bool, **selection: float
+) -> None:
+    """Own probabilities are those of one who may use everything; the rest is the base's."""
+    p = np.exp(np.array(logits) - max(logits))
+    router = _fixed(*(p / p.sum()), dilute=dilute, **selection)
+    whole = {s.alias: s.probability for s in router.route("t", EVERYTHING).scores}
+    routed = router.route("t", frozenset(allowed))
+    mine = allowed - {""}
+    found = {s.alias: s.probability for s in routed.scores}
+    assert found.keys() == mine | {""}
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    assert all(found[alias] == pytest.approx(whole[alias], abs=1e-5) for alias in mine)
+    kept = {s.alias for s in routed.scores if s.kept}
+    assert kept
+    assert {alias for alias, _ in routed.weights} <= kept & mine
+    if routed.weights:
+        total = sum(weight for _, weight in routed.weights)
+        assert total == pytest.approx(1, abs=1e-3) or (dilute and "" in kept and total < 1)
+        assert max(found[a] for a in mine) > found[""] + selection["margin"] - 1e-5
+        assert max(found[a] for a in mine) > selection["min_probability"] - 1e-5
 
 
 def test_nothing_allowed_is_the_base() -> None:
-    assert _fixed(0.25, 0.25, 0.25, 0.25).route("text", frozenset()).weights == ()
+    for allowed in (frozenset[str](), frozenset({""}), frozenset({"strange"})):
+        routed = _fixed(0.25, 0.25, 0.25, 0.25).route("text", allowed)
+        assert routed.weights == ()
+        assert [(s.alias, s.probability, s.kept) for s in routed.scores] == [("", 1.0, True)]
 
 
 def test_weights_are_rounded_and_one_that_rounds_to_nothing_is_dropped() -> None:
@@ -278,6 +355,16 @@ def test_an_unknown_way_to_reroute_is_refused(
         default_registry().build(config, context)
 
 
+@pytest.mark.parametrize("options", [{"margin": 0.1}, {"dilute": True}], ids=str)
+def test_what_compares_with_a_base_needs_one(tmp_path: Path, options: dict[str, Any]) -> None:
+    candidates = CANDIDATES[1:]
+    save_artifact(tmp_path, _manifest(candidates=candidates), _tensors(candidates=candidates))
+    (field,) = options
+    with pytest.raises(ConfigError, match=rf"routers\.auto\.options\.{field}: .*not a candidate"):
+        _load(tmp_path, options=DlpOptions(**options))
+    assert _load(tmp_path, options=DlpOptions(min_probability=0.2)).selection.min_probability == 0.2
+
+
 def test_the_registry_builds_the_configured_routers_in_order(artifact: Path) -> None:
     configs = [
         RouterConfig(name="auto", path=artifact),
@@ -317,6 +404,13 @@ def test_the_registry_refuses_what_it_cannot_build(artifact: Path) -> None:
         ({"method": "top-k"}, r"routers\.auto\.options\.method"),
         ({"top_k": 1}, r"routers\.auto\.options\.top_k: goes with method top_k"),
         ({"method": "top_k", "top_p": 0.5}, r"options\.top_p: goes with method nucleus"),
+        ({"min_probability": 1}, r"options\.min_probability: .*less than 1"),
+        ({"margin": -0.1}, r"options\.margin: .*greater than or equal to 0"),
+        ({"minprobability": 0.5}, r"options\.minprobability: Extra inputs"),
+        ({"history": -1}, r"options\.history: .*greater than or equal to 0"),
+        ({"history": 17}, r"options\.history: .*less than or equal to 16"),
+        ({"carry": 0}, r"options\.carry: .*greater than 0"),
+        ({"history": 0, "carry": 0.5}, r"options\.carry: goes with a history above 0"),
     ],
     ids=str,
 )

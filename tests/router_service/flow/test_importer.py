@@ -30,9 +30,9 @@ def base(tiny_model: Callable[..., Path], tmp_path_factory: Any) -> ModelLocatio
 def adapters(base: ModelLocation, tmp_path_factory: Any) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("adapters")
     model = transformers.AutoModelForCausalLM.from_pretrained(base.path)
-    names = ("zh", "math")
+    names = ("zh", "math", "more")
     make_adapters(model, {n: {"r": 2, "target_modules": ["q_proj"]} for n in names}, folder)
-    return {name: folder / name for name in names}
+    return {name: folder / name for name in names[:2]}
 
 
 def published(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
@@ -125,7 +125,7 @@ def test_gates_of_another_width_or_number_of_adapters_are_refused(
     wide = {k: torch.zeros(K, 128) if "gate" in k else torch.zeros(1, K) for k in published()}
     with pytest.raises(ConfigError, match=r"\[2, 2, 128\], but .* make \[2, 2, 64\]"):
         import_gate(write(wide), tmp_path / "out", adapters=adapters, base=base)
-    three = {**adapters, "more": adapters["zh"]}
+    three = {**adapters, "more": adapters["zh"].parent / "more"}
     with pytest.raises(ConfigError, match=r"\[2, 2, 64\], but .* make \[2, 3, 64\]"):
         import_gate(write(published()), tmp_path / "out", adapters=three, base=base)
 
@@ -172,3 +172,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_file_is_read(
 ) -> None:
     with pytest.raises(ConfigError, match="out: expected a folder that can be written"):
         import_gate(tmp_path / "none.pt", Path("/proc/x"), adapters=adapters, base=base)
+
+
+def test_one_adapter_under_two_names_is_refused(
+    write: Any, base: Any, adapters: Any, tmp_path: Path
+) -> None:
+    twice = {"zh": adapters["zh"], "chinese": adapters["zh"]}
+    with pytest.raises(ConfigError, match=r"adapters: 'zh' and 'chinese' are the same adapter"):
+        import_gate(write(published()), tmp_path / "out", adapters=twice, base=base)
+    assert not (tmp_path / "out").exists()

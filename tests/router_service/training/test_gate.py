@@ -79,6 +79,15 @@ def settings(tmp_path: Path, chat_base: ModelLocation, adapters: Path) -> dict[s
     }
 
 
+def test_one_adapter_under_two_names_is_refused_before_training(
+    settings: dict[str, Any], adapters: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(adapters / "task", tmp_path / "twin")
+    paths = [adapters / "task", tmp_path / "twin"]
+    with pytest.raises(ConfigError, match=r"adapters: 'task' and 'twin' are the same adapter"):
+        train_gate(GateTrainingConfig(**{**settings, "adapters": paths}))
+
+
 def stop_at(step: int) -> Any:
     def progress(p: TrainProgress) -> None:
         if p.step == step:

@@ -286,3 +286,34 @@ def test_numpy_and_torch_compute_the_same_function() -> None:
     network = MiniMlp.from_tensors({k: v.detach().numpy() for k, v in parameters.items()})
     for row, ids in enumerate(rows):
         np.testing.assert_allclose(network.logits(ids), expected[row], rtol=1e-5, atol=1e-6)
+
+
+def test_texts_that_go_on_with_a_turn_before_are_learned_apart(
+    make_config: Any, tmp_path: Path
+) -> None:
+    config = make_config(epochs=20)
+    more = ("and the {} ones", "only the {} ones", "now the {} ones")
+    lines = [json.dumps({"prompt": text.format(w)}) for text in more for w in TRAIN_WORDS]
+    (config.data / "follow-up.jsonl").write_text("\n".join(lines) + "\n")
+    report = train_router(config, _ignore)
+    assert report.candidates == ("", "cron", "sql")
+    router = load_dlp("r", config.out, aliases=frozenset({"cron", "sql"}))
+    asked = TASKS["sql"].format("green")
+    allowed = frozenset({"", "cron", "sql"})
+    assert router.route("and the small ones", allowed).weights == ()
+    assert router.route("and the small ones", allowed, [asked]).weights == (("sql", 1.0),)
+    assert router.route(TASKS["chat"].format("small"), allowed, [asked]).weights == ()
+    same = train_router(make_config("again", epochs=20, data=config.data), _ignore)
+    assert _files(same.path) == _files(config.out)
+
+
+def test_a_follow_up_label_may_have_another_name_or_none(make_config: Any) -> None:
+    config = make_config(epochs=1)
+    lines = [json.dumps({"prompt": f"and {word}"}) for word in TRAIN_WORDS]
+    (config.data / "more.jsonl").write_text("\n".join(lines) + "\n")
+    report = train_router(config, _ignore)
+    assert report.candidates == ("", "cron", "more", "sql")
+    renamed = config.model_copy(update={"follow_up_label": "more", "overwrite": True})
+    assert train_router(renamed, _ignore).candidates == ("", "cron", "sql")
+    config = make_config("none", epochs=1, data=config.data, follow_up_label=None)
+    assert train_router(config, _ignore).candidates == ("", "cron", "more", "sql")
