@@ -29,7 +29,7 @@ from demo.generator.wordings import (
 from router_service.routers.base import RoutedMixture
 from router_service.routers.dlp import load_dlp
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 class Words:
