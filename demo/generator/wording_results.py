@@ -10,9 +10,9 @@ from router_service.evaluation.metrics import wilson
 FILE = "demo-wordings.json"
 
 _ABOUT = """\
-Written by `python -m demo wordings`. {n} wordings of `demo/wordings/test.jsonl`, written by hand before
-the router was trained, and scored when it was. Near copies of them are taken out of the training
-texts; the margin was chosen on `dev.jsonl`. Right is: the wanted skill has the largest weight or,
+Written by `python -m demo wordings`. {n} wordings of `demo/wordings/test.jsonl`, written by hand
+before the router was trained, and scored when it was. Near copies of them are taken out of the
+training texts; the margin was chosen on `dev.jsonl`. Right is: the wanted skill has the largest weight or,
 where the base is wanted, no adapter answers. In brackets Wilson's 95 % interval.
 
 Rows on restricted tenants ask each single turn as the quickstart's `acme` (sql, json, cron, shell)
