@@ -19,6 +19,9 @@ from cluster.errors import ConfigError
 from deployments.front.connections import ConnectionBook
 from deployments.front.http_guard import GuardedProtocol, GuardLimits
 
+UNREAD_BODIES = 4
+"""Of the largest size: how much of a body is still read after it was refused, so that its sender
+sees the answer and can go on with the connection."""
 KEEP_ALIVE_S = 75
 START_TIMEOUT_S = 10.0
 CHECK_INTERVAL_S = 1.0
@@ -41,7 +44,9 @@ class HttpServer:
             config.max_connections, config.max_connections_per_address
         )
         limits = GuardLimits(
-            config.header_timeout_s, config.body_timeout_s, max_unread_bytes=config.max_body_bytes
+            config.header_timeout_s,
+            config.body_timeout_s,
+            max_unread_bytes=UNREAD_BODIES * config.max_body_bytes,
         )
         self._server = _Server(
             uvicorn.Config(

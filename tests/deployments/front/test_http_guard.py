@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import pytest_asyncio
 
@@ -162,6 +163,19 @@ async def test_a_refused_body_that_ends_leaves_its_connection_open(front: FrontS
     writer.write(HEALTH)
     assert (await read_answer(reader)).status == 200
     writer.close()
+
+
+async def test_a_client_that_goes_on_after_too_large_a_body_meets_no_broken_connection(
+    front: FrontServer,
+) -> None:
+    body = {"model": "auto", "prompt": "x" * (FrontConfig().max_body_bytes * 3 // 2)}
+    headers = {"authorization": "Bearer acme"}
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{front.http.port}") as client:
+        for _ in range(10):
+            refused = await client.post("/v1/completions", json=body, headers=headers)
+            assert refused.status_code == 413
+            for _ in range(3):
+                assert (await client.get("/health")).status_code == 200
 
 
 async def test_nobody_is_asked_to_send_a_body_that_is_refused(front: FrontServer) -> None:
