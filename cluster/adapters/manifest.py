@@ -46,6 +46,8 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 ANYWHERE = Path("/")
 """Where links of a user's own files may lead, for commands on the user's own machine."""
+PEFT_NAME = "default"
+"""The name under which PEFT loads an adapter that is given none."""
 MAX_NAMED = 5
 """Names in one note."""
 
@@ -115,7 +117,9 @@ def read_adapter_files(
     allowed = (folder,) if links_below is None else (folder, links_below)
 
     def optional(name: str) -> Path | None:
-        return _inside(folder, name, allowed) if (folder / name).exists() else None
+        path = folder / name
+        found = path.is_symlink() or path.exists()  # a link that leads nowhere is refused
+        return _inside(folder, name, allowed) if found else None
 
     config_path = _inside(folder, CONFIG_FILE, allowed)
     if not (folder / WEIGHTS_FILE).exists() and (folder / PICKLE_FILE).exists():
@@ -248,7 +252,12 @@ class AdapterDigester:
 def _inside(folder: Path, name: str, allowed: tuple[Path, ...]) -> Path:
     """The resolved path of a file of the folder; a symlink may lead to a few places alone."""
     path = folder / name
-    resolved = path.resolve()
+    try:
+        resolved = path.resolve()
+    except (OSError, RuntimeError) as error:
+        raise AdapterMalformed(
+            f"{path}: expected a file, found a symlink that leads to itself"
+        ) from error
     if not any(resolved.is_relative_to(place.resolve()) for place in allowed):
         raise AdapterUnsafePath(f"{path}: a symlink out of the adapter's folder, to {resolved}")
     if not resolved.exists():
@@ -263,6 +272,11 @@ def _notes(config: PeftLoraConfig, names: TensorNames, labels: Labels) -> Iterat
         yield f"adapter_config.json: not known and without effect: {listed(config.unknown_keys)}"
     if names.wrapper:
         yield f"{WEIGHTS_FILE}: {names.wrapper} is taken out of the tensors' names"
+    if names.adapter not in ("", PEFT_NAME):
+        yield (
+            f"{WEIGHTS_FILE}: the adapter's name {shown_name(names.adapter)} is taken out of the "
+            "tensors' names; PEFT applies them where it loads them under that name"
+        )
     if labels.is_foreign:
         yield f"{LABELS_FILE}: another tool's, not read"
 

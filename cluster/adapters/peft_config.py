@@ -113,8 +113,8 @@ class PeftLoraConfig:
             patterns = [r".*?\.[^.]*\.(?P<idx>\d+)\."]
         for pattern in patterns:
             found = self.patience.match(pattern, module)
-            if found:
-                return int(found["idx"]) in self.layers_to_transform
+            if found:  # an alternative of layers_pattern may have left the number out
+                return found["idx"] is not None and int(found["idx"]) in self.layers_to_transform
         return False
 
 
@@ -141,6 +141,7 @@ def read_peft_config(path: Path, *, to_convert: bool = False) -> PeftLoraConfig:
     _refuse_other_formats(where, content)
     refuse_features(where, content)
     values = ConfigValues(where, content)
+    _refuse_layers_without_effect(where, content)
     return PeftLoraConfig(
         initial=_initial(where, content, to_convert),
         rank=values.positive_int("r", 8),
@@ -169,6 +170,26 @@ def _refuse_other_formats(where: str, content: Mapping[str, Any]) -> None:
             f"{where}: an adapter in mlx's format, which is not served; convert it to PEFT's"
         )
     raise AdapterUnsupported(f"{where}: peft_type: expected 'LORA', found {shown(kind)}")
+
+
+def _refuse_layers_without_effect(where: str, content: Mapping[str, Any]) -> None:
+    """Refuse a choice of layers beside which PEFT has no rule, and loads nothing.
+
+    Raises:
+        AdapterMalformed: with the field that goes with another.
+    """
+    layers, pattern = (content.get(key) for key in ("layers_to_transform", "layers_pattern"))
+    chosen = "layers_pattern" if pattern else "layers_to_transform"
+    if isinstance(content.get("target_modules"), str) and (pattern or layers not in (None, [])):
+        raise AdapterMalformed(
+            f"{where}: {chosen}: goes with a list of target_modules, found a string; list the "
+            f"modules' names, or put the layers into the pattern and remove {chosen}"
+        )
+    if pattern and layers in (None, []):
+        raise AdapterMalformed(
+            f"{where}: layers_pattern: goes with layers_to_transform, found none; name the "
+            "layers, or remove layers_pattern"
+        )
 
 
 def _initial(where: str, content: Mapping[str, Any], to_convert: bool) -> str:

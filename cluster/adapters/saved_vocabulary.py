@@ -20,10 +20,11 @@ _CHUNK = 2**20  # values compared at once
 
 def check_copy(
     where: str, info: TensorInfo, data: memoryview, copied: str, base: Path | None
-) -> None:
+) -> bool:
     """Refuse a tensor of the file that is not the base's own.
 
     Values must be equal, or those of the base rounded to the file's type where that is narrower.
+    Returns whether any is rounded: PEFT would put it into the base, which is served as it is.
 
     Args:
         where: begins the message.
@@ -50,12 +51,13 @@ def check_copy(
         )
     if own.dtype not in _NUMPY:
         raise AdapterUnsupported(f"{where}: {info.name}: the base's is {own.dtype}, not comparable")
-    differing = _differing_rows(info, data, path, header, own)
+    differing, rounded = _compare(info, data, path, header, own)
     if differing:
         raise AdapterUnsupported(
             f"{where}: {info.name}: trained embeddings are not served; {differing} of "
             f"{info.shape[0]} rows differ from the base's"
         )
+    return rounded
 
 
 def _find(base: Path, name: str) -> tuple[Path, SafetensorsHeader, TensorInfo] | None:
@@ -71,21 +73,24 @@ def _find(base: Path, name: str) -> tuple[Path, SafetensorsHeader, TensorInfo] |
     return found.get(EMBEDDING) if name == HEAD else None
 
 
-def _differing_rows(
+def _compare(
     info: TensorInfo, data: memoryview, path: Path, header: SafetensorsHeader, own: TensorInfo
-) -> int:
+) -> tuple[int, bool]:
+    """Rows that differ, and whether any value is the base's but for rounding."""
     width = info.shape[1] if len(info.shape) > 1 else 1
     rows = max(1, _CHUNK // max(1, width))
     item = ITEM_BYTES[info.dtype]
-    differing, at = 0, 0
+    differing, rounded, at = 0, False, 0
     for raw in _chunks(path, header, own, rows * width):
         count = len(raw) // ITEM_BYTES[own.dtype]
         mine = np.frombuffer(data[at * item : (at + count) * item], dtype=_NUMPY[info.dtype])
         theirs = np.frombuffer(raw, dtype=_NUMPY[own.dtype])
         equal = _equal(mine, info.dtype, theirs, own.dtype)
+        same = _widened(mine, info.dtype) == _widened(theirs, own.dtype)
+        rounded = rounded or bool((equal & ~same).any())
         differing += int((~equal.reshape(-1, width).all(axis=1)).sum())
         at += count
-    return differing
+    return differing, rounded
 
 
 def _chunks(path: Path, header: SafetensorsHeader, own: TensorInfo, values: int) -> Iterator[bytes]:

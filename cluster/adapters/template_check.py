@@ -1,5 +1,11 @@
-"""Whether a chat template compiles, by the sandbox in which transformers runs it."""
+"""Whether a chat template compiles, by the sandbox in which transformers runs it.
 
+Jinja computes expressions of constants when it compiles, so those that may become large, such as
+``{{ 'a' * 3000000000 }}``, are refused before.
+"""
+
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from jinja2 import TemplateError, nodes
@@ -25,11 +31,19 @@ MAX_TOKENS = 20_000
 """Of the template's language; compiling that many takes two seconds."""
 
 
+MAX_CONSTANT = 10**7
+"""Characters, items and size of numbers that an expression of constants may come to."""
+
+_GROWING = (nodes.Mul, nodes.Pow, nodes.Mod, nodes.Filter)
+_MAX_POWER = 1000
+_NUMBER = re.compile(r"[0-9]+")  # the width in a string that formats
+
+
 def check_template(where: str, template: str) -> None:
-    """Compile a template and run nothing.
+    """Compile a template; of what it says, only small expressions of constants are computed.
 
     Raises:
-        AdapterMalformed: it does not compile.
+        AdapterMalformed: it does not compile, or would compute a large constant meanwhile.
     """
     environment: Any = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
@@ -41,9 +55,41 @@ def check_template(where: str, template: str) -> None:
                 f"{where}: chat template: expected at most {MAX_TOKENS} words and signs, "
                 f"found {length}"
             )
+        large = next(_large_constants(environment.parse(template)), None)
+        if large is not None:
+            raise AdapterMalformed(
+                f"{where}: chat template: line {large.lineno}: expected constants without a "
+                "product, power, format or filter that makes them large, or one inside another; "
+                "write the value out"
+            )
         environment.from_string(template)
     except (TemplateError, SyntaxError, RecursionError, MemoryError, ValueError) as error:
         raise AdapterMalformed(
             f"{where}: chat template: expected one that compiles, found: "
             f"{type(error).__name__}: {str(error)[:200]}"
         ) from error
+
+
+def _large_constants(tree: nodes.Node) -> Iterator[nodes.Node]:
+    """Expressions of constants whose value may be far larger than they are."""
+    for node in tree.find_all(_GROWING):
+        if any(node.find_all((nodes.Name, nodes.Call))):
+            continue  # jinja leaves it to the run
+        if any(node.find_all(_GROWING)) or _may_be_large(node):
+            yield node
+
+
+def _may_be_large(node: nodes.Node) -> bool:
+    """Whether a product, power, format or filter of constants may be; inside it are sums alone."""
+    values = [part.value for part in node.find_all(nodes.Const)]
+    lengths = [len(value) for value in values if isinstance(value, str)]
+    numbers = sum(abs(value) for value in values if isinstance(value, int | float))
+    if isinstance(node, nodes.Pow):
+        return numbers > _MAX_POWER
+    if isinstance(node, nodes.Mod | nodes.Filter):
+        texts = (value for value in values if isinstance(value, str))
+        numbers += sum(float(width) for text in texts for width in _NUMBER.findall(text))
+    size = (1 + sum(lengths) + len(values)) * (1 + numbers)
+    if isinstance(node, nodes.Filter):  # such as replace: one text for each place in another
+        size *= 1 + sum(lengths) - max(lengths, default=0)
+    return bool(size > MAX_CONSTANT)

@@ -69,11 +69,18 @@ def validate_adapter(
     if files.chat_template is not None:
         check_template(str(folder), files.chat_template)
     digester = AdapterDigester(files)
+    rounded = []
     for info, data in stream_tensors(files):
         proceed()
         digester.update(info, data)
         check_finite(files.weights, info, data)
-        check_vocabulary(files, base, info, data)
+        if check_vocabulary(files, base, info, data):
+            rounded.append(info.name)
+    if rounded:
+        notes += (
+            f"{files.weights.name}: the base's own values are used for these, which the file has "
+            f"rounded: {listed(rounded)}",
+        )
     manifest = files.manifest(digester.finish())
     return ReadAdapter(manifest, files.labels.tags, (*files.notes, *notes))
 
@@ -194,15 +201,18 @@ def _check_base(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) ->
 
 def check_vocabulary(
     files: AdapterFiles, base: BaseShapes, info: TensorInfo, data: memoryview
-) -> None:
+) -> bool:
     """Refuse embeddings or an output head that are not the base's own; LoRA's tensors pass.
+
+    Returns whether they are the base's but for rounding.
 
     Raises:
         AdapterUnsupported: as ``check_copy``.
     """
     copied = files.vocabulary.get(info.name)
-    if copied is not None:
-        check_copy(str(files.weights), info, data, copied, base.folder)
+    if copied is None:
+        return False
+    return check_copy(str(files.weights), info, data, copied, base.folder)
 
 
 def check_all_finite(files: AdapterFiles, data: memoryview) -> None:

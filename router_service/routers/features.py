@@ -35,13 +35,16 @@ def tokenize(text: str, max_tokens: int) -> list[str]:
     """Words, numbers as their shape, punctuation; case-folded and NFKC-normalised."""
     head, tail = max_tokens // 4, max_tokens - max_tokens // 4
     limit = max_tokens * _CHARS_PER_TOKEN
-    if len(text) > limit:
-        tokens = _split(text[: limit // 4])[:head] + _split(text[-(limit - limit // 4) :])[-tail:]
+    shorter = [_normal(part) for part in _ends(text, limit)]
+    # One character may become 18 others, so what was cut before is cut again.
+    if len(shorter) == 1:
+        parts = _ends(shorter[0], limit)
     else:
-        tokens = _split(text)
-        if len(tokens) > max_tokens:
-            tokens = tokens[:head] + tokens[-tail:]
-    return tokens
+        parts = [shorter[0][: limit // 4], shorter[1][-(limit - limit // 4) :]]
+    tokens = [_split(part) for part in parts]
+    if len(tokens) == 1 and len(tokens[0]) <= max_tokens:
+        return tokens[0]
+    return tokens[0][:head] + tokens[-1][-tail:]
 
 
 def feature_ids(text: str, config: FeatureConfig) -> list[int]:
@@ -69,8 +72,18 @@ def token_features(tokens: list[str], config: FeatureConfig) -> list[int]:
     return ids
 
 
-def _split(text: str) -> list[str]:
-    normal = unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode()).casefold()
+def _ends(text: str, limit: int) -> list[str]:
+    """The text, or the first quarter and the last three quarters of as many characters."""
+    if len(text) <= limit:
+        return [text]
+    return [text[: limit // 4], text[-(limit - limit // 4) :]]
+
+
+def _normal(text: str) -> str:
+    return unicodedata.normalize("NFKC", text.encode("utf-8", "replace").decode()).casefold()
+
+
+def _split(normal: str) -> list[str]:
     return [
         "#" * min(len(token), _MAX_DIGITS) if token[0].isdigit() else token
         for token in _TOKEN.findall(normal)

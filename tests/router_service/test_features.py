@@ -44,7 +44,9 @@ def test_any_text_has_ids_in_range(text: str) -> None:
     assert bool(ids) == bool(tokenize(text, CONFIG.max_tokens))
 
 
-@pytest.mark.parametrize("unit", ["word ", "x", "\n", "漢", "\ud800"])
-def test_work_is_bounded_whatever_the_length(unit: str) -> None:
-    ids = feature_ids(unit * 300_000, CONFIG)
+@pytest.mark.parametrize("count", [250, 300_000])
+@pytest.mark.parametrize("unit", ["word ", "x", "\n", "漢", "\ud800", "\u3300", "\ufdfa", "\u0390"])
+def test_work_is_bounded_whatever_the_length(unit: str, count: int) -> None:
+    """Also where a character becomes several under NFKC or case folding."""
+    ids = feature_ids(unit * count, CONFIG)
     assert len(ids) <= CONFIG.max_tokens * 16 + 2 * CONFIG.max_tokens + 2

@@ -84,6 +84,46 @@ def test_a_program_that_takes_long_to_compile_is_refused():
         check_template("x", "x{{y}}" * 10_000)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ 'a' * 3000000000 }}",
+        "{{ 3000000000 * 'a' }}",
+        "{% set x = [0, 1] * (400000000 + 1) %}",
+        "{% if ('a' * 1000) * 1000 * 1000 %}x{% endif %}",
+        "{% macro f(x=2 ** (2 ** 33)) %}{% endmacro %}",
+        "{{ 9 ** 99999999 }}",
+        "{{ 'a' | center(2000000000) }}",
+        "{{ '%0999999999d' % 1 }}",
+        "{{ '%0999999999d' | format(1) }}",
+        "{{ '%*d' % (999999999, 1) }}",
+        "{{ '" + "a" * 9000 + "' | replace('a', '" + "b" * 9000 + "') }}",
+        "{{ ('a' | replace('a', 'bbbb')) | replace('b', 'cccc') }}",
+        "\n{{ ('" + "' + '".join(["a" * 100] * 200) + "') * (" + " + ".join(["999"] * 200) + ") }}",
+    ],
+    ids=lambda template: template[:30],
+)
+def test_what_computes_a_large_constant_while_it_compiles_is_refused(template):
+    with pytest.raises(AdapterMalformed, match=r"chat template: line \d: expected constants"):
+        check_template("x", template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ '-' * 40 }}{{ '=' * n }}{{ 2 ** 10 }}{{ 'x' | center(80) }}{{ '%05d' % 3 }}",
+        "{{ m | tojson(indent=4) }}{{ m.content | truncate(99999999) }}{{ n * 3000000000 }}",
+        "{{ ['" + "', '".join(["word"] * 50) + "'] | join(', ') }}",
+        "{{ '" + "long text\n" * 2000 + "' | replace('\n', ' ') }}",
+        "{% filter upper %}x{% endfilter %}{{ 'ab' | trim }}{{ 7 % 2 }}{{ 2024 % 100 }}",
+    ],
+    ids=lambda template: template[:30],
+)
+def test_small_constants_are_no_reason_to_refuse(template):
+    _compile_jinja_template(template)
+    check_template("x", template)
+
+
 async def test_two_versions_that_differ_in_it_alone_are_two(tmp_path, write_adapter, base):
     store = ContentStore(tmp_path / "store", AdapterLimits(), base)
     folder = write_adapter(tmp_path / "root" / "x")

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from cluster.adapters.manifest import (
     AdapterDigester,
@@ -18,7 +19,13 @@ from cluster.adapters.manifest import (
 )
 from cluster.adapters.peft_config import module_ranks
 from cluster.adapters.safetensors_file import TensorInfo
-from cluster.errors import AdapterError, AdapterPickle, AdapterUnsafePath, AdapterUnsupported
+from cluster.errors import (
+    AdapterError,
+    AdapterMalformed,
+    AdapterPickle,
+    AdapterUnsafePath,
+    AdapterUnsupported,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -207,6 +214,28 @@ def test_symlinks_may_stay_inside_but_not_lead_out(tmp_path, write_adapter):
     (folder / WEIGHTS).symlink_to(tmp_path / "outside")
     with pytest.raises(AdapterUnsafePath, match="symlink out of the adapter's folder"):
         read_manifest(folder)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", WEIGHTS, "chat_template.jinja"])
+@pytest.mark.parametrize("target", ["a loop", "missing"])
+def test_a_symlink_that_leads_to_no_file_is_refused(tmp_path, write_adapter, name, target):
+    """Also of a file that an adapter may do without: it was meant to be there."""
+    folder = write_adapter(tmp_path / "x")
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(name if target == "a loop" else target)
+    with pytest.raises(AdapterMalformed, match=f"{name}: expected a file, found"):
+        read_manifest(folder)
+
+
+def test_another_adapter_s_name_in_the_tensors_names_is_noted(tmp_path, write_adapter):
+    folder = write_adapter(tmp_path / "x")
+    tensors = load_file(folder / WEIGHTS)
+    for name, notes in (("default", 0), ("mine", 1)):
+        named = {key.replace(".weight", f".{name}.weight"): t for key, t in tensors.items()}
+        save_file(named, folder / WEIGHTS)
+        found = [note for note in read_adapter(folder).notes if "tensors' names" in note]
+        assert len(found) == notes
+        assert all(name in note for note in found)
 
 
 def test_symlinks_may_lead_to_where_they_are_allowed(tmp_path, write_adapter):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
@@ -68,7 +68,16 @@ def test_patterns_choose_rank_and_alpha_as_peft_does(
     ),
     exclude=st.one_of(st.none(), st.lists(NAMES, max_size=2), st.just(r".*v_proj")),
     layers=st.one_of(st.none(), st.integers(0, 2), st.lists(st.integers(0, 2), max_size=2)),
-    layers_pattern=st.sampled_from([None, "layers", ["blocks", "layers"], "experts"]),
+    layers_pattern=st.sampled_from(
+        [None, "layers", ["blocks", "layers"], "experts", "model|layers", ["x", "layers|model"]]
+    ),
+)
+@example(
+    module="model.layers.1.self_attn.q_proj",
+    target=["q_proj"],
+    exclude=None,
+    layers=1,
+    layers_pattern="model|layers",  # matches without the layer's number
 )
 def test_targets_are_peft_s(tmp_path_factory, module, target, exclude, layers, layers_pattern):
     if isinstance(target, str):
@@ -161,6 +170,14 @@ def test_without_tokens_it_is_an_ordinary_adapter_as_peft_has_it(tmp_path, off):
         ({"rank_pattern": {f"{i}" + "x" * 60_000: 1 for i in range(3)}}, "rank_pattern"),
         ({"layers_to_transform": ["0"]}, "layers_to_transform"),
         ({"layers_pattern": 3}, "layers_pattern"),
+        ({"layers_pattern": "layers"}, "layers_pattern: goes with layers_to_transform"),
+        ({"layers_pattern": ["layers"], "layers_to_transform": []}, "layers_pattern: goes with"),
+        ({"target_modules": ".*q", "layers_to_transform": [0]}, "layers_to_transform: goes with"),
+        ({"target_modules": "all-linear", "layers_to_transform": 0}, "to_transform: goes with"),
+        (
+            {"target_modules": "q", "layers_to_transform": [1], "layers_pattern": "layers"},
+            "layers_pattern: goes with a list",
+        ),
         ({"base_model_name_or_path": 3}, "base_model_name_or_path"),
     ],
     ids=str,

@@ -34,6 +34,7 @@ def served(tmp_path, base, write_adapter, make_tensors):
         assert list(loaded.tensors) == LORA
         found = validate_adapter(adapter, here, AdapterLimits())
         assert found.manifest.digest == loaded.manifest.digest
+        return found.notes
 
     return check
 
@@ -52,7 +53,9 @@ def test_equal_by_value_or_rounded_to_the_file_s_type(served, own, saved):
     mine = values(own)
     served({EMBED: mine.to(saved)}, {EMBED: mine})
     served({EMBED: mine.to(saved), HEAD: mine.to(saved)}, {EMBED: mine})  # tied
-    served({HEAD: -mine.to(saved)}, {EMBED: mine, HEAD: -mine})
+    notes = served({HEAD: -mine.to(saved)}, {EMBED: mine, HEAD: -mine})
+    rounds = not torch.equal(mine.to(saved).double(), mine.double())
+    assert any(f"rounded: base_model.model.{HEAD}" in note for note in notes) == rounds
 
 
 def test_one_value_is_enough_to_differ(served):
