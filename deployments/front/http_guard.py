@@ -11,9 +11,14 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from deployments.front.connections import ConnectionBook
+from deployments.front.hang_up import hung_up
 from deployments.front.limits import (
     MAX_HEAD_BYTES,
     MAX_HEADER_LINES,
@@ -92,6 +97,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unread = 0  # bytes after that
         self._refused_at: float | None = None
         self._stalled_since: float | None = None
+        self._turn: RequestResponseCycle | None = None  # is answered; ``cycle`` is the newest
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -102,6 +108,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._book.remove(self)
+        self._give_up()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -186,11 +193,15 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._quiet_since = self.loop.time()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._turn = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         now = self.loop.time()
         self._quiet_since = now
-        if self._in_body and not self.pipeline:
+        if self._in_body and not self._answering:
             self._answered_at = now
 
     def pause_writing(self) -> None:
@@ -216,6 +227,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """See ``Connection``."""
         if self._stalled_since is not None and now - self._stalled_since > self._patience:
             self.transport.abort()  # closing would wait for the reader
+        elif self._answering and self.flow.read_paused and hung_up(self.transport):
+            self.transport.abort()  # what is not read does not tell of its end
         elif self._refused_at is not None:
             if now - self._refused_at > LINGER_S:
                 self.transport.abort()
@@ -229,7 +242,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._turn is not None and not self._turn.response_complete
 
     @property
     def _patience(self) -> float:
@@ -255,13 +268,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal, *, linger: bool = True) -> None:
         """Answer and close, or only close where an answer is on its way already."""
         self._refused_at = self.loop.time()
-        cycle = self.cycle
-        if self._answering:
-            if cycle.response_started:
-                self.transport.abort()
-                return
-            cycle.disconnected = True  # the application's answer goes nowhere
-            cycle.message_event.set()
+        if self._answering and self._turn is not None and self._turn.response_started:
+            self.transport.abort()
+            return
+        self._give_up()
         body = orjson.dumps(error_body(refusal.status, refusal.message, refusal.code))
         lines = [
             STATUS_LINE[refusal.status],
@@ -275,3 +285,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.pause_reading()
         if not linger:
             self.transport.close()
+
+    def _give_up(self) -> None:
+        """Tell the application that nobody awaits its answer, and start nothing that is queued."""
+        self.pipeline.clear()
+        if self._turn is not None and not self._turn.response_complete:
+            self._turn.disconnected = True
+            self._turn.message_event.set()
