@@ -26,6 +26,17 @@ from deployments.front.limits import (
     MAX_URL_BYTES,
 )
 from deployments.front.problem import error_body
+from deployments.front.refusals import (
+    BAD_CHUNKS,
+    HEAD_TOO_LARGE,
+    MALFORMED,
+    TOO_MANY_CONNECTIONS,
+    TOO_MANY_PIPELINED,
+    TOO_SLOW,
+    URL_TOO_LONG,
+    Refusal,
+)
+from deployments.front.upgrade import body_parser, has_body
 
 LINGER_S = 2.0
 """A refused connection stays open, unread, so that its client can read why."""
@@ -42,33 +53,6 @@ class GuardLimits:
     header_timeout_s: float
     body_timeout_s: float
     max_unread_bytes: int  # of a body that goes on after the answer
-
-
-class Refusal(Exception):
-    """An answer that the application does not give."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
-MALFORMED = Refusal(400, "invalid_request", "the request is not valid HTTP")
-HEAD_TOO_LARGE = Refusal(
-    431,
-    "headers_too_large",
-    f"the headers are more than {MAX_HEAD_BYTES} bytes or {MAX_HEADER_LINES} lines",
-)
-URL_TOO_LONG = Refusal(414, "url_too_long", f"the URL is longer than {MAX_URL_BYTES} bytes")
-TOO_MANY_PIPELINED = Refusal(
-    400, "invalid_request", f"more than {MAX_PIPELINED} requests wait on this connection"
-)
-BAD_CHUNKS = Refusal(400, "invalid_request", "the body's chunks are too small or have extensions")
-TOO_SLOW = Refusal(408, "request_timeout", "the request did not arrive in time")
-TOO_MANY_CONNECTIONS = Refusal(
-    503, "too_many_connections", "too many connections are open: use fewer, or try again later"
-)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -88,6 +72,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._lines = 0  # of the head, or after a chunked body
         self._head_since: float | None = None
         self._quiet_since = 0.0  # since when nothing has been open or arriving
+        self._upgrading = False  # the request asked for another protocol, and has a body
         self._upgraded = False
         self._body_since = 0.0
         self._progress_at = 0.0
@@ -122,7 +107,8 @@ class GuardedProtocol(HttpToolsProtocol):
             known = error.__context__
             self._refuse(known if isinstance(known, Refusal) else MALFORMED)
         except httptools.HttpParserError:
-            self._refuse(MALFORMED)
+            if not self._upgraded:
+                self._refuse(MALFORMED)
         except httptools.HttpParserUpgrade:
             self._upgraded = True  # what follows is another protocol, which is not spoken here
 
@@ -133,7 +119,13 @@ class GuardedProtocol(HttpToolsProtocol):
             room = MAX_HEAD_BYTES + 1 - self._head_bytes
             head, data = data[:room], data[room:]
             self._head_bytes += len(head)
-            self.parser.feed_data(head)
+            try:
+                self.parser.feed_data(head)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._upgrading:
+                    raise
+                self.parser = body_parser(self.headers, self)
+                data = head[upgrade.args[0] :] + data
             if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HEAD_TOO_LARGE)
                 return
@@ -188,6 +180,10 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if not self._upgrading and self.parser.should_upgrade() and has_body(self.headers):
+            self._upgrading = True  # only the head is complete
+            return
+        self._upgraded = self._upgrading
         super().on_message_complete()
         self._in_body = False
         self._head_bytes = 0
