@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy, Pin, ScorerWeights
+from cluster.regular_file import read_regular
 from cluster.strict_yaml import load_strict_yaml
 
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
@@ -30,7 +31,7 @@ def load_policy(path: Path, defaults: ClusterPolicy | None = None) -> ClusterPol
     Raises:
         ConfigError: the file cannot be read or an entry is wrong; the message has the path.
     """
-    return parse_policy(_read(path), source=str(path), defaults=defaults)
+    return parse_policy(read_regular(path), source=str(path), defaults=defaults)
 
 
 def parse_policy(
@@ -79,7 +80,7 @@ class PolicyFile:
         self.policy = self._defaults
         self.error: str | None = None
         if path is not None:
-            self._content = _read(path)
+            self._content = read_regular(path)
             self.policy = parse_policy(self._content, source=str(path), defaults=self._defaults)
 
     def refresh(self) -> bool:
@@ -91,7 +92,7 @@ class PolicyFile:
         if self._path is None:
             return False
         try:
-            content = _read(self._path)
+            content = read_regular(self._path)
             if content == self._content and self.error is None:
                 return False
             policy = parse_policy(content, source=str(self._path), defaults=self._defaults)
@@ -101,13 +102,6 @@ class PolicyFile:
         changed = policy != self.policy
         self._content, self.policy, self.error = content, policy, None
         return changed
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _without_values(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:

@@ -55,11 +55,11 @@ class FollowedTenants:
             content, problem = None, error.message
         settled, self._seen = content == self._seen, content
         self.unsettled = not settled
-        if not settled or (content == self._content and (content is not None or self.error)):
+        if not settled or (content is not None and content == self._content):
             return None
         self._content = content
         if content is None:
-            self.error = problem
+            self.error = problem  # perhaps another one than at the last look
             return None
         try:
             directory = parse_tenants(content, source=str(self._path))

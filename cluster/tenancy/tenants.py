@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cluster.domain.ids import TenantId
 from cluster.errors import AuthenticationFailed, ConfigError
+from cluster.regular_file import read_regular
 from cluster.strict_yaml import load_strict_yaml
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.limits import QuotaLimits
@@ -173,10 +174,7 @@ def read_tenants_file(path: Path) -> bytes:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return read_regular(path)
 
 
 def parse_tenants(content: bytes, *, source: str) -> TenantDirectory:

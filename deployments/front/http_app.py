@@ -43,7 +43,12 @@ CLIENT_CLOSED = 499
 def build_http_app(context: FrontContext) -> FastAPI:
     """The ASGI application of one front process."""
     app = FastAPI(
-        title="Braid", version=context.version, docs_url=None, redoc_url=None, openapi_url=None
+        title="Braid",
+        version=context.version,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,  # it would send keys where the header Host says, without TLS
     )
     problem.install(app)
     service = context.service

@@ -11,9 +11,14 @@ from typing import Any
 
 import httptools
 import orjson
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from deployments.front.connections import ConnectionBook
+from deployments.front.hang_up import hung_up
 from deployments.front.limits import (
     MAX_HEAD_BYTES,
     MAX_HEADER_LINES,
@@ -21,6 +26,17 @@ from deployments.front.limits import (
     MAX_URL_BYTES,
 )
 from deployments.front.problem import error_body
+from deployments.front.refusals import (
+    BAD_CHUNKS,
+    HEAD_TOO_LARGE,
+    MALFORMED,
+    TOO_MANY_CONNECTIONS,
+    TOO_MANY_PIPELINED,
+    TOO_SLOW,
+    URL_TOO_LONG,
+    Refusal,
+)
+from deployments.front.upgrade import body_parser, has_body
 
 LINGER_S = 2.0
 """A refused connection stays open, unread, so that its client can read why."""
@@ -37,33 +53,6 @@ class GuardLimits:
     header_timeout_s: float
     body_timeout_s: float
     max_unread_bytes: int  # of a body that goes on after the answer
-
-
-class Refusal(Exception):
-    """An answer that the application does not give."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-        self.message = message
-
-
-MALFORMED = Refusal(400, "invalid_request", "the request is not valid HTTP")
-HEAD_TOO_LARGE = Refusal(
-    431,
-    "headers_too_large",
-    f"the headers are more than {MAX_HEAD_BYTES} bytes or {MAX_HEADER_LINES} lines",
-)
-URL_TOO_LONG = Refusal(414, "url_too_long", f"the URL is longer than {MAX_URL_BYTES} bytes")
-TOO_MANY_PIPELINED = Refusal(
-    400, "invalid_request", f"more than {MAX_PIPELINED} requests wait on this connection"
-)
-BAD_CHUNKS = Refusal(400, "invalid_request", "the body's chunks are too small or have extensions")
-TOO_SLOW = Refusal(408, "request_timeout", "the request did not arrive in time")
-TOO_MANY_CONNECTIONS = Refusal(
-    503, "too_many_connections", "too many connections are open: use fewer, or try again later"
-)
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -83,6 +72,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._lines = 0  # of the head, or after a chunked body
         self._head_since: float | None = None
         self._quiet_since = 0.0  # since when nothing has been open or arriving
+        self._upgrading = False  # the request asked for another protocol, and has a body
         self._upgraded = False
         self._body_since = 0.0
         self._progress_at = 0.0
@@ -92,6 +82,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unread = 0  # bytes after that
         self._refused_at: float | None = None
         self._stalled_since: float | None = None
+        self._turn: RequestResponseCycle | None = None  # is answered; ``cycle`` is the newest
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -102,6 +93,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._book.remove(self)
+        self._give_up()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
 
@@ -115,7 +107,8 @@ class GuardedProtocol(HttpToolsProtocol):
             known = error.__context__
             self._refuse(known if isinstance(known, Refusal) else MALFORMED)
         except httptools.HttpParserError:
-            self._refuse(MALFORMED)
+            if not self._upgraded:
+                self._refuse(MALFORMED)
         except httptools.HttpParserUpgrade:
             self._upgraded = True  # what follows is another protocol, which is not spoken here
 
@@ -126,7 +119,13 @@ class GuardedProtocol(HttpToolsProtocol):
             room = MAX_HEAD_BYTES + 1 - self._head_bytes
             head, data = data[:room], data[room:]
             self._head_bytes += len(head)
-            self.parser.feed_data(head)
+            try:
+                self.parser.feed_data(head)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._upgrading:
+                    raise
+                self.parser = body_parser(self.headers, self)
+                data = head[upgrade.args[0] :] + data
             if not self._in_body and self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(HEAD_TOO_LARGE)
                 return
@@ -181,16 +180,24 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if not self._upgrading and self.parser.should_upgrade() and has_body(self.headers):
+            self._upgrading = True  # only the head is complete
+            return
+        self._upgraded = self._upgrading
         super().on_message_complete()
         self._in_body = False
         self._head_bytes = 0
         self._quiet_since = self.loop.time()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._turn = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         now = self.loop.time()
         self._quiet_since = now
-        if self._in_body and not self.pipeline:
+        if self._in_body and not self._answering:
             self._answered_at = now
 
     def pause_writing(self) -> None:
@@ -216,6 +223,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """See ``Connection``."""
         if self._stalled_since is not None and now - self._stalled_since > self._patience:
             self.transport.abort()  # closing would wait for the reader
+        elif self._answering and self.flow.read_paused and hung_up(self.transport):
+            self.transport.abort()  # what is not read does not tell of its end
         elif self._refused_at is not None:
             if now - self._refused_at > LINGER_S:
                 self.transport.abort()
@@ -229,7 +238,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._turn is not None and not self._turn.response_complete
 
     @property
     def _patience(self) -> float:
@@ -255,13 +264,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal, *, linger: bool = True) -> None:
         """Answer and close, or only close where an answer is on its way already."""
         self._refused_at = self.loop.time()
-        cycle = self.cycle
-        if self._answering:
-            if cycle.response_started:
-                self.transport.abort()
-                return
-            cycle.disconnected = True  # the application's answer goes nowhere
-            cycle.message_event.set()
+        if self._answering and self._turn is not None and self._turn.response_started:
+            self.transport.abort()
+            return
+        self._give_up()
         body = orjson.dumps(error_body(refusal.status, refusal.message, refusal.code))
         lines = [
             STATUS_LINE[refusal.status],
@@ -275,3 +281,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.flow.pause_reading()
         if not linger:
             self.transport.close()
+
+    def _give_up(self) -> None:
+        """Tell the application that nobody awaits its answer, and start nothing that is queued."""
+        self.pipeline.clear()
+        if self._turn is not None and not self._turn.response_complete:
+            self._turn.disconnected = True
+            self._turn.message_event.set()

@@ -24,6 +24,7 @@ RESERVED = FIELDS | {
     "return_dict",
     "return_tensors",
     "sanitize_control_tokens",
+    "self",
     "tokenize",
     "tokenizer_kwargs",
     "tools",

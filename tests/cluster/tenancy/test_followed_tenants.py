@@ -1,5 +1,6 @@
 """The tenants file is followed: whole contents take effect, broken ones never."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -136,6 +137,27 @@ def test_bytes_that_are_not_text_and_a_file_that_is_gone(path: Path) -> None:
     path.write_text(content(acme="three"))
     assert look_twice(followed) is not None
     assert who(followed, "three") == "acme"
+
+
+def test_a_pipe_a_device_and_a_file_without_end_do_not_stop_the_looks(path: Path) -> None:
+    followed = FollowedTenants(path)
+    path.unlink()
+    os.mkfifo(path)
+    assert look_twice(followed) is None
+    assert "expected a regular file" in str(followed.error)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    assert look_twice(followed) is None
+    assert "expected a regular file" in str(followed.error)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no place on the disk
+    assert look_twice(followed) is None
+    assert "expected at most" in str(followed.error)
+    path.unlink()
+    path.write_text(content(acme="three"))
+    assert look_twice(followed) is not None
+    assert (who(followed, "one"), who(followed, "three")) == (None, "acme")
 
 
 def test_a_first_content_that_is_broken_is_refused(tmp_path: Path) -> None:

@@ -244,6 +244,49 @@ async def test_other_protocols_are_not_spoken(front: FrontServer, protocol: byte
     assert answer.headers["connection"] == "close"
 
 
+UPGRADE = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n"
+BODY = b'{"model": "base", "prompt": "' + b"a" * 100 + b'", "max_tokens": 1}'
+LENGTH = b"content-length: %d\r\n\r\n" % len(BODY)
+CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("framing", "body", "status"),
+    [
+        (LENGTH, BODY, 200),
+        (LENGTH, BODY + HEALTH, 200),
+        (LENGTH, BODY + b"\x00" * 1000, 200),
+        (CHUNKED, b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY), 200),
+        (CHUNKED, b"%x\r\n%b\r\n0\r\na: b\r\n\r\n" % (len(BODY), BODY) + HEALTH, 200),
+        (CHUNKED, b"no length", 400),
+        (CHUNKED, b"0\r\n" + b"a: b\r\n" * 5000, 431),
+        (b"content-length: 99999999\r\n\r\n", b"", 413),
+    ],
+)
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_request_that_asks_for_another_protocol_keeps_its_body(
+    front: FrontServer, framing: bytes, body: bytes, status: int, in_pieces: bool
+) -> None:
+    start = b"POST /v1/completions HTTP/1.1\r\nauthorization: Bearer acme\r\n" + UPGRADE + framing
+    reader, writer = await front.connect()
+    for piece in (start, body[:50], body[50:]) if in_pieces else (start + body,):
+        writer.write(piece)
+        await asyncio.sleep(0.01)
+    answer = await read_answer(reader)
+    assert answer.status == status, answer.body
+    assert answer.headers["connection"] == "close"
+    writer.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/completions/", "/v1/route/", "/metrics/"])
+async def test_nobody_is_sent_to_the_host_that_a_header_names(
+    front: FrontServer, path: str
+) -> None:
+    answer = await front.post(path, "{}")
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+    assert "location" not in answer.headers
+
+
 async def test_connections_of_one_address_are_bounded(base: Path) -> None:
     async with front_server(base, max_connections_per_address=4) as front:
         opened = [await front.connect() for _ in range(4)]

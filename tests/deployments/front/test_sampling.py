@@ -188,6 +188,7 @@ ASKED = {"role": "user", "content": "Count"}
         ([ASKED], {"reasoning_effort": "much"}, "reasoning_effort"),
         ([ASKED], {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs"),
         ([ASKED], {"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs"),
+        ([ASKED], {"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs"),
         ([ASKED], {"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs"),
         ([ASKED], {"chat_template_kwargs": {"reasoning_effort": "low"}}, "chat_template_kwargs"),
         ([ASKED], {"chat_template_kwargs": {"a b": 1}}, "chat_template_kwargs"),
