@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -184,7 +185,12 @@ def check_port_free(host: str, port: int) -> None:
     Raises:
         ConfigError: it is taken; the message has the process where it can be known.
     """
-    for connection in psutil.net_connections(kind="tcp"):
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # macOS lists all processes' connections for root alone
+        _check_port_by_listening(host, port)
+        return
+    for connection in connections:
         if connection.status != psutil.CONN_LISTEN or not connection.laddr:
             continue
         address, taken = connection.laddr.ip, connection.laddr.port
@@ -193,6 +199,20 @@ def check_port_free(host: str, port: int) -> None:
                 f"port {port} on {host} is taken{_owner(connection.pid)}; "
                 "choose another with --port"
             )
+
+
+def _check_port_by_listening(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} on {host} cannot be used: {error.strerror}; choose another with "
+                "--port"
+            ) from error
 
 
 def _owner(pid: int | None) -> str:

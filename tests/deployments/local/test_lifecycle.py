@@ -1,0 +1,42 @@
+"""A port that is taken is refused before anything starts."""
+
+import socket
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from cluster.errors import ConfigError
+from deployments.local.lifecycle import check_port_free
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server((HOST, 0)) as server:
+        yield server
+
+
+def test_a_taken_port_is_refused_with_its_process(listener: socket.socket) -> None:
+    port = listener.getsockname()[1]
+    with pytest.raises(ConfigError, match=rf"port {port} on {HOST} is taken by process \d+"):
+        check_port_free(HOST, port)
+    listener.close()
+    check_port_free(HOST, port)
+
+
+def test_where_connections_may_not_be_listed(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on macOS for everybody but root."""
+
+    def denied(kind: str) -> list[object]:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "net_connections", denied)
+    port = listener.getsockname()[1]
+    with pytest.raises(ConfigError, match=rf"port {port} on {HOST} cannot be used.*--port"):
+        check_port_free(HOST, port)
+    listener.close()
+    check_port_free(HOST, port)
