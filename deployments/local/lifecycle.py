@@ -16,7 +16,7 @@ import psutil
 
 from cluster.config import AppConfig
 from cluster.errors import BraidError, ConfigError
-from deployments.local.phases import FAILED, RUNNING, STOPPED
+from deployments.local.phases import FAILED, RUNNING, STOPPED, STOPPING
 from deployments.local.state import StateDir, read_json, write_run
 
 START_TIMEOUT_S = 300.0
@@ -137,7 +137,9 @@ def _start(
                 raise StartFailed(_reason(state, f"not ready within {START_TIMEOUT_S:g} s"))
             time.sleep(POLL_S)
     except BaseException:
-        stop_process(psutil.Process(process.pid) if process.poll() is None else None)
+        if process.poll() is None:
+            on_phase(STOPPING)
+            stop_process(psutil.Process(process.pid))
         raise
 
 

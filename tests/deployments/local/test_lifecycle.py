@@ -1,13 +1,17 @@
-"""A port that is taken is refused before anything starts."""
+"""A taken port is refused before anything starts; a start that is broken off leaves nothing."""
 
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster.config import AppConfig
 from cluster.errors import ConfigError
-from deployments.local.lifecycle import check_port_free
+from deployments.local.lifecycle import check_port_free, find_running, start
+from deployments.local.phases import STOPPING
+from deployments.local.state import StateDir
 
 HOST = "127.0.0.1"
 
@@ -40,3 +44,18 @@ def test_where_connections_may_not_be_listed(
         check_port_free(HOST, port)
     listener.close()
     check_port_free(HOST, port)
+
+
+def test_an_interrupted_start_says_that_it_stops(tmp_path: Path) -> None:
+    state = StateDir.open(tmp_path)
+    said: list[str] = []
+
+    def on_phase(phase: str) -> None:
+        said.append(phase)
+        if len(said) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        start(state, AppConfig(), on_phase, replicas=1)
+    assert said[1:] == [STOPPING]
+    assert find_running(state) is None
