@@ -11,10 +11,13 @@ PINNED := requirements.lock pyproject.toml
 
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: up down test check lock format bench manifests clean
+.DEFAULT_GOAL := help
+.PHONY: help up down test check lock format bench manifests clean
 
 define check_python
-@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11, 3.12 or 3.13 is needed and $(PYTHON) is %d.%d: name another one, as in `make PYTHON=python3.12 $(MAKECMDGOALS)`" % v)'
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	found=$$($(PYTHON) --version 2>/dev/null) || found=; \
+	echo "Python 3.11, 3.12 or 3.13 is needed, and $(PYTHON) is $${found:-not a working Python}: name another one, as in \`make PYTHON=python3.12 $(MAKECMDGOALS)\`" >&2; exit 1; }
 endef
 
 # TORCH=cpu or TORCH=default overrides what tools/install.py finds out about this machine.
@@ -28,11 +31,15 @@ $(DEV): $(PINNED)
 	@$(PYTHON) -m tools.install --torch $(TORCH) --dev
 	@touch $(STAMP) $@
 
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
 up: $(STAMP) ## start a local cluster and show routed answers; ARGS="--port 8001" and so on go to it
 	@$(BIN)/braid up $(ARGS)
 
-down: $(STAMP) ## stop it; no process is left behind
-	@$(BIN)/braid down
+down: ## stop it; no process is left behind
+	@if [ -x $(BIN)/braid ]; then $(BIN)/braid down; else \
+	echo "nothing is installed in $(VENV); to stop a cluster that was started elsewhere, run \`make up\` first, then \`make down\`"; fi
 
 test: $(DEV) ## run all tests
 	@$(BIN)/braid model fetch
@@ -61,5 +68,5 @@ bench: $(DEV) ## measure kernels and engine on this machine
 manifests: $(DEV) ## regenerate the Serve configs inside the Kubernetes overlays
 	@$(BIN)/python -m deployments.serve_config
 
-clean: ## remove the environment and caches
-	rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove the environment, built files and caches; stop the cluster first
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

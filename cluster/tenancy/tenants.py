@@ -18,6 +18,10 @@ from cluster.tenancy.limits import QuotaLimits
 
 ALL_ADAPTERS = "*"
 MAX_MISTAKES = 20
+PATTERNS = {
+    "id": "expected at most 63 of a-z, 0-9 and hyphens, with no hyphen at the beginning",
+    "keys": "expected the sha256 of a key, 64 of 0-9 and a-f: printf %s KEY | sha256sum",
+}
 
 
 class TenantEntry(BaseModel):
@@ -192,11 +196,34 @@ def parse_tenants(content: bytes, *, source: str) -> TenantDirectory:
     try:
         parsed = TenantsFile.model_validate(tree)
     except ValidationError as error:
-        mistakes = "; ".join(
-            f"{_location(e['loc'])}: {e['msg']}" for e in error.errors()[:MAX_MISTAKES]
-        )
-        raise ConfigError(f"{source}: {mistakes}") from error
+        raise ConfigError(f"{source}: {'; '.join(_mistakes(error)[:MAX_MISTAKES])}") from error
     return TenantDirectory(source, parsed.tenants)
+
+
+def _mistakes(error: ValidationError) -> list[str]:
+    """Word each mistake; a list that is too short only because its items are wrong is left out."""
+    found = error.errors()
+    return [
+        f"{_location(one['loc'])}: {_words(one['loc'], one['type'], one['msg'])}"
+        for one in found
+        if one["type"] != "too_short"
+        or not any(_is_inside(other["loc"], one["loc"]) for other in found)
+    ]
+
+
+def _is_inside(path: tuple[Any, ...], outer: tuple[Any, ...]) -> bool:
+    return len(path) > len(outer) and path[: len(outer)] == outer
+
+
+def _words(path: tuple[Any, ...], kind: str, message: str) -> str:
+    if kind == "extra_forbidden":
+        known = TenantEntry.model_fields if len(path) > 1 else TenantsFile.model_fields
+        return f"unknown key; known keys: {', '.join(known)}"
+    if kind == "too_short":
+        return "expected at least one entry"
+    if kind == "string_pattern_mismatch":
+        return PATTERNS["keys" if "keys" in path else str(path[-1])]
+    return message
 
 
 def _tenant(entry: TenantEntry) -> Tenant:

@@ -228,8 +228,13 @@ def check_store(settings: Settings) -> Check:
 
 
 def check_state(state: StateDir) -> Check:
-    """Secrets are their owner's alone."""
+    """Secrets are their owner's alone, and the folder can be written."""
     name = "State folder"
+    there = next(path for path in (state.root, *state.root.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "cannot be written" if there.is_dir() else "is not a directory"
+        fix = "name another folder with BRAID_STATE_DIR"
+        return Check(name, Verdict.FAIL, f"{state.root}: {there} {what}", fix)
     if not state.root.exists():
         return Check(name, Verdict.OK, f"{state.root} will be made")
     open_to_others = [

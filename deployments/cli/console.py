@@ -103,7 +103,8 @@ def counter(*, transient: bool = False) -> Iterator[Callable[[str, str, int, int
             tenth = 10 * done // total if total else 0
             if tenths.get(name) != tenth:
                 tenths[name] = tenth
-                err.print(f"{name} {done}/{total or '?'} {words}".rstrip(), markup=False)
+                share = f"{done}/{total}" if total else ""
+                err.print(" ".join(filter(None, (name, share, words))), markup=False)
 
         yield say
         return

@@ -227,7 +227,7 @@ def _router(text: str) -> RouterConfig:
     name, _, path = text.rpartition("=")
     folder = Path(path).expanduser().resolve()
     if not folder.is_dir():
-        raise ConfigError(f"--router {text}: {folder} is no folder")
+        raise ConfigError(f"--router {text}: {folder} is not a directory")
     return RouterConfig(name=name or folder.name, path=folder)
 
 
@@ -236,7 +236,7 @@ def _sources(folder: Path | None, state: StateDir) -> Path:
         return state.sources.resolve()
     found = folder.expanduser().resolve()
     if not found.is_dir():
-        raise ConfigError(f"--sources {folder}: {found} is no folder")
+        raise ConfigError(f"--sources {folder}: {found} is not a directory")
     return found
 
 

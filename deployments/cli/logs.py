@@ -45,6 +45,8 @@ def logs(
         found.extend(_matching(newest.read().splitlines(), wanted))
         for line in found:
             console.plain(line)
+        if not found and not follow:
+            console.note(f"no line of {path} or the older files beside it is as asked")
         if follow:
             for line in _matching(lines_after(newest, path), wanted):
                 console.plain(line)

@@ -13,7 +13,8 @@ HINTS = {
     "adapter_not_found": "`braid adapters list` shows what there is",
     "router_not_found": "`braid router list` shows what there is",
     "router_conflict": "that is --replace here",
-    "model_not_found": "`braid adapters list` shows what there is",
+    "model_not_found": "`braid adapters list` and `braid router list` show what there is, and a "
+    "tenant sees an adapter only where the tenants file or --grant lets it",
 }
 """By the error's code: what a person at the command line can do."""
 

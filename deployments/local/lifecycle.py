@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import psutil
 
 from cluster.config import AppConfig
 from cluster.errors import BraidError, ConfigError
-from deployments.local.phases import FAILED, RUNNING, STOPPED
+from deployments.local.phases import FAILED, RUNNING, STOPPED, STOPPING
 from deployments.local.state import StateDir, read_json, write_run
 
 START_TIMEOUT_S = 300.0
@@ -136,7 +137,9 @@ def _start(
                 raise StartFailed(_reason(state, f"not ready within {START_TIMEOUT_S:g} s"))
             time.sleep(POLL_S)
     except BaseException:
-        stop_process(psutil.Process(process.pid) if process.poll() is None else None)
+        if process.poll() is None:
+            on_phase(STOPPING)
+            stop_process(psutil.Process(process.pid))
         raise
 
 
@@ -184,7 +187,12 @@ def check_port_free(host: str, port: int) -> None:
     Raises:
         ConfigError: it is taken; the message has the process where it can be known.
     """
-    for connection in psutil.net_connections(kind="tcp"):
+    try:
+        connections = psutil.net_connections(kind="tcp")
+    except psutil.AccessDenied:  # macOS lists all processes' connections for root alone
+        _check_port_by_listening(host, port)
+        return
+    for connection in connections:
         if connection.status != psutil.CONN_LISTEN or not connection.laddr:
             continue
         address, taken = connection.laddr.ip, connection.laddr.port
@@ -193,6 +201,20 @@ def check_port_free(host: str, port: int) -> None:
                 f"port {port} on {host} is taken{_owner(connection.pid)}; "
                 "choose another with --port"
             )
+
+
+def _check_port_by_listening(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            probe.listen()
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} on {host} cannot be used: {error.strerror}; choose another with "
+                "--port"
+            ) from error
 
 
 def _owner(pid: int | None) -> str:

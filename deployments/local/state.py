@@ -35,7 +35,10 @@ class StateDir:
             (root / "valkey").mkdir(exist_ok=True)
             (root / "sources").mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"state folder {root}: {error.strerror}") from error
+            raise ConfigError(
+                f"state folder {root} cannot be used: {error.strerror}; name another one with "
+                "BRAID_STATE_DIR"
+            ) from error
         return cls(root)
 
     @property

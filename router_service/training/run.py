@@ -378,8 +378,8 @@ def split_dev(
     """
     if len(encoded) <= config.dev_examples:
         raise TrainingDataError(
-            f"{config.data}: {len(encoded)} examples do not allow a dev set of "
-            f"{config.dev_examples} (dev_examples)"
+            f"{config.data}: {len(encoded)} examples leave nothing to train on beside "
+            f"{config.dev_examples} held back (dev_examples); add examples or lower --dev-examples"
         )
     shuffled = list(encoded)
     random.Random(f"{config.seed}/dev").shuffle(shuffled)

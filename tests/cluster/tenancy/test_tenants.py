@@ -107,6 +107,19 @@ def test_all_mistakes_are_listed(tmp_path):
         load_tenants(write(tmp_path, tenant(weight=-1, colour="red")))
 
 
+def test_only_what_is_wrong_is_told(tmp_path):
+    with pytest.raises(ConfigError) as refusal:
+        load_tenants(write(tmp_path, tenant("Acme", keys=["abc"], adapter=["sql"])))
+    told = refusal.value.message.removeprefix(f"{tmp_path / 'tenants.yaml'}: ").split("; ")
+    assert [one.partition(":")[0] for one in told if one.startswith("tenants")] == [
+        "tenants[0].id",
+        "tenants[0].keys[0]",
+        "tenants[0].adapter",
+    ]
+    assert "expected the sha256 of a key" in refusal.value.message
+    assert "unknown key; known keys: id, keys, adapters" in refusal.value.message
+
+
 @pytest.mark.parametrize("content", ["", "a: [", "[1, 2]", "tenants: 3", "other: 1"])
 def test_files_that_hold_no_tenants(tmp_path, content):
     path = tmp_path / "tenants.yaml"

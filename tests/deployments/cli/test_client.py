@@ -179,3 +179,10 @@ def test_keys_that_others_can_read_are_refused(state: StateDir) -> None:
     state.keys.chmod(0o644)
     with pytest.raises(ConfigError, match="expected mode 0600, found 0644"):
         find_target(FOREIGN, None, "acme", "acme")
+
+
+def test_an_unknown_model_leads_to_routers_and_rights_too() -> None:
+    with refusing(404, "model_not_found") as asked, pytest.raises(ModelNotFound) as refusal:
+        asked.get("/v1/models/x")
+    assert "`braid router list`" in refusal.value.message
+    assert "--grant" in refusal.value.message

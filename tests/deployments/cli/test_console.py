@@ -66,3 +66,13 @@ def test_every_demo_tenant_is_shown_a_prompt_of_its_own() -> None:
         assert shown[-1] in {PROMPT_BY_SKILL[alias] for alias in aliases}
     assert len(set(shown)) == len(shown)
     assert prompt_for(("unheard-of",)) == prompt_for(())
+
+
+def test_lines_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = Console(file=io.StringIO(), width=80)
+    monkeypatch.setattr(console, "err", target)
+    with console.counter() as report:
+        report("asking the hub", "", 0, None)
+        report("training", "loss 1.5", 1, 2)
+    lines = target.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines == ["asking the hub", "training 1/2 loss 1.5"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cluster.config import Settings
+from cluster.errors import ConfigError
 from cluster.tenancy.keys import write_keys
 from deployments.cli import checks
 from deployments.cli.checks import Verdict
@@ -100,6 +101,19 @@ def test_secrets_that_others_can_read(state: StateDir) -> None:
     result = checks.check_state(state)
     assert result.verdict is Verdict.FAIL
     assert f"{state.keys} has mode 0640, not 0600" in result.found
+
+
+def test_a_state_folder_that_cannot_be(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for root in (file, file / "below"):
+        result = checks.check_state(StateDir(root))
+        assert result.verdict is Verdict.FAIL
+        assert f"{file} is not a directory" in result.found
+        assert "BRAID_STATE_DIR" in result.fix
+        with pytest.raises(ConfigError, match=f"state folder {root} .*BRAID_STATE_DIR"):
+            StateDir.open(root)
+    assert "will be made" in checks.check_state(StateDir(tmp_path / "new" / "one")).found
 
 
 def test_the_report_and_its_status(

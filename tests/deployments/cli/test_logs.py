@@ -42,7 +42,10 @@ def test_one_request_or_tenant_or_event(braid: Braid, log: Path) -> None:
     assert numbers(braid("logs", "--request", "a").stdout) == [1, 4]
     assert numbers(braid("logs", "--tenant", "acme").stdout) == [3, 4]
     assert numbers(braid("logs", "--tenant", "acme", "--request", "a").stdout) == [4]
-    assert braid("logs", "--event", "other").stdout == ""
+    nothing = braid("logs", "--event", "other")
+    assert nothing.stdout == ""
+    assert "no line of" in nothing.stderr
+    assert nothing.exit_code == 0
 
 
 def test_before_the_first_start(braid: Braid) -> None:

@@ -118,7 +118,7 @@ def test_a_folder_without_a_good_adapter_is_refused_with_each_reason(
 def test_a_router_folder_must_exist(braid: Braid, state: StateDir, tmp_path: Path) -> None:
     result = braid("up", "--no-demo", "--router", f"mine={tmp_path}/none")
     assert result.exit_code == 1
-    assert f"{tmp_path}/none is no folder" in result.stderr
+    assert f"{tmp_path}/none is not a directory" in result.stderr
 
 
 def test_folders_may_be_added_from_the_state_folder_or_another(
@@ -146,7 +146,7 @@ def test_sources_must_be_a_folder(braid: Braid, state: StateDir, tmp_path: Path)
     for name in ("none", "file"):
         result = braid("up", "--no-demo", "--sources", tmp_path / name)
         assert result.exit_code == 1
-        assert f"{tmp_path / name} is no folder" in result.stderr
+        assert f"{tmp_path / name} is not a directory" in result.stderr
 
 
 def test_urls_to_fetch_from_reach_the_fronts(state: StateDir) -> None:
