@@ -50,6 +50,8 @@ from deployments.front.wire import AdapterTerm, ChatBody, CompletionBody, RouteB
 from router_service.service import Decided, RoutingService
 from router_service.wish import RouterWish, RoutingWish
 
+TEMPLATE_TRIES = 3
+
 
 @dataclass(slots=True)
 class Running:
@@ -76,7 +78,7 @@ class Running:
         return "" if choice is None else choice.replica_id
 
 
-class _TemplateChanged(AdapterLoadFailed):
+class _TemplateChanged(Exception):
     """An adapter's name was switched while a prompt was written with its former template."""
 
 
@@ -171,10 +173,10 @@ class RequestService:
         Raises:
             BraidError: the request cannot be served; nothing was started.
         """
-        try:
-            return await self._begin_chat(tenant, body)
-        except _TemplateChanged:  # the name was switched since its template was chosen
-            return await self._begin_chat(tenant, body)
+        for _ in range(TEMPLATE_TRIES):
+            with contextlib.suppress(_TemplateChanged):
+                return await self._begin_chat(tenant, body)
+        raise AdapterLoadFailed(f"adapter {body.model}: its name is switched too often; try again")
 
     async def _begin_chat(self, tenant: Tenant, body: ChatBody) -> Running:
         template = await self._template(tenant, body)
@@ -252,9 +254,7 @@ class RequestService:
                 tenant, body.model, body.adapters, prompts.turns, prompts.ids[0]
             )
             if template is not None and not template.is_for(decided):
-                raise _TemplateChanged(
-                    f"the adapter {body.model} was switched again and again; try again"
-                )
+                raise _TemplateChanged
             specs = self._specs(tenant, body, decided, prompts.ids, sampling)
             generations = tuple(self._generation(spec, wish, prompts.turns) for spec in specs)
         except BaseException:
