@@ -31,7 +31,7 @@ class Proof:
     slowest_left_s: float = 0.0  # from a client's leaving until its line was there
     problems: list[str] = field(default_factory=list)
 
-    def judge(self, tail: LogTail) -> None:
+    def judge(self, tail: LogTail, in_time_s: float) -> None:
         """Compare what was asked with the lines that are there."""
         for asked in self.asked:
             found = tail.line(asked.request)
@@ -52,7 +52,7 @@ class Proof:
                 self.problems.append(f"{asked.kind}: status {line.get('status')}, not {asked}")
             if sum(item["event"] == "request" for _, item in tail.lines(asked.request)) != 1:
                 self.problems.append(f"{asked.kind}: several lines of {asked.request}")
-        if max(self.slowest_s, self.slowest_left_s) > IN_TIME_S:
+        if max(self.slowest_s, self.slowest_left_s) > in_time_s:
             late = f"{self.slowest_s:.2f} s after an answer, {self.slowest_left_s:.2f} s after"
             self.problems.append(f"a line came {late} a client had left")
 
@@ -65,7 +65,9 @@ class Proof:
                     self.problems.append(f"{file.name} has text that it must not have")
 
 
-async def ask_all(asker: Asker, tail: LogTail, count: int, seed: int = 0) -> Proof:
+async def ask_all(
+    asker: Asker, tail: LogTail, count: int, seed: int = 0, *, in_time_s: float = IN_TIME_S
+) -> Proof:
     """``count`` requests of all kinds in random order, some at once, and what became of them."""
     proof = Proof()
     kinds = asker.kinds
@@ -83,12 +85,19 @@ async def ask_all(asker: Asker, tail: LogTail, count: int, seed: int = 0) -> Pro
     proof.asked += await asyncio.gather(*timed_out)
     proof.asked += await asker.overload(BURST)
     await asyncio.sleep(SETTLE_S)
-    proof.judge(tail)
+    for asked in proof.asked:
+        await asyncio.to_thread(tail.wait_for, asked.request, in_time_s)
+    proof.judge(tail, in_time_s)
     return proof
 
 
 async def kill_front(
-    asker: Asker, tail: LogTail, kill: Callable[[], None], streams: int = 3
+    asker: Asker,
+    tail: LogTail,
+    kill: Callable[[], None],
+    streams: int = 3,
+    *,
+    in_time_s: float = IN_TIME_S,
 ) -> list[str]:
     """Problems, after a SIGKILL of the front right after an answer and amid streams.
 
@@ -104,9 +113,9 @@ async def kill_front(
     await asyncio.gather(*tasks)
     problems = []
     for request in (last.request, *held):
-        left = killed + IN_TIME_S - time.monotonic()
+        left = killed + in_time_s - time.monotonic()
         if not await asyncio.to_thread(tail.wait_for, request, max(0.0, left)):
-            problems.append(f"no line has request {request} {IN_TIME_S:g} s after the SIGKILL")
+            problems.append(f"no line has request {request} {in_time_s:g} s after the SIGKILL")
     found = tail.line(last.request)
     if found is None or found[1]["outcome"] != "completed":
         problems.append(f"the last answer before the SIGKILL has the line {found}")

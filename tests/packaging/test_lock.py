@@ -186,7 +186,8 @@ def test_make_refuses_another_python_with_a_sentence(tmp_path: Path) -> None:
     other = tmp_path / "python"
     other.write_text(
         f"#!{sys.executable}\nimport sys\nsys.version_info = (3, 14, 0)\n"
-        "assert sys.argv[1] == '-c'\nexec(sys.argv[2])\n"
+        "if sys.argv[1] == '--version':\n    print('Python 3.14.0')\n"
+        "else:\n    assert sys.argv[1] == '-c'\n    exec(sys.argv[2])\n"
     )
     other.chmod(0o700)
     done = subprocess.run(
@@ -194,5 +195,5 @@ def test_make_refuses_another_python_with_a_sentence(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert f"Python {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]} is needed" in done.stderr
-    assert "is 3.14" in done.stderr
+    assert "is Python 3.14.0" in done.stderr
     assert not (tmp_path / ".venv").exists()
