@@ -36,7 +36,7 @@ MAX_TOKENS = 48
 
 @dataclass(frozen=True)
 class Server:
-    """Where the cluster is, and what is asked."""
+    """Names a cluster and what is asked of it."""
 
     url: str
     key: str

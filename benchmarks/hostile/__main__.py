@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Seen:
-    """What others saw meanwhile. Times are in milliseconds."""
+    """Holds what others saw meanwhile. Times are in milliseconds."""
 
     name: str
     health_ms: float  # the worst
@@ -123,7 +123,7 @@ def attack(options: argparse.Namespace, model: str, name: str) -> dict[str, Any]
 
 
 def watch(options: argparse.Namespace, model: str, name: str) -> Seen:
-    """What others see while a case runs; nothing runs where ``name`` is empty."""
+    """Watch what others see while a case runs; nothing runs where ``name`` is empty."""
     with Watch(options.url, options.victim, model) as seen:
         if name:
             result = attack(options, model, name)
@@ -152,7 +152,7 @@ def base_model(options: argparse.Namespace) -> str:
 
 
 def faults(seen: Seen, quiet: Seen) -> list[str]:
-    """What a case did that it must not do."""
+    """Name what a case did that it must not do."""
     found = []
     if seen.health_ms > MAX_HEALTH_S * 1e3:
         found.append(f"/health took {seen.health_ms} ms")

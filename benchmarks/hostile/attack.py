@@ -24,7 +24,7 @@ PATIENCE_S = 120.0
 
 
 class Attack:
-    """What four attackers share."""
+    """Holds what four attackers share."""
 
     def __init__(self, host: str, port: int, key: str) -> None:
         self.host, self.port, self.key = host, port, key

@@ -1,1 +1,1 @@
-"""What rounding the base model's weights costs: perplexity and time, side by side."""
+"""Compares what rounding the base model's weights costs: perplexity and time, side by side."""

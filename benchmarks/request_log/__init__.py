@@ -1,1 +1,1 @@
-"""Whether every request, however it ends, has its line in the log in time."""
+"""Proves that every request, however it ends, has its line in the log in time."""

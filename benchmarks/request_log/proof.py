@@ -22,7 +22,7 @@ TIMED_OUT = 2
 
 @dataclass(slots=True)
 class Proof:
-    """What was seen."""
+    """Holds what was seen."""
 
     asked: list[Asked] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)

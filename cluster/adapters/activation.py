@@ -1,4 +1,4 @@
-"""Where in a prompt an activated LoRA (aLoRA, arXiv 2504.12397) begins to apply.
+"""Finds where in a prompt an activated LoRA (aLoRA, arXiv 2504.12397) begins to apply.
 
 Such an adapter names the tokens that invoke it. It applies from the first token of their last
 occurrence in the prompt on, and to all of the completion; before, and in a prompt without them, the

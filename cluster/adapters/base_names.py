@@ -43,7 +43,7 @@ ALIASES = {
 
 
 def is_another_model(name: str, other: str) -> bool:
-    """Whether two names on the hub are of different models; of a folder nothing is known."""
+    """Report whether two names on the hub are of different models; of a folder nothing is known."""
     if not (re.fullmatch(_HUB_NAME, name) and re.fullmatch(_HUB_NAME, other)):
         return False
     return canonical(name) != canonical(other)

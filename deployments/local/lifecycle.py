@@ -17,6 +17,7 @@ import psutil
 from cluster.config import AppConfig
 from cluster.errors import BraidError, ConfigError
 from deployments.local.phases import FAILED, RUNNING, STOPPED, STOPPING
+from deployments.local.processes import end_processes
 from deployments.local.state import StateDir, read_json, write_run
 
 START_TIMEOUT_S = 300.0
@@ -162,14 +163,7 @@ def stop_process(process: psutil.Process | None) -> list[int]:
     family = [process, *process.children(recursive=True)]
     process.send_signal(signal.SIGTERM)
     psutil.wait_procs([process], timeout=STOP_TIMEOUT_S)
-    _, alive = psutil.wait_procs(family, timeout=KILL_WAIT_S)
-    for left in alive:
-        try:
-            left.kill()
-        except psutil.NoSuchProcess:
-            continue
-    psutil.wait_procs(alive, timeout=KILL_WAIT_S)
-    return [left.pid for left in alive]
+    return end_processes(family, KILL_WAIT_S)
 
 
 def ready_replicas(running: RunningCluster) -> int:
