@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from deployments.cli.app import BraidGroup
+from deployments.cli.command_line import BraidGroup
 
 
 class _OneCommand(BraidGroup):

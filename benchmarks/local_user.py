@@ -20,7 +20,7 @@ import psutil
 
 from cluster.config import Settings, state_folder
 from deployments.local.lifecycle import find_running
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 TIMEOUT_S = 3.0
 CALLS = (

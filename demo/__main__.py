@@ -9,8 +9,8 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from deployments.cli import console
-from deployments.cli.app import BraidGroup
 from deployments.cli.client import BraidClient, find_target
+from deployments.cli.command_line import BraidGroup
 from deployments.cli.options import KeyOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER, PROJECT_ROOT
 
@@ -50,7 +50,7 @@ def data(
     """
     from demo.generator.datasets import generate_pairs, write_datasets
     from demo.generator.router import write_router_data
-    from router_service.training.jsonl import write_examples
+    from training.jsonl import write_examples
 
     written = write_datasets(out, seed, n_train=n_train, n_heldout=n_heldout)
     for skill, (train, heldout) in written.items():

@@ -9,9 +9,9 @@ from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
-from deployments.controller.deployment import controller_deployment
-from deployments.front.deployment import front_deployment
-from deployments.replica.deployment import replica_deployment
+from deployments.controller.controller import controller_deployment
+from deployments.front.front import front_deployment
+from deployments.replica.replica import replica_deployment
 
 APP_NAME = "braid"
 

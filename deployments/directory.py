@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.domain.adapter import AdapterEntry, AdapterKey
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.tenancy.tenants import Tenant

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-from cluster.adapters.base_shapes import BaseShapes
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.registry.follower import RegistryFollower
 from cluster.adapters.registry.records import (
     Generation,
@@ -18,8 +18,8 @@ from cluster.adapters.registry.records import (
 )
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.view import RegistryView
-from cluster.adapters.store import ContentStore
+from cluster.adapters.registry.registry_view import RegistryView
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, AppConfig
 from cluster.domain.adapter import AdapterEntry, BaseCheck
@@ -27,7 +27,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
-from deployments.parts import Secrets, base_names
+from deployments.wiring import Secrets, base_names
 
 REDIS_TIMEOUT_S = 1.0
 NO_BASE = BaseShapes("", {})

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import structlog
 
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_view import RegistryView
+from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig
 from cluster.domain.adapter import AdapterEntry
-from cluster.engine.model_source import ModelLocation
 from cluster.errors import AdapterError, ConfigError
+from router_service.artifact_store import RouterStore
 from router_service.artifacts import read_manifest
+from router_service.router_kinds import default_registry
 from router_service.routers.base import BASE_ALIAS, PromptRouter
 from router_service.routers.kind import (
     SERVED_NEEDS,
@@ -24,8 +26,6 @@ from router_service.routers.kind import (
     RouterContext,
     router_context,
 )
-from router_service.routers.registry import default_registry
-from router_service.store import RouterStore
 
 log = structlog.get_logger(__name__)
 

@@ -5,8 +5,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cluster.adapters.manifest import read_manifest
-from router_service.evaluation.local_engine import Asked
+from cluster.adapters.format.manifest import read_manifest
+from training.evaluation.local_engine import Asked
 
 _CHUNK = 16
 

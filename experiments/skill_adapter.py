@@ -4,11 +4,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cluster.adapters.manifest import WEIGHTS_FILE
-from router_service.training.adapter import train_adapter
-from router_service.training.config import AdapterTrainingConfig
-from router_service.training.jsonl import Example, write_examples
-from router_service.training.run import CHECKPOINT_FILE
+from cluster.adapters.format.manifest import WEIGHTS_FILE
+from training.adapter import train_adapter
+from training.config import AdapterTrainingConfig
+from training.jsonl import Example, write_examples
+from training.run import CHECKPOINT_FILE
 
 
 def train_skill(

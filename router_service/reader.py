@@ -4,8 +4,8 @@ from cluster.clock import Clock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import RoutingDecision
 from cluster.errors import DecisionRejected, StoreUnavailable
-from router_service.decision_store.base import DecisionStore, SignedDecision
 from router_service.decision_store.codec import DecisionCodec, check_expiry, check_identity
+from router_service.decision_store.decision_store import DecisionStore, SignedDecision
 from router_service.decision_store.layered import LayeredStore, Origin, ReadOrder
 from router_service.decision_store.local_cache import LocalCache
 

@@ -32,8 +32,8 @@ from cluster.errors import (
     RouterOutdated,
     StoreUnavailable,
 )
-from router_service.decision_store.base import DecisionStore, SignedDecision
 from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.decision_store import DecisionStore, SignedDecision
 from router_service.decision_store.keys import decision_id, is_decision_id
 from router_service.decision_store.layered import Found, LayeredStore, Origin, ReadOrder
 from router_service.decision_store.local_cache import LocalCache
@@ -48,7 +48,7 @@ from router_service.routers.base import (
     SentenceRouter,
     Stage,
 )
-from router_service.routers.segments import SegmentConfig
+from router_service.routers.sentences import SegmentConfig
 from router_service.single_flight import SingleFlight
 from router_service.turns import digested_with, reroute_turns, route_turns, turns_read
 from router_service.wish import RouterWish, RoutingWish

@@ -16,7 +16,7 @@ from cluster.redis_client import PrimaryMoved, moves, redis_client
 from cluster.tenancy.limits import QuotaAsk, QuotaLimits, QuotaSource
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import RedisQuota
-from deployments.controller.state import ControllerState
+from deployments.controller.controller_state import ControllerState
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.redis_store import RedisDecisionStore
 from tests.support.decisions import decision_over

@@ -9,7 +9,7 @@ from redis.exceptions import OutOfMemoryError
 from structlog.testing import capture_logs
 
 from cluster.adapters.registry.redis_store import RedisRegistryStore
-from cluster.adapters.registry.store import Version
+from cluster.adapters.registry.registry_store import Version
 from cluster.clock import ManualClock, SystemClock
 from cluster.config import DecisionConfig
 from cluster.domain.ids import DecisionId, TenantId
@@ -17,7 +17,7 @@ from cluster.redis_client import redis_client
 from cluster.tenancy.limits import QuotaAsk, QuotaLimits, QuotaSource
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import RedisQuota
-from deployments.controller.state import ControllerState
+from deployments.controller.controller_state import ControllerState
 from deployments.local.valkey import EmbeddedValkey
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.redis_store import RedisDecisionStore

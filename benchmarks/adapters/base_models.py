@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import Settings, cache_folder
-from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
 
 TINY = "tiny"
 QUICKSTART = "135m"

@@ -15,7 +15,7 @@ from benchmarks.soak.local_cluster import AT_REST, Metrics
 from cluster.config import AppConfig
 from cluster.tenancy.quickstart import ADMIN_TENANT, write_demo_tenants
 from deployments.local import lifecycle
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 from deployments.local.valkey import free_port
 
 ADAPTERS = "/admin/v1/adapters"

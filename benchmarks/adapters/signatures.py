@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_reference import add_lora_reference
 
 T = TypeVar("T")
 

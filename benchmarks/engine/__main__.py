@@ -74,7 +74,7 @@ def engine(
     from benchmarks.engine.options import make_options
     from benchmarks.engine.run import run_bench
     from benchmarks.engine.writing import write_report
-    from cluster.engine.model_source import resolve_model
+    from cluster.base_model.source import resolve_model
 
     with console.fetch_bar() as fetched:
         location = resolve_model(model, cache_folder(Settings()), fetched)

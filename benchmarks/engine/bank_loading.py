@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.engine.adapters import write_adapters
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import LoraTensors, load_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from kernels.lora.bank import AdapterBank
 

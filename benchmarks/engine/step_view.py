@@ -13,9 +13,9 @@ from benchmarks.engine.cases import Mixture
 from benchmarks.engine.engine_run import make_request
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import RequestId, Slot
-from cluster.engine.adapter_bank import make_bank
-from cluster.engine.model_loader import load_model
-from cluster.engine.model_runner import ModelRunner
+from cluster.engine.execution.model_runner import ModelRunner
+from cluster.engine.model.adapter_bank import make_bank
+from cluster.engine.model.model_loader import load_model
 from cluster.engine.sequence import Sequence as EngineSequence
 from cluster.engine.step_plan import ScheduledSequence, StepPlan
 from cluster.errors import EngineError

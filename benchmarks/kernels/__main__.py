@@ -22,9 +22,9 @@ from benchmarks.kernels.shapes import (
     LoraCase,
 )
 from benchmarks.kernels.timing import measure
-from kernels.attention.batch import PagedBatch
+from kernels.attention.attention_batch import PagedBatch
 from kernels.attention.paged import paged_attention, store_kv
-from kernels.lora.batch import LoraBatch
+from kernels.lora.lora_batch import LoraBatch
 from kernels.lora.torch_ops import add_lora
 
 _BLOCK_SIZE = 16

@@ -7,7 +7,7 @@ import torch
 from benchmarks.kernels.shapes import ModelShape
 from kernels.attention.cache import LayerKVCache
 from kernels.lora.bank import AdapterBank
-from kernels.lora.reference import LoraModule
+from kernels.lora.lora_reference import LoraModule
 from kernels.lora.sites import FusedSite
 
 

@@ -4,11 +4,11 @@ import torch
 
 from benchmarks.kernels.data import fill_bank, make_adapter, make_cache
 from benchmarks.kernels.shapes import TINY, AttentionCase, LoraCase
-from kernels.attention.batch import PagedBatch
+from kernels.attention.attention_batch import PagedBatch
+from kernels.attention.attention_reference import paged_attention_reference
 from kernels.attention.paged import paged_attention, store_kv
-from kernels.attention.reference import paged_attention_reference
-from kernels.lora.batch import LoraBatch
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_batch import LoraBatch
+from kernels.lora.lora_reference import add_lora_reference
 from kernels.lora.torch_ops import add_lora
 from kernels.tolerances import assert_close
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kernels.lora.batch import Mixture
+from kernels.lora.lora_batch import Mixture
 from kernels.lora.sites import FusedSite
 
 

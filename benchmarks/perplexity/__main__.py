@@ -45,7 +45,7 @@ def perplexity(
     from benchmarks.engine.machine import usable_cores
     from benchmarks.engine.quiet import quiet
     from benchmarks.perplexity.compare import BATCHES, TEXT, compare, render
-    from cluster.engine.model_source import resolve_model
+    from cluster.base_model.source import resolve_model
 
     with console.fetch_bar() as fetched:
         location = resolve_model(model, cache_folder(Settings()), fetched)

@@ -19,9 +19,9 @@ from transformers import AutoTokenizer
 
 from benchmarks.engine.machine import cpu_info, load_average, torch_build
 from cluster.config import EngineConfig
-from cluster.engine.model_loader import load_model
-from cluster.engine.model_runner import ModelRunner
-from kernels.attention.batch import PagedBatch
+from cluster.engine.execution.model_runner import ModelRunner
+from cluster.engine.model.model_loader import load_model
+from kernels.attention.attention_batch import PagedBatch
 from kernels.lora.bank import AdapterBank
 
 TEXT = Path(__file__).with_name("text.txt")

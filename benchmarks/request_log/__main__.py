@@ -21,8 +21,8 @@ from benchmarks.request_log.local_cluster import (
 from benchmarks.request_log.log_tail import LogTail
 from benchmarks.request_log.proof import Proof, ask_all, kill_front
 from deployments.local import lifecycle
+from deployments.local.local_state import StateDir
 from deployments.local.log_file import log_files
-from deployments.local.state import StateDir
 from deployments.local.valkey import free_port
 
 

@@ -9,8 +9,8 @@ import yaml
 from cluster.config import AppConfig
 from cluster.private_file import write_private
 from cluster.tenancy.keys import hash_key
+from deployments.local.local_state import StateDir
 from deployments.local.quickstart import with_demo
-from deployments.local.state import StateDir
 
 TIME_LIMIT_S = 20.0
 MAX_MODEL_LEN = 2048

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.domain.request import Outcome
 from cluster.errors import error_from_code
-from deployments.front.problem import outcome_of
+from deployments.front.http.problem import outcome_of
 
 MAX_LINE = 8 * 2**20
 

@@ -13,13 +13,13 @@ import httpx2
 import redis
 
 from benchmarks.engine.adapters import write_adapters
+from cluster.base_model.source import resolve_model
 from cluster.config import AppConfig, Settings, cache_folder
 from cluster.domain.request import Outcome
-from cluster.engine.model_source import resolve_model
 from cluster.tenancy.quickstart import ADMIN_TENANT, write_demo_tenants
 from deployments.local import lifecycle
+from deployments.local.local_state import StateDir
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_RIGHTS, demo_config
-from deployments.local.state import StateDir
 from deployments.local.valkey import free_port
 
 PATIENCE = 6

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import BinaryIO
 
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.errors import AdapterTooLarge, AdapterTooManyFiles
 
 WriteFunction = Callable[[BinaryIO, bytes], None]

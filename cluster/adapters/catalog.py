@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
-from cluster.adapters.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_adapter
+from cluster.adapters.format.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_adapter
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey, AdapterRef
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterError, ConfigError, ModelNotFound

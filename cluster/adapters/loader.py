@@ -8,11 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cluster.adapters.base_shapes import BaseShapes
-from cluster.adapters.limits import AdapterLimits
-from cluster.adapters.manifest import AdapterDigester, AdapterFiles, read_adapter_files, read_all
-from cluster.adapters.safetensors_file import TensorInfo
-from cluster.adapters.validation import check_all_finite, check_fit, check_limits, check_vocabulary
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.format.manifest import (
+    AdapterDigester,
+    AdapterFiles,
+    read_adapter_files,
+    read_all,
+)
+from cluster.adapters.format.safetensors_file import TensorInfo
+from cluster.adapters.validation.adapter_checks import (
+    check_all_finite,
+    check_fit,
+    check_limits,
+    check_vocabulary,
+)
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest

@@ -57,7 +57,7 @@ class AdapterManifest:
 
 
 class AdapterState(StrEnum):
-    """Where an adapter is on one replica. The transition table is in ``cluster.adapters.pool``."""
+    """Where an adapter is on one replica. The transition table is in ``residency.pool``."""
 
     ABSENT = "absent"
     FETCHING = "fetching"

@@ -26,15 +26,15 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest
-from cluster.engine.block_pool import BlockPool
 from cluster.engine.chunks import last_chunk, step_chunk
-from cluster.engine.fusion_spec import Fusion
-from cluster.engine.grammar import GrammarCompiler, TokenGrammar, row_error
+from cluster.engine.mixing_spec import Fusion
 from cluster.engine.request_notes import note_failed, note_preempted
-from cluster.engine.sampler import check_sampling
-from cluster.engine.scheduler import Scheduler
-from cluster.engine.segments import Segment, segment_at
+from cluster.engine.sampling.grammar import GrammarCompiler, TokenGrammar, row_error
+from cluster.engine.sampling.sampler import check_sampling
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.spans import Segment, segment_at
 from cluster.engine.stats import EngineCounters, EngineStats
 from cluster.engine.step_output import Runner
 from cluster.engine.step_plan import ScheduledSequence, StepPlan

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.engine.adapter_bank import make_bank
-from cluster.engine.available_memory import check_memory
-from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine, OnChunks, OnReturned
-from cluster.engine.fusion import FusionParts
-from cluster.engine.grammar import GrammarCompiler
-from cluster.engine.heap import return_free_memory
-from cluster.engine.model_loader import LoadedModel, load_model
-from cluster.engine.model_runner import ModelRunner
-from cluster.engine.scheduler import Scheduler
-from cluster.engine.step_batches import make_batches
+from cluster.engine.execution.available_memory import check_memory
+from cluster.engine.execution.heap import return_free_memory
+from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.model_runner import ModelRunner
+from cluster.engine.execution.step_batches import make_batches
+from cluster.engine.model.adapter_bank import make_bank
+from cluster.engine.model.model_loader import LoadedModel, load_model
+from cluster.engine.sampling.grammar import GrammarCompiler
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from kernels.lora.bank import AdapterBank
 
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
-from cluster.engine.fusion_spec import Fusion
-from cluster.engine.segments import Segment, segment_at, segment_spans
+from cluster.engine.mixing_spec import Fusion
+from cluster.engine.spans import Segment, segment_at, segment_spans
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
-from cluster.engine.fusion_spec import Fusion
+from cluster.engine.mixing_spec import Fusion
 from cluster.engine.step_plan import StepPlan
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from demo.generator.datasets import write_datasets
 from demo.generator.skills import SKILLS
 from router_service.outputs import CHECKPOINT_FILE
-from router_service.training.adapter import train_adapter
-from router_service.training.config import AdapterTrainingConfig
-from router_service.training.export import WEIGHTS_FILE
-from router_service.training.run import TrainProgress, TrainReport
+from training.adapter import train_adapter
+from training.config import AdapterTrainingConfig
+from training.export import WEIGHTS_FILE
+from training.run import TrainProgress, TrainReport
 
 DEMO_SEED = 0
 N_TRAIN = 2000

@@ -6,7 +6,7 @@ from random import Random
 from cluster.errors import ConfigError
 from demo.generator.skills import GENERAL, SKILLS
 from demo.generator.templates import Skill, Split
-from router_service.training.jsonl import Example, write_examples
+from training.jsonl import Example, write_examples
 
 _MAX_MISSES_PER_EXAMPLE = 200
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from cluster.engine.model_source import QUICKSTART_MODEL, ModelLocation, resolve_model
+from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation, resolve_model
 from cluster.errors import AdapterError
 from demo.generator.build import DEMO_SEED
 from demo.generator.datasets import generate
@@ -21,9 +21,9 @@ from demo.generator.results import (
 from demo.generator.skills import SKILLS
 from demo.generator.wording_results import FILE as WORDINGS_FILE
 from demo.generator.wording_results import read_wording_results
-from router_service.training.evaluate import EvaluationReport, Evaluator, score_answers
-from router_service.training.export import WEIGHTS_FILE
-from router_service.training.jsonl import Example, digest_examples
+from training.evaluation.held_out import EvaluationReport, Evaluator, score_answers
+from training.export import WEIGHTS_FILE
+from training.jsonl import Example, digest_examples
 
 N_HELDOUT = 50
 

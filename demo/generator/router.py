@@ -13,14 +13,14 @@ from demo.generator.datasets import generate
 from demo.generator.router_texts import FOLLOW_UP, router_texts
 from demo.generator.skills import GENERAL, SKILLS
 from demo.generator.wordings import held_back_texts
-from router_service.routers.dlp import DlpHyperparameters
+from router_service.dlp.dlp_router import DlpHyperparameters
 from router_service.routers.selection import SelectionConfig
-from router_service.training.router import train_router
-from router_service.training.router_config import (
+from training.dlp.router_config import (
     RouterProgress,
     RouterTrainingConfig,
     RouterTrainReport,
 )
+from training.dlp.train_router import train_router
 
 HELD_OUT_PER_CLASS = 200
 EPOCHS = 3

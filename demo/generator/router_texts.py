@@ -12,7 +12,7 @@ from demo.generator.datasets import generate
 from demo.generator.near_copies import NearCopies
 from demo.generator.skills import GENERAL, SKILLS
 from demo.generator.texts.patterns import Patterns, read_by_label, read_patterns
-from router_service.training.open_prompts import OPEN_PROMPTS
+from training.dlp.open_prompts import OPEN_PROMPTS
 
 FOLLOW_UP = "follow-up"
 """Label of turns that go on with the turn before."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from router_service.training.jsonl import Example
+from training.jsonl import Example
 
 Split = Literal["train", "heldout"]
 Slots = Mapping[str, str]

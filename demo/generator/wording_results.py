@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
-from router_service.evaluation.metrics import wilson
+from training.evaluation.metrics import wilson
 
 FILE = "demo-wordings.json"
 

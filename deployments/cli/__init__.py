@@ -13,7 +13,7 @@ INTERRUPTED = 130
 def main() -> None:
     """Entry point; everything is imported when it is called."""
     with importing():
-        from deployments.cli.app import app
+        from deployments.cli.command_line import app
 
     app()
 

@@ -13,7 +13,7 @@ from cluster.config import Settings, state_folder
 from cluster.errors import BraidError, ConfigError, DecisionNotFound, StoreUnavailable
 from deployments.cli.refusal import refused
 from deployments.local.lifecycle import find_running
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 TIMEOUT_S = 600.0
 CONNECT_TIMEOUT_S = 5.0

@@ -5,15 +5,15 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.registry.follower import FOLLOW_INTERVAL_S
 from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.view import RegistryView
-from cluster.adapters.store import ContentStore
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterInUse
-from cluster.placement.plan import AdapterInfo
+from cluster.placement.planning.plan import AdapterInfo
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from ray.util.metrics import Counter
 
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.registry.journal import JournalFile
 from cluster.adapters.registry.keeper import KeeperCounters, RegistryKeeper
 from cluster.adapters.registry.redis_store import registry_name

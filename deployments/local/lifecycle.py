@@ -16,9 +16,9 @@ import psutil
 
 from cluster.config import AppConfig
 from cluster.errors import BraidError, ConfigError
+from deployments.local.local_state import StateDir, read_json, write_run
 from deployments.local.phases import FAILED, RUNNING, STOPPED, STOPPING
 from deployments.local.processes import end_processes
-from deployments.local.state import StateDir, read_json, write_run
 
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 45.0

@@ -15,9 +15,9 @@ from typing import Any
 import structlog
 
 from cluster.config import AppConfig
+from deployments.local.local_state import SECRETS, StateDir, read_json
 from deployments.local.phases import FAILED, RECOVERING, RUNNING, Phase, PhaseWriter
 from deployments.local.ray_node import LocalRay, RayLost
-from deployments.local.state import SECRETS, StateDir, read_json
 
 log = structlog.get_logger(__name__)
 

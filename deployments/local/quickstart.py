@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.config import AppConfig, RouterConfig
 from cluster.errors import ConfigError
 from cluster.tenancy.quickstart import write_demo_tenants
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 DEMO_ADAPTERS = PROJECT_ROOT / "demo" / "adapters"

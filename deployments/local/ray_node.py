@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cluster.private_file import write_private
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 2**20

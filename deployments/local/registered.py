@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster.config import AppConfig
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
 from cluster.errors import AdapterError, ConfigError
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 
 def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, AdapterEntry]:

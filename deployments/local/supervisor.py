@@ -20,6 +20,7 @@ import structlog
 
 from cluster.config import AppConfig, Settings
 from cluster.private_file import write_private
+from deployments.local.local_state import StateDir, read_json
 from deployments.local.log_file import turn_over
 from deployments.local.phases import (
     FAILED,
@@ -38,7 +39,6 @@ from deployments.local.processes import (
     reap_orphans,
 )
 from deployments.local.ray_node import LocalRay
-from deployments.local.state import StateDir, read_json
 from deployments.local.valkey import EmbeddedValkey
 from deployments.serve_env import SERVE_ENVIRONMENT
 

@@ -5,7 +5,7 @@ from typing import Any
 import structlog
 
 from cluster.domain.request import FinishReason
-from deployments.replica.live import Live
+from deployments.replica.replica_request import Live
 
 log = structlog.get_logger(__name__)
 

@@ -9,8 +9,8 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import Settings, cache_folder
-from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
 from demo.generator.skills import SKILLS
 from experiments.dlp.decode import measure_decode
 from experiments.dlp.quality import measure_quality, train_real_adapter

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from experiments.dlp.routing import load_any, widen
-from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
+from training.evaluation.local_engine import Asked, LocalEngine, Weights
 
 PROMPT = "Show the average price of all products per category."
 

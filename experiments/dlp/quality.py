@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.dlp.routing import load_any
 from experiments.dlp.tasks import TaskData
 from experiments.skill_adapter import train_skill
-from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
-from router_service.evaluation.metrics import has_value, is_exact, wilson
-from router_service.evaluation.records import Record
-from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
-from router_service.routers.dlp_options import DlpOptions
-from router_service.training.jsonl import Example
+from router_service.dlp.dlp_options import DlpOptions
+from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
+from training.evaluation.local_engine import Asked, LocalEngine, Weights
+from training.evaluation.metrics import has_value, is_exact, wilson
+from training.evaluation.records import Record
+from training.jsonl import Example
 
 WAYS = ("base", "oracle", "routed", "top1")
 MAX_TOKENS = 60

@@ -14,10 +14,10 @@ import numpy as np
 from demo.generator.skills import GENERAL
 from experiments.dlp.tasks import load_tasks, write_router_data
 from router_service.artifacts import load_artifact, save_artifact
-from router_service.evaluation.metrics import wilson
-from router_service.routers.dlp import KIND, DlpRouter, load_dlp
-from router_service.training.router import train_router
-from router_service.training.router_config import RouterProgress, RouterTrainingConfig
+from router_service.dlp.dlp_router import KIND, DlpRouter, load_dlp
+from training.dlp.router_config import RouterProgress, RouterTrainingConfig
+from training.dlp.train_router import train_router
+from training.evaluation.metrics import wilson
 
 WIDE = 100
 _NEVER = -30.0  # bias of the classes that are there only to be counted

@@ -8,8 +8,8 @@ from random import Random
 
 from demo.generator.datasets import generate
 from demo.generator.skills import GENERAL, SKILLS
-from router_service.evaluation.records import Record, read_eval_records
-from router_service.training.open_prompts import OPEN_PROMPTS
+from training.dlp.open_prompts import OPEN_PROMPTS
+from training.evaluation.records import Record, read_eval_records
 
 _OPEN_PROMPT_COPIES = 4
 _OWN_SPLIT_SHARE = 0.2

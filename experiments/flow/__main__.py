@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from cluster.adapters.manifest import read_manifest as read_adapter_manifest
+from cluster.adapters.format.manifest import read_manifest as read_adapter_manifest
+from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import Settings, cache_folder
-from cluster.engine.model_source import QUICKSTART_MODEL, resolve_model
 from demo.generator.skills import SKILLS
 from experiments.flow.quality import measure_alone, measure_quality
 from experiments.flow.report import write_report

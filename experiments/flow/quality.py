@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.flow.tasks import Composite
 from experiments.flow.training import Say
 from router_service.artifacts import adapter_generations, read_manifest
-from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
-from router_service.evaluation.metrics import has_value, is_exact
-from router_service.evaluation.records import Record
-from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
-from router_service.flow.artifact import load_gate
+from router_service.flow.flow_artifact import load_gate
 from router_service.routers.kind import EnginePart
+from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
+from training.evaluation.local_engine import Asked, LocalEngine, Weights
+from training.evaluation.metrics import has_value, is_exact
+from training.evaluation.records import Record
 
 WAYS = ("skill", "format", "average", "searched", "flow")
 """What is compared; the first three have no seed."""

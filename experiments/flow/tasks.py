@@ -8,9 +8,9 @@ from random import Random
 from demo.generator.datasets import generate
 from demo.generator.skills import SKILLS
 from experiments.flow.formats import FORMATS, opened
-from router_service.evaluation.metrics import has_value, is_exact
-from router_service.evaluation.records import Record, read_eval_records
-from router_service.training.jsonl import Example
+from training.evaluation.metrics import has_value, is_exact
+from training.evaluation.records import Record, read_eval_records
+from training.jsonl import Example
 
 _DRAWN = {"train": 400, "heldout": 200}
 """Examples of a generated skill that everything is taken from."""

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from experiments.flow.quality import gate_part
 from experiments.flow.training import Say
-from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
+from training.evaluation.local_engine import Asked, LocalEngine, Weights
 
 PROMPT = "Show the average price of all products per category."
 

@@ -8,12 +8,12 @@ from typing import Any
 
 from experiments.flow.tasks import Composite, composite_examples
 from router_service.artifacts import MANIFEST_FILE, read_manifest
-from router_service.fusion.search import SearchConfig
-from router_service.fusion.search_run import MixtureSearchConfig, search_mixture
-from router_service.training.config import GateTrainingConfig
-from router_service.training.gate import train_gate
-from router_service.training.jsonl import write_examples
-from router_service.training.run import CHECKPOINT_FILE
+from training.config import GateTrainingConfig
+from training.flow.train_gate import train_gate
+from training.jsonl import write_examples
+from training.merging.search import SearchConfig
+from training.merging.search_run import MixtureSearchConfig, search_mixture
+from training.run import CHECKPOINT_FILE
 
 Say = Callable[[str], None]
 

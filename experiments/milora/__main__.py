@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation, resolve_model
 from cluster.config import Settings, cache_folder
-from cluster.engine.model_source import QUICKSTART_MODEL, ModelLocation, resolve_model
 from experiments.milora.quality import METHODS, TrainingSize, measure, train
 from experiments.milora.report import write_report
 from experiments.milora.tasks import TASKS, TaskData, Tokens, load_task
 from experiments.milora.timing import measure_decode
 from experiments.milora.untrained import measure_untrained
 from experiments.parts import kept_parts, part
-from router_service.evaluation.records import Record
-from router_service.training.encoding import chat_prompt_ids
+from training.encoding import chat_prompt_ids
+from training.evaluation.records import Record
 
 _BASE = "base"
 ROOT = Path(__file__).resolve().parents[2]

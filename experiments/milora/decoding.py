@@ -16,9 +16,9 @@ from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import GenerationChunk
+from cluster.engine.execution.mixing import FusionParts
 from cluster.engine.factory import build_engine
-from cluster.engine.fusion import FusionParts
-from cluster.engine.fusion_spec import Fusion
+from cluster.engine.mixing_spec import Fusion
 from cluster.errors import EngineError
 
 _STRIDE = 7  # between the tokens of a prompt, which are arbitrary

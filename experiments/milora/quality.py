@@ -10,22 +10,22 @@ from typing import Any
 
 from safetensors.torch import load_file
 
-from cluster.engine.fusion import LAYER_MODULES
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
+from cluster.engine.execution.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.tasks import TaskData, write_mixed
 from router_service.artifacts import TENSOR_FILE, adapter_generations
-from router_service.evaluation.local_engine import Asked, LocalEngine, Weights
-from router_service.evaluation.metrics import has_value
-from router_service.evaluation.records import Record
-from router_service.evaluation.run import SPARE_TOKENS, longest_sequence
-from router_service.milora.artifact import load_milora
+from router_service.milora.milora_artifact import load_milora
 from router_service.routers.kind import EnginePart
-from router_service.training.adapter import train_adapter
-from router_service.training.config import AdapterTrainingConfig, MiloraTrainingConfig
-from router_service.training.export import MANIFEST_FILE, WEIGHTS_FILE
-from router_service.training.milora import train_milora
-from router_service.training.run import CHECKPOINT_FILE, TrainProgress
+from training.adapter import train_adapter
+from training.config import AdapterTrainingConfig, MiloraTrainingConfig
+from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
+from training.evaluation.local_engine import Asked, LocalEngine, Weights
+from training.evaluation.metrics import has_value
+from training.evaluation.records import Record
+from training.export import MANIFEST_FILE, WEIGHTS_FILE
+from training.milora.train_milora import train_milora
+from training.run import CHECKPOINT_FILE, TrainProgress
 
 METHODS: dict[str, int | None] = {"lora": None, "milora-3": 3, "milora-1": 1}
 """Active modules of a layer; None is plain LoRA on all seven."""

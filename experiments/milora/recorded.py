@@ -5,11 +5,11 @@ from typing import Any, Self
 
 import torch
 
-from cluster.engine.fusion import LAYER_MODULES, PrefillRouter
+from cluster.engine.execution.mixing import LAYER_MODULES, PrefillRouter
 
 
 class RecordedRouter:
-    """Counts calls, and which modules they chose; a `cluster.engine.fusion.PrefillRouter`."""
+    """Counts calls, and which modules they chose; a `execution.mixing.PrefillRouter`."""
 
     def __init__(self, router: PrefillRouter) -> None:
         self._router = router

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-from router_service.evaluation.records import Record, read_eval_records
+from training.evaluation.records import Record, read_eval_records
 
 TASKS = ("boolq", "arc_easy", "arc_challenge", "openbookqa", "piqa", "mawps")
 

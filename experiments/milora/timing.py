@@ -13,16 +13,16 @@ from typing import Any, Literal
 
 import torch
 
+from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
-from cluster.engine.fusion import FusionParts
-from cluster.engine.fusion_spec import Fusion
-from cluster.engine.model_source import ModelLocation
+from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.mixing_spec import Fusion
 from experiments.milora.decoding import Timed, TimedEngine
 from experiments.milora.experts import TokenRouter, random_token_router
 from experiments.milora.recorded import RecordedRouter
+from router_service.milora.milora_network import MiloraRouter, tensor_shapes
 from router_service.milora.rational import gelu_coefficients
-from router_service.milora.router import MiloraRouter, tensor_shapes
 
 TOP_EXPERTS = 2
 PROMPT_TOKENS = 32

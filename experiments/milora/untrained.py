@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from experiments.milora.tasks import TaskData
-from router_service.milora.router import MiloraRouter
-from router_service.training.base_model import load_base
-from router_service.training.config import MiloraTrainingConfig
-from router_service.training.encoding import chat_prompt_ids
-from router_service.training.milora import initial_tensors
+from router_service.milora.milora_network import MiloraRouter
+from training.base_model import load_base
+from training.config import MiloraTrainingConfig
+from training.encoding import chat_prompt_ids
+from training.milora.train_milora import initial_tensors
 
 PROMPTS = 16
 """Of each task."""

@@ -5,11 +5,11 @@ from functools import lru_cache
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from kernels.attention.batch import DecodePlan, PagedBatch, PrefillPlan, heads_first
+from kernels.attention.attention_batch import DecodePlan, PagedBatch, PrefillPlan, heads_first
+from kernels.attention.attention_native import attend_native
+from kernels.attention.attention_triton_batch import TritonPagedBatch
+from kernels.attention.attention_triton_dispatch import attention_operators
 from kernels.attention.cache import LayerKVCache
-from kernels.attention.native import attend_native
-from kernels.attention.triton_batch import TritonPagedBatch
-from kernels.attention.triton_dispatch import attention_operators
 
 AnyPagedBatch = PagedBatch | TritonPagedBatch
 """A step's view of the cache; its class says which kernels compute."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from kernels.attention.cache import LayerKVCache
-from kernels.elementwise import native_kernel
+from kernels.elementwise import elementwise_native_kernel as native_kernel
 from kernels.native.program import Operation
 
 

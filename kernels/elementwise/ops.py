@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from kernels.attention.attention_triton_batch import TritonPagedBatch
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import AnyPagedBatch, store_fused_kv
-from kernels.attention.triton_batch import TritonPagedBatch
 from kernels.elementwise.operations import norm_call, rotate_and_store_call, silu_gate_call
 from kernels.native.compiler import openmp
 from kernels.native.parallel import call_native

@@ -46,7 +46,7 @@ class GroupedSegment:
 
 @dataclass(frozen=True, slots=True)
 class NativeSegment:
-    """Adapters over their tokens, for `kernels.lora.native_kernel`.
+    """Adapters over their tokens, for `kernels.lora.lora_native_kernel`.
 
     It holds what its addresses point into.
     """

@@ -10,12 +10,12 @@ import torch
 
 from kernels.errors import StaleBatchError
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import LoraBatch
 from kernels.lora.lane import ExpandView, SiteView
-from kernels.lora.native import add_native
+from kernels.lora.lora_batch import LoraBatch
+from kernels.lora.lora_native import add_native
+from kernels.lora.lora_triton_batch import TritonLoraBatch
+from kernels.lora.lora_triton_dispatch import add_lora_operator
 from kernels.lora.segments import DenseSegment, GroupedSegment
-from kernels.lora.triton_batch import TritonLoraBatch
-from kernels.lora.triton_dispatch import add_lora_operator
 from kernels.threads import one_thread
 
 AnyLoraBatch = LoraBatch | TritonLoraBatch

@@ -3,8 +3,8 @@
 import torch
 
 from kernels.lora.bank import AdapterBank
-from kernels.lora.triton_batch import TritonLoraBatch
-from kernels.lora.triton_dispatch import add_lora_operator
+from kernels.lora.lora_triton_batch import TritonLoraBatch
+from kernels.lora.lora_triton_dispatch import add_lora_operator
 
 _SEGMENT = 2
 """Tokens of a row that is not launched as a decode row."""

@@ -16,7 +16,7 @@ import msgspec
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import ConfigError
-from router_service.decision_store.base import (
+from router_service.decision_store.decision_store import (
     DecisionExpired,
     DecisionForeign,
     DecisionTampered,

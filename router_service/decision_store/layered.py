@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import StoreUnavailable
-from router_service.decision_store.base import DecisionStore, SignedDecision
+from router_service.decision_store.decision_store import DecisionStore, SignedDecision
 from router_service.decision_store.local_cache import LocalCache
 
 

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from cluster.clock import Clock
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import IntegrityError
-from router_service.decision_store.base import SignedDecision
+from router_service.decision_store.decision_store import SignedDecision
 
 
 class LocalCache:

@@ -5,8 +5,8 @@ from collections import OrderedDict
 from cluster.clock import Clock
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import DecisionRejected, IntegrityError
-from router_service.decision_store.base import SignedDecision, StoreCounters
 from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.decision_store import SignedDecision, StoreCounters
 from router_service.decision_store.keys import decision_key
 
 

@@ -10,13 +10,13 @@ from cluster.config import DecisionConfig
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import DecisionRejected, StoreUnavailable
 from cluster.redis_client import redis_client
-from router_service.decision_store.base import (
+from router_service.decision_store.breaker import BreakerState, CircuitBreaker
+from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.decision_store import (
     DecisionTampered,
     SignedDecision,
     StoreCounters,
 )
-from router_service.decision_store.breaker import BreakerState, CircuitBreaker
-from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
 
 T = TypeVar("T")

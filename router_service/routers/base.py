@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cluster.domain.decision import CandidateScore, Granularity
 from cluster.errors import BraidError
-from router_service.routers.segments import SegmentConfig
+from router_service.routers.sentences import SegmentConfig
 
 BASE_ALIAS = ""
 """The candidate that stands for the base model without an adapter; its delta is zero."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterEntry
-from cluster.engine.fusion import FusionGate, PrefillRouter
+from cluster.engine.execution.mixing import FusionGate, PrefillRouter
 from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
 

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cluster.config import Section
-from router_service.routers.segments import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SegmentConfig, last_full_sentences
 
 MAX_HISTORY = 16
 

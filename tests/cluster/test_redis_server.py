@@ -16,10 +16,10 @@ from cluster.config import AppConfig, Settings
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
-from deployments.cli.checks import Verdict, check_store
-from deployments.cli.launch import check_redis
+from deployments.cli.cluster.checks import Verdict, check_store
+from deployments.cli.cluster.launch import check_redis
 from deployments.live_adapters import LiveAdapters
-from deployments.parts import Secrets
+from deployments.wiring import Secrets
 
 pytestmark = pytest.mark.redis
 

@@ -5,9 +5,9 @@ import pytest
 from demo.generator import build as module
 from demo.generator.build import N_TRAIN, STEPS, build_adapters
 from demo.generator.skills import SKILLS
-from router_service.training.config import AdapterTrainingConfig
-from router_service.training.jsonl import read_examples
-from router_service.training.run import TrainProgress, TrainReport
+from training.config import AdapterTrainingConfig
+from training.jsonl import read_examples
+from training.run import TrainProgress, TrainReport
 
 
 @pytest.fixture

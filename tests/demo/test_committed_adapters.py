@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from cluster.engine.model_source import QUICKSTART_MODEL
+from cluster.base_model.source import QUICKSTART_MODEL
 from demo.generator.build import STEPS
 from demo.generator.results import read_results
 from demo.generator.skills import SKILLS

@@ -9,7 +9,7 @@ from cluster.errors import ConfigError
 from demo.generator.datasets import generate, write_datasets
 from demo.generator.skills import GENERAL, SKILLS
 from demo.generator.templates import Skill
-from router_service.training.jsonl import Example, read_examples
+from training.jsonl import Example, read_examples
 
 ALL = {**SKILLS, GENERAL.name: GENERAL}
 

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from cluster.errors import AdapterError, ConfigError
 from demo.generator import evaluate as module
 from demo.generator.evaluate import N_HELDOUT, evaluate_demo
 from demo.generator.results import read_results
 from demo.generator.skills import SKILLS
-from router_service.training.evaluate import EvaluationReport, score_answers
-from router_service.training.jsonl import Example
+from training.evaluation.held_out import EvaluationReport, score_answers
+from training.jsonl import Example
 
 
 class FakeEvaluator:

@@ -26,8 +26,8 @@ from demo.generator.wordings import (
     route_p50_ms,
     score,
 )
+from router_service.dlp.dlp_router import load_dlp
 from router_service.routers.base import RoutedMixture
-from router_service.routers.dlp import load_dlp
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,9 +9,9 @@ import pytest
 
 from cluster.errors import ReplicaLost
 from cluster.tenancy.limits import QuotaLimits
-from deployments.front.answers import usage_body
-from deployments.front.service import Running
-from deployments.front.wire import CompletionBody
+from deployments.front.openai.answers import usage_body
+from deployments.front.openai.wire import CompletionBody
+from deployments.front.requests.request_service import Running
 from tests.support.small_cluster import ACME, SmallCluster, make_base, small_cluster
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,9 +8,9 @@ from structlog.testing import capture_logs
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.registry.records import Router
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_view import RegistryView
+from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig
-from cluster.engine.model_source import ModelLocation
 from cluster.errors import ConfigError
 from deployments.live_routers import (
     bound_generations,

@@ -57,7 +57,7 @@ def test_a_line_is_there_when_write_returns(tmp_path: Path) -> None:
 def test_lines_outlive_a_sigkill(tmp_path: Path) -> None:
     code = (
         "import os, signal\n"
-        "from deployments.logs import configure_logging\n"
+        "from deployments.log_setup import configure_logging\n"
         "import structlog\n"
         "configure_logging('front')\n"
         "structlog.get_logger().info('last', n=1)\n"

@@ -13,7 +13,7 @@ from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 from cluster.adapters.registry.records import Answer
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.errors import ReplicaLost
-from deployments.front.broadcast import BroadcastCluster
+from deployments.front.admin.broadcast import BroadcastCluster
 from deployments.replica_calls import ask_replicas, integrity_answer
 
 A, B = ReplicaId("a"), ReplicaId("b")

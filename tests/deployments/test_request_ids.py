@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import structlog
 
-from deployments.front.request_log import RequestRecord, begin_record
+from deployments.front.telemetry.request_log import RequestRecord, begin_record
 from tests.support.small_cluster import make_base, small_cluster
 
 pytestmark = pytest.mark.filterwarnings(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.front.service import Running
+from deployments.front.requests.request_service import Running
 from tests.support.small_cluster import make_base, sentences_of, small_cluster, text_of
 
 pytestmark = pytest.mark.filterwarnings(

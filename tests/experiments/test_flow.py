@@ -24,8 +24,8 @@ from experiments.flow.tasks import (
     skill_tests,
 )
 from experiments.intervals import difference_interval
-from router_service.evaluation.local_engine import Asked
-from router_service.evaluation.records import Record
+from training.evaluation.local_engine import Asked
+from training.evaluation.records import Record
 
 MAWPS = COMPOSITES["mawps in envelope"]
 

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
+from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
-from cluster.engine.fusion import FusionParts
-from cluster.engine.fusion_spec import Fusion
-from cluster.engine.model_source import ModelLocation
+from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.mixing_spec import Fusion
 from experiments.milora.decoding import TimedEngine
 from experiments.milora.experts import random_token_router
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.report import render, write_report
 from experiments.milora.tasks import load_task, reworded, write_mixed
 from experiments.milora.timing import measure_decode, random_prompt_router
-from router_service.evaluation.records import Record
-from router_service.training.jsonl import read_examples
+from training.evaluation.records import Record
+from training.jsonl import read_examples
 
 ARC = (
     "Please choose the correct answer to the question: Why?\nReally: why?\n\n"

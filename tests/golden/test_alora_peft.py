@@ -11,8 +11,8 @@ import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams

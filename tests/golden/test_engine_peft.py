@@ -13,8 +13,8 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams

@@ -10,17 +10,17 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import Slot
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.engine.fusion_spec import Fusion
+from cluster.engine.mixing_spec import Fusion
 from kernels.tolerances import assert_close
 from router_service.flow.gate import FlowGate, initial_bias
+from router_service.milora.milora_network import MiloraRouter, tensor_shapes
 from router_service.milora.rational import gelu_coefficients
-from router_service.milora.router import MiloraRouter, tensor_shapes
 from tests.support.engines import Answer, RunningEngine, make_request
 from tests.support.peft_oracle import ALL_MODULES, WeightedPeft, make_adapters
 

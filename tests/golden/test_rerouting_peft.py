@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.loader import load_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.engine.segments import Segment
+from cluster.engine.spans import Segment
 from cluster.errors import EngineError
 from kernels.tolerances import assert_close
 from tests.support.engines import Answer, RunningEngine, make_request

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.adapters.signatures import SignatureMaker, tar_of
+from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.config import AppConfig, RouterConfig, Settings, cache_folder
-from cluster.engine.model_source import ModelLocation, resolve_model
+from deployments.local.local_state import StateDir
 from deployments.local.quickstart import DEMO_ROUTER, with_demo
-from deployments.local.state import StateDir
 from tests.support.live_cluster import LiveCluster, wait_for
 
 REPLICAS = 2

@@ -14,7 +14,7 @@ from benchmarks.adapters.local_cluster import ADAPTERS, Admin
 from benchmarks.adapters.names import NameBook
 from benchmarks.adapters.signature import TENANTS, Asking, judge, make_supply, says
 from benchmarks.adapters.signatures import SignatureMaker
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from tests.support.live_cluster import LiveCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]

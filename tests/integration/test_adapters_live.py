@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
-from cluster.engine.model_source import ModelLocation
-from deployments.front.chat_template import TemplateOptions
-from deployments.front.text import TextCodec
+from cluster.base_model.source import ModelLocation
+from deployments.front.text.chat_template import TemplateOptions
+from deployments.front.text.text_stream import TextCodec
 from tests.support.live_cluster import VALKEY, LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from deployments.local.quickstart import DEMO_ADAPTERS
 from kernels.tolerances import tolerance
 from tests.support.live_cluster import LiveCluster

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from benchmarks.adapters.signatures import SignatureMaker
-from cluster.engine.model_source import ModelLocation
+from cluster.base_model.source import ModelLocation
 from tests.support.live_cluster import CONTROLLER, REPLICA, VALKEY, LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]

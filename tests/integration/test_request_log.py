@@ -22,8 +22,8 @@ from benchmarks.request_log.proof import Proof, ask_all, kill_front
 from cluster.config import AppConfig
 from cluster.private_file import write_private
 from cluster.tenancy.keys import hash_key
+from deployments.local.local_state import StateDir
 from deployments.local.log_file import log_files
-from deployments.local.state import StateDir
 from tests.support.live_cluster import LiveCluster, wait_for
 
 REQUESTS = 220

@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from cluster.adapters.manifest import read_manifest
-from cluster.engine.model_source import ModelLocation
-from deployments.cli.pack import packed as packed_adapter
-from deployments.cli.router_live import packed
+from cluster.adapters.format.manifest import read_manifest
+from cluster.base_model.source import ModelLocation
+from deployments.cli.adapters.pack import packed as packed_adapter
+from deployments.cli.routers.router_remote import packed
 from deployments.local.quickstart import DEMO_ADAPTERS
-from router_service.flow.artifact import save_gate
+from router_service.flow.flow_artifact import save_gate
+from router_service.flow.flow_schema import FlowHyperparameters
 from router_service.flow.gate import initial_bias
-from router_service.flow.importer import base_dimensions
-from router_service.flow.schema import FlowHyperparameters
-from router_service.milora.artifact import save_milora
+from router_service.flow.gate_importer import base_dimensions
+from router_service.milora.milora_artifact import save_milora
+from router_service.milora.milora_network import tensor_shapes
+from router_service.milora.milora_schema import MiloraHyperparameters
 from router_service.milora.rational import gelu_coefficients
-from router_service.milora.router import tensor_shapes
-from router_service.milora.schema import MiloraHyperparameters
 from router_service.routers.static import save_static
 from tests.support.live_cluster import LiveCluster
 

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import yaml
 
+from cluster.base_model.source import ModelLocation
 from cluster.config import Settings, cache_folder
-from cluster.engine.model_source import ModelLocation
 from cluster.tenancy.keys import hash_key
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
 from deployments.local.valkey import EmbeddedValkey, free_port

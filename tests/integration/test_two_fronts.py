@@ -8,9 +8,9 @@ import psutil
 import pytest
 
 from benchmarks.adapters.signatures import SignatureMaker, Voice
+from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig
-from cluster.engine.model_source import ModelLocation
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 from tests.integration.conftest import quickstart
 from tests.support.live_cluster import LiveCluster, wait_for
 

@@ -15,9 +15,9 @@ from cluster.errors import ConfigError
 from cluster.placement.policy import ReplicasPolicy
 from cluster.placement.policy_load import load_policy
 from cluster.tenancy.tenants import load_tenants
-from deployments.controller.deployment import controller_deployment
-from deployments.front.deployment import front_deployment
-from deployments.replica.deployment import replica_deployment
+from deployments.controller.controller import controller_deployment
+from deployments.front.front import front_deployment
+from deployments.replica.replica import replica_deployment
 from deployments.serve_config import (
     APP_IMPORT_PATH,
     PATCH_NAME,

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from kernels.attention.batch import PagedBatch
+from kernels.attention.attention_batch import PagedBatch
+from kernels.attention.attention_reference import paged_attention_reference
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import paged_attention, store_kv
-from kernels.attention.reference import paged_attention_reference
 from kernels.tolerances import assert_close
 
 BLOCK = 4
@@ -17,7 +17,9 @@ DIM = 8
 def path(request, monkeypatch):
     """Both ways of computing decode rows; a machine without the first has the second."""
     if request.param == "torch":
-        monkeypatch.setattr("kernels.attention.batch.native_attention_available", lambda *_: False)
+        monkeypatch.setattr(
+            "kernels.attention.attention_batch.native_attention_available", lambda *_: False
+        )
     return request.param
 
 

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from kernels.errors import BankIntegrityError
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import LoraBatch
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_batch import LoraBatch
+from kernels.lora.lora_reference import add_lora_reference
 from kernels.lora.sites import FusedSite
 from kernels.lora.torch_ops import add_lora
 from kernels.tolerances import assert_close

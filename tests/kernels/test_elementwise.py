@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from kernels.attention.batch import PagedBatch
+from kernels.attention.attention_batch import PagedBatch
 from kernels.attention.cache import LayerKVCache
 from kernels.elementwise.ops import native_rows, rms_norm, rotate_and_store, silu_gate
 from kernels.tolerances import assert_close

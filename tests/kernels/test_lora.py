@@ -5,8 +5,8 @@ import torch
 
 from kernels.errors import StaleBatchError
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import LoraBatch
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_batch import LoraBatch
+from kernels.lora.lora_reference import add_lora_reference
 from kernels.lora.sites import FusedSite
 from kernels.lora.torch_ops import add_lora
 from kernels.tolerances import assert_close
@@ -24,7 +24,7 @@ SHAPES = {path: (site.in_features, width) for site in SITES for path, width in s
 def path(request, monkeypatch):
     """Both ways of computing few rows; a machine without the first has the second."""
     if request.param == "torch":
-        monkeypatch.setattr("kernels.lora.batch.native_groups_available", lambda _: False)
+        monkeypatch.setattr("kernels.lora.lora_batch.native_groups_available", lambda _: False)
     return request.param
 
 

@@ -9,8 +9,8 @@ import pytest
 _PROGRAM = """
 import torch
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import LoraBatch
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_batch import LoraBatch
+from kernels.lora.lora_reference import add_lora_reference
 from kernels.lora.sites import FusedSite
 from kernels.lora.torch_ops import add_lora
 from kernels.tolerances import assert_close

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from cluster.adapters.base_shapes import BaseShapes
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.format.tensor_names import read_tensor_names
 from cluster.adapters.loader import load_adapter
-from cluster.adapters.tensor_names import read_tensor_names
-from cluster.adapters.validation import validate_adapter
+from cluster.adapters.validation.adapter_checks import validate_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.errors import AdapterError
 from tests.support.adapter_forms import CONFIG, WEIGHTS, linear_shapes, load_base, random_lora

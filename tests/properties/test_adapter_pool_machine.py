@@ -5,10 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.adapters.eviction import MAX_COUNTED_USES, Evictable, choose_victims, in_order
-from cluster.adapters.pool import TRANSITIONS, AdapterPool
-from cluster.adapters.pool_types import Admitted, Candidate, MustEvict, MustWait
-from cluster.adapters.shares import Amount, Holding, ShareGuard
+from cluster.adapters.residency.eviction import (
+    MAX_COUNTED_USES,
+    Evictable,
+    choose_victims,
+    in_order,
+)
+from cluster.adapters.residency.pool import TRANSITIONS, AdapterPool
+from cluster.adapters.residency.pool_types import Admitted, Candidate, MustEvict, MustWait
+from cluster.adapters.residency.shares import Amount, Holding, ShareGuard
 from cluster.clock import ManualClock
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId

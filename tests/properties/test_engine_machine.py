@@ -15,9 +15,9 @@ from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
-from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
-from cluster.engine.scheduler import Scheduler
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.errors import Overloaded
 from tests.support.engines import make_request
 from tests.support.fake_runner import FakeRunner

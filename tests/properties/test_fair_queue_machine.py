@@ -14,9 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
-from cluster.engine.fair_queue import FairQueue
+from cluster.engine.scheduling.fair_queue import FairQueue
+from cluster.engine.scheduling.turns import Flow, Turns
 from cluster.engine.sequence import Sequence
-from cluster.engine.turns import Flow, Turns
 from tests.support.decisions import decision_over
 
 LARGEST = 20  # tokens

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.adapters.host_books import HostBooks, HostCandidate
+from cluster.adapters.residency.host_books import HostBooks, HostCandidate
 from cluster.clock import ManualClock
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId

@@ -11,12 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
-from cluster.placement.autoscaler import AutoscalerState, autoscale
-from cluster.placement.plan import AdapterInfo
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.planning.plan import AdapterInfo
+from cluster.placement.planning.reconciler import Reconciler
 from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
-from cluster.placement.reconciler import Reconciler
 from cluster.placement.rendezvous import order
-from cluster.placement.view import ClusterView
+from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
 
 POLICIES = st.builds(
     lambda low, more, target, up, down, tolerance: ReplicasPolicy(

@@ -6,9 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
-from cluster.placement.load import AdapterRate, LoadReport
-from cluster.placement.plan import AdapterInfo, Held, MoveKind, Plan, PlanInputs, ReplicaRoom
-from cluster.placement.planner import plan
+from cluster.placement.planning.load import AdapterRate, LoadReport
+from cluster.placement.planning.plan import (
+    AdapterInfo,
+    Held,
+    MoveKind,
+    Plan,
+    PlanInputs,
+    ReplicaRoom,
+)
+from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy, PickingPolicy, PlacementPolicy
 
 NAMES = [f"adapter-{i}" for i in range(7)]

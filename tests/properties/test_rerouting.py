@@ -15,8 +15,8 @@ from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.engine.block_pool import BlockPool
-from cluster.engine.scheduler import Scheduler
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import Sequence
 from cluster.engine.step_plan import StepPlan
 from tests.support.engines import make_request

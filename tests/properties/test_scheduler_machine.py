@@ -25,10 +25,10 @@ from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
-from cluster.engine.block_pool import BlockPool
-from cluster.engine.scheduler import Scheduler
-from cluster.engine.segments import segment_at
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.spans import segment_at
 from cluster.engine.step_plan import StepPlan
 from cluster.errors import EngineError, Overloaded, PromptTooLong
 from tests.support.decisions import TENANT, decision_over

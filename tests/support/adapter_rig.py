@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from cluster.adapters.manager import AdapterManager
+from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import ManualClock
 from cluster.domain.adapter import (
     SHARED_OWNER,

@@ -4,9 +4,9 @@ from cluster.clock import SystemClock
 from cluster.config import FrontConfig
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import TenantDirectory
-from deployments.front.admission import Admission
-from deployments.front.door import Door
-from deployments.front.heavy import HeavyWork
+from deployments.front.entry.door import Door
+from deployments.front.entry.heavy import HeavyWork
+from deployments.front.requests.admission import Admission
 
 
 def make_door(tenants: TenantDirectory, **config: object) -> Door:

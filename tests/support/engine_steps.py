@@ -11,15 +11,15 @@ from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import SamplingParams
-from cluster.engine.block_pool import BlockPool
-from cluster.engine.cuda_graphs import CapturedStep
-from cluster.engine.fusion import FusionParts
-from cluster.engine.fusion_spec import Fusion
-from cluster.engine.model_loader import LoadedModel, load_model
-from cluster.engine.model_runner import ModelRunner
-from cluster.engine.scheduler import Scheduler
+from cluster.engine.execution.cuda_graphs import CapturedStep
+from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.model_runner import ModelRunner
+from cluster.engine.execution.step_batches import StepBatches
+from cluster.engine.mixing_spec import Fusion
+from cluster.engine.model.model_loader import LoadedModel, load_model
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import Sequence
-from cluster.engine.step_batches import StepBatches
 from kernels.lora.bank import AdapterBank
 from tests.support.engines import make_request
 

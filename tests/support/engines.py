@@ -21,10 +21,10 @@ from cluster.domain.request import (
     TokenLogprobs,
     Usage,
 )
+from cluster.engine.execution.mixing import FusionParts
 from cluster.engine.factory import BuiltEngine, build_engine
-from cluster.engine.fusion import FusionParts
-from cluster.engine.fusion_spec import Fusion
-from cluster.engine.segments import Segment
+from cluster.engine.mixing_spec import Fusion
+from cluster.engine.spans import Segment
 from tests.support.decisions import TENANT, decision_over
 
 Mixture = tuple[tuple[Slot, float], ...]

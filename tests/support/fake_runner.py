@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
-from cluster.engine.fusion_spec import Fusion
+from cluster.engine.mixing_spec import Fusion
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import StepPlan
 from cluster.errors import EngineError

@@ -14,7 +14,7 @@ import httpx2
 import psutil
 
 from cluster.config import AppConfig
-from deployments.local.state import StateDir, write_run
+from deployments.local.local_state import StateDir, write_run
 from deployments.local.valkey import free_port
 
 T = TypeVar("T")

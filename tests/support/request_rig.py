@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.adapters.manager import AdapterManager
+from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import ManualClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.adapter import (
@@ -19,14 +19,14 @@ from cluster.domain.adapter import (
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationChunk, SamplingParams
-from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
-from cluster.engine.scheduler import Scheduler
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import StepPlan
-from deployments.link.messages import Reroute, Submit
-from deployments.replica.fusion import DecisionFusion
-from deployments.replica.requests import RequestBook
+from deployments.link.link_messages import Reroute, Submit
+from deployments.replica.mixing import DecisionFusion
+from deployments.replica.request_tracker import RequestBook
 from router_service.decision_store.layered import Origin
 from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.request import GenerationChunk
-from deployments.link.messages import Reroute, Submit
+from deployments.link.link_messages import Reroute, Submit
 
 
 class ScriptedLink:

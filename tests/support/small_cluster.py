@@ -17,10 +17,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.loader import load_adapter
-from cluster.adapters.manager import AdapterManager
+from cluster.adapters.residency.manager import AdapterManager
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, DecisionConfig, EngineConfig, FrontConfig
 from cluster.domain.adapter import AdapterKey
@@ -30,30 +30,30 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
 from cluster.errors import ModelNotFound, ReplicaLost
-from cluster.placement.view import ClusterView
+from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant
-from deployments.front.admission import Admission
-from deployments.front.grammar_trial import GrammarTrial
-from deployments.front.heavy import HeavyWork
-from deployments.front.metrics import FrontMetrics
-from deployments.front.names import ModelNames
-from deployments.front.prompts import PromptReader
-from deployments.front.service import RequestService, Running
-from deployments.front.structured import GrammarChecker
-from deployments.front.text import TextCodec
-from deployments.front.wire import CompletionBody
-from deployments.link.client import ReplicaLink
-from deployments.link.messages import Reroute, StepItem, Submit, decode_to_front
-from deployments.link.server import LinkServer
-from deployments.replica.fusion import DecisionFusion
-from deployments.replica.requests import RequestBook
+from deployments.front.entry.heavy import HeavyWork
+from deployments.front.openai.structured import GrammarChecker
+from deployments.front.openai.wire import CompletionBody
+from deployments.front.requests.admission import Admission
+from deployments.front.requests.names import ModelNames
+from deployments.front.requests.request_service import RequestService, Running
+from deployments.front.telemetry.metrics import FrontMetrics
+from deployments.front.text.grammar_trial import GrammarTrial
+from deployments.front.text.prompts import PromptReader
+from deployments.front.text.text_stream import TextCodec
+from deployments.link.link_client import ReplicaLink
+from deployments.link.link_messages import Reroute, StepItem, Submit, decode_to_front
+from deployments.link.link_server import LinkServer
+from deployments.replica.mixing import DecisionFusion
+from deployments.replica.request_tracker import RequestBook
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.reader import DecisionReader
 from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
-from router_service.routers.segments import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SegmentConfig, last_full_sentences
 from router_service.service import RoutingService
 from tests.support.peft_oracle import ALL_MODULES, make_adapters
 

@@ -2,7 +2,7 @@
 
 from cluster.domain.decision import CandidateScore, Granularity
 from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
-from router_service.routers.segments import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SegmentConfig, last_full_sentences
 from router_service.service import Decided
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from cluster.adapters.adapter_store import INCOMING
 from cluster.adapters.registry.records import Generation, Name, PlaceKind, Router
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.adapters.sources.files import disk_errors
-from cluster.adapters.store import INCOMING
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterCorrupt, AdapterStoreError
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import structlog
 
+from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.registry.journal import Journal, JournalFile, journal_of
 from cluster.adapters.registry.records import Generation, GenerationState, Place, PlaceKind
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.store import ContentStore
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterCorrupt

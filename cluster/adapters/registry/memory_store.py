@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from cluster.adapters.registry.store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Version
 
 REMOVED_KEPT = 1_000
 """Removed fields that are remembered: a follower that has missed more reads everything again."""

@@ -21,7 +21,7 @@ from cluster.adapters.registry.records import (
     encode,
     name_id,
 )
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import (

@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from cluster.adapters.registry.memory_store import REMOVED_KEPT
-from cluster.adapters.registry.store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Version
 from cluster.errors import StoreUnavailable
 from cluster.redis_client import ServerScript, leave_replica, moves
 

@@ -13,8 +13,8 @@ from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import Transaction
 from cluster.adapters.registry.records import Answer, Generation, Name, Router
 from cluster.adapters.registry.recovery import Stored
-from cluster.adapters.registry.store import Changes, RegistryStore, Version
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_store import Changes, RegistryStore, Version
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterConflict, StoreUnavailable

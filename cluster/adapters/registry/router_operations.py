@@ -6,7 +6,7 @@ from dataclasses import replace
 from cluster.adapters.catalog import ALIAS_PATTERN
 from cluster.adapters.registry.operations import Transaction
 from cluster.adapters.registry.records import ROUTER, Router, encode
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.errors import RouterConflict, RouterError, RouterNotFound
 
 

@@ -6,19 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.blocking import run_to_end
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.chat_template import (
+from cluster.adapters.format.chat_template import (
     MAX_TEMPLATE_BYTES,
     MAX_TOKENIZER_BYTES,
     TEMPLATE_FILE,
     TOKENIZER_FILE,
 )
-from cluster.adapters.document import MAX_DOCUMENT_BYTES, read_document
-from cluster.adapters.labels import LABELS_FILE
-from cluster.adapters.limits import AdapterLimits
-from cluster.adapters.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
-from cluster.adapters.safetensors_file import MAX_HEADER_BYTES
+from cluster.adapters.format.document import MAX_DOCUMENT_BYTES, read_document
+from cluster.adapters.format.labels import LABELS_FILE
+from cluster.adapters.format.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE
+from cluster.adapters.format.safetensors_file import MAX_HEADER_BYTES
 from cluster.errors import (
     AdapterMalformed,
     AdapterPickle,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.adapters.blocking import Proceed, run_to_end
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.manifest import PICKLE_FILE
+from cluster.adapters.format.manifest import PICKLE_FILE
 from cluster.adapters.sources.files import (
     CHUNK_BYTES,
     KEPT_FILES,

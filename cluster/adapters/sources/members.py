@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cluster.adapters.blocking import Proceed
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.manifest import PICKLE_FILE
+from cluster.adapters.format.manifest import PICKLE_FILE
 from cluster.adapters.sources.files import (
     CHUNK_BYTES,
     KEPT_FILES,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.adapters.blocking import paced, run_to_end
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.manifest import PICKLE_FILE
+from cluster.adapters.format.manifest import PICKLE_FILE
 from cluster.adapters.sources.archive import unpack
 from cluster.adapters.sources.files import KEPT_FILES, check_complete, save_stream
 from cluster.adapters.sources.paths import safe_parts

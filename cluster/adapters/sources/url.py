@@ -7,7 +7,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cluster.adapters.blocking import run_to_end
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.manifest import PICKLE_FILE
+from cluster.adapters.format.manifest import PICKLE_FILE
 from cluster.adapters.sources.allow_list import AllowList, without_secrets
 from cluster.adapters.sources.archive import ARCHIVE_SUFFIXES, unpack
 from cluster.adapters.sources.drivers import DriverFiles

@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from typing import BinaryIO
 
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.sources.members import Members
 from cluster.errors import AdapterMalformed, AdapterTooManyFiles
 

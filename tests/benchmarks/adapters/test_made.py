@@ -15,7 +15,7 @@ from benchmarks.adapters.base_models import write_tiny_model
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.signature import FAINT
 from benchmarks.adapters.signatures import TEXTS, SignatureMaker, Voice
-from cluster.adapters.manifest import read_manifest
+from cluster.adapters.format.manifest import read_manifest
 
 WORDS = tuple(chr(97 + n // 26) + chr(97 + n % 26) + "word" for n in range(400))
 

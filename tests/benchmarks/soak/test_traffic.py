@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from benchmarks.soak.traffic import Planned, Traffic
 from cluster.domain.request import Outcome
 from cluster.errors import RequestError
-from deployments.front.problem import invalid_body
-from deployments.front.wire import ChatBody, CompletionBody
+from deployments.front.http.problem import invalid_body
+from deployments.front.openai.wire import ChatBody, CompletionBody
 
 RIGHTS = {"acme": ("sql", "json", "cron"), "globex": ("dates", "json", "tickets")}
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from structlog.testing import capture_logs
 
-from cluster.adapters.base_shapes import BaseShapes
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.adapters.manager import AdapterManager
+from cluster.adapters.residency.manager import AdapterManager
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from tests.support.adapter_rig import NAMES, Bank, Loader, Rig, entry

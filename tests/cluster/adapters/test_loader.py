@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.base_shapes import BaseShapes
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.format.manifest import read_adapter_files
 from cluster.adapters.loader import load_adapter
-from cluster.adapters.manifest import read_adapter_files
-from cluster.adapters.validation import check_fit
+from cluster.adapters.validation.adapter_checks import check_fit
+from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.errors import (
     AdapterError,

@@ -16,9 +16,9 @@ from cluster.domain.request import (
     SamplingParams,
     TokenLogprobs,
 )
-from cluster.engine.block_pool import BlockPool
 from cluster.engine.engine import Engine
-from cluster.engine.scheduler import Scheduler
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.errors import EngineError, Overloaded, PromptTooLong, ReplicaLost, RequestError
 from tests.support.decisions import TENANT, decision_over
 from tests.support.fake_runner import FakeRunner

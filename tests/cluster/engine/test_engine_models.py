@@ -286,7 +286,7 @@ def test_empty_slots_are_refused(running_engine):
 
 def test_base_only_steps_do_no_lora_work(running_engine, monkeypatch):
     engine = with_adapters(running_engine())
-    monkeypatch.setattr("cluster.engine.lora_layers.add_lora", None)
+    monkeypatch.setattr("cluster.engine.model.lora_layers.add_lora", None)
     assert engine.ask(make_request("a", prompt(4))).finish_reason is FinishReason.LENGTH
     assert engine.ask(make_request("b", prompt(4)), mix((0, 1.0))).error_code is not None
 

@@ -7,7 +7,7 @@ import pytest
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
-from cluster.placement.plan import AdapterInfo
+from cluster.placement.planning.plan import AdapterInfo
 
 Loads = dict[tuple[str, str], int]  # (adapter letter, tenant) -> arrived
 

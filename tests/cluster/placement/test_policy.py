@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConfigError
-from cluster.placement.pins import resolve_pins
+from cluster.placement.planning.pins import resolve_pins
 from cluster.placement.policy import ClusterPolicy, Pin
 from cluster.placement.policy_load import PolicyFile, load_policy, parse_policy
 

@@ -14,9 +14,9 @@ import pytest
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from deployments.cli.app import app
+from deployments.cli.command_line import app
 from deployments.local.lifecycle import SUPERVISOR_MODULE
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 VARIABLES = ("REDIS_URL", "STATE_DIR", "CACHE_DIR", "SIGNING_KEY", "API_KEY")
 

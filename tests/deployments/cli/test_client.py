@@ -19,7 +19,7 @@ from cluster.errors import (
 from cluster.tenancy.keys import write_keys
 from deployments.cli.client import BraidClient, NoServer, Target, find_target
 from deployments.cli.refusal import code_of, error_body
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 
 FOREIGN = "http://elsewhere:8000"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from deployments.cli import console
-from deployments.cli.showcase import PROMPT_BY_SKILL, prompt_for, python_lines, show_next
+from deployments.cli.cluster.showcase import PROMPT_BY_SKILL, prompt_for, python_lines, show_next
 from deployments.local.quickstart import DEMO_RIGHTS
 
 shares = st.floats(-1, 2)

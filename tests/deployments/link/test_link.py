@@ -11,9 +11,9 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
 from cluster.errors import ReplicaLost
-from deployments.link.client import ReplicaLink
-from deployments.link.messages import Reroute, SegmentStart, Submit
-from deployments.link.server import LinkServer
+from deployments.link.link_client import ReplicaLink
+from deployments.link.link_messages import Reroute, SegmentStart, Submit
+from deployments.link.link_server import LinkServer
 
 KEY = b"0123456789abcdef"
 REPLICA = ReplicaId("r1")

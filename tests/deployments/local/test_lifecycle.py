@@ -10,8 +10,8 @@ import pytest
 from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from deployments.local.lifecycle import check_port_free, find_running, start
+from deployments.local.local_state import StateDir
 from deployments.local.phases import STOPPING
-from deployments.local.state import StateDir
 
 HOST = "127.0.0.1"
 

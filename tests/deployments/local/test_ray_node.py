@@ -17,7 +17,7 @@ CODE = """
     import json, os, signal, sys, time
     from pathlib import Path
     from deployments.local.ray_node import LocalRay
-    from deployments.local.state import StateDir
+    from deployments.local.local_state import StateDir
     os.umask(0o077)
     state = StateDir.open(Path(sys.argv[1]))
     local = LocalRay(state)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from deployments.local.state import StateDir
+from deployments.local.local_state import StateDir
 from deployments.local.valkey import EmbeddedValkey
 
 pytestmark = pytest.mark.redis

@@ -16,10 +16,10 @@ triton = pytest.importorskip("triton")
 interpreter = importlib.import_module("triton.runtime.interpreter")
 
 _KERNEL_MODULES = (
-    "kernels.attention.triton_kernels",
-    "kernels.attention.triton_ops",
-    "kernels.lora.triton_kernels",
-    "kernels.lora.triton_ops",
+    "kernels.attention.attention_triton_kernels",
+    "kernels.attention.attention_triton_ops",
+    "kernels.lora.lora_triton_kernels",
+    "kernels.lora.lora_triton_ops",
 )
 
 
@@ -104,8 +104,8 @@ def _mend_products(patch):
 @pytest.fixture(scope="module")
 def interpreted_kernels():
     operators = (
-        importlib.import_module("kernels.lora.triton_dispatch").add_lora_operator,
-        importlib.import_module("kernels.attention.triton_dispatch").attention_operators,
+        importlib.import_module("kernels.lora.lora_triton_dispatch").add_lora_operator,
+        importlib.import_module("kernels.attention.attention_triton_dispatch").attention_operators,
     )
     with pytest.MonkeyPatch.context() as patch:
         with pytest.MonkeyPatch.context() as environment:

@@ -8,10 +8,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kernels.attention.attention_reference import paged_attention_reference
+from kernels.attention.attention_triton_batch import TILE_QUERIES, TritonPagedBatch
+from kernels.attention.attention_triton_dispatch import attention_operators
 from kernels.attention.cache import LayerKVCache
-from kernels.attention.reference import paged_attention_reference
-from kernels.attention.triton_batch import TILE_QUERIES, TritonPagedBatch
-from kernels.attention.triton_dispatch import attention_operators
 from kernels.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("interpreted_kernels")
@@ -241,5 +241,8 @@ def test_tensors_that_do_not_fit_are_refused():
 
 
 def test_nothing_imports_triton_on_a_cpu_path():
-    for name in ("kernels.attention.triton_dispatch", "kernels.lora.triton_dispatch"):
+    for name in (
+        "kernels.attention.attention_triton_dispatch",
+        "kernels.lora.lora_triton_dispatch",
+    ):
         assert not hasattr(import_module(name), "triton")

@@ -16,11 +16,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kernels.attention.attention_triton_batch import TritonPagedBatch
 from kernels.attention.cache import LayerKVCache
-from kernels.attention.triton_batch import TritonPagedBatch
 from kernels.lora.bank import AdapterBank
+from kernels.lora.lora_triton_batch import TritonLoraBatch
 from kernels.lora.sites import FusedSite
-from kernels.lora.triton_batch import TritonLoraBatch
 
 VECTOR_LOAD = r"ld\.global\.v4|cp\.async\.cg\.shared\.global \[[^\]]*\], \[[^\]]*\], 0x10"
 TENSOR_CORE = r"mma\.sync|wgmma\.mma_async"
@@ -74,7 +74,7 @@ def stack_bytes(cubin, folder):
 
 
 def lora_launches(record_launches):
-    ops = importlib.import_module("kernels.lora.triton_ops")
+    ops = importlib.import_module("kernels.lora.lora_triton_ops")
     launches = record_launches(ops.__name__)
     sites = (FusedSite("qkv", 2048, (("q", 2048), ("k", 256), ("v", 256))),)
     bank = AdapterBank(sites, 2, 16, torch.bfloat16)
@@ -88,7 +88,7 @@ def lora_launches(record_launches):
 
 
 def attention_launches(record_launches):
-    ops = importlib.import_module("kernels.attention.triton_ops")
+    ops = importlib.import_module("kernels.attention.attention_triton_ops")
     launches = record_launches(ops.__name__)
     cache = LayerKVCache.allocate(4, 16, 2, 128, dtype=torch.bfloat16)
     batch = TritonPagedBatch(max_tokens=8, max_rows=2, max_len=4096, block_size=16, device="cpu")

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from cluster.config import EngineConfig
-from cluster.engine.step_batches import TorchBatches, triton_batches
+from cluster.engine.execution.step_batches import TorchBatches, triton_batches
 from kernels.lora.bank import AdapterBank
+from kernels.lora.lora_triton_batch import TritonLoraBatch
 from kernels.lora.sites import FusedSite
-from kernels.lora.triton_batch import TritonLoraBatch
 from kernels.lora.triton_warm_up import compile_kernels
 from tests.support.engine_steps import Case, Recorded, Steps
 
@@ -100,7 +100,7 @@ def test_kernels_are_compiled_in_both_forms_at_every_site_and_nothing_is_left(re
     bank = AdapterBank(sites, 2, 4)
     batch = TritonLoraBatch(bank, max_tokens=8, max_rows=2, max_pairs=2)
     compile_kernels(batch)
-    launches = record_launches("kernels.lora.triton_ops")
+    launches = record_launches("kernels.lora.lora_triton_ops")
     compile_kernels(batch)
     assert sorted(launch.name for launch in launches) == sorted(
         ["decode_shrink", "decode_expand", "segment_shrink", "segment_expand"] * 2

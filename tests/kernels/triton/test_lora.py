@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernels.lora.bank import AdapterBank
-from kernels.lora.batch import LoraBatch
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_batch import LoraBatch
+from kernels.lora.lora_reference import add_lora_reference
+from kernels.lora.lora_triton_batch import TILE_TOKENS, Form, TritonLoraBatch
+from kernels.lora.lora_triton_dispatch import add_lora_operator, available
 from kernels.lora.sites import FusedSite
-from kernels.lora.triton_batch import TILE_TOKENS, Form, TritonLoraBatch
-from kernels.lora.triton_dispatch import add_lora_operator, available
 from kernels.tolerances import assert_close
 
 pytestmark = pytest.mark.usefixtures("interpreted_kernels")
@@ -167,7 +167,7 @@ def test_half_precision(dtype, count):
 def test_no_work_launches_nothing(monkeypatch):
     batch = make_batch(make_bank({0: make_adapter(8)}))
     for name in ("decode_shrink", "decode_expand", "segment_shrink", "segment_expand"):
-        monkeypatch.setattr(import_module("kernels.lora.triton_ops"), name, None)
+        monkeypatch.setattr(import_module("kernels.lora.lora_triton_ops"), name, None)
     for rows in ([], [(4, ()), (1, ())], [(1, ((0, 0.0),))], [(0, ((0, 1.0),))]):
         assert not batch.update(rows)
         tokens = sum(count for count, _ in rows)
@@ -298,7 +298,7 @@ def test_recorded_launches_follow_the_buffers(record_launches):
     batch.update([], pad_to=5)
     x = torch.zeros(5, 37)
     y = torch.zeros(5, 170)
-    launches = record_launches("kernels.lora.triton_ops")
+    launches = record_launches("kernels.lora.lora_triton_ops")
     add_lora(y, x, 0, batch)
     assert [launch.name for launch in launches] == ["decode_shrink", "decode_expand"]
     steps = [

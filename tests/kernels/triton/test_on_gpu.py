@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from kernels.attention.attention_reference import paged_attention_reference
+from kernels.attention.attention_triton_batch import TritonPagedBatch
+from kernels.attention.attention_triton_dispatch import attention_operators
 from kernels.attention.cache import LayerKVCache
-from kernels.attention.reference import paged_attention_reference
-from kernels.attention.triton_batch import TritonPagedBatch
-from kernels.attention.triton_dispatch import attention_operators
 from kernels.lora.bank import AdapterBank
-from kernels.lora.reference import add_lora_reference
+from kernels.lora.lora_reference import add_lora_reference
+from kernels.lora.lora_triton_batch import TritonLoraBatch
+from kernels.lora.lora_triton_dispatch import add_lora_operator, available
 from kernels.lora.sites import FusedSite
-from kernels.lora.triton_batch import TritonLoraBatch
-from kernels.lora.triton_dispatch import add_lora_operator, available
 from kernels.tolerances import assert_close
 from kernels.upload import Upload
 

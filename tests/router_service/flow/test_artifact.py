@@ -9,11 +9,11 @@ import torch
 from cluster.config import RouterConfig
 from cluster.errors import ConfigError
 from router_service.artifacts import RouterManifest, save_artifact
-from router_service.flow.artifact import save_gate
-from router_service.flow.schema import KIND, FlowHyperparameters
+from router_service.flow.flow_artifact import save_gate
+from router_service.flow.flow_schema import KIND, FlowHyperparameters
+from router_service.router_kinds import default_registry
 from router_service.routers.base import Need
 from router_service.routers.kind import RouterContext
-from router_service.routers.registry import default_registry
 
 TWICE = {"sql": "a" * 64, "query": "a" * 64}
 SETTINGS = FlowHyperparameters(temperature=1.0, layers=2, hidden_size=4)

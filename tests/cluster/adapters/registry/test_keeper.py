@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.adapter_store import INCOMING, ContentStore
 from cluster.adapters.registry.journal import JournalFile
 from cluster.adapters.registry.keeper import RegistryKeeper
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
@@ -20,7 +21,6 @@ from cluster.adapters.registry.records import (
 )
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.sources import FolderSource
-from cluster.adapters.store import INCOMING, ContentStore
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId

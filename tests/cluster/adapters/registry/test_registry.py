@@ -9,8 +9,8 @@ import pytest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.store import RegistryStore, Version
-from cluster.adapters.registry.view import RegistryView
+from cluster.adapters.registry.registry_store import RegistryStore, Version
+from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from cluster.adapters.registry.store import RegistryStore, Version
+from cluster.adapters.registry.registry_store import RegistryStore, Version
 
 MakeStore = Callable[[], RegistryStore]
 

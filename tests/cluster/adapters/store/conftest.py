@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.adapters.limits import AdapterLimits
-from cluster.adapters.store import ContentStore
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.adapter_store import ContentStore
 
 KEPT = ("adapter_config.json", "adapter_model.safetensors", "manifest.json")
 

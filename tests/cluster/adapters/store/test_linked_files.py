@@ -7,7 +7,7 @@ import pytest
 
 from cluster.adapters.sources import FolderSource, UploadSource
 from cluster.errors import AdapterError, AdapterSourceNotFound, AdapterUnsafePath
-from deployments.cli.pack import packed
+from deployments.cli.adapters.pack import packed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 SNAPSHOT = "models--me--skill/snapshots/abc"

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.budget import ByteBudget
-from cluster.adapters.limits import AdapterLimits
 from cluster.adapters.sources.archive import unpack
 from cluster.adapters.sources.files import KEPT_FILES
 from cluster.adapters.sources.paths import safe_parts

@@ -11,11 +11,11 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from cluster.adapters.limits import AdapterLimits
+from cluster.adapters.adapter_limits import AdapterLimits
+from cluster.adapters.adapter_store import ContentStore
+from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.loader import load_adapter
-from cluster.adapters.manifest import read_manifest
 from cluster.adapters.sources import FilesSource, FolderSource, UploadedFile, UploadSource
-from cluster.adapters.store import ContentStore
 from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from cluster.domain.ids import AdapterDigest

@@ -1,0 +1,252 @@
+"""One state of the registry, parsed; what names mean to whom."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeVar
+
+from cluster.adapters.catalog import AdapterRights
+from cluster.adapters.registry.records import (
+    FOLDER,
+    GENERATION,
+    IDENTITY,
+    NAME,
+    ROUTER,
+    Generation,
+    GenerationState,
+    Name,
+    PlaceKind,
+    Router,
+    decode,
+    name_id,
+)
+from cluster.adapters.registry.registry_store import Changes, Version
+from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.errors import AdapterNotFound, IntegrityError, ModelNotFound
+
+EVERYONE = "*"
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryView:
+    """Immutable; ``after`` gives the next one."""
+
+    version: Version = field(default_factory=Version)
+    names: Mapping[str, Name] = field(default_factory=dict)  # owner/alias -> name
+    generations: Mapping[AdapterDigest, Generation] = field(default_factory=dict)
+    folder: Mapping[str, AdapterDigest] = field(default_factory=dict)
+    """Alias -> the generation that the configured folder last gave it."""
+    routers: Mapping[str, Router] = field(default_factory=dict)
+    """By name; the configured ones are not among them."""
+    raw: Mapping[str, bytes] = field(default_factory=dict)  # as stored
+
+    def after(self, changes: Changes) -> "RegistryView":
+        """The view that ``changes`` lead to."""
+        start = RegistryView() if changes.full else self
+        names, generations = dict(start.names), dict(start.generations)
+        folder, routers, raw = dict(start.folder), dict(start.routers), dict(start.raw)
+        for name, value in changes.fields.items():
+            _put(raw, name, value)
+            kind, key = name[:2], name[2:]
+            if kind == NAME:
+                _put(names, key, None if value is None else decode(name, value, Name))
+            elif kind == GENERATION:
+                read = None if value is None else decode(name, value, Generation)
+                _put(generations, AdapterDigest(key), read)
+            elif kind == FOLDER:
+                _put(folder, key, None if value is None else AdapterDigest(value.decode()))
+            elif kind == ROUTER:
+                _put(routers, key, None if value is None else decode(name, value, Router))
+        return RegistryView(changes.version, names, generations, folder, routers, raw)
+
+    @property
+    def identity(self) -> str | None:
+        """Which registry this is; None until ``recovery.identify``."""
+        raw = self.raw.get(IDENTITY)
+        return None if raw is None else raw.decode()
+
+    # What tenants see
+
+    def find(self, tenant: TenantId, alias: str, rights: AdapterRights) -> Name | None:
+        """What ``alias`` means to a tenant: its own before a shared one that it may use."""
+        own = self.names.get(name_id(tenant, alias))
+        if own is not None:
+            return own
+        shared = self.names.get(name_id(SHARED_OWNER, alias))
+        return shared if shared is not None and may_use(shared, tenant, rights) else None
+
+    def resolve(self, tenant: TenantId, alias: str, rights: AdapterRights) -> Name:
+        """What ``alias`` means to a tenant.
+
+        Raises:
+            ModelNotFound: unknown or not permitted; the message does not tell which.
+        """
+        name = self.find(tenant, alias, rights)
+        if name is None:
+            raise ModelNotFound(f"The model or adapter '{alias}' does not exist", param="model")
+        return name
+
+    def visible(self, tenant: TenantId, rights: AdapterRights) -> dict[str, Name]:
+        """All names that a tenant may use, by alias."""
+        found = {
+            name.alias: name
+            for name in self.names.values()
+            if name.owner == SHARED_OWNER and may_use(name, tenant, rights)
+        }
+        found |= {name.alias: name for name in self.names.values() if name.owner == tenant}
+        return dict(sorted(found.items()))
+
+    # What operators and machines see
+
+    def name(self, owner: TenantId, alias: str) -> Name:
+        """A name as it is registered.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        name = self.names.get(name_id(owner, alias))
+        if name is None:
+            whose = "" if owner == SHARED_OWNER else f" of {owner}"
+            raise AdapterNotFound(f"there is no adapter {alias!r}{whose}", param="name")
+        return name
+
+    def generation(self, digest: AdapterDigest) -> Generation:
+        """A generation that is registered, whether or not a name points to it.
+
+        Raises:
+            AdapterNotFound: there is none.
+        """
+        generation = self.generations.get(digest)
+        if generation is None:
+            raise AdapterNotFound(f"there is no generation {digest}", param="generation")
+        return generation
+
+    def of_name(self, name: Name) -> Generation:
+        """The generation that a name points to.
+
+        Raises:
+            IntegrityError: it is not there.
+        """
+        generation = self.generations.get(name.digest)
+        if generation is None:
+            raise IntegrityError(f"registry: {name.id} points to {name.digest}, which is not there")
+        return generation
+
+    def is_at_hand(self, digest: AdapterDigest) -> bool:
+        """Whether a generation can still be loaded: its files are in the store, or in the folder
+        as that was last read."""
+        generation = self.generations.get(digest)
+        if generation is None or generation.state is not GenerationState.SERVED:
+            return False
+        place = generation.place
+        return place.kind is PlaceKind.STORE or self.folder.get(place.path) == digest
+
+    def entry(self, name: Name, path: Callable[[Generation], str] = lambda _: "") -> AdapterEntry:
+        """The name as a line of a catalog."""
+        return _entry(AdapterKey(name.owner, name.alias, name.digest), self.of_name(name), path)
+
+    def entries(self, owner: TenantId = SHARED_OWNER) -> Mapping[str, AdapterEntry]:
+        """An owner's names as a catalog, without paths, by alias."""
+        return MappingProxyType(
+            {
+                name.alias: self.entry(name)
+                for _, name in sorted(self.names.items())
+                if name.owner == owner
+            }
+        )
+
+    def by_digest(
+        self, digest: AdapterDigest, path: Callable[[Generation], str] = lambda _: ""
+    ) -> AdapterEntry:
+        """A generation as a line of a catalog, under a name that has or had it.
+
+        Raises:
+            ModelNotFound: it is not registered.
+        """
+        generation = self.generations.get(digest)
+        if generation is None:
+            raise ModelNotFound(f"No adapter with digest {digest}")
+        current = (n for n in generation.names if self.names[n].digest == digest)
+        name = next(current, next(iter(generation.names), generation.wanted_by))
+        owner, _, alias = name.partition("/")
+        key = AdapterKey(TenantId(owner or SHARED_OWNER), alias or digest[:12], digest)
+        return _entry(key, generation, path)
+
+    @property
+    def pinned(self) -> frozenset[AdapterDigest]:
+        """Generations that pinned names point to."""
+        return frozenset(name.digest for name in self.names.values() if name.pinned)
+
+    def names_at(self, digest: AdapterDigest) -> tuple[Name, ...]:
+        """The names that point to a generation now."""
+        generation = self.generations.get(digest)
+        names = (self.names[n] for n in (() if generation is None else generation.names))
+        return tuple(name for name in names if name.digest == digest)
+
+    def in_state(self, state: GenerationState) -> tuple[Generation, ...]:
+        """Generations in a state, by digest."""
+        return tuple(g for _, g in sorted(self.generations.items()) if g.state is state)
+
+    def check_integrity(self) -> None:
+        """Verify that names and generations agree.
+
+        Raises:
+            IntegrityError: with what was found and what was expected.
+        """
+        known: dict[AdapterDigest, set[str]] = {}
+        for key, name in self.names.items():
+            if key != name.id or not name.history:
+                raise IntegrityError(
+                    f"registry: {key}: found {name.id} with {len(name.history)} steps"
+                )
+            for step in name.history:
+                known.setdefault(step.digest, set()).add(key)
+        for digest, generation in self.generations.items():
+            expected = sorted(known.pop(digest, ()))
+            if sorted(generation.names) != expected:
+                raise IntegrityError(
+                    f"registry: {digest}: found names {sorted(generation.names)}, "
+                    f"expected {expected}"
+                )
+            if bool(expected) != (generation.state is GenerationState.SERVED):
+                raise IntegrityError(
+                    f"registry: {digest}: found {generation.state} with {len(expected)} names"
+                )
+        if known:
+            raise IntegrityError(
+                f"registry: found names of {len(known)} generations, expected 0: {sorted(known)}"
+            )
+
+
+def may_use(name: Name, tenant: TenantId, rights: AdapterRights) -> bool:
+    """Whether a tenant may use a shared name."""
+    return rights.may_use(name.alias) or tenant in name.grants or EVERYONE in name.grants
+
+
+def in_store(generations: Iterable[Generation]) -> tuple[Generation, ...]:
+    """Those whose files are in the content store."""
+    return tuple(g for g in generations if g.place.kind is PlaceKind.STORE)
+
+
+def _entry(
+    key: AdapterKey, generation: Generation, path: Callable[[Generation], str]
+) -> AdapterEntry:
+    return AdapterEntry(
+        key,
+        generation.manifest,
+        path(generation),
+        generation.tags,
+        generation.notes,
+        generation.base_check,
+    )
+
+
+def _put(mapping: dict[K, V], key: K, value: V | None) -> None:
+    if value is None:
+        mapping.pop(key, None)
+    else:
+        mapping[key] = value

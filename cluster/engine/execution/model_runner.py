@@ -1,0 +1,361 @@
+"""A step plan as tensors: one packed forward pass, then one token for each row that samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import structlog
+import torch
+
+from cluster.config import EngineConfig
+from cluster.domain.ids import RequestId, Slot
+from cluster.engine.execution.fused_decoder import FusedDecoder, fuse_decoder
+from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.step_batches import StepBatches, make_batches
+from cluster.engine.execution.step_mixing import FusedRows, SiteMap, StepFusion, enter_layers
+from cluster.engine.execution.step_rows import StepRows, step_output
+from cluster.engine.mixing_spec import Fusion
+from cluster.engine.model.model_loader import LoadedModel, decoder_layers
+from cluster.engine.step_output import StepOutput
+from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.errors import EngineError, ModelSourceError
+from kernels.attention.cache import LayerKVCache
+from kernels.attention.paged import AnyPagedBatch
+from kernels.lora.bank import AdapterBank
+from kernels.lora.torch_ops import AnyLoraBatch
+
+log = structlog.get_logger(__name__)
+
+_Spans = tuple[tuple[int, int], ...]
+"""Of `cluster.engine.spans.segment_spans`."""
+
+_TRIAL_TOKENS = 24
+"""Tokens of the prefill that tries a model."""
+
+_FUSED_AGREEMENT = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""Largest difference from the model's own logits, relative to the largest of them, with which the
+fused decoder is used: the roundings of all layers, far below what another formula gives."""
+
+
+class ModelRunner:
+    """Computes plans on one model. The KV cache is allocated once, here."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: EngineConfig,
+        bank: AdapterBank,
+        fusion: FusionParts | None = None,
+        batches: StepBatches | None = None,
+    ) -> None:
+        """Allocate the KV cache and try the model with one token.
+
+        ``fusion`` are the gates and routers that sequences may name; they are moved to the model's
+        device. ``batches`` are the device's own unless given.
+
+        Raises:
+            ModelSourceError: the model's attention asks for what is not supported.
+        """
+        self._loaded = loaded
+        self._model = loaded.model
+        self._context = loaded.context
+        self._threads = config.threads
+        self._block_size = config.block_size
+        self._bank = bank
+        self._rows_kept: tuple[tuple[int, _Spans, bool], ...] = ()  # of the batch kept, see _lora
+        self._lora_batch: AnyLoraBatch | None = None
+        self._touches_head = False  # any adapter of that batch
+        self._batches = make_batches(loaded, config, bank) if batches is None else batches
+        self._step_fusion: StepFusion | None = None
+        self._fusion = FusionParts() if fusion is None else fusion
+        self._fusion.move(loaded.device)
+        self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        layer_sites = loaded.sites[: loaded.head_site]
+        self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)
+        self._kv_blocks = config.kv_blocks
+        self._fused: FusedDecoder | None = None
+        self._context.bank = bank
+        self._context.kv_caches = tuple(
+            LayerKVCache.allocate(
+                config.kv_blocks,
+                config.block_size,
+                loaded.num_kv_heads,
+                loaded.head_dim,
+                dtype=loaded.dtype,
+                device=loaded.device,
+            )
+            for _ in range(loaded.num_layers)
+        )
+        self._try()
+        if self._fused is not None:  # its operations never wait for the device
+            self._batches.capture(self._decode)
+
+    def start(self) -> None:
+        """Set the calling thread's share of the CPU."""
+        if self._threads:
+            torch.set_num_threads(self._threads)
+
+    def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
+        """Raises EngineError for an empty slot or a weight that is not finite."""
+        for slot, weight in adapters:
+            if not math.isfinite(weight):
+                raise EngineError(f"adapter weight {weight} is not finite")
+            try:
+                self._bank.entry(slot)
+            except ValueError as error:
+                raise EngineError(str(error)) from error
+
+    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
+        """Raises EngineError for an unknown part, or one that does not fit model or mixture."""
+        for name, parts in (
+            (fusion.gate, self._fusion.gates),
+            (fusion.router, self._fusion.routers),
+        ):
+            if not name:
+                continue
+            part = parts.get(name)
+            if part is None:
+                raise EngineError(f"no gate or router {name!r} is loaded")
+            found = part.num_layers, part.hidden_size
+            expected = self._loaded.num_layers, self._hidden_size
+            if found != expected:
+                raise EngineError(
+                    f"{name!r} is for {found[0]} layers of width {found[1]}, "
+                    f"the model has {expected[0]} of {expected[1]}"
+                )
+        gate = self._fusion.gates.get(fusion.gate)
+        wanted = 1 if fusion.router else num_adapters if gate is None else gate.num_adapters
+        if num_adapters != wanted:
+            raise EngineError(f"{num_adapters} adapters for a part that weighs {wanted}")
+        if fusion.site_weights is not None:
+            if len(fusion.site_weights.weights) != num_adapters:
+                raise EngineError(
+                    f"weights of {len(fusion.site_weights.weights)} adapters for {num_adapters}"
+                )
+            unknown = [s for s in fusion.site_weights.sites if s not in self._sites.paths]
+            if unknown:
+                raise EngineError(f"the model has no linear {unknown[0]}")
+
+    def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
+        """Compute a plan.
+
+        Raises:
+            EngineError: out of memory.
+        """
+        try:
+            rows = StepRows.of(plan.scheduled)
+            logits = self._logits(plan.scheduled, rows)
+            output = StepOutput({}) if logits is None else step_output(logits, rows, seeds)
+            if self._step_fusion is not None:
+                output = replace(
+                    output,
+                    decided=self._step_fusion.take_decided(),
+                    gate_weights=self._step_fusion.take_explained(),
+                )
+            return output
+        except torch.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            raise EngineError("the engine is out of device memory") from error
+
+    def rest(self) -> None:
+        """Forget the last step's adapters, whose storage could not be freed otherwise."""
+        self._rows_kept, self._lora_batch, self._step_fusion = (), None, None
+
+    def _logits(
+        self, scheduled: Sequence[ScheduledSequence], rows: StepRows
+    ) -> torch.Tensor | None:
+        """[rows, vocabulary] in fp32, of the rows wanted; None for no row."""
+        if rows.packed == list(range(len(scheduled))):
+            decoded = self._batches.decode(scheduled)
+            if decoded is not None:  # it may have written over the batch kept
+                self._rows_kept, self._step_fusion = (), None
+                return decoded.float()
+        tokens: list[int] = []
+        positions: list[int] = []
+        for item in scheduled:
+            tokens += item.sequence.token_ids[item.start : item.end]
+            positions += range(item.start, item.end)
+        batch = self._batches.attention(
+            [item.sequence.block_table for item in scheduled],
+            [item.start for item in scheduled],
+            [item.count for item in scheduled],
+        )
+        lora = self._lora(scheduled)
+        head = None
+        if lora is not None and self._touches_head and rows.packed:
+            whole = rows.packed == list(range(len(tokens)))
+            head = lora if whole else self._batches.head(list(rows.mixtures))
+        return self._forward(tokens, positions, rows.packed, batch, lora, head)
+
+    @torch.inference_mode()
+    def _forward(
+        self,
+        tokens: list[int],
+        positions: list[int],
+        wanted: list[int],
+        batch: AnyPagedBatch,
+        lora: AnyLoraBatch | None,
+        head: AnyLoraBatch | None = None,
+    ) -> torch.Tensor | None:
+        """Logits of the ``wanted`` tokens; ``head``: the adapters of these at the output head."""
+        device = self._loaded.device
+        # A copy of both in one transfer, [2, T].
+        inputs = torch.tensor([tokens, positions]).to(device, non_blocking=True)
+        rows = None  # every token's, in order
+        if wanted != list(range(len(tokens))):
+            rows = torch.tensor(wanted, dtype=torch.long).to(device, non_blocking=True)
+        self._context.attention = batch
+        self._context.lora = lora
+        self._context.head = head
+        self._context.fusion = self._step_fusion if lora is not None else None
+        try:
+            if not wanted:
+                self._hidden(inputs)
+                return None
+            return self._logits_of(inputs, rows).float()
+        finally:
+            self._context.attention = None
+            self._context.lora = None
+            self._context.head = None
+            self._context.fusion = None
+
+    @torch.inference_mode()
+    def _decode(
+        self,
+        inputs: torch.Tensor,
+        batch: AnyPagedBatch,
+        lora: AnyLoraBatch | None,
+        head_input: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """[rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them, without
+        LoRA on the output head; what that reads is kept in ``head_input``."""
+        self._context.attention = batch
+        self._context.lora = lora
+        self._context.head_input = head_input
+        try:
+            return self._logits_of(inputs, None)
+        finally:
+            self._context.attention = None
+            self._context.lora = None
+            self._context.head_input = None
+
+    def _hidden(self, inputs: torch.Tensor) -> None:
+        """Fills the KV cache for ``inputs`` [2, T], tokens and positions."""
+        if self._fused is not None:
+            self._fused.hidden(inputs[0], inputs[1])
+        else:
+            self._model.model(  # type: ignore[operator]
+                input_ids=inputs[:1], position_ids=inputs[1:], use_cache=False
+            )
+
+    def _logits_of(self, inputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+        """[rows, vocabulary] for ``inputs`` [2, T]; ``rows`` None: all."""
+        if self._fused is not None:
+            return self._fused(inputs[0], inputs[1], rows)
+        answer = self._model(
+            input_ids=inputs[:1],
+            position_ids=inputs[1:],
+            use_cache=False,
+            logits_to_keep=0 if rows is None else rows,  # 0 keeps all
+        )
+        logits: torch.Tensor = answer.logits[0]
+        return logits
+
+    def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
+        """The step's adapters; the last batch is kept while the same sequences go on decoding.
+
+        A live sequence's slots hold the same adapters while it is in one segment, no two sequences
+        have the same arrival number, and a router's answer is the only change of how adapters are
+        weighed within a segment: equal rows mean an equal batch.
+        """
+        if not any(s.adapters for item in scheduled for s in item.sequence.segments):
+            self.rest()
+            return None
+        rows = tuple(
+            (s.arrival, s.spans(item.start, item.end), s.fusion is not None and s.fusion.is_pending)
+            for item in scheduled
+            for s in (item.sequence,)
+        )
+        kept = self._lora_batch
+        if rows == self._rows_kept and kept is not None and kept.valid:
+            return kept
+        parts = [
+            (count, item.sequence.segments[segment].adapters)
+            for item, (_, spans, _) in zip(scheduled, rows, strict=True)
+            for segment, count in spans
+        ]
+        if not any(adapters for _, adapters in parts):
+            self.rest()
+            return None
+        kept = self._batches.lora(parts)
+        head_site = self._loaded.head_site
+        self._touches_head = any(
+            self._bank.touches(slot, head_site) for _, adapters in parts for slot, _ in adapters
+        )
+        self._rows_kept, self._lora_batch = rows, kept
+        self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
+        return kept
+
+    def _fuse(
+        self, batch: AnyLoraBatch, scheduled: Sequence[ScheduledSequence]
+    ) -> StepFusion | None:
+        """The changing weights of a batch; None where each adapter has one weight."""
+        if all(item.sequence.fusion is None for item in scheduled):
+            return None
+        rows = []
+        first = 0
+        for item in scheduled:
+            s = item.sequence
+            seen = None if s.fusion is None else s.fusion.prompt_tokens
+            prompt = min(item.end, s.prompt_len if seen is None else seen) - item.start
+            explain = s.request.sampling.explain
+            rows.append(FusedRows(s.request_id, s.fusion, first, item.count, prompt, explain))
+            first += item.count
+        parts = self._fusion
+        return StepFusion(batch, rows, parts.gates, parts.routers, self._sites)
+
+    def _try(self) -> None:
+        """A few tokens through the first blocks, so that an unsupported model is refused when it is
+        loaded, and the fused decoder is used only where it agrees with the model's own modules."""
+        try:
+            expected = self._trial()
+        except (EngineError, TypeError, RuntimeError) as error:
+            raise ModelSourceError(f"{type(self._model).__name__} cannot run: {error}") from error
+        vocab_size = self._loaded.vocab_size
+        if any(logits.shape[-1] != vocab_size for logits in expected):
+            raise ModelSourceError(
+                f"{type(self._model).__name__} answers with logits of shape "
+                f"{tuple(expected[0].shape)}, expected {(1, vocab_size)}"
+            )
+        if not all(bool(torch.isfinite(logits).all()) for logits in expected):
+            raise ModelSourceError(f"{type(self._model).__name__} answers with NaN or infinity")
+        enter_layers(decoder_layers(self._model), self._context)
+        self._fused = fuse_decoder(self._model, decoder_layers(self._model), self._context)
+        if self._fused is None:
+            return
+        limit = _FUSED_AGREEMENT[self._loaded.dtype]
+        for want, got in zip(expected, self._trial(), strict=True):
+            apart = float((got - want).abs().max() / want.abs().max().clamp_min(1e-6))
+            if not apart <= limit:
+                log.warning("fused decoder differs from the model", difference=apart, limit=limit)
+                self._fused = None
+                return
+
+    def _trial(self) -> list[torch.Tensor]:
+        """Logits of a prefill, and of a decode step after it."""
+        size = self._block_size
+        room = min(size * self._kv_blocks, self._loaded.max_model_len)
+        prompt = min(_TRIAL_TOKENS, room - 1)
+        steps = [(0, 1)] if prompt < 1 else [(0, prompt), (prompt, 1)]
+        answers = []
+        for start, count in steps:
+            blocks = list(range(-(-(start + count) // size)))
+            batch = self._batches.attention([blocks], [start], [count])
+            positions = list(range(start, start + count))
+            tokens = [position % self._loaded.vocab_size for position in positions]
+            logits = self._forward(tokens, positions, [count - 1], batch, None)
+            assert logits is not None
+            answers.append(logits)
+        return answers

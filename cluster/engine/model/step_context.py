@@ -1,0 +1,39 @@
+"""What the replaced modules of one model need to know about the step that is running."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from cluster.engine.execution.step_mixing import StepFusion
+    from kernels.attention.cache import LayerKVCache
+    from kernels.attention.paged import AnyPagedBatch
+    from kernels.lora.bank import AdapterBank
+    from kernels.lora.torch_ops import AnyLoraBatch
+
+
+@dataclass(slots=True)
+class StepContext:
+    """Owned by the runner, shared by the modules of one model instance.
+
+    ``attention``, ``lora``, ``head`` and ``fusion`` are set anew for each step. ``attention`` is
+    None outside of one; ``lora`` is None where no row of the step has an adapter, and then no LoRA
+    work is done; ``head`` is None where no row whose logits are wanted has LoRA on the output head;
+    ``fusion`` is None where every adapter has one weight for all layers.
+    """
+
+    max_model_len: int  # tokens
+    bank: AdapterBank | None = None  # set once, by the runner
+    kv_caches: tuple[LayerKVCache, ...] = ()  # one per layer, set once, by the runner
+    attention: AnyPagedBatch | None = None
+    lora: AnyLoraBatch | None = None
+    head: AnyLoraBatch | None = None  # of the rows that the output head is given
+    head_input: torch.Tensor | None = None  # [rows, hidden], where what the head reads is kept
+    fusion: StepFusion | None = None
+
+    def effective_window(self, window: int | None) -> int | None:
+        """``window``, or None where no sequence can be longer than it."""
+        return None if window is None or window >= self.max_model_len else window

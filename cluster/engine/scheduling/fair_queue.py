@@ -1,0 +1,256 @@
+"""The sequences that wait for their first admission, and whose turn it is.
+
+A replica is shared by tenants, and a tenant's adapters by its applications. Whoever waits wants:
+
+- a tenant's wait does not grow with what others have queued, and nobody's share grows by sending
+  more requests, longer ones, or under more adapters. So tenants take turns, and their shares are
+  counted in tokens to compute;
+- a tenant's batch job over one adapter does not hold up its chat over another. So within a
+  tenant's turn its adapter sets take turns in the same way. Weights are left out: routed prompts
+  nearly all have weights of their own, and the same adapters are the same application;
+- requests of one tenant with the same adapters are served in order of arrival, strictly.
+
+Tenants, and within each tenant its adapter sets, are flows of ``scheduling.turns``. Let C be
+the largest cost of a sequence (at most the context window). While a sequence waits behind S tokens
+of its own queue (0 once it is the first), admitted before it are
+
+- of each other queue of its tenant: at most S + 2 C tokens;
+- of each other tenant: at most 2 C tokens more than of its own.
+
+Newcomers never pass the one whose turn it is, so a large sequence that waits for blocks gets them.
+
+``hold`` sets a queue aside until an event. From the first time that a sequence is held until the
+last time that it is let go, at most ``max_passes`` sequences of others are admitted; the bounds
+count anew from then. A held queue keeps its turn but makes nothing up.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.engine.scheduling.turns import Flow, Turns
+from cluster.engine.sequence import Sequence
+from cluster.errors import IntegrityError
+
+
+@dataclass(slots=True, eq=False)
+class _Tenant(Flow):
+    """One tenant's queues."""
+
+    key: TenantId = field(kw_only=True)
+    queues: dict[tuple[AdapterDigest, ...], _Queue] = field(default_factory=dict)
+    turns: Turns[_Queue] = field(default_factory=Turns)  # of those queues that are not held
+    size: int = 0  # sequences in them
+
+
+@dataclass(slots=True, eq=False)
+class _Queue(Flow):
+    """Sequences of one tenant with the same adapters, in order of arrival."""
+
+    key: tuple[AdapterDigest, ...] = field(kw_only=True)
+    tenant: _Tenant = field(kw_only=True)
+    sequences: OrderedDict[RequestId, Sequence] = field(default_factory=OrderedDict)
+    held_for: str | None = None  # the event that releases it
+
+    @property
+    def head(self) -> Sequence:
+        return next(iter(self.sequences.values()))
+
+
+class FairQueue:
+    """See the module. Everything but looking at all sequences costs a few comparisons.
+
+    Args:
+        fair: false makes one queue of everything, in order of arrival.
+        max_passes: admissions after which a held sequence is held no longer.
+    """
+
+    def __init__(self, *, fair: bool, max_passes: int) -> None:
+        self._fair = fair
+        self._max_passes = max_passes
+        self._tenants: dict[TenantId, _Tenant] = {}
+        self._turns = Turns[_Tenant]()  # of the tenants with a queue that is not held
+        self._held: dict[str, list[_Queue]] = {}  # by event
+        self._limits: list[tuple[int, int, _Queue]] = []  # of held ones: (limit, arrival, queue)
+        self._admissions = 0
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """All sequences, queue by queue, each queue in order of arrival."""
+        for tenant in self._tenants.values():
+            for queue in tenant.queues.values():
+                yield from queue.sequences.values()
+
+    @property
+    def tenants(self) -> int:
+        """Tenants with a sequence in the queue."""
+        return len(self._tenants)
+
+    @property
+    def held(self) -> int:
+        """Queues set aside."""
+        return len(self._limits)
+
+    def waiting_of(self, tenant: TenantId) -> int:
+        """Sequences of a tenant."""
+        found = self._tenants.get(self._tenant_key(tenant))
+        return 0 if found is None else found.size
+
+    def append(self, sequence: Sequence) -> None:
+        """Queue a sequence behind those of its tenant with the same adapters."""
+        tenant_key = self._tenant_key(sequence.request.tenant)
+        tenant = self._tenants.get(tenant_key)
+        if tenant is None:
+            tenant = self._tenants[tenant_key] = _Tenant(key=tenant_key)
+        adapters = sequence.request.decision.digests if self._fair else ()
+        queue = tenant.queues.get(adapters)
+        if queue is None:
+            queue = tenant.queues[adapters] = _Queue(key=adapters, tenant=tenant)
+            tenant.turns.enter(queue)
+            if len(tenant.turns) == 1:
+                self._turns.enter(tenant)
+        queue.sequences[sequence.request_id] = sequence
+        tenant.size += 1
+        self._size += 1
+
+    def peek(self) -> Sequence | None:
+        """Whose turn it is; None when nothing waits or all that waits is held.
+
+        The answer stays the same until that sequence is popped, held or removed.
+        """
+        queue = self._first()
+        return None if queue is None else queue.head
+
+    def pop(self, cost: int) -> Sequence:
+        """Take the sequence that ``peek`` gives, which is admitted at ``cost`` tokens (>= 1).
+
+        Raises:
+            IntegrityError: there is none.
+        """
+        queue = self._first()
+        if queue is None:
+            raise IntegrityError(f"0 sequences to take, {self._size} wait")
+        sequence = queue.head
+        self._turns.charge(queue.tenant, cost)
+        queue.tenant.turns.charge(queue, cost)
+        self._take(queue, sequence)
+        self._admissions += 1
+        while self._limits and self._limits[0][0] <= self._admissions:
+            self._resume(self._limits[0][2])
+        return sequence
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, wherever it is, at no cost to its tenant."""
+        tenant = self._tenants[self._tenant_key(sequence.request.tenant)]
+        queue = tenant.queues[sequence.request.decision.digests if self._fair else ()]
+        if queue.held_for is not None and queue.head is sequence:
+            self._resume(queue)
+        self._take(queue, sequence)
+
+    def hold(self, event: str) -> bool:
+        """Set the queue of the sequence that ``peek`` gives aside until ``release(event)``.
+
+        False, and nothing is changed, when enough others have passed it already.
+        """
+        queue = self._first()
+        if queue is None:
+            raise IntegrityError(f"0 sequences to hold, {self._size} wait")
+        sequence = queue.head
+        if sequence.hold_limit is None:
+            sequence.hold_limit = self._admissions + self._max_passes
+        if sequence.hold_limit <= self._admissions:
+            return False
+        self._leave(queue)
+        queue.held_for = event
+        self._held.setdefault(event, []).append(queue)
+        bisect.insort(self._limits, self._limit(queue))
+        return True
+
+    def release(self, event: str) -> None:
+        """Let those take part again that were held for ``event``."""
+        for queue in tuple(self._held.get(event, ())):
+            self._resume(queue)
+
+    def check_integrity(self) -> None:
+        """Check that counts, turns and what is held agree.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        self._turns.check_integrity()
+        listed = sum(1 for _ in self)
+        if listed != self._size:
+            raise IntegrityError(f"{listed} sequences in queues, {self._size} counted")
+        held = 0
+        for tenant in self._tenants.values():
+            tenant.turns.check_integrity()
+            queues = tenant.queues.values()
+            size = sum(len(queue.sequences) for queue in queues)
+            if size != tenant.size or min(len(queue.sequences) for queue in queues) == 0:
+                raise IntegrityError(
+                    f"{tenant.key} has {size} sequences in {len(queues)} queues, {tenant.size} "
+                    "counted, and each queue should have one"
+                )
+            aside = sum(1 for queue in queues if queue.held_for is not None)
+            turns = sum(1 for queue in queues if queue.turn >= 0)
+            if not turns == len(tenant.turns) == len(queues) - aside:
+                raise IntegrityError(
+                    f"{turns} queues of {tenant.key} take turns, expected {len(queues) - aside}"
+                )
+            if (tenant.turn >= 0) != (turns > 0):
+                raise IntegrityError(f"{tenant.key} has turn {tenant.turn} with {turns} queues")
+            held += aside
+        by_event = sum(len(queues) for queues in self._held.values())
+        if not held == by_event == len(self._limits):
+            raise IntegrityError(
+                f"{held} queues are held, {by_event} by event, {len(self._limits)} by limit"
+            )
+
+    def _tenant_key(self, tenant: TenantId) -> TenantId:
+        return tenant if self._fair else TenantId("")
+
+    def _first(self) -> _Queue | None:
+        tenant = self._turns.first
+        return None if tenant is None else tenant.turns.first
+
+    def _take(self, queue: _Queue, sequence: Sequence) -> None:
+        tenant = queue.tenant
+        del queue.sequences[sequence.request_id]
+        tenant.size -= 1
+        self._size -= 1
+        if not queue.sequences:
+            self._leave(queue)
+            del tenant.queues[queue.key]
+            if not tenant.queues:
+                del self._tenants[tenant.key]
+
+    def _leave(self, queue: _Queue) -> None:
+        queue.tenant.turns.leave(queue)
+        if not len(queue.tenant.turns):
+            self._turns.leave(queue.tenant)
+
+    def _resume(self, queue: _Queue) -> None:
+        """A held queue takes part again."""
+        assert queue.held_for is not None
+        del self._limits[bisect.bisect_left(self._limits, self._limit(queue))]
+        queues = self._held[queue.held_for]
+        queues.remove(queue)
+        if not queues:
+            del self._held[queue.held_for]
+        queue.held_for = None
+        queue.tenant.turns.resume(queue)
+        if queue.tenant.turn < 0:
+            self._turns.resume(queue.tenant)
+
+    @staticmethod
+    def _limit(queue: _Queue) -> tuple[int, int, _Queue]:
+        limit = queue.head.hold_limit
+        assert limit is not None
+        return limit, queue.head.arrival, queue

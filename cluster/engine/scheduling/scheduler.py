@@ -1,0 +1,500 @@
+"""What the next step computes: continuous batching on integers alone.
+
+Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size`` sequences, given
+out in this order:
+
+1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
+2. prefills under way, oldest admission first, in chunks of what room is left;
+3. admission, while batch places and blocks last: preempted sequences first, then those that were
+   never admitted, in the order of ``scheduling.fair_queue``. Whose turn it is waits for its
+   blocks, and nobody passes it.
+
+Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
+are none, the sequence admitted last gives up its blocks and waits before all that were never
+admitted; its tokens are kept and computed again. Running and preempted sequences together are thus
+always in order of admission: among them nobody is overtaken, the oldest always advances, and each
+becomes the oldest. So each ends, so its place and blocks come free, and who waits to be admitted
+waits no longer than the queue's bounds say.
+
+A sequence whose next block is just being computed for a running one is held back until that block
+is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
+in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
+
+A sequence that was re-routed, or whose prompt invokes an adapter, has segments, each with its own
+adapters. When it is preempted it needs the adapters of all its segments again. Where those of
+the first ones may have left the bank, it is not kept here but handed back, to be added anew with
+the tokens it has: as the newest, so that it is preempted again only for those admitted before.
+
+Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
+returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens exactly
+once.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping
+
+from cluster.clock import Clock
+from cluster.config import EngineConfig
+from cluster.domain.decision import SiteWeights
+from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
+from cluster.domain.request import FinishReason
+from cluster.engine.scheduling.batch_integrity import check_batch, check_order, check_waiting
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.scheduling.expected_length import ExpectedLength
+from cluster.engine.scheduling.fair_queue import FairQueue
+from cluster.engine.scheduling.shared_prefixes import SharedPrefixes
+from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.spans import Segment
+from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.errors import (
+    ConfigError,
+    EngineError,
+    IntegrityError,
+    Overloaded,
+    PromptTooLong,
+    RequestError,
+)
+
+HOLD_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
+
+
+class Scheduler:
+    """Decides which tokens of which sequences the next step computes.
+
+    One step at a time: ``schedule``, compute, ``commit``. Sequences may be added and cancelled at
+    any moment between. A plan that is not committed (the step failed) is void once the next one is
+    made, and its tokens are scheduled again. Not thread-safe.
+
+    A step is larger than ``max_batch_tokens`` only for a sequence with ``whole_prefill`` whose
+    prompt does not fit beside the decodes; it is then the only prefill of that step.
+    """
+
+    def __init__(self, config: EngineConfig, pool: BlockPool, clock: Clock) -> None:
+        """Build an empty scheduler over ``pool``, which nobody else may allocate from.
+
+        Raises:
+            ConfigError: ``max_batch_tokens`` has no room for a full batch of decodes.
+        """
+        if config.max_batch_tokens < config.max_batch_size:
+            raise ConfigError(
+                f"engine.max_batch_tokens is {config.max_batch_tokens}, expected at least "
+                f"engine.max_batch_size ({config.max_batch_size}): each decode takes one token"
+            )
+        self._config = config
+        self._pool = pool
+        self._clock = clock
+        self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
+        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
+        self._expected = ExpectedLength()
+        self._preempted: deque[Sequence] = deque()  # in order of admission, after all that run
+        self._returned: list[Sequence] = []  # preempted, and not to be kept here
+        self._running: list[Sequence] = []  # in order of admission
+        self._by_id: dict[RequestId, Sequence] = {}
+        self._next_deadline = math.inf  # no live sequence has an earlier one
+        self._arrivals = 0
+        self._admissions = 0
+        self._plans = 0
+        self._open_plan: StepPlan | None = None  # the one that commit takes
+        self._preemptions = 0
+        self._lately_preempted: list[Sequence] = []  # by the newest plan
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus completion that the configuration and the pool allow, in tokens."""
+        return min(self._config.max_model_len, self._pool.num_blocks * self._pool.block_size)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences not in the batch, preempted ones included."""
+        return len(self._preempted) + len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Sequences in the batch."""
+        return len(self._running)
+
+    @property
+    def preemptions(self) -> int:
+        """Preemptions since the start."""
+        return self._preemptions
+
+    @property
+    def sequences(self) -> tuple[Sequence, ...]:
+        """All sequences not yet ended: those admitted before in that order, then the others."""
+        return (*self._running, *self._preempted, *self._queue)
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.
+
+        Raises:
+            RequestError: a live sequence has the same request id.
+            PromptTooLong: alone, at its full length, it would not fit the pool.
+            Overloaded: ``max_queued`` sequences wait already, beside those the batch has room for;
+                and, where tenants take turns, an equal share of them are this tenant's.
+        """
+        if sequence.request_id in self._by_id:
+            raise RequestError(
+                f"request id {sequence.request_id} is already being served", param="request_id"
+            )
+        # The last token's keys and values are never needed.
+        needed = self._pool.blocks_for(max(sequence.max_len - 1, sequence.num_tokens))
+        if needed > self._pool.num_blocks:
+            raise PromptTooLong(
+                f"prompt and completion may need {needed} KV blocks of {self._pool.block_size} "
+                f"tokens; the replica has {self._pool.num_blocks}",
+                param="prompt",
+            )
+        self._refuse_if_full(sequence)
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        self._by_id[sequence.request_id] = sequence
+        self._queue.append(sequence)
+        if sequence.request.deadline_at is not None:
+            self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
+        if sequence.end_by_tokens is not None:
+            self._next_deadline = -math.inf
+
+    def cancel(
+        self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED
+    ) -> Sequence | None:
+        """End a sequence now, wherever it is, and free its blocks; None when it is not live."""
+        sequence = self._by_id.get(request_id)
+        if sequence is not None:
+            self._end(sequence, reason)
+        return sequence
+
+    def withdraw(self, request_id: RequestId) -> bool:
+        """Take back a sequence that was never admitted, as if it had not come; else False."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None or sequence.admission >= 0:
+            return False
+        del self._by_id[request_id]
+        self._queue.remove(sequence)
+        return True
+
+    def reroute(
+        self,
+        request_id: RequestId,
+        namespace: str,
+        adapters: tuple[tuple[Slot, float], ...],
+        after: int,
+    ) -> int | None:
+        """Let a sequence go on with other adapters once ``after`` tokens of its completion are
+        there; what has been or is being computed stays as it is.
+
+        Returns:
+            How many tokens of its completion come before; None when it is not live.
+
+        Raises:
+            EngineError: it waits for another change already, or its adapters are weighed within
+                the model.
+        """
+        sequence = self._by_id.get(request_id)
+        return None if sequence is None else sequence.reroute(namespace, adapters, after)
+
+    def let_go(self, request_id: RequestId, start: int) -> bool:
+        """The adapters of the segments before the one at ``start`` (tokens of the completion) are
+        about to leave; False while they are needed to compute what is not there yet."""
+        sequence = self._by_id.get(request_id)
+        return sequence is None or sequence.let_go(start)
+
+    @property
+    def lately_preempted(self) -> tuple[Sequence, ...]:
+        """What the newest plan took out of the batch."""
+        return tuple(self._lately_preempted)
+
+    def take_returned(self) -> list[Sequence]:
+        """Sequences preempted since the last call that cannot be computed again as they are."""
+        returned, self._returned = self._returned, []
+        return returned
+
+    def expire(self) -> list[Sequence]:
+        """End what is past its deadline or complete as it came; call it before ``schedule``.
+
+        ``commit`` does the same, so a loop that never idles needs no call of its own.
+        """
+        now = self._clock.wall()
+        if now < self._next_deadline:
+            return []
+        ended = []
+        self._next_deadline = math.inf
+        for sequence in self.sequences:
+            deadline = sequence.request.deadline_at
+            reason = sequence.end_by_tokens
+            if reason is None and deadline is not None and deadline <= now:
+                reason = FinishReason.DEADLINE
+            if reason is not None:
+                self._end(sequence, reason)
+                ended.append(sequence)
+            elif deadline is not None:
+                self._next_deadline = min(self._next_deadline, deadline)
+        return ended
+
+    def schedule(self) -> StepPlan | None:
+        """Decide the next step; None exactly when no sequence is live.
+
+        Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
+        not on time or ids.
+        """
+        self._lately_preempted.clear()
+        scheduled = self._schedule_decodes()
+        budget = self._config.max_batch_tokens - len(scheduled)
+        prefills = self._schedule_prefills(budget)
+        budget -= sum(item.count for item in prefills)
+        self._admit(prefills, budget)
+        scheduled += prefills
+        if not scheduled:
+            return None
+        self._plans += 1
+        self._open_plan = StepPlan(self._plans, tuple(scheduled))
+        return self._open_plan
+
+    def commit(self, plan: StepPlan, sampled: Mapping[RequestId, int]) -> list[Sequence]:
+        """Account for a computed step: publish full blocks, append tokens, end what is complete.
+
+        Sequences that ended since the plan was made are ignored, and so are their tokens.
+
+        Args:
+            plan: the newest plan, not committed before.
+            sampled: the token of each scheduled sequence with ``samples``.
+
+        Returns:
+            The sequences that ended now, their blocks freed. A stop token counts before the
+            length, and both before the deadline; the step's token is kept in all cases.
+
+        Raises:
+            IntegrityError: another plan was made since, or this one was committed before.
+            EngineError: a sampled token is missing; nothing was changed.
+        """
+        if plan is not self._open_plan:
+            raise IntegrityError(f"plan {plan.step} of {self._plans} committed, it is not open")
+        live = [item for item in plan.scheduled if not item.sequence.is_finished]
+        missing = [
+            item.sequence.request_id
+            for item in live
+            if item.samples and item.sequence.request_id not in sampled
+        ]
+        if missing:
+            raise EngineError(f"step {plan.step} sampled no token for {', '.join(missing)}")
+        self._open_plan = None
+        ended = []
+        for item in live:
+            sequence = item.sequence
+            if sequence.num_computed != item.start:
+                raise IntegrityError(
+                    f"{sequence.request_id} has {sequence.num_computed} tokens computed, "
+                    f"the plan starts at {item.start}"
+                )
+            sequence.num_computed = item.end
+            for key in self._prefixes.publish(sequence):
+                self._queue.release(key)
+            if item.samples and sequence.end_by_tokens is None:
+                sequence.token_ids.append(sampled[sequence.request_id])
+            reason = sequence.end_by_tokens
+            if reason is not None:
+                self._end(sequence, reason)
+                ended.append(sequence)
+        return ended + self.expire()
+
+    def complete(self, sequence: Sequence, weights: SiteWeights) -> None:
+        """What a sequence's whole prompt was computed for is known: it is from now on like others.
+
+        Call it before the ``commit`` of the step that computed the prompt. What it publishes is
+        named by what was decided, so that the same prompt with the same answer finds it.
+        """
+        fusion = sequence.fusion
+        assert fusion is not None
+        for key in self._prefixes.forget(sequence):
+            self._queue.release(key)
+        sequence.whole_prefill = False
+        sequence.fusion = fusion.completed(weights)
+        if fusion.complete is not None:
+            completed = Segment(0, fusion.complete(weights), sequence.adapters)
+            sequence.segments = (completed,)
+            sequence.block_keys.clear()
+
+    def check_integrity(self) -> None:
+        """Check the pool against the block tables, and the queues against each other.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        live = self.sequences
+        self._pool.check_integrity(sequence.block_table for sequence in live)
+        self._queue.check_integrity()
+        self._prefixes.check_integrity(self._running)
+        if {sequence.request_id: sequence for sequence in live} != self._by_id:
+            raise IntegrityError(f"{len(live)} sequences in queues, {len(self._by_id)} known by id")
+        check_batch(self._running, self._config.max_batch_size, self._pool)
+        check_waiting((*self._preempted, *self._queue))
+        check_order((*self._running, *self._preempted))
+
+    def _schedule_decodes(self) -> list[ScheduledSequence]:
+        """One token for each running sequence that lacks only its newest one."""
+        scheduled = []
+        for sequence in tuple(self._running):
+            if sequence.status is not SequenceStatus.RUNNING or sequence.is_prefilling:
+                continue
+            if self._make_room(sequence):
+                scheduled.append(self._share(sequence, 1))
+        return scheduled
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Give a decode the block of its newest token; False when it was itself preempted.
+
+        Those preempted were admitted after ``sequence``, so none is in the step yet.
+        """
+        needed = self._pool.blocks_for(sequence.num_tokens) - len(sequence.block_table)
+        while needed > self._pool.num_free:
+            victim = self._running[-1]
+            self._preempt(victim)
+            if victim is sequence:
+                return False
+        sequence.block_table += self._pool.allocate(needed)
+        return True
+
+    def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
+        """Chunks of the prefills under way; they hold their blocks already."""
+        scheduled: list[ScheduledSequence] = []
+        for sequence in self._running:
+            if sequence.is_prefilling:
+                count = self._chunk(sequence, budget, alone=not scheduled)
+                if count == 0:
+                    break
+                scheduled.append(self._share(sequence, count))
+                budget -= count
+        return scheduled
+
+    def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
+        """Move sequences into the batch, and append their shares."""
+        while len(self._running) < self._config.max_batch_size:
+            again = bool(self._preempted)
+            sequence = self._preempted[0] if again else self._queue.peek()
+            if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
+                return
+            hits = self._prefixes.find(sequence)
+            if not again:
+                awaited = self._prefixes.awaited(sequence, len(hits))
+                if awaited is not None and self._queue.hold(awaited):
+                    continue
+            if not self._take_blocks(sequence, hits):
+                return
+            if again:
+                self._preempted.popleft()
+            else:
+                self._queue.pop(self._cost(sequence))
+                sequence.admission = self._admissions
+                self._admissions += 1
+            self._running.append(sequence)
+            sequence.status = SequenceStatus.RUNNING
+            self._prefixes.announce(sequence)
+            count = self._chunk(sequence, budget, alone=not prefills)
+            prefills.append(self._share(sequence, count))
+            budget -= count
+
+    def _cost(self, sequence: Sequence) -> int:
+        """Tokens to compute for a sequence that holds its blocks: prefill and expected decode."""
+        room = sequence.max_len - sequence.num_tokens
+        return sequence.num_uncomputed + self._expected.expect(_kind(sequence), room)
+
+    @staticmethod
+    def _chunk(sequence: Sequence, budget: int, *, alone: bool) -> int:
+        """Tokens of a prefill to compute now, given room for ``budget``; 0 when it must wait.
+
+        ``alone`` tells that no other prefill is in the step.
+        """
+        prompt_left = sequence.prompt_len - sequence.num_computed
+        if sequence.whole_prefill and prompt_left > budget:
+            return prompt_left if alone else 0
+        return max(0, min(sequence.num_uncomputed, budget))
+
+    def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
+        """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
+
+        Beside other sequences a block is left for each that may still grow, its own included:
+        admitting into the last block would only preempt it again.
+        """
+        fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
+        idle_hits = sum(1 for block in hits if self._pool.ref_count(block) == 0)
+        reserve = 0
+        if self._running:
+            reserve = sum(self._may_grow(other) for other in self._running)
+            reserve += self._pool.blocks_for(sequence.max_len - 1) > len(hits) + fresh
+        if self._pool.num_free < idle_hits + fresh + reserve:
+            return False
+        for block in hits:
+            self._pool.acquire(block)
+        sequence.block_table = hits + self._pool.allocate(fresh)
+        sequence.num_computed = len(hits) * self._pool.block_size
+        sequence.num_published = len(hits)
+        if sequence.num_preemptions == 0:
+            sequence.num_cached = min(sequence.num_computed, sequence.prompt_len)
+        return True
+
+    def _may_grow(self, sequence: Sequence) -> bool:
+        return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)
+
+    def _share(self, sequence: Sequence, count: int) -> ScheduledSequence:
+        start = sequence.num_computed
+        return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._running.remove(sequence)
+        self._release(sequence)
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_preemptions += 1
+        self._preemptions += 1
+        self._lately_preempted.append(sequence)
+        if sequence.is_recomputable:
+            self._preempted.appendleft(sequence)
+        else:
+            del self._by_id[sequence.request_id]
+            self._returned.append(sequence)
+
+    def _refuse_if_full(self, sequence: Sequence) -> None:
+        """A full queue still takes a tenant that has less than an equal share of it."""
+        places = self._config.max_batch_size - len(self._running)
+        limit = self._config.max_queued + places
+        if self.waiting < limit:
+            return
+        tenant = sequence.request.tenant
+        own, tenants = self.waiting, 1
+        if self._config.fairness == "adapter":
+            own = self._queue.waiting_of(tenant)
+            own += sum(s.request.tenant == tenant for s in self._preempted)
+            tenants = self._queue.tenants + (self._queue.waiting_of(tenant) == 0)
+        if own * tenants >= limit:
+            raise Overloaded(
+                f"{self.waiting} requests wait on this replica, {own} of them this tenant's; "
+                f"{self._config.max_queued} may wait beside {places} open places"
+            )
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        if sequence.status is SequenceStatus.RUNNING:
+            self._running.remove(sequence)
+        elif sequence.admission >= 0:
+            self._preempted.remove(sequence)
+        else:
+            self._queue.remove(sequence)
+        if reason in (FinishReason.STOP, FinishReason.LENGTH):
+            room = sequence.max_len - sequence.prompt_len
+            self._expected.observe(_kind(sequence), sequence.num_generated, room)
+        del self._by_id[sequence.request_id]
+        self._release(sequence)
+        sequence.status = SequenceStatus.FINISHED
+        sequence.finish_reason = reason
+
+    def _release(self, sequence: Sequence) -> None:
+        """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
+        for key in self._prefixes.forget(sequence):
+            self._queue.release(key)
+        self._pool.release(sequence.block_table)
+        sequence.block_table = []
+        sequence.num_computed = 0
+        sequence.num_published = 0
+
+
+def _kind(sequence: Sequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
+    """Requests that probably get answers of similar length."""
+    return sequence.request.tenant, sequence.request.decision.digests

@@ -1,0 +1,95 @@
+"""How many copies of each adapter: proportional to load, with hysteresis.
+
+An adapter's demand is ``share * replicas``: the copies it needs so that none carries more than
+the mean load of a replica. It is compared with the copies decided last, not with those that
+happen to exist, so that a lost replica does not look like a decision.
+"""
+
+import math
+from collections.abc import Mapping
+
+from cluster.domain.ids import AdapterDigest
+from cluster.placement.planning.load import AdapterRate
+from cluster.placement.planning.plan import AdapterInfo, CopyTarget, PlanInputs
+
+_ROUNDING = 1e-9
+
+
+def copy_targets(inputs: PlanInputs) -> tuple[CopyTarget, ...]:
+    """Copies of every adapter that has load, a pin or had copies; sorted by alias and digest.
+
+    More load never gives an adapter fewer copies. A copy is added when demand exceeds the present
+    number by the tolerance, on the share that the evidence supports (``PlacementPolicy.evidence``),
+    and taken away when one less would do with the tolerance to spare.
+    """
+    rates = {rate.digest: rate for rate in inputs.load.adapters}
+    targets = []
+    for info in sorted(inputs.adapters, key=lambda info: (info.alias, info.digest)):
+        rate = rates.get(info.digest)
+        pinned = min(inputs.pins.get(info.digest, 0), len(inputs.replicas))
+        previous = inputs.previous.get(info.digest, 0)
+        if rate is None and not pinned and not previous:
+            continue
+        targets.append(_target(inputs, info, rate, pinned, previous))
+    return tuple(targets)
+
+
+def _target(
+    inputs: PlanInputs, info: AdapterInfo, rate: AdapterRate | None, pinned: int, previous: int
+) -> CopyTarget:
+    replicas = len(inputs.replicas)
+    per_second = rate.rate if rate else 0.0
+    share = min(1.0, per_second / inputs.load.total) if inputs.load.total > 0 else 0.0
+    wanted, held_back = _wanted(inputs, info.digest, per_second, share, min(previous, replicas))
+    copies = max(wanted, pinned)
+    facts = _facts(rate, share)
+    if pinned and copies == pinned:
+        facts = f"pinned to {pinned}; {facts}"
+    if held_back:
+        facts += "; changed lately, so no copy is taken away yet"
+    noun = "copy" if copies == 1 else "copies"
+    change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} {noun}"
+    return CopyTarget(
+        digest=info.digest,
+        alias=info.alias,
+        copies=copies,
+        previous=previous,
+        pinned=pinned,
+        rate=per_second,
+        share=share,
+        reason=f"{change}: {facts}",
+    )
+
+
+def _wanted(
+    inputs: PlanInputs, digest: AdapterDigest, rate: float, share: float, present: int
+) -> tuple[int, bool]:
+    """Copies by load alone, and whether the cooldown kept copies that load does not ask for."""
+    policy = inputs.policy.placement
+    replicas = len(inputs.replicas)
+    most = replicas if policy.max_copies is None else min(replicas, policy.max_copies)
+    least = min(policy.min_copies, most) if rate > 0 else 0
+    seen = inputs.load.total * inputs.load.window_s
+    believed = share * seen / (seen + policy.evidence) if seen > 0 else 0.0
+    raised = math.ceil(believed * replicas - policy.tolerance - _ROUNDING)
+    lowered = math.ceil(share * replicas + policy.tolerance - _ROUNDING) if rate > 0 else 0
+    wanted = min(max(present, raised), max(lowered, raised))
+    wanted = min(max(wanted, least), most)
+    if wanted < present and digest in inputs.cooling:
+        return min(present, most), True
+    return wanted, False
+
+
+def _facts(rate: AdapterRate | None, share: float) -> str:
+    if rate is None:
+        return "no load; stays where it is while there is room"
+    facts = f"{rate.rate:.2g} req/s is {share:.0%} of load"
+    if len(rate.tenants) == 1:
+        return f"{facts}; tenant {rate.tenants[0][0]}"
+    leading = ", ".join(f"{tenant} {part / rate.rate:.0%}" for tenant, part in rate.tenants[:3])
+    return f"{facts}; tenants {leading}"
+
+
+def copies_by_digest(targets: tuple[CopyTarget, ...]) -> Mapping[AdapterDigest, int]:
+    """The ``previous`` of the next plan; adapters without copies are forgotten."""
+    return {target.digest: target.copies for target in targets if target.copies}

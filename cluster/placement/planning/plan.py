@@ -1,0 +1,102 @@
+"""What the planner reads and answers: data only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from cluster.domain.adapter import AdapterEntry
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.placement.planning.load import LoadReport
+from cluster.placement.policy import ClusterPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """What placement needs to know of one generation."""
+
+    digest: AdapterDigest
+    alias: str
+    owner: TenantId
+    nbytes: int  # on the device where known, else in the file
+
+    @classmethod
+    def from_entry(cls, entry: AdapterEntry) -> "AdapterInfo":
+        """The catalog's line, reduced."""
+        return cls(entry.key.digest, entry.key.alias, entry.key.owner, entry.manifest.nbytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One adapter that takes a replica's room now."""
+
+    digest: AdapterDigest
+    nbytes: int
+    ready: bool
+    busy: bool  # leased, pinned or on its way in or out: cannot be evicted now
+    last_used: float = 0.0  # wall clock, seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRoom:
+    """One replica that adapters may be placed on."""
+
+    replica_id: ReplicaId
+    slots: int
+    bytes_limit: int
+    held: tuple[Held, ...] = ()
+    desired: tuple[AdapterDigest, ...] = ()  # what the last plan put here
+
+
+@dataclass(frozen=True, slots=True)
+class PlanInputs:
+    """All that a plan depends on."""
+
+    replicas: tuple[ReplicaRoom, ...]
+    adapters: tuple[AdapterInfo, ...]
+    load: LoadReport
+    policy: ClusterPolicy
+    pins: Mapping[AdapterDigest, int] = field(default_factory=dict)  # least copies
+    previous: Mapping[AdapterDigest, int] = field(default_factory=dict)  # copies decided last
+    cooling: frozenset[AdapterDigest] = frozenset()  # changed lately: lose no copy
+    avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed lately
+
+
+class MoveKind(StrEnum):
+    """What a replica is told to do."""
+
+    PREFETCH = "prefetch"
+    EVICT = "evict"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One change on one replica, with its reason in words."""
+
+    replica_id: ReplicaId
+    digest: AdapterDigest
+    kind: MoveKind
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CopyTarget:
+    """How many copies an adapter should have, and why."""
+
+    digest: AdapterDigest
+    alias: str
+    copies: int
+    previous: int
+    pinned: int  # least copies by pin, 0 without
+    rate: float  # requests per second
+    share: float  # of all requests, 0 to 1
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Which adapters live where. Equal inputs in any order give an equal plan."""
+
+    desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]  # what matters most first
+    moves: tuple[Move, ...]
+    copies: tuple[CopyTarget, ...]  # by alias
+    unplaced: tuple[tuple[AdapterDigest, str], ...] = ()  # copies without a place, and why

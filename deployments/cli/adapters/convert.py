@@ -1,0 +1,42 @@
+"""``braid adapters convert``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from deployments.cli import console
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="The trained adapter: PiSSA, OLoRA, CorDA or LoRA-GA."),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the plain LoRA.")],
+    initial: Annotated[
+        Path,
+        typer.Option(
+            metavar="INIT",
+            help="The same adapter as it was before training.",
+            show_default=False,
+        ),
+    ],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what OUT already holds.")
+    ] = False,
+) -> None:
+    """Convert an adapter whose initialisation changed the base into a plain LoRA of twice the rank.
+
+    What it computes beside the changed base, the plain one computes beside the base itself.
+    """
+    from deployments.cli.adapters.adapter_commands import size
+    from router_service.outputs import claim_folder
+    from training.merging.conversion import convert_adapter
+
+    claim_folder(out, overwrite=overwrite, reads=(source, initial))
+    nbytes, rank = convert_adapter(source, initial, out)
+    console.out.print(
+        Text("converted ", style="bold green") + Text(f"{out}: rank {rank}, {size(nbytes)}")
+    )

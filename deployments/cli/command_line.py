@@ -1,0 +1,73 @@
+"""All commands together, and what every one of them does with an error."""
+
+from typing import Any
+
+import orjson
+import typer
+from typer.core import TyperGroup
+
+from cluster.errors import BraidError
+from deployments.cli import INTERRUPTED, chat, console
+from deployments.cli.adapters.adapter_commands import adapters_app
+from deployments.cli.cluster import doctor, down, logs, status, up
+from deployments.cli.cluster.model import model_app
+from deployments.cli.cluster.tenants import tenants_app
+from deployments.cli.learning import evaluate
+from deployments.cli.learning.mixture_commands import fusion_app
+from deployments.cli.learning.train import train_app
+from deployments.cli.options import JSON_WANTED
+from deployments.cli.refusal import error_body
+from deployments.cli.routers import route
+from deployments.cli.routers.router_commands import router_app
+
+
+class BraidGroup(TyperGroup):
+    """An error made on purpose becomes one message and status 1; Ctrl-C is quiet.
+
+    With --json the error is on stdout as well, as JSON.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BraidError as error:
+            if ctx.meta.get(JSON_WANTED):
+                body = orjson.dumps(error_body(error), option=orjson.OPT_INDENT_2)
+                console.plain(body.decode())
+            console.show_error(error)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            console.err.print("interrupted")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    name="braid",
+    cls=BraidGroup,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Serve one base model and many LoRA adapters, blended per prompt, to many tenants.",
+    epilog="Start with `braid up`, then `braid chat`.",
+)
+
+RUN = "Run a cluster on this machine"
+app.command(rich_help_panel=RUN)(up.up)
+app.command(rich_help_panel=RUN)(down.down)
+app.command(rich_help_panel=RUN)(status.status)
+app.command(rich_help_panel=RUN)(logs.logs)
+app.command(rich_help_panel=RUN)(doctor.doctor)
+
+USE = "Use it"
+app.command(rich_help_panel=USE)(chat.chat)
+app.command(rich_help_panel=USE)(route.route)
+app.add_typer(adapters_app, name="adapters", rich_help_panel=USE)
+app.add_typer(tenants_app, name="tenants", rich_help_panel=USE)
+
+MAKE = "Models, adapters, routers"
+app.add_typer(model_app, name="model", rich_help_panel=MAKE)
+app.add_typer(train_app, name="train", rich_help_panel=MAKE)
+app.command("eval", rich_help_panel=MAKE)(evaluate.evaluate)
+app.add_typer(router_app, name="router", rich_help_panel=MAKE)
+app.add_typer(fusion_app, name="fusion", rich_help_panel=MAKE)

@@ -1,0 +1,248 @@
+"""The controller actor: looks at the replicas, plans, and tells them.
+
+It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it goes on
+from what it remembers; without the controller the replicas go on with the placement they have.
+"""
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from cluster.adapters.residency.manager import PlacementAck
+from cluster.clock import SystemClock
+from cluster.config import AppConfig
+from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.errors import BraidError, IntegrityError, ReplicaLost
+from cluster.placement.planning.reconciler import Actions, Reconciler
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy_load import PolicyFile
+from deployments.controller.collector import RetiredCollector, placeable
+from deployments.controller.controller_state import ControllerState
+from deployments.controller.store_keeping import StoreMetrics, registry_keeper
+from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
+from deployments.log_setup import configure_logging
+from deployments.loopback import bind_serve_to_loopback
+from deployments.replica_calls import ask_replicas
+from deployments.serve_env import SERVE_LOGGING
+from deployments.wiring import locate_model, read_secrets, scan_adapters
+
+log = structlog.get_logger(__name__)
+
+CALL_TIMEOUT_S = 5.0
+PLACEMENT_TIMEOUT_S = 60.0
+COLLECT_INTERVAL_S = 0.25
+KEEP_INTERVAL_S = 0.5
+SWEEP_INTERVAL_S = 60.0
+ABANDON_FACTOR = 4.0
+"""Times ``adapters.add_timeout_s``: an addition that is staged so long has lost its front."""
+
+
+class Controller:
+    """See the module.
+
+    Args:
+        args: an ``AppConfig`` in JSON form.
+        replicas: handle of the replica deployment.
+    """
+
+    async def __init__(  # type: ignore[misc] # Serve awaits constructors
+        self, args: dict[str, Any], replicas: DeploymentHandle[Any]
+    ) -> None:
+        configure_logging("controller")
+        bind_serve_to_loopback()
+        config = AppConfig.model_validate(args)
+        self._clock = SystemClock()
+        self._interval_s = config.controller.interval_s
+        self._replicas = replicas
+        self._policy = PolicyFile(
+            config.controller.policy_file, ClusterPolicy.fixed(config.replica.replicas)
+        )
+        location = await asyncio.to_thread(locate_model, config)
+        catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
+        secrets = read_secrets(config)
+        self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
+        await self._live.start()
+        self._collector = RetiredCollector(
+            self._live.registry,
+            content_store(config.adapters, NO_BASE),
+            self._unload,
+            self._clock,
+            abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
+        )
+        self._keeper = registry_keeper(config, self._live, location.model_id, self._clock)
+        self._state = ControllerState(secrets.redis_url)
+        self._reconciler = await self._restore()
+        self._replica_count = self._policy.policy.replicas.min
+        self._applying: set[asyncio.Task[None]] = set()
+        self._ticks = 0
+        self._tick_error: str | None = None
+        self._task = asyncio.create_task(self._run())
+        self._collecting = asyncio.create_task(self._collect())
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def state(self) -> dict[str, Any]:
+        """For people: the placement with its reasons, the policy in force, and what is wrong."""
+        return {
+            **self._reconciler.status(),
+            "ticks": self._ticks,
+            "tick_error": self._tick_error,
+            "policy": self._policy.policy.model_dump(mode="json"),
+            "policy_error": self._policy.error,
+            "state_error": self._state.error,
+            "adapter_store": None if self._keeper is None else asdict(self._keeper.counters),
+        }
+
+    async def check_health(self) -> None:
+        """Serve replaces a controller whose loop has ended."""
+        if self._task.done() or self._collecting.done() or self._keeping.done():
+            raise RuntimeError("the control loop has ended")
+
+    async def _restore(self) -> Reconciler:
+        saved = await self._state.load()
+        if saved is None:
+            return Reconciler()
+        try:
+            restored = Reconciler.from_state(saved)
+        except (IntegrityError, KeyError, TypeError, ValueError) as error:
+            log.error("controller.state_refused", error=repr(error))
+            return Reconciler()
+        log.info("controller.restored", version=restored.status()["version"])
+        return restored
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._tick()
+                self._tick_error = None
+            except Exception as error:  # one bad tick must not end the loop
+                if repr(error) != self._tick_error:  # one line for a failure that goes on
+                    log.error("controller.tick_failed", exc_info=error)
+                self._tick_error = repr(error)
+            await asyncio.sleep(self._interval_s)
+
+    async def _tick(self) -> None:
+        await asyncio.to_thread(self._policy.refresh)
+        snapshots = await self._look()
+        now = self._clock.wall()
+        actions = self._reconciler.tick(
+            snapshots, placeable(self._live.view), self._policy.policy, now
+        )
+        self._ticks += 1
+        count_changed = actions.replica_count != self._replica_count
+        self._replica_count = actions.replica_count
+        if actions.replica_plans or count_changed or self._ticks == 1:
+            # Replicas go by the version, so a plan may overtake one that is still being applied.
+            task = asyncio.create_task(self._apply(actions))
+            self._applying.add(task)
+            task.add_done_callback(self._applying.discard)
+        await self._state.save(self._reconciler.to_state())
+
+    async def _collect(self) -> None:
+        while True:
+            try:
+                await self._collector.tick()
+            except BraidError as error:
+                log.warning("controller.collection_failed", error=error.message)
+            except Exception as error:  # Ray raises many kinds; the next look may succeed
+                log.error("controller.collection_failed", exc_info=error)
+            await asyncio.sleep(COLLECT_INTERVAL_S)
+
+    async def _keep(self) -> None:
+        """Write the registry down, recover it where it was lost, and sweep the store."""
+        keeper, metrics = self._keeper, StoreMetrics()
+        swept_at = -SWEEP_INTERVAL_S
+        while keeper is not None:
+            try:
+                await keeper.keep()
+                if self._clock.monotonic() - swept_at >= SWEEP_INTERVAL_S:
+                    await keeper.sweep()
+                    swept_at = self._clock.monotonic()
+            except BraidError as error:
+                log.warning("controller.registry_not_kept", error=error.message)
+            except Exception as error:  # what one look meets must not end the loop
+                log.error("controller.registry_not_kept", exc_info=error)
+            metrics.report(keeper.counters)
+            await asyncio.sleep(KEEP_INTERVAL_S)
+        await asyncio.Event().wait()
+
+    async def _unload(
+        self, digests: tuple[AdapterDigest, ...]
+    ) -> list[frozenset[AdapterDigest]] | None:
+        """What is gone from each replica; None where one does not answer."""
+        try:
+            found = await ask_replicas(
+                self._replicas, "unload_adapters", digests, timeout_s=CALL_TIMEOUT_S
+            )
+        except ReplicaLost:
+            return None
+        if any(isinstance(item, BaseException) for item in found):
+            return None
+        return [frozenset(gone) for _, gone in found]
+
+    async def _look(self) -> list[ReplicaSnapshot]:
+        found = await ask_replicas(self._replicas, "describe", timeout_s=CALL_TIMEOUT_S)
+        snapshots = []
+        for item in found:
+            if isinstance(item, ReplicaSnapshot):
+                snapshots.append(item)
+            else:
+                log.warning("controller.replica_silent", error=repr(item))
+        return snapshots
+
+    async def _apply(self, actions: Actions) -> None:
+        plans = {plan.replica_id: (plan.version, plan.desired) for plan in actions.replica_plans}
+        try:
+            answers = await ask_replicas(
+                self._replicas,
+                "apply_placement",
+                plans,
+                actions.replica_count,
+                timeout_s=PLACEMENT_TIMEOUT_S,
+            )
+        except ReplicaLost as error:
+            log.warning("controller.placement_unanswered", error=error.message)
+            return
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                log.warning("controller.placement_unanswered", error=repr(answer))
+                continue
+            replica_id, ack = answer
+            if ack is not None:
+                self._acknowledge(replica_id, ack)
+
+    def _acknowledge(self, replica_id: ReplicaId, ack: PlacementAck) -> None:
+        self._reconciler.acknowledge(
+            replica_id,
+            ack.version,
+            loaded=ack.loaded,
+            failed={digest: f"{code}: {message}" for digest, code, message in ack.failed},
+            evicted=ack.evicted,
+            policy=self._policy.policy,
+            now=self._clock.wall(),
+        )
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_task"):
+            self._task.cancel()
+            self._collecting.cancel()
+            self._keeping.cancel()
+            await self._live.close()
+            await self._state.close()
+
+
+def controller_deployment(config: AppConfig) -> serve.Deployment:
+    """The deployment with its options; exactly one replica."""
+    return serve.deployment(
+        name="Controller",
+        logging_config=dict(SERVE_LOGGING),
+        num_replicas=1,
+        max_ongoing_requests=64,
+        health_check_period_s=2.0,
+        graceful_shutdown_timeout_s=2.0,
+        ray_actor_options={"num_cpus": 0, "resources": dict(config.controller.resources)},
+    )(Controller)

@@ -1,0 +1,32 @@
+"""The whole OpenAPI document."""
+
+from typing import Any
+
+from deployments.front.openai.openapi.answer_schemas import answer_schemas
+from deployments.front.openai.openapi.bodies import ServerFacts, body_schemas
+from deployments.front.openai.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECURITY
+
+
+def openapi_document(version: str, facts: ServerFacts) -> dict[str, Any]:
+    """The document of a front.
+
+    Args:
+        version: of the server.
+        facts: what the schemas depend on.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = operation.description
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Braid",
+            "version": version,
+            "description": "OpenAI's API over one base model and many adapters.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {**body_schemas(facts), **answer_schemas(), **EXTRA_SCHEMAS},
+            "securitySchemes": SECURITY,
+        },
+    }

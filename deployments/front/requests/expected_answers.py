@@ -1,0 +1,43 @@
+"""How much a tenant's requests will probably generate, learnt at the front."""
+
+from collections.abc import Sequence
+
+from cluster.domain.ids import TenantId
+from cluster.domain.request import SamplingParams
+from cluster.engine.scheduling.expected_length import ExpectedLength
+
+
+class ExpectedAnswers:
+    """Learns from answers that came to their end, by tenant and by the names that were asked for.
+
+    Tokens are reserved before routing: a request that is refused must not be routed.
+    """
+
+    def __init__(self) -> None:
+        self._lengths = ExpectedLength()
+
+    def total(
+        self,
+        tenant: TenantId,
+        asked: tuple[str, ...],
+        samplings: Sequence[SamplingParams],
+    ) -> int:
+        """Tokens that sequences with these parameters will probably generate together."""
+        return sum(self._one(tenant, asked, sampling) for sampling in samplings)
+
+    def observe(
+        self,
+        tenant: TenantId,
+        asked: tuple[str, ...],
+        sampling: SamplingParams,
+        generated: int,
+    ) -> None:
+        """A sequence came to its own end, or to its limit."""
+        if not sampling.ignore_eos:
+            self._lengths.observe((tenant, asked), generated, sampling.max_tokens)
+
+    def _one(self, tenant: TenantId, asked: tuple[str, ...], sampling: SamplingParams) -> int:
+        if sampling.ignore_eos:
+            return sampling.max_tokens
+        expected = self._lengths.expect((tenant, asked), sampling.max_tokens)
+        return max(expected, min(sampling.min_tokens, sampling.max_tokens))

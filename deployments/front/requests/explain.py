@@ -1,0 +1,119 @@
+"""A decision as people read it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cluster.domain.adapter import WeightedAdapter
+from cluster.domain.decision import DecisionSource, RoutingDecision, SiteWeights
+from deployments.front.requests.rerouting import SentenceDecision
+
+
+def decision_body(
+    decision: RoutingDecision,
+    source: DecisionSource,
+    store: str | None,
+    *,
+    explain: bool = False,
+) -> dict[str, Any]:
+    """The answer of ``POST /v1/route`` and ``GET /v1/decisions/{id}``.
+
+    With ``explain`` it says how the mixture came about, in one place and ready to be drawn.
+    """
+    body: dict[str, Any] = {
+        "id": decision.id,
+        "object": "routing.decision",
+        "source": source.value,
+        "router": decision.router,
+        "router_version": decision.router_version,
+        "granularity": decision.granularity.value,
+        "mixture": mixture_body(decision.mixture),
+        "scores": [
+            {
+                "name": score.alias or "(base)",
+                "probability": score.probability,
+                "kept": score.kept,
+            }
+            for score in sorted(decision.scores, key=lambda score: -score.probability)
+        ],
+        "created_at": decision.created_at,
+        "expires_at": decision.expires_at,
+    }
+    if store is not None:
+        body["store"] = store
+    if explain:
+        weights = {term.key.alias: term.weight for term in decision.mixture}
+        body["explain"] = explanation(body["scores"], weights, decision.site_weights)
+    return body
+
+
+def mixture_body(mixture: Sequence[WeightedAdapter]) -> list[dict[str, Any]]:
+    """The terms of a mixture, the heaviest first."""
+    return [
+        {"name": term.key.alias, "weight": term.weight, "digest": term.key.digest}
+        for term in sorted(mixture, key=lambda term: -abs(term.weight))
+    ]
+
+
+def sentences_body(sentences: Sequence[SentenceDecision]) -> list[dict[str, Any]]:
+    """The decision of each sentence of an answer; the first is the prompt's.
+
+    ``tokens`` were generated when it had begun, ``start`` before its adapters were applied.
+    """
+    bodies = []
+    for sentence in sentences:
+        body: dict[str, Any] = {
+            "tokens": sentence.seen,
+            "state": sentence.state.value,
+            "start": sentence.start,
+        }
+        if sentence.decided is not None:
+            body["decision"] = sentence.decided.decision.id
+            body["source"] = sentence.decided.source.value
+            body["mixture"] = mixture_body(sentence.decided.decision.mixture)
+        if sentence.reason:
+            body["reason"] = sentence.reason
+        bodies.append(body)
+    return bodies
+
+
+def explanation(
+    scores: Sequence[Mapping[str, Any]],
+    weights: Mapping[str, float],
+    sites: SiteWeights | None = None,
+) -> dict[str, Any]:
+    """How a mixture came about: every candidate with its weight; weights by layer and module.
+
+    Args:
+        scores: of the candidates, as in the answer's ``scores``.
+        weights: of the mixture, by alias.
+        sites: of the mixture's only adapter, where modules are weighed.
+    """
+    explained: dict[str, Any] = {
+        "candidates": [{**score, "weight": weights.get(score["name"], 0.0)} for score in scores]
+    }
+    if sites is not None and len(sites.weights) == 1:
+        explained["layers"] = _by_layer(sites)
+    return explained
+
+
+def _by_layer(sites: SiteWeights) -> dict[str, Any]:
+    """[layers][modules] of sites such as ``model.layers.3.mlp.up_proj``; what is absent is 0."""
+    placed: dict[tuple[int, str], float] = {}
+    for site, weight in zip(sites.sites, sites.weights[0], strict=True):
+        parts = site.split(".")
+        layer = next((int(part) for part in parts if part.isdecimal()), 0)
+        placed[layer, parts[-1]] = weight
+    columns = list(dict.fromkeys(module for _, module in placed))
+    layers = range(max(layer for layer, _ in placed) + 1)
+    return {
+        "columns": columns,
+        "weights": [[placed.get((layer, c), 0.0) for c in columns] for layer in layers],
+    }
+
+
+def adapters_header(mixture: Sequence[WeightedAdapter]) -> str:
+    """The exact generations of an answer: ``alias@digest;w=weight``, comma-separated.
+
+    Empty where the base answers alone.
+    """
+    return ", ".join(f"{term.key.alias}@{term.key.digest};w={term.weight:.6g}" for term in mixture)

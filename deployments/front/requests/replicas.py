@@ -1,0 +1,178 @@
+"""The front's live picture of the replicas: who exists, an open link to each, and the pick."""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.ids import ReplicaId
+from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
+from cluster.errors import Overloaded, ReplicaLost
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.filters import PickRequest
+from cluster.placement.picking.picker import Picker
+from deployments.link.link_client import ReplicaLink
+
+log = structlog.get_logger(__name__)
+
+REMEMBER_LOST_S = 60.0
+"""A lost replica's older snapshots may still be on their way for so long."""
+
+Discover = Callable[[], Awaitable[Iterable[ReplicaSnapshot]]]
+
+
+class ReplicaSet:
+    """Discovers replicas, keeps links to them, and picks one for a request.
+
+    Args:
+        discover: asks every running replica for a snapshot of itself.
+        picker: chooses among those known; its view is fed from the links.
+        signing_key: opens the links.
+        interval_s: seconds between discoveries.
+    """
+
+    def __init__(
+        self,
+        discover: Discover,
+        picker: Picker,
+        signing_key: bytes,
+        clock: Clock,
+        *,
+        interval_s: float,
+    ) -> None:
+        self._discover = discover
+        self._picker = picker
+        self._signing_key = signing_key
+        self._clock = clock
+        self._interval_s = interval_s
+        self._links: dict[ReplicaId, ReplicaLink] = {}
+        self._host_tiers: dict[ReplicaId, tuple[ResidentAdapter, ...]] = {}
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.view = ClusterView()
+
+    def start(self) -> None:
+        """Begin discovering."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop discovering and close every link."""
+        if self._task is not None:
+            self._task.cancel()
+        for link in list(self._links.values()):
+            await link.close()
+        self._links.clear()
+
+    @property
+    def ready(self) -> bool:
+        """Whether at least one replica can be reached."""
+        return any(link.open for link in self._links.values())
+
+    def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
+        """The latest word of every replica that is linked."""
+        return tuple(view.snapshot for view in self.view.replicas(self._clock.wall()))
+
+    def on_host(self, replica_id: ReplicaId) -> tuple[ResidentAdapter, ...]:
+        """What a replica last said it has in host memory."""
+        return self._host_tiers.get(replica_id, ())
+
+    def holdings(self) -> tuple[ReplicaSnapshot, ...]:
+        """As ``snapshots``, with what is in host memory alone beside what has a slot."""
+        return tuple(_with_host(item, self.on_host(item.replica_id)) for item in self.snapshots())
+
+    async def pick(
+        self, request: PickRequest, *, wait_s: float
+    ) -> tuple[ReplicaChoice, ReplicaLink]:
+        """The replica for a request; waits while none can be reached.
+
+        Raises:
+            ReplicaLost: no replica could be reached within ``wait_s`` seconds.
+            Overloaded: the queues of all replicas stayed full for as long.
+        """
+        deadline = self._clock.monotonic() + wait_s
+        while True:
+            self._changed.clear()
+            try:
+                choice = self._picker.pick(self.view, request, self._clock.wall())
+            except (Overloaded, ReplicaLost):
+                remaining = deadline - self._clock.monotonic()
+                if remaining <= 0:
+                    raise
+                await self._wait_for_change(min(remaining, self._interval_s))
+                continue
+            return choice, self._links[choice.replica_id]
+
+    async def _wait_for_change(self, timeout_s: float) -> None:
+        try:
+            await asyncio.wait_for(self._changed.wait(), timeout_s)
+        except TimeoutError:
+            return
+
+    async def _run(self) -> None:
+        failure = ""
+        while True:
+            try:
+                self._reconcile(list(await self._discover()))
+                failure = ""
+            except Exception as error:  # Ray raises many kinds; the next look may succeed
+                if repr(error) != failure:  # one line for a failure that goes on
+                    log.warning("replicas.discovery_failed", error=repr(error))
+                failure = repr(error)
+            await asyncio.sleep(self._interval_s)
+
+    def _reconcile(self, found: list[ReplicaSnapshot]) -> None:
+        self.view.forget_removed(self._clock.wall() - REMEMBER_LOST_S)
+        for snapshot in found:
+            link = self._links.get(snapshot.replica_id)
+            if link is None or not link.open:
+                self._open(snapshot)
+            else:
+                self._on_snapshot(snapshot)
+
+    def _open(self, snapshot: ReplicaSnapshot) -> None:
+        link = ReplicaLink(
+            snapshot.replica_id,
+            snapshot.address,
+            self._signing_key,
+            on_snapshot=self._on_snapshot,
+            on_host=self._on_host,
+            on_load=self._on_load,
+            on_lost=self._on_lost,
+        )
+        self._links[snapshot.replica_id] = link
+        link.start()
+        log.info("replicas.linked", replica=snapshot.replica_id, address=snapshot.address)
+        self._on_snapshot(snapshot)
+
+    def _on_snapshot(self, snapshot: ReplicaSnapshot) -> None:
+        if snapshot.replica_id in self._links:
+            self.view.update(snapshot, self._clock.wall())
+            self._changed.set()
+
+    def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
+        if replica_id in self._links:
+            self._host_tiers[replica_id] = adapters
+            there = (a.digest for a in adapters if a.state is AdapterState.ON_HOST)
+            self.view.set_on_host(replica_id, there)
+
+    def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
+        known = self.view.snapshot(replica_id)
+        if known is not None and (known.running, known.queued) != (running, queued):
+            now = self._clock.wall()
+            fresh = dataclasses.replace(known, running=running, queued=queued, observed_at=now)
+            self.view.update(fresh, now)
+
+    def _on_lost(self, replica_id: ReplicaId) -> None:
+        self._links.pop(replica_id, None)
+        self._host_tiers.pop(replica_id, None)
+        self.view.remove(replica_id, self._clock.wall())
+        self._changed.set()
+
+
+def _with_host(snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]) -> ReplicaSnapshot:
+    in_slots = {resident.digest for resident in snapshot.resident}
+    rest = tuple(resident for resident in on_host if resident.digest not in in_slots)
+    return dataclasses.replace(snapshot, resident=(*snapshot.resident, *rest))

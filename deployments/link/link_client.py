@@ -1,0 +1,180 @@
+"""The front's end of the links: one per replica, shared by all requests in flight.
+
+Ownership: ``ReplicaLink.submit`` gives the caller a queue that receives the request's chunks. The
+queue ends in exactly one of two ways: a chunk with a finish reason, or ``None``, which says that
+the replica was lost and nothing more will come.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import structlog
+
+from cluster.domain.adapter import ResidentAdapter
+from cluster.domain.ids import ReplicaId, RequestId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.request import GenerationChunk
+from cluster.errors import ReplicaLost
+from deployments.link.link_auth import HEADER, link_token
+from deployments.link.link_messages import (
+    Cancel,
+    HostItem,
+    Reroute,
+    SnapshotItem,
+    StepItem,
+    Submit,
+    ToReplica,
+    decode_to_front,
+    encode,
+)
+from deployments.link.link_server import MAX_MESSAGE_BYTES, METHOD, SERVICE
+
+log = structlog.get_logger(__name__)
+
+ChunkQueue = asyncio.Queue[GenerationChunk | None]
+
+
+class ReplicaLink:
+    """One open link.
+
+    Args:
+        replica_id: who is at the other end.
+        address: its ``host:port``.
+        signing_key: proves that this process belongs to the cluster.
+        on_snapshot: called with every snapshot the replica sends.
+        on_host: called with (replica_id, adapters in its host memory) when they change.
+        on_load: called with (replica_id, running, queued) after every step.
+        on_lost: called once when the link ends for any reason but ``close``.
+    """
+
+    def __init__(
+        self,
+        replica_id: ReplicaId,
+        address: str,
+        signing_key: bytes,
+        *,
+        on_snapshot: Callable[[ReplicaSnapshot], None],
+        on_host: Callable[[ReplicaId, tuple[ResidentAdapter, ...]], None],
+        on_load: Callable[[ReplicaId, int, int], None],
+        on_lost: Callable[[ReplicaId], None],
+    ) -> None:
+        self.replica_id = replica_id
+        self.address = address
+        self._on_snapshot = on_snapshot
+        self._on_host = on_host
+        self._on_load = on_load
+        self._on_lost = on_lost
+        self._signing_key = signing_key
+        self._queues: dict[RequestId, ChunkQueue] = {}
+        self._outbox: asyncio.Queue[ToReplica] = asyncio.Queue()
+        self._closed = False
+        self._channel: grpc.aio.Channel | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+
+    @property
+    def open(self) -> bool:
+        """Whether requests may be submitted."""
+        return not self._closed
+
+    @property
+    def in_flight(self) -> int:
+        """Requests submitted here whose last chunk has not arrived."""
+        return len(self._queues)
+
+    def start(self) -> None:
+        """Open the channel; failures arrive through ``on_lost``."""
+        self._channel = grpc.aio.insecure_channel(
+            self.address,
+            options=[
+                ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.keepalive_time_ms", 10_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
+                ("grpc.enable_retries", 0),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(
+            metadata=((HEADER, link_token(self._signing_key)),)
+        )
+        self._tasks = (
+            asyncio.create_task(self._read(call)),
+            asyncio.create_task(self._write(call)),
+        )
+
+    def submit(self, message: Submit) -> ChunkQueue:
+        """Send a request.
+
+        Raises:
+            ReplicaLost: the link is closed.
+        """
+        if self._closed:
+            raise ReplicaLost(f"replica {self.replica_id} is gone")
+        queue: ChunkQueue = asyncio.Queue()
+        self._queues[message.request_id] = queue
+        self._outbox.put_nowait(message)
+        return queue
+
+    def reroute(self, message: Reroute) -> None:
+        """Send a re-route of a request that was submitted here; nothing where it has ended."""
+        if message.request_id in self._queues and not self._closed:
+            self._outbox.put_nowait(message)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """Tell the replica to stop; its queue receives nothing more."""
+        if self._queues.pop(request_id, None) is not None and not self._closed:
+            self._outbox.put_nowait(Cancel(request_id))
+
+    async def close(self) -> None:
+        """End the link; requests still in flight see the replica as lost."""
+        self._end()
+        for task in self._tasks:
+            task.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+
+    def _end(self) -> None:
+        self._closed = True
+        queues, self._queues = self._queues, {}
+        for queue in queues.values():
+            queue.put_nowait(None)
+
+    async def _write(self, call: Any) -> None:
+        try:
+            while True:
+                await call.write(encode(await self._outbox.get()))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            log.info("link.write_ended", replica=self.replica_id, reason=str(error))
+
+    async def _read(self, call: Any) -> None:
+        reason = "closed by the replica"
+        try:
+            async for data in call:
+                self._receive(data)
+        except grpc.aio.AioRpcError as error:
+            reason = f"{error.code().name}: {error.details()}"
+        if not self._closed:
+            log.warning("link.lost", replica=self.replica_id, reason=reason)
+            self._end()
+            self._on_lost(self.replica_id)
+            if self._channel is not None:
+                await self._channel.close()
+
+    def _receive(self, data: bytes) -> None:
+        item = decode_to_front(data)
+        match item:
+            case SnapshotItem():
+                self._on_snapshot(item.snapshot)
+            case HostItem():
+                self._on_host(self.replica_id, item.adapters)
+            case StepItem():
+                self._on_load(self.replica_id, item.running, item.queued)
+                for chunk in item.chunks:
+                    if chunk.finish_reason is None:
+                        queue = self._queues.get(chunk.request_id)
+                    else:
+                        queue = self._queues.pop(chunk.request_id, None)
+                    if queue is not None:
+                        queue.put_nowait(chunk)

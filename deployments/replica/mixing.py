@@ -1,0 +1,154 @@
+"""From a decision to what the engine is told: adapters in order, and how they are weighed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from cluster.adapters.activation import active_from, stretches
+from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
+from cluster.domain.ids import Slot
+from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.mixing_spec import Fusion
+from cluster.engine.spans import Segment
+from cluster.errors import RequestError, RouterOutdated
+from router_service.routers.kind import EnginePart
+
+
+class DecisionFusion:
+    """What of the routers runs inside this replica's engine, by the version of the router.
+
+    Parts come and go on the event loop, while the engine runs.
+    """
+
+    def __init__(
+        self, parts: Mapping[str, EnginePart], base_digest: str, *, isolate_tenants: bool
+    ) -> None:
+        self._parts: dict[str, EnginePart] = {}
+        self._engine_parts = FusionParts()
+        self._base_digest = base_digest
+        self._isolate_tenants = isolate_tenants
+        for version, part in parts.items():
+            self.add(version, part)
+
+    @property
+    def versions(self) -> frozenset[str]:
+        """Of the routers that can be served here."""
+        return frozenset(self._parts)
+
+    def engine_parts(self) -> FusionParts:
+        """What the engine is built with; its names are the versions, and it follows this."""
+        return self._engine_parts
+
+    def add(self, version: str, part: EnginePart) -> None:
+        """Serve a router of this version from now on."""
+        self._engine_parts.add(version, gate=part.gate, router=part.router)
+        self._parts[version] = part
+
+    def remove(self, version: str) -> None:
+        """Serve it no longer; no live request may have been decided by it."""
+        self._parts.pop(version, None)
+        self._engine_parts.remove(version)
+
+    def lacks(self, decision: RoutingDecision) -> bool:
+        """Whether a decision needs a part that is not here."""
+        return _is_fused(decision) and decision.router_version not in self._parts
+
+    def namespace(self, decision: RoutingDecision) -> str:
+        """The KV namespace of a decision as it stands."""
+        return kv_namespace(self._base_digest, decision, isolate_tenant=self._isolate_tenants)
+
+    def plan(
+        self, decision: RoutingDecision, slots: Sequence[Slot]
+    ) -> tuple[tuple[tuple[Slot, float], ...], Fusion | None]:
+        """(slot, weight) of the adapters in the order the engine needs, and their fusion.
+
+        Args:
+            decision: of the request.
+            slots: of its mixture, in the mixture's order.
+
+        Raises:
+            RouterOutdated: a router of a version that this replica does not have, or of other
+                generations than the decision names.
+        """
+        terms = list(zip(decision.digests, slots, decision.mixture, strict=True))
+        weighted = tuple((slot, term.weight) for _, slot, term in terms)
+        if not _is_fused(decision):
+            return weighted, None
+        part = self._parts.get(decision.router_version)
+        if part is None:
+            raise RouterOutdated(
+                f"router {decision.router!r} of version {decision.router_version[:12]} is not "
+                "served any more",
+                param="model",
+            )
+        places = {str(digest): (slot, term.weight) for digest, slot, term in terms}
+        if places.keys() != set(part.digests):
+            decided = ", ".join(f"{t.key.alias}@{digest[:12]}" for digest, _, t in terms)
+            made_for = ", ".join(digest[:12] for digest in part.digests)
+            raise RouterOutdated(
+                f"router {decision.router!r} was made for generations {made_for} of its adapters, "
+                f"not for {decided}; make it anew for those that are served now",
+                param="model",
+            )
+        ordered = tuple(places[digest] for digest in part.digests)
+        if part.gate is not None:
+            return ordered, Fusion(gate=decision.router_version)
+
+        def completed(weights: SiteWeights) -> str:
+            return self.namespace(replace(decision, site_weights=weights))
+
+        return ordered, Fusion(
+            router=decision.router_version,
+            site_weights=decision.site_weights,
+            complete=completed,
+        )
+
+    def segments(
+        self,
+        decision: RoutingDecision,
+        slots: Sequence[Slot],
+        prompt: Sequence[int],
+        invocations: Sequence[Sequence[int]],
+    ) -> tuple[tuple[Segment, ...], Fusion | None]:
+        """A prompt under a decision: its segments, the first at 0, and their fusion.
+
+        A segment whose adapters are fewer than the decision's has the namespace of a decision on
+        these alone. So what comes before an invocation is shared with requests for the base.
+
+        Args:
+            decision: of the request.
+            slots: of its mixture, in the mixture's order.
+            prompt: token ids.
+            invocations: the tokens that invoke each adapter, likewise; none for an ordinary one.
+
+        Raises:
+            RouterOutdated: as ``plan``.
+            RequestError: an activated LoRA whose weights are decided inside the engine.
+        """
+        activated = [
+            repr(term.key.alias)
+            for term, invocation in zip(decision.mixture, invocations, strict=True)
+            if invocation
+        ]
+        if not activated:
+            adapters, fusion = self.plan(decision, slots)
+            return (Segment(0, self.namespace(decision), adapters),), fusion
+        if _is_fused(decision):
+            raise RequestError(
+                f"router {decision.router!r} weighs {', '.join(activated)} inside the model, where "
+                "an activated LoRA (alora_invocation_tokens) cannot be weighed; name the adapter "
+                "itself or use a router that reads the text",
+                param="model",
+            )
+        starts = [active_from(prompt, invocation) for invocation in invocations]
+        found = []
+        for start, places in stretches(starts):
+            part = replace(decision, mixture=tuple(decision.mixture[i] for i in places))
+            adapters, _ = self.plan(part, [slots[i] for i in places])
+            found.append(Segment(start, self.namespace(part), adapters))
+        return tuple(found), None
+
+
+def _is_fused(decision: RoutingDecision) -> bool:
+    """Whether its weights are decided inside the engine."""
+    inside = decision.granularity in (Granularity.TOKEN, Granularity.PROMPT)
+    return inside and bool(decision.mixture)

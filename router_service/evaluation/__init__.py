@@ -1,1 +1,0 @@
-"""Evaluation of adapters, mixtures and routers on JSON lines, through the engine that serves."""

@@ -1,1 +1,0 @@
-"""Fusion that does not depend on the prompt: merges, searched weights, static mixtures."""

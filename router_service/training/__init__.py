@@ -1,1 +1,0 @@
-"""Training: LoRA adapters here, routers beside them."""

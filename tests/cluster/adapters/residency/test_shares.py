@@ -1,0 +1,159 @@
+"""Whose adapters make room for whom, on a pool that several tenants share."""
+
+from collections import Counter
+
+import pytest
+
+from cluster.adapters.residency.pool import AdapterPool
+from cluster.adapters.residency.pool_types import Admitted, Candidate, MustEvict, MustWait
+from cluster.clock import ManualClock
+from cluster.domain.ids import AdapterDigest, TenantId
+
+VICTIM, ADVERSARY, THIRD = TenantId("victim"), TenantId("adversary"), TenantId("third")
+WINDOW = 60.0
+
+
+class Rig:
+    """A pool whose loads take no time."""
+
+    def __init__(self, slots: int, memory: int = 10_000) -> None:
+        self.clock = ManualClock()
+        self.pool = AdapterPool(slots, memory, 30.0, self.clock, share_window_s=WINDOW)
+        self.evicted: list[str] = []
+
+    def ask(self, tenant: TenantId, *names: str, nbytes: int = 10):
+        wanted = [Candidate(AdapterDigest(name), name, 8, nbytes) for name in names]
+        while True:
+            answer = self.pool.admit(wanted, tenant)
+            if not isinstance(answer, MustEvict):
+                break
+            for victim in answer.victims:
+                self.pool.evicted(victim)
+                self.evicted.append(victim)
+        if isinstance(answer, Admitted):
+            for digest in answer.start:
+                self.pool.fetched(digest)
+                self.pool.writing(digest)
+                self.pool.loaded(digest, nbytes)
+        self.pool.check_integrity()
+        return answer
+
+    def use(self, tenant: TenantId, *names: str, nbytes: int = 10) -> bool:
+        """Ask and let go; whether it was served."""
+        answer = self.ask(tenant, *names, nbytes=nbytes)
+        if isinstance(answer, Admitted):
+            self.pool.release(answer.lease.id)
+        return isinstance(answer, Admitted)
+
+    def here(self, prefix: str) -> set[str]:
+        return {r.digest for r in self.pool.residents() if r.digest.startswith(prefix)}
+
+
+def test_five_hundred_cold_adapters_evict_none_of_another_tenants_share():
+    rig = Rig(slots=16)
+    hot = [f"v{n}" for n in range(8)]
+    for name in hot:
+        assert rig.use(VICTIM, name)
+    for n in range(500):
+        assert rig.use(ADVERSARY, f"a{n}")
+        rig.clock.advance(0.1)
+        if n % 100 == 0:
+            assert rig.use(VICTIM, *hot[:4])
+            assert rig.use(VICTIM, *hot[4:])
+    assert rig.here("v") == set(hot)
+    assert Counter(name[0] for name in rig.evicted) == {"a": 492}
+
+
+def test_what_is_above_a_share_is_anybodys():
+    rig = Rig(slots=4)
+    for n in range(4):
+        rig.use(VICTIM, f"v{n}")
+    assert [rig.use(ADVERSARY, f"a{n}") for n in range(6)] == [True] * 6
+    assert rig.evicted == ["v0", "v1", "a0", "a1", "a2", "a3"]
+
+
+def test_a_tenant_that_has_gone_keeps_nothing():
+    rig = Rig(slots=4)
+    rig.use(VICTIM, "v0")
+    rig.clock.advance(WINDOW)
+    for n in range(8):
+        assert rig.use(ADVERSARY, f"a{n}")
+    assert rig.here("v") == set()
+    assert len(rig.here("a")) == 4
+
+
+def test_a_lease_that_ends_is_a_use():
+    rig = Rig(slots=4)
+    lease = rig.ask(VICTIM, "v0").lease
+    rig.clock.advance(10 * WINDOW)
+    rig.pool.release(lease.id)
+    for n in range(8):
+        rig.use(ADVERSARY, f"a{n}")
+    assert rig.here("v") == {"v0"}
+
+
+def test_a_flood_in_flight_waits_for_its_own_room():
+    rig = Rig(slots=4)
+    for n in range(2):
+        rig.use(VICTIM, f"v{n}")
+    flood = [rig.ask(ADVERSARY, f"a{n}") for n in range(2)]
+    assert isinstance(rig.ask(ADVERSARY, "a2"), MustWait)
+    wanted = [Candidate(AdapterDigest("a2"), "a2", 8, 10)]
+    assert rig.pool.plan_drain(wanted, ADVERSARY) <= {"a0", "a1"}
+    assert not rig.pool.is_within_share(wanted, ADVERSARY)
+    assert rig.use(VICTIM, "v0", "v1")
+    rig.pool.release(flood[0].lease.id)
+    assert rig.use(ADVERSARY, "a2")
+    assert rig.evicted == ["a0"]
+
+
+def test_touching_anothers_adapter_takes_none_of_its_protection():
+    rig = Rig(slots=4)
+    for n in range(2):
+        rig.use(VICTIM, f"shared{n}")
+        rig.use(ADVERSARY, f"shared{n}")
+    for n in range(10):
+        assert rig.use(ADVERSARY, f"a{n}")
+    assert rig.here("shared") == {"shared0", "shared1"}
+
+
+def test_a_mixture_wider_than_a_share_is_served():
+    rig = Rig(slots=4)
+    for n in range(2):
+        rig.use(VICTIM, f"v{n}")
+    assert rig.use(ADVERSARY, "a0", "a1", "a2")
+    assert len(rig.here("v")) == 1
+
+
+def test_more_tenants_than_slots_take_turns():
+    rig = Rig(slots=2)
+    for n in range(6):
+        assert rig.use(TenantId(f"t{n}"), f"a{n}")
+
+
+@pytest.mark.parametrize("size", [49, 50, 60])
+def test_bytes_are_shared_as_slots_are(size):
+    rig = Rig(slots=16, memory=100)
+    rig.use(VICTIM, "v0", nbytes=size)
+    for n in range(30):
+        assert rig.use(ADVERSARY, f"a{n}", nbytes=10)
+    assert rig.here("v") == ({"v0"} if size <= 50 else set())
+
+
+def test_pinned_adapters_are_nobodys_share():
+    rig = Rig(slots=5)
+    rig.pool.pin(AdapterDigest("p"))
+    rig.use(VICTIM, "p")
+    for n in range(2):
+        rig.use(VICTIM, f"v{n}")
+    for n in range(9):
+        assert rig.use(ADVERSARY, f"a{n}")
+    assert rig.here("p") | rig.here("v") == {"p", "v0", "v1"}
+
+
+def test_three_tenants_hold_a_third_each():
+    rig = Rig(slots=9)
+    for n in range(20):
+        for tenant in (VICTIM, ADVERSARY, THIRD):
+            assert rig.use(tenant, f"{tenant[0]}{n}")
+    assert [len(rig.here(letter)) for letter in "vat"] == [3, 3, 3]

@@ -1,0 +1,126 @@
+"""A sequence goes on elsewhere, whether its replica vanishes or says that it is stopping."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.clock import ManualClock
+from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.request import (
+    FinishReason,
+    GenerationChunk,
+    SamplingParams,
+    TokenLogprobs,
+)
+from cluster.errors import EngineError
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.filters import PickRequest
+from deployments.front.requests.generation import Generation, SequenceSpec
+from tests.support.scripted_link import ScriptedLink
+
+Answer = list[GenerationChunk | None]
+
+
+def chunk(
+    *tokens: int,
+    end: FinishReason | None = None,
+    code: str | None = None,
+    prompt: tuple[float, ...] = (),
+) -> Any:
+    return GenerationChunk(
+        RequestId("r"),
+        tokens,
+        finish_reason=end,
+        error_code=code,
+        error_message="words",
+        prompt_logprobs=tuple(map(TokenLogprobs, prompt)),
+    )
+
+
+class Replicas:
+    """Picks the first replica that the request does not exclude."""
+
+    def __init__(self, *links: ScriptedLink) -> None:
+        self.links = links
+        self.view = ClusterView()
+
+    async def pick(self, request: PickRequest, *, wait_s: float) -> tuple[Any, ScriptedLink]:
+        link = next(one for one in self.links if one.replica_id not in request.exclude)
+        return SimpleNamespace(replica_id=link.replica_id), link
+
+
+class Words:
+    """Every token is a letter."""
+
+    stopped = False
+
+    def push(self, tokens: tuple[int, ...], *, ends: bool) -> str:
+        return "".join(chr(96 + token) for token in tokens)
+
+    def finish(self) -> str:
+        return ""
+
+
+def generation(failovers: list[int], *links: ScriptedLink) -> Generation:
+    decided = SimpleNamespace(decision=SimpleNamespace(digests=()), encoded=b"signed")
+    spec = SequenceSpec(
+        TenantId("acme"),
+        (1,),
+        SamplingParams(max_tokens=4),
+        (),
+        decided,
+        0.0,
+        1.0,  # type: ignore[arg-type]
+    )
+    codec: Any = SimpleNamespace(stream=lambda *_, **__: Words(), places=lambda **_: None)
+    replicas: Any = Replicas(*links)
+    return Generation(
+        spec=spec,
+        replicas=replicas,
+        codec=codec,
+        clock=ManualClock(),
+        new_id=lambda: RequestId("r"),
+        on_failover=lambda: failovers.append(1),
+    )
+
+
+@pytest.mark.parametrize(
+    "farewell",
+    [None, chunk(end=FinishReason.ERROR, code="replica_lost")],
+    ids=["vanishes", "says so"],
+)
+async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None:
+    first = ScriptedLink("first", [chunk(1, 2), farewell])
+    second = ScriptedLink("second", [chunk(3), chunk(4, end=FinishReason.LENGTH)])
+    failovers: list[int] = []
+    deltas = [delta async for delta in generation(failovers, first, second).run()]
+    assert "".join(delta.text for delta in deltas) == "abcd"
+    assert second.submitted[0].resumed_token_ids == (1, 2)
+    assert deltas[-1].usage is not None
+    assert deltas[-1].usage.completion_tokens == 4
+    assert failovers == [1]
+    assert second.cancelled == []
+
+
+async def test_another_error_is_the_clients() -> None:
+    only = ScriptedLink("only", [chunk(1), chunk(end=FinishReason.ERROR, code="engine_error")])
+    failovers: list[int] = []
+    with pytest.raises(EngineError, match="words"):
+        _ = [delta async for delta in generation(failovers, only).run()]
+    assert failovers == []
+    assert only.cancelled == []
+
+
+@pytest.mark.parametrize("seen", [1, 2, 3, 4])
+async def test_a_prompt_is_told_once_whoever_tells_it(seen: int) -> None:
+    """The second replica computes the whole prompt again, in pieces of its own."""
+    told = (-1.0, -2.0, -3.0, -4.0)
+    first = ScriptedLink("first", [chunk(prompt=(value,)) for value in told[:seen]] + [None])
+    second = ScriptedLink(
+        "second", [chunk(prompt=told[:3]), chunk(7, prompt=told[3:], end=FinishReason.LENGTH)]
+    )
+    deltas = [delta async for delta in generation([], first, second).run()]
+    values = [item.logprob for delta in deltas for item in delta.prompt_logprobs]
+    assert tuple(values) == told
+    assert second.submitted[0].resumed_token_ids == ()

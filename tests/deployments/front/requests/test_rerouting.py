@@ -1,0 +1,273 @@
+"""Sentences of an answer: when they are decided, what the replica is told, what becomes of it."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cluster.clock import ManualClock
+from cluster.domain.decision import DecisionSource, Granularity
+from cluster.domain.ids import DecisionId, RequestId, TenantId
+from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
+from cluster.errors import DecisionRejected
+from cluster.placement.picking.cluster_view import ClusterView
+from deployments.front.requests.explain import sentences_body
+from deployments.front.requests.generation import Generation, SequenceSpec
+from deployments.front.requests.rerouting import LEAD_TOKENS, SegmentState, SentenceRerouting
+from deployments.link.link_messages import SegmentStart
+from router_service.routers.sentences import SegmentConfig
+from router_service.service import Decided, StoreState
+from tests.support.decisions import decision_over
+from tests.support.scripted_link import ScriptedLink
+
+TENANT = TenantId("acme")
+
+
+def decided(
+    adapters: str, source: DecisionSource = DecisionSource.COMPUTED, delay: int | None = None
+) -> Decided:
+    """One adapter of weight 1 for each letter."""
+    decision = decision_over(
+        adapters,
+        id=DecisionId(f"dec_{adapters}"),
+        tenant=TENANT,
+        granularity=Granularity.SENTENCE,
+        source=source,
+        delay=delay,
+    )
+    return Decided(decision, source, StoreState.WRITTEN, adapters.encode())
+
+
+class Router:
+    """Answers with the scripted decisions, in order; raises those that are errors."""
+
+    def __init__(self, *script: Decided | Exception) -> None:
+        self.script = list(script)
+        self.answers: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def __call__(self, answer: str) -> Decided:
+        self.answers.append(answer)
+        await self.may_answer.wait()
+        result = self.script.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
+class Desk:
+    """A sequence's re-routing between a router and a replica that the test plays."""
+
+    def __init__(self, *script: Decided | Exception, first: str = "a") -> None:
+        self.router = Router(*script)
+        self.delays: list[tuple[str, int]] = []
+        self.told: list[tuple[bytes, int]] = []
+        self.tokens = 0
+        self.rerouting = SentenceRerouting(
+            decided(first),
+            SegmentConfig(min_characters=4),
+            self.router,
+            lambda one, delay: self.delays.append((one.decision.id, delay)),
+        )
+        self.attach()
+
+    def attach(self) -> None:
+        self.rerouting.attach(lambda signed, after: self.told.append((signed, after)))
+
+    async def say(self, text: str) -> None:
+        """One token."""
+        self.tokens += 1
+        self.rerouting.feed(text, self.tokens)
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def hear(self, **fields: Any) -> None:
+        self.rerouting.hear(GenerationChunk(RequestId("r"), **fields))
+        await self.settle()
+
+    @property
+    def states(self) -> list[SegmentState]:
+        return [sentence.state for sentence in self.rerouting.sentences]
+
+
+APPLIED, UNCHANGED, FAILED, UNREACHED = SegmentState
+
+
+async def test_a_new_sentence_is_decided_and_told_and_applied() -> None:
+    desk = Desk(decided("b"))
+    for text in ("First", " one.", " ", "Then", " more"):
+        await desk.say(text)
+    assert desk.router.answers == ["First one. Then"]
+    assert desk.told == [(b"b", 4 + LEAD_TOKENS)]
+    assert desk.states == [APPLIED, UNREACHED]
+    assert desk.rerouting.begun() == ()
+    await desk.hear(token_ids=(7,), segment_start=9)
+    assert desk.states == [APPLIED, APPLIED]
+    assert desk.delays == [("dec_b", 5)]
+    assert desk.rerouting.begun() == (SegmentStart(9, b"b"),)
+    assert desk.rerouting.digests == ("a", "b")
+    shares = [(n, "".join(t.key.alias for t in m)) for n, m in desk.rerouting.shares(20)]
+    assert shares == [(9, "a"), (11, "b")]
+
+
+async def test_a_repeat_waits_as_long_as_it_took_before() -> None:
+    desk = Desk(decided("b", DecisionSource.STORED, delay=11))
+    for text in ("First one.", " Then"):
+        await desk.say(text)
+    assert desk.told == [(b"b", 2 + 11)]
+
+
+async def test_the_same_mixture_is_no_change() -> None:
+    desk = Desk(decided("a"), decided("b"))
+    for text in ("First one.", " Then this.", " And"):
+        await desk.say(text)
+    assert desk.states == [APPLIED, UNCHANGED, UNREACHED]
+    assert [signed for signed, _ in desk.told] == [b"b"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        decided("", DecisionSource.FALLBACK),
+        DecisionRejected("words"),
+        RuntimeError("unforeseen"),
+    ],
+    ids=["fallback", "refused", "bug"],
+)
+async def test_what_cannot_be_decided_stays_as_it_is(answer: Decided | Exception) -> None:
+    desk = Desk(answer, decided("b"))
+    await desk.say("First one.")
+    await desk.say(" Then this.")
+    assert (desk.states, desk.told) == ([APPLIED, FAILED], [])
+    assert desk.rerouting.sentences[1].reason
+    await desk.say(" And")
+    assert desk.told == [(b"b", 3 + LEAD_TOKENS)]
+
+
+async def test_a_refusal_of_the_replica_is_told_and_the_next_sentence_has_its_chance() -> None:
+    desk = Desk(decided("b"), decided("c"))
+    for text in ("First one.", " Then"):
+        await desk.say(text)
+    await desk.hear(reroute_error="no room")
+    assert desk.states == [APPLIED, FAILED]
+    assert desk.rerouting.sentences[1].reason == "no room"
+    for text in (" this.", " And"):
+        await desk.say(text)
+    assert [signed for signed, _ in desk.told] == [b"b", b"c"]
+
+
+async def test_one_re_route_at_a_time_and_then_the_newest_sentence() -> None:
+    desk = Desk(decided("b"), decided("d"))
+    for text in ("First one.", " Second one.", " Third one.", " Fourth"):
+        await desk.say(text)
+    assert [signed for signed, _ in desk.told] == [b"b"]
+    await desk.hear(token_ids=(7,), segment_start=8)
+    assert desk.router.answers[1:] == ["First one. Second one. Third one. Fourth"]
+    assert desk.told[1] == (b"d", 4 + LEAD_TOKENS)
+    assert len(desk.rerouting.sentences) == 3
+
+
+async def test_a_decision_outlives_the_replica_that_did_not_get_to_it() -> None:
+    desk = Desk(decided("b"), decided("c"))
+    for text in ("First one.", " Then this."):
+        await desk.say(text)
+    await desk.hear(token_ids=(7,), segment_start=6)
+    await desk.say(" And")  # told, and then the replica is lost
+    assert len(desk.told) == 2
+    desk.rerouting.detach()
+    assert desk.rerouting.begun() == (SegmentStart(6, b"b"),)
+    desk.attach()
+    assert desk.told[2] == desk.told[1] == (b"c", 3 + LEAD_TOKENS)
+
+
+async def test_a_decision_that_comes_while_there_is_no_replica_waits() -> None:
+    desk = Desk(decided("b"))
+    desk.router.may_answer.clear()
+    for text in ("First one.", " Then"):
+        await desk.say(text)
+    desk.rerouting.detach()
+    desk.router.may_answer.set()
+    await desk.settle()
+    assert desk.told == []
+    desk.attach()
+    assert desk.told == [(b"b", 2 + LEAD_TOKENS)]
+
+
+async def test_the_end_of_the_answer_ends_routing() -> None:
+    desk = Desk(decided("b"))
+    desk.router.may_answer.clear()
+    for text in ("First one.", " Then"):
+        await desk.say(text)
+    desk.rerouting.stop()
+    desk.router.may_answer.set()
+    await desk.settle()
+    assert (desk.told, desk.states) == ([], [APPLIED, UNREACHED])
+
+
+async def test_an_explanation_names_each_sentences_decision() -> None:
+    desk = Desk(decided("b"), DecisionRejected("words"))
+    for text in ("First one.", " Then this."):
+        await desk.say(text)
+    await desk.hear(token_ids=(7,), segment_start=6)
+    await desk.say(" And")
+    first, second, third = sentences_body(desk.rerouting.sentences)
+    assert (first["tokens"], first["start"], first["decision"]) == (0, 0, "dec_a")
+    assert second == {
+        "tokens": 2,
+        "state": "applied",
+        "start": 6,
+        "decision": "dec_b",
+        "source": "computed",
+        "mixture": [{"name": "b", "weight": 1.0, "digest": "b"}],
+    }
+    assert third == {"tokens": 3, "state": "failed", "start": None, "reason": "words"}
+
+
+def chunk(token: int | None = None, **fields: Any) -> GenerationChunk:
+    return GenerationChunk(RequestId("r"), () if token is None else (token,), **fields)
+
+
+async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
+    words = ["", "First one.", " Then", " this.", " And", " that", " too."]
+    first = ScriptedLink("first", [chunk(1), chunk(2), chunk(3, segment_start=2), chunk(4), None])
+    second = ScriptedLink("second", [chunk(5), chunk(6, finish_reason=FinishReason.LENGTH)])
+    links = [first, second]
+    picked: list[tuple[str, ...]] = []
+
+    async def pick(request: Any, *, wait_s: float) -> Any:
+        picked.append(request.digests)
+        link = next(one for one in links if one.replica_id not in request.exclude)
+        return SimpleNamespace(replica_id=link.replica_id), link
+
+    desk = Desk(decided("b"), decided("c"))
+    stream = SimpleNamespace(
+        stopped=False,
+        push=lambda tokens, **_: "".join(words[token] for token in tokens),
+        finish=lambda: "",
+    )
+    codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
+    replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick)
+    generation = Generation(
+        spec=SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
+        replicas=replicas,
+        codec=codec,
+        clock=ManualClock(),
+        new_id=lambda: RequestId("r"),
+        on_failover=lambda: None,
+        rerouting=desk.rerouting,
+    )
+    text = ""
+    async for delta in generation.run():
+        text += delta.text
+        await desk.settle()
+    assert text == "".join(words)
+    assert [message.signed_decision for message in first.rerouted] == [b"b", b"c"]
+    assert second.submitted[0].resumed_token_ids == (1, 2, 3, 4)
+    assert second.submitted[0].segments == (SegmentStart(2, b"b"),)
+    assert [message.signed_decision for message in second.rerouted] == [b"c"]
+    assert picked == [("a",), ("a", "b")]

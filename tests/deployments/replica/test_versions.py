@@ -1,0 +1,134 @@
+"""What one replica does for the life of a generation."""
+
+import pytest
+from structlog.testing import capture_logs
+
+from cluster.adapters.registry.memory_store import MemoryRegistryStore
+from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.clock import ManualClock
+from cluster.domain.adapter import SHARED_OWNER, AdapterEntry
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import AdapterCapacity, AdapterNotFinite, AdapterWrongBase
+from deployments.replica.versions import GenerationKeeper
+from tests.support.registry import digest, generation
+
+A = digest("a")
+
+
+class FakeManager:
+    """Says what it is told to, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.check: Exception | None = None
+        self.gone = True
+        self.asked: list[tuple[str, AdapterDigest]] = []
+
+    async def load(self, wanted: AdapterDigest) -> None:
+        self.asked.append(("load", wanted))
+        if self.error is not None:
+            raise self.error
+
+    async def read(self, wanted: AdapterDigest) -> None:
+        self.asked.append(("read", wanted))
+        if self.check is not None:
+            raise self.check
+
+    async def unload(self, wanted: AdapterDigest) -> bool:
+        self.asked.append(("unload", wanted))
+        return self.gone
+
+    def pin(self, wanted: AdapterDigest) -> bool:
+        self.asked.append(("pin", wanted))
+        return False
+
+    def unpin(self, wanted: AdapterDigest) -> None:
+        self.asked.append(("unpin", wanted))
+
+
+class FakeLive:
+    """A registry in memory, without files."""
+
+    def __init__(self) -> None:
+        self.registry = AdapterRegistry(MemoryRegistryStore(lambda: "epoch"), ManualClock())
+
+    @property
+    def view(self):
+        return self.registry.view
+
+    def on_change(self, listener) -> None:
+        self.registry.on_change(listener)
+
+    async def ensure(self, digests) -> None:
+        await self.registry.refresh()
+
+    def by_digest(self, wanted: AdapterDigest) -> AdapterEntry:
+        return self.view.by_digest(wanted)
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.live, self.manager = FakeLive(), FakeManager()
+        self.used: set[AdapterDigest] = set()
+        self.forgotten: list[AdapterDigest] = []
+        self.freed: list[int] = []  # how many were forgotten when memory was given back
+        self.keeper = GenerationKeeper(
+            self.live, self.manager, self.used.__contains__, self.forgotten.append, self._freed
+        )
+
+    async def _freed(self) -> None:
+        self.freed.append(len(self.forgotten))
+
+    async def point(self, letter: str) -> None:
+        await self.live.registry.stage(generation(letter), "shared/x")
+        await self.live.registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+
+
+@pytest.fixture
+def bench():
+    with capture_logs():
+        yield Bench()
+
+
+async def test_what_there_is_room_for_is_loaded(bench: Bench) -> None:
+    await bench.live.registry.stage(generation("a"), "shared/x")
+    assert await bench.keeper.prepare(A) == ("loaded", "", "")
+    assert bench.manager.asked == [("load", A)]
+
+
+async def test_what_there_is_no_room_for_is_read_and_checked(bench: Bench) -> None:
+    await bench.live.registry.stage(generation("a"), "shared/x")
+    bench.manager.error = AdapterCapacity("full")
+    assert await bench.keeper.prepare(A) == ("checked", "", "")
+    assert bench.manager.asked == [("load", A), ("read", A)]
+    bench.manager.check = AdapterNotFinite("NaN in q_proj")
+    assert await bench.keeper.prepare(A) == ("refused", "adapter_not_finite", "NaN in q_proj")
+
+
+async def test_what_cannot_be_served_is_refused_with_its_reason(bench: Bench) -> None:
+    bench.manager.error = AdapterWrongBase("too wide")
+    assert await bench.keeper.prepare(A) == ("refused", "adapter_wrong_base", "too wide")
+
+
+async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
+    b = digest("b")
+    bench.used.add(A)
+    assert await bench.keeper.unload((A, b)) == (b,)
+    bench.manager.gone = False
+    assert await bench.keeper.unload((b,)) == ()
+    assert bench.manager.asked == [("unload", b), ("unload", b)]
+    assert bench.forgotten == [b]
+    assert bench.freed == [1]
+
+
+async def test_pins_follow_the_name(bench: Bench) -> None:
+    await bench.point("a")
+    await bench.live.registry.pin(SHARED_OWNER, "x", True)
+    bench.keeper.start()
+    assert bench.manager.asked == [("pin", A)]
+    bench.manager.asked.clear()
+    await bench.point("b")
+    assert bench.manager.asked == [("unpin", A), ("pin", digest("b"))]
+    bench.manager.asked.clear()
+    await bench.live.registry.pin(SHARED_OWNER, "x", False)
+    assert bench.manager.asked == [("unpin", digest("b"))]

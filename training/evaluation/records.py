@@ -1,0 +1,67 @@
+"""What is evaluated on: prompts with the answer that is wanted, as JSON lines."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import TrainingDataError
+from training.jsonl import check_text
+
+_REQUIRED = ("prompt", "completion")
+_OPTIONAL = ("answer", "choices")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line."""
+
+    prompt: str
+    completion: str  # the text wanted
+    answer: str | float | None = None  # what the completion comes to: a word, or a number
+    choices: tuple[str, ...] = ()  # completions to choose from; empty: the file's
+
+
+def read_eval_records(path: Path) -> list[Record]:
+    """Every line of ``{"prompt", "completion", "answer"?, "choices"?}``; empty lines are skipped.
+
+    Raises:
+        TrainingDataError: unreadable or empty, or a line that is wrong; names file, line, field.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingDataError(f"{path}: cannot be read: {error}") from error
+    records = [_parse(f"{path}:{n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+    if not records:
+        raise TrainingDataError(f"{path}: has no examples")
+    return records
+
+
+def _parse(where: str, line: str) -> Record:
+    try:
+        found: Any = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise TrainingDataError(
+            f"{where}: not JSON: {error.msg} at column {error.colno}"
+        ) from error
+    check_text(where, found)
+    if not isinstance(found, dict):
+        raise TrainingDataError(f"{where}: must be an object, found {type(found).__name__}")
+    for field in _REQUIRED:
+        if field not in found:
+            raise TrainingDataError(f"{where}:{field}: missing")
+        if not isinstance(found[field], str) or not found[field].strip():
+            raise TrainingDataError(f"{where}:{field}: must be a string that is not blank")
+    for field in found:
+        if field not in _REQUIRED + _OPTIONAL:
+            raise TrainingDataError(f"{where}:{field}: unknown field")
+    answer = found.get("answer")
+    if isinstance(answer, bool) or not isinstance(answer, str | int | float | None):
+        raise TrainingDataError(f"{where}:answer: must be a string or a number")
+    choices = found.get("choices", [])
+    if not isinstance(choices, list) or not all(isinstance(c, str) and c for c in choices):
+        raise TrainingDataError(f"{where}:choices: must be a list of strings")
+    if choices and (found["completion"] not in choices or len(set(choices)) != len(choices)):
+        raise TrainingDataError(f"{where}:choices: each once, the completion among them")
+    return Record(found["prompt"], found["completion"], answer, tuple(choices))
