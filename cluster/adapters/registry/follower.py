@@ -56,9 +56,9 @@ class RegistryFollower:
         """Bring the view up to date, or note why not."""
         try:
             view = await self._registry.refresh()
-            if view.version.epoch != self._synced_epoch:
+            if view.revision.epoch != self._synced_epoch:
                 view = await self._registry.sync_folder(self._folder)
-                self._synced_epoch = view.version.epoch
+                self._synced_epoch = view.revision.epoch
         except BraidError as error:
             if self.error is None:
                 log.warning("registry.away", error=error.message)

@@ -13,7 +13,7 @@ from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import Transaction
 from cluster.adapters.registry.records import Answer, Generation, Name, Router
 from cluster.adapters.registry.recovery import Stored
-from cluster.adapters.registry.registry_store import Changes, RegistryStore, Version
+from cluster.adapters.registry.registry_store import Changes, RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, TenantId
@@ -66,7 +66,7 @@ class AdapterRegistry:
         async with self._reading:
             if since is None or self._read_at is None or self._read_at <= since:
                 begun = self._clock.monotonic()
-                if self._assumed or await self._store.version() != self._view.version:
+                if self._assumed or await self._store.revision() != self._view.revision:
                     await self._read()
                 self._read_at = begun
             return self._view
@@ -218,7 +218,7 @@ class AdapterRegistry:
         view = RegistryView()
         for alias, generation in sorted(generations.items()):
             transaction = operations.sync_folder(view, alias, generation, self._clock.wall())
-            view = view.after(Changes(Version(), False, transaction.write))
+            view = view.after(Changes(Revision(), False, transaction.write))
         self._assumed = True
         self._show(view)
 
@@ -244,18 +244,18 @@ class AdapterRegistry:
                 return await self._refresh_to(committed)
         raise AdapterConflict("the adapter registry is being changed by many at once; try again")
 
-    async def _refresh_to(self, committed: Version) -> RegistryView:
+    async def _refresh_to(self, committed: Revision) -> RegistryView:
         """What was committed stands, even where it cannot be read back now."""
         try:
             return await self.refresh()
         except StoreUnavailable as error:
             raise StoreUnavailable(
-                f"the change was made (version {committed.number}), but {error.message}"
+                f"the change was made (revision {committed.number}), but {error.message}"
             ) from error
 
     async def _read(self) -> None:
         start = RegistryView() if self._assumed else self._view
-        changes = await self._store.changes(start.version)
+        changes = await self._store.changes(start.revision)
         self._assumed = False
         self._show(start.after(changes))
 

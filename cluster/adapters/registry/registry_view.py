@@ -20,7 +20,7 @@ from cluster.adapters.registry.records import (
     decode,
     name_id,
 )
-from cluster.adapters.registry.registry_store import Changes, Version
+from cluster.adapters.registry.registry_store import Changes, Revision
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterNotFound, IntegrityError, ModelNotFound
@@ -35,7 +35,7 @@ V = TypeVar("V")
 class RegistryView:
     """Immutable; ``after`` gives the next one."""
 
-    version: Version = field(default_factory=Version)
+    revision: Revision = field(default_factory=Revision)
     names: Mapping[str, Name] = field(default_factory=dict)  # owner/alias -> name
     generations: Mapping[AdapterDigest, Generation] = field(default_factory=dict)
     folder: Mapping[str, AdapterDigest] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class RegistryView:
                 _put(folder, key, None if value is None else AdapterDigest(value.decode()))
             elif kind == ROUTER:
                 _put(routers, key, None if value is None else decode(name, value, Router))
-        return RegistryView(changes.version, names, generations, folder, routers, raw)
+        return RegistryView(changes.revision, names, generations, folder, routers, raw)
 
     @property
     def identity(self) -> str | None:

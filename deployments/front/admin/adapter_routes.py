@@ -85,8 +85,8 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
                     if digest not in pointed
                 ],
                 "registry": {
-                    "epoch": view.version.epoch,
-                    "version": view.version.number,
+                    "epoch": view.revision.epoch,
+                    "revision": view.revision.number,
                     "age_s": registry.age_s,
                     "error": context.live.away,
                 },

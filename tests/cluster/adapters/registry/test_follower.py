@@ -12,7 +12,7 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import PlaceKind
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.registry_store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import StoreUnavailable
@@ -36,15 +36,15 @@ class Flaky(MemoryRegistryStore):
         if self.away:
             raise StoreUnavailable("away")
 
-    async def version(self) -> Version:
+    async def revision(self) -> Revision:
         self._check()
-        return await super().version()
+        return await super().revision()
 
-    async def changes(self, since: Version) -> Changes:
+    async def changes(self, since: Revision) -> Changes:
         self._check()
         return await super().changes(since)
 
-    async def commit(self, expect: Fields, write: Fields) -> Version | None:
+    async def commit(self, expect: Fields, write: Fields) -> Revision | None:
         self._check()
         return await super().commit(expect, write)
 
@@ -165,10 +165,10 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
     try:
         for key, value in on_disk.items():
             await client.restore(key, 0, value)
-        behind = await store.changes(seen.version)
+        behind = await store.changes(seen.revision)
         assert set(seen.after(behind).names) == {kept.id}
         await writer.point(SHARED_OWNER, "other", digest("a"), expected=None, by="admin")
-        ahead = await store.changes(seen.version)
+        ahead = await store.changes(seen.revision)
         assert set(seen.after(ahead).names) == {kept.id, "shared/other"}
         assert lost.id not in writer.view.names
         await store.close()

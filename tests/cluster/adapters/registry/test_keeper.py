@@ -132,10 +132,10 @@ async def test_a_registry_that_lost_nothing_is_left_alone(bench: Bench) -> None:
     await keeper.keep()
     assert bench.registry.view.names == {}
     await bench.point("sql", two)
-    version = bench.registry.view.version
+    revision = bench.registry.view.revision
     await keeper.keep()
     await keeper.keep()
-    assert bench.registry.view.version == version
+    assert bench.registry.view.revision == revision
 
 
 async def test_the_configured_folder_does_not_stand_in_the_way(bench: Bench) -> None:

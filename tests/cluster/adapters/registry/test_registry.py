@@ -9,7 +9,7 @@ import pytest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.registry_store import RegistryStore, Version
+from cluster.adapters.registry.registry_store import RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
@@ -65,14 +65,14 @@ async def test_a_look_that_began_later_will_do(
     clock, store = ManualClock(), make_store()
     reader = AdapterRegistry(store, clock)
     looks = 0
-    version = store.version
+    revision = store.revision
 
-    async def counted() -> Version:
+    async def counted() -> Revision:
         nonlocal looks
         looks += 1
-        return await version()
+        return await revision()
 
-    monkeypatch.setattr(store, "version", counted)
+    monkeypatch.setattr(store, "revision", counted)
     await asyncio.gather(*(reader.refresh(since=clock.monotonic()) for _ in range(3)))
     assert looks == 3, "each began when the others asked, which is not after"
     asked = clock.monotonic()
@@ -238,9 +238,9 @@ async def test_the_folder_speaks_when_its_bytes_change(registry: AdapterRegistry
 
     await registry.sync_folder(folder(sql="a", json="b"))
     assert points_to() == {"sql": "a", "json": "b"}
-    version = registry.view.version
+    revision = registry.view.revision
     await registry.sync_folder(folder(sql="a", json="b"))
-    assert registry.view.version == version, "nothing new, nothing written"
+    assert registry.view.revision == revision, "nothing new, nothing written"
     await put(registry, "sql", "c")
     await registry.remove_name(SHARED_OWNER, "json", expected=None, force=False)
     await registry.sync_folder(folder(sql="a", json="b"))
