@@ -130,7 +130,7 @@ class RoutingService:
     ) -> None:
         """Decide by these routers from now on.
 
-        ``bound``: by router, the generation of each alias that it was made for, where it depends
+        ``bound``: by router, the version of each alias that it was made for, where it depends
         on it; that one is its candidate, whatever the alias points to now, as long as it is kept.
         ``broken``: by name, why a router cannot answer at present.
         """
@@ -335,7 +335,7 @@ class RoutingService:
         except RouterFailed as error:
             if gone:
                 raise RouterOutdated(
-                    f"router {router.name!r} was made for generations that are no longer kept: "
+                    f"router {router.name!r} was made for versions that are no longer kept: "
                     f"{'; '.join(gone)}; make it anew for those that are served now",
                     param="model",
                 ) from error
@@ -427,7 +427,7 @@ class RoutingService:
         self, tenant: TenantId, router: PromptRouter
     ) -> tuple[dict[str, AdapterKey | None], list[str]]:
         """The candidates that the tenant may use, in the router's order, and in words which of
-        them are left out because the generation that the router depends on is not kept any more.
+        them are left out because the version that the router depends on is not kept any more.
 
         The base has no key. What was removed is left out.
         """
@@ -460,7 +460,7 @@ def _candidates_digest(keys: Mapping[str, AdapterKey | None]) -> str:
 def _resolve(
     routed: RoutedMixture, keys: Mapping[str, AdapterKey | None]
 ) -> tuple[WeightedAdapter, ...]:
-    """Aliases to generations, sorted by digest; aliases of one generation are added up."""
+    """Aliases to versions, sorted by digest; aliases of one version are added up."""
     terms: dict[AdapterDigest, WeightedAdapter] = {}
     for alias, weight in routed.weights:
         key = keys[alias]

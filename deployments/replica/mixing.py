@@ -67,7 +67,7 @@ class DecisionFusion:
 
         Raises:
             RouterOutdated: a router of a version that this replica does not have, or of other
-                generations than the decision names.
+                versions than the decision names.
         """
         terms = list(zip(decision.digests, slots, decision.mixture, strict=True))
         weighted = tuple((slot, term.weight) for _, slot, term in terms)
@@ -85,7 +85,7 @@ class DecisionFusion:
             decided = ", ".join(f"{t.key.alias}@{digest[:12]}" for digest, _, t in terms)
             made_for = ", ".join(digest[:12] for digest in part.digests)
             raise RouterOutdated(
-                f"router {decision.router!r} was made for generations {made_for} of its adapters, "
+                f"router {decision.router!r} was made for versions {made_for} of its adapters, "
                 f"not for {decided}; make it anew for those that are served now",
                 param="model",
             )

@@ -86,7 +86,7 @@ class RequestBook:
     """Admits, tracks and ends requests. Everything but ``on_chunks`` runs on the event loop.
 
     Args:
-        ensure: catches up with the registry where a generation is not known here yet.
+        ensure: catches up with the registry where a version is not known here yet.
         ensure_router: does so where a router of this version is not.
         max_waiting: requests that may wait for their adapters at once; beyond it only tenants are
             let in that have less than an equal share of them.
@@ -147,12 +147,12 @@ class RequestBook:
         )
 
     def forget(self, digest: AdapterDigest) -> None:
-        """Drop the counts of a generation that has gone; none of its requests is live."""
+        """Drop the counts of a version that has gone; none of its requests is live."""
         for key in [key for key in self._loads if key[0] == digest]:
             del self._loads[key]
 
     def uses(self, digest: AdapterDigest) -> bool:
-        """Whether a live request has been decided on this generation, or may have been."""
+        """Whether a live request has been decided on this version, or may have been."""
         for live in self._live.values():
             coming = live.coming
             if live.decision is None or digest in live.digests:

@@ -58,7 +58,7 @@ class ArrowRouter:
     """Names the adapters that the gate weighs; each has weight 1 before that."""
 
     def __init__(self, name: str, options: ArrowOptions, digests: Mapping[str, str]) -> None:
-        """``digests``: generation of each adapter; they are part of the version."""
+        """``digests``: version of each adapter; they are part of the version."""
         self.name = name
         self.options = options
         self.candidates = options.adapters

@@ -62,7 +62,7 @@ def router_context(
 class EnginePart:
     """What of a router runs inside the engine: a gate, or a router in prefill."""
 
-    digests: tuple[str, ...]  # generations of its adapters, in its order
+    digests: tuple[str, ...]  # versions of its adapters, in its order
     gate: FusionGate | None = None
     router: PrefillRouter | None = None
 

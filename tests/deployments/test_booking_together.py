@@ -57,7 +57,7 @@ async def test_a_prompt_with_several_answers_is_booked_once(base: Path, prompt: 
         assert found[:2] == (told["prompt_tokens"], told["completion_tokens"])
         assert found[3] == 0
         assert told["prompt_tokens"] == sum(
-            len(generation.spec.prompt_token_ids) for generation in running.generations[::3]
+            len(version.spec.prompt_token_ids) for version in running.versions[::3]
         )
 
 
@@ -82,8 +82,8 @@ async def test_a_part_costs_what_was_computed(base: Path) -> None:
         await deltas.aclose()
         cluster.service.finish(running, GeneratorExit())
         prompt, completion, _, places = await booked(cluster)
-        assert prompt == len(running.generations[0].spec.prompt_token_ids)
-        assert completion == running.generations[0].generated >= 1
+        assert prompt == len(running.versions[0].spec.prompt_token_ids)
+        assert completion == running.versions[0].generated >= 1
         assert places == 0
 
 
@@ -93,7 +93,7 @@ async def test_reservations_follow_what_answers_were_like(base: Path) -> None:
         reserved = []
         for _ in range(30):
             running = await begin(cluster, max_tokens=200, guided_regex="ab")
-            prompt = len(running.generations[0].spec.prompt_token_ids)
+            prompt = len(running.versions[0].spec.prompt_token_ids)
             reserved.append(running.verdict.ask.expected - prompt)
             await cluster.collect(running)
         assert reserved[0] == 64

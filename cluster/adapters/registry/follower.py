@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from cluster.adapters.registry.records import Generation
+from cluster.adapters.registry.records import AdapterVersion
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.errors import BraidError
 
@@ -28,7 +28,7 @@ class RegistryFollower:
     def __init__(
         self,
         registry: AdapterRegistry,
-        folder: Mapping[str, Generation],
+        folder: Mapping[str, AdapterVersion],
         interval_s: float = FOLLOW_INTERVAL_S,
     ) -> None:
         self._registry = registry

@@ -43,7 +43,7 @@ def _card(context: FrontContext, name: str, root: str, parent: str | None) -> di
 
 
 def _adapter_card(context: FrontContext, entry: AdapterEntry) -> dict[str, Any]:
-    """``root`` is the generation's digest: paths on the server are nobody's business."""
+    """``root`` is the version's digest: paths on the server are nobody's business."""
     card = _card(context, entry.key.alias, entry.key.digest, context.names.model_id)
     card["owned_by"] = entry.key.owner
     card["description"] = entry.manifest.description

@@ -112,7 +112,7 @@ def _by_layer(sites: SiteWeights) -> dict[str, Any]:
 
 
 def adapters_header(mixture: Sequence[WeightedAdapter]) -> str:
-    """The exact generations of an answer: ``alias@digest;w=weight``, comma-separated.
+    """The exact versions of an answer: ``alias@digest;w=weight``, comma-separated.
 
     Empty where the base answers alone.
     """

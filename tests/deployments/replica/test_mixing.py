@@ -85,8 +85,8 @@ def test_a_prompts_router_is_asked_until_it_has_answered(fusion: DecisionFusion)
     ("digests", "version", "reason"),
     [
         ("abc", "v9", "router 'r' of version v9 is not served any more"),
-        ("ab", "v1", "made for generations b, c, a .* not for a@a, b@b;"),
-        ("abd", "v1", "made for generations b, c, a .* not for a@a, b@b, d@d;"),
+        ("ab", "v1", "made for versions b, c, a .* not for a@a, b@b;"),
+        ("abd", "v1", "made for versions b, c, a .* not for a@a, b@b, d@d;"),
     ],
 )
 def test_what_this_replica_cannot_weigh_is_refused(

@@ -16,10 +16,10 @@ from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import StoreUnavailable
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 FOLDER = {
-    alias: generation(letter, PlaceKind.FOLDER, alias)
+    alias: version(letter, PlaceKind.FOLDER, alias)
     for alias, letter in (("json", "b"), ("sql", "a"))
 }
 
@@ -59,7 +59,7 @@ class Process:
         return {name.alias: name.digest[0] for name in self.registry.view.names.values()}
 
     async def put(self, alias: str, letter: str) -> None:
-        await self.registry.stage(generation(letter), f"shared/{alias}")
+        await self.registry.stage(version(letter), f"shared/{alias}")
         await self.registry.point(SHARED_OWNER, alias, digest(letter), expected=None, by="admin")
 
 
@@ -153,7 +153,7 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
 
     server, client, writer, store = start()
     try:
-        await writer.stage(generation("a"), "shared/kept")
+        await writer.stage(version("a"), "shared/kept")
         kept = await writer.point(SHARED_OWNER, "kept", digest("a"), expected=None, by="admin")
         on_disk = {key: await client.dump(key) async for key in client.scan_iter()}
         lost = await writer.point(SHARED_OWNER, "lost", digest("a"), expected=None, by="admin")
