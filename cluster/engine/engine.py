@@ -27,7 +27,7 @@ from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest
 from cluster.engine.chunks import last_chunk, step_chunk
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampling.grammar import GrammarCompiler, TokenGrammar, row_error
 from cluster.engine.sampling.sampler import check_sampling
@@ -112,7 +112,7 @@ class Engine:
         request: GenerationRequest,
         namespace: str,
         adapters: tuple[tuple[Slot, float], ...],
-        fusion: Fusion | None = None,
+        mixing: Mixing | None = None,
         segments: Sequence[Segment] = (),
     ) -> None:
         """Take a request; its chunks come through ``on_chunks``.
@@ -122,7 +122,7 @@ class Engine:
             namespace: its KV namespace (docs/decisions/0001).
             adapters: (slot in the bank, weight) of its mixture, in mixture order; the slots must
                 stay loaded until the last chunk has come. With a gate, in the gate's order.
-            fusion: how they are weighed beyond that. What a router decides comes in a chunk of its
+            mixing: how they are weighed beyond that. What a router decides comes in a chunk of its
                 own or with the first token, before any later one.
             segments: what follows the first one: in the prompt from where adapters are activated,
                 and in the completion of a request that was re-routed before; every token is
@@ -133,22 +133,22 @@ class Engine:
                 grammar that cannot be followed.
             PromptTooLong: no room for prompt and completion.
             Overloaded: the queue is full.
-            EngineError: the engine is stopping, a slot is empty, ``fusion`` does not fit, or a
+            EngineError: the engine is stopping, a slot is empty, ``mixing`` does not fit, or a
                 weight or the sampling parameters have no meaning.
         """
         check_sampling(request.sampling)
         for terms in (adapters, *(segment.adapters for segment in segments)):
             self._runner.check_adapters(terms)
-        if fusion is not None:
-            self._runner.check_fusion(len(adapters), fusion)
+        if mixing is not None:
+            self._runner.check_mixing(len(adapters), mixing)
         sequence = EngineSequence.create(
             request,
             namespace=namespace,
             adapters=adapters,
             stop_token_ids=self.eos_token_ids,
             max_model_len=self.max_model_len,
-            whole_prefill=fusion is not None and fusion.is_pending,
-            fusion=fusion,
+            whole_prefill=mixing is not None and mixing.is_pending,
+            mixing=mixing,
             grammar=self.prepare(request),
             segments=tuple(segments),
         )

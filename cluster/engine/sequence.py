@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.spans import Segment, segment_at, segment_spans
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
@@ -50,7 +50,7 @@ class Sequence:
     stop_token_ids: frozenset[int]
     adjusts_logits: bool = False  # its sampling parameters change logits
     grammar: Grammar | None = None  # that its completion must match
-    fusion: Fusion | None = None  # how its adapters are weighed beyond their weights
+    mixing: Mixing | None = None  # how its adapters are weighed beyond their weights
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
     num_scored: int = 0  # rows of the prompt whose logits told the next token's log-probability
     num_computed: int = 0
@@ -79,7 +79,7 @@ class Sequence:
         stop_token_ids: frozenset[int],
         max_model_len: int,
         whole_prefill: bool = False,
-        fusion: Fusion | None = None,
+        mixing: Mixing | None = None,
         grammar: Grammar | None = None,
         segments: tuple[Segment, ...] = (),
     ) -> Self:
@@ -96,7 +96,7 @@ class Sequence:
                 ``ignore_eos`` leaves the model's out.
             max_model_len: longest prompt plus completion, in tokens.
             whole_prefill: see the field.
-            fusion: see the field.
+            mixing: see the field.
             grammar: see the field.
             segments: what follows the first one, which ``namespace`` and ``adapters`` are of; in
                 the prompt where adapters are activated, in the completion where it is re-routed.
@@ -123,9 +123,9 @@ class Sequence:
         eos = frozenset() if sampling.ignore_eos else stop_token_ids
         num_tokens = prompt_len + len(request.resumed_token_ids)
         starts = [segment.start for segment in segments]
-        if starts and (starts[0] <= 0 or starts != sorted(set(starts)) or fusion):
+        if starts and (starts[0] <= 0 or starts != sorted(set(starts)) or mixing):
             raise EngineError(
-                f"segments begin at tokens {starts}{' under a gate or router' * bool(fusion)}, "
+                f"segments begin at tokens {starts}{' under a gate or router' * bool(mixing)}, "
                 "expected ascending ones from 1 on, with weights that are known"
             )
         return cls(
@@ -138,7 +138,7 @@ class Sequence:
             stop_token_ids=eos | frozenset(sampling.stop_token_ids),
             adjusts_logits=sampling.adjusts_logits,
             grammar=grammar,
-            fusion=fusion,
+            mixing=mixing,
             whole_prefill=whole_prefill,
         )
 
@@ -254,7 +254,7 @@ class Sequence:
             EngineError: it waits for another change already, or its adapters are weighed within
                 the model.
         """
-        if self.fusion is not None or self.whole_prefill:
+        if self.mixing is not None or self.whole_prefill:
             raise EngineError("adapters that are weighed within the model cannot be re-routed")
         if self.segments[-1].start >= self.num_tokens:
             raise EngineError("the sequence is about to go on with other adapters already")

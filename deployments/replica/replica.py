@@ -31,7 +31,7 @@ from deployments.live_adapters import LiveAdapters
 from deployments.log_setup import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.replica.background import give_way
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
 from deployments.replica.router_parts import part_keeper
 from deployments.replica.versions import VersionKeeper
@@ -74,12 +74,12 @@ class Replica:
         # Caught up before the first request: nothing that a front can decide on is unknown here.
         self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
         await self._live.start()
-        self._fusion = DecisionFusion({}, location.digest, isolate_tenants=config.tenant_isolation)
+        self._mixing = DecisionMixing({}, location.digest, isolate_tenants=config.tenant_isolation)
         self._parts = part_keeper(
             config,
             location,
             live=self._live,
-            fusion=self._fusion,
+            mixing=self._mixing,
             uses=lambda version: self._requests.uses_router(version),
             clock=self._clock,
         )
@@ -92,7 +92,7 @@ class Replica:
             clock=self._clock,
             on_chunks=self._on_chunks,
             new_seed=lambda: secrets_module.randbits(63),
-            fusion=self._fusion.engine_parts(),
+            mixing=self._mixing.engine_parts(),
             on_returned=self._on_returned,
         )
         self._executor = ThreadPoolExecutor(
@@ -146,7 +146,7 @@ class Replica:
                 config=config.decisions,
                 leeway_s=DECISION_LEEWAY_S,
             ),
-            fusion=self._fusion,
+            mixing=self._mixing,
             max_waiting=config.engine.max_queued + config.engine.max_batch_size,
             clock=self._clock,
             loop=self._loop,

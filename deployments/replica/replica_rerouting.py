@@ -20,7 +20,7 @@ from cluster.domain.request import GenerationChunk
 from cluster.engine.engine import Engine
 from cluster.errors import BraidError, EngineError
 from deployments.link.link_messages import Reroute, Submit
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.replica_request import Coming, LaterSegment, Live
 from deployments.replica.request_notes import ids_of
 from deployments.replica.spans import completion_segment
@@ -56,7 +56,7 @@ class Rerouting:
         *,
         engine: Engine,
         adapters: AdapterManager,
-        fusion: DecisionFusion,
+        mixing: DecisionMixing,
         read: Callable[[Submit, bytes], Awaitable[RoutingDecision]],
         hold: Callable[[Live, tuple[AdapterDigest, ...]], Awaitable[Lease | None]],
         is_live: Callable[[Live], bool],
@@ -64,7 +64,7 @@ class Rerouting:
     ) -> None:
         self._engine = engine
         self._adapters = adapters
-        self._fusion = fusion
+        self._mixing = mixing
         self._read = read
         self._hold = hold
         self._is_live = is_live
@@ -140,10 +140,10 @@ class Rerouting:
         self, live: Live, coming: Coming, decision: RoutingDecision, lease: Lease
     ) -> None:
         prompt = live.submit.prompt_token_ids
-        segment, fusion = completion_segment(
-            self._fusion, self._adapters, decision, lease, prompt, len(prompt)
+        segment, mixing = completion_segment(
+            self._mixing, self._adapters, decision, lease, prompt, len(prompt)
         )
-        if fusion is not None:
+        if mixing is not None:
             raise EngineError(f"router {decision.router!r} weighs adapters within the model")
         # None where it has just ended or left the engine, which will be heard of.
         self._engine.reroute(

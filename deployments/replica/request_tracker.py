@@ -43,7 +43,7 @@ from cluster.errors import (
     StoreUnavailable,
 )
 from deployments.link.link_messages import Reroute, Submit
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.replica_request import LaterSegment, Live
 from deployments.replica.replica_rerouting import Rerouting
 from deployments.replica.request_notes import ids_of, note_abandoned, note_end
@@ -101,7 +101,7 @@ class RequestBook:
         ensure: Callable[[tuple[AdapterDigest, ...]], Awaitable[None]],
         ensure_router: Callable[[str], Awaitable[None]],
         reader: DecisionReader,
-        fusion: DecisionFusion,
+        mixing: DecisionMixing,
         max_waiting: int,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
@@ -112,7 +112,7 @@ class RequestBook:
         self._ensure = ensure
         self._ensure_router = ensure_router
         self._reader = reader
-        self._fusion = fusion
+        self._mixing = mixing
         self._max_waiting = max_waiting
         self._clock = clock
         self._loop = loop
@@ -127,7 +127,7 @@ class RequestBook:
         self.rerouting = Rerouting(
             engine=engine,
             adapters=adapters,
-            fusion=fusion,
+            mixing=mixing,
             read=self._read_decision,
             hold=self._hold,
             is_live=self._is_live,
@@ -342,8 +342,8 @@ class RequestBook:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
             prompt = message.prompt_token_ids
-            (first, *activated), fusion = prompt_segments(
-                self._fusion, self._adapters, live.decision, live.lease, prompt
+            (first, *activated), mixing = prompt_segments(
+                self._mixing, self._adapters, live.decision, live.lease, prompt
             )
             request = GenerationRequest(
                 request_id=message.request_id,
@@ -364,7 +364,7 @@ class RequestBook:
                 request,
                 first.namespace,
                 first.adapters,
-                fusion,
+                mixing,
                 [*activated, *self._later_segments(live, live.lease)],
             )
             live.in_engine = True
@@ -383,14 +383,14 @@ class RequestBook:
 
     async def _catch_up(self, decision: RoutingDecision) -> None:
         """The front may know a router that has not come here yet."""
-        if self._fusion.lacks(decision):
+        if self._mixing.lacks(decision):
             await self._ensure_router(decision.router_version)
 
     def _later_segments(self, live: Live, lease: Lease) -> list[Segment]:
         prompt = live.submit.prompt_token_ids
         return [
             completion_segment(
-                self._fusion,
+                self._mixing,
                 self._adapters,
                 later.decision,
                 lease,

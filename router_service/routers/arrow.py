@@ -86,7 +86,7 @@ class ArrowRouter:
 
 
 class ArrowGate:
-    """The gate over adapters in a given order; a `cluster.engine.execution.mixing.FusionGate`.
+    """The gate over adapters in a given order; a `cluster.engine.execution.mixing.MixingGate`.
 
     ``resolution`` is "site": ``weights`` is asked for each of a layer's linears, in the order of
     ``LAYER_MODULES``, with that linear's own input.

@@ -25,7 +25,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import StepPlan
 from deployments.link.link_messages import Reroute, Submit
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
 from router_service.decision_store.layered import Origin
 from tests.support.decisions import decision_over
@@ -159,7 +159,7 @@ class Rig:
             ensure=nothing_to_catch_up,
             ensure_router=nothing_to_catch_up,
             reader=Reader(),
-            fusion=DecisionFusion({}, "base", isolate_tenants=True),
+            mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,
             clock=self.clock,
             loop=asyncio.get_running_loop(),

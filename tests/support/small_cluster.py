@@ -47,7 +47,7 @@ from deployments.front.text.text_stream import TextCodec
 from deployments.link.link_client import ReplicaLink
 from deployments.link.link_messages import Reroute, StepItem, Submit, decode_to_front
 from deployments.link.link_server import LinkServer
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
@@ -184,7 +184,7 @@ class SmallReplica:
             reader=DecisionReader(
                 store=store, codec=codec, clock=SystemClock(), config=DecisionConfig(), leeway_s=60
             ),
-            fusion=DecisionFusion({}, "base", isolate_tenants=True),
+            mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=100,
             clock=SystemClock(),
             loop=asyncio.get_running_loop(),

@@ -19,9 +19,9 @@ from cluster.domain.adapter import AdapterManifest
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, SamplingParams
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import build_engine
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.spans import Segment
 from cluster.errors import EngineError, error_from_code
 from router_service.routers.kind import EnginePart
@@ -130,7 +130,7 @@ class LocalEngine:
             clock=SystemClock(),
             on_chunks=self._receive,
             new_seed=lambda: 0,
-            fusion=FusionParts(
+            mixing=MixingParts(
                 {} if part is None or part.gate is None else {_PART: part.gate},
                 {} if part is None or part.router is None else {_PART: part.router},
             ),
@@ -234,8 +234,8 @@ class LocalEngine:
             # One prompt's masks are no other's: their KV is never shared.
             masked = self._part is not None and self._part.router
             namespace = name if masked else first.namespace
-            fusion = self._fusion(prompt_tokens) if first.adapters else None
-            self._built.engine.submit(request, namespace, first.adapters, fusion, activated)
+            mixing = self._mixing(prompt_tokens) if first.adapters else None
+            self._built.engine.submit(request, namespace, first.adapters, mixing, activated)
         finished = 0
         with self._arrived:
             while finished < len(names):
@@ -262,12 +262,12 @@ class LocalEngine:
             found.append(Segment(start, repr(adapters), adapters))
         return found
 
-    def _fusion(self, prompt_tokens: int) -> Fusion | None:
+    def _mixing(self, prompt_tokens: int) -> Mixing | None:
         if self._part is None:
             return None
         if self._part.gate is not None:
-            return Fusion(gate=_PART)
-        return Fusion(router=_PART, prompt_tokens=prompt_tokens)
+            return Mixing(gate=_PART)
+        return Mixing(router=_PART, prompt_tokens=prompt_tokens)
 
     def _receive(self, chunks: list[GenerationChunk]) -> None:
         with self._arrived:

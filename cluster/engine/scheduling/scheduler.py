@@ -303,14 +303,14 @@ class Scheduler:
         Call it before the ``commit`` of the step that computed the prompt. What it publishes is
         named by what was decided, so that the same prompt with the same answer finds it.
         """
-        fusion = sequence.fusion
-        assert fusion is not None
+        mixing = sequence.mixing
+        assert mixing is not None
         for key in self._prefixes.forget(sequence):
             self._queue.release(key)
         sequence.whole_prefill = False
-        sequence.fusion = fusion.completed(weights)
-        if fusion.complete is not None:
-            completed = Segment(0, fusion.complete(weights), sequence.adapters)
+        sequence.mixing = mixing.completed(weights)
+        if mixing.complete is not None:
+            completed = Segment(0, mixing.complete(weights), sequence.adapters)
             sequence.segments = (completed,)
             sequence.block_keys.clear()
 
