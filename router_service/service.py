@@ -48,7 +48,7 @@ from router_service.routers.base import (
     SentenceRouter,
     Stage,
 )
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from router_service.single_flight import SingleFlight
 from router_service.turns import digested_with, reroute_turns, route_turns, turns_read
 from router_service.wish import RouterWish, RoutingWish
@@ -177,7 +177,7 @@ class RoutingService:
         self.counters.sources[decided.source] += 1
         return decided
 
-    def segments(self, wish: RoutingWish) -> SegmentConfig | None:
+    def sentences(self, wish: RoutingWish) -> SentenceConfig | None:
         """How an answer's sentences are told apart, where each is decided for; else None.
 
         Raises:
@@ -188,7 +188,7 @@ class RoutingService:
         router = self._find_router(wish.router)
         if router.declares.stage is not Stage.SENTENCE:
             return None
-        return cast(SentenceRouter, router).segments
+        return cast(SentenceRouter, router).sentences
 
     async def decide_sentence(
         self,

@@ -12,7 +12,7 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk, SamplingParams
 
 
-class SegmentStart(msgspec.Struct, frozen=True):
+class SpanStart(msgspec.Struct, frozen=True):
     """Where a sequence had been re-routed before it came here."""
 
     start: int  # tokens of the completion before
@@ -33,7 +33,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     resumed_token_ids: tuple[int, ...] = ()
     arrived_at: float = 0.0
     deadline_at: float | None = None
-    segments: tuple[SegmentStart, ...] = ()  # that began within the resumed tokens, in order
+    spans: tuple[SpanStart, ...] = ()  # that began within the resumed tokens, in order
     http_request: str = ""  # id of the HTTP request that it belongs to, for logs
 
 

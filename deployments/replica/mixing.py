@@ -8,7 +8,7 @@ from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, k
 from cluster.domain.ids import Slot
 from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.mixing_spec import Mixing
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.errors import RequestError, RouterOutdated
 from router_service.routers.kind import EnginePart
 
@@ -102,16 +102,16 @@ class DecisionMixing:
             complete=completed,
         )
 
-    def segments(
+    def spans(
         self,
         decision: RoutingDecision,
         slots: Sequence[Slot],
         prompt: Sequence[int],
         invocations: Sequence[Sequence[int]],
-    ) -> tuple[tuple[Segment, ...], Mixing | None]:
-        """A prompt under a decision: its segments, the first at 0, and their mixing.
+    ) -> tuple[tuple[Span, ...], Mixing | None]:
+        """A prompt under a decision: its spans, the first at 0, and their mixing.
 
-        A segment whose adapters are fewer than the decision's has the namespace of a decision on
+        A span whose adapters are fewer than the decision's has the namespace of a decision on
         these alone. So what comes before an invocation is shared with requests for the base.
 
         Args:
@@ -131,7 +131,7 @@ class DecisionMixing:
         ]
         if not activated:
             adapters, mixing = self.plan(decision, slots)
-            return (Segment(0, self.namespace(decision), adapters),), mixing
+            return (Span(0, self.namespace(decision), adapters),), mixing
         if _is_fused(decision):
             raise RequestError(
                 f"router {decision.router!r} weighs {', '.join(activated)} inside the model, where "
@@ -144,7 +144,7 @@ class DecisionMixing:
         for start, places in stretches(starts):
             part = replace(decision, mixture=tuple(decision.mixture[i] for i in places))
             adapters, _ = self.plan(part, [slots[i] for i in places])
-            found.append(Segment(start, self.namespace(part), adapters))
+            found.append(Span(start, self.namespace(part), adapters))
         return tuple(found), None
 
 

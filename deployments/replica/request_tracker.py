@@ -10,7 +10,7 @@ slots are given. Where an adapter must leave for one that waits long, requests o
 not begun are taken back from the engine and wait here again (``give_way``). A deadline counts in
 both places, and so does a cancellation.
 
-A request that was re-routed has several segments (``replica_rerouting``). Where its
+A request that was re-routed has several spans (``replica_rerouting``). Where its
 tokens so far must be computed, because it comes from a lost replica or the engine has handed it
 back, it needs the adapters of all of them at once. Where they cannot be had, the newest serve.
 """
@@ -31,7 +31,7 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine import Engine
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.errors import (
     AdapterError,
     BraidError,
@@ -44,10 +44,10 @@ from cluster.errors import (
 )
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionMixing
-from deployments.replica.replica_request import LaterSegment, Live
+from deployments.replica.replica_request import LaterSpan, Live
 from deployments.replica.replica_rerouting import Rerouting
 from deployments.replica.request_notes import ids_of, note_abandoned, note_end
-from deployments.replica.spans import completion_segment, prompt_segments
+from deployments.replica.spans import completion_span, prompt_spans
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -272,9 +272,9 @@ class RequestBook:
                     self._complete(live, chunk.site_weights)
             if live is None:
                 continue
-            if chunk.segment_start is not None:
+            if chunk.span_start is not None:
                 self._credit(live)
-                self.rerouting.begun(live, chunk.segment_start)
+                self.rerouting.begun(live, chunk.span_start)
                 self._count_demand(live)
             live.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
@@ -321,8 +321,8 @@ class RequestBook:
             if live.decision is None:
                 decision = await self._read_decision(message, message.signed_decision)
                 later = [
-                    LaterSegment(s.start, await self._read_decision(message, s.signed_decision))
-                    for s in message.segments
+                    LaterSpan(s.start, await self._read_decision(message, s.signed_decision))
+                    for s in message.spans
                 ]
                 if not self._is_live(live):
                     return
@@ -342,7 +342,7 @@ class RequestBook:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
             prompt = message.prompt_token_ids
-            (first, *activated), mixing = prompt_segments(
+            (first, *activated), mixing = prompt_spans(
                 self._mixing, self._adapters, live.decision, live.lease, prompt
             )
             request = GenerationRequest(
@@ -365,7 +365,7 @@ class RequestBook:
                 first.namespace,
                 first.adapters,
                 mixing,
-                [*activated, *self._later_segments(live, live.lease)],
+                [*activated, *self._later_spans(live, live.lease)],
             )
             live.in_engine = True
             live.admitted = live.admitted or self._clock.monotonic()
@@ -386,10 +386,10 @@ class RequestBook:
         if self._mixing.lacks(decision):
             await self._ensure_router(decision.router_version)
 
-    def _later_segments(self, live: Live, lease: Lease) -> list[Segment]:
+    def _later_spans(self, live: Live, lease: Lease) -> list[Span]:
         prompt = live.submit.prompt_token_ids
         return [
-            completion_segment(
+            completion_span(
                 self._mixing,
                 self._adapters,
                 later.decision,
@@ -401,7 +401,7 @@ class RequestBook:
         ]
 
     async def _hold_all(self, live: Live) -> Lease | None:
-        """A lease on the adapters of all segments; None when the deadline came first."""
+        """A lease on the adapters of all spans; None when the deadline came first."""
         try:
             return await self._hold(live, live.digests)
         except (AdapterError, ModelNotFound) as error:

@@ -24,7 +24,7 @@ from cluster.domain.request import (
 from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import BuiltEngine, build_engine
 from cluster.engine.mixing_spec import Mixing
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from tests.support.decisions import TENANT, decision_over
 
 Mixture = tuple[tuple[Slot, float], ...]
@@ -89,11 +89,11 @@ class RunningEngine:
         mixture: Mixture = (),
         namespace: str | None = None,
         mixing: Mixing | None = None,
-        segments: Sequence[Segment] = (),
+        spans: Sequence[Span] = (),
     ) -> None:
         self.answers[request.request_id] = Answer()
         namespace = repr(mixture) if namespace is None else namespace
-        self.engine.submit(request, namespace, mixture, mixing, segments)
+        self.engine.submit(request, namespace, mixture, mixing, spans)
 
     def start(self) -> None:
         if not self._started:

@@ -181,7 +181,7 @@ class Rig:
             got.append(chunk)
 
     def submit(
-        self, adapters="", tenant="t", max_tokens=4, deadline_in=None, resumed=(), segments=()
+        self, adapters="", tenant="t", max_tokens=4, deadline_in=None, resumed=(), spans=()
     ) -> str:
         name = next(self.names)
         self.book.submit(
@@ -193,7 +193,7 @@ class Rig:
                 f"{tenant}:{adapters}".encode(),
                 deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
                 resumed_token_ids=tuple(resumed),
-                segments=tuple(segments),
+                spans=tuple(spans),
             )
         )
         return name
@@ -206,8 +206,8 @@ class Rig:
         return sum(len(chunk.token_ids) for chunk in self.chunks.get(name, ()))
 
     def starts(self, name: str) -> list[int]:
-        """Where segments began, as the chunks tell."""
-        told = [chunk.segment_start for chunk in self.chunks.get(name, ())]
+        """Where spans began, as the chunks tell."""
+        told = [chunk.span_start for chunk in self.chunks.get(name, ())]
         return [start for start in told if start is not None]
 
     def refusals(self, name: str) -> list[str]:

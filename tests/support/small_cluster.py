@@ -53,7 +53,7 @@ from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.reader import DecisionReader
 from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
-from router_service.routers.sentences import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SentenceConfig, last_full_sentences
 from router_service.service import RoutingService
 from tests.support.peft_oracle import ALL_MODULES, make_adapters
 
@@ -107,11 +107,11 @@ class WordRouter:
 
     name, version = "words", "v1"
     candidates = ("", *ADAPTERS)
-    segments = SegmentConfig(min_characters=4)
+    sentences = SentenceConfig(min_characters=4)
     declares = Declaration(Stage.SENTENCE, Granularity.SENTENCE, frozenset({Need.TEXT}))
 
     def reading(self, prompt: str, answer: str) -> str:
-        return last_full_sentences(answer, 1, self.segments) or prompt
+        return last_full_sentences(answer, 1, self.sentences) or prompt
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
         if "fail" in text:

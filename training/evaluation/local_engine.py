@@ -22,7 +22,7 @@ from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequ
 from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import build_engine
 from cluster.engine.mixing_spec import Mixing
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.errors import EngineError, error_from_code
 from router_service.routers.kind import EnginePart
 from training.encoding import chat_prompt_ids
@@ -230,7 +230,7 @@ class LocalEngine:
             names.append(name)
             self._sequences[name] = _Sequence()
             request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
-            first, *activated = self._segments(ids[:prompt_tokens], mixture)
+            first, *activated = self._spans(ids[:prompt_tokens], mixture)
             # One prompt's masks are no other's: their KV is never shared.
             masked = self._part is not None and self._part.router
             namespace = name if masked else first.namespace
@@ -250,7 +250,7 @@ class LocalEngine:
                 raise sequence.error
         return done
 
-    def _segments(self, prompt: Sequence[int], mixture: Weights) -> list[Segment]:
+    def _spans(self, prompt: Sequence[int], mixture: Weights) -> list[Span]:
         """Of a prompt whose adapters apply from where it invokes them."""
         starts = [
             active_from(prompt, self.manifests[alias].invocation_tokens) for alias, _ in mixture
@@ -259,7 +259,7 @@ class LocalEngine:
         found = []
         for start, places in stretches(starts):
             adapters = tuple(slots[place] for place in places)
-            found.append(Segment(start, repr(adapters), adapters))
+            found.append(Span(start, repr(adapters), adapters))
         return found
 
     def _mixing(self, prompt_tokens: int) -> Mixing | None:

@@ -29,7 +29,7 @@ from kernels.lora.torch_ops import AnyLoraBatch
 log = structlog.get_logger(__name__)
 
 _Spans = tuple[tuple[int, int], ...]
-"""Of `cluster.engine.spans.segment_spans`."""
+"""Of `cluster.engine.spans.spans_between`."""
 
 _TRIAL_TOKENS = 24
 """Tokens of the prefill that tries a model."""
@@ -266,15 +266,19 @@ class ModelRunner:
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
         """The step's adapters; the last batch is kept while the same sequences go on decoding.
 
-        A live sequence's slots hold the same adapters while it is in one segment, no two sequences
+        A live sequence's slots hold the same adapters while it is in one span, no two sequences
         have the same arrival number, and a router's answer is the only change of how adapters are
-        weighed within a segment: equal rows mean an equal batch.
+        weighed within a span: equal rows mean an equal batch.
         """
-        if not any(s.adapters for item in scheduled for s in item.sequence.segments):
+        if not any(s.adapters for item in scheduled for s in item.sequence.spans):
             self.rest()
             return None
         rows = tuple(
-            (s.arrival, s.spans(item.start, item.end), s.mixing is not None and s.mixing.is_pending)
+            (
+                s.arrival,
+                s.spans_between(item.start, item.end),
+                s.mixing is not None and s.mixing.is_pending,
+            )
             for item in scheduled
             for s in (item.sequence,)
         )
@@ -282,9 +286,9 @@ class ModelRunner:
         if rows == self._rows_kept and kept is not None and kept.valid:
             return kept
         parts = [
-            (count, item.sequence.segments[segment].adapters)
+            (count, item.sequence.spans[span].adapters)
             for item, (_, spans, _) in zip(scheduled, rows, strict=True)
-            for segment, count in spans
+            for span, count in spans
         ]
         if not any(adapters for _, adapters in parts):
             self.rest()

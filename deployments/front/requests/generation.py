@@ -227,7 +227,7 @@ class Generation:
             resumed_token_ids=tuple(self._tokens),
             arrived_at=spec.arrived_at,
             deadline_at=spec.deadline_at,
-            segments=() if self.rerouting is None else self.rerouting.begun(),
+            spans=() if self.rerouting is None else self.rerouting.begun(),
             http_request=self.http_request,
         )
 

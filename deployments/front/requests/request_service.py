@@ -321,8 +321,8 @@ class RequestService:
     def _rerouting(
         self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
     ) -> SentenceRerouting | None:
-        segments = self.routing.segments(wish)
-        if segments is None or not isinstance(wish, RouterWish):
+        spans = self.routing.sentences(wish)
+        if spans is None or not isinstance(wish, RouterWish):
             return None
         router = wish  # of this type in the functions, too
         *earlier, text = turns
@@ -338,7 +338,7 @@ class RequestService:
             self._keeping.add(task)
             task.add_done_callback(self._keeping.discard)
 
-        return SentenceRerouting(spec.decided, segments, decide, keep_delay)
+        return SentenceRerouting(spec.decided, spans, decide, keep_delay)
 
     async def deltas(self, running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
         """(choice index, delta) of all sequences as they come; added to ``running.choices``.

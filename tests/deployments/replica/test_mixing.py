@@ -6,7 +6,7 @@ import pytest
 
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights
 from cluster.domain.ids import Slot
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.errors import RequestError, RouterOutdated
 from deployments.replica.mixing import DecisionMixing
 from router_service.routers.kind import EnginePart
@@ -101,17 +101,17 @@ def test_an_activated_lora_cuts_the_prompt(mixing: DecisionMixing) -> None:
     """Each stretch has the namespace of a decision on what applies there."""
     made = decision(Granularity.REQUEST, "abc")
     prompt, slots = (5, 6, 7, 8, 6, 7), [Slot(4), Slot(7), Slot(9)]
-    segments, fused = mixing.segments(made, slots, prompt, [(), (6, 7), (9,)])
+    spans, fused = mixing.spans(made, slots, prompt, [(), (6, 7), (9,)])
     assert fused is None
-    assert segments == (
-        Segment(0, mixing.namespace(decision(Granularity.REQUEST, "a")), ((Slot(4), 1.0),)),
-        Segment(
+    assert spans == (
+        Span(0, mixing.namespace(decision(Granularity.REQUEST, "a")), ((Slot(4), 1.0),)),
+        Span(
             4,
             mixing.namespace(decision(Granularity.REQUEST, "ab")),
             ((Slot(4), 1.0), (Slot(7), 1.0)),
         ),
     )
-    alone, _ = mixing.segments(decision(Granularity.REQUEST, "b"), [Slot(7)], prompt, [(6, 7)])
+    alone, _ = mixing.spans(decision(Granularity.REQUEST, "b"), [Slot(7)], prompt, [(6, 7)])
     base = mixing.namespace(decision(Granularity.REQUEST, ""))
     assert [(s.start, s.namespace == base, len(s.adapters)) for s in alone] == [
         (0, True, 0),
@@ -119,12 +119,12 @@ def test_an_activated_lora_cuts_the_prompt(mixing: DecisionMixing) -> None:
     ]
 
 
-def test_ordinary_adapters_are_one_segment(mixing: DecisionMixing) -> None:
+def test_ordinary_adapters_are_one_span(mixing: DecisionMixing) -> None:
     made = decision(Granularity.TOKEN, "abc")
     slots = [Slot(4), Slot(7), Slot(9)]
-    segments, fused = mixing.segments(made, slots, (1, 2), [(), (), ()])
+    spans, fused = mixing.spans(made, slots, (1, 2), [(), (), ()])
     adapters, expected = mixing.plan(made, slots)
-    assert (segments, fused) == ((Segment(0, mixing.namespace(made), adapters),), expected)
+    assert (spans, fused) == ((Span(0, mixing.namespace(made), adapters),), expected)
 
 
 @pytest.mark.parametrize("prompt", [(6,), (1, 6), (1, 2)])
@@ -134,5 +134,5 @@ def test_it_is_not_weighed_inside_the_engine(
 ) -> None:
     """Whether a prompt invokes it or not."""
     with pytest.raises(RequestError, match="'a' inside the model") as caught:
-        mixing.segments(decision(granularity, "a", "v2"), [Slot(0)], prompt, [(6,)])
+        mixing.spans(decision(granularity, "a", "v2"), [Slot(0)], prompt, [(6,)])
     assert caught.value.param == "model"

@@ -11,7 +11,7 @@ from cluster.errors import (
     DecisionNotFound,
     ModelNotFound,
 )
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from router_service.service import RoutingService, StoreState
 from router_service.wish import AdapterWish, BaseWish, RouterWish
 from tests.support.word_routers import weights_of
@@ -73,9 +73,9 @@ async def test_a_sentence_that_cannot_be_routed_is_told_as_a_fallback(
 
 
 async def test_only_a_router_for_sentences_is_asked_for_one(service: RoutingService) -> None:
-    assert service.segments(SENTENCES) == SegmentConfig(min_characters=3)
+    assert service.sentences(SENTENCES) == SentenceConfig(min_characters=3)
     for wish in (AUTO, BaseWish(), AdapterWish("sql"), RouterWish("whole")):
-        assert service.segments(wish) is None
+        assert service.sentences(wish) is None
     for name in ("words", "gone"):
         with pytest.raises(ModelNotFound):
             await service.decide_sentence(ACME, RouterWish(name), "sql", "First. Th")
