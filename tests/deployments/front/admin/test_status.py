@@ -1,0 +1,123 @@
+"""What an administrator reads of the cluster."""
+
+import pytest
+
+from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.ids import AdapterDigest
+from tests.support.http_front import HttpFront, OpenFront, write_tenants
+
+
+def held(digest: str, state: AdapterState, leases: int) -> ResidentAdapter:
+    """What a replica says of an adapter that it has."""
+    return ResidentAdapter(AdapterDigest(digest), "sql", state, nbytes=100, rank=2, leases=leases)
+
+
+async def test_the_placement_is_the_controllers_word(front: HttpFront) -> None:
+    front.placement = {"version": 3, "wanted": {"r0": ["sql"]}}
+    answer = await front.get("/admin/v1/placement", "root")
+    assert (answer.status_code, answer.json()) == (200, front.placement)
+
+
+async def test_the_status_has_everything_at_a_glance(front: HttpFront) -> None:
+    status = (await front.get("/admin/v1/status", "root")).json()
+    assert (status["version"], status["model"]) == ("1.2.3", "org/tiny")
+    assert status["routers"] == ["words", "sentences", "fixed"]
+    assert [adapter["name"] for adapter in status["adapters"]] == ["cron", "json", "sql"]
+    assert {adapter["owner"] for adapter in status["adapters"]} == {"shared"}
+    assert status["adapter_problems"] == []
+    assert [replica["replica_id"] for replica in status["replicas"]] == ["r0"]
+    assert status["placement"] == {"plan": "as scripted"}
+    assert status["tenants_file"]["error"] is None
+    assert status["decision_store"]["breaker"] == "closed"
+    (acme,) = [tenant for tenant in status["tenants"] if tenant["id"] == "acme"]
+    assert acme == {"id": "acme", "admin": False, "metrics": False, "adapters": ["*"]}
+
+
+async def test_the_status_counts_the_decision_stores_hits(front: HttpFront) -> None:
+    for _ in range(2):
+        await front.post("/v1/route", {"prompt": "sql"})
+    store = (await front.get("/admin/v1/status", "root")).json()["decision_store"]
+    assert (store["stored"], store["hits"], store["misses"]) == (1, 1, 1)
+
+
+async def test_the_status_has_no_key_and_no_hash_of_one(front: HttpFront) -> None:
+    text = (await front.get("/admin/v1/status", "root")).text
+    assert "keys" not in text
+
+
+async def test_the_residency_is_each_replicas_own_word(front: HttpFront) -> None:
+    digest = (await front.get("/admin/v1/adapters/sql", "root")).json()["version"]
+    (replica,) = front.replicas
+    replica.resident = (
+        held(digest, AdapterState.READY, 2),
+        held("f" * 64, AdapterState.LOADING, 0),
+    )
+    replica.host = (held(digest, AdapterState.ON_HOST, 0),)
+    replica.publish()
+    on_host: list[dict[str, object]] = []
+    while not on_host:
+        (found,) = (await front.get("/admin/v1/residency", "root")).json()["replicas"]
+        on_host = found["on_host"]
+    assert found["replica_id"] == "r0"
+    told = [(one["digest"], one["tier"], one["names"]) for one in found["resident"]]
+    assert told == [(digest, "device", ["shared/sql"]), ("f" * 64, "host", [])]
+    assert [(one["tier"], one["names"]) for one in on_host] == [("host", ["shared/sql"])]
+    card = (await front.get("/admin/v1/adapters/sql", "root")).json()
+    (one,) = card["residency"]
+    assert (one["replica"], one["tier"], one["leases"]) == ("r0", "device", 2)
+
+
+async def test_what_is_in_host_memory_alone_is_told_of_an_adapter(front: HttpFront) -> None:
+    digest = (await front.get("/admin/v1/adapters/sql", "root")).json()["version"]
+    (replica,) = front.replicas
+    replica.host = (held(digest, AdapterState.ON_HOST, 0),)
+    replica.publish()
+    told: list[dict[str, object]] = []
+    while not told:
+        told = (await front.get("/admin/v1/adapters/sql", "root")).json()["residency"]
+    assert [(one["replica"], one["tier"]) for one in told] == [("r0", "host")]
+
+
+async def test_the_integrity_has_every_replicas_books(open_front: OpenFront) -> None:
+    async with open_front(replicas=3) as front:
+        front.replicas[1].fault = "a slot is leased by nobody"
+        await front.replicas[2].die()
+        answer = (await front.get("/admin/v1/integrity", "root")).json()
+        assert answer["replicas"] == {"r0": None, "r1": "a slot is leased by nobody"}
+        assert answer["silent"] == ["r2"]
+        assert len(answer["failures"]) == 1
+
+
+async def test_an_adapter_that_was_refused_at_the_start_is_told(
+    open_front: OpenFront, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("adapters")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "adapter_config.json").write_text("{")
+    async with open_front(adapters_dir=folder, routers=[]) as front:
+        status = (await front.get("/admin/v1/status", "root")).json()
+        (problem,) = status["adapter_problems"]
+        assert problem["alias"] == "broken"
+        assert status["adapters"] == []
+
+
+async def test_a_changed_tenants_file_is_followed(front: HttpFront) -> None:
+    assert (await front.get("/v1/models", "initech")).status_code == 401
+    write_tenants(front.tenants_file, ({"id": "initech"}, {"id": "root", "admin": True}))
+    while (await front.get("/v1/models", "initech")).status_code != 200:
+        front.clock.advance(1)
+        await front.pause()
+    assert (await front.get("/v1/models", "acme")).status_code == 401
+    tenants = (await front.get("/admin/v1/status", "root")).json()["tenants"]
+    assert [tenant["id"] for tenant in tenants] == ["initech", "root"]
+
+
+async def test_a_broken_tenants_file_is_told_and_changes_nothing(front: HttpFront) -> None:
+    front.tenants_file.write_text("tenants: [{id: A}]")
+    error = None
+    while error is None:
+        await front.pause()
+        error = (await front.get("/admin/v1/status", "root")).json()["tenants_file"]["error"]
+    assert "tenants[0].id" in error
+    assert (await front.get("/v1/models", "acme")).status_code == 200
+    assert (await front.figures())["braid_tenants_file_refused"] == 1
