@@ -30,6 +30,7 @@ from deployments.front.entry.door import Door
 from deployments.front.entry.heavy import HeavyWork
 from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
+from deployments.front.garbage import spare_long_lived
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.openai.http_app import build_http_app
@@ -214,6 +215,7 @@ class Front:
         for problem in catalog.problems:
             log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
         self._http = HttpServer(build_http_app(self._context), config.front, drain_s=DRAIN_S)
+        spare_long_lived()
         await self._http.start()
         log.info("front.ready", host=config.front.host, port=config.front.port)
 

@@ -1,6 +1,5 @@
 """Text in, token ids out, and back again: prompts, incremental decoding, stop strings."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -105,7 +104,9 @@ class TextCodec:
     def alternative(self, token_id: int, place: TokenPlace) -> TokenPlace:
         """The place that another token would have had."""
         shown = not (place.skips_special and self.vocabulary.is_special(token_id))
-        return dataclasses.replace(place, shown=shown)
+        if shown == place.shown:
+            return place
+        return TokenPlace(place.offset, place.first, shown, place.skips_special)
 
     def _bytes(self, token_id: int, place: TokenPlace | None) -> bytes:
         return self.vocabulary.of(token_id, first=place is not None and place.first)
@@ -194,12 +195,14 @@ class TextStream:
             return ""
         if ends and not self._include_stop:
             token_ids = token_ids[:-1]
+        if not self._stop:  # nothing is ever held back
+            return "".join([self._decoder.step(self._backend, one) or "" for one in token_ids])
         for token_id in token_ids:
             self._held += self._decoder.step(self._backend, token_id) or ""
             if self._exempt_tokens:
                 self._exempt_tokens -= 1
                 self._exempt_chars = len(self._held)
-            elif self._stop and self._cut():
+            elif self._cut():
                 return self._release(len(self._held))
         return self._release(len(self._held) - self._longest_stop_prefix())
 

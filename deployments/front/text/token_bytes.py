@@ -32,6 +32,7 @@ class TokenBytes:
         self._byte_level = _bytes_of_characters() if "ByteLevel" in steps else None
         self._space = _space_of(steps)
         self._strips_first = "Metaspace" in steps or "Strip" in steps
+        self._pieces: dict[int, bytes] = {}  # those that were asked for; at most the vocabulary
 
     def is_special(self, token_id: int) -> bool:
         """Whether texts usually leave the token out."""
@@ -39,9 +40,14 @@ class TokenBytes:
 
     def of(self, token_id: int, *, first: bool = False) -> bytes:
         """The token's bytes; ``first`` of a text, it loses the blank that some decoders drop."""
-        if token_id in self._added:
-            return self._added[token_id]
-        found = self._piece(token_id)
+        found = self._added.get(token_id)
+        if found is not None:
+            return found
+        found = self._pieces.get(token_id)
+        if found is None:
+            found = self._piece(token_id)
+            if found:
+                self._pieces[token_id] = found
         if first and self._strips_first and found.startswith(b" "):
             return found[1:]
         return found
