@@ -26,6 +26,8 @@ from deployments.local.local_state import StateDir
 from deployments.local.log_file import log_files
 from tests.support.live_cluster import LiveCluster, wait_for
 
+pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
+
 REQUESTS = 220
 WAIT_S = 60.0
 

@@ -40,7 +40,7 @@ def make_byte_base(folder: Path) -> Path:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Token ids are the special tokens and then the bytes in order."""
+    """Make a tokenizer whose ids are the special tokens and then the bytes in order."""
     written = _written_bytes()
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *written])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -53,14 +53,14 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _written_bytes() -> list[str]:
-    """How the byte-level alphabet writes each byte: a visible one as itself, the rest above 255."""
+    """Write each byte as the byte-level alphabet does: itself, or from 256 on where unseen."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(256, 512))
     return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
 
 
 def write_adapter(folder: Path, value: float, width: int = 8) -> Path:
-    """One PEFT folder of rank 2 whose weights are all ``value``."""
+    """Write a PEFT folder of rank 2 whose weights are all ``value``."""
     folder.mkdir(parents=True)
     stem = f"base_model.model.{MODULE}"
     tensors = {

@@ -9,17 +9,17 @@ DONE = "[DONE]"
 
 
 def chat(content: str = "hi", **fields: Any) -> dict[str, Any]:
-    """A conversation of one message for the base; ``fields`` are of the body."""
+    """Make a conversation of one message for the base; ``fields`` are of the body."""
     return {"model": "tiny", "messages": [{"role": "user", "content": content}], **fields}
 
 
 def completion(prompt: Any = "hi", **fields: Any) -> dict[str, Any]:
-    """A prompt for the base, with room for a short answer; ``fields`` are of the body."""
+    """Make a prompt for the base, with room for a short answer; ``fields`` are of the body."""
     return {"model": "tiny", "prompt": prompt, "max_tokens": 50, **fields}
 
 
 def events(text: str) -> list[Any]:
-    """The data of each event of a stream in order; JSON is read, anything else is as it is."""
+    """Read the data of each event of a stream in order; JSON is read, anything else is as it is."""
     *blocks, rest = text.split("\n\n")
     assert rest == ""
     found: list[Any] = []
@@ -32,7 +32,7 @@ def events(text: str) -> list[Any]:
 
 
 def deltas(chunks: list[Any], index: int = 0) -> list[dict[str, Any]]:
-    """The deltas of one choice of a chat's stream."""
+    """Collect the deltas of one choice of a chat's stream."""
     return [
         choice["delta"]
         for chunk in chunks
@@ -43,7 +43,7 @@ def deltas(chunks: list[Any], index: int = 0) -> list[dict[str, Any]]:
 
 
 def text_of(chunks: list[Any], index: int = 0) -> str:
-    """All text of one choice of a stream of either endpoint."""
+    """Join all text of one choice of a stream of either endpoint."""
     said = [
         choice["delta"].get("content", "") if "delta" in choice else choice["text"]
         for chunk in chunks

@@ -15,13 +15,14 @@ from deployments.link.link_server import LinkServer
 
 MAX_MODEL_LEN = 200
 """What a scripted replica says that it takes, in tokens."""
+GRACE_S = 5.0
 LOGPROB = -0.5
 """Of every token; the alternatives behind it are ever less likely."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """What a replica answers to one sequence; a token is a byte of ``text``.
+    """Describes the answer to one sequence; a token is a byte of ``text``.
 
     The counts are of the completion's tokens, those resumed included.
     """
@@ -40,7 +41,7 @@ class Speech:
 
 
 class Script:
-    """The speeches of all replicas in the order of the submissions; the last one is repeated."""
+    """Holds the speeches of all replicas in the order of the submissions; the last is repeated."""
 
     def __init__(self) -> None:
         self.speeches: list[Speech] = [Speech()]
@@ -98,6 +99,11 @@ class ScriptedReplica:
     async def die(self) -> None:
         """End every link at once, as a killed process does."""
         await self._end()
+
+    async def stop(self) -> None:
+        """End when the fronts have closed their links."""
+        self.alive = False
+        await self._links.stop(GRACE_S)
 
     def _end(self) -> asyncio.Task[None]:
         self.alive = False
@@ -242,6 +248,6 @@ class ScriptedReplica:
 
 
 def _scored(token: int, alternatives: int) -> TokenLogprobs:
-    """The token itself and those that follow it in the vocabulary."""
+    """Score a token, with those that follow it in the vocabulary."""
     top = tuple((token + step, LOGPROB * (step + 1)) for step in range(alternatives))
     return TokenLogprobs(LOGPROB, top)

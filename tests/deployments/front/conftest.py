@@ -5,14 +5,16 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from tests.support.byte_base import make_byte_base
-from tests.support.http_front import HttpFront, OpenFront, SharedParts, http_front
+from tests.support.front_wiring import SharedParts
+from tests.support.http_front import HttpFront, OpenFront, http_front
 
 
 @pytest.fixture(scope="session")
 def shared_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedParts]:
-    """A tokenizer, adapters and a router, made once."""
+    """Make a tokenizer, adapters and a router, once."""
     shared = SharedParts(make_byte_base(tmp_path_factory.mktemp("byte-base")))
     yield shared
     shared.close()
@@ -20,7 +22,7 @@ def shared_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedPar
 
 @pytest.fixture
 def open_front(shared_parts: SharedParts, tmp_path: Path) -> OpenFront:
-    """``open_front(replicas=1, **config)`` for tests of a configuration of their own."""
+    """Return ``open_front(replicas=1, **config)``, for tests of a configuration of their own."""
 
     def opened(**options: object) -> AbstractAsyncContextManager[HttpFront]:
         return http_front(shared_parts, tmp_path, **options)  # type: ignore[arg-type]
@@ -30,6 +32,15 @@ def open_front(shared_parts: SharedParts, tmp_path: Path) -> OpenFront:
 
 @pytest.fixture
 async def front(shared_parts: SharedParts, tmp_path: Path) -> AsyncIterator[HttpFront]:
-    """A front over one replica."""
+    """Build a front over one replica."""
     async with http_front(shared_parts, tmp_path) as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def steady_front(
+    shared_parts: SharedParts, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[HttpFront]:
+    """Build a front for all tests of a module that change nothing in it."""
+    async with http_front(shared_parts, tmp_path_factory.mktemp("front")) as made:
         yield made

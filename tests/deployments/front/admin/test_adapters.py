@@ -3,32 +3,20 @@
 import asyncio
 from typing import Any
 
-import httpx2
 import pytest
 
 from cluster.adapters.registry.records import Answer
+from tests.support.admin_requests import (
+    ADAPTERS,
+    NO_VERSION,
+    TAR,
+    add_adapter,
+    names,
+    version,
+)
 from tests.support.archives import tar_of_folder
 from tests.support.http_front import HttpFront, OpenFront
 from tests.support.openai_bodies import CHAT, chat
-
-ADAPTERS = "/admin/v1/adapters"
-TAR = {"content-type": "application/x-tar"}
-NO_VERSION = "0" * 64
-
-
-async def add(front: HttpFront, name: str, source: str = "fresh", **fields: Any) -> httpx2.Response:
-    body = {"name": name, "source": {"folder": source}, **fields}
-    return await front.post("/admin/v1/adapters", body, "root")
-
-
-async def names(front: HttpFront) -> list[str]:
-    listed = (await front.get("/admin/v1/adapters", "root")).json()
-    return [card["name"] for card in listed["data"]]
-
-
-async def version(front: HttpFront, name: str) -> str:
-    card = (await front.get(f"/admin/v1/adapters/{name}", "root")).json()
-    return str(card["version"])
 
 
 async def test_the_configured_adapters_are_listed(front: HttpFront) -> None:
@@ -44,7 +32,7 @@ async def test_the_configured_adapters_are_listed(front: HttpFront) -> None:
 
 
 async def test_an_added_adapter_is_served_at_once(front: HttpFront) -> None:
-    answer = await add(front, "fresh")
+    answer = await add_adapter(front, "fresh")
     assert answer.status_code == 201, answer.text
     card = answer.json()
     assert (card["name"], card["owner"], card["source"]) == ("fresh", "shared", "folder fresh")
@@ -55,7 +43,7 @@ async def test_an_added_adapter_is_served_at_once(front: HttpFront) -> None:
 
 
 async def test_a_tenants_own_adapter_is_for_that_tenant(front: HttpFront) -> None:
-    assert (await add(front, "fresh", tenant="globex")).status_code == 201
+    assert (await add_adapter(front, "fresh", tenant="globex")).status_code == 201
     assert (await front.post(CHAT, chat(model="fresh"), "globex")).status_code == 200
     assert (await front.post(CHAT, chat(model="fresh"), "acme")).status_code == 404
     card = (await front.get("/admin/v1/adapters/fresh?tenant=globex", "root")).json()
@@ -64,34 +52,34 @@ async def test_a_tenants_own_adapter_is_for_that_tenant(front: HttpFront) -> Non
 
 
 async def test_a_granted_adapter_is_for_those_tenants_too(front: HttpFront) -> None:
-    answer = await add(front, "fresh", grants=["globex"])
+    answer = await add_adapter(front, "fresh", grants=["globex"])
     assert answer.json()["grants"] == ["globex"]
     assert (await front.post(CHAT, chat(model="fresh"), "globex")).status_code == 200
 
 
 async def test_a_name_that_is_taken_is_409(front: HttpFront) -> None:
-    answer = await add(front, "sql")
+    answer = await add_adapter(front, "sql")
     assert answer.status_code == 409
     assert answer.json()["error"]["code"] == "adapter_conflict"
 
 
 async def test_a_name_is_replaced_where_that_is_asked_for(front: HttpFront) -> None:
     before = await version(front, "sql")
-    answer = await add(front, "sql", replace=True)
+    answer = await add_adapter(front, "sql", replace=True)
     assert answer.status_code == 201
     assert answer.json()["previous"] == before
     assert answer.json()["version"] != before
 
 
 async def test_a_name_is_replaced_only_where_it_points_as_expected(front: HttpFront) -> None:
-    assert (await add(front, "sql", expected=NO_VERSION)).status_code == 409
+    assert (await add_adapter(front, "sql", expected=NO_VERSION)).status_code == 409
     expected = await version(front, "sql")
-    assert (await add(front, "sql", expected=expected)).status_code == 201
+    assert (await add_adapter(front, "sql", expected=expected)).status_code == 201
 
 
 @pytest.mark.parametrize("name", ["org/tiny", "tiny", "auto", "a b", "", "f" * 64, "../up"])
 async def test_a_name_that_cannot_be_is_400(front: HttpFront, name: str) -> None:
-    answer = await add(front, name)
+    answer = await add_adapter(front, name)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "name"
 
@@ -133,7 +121,7 @@ async def test_nothing_is_added_where_no_folder_is_configured(
     open_front: OpenFront, missing: dict[str, None]
 ) -> None:
     async with open_front(adapters=missing) as front:
-        answer = await add(front, "new")
+        answer = await add_adapter(front, "new")
         assert answer.status_code == 403
         assert answer.json()["error"]["code"] == "adapter_source_refused"
 
@@ -150,7 +138,7 @@ async def test_what_a_replica_cannot_serve_is_not_added(
     front: HttpFront, answered: Answer, status: int, code: str
 ) -> None:
     front.replicas[0].adapter_answer = answered
-    answer = await add(front, "new")
+    answer = await add_adapter(front, "new")
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert "new" not in await names(front)
     listed = (await front.get("/admin/v1/adapters", "root")).json()
@@ -161,8 +149,8 @@ async def test_what_a_replica_cannot_serve_is_not_added(
 
 @pytest.mark.parametrize("name", ["new", "sql"])
 async def test_what_is_being_added_is_shown(front: HttpFront, name: str) -> None:
-    front.answering.clear()
-    adding = asyncio.create_task(add(front, name, replace=True))
+    front.cluster.answering.clear()
+    adding = asyncio.create_task(add_adapter(front, name, replace=True))
     shown: list[dict[str, Any]] = []
     while not shown:
         await front.pause()
@@ -171,7 +159,7 @@ async def test_what_is_being_added_is_shown(front: HttpFront, name: str) -> None
         shown = answer.json().get("adding", [])
     assert answer.json()["state"] == ("adding" if name == "new" else "serving")
     assert [one["wanted_by"] for one in shown] == [f"shared/{name}"]
-    front.answering.set()
+    front.cluster.answering.set()
     assert (await adding).status_code == 201
     card = (await front.get(f"/admin/v1/adapters/{name}", "root")).json()
     assert (card["version"], card["adding"]) == (shown[0]["version"], [])
@@ -199,7 +187,7 @@ async def test_a_key_that_is_there_twice_is_400(front: HttpFront) -> None:
 
 async def test_nothing_is_added_without_a_replica(open_front: OpenFront) -> None:
     async with open_front(replicas=0) as front:
-        answer = await add(front, "new")
+        answer = await add_adapter(front, "new")
         assert answer.status_code == 503
 
 
@@ -247,97 +235,3 @@ async def test_an_adapter_that_is_not_there_is_404(front: HttpFront, name: str) 
     ):
         assert answer.status_code == 404
         assert answer.json()["error"]["code"] == "adapter_not_found"
-
-
-async def test_a_removed_adapter_is_refused_from_then_on(front: HttpFront) -> None:
-    await add(front, "fresh")
-    digest = await version(front, "fresh")
-    answer = await front.delete("/admin/v1/adapters/fresh?wait_s=0", "root")
-    assert answer.status_code == 202  # the controller is what collects it
-    body = answer.json()
-    assert (body["object"], body["name"], body["deleted"]) == ("adapter.deleted", "fresh", True)
-    assert body["freed"] == []
-    assert [card["version"] for card in body["waiting"]] == [digest]
-    assert (await front.post(CHAT, chat(model="fresh"))).status_code == 404
-
-
-async def test_a_removal_waits_for_no_version_that_another_name_has(front: HttpFront) -> None:
-    await add(front, "fresh")
-    digest = await version(front, "fresh")
-    await front.post(f"{ADAPTERS}/second/alias", {"version": digest}, "root")
-    answer = await front.delete("/admin/v1/adapters/fresh", "root")
-    assert answer.status_code == 200
-    assert answer.json()["waiting"] == []
-    assert (await front.post(CHAT, chat(model="second"))).status_code == 200
-
-
-async def test_a_removal_ends_when_its_time_is_up(front: HttpFront) -> None:
-    await add(front, "fresh")
-    answer = await front.in_time(front.delete("/admin/v1/adapters/fresh", "root"))
-    assert answer.status_code == 202
-
-
-async def test_a_version_that_names_point_to_is_removed_by_force(front: HttpFront) -> None:
-    await add(front, "fresh")
-    digest = await version(front, "fresh")
-    answer = await front.delete(f"/admin/v1/adapters/{digest}", "root")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "adapter_in_use")
-    answer = await front.delete(f"/admin/v1/adapters/{digest}?force=true&wait_s=0", "root")
-    assert answer.status_code == 202
-    assert "fresh" not in await names(front)
-
-
-async def test_a_pinned_adapter_is_not_removed(front: HttpFront) -> None:
-    answer = await front.post("/admin/v1/adapters/sql/pin", {}, "root")
-    assert answer.json()["pinned"] is True
-    answer = await front.delete("/admin/v1/adapters/sql", "root")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "adapter_in_use")
-    answer = await front.post("/admin/v1/adapters/sql/pin", {"pinned": False}, "root")
-    assert answer.json()["pinned"] is False
-
-
-async def test_a_slot_stays_free_of_pins(open_front: OpenFront) -> None:
-    async with open_front(adapters={"slots": 1}) as front:
-        answer = await front.post("/admin/v1/adapters/sql/pin", {}, "root")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "adapter_capacity")
-
-
-async def test_a_name_is_switched_and_rolled_back(front: HttpFront) -> None:
-    await add(front, "fresh")
-    digest, before = await version(front, "fresh"), await version(front, "sql")
-    answer = await front.post("/admin/v1/adapters/sql/alias", {"version": digest}, "root")
-    assert answer.status_code == 200
-    assert (answer.json()["version"], answer.json()["previous"]) == (digest, before)
-    answer = await front.post("/admin/v1/adapters/sql/rollback", {}, "root")
-    assert answer.json()["version"] == before
-    assert answer.json()["history"][-1]["rollback"] is True
-
-
-async def test_a_name_without_a_past_is_not_rolled_back(front: HttpFront) -> None:
-    answer = await front.post("/admin/v1/adapters/sql/rollback", {}, "root")
-    assert (answer.status_code, answer.json()["error"]["param"]) == (409, "name")
-
-
-@pytest.mark.parametrize("body", [{"version": NO_VERSION}, {"version": "x"}, {}])
-async def test_a_name_is_not_switched_to_nothing(front: HttpFront, body: dict[str, str]) -> None:
-    answer = await front.post("/admin/v1/adapters/sql/alias", body, "root")
-    assert answer.status_code == (404 if body.get("version") == NO_VERSION else 400)
-    assert answer.json()["error"]["param"] == "version"
-
-
-async def test_intact_files_are_verified(front: HttpFront) -> None:
-    await add(front, "fresh")
-    for name in ("sql", "fresh", await version(front, "fresh")):
-        answer = await front.post(f"/admin/v1/adapters/{name}/verify", None, "root")
-        assert answer.status_code == 200
-        assert answer.json()["intact"] is True
-
-
-async def test_changed_files_are_not(front: HttpFront) -> None:
-    await add(front, "fresh")
-    digest = await version(front, "fresh")
-    (weights,) = front.store.rglob(f"{digest}/adapter_model.safetensors")
-    weights.chmod(0o644)
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
-    answer = await front.post("/admin/v1/adapters/fresh/verify", None, "root")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "adapter_corrupt")

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.admin_requests import TAR
 from tests.support.archives import tar_of_folder
 from tests.support.byte_base import write_adapter
 from tests.support.http_front import HttpFront
 from tests.support.openai_bodies import CHAT, chat
 
 OWN = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
-TAR = {"content-type": "application/x-tar"}
 
 
 @pytest.fixture
 async def templated(front: HttpFront, tmp_path: Path) -> HttpFront:
-    """The front with the adapter ``own``, which brings a template."""
+    """Give the front the adapter ``own``, which brings a template."""
     folder = write_adapter(tmp_path / "own", 5.0)
     (folder / "chat_template.jinja").write_text(OWN)
     content = tar_of_folder(folder)

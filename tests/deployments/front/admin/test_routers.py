@@ -7,11 +7,11 @@ import pytest
 
 from cluster.adapters.registry.records import Answer
 from router_service.routers.static import save_static
+from tests.support.admin_requests import TAR
 from tests.support.archives import tar_of_folder
 from tests.support.http_front import HttpFront, OpenFront
 from tests.support.openai_bodies import CHAT, chat
 
-TAR = {"content-type": "application/x-tar"}
 ARROW: dict[str, Any] = {
     "name": "arrow",
     "kind": "arrow",

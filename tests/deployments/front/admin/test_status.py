@@ -8,14 +8,14 @@ from tests.support.http_front import HttpFront, OpenFront, write_tenants
 
 
 def held(digest: str, state: AdapterState, leases: int) -> ResidentAdapter:
-    """What a replica says of an adapter that it has."""
+    """Make what a replica says of an adapter that it has."""
     return ResidentAdapter(AdapterDigest(digest), "sql", state, nbytes=100, rank=2, leases=leases)
 
 
 async def test_the_placement_is_the_controllers_word(front: HttpFront) -> None:
-    front.placement = {"version": 3, "wanted": {"r0": ["sql"]}}
+    front.cluster.placement = {"version": 3, "wanted": {"r0": ["sql"]}}
     answer = await front.get("/admin/v1/placement", "root")
-    assert (answer.status_code, answer.json()) == (200, front.placement)
+    assert (answer.status_code, answer.json()) == (200, front.cluster.placement)
 
 
 async def test_the_status_has_everything_at_a_glance(front: HttpFront) -> None:

@@ -52,6 +52,16 @@ async def test_a_client_that_leaves_while_its_body_comes_is_499(front: HttpFront
     assert await cancelled(front) == 1
 
 
+async def test_a_client_that_is_gone_when_its_stream_begins_leaves_nothing(
+    front: HttpFront,
+) -> None:
+    front.says(Speech("Hello", hold_after=1))
+    status = await front.abandoned(CHAT, chat(stream=True), asyncio.Event(), deaf=True)
+    assert status == 200
+    await front.until(lambda: front.script.cancelled)
+    assert await cancelled(front) == 1
+
+
 async def test_a_client_that_leaves_in_mid_answer_ends_its_sequence(front: HttpFront) -> None:
     front.says(Speech("Hello", hold_after=2))
     leave = asyncio.Event()

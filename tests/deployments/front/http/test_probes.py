@@ -19,7 +19,7 @@ async def test_a_front_is_ready_with_a_replica(open_front: OpenFront, path: str)
     async with open_front(replicas=0) as front:
         answer = await front.get(path, None)
         assert (answer.status_code, answer.json()) == (503, {"status": "no replica yet"})
-        replica = await front.add_replica()
+        replica = await front.cluster.add_replica()
         while answer.status_code != 200:
             await asyncio.sleep(0.001)
             answer = await front.get(path, None)

@@ -32,11 +32,10 @@ async def test_a_request_waits_for_the_first_replica(open_front: OpenFront) -> N
     async with open_front(replicas=0) as front:
         asked = asyncio.create_task(front.post(CHAT, chat()))
         await asyncio.sleep(0)
-        replica = await front.add_replica()
+        replica = await front.cluster.add_replica()
         answer = await asked
         assert answer.status_code == 200
         assert answer.headers["x-braid-replica"] == replica.id
-        await replica.die()
 
 
 async def test_the_context_is_the_configured_one_before_a_replica_speaks(

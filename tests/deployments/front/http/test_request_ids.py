@@ -122,7 +122,7 @@ async def test_probes_leave_no_line_unless_they_bring_an_id(front: HttpFront) ->
 
 
 async def test_a_failover_is_counted_in_the_line(front: HttpFront) -> None:
-    second = await front.add_replica()
+    second = await front.cluster.add_replica()
     front.says(Speech("Hello", leave_after=2), "Hello")
     await front.post(CHAT, chat())
     (line,) = front.logged()

@@ -21,7 +21,7 @@ FOLDERS = (HERE, HERE.parent / "openai", HERE.parent / "admin")
 
 
 def asked_paths(source: str) -> Iterator[tuple[str, str]]:
-    """Method and path of each call such as ``front.get("/v1/models")`` in a test's source.
+    """Find method and path of each call such as ``front.get("/v1/models")`` in a source.
 
     A placeholder of an f-string stands as ``x``, a name of a constant for its value.
     """

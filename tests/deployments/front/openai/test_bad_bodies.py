@@ -8,13 +8,15 @@ import pytest
 from tests.support.http_front import HttpFront
 from tests.support.openai_bodies import CHAT, COMPLETIONS, chat, completion
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
 
 
 async def refused(
     front: HttpFront, path: str, body: object, param: str | None, code: str = "invalid_request"
 ) -> str:
-    """The message of a 400 that names ``param``; no replica has heard of it."""
+    """Return the message of a 400 that names ``param``; no replica has heard of it."""
     answer = await front.post(path, body)
     assert answer.status_code == 400, answer.text
     error = answer.json()["error"]
@@ -71,9 +73,9 @@ async def refused(
     ids=lambda value: str(value)[:60],
 )
 async def test_a_chat_is_refused_by_the_name_of_its_field(
-    front: HttpFront, fields: dict[str, Any], param: str
+    steady_front: HttpFront, fields: dict[str, Any], param: str
 ) -> None:
-    message = await refused(front, CHAT, chat(**fields), param)
+    message = await refused(steady_front, CHAT, chat(**fields), param)
     assert message.startswith(f"{param}: ")
 
 
@@ -97,82 +99,86 @@ async def test_a_chat_is_refused_by_the_name_of_its_field(
     ids=lambda value: str(value)[:60],
 )
 async def test_a_completion_is_refused_by_the_name_of_its_field(
-    front: HttpFront, fields: dict[str, Any], param: str
+    steady_front: HttpFront, fields: dict[str, Any], param: str
 ) -> None:
-    message = await refused(front, COMPLETIONS, completion(**{"prompt": "a", **fields}), param)
+    message = await refused(
+        steady_front, COMPLETIONS, completion(**{"prompt": "a", **fields}), param
+    )
     assert message.startswith(f"{param}: ")
 
 
 @pytest.mark.parametrize("missing", ["model", "messages"])
-async def test_a_field_that_is_missing_is_named(front: HttpFront, missing: str) -> None:
+async def test_a_field_that_is_missing_is_named(steady_front: HttpFront, missing: str) -> None:
     body = chat()
     del body[missing]
-    await refused(front, CHAT, body, missing)
+    await refused(steady_front, CHAT, body, missing)
 
 
-async def test_several_faults_are_told_at_once(front: HttpFront) -> None:
-    message = await refused(front, CHAT, chat(temperature=9, top_p=9, n=99), "temperature")
+async def test_several_faults_are_told_at_once(steady_front: HttpFront) -> None:
+    message = await refused(steady_front, CHAT, chat(temperature=9, top_p=9, n=99), "temperature")
     for name in ("temperature", "top_p", "n"):
         assert f"{name}: " in message
 
 
-async def test_a_misspelt_field_has_a_hint(front: HttpFront) -> None:
-    message = await refused(front, CHAT, chat(temprature=1), "temprature")
+async def test_a_misspelt_field_has_a_hint(steady_front: HttpFront) -> None:
+    message = await refused(steady_front, CHAT, chat(temprature=1), "temprature")
     assert "'temperature'" in message
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"3"], ids=repr)
-async def test_what_is_no_json_object_is_refused(front: HttpFront, body: bytes) -> None:
-    await refused(front, CHAT, body, None)
+async def test_what_is_no_json_object_is_refused(steady_front: HttpFront, body: bytes) -> None:
+    await refused(steady_front, CHAT, body, None)
 
 
-async def test_a_prompt_beyond_the_context_is_refused(front: HttpFront) -> None:
+async def test_a_prompt_beyond_the_context_is_refused(steady_front: HttpFront) -> None:
     long = "a" * 200
-    await refused(front, CHAT, chat(long), "prompt", "context_length_exceeded")
+    await refused(steady_front, CHAT, chat(long), "prompt", "context_length_exceeded")
     body = completion(long)
-    message = await refused(front, COMPLETIONS, body, "prompt", "context_length_exceeded")
+    message = await refused(steady_front, COMPLETIONS, body, "prompt", "context_length_exceeded")
     assert "200" in message
 
 
-async def test_a_prompt_far_beyond_the_context_is_refused(front: HttpFront) -> None:
+async def test_a_prompt_far_beyond_the_context_is_refused(steady_front: HttpFront) -> None:
     long = "a" * 50_000
-    await refused(front, CHAT, chat(long), "messages", "context_length_exceeded")
-    await refused(front, COMPLETIONS, completion(long), "prompt", "context_length_exceeded")
+    await refused(steady_front, CHAT, chat(long), "messages", "context_length_exceeded")
+    await refused(steady_front, COMPLETIONS, completion(long), "prompt", "context_length_exceeded")
 
 
-async def test_a_conversation_of_more_turns_than_the_context_has_tokens(front: HttpFront) -> None:
+async def test_a_conversation_of_more_turns_than_the_context_has_tokens(
+    steady_front: HttpFront,
+) -> None:
     turns = [{"role": "user", "content": ""}] * 300
-    await refused(front, CHAT, chat(messages=turns), "messages", "context_length_exceeded")
+    await refused(steady_front, CHAT, chat(messages=turns), "messages", "context_length_exceeded")
 
 
-async def test_a_router_decides_for_one_prompt(front: HttpFront) -> None:
-    await refused(front, COMPLETIONS, completion(["a", "b"], model="auto"), "prompt")
+async def test_a_router_decides_for_one_prompt(steady_front: HttpFront) -> None:
+    await refused(steady_front, COMPLETIONS, completion(["a", "b"], model="auto"), "prompt")
 
 
-async def test_too_many_log_probabilities_are_refused(front: HttpFront) -> None:
+async def test_too_many_log_probabilities_are_refused(steady_front: HttpFront) -> None:
     body = completion(["a"] * 128, logprobs=20, max_tokens=150)
-    await refused(front, COMPLETIONS, body, "logprobs")
+    await refused(steady_front, COMPLETIONS, body, "logprobs")
 
 
-async def test_a_body_that_is_too_large_is_413(front: HttpFront) -> None:
-    answer = await front.post(CHAT, chat("a" * 5_000_000))
+async def test_a_body_that_is_too_large_is_413(steady_front: HttpFront) -> None:
+    answer = await steady_front.post(CHAT, chat("a" * 5_000_000))
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "payload_too_large"
 
 
-async def test_a_body_that_is_announced_as_too_large_is_not_read(front: HttpFront) -> None:
-    answer = await front.post(CHAT, b"{}", headers={"content-length": "999999999"})
+async def test_a_body_that_is_announced_as_too_large_is_not_read(steady_front: HttpFront) -> None:
+    answer = await steady_front.post(CHAT, b"{}", headers={"content-length": "999999999"})
     assert answer.status_code == 413
 
 
-async def test_a_body_of_too_many_values_is_413(front: HttpFront) -> None:
+async def test_a_body_of_too_many_values_is_413(steady_front: HttpFront) -> None:
     body = json.dumps(completion([[1, 2]] * 40_000)).encode()
-    answer = await front.post(COMPLETIONS, body)
+    answer = await steady_front.post(COMPLETIONS, body)
     assert answer.status_code == 413
     assert answer.json()["error"]["code"] == "payload_too_large"
 
 
-async def test_a_route_needs_one_text(front: HttpFront) -> None:
+async def test_a_route_needs_one_text(steady_front: HttpFront) -> None:
     for body in ({}, {"prompt": "a", "messages": chat()["messages"]}, {"prompt": 3}):
-        await refused(front, "/v1/route", body, "prompt")
-    await refused(front, "/v1/route", {"prompt": "a", "stream": True}, "stream")
+        await refused(steady_front, "/v1/route", body, "prompt")
+    await refused(steady_front, "/v1/route", {"prompt": "a", "stream": True}, "stream")

@@ -3,7 +3,8 @@
 import pytest
 
 from cluster.domain.request import FinishReason
-from tests.support.http_front import STARTED_AT, HttpFront
+from tests.support.front_wiring import STARTED_AT
+from tests.support.http_front import HttpFront
 from tests.support.openai_bodies import CHAT, chat
 from tests.support.scripted_replica import MAX_MODEL_LEN, Speech
 

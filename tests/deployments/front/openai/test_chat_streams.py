@@ -1,6 +1,7 @@
 """Chat completions as streams of events."""
 
-from tests.support.http_front import STARTED_AT, HttpFront
+from tests.support.front_wiring import STARTED_AT
+from tests.support.http_front import HttpFront
 from tests.support.openai_bodies import CHAT, DONE, chat, deltas, events, text_of
 from tests.support.scripted_replica import Speech
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from cluster.domain.request import FinishReason
-from tests.support.http_front import STARTED_AT, HttpFront
+from tests.support.front_wiring import STARTED_AT
+from tests.support.http_front import HttpFront
 from tests.support.openai_bodies import COMPLETIONS, completion
 from tests.support.scripted_replica import Speech
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.support.http_front import STARTED_AT, HttpFront
+from tests.support.front_wiring import STARTED_AT
+from tests.support.http_front import HttpFront
 from tests.support.scripted_replica import MAX_MODEL_LEN
 
 

@@ -14,7 +14,7 @@ from tests.support.scripted_replica import Speech
 
 
 async def weights(front: HttpFront, decision: str, key: str = "acme") -> dict[str, float]:
-    """Of the mixture that is kept under a decision's id."""
+    """Read the weights of the mixture that is kept under a decision's id."""
     answer = await front.get(f"/v1/decisions/{decision}", key)
     assert answer.status_code == 200, answer.text
     return {term["name"]: term["weight"] for term in answer.json()["mixture"]}

@@ -1,0 +1,74 @@
+"""Scripted replicas and a controller, as a front asks for them."""
+
+import asyncio
+import itertools
+from typing import Any
+
+from cluster.adapters.registry.records import Answer
+from cluster.adapters.validation.base_shapes import BaseShapes
+from cluster.clock import ManualClock
+from cluster.domain.ids import AdapterDigest
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.errors import ReplicaLost
+from deployments.replica_calls import integrity_answer
+from tests.support.byte_base import END_OF_TEXT, FIRST_BYTE, SHAPES
+from tests.support.scripted_replica import Script, ScriptedReplica
+
+
+class ScriptedCluster:
+    """Implements the front's ``Cluster`` with replicas that follow one script."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.script = Script()
+        self.replicas: list[ScriptedReplica] = []
+        self.placement: dict[str, Any] = {"plan": "as scripted"}
+        self.answering = asyncio.Event()  # cleared: replicas say nothing of what is added
+        self.answering.set()
+        self._names = (f"r{number}" for number in itertools.count())
+
+    async def add_replica(self) -> ScriptedReplica:
+        """Start another replica."""
+        name = next(self._names)
+        replica = ScriptedReplica(name, self.script, self.clock, END_OF_TEXT, FIRST_BYTE)
+        await replica.start()
+        self.replicas.append(replica)
+        return replica
+
+    async def close(self) -> None:
+        """End all replicas."""
+        for replica in self.replicas:
+            await replica.stop()
+
+    async def base(self) -> BaseShapes:
+        """See ``Cluster``."""
+        return SHAPES
+
+    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+        """See ``Cluster``."""
+        await self.answering.wait()
+        return tuple(replica.adapter_answer for replica in self._alive)
+
+    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+        """See ``Cluster``."""
+        return tuple(replica.router_answer for replica in self._alive)
+
+    async def discover(self) -> list[ReplicaSnapshot]:
+        """Take a snapshot of every replica that runs."""
+        return [replica.snapshot() for replica in self._alive]
+
+    async def check_integrity(self) -> dict[str, Any]:
+        """Tell whether each replica's books balance."""
+        found: list[Any] = [
+            (replica.id, replica.fault) if replica.alive else ReplicaLost(f"{replica.id} is gone")
+            for replica in self.replicas
+        ]
+        return integrity_answer(found, [replica.id for replica in self.replicas])
+
+    async def controller_state(self) -> dict[str, Any]:
+        """Tell what the controller says of itself."""
+        return self.placement
+
+    @property
+    def _alive(self) -> list[ScriptedReplica]:
+        return [replica for replica in self.replicas if replica.alive]
