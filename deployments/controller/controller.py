@@ -12,7 +12,7 @@ import structlog
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.residency.manager import PlacementAck
+from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.adapters.residency.pool_types import Lease
+from cluster.adapters.residency.residency_types import Lease
 from cluster.clock import Clock
 from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId

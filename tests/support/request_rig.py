@@ -150,7 +150,7 @@ class Rig:
             self.load,
             self.clock,
             executor,
-            on_drain=lambda digests: self.book.give_way(digests),
+            on_close_to_new=lambda digests: self.book.give_way(digests),
             max_overtakes=max_overtakes,
         )
         self.book = RequestBook(

@@ -24,25 +24,25 @@ class FakeManager:
         self.gone = True
         self.asked: list[tuple[str, AdapterDigest]] = []
 
-    async def load(self, wanted: AdapterDigest) -> None:
+    async def load_adapter(self, wanted: AdapterDigest) -> None:
         self.asked.append(("load", wanted))
         if self.error is not None:
             raise self.error
 
-    async def read(self, wanted: AdapterDigest) -> None:
+    async def read_adapter(self, wanted: AdapterDigest) -> None:
         self.asked.append(("read", wanted))
         if self.check is not None:
             raise self.check
 
-    async def unload(self, wanted: AdapterDigest) -> bool:
-        self.asked.append(("unload", wanted))
+    async def evict_adapter(self, wanted: AdapterDigest) -> bool:
+        self.asked.append(("evict", wanted))
         return self.gone
 
-    def pin(self, wanted: AdapterDigest) -> bool:
+    def pin_adapter(self, wanted: AdapterDigest) -> bool:
         self.asked.append(("pin", wanted))
         return False
 
-    def unpin(self, wanted: AdapterDigest) -> None:
+    def unpin_adapter(self, wanted: AdapterDigest) -> None:
         self.asked.append(("unpin", wanted))
 
 
@@ -116,7 +116,7 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
     assert await bench.keeper.unload((A, b)) == (b,)
     bench.manager.gone = False
     assert await bench.keeper.unload((b,)) == ()
-    assert bench.manager.asked == [("unload", b), ("unload", b)]
+    assert bench.manager.asked == [("evict", b), ("evict", b)]
     assert bench.forgotten == [b]
     assert bench.freed == [1]
 
