@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from cluster.adapters.adapter_store import ContentStore
-from cluster.adapters.registry.follower import FOLLOW_INTERVAL_S
+from cluster.adapters.registry.follower import SYNC_INTERVAL_S
 from cluster.adapters.registry.records import AdapterVersion, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_view import RegistryView
@@ -17,7 +17,7 @@ from cluster.placement.planning.plan import AdapterInfo
 
 log = structlog.get_logger(__name__)
 
-GRACE_S = 4 * FOLLOW_INTERVAL_S
+GRACE_S = 4 * SYNC_INTERVAL_S
 """A front may decide on a name's old version this long after it was switched or removed: the
 age of its view, and the way of a request to its replica."""
 

@@ -238,8 +238,8 @@ class RegistryMachine(RuleBasedStateMachine):
         assert refused is None
 
     @rule(process=processes)
-    def look(self, process: int) -> None:
-        assert self.do(self.registries[process].refresh()) is None
+    def sync(self, process: int) -> None:
+        assert self.do(self.registries[process].sync()) is None
 
     def forget(self, names: list[tuple[str, str]]) -> None:
         before = self.model.served
@@ -251,7 +251,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def is_what_the_model_says(self) -> None:
         fresh = AdapterRegistry(self.store, self.clock)
-        view = asyncio.run(fresh.refresh())
+        view = asyncio.run(fresh.sync())
         view.check_integrity()
         found = {
             (name.owner, name.alias): [(step.digest[0], step.rollback) for step in name.history]
@@ -272,10 +272,10 @@ class RegistryMachine(RuleBasedStateMachine):
     def everybody_arrives_at_the_same_view(self) -> None:
         """By differences or in full, from however far behind."""
         everything = AdapterRegistry(self.store, self.clock)
-        whole = asyncio.run(everything.refresh())
+        whole = asyncio.run(everything.sync())
         follower = AdapterRegistry(self.store, self.clock)
         follower._view = self.registries[0].view
-        assert asyncio.run(follower.refresh()) == whole
+        assert asyncio.run(follower.sync()) == whole
 
 
 TestRegistry = RegistryMachine.TestCase

@@ -11,7 +11,7 @@ from cluster.errors import BraidError
 
 log = structlog.get_logger(__name__)
 
-FOLLOW_INTERVAL_S = 0.25
+SYNC_INTERVAL_S = 0.25
 """How old a view may be while Redis answers, beside the time of one round trip. Most changes are
 seen as soon as they are made; one whose announcement is lost is seen after this."""
 
@@ -29,7 +29,7 @@ class RegistryFollower:
         self,
         registry: AdapterRegistry,
         folder: Mapping[str, AdapterVersion],
-        interval_s: float = FOLLOW_INTERVAL_S,
+        interval_s: float = SYNC_INTERVAL_S,
     ) -> None:
         self._registry = registry
         self._folder = dict(folder)
@@ -41,7 +41,7 @@ class RegistryFollower:
 
     async def start(self) -> None:
         """Look once, then follow. Where nobody answers, the folder alone is what there is."""
-        await self.look()
+        await self.sync()
         if self.error is not None:
             self._registry.assume_folder(self._folder)
         self._task = asyncio.create_task(self._run())
@@ -52,10 +52,10 @@ class RegistryFollower:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def look(self) -> None:
+    async def sync(self) -> None:
         """Bring the view up to date, or note why not."""
         try:
-            view = await self._registry.refresh()
+            view = await self._registry.sync()
             if view.revision.epoch != self._synced_epoch:
                 view = await self._registry.sync_folder(self._folder)
                 self._synced_epoch = view.revision.epoch
@@ -71,4 +71,4 @@ class RegistryFollower:
     async def _run(self) -> None:
         while True:
             await self._registry.wait(self._interval_s)
-            await self.look()
+            await self.sync()

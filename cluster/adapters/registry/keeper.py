@@ -67,7 +67,7 @@ class RegistryKeeper:
             AdapterStoreError: the store's disk refused.
             AdapterCorrupt: there is a journal that cannot be understood; nothing is overwritten.
         """
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         if view.identity is None:
             kept = await asyncio.to_thread(self._journal.read)
             if kept is not None:
@@ -92,7 +92,7 @@ class RegistryKeeper:
         swept = await asyncio.to_thread(self._store.sweep, self._uploads_older_s)
         self.counters.uploads_swept += swept
         digests = await asyncio.to_thread(self._store.digests)
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         if view.identity is None:
             return  # not recovered yet
         for digest in digests:

@@ -54,7 +54,7 @@ class AdapterRegistry:
         """Call ``listener`` with every new view."""
         self._listeners.append(listener)
 
-    async def refresh(self, since: float | None = None) -> RegistryView:
+    async def sync(self, since: float | None = None) -> RegistryView:
         """Read what changed, if anything did.
 
         Args:
@@ -224,7 +224,7 @@ class AdapterRegistry:
 
     async def sync_folder(self, versions: Mapping[str, AdapterVersion]) -> RegistryView:
         """Bring in what the configured folder has, by alias; see ``operations.sync_folder``."""
-        view = await self.refresh()
+        view = await self.sync()
         for alias in sorted(versions.keys() | view.folder.keys()):
             await self._commit(
                 lambda view, alias=alias: operations.sync_folder(  # type: ignore[misc]
@@ -235,19 +235,19 @@ class AdapterRegistry:
 
     async def _commit(self, build: Callable[[RegistryView], Transaction]) -> RegistryView:
         for _ in range(ATTEMPTS):
-            view = await self.refresh()
+            view = await self.sync()
             transaction = build(view)
             if not transaction.write:
                 return view
             committed = await self._store.commit(transaction.expect, transaction.write)
             if committed is not None:
-                return await self._refresh_to(committed)
+                return await self._sync_to(committed)
         raise AdapterConflict("the adapter registry is being changed by many at once; try again")
 
-    async def _refresh_to(self, committed: Revision) -> RegistryView:
+    async def _sync_to(self, committed: Revision) -> RegistryView:
         """What was committed stands, even where it cannot be read back now."""
         try:
-            return await self.refresh()
+            return await self.sync()
         except StoreUnavailable as error:
             raise StoreUnavailable(
                 f"the change was made (revision {committed.number}), but {error.message}"

@@ -103,7 +103,7 @@ class AdapterAdmin:
                 fetched, and again at the end.
             AdapterError: what is wrong with the adapter or its source, by a stable code.
         """
-        await self._registry.refresh()
+        await self._registry.sync()
         self._registry.check_add(wanted.owner, wanted.alias, wanted.expected)
         store = await self._store(base_check)
         stored = await store.add(source)
@@ -134,7 +134,7 @@ class AdapterAdmin:
             AdapterNotFound: there is no such version.
             AdapterNotStored: its files are not in the store any more.
         """
-        version = (await self._registry.refresh()).version(digest)
+        version = (await self._registry.sync()).version(digest)
         if version.place.kind is PlaceKind.STORE:
             await asyncio.to_thread(self._live.path_of, version)
         return await self._point(digest, wanted, by)
@@ -151,7 +151,7 @@ class AdapterAdmin:
         Raises:
             AdapterCapacity: a slot must stay free for the others.
         """
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         after = view.pinned | {view.name(owner, alias).digest}
         if pinned and len(after) >= self._config.slots:
             raise AdapterCapacity(
@@ -169,7 +169,7 @@ class AdapterAdmin:
         wait_s: float = REMOVE_WAIT_S,
     ) -> dict[AdapterDigest, bool]:
         """Remove a name and wait until what only it had is gone everywhere: by digest, whether."""
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         had = {step.digest for step in view.name(owner, alias).history}
         await self._registry.remove_name(owner, alias, expected=expected, force=force)
         return await self._gone(had, wait_s)
@@ -187,7 +187,7 @@ class AdapterAdmin:
         Raises:
             AdapterCorrupt: it is not what was registered.
         """
-        version = (await self._registry.refresh()).version(digest)
+        version = (await self._registry.sync()).version(digest)
         if version.place.kind is PlaceKind.STORE:
             store = content_store(self._config, NO_BASE)
             if store is None:
@@ -274,5 +274,5 @@ class AdapterAdmin:
         deadline = self._clock.monotonic() + wait_s
         while waited & view.versions.keys() and self._clock.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
-            view = await self._registry.refresh()
+            view = await self._registry.sync()
         return {digest: digest not in view.versions for digest in sorted(waited)}

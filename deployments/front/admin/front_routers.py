@@ -86,9 +86,9 @@ class FrontRouters:
             )
             self._use(self.present)
 
-    async def catch_up(self, since: float | None = None) -> None:
+    async def sync(self, since: float | None = None) -> None:
         """Look again, at adapters and routers, unless that was begun after ``since``."""
-        await self._live.catch_up(since)
+        await self._live.sync(since)
         await self.sync()
 
     async def close(self) -> None:

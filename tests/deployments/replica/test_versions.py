@@ -60,7 +60,7 @@ class FakeLive:
         self.registry.on_change(listener)
 
     async def ensure(self, digests) -> None:
-        await self.registry.refresh()
+        await self.registry.sync()
 
     def by_digest(self, wanted: AdapterDigest) -> AdapterEntry:
         return self.view.by_digest(wanted)

@@ -73,9 +73,9 @@ async def test_every_process_registers_the_folder_and_none_twice() -> None:
     store = Flaky()
     processes = [Process(store) for _ in range(3)]
     for process in processes:
-        await process.follower.look()
+        await process.follower.sync()
     for process in processes:
-        await process.follower.look()
+        await process.follower.sync()
         assert process.names == {"json": "b", "sql": "a"}
         process.registry.view.check_integrity()
     history = processes[0].registry.view.name(SHARED_OWNER, "sql").history
@@ -92,7 +92,7 @@ async def test_a_start_without_the_store_has_the_folder_alone() -> None:
     assert process.names == {"json": "b", "sql": "a"}
     process.registry.view.check_integrity()
     store.away = False
-    await process.follower.look()
+    await process.follower.sync()
     assert process.follower.error is None
     assert process.names == {"json": "b", "sql": "c"}
     await process.follower.close()
@@ -107,9 +107,9 @@ async def test_what_was_assumed_is_registered_when_the_store_is_there(other: boo
     store.away = False
     if other:
         await Process(store).put("new", "d")
-    await process.follower.look()
+    await process.follower.sync()
     fresh = AdapterRegistry(store, ManualClock())
-    await fresh.refresh()
+    await fresh.sync()
     assert fresh.view == process.registry.view
     assert set(process.names) == {"json", "sql", *(["new"] if other else [])}
     await process.follower.close()
@@ -118,10 +118,10 @@ async def test_what_was_assumed_is_registered_when_the_store_is_there(other: boo
 async def test_the_last_view_serves_while_the_store_is_away() -> None:
     store = Flaky()
     process = Process(store)
-    await process.follower.look()
+    await process.follower.sync()
     view = process.registry.view
     store.away = True
-    await process.follower.look()
+    await process.follower.sync()
     assert process.registry.view is view
     with pytest.raises(StoreUnavailable):
         await process.put("sql", "c")
@@ -131,10 +131,10 @@ async def test_the_last_view_serves_while_the_store_is_away() -> None:
 async def test_a_store_that_lost_everything_has_the_folder_again() -> None:
     store = Flaky()
     process = Process(store)
-    await process.follower.look()
+    await process.follower.sync()
     await process.put("mine", "d")
     store.lose_everything()
-    await process.follower.look()
+    await process.follower.sync()
     assert process.names == {"json": "b", "sql": "a"}
     process.registry.view.check_integrity()
 

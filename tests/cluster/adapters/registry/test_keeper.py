@@ -84,7 +84,7 @@ class Bench:
 
     async def lose_everything(self) -> None:
         self.memory.lose_everything()
-        await self.registry.refresh()
+        await self.registry.sync()
         assert not self.registry.view.names
 
 

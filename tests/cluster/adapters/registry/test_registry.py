@@ -47,14 +47,14 @@ async def test_another_process_follows(make_registry: Callable[[], AdapterRegist
     seen: list[RegistryView] = []
     reader.on_change(seen.append)
     await put(writer, "sql", "a")
-    await reader.refresh()
-    await reader.refresh()
+    await reader.sync()
+    await reader.sync()
     assert len(seen) == 1
     assert reader.view == writer.view
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
     await put(writer, "sql", "b")
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
-    await reader.refresh()
+    await reader.sync()
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("b")
     reader.view.check_integrity()
 
@@ -73,13 +73,13 @@ async def test_a_look_that_began_later_will_do(
         return await revision()
 
     monkeypatch.setattr(store, "revision", counted)
-    await asyncio.gather(*(reader.refresh(since=clock.monotonic()) for _ in range(3)))
+    await asyncio.gather(*(reader.sync(since=clock.monotonic()) for _ in range(3)))
     assert looks == 3, "each began when the others asked, which is not after"
     asked = clock.monotonic()
     clock.advance(0.001)
     await put(AdapterRegistry(make_store(), clock), "sql", "a")
     looks = 0
-    await asyncio.gather(*(reader.refresh(since=asked) for _ in range(3)))
+    await asyncio.gather(*(reader.sync(since=asked) for _ in range(3)))
     assert looks == 1
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
 
@@ -109,7 +109,7 @@ async def test_two_adds_of_one_name_at_once(
     assert [outcome is None for outcome in outcomes].count(True) == 1
     assert {type(outcome) for outcome in outcomes} == {type(None), AdapterConflict}
     winner = "abcd"[outcomes.index(None)]
-    view = await registries[0].refresh()
+    view = await registries[0].sync()
     assert view.name(SHARED_OWNER, "sql").digest == digest(winner)
 
 
@@ -273,7 +273,7 @@ async def test_concurrent_changes_of_different_names_all_succeed(
     await asyncio.gather(
         *(put(registry, f"n{number}", "a") for number, registry in enumerate(registries))
     )
-    view = await registries[0].refresh()
+    view = await registries[0].sync()
     assert len(view.names) == 6
     assert view.version(digest("a")).names == tuple(f"shared/n{n}" for n in range(6))
     view.check_integrity()
