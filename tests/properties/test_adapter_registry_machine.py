@@ -113,11 +113,11 @@ class RegistryMachine(RuleBasedStateMachine):
             self.model.leaving.add(letter)
 
     @rule(process=processes, owner=owners, alias=aliases, letter=letters, expected=expectations)
-    def point(self, process: int, owner: TenantId, alias: str, letter: str, expected: str) -> None:
+    def switch(self, process: int, owner: TenantId, alias: str, letter: str, expected: str) -> None:
         name = (owner, alias)
         wanted = None if expected == "anything" else digest(expected) if expected else ABSENT
         refused = self.do(
-            self.registries[process].point(
+            self.registries[process].switch(
                 owner, alias, digest(letter), expected=wanted, by="admin"
             )
         )

@@ -198,7 +198,7 @@ def abandon(view: RegistryView, digest: AdapterDigest, now: float) -> Transactio
     return transaction
 
 
-def point(
+def switch(
     view: RegistryView,
     owner: TenantId,
     alias: str,
@@ -259,7 +259,7 @@ def roll_back(
     check_expected(view, owner, alias, expected)
     if target is None:
         raise AdapterConflict(f"the adapter {alias!r} has no earlier version", param="name")
-    return point(view, owner, alias, target, expected=name.digest, by=by, now=now, rollback=True)
+    return switch(view, owner, alias, target, expected=name.digest, by=by, now=now, rollback=True)
 
 
 def previous_of(name: Name) -> AdapterDigest | None:

@@ -83,7 +83,7 @@ class AdapterRegistry:
     # where others were faster too often.
 
     def check_add(self, owner: TenantId, alias: str, expected: AdapterDigest | None) -> None:
-        """Refuse at once, by the present view, what ``point`` would refuse in the end.
+        """Refuse at once, by the present view, what ``switch`` would refuse in the end.
 
         Raises:
             AdapterError: the name cannot be one.
@@ -106,7 +106,7 @@ class AdapterRegistry:
         """See ``operations.abandon``."""
         return await self._commit(lambda view: operations.abandon(view, digest, self._clock.wall()))
 
-    async def point(
+    async def switch(
         self,
         owner: TenantId,
         alias: str,
@@ -116,11 +116,11 @@ class AdapterRegistry:
         by: str,
         grants: tuple[str, ...] | None = None,
     ) -> Name:
-        """See ``operations.point``; the name may be new."""
+        """See ``operations.switch``; the name may be new."""
 
         def build(view: RegistryView) -> Transaction:
             operations.check_alias(view, owner, alias, self._forbidden)
-            return operations.point(
+            return operations.switch(
                 view,
                 owner,
                 alias,

@@ -137,7 +137,7 @@ class AdapterAdmin:
         version = (await self._registry.sync()).version(digest)
         if version.place.kind is PlaceKind.STORE:
             await asyncio.to_thread(self._live.path_of, version)
-        return await self._point(digest, wanted, by)
+        return await self._switch(digest, wanted, by)
 
     async def roll_back(
         self, owner: TenantId, alias: str, expected: AdapterDigest | None, by: TenantId
@@ -229,7 +229,7 @@ class AdapterAdmin:
         answers = await self._cluster.prepare(digest, self._config.add_timeout_s)
         await self._registry.answered(digest, answers)
         self._judge(answers)
-        return await self._point(digest, wanted, by)
+        return await self._switch(digest, wanted, by)
 
     def _judge(self, answers: tuple[Answer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
@@ -246,8 +246,8 @@ class AdapterAdmin:
         error = error_from_code(refused.code, f"{summary}: {refused.message}")
         raise error if isinstance(error, AdapterError) else AdapterLoadFailed(error.message)
 
-    async def _point(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
-        name = await self._registry.point(
+    async def _switch(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
+        name = await self._registry.switch(
             wanted.owner,
             wanted.alias,
             digest,

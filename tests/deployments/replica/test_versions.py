@@ -79,9 +79,9 @@ class Bench:
     async def _freed(self) -> None:
         self.freed.append(len(self.forgotten))
 
-    async def point(self, letter: str) -> None:
+    async def switch(self, letter: str) -> None:
         await self.live.registry.stage(version(letter), "shared/x")
-        await self.live.registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+        await self.live.registry.switch(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
 
 
 @pytest.fixture
@@ -122,12 +122,12 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
 
 
 async def test_pins_follow_the_name(bench: Bench) -> None:
-    await bench.point("a")
+    await bench.switch("a")
     await bench.live.registry.pin(SHARED_OWNER, "x", True)
     bench.keeper.start()
     assert bench.manager.asked == [("pin", A)]
     bench.manager.asked.clear()
-    await bench.point("b")
+    await bench.switch("b")
     assert bench.manager.asked == [("unpin", A), ("pin", digest("b"))]
     bench.manager.asked.clear()
     await bench.live.registry.pin(SHARED_OWNER, "x", False)

@@ -60,7 +60,7 @@ class Process:
 
     async def put(self, alias: str, letter: str) -> None:
         await self.registry.stage(version(letter), f"shared/{alias}")
-        await self.registry.point(SHARED_OWNER, alias, digest(letter), expected=None, by="admin")
+        await self.registry.switch(SHARED_OWNER, alias, digest(letter), expected=None, by="admin")
 
 
 @pytest.fixture(autouse=True)
@@ -154,9 +154,9 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
     server, client, writer, store = start()
     try:
         await writer.stage(version("a"), "shared/kept")
-        kept = await writer.point(SHARED_OWNER, "kept", digest("a"), expected=None, by="admin")
+        kept = await writer.switch(SHARED_OWNER, "kept", digest("a"), expected=None, by="admin")
         on_disk = {key: await client.dump(key) async for key in client.scan_iter()}
-        lost = await writer.point(SHARED_OWNER, "lost", digest("a"), expected=None, by="admin")
+        lost = await writer.switch(SHARED_OWNER, "lost", digest("a"), expected=None, by="admin")
         seen = writer.view
         await store.close()
     finally:
@@ -167,7 +167,7 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
             await client.restore(key, 0, value)
         behind = await store.changes(seen.revision)
         assert set(seen.after(behind).names) == {kept.id}
-        await writer.point(SHARED_OWNER, "other", digest("a"), expected=None, by="admin")
+        await writer.switch(SHARED_OWNER, "other", digest("a"), expected=None, by="admin")
         ahead = await store.changes(seen.revision)
         assert set(seen.after(ahead).names) == {kept.id, "shared/other"}
         assert lost.id not in writer.view.names

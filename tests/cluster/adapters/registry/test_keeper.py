@@ -69,11 +69,11 @@ class Bench:
             tags=stored.tags,
         )
 
-    async def point(
+    async def switch(
         self, alias: str, made: AdapterVersion, owner=SHARED_OWNER, grants=None
     ) -> None:
         await self.registry.stage(made, f"{owner}/{alias}")
-        await self.registry.point(
+        await self.registry.switch(
             owner, alias, made.digest, expected=None, by="admin", grants=grants
         )
 
@@ -96,9 +96,9 @@ def bench(tmp_path, base, write_adapter):
 
 async def test_everything_comes_back(bench: Bench) -> None:
     one, two, three = [await bench.stored(seed) for seed in range(3)]
-    await bench.point("sql", one, grants=("acme",))
-    await bench.point("sql", two)
-    await bench.point("own", three, owner=ACME)
+    await bench.switch("sql", one, grants=("acme",))
+    await bench.switch("sql", two)
+    await bench.switch("own", three, owner=ACME)
     await bench.registry.pin(SHARED_OWNER, "sql", True)
     router = Router("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
     await bench.registry.put_router(router, replaces=False)
@@ -127,13 +127,13 @@ async def test_everything_comes_back(bench: Bench) -> None:
 
 async def test_a_registry_that_lost_nothing_is_left_alone(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.keeper.keep()
     await bench.registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
     keeper = bench.restarted()
     await keeper.keep()
     assert bench.registry.view.names == {}
-    await bench.point("sql", two)
+    await bench.switch("sql", two)
     revision = bench.registry.view.revision
     await keeper.keep()
     await keeper.keep()
@@ -144,7 +144,7 @@ async def test_the_configured_folder_does_not_stand_in_the_way(bench: Bench) -> 
     """Every process that starts over an empty registry brings it in at once."""
     one = await bench.stored(1)
     await bench.sync(sql="a", json="b", chat="c")
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.registry.remove_name(SHARED_OWNER, "json", expected=None, force=False)
     await bench.keeper.keep()
     before = bench.registry.view
@@ -160,7 +160,7 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
     """Names that an operator pinned or switched have steps that only the folder gives."""
     one = await bench.stored(1)
     await bench.sync(sql="a", json="b")
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.registry.pin(SHARED_OWNER, "json", True)
     await bench.keeper.keep()
     before = bench.registry.view.names
@@ -174,7 +174,7 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
 async def test_a_folder_that_has_changed_meanwhile_speaks(bench: Bench) -> None:
     one = await bench.stored(1)
     await bench.sync(sql="a")
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.keeper.keep()
     await bench.lose_everything()
     await bench.sync(sql="b")
@@ -184,19 +184,19 @@ async def test_a_folder_that_has_changed_meanwhile_speaks(bench: Bench) -> None:
 
 async def test_what_an_operator_made_anew_stands(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.keeper.keep()
     await bench.lose_everything()
-    await bench.point("sql", two)
+    await bench.switch("sql", two)
     await bench.restarted().keep()
     assert bench.registry.view.names["shared/sql"].digest == two.digest
 
 
 async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
     one, two, three = [await bench.stored(seed) for seed in range(3)]
-    await bench.point("sql", one)
-    await bench.point("sql", two)
-    await bench.point("lost", three)
+    await bench.switch("sql", one)
+    await bench.switch("sql", two)
+    await bench.switch("lost", three)
     await bench.keeper.keep()
     await bench.lose_everything()
     bench.store.remove(two.digest)
@@ -209,7 +209,7 @@ async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
 
 
 async def test_a_journal_that_is_damaged_is_neither_used_nor_overwritten(bench: Bench) -> None:
-    await bench.point("sql", await bench.stored(1))
+    await bench.switch("sql", await bench.stored(1))
     await bench.keeper.keep()
     await bench.lose_everything()
     path = JournalFile(bench.store.root, "base").path
@@ -223,7 +223,7 @@ async def test_a_journal_that_is_damaged_is_neither_used_nor_overwritten(bench: 
 
 
 async def test_a_killed_write_leaves_the_journal_before(bench: Bench, monkeypatch) -> None:
-    await bench.point("sql", await bench.stored(1))
+    await bench.switch("sql", await bench.stored(1))
     await bench.keeper.keep()
     path = JournalFile(bench.store.root, "base").path
     before = path.read_bytes()
@@ -258,7 +258,7 @@ def age(bench: Bench, made: AdapterVersion, seconds: float) -> None:
 
 async def test_what_nobody_names_goes_after_the_grace(bench: Bench) -> None:
     named, orphan, young = [await bench.stored(seed) for seed in range(3)]
-    await bench.point("sql", named)
+    await bench.switch("sql", named)
     await bench.keeper.keep()
     for made, seconds in ((named, 9999.0), (orphan, ORPHAN_GRACE), (young, ORPHAN_GRACE - 1)):
         age(bench, made, seconds)
@@ -271,8 +271,8 @@ async def test_what_nobody_names_goes_after_the_grace(bench: Bench) -> None:
 
 async def test_what_history_can_go_back_to_stays(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
-    await bench.point("sql", one)
-    await bench.point("sql", two)
+    await bench.switch("sql", one)
+    await bench.switch("sql", two)
     await bench.keeper.keep()
     for made in (one, two):
         age(bench, made, 1e6)
@@ -287,9 +287,9 @@ async def test_an_orphan_cannot_be_added_while_it_goes(bench: Bench) -> None:
     age(bench, orphan, ORPHAN_GRACE)
     await bench.keeper.sweep()
     with pytest.raises(Exception, match="being removed"):
-        await bench.point("sql", orphan)
+        await bench.switch("sql", orphan)
     await collect(bench)
-    await bench.point("sql", await bench.stored(1))
+    await bench.switch("sql", await bench.stored(1))
     assert bench.store.get(orphan.digest) is not None
 
 

@@ -39,7 +39,7 @@ async def put(registry: AdapterRegistry, alias: str, letter: str, **fields) -> N
     owner = fields.pop("owner", SHARED_OWNER)
     fields = {"expected": None, "by": "admin", **fields}
     await registry.stage(version(letter), f"{owner}/{alias}")
-    await registry.point(owner, alias, digest(letter), **fields)
+    await registry.switch(owner, alias, digest(letter), **fields)
 
 
 async def test_another_process_follows(make_registry: Callable[[], AdapterRegistry]) -> None:
@@ -121,7 +121,7 @@ async def test_rolling_back_goes_further_each_time(registry: AdapterRegistry) ->
         assert name.digest == digest(letter)
     with pytest.raises(AdapterConflict, match="no earlier"):
         await registry.roll_back(SHARED_OWNER, "sql", expected=None, by="admin")
-    await registry.point(SHARED_OWNER, "sql", digest("c"), expected=digest("a"), by="admin")
+    await registry.switch(SHARED_OWNER, "sql", digest("c"), expected=digest("a"), by="admin")
     name = await registry.roll_back(SHARED_OWNER, "sql", expected=digest("c"), by="admin")
     assert name.digest == digest("a"), "what was there before, not what was rolled back from"
     registry.view.check_integrity()
@@ -218,7 +218,7 @@ async def test_who_sees_what(registry: AdapterRegistry) -> None:
 async def test_names_that_cannot_be(registry: AdapterRegistry, alias: str) -> None:
     await registry.stage(version("a"), "shared/x")
     with pytest.raises(AdapterError):
-        await registry.point(SHARED_OWNER, alias, digest("a"), expected=None, by="admin")
+        await registry.switch(SHARED_OWNER, alias, digest("a"), expected=None, by="admin")
     assert registry.view.names == {}
 
 

@@ -45,7 +45,7 @@ async def test_names_that_cannot_be(registry: AdapterRegistry, name: str) -> Non
 async def test_adapters_and_routers_do_not_meet(registry: AdapterRegistry) -> None:
     await registry.stage(version("a"), "shared/gate")
     await registry.put_router(router(), replaces=False)
-    await registry.point(SHARED_OWNER, "gate", digest("a"), expected=None, by="admin")
+    await registry.switch(SHARED_OWNER, "gate", digest("a"), expected=None, by="admin")
     await registry.remove_router("gate")
     view = await registry.sync()
     assert list(view.names) == ["shared/gate"]
@@ -57,7 +57,7 @@ async def test_what_is_in_a_history_is_at_hand_until_it_is_removed(
 ) -> None:
     for letter in "ab":
         await registry.stage(version(letter), "shared/x")
-        await registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+        await registry.switch(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
     view = await registry.sync()
     assert view.is_at_hand(digest("a"))
     assert not view.is_at_hand(digest("c"))

@@ -176,7 +176,7 @@ async def test_what_is_made_of_adapters_is_broken_without_them(bench: Bench) -> 
     await bench.admin.add(wanted, ADMIN)
     version = bench.present.routers["arrow"].version
     name = bench.registry.view.names["shared/json"]
-    await bench.registry.point(name.owner, "sql", name.digest, expected=None, by=ADMIN)
+    await bench.registry.switch(name.owner, "sql", name.digest, expected=None, by=ADMIN)
     await bench.routers.sync()
     assert bench.present.routers["arrow"].version != version
     await bench.registry.remove_name(name.owner, "sql", expected=None, force=False)
