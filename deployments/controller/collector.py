@@ -60,7 +60,7 @@ class RetiredCollector:
         now = self._clock.wall()
         for version in view.in_state(VersionState.STAGED):
             if now - version.changed_at >= self._abandon_after_s:
-                await self._registry.abandon(version.digest)
+                await self._registry.retire_staged(version.digest)
         due = [g for g in view.in_state(VersionState.RETIRED) if now - g.changed_at >= GRACE_S]
         gone = await self._gone(tuple(version.digest for version in due))
         leaving = [g for g in due if g.digest in gone]

@@ -106,8 +106,8 @@ class RegistryMachine(RuleBasedStateMachine):
             self.model.leaving.discard(letter)
 
     @rule(process=processes, letter=letters)
-    def abandon(self, process: int, letter: str) -> None:
-        assert self.do(self.registries[process].abandon(digest(letter))) is None
+    def retire_staged(self, process: int, letter: str) -> None:
+        assert self.do(self.registries[process].retire_staged(digest(letter))) is None
         if letter in self.model.staged:
             self.model.staged.discard(letter)
             self.model.leaving.add(letter)
@@ -172,9 +172,9 @@ class RegistryMachine(RuleBasedStateMachine):
             self.forget([name])
 
     @rule(process=processes, letter=letters, force=st.booleans())
-    def remove_version(self, process: int, letter: str, force: bool) -> None:
+    def retire_version(self, process: int, letter: str, force: bool) -> None:
         model = self.model
-        refused = self.do(self.registries[process].remove_version(digest(letter), force=force))
+        refused = self.do(self.registries[process].retire_version(digest(letter), force=force))
         pointing = [name for name in model.histories if model.current(name) == letter]
         if letter not in model.known:
             assert refused is AdapterNotFound

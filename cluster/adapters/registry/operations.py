@@ -188,7 +188,7 @@ def answered(view: RegistryView, digest: AdapterDigest, answers: tuple[Answer, .
     return transaction
 
 
-def abandon(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
+def retire_staged(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
     """Let a staged version go that will not be served; nothing where a name has it by now."""
     transaction = Transaction(view)
     known = view.versions.get(digest)
@@ -316,7 +316,7 @@ def remove_name(
     return transaction
 
 
-def remove_version(
+def retire_version(
     view: RegistryView, digest: AdapterDigest, *, force: bool, now: float
 ) -> Transaction:
     """Remove a version from all histories; forced, also the names that point to it.
@@ -339,7 +339,7 @@ def remove_version(
         kept = tuple(step for step in name.history if step.digest != digest)
         transaction.put_name(replace(name, history=kept), now)
     if not version.names and version.state is VersionState.STAGED:
-        return abandon(view, digest, now)
+        return retire_staged(view, digest, now)
     return transaction
 
 

@@ -102,9 +102,9 @@ class AdapterRegistry:
         """See ``operations.answered``."""
         return await self._commit(lambda view: operations.answered(view, digest, answers))
 
-    async def abandon(self, digest: AdapterDigest) -> RegistryView:
-        """See ``operations.abandon``."""
-        return await self._commit(lambda view: operations.abandon(view, digest, self._clock.wall()))
+    async def retire_staged(self, digest: AdapterDigest) -> RegistryView:
+        """See ``operations.retire_staged``."""
+        return await self._commit(lambda view: operations.retire_staged(view, digest, self._clock.wall()))
 
     async def switch(
         self,
@@ -164,10 +164,10 @@ class AdapterRegistry:
 
         return await self._commit(build)
 
-    async def remove_version(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
-        """See ``operations.remove_version``."""
+    async def retire_version(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
+        """See ``operations.retire_version``."""
         return await self._commit(
-            lambda view: operations.remove_version(
+            lambda view: operations.retire_version(
                 view, digest, force=force, now=self._clock.wall()
             )
         )

@@ -174,11 +174,11 @@ class AdapterAdmin:
         await self._registry.remove_name(owner, alias, expected=expected, force=force)
         return await self._gone(had, wait_s)
 
-    async def remove_version(
+    async def retire_version(
         self, digest: AdapterDigest, *, force: bool, wait_s: float = REMOVE_WAIT_S
     ) -> dict[AdapterDigest, bool]:
         """Remove a version from all histories and wait until it is gone everywhere."""
-        await self._registry.remove_version(digest, force=force)
+        await self._registry.retire_version(digest, force=force)
         return await self._gone({digest}, wait_s)
 
     async def verify(self, digest: AdapterDigest) -> None:
@@ -260,7 +260,7 @@ class AdapterAdmin:
 
     async def _abandon(self, digest: AdapterDigest) -> None:
         try:
-            await self._registry.abandon(digest)
+            await self._registry.retire_staged(digest)
         except BraidError as error:  # the controller lets go of it later
             log.warning("adapters.not_abandoned", digest=digest, error=error.message)
 

@@ -123,7 +123,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         await refuse_body(request)
         if is_digest(name):
             check_version_query(query)
-            gone = await admin.remove_version(
+            gone = await admin.retire_version(
                 AdapterDigest(name), force=query.force, wait_s=query.wait_s
             )
         else:

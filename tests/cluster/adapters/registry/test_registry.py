@@ -162,8 +162,8 @@ async def test_a_version_in_use_is_removed_by_force_alone(registry: AdapterRegis
     await put(registry, "sql", "b")
     await put(registry, "query", "a")
     with pytest.raises(AdapterInUse, match="shared/query"):
-        await registry.remove_version(digest("a"), force=False)
-    await registry.remove_version(digest("a"), force=True)
+        await registry.retire_version(digest("a"), force=False)
+    await registry.retire_version(digest("a"), force=True)
     view = registry.view
     assert list(view.names) == ["shared/sql"]
     assert [step.digest for step in view.name(SHARED_OWNER, "sql").history] == [digest("b")]
@@ -191,7 +191,7 @@ async def test_a_retired_version_comes_back(registry: AdapterRegistry) -> None:
     await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
     await put(registry, "sql", "a", expected=ABSENT)
     assert registry.view.version(digest("a")).state is VersionState.SERVED
-    await registry.abandon(digest("a"))
+    await registry.retire_staged(digest("a"))
     assert registry.view.version(digest("a")).state is VersionState.SERVED
     registry.view.check_integrity()
 

@@ -61,5 +61,5 @@ async def test_what_is_in_a_history_is_at_hand_until_it_is_removed(
     view = await registry.sync()
     assert view.is_at_hand(digest("a"))
     assert not view.is_at_hand(digest("c"))
-    view = await registry.remove_version(digest("a"), force=True)
+    view = await registry.retire_version(digest("a"), force=True)
     assert not view.is_at_hand(digest("a"))
