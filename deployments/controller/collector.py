@@ -64,7 +64,7 @@ class RetiredCollector:
         due = [g for g in view.in_state(VersionState.RETIRED) if now - g.changed_at >= GRACE_S]
         gone = await self._gone(tuple(version.digest for version in due))
         leaving = [g for g in due if g.digest in gone]
-        leaving += view.in_state(VersionState.DELETING)
+        leaving += view.in_state(VersionState.COLLECTING)
         return tuple([g.digest for g in leaving if await self._forget(g)])
 
     async def _gone(self, digests: tuple[AdapterDigest, ...]) -> frozenset[AdapterDigest]:
@@ -78,12 +78,12 @@ class RetiredCollector:
     async def _forget(self, version: AdapterVersion) -> bool:
         digest = version.digest
         try:
-            await self._registry.begin_delete(digest)
+            await self._registry.begin_collect(digest)
         except AdapterInUse:
             return False  # it has come back
         if version.place.kind is PlaceKind.STORE and self._store is not None:
             await asyncio.to_thread(self._store.remove, digest)
-        await self._registry.finish_delete(digest)
+        await self._registry.finish_collect(digest)
         log.info("adapters.forgotten", digest=digest)
         return True
 

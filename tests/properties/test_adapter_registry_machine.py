@@ -33,7 +33,7 @@ class Model:
         self.pinned: set[tuple[str, str]] = set()
         self.staged: set[str] = set()
         self.leaving: set[str] = set()  # retired
-        self.deleting: set[str] = set()
+        self.collecting: set[str] = set()
         self.folder: dict[str, str] = {}
 
     def current(self, name: tuple[str, str]) -> str:
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def known(self) -> set[str]:
-        return self.served | self.staged | self.leaving | self.deleting
+        return self.served | self.staged | self.leaving | self.collecting
 
     def settle(self, before: set[str]) -> None:
         """What was served before and is not now is retired."""
@@ -97,7 +97,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(process=processes, letter=letters)
     def stage(self, process: int, letter: str) -> None:
         refused = self.do(self.registries[process].stage(version(letter), "shared/sql"))
-        if letter in self.model.deleting:
+        if letter in self.model.collecting:
             assert refused is AdapterConflict
             return
         assert refused is None
@@ -125,7 +125,7 @@ class RegistryMachine(RuleBasedStateMachine):
             assert refused is AdapterConflict
         elif letter not in self.model.known:
             assert refused is AdapterNotFound
-        elif letter in self.model.deleting:
+        elif letter in self.model.collecting:
             assert refused is AdapterConflict
         else:
             assert refused is None
@@ -192,25 +192,25 @@ class RegistryMachine(RuleBasedStateMachine):
                 model.leaving.add(letter)
 
     @rule(process=processes, letter=letters)
-    def begin_delete(self, process: int, letter: str) -> None:
-        refused = self.do(self.registries[process].begin_delete(digest(letter)))
+    def begin_collect(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].begin_collect(digest(letter)))
         if letter not in self.model.known:
             assert refused is AdapterNotFound
-        elif letter in self.model.leaving | self.model.deleting:
+        elif letter in self.model.leaving | self.model.collecting:
             assert refused is None
             self.model.leaving.discard(letter)
-            self.model.deleting.add(letter)
+            self.model.collecting.add(letter)
         else:
             assert refused is AdapterInUse
 
     @rule(process=processes, letter=letters)
-    def finish_delete(self, process: int, letter: str) -> None:
-        refused = self.do(self.registries[process].finish_delete(digest(letter)))
-        if letter in self.model.known - self.model.deleting:
+    def finish_collect(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].finish_collect(digest(letter)))
+        if letter in self.model.known - self.model.collecting:
             assert refused is AdapterInUse
         else:
             assert refused is None
-            self.model.deleting.discard(letter)
+            self.model.collecting.discard(letter)
 
     @rule(process=processes, folder=st.dictionaries(aliases, letters))
     def sync_folder(self, process: int, folder: dict[str, str]) -> None:
@@ -224,7 +224,7 @@ class RegistryMachine(RuleBasedStateMachine):
             if now == (last or ""):
                 continue
             if self.model.current(name) == (last or ""):
-                if now in model.deleting:
+                if now in model.collecting:
                     assert refused is AdapterConflict
                     return
                 if now:
@@ -264,7 +264,7 @@ class RegistryMachine(RuleBasedStateMachine):
             (VersionState.SERVED, self.model.served),
             (VersionState.STAGED, self.model.staged),
             (VersionState.RETIRED, self.model.leaving),
-            (VersionState.DELETING, self.model.deleting),
+            (VersionState.COLLECTING, self.model.collecting),
         ):
             assert {g.digest[0] for g in view.in_state(state)} == expected, state
 

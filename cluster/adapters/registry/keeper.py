@@ -23,7 +23,7 @@ class KeeperCounters:
 
     names_restored: int = 0
     uploads_swept: int = 0  # folders of additions whose process died
-    orphans_removed: int = 0  # stored versions that nothing names
+    orphans_collected: int = 0  # stored versions that nothing names
 
 
 class RegistryKeeper:
@@ -97,13 +97,13 @@ class RegistryKeeper:
             return  # not recovered yet
         for digest in digests:
             if digest not in view.versions and await self._is_old(digest):
-                await self._condemn(digest)
+                await self._collect_orphan(digest)
 
     async def _is_old(self, digest: AdapterDigest) -> bool:
         age = await asyncio.to_thread(self._store.age_s, digest)
         return age is not None and age >= self._orphans_older_s
 
-    async def _condemn(self, digest: AdapterDigest) -> None:
+    async def _collect_orphan(self, digest: AdapterDigest) -> None:
         try:
             orphan = await asyncio.to_thread(self._version, digest, "content store", 0.0)
         except AdapterCorrupt:
@@ -111,8 +111,8 @@ class RegistryKeeper:
         else:
             if orphan is None:
                 return
-            await self._registry.condemn(orphan)
-        self.counters.orphans_removed += 1
+            await self._registry.collect_orphan(orphan)
+        self.counters.orphans_collected += 1
         log.info("adapters.orphan", digest=digest)
 
     async def _restore(self, kept: Journal) -> None:

@@ -50,7 +50,7 @@ class MemoryRegistryStore:
                 self._fields.pop(field, None)
             else:
                 self._fields[field] = raw
-        self._forget_removed()
+        self._trim_removed()
         self._committed.set()
         self._committed = asyncio.Event()
         return self._revision
@@ -64,7 +64,7 @@ class MemoryRegistryStore:
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    def _forget_removed(self) -> None:
+    def _trim_removed(self) -> None:
         removed = sorted(self._changed.keys() - self._fields.keys(), key=self._changed.__getitem__)
         for field in removed[: max(0, len(removed) - self._removed_kept)]:
             self._floor = max(self._floor, self._changed.pop(field))

@@ -155,7 +155,7 @@ def stage(view: RegistryView, version: AdapterVersion, wanted_by: str, now: floa
     known = view.versions.get(version.digest)
     if known is None:
         known = version
-    elif known.state is VersionState.DELETING:
+    elif known.state is VersionState.COLLECTING:
         raise AdapterConflict(f"version {known.digest} is being removed; try again in a moment")
     else:
         newer = _said_again(known, version)
@@ -220,7 +220,7 @@ def switch(
     """
     check_expected(view, owner, alias, expected)
     version = view.version(digest)
-    if version.state is VersionState.DELETING:
+    if version.state is VersionState.COLLECTING:
         raise AdapterConflict(f"version {digest} is being removed; add it again")
     before = view.names.get(name_id(owner, alias))
     name = before or Name(owner, alias, ())
@@ -343,23 +343,23 @@ def retire_version(
     return transaction
 
 
-def begin_delete(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
+def begin_collect(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
     """From here on a retired version cannot come back; its files may be removed.
 
     Raises:
         AdapterInUse: it is not retired (any more).
     """
     version = view.version(digest)
-    if version.state not in (VersionState.RETIRED, VersionState.DELETING):
+    if version.state not in (VersionState.RETIRED, VersionState.COLLECTING):
         raise AdapterInUse(f"version {digest} is {version.state}")
     transaction = Transaction(view)
-    deleting = VersionState.DELETING
-    if version.state is not deleting:
-        transaction.put_version(replace(version, state=deleting, changed_at=now))
+    collecting = VersionState.COLLECTING
+    if version.state is not collecting:
+        transaction.put_version(replace(version, state=collecting, changed_at=now))
     return transaction
 
 
-def finish_delete(view: RegistryView, digest: AdapterDigest) -> Transaction:
+def finish_collect(view: RegistryView, digest: AdapterDigest) -> Transaction:
     """Forget a version whose files are gone.
 
     Raises:
@@ -369,7 +369,7 @@ def finish_delete(view: RegistryView, digest: AdapterDigest) -> Transaction:
     version = view.versions.get(digest)
     if version is None:
         return transaction
-    if version.state is not VersionState.DELETING:
+    if version.state is not VersionState.COLLECTING:
         raise AdapterInUse(f"version {digest} is {version.state}")
     transaction.put(VERSION + digest, None)
     return transaction
@@ -402,7 +402,7 @@ def sync_folder(
         return transaction
     if untouched:
         known = view.versions.get(version.digest)
-        if known is not None and known.state is VersionState.DELETING:
+        if known is not None and known.state is VersionState.COLLECTING:
             raise AdapterConflict(f"version {known.digest} is being removed")
         transaction.put_version(known or version)
         step = Step(version.digest, now, BY_CONFIG)

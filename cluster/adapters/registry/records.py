@@ -31,7 +31,7 @@ class VersionState(StrEnum):
     STAGED = "staged"  # stored and checked; replicas are being asked whether they can serve it
     SERVED = "served"  # names point to it, now or in their history
     RETIRED = "retired"  # no name knows it; leaves when no request holds it
-    DELETING = "deleting"  # its files are being removed; it cannot come back before they are gone
+    COLLECTING = "collecting"  # its files are being removed; it cannot come back before they are gone
 
 
 class PlaceKind(StrEnum):

@@ -74,12 +74,12 @@ def restore_rest(view: RegistryView, journal: Journal, now: float) -> Transactio
     return transaction
 
 
-def condemn(view: RegistryView, orphan: AdapterVersion, now: float) -> Transaction:
+def collect_orphan(view: RegistryView, orphan: AdapterVersion, now: float) -> Transaction:
     """Register files that nobody knows as being removed: from here on they cannot be added."""
     transaction = Transaction(view)
     if orphan.digest not in view.versions:
-        deleting = VersionState.DELETING
-        transaction.put_version(replace(orphan, state=deleting, changed_at=now))
+        collecting = VersionState.COLLECTING
+        transaction.put_version(replace(orphan, state=collecting, changed_at=now))
     else:
         transaction.require(VERSION + orphan.digest)
     return transaction

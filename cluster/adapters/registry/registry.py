@@ -172,15 +172,15 @@ class AdapterRegistry:
             )
         )
 
-    async def begin_delete(self, digest: AdapterDigest) -> RegistryView:
-        """See ``operations.begin_delete``."""
+    async def begin_collect(self, digest: AdapterDigest) -> RegistryView:
+        """See ``operations.begin_collect``."""
         return await self._commit(
-            lambda view: operations.begin_delete(view, digest, self._clock.wall())
+            lambda view: operations.begin_collect(view, digest, self._clock.wall())
         )
 
-    async def finish_delete(self, digest: AdapterDigest) -> RegistryView:
-        """See ``operations.finish_delete``."""
-        return await self._commit(lambda view: operations.finish_delete(view, digest))
+    async def finish_collect(self, digest: AdapterDigest) -> RegistryView:
+        """See ``operations.finish_collect``."""
+        return await self._commit(lambda view: operations.finish_collect(view, digest))
 
     async def put_router(self, router: Router, *, replaces: bool) -> Router:
         """See ``router_operations.put_router``."""
@@ -205,9 +205,9 @@ class AdapterRegistry:
             lambda view: recovery.restore_rest(view, journal, self._clock.wall())
         )
 
-    async def condemn(self, orphan: AdapterVersion) -> RegistryView:
-        """See ``recovery.condemn``."""
-        return await self._commit(lambda view: recovery.condemn(view, orphan, self._clock.wall()))
+    async def collect_orphan(self, orphan: AdapterVersion) -> RegistryView:
+        """See ``recovery.collect_orphan``."""
+        return await self._commit(lambda view: recovery.collect_orphan(view, orphan, self._clock.wall()))
 
     async def remove_router(self, name: str) -> RegistryView:
         """See ``router_operations.remove_router``."""

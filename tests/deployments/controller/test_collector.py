@@ -111,7 +111,7 @@ async def test_a_deletion_that_was_cut_off_is_finished(bench: Bench) -> None:
     bench.files.broken = True
     with pytest.raises(OSError, match="disk"):
         await bench.collector.tick()
-    assert bench.registry.view.version(digest("a")).state is VersionState.DELETING
+    assert bench.registry.view.version(digest("a")).state is VersionState.COLLECTING
     with pytest.raises(AdapterConflict):
         await bench.put("a")
     bench.files.broken = False

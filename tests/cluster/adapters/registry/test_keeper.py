@@ -266,7 +266,7 @@ async def test_what_nobody_names_goes_after_the_grace(bench: Bench) -> None:
     await collect(bench)
     assert set(bench.store.digests()) == {named.digest, young.digest}
     assert bench.registry.view.versions.keys() == {named.digest}
-    assert bench.keeper.counters.orphans_removed == 1
+    assert bench.keeper.counters.orphans_collected == 1
 
 
 async def test_what_history_can_go_back_to_stays(bench: Bench) -> None:

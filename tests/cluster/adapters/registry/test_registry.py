@@ -174,16 +174,16 @@ async def test_a_version_in_use_is_removed_by_force_alone(registry: AdapterRegis
 async def test_deletion_cannot_be_overtaken(registry: AdapterRegistry) -> None:
     await put(registry, "sql", "a")
     with pytest.raises(AdapterInUse):
-        await registry.begin_delete(digest("a"))
+        await registry.begin_collect(digest("a"))
     await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
-    await registry.begin_delete(digest("a"))
+    await registry.begin_collect(digest("a"))
     with pytest.raises(AdapterConflict, match="being removed"):
         await put(registry, "sql", "a")
-    await registry.finish_delete(digest("a"))
+    await registry.finish_collect(digest("a"))
     assert registry.view.versions == {}
     await put(registry, "sql", "a")
     with pytest.raises(AdapterInUse):
-        await registry.finish_delete(digest("a"))
+        await registry.finish_collect(digest("a"))
 
 
 async def test_a_retired_version_comes_back(registry: AdapterRegistry) -> None:
