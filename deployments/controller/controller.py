@@ -158,7 +158,7 @@ class Controller:
         swept_at = -SWEEP_INTERVAL_S
         while keeper is not None:
             try:
-                await keeper.keep()
+                await keeper.reconcile()
                 if self._clock.monotonic() - swept_at >= SWEEP_INTERVAL_S:
                     await keeper.sweep()
                     swept_at = self._clock.monotonic()

@@ -150,7 +150,7 @@ class RouterAdmin:
             Router(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
             replaces=wanted.replaces,
         )
-        await self._routers.sync()
+        await self._routers.build_present()
         await self._tidy()
         log.info("routers.added", name=wanted.name, kind=kind, version=version, by=by)
         return record
@@ -168,7 +168,7 @@ class RouterAdmin:
                 param="name",
             )
         await self._live.registry.remove_router(name)
-        await self._routers.sync()
+        await self._routers.build_present()
         await self._tidy()
         log.info("routers.removed", name=name, by=by)
 

@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.adapter_store import INCOMING, ContentStore
 from cluster.adapters.registry.journal import JournalFile
-from cluster.adapters.registry.keeper import RegistryKeeper
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import (
     AdapterVersion,
@@ -20,6 +19,7 @@ from cluster.adapters.registry.records import (
     VersionState,
 )
 from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.adapters.registry.store_reconciler import StoreReconciler
 from cluster.adapters.sources import FolderSource
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
@@ -42,10 +42,10 @@ class Bench:
         self.write_adapter = write_adapter
         self.numbers = itertools.count()
         self.registry = AdapterRegistry(self.memory, self.clock)
-        self.keeper = self.restarted()
+        self.reconciler = self.restarted()
 
-    def restarted(self, **folder: str) -> RegistryKeeper:
-        return RegistryKeeper(
+    def restarted(self, **folder: str) -> StoreReconciler:
+        return StoreReconciler(
             self.registry,
             self.store,
             JournalFile(self.store.root, "base"),
@@ -102,7 +102,7 @@ async def test_everything_comes_back(bench: Bench) -> None:
     await bench.registry.pin(SHARED_OWNER, "sql", True)
     router = Router("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
     await bench.registry.put_router(router, replaces=False)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     before = bench.registry.view
     await bench.lose_everything()
     await bench.restarted().keep()
@@ -128,15 +128,15 @@ async def test_everything_comes_back(bench: Bench) -> None:
 async def test_a_registry_that_lost_nothing_is_left_alone(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
     await bench.switch("sql", one)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     await bench.registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
-    keeper = bench.restarted()
-    await keeper.keep()
+    reconciler = bench.restarted()
+    await reconciler.reconcile()
     assert bench.registry.view.names == {}
     await bench.switch("sql", two)
     revision = bench.registry.view.revision
-    await keeper.keep()
-    await keeper.keep()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     assert bench.registry.view.revision == revision
 
 
@@ -146,7 +146,7 @@ async def test_the_configured_folder_does_not_stand_in_the_way(bench: Bench) -> 
     await bench.sync(sql="a", json="b", chat="c")
     await bench.switch("sql", one)
     await bench.registry.remove_name(SHARED_OWNER, "json", expected=None, force=False)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     before = bench.registry.view
     await bench.lose_everything()
     await bench.sync(sql="a", json="b", chat="c")
@@ -162,7 +162,7 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
     await bench.sync(sql="a", json="b")
     await bench.switch("sql", one)
     await bench.registry.pin(SHARED_OWNER, "json", True)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     before = bench.registry.view.names
     await bench.lose_everything()
     await bench.restarted(sql="a", json="b").keep()
@@ -175,7 +175,7 @@ async def test_a_folder_that_has_changed_meanwhile_speaks(bench: Bench) -> None:
     one = await bench.stored(1)
     await bench.sync(sql="a")
     await bench.switch("sql", one)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     await bench.sync(sql="b")
     await bench.restarted(sql="b").keep()
@@ -185,7 +185,7 @@ async def test_a_folder_that_has_changed_meanwhile_speaks(bench: Bench) -> None:
 async def test_what_an_operator_made_anew_stands(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
     await bench.switch("sql", one)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     await bench.switch("sql", two)
     await bench.restarted().keep()
@@ -197,7 +197,7 @@ async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
     await bench.switch("sql", one)
     await bench.switch("sql", two)
     await bench.switch("lost", three)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     bench.store.remove(two.digest)
     (bench.store.get(three.digest).path / "adapter_model.safetensors").unlink()
@@ -210,7 +210,7 @@ async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
 
 async def test_a_journal_that_is_damaged_is_neither_used_nor_overwritten(bench: Bench) -> None:
     await bench.switch("sql", await bench.stored(1))
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     path = JournalFile(bench.store.root, "base").path
     damaged = path.read_bytes()[:-5]
@@ -218,13 +218,13 @@ async def test_a_journal_that_is_damaged_is_neither_used_nor_overwritten(bench: 
     with pytest.raises(AdapterCorrupt, match="registry"):
         await bench.restarted().keep()
     assert path.read_bytes() == damaged
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     assert bench.registry.view.identity is None
 
 
 async def test_a_killed_write_leaves_the_journal_before(bench: Bench, monkeypatch) -> None:
     await bench.switch("sql", await bench.stored(1))
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     path = JournalFile(bench.store.root, "base").path
     before = path.read_bytes()
 
@@ -234,7 +234,7 @@ async def test_a_killed_write_leaves_the_journal_before(bench: Bench, monkeypatc
     monkeypatch.setattr(os, "fsync", full)
     await bench.registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
     with pytest.raises(Exception, match="No space left") as caught:
-        await bench.keeper.keep()
+        await bench.reconciler.reconcile()
     assert caught.value.code == "adapter_store_full"
     assert path.read_bytes() == before
     assert list((bench.store.root / INCOMING).iterdir()) == []
@@ -259,33 +259,33 @@ def age(bench: Bench, made: AdapterVersion, seconds: float) -> None:
 async def test_what_nobody_names_goes_after_the_grace(bench: Bench) -> None:
     named, orphan, young = [await bench.stored(seed) for seed in range(3)]
     await bench.switch("sql", named)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     for made, seconds in ((named, 9999.0), (orphan, ORPHAN_GRACE), (young, ORPHAN_GRACE - 1)):
         age(bench, made, seconds)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     await collect(bench)
     assert set(bench.store.digests()) == {named.digest, young.digest}
     assert bench.registry.view.versions.keys() == {named.digest}
-    assert bench.keeper.counters.orphans_collected == 1
+    assert bench.reconciler.counters.orphans_collected == 1
 
 
 async def test_what_history_can_go_back_to_stays(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
     await bench.switch("sql", one)
     await bench.switch("sql", two)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     for made in (one, two):
         age(bench, made, 1e6)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     await collect(bench)
     assert set(bench.store.digests()) == {one.digest, two.digest}
 
 
 async def test_an_orphan_cannot_be_added_while_it_goes(bench: Bench) -> None:
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     orphan = await bench.stored(1)
     age(bench, orphan, ORPHAN_GRACE)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     with pytest.raises(Exception, match="being removed"):
         await bench.switch("sql", orphan)
     await collect(bench)
@@ -294,21 +294,21 @@ async def test_an_orphan_cannot_be_added_while_it_goes(bench: Bench) -> None:
 
 
 async def test_a_rotten_orphan_goes_too(bench: Bench) -> None:
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     orphan = await bench.stored(1)
     age(bench, orphan, ORPHAN_GRACE)
     record = bench.store.get(orphan.digest).path / "record.json"
     record.write_bytes(b"{")
     at = bench.clock.wall() - ORPHAN_GRACE
     os.utime(record.parent, (at, at))
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     assert bench.store.digests() == ()
 
 
 async def test_nothing_is_swept_before_the_registry_is_known(bench: Bench) -> None:
     orphan = await bench.stored(1)
     age(bench, orphan, 1e9)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     assert bench.registry.view.versions == {}
     assert bench.store.digests() == (orphan.digest,)
 
@@ -320,7 +320,7 @@ async def test_dead_uploads_are_swept(bench: Bench) -> None:
     at = bench.clock.wall() - UPLOAD_GRACE - 1
     for path in (*dead.iterdir(), dead):
         os.utime(path, (at, at))
-    await bench.keeper.keep()
-    await bench.keeper.sweep()
+    await bench.reconciler.reconcile()
+    await bench.reconciler.sweep()
     assert not dead.exists()
-    assert bench.keeper.counters.uploads_swept == 1
+    assert bench.reconciler.counters.uploads_swept == 1

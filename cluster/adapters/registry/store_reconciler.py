@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class KeeperCounters:
+class ReconcilerCounters:
     """Cumulative, since the controller started."""
 
     names_restored: int = 0
@@ -26,7 +26,7 @@ class KeeperCounters:
     orphans_collected: int = 0  # stored versions that nothing names
 
 
-class RegistryKeeper:
+class StoreReconciler:
     """One in the cluster; every step can be taken again after a restart, and by two at once.
 
     Args:
@@ -57,9 +57,9 @@ class RegistryKeeper:
         self._uploads_older_s = uploads_older_s
         self._orphans_older_s = orphans_older_s
         self._written: Journal | None = None
-        self.counters = KeeperCounters()
+        self.counters = ReconcilerCounters()
 
-    async def keep(self) -> None:
+    async def reconcile(self) -> None:
         """Recover a registry that has lost its data, and write down what it says now.
 
         Raises:
@@ -87,7 +87,7 @@ class RegistryKeeper:
         registry, or of a registry that was lost without its journal.
 
         Raises:
-            StoreUnavailable, AdapterStoreError: as ``keep``.
+            StoreUnavailable, AdapterStoreError: as ``reconcile``.
         """
         swept = await asyncio.to_thread(self._store.sweep, self._uploads_older_s)
         self.counters.uploads_swept += swept
