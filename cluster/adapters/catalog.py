@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cluster.adapters.format.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_adapter
-from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey, AdapterRef
+from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterError, ConfigError, ModelNotFound
 
@@ -90,17 +90,6 @@ class AdapterCatalog:
                 problems.append(CatalogProblem(alias, error.code, error.message))
         return cls(entries.values(), problems, ignored)
 
-    def resolve(self, ref: AdapterRef, rights: AdapterRights) -> AdapterEntry:
-        """What an alias means to a tenant.
-
-        Raises:
-            ModelNotFound: unknown or not permitted; the message does not tell which.
-        """
-        entry = self.entries.get(ref.alias)
-        if entry is None or not rights.may_use(ref.alias):
-            raise ModelNotFound(f"The model or adapter '{ref.alias}' does not exist", param="model")
-        return entry
-
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
         """The first alias of a version.
 
@@ -111,10 +100,6 @@ class AdapterCatalog:
         if entry is None:
             raise ModelNotFound(f"No adapter with digest {digest}")
         return entry
-
-    def visible(self, rights: AdapterRights) -> tuple[AdapterEntry, ...]:
-        """All that a tenant may use, by alias."""
-        return tuple(e for alias, e in self.entries.items() if rights.may_use(alias))
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -1,6 +1,6 @@
 """What the registry keeps, one record a field: versions, names, what folders gave, and routers.
 
-Field names: ``g:<digest>``, ``n:<owner>/<alias>``, ``f:<alias>`` and ``r:<name>``. Records are
+Field names: ``v:<digest>``, ``n:<owner>/<alias>``, ``f:<alias>`` and ``r:<name>``. Records are
 JSON; a change is conditional on the exact bytes that were read, so a record is written by
 ``encode`` alone.
 """
@@ -15,7 +15,7 @@ from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import IntegrityError
 
-VERSION = "g:"
+VERSION = "v:"
 NAME = "n:"
 FOLDER = "f:"
 ROUTER = "r:"
@@ -31,7 +31,7 @@ class VersionState(StrEnum):
     STAGED = "staged"  # stored and checked; replicas are being asked whether they can serve it
     SERVED = "served"  # names point to it, now or in their history
     RETIRED = "retired"  # no name knows it; leaves when no request holds it
-    COLLECTING = "collecting"  # its files are being removed; it cannot come back before they are gone
+    COLLECTING = "collecting"  # its files are going; it cannot come back before they are gone
 
 
 class PlaceKind(StrEnum):

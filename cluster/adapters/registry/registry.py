@@ -104,7 +104,9 @@ class AdapterRegistry:
 
     async def retire_staged(self, digest: AdapterDigest) -> RegistryView:
         """See ``operations.retire_staged``."""
-        return await self._commit(lambda view: operations.retire_staged(view, digest, self._clock.wall()))
+        return await self._commit(
+            lambda view: operations.retire_staged(view, digest, self._clock.wall())
+        )
 
     async def switch(
         self,
@@ -207,7 +209,9 @@ class AdapterRegistry:
 
     async def collect_orphan(self, orphan: AdapterVersion) -> RegistryView:
         """See ``recovery.collect_orphan``."""
-        return await self._commit(lambda view: recovery.collect_orphan(view, orphan, self._clock.wall()))
+        return await self._commit(
+            lambda view: recovery.collect_orphan(view, orphan, self._clock.wall())
+        )
 
     async def remove_router(self, name: str) -> RegistryView:
         """See ``router_operations.remove_router``."""

@@ -1,6 +1,6 @@
 """One state of the registry, parsed; what names mean to whom."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
@@ -191,7 +191,7 @@ class RegistryView:
 
     def in_state(self, state: VersionState) -> tuple[AdapterVersion, ...]:
         """Versions in a state, by digest."""
-        return tuple(g for _, g in sorted(self.versions.items()) if g.state is state)
+        return tuple(v for _, v in sorted(self.versions.items()) if v.state is state)
 
     def check_integrity(self) -> None:
         """Verify that names and versions agree.
@@ -226,11 +226,6 @@ class RegistryView:
 def may_use(name: Name, tenant: TenantId, rights: AdapterRights) -> bool:
     """Whether a tenant may use a shared name."""
     return rights.may_use(name.alias) or tenant in name.grants or EVERYONE in name.grants
-
-
-def in_store(versions: Iterable[AdapterVersion]) -> tuple[AdapterVersion, ...]:
-    """Those whose files are in the content store."""
-    return tuple(g for g in versions if g.place.kind is PlaceKind.STORE)
 
 
 def _entry(

@@ -81,7 +81,9 @@ class Bench:
 
     async def switch(self, letter: str) -> None:
         await self.live.registry.stage(version(letter), "shared/x")
-        await self.live.registry.switch(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+        await self.live.registry.switch(
+            SHARED_OWNER, "x", digest(letter), expected=None, by="admin"
+        )
 
 
 @pytest.fixture
