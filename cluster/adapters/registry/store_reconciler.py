@@ -1,4 +1,4 @@
-"""Keeps the store and the registry true to each other, through the loss of either's last words."""
+"""Keeps the adapter store and the registry consistent, even after one lost its latest writes."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -19,21 +19,23 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class ReconcilerCounters:
-    """Cumulative, since the controller started."""
+    """Cumulative numbers since the controller started."""
 
     names_restored: int = 0
     uploads_swept: int = 0  # folders of additions whose process died
-    orphans_collected: int = 0  # stored versions that nothing names
+    orphans_collected: int = 0  # stored versions without a record
 
 
 class StoreReconciler:
-    """One in the cluster; every step can be taken again after a restart, and by two at once.
+    """Reconciles store and registry; one in the cluster.
+
+    Every step can be repeated after a restart, and run by two processes at once.
 
     Args:
         folder: the configured folder's adapters by alias; names of the journal may need them.
-        new_id: a random name for a registry that begins, or begins anew.
-        uploads_older_s: an addition's folder in which nothing has changed for so long is dead.
-        orphans_older_s: files that no record names are removed after so long.
+        new_id: creates a random identity for a new or recovered registry.
+        uploads_older_s: age in seconds of the last change after which an addition's folder is dead.
+        orphans_older_s: age in seconds after which files without a record are collected.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class StoreReconciler:
         self.counters = ReconcilerCounters()
 
     async def reconcile(self) -> None:
-        """Recover a registry that has lost its data, and write down what it says now.
+        """Recover a registry that has lost its data, and write its present state to the journal.
 
         Raises:
             StoreUnavailable: the registry cannot be reached.
@@ -81,9 +83,9 @@ class StoreReconciler:
             self._written = journal
 
     async def sweep(self) -> None:
-        """Remove what dead additions left, and begin to remove what nothing names.
+        """Remove the folders of dead additions, and begin to collect files without a record.
 
-        Files that nobody names are those of an addition that ended between the store and the
+        Files without a record are those of an addition that ended between the store and the
         registry, or of a registry that was lost without its journal.
 
         Raises:

@@ -1,27 +1,15 @@
-"""The catalog: aliases, rights, and broken folders that hide nobody."""
+"""The catalog: aliases, and broken folders that hide nobody."""
 
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.domain.adapter import SHARED_OWNER
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import AdapterDigest
 from cluster.errors import ConfigError, ModelNotFound
-
-
-@dataclass(frozen=True)
-class Rights:
-    aliases: tuple[str, ...]
-
-    def may_use(self, alias):
-        return alias in self.aliases
-
-
-ME = TenantId("me")
 
 
 @pytest.fixture
