@@ -220,7 +220,7 @@ class AdapterLedger:
             self._touch(resident)
 
     def pin_adapter(self, digest: AdapterDigest) -> None:
-        """Never evict this version, whether it is here yet or not."""
+        """Prevent the eviction of a version, whether it is here yet or not."""
         self.pinned.add(digest)
 
     def unpin_adapter(self, digest: AdapterDigest) -> None:
@@ -241,7 +241,7 @@ class AdapterLedger:
     def resident_adapters(self) -> tuple[ResidentAdapter, ...]:
         """Return every resident, by slot; by digest in a tier of bytes alone.
 
-        Claims in host memory are of loads and of waiting requests, so that they are no leases.
+        In host memory, claims are of loads and of waiting requests, and not leases.
         """
         ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
         return tuple(

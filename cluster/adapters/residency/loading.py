@@ -100,7 +100,7 @@ class HostTier:
         """Begin to read a version that is to be kept.
 
         Returns:
-            The reading, or None if there is no room.
+            The task that reads it, or None if it does not fit.
 
         Raises:
             IntegrityError: it is here or being read already.
@@ -116,11 +116,11 @@ class HostTier:
         return self._ledger.claim(frozenset((digest,)))
 
     def unpin_copy(self, pin: int) -> None:
-        """End a ``pin_copy``; one whose version could not be read has ended already."""
+        """End a ``pin_copy``; a pin of a version that could not be read has ended already."""
         self._ledger.end_claim(pin)
 
     def pin_adapter(self, digest: AdapterDigest) -> None:
-        """Never evict this version, whether it is here yet or not."""
+        """Prevent the eviction of a version, whether it is here yet or not."""
         self._ledger.pin_adapter(digest)
 
     def unpin_adapter(self, digest: AdapterDigest) -> None:
@@ -307,7 +307,7 @@ class SlotLoader:
             await self._clear(slot)
 
     def close(self) -> None:
-        """Write no more slots; loads that are being written go on."""
+        """Start no more writes to slots; writes under way continue."""
         self._closed = True
 
     async def _clear(self, slot: Slot) -> None:

@@ -160,7 +160,7 @@ class AdapterManager:
         """Start to load a version that a request will soon ask for.
 
         It delays no request and takes no tenant's share. Returns False if it cannot start: the
-        version is unknown or failed a short while ago, or there is no room beside what is in use.
+        version is unknown or failed a short while ago, or the adapters in use leave no room.
         """
         if self._queue.has_prefetch(digest):
             return True
@@ -216,7 +216,7 @@ class AdapterManager:
         )
 
     def pin_adapter(self, digest: AdapterDigest) -> bool:
-        """Never evict this version and start to load it; False if that cannot start now."""
+        """Prevent the eviction of a version and start to load it; False if that cannot start."""
         self._pool.pin_adapter(digest)
         self._host.pin_adapter(digest)
         return self.prefetch(digest)
@@ -231,7 +231,7 @@ class AdapterManager:
         """Load a version without a lease, and wait until it is READY.
 
         Raises:
-            AdapterCapacity: there is no room for it beside what is in use or was used recently.
+            AdapterCapacity: the adapters that are in use or were used recently leave no room.
             AdapterError: it was refused, or its load failed; as ``acquire``.
             ModelNotFound: the catalog has no such version.
         """

@@ -187,7 +187,7 @@ class AdapterPool:
     # Pins and placement
 
     def pin_adapter(self, digest: AdapterDigest) -> None:
-        """Never evict this version, whether it is here yet or not."""
+        """Prevent the eviction of a version, whether it is here yet or not."""
         self._ledger.pin_adapter(digest)
 
     def unpin_adapter(self, digest: AdapterDigest) -> None:

@@ -151,7 +151,7 @@ class WaitQueue:
             self._head.overtaken += 1
 
     def remove_waiter(self, waiter: Waiter) -> list[QueueEvent]:
-        """Remove a request that is no longer awaited, and end its lease; its loads go on."""
+        """Remove a request that is no longer awaited, and end its lease; its loads continue."""
         for queue in (self._requests, self._admitted):
             if waiter in queue:
                 queue.remove(waiter)
@@ -175,7 +175,7 @@ class WaitQueue:
                 waiter.settle()
 
     def close(self, error: AdapterError) -> list[QueueEvent]:
-        """Answer every waiter with an error; loads under way go on."""
+        """Answer every waiter with an error; loads under way continue."""
         events: list[QueueEvent] = []
         for waiter in (*self._requests, *self._prefetches):
             waiter.settle(error)
@@ -260,7 +260,11 @@ class WaitQueue:
             if isinstance(answer, Admitted):
                 self._start(waiter, answer, events)
             else:
-                waiter.settle(AdapterCapacity(f"no room for {wanted.alias} beside what is in use"))
+                waiter.settle(
+                    AdapterCapacity(
+                        f"no room for {wanted.alias} among the adapters in use; try later"
+                    )
+                )
 
     def _start(self, waiter: Waiter, answer: Admitted, events: list[QueueEvent]) -> None:
         waiter.lease = answer.lease

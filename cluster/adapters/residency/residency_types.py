@@ -44,7 +44,7 @@ class AdapterEvent:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Room is promised. ``start`` were absent and must now be fetched."""
+    """Answers that room is promised. ``start`` were absent and must now be fetched."""
 
     lease: Lease | None  # None for a prefetch
     start: tuple[AdapterDigest, ...]
@@ -52,14 +52,14 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class MustEvict:
-    """These are EVICTING now; ask again when one is gone. ``victims`` are new, maybe none."""
+    """Answers to ask again once an EVICTING version is gone; ``victims`` have just become so."""
 
     victims: tuple[AdapterDigest, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class MustWait:
-    """Everything that could make room is in use."""
+    """Answers that every adapter that could make room is in use."""
 
 
 @dataclass(frozen=True, slots=True)

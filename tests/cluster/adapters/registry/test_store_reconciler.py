@@ -105,7 +105,7 @@ async def test_everything_comes_back(bench: Bench) -> None:
     await bench.reconciler.reconcile()
     before = bench.registry.view
     await bench.lose_everything()
-    await bench.restarted().keep()
+    await bench.restarted().reconcile()
     after = bench.registry.view
     after.check_integrity()
     assert after.names == before.names
@@ -150,7 +150,7 @@ async def test_the_configured_folder_does_not_stand_in_the_way(bench: Bench) -> 
     before = bench.registry.view
     await bench.lose_everything()
     await bench.sync(sql="a", json="b", chat="c")
-    await bench.restarted(sql="a", json="b", chat="c").keep()
+    await bench.restarted(sql="a", json="b", chat="c").reconcile()
     bench.registry.view.check_integrity()
     assert bench.registry.view.names.keys() == before.names.keys() == {"shared/sql", "shared/chat"}
     assert bench.registry.view.names["shared/sql"] == before.names["shared/sql"]
@@ -165,7 +165,7 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
     await bench.reconciler.reconcile()
     before = bench.registry.view.names
     await bench.lose_everything()
-    await bench.restarted(sql="a", json="b").keep()
+    await bench.restarted(sql="a", json="b").reconcile()
     assert bench.registry.view.names == before
     await bench.sync(sql="a", json="b")
     assert bench.registry.view.names == before
@@ -178,7 +178,7 @@ async def test_a_folder_that_has_changed_meanwhile_speaks(bench: Bench) -> None:
     await bench.reconciler.reconcile()
     await bench.lose_everything()
     await bench.sync(sql="b")
-    await bench.restarted(sql="b").keep()
+    await bench.restarted(sql="b").reconcile()
     assert bench.registry.view.names["shared/sql"].digest == digest("b")
 
 
@@ -188,7 +188,7 @@ async def test_what_an_operator_made_anew_stands(bench: Bench) -> None:
     await bench.reconciler.reconcile()
     await bench.lose_everything()
     await bench.switch("sql", two)
-    await bench.restarted().keep()
+    await bench.restarted().reconcile()
     assert bench.registry.view.names["shared/sql"].digest == two.digest
 
 
@@ -201,7 +201,7 @@ async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
     await bench.lose_everything()
     bench.store.remove(two.digest)
     (bench.store.get(three.digest).path / "adapter_model.safetensors").unlink()
-    await bench.restarted().keep()
+    await bench.restarted().reconcile()
     bench.registry.view.check_integrity()
     assert {
         n: [s.digest for s in name.history] for n, name in bench.registry.view.names.items()
@@ -216,7 +216,7 @@ async def test_a_journal_that_is_damaged_is_neither_used_nor_overwritten(bench: 
     damaged = path.read_bytes()[:-5]
     path.write_bytes(damaged)
     with pytest.raises(AdapterCorrupt, match="registry"):
-        await bench.restarted().keep()
+        await bench.restarted().reconcile()
     assert path.read_bytes() == damaged
     await bench.reconciler.sweep()
     assert bench.registry.view.identity is None
