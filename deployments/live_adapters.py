@@ -101,16 +101,16 @@ class LiveAdapters:
         await self._follower.close()
         await self.registry.close()
 
-    async def catch_up(self, since: float | None = None) -> None:
-        """Look again, unless a look has begun after ``since`` (monotonic seconds); while Redis is
-        away the view stays."""
+    async def sync(self, since: float | None = None) -> None:
+        """Sync the registry, unless a sync has begun after ``since`` (monotonic seconds); while
+        Redis is away the view stays."""
         with contextlib.suppress(StoreUnavailable):
-            await self.registry.refresh(since)
+            await self.registry.sync(since)
 
     async def ensure(self, digests: tuple[AdapterDigest, ...]) -> None:
-        """Catch up where a version is not known yet: whoever asked for it is ahead."""
+        """Sync if a version is not known yet: the process that asked for it is ahead."""
         if any(digest not in self.view.versions for digest in digests):
-            await self.catch_up()
+            await self.sync()
 
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
         """A version with the path of its files.

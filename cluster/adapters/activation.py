@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 def active_from(prompt: Sequence[int], invocation: Sequence[int]) -> int | None:
-    """Index of the first prompt token that an adapter applies to; None where it never does.
+    """Return the index of the first prompt token that an adapter applies to, or None.
 
     Args:
         prompt: token ids.
@@ -33,7 +33,7 @@ def stretches(starts: Sequence[int | None]) -> list[tuple[int, tuple[int, ...]]]
 
     Returns:
         (first token, places of the terms that apply) of each stretch, the first at token 0; the
-        last one goes on through the completion.
+        last one continues through the completion.
     """
     known = {start for start in starts if start is not None}
     return [(cut, _begun(starts, cut)) for cut in sorted({0} | known)]

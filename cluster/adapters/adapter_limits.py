@@ -1,4 +1,4 @@
-"""What an adapter may be, and what bringing it in may cost."""
+"""Bounds what an adapter may be, and what adding it may cost."""
 
 from dataclasses import dataclass
 
@@ -25,9 +25,9 @@ class AdapterLimits:
     def from_config(
         cls, config: AdapterConfig, base_check: BaseCheck | None = None
     ) -> "AdapterLimits":
-        """What a replica's pool can hold, and what the operator lets a fetch cost.
+        """Take the limits of a replica's pool and of a fetch from the configuration.
 
-        ``base_check`` is what was said of one adapter, in place of the config's.
+        ``base_check`` is one adapter's own, in place of the configuration's.
         """
         return cls(
             max_rank=config.max_rank,

@@ -1,7 +1,7 @@
-"""The content-addressed store: ``root/<digest[:2]>/<digest>/`` holds one version's files.
+"""Stores versions by content: ``root/<digest[:2]>/<digest>/`` has one version's files.
 
-``root`` may be a volume that several processes and machines share. What is visible under a
-digest is complete: files are gathered in a private folder under ``root/.incoming`` and renamed
+``root`` may be a volume that several processes and machines share. A folder that is visible under
+a digest is complete: files are gathered in a private folder under ``root/.incoming`` and renamed
 into place, and renamed away before they are deleted. The 256 two-letter folders stay once made.
 """
 
@@ -57,11 +57,10 @@ class StoredAdapter:
 
 
 class ContentStore:
-    """Versions by digest, checked before they become visible.
+    """Keeps versions by digest, checked before they become visible.
 
-    Safe under concurrent tasks, threads and processes that share ``root``. A version that
-    was added may be removed by somebody else at any time: who keeps count of its users decides
-    when.
+    Safe under concurrent tasks, threads and processes that share ``root``. Another process may
+    remove a version that was added at any time: the one that counts its users decides when.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class ContentStore:
         self._write = write
 
     async def add(self, source: AdapterSource) -> StoredAdapter:
-        """Fetch, check and store; a version that is there already is returned as it is.
+        """Fetch, check and store a version; returns one that is stored already as it is.
 
         Two sources whose tensors and scaling agree are one version, whatever their
         descriptions say; the first one's description stays, the notes are this one's. A stored
@@ -101,7 +100,7 @@ class ContentStore:
             return replace(placed, notes=stored.notes, base_check=stored.base_check)
 
     def get(self, digest: AdapterDigest) -> StoredAdapter | None:
-        """A version by its digest, or None; reads its record only.
+        """Return a version by its digest, or None; reads only its record.
 
         Raises:
             AdapterCorrupt: the record cannot be understood, or a file is missing or cut.
@@ -119,7 +118,7 @@ class ContentStore:
         return None
 
     def list(self) -> list[StoredAdapter]:
-        """All sound versions, by digest; ``verify`` tells what is wrong with another.
+        """Return all sound versions, by digest; ``verify`` explains what is wrong with the others.
 
         Raises:
             AdapterStoreError: the disk refused.
@@ -135,7 +134,7 @@ class ContentStore:
         return found
 
     def digests(self) -> tuple[AdapterDigest, ...]:
-        """The digests of all versions, sound or not, sorted; reads no file."""
+        """Return the sorted digests of all versions, sound or not; reads no file."""
         with disk_errors(str(self.root)):
             return tuple(
                 AdapterDigest(name)
@@ -146,9 +145,9 @@ class ContentStore:
             )
 
     def remove(self, digest: AdapterDigest) -> bool:
-        """Delete a version; False when there is none.
+        """Delete a version; returns False if there is none.
 
-        Whoever has its files open keeps them; whoever opens them later finds none.
+        A process that has its files open keeps them; one that opens them later finds none.
 
         Raises:
             AdapterStoreError: the disk refused.
@@ -165,7 +164,7 @@ class ContentStore:
         """Read every byte of a stored version and compare it with its digest and record.
 
         Raises:
-            AdapterNotStored: there is no such version.
+            AdapterNotStored: the version is not stored.
             AdapterCorrupt: its files are not what was stored.
         """
         stored = self.get(digest)
@@ -200,7 +199,7 @@ class ContentStore:
         return swept
 
     def age_s(self, digest: AdapterDigest) -> float | None:
-        """Seconds since a version's files were written; None when there is none."""
+        """Return the seconds since a version's files were written, or None if it is not stored."""
         try:
             return self._clock.wall() - self._path(digest).stat().st_mtime
         except FileNotFoundError:
@@ -257,11 +256,11 @@ class ContentStore:
         return record
 
     async def _place(self, folder: Path, record: StoredRecord) -> StoredAdapter:
-        """Rename into place, or find that somebody else was first.
+        """Rename a folder into place, or find that another task was first.
 
         The rename is made without leaving the event loop, so that no cancellation can come
-        between it and its consequences. One that comes while the rename is brought to the disk
-        is as late as one that comes after ``add`` has returned: the version stays.
+        between it and its consequences. A cancellation while the rename is flushed to the disk
+        is as late as one after ``add`` has returned: the version stays.
         """
         digest = record.manifest.digest
         path = self._path(digest)
@@ -329,7 +328,7 @@ def _stored(path: Path, record: StoredRecord) -> StoredAdapter:
 
 @contextmanager
 def _relative_messages(folder: Path, source: str) -> Iterator[None]:
-    """Errors speak of the source's files, not of where they lie meanwhile."""
+    """Reword errors to name the source's files, not their temporary place."""
     try:
         yield
     except AdapterError as error:
@@ -355,7 +354,7 @@ def _inode(path: Path) -> int | None:
 
 
 def _last_change(folder: Path) -> float:
-    """The latest modification of a folder or anything in it; 0 when it has gone meanwhile."""
+    """Return the latest modification of a folder or anything in it; 0 if it is gone."""
     latest = 0.0
     for path in (folder, *(folder / name for name in _names(folder))):
         try:

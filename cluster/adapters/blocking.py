@@ -1,4 +1,4 @@
-"""Work that blocks, beside an event loop that must not."""
+"""Runs blocking work in threads, so that the event loop never waits for it."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 Proceed = Callable[[], None]
-"""Called between pieces of work; raises when the work is no longer wanted."""
+"""Called between pieces of work; raises once the work is no longer wanted."""
 
 
 class _Abandoned(Exception):
@@ -50,7 +50,7 @@ async def run_or_abandon(work: Callable[[], _T], name: str) -> _T:
     """Run ``work`` in a daemon thread; a cancellation leaves it behind.
 
     For reads of a remote that may never answer and cannot be interrupted. ``work`` must touch
-    nothing but its own memory, so that it harms nobody when it ends late or never.
+    nothing but its own memory, so that it does no harm if it ends late or never.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_T] = loop.create_future()
@@ -75,7 +75,7 @@ async def run_or_abandon(work: Callable[[], _T], name: str) -> _T:
 async def paced(
     chunks: AsyncIterator[bytes], stall_timeout_s: float, where: str
 ) -> AsyncIterator[bytes]:
-    """The chunks, each within ``stall_timeout_s`` of the one before.
+    """Yield the chunks, each within ``stall_timeout_s`` of the one before.
 
     Raises:
         AdapterSourceTimeout: nothing came for that long.
@@ -96,5 +96,5 @@ async def paced(
 def _call(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(callback)
-    except RuntimeError:  # the loop has closed: nobody waits any more
+    except RuntimeError:  # the loop has closed, and nothing waits for it
         return

@@ -1,4 +1,4 @@
-"""What one fetch may still receive and write."""
+"""Counts what one fetch may still receive and write."""
 
 from collections.abc import Callable
 from typing import BinaryIO
@@ -11,7 +11,7 @@ WriteFunction = Callable[[BinaryIO, bytes], None]
 
 
 def write_all(file: BinaryIO, data: bytes) -> None:
-    """The write function of a real disk."""
+    """Write to a real disk."""
     file.write(data)
 
 

@@ -1,7 +1,7 @@
-"""Which adapters there are: alias -> version -> files.
+"""Lists the adapters of the configured folder: alias -> version -> files.
 
-One folder of PEFT folders; the alias is the folder's name and the owner is shared. A folder that
-cannot be served is kept with its reason and never hides the others.
+It is one folder of PEFT folders; the alias is the folder's name and the owner is shared. A folder
+that cannot be served is kept with its reason and never hides the others.
 """
 
 import re
@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from cluster.adapters.format.manifest import CONFIG_FILE, PICKLE_FILE, WEIGHTS_FILE, read_adapter
-from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey, AdapterRef
+from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterError, ConfigError, ModelNotFound
 
@@ -21,16 +21,16 @@ RESERVED_ALIASES = frozenset({"auto", "base"})
 
 
 class AdapterRights(Protocol):
-    """Who may use which adapter; a tenant is one."""
+    """Decides which adapters may be used; a tenant implements it."""
 
     def may_use(self, alias: str) -> bool:
-        """Whether the adapter of this alias may be seen and used."""
+        """Return whether the adapter of this alias may be seen and used."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogProblem:
-    """Why one folder is not served."""
+    """The reason why one folder is not served."""
 
     alias: str
     code: str  # of the BraidError
@@ -55,7 +55,7 @@ class AdapterCatalog:
         self.problems = tuple(problems)
         """Folders that hold an adapter which cannot be served."""
         self.ignored = tuple(ignored)
-        """Names in the folder that are no adapters: plain files, folders without PEFT's files."""
+        """Names in the folder that are not adapters: plain files, folders without PEFT's files."""
         self._by_digest: dict[AdapterDigest, AdapterEntry] = {}
         for entry in by_alias.values():
             self._by_digest.setdefault(entry.key.digest, entry)
@@ -64,8 +64,8 @@ class AdapterCatalog:
     def scan(cls, folder: Path, *, reserved: Iterable[str] = ()) -> "AdapterCatalog":
         """Read every adapter folder in ``folder``; all their bytes are read once, for digests.
 
-        ``reserved`` are names, beside "auto" and "base", that no alias may take: the base
-        model's. Hidden names are skipped.
+        ``reserved`` are the base model's names, which no alias may take, as "auto" and "base".
+        Hidden names are skipped.
 
         Raises:
             ConfigError: ``folder`` itself is not a readable folder.
@@ -90,19 +90,8 @@ class AdapterCatalog:
                 problems.append(CatalogProblem(alias, error.code, error.message))
         return cls(entries.values(), problems, ignored)
 
-    def resolve(self, ref: AdapterRef, rights: AdapterRights) -> AdapterEntry:
-        """What an alias means to a tenant.
-
-        Raises:
-            ModelNotFound: unknown or not permitted; the message does not tell which.
-        """
-        entry = self.entries.get(ref.alias)
-        if entry is None or not rights.may_use(ref.alias):
-            raise ModelNotFound(f"The model or adapter '{ref.alias}' does not exist", param="model")
-        return entry
-
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
-        """The first alias of a version.
+        """Return a version under its first alias.
 
         Raises:
             ModelNotFound: no adapter has this digest.
@@ -111,10 +100,6 @@ class AdapterCatalog:
         if entry is None:
             raise ModelNotFound(f"No adapter with digest {digest}")
         return entry
-
-    def visible(self, rights: AdapterRights) -> tuple[AdapterEntry, ...]:
-        """All that a tenant may use, by alias."""
-        return tuple(e for alias, e in self.entries.items() if rights.may_use(alias))
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -1,4 +1,4 @@
-"""An adapter folder -> host tensors, checked against the base model it must fit."""
+"""Loads an adapter folder into host tensors, checked against the base model it must fit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -103,7 +103,7 @@ def load_adapter(
 
 
 def tensors_of(files: AdapterFiles, data: memoryview) -> dict[str, LoraTensors]:
-    """The matrices of each module, over the bytes of all tensors."""
+    """Return the matrices of each module, over the bytes of all tensors."""
     return {
         module: LoraTensors(_to_tensor(t.A, data), _to_tensor(t.B, data), files.scaling(module))
         for module, t in files.modules.items()

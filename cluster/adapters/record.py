@@ -1,4 +1,4 @@
-"""What the store writes beside a version's files when it has checked them."""
+"""Defines the record that the store writes next to a version's files once they are checked."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +13,7 @@ RECORD_FILE = "record.json"
 
 
 class StoredRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The checked manifest, so that nobody has to read tensors to list the store."""
+    """Holds the checked manifest, so that listing the store reads no tensors."""
 
     manifest: AdapterManifest
     tags: tuple[str, ...]
@@ -28,7 +28,7 @@ class StoredRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def encode_record(record: StoredRecord) -> bytes:
-    """The record as JSON with sorted keys: equal records are equal bytes."""
+    """Encode the record as JSON with sorted keys: equal records are equal bytes."""
     content: dict[str, Any] = {
         "manifest": asdict(record.manifest),
         "tags": record.tags,
@@ -40,10 +40,10 @@ def encode_record(record: StoredRecord) -> bytes:
 
 
 def read_record(folder: Path) -> StoredRecord:
-    """The record of a stored version.
+    """Read the record of a stored version.
 
     Raises:
-        FileNotFoundError: there is no such version, or it is being removed.
+        FileNotFoundError: the version is not stored, or it is being removed.
         AdapterCorrupt: the record cannot be understood.
     """
     path = folder / RECORD_FILE

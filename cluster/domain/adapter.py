@@ -13,14 +13,6 @@ SHARED_OWNER = TenantId("shared")
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterRef:
-    """What a caller writes: an alias, seen from a tenant."""
-
-    tenant: TenantId
-    alias: str
-
-
-@dataclass(frozen=True, slots=True)
 class AdapterKey:
     """What an alias resolves to. ``digest`` alone is identity; the rest is for people."""
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from cluster.adapters.adapter_store import ContentStore
-from cluster.adapters.registry.follower import FOLLOW_INTERVAL_S
+from cluster.adapters.registry.follower import SYNC_INTERVAL_S
 from cluster.adapters.registry.records import AdapterVersion, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_view import RegistryView
@@ -17,7 +17,7 @@ from cluster.placement.planning.plan import AdapterInfo
 
 log = structlog.get_logger(__name__)
 
-GRACE_S = 4 * FOLLOW_INTERVAL_S
+GRACE_S = 4 * SYNC_INTERVAL_S
 """A front may decide on a name's old version this long after it was switched or removed: the
 age of its view, and the way of a request to its replica."""
 
@@ -60,11 +60,11 @@ class RetiredCollector:
         now = self._clock.wall()
         for version in view.in_state(VersionState.STAGED):
             if now - version.changed_at >= self._abandon_after_s:
-                await self._registry.abandon(version.digest)
+                await self._registry.retire_staged(version.digest)
         due = [g for g in view.in_state(VersionState.RETIRED) if now - g.changed_at >= GRACE_S]
         gone = await self._gone(tuple(version.digest for version in due))
         leaving = [g for g in due if g.digest in gone]
-        leaving += view.in_state(VersionState.DELETING)
+        leaving += view.in_state(VersionState.COLLECTING)
         return tuple([g.digest for g in leaving if await self._forget(g)])
 
     async def _gone(self, digests: tuple[AdapterDigest, ...]) -> frozenset[AdapterDigest]:
@@ -78,12 +78,12 @@ class RetiredCollector:
     async def _forget(self, version: AdapterVersion) -> bool:
         digest = version.digest
         try:
-            await self._registry.begin_delete(digest)
+            await self._registry.begin_collect(digest)
         except AdapterInUse:
             return False  # it has come back
         if version.place.kind is PlaceKind.STORE and self._store is not None:
             await asyncio.to_thread(self._store.remove, digest)
-        await self._registry.finish_delete(digest)
+        await self._registry.finish_collect(digest)
         log.info("adapters.forgotten", digest=digest)
         return True
 

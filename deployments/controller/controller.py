@@ -12,7 +12,7 @@ import structlog
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.residency.manager import PlacementAck
+from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId
@@ -158,7 +158,7 @@ class Controller:
         swept_at = -SWEEP_INTERVAL_S
         while keeper is not None:
             try:
-                await keeper.keep()
+                await keeper.reconcile()
                 if self._clock.monotonic() - swept_at >= SWEEP_INTERVAL_S:
                     await keeper.sweep()
                     swept_at = self._clock.monotonic()

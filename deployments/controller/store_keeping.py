@@ -7,8 +7,8 @@ from ray.util.metrics import Counter
 
 from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.registry.journal import JournalFile
-from cluster.adapters.registry.keeper import KeeperCounters, RegistryKeeper
 from cluster.adapters.registry.redis_store import registry_name
+from cluster.adapters.registry.store_reconciler import ReconcilerCounters, StoreReconciler
 from cluster.clock import Clock
 from cluster.config import AppConfig
 from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
@@ -19,13 +19,13 @@ UPLOAD_GRACE = 2.0
 
 def registry_keeper(
     config: AppConfig, live: LiveAdapters, model_id: str, clock: Clock
-) -> RegistryKeeper | None:
+) -> StoreReconciler | None:
     """The keeper of an application; None where nothing can be added, so that nothing is lost."""
     store = content_store(config.adapters, NO_BASE)
     if store is None:
         return None
     limits = AdapterLimits.from_config(config.adapters)
-    return RegistryKeeper(
+    return StoreReconciler(
         live.registry,
         store,
         JournalFile(store.root, registry_name(model_id)),
@@ -46,9 +46,9 @@ class StoreMetrics:
             description="What the controller did to keep store and registry true to each other.",
             tag_keys=("what",),
         )
-        self._reported = asdict(KeeperCounters())
+        self._reported = asdict(ReconcilerCounters())
 
-    def report(self, counters: KeeperCounters) -> None:
+    def report(self, counters: ReconcilerCounters) -> None:
         """Bring the metric up to date."""
         found = asdict(counters)
         for what, value in found.items():

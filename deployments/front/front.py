@@ -177,7 +177,7 @@ class Front:
             admission=self._admission,
             service=RequestService(
                 names=names,
-                catch_up=self._routers.catch_up,
+                sync=self._routers.sync,
                 routing=routing,
                 replicas=self._set,
                 codec=text_codec,

@@ -13,7 +13,8 @@ from ray import serve
 
 from cluster.adapters.loader import load_adapter
 from cluster.adapters.registry.records import Answer
-from cluster.adapters.residency.manager import AdapterManager, PlacementAck
+from cluster.adapters.residency.manager import AdapterManager
+from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.clock import SystemClock
 from cluster.config import AppConfig, RouterConfig
@@ -130,7 +131,7 @@ class Replica:
             self._clock,
             self._executor,
             on_change=lambda _: self._publish(),
-            on_drain=lambda digests: self._requests.give_way(digests),
+            on_close_to_new=lambda digests: self._requests.give_way(digests),
         )
         store, codec = decision_store(config, secrets, self._clock)
         self._links = LinkServer(self, secrets.signing_key)

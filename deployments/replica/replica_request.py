@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cluster.adapters.residency.pool_types import Lease
+from cluster.adapters.residency.residency_types import Lease
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest
 from deployments.link.link_messages import Reroute, Submit

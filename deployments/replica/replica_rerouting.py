@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.adapters.residency.pool_types import Lease
+from cluster.adapters.residency.residency_types import Lease
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.request import GenerationChunk

@@ -24,7 +24,7 @@ import msgspec
 import structlog
 
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.adapters.residency.pool_types import Lease
+from cluster.adapters.residency.residency_types import Lease
 from cluster.clock import Clock
 from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
@@ -329,7 +329,7 @@ class RequestBook:
                 live.decision, live.later = decision, later
                 self.counters.requests_arrived += 1
                 self._count_demand(live)
-            await self._catch_up(live.decision)
+            await self._sync_router(live.decision)
             if not self._is_live(live):
                 return
             lease = await self._hold_all(live)
@@ -381,8 +381,8 @@ class RequestBook:
             log.error("replica.admission_failed", **ids_of(live), exc_info=error)
             self._end(live, FinishReason.ERROR, BraidError("the replica could not start it"))
 
-    async def _catch_up(self, decision: RoutingDecision) -> None:
-        """The front may know a router that has not come here yet."""
+    async def _sync_router(self, decision: RoutingDecision) -> None:
+        """Sync if the front knows a router that has not come here yet."""
         if self._mixing.lacks(decision):
             await self._ensure_router(decision.router_version)
 

@@ -96,7 +96,7 @@ class PartKeeper:
     async def prepare(self, router: RouterConfig) -> tuple[str, str, str]:
         """Try a router that is to be added: (outcome, code, message)."""
         try:
-            await self._live.catch_up()
+            await self._live.sync()
             parts = await self._load(router, self._live.view)
         except BraidError as error:
             code = RouterError.code if isinstance(error, ConfigError) else error.code
@@ -110,7 +110,7 @@ class PartKeeper:
     async def ensure(self, version: str) -> None:
         """Look again where a front has decided by a router that is not known here."""
         if version not in self._mixing.versions:
-            await self._live.catch_up()
+            await self._live.sync()
             self._built = {name: built for name, built in self._built.items() if not built.failed}
             await self.sync()
 

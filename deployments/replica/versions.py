@@ -49,10 +49,10 @@ class VersionKeeper:
         try:
             await self._live.ensure((digest,))
             try:
-                await self._adapters.load(digest)
+                await self._adapters.load_adapter(digest)
                 return LOADED, "", ""
             except AdapterCapacity:
-                await self._adapters.read(digest)
+                await self._adapters.read_adapter(digest)
                 return CHECKED, "", ""
         except BraidError as error:
             return REFUSED, error.code, error.message
@@ -61,7 +61,7 @@ class VersionKeeper:
         """Let go of those that no request here has; they are answered when they are gone."""
         gone = []
         for digest in digests:
-            if not self._uses(digest) and await self._adapters.unload(digest):
+            if not self._uses(digest) and await self._adapters.evict_adapter(digest):
                 self._forget(digest)
                 gone.append(digest)
         if gone:
@@ -71,8 +71,8 @@ class VersionKeeper:
     def _follow(self, view: RegistryView) -> None:
         wanted = view.pinned
         for digest in self._pinned - wanted:
-            self._adapters.unpin(digest)
+            self._adapters.unpin_adapter(digest)
         for digest in sorted(wanted - self._pinned):
-            if not self._adapters.pin(digest):
+            if not self._adapters.pin_adapter(digest):
                 log.warning("replica.pin_not_loaded", digest=digest)
         self._pinned = wanted

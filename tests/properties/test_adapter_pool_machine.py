@@ -5,15 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from cluster.adapters.residency.eviction import (
-    MAX_COUNTED_USES,
-    Evictable,
-    choose_victims,
-    in_order,
-)
+from cluster.adapters.residency.ledger import MAX_COUNTED_USES
+from cluster.adapters.residency.policy import Evictable, choose_victims, eviction_order
 from cluster.adapters.residency.pool import TRANSITIONS, AdapterPool
-from cluster.adapters.residency.pool_types import Admitted, Candidate, MustEvict, MustWait
-from cluster.adapters.residency.shares import Amount, Holding, ShareGuard
+from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
+from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard
 from cluster.clock import ManualClock
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId
@@ -27,8 +23,8 @@ TTL = 30.0
 WINDOW = 40.0
 
 
-def candidate(name: str) -> Candidate:
-    return Candidate(AdapterDigest(name), name.upper(), 8, SIZES[name])
+def candidate(name: str) -> SizedVersion:
+    return SizedVersion(AdapterDigest(name), name.upper(), 8, SIZES[name])
 
 
 class AdapterPoolMachine(RuleBasedStateMachine):
@@ -219,11 +215,11 @@ class AdapterPoolMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         lease = data.draw(st.sampled_from([*sorted(self.leases), 10_000]))
-        assert self.pool.release(lease) is (lease in self.leases)
+        assert self.pool.release_lease(lease) is (lease in self.leases)
         if lease in self.leases:
             self.note(self.tenant_of[lease], self.leases[lease])
         self.leases.pop(lease, None)
-        assert not self.pool.release(lease)
+        assert not self.pool.release_lease(lease)
 
     @precondition(lambda self: self.in_state(AdapterState.FETCHING, AdapterState.ON_HOST))
     @rule(data=st.data())
@@ -261,7 +257,7 @@ class AdapterPoolMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(self.in_state(*coming)))
         for lease, held in tuple(self.leases.items()):
             if name in held:
-                self.pool.release(lease)
+                self.pool.release_lease(lease)
                 self.note(self.tenant_of[lease], held)
                 del self.leases[lease]
         self.pool.failed(AdapterDigest(name), kind("broken"))
@@ -292,7 +288,7 @@ class AdapterPoolMachine(RuleBasedStateMachine):
 
     @rule(name=DIGESTS, on=st.booleans())
     def pin(self, name: str, on: bool) -> None:
-        (self.pool.pin if on else self.pool.unpin)(AdapterDigest(name))
+        (self.pool.pin_adapter if on else self.pool.unpin_adapter)(AdapterDigest(name))
         (self.pinned.add if on else self.pinned.discard)(name)
 
     @rule(names=st.sets(DIGESTS, max_size=3))
@@ -326,7 +322,7 @@ class AdapterPoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def events_follow_the_table_and_tell_the_state(self) -> None:
-        for event in self.pool.drain_events():
+        for event in self.pool.take_events():
             assert self.event_state.get(event.digest, AdapterState.ABSENT) is event.before
             assert event.after in TRANSITIONS[event.before]
             self.event_state[event.digest] = event.after
@@ -345,7 +341,7 @@ EVICTABLES = st.lists(
     st.builds(
         Evictable,
         digest=st.uuids().map(lambda u: AdapterDigest(u.hex)),
-        holding=st.builds(Holding, nbytes=st.integers(1, 50), users=st.frozensets(TENANTS)),
+        room=st.builds(Occupancy, nbytes=st.integers(1, 50), users=st.frozensets(TENANTS)),
         desired=st.booleans(),
         priority=st.integers(0, 5),
         last_use=st.integers(0, 1000),
@@ -357,7 +353,7 @@ EVICTABLES = st.lists(
 
 @given(idle=EVICTABLES, slots=st.integers(-1, 5), nbytes=st.integers(-5, 120))
 def test_victims_suffice_and_none_is_spare(idle, slots, nbytes):
-    victims = choose_victims(in_order(idle), slots, nbytes)
+    victims = choose_victims(eviction_order(idle), slots, nbytes)
     if victims is None:
         assert len(idle) < slots or sum(e.nbytes for e in idle) < nbytes
         return
@@ -370,7 +366,7 @@ def test_victims_suffice_and_none_is_spare(idle, slots, nbytes):
 
 @given(idle=EVICTABLES, slots=st.integers(0, 5))
 def test_with_slots_short_the_undesired_and_least_recent_go_first(idle, slots):
-    victims = choose_victims(in_order(idle), slots, 0)
+    victims = choose_victims(eviction_order(idle), slots, 0)
     if victims is not None:
         order = sorted(idle, key=lambda e: (e.desired, e.priority, e.last_use))
         assert list(victims) == order[:slots]
@@ -379,17 +375,17 @@ def test_with_slots_short_the_undesired_and_least_recent_go_first(idle, slots):
 @given(idle=EVICTABLES, tenant=TENANTS, need=st.integers(1, 4), total=st.integers(7, 12))
 def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total):
     """Everything is idle: whoever asks for no more than a share is let in, at nobody's cost."""
-    tenants = frozenset(user for e in idle for user in e.holding.users) | {tenant}
-    held = {e.digest: e.holding for e in idle}
+    tenants = frozenset(user for e in idle for user in e.room.users) | {tenant}
+    held = {e.digest: e.room for e in idle}
     total_bytes = 10_000
     wanted = Amount(need, need)
     guard = ShareGuard(held, Amount(total, total_bytes), tenants, tenant, wanted, wanted)
-    before = {t: sum(t in e.holding.users for e in idle) for t in tenants}
-    victims = choose_victims(in_order(idle), need - (total - len(idle)), 0, guard)
+    before = {t: sum(t in e.room.users for e in idle) for t in tenants}
+    victims = choose_victims(eviction_order(idle), need - (total - len(idle)), 0, guard)
     if victims is None:
         assert guard.too_wide
         return
     for other in tenants - {tenant}:
-        lost = sum(other in victim.holding.users for victim in victims)
+        lost = sum(other in victim.room.users for victim in victims)
         share = total // len(tenants)
         assert not lost or before[other] - lost >= min(share, before[other])

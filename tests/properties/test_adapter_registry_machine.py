@@ -33,7 +33,7 @@ class Model:
         self.pinned: set[tuple[str, str]] = set()
         self.staged: set[str] = set()
         self.leaving: set[str] = set()  # retired
-        self.deleting: set[str] = set()
+        self.collecting: set[str] = set()
         self.folder: dict[str, str] = {}
 
     def current(self, name: tuple[str, str]) -> str:
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def known(self) -> set[str]:
-        return self.served | self.staged | self.leaving | self.deleting
+        return self.served | self.staged | self.leaving | self.collecting
 
     def settle(self, before: set[str]) -> None:
         """What was served before and is not now is retired."""
@@ -97,7 +97,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(process=processes, letter=letters)
     def stage(self, process: int, letter: str) -> None:
         refused = self.do(self.registries[process].stage(version(letter), "shared/sql"))
-        if letter in self.model.deleting:
+        if letter in self.model.collecting:
             assert refused is AdapterConflict
             return
         assert refused is None
@@ -106,18 +106,18 @@ class RegistryMachine(RuleBasedStateMachine):
             self.model.leaving.discard(letter)
 
     @rule(process=processes, letter=letters)
-    def abandon(self, process: int, letter: str) -> None:
-        assert self.do(self.registries[process].abandon(digest(letter))) is None
+    def retire_staged(self, process: int, letter: str) -> None:
+        assert self.do(self.registries[process].retire_staged(digest(letter))) is None
         if letter in self.model.staged:
             self.model.staged.discard(letter)
             self.model.leaving.add(letter)
 
     @rule(process=processes, owner=owners, alias=aliases, letter=letters, expected=expectations)
-    def point(self, process: int, owner: TenantId, alias: str, letter: str, expected: str) -> None:
+    def switch(self, process: int, owner: TenantId, alias: str, letter: str, expected: str) -> None:
         name = (owner, alias)
         wanted = None if expected == "anything" else digest(expected) if expected else ABSENT
         refused = self.do(
-            self.registries[process].point(
+            self.registries[process].switch(
                 owner, alias, digest(letter), expected=wanted, by="admin"
             )
         )
@@ -125,7 +125,7 @@ class RegistryMachine(RuleBasedStateMachine):
             assert refused is AdapterConflict
         elif letter not in self.model.known:
             assert refused is AdapterNotFound
-        elif letter in self.model.deleting:
+        elif letter in self.model.collecting:
             assert refused is AdapterConflict
         else:
             assert refused is None
@@ -172,9 +172,9 @@ class RegistryMachine(RuleBasedStateMachine):
             self.forget([name])
 
     @rule(process=processes, letter=letters, force=st.booleans())
-    def remove_version(self, process: int, letter: str, force: bool) -> None:
+    def retire_version(self, process: int, letter: str, force: bool) -> None:
         model = self.model
-        refused = self.do(self.registries[process].remove_version(digest(letter), force=force))
+        refused = self.do(self.registries[process].retire_version(digest(letter), force=force))
         pointing = [name for name in model.histories if model.current(name) == letter]
         if letter not in model.known:
             assert refused is AdapterNotFound
@@ -192,25 +192,25 @@ class RegistryMachine(RuleBasedStateMachine):
                 model.leaving.add(letter)
 
     @rule(process=processes, letter=letters)
-    def begin_delete(self, process: int, letter: str) -> None:
-        refused = self.do(self.registries[process].begin_delete(digest(letter)))
+    def begin_collect(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].begin_collect(digest(letter)))
         if letter not in self.model.known:
             assert refused is AdapterNotFound
-        elif letter in self.model.leaving | self.model.deleting:
+        elif letter in self.model.leaving | self.model.collecting:
             assert refused is None
             self.model.leaving.discard(letter)
-            self.model.deleting.add(letter)
+            self.model.collecting.add(letter)
         else:
             assert refused is AdapterInUse
 
     @rule(process=processes, letter=letters)
-    def finish_delete(self, process: int, letter: str) -> None:
-        refused = self.do(self.registries[process].finish_delete(digest(letter)))
-        if letter in self.model.known - self.model.deleting:
+    def finish_collect(self, process: int, letter: str) -> None:
+        refused = self.do(self.registries[process].finish_collect(digest(letter)))
+        if letter in self.model.known - self.model.collecting:
             assert refused is AdapterInUse
         else:
             assert refused is None
-            self.model.deleting.discard(letter)
+            self.model.collecting.discard(letter)
 
     @rule(process=processes, folder=st.dictionaries(aliases, letters))
     def sync_folder(self, process: int, folder: dict[str, str]) -> None:
@@ -224,7 +224,7 @@ class RegistryMachine(RuleBasedStateMachine):
             if now == (last or ""):
                 continue
             if self.model.current(name) == (last or ""):
-                if now in model.deleting:
+                if now in model.collecting:
                     assert refused is AdapterConflict
                     return
                 if now:
@@ -238,8 +238,8 @@ class RegistryMachine(RuleBasedStateMachine):
         assert refused is None
 
     @rule(process=processes)
-    def look(self, process: int) -> None:
-        assert self.do(self.registries[process].refresh()) is None
+    def sync(self, process: int) -> None:
+        assert self.do(self.registries[process].sync()) is None
 
     def forget(self, names: list[tuple[str, str]]) -> None:
         before = self.model.served
@@ -251,7 +251,7 @@ class RegistryMachine(RuleBasedStateMachine):
     @invariant()
     def is_what_the_model_says(self) -> None:
         fresh = AdapterRegistry(self.store, self.clock)
-        view = asyncio.run(fresh.refresh())
+        view = asyncio.run(fresh.sync())
         view.check_integrity()
         found = {
             (name.owner, name.alias): [(step.digest[0], step.rollback) for step in name.history]
@@ -264,7 +264,7 @@ class RegistryMachine(RuleBasedStateMachine):
             (VersionState.SERVED, self.model.served),
             (VersionState.STAGED, self.model.staged),
             (VersionState.RETIRED, self.model.leaving),
-            (VersionState.DELETING, self.model.deleting),
+            (VersionState.COLLECTING, self.model.collecting),
         ):
             assert {g.digest[0] for g in view.in_state(state)} == expected, state
 
@@ -272,10 +272,10 @@ class RegistryMachine(RuleBasedStateMachine):
     def everybody_arrives_at_the_same_view(self) -> None:
         """By differences or in full, from however far behind."""
         everything = AdapterRegistry(self.store, self.clock)
-        whole = asyncio.run(everything.refresh())
+        whole = asyncio.run(everything.sync())
         follower = AdapterRegistry(self.store, self.clock)
         follower._view = self.registries[0].view
-        assert asyncio.run(follower.refresh()) == whole
+        assert asyncio.run(follower.sync()) == whole
 
 
 TestRegistry = RegistryMachine.TestCase

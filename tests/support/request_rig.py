@@ -53,7 +53,7 @@ def entry(name: str) -> AdapterEntry:
     return AdapterEntry(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), manifest, f"/{name}")
 
 
-async def nothing_to_catch_up(digests: tuple[str, ...]) -> None:
+async def nothing_to_sync(digests: tuple[str, ...]) -> None:
     """Every generation of these tests is known from the start."""
 
 
@@ -150,14 +150,14 @@ class Rig:
             self.load,
             self.clock,
             executor,
-            on_drain=lambda digests: self.book.give_way(digests),
+            on_close_to_new=lambda digests: self.book.give_way(digests),
             max_overtakes=max_overtakes,
         )
         self.book = RequestBook(
             engine=self.engine,
             adapters=self.manager,
-            ensure=nothing_to_catch_up,
-            ensure_router=nothing_to_catch_up,
+            ensure=nothing_to_sync,
+            ensure_router=nothing_to_sync,
             reader=Reader(),
             mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,

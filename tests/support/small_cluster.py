@@ -285,7 +285,7 @@ class SmallCluster:
         text_codec = TextCodec(folder / "base")
         self.service = RequestService(
             names=ModelNames("base"),
-            catch_up=_nothing,
+            sync=_nothing,
             routing=RoutingService(
                 routers={"words": WordRouter()},
                 store=store,

@@ -1,4 +1,4 @@
-"""An adapter's own chat template: ``chat_template.jinja``, or the one in its tokenizer's config."""
+"""Reads an adapter's chat template: ``chat_template.jinja``, or its tokenizer's config."""
 
 import hashlib
 from pathlib import Path
@@ -16,7 +16,7 @@ MAX_TOKENIZER_BYTES = 8 * 2**20
 
 
 def read_chat_template(template: Path | None, tokenizer: Path | None) -> str | None:
-    """The template that transformers would use, or None where neither file has one.
+    """Return the template that transformers would use, or None if neither file has one.
 
     Args:
         template: of an existing ``chat_template.jinja``.
@@ -36,7 +36,7 @@ def read_chat_template(template: Path | None, tokenizer: Path | None) -> str | N
 
 
 def digest_of(template: str) -> str:
-    """The sha256 by which a template is told from others."""
+    """Return the sha256 that identifies a template."""
     return hashlib.sha256(template.encode()).hexdigest()
 
 
@@ -52,7 +52,7 @@ def _check_length(path: Path, template: str) -> None:
 
 
 def _default(path: Path, found: Any) -> str | None:
-    """A template alone, or of several by name the one that is called default."""
+    """Return the only template, or of several by name the one that is called default."""
     if isinstance(found, list):
         named = [item for item in found if isinstance(item, dict) and item.get("name") == "default"]
         found = named[0].get("template") if named else None

@@ -1,4 +1,4 @@
-"""The modules that PEFT adapts where ``target_modules`` is null, by the base's model type."""
+"""Lists the modules that PEFT adapts if ``target_modules`` is null, by the base's model type."""
 
 _QUERY_AND_VALUE = ("q_proj", "v_proj")
 

@@ -1,4 +1,4 @@
-"""A JSON document of an adapter's folder, read with a bound on its size."""
+"""Reads JSON documents and texts of an adapter's folder, with a bound on their size."""
 
 import json
 from pathlib import Path
@@ -14,17 +14,17 @@ LFS_ADVICE = "a Git LFS pointer in place of the file; run `git lfs pull` and add
 
 
 def read_document(path: Path, limit: int = MAX_DOCUMENT_BYTES) -> dict[str, Any]:
-    """The object in a JSON file of at most ``limit`` bytes.
+    """Read the object in a JSON file of at most ``limit`` bytes.
 
     Raises:
-        AdapterMalformed: it cannot be read, is too long, not JSON, or not an object; a key is
-            there twice, so that nobody can say which value is meant.
+        AdapterMalformed: it cannot be read, is too long, not JSON, or not an object; or a key
+            appears twice, so that its value is ambiguous.
     """
     return parse_object(_read(path, limit), str(path))
 
 
 def read_text(path: Path, limit: int) -> str:
-    """A text in UTF-8 of at most ``limit`` bytes.
+    """Read a UTF-8 text of at most ``limit`` bytes.
 
     Raises:
         AdapterMalformed: it cannot be read, is too long or not UTF-8.
@@ -49,7 +49,7 @@ def _read(path: Path, limit: int) -> bytes:
 
 
 def parse_object(raw: bytes, where: str) -> dict[str, Any]:
-    """A JSON object in which every key is there once.
+    """Parse a JSON object in which every key appears once.
 
     Raises:
         AdapterMalformed: as ``read_document``; messages begin with ``where``.

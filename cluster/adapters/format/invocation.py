@@ -1,4 +1,4 @@
-"""The tokens that invoke an activated LoRA, as an ``adapter_config.json`` has them."""
+"""Reads the tokens that invoke an activated LoRA from its ``adapter_config.json``."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ MAX_TOKENS = 256
 
 
 def read_invocation(path: Path, content: dict[str, Any]) -> tuple[int, ...]:
-    """The tokens of a parsed configuration; none for an ordinary adapter, as PEFT reads it.
+    """Return the tokens of a parsed configuration; none for an ordinary adapter, as in PEFT.
 
     Raises:
         AdapterMalformed: not a list of at most ``MAX_TOKENS`` token ids.

@@ -1,4 +1,4 @@
-"""``manifest.json`` beside an adapter: Braid's own keys, or another tool's file."""
+"""Reads ``manifest.json`` in an adapter's folder: Braid's own keys, or another tool's file."""
 
 import unicodedata
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What people and the base check are told."""
+    """Describes an adapter for display, and names its base for the check."""
 
     base_digest: str | None = None
     description: str = ""
@@ -69,7 +69,7 @@ def _labels(path: Path, content: dict[str, Any]) -> Labels:
 
 
 def _check_text(path: Path, field: str, text: str, longest: int) -> None:
-    """What lists and terminals show is short, and steers neither of them."""
+    """Refuse text that is too long for lists, or that would control a terminal."""
     if len(text) > longest:
         raise AdapterMalformed(
             f"{path}: {field}: expected at most {longest} characters, found {len(text)}"

@@ -1,4 +1,4 @@
-"""An adapter folder in PEFT's format -> a frozen ``AdapterManifest``, verified without torch.
+"""Reads an adapter folder in PEFT's format into a frozen ``AdapterManifest``, without torch.
 
 A folder holds ``adapter_config.json`` and ``adapter_model.safetensors``, and may hold
 ``manifest.json`` with Braid's own keys (``base_digest``, ``description``, ``tags``; other keys
@@ -62,7 +62,7 @@ class AdapterFiles:
     config: PeftLoraConfig
     header: SafetensorsHeader
     modules: dict[str, ModuleTensors]  # module path -> its tensors, sorted by path
-    vocabulary: dict[str, str]  # tensor that is no LoRA -> the base's own that it is a copy of
+    vocabulary: dict[str, str]  # tensor that is not LoRA -> the base's tensor that it copies
     labels: Labels
     weights: Path  # the resolved safetensors file
     chat_template: str | None = None  # the adapter's own
@@ -70,11 +70,11 @@ class AdapterFiles:
 
     @property
     def lora_nbytes(self) -> int:
-        """Bytes of the tensors that are kept: all but copies of the base's."""
+        """Bytes of the tensors that are kept, without copies of the base's."""
         return sum(tensors.A.nbytes + tensors.B.nbytes for tensors in self.modules.values())
 
     def manifest(self, digest: AdapterDigest) -> AdapterManifest:
-        """The manifest, given the digest that only the data can tell."""
+        """Build the manifest, given the digest, which depends on the data."""
         return AdapterManifest(
             digest=digest,
             rank=self.config.rank,
@@ -94,18 +94,18 @@ class AdapterFiles:
         )
 
     def scaling(self, module: str) -> float:
-        """What multiplies ``B A`` at one module: ``alpha / r`` or ``alpha / sqrt(r)``."""
+        """Return the factor on ``B A`` at one module: ``alpha / r`` or ``alpha / sqrt(r)``."""
         return self.config.scaling_of(module)
 
 
 def read_adapter_files(
     folder: Path, *, links_below: Path | None = None, to_convert: bool = False
 ) -> AdapterFiles:
-    """Read and check everything but the tensors' data.
+    """Read and check everything except the tensors' data.
 
     Args:
         folder: with PEFT's files.
-        links_below: where the target of a symlink may be, beside ``folder`` itself.
+        links_below: where the target of a symlink may be, apart from ``folder`` itself.
         to_convert: as of ``read_peft_config``.
 
     Raises:
@@ -149,7 +149,7 @@ def read_adapter_files(
 
 @dataclass(frozen=True, slots=True)
 class ReadAdapter:
-    """What a folder says, once every byte has been read."""
+    """Holds the contents of a folder of which every byte has been read."""
 
     manifest: AdapterManifest
     tags: tuple[str, ...]
@@ -159,13 +159,13 @@ class ReadAdapter:
 def read_manifest(
     folder: Path, *, links_below: Path | None = None
 ) -> tuple[AdapterManifest, tuple[str, ...]]:
-    """The folder's manifest and tags; as ``read_adapter``."""
+    """Read the folder's manifest and tags; as ``read_adapter``."""
     found = read_adapter(folder, links_below=links_below)
     return found.manifest, found.tags
 
 
 def read_adapter(folder: Path, *, links_below: Path | None = None) -> ReadAdapter:
-    """What a folder says; reads every byte once, keeps none.
+    """Read a folder; reads every byte once, and keeps none.
 
     Raises:
         AdapterError: as ``read_adapter_files``.
@@ -178,7 +178,7 @@ def read_adapter(folder: Path, *, links_below: Path | None = None) -> ReadAdapte
 
 
 def stream_tensors(files: AdapterFiles) -> Iterator[tuple[TensorInfo, memoryview]]:
-    """Each tensor of the file with its bytes, which are good until the next; in name order.
+    """Yield each tensor with its bytes, in name order; the bytes are valid until the next one.
 
     Raises:
         AdapterMalformed: the file cannot be read or has changed since its header was read.
@@ -188,7 +188,7 @@ def stream_tensors(files: AdapterFiles) -> Iterator[tuple[TensorInfo, memoryview
 
 
 def read_all(files: AdapterFiles) -> memoryview:
-    """The bytes of all tensors, each at its header's offsets.
+    """Read the bytes of all tensors, each at its header's offsets.
 
     Raises:
         AdapterMalformed: as ``stream_tensors``.
@@ -212,7 +212,7 @@ class _Hash(Protocol):
 
 
 class AdapterDigester:
-    """sha256 of what an adapter computes: scaling rules and base, then each tensor in name order.
+    """Hash what an adapter computes: scaling rules and base, then each tensor in name order.
 
     Its own chat template enters where it has one: its prompts are other ones then. Descriptions,
     provenance and training settings do not enter: editing them makes no new version. Neither
@@ -245,12 +245,12 @@ class AdapterDigester:
         self._hash.update(data)
 
     def finish(self) -> AdapterDigest:
-        """The version's name."""
+        """Return the digest, which is the version's name."""
         return AdapterDigest(self._hash.hexdigest())
 
 
 def _inside(folder: Path, name: str, allowed: tuple[Path, ...]) -> Path:
-    """The resolved path of a file of the folder; a symlink may lead to a few places alone."""
+    """Resolve the path of a file of the folder; a symlink may lead only to permitted places."""
     path = folder / name
     try:
         resolved = path.resolve()
@@ -282,7 +282,7 @@ def _notes(config: PeftLoraConfig, names: TensorNames, labels: Labels) -> Iterat
 
 
 def listed(names: Collection[str]) -> str:
-    """The first few names, and how many there are besides."""
+    """List the first few names, and count the rest."""
     first = ", ".join(shown_name(name) for name in list(names)[:MAX_NAMED])
     more = len(names) - MAX_NAMED
     return f"{first} and {more} more" if more > 0 else first

@@ -1,4 +1,4 @@
-"""The two matrices of each adapted module, as a file has them, checked against the config."""
+"""Finds the two matrices of each adapted module in a file, and checks them against the config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 @dataclass(frozen=True, slots=True)
 class ModuleTensors:
-    """Where one module's two matrices are in the file."""
+    """Locates one module's two matrices in the file."""
 
     A: TensorInfo  # [r, d_in]
     B: TensorInfo  # [d_out, r]
@@ -53,7 +53,7 @@ def group_modules(
         for module in modules:
             if module not in found_there:
                 name = f"base_model.model.{module}.{side}.weight"
-                raise AdapterMalformed(f"{path}: {name}: expected beside its partner, found none")
+                raise AdapterMalformed(f"{path}: {name}: expected with its partner, found none")
     return {m: ModuleTensors(sides["lora_A"][m], sides["lora_B"][m]) for m in modules}
 
 

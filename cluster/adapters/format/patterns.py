@@ -1,4 +1,4 @@
-"""Regular expressions of strangers: what they match, with a bound on the time they take.
+"""Matches untrusted regular expressions, with a bound on the time they take.
 
 An expression such as ``(a|a)*b`` takes the standard library's ``re`` years on a short name, with
 the interpreter lock held. The ``regex`` package matches the same language, gives up after a
@@ -36,7 +36,7 @@ _POSIX = "[:"  # regex reads [[:alpha:]] as a class, re as the letters
 
 
 class Patience:
-    """What matching may still take for one adapter.
+    """Bounds the time that matching may still take for one adapter.
 
     Args:
         seconds: in all.
@@ -50,17 +50,17 @@ class Patience:
         self._now = now
 
     def match(self, pattern: str, text: str) -> Any:
-        """``re.match``: the match at the text's start, or None.
+        """Match at the text's start, as ``re.match``; returns the match or None.
 
         Raises:
-            AdapterMalformed: it is no expression.
+            AdapterMalformed: it is not a valid expression.
             AdapterUnsupported: it takes longer than ``MATCH_TIMEOUT_S``, or all together longer
-                than there is left.
+                than the time that is left.
         """
         return self._timed("match", pattern, text)
 
     def matches(self, pattern: str, text: str) -> bool:
-        """Whether all of the text matches.
+        """Return whether all of the text matches.
 
         Raises:
             AdapterError: as ``match``.
@@ -88,10 +88,10 @@ class Patience:
 
 
 def compiled(pattern: str) -> Any:
-    """The compiled expression.
+    """Compile an expression.
 
     Raises:
-        AdapterMalformed: it is none.
+        AdapterMalformed: it is not a valid expression.
         AdapterUnsupported: ``re`` and ``regex`` do not read it alike.
     """
     return (_compiled_long if len(pattern) > _LONG else _compiled_short)(pattern)

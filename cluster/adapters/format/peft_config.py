@@ -1,4 +1,4 @@
-"""PEFT's ``adapter_config.json``: what Braid honours, and what it refuses by name."""
+"""Reads PEFT's ``adapter_config.json``; refuses by name the settings that are not served."""
 
 import math
 from collections.abc import Mapping
@@ -54,20 +54,20 @@ class PeftLoraConfig:
     patience: Patience = field(default_factory=Patience, compare=False, repr=False)
 
     def rank_of(self, module: str) -> int:
-        """Rank of a module, by PEFT's ``get_pattern_key``."""
+        """Return the rank of a module, by PEFT's ``get_pattern_key``."""
         return _first_match(self.rank_pattern, module, self.rank, self.patience)
 
     def alpha_of(self, module: str) -> float:
-        """Alpha of a module, by the same rule."""
+        """Return the alpha of a module, by the same rule."""
         return _first_match(self.alpha_pattern, module, self.alpha, self.patience)
 
     def scaling_of(self, module: str) -> float:
-        """``alpha / r``, or ``alpha / sqrt(r)`` for rsLoRA (arXiv 2312.03732, eq. 4)."""
+        """Return ``alpha / r``, or ``alpha / sqrt(r)`` for rsLoRA (arXiv 2312.03732, eq. 4)."""
         rank = self.rank_of(module)
         return self.alpha_of(module) / (math.sqrt(rank) if self.use_rslora else rank)
 
     def for_model(self, model_type: str) -> "PeftLoraConfig":
-        """The same with PEFT's default targets for a type of model, where none are named.
+        """Return the same with PEFT's default targets for a type of model, if none are named.
 
         Raises:
             AdapterUnsupported: no default is known for the type.
@@ -82,7 +82,7 @@ class PeftLoraConfig:
         return replace(self, target_modules=DEFAULT_TARGETS[model_type])
 
     def targets(self, module: str) -> bool:
-        """Whether PEFT would adapt this module, by its ``check_target_module_exists``.
+        """Return whether PEFT would adapt this module, by its ``check_target_module_exists``.
 
         For "all-linear" every module is a target but the output head, which PEFT leaves out.
         Without names everything may be one: ``for_model`` says what is.
@@ -119,7 +119,7 @@ class PeftLoraConfig:
 
 
 def module_ranks(manifest: AdapterManifest) -> dict[str, int]:
-    """Module path -> rank, for every module of an adapter."""
+    """Return module path -> rank, for every module of an adapter."""
     patience = Patience()
     return {
         module: _first_match(manifest.rank_pattern, module, manifest.rank, patience)
@@ -173,7 +173,7 @@ def _refuse_other_formats(where: str, content: Mapping[str, Any]) -> None:
 
 
 def _refuse_layers_without_effect(where: str, content: Mapping[str, Any]) -> None:
-    """Refuse a choice of layers beside which PEFT has no rule, and loads nothing.
+    """Refuse a choice of layers without a rule in PEFT, with which PEFT loads nothing.
 
     Raises:
         AdapterMalformed: with the field that goes with another.
@@ -193,7 +193,7 @@ def _refuse_layers_without_effect(where: str, content: Mapping[str, Any]) -> Non
 
 
 def _initial(where: str, content: Mapping[str, Any], to_convert: bool) -> str:
-    """The initialisation that has changed the base; empty where it is as it was.
+    """Return the initialisation that has changed the base; empty if the base is unchanged.
 
     Raises:
         AdapterUnsupported: it cannot be served, or is not known.
@@ -212,7 +212,7 @@ def _initial(where: str, content: Mapping[str, Any], to_convert: bool) -> str:
     name = init.lower()
     if name == "loftq":
         raise AdapterUnsupported(
-            f"{where}: init_lora_weights: {init!r} was trained beside weights that LoftQ had "
+            f"{where}: init_lora_weights: {init!r} was trained with weights that LoftQ had "
             "replaced, and nothing converts it; merge it into those weights, or train without LoftQ"
         )
     if not name.startswith(CONVERTIBLE_INITS):

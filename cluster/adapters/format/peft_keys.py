@@ -1,4 +1,4 @@
-"""The keys of PEFT's ``adapter_config.json``: what each one does to a trained adapter's answers.
+"""Lists the keys of PEFT's ``adapter_config.json``, and their effects on an adapter's answers.
 
 A test compares this table with the installed PEFT, so that a key of a new release is noticed.
 """
@@ -99,7 +99,7 @@ def refuse_features(where: str, content: Mapping[str, Any]) -> None:
 
 
 def unknown_keys(where: str, content: Mapping[str, Any]) -> tuple[str, ...]:
-    """Keys that are on, that this table does not know, and that PEFT would ignore; sorted.
+    """Return keys that are set, unknown to this table, and ignored by PEFT; sorted.
 
     They are data by name and value: nothing that a later PEFT could mean as an instruction.
 

@@ -1,4 +1,4 @@
-"""Values of PEFT's ``adapter_config.json``, each checked and named where it is malformed."""
+"""Reads values of PEFT's ``adapter_config.json``; errors name the malformed one."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from cluster.errors import AdapterError, AdapterMalformed
 
 
 class ConfigValues:
-    """The parsed object, one method for each kind of value; ``where`` begins every message."""
+    """Wraps the parsed object, with a method per kind of value; ``where`` begins every message."""
 
     def __init__(self, where: str, content: Mapping[str, Any]) -> None:
         self.where = where
@@ -23,39 +23,39 @@ class ConfigValues:
         self._pattern_chars = 0
 
     def positive_int(self, key: str, default: int) -> int:
-        """A whole number of at least 1."""
+        """Read a whole number of at least 1."""
         return self._positive_int(key, self._content.get(key, default))
 
     def number(self, key: str, default: float) -> float:
-        """A finite number."""
+        """Read a finite number."""
         return self._number(key, self._content.get(key, default))
 
     def flag(self, key: str) -> bool:
-        """True or false; null is false."""
+        """Read true or false; null is false."""
         value = self._content.get(key) or False
         if not isinstance(value, bool):
             raise self._malformed(key, "true or false", value)
         return value
 
     def optional_string(self, key: str) -> str | None:
-        """A string or null."""
+        """Read a string or null."""
         value = self._content.get(key)
         if value is not None and not isinstance(value, str):
             raise self._malformed(key, "a string", value)
         return value
 
     def ranks(self, key: str) -> tuple[tuple[str, int], ...]:
-        """Pattern -> rank, in the file's order."""
+        """Read pattern -> rank, in the file's order."""
         found = self._patterns(key)
         return tuple((p, self._positive_int(_entry(key, p), v)) for p, v in found.items())
 
     def alphas(self, key: str) -> tuple[tuple[str, float], ...]:
-        """Pattern -> alpha, in the file's order."""
+        """Read pattern -> alpha, in the file's order."""
         found = self._patterns(key)
         return tuple((p, self._number(_entry(key, p), v)) for p, v in found.items())
 
     def module_names(self, key: str) -> tuple[str, ...] | str | None:
-        """Names, sorted, or one pattern; null is None."""
+        """Read names, sorted, or one pattern; null is None."""
         value = self._content.get(key)
         if value is None:
             return None
@@ -66,7 +66,7 @@ class ConfigValues:
         return tuple(sorted(value))
 
     def layers(self, key: str) -> tuple[int, ...] | None:
-        """Numbers of layers, sorted; null and an empty list are None."""
+        """Read numbers of layers, sorted; null and an empty list are None."""
         value = self._content.get(key)
         if value is None or value == []:
             return None
@@ -76,7 +76,7 @@ class ConfigValues:
         return tuple(sorted(layers))
 
     def pattern_list(self, key: str) -> tuple[str, ...]:
-        """Patterns; one alone may be a string."""
+        """Read patterns; a single one may be a string."""
         value = self._content.get(key) or []
         patterns = [value] if isinstance(value, str) else value
         if not isinstance(patterns, list):

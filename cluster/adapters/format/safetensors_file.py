@@ -1,4 +1,4 @@
-"""The safetensors container read without torch: header first, then tensors one at a time.
+"""Reads a safetensors file without torch: header first, then tensors one at a time.
 
 Layout: 8 bytes little-endian header length, a JSON object ``name -> {dtype, shape,
 data_offsets}``, then the tensors' bytes without gaps.
@@ -41,7 +41,7 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsHeader:
-    """All that is known of a file before its data is read."""
+    """Describes a file before its data is read."""
 
     tensors: tuple[TensorInfo, ...]  # sorted by name
     data_start: int  # file offset of the data section
@@ -53,7 +53,7 @@ def read_header(path: Path) -> SafetensorsHeader:
 
     Raises:
         AdapterMalformed: the file is missing, truncated, or its header is malformed.
-        AdapterPickle: it is no safetensors file but a pickle.
+        AdapterPickle: it is a pickle, not a safetensors file.
     """
     try:
         size = path.stat().st_size
@@ -102,7 +102,7 @@ def read_tensors(
 
 
 def read_data(file: BinaryIO, path: Path, header: SafetensorsHeader) -> memoryview:
-    """The whole data section at once; ``TensorInfo.begin`` and ``end`` are offsets in it.
+    """Read the whole data section at once; ``TensorInfo.begin`` and ``end`` are offsets in it.
 
     Raises:
         AdapterMalformed: as ``read_tensors``.

@@ -1,4 +1,4 @@
-"""Values of strangers in messages: as much as says which one is meant."""
+"""Shortens untrusted values for messages, to as much as identifies them."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ MAX_SHOWN = 80
 
 
 def shown(value: Any) -> str:
-    """A value's ``repr``, cut in the middle where it is long."""
+    """Return a value's ``repr``, cut in the middle if it is long."""
     text = repr(value) if len(str(value)) < 10 * MAX_SHOWN else _beginning(value)
     if len(text) <= MAX_SHOWN:
         return text
@@ -15,7 +15,7 @@ def shown(value: Any) -> str:
 
 
 def shown_name(name: str) -> str:
-    """The name of a key, tensor or module as it is, cut in the middle where it is long."""
+    """Return the name of a key, tensor or module, cut in the middle if it is long."""
     if len(name) <= 2 * MAX_SHOWN:
         return name
     return f"{name[:MAX_SHOWN]}...{name[-MAX_SHOWN + 3 :]}"

@@ -1,4 +1,4 @@
-"""Names of an adapter's tensors: PEFT's own, and the two ways in which trainers change them all.
+"""Reads an adapter's tensor names: PEFT's own, and the two ways in which trainers change them.
 
 PEFT writes ``base_model.model.<module>.lora_A.weight``. A raw state dict has the adapter's name
 behind ``lora_A``; a compiled or distributed model has ``_orig_mod`` or ``module`` in the path.
@@ -30,16 +30,16 @@ class LoraName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """What each tensor of a file is."""
+    """Sorts a file's tensors by their purpose."""
 
     lora: dict[str, LoraName]  # tensor -> what it is
-    vocabulary: dict[str, str]  # tensor -> the base's own tensor that it is a copy of
+    vocabulary: dict[str, str]  # tensor -> the base's tensor that it copies
     wrapper: str = ""  # taken out of every path
     adapter: str = ""  # the adapter's name behind lora_A, likewise
 
 
 def read_tensor_names(where: str, names: Iterable[str]) -> TensorNames:
-    """Tell a file's tensors apart by their names.
+    """Classify a file's tensors by their names.
 
     Raises:
         AdapterUnsupported: a tensor is of a feature that is not served; the message names it.
@@ -105,12 +105,12 @@ def _without_wrapper(
 
 
 def _own(parts: tuple[str, ...]) -> tuple[str, ...]:
-    """A path without PEFT's prefix; empty where it has none."""
+    """Return a path without PEFT's prefix; empty if it has no such prefix."""
     return parts[len(PREFIX) :] if parts[: len(PREFIX)] == PREFIX else ()
 
 
 def _lora(parts: tuple[str, ...]) -> tuple[str, str, str] | None:
-    """(side, adapter's name or "", module)."""
+    """Return (side, adapter's name or "", module)."""
     own = _own(parts)
     if len(own) < 3 or own[-1] != "weight":
         return None
@@ -124,14 +124,14 @@ def _lora(parts: tuple[str, ...]) -> tuple[str, str, str] | None:
 
 
 def _written(parts: tuple[str, ...], side: str) -> str:
-    """The module's path as the file has it, behind PEFT's prefix where that comes first."""
+    """Return the module's path as the file has it, without PEFT's prefix if that comes first."""
     own = _own(parts) or parts[len(PREFIX) + 1 :]
     end = len(own) - own[::-1].index(side) - 1
     return ".".join(own[:end])
 
 
 def _copied_vocabulary(parts: tuple[str, ...]) -> str | None:
-    """The base's tensor that an embedding or output head of the file is a copy of."""
+    """Return the base's tensor that an embedding or output head of the file copies."""
     own = _own(parts)
     if len(own) < 2 or own[-1] != "weight":
         return None

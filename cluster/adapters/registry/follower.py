@@ -1,4 +1,4 @@
-"""Keeps a process's view of the registry fresh."""
+"""Keeps a process's view of the registry up to date."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,25 +11,24 @@ from cluster.errors import BraidError
 
 log = structlog.get_logger(__name__)
 
-FOLLOW_INTERVAL_S = 0.25
-"""How old a view may be while Redis answers, beside the time of one round trip. Most changes are
-seen as soon as they are made; one whose announcement is lost is seen after this."""
+SYNC_INTERVAL_S = 0.25
+"""Longest age of a view while Redis answers, not counting one round trip. Most changes are seen as
+soon as they are made; a change is seen after this time if its announcement is lost."""
 
 
 class RegistryFollower:
-    """Looks at each announced change, and now and then besides; while nobody answers the last view
-    serves.
+    """Syncs at each announced change and every ``interval_s``; the last view serves during outages.
 
     Args:
         folder: the configured folder's adapters by alias. They are registered at the start, and
-            again where the registry was lost and begun anew.
+            again if the registry was lost and has a new epoch.
     """
 
     def __init__(
         self,
         registry: AdapterRegistry,
         folder: Mapping[str, AdapterVersion],
-        interval_s: float = FOLLOW_INTERVAL_S,
+        interval_s: float = SYNC_INTERVAL_S,
     ) -> None:
         self._registry = registry
         self._folder = dict(folder)
@@ -37,25 +36,25 @@ class RegistryFollower:
         self._synced_epoch: str | None = None
         self._task: asyncio.Task[None] | None = None
         self.error: str | None = None
-        """Why the last look failed, or None."""
+        """The reason why the last sync failed, or None."""
 
     async def start(self) -> None:
-        """Look once, then follow. Where nobody answers, the folder alone is what there is."""
-        await self.look()
+        """Sync once, then keep syncing. While Redis is away the configured folder alone serves."""
+        await self.sync()
         if self.error is not None:
             self._registry.assume_folder(self._folder)
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop looking; the registry stays open."""
+        """Stop syncing; the registry stays open."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def look(self) -> None:
-        """Bring the view up to date, or note why not."""
+    async def sync(self) -> None:
+        """Bring the view up to date, or set ``error``."""
         try:
-            view = await self._registry.refresh()
+            view = await self._registry.sync()
             if view.revision.epoch != self._synced_epoch:
                 view = await self._registry.sync_folder(self._folder)
                 self._synced_epoch = view.revision.epoch
@@ -71,4 +70,4 @@ class RegistryFollower:
     async def _run(self) -> None:
         while True:
             await self._registry.wait(self._interval_s)
-            await self.look()
+            await self.sync()

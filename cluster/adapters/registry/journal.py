@@ -1,7 +1,7 @@
-"""What the content store keeps of the registry, so that names outlive a Redis that lost its data.
+"""Writes the registry's names to the content store, so that they outlive a loss of Redis's data.
 
-One file beside the versions: names with their histories, and what versions are besides their
-files. Manifests are not in it; the store has them with each version.
+One file next to the versions has the names with their histories, and the facts about versions that
+their files do not have. Manifests are not in it; the store has them with each version.
 """
 
 import os
@@ -19,7 +19,7 @@ from cluster.errors import AdapterCorrupt, AdapterStoreError
 
 
 class KeptVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a version's files do not say."""
+    """Facts about a version that its files do not have."""
 
     source: str
     added_at: float  # wall clock, seconds
@@ -28,7 +28,7 @@ class KeptVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One state of the registry of one base model."""
 
-    registry: str  # identity of the registry that it is of; see ``operations.identify``
+    registry: str  # identity of the registry that it is of; see ``recovery.identify``
     names: tuple[Name, ...] = ()
     folder: dict[str, AdapterDigest] = {}
     versions: dict[AdapterDigest, KeptVersion] = {}  # those in the store
@@ -36,7 +36,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def journal_of(view: RegistryView, registry: str) -> Journal:
-    """What is worth keeping of a view."""
+    """Extract the journal from a view."""
     return Journal(
         registry=registry,
         names=tuple(name for _, name in sorted(view.names.items())),
@@ -51,18 +51,18 @@ def journal_of(view: RegistryView, registry: str) -> Journal:
 
 
 class JournalFile:
-    """The journal on the store's volume; one per base model.
+    """Reads and writes the journal on the store's volume; one per base model.
 
     Args:
         root: the store's folder.
-        base: tells the registries of different base models apart; part of the file's name.
+        base: distinguishes the registries of base models; part of the file's name.
     """
 
     def __init__(self, root: Path, base: str) -> None:
         self.path = root / f".registry-{base}.json"
 
     def read(self) -> Journal | None:
-        """The last one written; None where there is none.
+        """Read the last journal written. Returns None if there is none.
 
         Raises:
             AdapterCorrupt: the file cannot be understood.
@@ -78,7 +78,7 @@ class JournalFile:
             raise AdapterStoreError(f"{self.path.name}: {error.strerror}") from error
 
     def write(self, journal: Journal) -> None:
-        """Replace the file at once; a process that is killed meanwhile leaves the one before.
+        """Replace the file atomically; a process that is killed meanwhile leaves the old one.
 
         Raises:
             AdapterStoreError: the disk refused.

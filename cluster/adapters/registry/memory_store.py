@@ -1,4 +1,4 @@
-"""The registry's fields in one process: for tests, and the meaning of the Redis store."""
+"""Keeps the registry's fields in one process: for tests, and as the Redis store's reference."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,11 @@ from collections.abc import Callable
 from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 
 REMOVED_KEPT = 1_000
-"""Removed fields that are remembered: a follower that has missed more reads everything again."""
+"""Removed fields that are remembered; a follower that has missed more reads everything again."""
 
 
 class MemoryRegistryStore:
-    """See ``RegistryStore``."""
+    """Implements ``RegistryStore`` in memory."""
 
     def __init__(self, new_epoch: Callable[[], str], removed_kept: int = REMOVED_KEPT) -> None:
         self._new_epoch = new_epoch
@@ -20,18 +20,18 @@ class MemoryRegistryStore:
         self.lose_everything()
 
     def lose_everything(self) -> None:
-        """As a server that restarts without its file."""
+        """Act as a server that restarts without its file."""
         self._revision = Revision()
         self._fields: dict[str, bytes] = {}
         self._changed: dict[str, int] = {}  # field -> number of the revision that changed it
         self._floor = 0  # changes up to this revision are no longer all known
 
     async def revision(self) -> Revision:
-        """See ``RegistryStore``."""
+        """Return the present revision."""
         return self._revision
 
     async def changes(self, since: Revision) -> Changes:
-        """See ``RegistryStore``."""
+        """Return the changes after ``since``, or everything for an unknown revision."""
         known = since.epoch == self._revision.epoch and since.number >= self._floor
         if not known or since.number > self._revision.number:
             return Changes(self._revision, True, dict(self._fields))
@@ -39,7 +39,7 @@ class MemoryRegistryStore:
         return Changes(self._revision, False, {field: self._fields.get(field) for field in changed})
 
     async def commit(self, expect: Fields, write: Fields) -> Revision | None:
-        """See ``RegistryStore``."""
+        """Write all of ``write`` if every field of ``expect`` is as it says."""
         if any(self._fields.get(field) != raw for field, raw in expect.items()):
             return None
         epoch = self._revision.epoch or self._new_epoch()
@@ -50,21 +50,21 @@ class MemoryRegistryStore:
                 self._fields.pop(field, None)
             else:
                 self._fields[field] = raw
-        self._forget_removed()
+        self._trim_removed()
         self._committed.set()
         self._committed = asyncio.Event()
         return self._revision
 
     async def wait(self, timeout_s: float) -> None:
-        """See ``RegistryStore``."""
+        """Return soon after a commit, and after ``timeout_s`` in any case."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._committed.wait()
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there are no connections."""
 
-    def _forget_removed(self) -> None:
+    def _trim_removed(self) -> None:
         removed = sorted(self._changed.keys() - self._fields.keys(), key=self._changed.__getitem__)
         for field in removed[: max(0, len(removed) - self._removed_kept)]:
             self._floor = max(self._floor, self._changed.pop(field))

@@ -1,4 +1,4 @@
-"""Changes of the registry as pure functions: a view in, a conditional transaction out.
+"""Turns each change of the registry into a conditional transaction on a view; pure.
 
 Every function reads all that it depends on from the view and makes it a condition, so that a
 transaction applies to the very state that was judged, or not at all.
@@ -32,7 +32,7 @@ from cluster.errors import (
 )
 
 HISTORY_STEPS = 20
-"""Steps a name remembers; a version that only older ones had is let go."""
+"""Steps a name remembers; a version that only older ones had is retired."""
 ABSENT = AdapterDigest("")
 """As the expected version: the name must not exist."""
 BY_CONFIG = "config"
@@ -40,7 +40,7 @@ BY_CONFIG = "config"
 
 @dataclass(slots=True)
 class Transaction:
-    """What must hold, and what is written then; one record is given once, in its last form."""
+    """Collects the conditions of a change and its writes; each record once, in its last form."""
 
     view: RegistryView
     expect: dict[str, bytes | None] = field(default_factory=dict)
@@ -48,16 +48,16 @@ class Transaction:
     _versions: dict[AdapterDigest, AdapterVersion] = field(default_factory=dict)
 
     def require(self, name: str) -> None:
-        """The field must be as the view has it."""
+        """Require that a field is as the view has it."""
         self.expect[name] = self.view.raw.get(name)
 
     def put(self, name: str, raw: bytes | None) -> None:
-        """Write a field that must be as the view has it."""
+        """Write a field, and require that it was as the view has it."""
         self.require(name)
         self.write[name] = raw
 
     def version(self, digest: AdapterDigest) -> AdapterVersion | None:
-        """As this transaction leaves it so far."""
+        """Return a version as this transaction leaves it so far."""
         return self._versions.get(digest) or self.view.versions.get(digest)
 
     def put_version(self, version: AdapterVersion) -> None:
@@ -66,7 +66,7 @@ class Transaction:
         self.put(VERSION + version.digest, encode(version))
 
     def put_name(self, name: Name, now: float) -> None:
-        """Write a name, and tell the versions that it has now, and those it has no more."""
+        """Write a name, and update the versions that it has gained or lost."""
         self._refer(self.view.names.get(name.id), name, now)
         self.put(NAME + name.id, encode(name))
 
@@ -144,9 +144,9 @@ def check_expected(
 
 
 def stage(view: RegistryView, version: AdapterVersion, wanted_by: str, now: float) -> Transaction:
-    """Register a version whose files are in place, for no name yet.
+    """Register a version without a name; its files are in place.
 
-    One that is served already stays as it is; one that is leaving comes back.
+    A version that is served already stays as it is; one that is retired comes back.
 
     Raises:
         AdapterConflict: its files are being removed at this moment.
@@ -155,7 +155,7 @@ def stage(view: RegistryView, version: AdapterVersion, wanted_by: str, now: floa
     known = view.versions.get(version.digest)
     if known is None:
         known = version
-    elif known.state is VersionState.DELETING:
+    elif known.state is VersionState.COLLECTING:
         raise AdapterConflict(f"version {known.digest} is being removed; try again in a moment")
     else:
         newer = _said_again(known, version)
@@ -174,7 +174,7 @@ def stage(view: RegistryView, version: AdapterVersion, wanted_by: str, now: floa
 
 
 def _said_again(known: AdapterVersion, again: AdapterVersion) -> AdapterVersion:
-    """A version with what its latest addition says of its files, and of where they are."""
+    """Update a version with the notes and the place that its latest addition gives."""
     known = replace(known, notes=again.notes, base_check=again.base_check or known.base_check)
     if known.place.kind is PlaceKind.FOLDER and again.place.kind is PlaceKind.STORE:
         known = replace(known, place=again.place)  # a folder may go, the store keeps it
@@ -182,14 +182,14 @@ def _said_again(known: AdapterVersion, again: AdapterVersion) -> AdapterVersion:
 
 
 def answered(view: RegistryView, digest: AdapterDigest, answers: tuple[Answer, ...]) -> Transaction:
-    """Note what replicas said of a staged version."""
+    """Record the replicas' answers about a staged version."""
     transaction = Transaction(view)
     transaction.put_version(replace(view.version(digest), answers=answers))
     return transaction
 
 
-def abandon(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
-    """Let a staged version go that will not be served; nothing where a name has it by now."""
+def retire_staged(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
+    """Retire a staged version that will not be served; does nothing if a name has it by now."""
     transaction = Transaction(view)
     known = view.versions.get(digest)
     if known is not None and known.state is VersionState.STAGED:
@@ -198,7 +198,7 @@ def abandon(view: RegistryView, digest: AdapterDigest, now: float) -> Transactio
     return transaction
 
 
-def point(
+def switch(
     view: RegistryView,
     owner: TenantId,
     alias: str,
@@ -210,17 +210,17 @@ def point(
     rollback: bool = False,
     grants: tuple[str, ...] | None = None,
 ) -> Transaction:
-    """Let a name point to a version; a new name is made.
+    """Switch a name to a version; creates the name if it is new.
 
-    Pointing to where it points already changes nothing but ``grants``.
+    Switching to the version that it has already changes only ``grants``.
 
     Raises:
-        AdapterConflict: the name does not point where expected, or the version is leaving.
+        AdapterConflict: the name does not point where expected, or the version is being collected.
         AdapterNotFound: there is no such version.
     """
     check_expected(view, owner, alias, expected)
     version = view.version(digest)
-    if version.state is VersionState.DELETING:
+    if version.state is VersionState.COLLECTING:
         raise AdapterConflict(f"version {digest} is being removed; add it again")
     before = view.names.get(name_id(owner, alias))
     name = before or Name(owner, alias, ())
@@ -246,9 +246,9 @@ def roll_back(
     by: str,
     now: float,
 ) -> Transaction:
-    """Point a name to the version that it had before the present one was put in.
+    """Switch a name back to the version that it had before the present one.
 
-    Again and again it goes further back; rolling back is itself a step of the history.
+    Repeated calls go further back. Rolling back is itself a step of the history.
 
     Raises:
         AdapterConflict: the name does not point where expected, or there is nothing before.
@@ -259,14 +259,14 @@ def roll_back(
     check_expected(view, owner, alias, expected)
     if target is None:
         raise AdapterConflict(f"the adapter {alias!r} has no earlier version", param="name")
-    return point(view, owner, alias, target, expected=name.digest, by=by, now=now, rollback=True)
+    return switch(view, owner, alias, target, expected=name.digest, by=by, now=now, rollback=True)
 
 
 def previous_of(name: Name) -> AdapterDigest | None:
-    """What ``roll_back`` would point to.
+    """Return the version that ``roll_back`` would switch to, or None.
 
-    Steps put versions on a stack and rolling back takes them off, so that what was rolled back
-    from is not come back to.
+    Steps push versions on a stack and rolling back pops them, so that a version that was rolled
+    back from does not return.
     """
     stack: list[AdapterDigest] = []
     for step in name.history:
@@ -279,7 +279,7 @@ def previous_of(name: Name) -> AdapterDigest | None:
 
 
 def pin(view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float) -> Transaction:
-    """Keep a name's version on every replica, or no longer.
+    """Pin a name's version to every replica, or end that.
 
     Raises:
         AdapterNotFound: there is no such name.
@@ -316,10 +316,10 @@ def remove_name(
     return transaction
 
 
-def remove_version(
+def retire_version(
     view: RegistryView, digest: AdapterDigest, *, force: bool, now: float
 ) -> Transaction:
-    """Remove a version from all histories; forced, also the names that point to it.
+    """Remove a version from all histories, so that it retires; forced, also the names that have it.
 
     Raises:
         AdapterInUse: names point to it, and it is not forced.
@@ -339,37 +339,37 @@ def remove_version(
         kept = tuple(step for step in name.history if step.digest != digest)
         transaction.put_name(replace(name, history=kept), now)
     if not version.names and version.state is VersionState.STAGED:
-        return abandon(view, digest, now)
+        return retire_staged(view, digest, now)
     return transaction
 
 
-def begin_delete(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
-    """From here on a retired version cannot come back; its files may be removed.
+def begin_collect(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
+    """Mark a retired version as being collected: it cannot come back, and its files may go.
 
     Raises:
-        AdapterInUse: it is not retired (any more).
+        AdapterInUse: it is not retired, or no longer.
     """
     version = view.version(digest)
-    if version.state not in (VersionState.RETIRED, VersionState.DELETING):
+    if version.state not in (VersionState.RETIRED, VersionState.COLLECTING):
         raise AdapterInUse(f"version {digest} is {version.state}")
     transaction = Transaction(view)
-    deleting = VersionState.DELETING
-    if version.state is not deleting:
-        transaction.put_version(replace(version, state=deleting, changed_at=now))
+    collecting = VersionState.COLLECTING
+    if version.state is not collecting:
+        transaction.put_version(replace(version, state=collecting, changed_at=now))
     return transaction
 
 
-def finish_delete(view: RegistryView, digest: AdapterDigest) -> Transaction:
-    """Forget a version whose files are gone.
+def finish_collect(view: RegistryView, digest: AdapterDigest) -> Transaction:
+    """Remove the record of a version once its files are gone.
 
     Raises:
-        AdapterInUse: its deletion has not begun.
+        AdapterInUse: ``begin_collect`` has not been called.
     """
     transaction = Transaction(view)
     version = view.versions.get(digest)
     if version is None:
         return transaction
-    if version.state is not VersionState.DELETING:
+    if version.state is not VersionState.COLLECTING:
         raise AdapterInUse(f"version {digest} is {version.state}")
     transaction.put(VERSION + digest, None)
     return transaction
@@ -378,10 +378,10 @@ def finish_delete(view: RegistryView, digest: AdapterDigest) -> Transaction:
 def sync_folder(
     view: RegistryView, alias: str, version: AdapterVersion | None, now: float
 ) -> Transaction:
-    """Bring one adapter of the configured folder in; ``version`` None: it is there no more.
+    """Register one adapter of the configured folder, or with ``version`` None remove its name.
 
-    The folder speaks when its bytes change. What an operator did to the name since then stands:
-    a name that was switched stays switched, one that was removed stays away.
+    The folder has a say when its bytes change. An operator's change of the name since then stands:
+    a name that was switched stays switched, and one that was removed stays away.
 
     Raises:
         AdapterConflict: that version's files are being removed at this moment.
@@ -402,7 +402,7 @@ def sync_folder(
         return transaction
     if untouched:
         known = view.versions.get(version.digest)
-        if known is not None and known.state is VersionState.DELETING:
+        if known is not None and known.state is VersionState.COLLECTING:
             raise AdapterConflict(f"version {known.digest} is being removed")
         transaction.put_version(known or version)
         step = Step(version.digest, now, BY_CONFIG)

@@ -1,6 +1,6 @@
-"""What the registry keeps, one record a field: versions, names, what folders gave, and routers.
+"""Defines the registry's records, one per field: versions, names, folder entries and routers.
 
-Field names: ``g:<digest>``, ``n:<owner>/<alias>``, ``f:<alias>`` and ``r:<name>``. Records are
+Field names: ``v:<digest>``, ``n:<owner>/<alias>``, ``f:<alias>`` and ``r:<name>``. Records are
 JSON; a change is conditional on the exact bytes that were read, so a record is written by
 ``encode`` alone.
 """
@@ -15,7 +15,7 @@ from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import IntegrityError
 
-VERSION = "g:"
+VERSION = "v:"
 NAME = "n:"
 FOLDER = "f:"
 ROUTER = "r:"
@@ -31,11 +31,11 @@ class VersionState(StrEnum):
     STAGED = "staged"  # stored and checked; replicas are being asked whether they can serve it
     SERVED = "served"  # names point to it, now or in their history
     RETIRED = "retired"  # no name knows it; leaves when no request holds it
-    DELETING = "deleting"  # its files are being removed; it cannot come back before they are gone
+    COLLECTING = "collecting"  # its files are going; it cannot come back before they are gone
 
 
 class PlaceKind(StrEnum):
-    """Where a version's files are."""
+    """The place of a version's files."""
 
     FOLDER = "folder"  # in the configured adapters_dir, under ``path``
     STORE = "store"  # in the content-addressed store, under its digest
@@ -43,7 +43,7 @@ class PlaceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Never an absolute path: machines may mount the same files in different places."""
+    """Locates a version's files without an absolute path: machines may mount them differently."""
 
     kind: PlaceKind
     path: str = ""
@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one replica said when it was asked to serve a staged version."""
+    """One replica's answer when it was asked to serve a staged version."""
 
     replica_id: str
     outcome: str  # "loaded", "checked" (no room on the device now) or "refused"
@@ -61,24 +61,24 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AdapterVersion:
-    """One version. ``names`` are ``owner/alias`` of all that have it now or in their history."""
+    """One version. ``names`` are ``owner/alias`` of all names with it, now or in their history."""
 
     manifest: AdapterManifest
     place: Place
     state: VersionState
-    source: str  # for people
+    source: str  # where it came from, for display
     added_at: float  # wall clock, seconds
     changed_at: float  # wall clock, seconds: when ``state`` was entered
     names: tuple[str, ...] = ()
     wanted_by: str = ""  # the name it is staged for
     answers: tuple[Answer, ...] = ()  # of replicas, while it is staged
     tags: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what people should know of its files, a sentence each
+    notes: tuple[str, ...] = ()  # remarks on its files for display, a sentence each
     base_check: BaseCheck | None = None  # what must agree with the base; None: as configured
 
     @property
     def digest(self) -> AdapterDigest:
-        """Its identity."""
+        """The digest, which is its identity."""
         return self.manifest.digest
 
 
@@ -100,7 +100,7 @@ class Name:
     alias: str
     history: tuple[Step, ...]  # oldest first, never empty
     pinned: bool = False  # its version stays on every replica
-    grants: tuple[str, ...] = ()  # tenants that may use a shared name beside those with rights
+    grants: tuple[str, ...] = ()  # tenants that may use a shared name without having rights
 
     @property
     def digest(self) -> AdapterDigest:
@@ -127,20 +127,20 @@ class Router:
 
 
 def name_id(owner: str, alias: str) -> str:
-    """The key of a name; an owner has no slash."""
+    """Build the key of a name; an owner has no slash."""
     return f"{owner}/{alias}"
 
 
 def encode(record: AdapterVersion | Name | Router) -> bytes:
-    """A record as it is stored."""
+    """Encode a record for the store."""
     return msgspec.json.encode(record)
 
 
 def decode(field: str, raw: bytes, kind: type[T]) -> T:
-    """The inverse of ``encode``; ``field`` is for the message.
+    """Decode a record; ``field`` is for the message.
 
     Raises:
-        IntegrityError: not such a record; the message has the field.
+        IntegrityError: not a record of this kind; the message names the field.
     """
     try:
         return msgspec.json.decode(raw, type=kind)

@@ -1,7 +1,7 @@
-"""A registry that has lost its data, put together again from the journal and the stored files.
+"""Restores a registry that has lost its data, from the journal and the stored files.
 
-What is there already stands: processes that start over a new registry bring the configured folder
-in at once, and an operator may be faster than the recovery.
+Records that exist already stand: processes that start with a new registry register the configured
+folder at once, and an operator may be faster than the recovery.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest
 
 Stored = Mapping[AdapterDigest, AdapterVersion]
-"""Versions that the store has, as they would be registered."""
+"""Versions in the store, as they would be registered."""
 
 
 def identify(view: RegistryView, identity: str) -> Transaction:
-    """Mark a registry as begun, or as recovered; one that is marked stays as it is."""
+    """Give a registry its identity once it is new or recovered; does nothing if it has one."""
     transaction = Transaction(view)
     if view.identity is None:
         transaction.put(IDENTITY, identity.encode())
@@ -39,10 +39,10 @@ def identify(view: RegistryView, identity: str) -> Transaction:
 def restore_name(
     view: RegistryView, name: Name, journal: Journal, stored: Stored, now: float
 ) -> Transaction:
-    """Bring a name back with as much of its history as there are files for.
+    """Restore a name with the part of its history that there are files for.
 
-    Nothing changes where an operator has made it anew, where the configured folder now gives it
-    other bytes than before, and where none of its versions is left.
+    Does nothing if an operator has created it again, if the configured folder now gives it other
+    bytes than before, or if none of its versions is left.
     """
     transaction = Transaction(view)
     live = view.names.get(name.id)
@@ -58,7 +58,7 @@ def restore_name(
 
 
 def restore_rest(view: RegistryView, journal: Journal, now: float) -> Transaction:
-    """Bring routers back, and take away what the folder gave and an operator had removed."""
+    """Restore routers, and remove names that the folder gave and an operator had removed."""
     transaction = Transaction(view)
     for router in journal.routers:
         if router.name not in view.routers:
@@ -74,19 +74,19 @@ def restore_rest(view: RegistryView, journal: Journal, now: float) -> Transactio
     return transaction
 
 
-def condemn(view: RegistryView, orphan: AdapterVersion, now: float) -> Transaction:
-    """Register files that nobody knows as being removed: from here on they cannot be added."""
+def collect_orphan(view: RegistryView, orphan: AdapterVersion, now: float) -> Transaction:
+    """Register files without a record as being collected, so that they cannot be added."""
     transaction = Transaction(view)
     if orphan.digest not in view.versions:
-        deleting = VersionState.DELETING
-        transaction.put_version(replace(orphan, state=deleting, changed_at=now))
+        collecting = VersionState.COLLECTING
+        transaction.put_version(replace(orphan, state=collecting, changed_at=now))
     else:
         transaction.require(VERSION + orphan.digest)
     return transaction
 
 
 def _is_as_the_folder_left_it(view: RegistryView, live: Name, journal: Journal) -> bool:
-    """Whether a name is nobody's doing but the folder's, which gives what it gave before."""
+    """Return whether only the folder has set a name, and gives the same bytes as before."""
     untouched = all(step.by == BY_CONFIG for step in live.history)
     same = view.folder.get(live.alias) == journal.folder.get(live.alias)
     return live.owner == SHARED_OWNER and untouched and same

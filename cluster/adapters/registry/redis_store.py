@@ -1,9 +1,9 @@
-"""The registry in Redis: one hash of records and one revision, changed by one script.
+"""Keeps the registry in Redis: one hash of records and one revision, changed by one script.
 
 Keys, all under one hash tag so that a script touches one cluster slot, none with a TTL:
 ``braid:v1:{adapters:<base>}:records`` (hash), ``...:revision`` (hash: epoch, number, floor, and the
 server process), ``...:changed`` and ``...:removed`` (sorted sets: field by revision). ``<base>``
-tells apart the registries of different base models. Each commit is published on a channel of the
+distinguishes the registries of base models. Each commit is published on a channel of the
 revision's name.
 """
 
@@ -26,19 +26,19 @@ from cluster.redis_client import ServerScript, leave_replica, moves
 
 KEY_PREFIX = "braid:v1"
 ROLE_INTERVAL_S = 3.0
-"""How often a process that may only read asks its server whether it is still the primary."""
+"""Seconds between a reading process's checks that its server is still the primary."""
 _AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 T = TypeVar("T")
 
 
 class RedisRegistryStore:
-    """See the module. The client becomes the store's, which closes it.
+    """Implements ``RegistryStore`` on Redis. It takes over the client, and closes it.
 
     Args:
         client: with ``decode_responses`` off.
         model_id: the base model's name.
-        new_epoch: a random name for a registry that begins anew.
+        new_epoch: creates a random epoch for a new registry.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class RedisRegistryStore:
         self._changes = ServerScript(client, _script("changes.lua"))
 
     async def revision(self) -> Revision:
-        """See ``RegistryStore``."""
+        """Return the present revision."""
         command = self._client.hmget(self._version_key, ["epoch", "number"])
         epoch, number = await _asked(cast("Awaitable[list[Any]]", command))
         return Revision((epoch or b"").decode(), int(number or 0))
 
     async def changes(self, since: Revision) -> Changes:
-        """See ``RegistryStore``."""
+        """Return the changes after ``since``, or everything for an unknown revision."""
         reply = await _asked(self._changes(keys=self._keys, args=[since.epoch, since.number]))
         epoch, number, full, *rest = reply
         fields = {
@@ -77,7 +77,7 @@ class RedisRegistryStore:
         return Changes(Revision(epoch.decode(), int(number)), full == b"1", fields)
 
     async def commit(self, expect: Fields, write: Fields) -> Revision | None:
-        """See ``RegistryStore``."""
+        """Write all of ``write`` if every field of ``expect`` is as it says."""
         arguments: list[Any] = [self._new_epoch(), self._removed_kept]
         for part in (expect, write):
             arguments.append(len(part))
@@ -90,7 +90,7 @@ class RedisRegistryStore:
         return Revision(epoch.decode(), int(number))
 
     async def wait(self, timeout_s: float) -> None:
-        """See ``RegistryStore``; while nobody answers it is a pause."""
+        """Return soon after a commit; during an outage, pause for ``timeout_s``."""
         now = asyncio.get_running_loop().time()
         try:
             if now - self._asked_role_at >= ROLE_INTERVAL_S:
@@ -103,7 +103,7 @@ class RedisRegistryStore:
                 commits = self._client.pubsub()
                 await commits.subscribe(self._version_key)
                 self._commits = commits
-            # The server's word that it listens counts too: what was made before it was missed.
+            # The confirmation of the subscription counts too: earlier commits were missed.
             await self._commits.get_message(timeout=timeout_s)
         except _AWAY:
             await self._unsubscribe()
@@ -122,7 +122,7 @@ class RedisRegistryStore:
 
 
 def registry_name(model_id: str) -> str:
-    """Tells the registries of different base models apart."""
+    """Derive the name that distinguishes the registries of base models."""
     return hashlib.sha256(model_id.encode()).hexdigest()[:12]
 
 

@@ -1,8 +1,7 @@
-"""The registry: names and versions of adapters, for the whole cluster.
+"""Keeps the names and versions of adapters for the whole cluster.
 
-Whoever reads looks at ``view``, which never waits. Whoever changes something reads what is new,
-judges it, and commits on condition that it is still so; where somebody else was faster it reads
-and judges again.
+Reading uses ``view``, which never waits. A change syncs the view, builds a transaction from it, and
+commits on condition that the view is still true. If another process was faster, it starts again.
 """
 
 import asyncio
@@ -23,11 +22,11 @@ ATTEMPTS = 32
 
 
 class AdapterRegistry:
-    """One per process and event loop.
+    """Reads and changes the registry; one per process and event loop.
 
     Args:
         store: where it is kept; closed by ``close``.
-        reserved: names that no adapter may take, beside "auto" and "base": the base model's.
+        reserved: names of the base model, which no adapter may take; nor "auto" or "base".
     """
 
     def __init__(self, store: RegistryStore, clock: Clock, reserved: Iterable[str] = ()) -> None:
@@ -38,27 +37,27 @@ class AdapterRegistry:
         self._reading = asyncio.Lock()
         self._listeners: list[Callable[[RegistryView], None]] = []
         self._read_at: float | None = None  # monotonic, seconds
-        self._assumed = False  # the view was never read
+        self._assumed = False  # the view was not read from the store
 
     @property
     def view(self) -> RegistryView:
-        """The last one known."""
+        """The last view read."""
         return self._view
 
     @property
     def age_s(self) -> float | None:
-        """Seconds since the view was last known to be the present one; None: never."""
+        """Seconds since the view was last known to be up to date, or None if it never was."""
         return None if self._read_at is None else self._clock.monotonic() - self._read_at
 
     def on_change(self, listener: Callable[[RegistryView], None]) -> None:
         """Call ``listener`` with every new view."""
         self._listeners.append(listener)
 
-    async def refresh(self, since: float | None = None) -> RegistryView:
-        """Read what changed, if anything did.
+    async def sync(self, since: float | None = None) -> RegistryView:
+        """Bring the view up to date and return it.
 
         Args:
-            since: monotonic seconds; a look that began later, somebody else's, will do.
+            since: monotonic seconds; a sync by another task that began later will do.
 
         Raises:
             StoreUnavailable: the view stays as it is.
@@ -72,7 +71,7 @@ class AdapterRegistry:
             return self._view
 
     async def wait(self, timeout_s: float) -> None:
-        """Return soon after somebody has changed something, at the latest after ``timeout_s``."""
+        """Return soon after a change by any process, at the latest after ``timeout_s``."""
         await self._store.wait(timeout_s)
 
     async def close(self) -> None:
@@ -80,10 +79,10 @@ class AdapterRegistry:
         await self._store.close()
 
     # Changes. Each returns the view that has it; all raise StoreUnavailable, and AdapterConflict
-    # where others were faster too often.
+    # if other processes were faster too often.
 
     def check_add(self, owner: TenantId, alias: str, expected: AdapterDigest | None) -> None:
-        """Refuse at once, by the present view, what ``point`` would refuse in the end.
+        """Refuse early, by the present view, a name that ``switch`` would refuse in the end.
 
         Raises:
             AdapterError: the name cannot be one.
@@ -93,20 +92,22 @@ class AdapterRegistry:
         operations.check_expected(self._view, owner, alias, expected)
 
     async def stage(self, version: AdapterVersion, wanted_by: str) -> RegistryView:
-        """See ``operations.stage``."""
+        """Register a version without a name; see ``operations.stage``."""
         return await self._commit(
             lambda view: operations.stage(view, version, wanted_by, self._clock.wall())
         )
 
     async def answered(self, digest: AdapterDigest, answers: tuple[Answer, ...]) -> RegistryView:
-        """See ``operations.answered``."""
+        """Record the replicas' answers about a staged version."""
         return await self._commit(lambda view: operations.answered(view, digest, answers))
 
-    async def abandon(self, digest: AdapterDigest) -> RegistryView:
-        """See ``operations.abandon``."""
-        return await self._commit(lambda view: operations.abandon(view, digest, self._clock.wall()))
+    async def retire_staged(self, digest: AdapterDigest) -> RegistryView:
+        """Retire a staged version that will not be served."""
+        return await self._commit(
+            lambda view: operations.retire_staged(view, digest, self._clock.wall())
+        )
 
-    async def point(
+    async def switch(
         self,
         owner: TenantId,
         alias: str,
@@ -116,11 +117,11 @@ class AdapterRegistry:
         by: str,
         grants: tuple[str, ...] | None = None,
     ) -> Name:
-        """See ``operations.point``; the name may be new."""
+        """Switch a name, which may be new, to a version; see ``operations.switch``."""
 
         def build(view: RegistryView) -> Transaction:
             operations.check_alias(view, owner, alias, self._forbidden)
-            return operations.point(
+            return operations.switch(
                 view,
                 owner,
                 alias,
@@ -136,7 +137,7 @@ class AdapterRegistry:
     async def roll_back(
         self, owner: TenantId, alias: str, *, expected: AdapterDigest | None, by: str
     ) -> Name:
-        """See ``operations.roll_back``."""
+        """Switch a name back to its previous version; see ``operations.roll_back``."""
 
         def build(view: RegistryView) -> Transaction:
             now = self._clock.wall()
@@ -145,7 +146,7 @@ class AdapterRegistry:
         return (await self._commit(build)).name(owner, alias)
 
     async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
-        """See ``operations.pin``."""
+        """Pin a name's version to every replica, or end that."""
         view = await self._commit(
             lambda view: operations.pin(view, owner, alias, pinned, self._clock.wall())
         )
@@ -154,7 +155,7 @@ class AdapterRegistry:
     async def remove_name(
         self, owner: TenantId, alias: str, *, expected: AdapterDigest | None, force: bool
     ) -> RegistryView:
-        """See ``operations.remove_name``."""
+        """Remove a name; see ``operations.remove_name``."""
 
         def build(view: RegistryView) -> Transaction:
             now = self._clock.wall()
@@ -164,57 +165,59 @@ class AdapterRegistry:
 
         return await self._commit(build)
 
-    async def remove_version(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
-        """See ``operations.remove_version``."""
+    async def retire_version(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
+        """Remove a version from all names; see ``operations.retire_version``."""
         return await self._commit(
-            lambda view: operations.remove_version(
+            lambda view: operations.retire_version(
                 view, digest, force=force, now=self._clock.wall()
             )
         )
 
-    async def begin_delete(self, digest: AdapterDigest) -> RegistryView:
-        """See ``operations.begin_delete``."""
+    async def begin_collect(self, digest: AdapterDigest) -> RegistryView:
+        """Mark a retired version as being collected; see ``operations.begin_collect``."""
         return await self._commit(
-            lambda view: operations.begin_delete(view, digest, self._clock.wall())
+            lambda view: operations.begin_collect(view, digest, self._clock.wall())
         )
 
-    async def finish_delete(self, digest: AdapterDigest) -> RegistryView:
-        """See ``operations.finish_delete``."""
-        return await self._commit(lambda view: operations.finish_delete(view, digest))
+    async def finish_collect(self, digest: AdapterDigest) -> RegistryView:
+        """Remove the record of a version once its files are gone."""
+        return await self._commit(lambda view: operations.finish_collect(view, digest))
 
     async def put_router(self, router: Router, *, replaces: bool) -> Router:
-        """See ``router_operations.put_router``."""
+        """Register or replace a router; see ``router_operations.put_router``."""
         view = await self._commit(
             lambda view: router_operations.put_router(view, router, replaces=replaces)
         )
         return view.routers.get(router.name, router)
 
     async def identify(self, identity: str) -> RegistryView:
-        """See ``recovery.identify``."""
+        """Give the registry its identity; see ``recovery.identify``."""
         return await self._commit(lambda view: recovery.identify(view, identity))
 
     async def restore(self, name: Name, journal: Journal, stored: Stored) -> RegistryView:
-        """See ``recovery.restore_name``."""
+        """Restore a name from the journal; see ``recovery.restore_name``."""
         return await self._commit(
             lambda view: recovery.restore_name(view, name, journal, stored, self._clock.wall())
         )
 
     async def restore_rest(self, journal: Journal) -> RegistryView:
-        """See ``recovery.restore_rest``."""
+        """Restore routers, and removals; see ``recovery.restore_rest``."""
         return await self._commit(
             lambda view: recovery.restore_rest(view, journal, self._clock.wall())
         )
 
-    async def condemn(self, orphan: AdapterVersion) -> RegistryView:
-        """See ``recovery.condemn``."""
-        return await self._commit(lambda view: recovery.condemn(view, orphan, self._clock.wall()))
+    async def collect_orphan(self, orphan: AdapterVersion) -> RegistryView:
+        """Register files without a record as being collected."""
+        return await self._commit(
+            lambda view: recovery.collect_orphan(view, orphan, self._clock.wall())
+        )
 
     async def remove_router(self, name: str) -> RegistryView:
-        """See ``router_operations.remove_router``."""
+        """Remove a router; see ``router_operations.remove_router``."""
         return await self._commit(lambda view: router_operations.remove_router(view, name))
 
     def assume_folder(self, versions: Mapping[str, AdapterVersion]) -> None:
-        """Take the configured folder for all there is, until the store answers."""
+        """Serve the configured folder alone, until the store answers."""
         view = RegistryView()
         for alias, version in sorted(versions.items()):
             transaction = operations.sync_folder(view, alias, version, self._clock.wall())
@@ -223,8 +226,8 @@ class AdapterRegistry:
         self._show(view)
 
     async def sync_folder(self, versions: Mapping[str, AdapterVersion]) -> RegistryView:
-        """Bring in what the configured folder has, by alias; see ``operations.sync_folder``."""
-        view = await self.refresh()
+        """Register the configured folder's adapters, by alias; see ``operations.sync_folder``."""
+        view = await self.sync()
         for alias in sorted(versions.keys() | view.folder.keys()):
             await self._commit(
                 lambda view, alias=alias: operations.sync_folder(  # type: ignore[misc]
@@ -235,19 +238,21 @@ class AdapterRegistry:
 
     async def _commit(self, build: Callable[[RegistryView], Transaction]) -> RegistryView:
         for _ in range(ATTEMPTS):
-            view = await self.refresh()
+            view = await self.sync()
             transaction = build(view)
             if not transaction.write:
                 return view
             committed = await self._store.commit(transaction.expect, transaction.write)
             if committed is not None:
-                return await self._refresh_to(committed)
-        raise AdapterConflict("the adapter registry is being changed by many at once; try again")
+                return await self._sync_to(committed)
+        raise AdapterConflict(
+            "the adapter registry is being changed by many processes at once; try again"
+        )
 
-    async def _refresh_to(self, committed: Revision) -> RegistryView:
-        """What was committed stands, even where it cannot be read back now."""
+    async def _sync_to(self, committed: Revision) -> RegistryView:
+        """Sync after a commit, which stands even if it cannot be read back now."""
         try:
-            return await self.refresh()
+            return await self.sync()
         except StoreUnavailable as error:
             raise StoreUnavailable(
                 f"the change was made (revision {committed.number}), but {error.message}"

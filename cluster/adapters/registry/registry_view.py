@@ -1,6 +1,6 @@
-"""One state of the registry, parsed; what names mean to whom."""
+"""Parses one state of the registry, and resolves names for tenants."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
@@ -33,19 +33,19 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class RegistryView:
-    """Immutable; ``after`` gives the next one."""
+    """Holds one state of the registry; immutable, ``after`` returns the next one."""
 
     revision: Revision = field(default_factory=Revision)
     names: Mapping[str, Name] = field(default_factory=dict)  # owner/alias -> name
     versions: Mapping[AdapterDigest, AdapterVersion] = field(default_factory=dict)
     folder: Mapping[str, AdapterDigest] = field(default_factory=dict)
-    """Alias -> the version that the configured folder last gave it."""
+    """Alias -> the version that the configured folder gave it last."""
     routers: Mapping[str, Router] = field(default_factory=dict)
-    """By name; the configured ones are not among them."""
+    """Added routers by name, without the configured ones."""
     raw: Mapping[str, bytes] = field(default_factory=dict)  # as stored
 
     def after(self, changes: Changes) -> "RegistryView":
-        """The view that ``changes`` lead to."""
+        """Return the view that results from ``changes``."""
         start = RegistryView() if changes.full else self
         names, versions = dict(start.names), dict(start.versions)
         folder, routers, raw = dict(start.folder), dict(start.routers), dict(start.raw)
@@ -65,14 +65,14 @@ class RegistryView:
 
     @property
     def identity(self) -> str | None:
-        """Which registry this is; None until ``recovery.identify``."""
+        """The registry's identity, or None until ``recovery.identify``."""
         raw = self.raw.get(IDENTITY)
         return None if raw is None else raw.decode()
 
     # What tenants see
 
     def find(self, tenant: TenantId, alias: str, rights: AdapterRights) -> Name | None:
-        """What ``alias`` means to a tenant: its own before a shared one that it may use."""
+        """Find a tenant's name: its own before a shared one that it may use; None if unknown."""
         own = self.names.get(name_id(tenant, alias))
         if own is not None:
             return own
@@ -80,10 +80,10 @@ class RegistryView:
         return shared if shared is not None and may_use(shared, tenant, rights) else None
 
     def resolve(self, tenant: TenantId, alias: str, rights: AdapterRights) -> Name:
-        """What ``alias`` means to a tenant.
+        """Return a tenant's name, as ``find``.
 
         Raises:
-            ModelNotFound: unknown or not permitted; the message does not tell which.
+            ModelNotFound: unknown or not permitted; the message is the same for both.
         """
         name = self.find(tenant, alias, rights)
         if name is None:
@@ -91,7 +91,7 @@ class RegistryView:
         return name
 
     def visible(self, tenant: TenantId, rights: AdapterRights) -> dict[str, Name]:
-        """All names that a tenant may use, by alias."""
+        """Return all names that a tenant may use, by alias."""
         found = {
             name.alias: name
             for name in self.names.values()
@@ -103,7 +103,7 @@ class RegistryView:
     # What operators and machines see
 
     def name(self, owner: TenantId, alias: str) -> Name:
-        """A name as it is registered.
+        """Return a registered name.
 
         Raises:
             AdapterNotFound: there is none.
@@ -115,7 +115,7 @@ class RegistryView:
         return name
 
     def version(self, digest: AdapterDigest) -> AdapterVersion:
-        """A version that is registered, whether or not a name points to it.
+        """Return a registered version, with or without a name.
 
         Raises:
             AdapterNotFound: there is none.
@@ -126,7 +126,7 @@ class RegistryView:
         return version
 
     def of_name(self, name: Name) -> AdapterVersion:
-        """The version that a name points to.
+        """Return the version that a name points to.
 
         Raises:
             IntegrityError: it is not there.
@@ -137,8 +137,10 @@ class RegistryView:
         return version
 
     def is_at_hand(self, digest: AdapterDigest) -> bool:
-        """Whether a version can still be loaded: its files are in the store, or in the folder
-        as that was last read."""
+        """Return whether a version can still be loaded.
+
+        Its files are in the store, or in the folder as that was last read.
+        """
         version = self.versions.get(digest)
         if version is None or version.state is not VersionState.SERVED:
             return False
@@ -148,11 +150,11 @@ class RegistryView:
     def entry(
         self, name: Name, path: Callable[[AdapterVersion], str] = lambda _: ""
     ) -> AdapterEntry:
-        """The name as a line of a catalog."""
+        """Return a name as an entry of a catalog."""
         return _entry(AdapterKey(name.owner, name.alias, name.digest), self.of_name(name), path)
 
     def entries(self, owner: TenantId = SHARED_OWNER) -> Mapping[str, AdapterEntry]:
-        """An owner's names as a catalog, without paths, by alias."""
+        """Return an owner's names as a catalog, without paths, by alias."""
         return MappingProxyType(
             {
                 name.alias: self.entry(name)
@@ -164,7 +166,7 @@ class RegistryView:
     def by_digest(
         self, digest: AdapterDigest, path: Callable[[AdapterVersion], str] = lambda _: ""
     ) -> AdapterEntry:
-        """A version as a line of a catalog, under a name that has or had it.
+        """Return a version as an entry of a catalog, under a name that has or had it.
 
         Raises:
             ModelNotFound: it is not registered.
@@ -184,14 +186,14 @@ class RegistryView:
         return frozenset(name.digest for name in self.names.values() if name.pinned)
 
     def names_at(self, digest: AdapterDigest) -> tuple[Name, ...]:
-        """The names that point to a version now."""
+        """Return the names that point to a version now."""
         version = self.versions.get(digest)
         names = (self.names[n] for n in (() if version is None else version.names))
         return tuple(name for name in names if name.digest == digest)
 
     def in_state(self, state: VersionState) -> tuple[AdapterVersion, ...]:
-        """Versions in a state, by digest."""
-        return tuple(g for _, g in sorted(self.versions.items()) if g.state is state)
+        """Return the versions in a state, by digest."""
+        return tuple(v for _, v in sorted(self.versions.items()) if v.state is state)
 
     def check_integrity(self) -> None:
         """Verify that names and versions agree.
@@ -224,13 +226,8 @@ class RegistryView:
 
 
 def may_use(name: Name, tenant: TenantId, rights: AdapterRights) -> bool:
-    """Whether a tenant may use a shared name."""
+    """Return whether a tenant may use a shared name."""
     return rights.may_use(name.alias) or tenant in name.grants or EVERYONE in name.grants
-
-
-def in_store(versions: Iterable[AdapterVersion]) -> tuple[AdapterVersion, ...]:
-    """Those whose files are in the content store."""
-    return tuple(g for g in versions if g.place.kind is PlaceKind.STORE)
 
 
 def _entry(

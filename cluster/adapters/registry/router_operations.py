@@ -1,4 +1,4 @@
-"""Changes of the registered routers as pure functions, like those in ``operations``."""
+"""Turns changes of the registered routers into transactions, as ``operations`` does."""
 
 import re
 from dataclasses import replace
@@ -11,7 +11,7 @@ from cluster.errors import RouterConflict, RouterError, RouterNotFound
 
 
 def check_router(view: RegistryView, name: str, *, replaces: bool) -> None:
-    """Refuse a name that cannot be a router's, or that has one which is not to be replaced.
+    """Refuse a name that is malformed, or taken by a router that must not be replaced.
 
     Raises:
         RouterError: malformed.
@@ -24,7 +24,7 @@ def check_router(view: RegistryView, name: str, *, replaces: bool) -> None:
 
 
 def conflict(name: str) -> RouterConflict:
-    """The error for a name that exists."""
+    """Build the error for a name that exists."""
     return RouterConflict(
         f"the router {name!r} exists already; send replace to put this one in its place",
         param="name",
@@ -32,7 +32,7 @@ def conflict(name: str) -> RouterConflict:
 
 
 def put_router(view: RegistryView, router: Router, *, replaces: bool) -> Transaction:
-    """Register a router, or put it in the place of the one of its name.
+    """Register a router, or replace the one of its name.
 
     Raises:
         RouterError, RouterConflict: see ``check_router``.
@@ -47,7 +47,7 @@ def put_router(view: RegistryView, router: Router, *, replaces: bool) -> Transac
 
 
 def remove_router(view: RegistryView, name: str) -> Transaction:
-    """Forget a router.
+    """Remove a router.
 
     Raises:
         RouterNotFound: there is none.

@@ -1,4 +1,4 @@
-"""Failed loads that are remembered for a while, so that nobody pays for them again at once."""
+"""Remembers failed loads for a while, so that requests do not repeat them at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from cluster.errors import AdapterError, AdapterLoadFailed, error_from_code
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class LoadFailure:
     """A failed load that is remembered for a while."""
 
     alias: str
@@ -19,35 +19,35 @@ class Failure:
     retry_at: float  # monotonic seconds
 
     def error(self) -> AdapterError:
-        """As it was raised then."""
+        """Return the error that the load raised."""
         error = error_from_code(self.code, self.message)
         return error if isinstance(error, AdapterError) else AdapterLoadFailed(self.message)
 
 
 class FailureMemory:
-    """By version, each until its time is over."""
+    """Keeps one failure per version, each for ``ttl_s`` seconds."""
 
     def __init__(self, ttl_s: float, clock: Clock) -> None:
         self._ttl_s = ttl_s
         self._clock = clock
-        self._failures: dict[AdapterDigest, Failure] = {}
+        self._failures: dict[AdapterDigest, LoadFailure] = {}
 
     def remember(self, digest: AdapterDigest, alias: str, error: AdapterError) -> None:
-        """A load has failed just now."""
+        """Record that a load has failed just now."""
         until = self._clock.monotonic() + self._ttl_s
-        self._failures[digest] = Failure(alias, error.code, error.message, until)
+        self._failures[digest] = LoadFailure(alias, error.code, error.message, until)
 
-    def expire(self, digest: AdapterDigest) -> Failure | None:
-        """Forget the failure of a version if its time is over; what was forgotten."""
+    def expire(self, digest: AdapterDigest) -> LoadFailure | None:
+        """Remove a version's failure if its time is over. Returns it, or None if none expired."""
         failure = self._failures.get(digest)
         if failure is None or self._clock.monotonic() < failure.retry_at:
             return None
         return self._failures.pop(digest)
 
-    def get(self, digest: AdapterDigest) -> Failure | None:
-        """What is remembered of a version; ``expire`` first."""
+    def get(self, digest: AdapterDigest) -> LoadFailure | None:
+        """Return the failure of a version, or None; call ``expire`` first."""
         return self._failures.get(digest)
 
-    def all(self) -> Mapping[AdapterDigest, Failure]:
-        """Everything remembered."""
+    def all(self) -> Mapping[AdapterDigest, LoadFailure]:
+        """Return every remembered failure, by version."""
         return MappingProxyType(self._failures)

@@ -1,30 +1,27 @@
-"""Books of one replica's adapter slots: who is where, who is in use, who goes next.
+"""Decides which adapters get one replica's slots, and tracks the state of each.
 
 Pure: no tensors, no tasks, no waiting. ``residency.manager`` is the one owner; it carries
 out what the pool answers and reports back. Every change of state goes through ``TRANSITIONS``.
 
-A version holds a slot and bytes from FETCHING until it is ABSENT or FAILED again, so that room
-is promised once. Leases may be taken from FETCHING on; EVICTING takes none. What tenants may take
-from each other is in ``cluster.adapters.residency.shares``.
+A version has a slot and bytes from FETCHING until it is ABSENT or FAILED again, so that room
+is promised once. Leases may be taken from FETCHING on; EVICTING takes none.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
-from cluster.adapters.residency.eviction import Evictable, choose_victims, in_order
-from cluster.adapters.residency.failures import Failure, FailureMemory
-from cluster.adapters.residency.pool_types import (
-    SOMEBODY,
+from cluster.adapters.residency.failures import FailureMemory, LoadFailure
+from cluster.adapters.residency.ledger import AdapterLedger
+from cluster.adapters.residency.policy import EvictionPolicy
+from cluster.adapters.residency.residency_types import (
+    ANY_TENANT,
     AdapterEvent,
     Admitted,
-    Candidate,
     Lease,
     MustEvict,
     MustWait,
+    SizedVersion,
 )
-from cluster.adapters.residency.shares import Amount, Holding, ShareGuard, TenantUse
-from cluster.adapters.residency.slot_books import Resident, SlotBooks, expect
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
@@ -62,26 +59,21 @@ class AdapterPool:
     ) -> None:
         self.slots = slots
         self.memory_bytes = memory_bytes
-        self._use = TenantUse(share_window_s, clock)
-        self._books = SlotBooks(slots, memory_bytes, clock)
-        self._residents = self._books.residents
+        self._ledger = AdapterLedger("adapter pool", memory_bytes, slots, share_window_s, clock)
+        self._policy = EvictionPolicy(self._ledger)
+        self._residents = self._ledger.residents
         self._failures = FailureMemory(failure_ttl_s, clock)
-        self._leases: dict[int, tuple[TenantId, frozenset[AdapterDigest]]] = {}
-        self._next_lease = 1
-        self._pinned: set[AdapterDigest] = set()
-        self._desired: frozenset[AdapterDigest] = frozenset()
-        self.evictions = 0
         self._events: list[AdapterEvent] = []
 
     # Asking for room
 
     def admit(
-        self, wanted: Sequence[Candidate], tenant: TenantId = SOMEBODY
+        self, wanted: Sequence[SizedVersion], tenant: TenantId = ANY_TENANT
     ) -> Admitted | MustEvict | MustWait:
         """Lease all of ``wanted`` at once, or none of them.
 
-        The lease counts from now, also for those still on their way: nothing that a granted
-        request needs can be evicted, and no two requests can each hold half.
+        The lease counts from now, also for versions still on their way: nothing that a granted
+        request needs can be evicted, and no two requests can each have half.
 
         Raises:
             AdapterCapacity: they would not fit even if nothing else were in use.
@@ -90,319 +82,225 @@ class AdapterPool:
         answer = self._make_room(wanted, tenant)
         if not isinstance(answer, Admitted):
             return answer
-        distinct = frozenset(c.digest for c in wanted)
-        self._use.note(tenant, distinct)
-        for digest in distinct:
-            self._residents[digest].leases += 1
-            self._residents[digest].uses += 1
-            self._books.touch(self._residents[digest])
+        distinct = frozenset(v.digest for v in wanted)
+        self._ledger.note_use(distinct, tenant)
         lease = Lease(
-            self._next_lease,
-            tuple(c.digest for c in wanted),
-            tuple(self._residents[c.digest].slot for c in wanted),
+            self._ledger.claim(distinct, tenant),
+            tuple(v.digest for v in wanted),
+            tuple(self._residents[v.digest].slot for v in wanted),
         )
-        self._next_lease += 1
-        self._leases[lease.id] = tenant, distinct
         return Admitted(lease, answer.start)
 
     def admit_prefetch(
-        self, wanted: Candidate, *, gently: bool = False
+        self, wanted: SizedVersion, *, gently: bool = False
     ) -> Admitted | MustEvict | MustWait:
         """Reserve room for one version without a lease.
 
-        One of the desired placement evicts no other of it. ``gently`` evicts neither those nor
-        anything that a tenant has used lately.
+        A version of the desired placement evicts no other of it. ``gently`` evicts neither those
+        nor a version that a tenant used recently.
 
         Raises:
             AdapterCapacity, AdapterError: as ``admit``.
         """
-        keep = self._desired if gently or wanted.digest in self._desired else frozenset()
+        desired = self._ledger.desired
+        spared = desired if gently or wanted.digest in desired else frozenset()
         if gently:
-            keep |= frozenset(d for d in self._residents if self._use.users(d))
-        return self._make_room((wanted,), None, keep)
+            spared |= self._ledger.recently_used()
+        return self._make_room((wanted,), None, spared)
 
-    def expect(self, tenant: TenantId) -> None:
-        """A tenant is about to ask for adapters: it has a share from now on."""
-        self._use.seen(tenant)
+    def note_tenant(self, tenant: TenantId) -> None:
+        """Give a tenant a share from now on: it is about to ask for adapters."""
+        self._ledger.recent.note_tenant(tenant)
 
-    def release(self, lease_id: int) -> bool:
-        """End a lease; False when it had ended before."""
-        tenant, digests = self._leases.pop(lease_id, (SOMEBODY, None))
-        if digests is None:
-            return False
-        self._use.note(tenant, digests)
-        for digest in digests:
-            self._residents[digest].leases -= 1
-        return True
+    def release_lease(self, lease_id: int) -> bool:
+        """End a lease; returns False if it had ended before."""
+        return self._ledger.end_claim(lease_id)
 
-    def plan_drain(
-        self, wanted: Sequence[Candidate], tenant: TenantId = SOMEBODY
+    def choose_to_close(
+        self, wanted: Sequence[SizedVersion], tenant: TenantId = ANY_TENANT
     ) -> frozenset[AdapterDigest]:
-        """Versions in use which, once idle, would make room for ``wanted``: few leases first.
+        """Choose versions in use which, once idle, would make room for ``wanted``.
 
-        Empty when pins leave no way.
+        Those with few leases come first. Empty if pins leave no way.
         """
-        short = self._books.shortage_after_leaving(wanted)
-        order = sorted(
-            self._in_use_or_idle(wanted),
-            key=lambda e: (
-                self._residents[e.digest].leases,
-                e.desired,
-                e.priority,
-                e.last_use,
-            ),
-        )
-        chosen = choose_victims(order, *short, self._guard(wanted, tenant))
-        if chosen is None and self._is_too_wide(wanted, tenant):
-            chosen = choose_victims(order, *short)
-        return frozenset() if chosen is None else frozenset(e.digest for e in chosen)
+        return self._policy.choose_to_close(wanted, tenant)
 
-    def is_within_share(self, wanted: Sequence[Candidate], tenant: TenantId) -> bool:
-        """Whether a tenant would stay within its share with ``wanted``."""
-        guard = self._guard(wanted, tenant)
-        return guard is None or guard.within_share
+    def is_within_share(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> bool:
+        """Return whether a tenant would stay within its share with ``wanted``."""
+        return self._policy.is_within_share(wanted, tenant)
 
     # Progress reported by the owner
 
     def fetched(self, digest: AdapterDigest) -> None:
-        """Its tensors are in host memory: FETCHING -> ON_HOST."""
+        """Record that its tensors are in host memory: FETCHING -> ON_HOST."""
         self._move(digest, AdapterState.ON_HOST)
 
     def writing(self, digest: AdapterDigest) -> Slot:
-        """Its tensors are being written to its slot: ON_HOST -> LOADING."""
+        """Record that its tensors are being written: ON_HOST -> LOADING. Returns its slot."""
         self._move(digest, AdapterState.LOADING)
         return self._residents[digest].slot
 
     def loaded(self, digest: AdapterDigest, nbytes: int) -> None:
-        """Its slot is complete and takes ``nbytes``: LOADING -> READY.
+        """Record that its slot is complete and takes ``nbytes``: LOADING -> READY.
 
         Raises:
             AdapterCapacity: it takes more than was promised and the budget has no more; the
                 state is unchanged.
         """
         resident = self._residents[digest]
-        total = self._books.bytes_used - resident.nbytes + nbytes
+        total = self._ledger.bytes_used - resident.nbytes + nbytes
         if total > self.memory_bytes:
             raise AdapterCapacity(
-                f"adapter {resident.candidate.alias}: expected at most {resident.nbytes} device "
+                f"adapter {resident.version.alias}: expected at most {resident.nbytes} device "
                 f"bytes, found {nbytes}: {total} of {self.memory_bytes} in use"
             )
-        self._books.resize(digest, nbytes)
+        self._ledger.resize(digest, nbytes)
         self._move(digest, AdapterState.READY)
 
     def failed(self, digest: AdapterDigest, error: AdapterError) -> None:
-        """Its load failed; the slot is free again and the reason is remembered until the TTL ends.
+        """Record that its load failed: its slot is free, the reason is remembered until the TTL.
 
         Raises:
-            IntegrityError: a lease is still held on it.
+            IntegrityError: a lease on it is open.
         """
         resident = self._residents[digest]
-        if resident.leases:
+        if resident.claims:
             raise IntegrityError(
-                f"adapter {digest} failed with {resident.leases} leases held, expected 0"
+                f"adapter {digest} failed with {resident.claims} leases open, expected 0"
             )
         self._move(digest, AdapterState.FAILED)
-        self._drop(digest)
-        self._failures.remember(digest, resident.candidate.alias, error)
+        self._ledger.remove(digest)
+        self._failures.remember(digest, resident.version.alias, error)
 
     def evict(self, digest: AdapterDigest) -> bool:
-        """Begin to evict: READY -> EVICTING. False when it is in use, pinned or not READY."""
-        resident = self._residents.get(digest)
-        if resident is None or not self._is_idle(digest, resident):
+        """Begin to evict: READY -> EVICTING. Returns False if it is in use, pinned or not READY."""
+        if digest not in self._residents or not self._ledger.is_idle(digest):
             return False
-        self._begin_evict(digest)
+        self._begin_eviction(digest)
         return True
 
     def evicted(self, digest: AdapterDigest) -> None:
-        """Its slot is cleared and free: EVICTING -> ABSENT."""
+        """Record that its slot is cleared and free: EVICTING -> ABSENT."""
         self._move(digest, AdapterState.ABSENT)
-        self._drop(digest)
+        self._ledger.remove(digest)
 
-    # Wishes
+    # Pins and placement
 
-    def pin(self, digest: AdapterDigest) -> None:
-        """Never evict this version, whether it is here yet or not."""
-        self._pinned.add(digest)
+    def pin_adapter(self, digest: AdapterDigest) -> None:
+        """Prevent the eviction of a version, whether it is here yet or not."""
+        self._ledger.pin_adapter(digest)
 
-    def unpin(self, digest: AdapterDigest) -> None:
-        """Undo ``pin``."""
-        self._pinned.discard(digest)
+    def unpin_adapter(self, digest: AdapterDigest) -> None:
+        """Undo ``pin_adapter``."""
+        self._ledger.unpin_adapter(digest)
 
     def set_desired(self, digests: Iterable[AdapterDigest]) -> None:
-        """The placement that eviction should spare."""
-        self._desired = frozenset(digests)
+        """Set the placement that eviction spares while it can."""
+        self._ledger.desired = frozenset(digests)
 
     # Reading
 
     @property
     def bytes_used(self) -> int:
         """Device bytes promised or taken."""
-        return self._books.bytes_used
+        return self._ledger.bytes_used
 
     @property
     def desired(self) -> frozenset[AdapterDigest]:
         """The placement last set."""
-        return self._desired
+        return self._ledger.desired
 
     @property
     def leases(self) -> int:
-        """Leases held."""
-        return len(self._leases)
+        """Number of open leases."""
+        return self._ledger.claims
+
+    @property
+    def evictions(self) -> int:
+        """Cumulative number of evictions begun."""
+        return self._ledger.evictions
 
     def state(self, digest: AdapterDigest) -> AdapterState:
-        """Where a version is; a failure whose time is over reads as ABSENT."""
+        """Return the state of a version; ABSENT once the time of a failure is over."""
         if digest in self._residents:
             return self._residents[digest].state
         failed = self._failure(digest) is not None
         return AdapterState.FAILED if failed else AdapterState.ABSENT
 
-    def holds(self, wanted: Sequence[Candidate]) -> bool:
-        """Whether all of ``wanted`` have slots already, so that admitting them takes no room."""
+    def have_slots(self, wanted: Sequence[SizedVersion]) -> bool:
+        """Return whether all of ``wanted`` have slots, so that admitting them takes no room."""
         return all(
-            c.digest in self._residents
-            and self._residents[c.digest].state is not AdapterState.EVICTING
-            for c in wanted
+            v.digest in self._residents
+            and self._residents[v.digest].state is not AdapterState.EVICTING
+            for v in wanted
         )
 
     def slot_of(self, digest: AdapterDigest) -> Slot | None:
-        """Its slot, from FETCHING to EVICTING."""
+        """Return a version's slot, or None if it has none; from FETCHING to EVICTING it has one."""
         resident = self._residents.get(digest)
         return None if resident is None else resident.slot
 
-    def residents(self) -> tuple[ResidentAdapter, ...]:
-        """Everything that holds a slot, by slot."""
-        return tuple(
-            ResidentAdapter(
-                digest=digest,
-                alias=r.candidate.alias,
-                state=r.state,
-                nbytes=r.nbytes,
-                rank=r.candidate.rank,
-                leases=r.leases,
-                pinned=digest in self._pinned,
-                last_used=r.last_used,
-            )
-            for digest, r in sorted(self._residents.items(), key=lambda item: item[1].slot)
-        )
+    def version_of(self, digest: AdapterDigest) -> SizedVersion:
+        """Return a version that has a slot, as it was admitted."""
+        return self._residents[digest].version
 
-    def failures(self) -> Mapping[AdapterDigest, Failure]:
-        """Failures still remembered."""
+    def residents(self) -> tuple[ResidentAdapter, ...]:
+        """Return every version that has a slot, by slot."""
+        return self._ledger.resident_adapters()
+
+    def failures(self) -> Mapping[AdapterDigest, LoadFailure]:
+        """Return the failures that are still remembered."""
         for digest in tuple(self._failures.all()):
             self._failure(digest)
         return self._failures.all()
 
-    def drain_events(self) -> tuple[AdapterEvent, ...]:
-        """Changes since the last call, in order."""
+    def take_events(self) -> tuple[AdapterEvent, ...]:
+        """Return the changes since the last call, in order."""
         events, self._events = tuple(self._events), []
         return events
 
     def check_integrity(self) -> None:
-        """Verify that the books balance.
+        """Verify that slots, bytes, leases and failures agree.
 
         Raises:
             IntegrityError: with both numbers.
         """
-        held = Counter(digest for _, digests in self._leases.values() for digest in digests)
-        self._books.check_integrity()
-        for digest, resident in self._residents.items():
-            expect(f"leases of {digest}", resident.leases, held[digest])
-            if resident.state is AdapterState.EVICTING:
-                expect(f"leases of {digest}, being evicted", resident.leases, 0)
-        expect("leased but not here", sorted(held.keys() - self._residents.keys()), [])
-        expect("failed and here", sorted(self._failures.all().keys() & self._residents.keys()), [])
+        self._ledger.check_integrity()
+        both = sorted(self._failures.all().keys() & self._residents.keys())
+        self._ledger.expect("failed and here", both, [])
 
     # Inside
 
     def _make_room(
         self,
-        wanted: Sequence[Candidate],
+        wanted: Sequence[SizedVersion],
         tenant: TenantId | None,
-        keep: frozenset[AdapterDigest] = frozenset(),
+        spared: frozenset[AdapterDigest] = frozenset(),
     ) -> Admitted | MustEvict | MustWait:
-        for candidate in wanted:
-            failure = self._failure(candidate.digest)
+        for version in wanted:
+            failure = self._failure(version.digest)
             if failure is not None:
                 raise failure.error()
         self._refuse_impossible(wanted)
-        exclude = {c.digest for c in wanted}
-        leaving = [d for d in exclude if self.state(d) is AdapterState.EVICTING]
-        slots_short, bytes_short = self._books.shortage(wanted)
-        if slots_short <= 0 and bytes_short <= 0 and not leaving:
-            absent = {c.digest: c for c in wanted if c.digest not in self._residents}
-            for candidate in absent.values():
-                self._reserve(candidate)
+        leaving = any(self.state(v.digest) is AdapterState.EVICTING for v in wanted)
+        if max(self._ledger.shortage(wanted)) <= 0 and not leaving:
+            absent = {v.digest: v for v in wanted if v.digest not in self._residents}
+            for version in absent.values():
+                self._reserve(version)
             return Admitted(None, tuple(absent))
-        short = self._books.shortage_after_leaving(wanted)
-        if max(short) <= 0:
+        if max(self._ledger.shortage_after_evictions(wanted)) <= 0:
             return MustEvict(())
-        idle = in_order(
-            self._evictable(digest)
-            for digest, r in self._residents.items()
-            if digest not in exclude and digest not in keep and self._is_idle(digest, r)
-        )
-        guard = None if tenant is None else self._guard(wanted, tenant)
-        victims = choose_victims(idle, *short, guard)
-        if victims is None and tenant is not None and self._is_too_wide(wanted, tenant):
-            victims = choose_victims(idle, *short)
+        victims = self._policy.choose_evictions(wanted, tenant, spared, can_wait=True)
         if victims is None:
             return MustWait()
-        for victim in victims:
-            self._begin_evict(victim.digest)
-        return MustEvict(tuple(victim.digest for victim in victims))
+        for digest in victims:
+            self._begin_eviction(digest)
+        return MustEvict(victims)
 
-    def _is_too_wide(self, wanted: Sequence[Candidate], tenant: TenantId) -> bool:
-        """Whether it is more than a share, and no wait for the tenant's own would help."""
-        guard = self._guard(wanted, tenant)
-        if guard is None or not guard.too_wide:
-            return False
-        short = self._books.shortage_after_leaving(wanted)
-        return choose_victims(self._in_use_or_idle(wanted), *short, guard) is None
-
-    def _in_use_or_idle(self, wanted: Sequence[Candidate]) -> list[Evictable]:
-        """All but those wanted, pinned or leaving."""
-        exclude = {c.digest for c in wanted} | self._pinned
-        return [
-            self._evictable(digest)
-            for digest, r in self._residents.items()
-            if digest not in exclude and r.state is not AdapterState.EVICTING
-        ]
-
-    def _guard(self, wanted: Sequence[Candidate], tenant: TenantId) -> ShareGuard | None:
-        tenants = self._use.tenants()
-        if tenants <= {tenant}:
-            return None
-        distinct = {c.digest: c.nbytes for c in wanted}
-        absent = [n for d, n in distinct.items() if d not in self._residents]
-        pinned = [r.nbytes for d, r in self._residents.items() if d in self._pinned]
-        return ShareGuard(
-            {
-                digest: self._holding(digest)
-                for digest in self._residents
-                if digest not in self._pinned
-            },
-            Amount(self.slots, self.memory_bytes) - Amount(len(pinned), sum(pinned)),
-            tenants,
-            tenant,
-            Amount(len(absent), sum(absent)),
-            Amount(len(distinct), sum(distinct.values())),
-        )
-
-    def _holding(self, digest: AdapterDigest) -> Holding:
-        return Holding(self._residents[digest].nbytes, self._use.users(digest))
-
-    def _evictable(self, digest: AdapterDigest) -> Evictable:
-        resident = self._residents[digest]
-        return Evictable(
-            digest,
-            self._holding(digest),
-            digest in self._desired,
-            resident.priority,
-            resident.last_use,
-        )
-
-    def _refuse_impossible(self, wanted: Sequence[Candidate]) -> None:
-        sizes = {c.digest: c.nbytes for c in wanted}
-        sizes |= {d: self._residents[d].nbytes for d in self._pinned if d in self._residents}
+    def _refuse_impossible(self, wanted: Sequence[SizedVersion]) -> None:
+        pinned = self._ledger.pinned
+        sizes = {v.digest: v.nbytes for v in wanted}
+        sizes |= {d: self._residents[d].nbytes for d in pinned if d in self._residents}
         if len(sizes) > self.slots:
             raise AdapterCapacity(
                 f"{len(sizes)} adapters, pinned ones included, do not fit in {self.slots} slots"
@@ -413,31 +311,20 @@ class AdapterPool:
                 f"{self.memory_bytes}"
             )
 
-    def _reserve(self, candidate: Candidate) -> None:
-        self._books.reserve(candidate)
-        self._move(candidate.digest, AdapterState.FETCHING)
+    def _reserve(self, version: SizedVersion) -> None:
+        slot = self._ledger.reserve(version).slot
+        absent, fetching = AdapterState.ABSENT, AdapterState.FETCHING
+        self._record(version.digest, version.alias, absent, fetching, slot)
 
-    def _begin_evict(self, digest: AdapterDigest) -> None:
-        self._books.age(digest)
-        self.evictions += 1
+    def _begin_eviction(self, digest: AdapterDigest) -> None:
+        self._ledger.count_eviction(digest)
         self._move(digest, AdapterState.EVICTING)
-
-    def _drop(self, digest: AdapterDigest) -> None:
-        self._books.drop(digest)
-        self._use.forget(digest)
-
-    def _is_idle(self, digest: AdapterDigest, resident: Resident) -> bool:
-        return (
-            resident.state is AdapterState.READY
-            and resident.leases == 0
-            and digest not in self._pinned
-        )
 
     def _move(self, digest: AdapterDigest, after: AdapterState) -> None:
         resident = self._residents.get(digest)
         if resident is None:
             raise IntegrityError(f"adapter {digest}: not here, so it cannot become {after}")
-        self._record(digest, resident.candidate.alias, resident.state, after, resident.slot)
+        self._record(digest, resident.version.alias, resident.state, after, resident.slot)
         resident.state = after
 
     def _record(
@@ -452,8 +339,8 @@ class AdapterPool:
             raise IntegrityError(f"adapter {digest}: no transition from {before} to {after}")
         self._events.append(AdapterEvent(digest, alias, before, after, slot))
 
-    def _failure(self, digest: AdapterDigest) -> Failure | None:
-        forgotten = self._failures.expire(digest)
-        if forgotten is not None:
-            self._record(digest, forgotten.alias, AdapterState.FAILED, AdapterState.ABSENT, None)
+    def _failure(self, digest: AdapterDigest) -> LoadFailure | None:
+        expired = self._failures.expire(digest)
+        if expired is not None:
+            self._record(digest, expired.alias, AdapterState.FAILED, AdapterState.ABSENT, None)
         return self._failures.get(digest)

@@ -1,13 +1,13 @@
-"""What tenants may hold of a pool that they share.
+"""Divides a tier among the tenants that use it, so that none pushes another below its share.
 
-While n tenants use a pool, the share of each is an n-th of its slots and of its bytes. An adapter
-counts for every tenant that has used it lately. Room that one tenant needs is never taken from
-another so that this one falls below its share; a tenant that has less than its share itself may
-also take the last adapter that another one has above it. So whoever brings in many adapters evicts
-its own, and a share that nobody claims is anybody's.
+While n tenants use a tier, the share of each is an n-th of its slots and of its bytes. An adapter
+counts for every tenant that used it within the window. A request never takes room from another
+tenant so that this tenant falls below its share. A tenant that has less than its share itself may
+also take the last adapter that another tenant has above its share. So a tenant that brings in many
+adapters evicts its own, and a share without a claimant is open to all.
 
-Why this never locks up: where all others are within their shares, everything that no other tenant
-uses is at least one share, and it is the asking tenant's own or nobody's.
+The shares cannot deadlock: where all others are within their shares, the room that no other tenant
+uses is at least one share, and it is the asking tenant's own or unused.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,9 +19,9 @@ from cluster.domain.ids import AdapterDigest, TenantId
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Room in a pool."""
+    """Room in a tier."""
 
-    slots: int
+    slots: int  # 0 in a tier of bytes alone
     nbytes: int
 
     def __add__(self, other: "Amount") -> "Amount":
@@ -31,24 +31,24 @@ class Amount:
         return Amount(self.slots - other.slots, self.nbytes - other.nbytes)
 
     def fits(self, limit: "Amount") -> bool:
-        """Whether neither number is above the limit's."""
+        """Return whether neither number is above the limit's."""
         return self.slots <= limit.slots and self.nbytes <= limit.nbytes
 
     def share(self, tenants: int) -> "Amount":
-        """What each of so many may hold."""
+        """Return the share of each of ``tenants``."""
         return Amount(self.slots // tenants, self.nbytes // tenants)
 
 
-NOTHING = Amount(0, 0)
+NO_ROOM = Amount(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """One adapter in a pool and the tenants it counts for."""
+class Occupancy:
+    """The room that one adapter takes, and the tenants it counts for."""
 
     nbytes: int
     users: frozenset[TenantId]
-    slots: int = 1  # 0 in a pool of bytes alone
+    slots: int = 1  # 0 in a tier of bytes alone
 
     @property
     def amount(self) -> Amount:
@@ -56,8 +56,8 @@ class Holding:
         return Amount(self.slots, self.nbytes)
 
 
-class TenantUse:
-    """Who used what lately. A use counts for ``window_s`` seconds."""
+class RecentUses:
+    """Remembers which tenants used which adapters. A use counts for ``window_s`` seconds."""
 
     def __init__(self, window_s: float, clock: Clock) -> None:
         self._window_s = window_s
@@ -65,27 +65,27 @@ class TenantUse:
         self._uses: dict[AdapterDigest, dict[TenantId, float]] = {}  # monotonic, seconds
         self._seen: dict[TenantId, float] = {}  # monotonic, seconds
 
-    def note(self, tenant: TenantId, digests: Iterable[AdapterDigest]) -> None:
-        """A tenant uses these now."""
+    def note_use(self, tenant: TenantId, digests: Iterable[AdapterDigest]) -> None:
+        """Record that a tenant uses these versions now."""
         now = self._clock.monotonic()
         for digest in digests:
             self._uses.setdefault(digest, {})[tenant] = now
             self._seen[tenant] = now
 
-    def seen(self, tenant: TenantId) -> None:
-        """A tenant is here, whether or not it gets what it asks for."""
+    def note_tenant(self, tenant: TenantId) -> None:
+        """Record that a tenant asks now, whether or not its request is granted."""
         self._seen[tenant] = self._clock.monotonic()
 
-    def forget(self, digest: AdapterDigest) -> None:
-        """It has left the pool; who used it stays known as a user of the pool."""
+    def remove_uses(self, digest: AdapterDigest) -> None:
+        """Remove the uses of a version that left; its users still count as tenants of the tier."""
         self._uses.pop(digest, None)
 
     def users(self, digest: AdapterDigest) -> frozenset[TenantId]:
-        """Who used it lately."""
+        """Return the tenants that used a version within the window."""
         return _recent(self._uses.get(digest, {}), self._since)
 
     def tenants(self) -> frozenset[TenantId]:
-        """Who was here lately."""
+        """Return the tenants that used the tier within the window."""
         recent = _recent(self._seen, self._since)
         if len(recent) < len(self._seen):
             self._seen = {tenant: at for tenant, at in self._seen.items() if tenant in recent}
@@ -97,20 +97,20 @@ class TenantUse:
 
 
 class ShareGuard:
-    """Says what a request of one tenant may evict, and counts along what it does.
+    """Decides which adapters one tenant's request may evict, and counts the evictions.
 
     Args:
-        holdings: everything in the pool that counts for shares.
-        total: of the pool, without what is pinned.
-        tenants: who uses the pool.
-        tenant: who asks.
-        need: room for what it asks for that is not here yet.
-        whole: room for all that it asks for.
+        occupied: the adapters in the tier that count for shares.
+        total: room of the tier, without the pinned adapters.
+        tenants: the tenants that use the tier.
+        tenant: the tenant that asks.
+        need: room for the versions it asks for that are absent.
+        whole: room for all the versions it asks for.
     """
 
     def __init__(
         self,
-        holdings: Mapping[AdapterDigest, Holding],
+        occupied: Mapping[AdapterDigest, Occupancy],
         total: Amount,
         tenants: frozenset[TenantId],
         tenant: TenantId,
@@ -121,48 +121,48 @@ class ShareGuard:
         self._need = need
         self._whole = whole
         self.share = total.share(len(tenants | {tenant}))
-        self._held: dict[TenantId, Amount] = {}
-        self._own = NOTHING
-        for holding in holdings.values():
-            for user in holding.users:
-                self._held[user] = self._held.get(user, NOTHING) + holding.amount
-            if holding.users == {tenant}:
-                self._own += holding.amount
+        self._used: dict[TenantId, Amount] = {}
+        self._own = NO_ROOM
+        for room in occupied.values():
+            for user in room.users:
+                self._used[user] = self._used.get(user, NO_ROOM) + room.amount
+            if room.users == {tenant}:
+                self._own += room.amount
 
     @property
     def within_share(self) -> bool:
-        """Whether the tenant's own adapters and what it asks for are within its share."""
+        """Whether the tenant's own adapters and the versions it asks for fit in its share."""
         return (self._own + self._need).fits(self.share)
 
     @property
     def too_wide(self) -> bool:
-        """Whether what it asks for at once is more than a share: no wait within it would help."""
+        """Whether one request asks for more than a share, so that waiting within it is useless."""
         return not self._whole.fits(self.share)
 
-    def is_own(self, holding: Holding) -> bool:
-        """Whether no other tenant uses it."""
-        return not holding.users - {self._tenant}
+    def is_own(self, room: Occupancy) -> bool:
+        """Return whether no other tenant uses an adapter."""
+        return not room.users - {self._tenant}
 
-    def allows(self, holding: Holding) -> bool:
-        """Whether it may be evicted for the request."""
-        for user in holding.users - {self._tenant}:
-            held = self._held[user]
+    def allows(self, room: Occupancy) -> bool:
+        """Return whether the request may evict an adapter."""
+        for user in room.users - {self._tenant}:
+            used = self._used[user]
             if self.within_share:
-                if held.fits(self.share):
+                if used.fits(self.share):
                     return False
             else:
-                left = held - holding.amount
+                left = used - room.amount
                 enough_slots = 0 < self.share.slots <= left.slots
                 if not enough_slots and left.nbytes < self.share.nbytes:
                     return False
         return True
 
-    def take(self, holding: Holding) -> None:
-        """It is going."""
-        for user in holding.users:
-            self._held[user] -= holding.amount
-        if holding.users == {self._tenant}:
-            self._own -= holding.amount
+    def count_eviction(self, room: Occupancy) -> None:
+        """Subtract an adapter that is chosen for eviction."""
+        for user in room.users:
+            self._used[user] -= room.amount
+        if room.users == {self._tenant}:
+            self._own -= room.amount
 
 
 def _recent(times: Mapping[TenantId, float], since: float) -> frozenset[TenantId]:

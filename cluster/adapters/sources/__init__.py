@@ -1,4 +1,4 @@
-"""Where adapters come from: uploads, folders, the hub, URLs."""
+"""Fetches adapters from uploads, folders, the hub and URLs."""
 
 from cluster.adapters.sources.folder import FolderSource
 from cluster.adapters.sources.hub import HubSource

@@ -1,4 +1,4 @@
-"""Which URLs an operator permits adapters to come from."""
+"""Decides from which URLs an operator permits adapters."""
 
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -41,7 +41,7 @@ class AllowList:
 
 
 def without_secrets(url: str) -> str:
-    """A URL for people and logs: no user, password, query or fragment."""
+    """Strip a URL for display and logs: no user, password, query or fragment."""
     head, _, _ = url.partition("?")
     head, _, _ = head.partition("#")
     scheme, found, rest = head.partition("://")

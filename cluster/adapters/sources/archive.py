@@ -1,4 +1,4 @@
-"""A .tar, .tar.gz or .zip of one PEFT folder."""
+"""Unpacks a .tar, .tar.gz or .zip of one PEFT folder."""
 
 from pathlib import Path
 

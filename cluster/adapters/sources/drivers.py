@@ -1,4 +1,4 @@
-"""Object stores and other remotes through fsspec's drivers, none of which is required."""
+"""Reads object stores and other remotes through fsspec's drivers, all optional."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -45,7 +45,7 @@ class DriverFiles:
             ) from error
 
     async def exists(self, url: str) -> bool:
-        """Whether there is a file.
+        """Return whether a file exists.
 
         Raises:
             AdapterSourceError: the driver failed.

@@ -1,4 +1,4 @@
-"""Which files of a source are kept, and how they get onto the disk."""
+"""Chooses which files of a source are kept, and writes them to the disk."""
 
 import errno
 from collections.abc import AsyncIterator, Iterator

@@ -1,4 +1,4 @@
-"""A folder under a root that the operator named."""
+"""Copies an adapter from a folder under a root that the operator named."""
 
 import errno
 import os
@@ -44,7 +44,7 @@ class FolderSource:
         self._relative = relative
 
     def describe(self) -> str:
-        """The path as the caller wrote it."""
+        """Return the path as the caller wrote it."""
         return f"folder {self._relative}"
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:
@@ -52,8 +52,8 @@ class FolderSource:
 
         Raises:
             AdapterUnsafePath: the path leads out of the root, or a part of it, or a file, is a
-                symlink or no regular file.
-            AdapterSourceNotFound: there is no such folder.
+                symlink or not a regular file.
+            AdapterSourceNotFound: the folder does not exist.
             AdapterError: as ``AdapterSource.fetch``.
         """
         parts = safe_parts(self._relative)
@@ -96,7 +96,7 @@ class FolderSource:
     def _open_file(
         self, folder: int, parts: tuple[str, ...], name: str, where: str, links: int = MAX_LINKS
     ) -> int:
-        """A descriptor of a file in an open folder, whose path is ``parts``, or of its target."""
+        """Open a file in an open folder with the path ``parts``, or the file's target."""
         try:
             return os.open(name, _FILE, dir_fd=folder)
         except OSError as error:
@@ -111,7 +111,7 @@ class FolderSource:
             return self._open_file(beside, tuple(above), file, where, links - 1)
 
     def _below_root(self, parts: tuple[str, ...], target: str, where: str) -> tuple[str, ...]:
-        """The path below the root that a link in the folder ``parts`` means.
+        """Return the path below the root that a link in the folder ``parts`` means.
 
         No part of ``parts`` is a link, so that ".." may be taken by the letter.
         """

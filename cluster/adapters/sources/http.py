@@ -1,4 +1,4 @@
-"""One file over HTTP: streamed, counted, with every redirect checked."""
+"""Downloads one file over HTTP: streamed, counted, with every redirect checked."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -47,7 +47,7 @@ class HttpFiles:
         await self._client.aclose()
 
     async def save(self, url: str, path: Path, *, kind: str) -> httpx2.Headers | None:
-        """Download into a new file; the first response's headers, or None where there is none.
+        """Download into a new file. Returns the first response's headers, or None if not found.
 
         Raises:
             AdapterError: as ``AdapterSource.fetch``.

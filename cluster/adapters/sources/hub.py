@@ -1,4 +1,4 @@
-"""An adapter's repository on the Hugging Face hub, or on a server that speaks like it."""
+"""Fetches an adapter's repository from the Hugging Face hub, or a compatible server."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ class HubSource:
         self._token = token
 
     def describe(self) -> str:
-        """Repository and revision."""
+        """Return the repository and revision."""
         return f"hub {self._repo_id}@{self._revision}"[:300]
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:

@@ -1,4 +1,4 @@
-"""What happens to each member of an archive, whatever the archive's format."""
+"""Handles the members of an archive, whatever the archive's format."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +27,7 @@ class Members:
     """Takes an archive's members one by one and keeps what belongs to the adapter.
 
     The adapter is at the archive's top, or else in the one folder there that has a config or
-    weights. What else may lie beside it is put aside until it is known which folder that is.
+    weights. Other candidates are put aside until it is known which folder that is.
     They are written under their own fixed names, so that no member's path is ever used as a
     path; odd paths, links and doubled names are refused all the same, because an archive that
     holds them is not what it seems.
@@ -46,7 +46,7 @@ class Members:
         self._aside: dict[tuple[str, ...], Path] = {}  # member -> where it waits
 
     def folder(self, name: str) -> None:
-        """A folder; nothing is written.
+        """Take a folder; nothing is written.
 
         Raises:
             AdapterUnsafePath, AdapterTooManyFiles: by its name or number.
@@ -56,11 +56,11 @@ class Members:
             safe_parts(name)
 
     def refuse(self, name: str, found: str) -> AdapterUnsafePath:
-        """The error for a member that is neither file nor folder."""
+        """Build the error for a member that is neither file nor folder."""
         return AdapterUnsafePath(f"{self._label(name)}: expected a regular file, found {found}")
 
     def file(self, name: str, declared: int, read: Callable[[int], bytes]) -> None:
-        """A regular file of ``declared`` bytes; ``read(n)`` gives its next bytes.
+        """Take a regular file of ``declared`` bytes; ``read(n)`` returns its next bytes.
 
         Raises:
             AdapterTooLarge: declared or real sizes exceed a limit.
@@ -91,7 +91,7 @@ class Members:
         self._copy(label, parts[-1], self._into / parts[-1], declared, read)
 
     def finish(self) -> None:
-        """After the last member.
+        """Finish after the last member.
 
         Raises:
             AdapterPickle, AdapterMalformed: weights or config were not among them.
@@ -109,7 +109,7 @@ class Members:
         check_complete(self._into, where=self._where, pickle=self._pickle)
 
     def _belongs(self, folder: tuple[str, ...], label: str) -> bool:
-        """Whether a file of the adapter in this folder is one to keep; the top outranks all."""
+        """Return whether to keep a file of the adapter in this folder; the top outranks all."""
         if self._folder is None:
             self._folder = folder
         if self._folder and not folder:

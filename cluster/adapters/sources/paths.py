@@ -1,4 +1,4 @@
-"""Names that come from outside: archive members, folders, parts of an upload."""
+"""Checks names that come from outside: archive members, folders, parts of an upload."""
 
 from cluster.errors import AdapterUnsafePath
 
@@ -6,7 +6,7 @@ MAX_PATH_CHARS = 1024
 
 
 def safe_parts(path: str) -> tuple[str, ...]:
-    """The parts of a relative path with ``/`` between them; ``.`` and empty parts are dropped.
+    """Split a relative path at ``/``; ``.`` and empty parts are left out.
 
     Raises:
         AdapterUnsafePath: absolute, with ``..``, a backslash, a drive letter or a control

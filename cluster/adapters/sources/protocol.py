@@ -1,4 +1,4 @@
-"""Where an adapter's files come from."""
+"""Declares a source of an adapter's files."""
 
 from pathlib import Path
 from typing import Protocol
@@ -7,7 +7,7 @@ from cluster.adapters.budget import ByteBudget
 
 
 class AdapterSource(Protocol):
-    """Something that can bring an adapter's files into a folder."""
+    """Brings an adapter's files into a folder."""
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:
         """Write PEFT's files into the empty folder ``into``, and nothing anywhere else.
@@ -22,5 +22,5 @@ class AdapterSource(Protocol):
         ...
 
     def describe(self) -> str:
-        """Where it comes from, for people and logs; without credentials."""
+        """Return its origin for display and logs, without credentials."""
         ...

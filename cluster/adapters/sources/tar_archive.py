@@ -1,4 +1,4 @@
-"""The members of a .tar or .tar.gz, read forwards once, with a bound on every header.
+"""Reads the members of a .tar or .tar.gz, forwards once, with a bound on every header.
 
 Understands ustar, GNU's long names and pax paths and sizes. The standard library parses the
 512-byte header block; it is not asked to walk the archive, because it reads extended headers
@@ -32,7 +32,7 @@ _REFUSED = {
 
 
 def unpack_tar(file: BinaryIO, members: Members, budget: ByteBudget, where: str) -> None:
-    """Hand every member to ``members``; ``file`` is at the archive's first byte.
+    """Pass every member to ``members``; ``file`` is at the archive's first byte.
 
     Raises:
         AdapterMalformed: damaged, truncated, or not a tar archive.
@@ -79,7 +79,7 @@ class _TarReader:
         self._padding = 0  # after it, to the next block
 
     def header(self) -> tarfile.TarInfo | None:
-        """The next header block; None at the archive's end."""
+        """Return the next header block, or None at the archive's end."""
         block = self._exactly(_BLOCK)
         if block.count(0) == _BLOCK:
             return None
@@ -89,7 +89,7 @@ class _TarReader:
             raise AdapterMalformed(f"{self._where}: not a readable tar archive: {error}") from error
 
     def extended(self, nbytes: int) -> bytes:
-        """The content of an extended header, which is meant to be short."""
+        """Read the content of an extended header, which is meant to be short."""
         if not 0 <= nbytes <= MAX_EXTENDED_HEADER_BYTES:
             raise AdapterMalformed(
                 f"{self._where}: expected an extended header of at most "
@@ -100,12 +100,12 @@ class _TarReader:
         return content
 
     def begin(self, nbytes: int) -> None:
-        """A member of this size comes next."""
+        """Count a member of this size, which comes next."""
         self._left = max(nbytes, 0)
         self._padding = -nbytes % _BLOCK
 
     def read(self, nbytes: int) -> bytes:
-        """Up to ``nbytes`` of the current member; empty at its end."""
+        """Return up to ``nbytes`` of the current member; empty at its end."""
         data = self._exactly(min(nbytes, self._left))
         self._left -= len(data)
         return data

@@ -1,4 +1,4 @@
-"""Bytes that a client sends: one archive, or the files themselves."""
+"""Receives bytes that a client sends: one archive, or the files themselves."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class UploadSource:
         self._name = name
 
     def describe(self) -> str:
-        """The name it was given."""
+        """Return the name that the upload was given."""
         return self._name
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:
@@ -51,14 +51,14 @@ class UploadedFile:
 
 
 class FilesSource:
-    """The files of a PEFT folder, one after another; others than the adapter's are read over."""
+    """The files of a PEFT folder, one after another; files that are not the adapter's are skipped."""
 
     def __init__(self, files: AsyncIterator[UploadedFile], *, name: str = "upload") -> None:
         self._files = files
         self._name = name
 
     def describe(self) -> str:
-        """The name it was given."""
+        """Return the name that the upload was given."""
         return self._name
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:

@@ -1,4 +1,4 @@
-"""A URL of an archive, or of a folder of PEFT's files."""
+"""Fetches an adapter from a URL of an archive, or of a folder of PEFT's files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ _HTTP = {"http", "https"}
 
 
 class UrlSource:
-    """``https://``, ``s3://``, ``gs://`` and what else the operator permits.
+    """Fetches from ``https://``, ``s3://``, ``gs://`` and other schemes that the operator permits.
 
     A path that ends in .tar, .tar.gz, .tgz or .zip is an archive; any other is a folder, whose
     files are asked for by name. ``options`` are the fsspec driver's own settings, credentials
@@ -35,7 +35,7 @@ class UrlSource:
         self._options = dict(options or {})
 
     def describe(self) -> str:
-        """The URL without credentials or query."""
+        """Return the URL without credentials or query."""
         return without_secrets(self._url)
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:

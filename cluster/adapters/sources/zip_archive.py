@@ -1,4 +1,4 @@
-"""The members of a .zip: stored or deflated, without zip64, encryption or a long directory."""
+"""Reads the members of a .zip: stored or deflated, no zip64, encryption or long directory."""
 
 import stat
 import struct
@@ -20,7 +20,7 @@ _UNIX = 3
 
 
 def unpack_zip(file: BinaryIO, members: Members, limits: AdapterLimits, where: str) -> None:
-    """Hand every member to ``members``.
+    """Pass every member to ``members``.
 
     Raises:
         AdapterMalformed: damaged, truncated, encrypted, or packed in another way.

@@ -1,6 +1,6 @@
-"""Whether an adapter may be served: limits, base model, finite values. Knows no torch.
+"""Checks whether an adapter may be served: limits, base model, finite values. Imports no torch.
 
-Everything the header can tell is checked before a byte of any tensor is read.
+Everything in the header is checked before a byte of any tensor is read.
 """
 
 from collections.abc import Callable
@@ -147,8 +147,10 @@ def check_fit(files: AdapterFiles, base: BaseShapes, limits: AdapterLimits) -> t
 
 
 def _missing(files: AdapterFiles, config: PeftLoraConfig, base: BaseShapes) -> tuple[str, ...]:
-    """A note of modules that the config targets and the file does not have; PEFT adds nothing
-    there, unless it begins with chance."""
+    """Note modules that the config targets and the file does not have.
+
+    PEFT adds nothing there, unless their initialisation is random.
+    """
     paths = (*base.modules, *(name for name in VOCABULARY if name not in base.modules))
     missing = [path for path in paths if path not in files.modules and config.targets(path)]
     if not missing:
@@ -216,7 +218,7 @@ def check_vocabulary(
 
 
 def check_all_finite(files: AdapterFiles, data: memoryview) -> None:
-    """``check_finite`` of every tensor; ``data`` is the whole data section.
+    """Apply ``check_finite`` to every tensor; ``data`` is the whole data section.
 
     Raises:
         AdapterNotFinite: as ``check_finite``.

@@ -1,4 +1,4 @@
-"""Names of one base on the hub: copies by other people, and quantised ones, are the same model.
+"""Compares names of bases on the hub: copies and quantised versions are the same model.
 
 Names are compared by their last part, without regard to case. What a quantiser puts at the end of
 it is left out, and some names that differ otherwise are known. Shapes are compared besides.
@@ -18,7 +18,7 @@ _SUFFIX = re.compile(
 """One mark of a quantiser; several may follow each other, as in -unsloth-bnb-4bit."""
 
 ALIASES = {
-    # Unsloth's names of models whose owners call them otherwise.
+    # Unsloth's names of models that have other names at their owners.
     "llama-2-7b": "llama-2-7b-hf",
     "llama-2-13b": "llama-2-13b-hf",
     "llama-2-7b-chat": "llama-2-7b-chat-hf",
@@ -50,7 +50,7 @@ def is_another_model(name: str, other: str) -> bool:
 
 
 def canonical(name: str) -> str:
-    """The last part of a name in lower case, without what quantisers add, by its known alias."""
+    """Return the last part of a name in lower case, without quantisers' suffixes, by its alias."""
     last = name.rpartition("/")[2].lower()
     while (found := _SUFFIX.search(last)) and found.start():
         last = last[: found.start()]
@@ -58,6 +58,6 @@ def canonical(name: str) -> str:
 
 
 def is_quantised_copy(name: str, other: str) -> bool:
-    """Whether two names of one model differ by more than owner and case."""
+    """Return whether two names of one model differ by more than owner and case."""
     parts = (name.rpartition("/")[2].lower(), other.rpartition("/")[2].lower())
     return parts[0] != parts[1] and not is_another_model(name, other)

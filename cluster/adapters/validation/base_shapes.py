@@ -1,4 +1,4 @@
-"""What an adapter must fit."""
+"""Reads the shapes of the base model that an adapter must fit."""
 
 import json
 from collections.abc import Mapping
@@ -26,12 +26,12 @@ class BaseShapes:
         modules: Mapping[str, tuple[int, int]],
         vocab_size: int = 0,
     ) -> "BaseShapes":
-        """Those of a model whose files are in ``folder``."""
+        """Read the shapes of the model with its files in ``folder``."""
         return cls(digest, modules, model_id, model_type_of(folder), folder, vocab_size)
 
 
 def model_type_of(folder: Path) -> str:
-    """The type of the model in a folder; empty where its config.json does not tell."""
+    """Return the type of the model in a folder; empty if its config.json does not have it."""
     try:
         found = json.loads((folder / "config.json").read_text()).get("model_type")
     except (OSError, ValueError, AttributeError):

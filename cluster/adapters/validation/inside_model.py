@@ -1,4 +1,4 @@
-"""Adapters that no gate and no prompt's router may weigh: theirs are the layers, for whole rows."""
+"""Refuses adapters that cannot be weighed inside the model: they apply to whole rows of layers."""
 
 from cluster.domain.adapter import AdapterManifest
 from cluster.errors import AdapterUnsupported
@@ -8,7 +8,7 @@ HEADS = frozenset({"lm_head", "embed_out"})
 
 
 def check_weighable(name: str, manifest: AdapterManifest) -> None:
-    """Refuse an adapter whose weights would be decided inside the model, layer by layer.
+    """Refuse an adapter with weights that would be decided inside the model, layer by layer.
 
     Raises:
         AdapterUnsupported: it is an activated LoRA, or has LoRA on the output head, which lies in

@@ -1,4 +1,4 @@
-"""Embeddings and output heads that PEFT has saved beside an adapter, compared with the base's own.
+"""Compares embeddings and output heads that PEFT saved with an adapter with the base's own.
 
 PEFT saves them where the vocabulary grew or the output head is a target, and writes them into the
 base when it loads the adapter. Where they are the base's own values that changes nothing.
@@ -66,7 +66,7 @@ def check_copy(
 
 
 def _find(base: Path, name: str) -> tuple[Path, SafetensorsHeader, TensorInfo] | None:
-    """The base's tensor; of a head that the base has tied, the embedding."""
+    """Return the base's tensor; the embedding for a head that the base has tied."""
     found = {}
     for path in sorted(base.glob("*.safetensors")):
         header = read_header(path)
@@ -81,7 +81,7 @@ def _find(base: Path, name: str) -> tuple[Path, SafetensorsHeader, TensorInfo] |
 def _compare(
     info: TensorInfo, data: memoryview, path: Path, header: SafetensorsHeader, own: TensorInfo
 ) -> tuple[int, bool]:
-    """Rows that differ, and whether any value is the base's but for rounding."""
+    """Return the rows that differ, and whether any value is the base's apart from rounding."""
     width = info.shape[1] if len(info.shape) > 1 else 1
     rows = max(1, _CHUNK // max(1, width))
     item = ITEM_BYTES[info.dtype]
@@ -112,21 +112,21 @@ def _chunks(path: Path, header: SafetensorsHeader, own: TensorInfo, values: int)
 
 
 def _equal(mine: Any, dtype: str, theirs: Any, own: str) -> Any:
-    """By value; the base's values may have been rounded to the file's type."""
+    """Compare by value; the base's values may have been rounded to the file's type."""
     with np.errstate(over="ignore"):
         rounded = _rounded(_widened(theirs, own), dtype)
     return _widened(mine, dtype) == _widened(rounded, dtype)
 
 
 def _widened(values: Any, dtype: str) -> Any:
-    """As float64, which has every value of each type."""
+    """Convert to float64, which has every value of each type."""
     if dtype == "BF16":
         return (values.astype("<u4") << 16).view("<f4").astype("<f8")
     return values.astype("<f8")
 
 
 def _rounded(values: Any, dtype: str) -> Any:
-    """float64 to a type's nearest values, ties to even."""
+    """Round float64 to a type's nearest values, ties to even."""
     if dtype != "BF16":
         return values.astype(_NUMPY[dtype])
     bits = values.astype("<f4").view("<u4")

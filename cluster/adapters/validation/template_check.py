@@ -1,4 +1,4 @@
-"""Whether a chat template compiles, by the sandbox in which transformers runs it.
+"""Checks that a chat template compiles, in the sandbox in which transformers runs it.
 
 Jinja computes expressions of constants when it compiles, so those that may become large, such as
 ``{{ 'a' * 3000000000 }}``, are refused before.
@@ -17,7 +17,7 @@ from cluster.errors import AdapterMalformed
 
 
 class _Generation(Extension):
-    """``{% generation %}``, by which transformers marks what the assistant says."""
+    """Parse ``{% generation %}``, with which transformers marks the assistant's text."""
 
     tags = {"generation"}  # noqa: RUF012 - as jinja has it
 
@@ -71,7 +71,7 @@ def check_template(where: str, template: str) -> None:
 
 
 def _large_constants(tree: nodes.Node) -> Iterator[nodes.Node]:
-    """Expressions of constants whose value may be far larger than they are."""
+    """Find expressions of constants with values that may be far larger than they are."""
     for node in tree.find_all(_GROWING):
         if any(node.find_all((nodes.Name, nodes.Call))):
             continue  # jinja leaves it to the run
@@ -80,7 +80,7 @@ def _large_constants(tree: nodes.Node) -> Iterator[nodes.Node]:
 
 
 def _may_be_large(node: nodes.Node) -> bool:
-    """Whether a product, power, format or filter of constants may be; inside it are sums alone."""
+    """Return whether a product, power, format or filter of constants and sums may be large."""
     values = [part.value for part in node.find_all(nodes.Const)]
     lengths = [len(value) for value in values if isinstance(value, str)]
     numbers = sum(abs(value) for value in values if isinstance(value, int | float))

@@ -103,7 +103,7 @@ class AdapterAdmin:
                 fetched, and again at the end.
             AdapterError: what is wrong with the adapter or its source, by a stable code.
         """
-        await self._registry.refresh()
+        await self._registry.sync()
         self._registry.check_add(wanted.owner, wanted.alias, wanted.expected)
         store = await self._store(base_check)
         stored = await store.add(source)
@@ -134,10 +134,10 @@ class AdapterAdmin:
             AdapterNotFound: there is no such version.
             AdapterNotStored: its files are not in the store any more.
         """
-        version = (await self._registry.refresh()).version(digest)
+        version = (await self._registry.sync()).version(digest)
         if version.place.kind is PlaceKind.STORE:
             await asyncio.to_thread(self._live.path_of, version)
-        return await self._point(digest, wanted, by)
+        return await self._switch(digest, wanted, by)
 
     async def roll_back(
         self, owner: TenantId, alias: str, expected: AdapterDigest | None, by: TenantId
@@ -151,7 +151,7 @@ class AdapterAdmin:
         Raises:
             AdapterCapacity: a slot must stay free for the others.
         """
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         after = view.pinned | {view.name(owner, alias).digest}
         if pinned and len(after) >= self._config.slots:
             raise AdapterCapacity(
@@ -169,16 +169,16 @@ class AdapterAdmin:
         wait_s: float = REMOVE_WAIT_S,
     ) -> dict[AdapterDigest, bool]:
         """Remove a name and wait until what only it had is gone everywhere: by digest, whether."""
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         had = {step.digest for step in view.name(owner, alias).history}
         await self._registry.remove_name(owner, alias, expected=expected, force=force)
         return await self._gone(had, wait_s)
 
-    async def remove_version(
+    async def retire_version(
         self, digest: AdapterDigest, *, force: bool, wait_s: float = REMOVE_WAIT_S
     ) -> dict[AdapterDigest, bool]:
         """Remove a version from all histories and wait until it is gone everywhere."""
-        await self._registry.remove_version(digest, force=force)
+        await self._registry.retire_version(digest, force=force)
         return await self._gone({digest}, wait_s)
 
     async def verify(self, digest: AdapterDigest) -> None:
@@ -187,7 +187,7 @@ class AdapterAdmin:
         Raises:
             AdapterCorrupt: it is not what was registered.
         """
-        version = (await self._registry.refresh()).version(digest)
+        version = (await self._registry.sync()).version(digest)
         if version.place.kind is PlaceKind.STORE:
             store = content_store(self._config, NO_BASE)
             if store is None:
@@ -229,7 +229,7 @@ class AdapterAdmin:
         answers = await self._cluster.prepare(digest, self._config.add_timeout_s)
         await self._registry.answered(digest, answers)
         self._judge(answers)
-        return await self._point(digest, wanted, by)
+        return await self._switch(digest, wanted, by)
 
     def _judge(self, answers: tuple[Answer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
@@ -246,8 +246,8 @@ class AdapterAdmin:
         error = error_from_code(refused.code, f"{summary}: {refused.message}")
         raise error if isinstance(error, AdapterError) else AdapterLoadFailed(error.message)
 
-    async def _point(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
-        name = await self._registry.point(
+    async def _switch(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
+        name = await self._registry.switch(
             wanted.owner,
             wanted.alias,
             digest,
@@ -260,7 +260,7 @@ class AdapterAdmin:
 
     async def _abandon(self, digest: AdapterDigest) -> None:
         try:
-            await self._registry.abandon(digest)
+            await self._registry.retire_staged(digest)
         except BraidError as error:  # the controller lets go of it later
             log.warning("adapters.not_abandoned", digest=digest, error=error.message)
 
@@ -274,5 +274,5 @@ class AdapterAdmin:
         deadline = self._clock.monotonic() + wait_s
         while waited & view.versions.keys() and self._clock.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
-            view = await self._registry.refresh()
+            view = await self._registry.sync()
         return {digest: digest not in view.versions for digest in sorted(waited)}

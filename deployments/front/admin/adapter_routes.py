@@ -71,7 +71,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         """Every name, and every version that no name points to."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await context.live.catch_up()
+        await context.live.sync()
         view = registry.view
         snapshots = context.replicas.holdings()
         pointed = {name.digest for name in view.names.values()}
@@ -98,7 +98,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         """One name or one version; also what is being added for the name now."""
         await context.door.enter_admin(request)
         owner = read_query(request, OwnerQuery).owner
-        await context.live.catch_up()
+        await context.live.sync()
         view = registry.view
         snapshots = context.replicas.holdings()
         if is_digest(name):
@@ -123,7 +123,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         await refuse_body(request)
         if is_digest(name):
             check_version_query(query)
-            gone = await admin.remove_version(
+            gone = await admin.retire_version(
                 AdapterDigest(name), force=query.force, wait_s=query.wait_s
             )
         else:
@@ -186,7 +186,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         await refuse_body(request)
         digest = AdapterDigest(name)
         if not is_digest(name):
-            await context.live.catch_up()
+            await context.live.sync()
             digest = registry.view.name(query.owner, name).digest
         await admin.verify(digest)
         return json_answer({"object": "adapter.verified", "version": digest, "intact": True})

@@ -61,7 +61,7 @@ class FrontRouters:
         Raises:
             ConfigError: a configured router cannot be used with this base.
         """
-        await self.sync()
+        await self.build_present()
         added = self._live.view.routers
         for router in self._config.routers:
             built = self._built[router.name]
@@ -70,8 +70,8 @@ class FrontRouters:
                 raise built.error
         self._live.on_change(self._follow)
 
-    async def sync(self) -> None:
-        """Have every router of the present view, and no other."""
+    async def build_present(self) -> None:
+        """Build every router of the present view, and no other."""
         if not self._is_behind(self._live.view):
             return
         async with self._lock:
@@ -86,10 +86,10 @@ class FrontRouters:
             )
             self._use(self.present)
 
-    async def catch_up(self, since: float | None = None) -> None:
-        """Look again, at adapters and routers, unless that was begun after ``since``."""
-        await self._live.catch_up(since)
-        await self.sync()
+    async def sync(self, since: float | None = None) -> None:
+        """Sync adapters and routers, unless a sync has begun after ``since``."""
+        await self._live.sync(since)
+        await self.build_present()
 
     async def close(self) -> None:
         """Stop following."""
@@ -107,7 +107,7 @@ class FrontRouters:
 
     def _follow(self, view: RegistryView) -> None:
         if self._is_behind(view):
-            task = asyncio.create_task(self.sync())
+            task = asyncio.create_task(self.build_present())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

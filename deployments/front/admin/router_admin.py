@@ -150,7 +150,7 @@ class RouterAdmin:
             Router(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
             replaces=wanted.replaces,
         )
-        await self._routers.sync()
+        await self._routers.build_present()
         await self._tidy()
         log.info("routers.added", name=wanted.name, kind=kind, version=version, by=by)
         return record
@@ -161,19 +161,19 @@ class RouterAdmin:
         Raises:
             RouterNotFound: none of this name was added.
         """
-        view = await self._live.registry.refresh()
+        view = await self._live.registry.sync()
         if name not in view.routers and any(r.name == name for r in self._config.routers):
             raise RouterNotFound(
                 f"the router {name!r} is in the cluster's configuration; it was not added",
                 param="name",
             )
         await self._live.registry.remove_router(name)
-        await self._routers.sync()
+        await self._routers.build_present()
         await self._tidy()
         log.info("routers.removed", name=name, by=by)
 
     async def _check_name(self, wanted: WantedRouter) -> None:
-        view = await self._live.registry.refresh()
+        view = await self._live.registry.sync()
         router_operations.check_router(view, wanted.name, replaces=wanted.replaces)
         configured = {router.name for router in self._config.routers}
         if wanted.name in configured - view.routers.keys() and not wanted.replaces:

@@ -87,7 +87,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
         """All of them; the first one answers ``auto``."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await admin.routers.catch_up()
+        await admin.routers.sync()
         return json_answer({"object": "list", "data": cards()})
 
     @routes.get("/{name}")
@@ -95,7 +95,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
         """One of them."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await admin.routers.catch_up()
+        await admin.routers.sync()
         return json_answer(card(name))
 
     @routes.delete("/{name}")

@@ -89,7 +89,7 @@ class RequestService:
         self,
         *,
         names: ModelNames,
-        catch_up: Callable[[float], Awaitable[None]],
+        sync: Callable[[float], Awaitable[None]],
         routing: RoutingService,
         replicas: ReplicaSet,
         codec: TextCodec,
@@ -106,7 +106,7 @@ class RequestService:
     ) -> None:
         self._templates = templates
         self.names = names
-        self._catch_up = catch_up
+        self._sync = sync
         self.routing = routing
         self.replicas = replicas
         self.codec = codec
@@ -149,7 +149,7 @@ class RequestService:
             decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
         except ModelNotFound:
             # Another front may have added it a moment ago.
-            await self._catch_up(started)
+            await self._sync(started)
             decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
         self._count(tenant.id, decided, started)
         current_record().decided(decided, self.clock.monotonic() - started)

@@ -1,27 +1,15 @@
-"""The catalog: aliases, rights, and broken folders that hide nobody."""
+"""The catalog: aliases, and broken folders that hide nobody."""
 
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import pytest
 
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.domain.adapter import SHARED_OWNER, AdapterRef
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.adapter import SHARED_OWNER
+from cluster.domain.ids import AdapterDigest
 from cluster.errors import ConfigError, ModelNotFound
-
-
-@dataclass(frozen=True)
-class Rights:
-    aliases: tuple[str, ...]
-
-    def may_use(self, alias):
-        return alias in self.aliases
-
-
-ME = TenantId("me")
 
 
 @pytest.fixture
@@ -43,19 +31,6 @@ def test_aliases_are_folder_names(folder):
     )
     assert catalog.by_digest(entry.key.digest) is entry
     assert not catalog.problems
-
-
-def test_rights_decide_what_is_seen_and_resolved(folder):
-    catalog = AdapterCatalog.scan(folder)
-    rights = Rights(("sql", "nothing"))
-    assert [e.key.alias for e in catalog.visible(rights)] == ["sql"]
-    assert catalog.resolve(AdapterRef(ME, "sql"), rights).key.alias == "sql"
-    messages = []
-    for alias in ("dates", "unknown", "nothing"):
-        with pytest.raises(ModelNotFound) as refusal:
-            catalog.resolve(AdapterRef(ME, alias), rights)
-        messages.append(refusal.value.message.replace(alias, "X"))
-    assert len(set(messages)) == 1, "a foreign adapter must look like an unknown one"
 
 
 def test_an_unknown_digest(folder):

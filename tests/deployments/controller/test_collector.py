@@ -52,7 +52,7 @@ class Bench:
 
     async def put(self, letter: str, kind: PlaceKind = PlaceKind.STORE) -> None:
         await self.registry.stage(version(letter, kind), "shared/x")
-        await self.registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+        await self.registry.switch(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
 
     async def retire(self) -> None:
         await self.registry.remove_name(SHARED_OWNER, "x", expected=None, force=False)
@@ -111,7 +111,7 @@ async def test_a_deletion_that_was_cut_off_is_finished(bench: Bench) -> None:
     bench.files.broken = True
     with pytest.raises(OSError, match="disk"):
         await bench.collector.tick()
-    assert bench.registry.view.version(digest("a")).state is VersionState.DELETING
+    assert bench.registry.view.version(digest("a")).state is VersionState.COLLECTING
     with pytest.raises(AdapterConflict):
         await bench.put("a")
     bench.files.broken = False
@@ -142,6 +142,6 @@ async def test_an_addition_whose_front_died_is_let_go(bench: Bench) -> None:
 async def test_placement_sees_each_version_once(bench: Bench) -> None:
     await bench.put("a")
     await bench.put("b")
-    await bench.registry.point(TenantId("acme"), "y", digest("b"), expected=None, by="admin")
+    await bench.registry.switch(TenantId("acme"), "y", digest("b"), expected=None, by="admin")
     infos = placeable(bench.registry.view)
     assert [(info.digest, info.alias) for info in infos] == [(digest("b"), "x")]

@@ -34,8 +34,8 @@ class FakeLive:
     def on_change(self, listener: Any) -> None:
         self.registry.on_change(listener)
 
-    async def catch_up(self) -> None:
-        await self.registry.refresh()
+    async def sync(self) -> None:
+        await self.registry.sync()
 
 
 class Bench:

@@ -24,25 +24,25 @@ class FakeManager:
         self.gone = True
         self.asked: list[tuple[str, AdapterDigest]] = []
 
-    async def load(self, wanted: AdapterDigest) -> None:
+    async def load_adapter(self, wanted: AdapterDigest) -> None:
         self.asked.append(("load", wanted))
         if self.error is not None:
             raise self.error
 
-    async def read(self, wanted: AdapterDigest) -> None:
+    async def read_adapter(self, wanted: AdapterDigest) -> None:
         self.asked.append(("read", wanted))
         if self.check is not None:
             raise self.check
 
-    async def unload(self, wanted: AdapterDigest) -> bool:
-        self.asked.append(("unload", wanted))
+    async def evict_adapter(self, wanted: AdapterDigest) -> bool:
+        self.asked.append(("evict", wanted))
         return self.gone
 
-    def pin(self, wanted: AdapterDigest) -> bool:
+    def pin_adapter(self, wanted: AdapterDigest) -> bool:
         self.asked.append(("pin", wanted))
         return False
 
-    def unpin(self, wanted: AdapterDigest) -> None:
+    def unpin_adapter(self, wanted: AdapterDigest) -> None:
         self.asked.append(("unpin", wanted))
 
 
@@ -60,7 +60,7 @@ class FakeLive:
         self.registry.on_change(listener)
 
     async def ensure(self, digests) -> None:
-        await self.registry.refresh()
+        await self.registry.sync()
 
     def by_digest(self, wanted: AdapterDigest) -> AdapterEntry:
         return self.view.by_digest(wanted)
@@ -79,9 +79,11 @@ class Bench:
     async def _freed(self) -> None:
         self.freed.append(len(self.forgotten))
 
-    async def point(self, letter: str) -> None:
+    async def switch(self, letter: str) -> None:
         await self.live.registry.stage(version(letter), "shared/x")
-        await self.live.registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+        await self.live.registry.switch(
+            SHARED_OWNER, "x", digest(letter), expected=None, by="admin"
+        )
 
 
 @pytest.fixture
@@ -116,18 +118,18 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
     assert await bench.keeper.unload((A, b)) == (b,)
     bench.manager.gone = False
     assert await bench.keeper.unload((b,)) == ()
-    assert bench.manager.asked == [("unload", b), ("unload", b)]
+    assert bench.manager.asked == [("evict", b), ("evict", b)]
     assert bench.forgotten == [b]
     assert bench.freed == [1]
 
 
 async def test_pins_follow_the_name(bench: Bench) -> None:
-    await bench.point("a")
+    await bench.switch("a")
     await bench.live.registry.pin(SHARED_OWNER, "x", True)
     bench.keeper.start()
     assert bench.manager.asked == [("pin", A)]
     bench.manager.asked.clear()
-    await bench.point("b")
+    await bench.switch("b")
     assert bench.manager.asked == [("unpin", A), ("pin", digest("b"))]
     bench.manager.asked.clear()
     await bench.live.registry.pin(SHARED_OWNER, "x", False)

@@ -166,8 +166,8 @@ def test_unknown_tensors_are_refused_by_name(tmp_path, write_adapter, make_tenso
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda t: t.pop(f"{STEM}.lora_B.weight"), "lora_B.weight: expected beside its partner"),
-        (lambda t: t.pop(f"{STEM}.lora_A.weight"), "lora_A.weight: expected beside its partner"),
+        (lambda t: t.pop(f"{STEM}.lora_B.weight"), "lora_B.weight: expected with its partner"),
+        (lambda t: t.pop(f"{STEM}.lora_A.weight"), "lora_A.weight: expected with its partner"),
         (lambda t: t.clear(), "found none"),
         (
             lambda t: t.update({f"{STEM}.lora_A.weight": torch.ones(5, 8)}),

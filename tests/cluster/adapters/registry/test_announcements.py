@@ -22,7 +22,7 @@ async def test_two_fronts_see_each_others_changes_at_once(
     await asyncio.sleep(0)  # both listen now
     for writer, reader, letter in ((one, two, "a"), (two, one, "b"), (one, two, "c")):
         await writer.stage(version(letter), "shared/sql")
-        await writer.point(SHARED_OWNER, "sql", digest(letter), expected=None, by="admin")
+        await writer.switch(SHARED_OWNER, "sql", digest(letter), expected=None, by="admin")
         async with asyncio.timeout(PATIENCE_S):
             while (  # noqa: ASYNC110 - the follower changes what it reads
                 reader.view.names.get("shared/sql") != writer.view.names["shared/sql"]

@@ -60,7 +60,7 @@ class Process:
 
     async def put(self, alias: str, letter: str) -> None:
         await self.registry.stage(version(letter), f"shared/{alias}")
-        await self.registry.point(SHARED_OWNER, alias, digest(letter), expected=None, by="admin")
+        await self.registry.switch(SHARED_OWNER, alias, digest(letter), expected=None, by="admin")
 
 
 @pytest.fixture(autouse=True)
@@ -73,9 +73,9 @@ async def test_every_process_registers_the_folder_and_none_twice() -> None:
     store = Flaky()
     processes = [Process(store) for _ in range(3)]
     for process in processes:
-        await process.follower.look()
+        await process.follower.sync()
     for process in processes:
-        await process.follower.look()
+        await process.follower.sync()
         assert process.names == {"json": "b", "sql": "a"}
         process.registry.view.check_integrity()
     history = processes[0].registry.view.name(SHARED_OWNER, "sql").history
@@ -92,7 +92,7 @@ async def test_a_start_without_the_store_has_the_folder_alone() -> None:
     assert process.names == {"json": "b", "sql": "a"}
     process.registry.view.check_integrity()
     store.away = False
-    await process.follower.look()
+    await process.follower.sync()
     assert process.follower.error is None
     assert process.names == {"json": "b", "sql": "c"}
     await process.follower.close()
@@ -107,9 +107,9 @@ async def test_what_was_assumed_is_registered_when_the_store_is_there(other: boo
     store.away = False
     if other:
         await Process(store).put("new", "d")
-    await process.follower.look()
+    await process.follower.sync()
     fresh = AdapterRegistry(store, ManualClock())
-    await fresh.refresh()
+    await fresh.sync()
     assert fresh.view == process.registry.view
     assert set(process.names) == {"json", "sql", *(["new"] if other else [])}
     await process.follower.close()
@@ -118,10 +118,10 @@ async def test_what_was_assumed_is_registered_when_the_store_is_there(other: boo
 async def test_the_last_view_serves_while_the_store_is_away() -> None:
     store = Flaky()
     process = Process(store)
-    await process.follower.look()
+    await process.follower.sync()
     view = process.registry.view
     store.away = True
-    await process.follower.look()
+    await process.follower.sync()
     assert process.registry.view is view
     with pytest.raises(StoreUnavailable):
         await process.put("sql", "c")
@@ -131,10 +131,10 @@ async def test_the_last_view_serves_while_the_store_is_away() -> None:
 async def test_a_store_that_lost_everything_has_the_folder_again() -> None:
     store = Flaky()
     process = Process(store)
-    await process.follower.look()
+    await process.follower.sync()
     await process.put("mine", "d")
     store.lose_everything()
-    await process.follower.look()
+    await process.follower.sync()
     assert process.names == {"json": "b", "sql": "a"}
     process.registry.view.check_integrity()
 
@@ -154,9 +154,9 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
     server, client, writer, store = start()
     try:
         await writer.stage(version("a"), "shared/kept")
-        kept = await writer.point(SHARED_OWNER, "kept", digest("a"), expected=None, by="admin")
+        kept = await writer.switch(SHARED_OWNER, "kept", digest("a"), expected=None, by="admin")
         on_disk = {key: await client.dump(key) async for key in client.scan_iter()}
-        lost = await writer.point(SHARED_OWNER, "lost", digest("a"), expected=None, by="admin")
+        lost = await writer.switch(SHARED_OWNER, "lost", digest("a"), expected=None, by="admin")
         seen = writer.view
         await store.close()
     finally:
@@ -167,7 +167,7 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
             await client.restore(key, 0, value)
         behind = await store.changes(seen.revision)
         assert set(seen.after(behind).names) == {kept.id}
-        await writer.point(SHARED_OWNER, "other", digest("a"), expected=None, by="admin")
+        await writer.switch(SHARED_OWNER, "other", digest("a"), expected=None, by="admin")
         ahead = await store.changes(seen.revision)
         assert set(seen.after(ahead).names) == {kept.id, "shared/other"}
         assert lost.id not in writer.view.names

@@ -39,7 +39,7 @@ async def put(registry: AdapterRegistry, alias: str, letter: str, **fields) -> N
     owner = fields.pop("owner", SHARED_OWNER)
     fields = {"expected": None, "by": "admin", **fields}
     await registry.stage(version(letter), f"{owner}/{alias}")
-    await registry.point(owner, alias, digest(letter), **fields)
+    await registry.switch(owner, alias, digest(letter), **fields)
 
 
 async def test_another_process_follows(make_registry: Callable[[], AdapterRegistry]) -> None:
@@ -47,14 +47,14 @@ async def test_another_process_follows(make_registry: Callable[[], AdapterRegist
     seen: list[RegistryView] = []
     reader.on_change(seen.append)
     await put(writer, "sql", "a")
-    await reader.refresh()
-    await reader.refresh()
+    await reader.sync()
+    await reader.sync()
     assert len(seen) == 1
     assert reader.view == writer.view
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
     await put(writer, "sql", "b")
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
-    await reader.refresh()
+    await reader.sync()
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("b")
     reader.view.check_integrity()
 
@@ -73,13 +73,13 @@ async def test_a_look_that_began_later_will_do(
         return await revision()
 
     monkeypatch.setattr(store, "revision", counted)
-    await asyncio.gather(*(reader.refresh(since=clock.monotonic()) for _ in range(3)))
+    await asyncio.gather(*(reader.sync(since=clock.monotonic()) for _ in range(3)))
     assert looks == 3, "each began when the others asked, which is not after"
     asked = clock.monotonic()
     clock.advance(0.001)
     await put(AdapterRegistry(make_store(), clock), "sql", "a")
     looks = 0
-    await asyncio.gather(*(reader.refresh(since=asked) for _ in range(3)))
+    await asyncio.gather(*(reader.sync(since=asked) for _ in range(3)))
     assert looks == 1
     assert reader.view.resolve(ACME, "sql", Rights("sql")).digest == digest("a")
 
@@ -109,7 +109,7 @@ async def test_two_adds_of_one_name_at_once(
     assert [outcome is None for outcome in outcomes].count(True) == 1
     assert {type(outcome) for outcome in outcomes} == {type(None), AdapterConflict}
     winner = "abcd"[outcomes.index(None)]
-    view = await registries[0].refresh()
+    view = await registries[0].sync()
     assert view.name(SHARED_OWNER, "sql").digest == digest(winner)
 
 
@@ -121,7 +121,7 @@ async def test_rolling_back_goes_further_each_time(registry: AdapterRegistry) ->
         assert name.digest == digest(letter)
     with pytest.raises(AdapterConflict, match="no earlier"):
         await registry.roll_back(SHARED_OWNER, "sql", expected=None, by="admin")
-    await registry.point(SHARED_OWNER, "sql", digest("c"), expected=digest("a"), by="admin")
+    await registry.switch(SHARED_OWNER, "sql", digest("c"), expected=digest("a"), by="admin")
     name = await registry.roll_back(SHARED_OWNER, "sql", expected=digest("c"), by="admin")
     assert name.digest == digest("a"), "what was there before, not what was rolled back from"
     registry.view.check_integrity()
@@ -162,8 +162,8 @@ async def test_a_version_in_use_is_removed_by_force_alone(registry: AdapterRegis
     await put(registry, "sql", "b")
     await put(registry, "query", "a")
     with pytest.raises(AdapterInUse, match="shared/query"):
-        await registry.remove_version(digest("a"), force=False)
-    await registry.remove_version(digest("a"), force=True)
+        await registry.retire_version(digest("a"), force=False)
+    await registry.retire_version(digest("a"), force=True)
     view = registry.view
     assert list(view.names) == ["shared/sql"]
     assert [step.digest for step in view.name(SHARED_OWNER, "sql").history] == [digest("b")]
@@ -174,16 +174,16 @@ async def test_a_version_in_use_is_removed_by_force_alone(registry: AdapterRegis
 async def test_deletion_cannot_be_overtaken(registry: AdapterRegistry) -> None:
     await put(registry, "sql", "a")
     with pytest.raises(AdapterInUse):
-        await registry.begin_delete(digest("a"))
+        await registry.begin_collect(digest("a"))
     await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
-    await registry.begin_delete(digest("a"))
+    await registry.begin_collect(digest("a"))
     with pytest.raises(AdapterConflict, match="being removed"):
         await put(registry, "sql", "a")
-    await registry.finish_delete(digest("a"))
+    await registry.finish_collect(digest("a"))
     assert registry.view.versions == {}
     await put(registry, "sql", "a")
     with pytest.raises(AdapterInUse):
-        await registry.finish_delete(digest("a"))
+        await registry.finish_collect(digest("a"))
 
 
 async def test_a_retired_version_comes_back(registry: AdapterRegistry) -> None:
@@ -191,7 +191,7 @@ async def test_a_retired_version_comes_back(registry: AdapterRegistry) -> None:
     await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
     await put(registry, "sql", "a", expected=ABSENT)
     assert registry.view.version(digest("a")).state is VersionState.SERVED
-    await registry.abandon(digest("a"))
+    await registry.retire_staged(digest("a"))
     assert registry.view.version(digest("a")).state is VersionState.SERVED
     registry.view.check_integrity()
 
@@ -205,10 +205,12 @@ async def test_who_sees_what(registry: AdapterRegistry) -> None:
     everything, nothing = Rights("sql", "open", "some"), Rights()
     assert view.resolve(ACME, "sql", nothing).digest == digest("b"), "its own"
     assert view.resolve(GLOBEX, "sql", everything).digest == digest("a")
-    with pytest.raises(ModelNotFound):
-        view.resolve(GLOBEX, "sql", nothing)
-    with pytest.raises(ModelNotFound):
-        view.resolve(ACME, "some", nothing)
+    messages = set()
+    for tenant, alias in ((GLOBEX, "sql"), (ACME, "some"), (ACME, "unknown")):
+        with pytest.raises(ModelNotFound) as refusal:
+            view.resolve(tenant, alias, nothing)
+        messages.add(refusal.value.message.replace(alias, "X"))
+    assert len(messages) == 1, "a foreign adapter must look like an unknown one"
     assert list(view.visible(ACME, nothing)) == ["open", "sql"]
     assert list(view.visible(GLOBEX, nothing)) == ["open", "some"]
     assert view.visible(ACME, everything)["sql"].digest == digest("b")
@@ -218,7 +220,7 @@ async def test_who_sees_what(registry: AdapterRegistry) -> None:
 async def test_names_that_cannot_be(registry: AdapterRegistry, alias: str) -> None:
     await registry.stage(version("a"), "shared/x")
     with pytest.raises(AdapterError):
-        await registry.point(SHARED_OWNER, alias, digest("a"), expected=None, by="admin")
+        await registry.switch(SHARED_OWNER, alias, digest("a"), expected=None, by="admin")
     assert registry.view.names == {}
 
 
@@ -273,7 +275,7 @@ async def test_concurrent_changes_of_different_names_all_succeed(
     await asyncio.gather(
         *(put(registry, f"n{number}", "a") for number, registry in enumerate(registries))
     )
-    view = await registries[0].refresh()
+    view = await registries[0].sync()
     assert len(view.names) == 6
     assert view.version(digest("a")).names == tuple(f"shared/n{n}" for n in range(6))
     view.check_integrity()

@@ -23,16 +23,16 @@ async def test_a_router_is_put_replaced_and_removed(
     seen: list[int] = []
     other.on_change(lambda view: seen.append(len(view.routers)))
     put = await registry.put_router(router(options={"top_p": 0.5}), replaces=False)
-    assert (await other.refresh()).routers == {"gate": put}
+    assert (await other.sync()).routers == {"gate": put}
     with pytest.raises(RouterConflict, match="'gate' exists"):
         await other.put_router(router(version="2"), replaces=False)
     new = await other.put_router(router(version="2", at=5.0), replaces=True)
     assert (new.version, new.added_at, new.changed_at) == ("2" * 64, 1.0, 5.0)
-    assert (await registry.refresh()).routers["gate"] == new
+    assert (await registry.sync()).routers["gate"] == new
     assert (await registry.remove_router("gate")).routers == {}
     with pytest.raises(RouterNotFound):
         await other.remove_router("gate")
-    await other.refresh()
+    await other.sync()
     assert seen[-1] == 0
 
 
@@ -45,9 +45,9 @@ async def test_names_that_cannot_be(registry: AdapterRegistry, name: str) -> Non
 async def test_adapters_and_routers_do_not_meet(registry: AdapterRegistry) -> None:
     await registry.stage(version("a"), "shared/gate")
     await registry.put_router(router(), replaces=False)
-    await registry.point(SHARED_OWNER, "gate", digest("a"), expected=None, by="admin")
+    await registry.switch(SHARED_OWNER, "gate", digest("a"), expected=None, by="admin")
     await registry.remove_router("gate")
-    view = await registry.refresh()
+    view = await registry.sync()
     assert list(view.names) == ["shared/gate"]
     view.check_integrity()
 
@@ -57,9 +57,9 @@ async def test_what_is_in_a_history_is_at_hand_until_it_is_removed(
 ) -> None:
     for letter in "ab":
         await registry.stage(version(letter), "shared/x")
-        await registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
-    view = await registry.refresh()
+        await registry.switch(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
+    view = await registry.sync()
     assert view.is_at_hand(digest("a"))
     assert not view.is_at_hand(digest("c"))
-    view = await registry.remove_version(digest("a"), force=True)
+    view = await registry.retire_version(digest("a"), force=True)
     assert not view.is_at_hand(digest("a"))

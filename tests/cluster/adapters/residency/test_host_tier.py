@@ -167,7 +167,7 @@ async def test_unloading_frees_the_copy_too(make_rig):
     rig = make_rig()
     await use(rig, "ab")
     version = rig.manager.host_version
-    assert await rig.manager.unload(AdapterDigest("a"))
+    assert await rig.manager.evict_adapter(AdapterDigest("a"))
     assert set(on_host(rig)) == {"b"}
     assert rig.manager.host_bytes_used == BYTES
     assert rig.manager.host_version > version
@@ -183,21 +183,21 @@ async def test_unloading_waits_for_a_read_that_is_under_way(make_rig):
     await until(lambda: rig.loader.loads["b"] == 1)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    assert not await rig.manager.unload(AdapterDigest("b"))
+    assert not await rig.manager.evict_adapter(AdapterDigest("b"))
     rig.loader.held["b"].set()
     await until(lambda: on_host(rig).get("b") is AdapterState.ON_HOST)
-    assert await rig.manager.unload(AdapterDigest("b"))
+    assert await rig.manager.evict_adapter(AdapterDigest("b"))
     assert on_host(rig).keys() == {"a"}
     rig.manager.release(lease)
 
 
 async def test_pins_stay_in_memory(make_rig):
     rig = make_rig(slots=2, host=2 * BYTES)
-    rig.manager.pin(AdapterDigest("a"))
+    rig.manager.pin_adapter(AdapterDigest("a"))
     for name in "bcd":
         await use(rig, name)
     assert set(on_host(rig)) == {"a", "d"}
-    rig.manager.unpin(AdapterDigest("a"))
+    rig.manager.unpin_adapter(AdapterDigest("a"))
     for name in "ef":
         await use(rig, name)
     assert set(on_host(rig)) == {"e", "f"}
@@ -206,14 +206,14 @@ async def test_pins_stay_in_memory(make_rig):
 async def test_reading_for_a_check_keeps_it_where_there_is_room(make_rig):
     rig = make_rig(slots=1, host=2 * BYTES)
     lease = await acquire(rig, "a", VICTIM)
-    await rig.manager.read(AdapterDigest("b"))
+    await rig.manager.read_adapter(AdapterDigest("b"))
     assert set(on_host(rig)) == {"a", "b"}
     assert "b" not in rig.state()
-    await rig.manager.read(AdapterDigest("c"))
+    await rig.manager.read_adapter(AdapterDigest("c"))
     assert set(on_host(rig)) == {"a", "c"}, "what a tenant uses stays, what nobody used goes"
     rig.loader.failing["d"] = OSError("disk")
     with pytest.raises(OSError, match="disk"):
-        await rig.manager.read(AdapterDigest("d"))
+        await rig.manager.read_adapter(AdapterDigest("d"))
     rig.manager.check_integrity()
     rig.manager.release(lease)
 

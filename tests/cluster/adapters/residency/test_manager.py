@@ -96,7 +96,7 @@ async def test_eviction_takes_the_idle_least_recent_and_clears_its_slot(make_rig
     assert rig.holds(kept) == ["a"]
 
 
-async def test_waits_in_order_of_arrival_when_all_is_leased(make_rig):
+async def test_waits_eviction_order_of_arrival_when_all_is_leased(make_rig):
     rig = make_rig(slots=1)
     lease = await acquire(rig, "a")
     order: list[str] = []
@@ -170,7 +170,7 @@ async def test_the_base_alone_overtakes_without_being_counted(make_rig):
 async def test_what_ends_while_the_first_waits_is_counted_too(make_rig):
     """Requests that held leases before it came have their turn before it as well."""
     drains: list[frozenset[AdapterDigest]] = []
-    rig = make_rig(slots=2, max_overtakes=2, on_drain=drains.append)
+    rig = make_rig(slots=2, max_overtakes=2, on_close_to_new=drains.append)
     on_a = [await acquire(rig, "a") for _ in range(5)]
     on_b = [await acquire(rig, "b") for _ in range(4)]
     head = acquire(rig, "c")
@@ -215,7 +215,7 @@ def test_whoever_waits_first_gets_room_within_the_bound(slots, overtakes, hot, o
                 Loader(),
                 ManualClock(),
                 executor,
-                on_drain=drains.append,
+                on_close_to_new=drains.append,
                 max_overtakes=overtakes,
             )
 
@@ -228,7 +228,7 @@ def test_whoever_waits_first_gets_room_within_the_bound(slots, overtakes, hot, o
             cold = ask([AdapterDigest("h")])
             await settle()
             late, ended = [], 0
-            while held and not cold.done() and not manager._line.loads.tasks:
+            while held and not cold.done() and not manager._dispatcher.tasks:
                 closed = drains[-1] if drains else frozenset()
                 candidates = [lease for lease in held if closed & set(lease.digests)] or held
                 lease = order.choice(candidates)

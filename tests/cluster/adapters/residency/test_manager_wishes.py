@@ -45,13 +45,13 @@ async def test_a_failed_prefetch_is_silent_and_remembered(make_rig):
 
 async def test_pins_survive_pressure(make_rig):
     rig = make_rig(slots=2)
-    assert rig.manager.pin(AdapterDigest("a"))
+    assert rig.manager.pin_adapter(AdapterDigest("a"))
     for name in "bcd":
         rig.manager.release(await acquire(rig, name))
     assert "a" in rig.state()
     with pytest.raises(AdapterCapacity, match="pinned"):
         await acquire(rig, "bc")
-    rig.manager.unpin(AdapterDigest("a"))
+    rig.manager.unpin_adapter(AdapterDigest("a"))
     rig.manager.release(await acquire(rig, "bc"))
     assert set(rig.state()) == {"b", "c"}
 
@@ -116,38 +116,38 @@ async def test_demand_evicts_outside_the_placement_first(make_rig):
 
 async def test_loading_without_a_lease_says_what_came_of_it(make_rig):
     rig = make_rig(slots=1)
-    await rig.manager.load(AdapterDigest("a"))
+    await rig.manager.load_adapter(AdapterDigest("a"))
     assert rig.state() == {"a": READY}
-    await rig.manager.load(AdapterDigest("a"))
+    await rig.manager.load_adapter(AdapterDigest("a"))
     assert rig.bank.writes["a"] == 1
     lease = await acquire(rig, "a")
     with pytest.raises(AdapterCapacity):
-        await rig.manager.load(AdapterDigest("b"))
+        await rig.manager.load_adapter(AdapterDigest("b"))
     rig.manager.release(lease)
     with pytest.raises(AdapterCapacity):
-        await rig.manager.load(AdapterDigest("b"))  # a tenant has used "a" just now
+        await rig.manager.load_adapter(AdapterDigest("b"))  # a tenant has used "a" just now
     rig.clock.advance(60)
     rig.loader.failing["c"] = AdapterUnsupported("a kind of its own")
     with pytest.raises(AdapterUnsupported, match="of its own"):
-        await rig.manager.load(AdapterDigest("c"))
+        await rig.manager.load_adapter(AdapterDigest("c"))
     with pytest.raises(ModelNotFound):
-        await rig.manager.load(AdapterDigest("unknown"))
+        await rig.manager.load_adapter(AdapterDigest("unknown"))
 
 
 async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
     rig = make_rig()
-    rig.manager.pin(AdapterDigest("a"))
+    rig.manager.pin_adapter(AdapterDigest("a"))
     await rig.manager.apply_placement([AdapterDigest("a")], version=1)
     lease = await acquire(rig, "a")
-    assert not await rig.manager.unload(AdapterDigest("a"))
+    assert not await rig.manager.evict_adapter(AdapterDigest("a"))
     assert rig.holds(lease) == ["a"]
     rig.manager.release(lease)
     used = rig.manager.bytes_used
-    assert await rig.manager.unload(AdapterDigest("a"))
+    assert await rig.manager.evict_adapter(AdapterDigest("a"))
     assert (rig.state(), rig.bank.slots) == ({}, {})
     assert rig.manager.bytes_used == used - 10
     assert rig.manager.desired == (frozenset(), 1)
-    assert await rig.manager.unload(AdapterDigest("a")), "again is fine"
+    assert await rig.manager.evict_adapter(AdapterDigest("a")), "again is fine"
     lease = await acquire(rig, "a")
     assert rig.bank.writes["a"] == 2
     rig.manager.release(lease)
@@ -156,9 +156,9 @@ async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
 async def test_unloading_does_not_cut_into_a_load(make_rig):
     rig = make_rig()
     rig.loader.hold("a")
-    loading = asyncio.create_task(rig.manager.load(AdapterDigest("a")))
+    loading = asyncio.create_task(rig.manager.load_adapter(AdapterDigest("a")))
     await settle()
-    assert not await rig.manager.unload(AdapterDigest("a"))
+    assert not await rig.manager.evict_adapter(AdapterDigest("a"))
     rig.loader.held["a"].set()
     await loading
-    assert await rig.manager.unload(AdapterDigest("a"))
+    assert await rig.manager.evict_adapter(AdapterDigest("a"))

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.adapters.residency.pool import AdapterPool
-from cluster.adapters.residency.pool_types import Admitted, Candidate, MustEvict
+from cluster.adapters.residency.residency_types import Admitted, MustEvict, SizedVersion
 from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed, IntegrityError
@@ -15,7 +15,7 @@ def pool():
 
 
 def candidate(name, nbytes=10):
-    return Candidate(AdapterDigest(name), name, 8, nbytes)
+    return SizedVersion(AdapterDigest(name), name, 8, nbytes)
 
 
 def use(pool, name, nbytes=10):
@@ -32,11 +32,11 @@ def use(pool, name, nbytes=10):
         pool.fetched(digest)
         pool.writing(digest)
         pool.loaded(digest, nbytes)
-    pool.release(answer.lease.id)
+    pool.release_lease(answer.lease.id)
     return victims
 
 
-def test_equal_costs_leave_in_order_of_last_use(pool):
+def test_equal_costs_leave_eviction_order_of_last_use(pool):
     assert [use(pool, name) for name in "abacb"] == [(), (), (), ("b",), ("a",)]
 
 
@@ -54,7 +54,7 @@ def test_a_transition_outside_the_table_is_a_defect(pool):
     pool.admit([candidate("a")])
     with pytest.raises(IntegrityError, match="no transition from fetching to loading"):
         pool.writing(AdapterDigest("a"))
-    with pytest.raises(IntegrityError, match="1 leases held"):
+    with pytest.raises(IntegrityError, match="1 leases open"):
         pool.failed(AdapterDigest("a"), AdapterLoadFailed("x"))
     pool.check_integrity()
 
@@ -62,10 +62,13 @@ def test_a_transition_outside_the_table_is_a_defect(pool):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda pool: pool._books.free.pop(), "slots"),
-        (lambda pool: setattr(pool._books, "bytes_used", 11), "found 10, expected 11"),
-        (lambda pool: pool._leases.clear(), "leases of a: found 1, expected 0"),
-        (lambda pool: pool._leases.update({9: ("t", frozenset({"z"}))}), "leased but not here"),
+        (lambda pool: pool._ledger._free.pop(), "slots"),
+        (lambda pool: setattr(pool._ledger, "bytes_used", 11), "found 10, expected 11"),
+        (lambda pool: pool._ledger._claims.clear(), "claims on a: found 1, expected 0"),
+        (
+            lambda pool: pool._ledger._claims.update({9: ("t", frozenset({"z"}))}),
+            "claimed but not here",
+        ),
     ],
 )
 def test_integrity_names_both_numbers(pool, spoil, says):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from cluster.adapters.residency.pool import AdapterPool
-from cluster.adapters.residency.pool_types import Admitted, Candidate, MustEvict, MustWait
+from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
 from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest, TenantId
 
@@ -22,7 +22,7 @@ class Rig:
         self.evicted: list[str] = []
 
     def ask(self, tenant: TenantId, *names: str, nbytes: int = 10):
-        wanted = [Candidate(AdapterDigest(name), name, 8, nbytes) for name in names]
+        wanted = [SizedVersion(AdapterDigest(name), name, 8, nbytes) for name in names]
         while True:
             answer = self.pool.admit(wanted, tenant)
             if not isinstance(answer, MustEvict):
@@ -42,7 +42,7 @@ class Rig:
         """Ask and let go; whether it was served."""
         answer = self.ask(tenant, *names, nbytes=nbytes)
         if isinstance(answer, Admitted):
-            self.pool.release(answer.lease.id)
+            self.pool.release_lease(answer.lease.id)
         return isinstance(answer, Admitted)
 
     def here(self, prefix: str) -> set[str]:
@@ -86,7 +86,7 @@ def test_a_lease_that_ends_is_a_use():
     rig = Rig(slots=4)
     lease = rig.ask(VICTIM, "v0").lease
     rig.clock.advance(10 * WINDOW)
-    rig.pool.release(lease.id)
+    rig.pool.release_lease(lease.id)
     for n in range(8):
         rig.use(ADVERSARY, f"a{n}")
     assert rig.here("v") == {"v0"}
@@ -98,11 +98,11 @@ def test_a_flood_in_flight_waits_for_its_own_room():
         rig.use(VICTIM, f"v{n}")
     flood = [rig.ask(ADVERSARY, f"a{n}") for n in range(2)]
     assert isinstance(rig.ask(ADVERSARY, "a2"), MustWait)
-    wanted = [Candidate(AdapterDigest("a2"), "a2", 8, 10)]
-    assert rig.pool.plan_drain(wanted, ADVERSARY) <= {"a0", "a1"}
+    wanted = [SizedVersion(AdapterDigest("a2"), "a2", 8, 10)]
+    assert rig.pool.choose_to_close(wanted, ADVERSARY) <= {"a0", "a1"}
     assert not rig.pool.is_within_share(wanted, ADVERSARY)
     assert rig.use(VICTIM, "v0", "v1")
-    rig.pool.release(flood[0].lease.id)
+    rig.pool.release_lease(flood[0].lease.id)
     assert rig.use(ADVERSARY, "a2")
     assert rig.evicted == ["a0"]
 
@@ -142,7 +142,7 @@ def test_bytes_are_shared_as_slots_are(size):
 
 def test_pinned_adapters_are_nobodys_share():
     rig = Rig(slots=5)
-    rig.pool.pin(AdapterDigest("p"))
+    rig.pool.pin_adapter(AdapterDigest("p"))
     rig.use(VICTIM, "p")
     for n in range(2):
         rig.use(VICTIM, f"v{n}")

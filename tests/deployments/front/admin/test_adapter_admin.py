@@ -99,7 +99,7 @@ class Bench:
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
     yield made
-    view = await made.registry.refresh()
+    view = await made.registry.sync()
     view.check_integrity()
     assert view.in_state(VersionState.STAGED) == ()
 

@@ -42,7 +42,7 @@ async def refused(bench: Bench, source: AdapterSource) -> BraidError:
     before = (bench.registry.view.names, bench.registry.view.versions)
     with pytest.raises(BraidError) as caught:
         await bench.admin.add(source, Wanted("one", expected=good.digest), ADMIN)
-    view = await bench.registry.refresh()
+    view = await bench.registry.sync()
     assert (view.names, view.versions) == before
     root = bench.folder / "store"
     assert {path.name for path in root.glob("??/*")} == {good.digest}

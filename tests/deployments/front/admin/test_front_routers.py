@@ -154,7 +154,7 @@ async def test_what_replicas_cannot_serve_is_not_added(
     bench.cluster.answers = answers
     with pytest.raises(error):
         await bench.add("both", bench.artifact({"sql": 1.0}))
-    assert (await bench.registry.refresh()).routers == {}
+    assert (await bench.registry.sync()).routers == {}
     assert list(bench.present.routers) == ["own"]
 
 
@@ -176,11 +176,11 @@ async def test_what_is_made_of_adapters_is_broken_without_them(bench: Bench) -> 
     await bench.admin.add(wanted, ADMIN)
     version = bench.present.routers["arrow"].version
     name = bench.registry.view.names["shared/json"]
-    await bench.registry.point(name.owner, "sql", name.digest, expected=None, by=ADMIN)
-    await bench.routers.catch_up()
+    await bench.registry.switch(name.owner, "sql", name.digest, expected=None, by=ADMIN)
+    await bench.routers.sync()
     assert bench.present.routers["arrow"].version != version
     await bench.registry.remove_name(name.owner, "sql", expected=None, force=False)
-    await bench.routers.catch_up()
+    await bench.routers.sync()
     assert "'sql' is no adapter here" in bench.present.broken["arrow"]
     assert list(bench.present.routers) == ["own"]
 

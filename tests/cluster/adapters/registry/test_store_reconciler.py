@@ -10,7 +10,6 @@ from structlog.testing import capture_logs
 from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.adapter_store import INCOMING, ContentStore
 from cluster.adapters.registry.journal import JournalFile
-from cluster.adapters.registry.keeper import RegistryKeeper
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import (
     AdapterVersion,
@@ -20,6 +19,7 @@ from cluster.adapters.registry.records import (
     VersionState,
 )
 from cluster.adapters.registry.registry import AdapterRegistry
+from cluster.adapters.registry.store_reconciler import StoreReconciler
 from cluster.adapters.sources import FolderSource
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
@@ -42,10 +42,10 @@ class Bench:
         self.write_adapter = write_adapter
         self.numbers = itertools.count()
         self.registry = AdapterRegistry(self.memory, self.clock)
-        self.keeper = self.restarted()
+        self.reconciler = self.restarted()
 
-    def restarted(self, **folder: str) -> RegistryKeeper:
-        return RegistryKeeper(
+    def restarted(self, **folder: str) -> StoreReconciler:
+        return StoreReconciler(
             self.registry,
             self.store,
             JournalFile(self.store.root, "base"),
@@ -69,11 +69,11 @@ class Bench:
             tags=stored.tags,
         )
 
-    async def point(
+    async def switch(
         self, alias: str, made: AdapterVersion, owner=SHARED_OWNER, grants=None
     ) -> None:
         await self.registry.stage(made, f"{owner}/{alias}")
-        await self.registry.point(
+        await self.registry.switch(
             owner, alias, made.digest, expected=None, by="admin", grants=grants
         )
 
@@ -84,7 +84,7 @@ class Bench:
 
     async def lose_everything(self) -> None:
         self.memory.lose_everything()
-        await self.registry.refresh()
+        await self.registry.sync()
         assert not self.registry.view.names
 
 
@@ -96,16 +96,16 @@ def bench(tmp_path, base, write_adapter):
 
 async def test_everything_comes_back(bench: Bench) -> None:
     one, two, three = [await bench.stored(seed) for seed in range(3)]
-    await bench.point("sql", one, grants=("acme",))
-    await bench.point("sql", two)
-    await bench.point("own", three, owner=ACME)
+    await bench.switch("sql", one, grants=("acme",))
+    await bench.switch("sql", two)
+    await bench.switch("own", three, owner=ACME)
     await bench.registry.pin(SHARED_OWNER, "sql", True)
     router = Router("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
     await bench.registry.put_router(router, replaces=False)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     before = bench.registry.view
     await bench.lose_everything()
-    await bench.restarted().keep()
+    await bench.restarted().reconcile()
     after = bench.registry.view
     after.check_integrity()
     assert after.names == before.names
@@ -127,16 +127,16 @@ async def test_everything_comes_back(bench: Bench) -> None:
 
 async def test_a_registry_that_lost_nothing_is_left_alone(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
-    await bench.point("sql", one)
-    await bench.keeper.keep()
+    await bench.switch("sql", one)
+    await bench.reconciler.reconcile()
     await bench.registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
-    keeper = bench.restarted()
-    await keeper.keep()
+    reconciler = bench.restarted()
+    await reconciler.reconcile()
     assert bench.registry.view.names == {}
-    await bench.point("sql", two)
+    await bench.switch("sql", two)
     revision = bench.registry.view.revision
-    await keeper.keep()
-    await keeper.keep()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     assert bench.registry.view.revision == revision
 
 
@@ -144,13 +144,13 @@ async def test_the_configured_folder_does_not_stand_in_the_way(bench: Bench) -> 
     """Every process that starts over an empty registry brings it in at once."""
     one = await bench.stored(1)
     await bench.sync(sql="a", json="b", chat="c")
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.registry.remove_name(SHARED_OWNER, "json", expected=None, force=False)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     before = bench.registry.view
     await bench.lose_everything()
     await bench.sync(sql="a", json="b", chat="c")
-    await bench.restarted(sql="a", json="b", chat="c").keep()
+    await bench.restarted(sql="a", json="b", chat="c").reconcile()
     bench.registry.view.check_integrity()
     assert bench.registry.view.names.keys() == before.names.keys() == {"shared/sql", "shared/chat"}
     assert bench.registry.view.names["shared/sql"] == before.names["shared/sql"]
@@ -160,12 +160,12 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
     """Names that an operator pinned or switched have steps that only the folder gives."""
     one = await bench.stored(1)
     await bench.sync(sql="a", json="b")
-    await bench.point("sql", one)
+    await bench.switch("sql", one)
     await bench.registry.pin(SHARED_OWNER, "json", True)
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     before = bench.registry.view.names
     await bench.lose_everything()
-    await bench.restarted(sql="a", json="b").keep()
+    await bench.restarted(sql="a", json="b").reconcile()
     assert bench.registry.view.names == before
     await bench.sync(sql="a", json="b")
     assert bench.registry.view.names == before
@@ -174,34 +174,34 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
 async def test_a_folder_that_has_changed_meanwhile_speaks(bench: Bench) -> None:
     one = await bench.stored(1)
     await bench.sync(sql="a")
-    await bench.point("sql", one)
-    await bench.keeper.keep()
+    await bench.switch("sql", one)
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     await bench.sync(sql="b")
-    await bench.restarted(sql="b").keep()
+    await bench.restarted(sql="b").reconcile()
     assert bench.registry.view.names["shared/sql"].digest == digest("b")
 
 
 async def test_what_an_operator_made_anew_stands(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
-    await bench.point("sql", one)
-    await bench.keeper.keep()
+    await bench.switch("sql", one)
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
-    await bench.point("sql", two)
-    await bench.restarted().keep()
+    await bench.switch("sql", two)
+    await bench.restarted().reconcile()
     assert bench.registry.view.names["shared/sql"].digest == two.digest
 
 
 async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
     one, two, three = [await bench.stored(seed) for seed in range(3)]
-    await bench.point("sql", one)
-    await bench.point("sql", two)
-    await bench.point("lost", three)
-    await bench.keeper.keep()
+    await bench.switch("sql", one)
+    await bench.switch("sql", two)
+    await bench.switch("lost", three)
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     bench.store.remove(two.digest)
     (bench.store.get(three.digest).path / "adapter_model.safetensors").unlink()
-    await bench.restarted().keep()
+    await bench.restarted().reconcile()
     bench.registry.view.check_integrity()
     assert {
         n: [s.digest for s in name.history] for n, name in bench.registry.view.names.items()
@@ -209,22 +209,22 @@ async def test_history_is_as_long_as_there_are_files(bench: Bench) -> None:
 
 
 async def test_a_journal_that_is_damaged_is_neither_used_nor_overwritten(bench: Bench) -> None:
-    await bench.point("sql", await bench.stored(1))
-    await bench.keeper.keep()
+    await bench.switch("sql", await bench.stored(1))
+    await bench.reconciler.reconcile()
     await bench.lose_everything()
     path = JournalFile(bench.store.root, "base").path
     damaged = path.read_bytes()[:-5]
     path.write_bytes(damaged)
     with pytest.raises(AdapterCorrupt, match="registry"):
-        await bench.restarted().keep()
+        await bench.restarted().reconcile()
     assert path.read_bytes() == damaged
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     assert bench.registry.view.identity is None
 
 
 async def test_a_killed_write_leaves_the_journal_before(bench: Bench, monkeypatch) -> None:
-    await bench.point("sql", await bench.stored(1))
-    await bench.keeper.keep()
+    await bench.switch("sql", await bench.stored(1))
+    await bench.reconciler.reconcile()
     path = JournalFile(bench.store.root, "base").path
     before = path.read_bytes()
 
@@ -234,7 +234,7 @@ async def test_a_killed_write_leaves_the_journal_before(bench: Bench, monkeypatc
     monkeypatch.setattr(os, "fsync", full)
     await bench.registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
     with pytest.raises(Exception, match="No space left") as caught:
-        await bench.keeper.keep()
+        await bench.reconciler.reconcile()
     assert caught.value.code == "adapter_store_full"
     assert path.read_bytes() == before
     assert list((bench.store.root / INCOMING).iterdir()) == []
@@ -258,57 +258,57 @@ def age(bench: Bench, made: AdapterVersion, seconds: float) -> None:
 
 async def test_what_nobody_names_goes_after_the_grace(bench: Bench) -> None:
     named, orphan, young = [await bench.stored(seed) for seed in range(3)]
-    await bench.point("sql", named)
-    await bench.keeper.keep()
+    await bench.switch("sql", named)
+    await bench.reconciler.reconcile()
     for made, seconds in ((named, 9999.0), (orphan, ORPHAN_GRACE), (young, ORPHAN_GRACE - 1)):
         age(bench, made, seconds)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     await collect(bench)
     assert set(bench.store.digests()) == {named.digest, young.digest}
     assert bench.registry.view.versions.keys() == {named.digest}
-    assert bench.keeper.counters.orphans_removed == 1
+    assert bench.reconciler.counters.orphans_collected == 1
 
 
 async def test_what_history_can_go_back_to_stays(bench: Bench) -> None:
     one, two = [await bench.stored(seed) for seed in range(2)]
-    await bench.point("sql", one)
-    await bench.point("sql", two)
-    await bench.keeper.keep()
+    await bench.switch("sql", one)
+    await bench.switch("sql", two)
+    await bench.reconciler.reconcile()
     for made in (one, two):
         age(bench, made, 1e6)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     await collect(bench)
     assert set(bench.store.digests()) == {one.digest, two.digest}
 
 
 async def test_an_orphan_cannot_be_added_while_it_goes(bench: Bench) -> None:
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     orphan = await bench.stored(1)
     age(bench, orphan, ORPHAN_GRACE)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     with pytest.raises(Exception, match="being removed"):
-        await bench.point("sql", orphan)
+        await bench.switch("sql", orphan)
     await collect(bench)
-    await bench.point("sql", await bench.stored(1))
+    await bench.switch("sql", await bench.stored(1))
     assert bench.store.get(orphan.digest) is not None
 
 
 async def test_a_rotten_orphan_goes_too(bench: Bench) -> None:
-    await bench.keeper.keep()
+    await bench.reconciler.reconcile()
     orphan = await bench.stored(1)
     age(bench, orphan, ORPHAN_GRACE)
     record = bench.store.get(orphan.digest).path / "record.json"
     record.write_bytes(b"{")
     at = bench.clock.wall() - ORPHAN_GRACE
     os.utime(record.parent, (at, at))
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     assert bench.store.digests() == ()
 
 
 async def test_nothing_is_swept_before_the_registry_is_known(bench: Bench) -> None:
     orphan = await bench.stored(1)
     age(bench, orphan, 1e9)
-    await bench.keeper.sweep()
+    await bench.reconciler.sweep()
     assert bench.registry.view.versions == {}
     assert bench.store.digests() == (orphan.digest,)
 
@@ -320,7 +320,7 @@ async def test_dead_uploads_are_swept(bench: Bench) -> None:
     at = bench.clock.wall() - UPLOAD_GRACE - 1
     for path in (*dead.iterdir(), dead):
         os.utime(path, (at, at))
-    await bench.keeper.keep()
-    await bench.keeper.sweep()
+    await bench.reconciler.reconcile()
+    await bench.reconciler.sweep()
     assert not dead.exists()
-    assert bench.keeper.counters.uploads_swept == 1
+    assert bench.reconciler.counters.uploads_swept == 1

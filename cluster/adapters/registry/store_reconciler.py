@@ -1,4 +1,4 @@
-"""Keeps the store and the registry true to each other, through the loss of either's last words."""
+"""Keeps the adapter store and the registry consistent, even after one lost its latest writes."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -18,22 +18,24 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class KeeperCounters:
-    """Cumulative, since the controller started."""
+class ReconcilerCounters:
+    """Cumulative numbers since the controller started."""
 
     names_restored: int = 0
     uploads_swept: int = 0  # folders of additions whose process died
-    orphans_removed: int = 0  # stored versions that nothing names
+    orphans_collected: int = 0  # stored versions without a record
 
 
-class RegistryKeeper:
-    """One in the cluster; every step can be taken again after a restart, and by two at once.
+class StoreReconciler:
+    """Reconciles store and registry; one in the cluster.
+
+    Every step can be repeated after a restart, and run by two processes at once.
 
     Args:
         folder: the configured folder's adapters by alias; names of the journal may need them.
-        new_id: a random name for a registry that begins, or begins anew.
-        uploads_older_s: an addition's folder in which nothing has changed for so long is dead.
-        orphans_older_s: files that no record names are removed after so long.
+        new_id: creates a random identity for a new or recovered registry.
+        uploads_older_s: age in seconds of the last change after which an addition's folder is dead.
+        orphans_older_s: age in seconds after which files without a record are collected.
     """
 
     def __init__(
@@ -57,17 +59,17 @@ class RegistryKeeper:
         self._uploads_older_s = uploads_older_s
         self._orphans_older_s = orphans_older_s
         self._written: Journal | None = None
-        self.counters = KeeperCounters()
+        self.counters = ReconcilerCounters()
 
-    async def keep(self) -> None:
-        """Recover a registry that has lost its data, and write down what it says now.
+    async def reconcile(self) -> None:
+        """Recover a registry that has lost its data, and write its present state to the journal.
 
         Raises:
             StoreUnavailable: the registry cannot be reached.
             AdapterStoreError: the store's disk refused.
             AdapterCorrupt: there is a journal that cannot be understood; nothing is overwritten.
         """
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         if view.identity is None:
             kept = await asyncio.to_thread(self._journal.read)
             if kept is not None:
@@ -81,29 +83,29 @@ class RegistryKeeper:
             self._written = journal
 
     async def sweep(self) -> None:
-        """Remove what dead additions left, and begin to remove what nothing names.
+        """Remove the folders of dead additions, and begin to collect files without a record.
 
-        Files that nobody names are those of an addition that ended between the store and the
+        Files without a record are those of an addition that ended between the store and the
         registry, or of a registry that was lost without its journal.
 
         Raises:
-            StoreUnavailable, AdapterStoreError: as ``keep``.
+            StoreUnavailable, AdapterStoreError: as ``reconcile``.
         """
         swept = await asyncio.to_thread(self._store.sweep, self._uploads_older_s)
         self.counters.uploads_swept += swept
         digests = await asyncio.to_thread(self._store.digests)
-        view = await self._registry.refresh()
+        view = await self._registry.sync()
         if view.identity is None:
             return  # not recovered yet
         for digest in digests:
             if digest not in view.versions and await self._is_old(digest):
-                await self._condemn(digest)
+                await self._collect_orphan(digest)
 
     async def _is_old(self, digest: AdapterDigest) -> bool:
         age = await asyncio.to_thread(self._store.age_s, digest)
         return age is not None and age >= self._orphans_older_s
 
-    async def _condemn(self, digest: AdapterDigest) -> None:
+    async def _collect_orphan(self, digest: AdapterDigest) -> None:
         try:
             orphan = await asyncio.to_thread(self._version, digest, "content store", 0.0)
         except AdapterCorrupt:
@@ -111,8 +113,8 @@ class RegistryKeeper:
         else:
             if orphan is None:
                 return
-            await self._registry.condemn(orphan)
-        self.counters.orphans_removed += 1
+            await self._registry.collect_orphan(orphan)
+        self.counters.orphans_collected += 1
         log.info("adapters.orphan", digest=digest)
 
     async def _restore(self, kept: Journal) -> None:

@@ -1,0 +1,118 @@
+"""Declares the data of the adapter pool, and the parts with tensors that the manager needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from cluster.domain.adapter import AdapterEntry, AdapterState
+from cluster.domain.ids import AdapterDigest, Slot, TenantId
+
+ANY_TENANT = TenantId("")
+"""Asks for adapters where tenants do not matter: one for all."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizedVersion:
+    """A version and the room that it needs."""
+
+    digest: AdapterDigest
+    alias: str
+    rank: int
+    nbytes: int  # packed, on the device or on the host; an upper bound
+    invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A request's claim on its versions, in the order it asked for them."""
+
+    id: int
+    digests: tuple[AdapterDigest, ...]
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterEvent:
+    """One change of state."""
+
+    digest: AdapterDigest
+    alias: str
+    before: AdapterState
+    after: AdapterState
+    slot: Slot | None  # the version's slot before or after the change
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Answers that room is promised. ``start`` were absent and must now be fetched."""
+
+    lease: Lease | None  # None for a prefetch
+    start: tuple[AdapterDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MustEvict:
+    """Answers to ask again once an EVICTING version is gone; ``victims`` have just become so."""
+
+    victims: tuple[AdapterDigest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MustWait:
+    """Answers that every adapter that could make room is in use."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlacementAck:
+    """The result of a placement."""
+
+    version: int  # the one in force; newer than the one sent when that was stale
+    loaded: tuple[AdapterDigest, ...]  # of the placement, READY now
+    failed: tuple[tuple[AdapterDigest, str, str], ...]  # (digest, error code, message)
+    evicted: tuple[AdapterDigest, ...]  # here before, gone now
+
+
+class VersionSource(Protocol):
+    """The source of the manager's versions; an ``AdapterCatalog`` is one."""
+
+    def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
+        """Return the version that a digest names.
+
+        Raises:
+            ModelNotFound: it is not known here.
+            AdapterError: its files cannot be had.
+        """
+        ...
+
+
+class AdapterBankProtocol(Protocol):
+    """The device tensors behind the slots. Called from executor threads, one call per slot."""
+
+    def place(self, slot: int, packed: Any) -> None:
+        """Fill a slot with an adapter that the loader returned."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Empty a slot."""
+        ...
+
+    def required_nbytes(self, ranks: Mapping[str, int]) -> int:
+        """Return the device bytes that an adapter with these ranks (module path -> rank) takes.
+
+        Raises:
+            ValueError: the base has no such module.
+        """
+        ...
+
+    def nbytes(self, slot: int) -> int:
+        """Return the device bytes that a slot's content takes."""
+        ...
+
+
+class HostAdapterProtocol(Protocol):
+    """An adapter in the bank's own form, in host memory; the loader returns it."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in host memory: as many as ``required_nbytes`` returned."""
+        ...
