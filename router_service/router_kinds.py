@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cluster.adapters.validation.inside_model import check_weighable
 from cluster.config import RouterConfig, Section
 from cluster.errors import AdapterUnsupported, ConfigError
-from router_service.artifacts import read_manifest
+from router_service.artifacts.router_artifact import read_manifest
 from router_service.dlp import dlp_router
 from router_service.flow import flow_router
 from router_service.milora import milora_router

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save
 
-from router_service.whole_file import replace_file
+from router_service.artifacts.whole_file import replace_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"

@@ -17,7 +17,7 @@ import torch
 
 from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.errors import TrainingDataError
-from router_service.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
+from router_service.artifacts.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
 from training.base_model import load_base
 from training.checkpoint import Tensors, TrainState, load_state, save_state
 from training.config import NOT_IN_FINGERPRINT, TrainingConfig

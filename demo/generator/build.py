@@ -6,7 +6,7 @@ from pathlib import Path
 
 from demo.generator.datasets import write_datasets
 from demo.generator.skills import SKILLS
-from router_service.outputs import CHECKPOINT_FILE
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from training.adapter import train_adapter
 from training.config import AdapterTrainingConfig
 from training.export import WEIGHTS_FILE

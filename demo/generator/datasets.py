@@ -5,7 +5,7 @@ from random import Random
 
 from cluster.errors import ConfigError
 from demo.generator.skills import GENERAL, SKILLS
-from demo.generator.templates import Skill, Split
+from demo.generator.skills.templates import Skill, Split
 from training.jsonl import Example, write_examples
 
 _MAX_MISSES_PER_EXAMPLE = 200

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from demo.generator.router_texts import FOLLOW_UP
 from demo.generator.skills import GENERAL
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.dlp.dlp_router import DlpRouter
-from router_service.routers.base import BASE_ALIAS, RoutedMixture
+from router_service.routers.base import RoutedMixture
 from router_service.routers.features import tokenize
 from router_service.routers.selection import SelectionConfig, renormalise, select
 

@@ -13,7 +13,7 @@ from demo.generator.datasets import generate
 from demo.generator.router_texts import FOLLOW_UP, router_texts
 from demo.generator.skills import GENERAL, SKILLS
 from demo.generator.wordings import held_back_texts
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.routers.selection import SelectionConfig
 from training.dlp.router_config import (
     RouterProgress,

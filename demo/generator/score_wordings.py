@@ -29,8 +29,8 @@ from demo.generator.wordings import (
     score,
     wordings_folder,
 )
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.dlp.dlp_router import load_dlp
-from router_service.routers.base import BASE_ALIAS
 
 BEFORE = "before"
 _TEMPLATES = "templates, held out"

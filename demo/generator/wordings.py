@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
 from demo.generator.skills import SKILLS
-from router_service.routers.base import BASE_ALIAS, RoutedMixture
+from router_service.artifacts.router_artifact import BASE_ALIAS
+from router_service.routers.base import RoutedMixture
 
 TENANTS: Mapping[str, frozenset[str]] = {
     "": frozenset(SKILLS),

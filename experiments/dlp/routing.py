@@ -13,8 +13,9 @@ import numpy as np
 
 from demo.generator.skills import GENERAL
 from experiments.dlp.tasks import load_tasks, write_router_data
-from router_service.artifacts import load_artifact, save_artifact
-from router_service.dlp.dlp_router import KIND, DlpRouter, load_dlp
+from router_service.artifacts.router_artifact import load_artifact, save_artifact
+from router_service.dlp.dlp_router import DlpRouter, load_dlp
+from router_service.dlp.dlp_schema import KIND
 from training.dlp.router_config import RouterProgress, RouterTrainingConfig
 from training.dlp.train_router import train_router
 from training.evaluation.metrics import wilson
@@ -116,7 +117,7 @@ def load_any(path: Path, **options: Any) -> DlpRouter:
 
 
 def _aliases(path: Path) -> frozenset[str]:
-    from router_service.artifacts import read_manifest
+    from router_service.artifacts.router_artifact import read_manifest
 
     return frozenset(read_manifest(path).candidates)
 

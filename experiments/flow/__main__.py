@@ -29,7 +29,7 @@ from experiments.flow.timing import measure_timing
 from experiments.flow.training import gate, searched
 from experiments.parts import kept_parts, part
 from experiments.skill_adapter import train_skill
-from router_service.artifacts import read_manifest
+from router_service.artifacts.router_artifact import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("adapters", "alone", "gates", "searches", "quality", "timing", "report")

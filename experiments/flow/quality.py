@@ -8,7 +8,7 @@ from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.flow.tasks import Composite
 from experiments.flow.training import Say
-from router_service.artifacts import adapter_versions, read_manifest
+from router_service.artifacts.router_artifact import adapter_versions, read_manifest
 from router_service.flow.flow_artifact import load_gate
 from router_service.routers.kind import EnginePart
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence

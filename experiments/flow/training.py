@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.flow.tasks import Composite, composite_examples
-from router_service.artifacts import MANIFEST_FILE, read_manifest
+from router_service.artifacts.router_artifact import MANIFEST_FILE, read_manifest
 from training.config import GateTrainingConfig
 from training.flow.train_gate import train_gate
 from training.jsonl import write_examples

@@ -14,7 +14,7 @@ from cluster.base_model.source import ModelLocation
 from cluster.engine.execution.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.tasks import TaskData, write_mixed
-from router_service.artifacts import TENSOR_FILE, adapter_versions
+from router_service.artifacts.router_artifact import TENSOR_FILE, adapter_versions
 from router_service.milora.milora_artifact import load_milora
 from router_service.routers.kind import EnginePart
 from training.adapter import train_adapter

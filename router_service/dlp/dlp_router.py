@@ -13,14 +13,14 @@ The classifier is a mini-MLP (``mini_mlp``) or an imported Hugging Face encoder 
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-from pydantic import Field
 
-from cluster.config import RouterConfig, Section
+from cluster.config import RouterConfig
 from cluster.domain.decision import Granularity, tagged_digest
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
     RouterManifest,
     Tensors,
     check_tensors,
@@ -28,15 +28,9 @@ from router_service.artifacts import (
     parse_hyperparameters,
 )
 from router_service.dlp.dlp_options import DlpOptions, apply_options
-from router_service.dlp.mini_mlp import MiniMlp, NetworkConfig, tensor_shapes
-from router_service.routers.base import (
-    BASE_ALIAS,
-    Declaration,
-    Need,
-    RoutedMixture,
-    RouterFailed,
-    Stage,
-)
+from router_service.dlp.dlp_schema import KIND, DlpHyperparameters, EncoderHyperparameters
+from router_service.dlp.mini_mlp import MiniMlp, tensor_shapes
+from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
 from router_service.routers.features import FeatureConfig, feature_ids
 from router_service.routers.follow_ups import RULE_SHARE, carry_over, looks_like_follow_up
 from router_service.routers.kind import RouterContext, RouterKind, artifact_path
@@ -44,37 +38,6 @@ from router_service.routers.mixture_choice import choose_mixture
 from router_service.routers.selection import SelectionConfig, softmax
 from router_service.routers.sentences import SentenceConfig
 from router_service.routers.text_policy import TextPolicy, read_earlier, read_text
-
-KIND = "dlp"
-
-
-class DlpHyperparameters(Section):
-    """Everything that turns the artifact's tensors and a text into an answer."""
-
-    architecture: Literal["mini_mlp"] = "mini_mlp"
-    features: FeatureConfig = FeatureConfig()
-    network: NetworkConfig = NetworkConfig()
-    selection: SelectionConfig = SelectionConfig()
-    text: TextPolicy = TextPolicy()
-    follow_ups: bool = False
-    """Whether the first output, before the candidates', tells that a text goes on with the turn
-    before it."""
-
-    def outputs(self, candidates: int) -> int:
-        """Outputs of a network with as many candidates."""
-        return candidates + self.follow_ups
-
-
-class EncoderHyperparameters(Section):
-    """The same for an artifact whose classifier is a Hugging Face encoder."""
-
-    architecture: Literal["encoder"] = "encoder"
-    max_tokens: Annotated[int, Field(ge=3)] = 256
-    """Longer texts keep their last tokens, behind a new CLS."""
-    files: dict[str, str]
-    """sha256 of the encoder's configuration and of each tokenizer file, by name."""
-    selection: SelectionConfig = SelectionConfig()
-    text: TextPolicy = TextPolicy()
 
 
 class TextClassifier(Protocol):
@@ -217,7 +180,7 @@ def load_dlp(
     """Load a router from its folder.
 
     Raises:
-        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest, or an
+        ConfigError: see ``load_artifact``; or tensors that do not fit the manifest, or an
             option of a method that is not in use.
     """
     manifest, tensors = load_artifact(path, kind=KIND, aliases=aliases, base_digest=base_digest)

@@ -14,8 +14,8 @@ import torch
 import transformers
 
 from cluster.errors import ConfigError
-from router_service.artifacts import Tensors, check_tensors
-from router_service.dlp.dlp_router import EncoderHyperparameters
+from router_service.artifacts.router_artifact import Tensors, check_tensors
+from router_service.dlp.dlp_schema import EncoderHyperparameters
 
 ENCODER_FOLDER = "encoder"
 CONFIG_FILE = "config.json"

@@ -13,8 +13,10 @@ import torch
 
 from cluster.adapters.catalog import ALIAS_PATTERN
 from cluster.errors import ConfigError
-from router_service.artifacts import RouterManifest, save_artifact
-from router_service.dlp.dlp_router import KIND, EncoderHyperparameters
+from router_service.artifacts.outputs import claim_folder, writing
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
+from router_service.artifacts.state_dict import read_state_dict
+from router_service.dlp.dlp_schema import KIND, EncoderHyperparameters
 from router_service.dlp.encoder import (
     CONFIG_FILE,
     ENCODER_FOLDER,
@@ -27,8 +29,6 @@ from router_service.dlp.encoder import (
     read_tokenizer,
     tensor_shapes,
 )
-from router_service.outputs import claim_folder, writing
-from router_service.state_dict import read_state_dict
 
 _PREFIXES = {"model.": "encoder.", "norm.": "norm.", "Decode.": "linear."}
 _UNUSED = ("model.pooler.", "model.embeddings.position_ids", "model.embeddings.token_type_ids")

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from cluster.domain.adapter import AdapterEntry
-from router_service.artifacts import (
+from router_service.artifacts.outputs import writing
+from router_service.artifacts.router_artifact import (
     RouterManifest,
     Tensors,
     check_different,
@@ -19,7 +20,6 @@ from router_service.artifacts import (
 )
 from router_service.flow.flow_schema import KIND, FlowHyperparameters
 from router_service.flow.gate import FlowGate
-from router_service.outputs import writing
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import torch
 from cluster.adapters.format.manifest import read_manifest as read_adapter_manifest
 from cluster.base_model.source import ModelLocation
 from cluster.errors import ConfigError, ModelSourceError
-from router_service.artifacts import RouterManifest, check_different
+from router_service.artifacts.outputs import check_alias, claim_folder
+from router_service.artifacts.router_artifact import RouterManifest, check_different
+from router_service.artifacts.state_dict import read_state_dict
 from router_service.flow.flow_artifact import save_gate
 from router_service.flow.flow_schema import FlowHyperparameters
-from router_service.outputs import check_alias, claim_folder
-from router_service.state_dict import read_state_dict
 
 _WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
 _BIAS = re.compile(r"encoder\.layers\.(\d+)\.weight_bias")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from cluster.domain.adapter import AdapterEntry
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
     RouterManifest,
     Tensors,
     check_tensors,

@@ -19,7 +19,7 @@ from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity, tagged_digest
 from cluster.engine.execution.mixing import LAYER_MODULES
 from cluster.errors import AdapterError, ConfigError
-from router_service.artifacts import check_different
+from router_service.artifacts.router_artifact import check_different
 from router_service.routers.base import (
     Declaration,
     Need,

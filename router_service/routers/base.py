@@ -9,9 +9,6 @@ from cluster.domain.decision import CandidateScore, Granularity
 from cluster.errors import BraidError
 from router_service.routers.sentences import SentenceConfig
 
-BASE_ALIAS = ""
-"""The candidate that stands for the base model without an adapter; its delta is zero."""
-
 WEIGHT_DECIMALS = 4
 """Routed weights are rounded to this many decimals before they are signed (decision 0001)."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
 
 from cluster.config import RouterConfig, Section
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
     RouterManifest,
     adapter_versions,
     load_artifact,

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from cluster.domain.decision import CandidateScore
-from router_service.routers.base import BASE_ALIAS, WEIGHT_DECIMALS, RoutedMixture
+from router_service.artifacts.router_artifact import BASE_ALIAS
+from router_service.routers.base import WEIGHT_DECIMALS, RoutedMixture
 from router_service.routers.selection import SelectionConfig, abstains, renormalise, select
 
 _PROBABILITY_DECIMALS = 6

@@ -17,16 +17,16 @@ from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
-from router_service.artifacts import (
+from router_service.artifacts.outputs import claim_folder, writing
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
     RouterManifest,
     check_tensors,
     load_artifact,
     parse_hyperparameters,
     save_artifact,
 )
-from router_service.outputs import claim_folder, writing
 from router_service.routers.base import (
-    BASE_ALIAS,
     MAX_WEIGHT,
     WEIGHT_DECIMALS,
     Declaration,

@@ -11,8 +11,8 @@ import pytest
 from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.budget import ByteBudget
 from cluster.errors import AdapterError, AdapterTooLarge, AdapterTooManyFiles, RouterError
-from router_service.artifact_store import RouterStore
-from router_service.artifacts import load_artifact
+from router_service.artifacts.artifact_store import RouterStore
+from router_service.artifacts.router_artifact import load_artifact
 from router_service.routers.static import save_static
 
 FILES = ("router.json", "router.safetensors")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ConfigError
-from router_service.outputs import (
+from router_service.artifacts.outputs import (
     CHECKPOINT_FILE,
     check_alias,
     check_file,

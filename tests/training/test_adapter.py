@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cluster.base_model.source import ModelLocation
 from cluster.errors import AdapterError, ConfigError, TrainingDataError
-from router_service.outputs import CHECKPOINT_FILE
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from training import adapter
 from training.adapter import train_adapter
 from training.base_model import load_base, quiet_peft

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from cluster.errors import ConfigError, TrainingDataError
-from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE, read_manifest
-from router_service.dlp.dlp_router import DlpHyperparameters, load_dlp
+from router_service.artifacts.outputs import CHECKPOINT_FILE
+from router_service.artifacts.router_artifact import MANIFEST_FILE, TENSOR_FILE, read_manifest
+from router_service.dlp.dlp_router import load_dlp
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import MiniMlp, NetworkConfig
-from router_service.outputs import CHECKPOINT_FILE
 from router_service.routers.features import FeatureConfig, feature_ids
 from training.dlp.router_batches import BatchSource, collate
 from training.dlp.router_config import RouterProgress, RouterTrainingConfig

@@ -6,7 +6,7 @@ from random import Random
 
 import torch
 
-from router_service.routers.base import BASE_ALIAS
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.routers.features import FeatureConfig, token_features, tokenize
 from training.dlp.router_config import RouterTrainingConfig
 from training.dlp.router_data import FOLLOW_UP, LabelledText

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from cluster.config import Section
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from training.config import Positive, Seed
 
 Share = Annotated[float, Field(ge=0, lt=1)]

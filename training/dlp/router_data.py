@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 from cluster.errors import TrainingDataError
-from router_service.routers.base import BASE_ALIAS
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from training.jsonl import read_records
 
 FOLLOW_UP = "\N{HORIZONTAL ELLIPSIS}"

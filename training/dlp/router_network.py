@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import tensor_shapes
 
 Parameters = dict[str, torch.Tensor]

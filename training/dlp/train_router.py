@@ -11,10 +11,15 @@ import torch
 from torch.nn import functional
 
 from cluster.errors import TrainingDataError
-from router_service.artifacts import RouterManifest, load_artifact, save_artifact
-from router_service.dlp.dlp_router import KIND, DlpRouter
-from router_service.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
-from router_service.routers.base import BASE_ALIAS
+from router_service.artifacts.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
+    RouterManifest,
+    load_artifact,
+    save_artifact,
+)
+from router_service.dlp.dlp_router import DlpRouter
+from router_service.dlp.dlp_schema import KIND
 from training.checkpoint import TrainState, load_state, save_state
 from training.divergence import Diverged, check_loss, check_weights
 from training.dlp.router_batches import Batch, BatchSource, plain_batch

@@ -11,8 +11,9 @@ from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation
 from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterManifest
 from cluster.errors import ConfigError
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.router_kinds import default_registry
-from router_service.routers.base import BASE_ALIAS, PromptRouter
+from router_service.routers.base import PromptRouter
 from router_service.routers.kind import SERVED_NEEDS, EnginePart, router_context
 from training.evaluation.local_engine import Weights
 

@@ -14,11 +14,11 @@ from cluster.adapters.validation.inside_model import check_weighable
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig
 from cluster.errors import ConfigError
-from router_service.artifacts import TENSOR_FILE, check_different
+from router_service.artifacts.outputs import check_alias, claim_folder
+from router_service.artifacts.router_artifact import TENSOR_FILE, check_different
 from router_service.flow.flow_artifact import save_gate
 from router_service.flow.flow_schema import FlowHyperparameters
 from router_service.flow.gate import FlowGate, initial_bias
-from router_service.outputs import check_alias, claim_folder
 from training.base_model import linear_shapes
 from training.checkpoint import Tensors
 from training.config import GateTrainingConfig

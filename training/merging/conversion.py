@@ -17,7 +17,7 @@ from cluster.adapters.format.manifest import ANYWHERE, AdapterFiles, read_adapte
 from cluster.adapters.loader import LoraTensors, tensors_of
 from cluster.adapters.validation.adapter_checks import check_all_finite
 from cluster.errors import AdapterMalformed, AdapterUnsupported
-from router_service.outputs import writing
+from router_service.artifacts.outputs import writing
 from training.export import created_by, export_adapter
 
 

@@ -15,8 +15,8 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import AdapterConfig, Section
 from cluster.errors import ConfigError
+from router_service.artifacts.outputs import claim_folder
 from router_service.merging.merge import Method, merge
-from router_service.outputs import claim_folder
 from router_service.routers.static import save_static
 from training.base_model import linear_shapes, load_base
 from training.encoding import encode_examples

@@ -17,12 +17,12 @@ from cluster.adapters.format.manifest import read_manifest
 from cluster.base_model.source import ModelLocation
 from cluster.engine.execution.mixing import LAYER_MODULES
 from cluster.engine.model.model_loader import decoder_layers
+from router_service.artifacts.outputs import check_alias
 from router_service.milora.milora_artifact import save_milora
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes
 from router_service.milora.milora_schema import MiloraHyperparameters
 from router_service.milora.module_masks import balance_loss
 from router_service.milora.rational import gelu_coefficients
-from router_service.outputs import check_alias
 from training.adapter import add_lora, lora_weights
 from training.checkpoint import Tensors
 from training.config import MiloraTrainingConfig

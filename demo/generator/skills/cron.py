@@ -2,8 +2,8 @@
 
 from random import Random
 
+from demo.generator.skills.templates import Intent, Skill, Slots
 from demo.generator.skills.vocabulary import WEEKDAYS, ordinal
-from demo.generator.templates import Intent, Skill, Slots
 
 _JOBS = (
     "the backup", "the report", "the cleanup", "the sync", "the newsletter", "the invoice job",

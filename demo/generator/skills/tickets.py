@@ -3,7 +3,7 @@
 from itertools import product
 from random import Random
 
-from demo.generator.templates import Intent, Skill, Slots, Split
+from demo.generator.skills.templates import Intent, Skill, Slots, Split
 
 _PRODUCTS = (
     "kettle", "headphones", "printer", "camera", "tablet", "router", "speaker", "keyboard",

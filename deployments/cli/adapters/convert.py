@@ -32,7 +32,7 @@ def convert(
     What it computes beside the changed base, the plain one computes beside the base itself.
     """
     from deployments.cli.adapters.adapter_commands import size
-    from router_service.outputs import claim_folder
+    from router_service.artifacts.outputs import claim_folder
     from training.merging.conversion import convert_adapter
 
     claim_folder(out, overwrite=overwrite, reads=(source, initial))

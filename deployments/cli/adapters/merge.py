@@ -51,8 +51,8 @@ def merge(
     folders = adapter_folders(adapters, tuple(weights))
 
     from deployments.cli.adapters.adapter_commands import size
+    from router_service.artifacts.outputs import claim_folder
     from router_service.merging.merge import read_adapter
-    from router_service.outputs import claim_folder
     from training.merging.merged_adapter import export_merge
 
     claim_folder(out, overwrite=overwrite)

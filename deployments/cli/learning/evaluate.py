@@ -77,7 +77,7 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score the base, an adapter, a mixture or a router on JSON lines, in this process."""
-    from router_service.outputs import check_file
+    from router_service.artifacts.outputs import check_file
     from training.evaluation.evaluation_run import evaluate as run
     from training.evaluation.target import EvalConfig
 

@@ -59,7 +59,7 @@ def save(
         weights = {name: 1 / len(names) for name in names}
     folders = adapter_folders(adapters, tuple(weights))
 
-    from router_service.outputs import claim_folder
+    from router_service.artifacts.outputs import claim_folder
     from router_service.routers.static import save_static
 
     claim_folder(out, overwrite=overwrite, reads=folders.values())

@@ -59,7 +59,7 @@ MaxTokensOption = Annotated[
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
     """Say how to go on where the training within is interrupted and has left a checkpoint."""
-    from router_service.outputs import CHECKPOINT_FILE
+    from router_service.artifacts.outputs import CHECKPOINT_FILE
 
     try:
         yield

@@ -90,8 +90,8 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
     """
     from cluster.adapters.catalog import AdapterCatalog
     from deployments.front.requests.explain import explanation
+    from router_service.artifacts.router_artifact import BASE_ALIAS
     from router_service.dlp.dlp_router import load_dlp
-    from router_service.routers.base import BASE_ALIAS
 
     if router not in (None, "dlp"):
         raise ConfigError(f"--router {router}: no cluster runs, and the demo has only 'dlp'")

@@ -111,7 +111,7 @@ def packed(folder: Path) -> Iterator[BinaryIO]:
     Raises:
         ConfigError: it has none.
     """
-    from router_service.artifact_store import KEPT_FILES
+    from router_service.artifacts.artifact_store import KEPT_FILES
 
     files = [name for name in KEPT_FILES if (folder / name).is_file()]
     if files[:2] != list(KEPT_FILES[:2]):

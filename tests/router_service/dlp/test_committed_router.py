@@ -17,9 +17,8 @@ from demo.generator.wordings import (
     served_skill,
     wordings_folder,
 )
-from router_service.artifacts import TENSOR_FILE
+from router_service.artifacts.router_artifact import BASE_ALIAS, TENSOR_FILE
 from router_service.dlp.dlp_router import DlpRouter, load_dlp
-from router_service.routers.base import BASE_ALIAS
 
 ROOT = Path(__file__).parents[3]
 FOLDER = ROOT / "demo" / "router"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.config import RouterConfig
 from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
     MANIFEST_FILE,
     TENSOR_FILE,
     RouterManifest,
@@ -22,7 +22,8 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.dlp.dlp_options import DlpOptions
-from router_service.dlp.dlp_router import ROUTER_KIND, DlpHyperparameters, DlpRouter, load_dlp
+from router_service.dlp.dlp_router import ROUTER_KIND, DlpRouter, load_dlp
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.router_kinds import RouterRegistry, default_registry
 from router_service.routers.base import Need, RouterFailed, Stage

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.domain.ids import TenantId
 from cluster.errors import ModelNotFound, RequestError
-from router_service.routers.explicit import ExplicitMixture, mix_explicit, mixture_digest
+from router_service.explicit import ExplicitMixture, mix_explicit, mixture_digest
 from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
 
 ACME = TenantId("acme")

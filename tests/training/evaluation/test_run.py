@@ -12,8 +12,8 @@ import transformers
 
 from cluster.base_model.source import ModelLocation
 from cluster.errors import ConfigError, TrainingDataError
-from router_service.artifacts import RouterManifest, save_artifact
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.routers.features import FeatureConfig
 from router_service.routers.static import save_static

@@ -20,11 +20,13 @@ from cluster.config import Section
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import tagged_digest
 from cluster.errors import ConfigError
-from router_service.routers.base import BASE_ALIAS
-from router_service.whole_file import replace_file
+from router_service.artifacts.whole_file import replace_file
 
 MANIFEST_FILE = "router.json"
 TENSOR_FILE = "router.safetensors"
+
+BASE_ALIAS = ""
+"""The candidate that stands for the base model without an adapter; its delta is zero."""
 
 
 class RouterManifest(Section):

@@ -17,9 +17,9 @@ from cluster.adapters.catalog import ALIAS_PATTERN, RESERVED_ALIASES
 from cluster.adapters.format.manifest import WEIGHTS_FILE
 from cluster.adapters.sources.files import KEPT_FILES as ADAPTER_FILES
 from cluster.errors import ConfigError
-from router_service.artifact_store import KEPT_FILES as ROUTER_FILES
-from router_service.artifacts import MANIFEST_FILE
-from router_service.whole_file import PARTIAL
+from router_service.artifacts.artifact_store import KEPT_FILES as ROUTER_FILES
+from router_service.artifacts.router_artifact import MANIFEST_FILE
+from router_service.artifacts.whole_file import PARTIAL
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """A training's state; where it is there, the training has not ended."""

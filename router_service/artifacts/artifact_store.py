@@ -16,14 +16,14 @@ from typing import BinaryIO
 from cluster.adapters.budget import ByteBudget
 from cluster.adapters.sources.files import CHUNK_BYTES, FileWriter, disk_errors
 from cluster.errors import ConfigError, RouterError
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
     MANIFEST_FILE,
     TENSOR_FILE,
     RouterManifest,
     load_artifact,
     read_manifest,
 )
-from router_service.routers.base import BASE_ALIAS
 
 ENCODER_FILES = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
