@@ -8,15 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import console
-from deployments.cli.client import BraidClient, find_target
+from cluster.domain.model_names import AUTO
 from deployments.cli.command_line import BraidGroup
-from deployments.cli.options import KeyOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import KeyOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER, PROJECT_ROOT
 
 PROGRAM = "python -m demo"
 ADMIN = "admin"
-AUTO = "auto"
 ANSWER_TOKENS = 64
 WORKERS = 8
 PAIR = ("cron", "sql")

@@ -27,7 +27,8 @@ from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
-from deployments.wiring import Secrets, base_names
+from deployments.wiring import Secrets
+from cluster.domain.model_names import base_names
 
 REDIS_TIMEOUT_S = 1.0
 NO_BASE = BaseShapes("", {})

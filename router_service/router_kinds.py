@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cluster.adapters.validation.inside_model import check_weighable
 from cluster.config import RouterConfig, Section
 from cluster.errors import AdapterUnsupported, ConfigError
+from cluster.field_problems import first_problem
 from router_service.artifacts.router_artifact import read_manifest
 from router_service.dlp import dlp_router
 from router_service.flow import flow_router
@@ -161,6 +162,4 @@ def _options(config: RouterConfig, kind: type[S]) -> S:
     try:
         return kind.model_validate(config.options)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"routers.{config.name}.options.{where}: {first['msg']}") from error
+        raise ConfigError(f"routers.{config.name}.options.{first_problem(error)}") from error

@@ -25,6 +25,7 @@ from cluster.domain.decision import (
     tagged_digest,
 )
 from cluster.domain.ids import AdapterDigest, DecisionId, TenantId
+from cluster.domain.model_names import AUTO
 from cluster.errors import (
     DecisionNotFound,
     DecisionRejected,
@@ -418,7 +419,7 @@ class RoutingService:
                 raise RouterOutdated(f"router {name!r}: {self._broken[name]}", param="model")
             known = ", ".join(self._routers) or "none"
             raise ModelNotFound(
-                f"no router {'auto' if name is None else name!r}; there are: {known}",
+                f"no router {AUTO if name is None else name!r}; there are: {known}",
                 param="model",
             )
         return router

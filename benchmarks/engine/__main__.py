@@ -10,7 +10,7 @@ from rich.table import Table
 
 from benchmarks.command_line import command_app
 from cluster.config import AppConfig, Settings, cache_folder
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 if TYPE_CHECKING:
     from benchmarks.engine.results import Report

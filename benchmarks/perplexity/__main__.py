@@ -11,7 +11,7 @@ from rich.table import Table
 from benchmarks.command_line import command_app
 from cluster.config import AppConfig, Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 PROGRAM = "python -m benchmarks.perplexity"
 FIRST = "float32"

@@ -7,13 +7,13 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from cluster.domain.model_names import AUTO
 from cluster.errors import BraidError, ConfigError
-from deployments.cli import console
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import KeyOption, TenantOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import KeyOption, TenantOption, UrlOption
 
 DEFAULT_TENANT = "acme"
-AUTO = "auto"
 Message = dict[str, str]
 
 

@@ -20,6 +20,7 @@ from cluster.config import Section
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import tagged_digest
 from cluster.errors import ConfigError
+from cluster.field_problems import first_problem
 from router_service.artifacts.whole_file import replace_file
 
 MANIFEST_FILE = "router.json"
@@ -130,9 +131,7 @@ def read_manifest(path: Path) -> RouterManifest:
     except OSError as error:
         raise ConfigError(f"{where}: cannot be read: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {field}: {first['msg']}") from error
+        raise ConfigError(f"{where}: {first_problem(error)}") from error
 
 
 def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -> S:
@@ -144,10 +143,8 @@ def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -
     try:
         return kind.model_validate(manifest.hyperparameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"{path / MANIFEST_FILE}: hyperparameters.{field}: {first['msg']}"
+            f"{path / MANIFEST_FILE}: hyperparameters.{first_problem(error)}"
         ) from error
 
 

@@ -2,21 +2,19 @@
 
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError, PermissionDenied
-from deployments.cli import console
 from deployments.cli.adapters import adapters_remote, convert, merge
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
 DEFAULT_TENANT = "admin"
 ALL_ADAPTERS = "*"
 SHARED = "shared"
-DIGEST_CHARACTERS = 12
 
 adapters_app = typer.Typer(no_args_is_help=True, help="See and change the adapters of the cluster.")
 
@@ -64,7 +62,7 @@ def list_adapters(
         else:
             rows = from_status(status, tenant)
     if as_json:
-        console.plain(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(rows)
         return
     if not rows:
         console.out.print("no adapters")
@@ -80,8 +78,8 @@ def list_adapters(
         table.add_row(
             Text(label(row)),
             str(row["rank"]),
-            size(row["bytes"]) if "bytes" in row else "",
-            row["digest"][:DIGEST_CHARACTERS],
+            console.size(row["bytes"]) if "bytes" in row else "",
+            console.short_digest(row["digest"]),
             ", ".join(row.get("resident", ())),
             Text(row["description"]),
         )
@@ -144,12 +142,3 @@ def from_models(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for card in cards
         if "rank" in card
     ]
-
-
-def size(nbytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.1f} GiB"

@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import AdapterConflict, ConfigError
-from deployments.cli import console
 from deployments.cli.adapters.adapter_options import (
     BaseCheckOption,
     ExpectOption,
@@ -22,12 +21,12 @@ from deployments.cli.adapters.adapter_options import (
 )
 from deployments.cli.adapters.pack import packed
 from deployments.cli.adapters.version_names import ROUTES, ask_about, full_digest
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
-from deployments.cli.refusal import advised
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit.refusal import advised
 
 ADMIN = "admin"
-DIGEST_CHARACTERS = 12
 ROUTER_FILE = "router.json"
 
 
@@ -109,7 +108,7 @@ def show(
     with _client(url, key) as client:
         card = ask_about(client, name, lambda meant: client.get(_path(meant, tenant=tenant)))
     if as_json:
-        console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(card)
         return
     table = Table.grid(padding=(0, 2))
     for label in ("name", "owner", "state", "version", "source", "description"):
@@ -122,7 +121,7 @@ def show(
     for note in card.get("notes", ()):
         console.plain(f"  note: {note}")
     for step in card.get("history", ()):
-        words = f"  {step['version'][:DIGEST_CHARACTERS]}  by {step['by']}"
+        words = f"  {console.short_digest(step['version'])}  by {step['by']}"
         console.plain(words + ("  (rolled back)" if step["rollback"] else ""))
     for held in card.get("residency", ()):
         console.plain(f"  {held['replica']}: {held['tier']}, {held['leases']} leases")
@@ -293,6 +292,6 @@ def _source(source: str, on_server: bool) -> dict[str, str]:
 
 def _show(card: dict[str, Any], as_json: bool, words: str) -> None:
     if as_json:
-        console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(card)
         return
     console.plain(f"{card['name']} {words} {card['version']}, rank {card['rank']}")

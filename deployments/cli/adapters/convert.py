@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 
 def convert(
@@ -31,12 +31,11 @@ def convert(
 
     What it computes beside the changed base, the plain one computes beside the base itself.
     """
-    from deployments.cli.adapters.adapter_commands import size
     from router_service.artifacts.outputs import claim_folder
     from training.merging.conversion import convert_adapter
 
     claim_folder(out, overwrite=overwrite, reads=(source, initial))
     nbytes, rank = convert_adapter(source, initial, out)
     console.out.print(
-        Text("converted ", style="bold green") + Text(f"{out}: rank {rank}, {size(nbytes)}")
+        Text("converted ", style="bold green") + Text(f"{out}: rank {rank}, {console.size(nbytes)}")
     )

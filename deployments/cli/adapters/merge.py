@@ -7,14 +7,10 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from deployments.cli import console
-from deployments.cli.learning.mixture import adapter_folders, parse_mixture
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.mixture_text import adapter_folders, parse_mixture
+from deployments.cli.toolkit.options import AdaptersOption
 from deployments.local.quickstart import DEMO_ADAPTERS
-
-AdaptersOption = Annotated[
-    Path,
-    typer.Option("--adapters", metavar="DIR", help="Folder of PEFT folders."),
-]
 
 
 class MergeMethod(StrEnum):
@@ -50,7 +46,6 @@ def merge(
     weights = parse_mixture(mixture)
     folders = adapter_folders(adapters, tuple(weights))
 
-    from deployments.cli.adapters.adapter_commands import size
     from router_service.artifacts.outputs import claim_folder
     from router_service.merging.merge import read_adapter
     from training.merging.merged_adapter import export_merge
@@ -66,5 +61,5 @@ def merge(
     )
     console.out.print(
         Text("merged ", style="bold green")
-        + Text(f"{out}: {len(weights)} adapters by {method.value}, {size(nbytes)}")
+        + Text(f"{out}: {len(weights)} adapters by {method.value}, {console.size(nbytes)}")
     )

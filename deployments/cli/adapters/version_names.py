@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.errors import AdapterNotFound, ConfigError
-from deployments.cli.client import BraidClient
+from deployments.cli.toolkit.client import BraidClient
 
 ROUTES = "/admin/v1/adapters"
 WHOLE_DIGEST = 64  # characters

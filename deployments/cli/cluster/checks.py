@@ -14,7 +14,7 @@ import psutil
 
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
 from cluster.errors import BraidError
-from deployments.cli.adapters.adapter_commands import size
+from deployments.cli.toolkit import console
 from deployments.local.lifecycle import check_port_free, find_running
 from deployments.local.local_state import StateDir
 from deployments.local.quickstart import PROJECT_ROOT
@@ -154,7 +154,9 @@ def check_memory() -> Check:
     """Room for two replicas of the quickstart model, and Ray."""
     free = psutil.virtual_memory().available
     fix = "close other programs, or start with --replicas 1"
-    return graded("Memory", free, LEAST_MEMORY, ENOUGH_MEMORY, f"{size(free)} available", fix)
+    return graded(
+        "Memory", free, LEAST_MEMORY, ENOUGH_MEMORY, f"{console.size(free)} available", fix
+    )
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
@@ -164,7 +166,7 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
     free = psutil.disk_usage(str(folder)).free
     fix = "start the container with --shm-size=512m"
     least = LEAST_SHARED_MEMORY
-    return graded("Shared memory", free, 0, least, f"{size(free)} free in {folder}", fix)
+    return graded("Shared memory", free, 0, least, f"{console.size(free)} free in {folder}", fix)
 
 
 def check_port(state: StateDir, port: int) -> Check:
@@ -194,13 +196,15 @@ def check_model(cache: Path) -> Check:
         location = resolve_model(AppConfig().model, cache, offline=True)
     except BraidError:
         if free < LEAST_DISK:
-            found = f"{size(free)} free at {parent}"
+            found = f"{console.size(free)} free at {parent}"
             return Check(name, Verdict.FAIL, found, "make room, or set BRAID_CACHE_DIR")
         return Check(
             name, Verdict.WARN, "the model is not there yet", "braid model fetch (or braid up)"
         )
     found = f"{location.model_id} at {location.path}"
-    return graded(name, free, 0, ENOUGH_DISK, found, f"only {size(free)} are free at {parent}")
+    return graded(
+        name, free, 0, ENOUGH_DISK, found, f"only {console.size(free)} are free at {parent}"
+    )
 
 
 def check_store(settings: Settings) -> Check:

@@ -13,7 +13,9 @@ from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig, Settings
 from cluster.domain.adapter import AdapterEntry
+from cluster.domain.model_names import base_names
 from cluster.errors import AdapterSourceRefused, ConfigError
+from cluster.field_problems import all_problems
 from deployments.local.lifecycle import default_threads
 from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
@@ -199,11 +201,7 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
     try:
         return AppConfig.model_validate(_given(values))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(problems) from error
+        raise ConfigError(all_problems(error)) from error
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -262,8 +260,7 @@ def _source_url(url: str) -> str:
 def _scan(config: AppConfig) -> AdapterCatalog:
     if config.adapters_dir is None:
         return AdapterCatalog()
-    short = config.model.rstrip("/").rsplit("/", 1)[-1]
-    catalog = AdapterCatalog.scan(config.adapters_dir, reserved=(config.model, short))
+    catalog = AdapterCatalog.scan(config.adapters_dir, reserved=base_names(config.model))
     if not catalog.entries:
         reasons = "".join(f"\n  {item.alias}: {item.message}" for item in catalog.problems)
         raise ConfigError(

@@ -11,8 +11,8 @@ import orjson
 import typer
 
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import open_state
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import open_state
 from deployments.local.log_file import log_files
 
 LINES = 100

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cluster.config import AppConfig, Settings, cache_folder
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 model_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 

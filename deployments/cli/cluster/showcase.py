@@ -9,9 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cluster.domain.model_names import AUTO
 from cluster.tenancy.quickstart import ADMIN_TENANT
-from deployments.cli import console
-from deployments.cli.client import BraidClient, Target
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, Target
 
 MAX_TOKENS = 64
 LABEL_WIDTH = 7
@@ -48,7 +49,7 @@ def show_answers(
     """
     shown: list[str] = []
     for tenant, aliases in rights.items():
-        name = model if model == "auto" or not aliases else aliases[0]
+        name = model if model == AUTO or not aliases else aliases[0]
         shown.append(prompt_for(aliases, shown))
         show_answer(Target(url, keys[tenant]), tenant, shown[-1], name)
 

@@ -3,14 +3,12 @@
 import time
 from typing import Any
 
-import orjson
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli import console
-from deployments.cli.adapters.adapter_commands import size
-from deployments.cli.client import BraidClient, NoServer, find_target, open_state
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, NoServer, find_target, open_state
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 from deployments.local.lifecycle import find_running
 from deployments.local.local_state import read_json
 from deployments.local.phases import RECOVERING, RUNNING
@@ -30,7 +28,7 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
     with BraidClient(find_target(url, key, None, ADMIN)) as client:
         body = client.get("/admin/v1/status")
     if as_json:
-        console.plain(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(body)
         return
     routers = ", ".join(body["routers"]) or "none"
     console.out.print(
@@ -99,7 +97,7 @@ def show_replicas(replicas: list[dict[str, Any]]) -> None:
             str(replica["queued"]),
             Text(console.bar(used, 8).ljust(8), style="cyan") + f" {used:.0%}",
             f"{len(replica['resident'])}/{replica['slots_total']}",
-            size(replica["adapter_bytes_used"]),
+            console.size(replica["adapter_bytes_used"]),
             ", ".join(_resident(adapter) for adapter in replica["resident"]) or "-",
         )
     console.out.print()

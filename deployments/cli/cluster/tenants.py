@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import open_state
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import open_state
 from deployments.local.local_state import StateDir, read_json
 
 ALL_ADAPTERS = "*"

@@ -10,14 +10,14 @@ import typer
 from rich.text import Text
 
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
+from cluster.domain.model_names import AUTO
 from cluster.errors import BraidError, ConfigError
-from deployments.cli import console
 from deployments.cli.cluster.launch import Launch, Wish, check_machine, differences, plan_launch
 from deployments.cli.cluster.showcase import prompt_for, show_answers, show_next, show_rights
+from deployments.cli.toolkit import console
 from deployments.local import lifecycle
 from deployments.local.local_state import StateDir, write_run
 
-AUTO = "auto"
 WHAT, MACHINE, OPERATOR = "What is served", "Machine", "Operation"
 
 

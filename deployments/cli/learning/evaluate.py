@@ -11,10 +11,10 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.learning.mixture import parse_mixture
 from deployments.cli.learning.train_common import ThreadsOption, checked
-from deployments.cli.options import JsonOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.mixture_text import parse_mixture
+from deployments.cli.toolkit.options import JsonOption
 from deployments.local.quickstart import DEMO_ADAPTERS
 
 SHOWN_MISTAKES = 3
@@ -110,7 +110,7 @@ def evaluate(
         out.write_bytes(orjson.dumps(whole, option=orjson.OPT_INDENT_2) + b"\n")
     if as_json:
         summary = {key: value for key, value in whole.items() if key != "scored"}
-        console.plain(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(summary)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("target", "metric", "n", "value", "95 % interval", "adapters per prompt"):

@@ -9,9 +9,6 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.adapters.merge import AdaptersOption
-from deployments.cli.learning.mixture import adapter_folders, parse_mixture, parse_names
 from deployments.cli.learning.train_common import (
     OutOption,
     OverwriteOption,
@@ -19,6 +16,9 @@ from deployments.cli.learning.train_common import (
     ThreadsOption,
     checked,
 )
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.mixture_text import adapter_folders, parse_mixture, parse_names
+from deployments.cli.toolkit.options import AdaptersOption
 from deployments.local.quickstart import DEMO_ADAPTERS
 
 mixture_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")
@@ -68,7 +68,7 @@ def save(
     )
     console.out.print(
         Text("saved ", style="bold green")
-        + Text(f"{out}: {len(weights)} adapters, version {manifest.version[:12]}")
+        + Text(f"{out}: {len(weights)} adapters, version {console.short_digest(manifest.version)}")
     )
 
 

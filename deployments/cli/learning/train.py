@@ -7,7 +7,6 @@ import typer
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import console, importing
 from deployments.cli.learning import train_layer_routers
 from deployments.cli.learning.train_common import (
     BaseOption,
@@ -25,6 +24,8 @@ from deployments.cli.learning.train_common import (
     resumable,
     shown,
 )
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.interruption import importing
 
 train_app = typer.Typer(no_args_is_help=True, help="Train an adapter or a router.")
 

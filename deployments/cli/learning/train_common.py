@@ -10,8 +10,8 @@ from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.adapters.adapter_commands import size
+from cluster.field_problems import all_problems
+from deployments.cli.toolkit import console
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
@@ -91,8 +91,8 @@ def shown(train: "Callable[..., TrainReport]", config: "TrainingConfig") -> None
     console.out.print(
         Text("trained ", style="bold green")
         + Text(
-            f"{done.out}: {size(done.bytes)}, {done.steps} steps in {done.seconds:.0f} s on "
-            f"{done.n_train} examples, kept step {done.best_step}{tail}"
+            f"{done.out}: {console.size(done.bytes)}, {done.steps} steps in "
+            f"{done.seconds:.0f} s on {done.n_train} examples, kept step {done.best_step}{tail}"
         )
     )
 
@@ -106,8 +106,4 @@ def checked(kind: type[M], **values: Any) -> M:
     try:
         return kind.model_validate({k: v for k, v in values.items() if v is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}, not {item['input']!r}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(problems) from error
+        raise ConfigError(all_problems(error, with_input=True)) from error

@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import importing
 from deployments.cli.learning.train_common import (
     BaseOption,
     DataOption,
@@ -22,6 +21,7 @@ from deployments.cli.learning.train_common import (
     checked,
     shown,
 )
+from deployments.cli.toolkit.interruption import importing
 from deployments.local.quickstart import DEMO_ADAPTERS
 
 

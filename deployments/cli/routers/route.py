@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from cluster.domain.model_names import AUTO
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import BraidClient, NoServer, find_target
-from deployments.cli.options import JsonOption, KeyOption, TenantOption, UrlOption
 from deployments.cli.routers.route_answer import (
     by_adapter,
     decides_inside,
@@ -20,10 +17,12 @@ from deployments.cli.routers.route_answer import (
     with_answer,
 )
 from deployments.cli.routers.route_plot import check_target, plot_decision
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, NoServer, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, TenantOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_RIGHTS, DEMO_ROUTER
 
 DEFAULT_TENANT = "admin"
-AUTO = "auto"
 BASE_NAME = "(base)"
 MAX_TOKENS = 256
 
@@ -75,7 +74,7 @@ def route(
                     decision = with_answer(client, decision, prompt, tokens)
     drawn = None if plot is None else plot_decision(decision, prompt, plot)
     if as_json:
-        console.plain(orjson.dumps(decision, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(decision)
         return
     show_decision(decision)
     if drawn is not None:
@@ -152,7 +151,7 @@ def show_decision(decision: dict[str, Any]) -> None:
     console.out.print(
         Text(
             f"\nsource {decision['source']}, router {decision['router']}"
-            f"@{decision['router_version'][:12]}, decision {kept}",
+            f"@{console.short_digest(decision['router_version'])}, decision {kept}",
             style="dim",
         ),
         soft_wrap=True,

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.domain.decision import Granularity
 from cluster.errors import RequestError
-from deployments.cli.client import Answer, BraidClient
+from deployments.cli.toolkit.client import Answer, BraidClient
 
 KEPT_WITHIN_S = 3.0
 LOOK_AGAIN_S = 0.1

@@ -17,8 +17,8 @@ from cluster.errors import (
     ReplicaLost,
 )
 from cluster.tenancy.keys import write_keys
-from deployments.cli.client import BraidClient, NoServer, Target, find_target
-from deployments.cli.refusal import code_of, error_body
+from deployments.cli.toolkit.client import BraidClient, NoServer, Target, find_target
+from deployments.cli.toolkit.refusal import code_of, error_body
 from deployments.local.local_state import StateDir
 
 FOREIGN = "http://elsewhere:8000"

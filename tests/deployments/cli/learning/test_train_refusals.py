@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.cli import INTERRUPTED
+from deployments.cli.toolkit.interruption import INTERRUPTED
 from training import adapter
 from training.dlp import train_router as router
 from training.evaluation import evaluation_run as evaluation
@@ -193,7 +193,7 @@ def test_an_interrupted_training_tells_of_resume(
 def test_ctrl_c_while_importing_is_quiet() -> None:
     code = (
         "import signal\n"
-        "from deployments.cli import importing\n"
+        "from deployments.cli.toolkit.interruption import importing\n"
         # A process in the background of a script inherits that it ignores Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with importing():\n"
@@ -207,7 +207,7 @@ def test_ctrl_c_while_importing_is_quiet() -> None:
 
 
 def test_ctrl_c_after_importing_is_as_before() -> None:
-    from deployments.cli import importing
+    from deployments.cli.toolkit.interruption import importing
 
     before = signal.getsignal(signal.SIGINT)
     with importing():

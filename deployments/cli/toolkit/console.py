@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import BraidError
-from deployments.cli.refusal import code_of
+from deployments.cli.toolkit.refusal import code_of
 
 BAR_WIDTH = 24
+DIGEST_CHARACTERS = 12  # that people are shown of a digest; commands accept as many
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 out = Console(highlight=False)
@@ -43,6 +45,25 @@ def note(message: str) -> None:
 def plain(line: str) -> None:
     """A line to be copied: never wrapped, coloured or read as markup."""
     out.print(line, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON, for programs."""
+    plain(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+
+
+def short_digest(digest: str) -> str:
+    """Cut a digest to the beginning that people are shown."""
+    return digest[:DIGEST_CHARACTERS]
+
+
+def size(nbytes: float) -> str:
+    """Write a number of bytes for people, as ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if nbytes < 1024:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1024
+    return f"{nbytes:.1f} GiB"
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:

@@ -11,7 +11,7 @@ import orjson
 
 from cluster.config import Settings, state_folder
 from cluster.errors import BraidError, ConfigError, DecisionNotFound, StoreUnavailable
-from deployments.cli.refusal import refused
+from deployments.cli.toolkit.refusal import refused
 from deployments.local.lifecycle import find_running
 from deployments.local.local_state import StateDir
 

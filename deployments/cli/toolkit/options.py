@@ -1,5 +1,6 @@
 """Options that several commands have."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,4 +31,8 @@ TenantOption = Annotated[
 JsonOption = Annotated[
     bool,
     typer.Option("--json", help="Print JSON, for programs.", callback=_remember_json),
+]
+AdaptersOption = Annotated[
+    Path,
+    typer.Option("--adapters", metavar="DIR", help="Folder of PEFT folders."),
 ]
