@@ -46,7 +46,7 @@ def render(report: Report, command: str, picture: str | None = None) -> str:
         "All cases take turns in every round. A rate is the median of the rounds (lowest to "
         "highest); `of base` is the median of the rounds' own ratios at the same batch.",
         "",
-        "## Correctness gate",
+        "## Correctness check",
         "",
         "| request | rms difference of log-probabilities from PEFT in fp32 | limit | without the "
         "adapters it would be |",
@@ -54,7 +54,7 @@ def render(report: Report, command: str, picture: str | None = None) -> str:
         *(
             f"| {check.name} | {check.rms:.2g} | {check.limit:.2g} | "
             + (f"{check.sensitivity:.2g} |" if check.sensitivity else "|")
-            for check in report.gate
+            for check in report.correctness
         ),
     ]
     if report.generation:

@@ -75,7 +75,7 @@ class BenchOptions:
 
     @property
     def adapters(self) -> int:
-        """Adapters that the cases need; the gate needs 16 in any case."""
+        """Adapters that the cases need; the correctness check needs 16 in any case."""
         return max(16, *(case.loaded for case in self.cases))
 
 

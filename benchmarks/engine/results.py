@@ -57,8 +57,8 @@ class RunNote(_Part):
     seconds: float
 
 
-class GateNote(_Part):
-    """One comparison of the gate."""
+class CorrectnessNote(_Part):
+    """One comparison of the correctness check."""
 
     name: str
     rms: float
@@ -110,7 +110,7 @@ class Report(_Part):
     schema_name: str = SCHEMA
     machine: MachineNote
     run: RunNote
-    gate: tuple[GateNote, ...]
+    correctness: tuple[CorrectnessNote, ...]
     decode: tuple[StepRow, ...]
     prefill: tuple[StepRow, ...]
     generation: tuple[GenerationRow, ...]

@@ -1,4 +1,4 @@
-"""A whole run: the gate, the machine's peaks, generations beside the reference, single steps.
+"""A whole run: the correctness check, the machine's peaks, generations beside the reference, single steps.
 
 Everything is interleaved: a round goes through all cases once, so that a machine that slows down
 for a while slows all of them down. The machine's peaks are measured before, between and after, and
@@ -16,15 +16,15 @@ import transformers
 
 from benchmarks.engine.bank_loading import AdapterShelf
 from benchmarks.engine.cases import BASE, Case, case_named
+from benchmarks.engine.correctness import Agreement, check_correctness
 from benchmarks.engine.engine_run import EngineRun
-from benchmarks.engine.gate import Check, run_gate
 from benchmarks.engine.machine import cpu_info, load_average, torch_build, usable_cores
 from benchmarks.engine.options import STEPS, BenchOptions
 from benchmarks.engine.peaks import gemm_peak, read_bandwidth
 from benchmarks.engine.quiet import quiet
 from benchmarks.engine.reference import Reference
 from benchmarks.engine.results import (
-    GateNote,
+    CorrectnessNote,
     GenerationRow,
     MachineNote,
     Report,
@@ -100,8 +100,8 @@ class Bench:
                 seed=options.seed,
                 seconds=time.perf_counter() - began,
             ),
-            gate=tuple(
-                GateNote(
+            correctness=tuple(
+                CorrectnessNote(
                     name=check.name,
                     rms=check.rms,
                     limit=check.limit,
@@ -117,17 +117,17 @@ class Bench:
 
     def _generations(
         self, shelf: AdapterShelf
-    ) -> tuple[tuple[Check, ...], dict[str, tuple[int, int]], "_Generations"]:
-        """The gate, then whole generations, the engine's and the reference's in turns."""
+    ) -> tuple[tuple[Agreement, ...], dict[str, tuple[int, int]], "_Generations"]:
+        """Check correctness, then time whole generations, the engine's and the reference's in turns."""
         options = self._options
         engine = EngineRun(options.model, self._config, self._adapter_config)
         try:
             shelf.read(engine.modules, self._adapter_config)
             self._progress("preparing", "reference", 1, 3)
-            # The gate's scores are fp32's; speed is compared in the engine's own dtype.
+            # The scores of the check are fp32's; speed is compared in the engine's own dtype.
             reference = Reference(options.model, shelf.folders[:16], torch.float32)
-            self._progress("preparing", "correctness gate", 2, 3)
-            checks = run_gate(
+            self._progress("preparing", "correctness check", 2, 3)
+            checks = check_correctness(
                 engine,
                 shelf,
                 reference,

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from benchmarks.engine import machine, run
 from benchmarks.engine.__main__ import app
-from benchmarks.engine.gate import BenchmarkRefused
+from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions
 from benchmarks.engine.results import MachineNote, Report, RunNote, generation_row, step_row
 from benchmarks.engine.roofline import Bound
@@ -86,7 +86,7 @@ def report() -> Report:
     return Report(
         machine=where,
         run=note,
-        gate=(),
+        correctness=(),
         decode=(step,),
         prefill=(),
         generation=(generation,),
@@ -132,7 +132,7 @@ def test_a_busy_machine_is_noted(
     assert ("the load average is 7.5" in result.stderr) is noted
 
 
-def test_a_red_gate_shows_no_figure_and_fails(
+def test_a_failed_check_shows_no_figure_and_fails(
     bench: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Report:

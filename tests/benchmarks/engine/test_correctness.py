@@ -1,4 +1,4 @@
-"""The gate is green for our engine, and red for a wrong one."""
+"""The check passes for our engine, and fails for a wrong one."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from benchmarks.engine.bank_loading import AdapterShelf
+from benchmarks.engine.correctness import Agreement, BenchmarkRefused, check_correctness
 from benchmarks.engine.engine_run import EngineRun
-from benchmarks.engine.gate import BenchmarkRefused, Check, run_gate
 from benchmarks.engine.reference import Reference
 from cluster.adapters.loader import LoraTensors
 from cluster.config import AdapterConfig, EngineConfig
@@ -23,8 +23,8 @@ class Parts:
     shelf: AdapterShelf
     reference: Reference
 
-    def run(self, weights: torch.dtype = torch.float32) -> tuple[Check, ...]:
-        return run_gate(
+    def run(self, weights: torch.dtype = torch.float32) -> tuple[Agreement, ...]:
+        return check_correctness(
             self.engine, self.shelf, self.reference, weights=weights, vocab_size=VOCAB, seed=0
         )
 
@@ -86,13 +86,13 @@ def test_a_forgotten_scaling_is_refused(parts: Parts) -> None:
 
 
 def test_adapters_that_change_nothing_prove_nothing() -> None:
-    check = Check("one adapter", rms=0.01, limit=0.15, token_gap=0.0, sensitivity=0.02)
+    check = Agreement("one adapter", rms=0.01, limit=0.15, token_gap=0.0, sensitivity=0.02)
     assert "proves nothing" in check.fault
     assert replace(check, sensitivity=0.4).fault == ""
 
 
 def test_another_token_or_nan_is_a_fault() -> None:
-    right = Check("base", rms=1e-5, limit=1e-4, token_gap=0.0, sensitivity=0.0)
+    right = Agreement("base", rms=1e-5, limit=1e-4, token_gap=0.0, sensitivity=0.0)
     assert right.fault == ""
     assert "prefers another token" in replace(right, token_gap=0.5).fault
     assert "differ" in replace(right, rms=float("nan")).fault

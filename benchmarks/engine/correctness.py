@@ -1,9 +1,9 @@
-"""The correctness gate: no figure is printed of an engine that disagrees with PEFT.
+"""Correctness check: no figure is printed of an engine that disagrees with PEFT.
 
 One mixed batch goes through the engine: the base beside loaded adapters, single adapters, mixtures
 of four. Each answer is then scored by PEFT in fp32: the log-probabilities that the engine gave for
 the likeliest tokens must be PEFT's, and each token must be PEFT's likeliest one, both within
-``kernels.tolerances.LOGPROBS_RMS``. A gate that adapters hardly move could not fail; so leaving the
+``kernels.tolerances.LOGPROBS_RMS``. A check that adapters hardly move could not fail; so leaving the
 adapters out must move PEFT's own answers by more than the tolerance.
 """
 
@@ -34,13 +34,13 @@ COARSE = 0.15
 
 
 class BenchmarkRefused(BraidError):
-    """The correctness gate is red; there are no figures to show."""
+    """Correctness was refuted; there are no figures to show."""
 
     code = "benchmark_refused"
 
 
-class Scorer(Protocol):
-    """What the gate asks of the reference."""
+class ReferenceScorer(Protocol):
+    """Scores that the check asks of the reference."""
 
     def logprobs(
         self, prompt: Sequence[int], answer: Sequence[int], mixture: Mixture
@@ -50,7 +50,7 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Agreement:
     """One request's agreement."""
 
     name: str
@@ -81,15 +81,15 @@ class Check:
         return ""
 
 
-def run_gate(
+def check_correctness(
     engine: EngineRun,
     shelf: AdapterShelf,
-    reference: Scorer,
+    reference: ReferenceScorer,
     *,
     weights: torch.dtype,
     vocab_size: int,
     seed: int,
-) -> tuple[Check, ...]:
+) -> tuple[Agreement, ...]:
     """Compare the engine with the reference.
 
     Args:
@@ -125,12 +125,12 @@ def run_gate(
 
 def _ask(
     engine: EngineRun,
-    reference: Scorer,
+    reference: ReferenceScorer,
     batch: dict[str, Mixture],
     weights: torch.dtype,
     vocab_size: int,
     seed: int,
-) -> list[Check]:
+) -> list[Agreement]:
     generator = torch.Generator().manual_seed(seed)
     prompts = [
         torch.randint(vocab_size, (9 + 5 * index,), generator=generator).tolist()
@@ -149,7 +149,7 @@ def _ask(
         if mixture:
             sensitivity = _rms(logprobs, want, reference.logprobs(prompt, tokens, ()))
         checks.append(
-            Check(
+            Agreement(
                 name=name,
                 rms=_rms(logprobs, want),
                 limit=LOGPROBS_RMS[weights] + coarse * sensitivity,

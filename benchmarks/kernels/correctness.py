@@ -1,4 +1,4 @@
-"""The correctness gate: nothing is timed before it agrees with its reference."""
+"""Correctness check: nothing is timed before it agrees with its reference."""
 
 import torch
 
