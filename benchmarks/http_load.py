@@ -48,7 +48,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Result:
+class LoadResult:
     """One load at one concurrency. Rates are of rounds, latencies of all requests or events."""
 
     load: str
@@ -138,7 +138,7 @@ async def ask(
     return Timing(arrivals[0] - started, gaps, tokens, len(arrivals))
 
 
-async def measure(options: argparse.Namespace, concurrency: int) -> list[Result]:
+async def measure(options: argparse.Namespace, concurrency: int) -> list[LoadResult]:
     """All loads at one concurrency, in turns."""
     rng = random.Random(options.seed)
     headers = {"authorization": f"Bearer {options.key}"}
@@ -174,11 +174,11 @@ async def measure(options: argparse.Namespace, concurrency: int) -> list[Result]
 
 def summarise(
     name: str, concurrency: int, rates: Sequence[float], timings: Sequence[Timing]
-) -> Result:
+) -> LoadResult:
     """Figures of one load from its rounds' rates and its requests' times."""
     gaps = [gap * 1e3 for timing in timings for gap in timing.gaps] or [math.nan]
     first = [timing.ttft * 1e3 for timing in timings]
-    return Result(
+    return LoadResult(
         load=name,
         concurrency=concurrency,
         rounds=len(rates),
@@ -198,7 +198,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def line(result: Result) -> str:
+def line(result: LoadResult) -> str:
     """One result for people."""
     return (
         f"{result.load:<16} {result.concurrency:3d} at once: "

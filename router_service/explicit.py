@@ -8,7 +8,7 @@ from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import tagged_digest
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
-from router_service.directory import AdapterDirectory
+from router_service.adapter_directory import AdapterDirectory
 from router_service.routers.base import MAX_WEIGHT
 from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
 

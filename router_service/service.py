@@ -34,13 +34,13 @@ from cluster.errors import (
     StoreUnavailable,
 )
 from router_service import explicit
+from router_service.adapter_directory import AdapterDirectory
 from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.decision_store import DecisionStore, SignedDecision
 from router_service.decision_store.keys import decision_id, is_decision_id
 from router_service.decision_store.layered import Found, LayeredStore, Origin, ReadOrder
 from router_service.decision_store.local_cache import LocalCache
-from router_service.directory import AdapterDirectory
 from router_service.routers.base import (
     WEIGHT_DECIMALS,
     PromptRouter,

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from training.encoding import IGNORED, Batch
+from training.encoding import IGNORED, EncodedBatch
 
 
-def completion_loss(model: Any, batch: Batch) -> torch.Tensor:
+def completion_loss(model: Any, batch: EncodedBatch) -> torch.Tensor:
     """Mean negative log likelihood (nats) per answer token; a scalar with gradient.
 
     Logits are computed only for the columns that can hold answers: the vocabulary projection of a

@@ -18,7 +18,7 @@ from benchmarks.adapters.asking import ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import REPORTED_S, Admin, ProofCluster, Refused
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from benchmarks.soak.limits import OWN, is_own
 from benchmarks.soak.processes import ProcessBook, role_of_name, window
 from cluster.tenancy.quickstart import DEMO_TENANTS
@@ -39,7 +39,7 @@ DECISIONS = b":decision:"
 
 
 @dataclass
-class Book:
+class CycleLog:
     """What happened."""
 
     add_s: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RestState:
     """What the cluster holds at rest."""
 
     device_bytes: int
@@ -69,7 +69,7 @@ class Cycles:
         self._cluster = cluster
         self._copies = copies
         self._folder = folder
-        self.book = Book()
+        self.book = CycleLog()
         self.samples = ProcessBook()
         self.marks: list[float] = []  # when each cycle ended, seconds since the start
         self._started = time.perf_counter()
@@ -96,7 +96,7 @@ class Cycles:
 
     def reset(self) -> None:
         """Begin the books anew; problems stay."""
-        self.book = Book(problems=self.book.problems)
+        self.book = CycleLog(problems=self.book.problems)
         self.samples = ProcessBook()
         self.marks = []
 
@@ -153,7 +153,7 @@ class Cycles:
             await asyncio.sleep(SAMPLE_S)
 
 
-async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
+async def held(cluster: ProofCluster) -> tuple[RestState, list[str]]:
     """What the cluster holds when it rests, and what is out of balance."""
     async with cluster.client() as client:
         admin = Admin(client)
@@ -176,7 +176,7 @@ async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
             decision_bytes = sum(size or 0 for size in await sizes.execute())
     finally:
         await store.aclose()
-    found = Held(
+    found = RestState(
         device,
         host,
         int(memory["used_memory"]),
@@ -199,7 +199,7 @@ def resident(cluster: ProofCluster) -> dict[str, int]:
     }
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
     cluster = ProofCluster.start(
@@ -224,7 +224,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
 
 async def warm(
     cluster: ProofCluster, cycles: Cycles, count: int, workers: int
-) -> tuple[Held, list[str]]:
+) -> tuple[RestState, list[str]]:
     """The first cycles; what is held after them."""
     await cycles.run(0, count, workers)
     cycles.reset()
@@ -236,15 +236,15 @@ def report(
     base: BaseModel,
     copies: Copies,
     cycles: Cycles,
-    before_and_after: tuple[Held, Held],
+    before_and_after: tuple[RestState, RestState],
     problems: list[str],
     elapsed: float,
-) -> Result:
+) -> ProofResult:
     """The result."""
     before, after = before_and_after
     book, drifts = cycles.book, cycles.samples.drifts(0, elapsed)
     growth = [(drift, drift.rss[1] / drift.rss[0]) for drift in drifts]
-    result = Result(
+    result = ProofResult(
         title="Adding and removing adapters again and again",
         command=options.command,
         summary=(
@@ -261,9 +261,11 @@ def report(
         },
         problems=problems + book.problems,
         verdicts=[
-            Verdict("cycles that every replica answered in", book.served, options.cycles, True),
+            ProofVerdict(
+                "cycles that every replica answered in", book.served, options.cycles, True
+            ),
             *(
-                Verdict(
+                ProofVerdict(
                     f"memory of {role_of_name(drift.name)}, times as much",
                     rate,
                     max(1 + OWN.memory, 1 + OWN.memory_floor * 2**20 / drift.rss[0]),
@@ -272,17 +274,17 @@ def report(
                 if is_own(drift)
             ),
             *(
-                Verdict(
+                ProofVerdict(
                     "memory of a replica at rest, times as much",
                     after.replicas.get(name, 0) / nbytes,
                     1 + RETURNED,
                 )
                 for name, nbytes in sorted(before.replicas.items())
             ),
-            Verdict("adapter bytes left on devices", after.device_bytes, before.device_bytes),
-            Verdict("adapter bytes left on hosts", after.host_bytes, before.host_bytes),
-            Verdict("files left in the store", after.store_files, 0),
-            Verdict("keys more in Redis", after.redis_keys - before.redis_keys, 0),
+            ProofVerdict("adapter bytes left on devices", after.device_bytes, before.device_bytes),
+            ProofVerdict("adapter bytes left on hosts", after.host_bytes, before.host_bytes),
+            ProofVerdict("files left in the store", after.store_files, 0),
+            ProofVerdict("keys more in Redis", after.redis_keys - before.redis_keys, 0),
         ],
     )
     width = window(0, elapsed)

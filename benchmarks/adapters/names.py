@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(slots=True)
-class Span:
+class NameSpan:
     """From when to when a name may have meant something; seconds of one clock."""
 
     version: str | None  # None: there was no such name
@@ -22,13 +22,13 @@ class NameBook:
     """One writer per name at a time; names that were never changed do not exist."""
 
     def __init__(self) -> None:
-        self._spans: dict[str, list[Span]] = defaultdict(lambda: [Span(None, -math.inf)])
+        self._spans: dict[str, list[NameSpan]] = defaultdict(lambda: [NameSpan(None, -math.inf)])
 
     def change(self, name: str, version: str | None, sent: float, answered: float) -> None:
         """A change succeeded; ``version`` None: the name was removed."""
         spans = self._spans[name]
         spans[-1].end = answered
-        spans.append(Span(version, sent))
+        spans.append(NameSpan(version, sent))
 
     def current(self, name: str) -> str | None:
         """What it means now."""

@@ -12,7 +12,7 @@ from benchmarks.engine.machine import autogroup, cpu_info, load_average, usable_
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProofVerdict:
     """One thing that must be so."""
 
     what: str
@@ -38,14 +38,14 @@ class Table:
 
 
 @dataclass
-class Result:
+class ProofResult:
     """Everything that is written; the problems are what nobody expects."""
 
     title: str
     command: str
     summary: str
     setup: dict[str, Any]
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[ProofVerdict] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     load_before: float = 0.0

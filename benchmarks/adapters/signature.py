@@ -23,7 +23,7 @@ from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.churn import Churn, Made
 from benchmarks.adapters.local_cluster import Admin, ProofCluster
 from benchmarks.adapters.names import NameBook
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from benchmarks.adapters.signatures import TEXTS, SignatureMaker, Voice, one_thread, tar_of
 
 TENANTS = ("acme", "globex")
@@ -45,7 +45,7 @@ SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SignatureAsked:
     """One request and its answer."""
 
     names: tuple[str, ...]  # the first one is heard
@@ -122,7 +122,7 @@ class Asking:
         self._rng = rng
         self._left = requests
         self._removed: list[str] = []
-        self.asked: list[Asked] = []
+        self.asked: list[SignatureAsked] = []
 
     @property
     def busy(self) -> bool:
@@ -157,7 +157,7 @@ class Asking:
                     for name, weight in zip(names, weights, strict=True)
                 ]
             reply = await ask(self._clients[rng.choice(TENANTS)], body)
-            self.asked.append(Asked(names, body["prompt"], tokens, reply))
+            self.asked.append(SignatureAsked(names, body["prompt"], tokens, reply))
             if len(self.asked) % 500 == 0:
                 print(f"  {len(self.asked)} answered, {self._book.changes} changes", flush=True)
 
@@ -171,11 +171,11 @@ class Asking:
         return (names[int(len(names) * rng.random() ** 2)],)
 
 
-Reference = Callable[[Sequence[Made], Asked], str]
+Reference = Callable[[Sequence[Made], SignatureAsked], str]
 """What an answer must be, word for word, given the adapters that it names."""
 
 
-def judge(asked: list[Asked], churn: Churn, reference: Reference) -> Tally:
+def judge(asked: list[SignatureAsked], churn: Churn, reference: Reference) -> Tally:
     """Compare every answer with what its names meant and what those versions say.
 
     An adapter repeats its signature because it drowns whatever else the model would say, which the
@@ -192,7 +192,7 @@ def judge(asked: list[Asked], churn: Churn, reference: Reference) -> Tally:
 
 
 def _faults(
-    item: Asked, churn: Churn, tally: Tally, reference: Reference
+    item: SignatureAsked, churn: Churn, tally: Tally, reference: Reference
 ) -> Iterator[tuple[str, str]]:
     reply = item.reply
     meant = [churn.book.meant(name, reply.sent, reply.ended) for name in item.names]
@@ -234,7 +234,7 @@ def _faults(
     )
 
 
-def _named(name: str, versions: Collection[str | None], item: Asked) -> str | None:
+def _named(name: str, versions: Collection[str | None], item: SignatureAsked) -> str | None:
     """The version that answered for a name; two names of one are answered under the first."""
     answered = item.reply.adapters
     if name in answered:
@@ -245,7 +245,7 @@ def _named(name: str, versions: Collection[str | None], item: Asked) -> str | No
 
 async def prove(
     cluster: ProofCluster, base: str, supply: list[Made], options: argparse.Namespace
-) -> tuple[Churn, list[Asked], list[str], float]:
+) -> tuple[Churn, list[SignatureAsked], list[str], float]:
     """Fill, ask and change at once, empty; what was found, and what is left or out of balance."""
     rng = random.Random(options.seed)
     async with (
@@ -276,7 +276,7 @@ async def prove(
     return churn, asking.asked, problems, elapsed
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     print("making adapters, each checked by the reference", flush=True)
     layers = (0, base.layers - 1)
@@ -290,7 +290,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
         adapters={"slots": options.slots},
         engine={"max_model_len": 256},
     )
-    result = Result(
+    result = ProofResult(
         title="Adapters under constant change",
         command=options.command,
         summary=(
@@ -320,7 +320,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
     return result
 
 
-def says(maker: SignatureMaker, made: Sequence[Made], item: Asked) -> str:
+def says(maker: SignatureMaker, made: Sequence[Made], item: SignatureAsked) -> str:
     """A ``Reference``."""
     weights = (1.0,) if len(made) == 1 else (1.0, FAINT)
     terms = [(m.signature, m.voice, w) for m, w in zip(made, weights, strict=True)]
@@ -328,22 +328,22 @@ def says(maker: SignatureMaker, made: Sequence[Made], item: Asked) -> str:
 
 
 def report(
-    result: Result,
+    result: ProofResult,
     tally: Tally,
     churn: Churn,
-    asked: list[Asked],
+    asked: list[SignatureAsked],
     problems: list[str],
     elapsed: float,
 ) -> None:
     """Fill the result."""
     result.verdicts += [
-        Verdict(
+        ProofVerdict(
             "requests answered or rightly refused", tally.served + tally.gone, len(asked), True
         ),
-        Verdict("answers with a token of another version", tally.wrong_tokens, 0),
-        Verdict("answers of a version that was not meant", tally.wrong_versions, 0),
-        Verdict("answers that do not name their version", tally.unnamed, 0),
-        Verdict("requests that failed without reason", tally.failed, 0),
+        ProofVerdict("answers with a token of another version", tally.wrong_tokens, 0),
+        ProofVerdict("answers of a version that was not meant", tally.wrong_versions, 0),
+        ProofVerdict("answers that do not name their version", tally.unnamed, 0),
+        ProofVerdict("requests that failed without reason", tally.failed, 0),
     ]
     result.problems += problems + tally.problems
     seconds = [item.reply.ended - item.reply.sent for item in asked]

@@ -22,7 +22,7 @@ from benchmarks.adapters.asking import Reply, ask
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from cluster.tenancy.quickstart import DEMO_TENANTS
 
 VICTIM, OTHER = DEMO_TENANTS
@@ -44,7 +44,7 @@ Choose = Callable[[], str]
 
 
 @dataclass
-class Load:
+class SkewLoad:
     """What one sort of round showed."""
 
     tokens_per_s: list[float] = field(default_factory=list)  # of each round
@@ -54,10 +54,10 @@ class Load:
 
 
 @dataclass
-class Book:
+class SkewLog:
     """What all rounds showed."""
 
-    loads: dict[str, Load] = field(default_factory=lambda: defaultdict(Load))
+    loads: dict[str, SkewLoad] = field(default_factory=lambda: defaultdict(SkewLoad))
     registered_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -70,7 +70,7 @@ class Skew:
         self._copies = copies
         self._options = options
         self._rng = random.Random(options.seed)
-        self.book = Book()
+        self.book = SkewLog()
         names = [f"many-{number}" for number in range(options.adapters)]
         self._names = names
         self._few = names[:FEW]
@@ -219,7 +219,7 @@ def met(reply: Reply, others: Sequence[Reply]) -> bool:
     )
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
     cluster = ProofCluster.start(
@@ -238,12 +238,14 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
     return report(options, base, copies, skew.book)
 
 
-def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: Book) -> Result:
+def report(
+    options: argparse.Namespace, base: BaseModel, copies: Copies, book: SkewLog
+) -> ProofResult:
     """The result."""
     few, many = (book.loads[f"{count} adapters"] for count in (FEW, options.adapters))
     alone, warm, cold = (book.loads[name] for name in (ALONE, WARM, MANY_COLD))
     ratios = [b / a for a, b in zip(few.tokens_per_s, many.tokens_per_s, strict=True)]
-    return Result(
+    return ProofResult(
         title="Many adapters, few of them hot",
         command=options.command,
         summary=(
@@ -262,13 +264,13 @@ def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: B
         },
         problems=book.problems[:SHOWN],
         verdicts=[
-            Verdict("throughput, of that on 5 adapters", median(ratios), THROUGHPUT, True),
-            Verdict(
+            ProofVerdict("throughput, of that on 5 adapters", median(ratios), THROUGHPUT, True),
+            ProofVerdict(
                 "victim's median TTFT, of that beside the same load on warm adapters",
                 median(cold.ttft) / median(warm.ttft),
                 CHANGE,
             ),
-            Verdict(
+            ProofVerdict(
                 "victim's median TTFT, of that alone",
                 median(cold.ttft) / median(alone.ttft),
                 CHANGE,
@@ -313,7 +315,7 @@ def _found() -> tuple[str, ...]:
     return tuple(f"found on {tier}" for tier in TIERS)
 
 
-def _throughput_rows(book: Book) -> Iterator[tuple[str | float | int, ...]]:
+def _throughput_rows(book: SkewLog) -> Iterator[tuple[str | float | int, ...]]:
     for name, load in book.loads.items():
         if load.tokens_per_s:
             yield (

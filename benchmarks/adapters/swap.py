@@ -23,7 +23,7 @@ from benchmarks.adapters.asking import Reply, ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from cluster.tenancy.quickstart import DEMO_TENANTS
 
 TENANT = DEMO_TENANTS[0]
@@ -232,7 +232,7 @@ async def trim(admin: Admin, swapping: Swapping, keep: int) -> None:
                 await admin.remove(card["name"], wait_s=0)
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
     cluster = ProofCluster.start(
@@ -256,10 +256,10 @@ def report(
     copies: Copies,
     listeners: Listeners,
     swapping: Swapping,
-) -> Result:
+) -> ProofResult:
     """The result."""
     quiet = percentile(listeners.gaps["quiet"], 0.99)
-    result = Result(
+    result = ProofResult(
         title="How soon a new adapter speaks",
         command=options.command,
         summary=(
@@ -280,16 +280,18 @@ def report(
         found = swapping.swaps[kind].both
         result.verdicts += [
             *(
-                [Verdict("requests of swaps from host that went to the disk", disk, 0)]
+                [ProofVerdict("requests of swaps from host that went to the disk", disk, 0)]
                 if kind == "host"
                 else []
             ),
-            Verdict(f"swaps from {kind}", len(found), options.swaps, True),
-            Verdict(f"from {kind}, on both replicas, median", median(found) * 1e3, limit * 1e3),
-            Verdict(
+            ProofVerdict(f"swaps from {kind}", len(found), options.swaps, True),
+            ProofVerdict(
+                f"from {kind}, on both replicas, median", median(found) * 1e3, limit * 1e3
+            ),
+            ProofVerdict(
                 f"from {kind}, on both replicas, p95", percentile(found, 0.95) * 1e3, limit * 1e3
             ),
-            Verdict(
+            ProofVerdict(
                 f"p99 between tokens during swaps from {kind}, of the quiet one",
                 percentile(listeners.gaps[f"swaps from {kind}"], 0.99) / quiet,
                 PAUSE,

@@ -13,7 +13,7 @@ from cluster.config import AppConfig, Settings, cache_folder
 from deployments.cli.toolkit import console
 
 if TYPE_CHECKING:
-    from benchmarks.engine.results import Report
+    from benchmarks.engine.results import EngineReport
 
 PROGRAM = "python -m benchmarks.engine"
 BUSY = 1.0
@@ -114,7 +114,7 @@ def engine(
             console.plain(f"wrote {path}")
 
 
-def _show(report: "Report") -> None:
+def _show(report: "EngineReport") -> None:
     """Tables on the terminal."""
     machine = report.machine
     console.plain(

@@ -3,8 +3,8 @@
 One mixed batch goes through the engine: the base beside loaded adapters, single adapters, mixtures
 of four. Each answer is then scored by PEFT in fp32: the log-probabilities that the engine gave for
 the likeliest tokens must be PEFT's, and each token must be PEFT's likeliest one, both within
-``kernels.tolerances.LOGPROBS_RMS``. A check that adapters hardly move could not fail; so leaving the
-adapters out must move PEFT's own answers by more than the tolerance.
+``kernels.tolerances.LOGPROBS_RMS``. A check that adapters hardly move could not fail; so leaving
+the adapters out must move PEFT's own answers by more than the tolerance.
 """
 
 import math

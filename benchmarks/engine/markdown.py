@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from benchmarks.engine.results import GenerationRow, Rate, Report, StepRow
+from benchmarks.engine.results import EngineReport, GenerationRow, Rate, StepRow
 
 
-def render(report: Report, command: str, picture: str | None = None) -> str:
+def render(report: EngineReport, command: str, picture: str | None = None) -> str:
     """The page.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.engine.roofline import Bound
+from benchmarks.engine.roofline import RooflineBound
 
 SCHEMA = "braid-bench-engine/1"
 
@@ -104,7 +104,7 @@ class GenerationRow(_Part):
     speedup: float | None
 
 
-class Report(_Part):
+class EngineReport(_Part):
     """Everything."""
 
     schema_name: str = SCHEMA
@@ -136,7 +136,7 @@ def step_row(
     context: float,
     rounds: Sequence[Sequence[float]],
     base_rounds: Sequence[Sequence[float]],
-    bound: Bound,
+    bound: RooflineBound,
 ) -> StepRow:
     """Figures of one case's steps.
 

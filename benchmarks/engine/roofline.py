@@ -49,7 +49,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class RooflineBound:
     """The two terms of a step, and the larger one."""
 
     nbytes: float
@@ -101,7 +101,7 @@ def step_bound(
     *,
     tokens: int,
     context: float,
-) -> Bound:
+) -> RooflineBound:
     """Least time of a step that computes ``tokens`` tokens of each request and samples one.
 
     Args:
@@ -127,7 +127,7 @@ def step_bound(
         2 * terms * tokens * sizes.adapter_weights
         + 4 * seen * sizes.heads * sizes.head_dim * sizes.layers
     )
-    return Bound(
+    return RooflineBound(
         nbytes=nbytes,
         flops=linear + small,
         bytes_s=nbytes / machine.bandwidth,

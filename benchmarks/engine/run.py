@@ -1,4 +1,4 @@
-"""A whole run: the correctness check, the machine's peaks, generations beside the reference, single steps.
+"""A whole run: correctness, the machine's peaks, generations beside their reference, single steps.
 
 Everything is interleaved: a round goes through all cases once, so that a machine that slows down
 for a while slows all of them down. The machine's peaks are measured before, between and after, and
@@ -25,9 +25,9 @@ from benchmarks.engine.quiet import quiet
 from benchmarks.engine.reference import Reference
 from benchmarks.engine.results import (
     CorrectnessNote,
+    EngineReport,
     GenerationRow,
     MachineNote,
-    Report,
     RunNote,
     StepRow,
     generation_row,
@@ -64,7 +64,7 @@ class Bench:
         self._weights = torch.int8 if options.quantize else self._dtype
         self._peaks: list[tuple[float, float, float]] = []  # GEMM, linear, bandwidth
 
-    def report(self) -> Report:
+    def report(self) -> EngineReport:
         """Measure.
 
         Raises:
@@ -87,7 +87,7 @@ class Bench:
                 torch.set_num_threads(threads)
         sizes = self._sizes(modules)
         machine = Machine(*(max(column) for column in zip(*self._peaks, strict=True)))
-        return Report(
+        return EngineReport(
             machine=self._machine_note(machine, load_before),
             run=RunNote(
                 model=options.model_name,
@@ -118,7 +118,7 @@ class Bench:
     def _generations(
         self, shelf: AdapterShelf
     ) -> tuple[tuple[Agreement, ...], dict[str, tuple[int, int]], "_Generations"]:
-        """Check correctness, then time whole generations, the engine's and the reference's in turns."""
+        """Check correctness, then time the engine's generations and the reference's in turns."""
         options = self._options
         engine = EngineRun(options.model, self._config, self._adapter_config)
         try:
@@ -354,6 +354,6 @@ class _Generations:
         self.names: dict[_Key, str] = {}  # who the reference is
 
 
-def run_bench(options: BenchOptions, progress: Progress) -> Report:
+def run_bench(options: BenchOptions, progress: Progress) -> EngineReport:
     """Measure; see ``Bench.report``."""
     return Bench(options, progress).report()

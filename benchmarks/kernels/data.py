@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.kernels.shapes import ModelShape
+from benchmarks.kernels.shapes import KernelModelShape
 from kernels.attention.cache import LayerKVCache
 from kernels.lora.bank import AdapterBank
 from kernels.lora.lora_reference import LoraModule
@@ -34,7 +34,7 @@ def fill_bank(sites: Sequence[FusedSite], ranks: Sequence[int]) -> AdapterBank:
 
 
 def make_cache(
-    model: ModelShape, rows: Sequence[tuple[int, int]], block_size: int
+    model: KernelModelShape, rows: Sequence[tuple[int, int]], block_size: int
 ) -> tuple[LayerKVCache, list[list[int]]]:
     """One layer's cache full of random tokens, and block tables dealt from it in random order.
 

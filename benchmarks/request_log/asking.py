@@ -19,7 +19,7 @@ LEFT_AFTER_S = 0.3
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoggedAnswer:
     """One request that has ended."""
 
     kind: str
@@ -30,7 +30,7 @@ class Asked:
     tenant: str | None
 
 
-Kind = Callable[[str], Awaitable[Asked]]
+Kind = Callable[[str], Awaitable[LoggedAnswer]]
 
 
 class Asker:
@@ -103,7 +103,7 @@ class Asker:
             "left answer": lambda kind: self._leave(kind, stream=False),
         }
 
-    async def overload(self, count: int) -> list[Asked]:
+    async def overload(self, count: int) -> list[LoggedAnswer]:
         """More at once than the replicas take."""
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": 24}
         outcomes = ("completed", "rejected_capacity")
@@ -111,7 +111,7 @@ class Asker:
             *(self._post("overload", "/v1/completions", body, outcomes) for _ in range(count))
         )
 
-    async def time_out(self) -> Asked:
+    async def time_out(self) -> LoggedAnswer:
         """An answer that the front's time limit ends."""
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": self._long_tokens}
         body |= {"ignore_eos": True}
@@ -147,7 +147,7 @@ class Asker:
         body: dict[str, Any] | None,
         outcomes: tuple[str, ...],
         tenant: str = "acme",
-    ) -> Asked:
+    ) -> LoggedAnswer:
         request = self._new_id(kind)
         headers = self._headers(request, tenant)
         if body is None:
@@ -156,27 +156,29 @@ class Asker:
         else:
             answer = await self._client.post(path, json=body, headers=headers)
         assert answer.headers["x-request-id"] == request
-        return Asked(kind, request, time.monotonic(), answer.status_code, outcomes, tenant)
+        return LoggedAnswer(kind, request, time.monotonic(), answer.status_code, outcomes, tenant)
 
     async def _get(
         self, kind: str, path: str, tenant: str | None, outcomes: tuple[str, ...]
-    ) -> Asked:
+    ) -> LoggedAnswer:
         request = self._new_id(kind)
         answer = await self._client.get(path, headers=self._headers(request, tenant))
         assert answer.headers["x-request-id"] == request
         known = tenant if tenant in self._keys else None
-        return Asked(kind, request, time.monotonic(), answer.status_code, outcomes, known)
+        return LoggedAnswer(kind, request, time.monotonic(), answer.status_code, outcomes, known)
 
-    async def _stream(self, kind: str, body: dict[str, Any], outcomes: tuple[str, ...]) -> Asked:
+    async def _stream(
+        self, kind: str, body: dict[str, Any], outcomes: tuple[str, ...]
+    ) -> LoggedAnswer:
         request = self._new_id(kind)
         async with self._client.stream(
             "POST", "/v1/chat/completions", json=body, headers=self._headers(request, "acme")
         ) as answer:
             async for _ in answer.aiter_lines():
                 pass
-        return Asked(kind, request, time.monotonic(), answer.status_code, outcomes, "acme")
+        return LoggedAnswer(kind, request, time.monotonic(), answer.status_code, outcomes, "acme")
 
-    async def _leave(self, kind: str, *, stream: bool) -> Asked:
+    async def _leave(self, kind: str, *, stream: bool) -> LoggedAnswer:
         """Ask for much and go away."""
         request = self._new_id(kind)
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": 200, "stream": stream}
@@ -191,6 +193,6 @@ class Asker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reader.readexactly(1 << 20), LEFT_AFTER_S)
         writer.close()
-        return Asked(
+        return LoggedAnswer(
             kind, request, time.monotonic(), None, ("cancelled", "rejected_capacity"), "acme"
         )

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.request_log.asking import PROMPT, SECRET, Asked, Asker
+from benchmarks.request_log.asking import PROMPT, SECRET, Asker, LoggedAnswer
 from benchmarks.request_log.log_tail import LogTail
 
 IN_TIME_S = 1.0
@@ -24,7 +24,7 @@ TIMED_OUT = 2
 class Proof:
     """Holds what was seen."""
 
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[LoggedAnswer] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0  # from an answer's end until its line was there

@@ -21,7 +21,7 @@ from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.limits import judge
 from benchmarks.soak.local_cluster import SoakCluster
 from benchmarks.soak.processes import ProcessBook, processor_seconds
-from benchmarks.soak.report import Report
+from benchmarks.soak.report import SoakReport
 from benchmarks.soak.traffic import WRONG_KEY, Planned, Traffic
 from cluster.domain.request import Outcome
 
@@ -55,7 +55,7 @@ class Soak:
         self._before: Counter[Outcome] = cluster.metrics().outcomes()
         self._canaries: dict[str, str] = {}
         end = options.minutes * 60
-        self._report = Report(
+        self._report = SoakReport(
             minutes=options.minutes,
             warm_up_s=min(600.0, end / 4) if options.warm_up is None else options.warm_up * 60,
             seed=options.seed,
@@ -75,7 +75,7 @@ class Soak:
     def _now(self) -> float:
         return time.monotonic() - self._started
 
-    async def run(self) -> Report:
+    async def run(self) -> SoakReport:
         """Until the time is up; then everything is compared."""
         options = self._options
         end = options.minutes * 60

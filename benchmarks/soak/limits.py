@@ -54,7 +54,7 @@ FOREIGN = Limits(memory=0.15, memory_floor=16.0, spare=16)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LimitVerdict:
     """What is off in Braid's own processes, and what is worth a look in Ray's."""
 
     own: list[str] = field(default_factory=list)
@@ -75,7 +75,7 @@ def store_bounds(names: Iterable[str]) -> dict[str, int]:
     return {name: total if roles[name] == STORE else bound for name, bound in bounds.items()}
 
 
-def judge(drifts: Iterable[Drift]) -> Verdict:
+def judge(drifts: Iterable[Drift]) -> LimitVerdict:
     """Hold every process to its limits.
 
     Connections to the store are told apart from other descriptors: a pool opens one when all that
@@ -84,7 +84,7 @@ def judge(drifts: Iterable[Drift]) -> Verdict:
     """
     drifts = list(drifts)
     bounds = store_bounds(drift.name for drift in drifts)
-    verdict = Verdict()
+    verdict = LimitVerdict()
     for drift in drifts:
         if not is_own(drift):
             verdict.foreign.extend(FOREIGN.problems(drift))

@@ -27,7 +27,7 @@ RAY_ACTOR = re.compile(r"^ray::(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ProcessSample:
     """One process at one moment."""
 
     at: float  # seconds since the start
@@ -57,7 +57,7 @@ class Drift:
 class ProcessBook:
     """Samples by process, named by role and process id."""
 
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[ProcessSample]] = field(default_factory=dict)
 
     def look(self, root: int, at: float, store_port: int) -> None:
         """Take a sample of the process ``root`` and its whole family.
@@ -73,7 +73,7 @@ class ProcessBook:
                 with process.oneshot():
                     name = f"{role_of(process.cmdline(), process.name())}-{process.pid}"
                     store = _connections(process, store_port)
-                    sample = Sample(
+                    sample = ProcessSample(
                         at,
                         process.memory_info().rss,
                         process.num_fds() - store,
@@ -151,7 +151,9 @@ def processor_seconds(root: int) -> float:
     return sum(_processor_seconds((parent, *parent.children(recursive=True))))
 
 
-def _medians(first: Sequence[Sample], last: Sequence[Sample], figure: str) -> tuple[float, float]:
+def _medians(
+    first: Sequence[ProcessSample], last: Sequence[ProcessSample], figure: str
+) -> tuple[float, float]:
     return (
         statistics.median(getattr(item, figure) for item in first),
         statistics.median(getattr(item, figure) for item in last),

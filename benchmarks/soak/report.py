@@ -12,7 +12,7 @@ from cluster.redis_client import MAX_CONNECTIONS
 
 
 @dataclass
-class Report:
+class SoakReport:
     """Everything that is written."""
 
     minutes: float

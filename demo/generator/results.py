@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cluster.errors import ConfigError
 
 
-class _Record(BaseModel):
+class _ResultRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Sample(_Record):
+class Sample(_ResultRecord):
     """One held-out prompt with everybody's answer."""
 
     prompt: str
@@ -19,7 +19,7 @@ class Sample(_Record):
     base: str
 
 
-class SkillResult(_Record):
+class SkillResult(_ResultRecord):
     """Exact matches of one skill on its held-out examples."""
 
     fingerprint: str
@@ -32,7 +32,7 @@ class SkillResult(_Record):
     sample: Sample
 
 
-class DemoResults(_Record):
+class DemoResults(_ResultRecord):
     """One evaluation of all skills."""
 
     base_model: str

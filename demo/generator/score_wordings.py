@@ -20,8 +20,8 @@ from demo.generator.wording_results import (
     write_wording_results,
 )
 from demo.generator.wordings import (
-    Router,
     Wording,
+    WordingRouter,
     held_back_texts,
     is_right,
     read_wordings,
@@ -56,7 +56,7 @@ def score_wordings(
     wordings = read_wordings(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     own = load_dlp("dlp", router, aliases=frozenset(SKILLS))
-    rivals: dict[str, Router] = {"router": own}
+    rivals: dict[str, WordingRouter] = {"router": own}
     if before is not None:
         rivals[BEFORE] = Renormalising(load_dlp(BEFORE, before, aliases=frozenset(SKILLS)))
     rivals["naive Bayes"] = NaiveBayes(router_texts(DEMO_SEED, held_back_texts()))
@@ -87,7 +87,7 @@ def score_wordings(
     return done
 
 
-def _rows(rival: Router, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
+def _rows(rival: WordingRouter, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
     """(right, of how many) by kind, the held-out templates last."""
     templates = [
         Wording(kind=_TEMPLATES, skill=skill, tenant="", turns=(example.prompt,))

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
-from training.evaluation.metrics import wilson
+from training.evaluation.answer_metrics import wilson
 
 FILE = "demo-wordings.json"
 
@@ -22,11 +22,11 @@ so expect less on yours: the intervals say nothing of that. *before*: the router
 """
 
 
-class _Record(BaseModel):
+class _WordingRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class WordingRow(_Record):
+class WordingRow(_WordingRecord):
     """One kind of wording."""
 
     n: int
@@ -34,7 +34,7 @@ class WordingRow(_Record):
     """By router or rival."""
 
 
-class WordingResults(_Record):
+class WordingResults(_WordingRecord):
     """One evaluation of the test file."""
 
     router_version: str

@@ -47,7 +47,7 @@ class Wording(BaseModel):
         return self.skill if self.skill in TENANTS[self.tenant] else BASE_ALIAS
 
 
-class Router(Protocol):
+class WordingRouter(Protocol):
     """A router or a rival of one."""
 
     def route(
@@ -98,7 +98,7 @@ def served_skill(answer: RoutedMixture) -> str:
     return max(terms, key=lambda alias: abs(terms[alias])) if terms else BASE_ALIAS
 
 
-def is_right(router: Router, wording: Wording) -> bool:
+def is_right(router: WordingRouter, wording: Wording) -> bool:
     """Whether the wanted skill has the largest weight, or nothing but the base answers."""
     *earlier, text = wording.turns
     allowed = TENANTS[wording.tenant] | {BASE_ALIAS}
@@ -127,7 +127,7 @@ def by_kind(wordings: Iterable[Wording]) -> dict[str, list[Wording]]:
     return groups
 
 
-def score(router: Router, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
+def score(router: WordingRouter, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
     """(right, of how many) by row."""
     return {
         kind: (sum(is_right(router, wording) for wording in group), len(group))
@@ -136,7 +136,7 @@ def score(router: Router, wordings: Iterable[Wording]) -> dict[str, tuple[int, i
 
 
 def route_p50_ms(
-    router: Router,
+    router: WordingRouter,
     wordings: Sequence[Wording],
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:

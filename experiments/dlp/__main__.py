@@ -17,7 +17,7 @@ from experiments.dlp.quality import measure_quality, train_real_adapter
 from experiments.dlp.report import write_report
 from experiments.dlp.routing import measure_speed, train_and_measure
 from experiments.dlp.tasks import load_tasks
-from experiments.parts import kept_parts, part
+from experiments.kept_results import kept_parts, part
 from router_service.artifacts.router_artifact import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

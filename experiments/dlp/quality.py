@@ -7,12 +7,12 @@ from typing import Any
 from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.dlp.routing import load_any
-from experiments.dlp.tasks import TaskData
+from experiments.dlp.tasks import DlpTaskData
 from experiments.skill_adapter import train_skill
 from router_service.dlp.dlp_options import DlpOptions
+from training.evaluation.answer_metrics import has_value, is_exact, wilson
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
-from training.evaluation.metrics import has_value, is_exact, wilson
 from training.evaluation.records import Record
 from training.jsonl import Example
 
@@ -24,7 +24,7 @@ _TOP1 = DlpOptions(method="top_k", top_k=1)
 
 
 def train_real_adapter(
-    task: TaskData,
+    task: DlpTaskData,
     out: Path,
     cache_dir: Path,
     *,
@@ -49,7 +49,7 @@ def measure_quality(
     base: ModelLocation,
     router_path: Path,
     adapters: dict[str, Path],
-    tasks: Sequence[TaskData],
+    tasks: Sequence[DlpTaskData],
     *,
     n: int,
     threads: int,

@@ -18,7 +18,7 @@ from router_service.dlp.dlp_router import DlpRouter, load_dlp
 from router_service.dlp.dlp_schema import KIND
 from training.dlp.router_config import RouterProgress, RouterTrainingConfig
 from training.dlp.train_router import train_router
-from training.evaluation.metrics import wilson
+from training.evaluation.answer_metrics import wilson
 
 WIDE = 100
 _NEVER = -30.0  # bias of the classes that are there only to be counted

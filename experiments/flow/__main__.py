@@ -27,7 +27,7 @@ from experiments.flow.tasks import (
 )
 from experiments.flow.timing import measure_timing
 from experiments.flow.training import gate, searched
-from experiments.parts import kept_parts, part
+from experiments.kept_results import kept_parts, part
 from experiments.skill_adapter import train_skill
 from router_service.artifacts.router_artifact import read_manifest
 

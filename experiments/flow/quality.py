@@ -11,9 +11,9 @@ from experiments.flow.training import Say
 from router_service.artifacts.router_artifact import adapter_versions, read_manifest
 from router_service.flow.flow_artifact import load_gate
 from router_service.routers.kind import EnginePart
+from training.evaluation.answer_metrics import has_value, is_exact
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
-from training.evaluation.metrics import has_value, is_exact
 from training.evaluation.records import Record
 
 WAYS = ("skill", "format", "average", "searched", "flow")

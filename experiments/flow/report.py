@@ -8,7 +8,7 @@ from typing import Any
 from experiments.flow.quality import WAYS
 from experiments.flow.tasks import COMPOSITES, FORMAT_SKILLS, Composite
 from experiments.intervals import difference_interval, mean_interval
-from training.evaluation.metrics import wilson
+from training.evaluation.answer_metrics import wilson
 
 Parts = Mapping[str, dict[str, Any]]
 

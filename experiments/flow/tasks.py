@@ -8,7 +8,7 @@ from random import Random
 from demo.generator.datasets import generate
 from demo.generator.skills import SKILLS
 from experiments.flow.formats import FORMATS, opened
-from training.evaluation.metrics import has_value, is_exact
+from training.evaluation.answer_metrics import has_value, is_exact
 from training.evaluation.records import Record, read_eval_records
 from training.jsonl import Example
 

@@ -16,12 +16,12 @@ from typing import Any
 
 from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation, resolve_model
 from cluster.config import Settings, cache_folder
+from experiments.kept_results import kept_parts, part
 from experiments.milora.quality import METHODS, TrainingSize, measure, train
 from experiments.milora.report import write_report
-from experiments.milora.tasks import TASKS, TaskData, Tokens, load_task
+from experiments.milora.tasks import TASKS, MiloraTaskData, Tokens, load_task
 from experiments.milora.timing import measure_decode
 from experiments.milora.untrained import measure_untrained
-from experiments.parts import kept_parts, part
 from training.encoding import chat_prompt_ids
 from training.evaluation.records import Record
 
@@ -62,7 +62,7 @@ def _quality(options: argparse.Namespace, base: ModelLocation, results: Path) ->
     }
     tokens = _token_counter(base)
 
-    def load(seed: int) -> list[TaskData]:
+    def load(seed: int) -> list[MiloraTaskData]:
         limits = {key: value for key, value in data.items() if key != "tasks"}
         return [
             load_task(options.data, name, seed=seed, tokens=tokens, **limits)
@@ -97,7 +97,7 @@ def _train_and_measure(
     base: ModelLocation,
     size: TrainingSize,
     settings: dict[str, Any],
-    load: Callable[[int], list[TaskData]],
+    load: Callable[[int], list[MiloraTaskData]],
 ) -> dict[str, Any]:
     method, seed = settings["method"], settings["seed"]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()

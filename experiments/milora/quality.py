@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from cluster.base_model.source import ModelLocation
 from cluster.engine.execution.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
-from experiments.milora.tasks import TaskData, write_mixed
+from experiments.milora.tasks import MiloraTaskData, write_mixed
 from router_service.artifacts.router_artifact import TENSOR_FILE, adapter_versions
 from router_service.milora.milora_artifact import load_milora
 from router_service.routers.kind import EnginePart
 from training.adapter import train_adapter
 from training.config import AdapterTrainingConfig, MiloraTrainingConfig
+from training.evaluation.answer_metrics import has_value
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
-from training.evaluation.metrics import has_value
 from training.evaluation.records import Record
 from training.export import MANIFEST_FILE, WEIGHTS_FILE
 from training.milora.train_milora import train_milora
@@ -48,7 +48,7 @@ class TrainingSize:
 
 def train(
     method: str,
-    tasks: Sequence[TaskData],
+    tasks: Sequence[MiloraTaskData],
     out: Path,
     cache_dir: Path,
     size: TrainingSize,
@@ -104,7 +104,7 @@ def train(
 def measure(
     base: ModelLocation,
     adapter: Path | None,
-    tasks: Sequence[TaskData],
+    tasks: Sequence[MiloraTaskData],
     *,
     is_milora: bool,
     threads: int,
@@ -137,7 +137,7 @@ def measure(
     return result
 
 
-def _score(engine: LocalEngine, task: TaskData, mixture: Weights) -> dict[str, Any]:
+def _score(engine: LocalEngine, task: MiloraTaskData, mixture: Weights) -> dict[str, Any]:
     """By test example: 1 where it was right, and nats and tokens of its wanted completion."""
     asked = [Asked(record.prompt, mixture) for record in task.test]
     texts = [record.choices or (record.completion,) for record in task.test]

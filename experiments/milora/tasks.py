@@ -27,7 +27,7 @@ Tokens = Callable[[Record], int]
 
 
 @dataclass(frozen=True)
-class TaskData:
+class MiloraTaskData:
     """One task's examples; test ones are seen once, by the finished adapter."""
 
     name: str
@@ -48,7 +48,7 @@ def load_task(
     tokens: Tokens,
     max_train_tokens: int,
     max_test_tokens: int,
-) -> TaskData:
+) -> MiloraTaskData:
     """Training examples drawn by the seed, and test examples that are the same for every seed."""
     folder = data / name
     files = [folder / "train.jsonl", folder / "test.jsonl"]
@@ -63,10 +63,10 @@ def load_task(
     train, dropped = _take(splits[0], name, n_train, tokens, max_train_tokens)
     test, more = _take(splits[1], name, n_test, tokens, max_test_tokens)
     metric: Literal["choice", "value"] = "value" if name == "mawps" else "choice"
-    return TaskData(name, metric, train, test, dropped + more)
+    return MiloraTaskData(name, metric, train, test, dropped + more)
 
 
-def write_mixed(tasks: Sequence[TaskData], path: Path, seed: int) -> None:
+def write_mixed(tasks: Sequence[MiloraTaskData], path: Path, seed: int) -> None:
     """All tasks' training examples in one file, shuffled."""
     records = [record for task in tasks for record in task.train]
     Random(f"{seed}/mixed").shuffle(records)

@@ -33,7 +33,7 @@ _REFERENCE = "plain LoRA"
 
 
 @dataclass(frozen=True)
-class Case:
+class DecodeCase:
     """What a request asks for."""
 
     adapters: tuple[tuple[Slot, float], ...]
@@ -92,12 +92,12 @@ def measure_decode(
     alone = ((_PLAIN, 1.0),)
     mixed = tuple((Slot(1 + index), 1.0) for index in range(experts))
     cases = {
-        "base": Case(()),
-        _REFERENCE: Case(alone),
-        "MiLoRA, k = 3": Case(alone, Mixing(router="k3")),
-        "MiLoRA, k = 1": Case(alone, Mixing(router="k1")),
-        "experts, a router per layer": Case(mixed, Mixing(gate="layer")),
-        "experts, a router per module": Case(mixed, Mixing(gate="module")),
+        "base": DecodeCase(()),
+        _REFERENCE: DecodeCase(alone),
+        "MiLoRA, k = 3": DecodeCase(alone, Mixing(router="k3")),
+        "MiLoRA, k = 1": DecodeCase(alone, Mixing(router="k1")),
+        "experts, a router per layer": DecodeCase(mixed, Mixing(gate="layer")),
+        "experts, a router per module": DecodeCase(mixed, Mixing(gate="module")),
     }
     counters = {name: _counter(case.mixing, prompts, gates) for name, case in cases.items()}
     timings: dict[str, list[Timed]] = {name: [] for name in cases}

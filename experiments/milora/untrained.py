@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cluster.base_model.source import ModelLocation
-from experiments.milora.tasks import TaskData
+from experiments.milora.tasks import MiloraTaskData
 from router_service.milora.milora_network import MiloraRouter
 from training.base_model import load_base
 from training.config import MiloraTrainingConfig
@@ -17,7 +17,7 @@ PROMPTS = 16
 """Of each task."""
 
 
-def measure_untrained(base: ModelLocation, tasks: Sequence[TaskData]) -> dict[str, Any]:
+def measure_untrained(base: ModelLocation, tasks: Sequence[MiloraTaskData]) -> dict[str, Any]:
     """How sure a router is before it has learned anything, and on how many prompts it agrees.
 
     ``top_probability`` is of the likeliest module, ``same_set`` the share of prompts that get a

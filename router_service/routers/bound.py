@@ -16,7 +16,7 @@ from router_service.routers.kind import RouterContext, artifact_path
 S = TypeVar("S", bound=Section)
 
 
-class Bound(Protocol):
+class BoundArtifact(Protocol):
     """A loaded artifact."""
 
     @property
@@ -25,7 +25,7 @@ class Bound(Protocol):
         ...
 
 
-B = TypeVar("B", bound=Bound)
+B = TypeVar("B", bound=BoundArtifact)
 
 
 def read_bound(

@@ -14,7 +14,7 @@ from experiments.dlp.report import render, write_report
 from experiments.dlp.routing import load_any, measure_speed, widen
 from experiments.dlp.tasks import load_tasks, write_router_data
 from experiments.intervals import mean_interval
-from experiments.parts import kept_parts, part
+from experiments.kept_results import kept_parts, part
 from router_service.artifacts.router_artifact import RouterManifest, save_artifact
 from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes

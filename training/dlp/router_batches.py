@@ -16,7 +16,7 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Padded features with target distributions."""
 
     ids: torch.Tensor  # int64 [B, T]
@@ -41,7 +41,7 @@ class BatchSource:
         self.batch_size = min(config.batch_size, len(examples))
         """Of different texts; the settings may ask for more than there are."""
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> TextBatch:
         """The batch of step `step` (from 0)."""
         config = self._config
         rng = Random(f"{config.seed}/batch/{step}")
@@ -89,7 +89,7 @@ class BatchSource:
 
 def plain_batch(
     examples: Sequence[LabelledText], classes: Sequence[str], features: FeatureConfig
-) -> Batch:
+) -> TextBatch:
     """The texts as they are."""
     index_of = {alias: index for index, alias in enumerate(classes)}
     return collate(
@@ -101,7 +101,7 @@ def plain_batch(
 
 def collate(
     features: Sequence[list[int]], targets: Sequence[dict[int, float]], n_classes: int
-) -> Batch:
+) -> TextBatch:
     """Pad to the longest row."""
     longest = max(len(ids) for ids in features)
     ids = torch.zeros(len(features), longest, dtype=torch.int64)
@@ -112,7 +112,7 @@ def collate(
         mask[row, : len(row_ids)] = True
         for label, share in row_targets.items():
             dense[row, label] = share
-    return Batch(ids, mask, dense)
+    return TextBatch(ids, mask, dense)
 
 
 def _made_up(rng: Random) -> str:

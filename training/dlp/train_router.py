@@ -22,7 +22,7 @@ from router_service.dlp.dlp_router import DlpRouter
 from router_service.dlp.dlp_schema import KIND
 from training.checkpoint import TrainState, load_state, save_state
 from training.divergence import Diverged, check_loss, check_weights
-from training.dlp.router_batches import Batch, BatchSource, plain_batch
+from training.dlp.router_batches import BatchSource, TextBatch, plain_batch
 from training.dlp.router_config import (
     RouterProgress,
     RouterTrainingConfig,
@@ -192,7 +192,7 @@ def _step(
     config: RouterTrainingConfig,
     optimizer: torch.optim.Optimizer,
     parameters: Parameters,
-    batch: Batch,
+    batch: TextBatch,
     step: int,
 ) -> float:
     """One step of the optimiser; the loss before it."""

@@ -9,8 +9,8 @@ from typing import Any
 from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.errors import TrainingDataError
 from training.encoding import chat_prompt_ids
+from training.evaluation.answer_metrics import has_value, is_exact, wilson
 from training.evaluation.local_engine import Asked, Likelihood, LocalEngine, Weights
-from training.evaluation.metrics import has_value, is_exact, wilson
 from training.evaluation.records import Record, read_eval_records
 from training.evaluation.target import EvalConfig, Metric, Target, check_target
 

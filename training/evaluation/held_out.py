@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.base_model.source import ModelLocation
+from training.evaluation.answer_metrics import is_exact
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Progress
-from training.evaluation.metrics import is_exact
 from training.evaluation.records import Record
 from training.jsonl import Example
 

@@ -26,7 +26,7 @@ from router_service.milora.rational import gelu_coefficients
 from training.adapter import add_lora, lora_weights
 from training.checkpoint import Tensors
 from training.config import MiloraTrainingConfig
-from training.encoding import Batch, EncodedExample, collate
+from training.encoding import EncodedBatch, EncodedExample, collate
 from training.export import export_adapter
 from training.loss import completion_loss
 from training.run import (
@@ -183,7 +183,7 @@ class MiloraTrainee:
 
     def _task_loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
         # A shared prefix would be computed without the rows' own masks.
-        batch: Batch = collate(examples, pad_id=self._pad_id, share_prefix=False)
+        batch: EncodedBatch = collate(examples, pad_id=self._pad_id, share_prefix=False)
         self._prompt_mask = batch.prompt_mask
         self._logits = []
         return completion_loss(self._model, batch)

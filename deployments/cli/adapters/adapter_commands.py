@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError, PermissionDenied
-from deployments.cli.adapters import adapters_remote, convert, merge
+from deployments.cli.adapters import adapters_remote, convert, merge_command
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import BraidClient, find_target
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
@@ -33,7 +33,7 @@ for _name, _command in (
     ("unpin", adapters_remote.unpin),
     ("rm", adapters_remote.remove),
     ("verify", adapters_remote.verify),
-    ("merge", merge.merge),
+    ("merge", merge_command.merge),
     ("convert", convert.convert),
 ):
     adapters_app.command(_name)(_command)

@@ -12,7 +12,7 @@ from rich.text import Text
 from cluster.domain.model_names import AUTO
 from cluster.tenancy.quickstart import ADMIN_TENANT
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, Target
+from deployments.cli.toolkit.client import BraidClient, ServerTarget
 
 MAX_TOKENS = 64
 LABEL_WIDTH = 7
@@ -51,7 +51,7 @@ def show_answers(
     for tenant, aliases in rights.items():
         name = model if model == AUTO or not aliases else aliases[0]
         shown.append(prompt_for(aliases, shown))
-        show_answer(Target(url, keys[tenant]), tenant, shown[-1], name)
+        show_answer(ServerTarget(url, keys[tenant]), tenant, shown[-1], name)
 
 
 def prompt_for(aliases: Sequence[str], shown: Sequence[str] = ()) -> str:
@@ -61,7 +61,7 @@ def prompt_for(aliases: Sequence[str], shown: Sequence[str] = ()) -> str:
     return next(iter(fresh or known), ANY_PROMPT)
 
 
-def show_answer(target: Target, tenant: str, prompt: str, model: str) -> None:
+def show_answer(target: ServerTarget, tenant: str, prompt: str, model: str) -> None:
     """Ask once, greedily, and print all that there is to see."""
     with BraidClient(target) as client, console.spinner(f"{tenant} asks"):
         answer = client.chat(request_body(prompt, model))

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.domain.decision import Granularity
 from cluster.errors import RequestError
-from deployments.cli.toolkit.client import Answer, BraidClient
+from deployments.cli.toolkit.client import BraidClient, ServerAnswer
 
 KEPT_WITHIN_S = 3.0
 LOOK_AGAIN_S = 0.1
@@ -59,7 +59,9 @@ def with_answer(
     }
 
 
-def _completed(client: BraidClient, question: dict[str, Any], answer: Answer) -> dict[str, Any]:
+def _completed(
+    client: BraidClient, question: dict[str, Any], answer: ServerAnswer
+) -> dict[str, Any]:
     """The answer's decision; where the answer did not tell what prefill chose, from the store."""
     told = "layers" in answer.body["choices"][0].get("explain", {})
     deadline = time.monotonic() + KEPT_WITHIN_S

@@ -31,7 +31,7 @@ class NoServer(BraidError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class ServerTarget:
     """A server and the key to use there."""
 
     url: str
@@ -39,7 +39,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServerAnswer:
     """The body of a success, and the headers that explain it."""
 
     body: dict[str, Any]
@@ -57,10 +57,10 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class TextStream:
+class AnswerStream:
     """A streamed answer: headers first, then pieces of text."""
 
-    headers: Answer
+    headers: ServerAnswer
     pieces: Iterator[str]
 
 
@@ -69,7 +69,7 @@ def open_state() -> StateDir:
     return StateDir(state_folder(Settings()))
 
 
-def find_target(url: str | None, key: str | None, tenant: str | None, default: str) -> Target:
+def find_target(url: str | None, key: str | None, tenant: str | None, default: str) -> ServerTarget:
     """The server of ``--url`` or this state folder's, and the key for it.
 
     The key is ``--key``, else ``--tenant``'s in the keys file, else ``BRAID_API_KEY``, else that of
@@ -89,17 +89,17 @@ def find_target(url: str | None, key: str | None, tenant: str | None, default: s
             "start one with `braid up`, or name a server with --url"
         )
     if key is not None:
-        return Target(target, key)
+        return ServerTarget(target, key)
     if tenant is not None:
-        return Target(target, _key_of(state, tenant))
+        return ServerTarget(target, _key_of(state, tenant))
     api_key = Settings().api_key
     if api_key is not None:
-        return Target(target, api_key.get_secret_value())
+        return ServerTarget(target, api_key.get_secret_value())
     if target != own:
         raise ConfigError(
             f"which key is for {target}? Give --key or --tenant, or set BRAID_API_KEY"
         )
-    return Target(target, _key_of(state, default))
+    return ServerTarget(target, _key_of(state, default))
 
 
 def _key_of(state: StateDir, tenant: str) -> str:
@@ -123,7 +123,7 @@ class BraidClient:
         transport: in place of the network, in tests.
     """
 
-    def __init__(self, target: Target, transport: httpx2.BaseTransport | None = None) -> None:
+    def __init__(self, target: ServerTarget, transport: httpx2.BaseTransport | None = None) -> None:
         self.url = target.url
         self._http = httpx2.Client(
             base_url=target.url,
@@ -153,7 +153,7 @@ class BraidClient:
             response = self._http.get(path)
         return _object(response)
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Answer:
+    def post(self, path: str, body: Mapping[str, Any]) -> ServerAnswer:
         """The answer to ``body``.
 
         Raises:
@@ -162,7 +162,7 @@ class BraidClient:
         """
         with self._mapped():
             response = self._http.post(path, json=dict(body))
-        return Answer(_object(response), response.headers)
+        return ServerAnswer(_object(response), response.headers)
 
     def delete(self, path: str) -> dict[str, Any]:
         """The answer to a deletion.
@@ -191,12 +191,12 @@ class BraidClient:
             )
         return _object(response)
 
-    def chat(self, body: Mapping[str, Any]) -> Answer:
+    def chat(self, body: Mapping[str, Any]) -> ServerAnswer:
         """``POST /v1/chat/completions``, whole."""
         return self.post("/v1/chat/completions", body)
 
     @contextmanager
-    def stream_chat(self, body: Mapping[str, Any]) -> Iterator[TextStream]:
+    def stream_chat(self, body: Mapping[str, Any]) -> Iterator[AnswerStream]:
         """``POST /v1/chat/completions`` as a stream.
 
         Raises:
@@ -211,7 +211,7 @@ class BraidClient:
             if response.status_code >= 400:
                 response.read()
                 _object(response)
-            yield TextStream(Answer({}, response.headers), _pieces(response))
+            yield AnswerStream(ServerAnswer({}, response.headers), _pieces(response))
 
     def decision(self, decision_id: str) -> dict[str, Any] | None:
         """A decision by its id; None where it is not kept (a fallback, or the store is away)."""

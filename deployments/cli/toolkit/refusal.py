@@ -19,7 +19,7 @@ HINTS = {
 """By the error's code: what a person at the command line can do."""
 
 
-class Refusal(Exception):
+class ServerRefusal(Exception):
     """The error of a server's answer, word for word: the cause of the one that people see."""
 
     def __init__(self, problem: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ def refused(problem: Mapping[str, Any]) -> BraidError:
     message = str(problem.get("message"))
     kind = type(known_error(str(problem.get("code")), message))
     error = kind(message, param=problem.get("param"))
-    error.__cause__ = Refusal(problem)
+    error.__cause__ = ServerRefusal(problem)
     hint = HINTS.get(error.code)
     return error if hint is None else advised(error, hint)
 
@@ -47,13 +47,13 @@ def advised(error: BraidError, advice: str) -> BraidError:
 def code_of(error: BraidError) -> str | None:
     """The stable code of a server's error; None where no server has said so."""
     cause = error.__cause__
-    code = cause.problem.get("code") if isinstance(cause, Refusal) else None
+    code = cause.problem.get("code") if isinstance(cause, ServerRefusal) else None
     return None if code is None else str(code)
 
 
 def error_body(error: BraidError) -> dict[str, Any]:
     """An error for programs, as a server writes it: ``{"error": {...}}``."""
     cause = error.__cause__
-    if isinstance(cause, Refusal):
+    if isinstance(cause, ServerRefusal):
         return {"error": {**cause.problem, "message": error.message}}
     return {"error": {"message": error.message, "param": error.param, "code": error.code}}

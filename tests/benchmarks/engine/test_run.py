@@ -10,7 +10,7 @@ import pytest
 from benchmarks.engine import run as run_module
 from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions, make_options
-from benchmarks.engine.results import Report, rate
+from benchmarks.engine.results import EngineReport, rate
 from benchmarks.engine.run import run_bench
 from benchmarks.engine.writing import write_report
 from cluster.errors import ConfigError
@@ -32,7 +32,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
         "engine-bench.md",
         "engine-bench.png",
     ]
-    assert Report.model_validate_json(paths[0].read_text()) == report
+    assert EngineReport.model_validate_json(paths[0].read_text()) == report
     assert json.loads(paths[0].read_text())["schema_name"] == "braid-bench-engine/1"
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 

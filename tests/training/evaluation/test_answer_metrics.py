@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.errors import TrainingDataError
-from training.evaluation.metrics import equation_value, has_value, is_exact, wilson
+from training.evaluation.answer_metrics import equation_value, has_value, is_exact, wilson
 from training.evaluation.records import Record, read_eval_records
 
 
