@@ -1,4 +1,4 @@
-"""Results of an experiment's parts, each kept as soon as it is there."""
+"""Results of an experiment, each kept as soon as it is measured."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 
-def part(
+def measure_once(
     folder: Path, name: str, settings: dict[str, Any], measure: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The part's result: as kept, if it was measured with these settings, else measured now."""
+    """Return the kept result if it was measured with these settings; else measure and keep it."""
     path = folder / f"{name}.json"
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     if path.exists():
@@ -26,8 +26,8 @@ def part(
     return result
 
 
-def kept_parts(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every part that has a result, by name."""
+def kept_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """Read every kept result, by name."""
     return {
         path.stem: json.loads(path.read_text(encoding="utf-8"))
         for path in sorted(folder.glob("*.json"))

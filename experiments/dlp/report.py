@@ -34,7 +34,7 @@ def write_report(out: Path, parts: Parts) -> None:
 
 
 def render(parts: Parts) -> str:
-    """The report as Markdown; a part that was not measured is said to be missing."""
+    """Render the report as Markdown; results that were not measured are named as missing."""
     sections = (_routing, _speed, _quality, _decode)
     return "\n".join([_INTRO, *(section(parts) for section in sections)]).rstrip() + "\n"
 

@@ -43,7 +43,7 @@ def write_report(out: Path, parts: Parts) -> None:
 
 
 def render(parts: Parts) -> str:
-    """The report as Markdown; a part that was not measured is said to be missing."""
+    """Render the report as Markdown; results that were not measured are named as missing."""
     sections = (_quality(parts), _modules(parts), _timing(parts), _COUNTS)
     return "\n".join([_INTRO, *sections]).rstrip() + "\n"
 
