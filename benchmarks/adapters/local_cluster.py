@@ -14,6 +14,7 @@ import httpx2
 from benchmarks.soak.local_cluster import AT_REST, Metrics
 from cluster.config import AppConfig
 from cluster.tenancy.quickstart import ADMIN_TENANT, write_demo_tenants
+from deployments.cli.adapters.version_names import SWITCH_PATH
 from deployments.local import lifecycle
 from deployments.local.local_state import StateDir
 from deployments.local.valkey import free_port
@@ -153,7 +154,8 @@ class Admin:
     async def switch(self, name: str, version: str, **fields: Any) -> None:
         """Point a name, old or new, to a version."""
         body = {"version": version, "replace": True, "grants": ["*"], **fields}
-        _body(f"alias {name}", await self._client.post(f"{ADAPTERS}/{name}/alias", json=body))
+        path = f"{ADAPTERS}/{name}/{SWITCH_PATH}"
+        _body(f"switch {name}", await self._client.post(path, json=body))
 
     async def pin(self, name: str, pinned: bool = True) -> None:
         """Keep a name on every replica, or no longer."""

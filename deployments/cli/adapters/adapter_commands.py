@@ -27,7 +27,7 @@ def _group() -> None:
 for _name, _command in (
     ("add", adapters_remote.add),
     ("show", adapters_remote.show),
-    ("alias", adapters_remote.alias),
+    ("switch", adapters_remote.switch),
     ("rollback", adapters_remote.rollback),
     ("pin", adapters_remote.pin),
     ("unpin", adapters_remote.unpin),

@@ -20,7 +20,7 @@ from deployments.cli.adapters.adapter_options import (
     OwnerOption,
 )
 from deployments.cli.adapters.pack import packed
-from deployments.cli.adapters.version_names import ROUTES, ask_about, full_digest
+from deployments.cli.adapters.version_names import ROUTES, SWITCH_PATH, ask_about, full_digest
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import BraidClient, find_target
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
@@ -129,7 +129,7 @@ def show(
         console.plain(f"  being added: {adding['version']}, {len(adding['answers'])} answers")
 
 
-def alias(
+def switch(
     name: NameArgument,
     version: Annotated[str, typer.Argument(metavar="DIGEST", help="Its first characters will do.")],
     tenant: OwnerOption = None,
@@ -138,12 +138,12 @@ def alias(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Point a name, old or new, to a version that is registered."""
+    """Switch a name, old or new, to a registered version."""
     with _client(url, key) as client:
         body: dict[str, Any] = {"version": full_digest(client, version)}
         body |= _meant(client, tenant, expect)
-        card = client.post(_path(name, "alias"), body).body
-    _show(card, as_json, "points to")
+        card = client.post(_path(name, SWITCH_PATH), body).body
+    _show(card, as_json, "switched to")
 
 
 def rollback(

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.adapters.asking import Reply, versions
 from benchmarks.adapters.churn import Churn, Made
 from benchmarks.adapters.names import NameBook
-from benchmarks.adapters.signature import Asked, judge
+from benchmarks.adapters.signature import SignatureAsked, judge
 from benchmarks.adapters.signatures import Signature, Voice
 
 A, B = "a" * 64, "b" * 64
@@ -26,7 +26,7 @@ def churn() -> Churn:
 
 
 def found(churn: Churn, reply: Reply, *names: str) -> dict[str, int]:
-    asked = Asked(names or ("x",), "Hello", 2, reply)
+    asked = SignatureAsked(names or ("x",), "Hello", 2, reply)
     tally = judge([asked], churn, lambda made, _: f" a {made[0].signature.text}")
     kinds = ("served", "gone", "unclear", "wrong_tokens", "wrong_versions", "unnamed", "failed")
     assert len(tally.problems) == sum(getattr(tally, kind) for kind in kinds[3:])
