@@ -252,7 +252,7 @@ class RoutingService:
 
     async def close(self) -> None:
         """Let decisions in flight end, then close the store."""
-        await self._flights.drain()
+        await self._flights.wait_idle()
         await self.store.close()
 
     async def _decide_explicit(self, tenant: TenantId, wish: explicit.ExplicitWish) -> Decided:

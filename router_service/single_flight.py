@@ -26,10 +26,10 @@ class SingleFlight(Generic[T]):
         if task is None:
             task = asyncio.ensure_future(_as_coroutine(start))
             self._tasks[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
+            task.add_done_callback(lambda done: self._discard(key, done))
         return await asyncio.shield(task), led
 
-    async def drain(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until nothing is in flight."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
@@ -37,7 +37,7 @@ class SingleFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def _forget(self, key: Hashable, done: asyncio.Task[T]) -> None:
+    def _discard(self, key: Hashable, done: asyncio.Task[T]) -> None:
         del self._tasks[key]
         if not done.cancelled():
             done.exception()  # marks it as seen where every caller has gone
