@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.adapters import cycles, signature, skew, swap
 from benchmarks.adapters.base_models import QUICKSTART, TINY, base_model
-from benchmarks.engine.machine import load_average
-from benchmarks.engine.quiet import quiet
+from benchmarks.shared.machine import load_average
+from benchmarks.shared.quiet import quiet
 
 PLACES = ("--out", "--state")
 PROOFS = {

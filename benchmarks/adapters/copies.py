@@ -4,8 +4,8 @@ import json
 import struct
 from pathlib import Path
 
-from benchmarks.adapters.signatures import tar_of
-from benchmarks.engine.adapters import write_adapters
+from testing.random_adapters import write_adapters
+from testing.signatures.signature_maker import tar_of
 
 WEIGHTS = "adapter_model.safetensors"
 DIGITS = 3

@@ -14,14 +14,16 @@ from pathlib import Path
 import httpx2
 import redis.asyncio
 
-from benchmarks.adapters.asking import ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import REPORTED_S, Admin, ProofCluster, Refused
+from benchmarks.adapters.proof_cluster import start_proof_cluster, stored_in
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from benchmarks.soak.limits import OWN, is_own
 from benchmarks.soak.processes import ProcessBook, role_of_name, window
 from cluster.tenancy.quickstart import DEMO_TENANTS
+from testing.admin_client import REPORTED_S, Admin, Refused
+from testing.local_cluster import LocalCluster
+from testing.timed_request import ask, crowds
 
 TENANT = DEMO_TENANTS[0]
 SAMPLE_S = 2.0
@@ -65,7 +67,7 @@ class RestState:
 class Cycles:
     """Workers that take cycle after cycle."""
 
-    def __init__(self, cluster: ProofCluster, copies: Copies, folder: Path) -> None:
+    def __init__(self, cluster: LocalCluster, copies: Copies, folder: Path) -> None:
         self._cluster = cluster
         self._copies = copies
         self._folder = folder
@@ -153,7 +155,7 @@ class Cycles:
             await asyncio.sleep(SAMPLE_S)
 
 
-async def held(cluster: ProofCluster) -> tuple[RestState, list[str]]:
+async def held(cluster: LocalCluster) -> tuple[RestState, list[str]]:
     """What the cluster holds when it rests, and what is out of balance."""
     async with cluster.client() as client:
         admin = Admin(client)
@@ -182,13 +184,13 @@ async def held(cluster: ProofCluster) -> tuple[RestState, list[str]]:
         int(memory["used_memory"]),
         decision_bytes,
         len(keys) - len(decisions),
-        len(cluster.stored()),
+        len(stored_in(cluster.state)),
         resident(cluster),
     )
     return found, problems
 
 
-def resident(cluster: ProofCluster) -> dict[str, int]:
+def resident(cluster: LocalCluster) -> dict[str, int]:
     """Bytes of each replica's process in memory, now."""
     book = ProcessBook()
     book.look(cluster.running.pid, 0.0, cluster.redis_port)
@@ -202,7 +204,7 @@ def resident(cluster: ProofCluster) -> dict[str, int]:
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
-    cluster = ProofCluster.start(
+    cluster = start_proof_cluster(
         folder / "state",
         base.served,
         adapters={"slots": options.slots},
@@ -223,7 +225,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
 
 
 async def warm(
-    cluster: ProofCluster, cycles: Cycles, count: int, workers: int
+    cluster: LocalCluster, cycles: Cycles, count: int, workers: int
 ) -> tuple[RestState, list[str]]:
     """The first cycles; what is held after them."""
     await cycles.run(0, count, workers)

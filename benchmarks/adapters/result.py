@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine.machine import autogroup, cpu_info, load_average, usable_cores
+from benchmarks.shared.machine import autogroup, cpu_info, load_average, usable_cores
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,14 @@ from pathlib import Path
 
 import httpx2
 
-from benchmarks.adapters.asking import Reply, ask
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
+from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from cluster.tenancy.quickstart import DEMO_TENANTS
+from testing.admin_client import TIERS, Admin
+from testing.local_cluster import LocalCluster
+from testing.timed_request import Reply, ask
 
 VICTIM, OTHER = DEMO_TENANTS
 FEW = 5
@@ -65,7 +67,7 @@ class SkewLog:
 class Skew:
     """Rounds on one cluster; every request has its own prompt and the same number of tokens."""
 
-    def __init__(self, cluster: ProofCluster, copies: Copies, options: argparse.Namespace) -> None:
+    def __init__(self, cluster: LocalCluster, copies: Copies, options: argparse.Namespace) -> None:
         self._cluster = cluster
         self._copies = copies
         self._options = options
@@ -98,7 +100,7 @@ class Skew:
         async def work() -> None:
             for number in numbers:
                 name = self._names[number]
-                folder = self._cluster.sources / name
+                folder = sources_of(self._cluster.state) / name
                 await asyncio.to_thread(self._copies.write, folder, number)
                 await admin.add_folder(name, name)
                 if (number + 1) % 100 == 0:
@@ -222,7 +224,7 @@ def met(reply: Reply, others: Sequence[Reply]) -> bool:
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
-    cluster = ProofCluster.start(
+    cluster = start_proof_cluster(
         folder / "state",
         base.served,
         adapters={"slots": options.slots},

@@ -19,12 +19,14 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.adapters.asking import Reply, ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
+from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from cluster.tenancy.quickstart import DEMO_TENANTS
+from testing.admin_client import TIERS, Admin
+from testing.local_cluster import LocalCluster
+from testing.timed_request import Reply, ask, crowds
 
 TENANT = DEMO_TENANTS[0]
 LIMITS_S = {"disk": 1.0, "host": 0.3}
@@ -82,7 +84,7 @@ class Swapping:
 
     def __init__(
         self,
-        cluster: ProofCluster,
+        cluster: LocalCluster,
         admin: Admin,
         client: httpx2.AsyncClient,
         made: Sequence[Path],
@@ -167,7 +169,7 @@ class Swapping:
 
 
 async def measure(
-    cluster: ProofCluster, base: BaseModel, copies: Copies, options: argparse.Namespace
+    cluster: LocalCluster, base: BaseModel, copies: Copies, options: argparse.Namespace
 ) -> tuple[Listeners, Swapping]:
     """Quiet and busy windows in turns."""
     stream = {
@@ -179,7 +181,7 @@ async def measure(
     }
     # Before any stream runs: who writes while it listens finds pauses that are its own.
     made = [
-        copies.write(cluster.sources / f"added-{number}", number)
+        copies.write(sources_of(cluster.state) / f"added-{number}", number)
         for number in range(2 * options.slots + options.swaps)
     ]
     async with cluster.client() as admin_client, cluster.client(TENANT) as client:
@@ -235,7 +237,7 @@ async def trim(admin: Admin, swapping: Swapping, keep: int) -> None:
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
     """The proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
-    cluster = ProofCluster.start(
+    cluster = start_proof_cluster(
         folder / "state",
         base.served,
         adapters={"slots": options.slots},

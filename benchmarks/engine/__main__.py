@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.command_line import command_app
+from benchmarks.shared.command_line import command_app
 from cluster.config import AppConfig, Settings, cache_folder
 from deployments.cli.toolkit import console
 
@@ -70,10 +70,10 @@ def engine(
     No figure is shown unless the engine agrees with PEFT. The full run takes about ten minutes on
     two free cores.
     """
-    from benchmarks.engine.machine import load_average
     from benchmarks.engine.options import make_options
     from benchmarks.engine.run import run_bench
     from benchmarks.engine.writing import write_report
+    from benchmarks.shared.machine import load_average
     from cluster.base_model.source import resolve_model
 
     with console.fetch_bar() as fetched:

@@ -12,8 +12,8 @@ from benchmarks.engine.cases import (
     Case,
     choose_cases,
 )
-from benchmarks.engine.machine import usable_cores
 from benchmarks.engine.peaks import GEMM_SHAPES
+from benchmarks.shared.machine import usable_cores
 from cluster.config import EngineConfig
 from cluster.errors import ConfigError
 

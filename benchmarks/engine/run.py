@@ -18,10 +18,8 @@ from benchmarks.engine.bank_loading import AdapterShelf
 from benchmarks.engine.cases import BASE, Case, case_named
 from benchmarks.engine.correctness import Agreement, check_correctness
 from benchmarks.engine.engine_run import EngineRun
-from benchmarks.engine.machine import cpu_info, load_average, torch_build, usable_cores
 from benchmarks.engine.options import STEPS, BenchOptions
 from benchmarks.engine.peaks import gemm_peak, read_bandwidth
-from benchmarks.engine.quiet import quiet
 from benchmarks.engine.reference import Reference
 from benchmarks.engine.results import (
     CorrectnessNote,
@@ -35,6 +33,8 @@ from benchmarks.engine.results import (
 )
 from benchmarks.engine.roofline import Machine, ModelSizes, generation_bound, sizes_of, step_bound
 from benchmarks.engine.step_view import StepView
+from benchmarks.shared.machine import cpu_info, load_average, torch_build, usable_cores
+from benchmarks.shared.quiet import quiet
 from cluster.config import AdapterConfig, EngineConfig
 
 Progress = Callable[[str, str, int, int | None], None]

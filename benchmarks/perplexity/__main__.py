@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.command_line import command_app
+from benchmarks.shared.command_line import command_app
 from cluster.config import AppConfig, Settings, cache_folder
 from cluster.errors import ConfigError
 from deployments.cli.toolkit import console
@@ -42,9 +42,9 @@ def perplexity(
 
     All of them run in one process, in turns, so the model is held once for each.
     """
-    from benchmarks.engine.machine import usable_cores
-    from benchmarks.engine.quiet import quiet
     from benchmarks.perplexity.compare import BATCHES, TEXT, compare, render
+    from benchmarks.shared.machine import usable_cores
+    from benchmarks.shared.quiet import quiet
     from cluster.base_model.source import resolve_model
 
     with console.fetch_bar() as fetched:

@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoTokenizer
 
-from benchmarks.engine.machine import cpu_info, load_average, torch_build
+from benchmarks.shared.machine import cpu_info, load_average, torch_build
 from cluster.config import EngineConfig
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.model.model_loader import load_model

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.engine import machine, run
+from benchmarks.engine import run
+from benchmarks.shared import machine
 from benchmarks.engine.__main__ import app
 from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.adapters.names import NameBook
+from testing.signatures.name_book import NameBook
 
 
 def test_between_request_and_answer_both_are_right() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.adapters.asking import Reply, crowds
 from benchmarks.adapters.skew import met
+from testing.timed_request import Reply, crowds
 
 
 def test_more_come_where_few_went_the_same_way() -> None:

@@ -3,7 +3,7 @@
 Each library is used where it is installed, and counted as skipped where it is not. Against a
 running cluster:
 
-    python -m benchmarks.clients.second_turn --url http://127.0.0.1:8000 --key brd_...
+    python -m testing.clients.second_turn --url http://127.0.0.1:8000 --key brd_...
 
 For openai-node, ``--node DIR`` names a folder in which ``npm install openai zod`` was run.
 """

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.request_log.asking import PROMPT, SECRET, Asker, LoggedAnswer
-from benchmarks.request_log.log_tail import LogTail
+from testing.request_log.asking import PROMPT, SECRET, Asker, LoggedAnswer
+from testing.request_log.log_tail import LogTail
 
 IN_TIME_S = 1.0
 SETTLE_S = 2.0

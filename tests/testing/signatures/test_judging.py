@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.adapters.asking import Reply, versions
-from benchmarks.adapters.churn import Churn, Made
-from benchmarks.adapters.names import NameBook
-from benchmarks.adapters.signature import SignatureAsked, judge
-from benchmarks.adapters.signatures import Signature, Voice
+from testing.signatures.churn import Churn, Made
+from testing.signatures.name_book import NameBook
+from testing.signatures.signature_maker import Signature, Voice
+from testing.signatures.signature_traffic import SignatureAsked, judge
+from testing.timed_request import Reply, versions
 
 A, B = "a" * 64, "b" * 64
 LAMP, RIVER = Signature(1, " lamp"), Signature(2, " river")

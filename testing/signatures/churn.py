@@ -7,9 +7,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.adapters.local_cluster import Admin, Refused
-from benchmarks.adapters.names import NameBook
-from benchmarks.adapters.signatures import Signature, Voice
+from testing.admin_client import Admin, Refused
+from testing.signatures.name_book import NameBook
+from testing.signatures.signature_maker import Signature, Voice
 
 NO_WAIT_SHARE = 0.5
 """Of the removals that do not wait for the memory."""

@@ -1,9 +1,7 @@
 """The cluster that the proof asks: the demo's, with small queues and two more tenants."""
 
 import json
-from collections.abc import Mapping
 
-import psutil
 import yaml
 
 from cluster.config import AppConfig
@@ -51,21 +49,3 @@ def add_tenants(state: StateDir) -> None:
     ]
     write_private(state.keys, json.dumps(keys))
     write_private(state.tenants, yaml.safe_dump({"tenants": tenants}))
-
-
-def front_of(supervisor: int, port: int) -> psutil.Process:
-    """The front's process: the one below the supervisor that listens at ``port``."""
-    for process in psutil.Process(supervisor).children(recursive=True):
-        try:
-            sockets = process.net_connections("tcp")
-        except psutil.Error:
-            continue
-        if any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets):
-            return process
-    raise RuntimeError(f"no process listens at port {port}")
-
-
-def keys_of(state: StateDir) -> Mapping[str, str]:
-    """Every tenant's key."""
-    keys: dict[str, str] = json.loads(state.keys.read_text())
-    return keys

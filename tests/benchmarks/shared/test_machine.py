@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.engine.machine import autogroup, cpu_info, usable_cores
 from benchmarks.engine.peaks import gemm_peak, read_bandwidth
+from benchmarks.shared.machine import autogroup, cpu_info, usable_cores
 
 
 def test_the_cpu_is_read_from_the_first_processor(tmp_path: Path) -> None:
