@@ -1,16 +1,9 @@
-"""What the proofs ask, and what they make of the answers."""
+"""Requests that ran at the same moments on the same replica."""
 
 import pytest
 
 from benchmarks.adapters.skew import met
-from testing.timed_request import Reply, crowds
-
-
-def test_more_come_where_few_went_the_same_way() -> None:
-    sizes = list(crowds(2))
-    assert sizes[:4] == [2, 2, 2, 4]
-    assert sizes == sorted(sizes)
-    assert sizes[-1] == 16
+from testing.timed_request import Reply
 
 
 def reply(replica: str, sent: float, first: float, ended: float) -> Reply:

@@ -8,12 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks.engine import run
-from benchmarks.shared import machine
 from benchmarks.engine.__main__ import app
 from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions
 from benchmarks.engine.results import EngineReport, MachineNote, RunNote, generation_row, step_row
 from benchmarks.engine.roofline import RooflineBound
+from benchmarks.shared import machine
 
 Command = Callable[..., Any]
 
