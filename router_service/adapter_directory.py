@@ -1,4 +1,4 @@
-"""What routing needs to know about adapters."""
+"""Adapters as routing sees them."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,7 +11,7 @@ class AdapterDirectory(Protocol):
     """Aliases as a tenant sees them."""
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
-        """The version behind an alias.
+        """Find the version behind an alias.
 
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
@@ -19,10 +19,12 @@ class AdapterDirectory(Protocol):
         ...
 
     def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
-        """Every alias that the tenant may use."""
+        """List every alias that the tenant may use."""
         ...
 
     def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
-        """A version that an alias of the tenant's pointed to before and that can be served
-        still; None where there is none such."""
+        """Find a version that one of the tenant's aliases pointed to before.
+
+        Returns None if no such version can be served.
+        """
         ...

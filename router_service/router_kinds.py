@@ -52,7 +52,7 @@ class RouterRegistry:
         self._kinds[kind.name] = kind
 
     def build(self, config: RouterConfig, context: RouterContext) -> PromptRouter:
-        """One router.
+        """Build one router.
 
         Raises:
             ConfigError: an unknown kind or option, an artifact that cannot be used, or a need that
@@ -66,7 +66,7 @@ class RouterRegistry:
     def build_all(
         self, configs: Iterable[RouterConfig], context: RouterContext
     ) -> dict[str, PromptRouter]:
-        """All routers by name, in their order: the first one answers ``auto``.
+        """Build all routers by name, in their order: the first one answers ``auto``.
 
         Raises:
             ConfigError: see ``build``; or two of one name.
@@ -81,7 +81,7 @@ class RouterRegistry:
     def build_parts(
         self, configs: Iterable[RouterConfig], context: RouterContext
     ) -> dict[str, EnginePart]:
-        """What of the routers runs inside the engine, by the version of the router.
+        """Build the parts of routers that run inside the engine, by the version of the router.
 
         Raises:
             ConfigError: see ``build``.
@@ -146,7 +146,7 @@ def _check_adapters(name: str, part: EnginePart, context: RouterContext) -> None
 
 
 def default_registry() -> RouterRegistry:
-    """A registry with every kind that Braid has."""
+    """Make a registry with every kind that Braid has."""
     return RouterRegistry(
         [
             arrow.ROUTER_KIND,

@@ -17,7 +17,8 @@ class SingleFlight(Generic[T]):
         self._tasks: dict[Hashable, asyncio.Task[T]] = {}
 
     async def run(self, key: Hashable, start: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of ``start()`` for this key, and whether this call began it.
+        """Run ``start()`` for this key, or wait for the run in flight; returns the result, and
+        True if begun.
 
         Raises what ``start()`` raises, to every caller that waits.
         """

@@ -61,14 +61,14 @@ def train_adapter(
 
 
 def add_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
-    """`model` with fresh trainable LoRA weights, drawn from `seed`."""
+    """Add fresh trainable LoRA weights, drawn from `seed`, to `model`."""
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(model, lora)
 
 
 def lora_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies of a PEFT model's trained tensors, under the names of its file."""
+    """Copy a PEFT model's trained tensors, under the names of its file."""
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
     return {key: tensor.detach().clone() for key, tensor in tensors.items()}
 

@@ -32,7 +32,7 @@ NOT_IN_FINGERPRINT = frozenset(
 
 
 class TrainingConfig(BaseModel):
-    """What every training needs; an unknown key is an error.
+    """Settings of every training; an unknown key is an error.
 
     The same settings, data and base model give the same result, byte for byte, on one machine with
     one number of threads.
@@ -74,7 +74,7 @@ class TrainingConfig(BaseModel):
 
 
 class AdapterTrainingConfig(TrainingConfig):
-    """What `train_adapter` needs."""
+    """Settings of `train_adapter`."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Positive = 16.0
@@ -84,7 +84,7 @@ class AdapterTrainingConfig(TrainingConfig):
 
 
 class GateTrainingConfig(TrainingConfig):
-    """What `train_gate` needs. Defaults are LoRA-Flow's (arXiv 2402.11455) where it has one."""
+    """Settings of `train_gate`. Defaults are LoRA-Flow's (arXiv 2402.11455) if it has one."""
 
     adapters: Annotated[tuple[Path, ...], Field(min_length=2)]
     """PEFT folders in the gate's order; aliases are the folders' names."""

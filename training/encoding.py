@@ -50,7 +50,7 @@ class EncodedBatch:
 
 
 def chat_prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of one user message with the assistant's turn opened."""
+    """Encode one user message with the assistant's turn opened."""
     encoded = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         add_generation_prompt=True,
@@ -116,7 +116,8 @@ def collate(
 
 
 def _shared_prefix_length(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all prompts open with, less one so that every row keeps a prompt token."""
+    """Count the tokens that all prompts open with, less one so that every row keeps a prompt
+    token."""
     first, last = min(prompts), max(prompts)
     limit = min(len(prompt) for prompt in prompts) - 1
     length = 0

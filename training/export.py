@@ -44,7 +44,7 @@ def export_adapter(
 
 
 def created_by() -> str:
-    """This program and its version, for the manifest."""
+    """Name this program and its version, for the manifest."""
     try:
         return f"braid-serve {version('braid-serve')}"
     except PackageNotFoundError:

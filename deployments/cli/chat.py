@@ -47,7 +47,7 @@ def chat(
 ) -> None:
     """Ask, and see which adapters answer.
 
-    The mixture and where it came from are shown before the answer streams in.
+    The mixture and its source are shown before the answer streams in.
     """
     terms = [parse_term(text) for text in adapter or ()]
     if terms and model is not None and model.startswith(f"{AUTO}:"):
@@ -67,10 +67,10 @@ def chat(
 
 
 def parse_term(text: str) -> dict[str, str | float]:
-    """One ``--adapter`` as the API takes it.
+    """Parse one ``--adapter`` into the form of the API.
 
     Raises:
-        ConfigError: the weight is no number.
+        ConfigError: the weight is not a number.
     """
     name, colon, weight = text.partition(":")
     try:
@@ -80,7 +80,7 @@ def parse_term(text: str) -> dict[str, str | float]:
 
 
 def default_model(client: BraidClient) -> str:
-    """``auto`` where the server has a router, else its base model."""
+    """Choose the model: ``auto`` if the server has a router, else its base model."""
     names = [str(card["id"]) for card in client.get("/v1/models")["data"]]
     return AUTO if AUTO in names else names[0]
 

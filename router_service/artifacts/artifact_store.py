@@ -1,7 +1,7 @@
-"""Artifacts of routers by version: ``root/<version>/`` holds one, as it was trained.
+"""Artifacts of routers by version: ``root/<version>/`` has one, as it was trained.
 
-``root`` lies beside the adapters' versions, on the volume that fronts and replicas share. What
-is visible under a version is complete: it is gathered in a private folder and renamed into place.
+``root`` is next to the adapters' versions, on the volume that fronts and replicas share. A visible
+version is complete: it is gathered in a private folder and renamed into place.
 """
 
 import re
@@ -43,7 +43,7 @@ class RouterStore:
         self.root = root
 
     def path(self, version: str) -> Path:
-        """Where an artifact is, or would be."""
+        """Name the folder of an artifact, which need not exist."""
         return self.root / version
 
     def add(self, packed: BinaryIO, budget: ByteBudget) -> RouterManifest:
@@ -90,7 +90,8 @@ class RouterStore:
 
 
 def _unpack(packed: BinaryIO, into: Path, budget: ByteBudget) -> None:
-    """The kept files of a plain .tar; nothing else is written, and no member's path is used."""
+    """Unpack the kept files of a plain .tar; nothing else is written, and no member's path is
+    used."""
     try:
         with tarfile.open(fileobj=packed, mode="r:") as archive:
             for member in archive:
@@ -112,7 +113,7 @@ def _unpack(packed: BinaryIO, into: Path, budget: ByteBudget) -> None:
 
 
 def _checked(folder: Path) -> RouterManifest:
-    """The manifest, its version compared with the content."""
+    """Read the manifest and compare its version with the content."""
     try:
         manifest = read_manifest(folder)
         aliases = set(manifest.candidates) - {BASE_ALIAS}
@@ -123,7 +124,7 @@ def _checked(folder: Path) -> RouterManifest:
 
 
 def _rename(folder: Path, path: Path) -> None:
-    """Into place, unless somebody else was first with the same bytes."""
+    """Move the folder into place, unless another process was first with the same bytes."""
     folder.chmod(0o755)  # made for this process alone; other pods read it
     try:
         folder.rename(path)

@@ -1,8 +1,7 @@
-"""What commands write to ``--out``: tried before the work starts, and replaced as a whole.
+"""Results in ``--out``: the folder is tried before the work starts, and replaced as a whole.
 
-A folder holds one result, of whatever kind. What is there of an earlier one goes away when the next
-is written, so that no adapter is left beside a router of other weights; files that these commands
-never write are left alone.
+A folder has one result, of any kind. An earlier one is removed when the next is written, so that no
+adapter is left with a router of other weights. Files that these commands never write stay.
 """
 
 import re
@@ -30,14 +29,14 @@ _WRITTEN = (*ADAPTER_FILES, *ROUTER_FILES)
 def claim_folder(
     out: Path, *, overwrite: bool, resume: bool | None = None, reads: Iterable[Path] = ()
 ) -> None:
-    """Before the work: ``out`` can be written, and holds nothing that is not to be replaced.
+    """Check before the work that ``out`` can be written, and that nothing in it would be lost.
 
     Args:
-        resume: whether to go on from a checkpoint; None where the work has none.
+        resume: continue from a checkpoint; None if the work has none.
         reads: folders that the work reads, none of which may be ``out``.
 
     Raises:
-        ConfigError: says which of these is not so, and which option helps.
+        ConfigError: the message says which of these fails, and which option helps.
     """
     check_folder(out)
     if out.resolve() in {path.resolve() for path in reads}:
@@ -105,7 +104,7 @@ def check_alias(alias: str, option: str) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Within it a result is written to ``out``: one that was there goes first, a checkpoint last.
+    """Write a result to ``out`` in the block: an earlier one is removed first, a checkpoint last.
 
     Raises:
         ConfigError: the disk refuses.
@@ -131,7 +130,7 @@ def drop_checkpoint(out: Path) -> None:
 
 
 def _held(out: Path) -> str | None:
-    """What of ours is in a folder, in words."""
+    """Name the result that a folder has; returns None if it has none."""
     if (out / WEIGHTS_FILE).exists():
         return "an adapter"
     return "a router" if (out / MANIFEST_FILE).exists() else None

@@ -31,7 +31,7 @@ BASE_ALIAS = ""
 
 
 class RouterManifest(Section):
-    """What a router artifact says about itself."""
+    """Contents of ``router.json``."""
 
     format: Literal[1] = 1
     kind: str
@@ -74,13 +74,15 @@ def load_artifact(
 ) -> tuple[RouterManifest, dict[str, NDArray[np.floating]]]:
     """Read and verify a router.
 
-    ``aliases``: of every adapter in the catalog, whoever owns it. ``base_digest``: of the base
-    model being served, where it is known. ``adapters``: the catalog, where versions matter.
+    Args:
+        aliases: every adapter in the catalog, of any owner.
+        base_digest: the base model being served, if known.
+        adapters: the catalog, if versions matter.
 
     Raises:
         ConfigError: unreadable, of another kind, changed since it was written, trained for
-            adapters that are not there, for other versions of them or for another base. The
-            message has the path.
+            adapters that are missing, for other versions of them or for another base. The message
+            has the path.
     """
     manifest = read_manifest(path)
     tensor_path = path / TENSOR_FILE
@@ -120,7 +122,7 @@ def load_artifact(
 
 
 def read_manifest(path: Path) -> RouterManifest:
-    """The manifest in an artifact's folder, its fields checked and its version not.
+    """Read the manifest in an artifact's folder; its fields are checked and its version is not.
 
     Raises:
         ConfigError: unreadable or with wrong fields.
@@ -135,7 +137,7 @@ def read_manifest(path: Path) -> RouterManifest:
 
 
 def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -> S:
-    """The manifest's hyper-parameters as ``kind``.
+    """Parse the manifest's hyper-parameters as ``kind``.
 
     Raises:
         ConfigError: one of them is unknown, missing or wrong; the message has file and field.
@@ -149,10 +151,10 @@ def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -
 
 
 def adapter_versions(path: Path, manifest: RouterManifest) -> tuple[str, ...]:
-    """Digests of a router's adapters in the order of its candidates, all different.
+    """List the digests of a router's adapters in the order of its candidates, all different.
 
     Raises:
-        ConfigError: one is not told, or two are of one version.
+        ConfigError: one is missing, or two are of one version.
     """
     where = f"{path / MANIFEST_FILE}: adapter_digests"
     digests = manifest.adapter_digests or {}

@@ -17,7 +17,8 @@ _READ_ERRORS = (
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a ``.safetensors`` file, or of a pickle that holds tensors and nothing else.
+    """Read the tensors of a ``.safetensors`` file, or of a pickle that has tensors and nothing
+    else.
 
     Raises:
         ConfigError: unreadable, or not a dict of tensors by name.

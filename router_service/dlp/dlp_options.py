@@ -58,11 +58,11 @@ def apply_options(
     max_mixture: int | None,
     has_base: bool,
 ) -> tuple[SelectionConfig, TextPolicy]:
-    """The artifact's settings with an operator's.
+    """Combine the artifact's settings with an operator's.
 
     Raises:
-        ConfigError: an option has no effect beside the others: it goes with another method, or with
-            a history, or with a base among the candidates.
+        ConfigError: an option has no effect: it needs another method, a history, or a base among
+            the candidates.
     """
     changes: dict[str, Any] = options.model_dump(exclude_none=True, exclude={"reroute"})
     text = text.model_copy(update={k: changes.pop(k) for k in _TEXT if k in changes})

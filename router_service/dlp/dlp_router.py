@@ -1,12 +1,12 @@
 """DLP-LoRA (arXiv 2410.01497): a classifier of the prompt's text chooses adapters by nucleus.
 
-u = classifier(text); prob = softmax(u) over all candidates; the probability of those that the
-tenant may not use is added to the base's; the base alone answers where no adapter is likely enough;
+u = classifier(text); prob = softmax(u) over all candidates. The probability of candidates that the
+tenant may not use is added to the base's. If no adapter is likely enough, the base alone answers;
 else nucleus, threshold or top-k selection, and weights = softmax over the kept probabilities.
 
-In a conversation, a turn that goes on with the one before takes over from its decision
+In a conversation, a turn that continues the one before takes over from its decision
 (``follow_ups``). With the option ``reroute: sentence`` the choice is made again whenever a sentence
-of the answer has ended, with the text of `TextPolicy`; what was computed before stays as it is.
+of the answer has ended, with the text of `TextPolicy`; what was computed before stays.
 
 The classifier is a mini-MLP (``mini_mlp``) or an imported Hugging Face encoder (``encoder``).
 """
@@ -43,11 +43,11 @@ from router_service.routers.text_policy import TextPolicy, read_earlier, read_te
 class TextClassifier(Protocol):
     """Logits over the candidates, in their order, from a text.
 
-    Before them comes that of a text that goes on with the turn before, where the router has it.
+    If the router has one, the logit of a text that continues the turn before comes first.
     """
 
     def logits(self, text: str) -> Sequence[float]:
-        """u [N], or [1 + N]; the same text gives the same logits."""
+        """Compute u [N], or [1 + N]; the same text gives the same logits."""
         ...
 
 
@@ -59,7 +59,7 @@ class MlpClassifier:
         self._network = MiniMlp.from_tensors(tensors)
 
     def logits(self, text: str) -> list[float]:
-        """u [N] of a text."""
+        """Compute u [N] of a text."""
         logits: list[float] = self._network.logits(feature_ids(text, self._features)).tolist()
         return logits
 
@@ -106,7 +106,7 @@ class DlpRouter:
 
     @classmethod
     def from_tensors(cls, name: str, manifest: RouterManifest, tensors: Tensors) -> "DlpRouter":
-        """A mini-MLP router as it was trained."""
+        """Build a mini-MLP router as it was trained."""
         trained = DlpHyperparameters.model_validate(manifest.hyperparameters)
         classifier = MlpClassifier(trained.features, tensors)
         return cls(
@@ -121,22 +121,22 @@ class DlpRouter:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """The probability of candidates outside ``allowed`` is the base's."""
+        """Choose a mixture; the probability of candidates outside ``allowed`` is the base's."""
         return self._choose(read_text(self._text, text), allowed, earlier)
 
     @property
     def sentences(self) -> SentenceConfig:
-        """How sentences of an answer are told apart."""
+        """Rules by which an answer is cut into sentences."""
         return self._text.sentences
 
     def reading(self, prompt: str, answer: str) -> str:
-        """The prompt's tail and the answer's last full sentences."""
+        """Read the prompt's tail and the answer's last full sentences."""
         return read_text(self._text, prompt, answer)
 
     def reroute(
         self, prompt: str, answer: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """The choice for what follows ``answer``, whose last sentence has just ended."""
+        """Choose for what follows ``answer``, whose last sentence has just ended."""
         return self._choose(self.reading(prompt, answer), allowed, earlier)
 
     def _choose(self, text: str, allowed: frozenset[str], earlier: Sequence[str]) -> RoutedMixture:
@@ -152,7 +152,8 @@ class DlpRouter:
         return choose_mixture(by_alias, allowed, self.selection)
 
     def _turns(self, turns: Sequence[str]) -> Iterator[tuple[list[float], float]]:
-        """Each turn's own probabilities, and that it goes on with the next of ``turns``."""
+        """Compute each turn's own probabilities, and the probability that it continues the next
+        turn."""
         unknown = [0.0] * (len(self._classes) - len(self.candidates))
         for index, turn in enumerate(turns):
             logits = self._classifier.logits(turn)

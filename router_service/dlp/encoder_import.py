@@ -118,7 +118,7 @@ def _convert(
     listing: Path,
     candidates: int,
 ) -> dict[str, torch.Tensor]:
-    """The artifact's tensors in fp32; every key of the file is used or known to be unused."""
+    """Convert the tensors to fp32; every key of the file must be used or known to be unused."""
     found: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
     for key, tensor in state.items():
@@ -153,7 +153,7 @@ def _convert(
 
 
 def _published(name: str) -> str:
-    """The published name of one of our tensors."""
+    """Find the published name of one of our tensors."""
     for old, new in _PREFIXES.items():
         if name.startswith(new):
             return old + name[len(new) :]

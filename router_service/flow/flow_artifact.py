@@ -31,7 +31,7 @@ class LoadedGate:
     tensors: Tensors
 
     def gate(self) -> FlowGate:
-        """The gate, on the CPU."""
+        """Build the gate, on the CPU."""
         weight, bias = (
             torch.from_numpy(np.array(self.tensors[name], dtype=np.float32))
             for name in ("weight", "bias")

@@ -1,4 +1,4 @@
-"""What a gate's manifest says; read without tensors."""
+"""Settings in a gate's manifest; read without tensors."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,8 @@ KIND = "flow"
 
 
 class FlowHyperparameters(Section):
-    """What turns the tensors into weights. The manifest's candidates are the adapters, in order."""
+    """Settings that turn the tensors into weights. The manifest's candidates are the adapters, in
+    order."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

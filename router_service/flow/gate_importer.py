@@ -92,7 +92,7 @@ def check_import(
     temperature: float | None = None,
     overwrite: bool = False,
 ) -> None:
-    """What of ``import_gate``'s arguments can be checked before the base is there.
+    """Check the arguments of ``import_gate`` that do not need the base.
 
     Raises:
         ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; no
@@ -106,7 +106,7 @@ def check_import(
 
 
 def base_dimensions(folder: Path) -> tuple[int, int]:
-    """Decoder layers and hidden size of a base model.
+    """Read the decoder layers and hidden size of a base model.
 
     Raises:
         ModelSourceError: config.json does not say.
@@ -124,7 +124,7 @@ def base_dimensions(folder: Path) -> tuple[int, int]:
 def _stack(
     source: Path, tensors: Mapping[str, torch.Tensor], layers: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """W_g [L, k, d] and b [L, k]."""
+    """Stack W_g [L, k, d] and b [L, k]."""
     weights: dict[int, torch.Tensor] = {}
     biases: dict[int, torch.Tensor] = {}
     for key, tensor in tensors.items():

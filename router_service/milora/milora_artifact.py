@@ -29,7 +29,7 @@ class LoadedMilora:
     tensors: Tensors
 
     def router(self) -> MiloraRouter:
-        """The routers, on the CPU."""
+        """Build the routers, on the CPU."""
         return MiloraRouter(
             {
                 name: torch.from_numpy(np.array(tensor, dtype=np.float32))

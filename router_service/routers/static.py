@@ -1,7 +1,7 @@
 """A fixed mixture under a name: an average, weights of one's own, or searched ones.
 
-The weights are applied to the adapters' outputs, so any real up to ``MAX_WEIGHT`` will do and
-nothing is renormalised. A tenant that may not use all of the adapters cannot be served: the rest of
+The weights are applied to the adapters' outputs, so any real up to ``MAX_WEIGHT`` is legal and
+nothing is renormalised. A tenant that may not use all of the adapters cannot be served: a part of
 a mixture is another mixture.
 """
 
@@ -41,7 +41,7 @@ _WEIGHTS = "weights"
 
 
 class StaticHyperparameters(Section):
-    """Where the weights come from."""
+    """Origin of the weights."""
 
     method: Literal["explicit", "average", "search"] = "explicit"
     training: dict[str, Any] = Field(default_factory=dict)
@@ -70,7 +70,7 @@ class StaticRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """The mixture, whatever the text."""
+        """Choose the mixture, for every text."""
         del text
         lacking = [alias for alias, _ in self._answer.weights if alias not in allowed]
         if lacking:

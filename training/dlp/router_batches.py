@@ -42,7 +42,7 @@ class BatchSource:
         """Of different texts; the settings may ask for more than there are."""
 
     def batch(self, step: int) -> TextBatch:
-        """The batch of step `step` (from 0)."""
+        """Make the batch of step `step` (from 0)."""
         config = self._config
         rng = Random(f"{config.seed}/batch/{step}")
         indices = batch_indices(
@@ -66,7 +66,7 @@ class BatchSource:
         )
 
     def _vary(self, rng: Random, tokens: list[str]) -> list[str]:
-        """The text with words lost and words replaced; never empty."""
+        """Drop and replace words of the text; never returns an empty text."""
         drop = rng.random() * self._config.word_dropout
         noise = rng.random() * self._config.word_noise
         kept = [
@@ -77,7 +77,7 @@ class BatchSource:
         return kept or tokens
 
     def _blend(self, rng: Random, index: int) -> list[tuple[list[str], dict[int, float]]]:
-        """The text joined with one of another adapter; nothing where there is no such pair."""
+        """Join the text with one of another adapter; returns nothing if there is no such pair."""
         other = rng.randrange(len(self._tokens))
         labels = self._labels[index], self._labels[other]
         apart = {self._classes.get(BASE_ALIAS), self._classes.get(FOLLOW_UP)}
@@ -90,7 +90,7 @@ class BatchSource:
 def plain_batch(
     examples: Sequence[LabelledText], classes: Sequence[str], features: FeatureConfig
 ) -> TextBatch:
-    """The texts as they are."""
+    """Encode the texts unchanged."""
     index_of = {alias: index for index, alias in enumerate(classes)}
     return collate(
         [token_features(tokenize(e.text, features.max_tokens), features) for e in examples],

@@ -14,7 +14,7 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RouterTrainingConfig(Section):
-    """What `train_router` needs; an unknown key is an error.
+    """Settings of `train_router`; an unknown key is an error.
 
     The same settings and data give the same router, byte for byte, on one machine with one number
     of threads.
@@ -81,7 +81,7 @@ class RouterProgress:
 
 @dataclass(frozen=True, slots=True)
 class RouterTrainReport:
-    """What came of a run."""
+    """Results of a run."""
 
     path: Path
     version: str

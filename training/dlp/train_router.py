@@ -121,9 +121,9 @@ def train_router(
 def measure(
     router: DlpRouter, examples: Sequence[LabelledText]
 ) -> tuple[float, tuple[tuple[str, float], ...], float]:
-    """Accuracy, accuracy by label, and mean number of kept candidates, as served.
+    """Measure accuracy, accuracy by label, and mean number of kept candidates, as served.
 
-    Texts that go on with a turn before have no answer of their own and are left out.
+    Texts that continue a turn before have no answer of their own and are left out.
     """
     examples = [example for example in examples if example.label != FOLLOW_UP]
     allowed = frozenset(router.candidates)
@@ -195,7 +195,7 @@ def _step(
     batch: TextBatch,
     step: int,
 ) -> float:
-    """One step of the optimiser; the loss before it."""
+    """Step the optimiser once; returns the loss before it."""
     loss = functional.cross_entropy(
         logits(parameters, batch.ids, batch.mask),
         batch.targets,
@@ -226,7 +226,7 @@ def _start(
 
 
 def _keep(state: TrainState, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
-    """Bring the state up to date after a step."""
+    """Update the state after a step."""
     state.weights = {name: p.detach().clone() for name, p in parameters.items()}
     state.moments = moments(optimizer, parameters)
 
@@ -237,7 +237,7 @@ def _record(
     parameters: Parameters,
     dev_loss: float,
 ) -> None:
-    """Bring the state up to date after an epoch."""
+    """Update the state after an epoch."""
     _keep(state, optimizer, parameters)
     if state.best_loss is None or dev_loss < state.best_loss:
         state.best_loss, state.best_step = dev_loss, state.step
@@ -254,7 +254,7 @@ def _evaluate(
     parameters: Parameters,
     dev: Sequence[LabelledText],
 ) -> tuple[float, float]:
-    """Mean loss and accuracy over the dev texts."""
+    """Compute mean loss and accuracy over the dev texts."""
     loss = 0.0
     right = 0
     for start in range(0, len(dev), _DEV_BATCH):

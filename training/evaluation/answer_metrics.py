@@ -16,18 +16,18 @@ _TOLERANCE = 1e-4
 
 
 def is_exact(answered: str, wanted: str) -> bool:
-    """The same text; white space around it does not count."""
+    """Compare two texts; white space around them does not count."""
     return answered.strip() == wanted.strip()
 
 
 def has_value(answered: str, wanted: float) -> bool:
-    """Whether an answer such as ``X=(8.0*4.0)`` or ``32`` comes to a number."""
+    """Check if an answer such as ``X=(8.0*4.0)`` or ``32`` comes to a number."""
     value = equation_value(answered)
     return value is not None and math.isclose(value, wanted, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
 
 
 def equation_value(text: str) -> float | None:
-    """The value of an expression of numbers, + - * / and brackets; None where it is none.
+    """Compute an expression of numbers, + - * / and brackets; returns None if it is not one.
 
     What stands before a single ``=`` is left out if it is a name: ``X=1+2`` is 3.
     """
@@ -54,7 +54,7 @@ def _evaluate(node: ast.AST) -> float:
 
 
 def wilson(successes: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share; z = 1.96 is 95 %."""
+    """Compute Wilson's interval of a share; z = 1.96 is 95 %."""
     share = successes / n
     centre = share + z * z / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))

@@ -1,4 +1,4 @@
-"""How often the greedy answer of a base model or an adapter is exactly the wanted one."""
+"""Share of held-out prompts to which a base model or adapter gives exactly the wanted answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

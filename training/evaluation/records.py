@@ -1,4 +1,4 @@
-"""What is evaluated on: prompts with the answer that is wanted, as JSON lines."""
+"""Records to evaluate on: prompts with the wanted answer, as JSON lines."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ class Record:
 
 
 def read_eval_records(path: Path) -> list[Record]:
-    """Every line of ``{"prompt", "completion", "answer"?, "choices"?}``; empty lines are skipped.
+    """Read every line of ``{"prompt", "completion", "answer"?, "choices"?}``; empty lines are
+    skipped.
 
     Raises:
         TrainingDataError: unreadable or empty, or a line that is wrong; names file, line, field.

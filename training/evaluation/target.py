@@ -1,4 +1,4 @@
-"""What is evaluated: the base, an adapter, a mixture, or a router that decides per prompt."""
+"""Targets of an evaluation: the base, an adapter, a mixture, or a router."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ Metric = Literal["exact", "value", "choice", "perplexity"]
 
 
 class EvalConfig(Section):
-    """What ``evaluate`` needs; of adapter, mixture and router at most one is given."""
+    """Settings of ``evaluate``; of adapter, mixture and router at most one is given."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -69,7 +69,7 @@ class Target:
             self._from_catalog(config, base)
 
     def mixture(self, prompt: str) -> Weights:
-        """Which adapters answer a prompt; none is the base alone."""
+        """Choose the adapters that answer a prompt; none is the base alone."""
         if self._router is None:
             return self._fixed
         return self._router.route(prompt, self._allowed).weights

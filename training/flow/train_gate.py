@@ -50,8 +50,8 @@ def train_gate(
     """Train one gate and write its artifact to ``config.out``.
 
     Raises:
-        ConfigError: adapters that cannot be told apart or served, an unknown target, ``out`` is one
-            of them; or see ``run_training``.
+        ConfigError: two adapters are one version or cannot be served, the target is unknown, or
+            ``out`` is one of them; or as ``run_training``.
         AdapterError: an adapter cannot be read, or does not fit the base.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.

@@ -29,7 +29,7 @@ _METHOD: dict[str, Method] = {"outputs": "cat", "factors": "factors"}
 
 
 class MixtureSearchConfig(Section):
-    """What ``search_mixture`` needs."""
+    """Settings of ``search_mixture``."""
 
     data: Path
     """JSONL of {"prompt", "completion"}."""
@@ -57,7 +57,7 @@ class MixtureSearchConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class MixtureSearchReport:
-    """What came of a search; losses in nats per answer token on the examples searched with."""
+    """Results of a search; losses in nats per answer token on the examples searched with."""
 
     out: Path
     weights: dict[str, float]

@@ -118,7 +118,7 @@ def train_milora(
 
 
 def _alias(config: MiloraTrainingConfig) -> str:
-    """The name that adapter and routers are tied to.
+    """Choose the name that adapter and routers are tied to.
 
     Raises:
         ConfigError: no adapter can have it.
@@ -218,7 +218,7 @@ class MiloraTrainee:
 def initial_tensors(
     layers: int, hidden_size: int, config: MiloraTrainingConfig
 ) -> dict[str, nn.Parameter]:
-    """Trainable routers: the activation is GELU, self-attention pools the mean."""
+    """Make trainable routers: the activation is GELU, self-attention pools the mean."""
     generator = torch.Generator().manual_seed(config.seed)
     numerator, denominator = gelu_coefficients()
     tensors: dict[str, nn.Parameter] = {}
@@ -237,6 +237,6 @@ def initial_tensors(
 
 
 def _split(weights: Tensors) -> tuple[Tensors, Tensors]:
-    """The adapter's tensors, and the routers' by their own names."""
+    """Split the adapter's tensors from the routers', which get their own names."""
     routers = {k.removeprefix(_ROUTER): v for k, v in weights.items() if k.startswith(_ROUTER)}
     return {k: v for k, v in weights.items() if not k.startswith(_ROUTER)}, routers

@@ -21,7 +21,7 @@ adapters_app = typer.Typer(no_args_is_help=True, help="See and change the adapte
 
 @adapters_app.callback()
 def _group() -> None:
-    """See and change the adapters of the cluster, and make one out of several."""
+    """Add, change and list the adapters of the cluster, or make one out of several."""
 
 
 for _name, _command in (
@@ -87,10 +87,10 @@ def list_adapters(
 
 
 def from_status(status: dict[str, Any], tenant: str | None) -> list[dict[str, Any]]:
-    """Rows from ``/admin/v1/status``, of one tenant if it is named.
+    """List rows of ``/admin/v1/status``, of one tenant if it is named.
 
     Raises:
-        ConfigError: there is no such tenant.
+        ConfigError: the tenant does not exist.
     """
     rights: set[str] = set()
     if tenant is not None:
@@ -114,14 +114,14 @@ def _may_use(adapter: dict[str, Any], tenant: str, rights: set[str]) -> bool:
 
 
 def label(adapter: dict[str, Any]) -> str:
-    """A name as people see it: a tenant's own has its owner before it."""
+    """Write a name for people; a tenant's own has its owner before it."""
     owner = adapter.get("owner", SHARED)
     shown = adapter["name"] if owner in (SHARED, "braid") else f"{owner}/{adapter['name']}"
     return f"{shown} (pinned)" if adapter.get("pinned") else shown
 
 
 def holders(status: dict[str, Any], digest: str) -> list[str]:
-    """Replicas that hold a version; its state is added where it is not ready."""
+    """List the replicas that have loaded a version, with its state unless that is "ready"."""
     return [
         replica["replica_id"] + ("" if held["state"] == "ready" else f" ({held['state']})")
         for replica in status["replicas"]
@@ -131,7 +131,7 @@ def holders(status: dict[str, Any], digest: str) -> list[str]:
 
 
 def from_models(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows from ``/v1/models``, for a key without the administrator's rights."""
+    """List rows of ``/v1/models``, for a key without the administrator's rights."""
     return [
         {
             "name": card["id"],

@@ -7,7 +7,7 @@ import typer
 
 
 class BaseCheckName(StrEnum):
-    """What ``--base-check`` takes."""
+    """Choices of ``--base-check``."""
 
     SHAPES = "shapes"
     NAME = "name"

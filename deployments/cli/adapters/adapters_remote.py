@@ -87,7 +87,7 @@ def add(
 
 
 def _about_routers(where: Path, name: str) -> str:
-    """What to do with the routers that were trained with an adapter, for one name."""
+    """Advise on the routers that were trained with an adapter, for one name."""
     known = orjson.loads((where / ROUTER_FILE).read_bytes()).get("candidates", [name])
     if name in known:
         return f"it has routers of its modules: `braid router add {name} {where}`"
@@ -214,7 +214,7 @@ def verify(
     key: KeyOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Read an adapter's files anew and compare them with the digest."""
+    """Read an adapter's files again and compare them with the digest."""
     with _client(url, key) as client:
         answer = ask_about(
             client, name, lambda meant: client.post(_path(meant, "verify", tenant=tenant), {}).body
@@ -232,7 +232,7 @@ def _upload(client: BraidClient, fields: dict[str, Any], where: Path) -> dict[st
 
 @contextmanager
 def _conflict_advised(replace: bool, expect: str | None) -> Iterator[None]:
-    """A name that exists: how to say on the command line that it may."""
+    """Add advice for the command line to a conflict over a name that exists."""
     try:
         yield
     except AdapterConflict as error:
@@ -265,7 +265,7 @@ def _meant(client: BraidClient, tenant: str | None, expect: str | None) -> dict[
 
 
 def _local(source: str) -> Path | None:
-    """A folder or archive of this machine, or None where SOURCE is something else.
+    """Find the folder or archive that SOURCE names here; returns None if it names something else.
 
     Raises:
         ConfigError: it looks like a path, and there is nothing.

@@ -27,9 +27,10 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace what OUT already holds.")
     ] = False,
 ) -> None:
-    """Convert an adapter whose initialisation changed the base into a plain LoRA of twice the rank.
+    """Convert an adapter whose initialisation changed the base into a plain LoRA of twice the
+    rank.
 
-    What it computes beside the changed base, the plain one computes beside the base itself.
+    The plain LoRA on the unchanged base computes what the adapter computes on its changed base.
     """
     from router_service.artifacts.outputs import claim_folder
     from training.merging.conversion import convert_adapter

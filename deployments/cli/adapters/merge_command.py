@@ -14,7 +14,7 @@ from deployments.local.quickstart import DEMO_ADAPTERS
 
 
 class MergeMethod(StrEnum):
-    """What ``--method`` takes."""
+    """Choices of ``--method``."""
 
     CAT = "cat"
     LINEAR = "linear"

@@ -16,7 +16,7 @@ BEGINNING = re.compile("[0-9a-f]{4,63}")
 
 
 def full_digest(client: BraidClient, beginning: str) -> str:
-    """The one registered version that begins so; a whole digest is taken as it is.
+    """Find the one registered version that begins so; a whole digest is returned unchanged.
 
     Raises:
         ConfigError: none, or several.
@@ -34,9 +34,9 @@ def full_digest(client: BraidClient, beginning: str) -> str:
 def ask_about(
     client: BraidClient, wanted: str, ask: Callable[[str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The answer about a name, or else about the one version that begins so.
+    """Ask about a name, or else about the one version whose digest begins so.
 
-    The server says what is a name: it also knows those that are being added.
+    The server decides which of them it is, as it also knows the names that are being added.
 
     Args:
         ask: sends the request for a name or a whole digest.

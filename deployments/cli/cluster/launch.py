@@ -1,4 +1,4 @@
-"""What ``braid up`` is asked for, checked in full before anything starts."""
+"""Options of ``braid up``, checked in full before anything starts."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -85,10 +85,10 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
 
 
 def check_machine(launch: Launch, model: ModelLocation) -> str | None:
-    """What can be checked only beside the base model, and on the network.
+    """Check what needs the base model or the network.
 
     Returns:
-        What to warn of; None where that is nothing.
+        A warning, or None if there is none.
 
     Raises:
         ConfigError: the replicas or a router do not fit, or the Redis server cannot be
@@ -116,10 +116,10 @@ def check_redis(url: str) -> str | None:
     """Refuse a Redis server that cannot be used; the message never has the password.
 
     Returns:
-        What a full server would drop beside decisions; None where that is nothing.
+        What a full server would drop besides decisions, or None if nothing.
 
     Raises:
-        ConfigError: the address is malformed, nobody answers there, or the server is a node of a
+        ConfigError: the address is malformed, no server answers there, or the server is a node of a
             Redis Cluster or a Sentinel.
     """
     import redis
@@ -149,7 +149,8 @@ def check_redis(url: str) -> str | None:
 
 
 def differences(state: StateDir, wished: AppConfig) -> list[str]:
-    """Paths of the entries in which ``wished`` is not what the running cluster was started with."""
+    """List the paths of entries in which ``wished`` differs from the running cluster's
+    configuration."""
     running = AppConfig.model_validate(read_json(state.run) or {})
     before, after = _flat(running), _flat(wished)
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
@@ -173,7 +174,7 @@ def _flat(config: AppConfig) -> dict[str, Any]:
 
 
 def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
-    """Paths are absolute: the supervisor works in another folder."""
+    """Make the configuration; its paths are absolute, as the supervisor works in another folder."""
     redis_url = wish.redis_url
     if redis_url is None and settings.redis_url is not None:
         redis_url = settings.redis_url.get_secret_value()
@@ -205,7 +206,7 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is None, so that the defaults stay those of the configuration."""
+    """Leave out entries that are None, so that the defaults stay those of the configuration."""
     given = {
         key: _given(value) if isinstance(value, dict) else value
         for key, value in values.items()
@@ -239,7 +240,7 @@ def _sources(folder: Path | None, state: StateDir) -> Path:
 
 
 def _source_url(url: str) -> str:
-    """An entry of the list of permitted sources: it must permit itself, and not more by mistake."""
+    """Make an entry of the permitted sources, which must permit itself and no more."""
     from cluster.adapters.sources.allow_list import AllowList, without_secrets
 
     shown = without_secrets(url)

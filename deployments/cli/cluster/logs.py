@@ -53,7 +53,7 @@ def logs(
 
 
 def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> Iterator[str]:
-    """Lines that are JSON objects with these members; None wants nothing of a member."""
+    """Yield the lines that are JSON objects with these members; a None member is not compared."""
     for line in lines:
         if not line.startswith(b"{"):
             continue
@@ -66,7 +66,7 @@ def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> I
 
 
 def lines_after(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Lines as they come, from where ``file`` is read to, and of files that take the name later.
+    """Yield new lines of ``file`` as they come, and of files that take its name later.
 
     Closes ``file`` once that happens.
     """

@@ -12,7 +12,7 @@ model_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.
 
 @model_app.callback()
 def _group() -> None:
-    """Base models on this machine."""
+    """Manage base models on this machine."""
 
 
 @model_app.command("fetch")

@@ -49,7 +49,7 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
 
 
 def _explain_absence(url: str | None) -> None:
-    """Say why there is no cluster of this state folder that could be asked.
+    """Say why no cluster of this state folder could be asked.
 
     Raises:
         NoServer: it is not there, or not yet.
@@ -83,7 +83,7 @@ def _explain_absence(url: str | None) -> None:
 
 
 def show_replicas(replicas: list[dict[str, Any]]) -> None:
-    """Load, KV blocks and resident adapters of each replica."""
+    """Print load, KV blocks and resident adapters of each replica."""
     table = Table(title="Replicas", title_justify="left", title_style="bold", **TABLE)
     for column in ("replica", "running", "queued", "KV in use", "slots", "memory", "resident"):
         table.add_column(column, overflow="fold")
@@ -112,7 +112,7 @@ def _resident(adapter: dict[str, Any]) -> str:
 
 
 def show_placement(placement: dict[str, Any]) -> None:
-    """How many copies of what, why, and what changed lately."""
+    """Print the copies of each adapter, their reasons, and recent changes."""
     console.out.print()
     if "ticks" not in placement:  # the controller does not answer; the replicas go on without it
         console.note(str(placement.get("error")))
@@ -147,7 +147,7 @@ def show_placement(placement: dict[str, Any]) -> None:
 
 
 def history_line(change: dict[str, Any]) -> str:
-    """One change: when, what, which adapter where, why."""
+    """Write one change: time, action, adapter, place, reason."""
     at = time.strftime("%H:%M:%S", time.localtime(change["at"]))
     what = " ".join(word for word in (change["kind"], change["adapter"]) if word)
     where = f" on {change['replica_id']}" if change["replica_id"] else ""
@@ -155,7 +155,7 @@ def history_line(change: dict[str, Any]) -> str:
 
 
 def show_store(store: dict[str, Any]) -> None:
-    """Whether decisions are kept, and how often they were found."""
+    """Print if decisions are kept, and how often they were found."""
     closed = store["breaker"] == "closed"
     words = "answers" if closed else f"away (breaker {store['breaker']}): decisions are carried"
     counts = ", ".join(f"{store[name]} {name}" for name in store if name != "breaker")
@@ -168,7 +168,7 @@ def show_store(store: dict[str, Any]) -> None:
 
 
 def show_tenants(tenants: list[dict[str, Any]]) -> None:
-    """Who may use what."""
+    """Print the rights of every tenant."""
     table = Table(title="Tenants", title_justify="left", title_style="bold", **TABLE)
     for column in ("tenant", "role", "adapters"):
         table.add_column(column)

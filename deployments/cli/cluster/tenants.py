@@ -19,7 +19,7 @@ tenants_app = typer.Typer(no_args_is_help=True, help="See who may use what.")
 
 @tenants_app.callback()
 def _group() -> None:
-    """See who may use what."""
+    """Show the rights of the tenants."""
 
 
 @tenants_app.command("list")
@@ -74,7 +74,7 @@ def check(
 
 
 def tenants_file(state: StateDir) -> Path:
-    """The file that the last ``braid up`` named, else the demo tenants'.
+    """Find the file that the last ``braid up`` named, else the demo tenants'.
 
     Raises:
         ConfigError: there was no ``braid up`` yet.

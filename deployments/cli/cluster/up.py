@@ -219,7 +219,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
 
 
 def _prepare(launch: Launch, state: StateDir, settings: Settings) -> None:
-    """The rest of the checks, the model, and the demo tenants' files."""
+    """Run the remaining checks, fetch the model, and write the demo tenants' files."""
     from cluster.base_model.source import resolve_model
     from cluster.tenancy.quickstart import write_demo_tenants
 

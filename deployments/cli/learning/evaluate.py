@@ -21,7 +21,7 @@ SHOWN_MISTAKES = 3
 
 
 class MetricName(StrEnum):
-    """What ``--metric`` takes."""
+    """Choices of ``--metric``."""
 
     EXACT = "exact"
     VALUE = "value"
@@ -137,7 +137,7 @@ def evaluate(
 
 
 def _options(given: list[str]) -> dict[str, object]:
-    """Settings as JSON values where they are some, else as text."""
+    """Parse settings as JSON values if they are some, else as text."""
     options: dict[str, object] = {}
     for text in given:
         name, equals, value = text.partition("=")

@@ -25,7 +25,7 @@ mixture_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")
 
 
 class Space(StrEnum):
-    """What ``--space`` takes."""
+    """Choices of ``--space``."""
 
     OUTPUTS = "outputs"
     FACTORS = "factors"

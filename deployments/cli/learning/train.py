@@ -32,7 +32,7 @@ train_app = typer.Typer(no_args_is_help=True, help="Train an adapter or a router
 
 @train_app.callback()
 def _group() -> None:
-    """Train an adapter or a router; an interrupted training goes on with --resume."""
+    """Train an adapter or a router; continue an interrupted training with --resume."""
 
 
 @train_app.command("adapter")

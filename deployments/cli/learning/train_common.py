@@ -1,4 +1,4 @@
-"""What the commands that train have in common: options, settings from them, progress, report."""
+"""Options, settings, progress and report of the commands that train."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,7 +58,7 @@ MaxTokensOption = Annotated[
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """Say how to go on where the training within is interrupted and has left a checkpoint."""
+    """Say how to continue if the training within is interrupted and has left a checkpoint."""
     from router_service.artifacts.outputs import CHECKPOINT_FILE
 
     try:
@@ -98,7 +98,7 @@ def shown(train: "Callable[..., TrainReport]", config: "TrainingConfig") -> None
 
 
 def checked(kind: type[M], **values: Any) -> M:
-    """The settings; None is "not given", so that defaults stay in one place.
+    """Make the settings; None is "not given", so that defaults stay in one place.
 
     Raises:
         ConfigError: a value that cannot be; the message names it.

@@ -92,7 +92,7 @@ def gate(
 
 
 def _of_demo(adapters: list[Path]) -> bool:
-    """Whether all adapters are the demo's."""
+    """Check if all adapters are the demo's."""
     return all(path.resolve().parent == DEMO_ADAPTERS.resolve() for path in adapters)
 
 

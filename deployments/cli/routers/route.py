@@ -82,7 +82,7 @@ def route(
 
 
 def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str, Any]:
-    """The demo router's answer, in the form of ``POST /v1/route``; it is kept nowhere.
+    """Ask the demo router here, in the form of ``POST /v1/route``; the decision is kept nowhere.
 
     Raises:
         ConfigError: the demo is not here, or has no such tenant or router.
@@ -133,7 +133,7 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
 
 
 def show_decision(decision: dict[str, Any]) -> None:
-    """Mixture as bars, then every candidate or what the engine made, then where it came from."""
+    """Print the mixture as bars, then candidates or the engine's weights, then the source."""
     if weighs_tokens(decision):
         show_gate(decision)
     else:
@@ -159,7 +159,7 @@ def show_decision(decision: dict[str, Any]) -> None:
 
 
 def show_gate(decision: dict[str, Any]) -> None:
-    """What a gate weighed over an answer, where that is known; else that it will."""
+    """Print a gate's weights over an answer, or say when they are computed."""
     console.out.print("[bold]gate[/bold]")
     explained = decision.get("explain") or {}
     if not explained.get("gate_weights"):
@@ -178,7 +178,7 @@ def show_gate(decision: dict[str, Any]) -> None:
 
 
 def show_modules(decision: dict[str, Any]) -> None:
-    """How much each module is used, where prefill has chosen; else that it will."""
+    """Print each module's use if prefill has chosen, or say that it will."""
     layers = (decision.get("explain") or {}).get("layers")
     console.out.print("\n[bold]modules[/bold]")
     if not layers:
@@ -190,7 +190,7 @@ def show_modules(decision: dict[str, Any]) -> None:
 
 
 def _spread_table(what: str, rows: dict[str, list[float]]) -> Table:
-    """Mean and range of each row's weights."""
+    """Make a table of the mean and range of each row's weights."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(what)
     for column in ("mean", "lowest", "highest"):
@@ -202,7 +202,7 @@ def _spread_table(what: str, rows: dict[str, list[float]]) -> Table:
 
 
 def _candidates_table(scores: list[dict[str, Any]]) -> Table:
-    """Every candidate's probability, and whether it was kept."""
+    """Make a table of every candidate's probability, and if it was kept."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("candidate", "probability", "", "kept"):
         table.add_column(column, justify="right" if column == "probability" else "left")

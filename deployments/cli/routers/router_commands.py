@@ -17,7 +17,7 @@ router_app = typer.Typer(
 
 @router_app.callback()
 def _group() -> None:
-    """Add routers to a running cluster; import those that others trained."""
+    """Add routers to a running cluster, or import published ones."""
 
 
 router_app.command("list")(router_remote.list_routers)

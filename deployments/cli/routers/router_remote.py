@@ -106,7 +106,7 @@ def remove(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> 
 
 @contextmanager
 def packed(folder: Path) -> Iterator[BinaryIO]:
-    """The files of an artifact as a .tar in a temporary file.
+    """Pack the files of an artifact into a temporary .tar.
 
     Raises:
         ConfigError: it has none.

@@ -25,7 +25,7 @@ ANY_INTERFACE = "://0.0.0.0:"
 
 
 class NoServer(BraidError):
-    """Nobody answers where a server should be."""
+    """No server answers at the address."""
 
     code = "no_server"
 
@@ -52,7 +52,7 @@ class ServerAnswer:
 
     @property
     def source(self) -> str:
-        """How the request came by its decision."""
+        """Origin of the request's decision."""
         return self.headers.get("x-braid-decision-source", "")
 
 
@@ -65,12 +65,12 @@ class AnswerStream:
 
 
 def open_state() -> StateDir:
-    """The state folder as it is; nothing is created."""
+    """Name the state folder; nothing is created."""
     return StateDir(state_folder(Settings()))
 
 
 def find_target(url: str | None, key: str | None, tenant: str | None, default: str) -> ServerTarget:
-    """The server of ``--url`` or this state folder's, and the key for it.
+    """Find the server of ``--url`` or of this state folder, and the key for it.
 
     The key is ``--key``, else ``--tenant``'s in the keys file, else ``BRAID_API_KEY``, else that of
     ``default`` in the keys file. Keys of this state folder are not sent to other servers unasked.
@@ -143,10 +143,10 @@ class BraidClient:
         self._http.close()
 
     def get(self, path: str) -> dict[str, Any]:
-        """The JSON object at ``path``.
+        """Read the JSON object at ``path``.
 
         Raises:
-            NoServer: nobody answers.
+            NoServer: no server answers.
             BraidError: the server's refusal.
         """
         with self._mapped():
@@ -154,10 +154,10 @@ class BraidClient:
         return _object(response)
 
     def post(self, path: str, body: Mapping[str, Any]) -> ServerAnswer:
-        """The answer to ``body``.
+        """Send ``body`` and return the answer.
 
         Raises:
-            NoServer: nobody answers.
+            NoServer: no server answers.
             BraidError: the server's refusal.
         """
         with self._mapped():
@@ -165,10 +165,10 @@ class BraidClient:
         return ServerAnswer(_object(response), response.headers)
 
     def delete(self, path: str) -> dict[str, Any]:
-        """The answer to a deletion.
+        """Delete what is at ``path`` and return the answer.
 
         Raises:
-            NoServer: nobody answers.
+            NoServer: no server answers.
             BraidError: the server's refusal.
         """
         with self._mapped():
@@ -176,7 +176,7 @@ class BraidClient:
         return _object(response)
 
     def upload(self, path: str, query: Mapping[str, str], archive: BinaryIO) -> dict[str, Any]:
-        """The answer to a file, which is sent as it is read.
+        """Send a file as it is read, and return the answer.
 
         Raises:
             NoServer: nobody answers.
@@ -192,15 +192,15 @@ class BraidClient:
         return _object(response)
 
     def chat(self, body: Mapping[str, Any]) -> ServerAnswer:
-        """``POST /v1/chat/completions``, whole."""
+        """Ask ``POST /v1/chat/completions`` for a whole answer."""
         return self.post("/v1/chat/completions", body)
 
     @contextmanager
     def stream_chat(self, body: Mapping[str, Any]) -> Iterator[AnswerStream]:
-        """``POST /v1/chat/completions`` as a stream.
+        """Ask ``POST /v1/chat/completions`` for a stream.
 
         Raises:
-            NoServer: nobody answers.
+            NoServer: no server answers.
             BraidError: the server's refusal, also in the middle of the stream.
         """
         sent = {**body, "stream": True}
@@ -214,7 +214,7 @@ class BraidClient:
             yield AnswerStream(ServerAnswer({}, response.headers), _pieces(response))
 
     def decision(self, decision_id: str) -> dict[str, Any] | None:
-        """A decision by its id; None where it is not kept (a fallback, or the store is away)."""
+        """Read a decision; returns None if it is not kept (a fallback, or the store is away)."""
         try:
             return self.get(f"/v1/decisions/{decision_id}")
         except (DecisionNotFound, StoreUnavailable):

@@ -1,4 +1,4 @@
-"""What the commands have in common on the terminal: colours, bars, spinners, errors."""
+"""Output of the commands on the terminal: colours, bars, spinners, errors."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,19 +31,19 @@ err = Console(stderr=True, highlight=False)
 
 
 def show_error(error: BraidError) -> None:
-    """One red message: what is wrong, how to mend it, and the code of a server's error."""
+    """Print one red message: the fault, the remedy, and the code of a server's error."""
     code = code_of(error)
     words = Text("error: ", style="bold red") + Text(error.message, style="red")
     err.print(words if code is None else words + Text(f" ({code})", style="dim"))
 
 
 def note(message: str) -> None:
-    """Something that is not an error but should be known."""
+    """Print something that is not an error but should be known."""
     err.print(Text("note: ", style="bold yellow") + Text(message, style="yellow"))
 
 
 def plain(line: str) -> None:
-    """A line to be copied: never wrapped, coloured or read as markup."""
+    """Print a line to be copied: never wrapped, coloured or read as markup."""
     out.print(line, markup=False, soft_wrap=True)
 
 
@@ -67,14 +67,14 @@ def size(nbytes: float) -> str:
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A bar that fills ``share`` (0 to 1) of ``width`` cells, to an eighth of a cell."""
+    """Draw a bar that fills ``share`` (0 to 1) of ``width`` cells, to an eighth of a cell."""
     eighths = round(min(1.0, max(0.0, share)) * width * 8)
     whole, rest = divmod(eighths, 8)
     return "█" * whole + (EIGHTHS[rest] if rest else "")
 
 
 def mixture_table(mixture: Sequence[Mapping[str, Any]]) -> Table | Text:
-    """A mixture as bars of ``|weight|`` relative to the largest; negative weights are red.
+    """Draw a mixture as bars of ``|weight|`` relative to the largest; negative weights are red.
 
     Args:
         mixture: terms with ``name`` and ``weight``.
@@ -97,9 +97,9 @@ def mixture_table(mixture: Sequence[Mapping[str, Any]]) -> Table | Text:
 
 @contextmanager
 def spinner(what: str) -> Iterator[Callable[[str], None]]:
-    """A spinner with the time since it began; call what it gives to change the words.
+    """Show a spinner with the time since it began; call the yielded function to change the words.
 
-    Where there is no terminal, each change is a line.
+    Without a terminal, each change is a line.
     """
     if not err.is_terminal:
         yield lambda words: err.print(words, markup=False)
@@ -112,10 +112,10 @@ def spinner(what: str) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def counter(*, transient: bool = False) -> Iterator[Callable[[str, str, int, int | None], None]]:
-    """Bars with the time that is left, one for each name.
+    """Show bars with the time that is left, one for each name.
 
-    Call what it gives with a name, words that change, units done, and units in all (None: not
-    known). Where there is no terminal, a line says every tenth of the way.
+    Call the yielded function with a name, words that change, units done, and units in all (None:
+    not known). Without a terminal, a line is printed every tenth of the way.
     """
     if not err.is_terminal:
         tenths: dict[str, int] = {}
@@ -152,6 +152,6 @@ def counter(*, transient: bool = False) -> Iterator[Callable[[str, str, int, int
 
 @contextmanager
 def fetch_bar() -> Iterator[Callable[[str, int, int | None], None]]:
-    """Progress of a fetched model: one bar for each thing that is done."""
+    """Show the progress of a fetched model: one bar for each step."""
     with counter(transient=True) as report:
         yield lambda what, done, total: report(what, "", done, total)

@@ -8,11 +8,11 @@ from router_service.routers.base import MAX_WEIGHT
 
 
 def parse_mixture(text: str, option: str = "--mixture") -> dict[str, float]:
-    """Weights by alias, in the order written; a name alone has weight 1.
+    """Parse weights by alias, in the order written; a name alone has weight 1.
 
     Raises:
-        ConfigError: a term without a name, a weight that is no finite number or too large, or a
-            name twice.
+        ConfigError: a term without a name, a weight that is not a finite number or is too large, or
+            a name twice.
     """
     mixture: dict[str, float] = {}
     for term in text.split(","):
@@ -35,7 +35,7 @@ def parse_mixture(text: str, option: str = "--mixture") -> dict[str, float]:
 
 
 def parse_names(text: str, option: str) -> tuple[str, ...]:
-    """Names separated by commas.
+    """Parse names separated by commas.
 
     Raises:
         ConfigError: an empty one, or one twice.
@@ -48,7 +48,7 @@ def parse_names(text: str, option: str) -> tuple[str, ...]:
 
 
 def adapter_folders(root: Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """The adapters' folders, by alias.
+    """Find the adapters' folders, by alias.
 
     Raises:
         ConfigError: one is not there; the message says which are.

@@ -1,4 +1,4 @@
-"""What a server refused: for people with advice and its code, for programs as it was said."""
+"""Errors of a server: with advice for people, unchanged for programs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +28,7 @@ class ServerRefusal(Exception):
 
 
 def refused(problem: Mapping[str, Any]) -> BraidError:
-    """The server's error as one of ours, with what can be done about it from here."""
+    """Turn the server's error into one of ours, with advice for the command line."""
     message = str(problem.get("message"))
     kind = type(known_error(str(problem.get("code")), message))
     error = kind(message, param=problem.get("param"))
@@ -38,21 +38,21 @@ def refused(problem: Mapping[str, Any]) -> BraidError:
 
 
 def advised(error: BraidError, advice: str) -> BraidError:
-    """The same error with more to say."""
+    """Copy an error and add advice to it."""
     told = type(error)(f"{error.message}; {advice}", param=error.param)
     told.__cause__ = error.__cause__
     return told
 
 
 def code_of(error: BraidError) -> str | None:
-    """The stable code of a server's error; None where no server has said so."""
+    """Read the stable code of a server's error; returns None if no server has answered."""
     cause = error.__cause__
     code = cause.problem.get("code") if isinstance(cause, ServerRefusal) else None
     return None if code is None else str(code)
 
 
 def error_body(error: BraidError) -> dict[str, Any]:
-    """An error for programs, as a server writes it: ``{"error": {...}}``."""
+    """Write an error for programs, as a server does: ``{"error": {...}}``."""
     cause = error.__cause__
     if isinstance(cause, ServerRefusal):
         return {"error": {**cause.problem, "message": error.message}}
