@@ -45,8 +45,8 @@ def data(
 ) -> None:
     """Write each skill's examples as JSON lines; held-out ones come from other templates.
 
-    Beside them the prompts of all skills for a router, and 200 examples of two skills at once for
-    a gate.
+    Also write the prompts of all skills for a router, and 200 examples of two skills at once for a
+    gate.
     """
     from demo.generator.datasets import generate_pairs, write_datasets
     from demo.generator.router import write_router_data
@@ -181,7 +181,7 @@ def wordings(
     results: Annotated[Path, typer.Option(metavar="FILE")] = RESULTS,
     report: Annotated[Path, typer.Option(metavar="FILE")] = REPORT,
 ) -> None:
-    """Score the router's choices on human wordings, beside rivals; needs no cluster."""
+    """Score the router's choices on human wordings, and its rivals'; needs no cluster."""
     from demo.generator.score_wordings import score_wordings
 
     done = score_wordings(router, results, report, before)
@@ -196,7 +196,7 @@ def wordings(
 
 
 def router_name(client: BraidClient) -> str | None:
-    """The first router of the server, which answers ``auto``."""
+    """Name the first router of the server, which answers ``auto``."""
     names = [str(card["id"]) for card in client.get("/v1/models")["data"]]
     named = [name.removeprefix(f"{AUTO}:") for name in names if name.startswith(f"{AUTO}:")]
     return named[0] if named else None

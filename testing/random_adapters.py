@@ -74,7 +74,7 @@ def write_adapters(model: Path, out: Path, count: int, rank: int, seed: int) -> 
 
 
 def _shapes(config: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Module name -> (d_out, d_in) of a Llama-like decoder."""
+    """Map module name -> (d_out, d_in) of a Llama-like decoder."""
     hidden, inner = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // heads

@@ -40,7 +40,7 @@ class Reply:
 
 
 def crowds(replicas: int) -> Iterator[int]:
-    """How many to send at once, time after time, until every replica has answered one.
+    """Yield how many to send at once, time after time, until every replica has answered one.
 
     A replica with less to do is preferred, and of idle ones always the same: where answers are
     short, or other load lies unevenly, a few go the same way and more must come.
@@ -54,7 +54,7 @@ async def ask(
     body: Mapping[str, Any],
     on_arrival: Callable[[float], None] = lambda _: None,
 ) -> Reply:
-    """Send one completion and read it to its end; a failure is told in the reply."""
+    """Send one completion and read it to its end; a failure is noted in the reply."""
     reply = Reply(time.perf_counter())
     try:
         async with client.stream("POST", "/v1/completions", json=body) as answer:
@@ -72,7 +72,7 @@ async def ask(
 
 
 def versions(header: str) -> dict[str, str]:
-    """``x-braid-adapters`` as name -> version."""
+    """Parse ``x-braid-adapters`` into name -> version."""
     return {name: digest for name, digest, _ in TERM.findall(header)}
 
 

@@ -104,7 +104,7 @@ class GateTrainingConfig(TrainingConfig):
 
 
 class MiloraTrainingConfig(TrainingConfig):
-    """What `train_milora` needs. Defaults are MiLoRA's (arXiv 2410.18035) where a small model
+    """Settings of `train_milora`. Defaults are MiLoRA's (arXiv 2410.18035) if a small model
     learns with them; its rank is 32 and its learning rate 1e-4, for 7 billion parameters."""
 
     alias: str | None = None

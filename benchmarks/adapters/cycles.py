@@ -42,7 +42,7 @@ DECISIONS = b":decision:"
 
 @dataclass
 class CycleLog:
-    """What happened."""
+    """Events and times of all cycles."""
 
     add_s: list[float] = field(default_factory=list)
     remove_s: list[float] = field(default_factory=list)
@@ -53,7 +53,7 @@ class CycleLog:
 
 @dataclass(frozen=True, slots=True)
 class RestState:
-    """What the cluster holds at rest."""
+    """Contents of the cluster at rest."""
 
     device_bytes: int
     host_bytes: int
@@ -77,7 +77,7 @@ class Cycles:
         self._started = time.perf_counter()
 
     async def run(self, first: int, count: int, workers: int) -> float:
-        """Cycles ``first`` to ``first + count - 1``; how long they took, seconds."""
+        """Run cycles ``first`` to ``first + count - 1``; returns their seconds."""
         numbers = iter(range(first, first + count))
         sampling = asyncio.create_task(self._sample())
         self._started = time.perf_counter()
@@ -97,7 +97,7 @@ class Cycles:
         return self._cluster.config.replica.replicas
 
     def reset(self) -> None:
-        """Begin the books anew; problems stay."""
+        """Clear the log; problems stay."""
         self.book = CycleLog(problems=self.book.problems)
         self.samples = ProcessBook()
         self.marks = []
@@ -156,7 +156,7 @@ class Cycles:
 
 
 async def held(cluster: LocalCluster) -> tuple[RestState, list[str]]:
-    """What the cluster holds when it rests, and what is out of balance."""
+    """Read the contents of the cluster once it rests, and list what is out of balance."""
     async with cluster.client() as client:
         admin = Admin(client)
         problems = [*await admin.unrest(REST_S), *await admin.left(REST_S)]
@@ -191,7 +191,7 @@ async def held(cluster: LocalCluster) -> tuple[RestState, list[str]]:
 
 
 def resident(cluster: LocalCluster) -> dict[str, int]:
-    """Bytes of each replica's process in memory, now."""
+    """Read the bytes of each replica's process in memory."""
     book = ProcessBook()
     book.look(cluster.running.pid, 0.0, cluster.redis_port)
     return {
@@ -202,7 +202,7 @@ def resident(cluster: LocalCluster) -> dict[str, int]:
 
 
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
-    """The proof on a cluster of its own."""
+    """Run the proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
     cluster = start_proof_cluster(
         folder / "state",
@@ -227,7 +227,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
 async def warm(
     cluster: LocalCluster, cycles: Cycles, count: int, workers: int
 ) -> tuple[RestState, list[str]]:
-    """The first cycles; what is held after them."""
+    """Run the first cycles; returns the contents after them."""
     await cycles.run(0, count, workers)
     cycles.reset()
     return await held(cluster)
@@ -242,7 +242,7 @@ def report(
     problems: list[str],
     elapsed: float,
 ) -> ProofResult:
-    """The result."""
+    """Make the result."""
     before, after = before_and_after
     book, drifts = cycles.book, cycles.samples.drifts(0, elapsed)
     growth = [(drift, drift.rss[1] / drift.rss[0]) for drift in drifts]

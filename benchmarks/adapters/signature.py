@@ -1,4 +1,4 @@
-"""Every answer is checked against the exact weights that it says gave it, while names change.
+"""Proof that every answer is of the exact weights that it names, while names change.
 
 Names are added, replaced, switched, rolled back and removed all the time; what a name may have
 meant while a request was under way is on record.
@@ -40,7 +40,8 @@ REST_S = 60.0
 async def prove(
     cluster: LocalCluster, base: str, supply: list[Made], options: argparse.Namespace
 ) -> tuple[Churn, list[SignatureAsked], list[str], float]:
-    """Fill, ask and change at once, empty; what was found, and what is left or out of balance."""
+    """Fill, ask and change at once, empty; returns the answers, and what is left or out of
+    balance."""
     rng = random.Random(options.seed)
     async with (
         cluster.client() as admin_client,
@@ -71,7 +72,7 @@ async def prove(
 
 
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
-    """The proof on a cluster of its own."""
+    """Run the proof on a cluster of its own."""
     print("making adapters, each checked by the reference", flush=True)
     layers = (0, base.layers - 1)
     spare = round(SPARE * options.supply)

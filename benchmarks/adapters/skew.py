@@ -1,9 +1,9 @@
-"""Two thousand adapters cost little more than five, and one tenant's many do not hurt another.
+"""Proof that 2,000 adapters cost little more than five, and that one tenant's do not hurt another.
 
 Rounds of both loads take turns. Throughput: the same clients ask 5 adapters, or 2,000 of which 8 %
 are hot. Fairness: a victim asks its own adapter while another tenant is away, asks a few adapters
-that every replica holds, or asks 500 in turn, which no pool holds; only the last two are the same
-load, and tell what the 500 do that any other request would not.
+that every replica has loaded, or asks 500 in turn, which no pool has room for. The last two are the
+same load, so they show what the 500 do that any other request would not.
 """
 
 import argparse
@@ -47,7 +47,7 @@ Choose = Callable[[], str]
 
 @dataclass
 class SkewLoad:
-    """What one sort of round showed."""
+    """Figures of one sort of round."""
 
     tokens_per_s: list[float] = field(default_factory=list)  # of each round
     ttft: list[float] = field(default_factory=list)
@@ -57,7 +57,7 @@ class SkewLoad:
 
 @dataclass
 class SkewLog:
-    """What all rounds showed."""
+    """Figures of all rounds."""
 
     loads: dict[str, SkewLoad] = field(default_factory=lambda: defaultdict(SkewLoad))
     registered_s: float = 0.0
@@ -80,7 +80,7 @@ class Skew:
         self._rest = names[FEW + len(self._hot) :]
 
     async def run(self) -> None:
-        """Register, then all rounds."""
+        """Register, then run all rounds."""
         async with (
             self._cluster.client() as admin_client,
             self._cluster.client(VICTIM) as victim,
@@ -129,7 +129,7 @@ class Skew:
         return self._rng.choice(self._hot if hot else self._rest)
 
     async def _round(self, name: str, client: httpx2.AsyncClient, choose: Choose) -> None:
-        """Clients that ask again as soon as they are answered; the slowest ends the round."""
+        """Run clients that ask again as soon as they are answered; the slowest ends the round."""
         options = self._options
         left = iter(range(options.requests))
 
@@ -166,7 +166,7 @@ class Skew:
         other: httpx2.AsyncClient,
         choose: Choose | None,
     ) -> None:
-        """The victim asks now and then; the other tenant all the time."""
+        """Ask for the victim now and then, and for the other tenant all the time."""
 
         theirs: list[Reply] = []
         mine: list[Reply] = []
@@ -212,7 +212,7 @@ class Skew:
 
 
 def met(reply: Reply, others: Sequence[Reply]) -> bool:
-    """Whether its replica was busy with one of the others before its first token."""
+    """Check if its replica was busy with one of the others before its first token."""
     return any(
         other.replica == reply.replica
         and other.sent < (reply.arrivals or [reply.ended])[0]
@@ -222,7 +222,7 @@ def met(reply: Reply, others: Sequence[Reply]) -> bool:
 
 
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
-    """The proof on a cluster of its own."""
+    """Run the proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
     cluster = start_proof_cluster(
         folder / "state",
@@ -243,7 +243,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
 def report(
     options: argparse.Namespace, base: BaseModel, copies: Copies, book: SkewLog
 ) -> ProofResult:
-    """The result."""
+    """Make the result."""
     few, many = (book.loads[f"{count} adapters"] for count in (FEW, options.adapters))
     alone, warm, cold = (book.loads[name] for name in (ALONE, WARM, MANY_COLD))
     ratios = [b / a for a, b in zip(few.tokens_per_s, many.tokens_per_s, strict=True)]

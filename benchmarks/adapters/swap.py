@@ -1,4 +1,4 @@
-"""How soon a new adapter speaks, and whether those who listen to others notice.
+"""Time until a new adapter answers, and the pauses that other streams notice meanwhile.
 
 Windows take turns on one cluster: streams alone, and streams while adapters are brought in. An
 adapter from the disk was never seen before: it is added, with all its checks, and asked for. One
@@ -41,7 +41,7 @@ NAME = "swapped"
 
 @dataclass
 class Swaps:
-    """What one kind of swap took."""
+    """Times of one kind of swap."""
 
     ready: list[float] = field(default_factory=list)  # until the request was answered
     first: list[float] = field(default_factory=list)  # until the first replica's first token
@@ -50,7 +50,7 @@ class Swaps:
 
 
 class Listeners:
-    """Streams that never end: one that does is begun anew."""
+    """Streams that never end; one that does is started again."""
 
     def __init__(self, client: httpx2.AsyncClient, bodies: list[dict[str, Any]]) -> None:
         self._client = client
@@ -60,7 +60,7 @@ class Listeners:
         self.problems: list[str] = []
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         await asyncio.gather(*(self._listen(body) for body in self._bodies))
 
     async def _listen(self, body: Mapping[str, Any]) -> None:
@@ -171,7 +171,7 @@ class Swapping:
 async def measure(
     cluster: LocalCluster, base: BaseModel, copies: Copies, options: argparse.Namespace
 ) -> tuple[Listeners, Swapping]:
-    """Quiet and busy windows in turns."""
+    """Measure quiet and busy windows in turns."""
     stream = {
         "prompt": "Tell me a long story about a river.",
         "max_tokens": options.stream_tokens,
@@ -218,7 +218,7 @@ async def measure(
 
 
 async def fill(swapping: Swapping, slots: int) -> None:
-    """More adapters than slots, all of which every replica has had."""
+    """Add more adapters than slots, all of which every replica has loaded once."""
     for _ in range(2 * slots):
         await swapping.from_disk()
     swapping.swaps.clear()
@@ -235,7 +235,7 @@ async def trim(admin: Admin, swapping: Swapping, keep: int) -> None:
 
 
 def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
-    """The proof on a cluster of its own."""
+    """Run the proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
     cluster = start_proof_cluster(
         folder / "state",
@@ -259,7 +259,7 @@ def report(
     listeners: Listeners,
     swapping: Swapping,
 ) -> ProofResult:
-    """The result."""
+    """Make the result."""
     quiet = percentile(listeners.gaps["quiet"], 0.99)
     result = ProofResult(
         title="How soon a new adapter speaks",

@@ -65,7 +65,7 @@ def engine(
         typer.Option(metavar="DIR", help="Write engine-bench.json, .md and .png there."),
     ] = None,
 ) -> None:
-    """Decoding and prefill with adapters and mixtures, beside transformers, PEFT and the hardware.
+    """Measure decoding and prefill with adapters, against transformers, PEFT and the hardware.
 
     No figure is shown unless the engine agrees with PEFT. The full run takes about ten minutes on
     two free cores.
@@ -115,7 +115,7 @@ def engine(
 
 
 def _show(report: "EngineReport") -> None:
-    """Tables on the terminal."""
+    """Print the tables."""
     machine = report.machine
     console.plain(
         f"{report.run.model}, {machine.threads} threads: {machine.gemm_gflops:.0f} GFLOP/s, "

@@ -1,7 +1,7 @@
 """Correctness check: no figure is printed of an engine that disagrees with PEFT.
 
-One mixed batch goes through the engine: the base beside loaded adapters, single adapters, mixtures
-of four. Each answer is then scored by PEFT in fp32: the log-probabilities that the engine gave for
+One mixed batch goes through the engine: the base with idle adapters, single adapters, mixtures of
+four. Each answer is then scored by PEFT in fp32: the log-probabilities that the engine gave for
 the likeliest tokens must be PEFT's, and each token must be PEFT's likeliest one, both within
 ``kernels.tolerances.LOGPROBS_RMS``. A check that adapters hardly move could not fail; so leaving
 the adapters out must move PEFT's own answers by more than the tolerance.
@@ -34,7 +34,7 @@ COARSE = 0.15
 
 
 class BenchmarkRefused(BraidError):
-    """Correctness was refuted; there are no figures to show."""
+    """The engine disagrees with the reference; there are no figures to show."""
 
     code = "benchmark_refused"
 
@@ -45,7 +45,7 @@ class ReferenceScorer(Protocol):
     def logprobs(
         self, prompt: Sequence[int], answer: Sequence[int], mixture: Mixture
     ) -> torch.Tensor:
-        """[len(answer), vocabulary] in fp32."""
+        """Score an answer: [len(answer), vocabulary] in fp32."""
         ...
 
 
@@ -61,7 +61,7 @@ class Agreement:
 
     @property
     def fault(self) -> str:
-        """What is wrong; empty where nothing is."""
+        """Name the fault; empty if there is none."""
         if not self.rms <= self.limit:
             return (
                 f"{self.name}: log-probabilities differ from the reference by {self.rms:.3g} "
@@ -163,7 +163,8 @@ def _ask(
 def _rms(
     logprobs: Sequence[TokenLogprobs], want: torch.Tensor, other: torch.Tensor | None = None
 ) -> float:
-    """Root mean square of (engine - want) over the engine's likeliest tokens; or (other - want)."""
+    """Compute the root mean square of (engine - want) over the engine's likeliest tokens; or
+    (other - want)."""
     squares = [
         ((value if other is None else float(other[row, token])) - float(want[row, token])) ** 2
         for row, entry in enumerate(logprobs)

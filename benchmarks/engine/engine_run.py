@@ -30,7 +30,7 @@ DECISION = RoutingDecision.of_base(DecisionId("dec_bench"), _TENANT)
 def make_request(
     name: str, prompt: Sequence[int], output: int, logprobs: int | None = None
 ) -> GenerationRequest:
-    """A greedy request of exactly ``output`` tokens."""
+    """Make a greedy request of exactly ``output`` tokens."""
     sampling = SamplingParams(
         max_tokens=output, temperature=0.0, ignore_eos=True, logprobs=logprobs
     )

@@ -6,12 +6,12 @@ from benchmarks.engine.results import EngineReport, GenerationRow, Rate, StepRow
 
 
 def render(report: EngineReport, command: str, picture: str | None = None) -> str:
-    """The page.
+    """Render the page.
 
     Args:
-        report: what was found.
-        command: that found it.
-        picture: file name of the plot, beside the page.
+        report: results of the run.
+        command: the command that made them.
+        picture: file name of the plot, in the page's folder.
     """
     machine, run = report.machine, report.run
     kind = run.dtype + (f", weights in {run.quantize}" if run.quantize else "")

@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""Options of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,8 @@ class BenchOptions:
     peak_bytes: int = 1280 * 2**20  # read to measure bandwidth; larger than any cache
 
     def engine_config(self) -> EngineConfig:
-        """The engine's configuration: room for the largest batch, nothing cached between runs."""
+        """Make the engine's configuration: room for the largest batch, nothing cached between
+        runs."""
         longest = self.prompt_tokens + self.output_tokens + STEPS * (self.rounds + 1) + 1
         block_size = EngineConfig().block_size
         largest = max([*self.batches, *(batch for _, batch, _ in self.generations)])
@@ -91,7 +92,7 @@ def make_options(
     quantize: str | None = None,
     seed: int = 0,
 ) -> BenchOptions:
-    """The quick run (below two minutes on two free cores) or the full one (below twelve).
+    """Make the quick run (below two minutes on two free cores) or the full one (below twelve).
 
     Args:
         model: folder of the base model.

@@ -54,7 +54,7 @@ class Bench:
 
         Args:
             options: what to measure.
-            progress: told what is going on.
+            progress: called with each step of the run.
         """
         self._options = options
         self._progress = progress
@@ -286,7 +286,7 @@ class Bench:
         return tokens
 
     def _prompts_together(self) -> int:
-        """Prompts that the scheduler puts into one step."""
+        """Count the prompts that the scheduler puts into one step."""
         return max(1, self._config.max_batch_tokens // self._options.prompt_tokens)
 
     def _vocab_size(self) -> int:
@@ -355,5 +355,5 @@ class _Generations:
 
 
 def run_bench(options: BenchOptions, progress: Progress) -> EngineReport:
-    """Measure; see ``Bench.report``."""
+    """Measure, as ``Bench.report``."""
     return Bench(options, progress).report()

@@ -19,7 +19,7 @@ class KernelModelShape:
     head_dim: int
 
     def sites(self) -> tuple[FusedSite, ...]:
-        """Four fused sites a layer."""
+        """List four fused sites a layer."""
         kv = self.kv_heads * self.head_dim
         sites: list[FusedSite] = []
         for layer in range(self.layers):

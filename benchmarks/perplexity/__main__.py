@@ -18,7 +18,7 @@ FIRST = "float32"
 
 
 class Weights(StrEnum):
-    """What can be compared with fp32."""
+    """Formats that can be compared with fp32."""
 
     INT8 = "int8"
     BFLOAT16 = "bfloat16"
@@ -38,7 +38,8 @@ def perplexity(
         Path | None, typer.Option(metavar="DIR", help="Write quantize.json and quantize.md there.")
     ] = None,
 ) -> None:
-    """Perplexity of a fixed text and time of a decode step, in fp32, int8 and bf16.
+    """Measure the perplexity of a fixed text and the time of a decode step, in fp32, int8 and
+    bf16.
 
     All of them run in one process, in turns, so the model is held once for each.
     """

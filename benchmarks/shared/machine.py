@@ -1,4 +1,4 @@
-"""The machine in words, so that figures can be told apart."""
+"""Words for the machine, so that figures can be compared."""
 
 import os
 import platform
@@ -26,8 +26,7 @@ ISA_FLAGS = (
 
 
 def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
-    """The CPU's name and those of ``ISA_FLAGS`` it has; what Python knows where there is no
-    such file."""
+    """Name the CPU and those of ``ISA_FLAGS`` that it has; falls back to what Python knows."""
     fields: dict[str, str] = {}
     if path.is_file():
         for line in path.read_text().splitlines():
@@ -39,26 +38,30 @@ def cpu_info(path: Path = Path("/proc/cpuinfo")) -> tuple[str, tuple[str, ...]]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def autogroup(path: Path = Path("/proc/sys/kernel/sched_autogroup_enabled")) -> str:
-    """Whether Linux schedules by terminal session, where nothing else groups processes: "on",
-    "off", or "unknown"."""
+    """Find out if Linux schedules by terminal session: "on", "off", or "unknown".
+
+    It does so only if nothing else groups processes.
+    """
     if not path.is_file():
         return "unknown"
     return "off" if path.read_text().strip() == "0" else "on"
 
 
 def load_average() -> float:
-    """Runnable processes, the mean of the last minute: above the threads in use, others were busy
-    too."""
+    """Return the mean number of runnable processes in the last minute.
+
+    Above the number of threads in use, other programs were busy too.
+    """
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
 
 
 def torch_build() -> str:
-    """torch's version and the instruction set it chose for itself."""
+    """Name torch's version and the instruction set it chose for itself."""
     return f"{torch.__version__}, {torch.backends.cpu.get_cpu_capability()}"

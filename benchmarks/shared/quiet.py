@@ -10,7 +10,7 @@ import transformers
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the libraries' bars and warnings, which would tear a progress bar apart."""
+    """Silence the libraries' bars and warnings, which would tear a progress bar apart."""
     logging: Any = transformers.utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

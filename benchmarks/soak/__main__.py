@@ -77,7 +77,7 @@ class Soak:
         return time.monotonic() - self._started
 
     async def run(self) -> SoakReport:
-        """Until the time is up; then everything is compared."""
+        """Run until the time is up, then compare everything."""
         options = self._options
         end = options.minutes * 60
         sampler = asyncio.create_task(self._sample())
@@ -139,7 +139,7 @@ class Soak:
             self._places.release()
 
     async def _rest(self) -> None:
-        """No arrivals until everything has ended; then the books must balance."""
+        """Stop arrivals until everything has ended; then compare the books."""
         began = self._now
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -186,7 +186,7 @@ class Soak:
         return self._cluster.metrics().outcomes() - self._before
 
     async def _ask_canaries(self) -> list[str]:
-        """Two greedy prompts, alone; they count as requests of the books."""
+        """Ask greedy prompts alone; they count as requests of the books."""
         found = []
         aliases = self._cluster.rights["acme"]
         for model in (self._cluster.local.config.model, aliases[0], aliases[-1]):
@@ -253,7 +253,7 @@ def _plain(counts: Counter[Outcome]) -> dict[str, int]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument(

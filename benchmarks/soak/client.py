@@ -19,7 +19,7 @@ class BrokenAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is sent."""
+    """One request to send."""
 
     path: str
     key: str
@@ -30,7 +30,7 @@ class Call:
 
 @dataclass(slots=True)
 class SoakReply:
-    """How it ended."""
+    """End of one request."""
 
     outcome: Outcome
     status: int = 0

@@ -39,7 +39,7 @@ class SoakCluster:
         """Start a cluster and wait until every replica takes requests.
 
         Args:
-            random_adapters: number of adapters beside the demo's.
+            random_adapters: number of adapters besides the demo's.
             timeout_s: time limit of a request.
         """
         rights: dict[str, tuple[str, ...]] = {}

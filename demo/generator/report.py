@@ -23,7 +23,7 @@ def write_report(path: Path, results: DemoResults, wordings: WordingResults | No
 
 
 def render_report(results: DemoResults, wordings: WordingResults | None = None) -> str:
-    """The report as Markdown."""
+    """Render the report as Markdown."""
     lines = [
         _INTRO,
         f"Base model: `{results.base_model}`, digest `{results.base_digest[:12]}`. "

@@ -44,12 +44,12 @@ class DemoResults(_ResultRecord):
 
     @classmethod
     def empty(cls) -> "DemoResults":
-        """Nothing measured yet."""
+        """Make results with nothing measured yet."""
         return cls(base_model="", base_digest="", seed=0, skills={})
 
 
 def read_results(path: Path) -> DemoResults | None:
-    """The results in `path`, or None if there is no such file.
+    """Read the results in `path`; returns None if the file does not exist.
 
     Raises:
         ConfigError: the file is not one that `write_results` wrote.

@@ -1,4 +1,4 @@
-"""What the demo's router must beat on human wordings."""
+"""Rivals that the demo's router must beat on human wordings."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ class AlwaysBase:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """Nothing but the base."""
+        """Choose nothing but the base."""
         del text, allowed, earlier
         return RoutedMixture((), ())
 
@@ -42,7 +42,7 @@ class NaiveBayes:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """The likeliest label alone; that of the turn before for a follow-up."""
+        """Choose the likeliest label alone; for a follow-up, that of the turn before."""
         label = GENERAL.name
         for turn in (*earlier, text):
             found = self._likeliest(turn)
@@ -71,7 +71,7 @@ class Renormalising:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """Nucleus over the allowed candidates' renormalised probabilities."""
+        """Choose the nucleus of the allowed candidates' renormalised probabilities."""
         del earlier
         scores = self._router.route(text, frozenset(self._router.candidates)).scores
         mine = [s for s in scores if s.alias in allowed]

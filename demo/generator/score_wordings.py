@@ -45,8 +45,8 @@ def score_wordings(
 
     Args:
         router: folder of the router.
-        results: `demo-skills.json`; the results are written beside it.
-        report: the Markdown report, which is written anew from both results.
+        results: `demo-skills.json`; the results are written into its folder.
+        report: the Markdown report, which is written again from both results.
         before: folder of the router of before; without it its column stays as it was measured.
 
     Raises:
@@ -88,7 +88,7 @@ def score_wordings(
 
 
 def _rows(rival: WordingRouter, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
-    """(right, of how many) by kind, the held-out templates last."""
+    """Count (right, of how many) by kind, the held-out templates last."""
     templates = [
         Wording(kind=_TEMPLATES, skill=skill, tenant="", turns=(example.prompt,))
         for name in (*SKILLS, GENERAL.name)

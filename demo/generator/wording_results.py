@@ -47,7 +47,7 @@ class WordingResults(_WordingRecord):
 
 
 def read_wording_results(path: Path) -> WordingResults | None:
-    """The results in `path`, or None if there is no such file.
+    """Read the results in `path`; returns None if the file does not exist.
 
     Raises:
         ConfigError: the file is not one that `write_wording_results` wrote.
@@ -67,7 +67,7 @@ def write_wording_results(path: Path, results: WordingResults) -> None:
 
 
 def wording_lines(results: WordingResults) -> list[str]:
-    """The report's section as Markdown lines."""
+    """Render the report's section as Markdown lines."""
     names = list(results.p50_ms)
     lines = [
         "## Human wordings",

@@ -58,7 +58,7 @@ class WordingRouter(Protocol):
 
 
 def read_wordings(path: Path) -> list[Wording]:
-    """Every line of a file.
+    """Read every line of a file.
 
     Raises:
         ConfigError: it cannot be read, or a line is not a wording.
@@ -71,7 +71,7 @@ def read_wordings(path: Path) -> list[Wording]:
 
 
 def wordings_folder() -> Path:
-    """The folder of the files, in the checkout that this module is part of.
+    """Find the folder of the files, in the checkout that this module is part of.
 
     Raises:
         ConfigError: there is none: the files are not installed.
@@ -83,7 +83,7 @@ def wordings_folder() -> Path:
 
 
 def held_back_texts() -> list[str]:
-    """Every turn of both files; a router trained on near copies of them is not measured by them.
+    """Read every turn of both files; they do not measure a router trained on near copies of them.
 
     Raises:
         ConfigError: see ``read_wordings``.
@@ -93,20 +93,20 @@ def held_back_texts() -> list[str]:
 
 
 def served_skill(answer: RoutedMixture) -> str:
-    """The adapter with the largest weight; the base where no adapter answers."""
+    """Return the adapter with the largest weight, or the base if no adapter answers."""
     terms = dict(answer.weights)
     return max(terms, key=lambda alias: abs(terms[alias])) if terms else BASE_ALIAS
 
 
 def is_right(router: WordingRouter, wording: Wording) -> bool:
-    """Whether the wanted skill has the largest weight, or nothing but the base answers."""
+    """Check if the wanted skill has the largest weight, or, for none, the base alone answers."""
     *earlier, text = wording.turns
     allowed = TENANTS[wording.tenant] | {BASE_ALIAS}
     return served_skill(router.route(text, allowed, earlier)) == wording.wanted
 
 
 def by_kind(wordings: Iterable[Wording]) -> dict[str, list[Wording]]:
-    """Wordings by row of the table.
+    """Sort wordings by row of the table.
 
     Besides those of a kind: each single turn that wants a skill as the two tenants ask it, apart
     for those who have the skill and those who do not.
@@ -128,7 +128,7 @@ def by_kind(wordings: Iterable[Wording]) -> dict[str, list[Wording]]:
 
 
 def score(router: WordingRouter, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
-    """(right, of how many) by row."""
+    """Count (right, of how many) by row."""
     return {
         kind: (sum(is_right(router, wording) for wording in group), len(group))
         for kind, group in sorted(by_kind(wordings).items())
@@ -140,7 +140,7 @@ def route_p50_ms(
     wordings: Sequence[Wording],
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Median time of one decision over the wordings, in milliseconds."""
+    """Measure the median time of one decision over the wordings, in milliseconds."""
     times = []
     for wording in wordings:
         *earlier, text = wording.turns

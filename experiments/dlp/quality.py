@@ -32,7 +32,7 @@ def train_real_adapter(
     threads: int,
     say: Callable[[str], None],
 ) -> Path:
-    """The adapter of a task that the demo has none for; goes on where it was interrupted."""
+    """Train the adapter of a task that the demo has none for; continues an interrupted training."""
     examples = [Example(record.prompt, record.completion) for record in task.train]
     return train_skill(
         examples,
@@ -56,7 +56,7 @@ def measure_quality(
     kept: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Right answers by task and way, over the first ``n`` held-out prompts of each task.
+    """Count right answers by task and way, over the first ``n`` held-out prompts of each task.
 
     A prompt is decoded once for each different mixture: where the router chooses the oracle's
     adapter with weight 1, the answers are the same by construction and counted as such. Answers

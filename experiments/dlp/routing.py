@@ -77,7 +77,7 @@ def train_and_measure(
 
 
 def measure_speed(router_path: Path, data: Path | None, *, rounds: int) -> dict[str, Any]:
-    """Milliseconds a route takes on one core: as trained, and with 100 candidates.
+    """Measure the milliseconds of a route on one core: as trained, and with 100 candidates.
 
     Wall time says what a request waits; CPU time is what the machine pays, and hardly moves when
     others use it too.
@@ -94,7 +94,7 @@ def measure_speed(router_path: Path, data: Path | None, *, rounds: int) -> dict[
 
 
 def widen(path: Path, out: Path, candidates: int = WIDE) -> Path:
-    """The same router with classes added that are never chosen; it answers as before."""
+    """Add classes that are never chosen to a router; it answers as before."""
     if out.exists():
         shutil.rmtree(out)
     manifest, tensors = load_artifact(path, kind=KIND, aliases=_aliases(path), base_digest=None)
@@ -112,7 +112,7 @@ def widen(path: Path, out: Path, candidates: int = WIDE) -> Path:
 
 
 def load_any(path: Path, **options: Any) -> DlpRouter:
-    """A router, whatever adapters there are."""
+    """Load a router for any adapters."""
     return load_dlp(path.name, path, aliases=_aliases(path), **options)
 
 

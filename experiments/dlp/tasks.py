@@ -36,7 +36,7 @@ class DlpTaskData:
 def load_tasks(
     data: Path | None, *, n_train: int, n_heldout: int, seed: int
 ) -> tuple[list[DlpTaskData], list[str]]:
-    """Every task that is at hand, and the names of those that are not.
+    """Load every available task, and list the names of the others.
 
     Held-out examples are of the data sets' own test splits; a set that has one split only is cut by
     the seed. Skills are held out by template.
@@ -52,7 +52,7 @@ def load_tasks(
 
 
 def write_router_data(tasks: Sequence[DlpTaskData], folder: Path) -> tuple[Path, Path]:
-    """One file of prompts per task, in a train and a held-out folder."""
+    """Write one file of prompts per task, into a train and a held-out folder."""
     for split in ("train", "heldout"):
         (folder / split).mkdir(parents=True, exist_ok=True)
         for task in tasks:

@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _task(task: Composite, options: argparse.Namespace) -> None:
-    """Everything about one composite."""
+    """Measure everything about one composite."""
     results, cache = options.work / "results", cache_folder(Settings())
     folders = _adapters(options, task)
     ordered = (folders[task.format], folders[task.skill])
@@ -173,7 +173,8 @@ def _quality(
 
 
 def _adapters(options: argparse.Namespace, task: Composite) -> dict[str, Path]:
-    """Format, then skill; a demo skill has the demo's adapter, a real one is trained or given."""
+    """Find the adapters of format and skill: the demo's, or for a real skill a trained or given
+    one."""
     trained = options.work / "adapters"
     skill = ROOT / "demo" / "adapters" if task.skill in SKILLS else options.skills or trained
     return {task.format: trained / task.format, task.skill: skill / task.skill}

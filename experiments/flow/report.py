@@ -36,7 +36,7 @@ worked, in the format that had not. No composite was left out and no other setti
 
 
 def write_report(out: Path, parts: Parts) -> None:
-    """Both files, replaced."""
+    """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     document = json.dumps(parts, indent=1, sort_keys=True) + "\n"
     (out / "flow.json").write_text(document, encoding="utf-8")
@@ -50,7 +50,7 @@ def render(parts: Parts) -> str:
 
 
 def _runs(parts: Parts, kind: str, task: Composite) -> list[dict[str, Any]]:
-    """A task's results of one kind, by seed."""
+    """List a task's results of one kind, by seed."""
     found = [p for name, p in parts.items() if name.startswith(f"{kind}-{task.skill}-")]
     return sorted(
         (p for p in found if p["settings"]["task"] == task.name),
@@ -129,7 +129,7 @@ def _quality(parts: Parts) -> str:
 
 
 def _verdict(holds: Sequence[tuple[Composite, list[str]]], parts: Parts) -> list[str]:
-    """What the figures say of the paper's claim, composite by composite."""
+    """Compare the figures with the paper's claim, composite by composite."""
     lines = []
     for task, unsure in holds:
         if unsure:
@@ -144,7 +144,7 @@ def _verdict(holds: Sequence[tuple[Composite, list[str]]], parts: Parts) -> list
 
 
 def _ceiling(parts: Parts, task: Composite) -> str:
-    """What bounds a composition: how good its parts are."""
+    """Describe the bound on a composition: the quality of its two adapters."""
     found = parts.get(f"alone-{task.skill}-{task.format}")
     if found is None:
         return ""

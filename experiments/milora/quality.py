@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainingSize:
-    """What both methods train with."""
+    """Settings that both methods train with."""
 
     rank: int
     steps: int
@@ -57,7 +57,7 @@ def train(
     threads: int,
     say: Say,
 ) -> None:
-    """Train one adapter with the project's trainers; goes on where it was interrupted.
+    """Train one adapter with the project's trainers; continues an interrupted training.
 
     Both have the same data, dev split, rank, scaling, steps and learning rate, and each its own
     trainer's warm-up, decay and weight decay.
@@ -110,7 +110,7 @@ def measure(
     threads: int,
     say: Say,
 ) -> dict[str, Any]:
-    """Right answers and likelihoods by task, of an adapter or of the base alone."""
+    """Count right answers and likelihoods by task, of an adapter or of the base alone."""
     started = time.process_time()
     folders = {} if adapter is None else {adapter.name: adapter}
     mixture: Weights = tuple((alias, 1.0) for alias in folders)
@@ -138,7 +138,7 @@ def measure(
 
 
 def _score(engine: LocalEngine, task: MiloraTaskData, mixture: Weights) -> dict[str, Any]:
-    """By test example: 1 where it was right, and nats and tokens of its wanted completion."""
+    """Score each test example: 1 if right, and nats and tokens of its wanted completion."""
     asked = [Asked(record.prompt, mixture) for record in task.test]
     texts = [record.choices or (record.completion,) for record in task.test]
     likelihoods = iter(
@@ -169,7 +169,7 @@ def _has_value(text: str, record: Record) -> bool:
 
 
 def _trained(adapter: Path) -> dict[str, Any]:
-    """Sizes and course of the training, from what it has written."""
+    """Describe sizes and course of the training, from its files."""
     manifest = json.loads((adapter / MANIFEST_FILE).read_text(encoding="utf-8"))
     parameters = {
         name: sum(tensor.numel() for tensor in load_file(adapter / name).values())

@@ -49,7 +49,8 @@ def load_task(
     max_train_tokens: int,
     max_test_tokens: int,
 ) -> MiloraTaskData:
-    """Training examples drawn by the seed, and test examples that are the same for every seed."""
+    """Load training examples drawn by the seed, and test examples that are the same for every
+    seed."""
     folder = data / name
     files = [folder / "train.jsonl", folder / "test.jsonl"]
     splits = [read_eval_records(file) for file in files if file.is_file()]
@@ -67,7 +68,7 @@ def load_task(
 
 
 def write_mixed(tasks: Sequence[MiloraTaskData], path: Path, seed: int) -> None:
-    """All tasks' training examples in one file, shuffled."""
+    """Write all tasks' training examples into one file, shuffled."""
     records = [record for task in tasks for record in task.train]
     Random(f"{seed}/mixed").shuffle(records)
     lines = (
@@ -78,7 +79,7 @@ def write_mixed(tasks: Sequence[MiloraTaskData], path: Path, seed: int) -> None:
 
 
 def reworded(name: str, record: Record) -> Record | None:
-    """The record as it is asked here; None where its answers cannot be told apart."""
+    """Reword the record as it is asked here; returns None if its answers are ambiguous."""
     if name == "mawps":
         try:
             return Record(record.prompt, record.completion, float(str(record.answer)))
@@ -106,7 +107,7 @@ def reworded(name: str, record: Record) -> Record | None:
 def _take(
     records: Sequence[Record], name: str, n: int, tokens: Tokens, max_tokens: int
 ) -> tuple[tuple[Record, ...], int]:
-    """The first ``n`` that can be used, and how many before the last of them cannot."""
+    """Take the first ``n`` usable records, and count the unusable ones before the last of them."""
     taken: list[Record] = []
     dropped = 0
     for record in records:

@@ -1,4 +1,4 @@
-"""What routers see before any training, with rows normalised before they are pooled and without."""
+"""Choices of routers before any training, with rows normalised before pooling and without."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ PROMPTS = 16
 
 
 def measure_untrained(base: ModelLocation, tasks: Sequence[MiloraTaskData]) -> dict[str, Any]:
-    """How sure a router is before it has learned anything, and on how many prompts it agrees.
+    """Measure how sure an untrained router is, and on how many prompts it agrees.
 
     ``top_probability`` is of the likeliest module, ``same_set`` the share of prompts that get a
     layer's commonest three; means over layers. ``largest`` is the largest value of a layer's input.
@@ -48,7 +48,7 @@ def measure_untrained(base: ModelLocation, tasks: Sequence[MiloraTaskData]) -> d
 
 
 def _probabilities(router: MiloraRouter, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-    """[7]"""
+    """Compute [7] probabilities."""
     mask = torch.ones(hidden.shape[:2], dtype=torch.bool)
     return router.probabilities(layer, hidden, mask)[0]
 

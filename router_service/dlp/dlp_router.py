@@ -78,8 +78,14 @@ class DlpRouter:
         by_sentence: bool = False,
         follow_ups: bool = False,
     ) -> None:
-        """``selection``, ``text`` and ``by_sentence`` are the artifact's or an operator's: part of
-        the version. ``follow_ups``: see `DlpHyperparameters`."""
+        """Build a router from its parts.
+
+        Args:
+            selection: the artifact's or an operator's; part of the version, as are the next two.
+            text: part of a conversation to read.
+            by_sentence: choose again at the end of each sentence.
+            follow_ups: as in `DlpHyperparameters`.
+        """
         self.name = name
         self.candidates = manifest.candidates
         self.selection = selection

@@ -49,7 +49,7 @@ class Server:
 
 
 def openai_python(server: Server) -> None:
-    """Whole, streamed by the helper, and parsed answers go back as they are."""
+    """Send back whole, streamed and parsed answers, unchanged."""
     import openai
 
     wish: dict[str, Any] = {"model": server.model, "temperature": 0, "max_tokens": MAX_TOKENS}
@@ -79,7 +79,7 @@ def openai_python(server: Server) -> None:
 
 
 def langchain(server: Server) -> None:
-    """Its message objects go back; streamed chunks add up to one; usage is there."""
+    """Send back its message objects; check that streamed chunks add up, and that usage is there."""
     from langchain_core.messages import HumanMessage
     from langchain_openai import ChatOpenAI
 
@@ -104,7 +104,7 @@ def langchain(server: Server) -> None:
 
 
 def litellm(server: Server) -> None:
-    """Its message object, with its own members, goes back."""
+    """Send back its message object, with its own members."""
     from litellm import completion, stream_chunk_builder
 
     wish: dict[str, Any] = {
@@ -130,7 +130,7 @@ def litellm(server: Server) -> None:
 
 
 def openai_node(server: Server, folder: Path) -> None:
-    """The same by a script of its own."""
+    """Run the same checks in a script for Node."""
     script = Path(__file__).with_name("second_turn.mjs")
     copied = folder / script.name
     shutil.copy(script, copied)

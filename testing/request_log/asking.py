@@ -104,7 +104,7 @@ class Asker:
         }
 
     async def overload(self, count: int) -> list[LoggedAnswer]:
-        """More at once than the replicas take."""
+        """Send more at once than the replicas take."""
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": 24}
         outcomes = ("completed", "rejected_capacity")
         return await asyncio.gather(
@@ -112,13 +112,13 @@ class Asker:
         )
 
     async def time_out(self) -> LoggedAnswer:
-        """An answer that the front's time limit ends."""
+        """Ask for an answer that the front's time limit ends."""
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": self._long_tokens}
         body |= {"ignore_eos": True}
         return await self._post("time limit", "/v1/completions", body, ("evicted_deadline",))
 
     async def hold(self, request: str, begun: asyncio.Event) -> None:
-        """A long stream, until the connection breaks; ``begun`` is set with its first event."""
+        """Read a long stream until the connection breaks; ``begun`` is set with its first event."""
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": self._long_tokens}
         body |= {"stream": True, "ignore_eos": True}
         headers = self._headers(request, "acme")

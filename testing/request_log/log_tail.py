@@ -22,16 +22,16 @@ class LogTail:
         self._thread.start()
 
     def lines(self, request: str) -> list[tuple[float, dict[str, Any]]]:
-        """All lines of a request, each with the time (monotonic, seconds) at which it was there."""
+        """List all lines of a request, each with the time (monotonic, seconds) of its arrival."""
         with self._changed:
             return list(self._lines.get(request, ()))
 
     def line(self, request: str) -> tuple[float, dict[str, Any]] | None:
-        """The line that the front writes of a request, once it is there."""
+        """Return the line that the front writes of a request; None until it is there."""
         return next((item for item in self.lines(request) if item[1]["event"] == "request"), None)
 
     def wait_for(self, request: str, timeout_s: float) -> bool:
-        """Until some line has the request's id; False where none came in time."""
+        """Wait until some line has the request's id; returns False if none came in time."""
         with self._changed:
             return self._changed.wait_for(lambda: request in self._lines, timeout_s)
 

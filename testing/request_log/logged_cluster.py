@@ -22,7 +22,7 @@ EXTRA: dict[str, dict[str, object]] = {
 
 
 def proof_config(state: StateDir, port: int, replicas: int) -> AppConfig:
-    """The application's configuration; writes the tenants' files."""
+    """Make the application's configuration; writes the tenants' files."""
     config = AppConfig.model_validate(
         {
             "front": {"port": port, "request_timeout_s": TIME_LIMIT_S},
@@ -41,7 +41,7 @@ def proof_config(state: StateDir, port: int, replicas: int) -> AppConfig:
 
 
 def add_tenants(state: StateDir) -> None:
-    """Write the tenants of ``EXTRA`` into the tenants file, and their keys beside the others'."""
+    """Add the tenants of ``EXTRA`` to the tenants file, and their keys to the keys file."""
     keys = json.loads(state.keys.read_text()) | {name: f"key-of-{name}" for name in EXTRA}
     tenants = yaml.safe_load(state.tenants.read_text())["tenants"]
     tenants += [

@@ -68,7 +68,7 @@ class Proof:
 async def ask_all(
     asker: Asker, tail: LogTail, count: int, seed: int = 0, *, in_time_s: float = IN_TIME_S
 ) -> Proof:
-    """``count`` requests of all kinds in random order, some at once, and what became of them."""
+    """Send ``count`` requests of all kinds in random order, some at once, and judge their lines."""
     proof = Proof()
     kinds = asker.kinds
     singles = max(0, count - BURST - TIMED_OUT)
@@ -99,9 +99,9 @@ async def kill_front(
     *,
     in_time_s: float = IN_TIME_S,
 ) -> list[str]:
-    """Problems, after a SIGKILL of the front right after an answer and amid streams.
+    """Kill the front right after an answer and amid streams; returns the problems.
 
-    The answered request's line must be there. Of the streams that break, the replicas tell.
+    The answered request's line must be there. The replicas' lines must name the broken streams.
     """
     held = [f"held-{uuid.uuid4().hex}" for _ in range(streams)]
     begun = [asyncio.Event() for _ in held]

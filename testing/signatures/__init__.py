@@ -1,1 +1,1 @@
-"""Adapters that can be told apart by what they say, and traffic that checks every token."""
+"""Adapters that can be recognised by their answers, and traffic that checks every token."""

@@ -32,8 +32,8 @@ class Churn:
 
     Args:
         supply: adapters not added yet, each with a signature of its own.
-        book: told of every change.
-        size: names that there should be, about.
+        book: gets every change.
+        size: number of names to keep, about.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Churn:
         """Additions of bytes that were just being deleted, told to try again, which they did."""
 
     async def fill(self, workers: int) -> None:
-        """Bring the names to their number."""
+        """Add names until there are enough."""
         await self._several(workers, lambda: len(self.book.names) + len(self._busy) < self._size)
 
     async def run(self, workers: int, go_on: Callable[[], bool]) -> None:
@@ -150,7 +150,7 @@ class Churn:
                 return None
 
     async def _upload(self, name: str, made: Made, query: dict[str, str]) -> str:
-        """Also in the moment in which the same bytes are being deleted."""
+        """Upload, again if the same bytes are just being deleted."""
         while True:
             try:
                 version = await self._admin.upload(name, made.archive, **query)

@@ -1,4 +1,4 @@
-"""What every name meant at every moment, as far as somebody outside can know it.
+"""Meanings of every name at every moment, as far as a client can know them.
 
 A change is sent at one moment and answered at a later one; in between, both what the name meant
 before and what it means afterwards are right answers.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class NameSpan:
-    """From when to when a name may have meant something; seconds of one clock."""
+    """Time in which a name may have had a meaning; seconds of one clock."""
 
     version: str | None  # None: there was no such name
     begin: float
@@ -25,22 +25,22 @@ class NameBook:
         self._spans: dict[str, list[NameSpan]] = defaultdict(lambda: [NameSpan(None, -math.inf)])
 
     def change(self, name: str, version: str | None, sent: float, answered: float) -> None:
-        """A change succeeded; ``version`` None: the name was removed."""
+        """Note a change that succeeded; ``version`` None: the name was removed."""
         spans = self._spans[name]
         spans[-1].end = answered
         spans.append(NameSpan(version, sent))
 
     def current(self, name: str) -> str | None:
-        """What it means now."""
+        """Return the version that a name means now."""
         return self._spans[name][-1].version
 
     @property
     def names(self) -> list[str]:
-        """Those that exist now, sorted."""
+        """Existing names, sorted."""
         return sorted(name for name, spans in self._spans.items() if spans[-1].version)
 
     def meant(self, name: str, begin: float, end: float) -> set[str | None]:
-        """Everything that ``name`` may have meant between two moments."""
+        """List everything that ``name`` may have meant between two moments."""
         return {
             span.version for span in self._spans[name] if span.begin <= end and span.end >= begin
         }

@@ -1,4 +1,4 @@
-"""Adapters that can be told apart by what they say: each makes the model repeat its own token.
+"""Adapters that can be recognised by their answers: each makes the model repeat its own token.
 
 The LoRA sits on one layer's down projection. Its A reads a feature that is positive whatever the
 text: the regression of a constant on what that projection is given, or one number of it. Its B
@@ -51,7 +51,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How an adapter says its signature; every voice gives the same token."""
+    """Form in which an adapter says its signature; every voice gives the same token."""
 
     layer: int = -1  # of the base, as an index
     rank: int = 4  # rows beyond the first are 0
@@ -85,7 +85,7 @@ class SignatureMaker:
         self._features = {layer: self._constant(module) for layer, module in self._modules.items()}
 
     def tensors(self, signature: Signature, voice: Voice) -> tuple[str, Tensor, Tensor]:
-        """The adapter as (module path, A [r, d_in], B [d_out, r]); its scaling is 1."""
+        """Make the adapter as (module path, A [r, d_in], B [d_out, r]); its scaling is 1."""
         feature = self._features[voice.layer]
         direction = self._seen[signature.token]
         A = torch.zeros(voice.rank, feature.numel())
@@ -95,7 +95,7 @@ class SignatureMaker:
         return self._modules[voice.layer], A, B
 
     def write(self, folder: Path, signature: Signature, voice: Voice | None = None) -> Path:
-        """A PEFT folder of an adapter that repeats ``signature``."""
+        """Write a PEFT folder of an adapter that repeats ``signature``."""
         voice = voice or Voice()
         module, A, B = self.tensors(signature, voice)
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class SignatureMaker:
         prompt: str,
         tokens: int,
     ) -> bool:
-        """Whether the reference says ``signature`` ``tokens`` times after ``prompt``, greedily.
+        """Check if the reference says ``signature`` ``tokens`` times after ``prompt``, greedily.
 
         ``terms`` are the mixture: adapters with weights.
         """
@@ -130,7 +130,7 @@ class SignatureMaker:
     def answer(
         self, terms: Sequence[tuple[Signature, Voice, float]], prompt: str, tokens: int
     ) -> str:
-        """What the reference says after ``prompt``, greedily; ``terms`` as in ``says``."""
+        """Compute the reference's greedy answer to ``prompt``; ``terms`` as in ``says``."""
         ids = self._tokenizer.encode(prompt)
         length = len(ids)
         for _ in range(tokens):
@@ -140,7 +140,7 @@ class SignatureMaker:
     def _likeliest(
         self, terms: Sequence[tuple[Signature, Voice, float]], ids: Sequence[int]
     ) -> list[int]:
-        """The likeliest token after each of ``ids``."""
+        """Compute the likeliest token after each of ``ids``."""
         mixture = [(slot, weight) for slot, (_, _, weight) in enumerate(terms)]
         adapters = {}
         for slot, (said, voice, _) in enumerate(terms):
@@ -169,7 +169,8 @@ class SignatureMaker:
         return likeliest
 
     def _choose(self, count: int) -> tuple[Signature, ...]:
-        """Words whose own direction makes no other token likelier, and that survive re-reading."""
+        """Choose words whose own direction makes no other token likelier, and that survive
+        re-reading."""
         words = [
             (token, text)
             for token in range(1000, 12_000)
@@ -194,7 +195,8 @@ class SignatureMaker:
         raise ValueError(f"only {len(found)} of {count} signature tokens found")
 
     def _constant(self, module: str) -> Tensor:
-        """The feature that is about 1 at every position; checked on texts it was not made from."""
+        """Find the feature that is about 1 at every position; checked on texts it was not made
+        from."""
         seen: list[Tensor] = []
         handle = self._model.get_submodule(module).register_forward_pre_hook(
             lambda _, given: seen.append(given[0][0])
@@ -233,13 +235,13 @@ def one_thread() -> Iterator[None]:
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive pieces of at most ``size``."""
+    """Cut into consecutive pieces of at most ``size``."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
 def tar_of(folder: Path) -> bytes:
-    """A folder's files as an archive to upload."""
+    """Pack a folder's files as an archive to upload."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for path in sorted(folder.iterdir()):

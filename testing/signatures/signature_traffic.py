@@ -46,7 +46,7 @@ class SignatureAsked:
 
 @dataclass
 class Tally:
-    """What was found in the answers."""
+    """Counts of the answers."""
 
     served: int = 0
     tokens: int = 0
@@ -66,7 +66,7 @@ class Tally:
 def make_supply(
     maker: SignatureMaker, folder: Path, layers: Sequence[int], count: int
 ) -> list[Made]:
-    """Adapters of a signature each, of many ranks and layers, that the reference confirms.
+    """Make adapters of a signature each, of many ranks and layers, that the reference confirms.
 
     A signature that it does not hear as clearly as all must be heard is left out.
 
@@ -96,7 +96,7 @@ def make_supply(
 
 
 class Asking:
-    """Endless random requests over the names that there are, ``concurrency`` at a time."""
+    """Endless random requests over the existing names, ``concurrency`` at a time."""
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class Asking:
 
     @property
     def busy(self) -> bool:
-        """Whether requests are still to be sent."""
+        """True while requests are still to be sent."""
         return self._left > 0
 
     async def run(self, concurrency: int) -> None:
-        """Until all are answered."""
+        """Send requests until all are answered."""
         await asyncio.gather(*(self._work() for _ in range(concurrency)))
 
     async def _work(self) -> None:
@@ -166,11 +166,11 @@ Reference = Callable[[Sequence[Made], SignatureAsked], str]
 
 
 def judge(asked: list[SignatureAsked], churn: Churn, reference: Reference) -> Tally:
-    """Compare every answer with what its names meant and what those versions say.
+    """Compare every answer with the meanings of its names and the words of those versions.
 
-    An adapter repeats its signature because it drowns whatever else the model would say, which the
-    reference has confirmed for one prompt. Where an answer is something else, it is asked about
-    that very answer.
+    An adapter repeats its signature because it drowns anything else the model would say, which the
+    reference has confirmed for one prompt. If an answer is something else, the reference is asked
+    about that very answer.
     """
     tally = Tally()
     for item in asked:
@@ -225,7 +225,7 @@ def _faults(
 
 
 def _named(name: str, versions: Collection[str | None], item: SignatureAsked) -> str | None:
-    """The version that answered for a name; two names of one are answered under the first."""
+    """Find the version that answered for a name; two names of one are answered under the first."""
     answered = item.reply.adapters
     if name in answered:
         return answered[name]
@@ -234,7 +234,7 @@ def _named(name: str, versions: Collection[str | None], item: SignatureAsked) ->
 
 
 def says(maker: SignatureMaker, made: Sequence[Made], item: SignatureAsked) -> str:
-    """A ``Reference``."""
+    """Answer as a ``Reference``."""
     weights = (1.0,) if len(made) == 1 else (1.0, FAINT)
     terms = [(m.signature, m.voice, w) for m, w in zip(made, weights, strict=True)]
     return maker.answer(terms, item.prompt, item.tokens)

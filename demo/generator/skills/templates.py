@@ -1,4 +1,4 @@
-"""How a demo skill is written down: intents with templates, slots and an answer.
+"""Form of a demo skill: intents with templates, slots and an answer.
 
 Held-out examples come from templates that training never sees, so a score on them measures the
 skill and not the memory of a wording.
@@ -29,7 +29,7 @@ class Intent:
     answer: str
 
     def templates(self, split: Split) -> tuple[str, ...]:
-        """The prompt templates of one split."""
+        """Return the prompt templates of one split."""
         return self.train if split == "train" else self.heldout
 
 
@@ -42,7 +42,7 @@ class Skill:
     intents: tuple[Intent, ...]
 
     def draw(self, rng: Random, split: Split) -> Example:
-        """One example, drawn uniformly over intents, then over that intent's templates."""
+        """Draw one example, uniformly over intents, then over that intent's templates."""
         intent = rng.choice(self.intents)
         template = rng.choice(intent.templates(split))
         slots = intent.fill(rng)
@@ -51,7 +51,7 @@ class Skill:
 
 
 def _vary(rng: Random, template: str, prompt: str) -> str:
-    """The small untidiness of typed text: a missing full stop, a lower-case start.
+    """Vary the small untidiness of typed text: a missing full stop, a lower-case start.
 
     A start that comes out of a slot (a name, say) keeps its case, because the answer may repeat it.
     """

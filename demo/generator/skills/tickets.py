@@ -108,7 +108,7 @@ _THANKS: dict[Split, tuple[str, ...]] = {"train": ("", " Thank you."), "heldout"
 
 
 def _wordings(queue: str, priority: str, split: Split) -> tuple[str, ...]:
-    """Every template of one queue and priority: greeting, issue and cue in either order."""
+    """Make every template of one queue and priority: greeting, issue and cue in either order."""
     issues = _ISSUES[queue][split]
     if priority == "normal":
         return tuple(
