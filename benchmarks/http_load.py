@@ -152,7 +152,7 @@ async def measure(options: argparse.Namespace, concurrency: int) -> list[LoadRes
                     [rng.randrange(100, options.vocabulary) for _ in range(options.prompt_tokens)]
                     for _ in range(concurrency)
                 ]
-                # Rounds of few requests go on through the list, so that all of it is asked for.
+                # Rounds of few requests walk through the list, so that all of it is asked for.
                 targets = itertools.islice(
                     itertools.cycle(load.targets), number * concurrency, (number + 1) * concurrency
                 )

@@ -70,7 +70,7 @@ def build(
         int, typer.Option(min=0, help="CPU threads; 0 is the library's choice.")
     ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep finished adapters, go on with the rest.")
+        bool, typer.Option("--resume", help="Keep finished adapters, train the rest.")
     ] = False,
 ) -> None:
     """Train every adapter of the demo, and its router: about a quarter of an hour on two cores."""

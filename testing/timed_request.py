@@ -26,7 +26,7 @@ class Reply:
     arrivals: list[float] = field(default_factory=list)  # of events with text
     cached_tokens: int = 0  # of the prompt, found in the prefix cache
     ended: float = 0.0
-    problem: str = ""  # the answer broke off, or made no sense
+    problem: str = ""  # the answer was cut off, or cannot be parsed
 
     @property
     def ttft(self) -> float:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the next call goes on from here", file=sys.stderr)
+        print("interrupted; run it again to continue from here", file=sys.stderr)
         return 130
     print(f"installed: {megabytes:,.0f} MB of packages in {time.monotonic() - started:.0f} s")
     return 0

@@ -13,7 +13,7 @@ ATTENTION_MODULES: tuple[LinearModule, ...] = ("q_proj", "k_proj", "v_proj", "o_
 Positive = Annotated[float, Field(gt=0, le=1e30)]
 """Within the range of fp32, with room to be multiplied."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-"""What torch takes."""
+"""Seeds that torch takes."""
 
 NOT_IN_FINGERPRINT = frozenset(
     {
@@ -28,7 +28,7 @@ NOT_IN_FINGERPRINT = frozenset(
         "overwrite",
     }
 )
-"""Settings that do not change what comes out; data, base and adapters are told by digests."""
+"""Settings that do not change the result; data, base and adapters are named by digests."""
 
 
 class TrainingConfig(BaseModel):
@@ -47,9 +47,9 @@ class TrainingConfig(BaseModel):
     base: str = QUICKSTART_MODEL
     """Hub id or local folder."""
     cache_dir: Path
-    """Where fetched base models are kept."""
+    """Folder of fetched base models."""
     description: str = ""
-    """What the result can do, for people and for the manifest."""
+    """Description of the result, for people and for the manifest."""
 
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 2e-3
@@ -68,7 +68,7 @@ class TrainingConfig(BaseModel):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 leaves the library's choice."""
     resume: bool = False
-    """Go on from the checkpoint in `out`, if there is one."""
+    """Continue from the checkpoint in `out`, if there is one."""
     overwrite: bool = False
     """Replace what is already in `out`."""
 
@@ -100,7 +100,7 @@ class GateTrainingConfig(TrainingConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     dev_examples: Annotated[int, Field(ge=0)] = 20
     base_check: Literal["digest", "name"] = "digest"
-    """What says that an adapter is of this base; as in ``AdapterConfig``."""
+    """Check that an adapter is of this base, as in ``AdapterConfig``."""
 
 
 class MiloraTrainingConfig(TrainingConfig):

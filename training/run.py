@@ -378,7 +378,7 @@ def split_dev(
     """
     if len(encoded) <= config.dev_examples:
         raise TrainingDataError(
-            f"{config.data}: {len(encoded)} examples leave nothing to train on beside "
+            f"{config.data}: {len(encoded)} examples leave nothing to train on besides "
             f"{config.dev_examples} held back (dev_examples); add examples or lower --dev-examples"
         )
     shuffled = list(encoded)

@@ -23,7 +23,7 @@ class BaseModel:
 
     name: str
     path: Path
-    served: str  # what the cluster is told
+    served: str  # the cluster's setting
     called: str  # its name in requests
     layers: int
 

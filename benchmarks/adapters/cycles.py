@@ -37,7 +37,7 @@ it is first written."""
 RETURNED = 0.01
 """Of a replica's memory before, by which what it holds afterwards may differ."""
 DECISIONS = b":decision:"
-"""In the keys of decisions, which are no part of what a cycle must take back."""
+"""In the keys of decisions, which a cycle need not take back."""
 
 
 @dataclass

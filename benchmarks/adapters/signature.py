@@ -142,7 +142,7 @@ def report(
             (
                 ("sent", len(asked)),
                 ("answered", tally.served),
-                ("told that the adapter was removed", tally.gone),
+                ("refused because the adapter was removed", tally.gone),
                 ("answered while their adapter changed", tally.raced),
                 ("tokens compared", tally.tokens),
                 ("answered with other words, as the reference does", tally.unclear),
@@ -168,7 +168,7 @@ def report(
             ),
             note=(
                 f"Of adding, emptying at the end, and {elapsed:.0f} s of requests. Additions of "
-                f"bytes that were just being deleted, told to try again: {churn.conflicts}."
+                f"bytes that were just being deleted, which were sent again: {churn.conflicts}."
             ),
         ),
     ]

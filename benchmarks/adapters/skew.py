@@ -52,7 +52,7 @@ class SkewLoad:
     tokens_per_s: list[float] = field(default_factory=list)  # of each round
     ttft: list[float] = field(default_factory=list)
     hits: Counter[str] = field(default_factory=Counter)  # by tier
-    shared: int = 0  # requests whose first token was computed beside another tenant's
+    shared: int = 0  # requests whose first token was computed together with another tenant's
 
 
 @dataclass
@@ -268,7 +268,7 @@ def report(
         verdicts=[
             ProofVerdict("throughput, of that on 5 adapters", median(ratios), THROUGHPUT, True),
             ProofVerdict(
-                "victim's median TTFT, of that beside the same load on warm adapters",
+                "victim's median TTFT, of that with the same load on warm adapters",
                 median(cold.ttft) / median(warm.ttft),
                 CHANGE,
             ),

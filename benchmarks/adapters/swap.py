@@ -266,7 +266,7 @@ def report(
         command=options.command,
         summary=(
             "The administrator's requests and a replica's first request with the adapter until its "
-            "first token, on the faster and on the slower replica, while others' streams go on."
+            "first token, on the faster and on the slower replica, while others' streams run."
         ),
         setup={
             "base": base.name,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m benchmarks.engine"
 BUSY = 1.0
-"""Load average above which somebody else is at work."""
+"""Load average above which other programs are at work."""
 
 
 class Dtype(StrEnum):
@@ -48,7 +48,7 @@ def engine(
         list[str] | None,
         typer.Option(
             metavar="CASE",
-            help="Measure this case beside the base, such as adapters-16 or mixture-4; may be "
+            help="Measure this case as well as the base, such as adapters-16 or mixture-4; may be "
             "given again.",
         ),
     ] = None,

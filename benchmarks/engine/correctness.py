@@ -105,7 +105,7 @@ def check_correctness(
     """
     mixture = case_named("mixture-4").mixtures(4)
     batch: dict[str, Mixture] = {
-        "base beside idle adapters": (),
+        "base with idle adapters": (),
         "one adapter": ((3, 1.0),),
         "another adapter": ((11, 1.0),),
         "mixture of 4": mixture[1],

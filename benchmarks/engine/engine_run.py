@@ -44,7 +44,7 @@ class Generated:
     seconds: float  # from the first submission to the last token
     step_s: float | None  # median of the steps in which every request got a token, but the first
     tokens: tuple[tuple[int, ...], ...]  # per request
-    logprobs: tuple[tuple[TokenLogprobs, ...], ...]  # likewise, empty where not asked for
+    logprobs: tuple[tuple[TokenLogprobs, ...], ...]  # likewise, empty if not asked for
 
 
 @dataclass

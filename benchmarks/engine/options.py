@@ -29,7 +29,7 @@ GENERATIONS = (
     ("adapters-16", 16, True),
     ("mixture-4", 16, False),
 )
-"""(case, batch, beside the reference): whole generations. PEFT's mixed batches are slow, and it has
+"""(case, batch, with the reference): whole generations. PEFT's mixed batches are slow, and it has
 no mixtures in them."""
 
 
@@ -41,7 +41,7 @@ class BenchOptions:
     model_name: str
     cases: tuple[Case, ...]
     batches: tuple[int, ...]
-    generations: tuple[tuple[str, int, bool], ...]  # (case, batch, beside the reference)
+    generations: tuple[tuple[str, int, bool], ...]  # (case, batch, with the reference)
     rounds: int  # through all steps
     generation_rounds: int
     budget_s: float  # no new round is begun after it

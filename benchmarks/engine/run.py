@@ -222,7 +222,7 @@ class Bench:
         for (name, batch), rounds in found.items():
             case = case_named(name)
             tokens = 1 if decoding else options.prompt_tokens
-            # Each round's steps go on where the last round's ended.
+            # Each round's steps continue from the last round's end.
             middle = options.prompt_tokens + (STEPS * len(rounds) - 1) / 2
             context = middle if decoding else 0.0
             rows.append(

@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "int8": ("float32", "int8"),
     "bfloat16": ("bfloat16", "none"),
 }
-"""What can be compared: name -> (dtype, quantize)."""
+"""Formats that can be compared: name -> (dtype, quantize)."""
 
 
 class VariantResult(BaseModel):

@@ -260,7 +260,7 @@ def main() -> None:
         "--rate",
         type=float,
         default=1.6,
-        help="mean arrivals per second; lower it beside other work",
+        help="mean arrivals per second; lower it on a busy machine",
     )
     parser.add_argument(
         "--warm-up",
@@ -269,7 +269,7 @@ def main() -> None:
     )
     parser.add_argument("--concurrency", type=int, default=24, help="most requests at once")
     parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--random-adapters", type=int, default=24, help="beside the demo's")
+    parser.add_argument("--random-adapters", type=int, default=24, help="in addition to the demo's")
     parser.add_argument("--timeout", type=float, default=30, help="a request's time limit, s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))

@@ -55,7 +55,7 @@ SAMPLINGS: tuple[dict[str, Any], ...] = (
     {"temperature": 0, "min_tokens": 3, "logit_bias": {"198": -5}},
 )
 SERVED = frozenset({Outcome.COMPLETED, Outcome.EVICTED_DEADLINE, Outcome.REJECTED_CAPACITY})
-"""What may happen to a good request on a busy machine. Capacity is a polite "later"."""
+"""Outcomes of a good request on a busy machine. Capacity is a polite "later"."""
 WRONG_KEY = "braid-wrong-key"
 
 
@@ -66,7 +66,7 @@ class Planned:
     number: int
     gap: float  # seconds after the one before
     kind: str
-    tenant: str  # or empty: a key that nobody has
+    tenant: str  # or empty: a key without an owner
     path: str
     body: bytes
     stream: bool

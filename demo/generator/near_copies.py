@@ -32,7 +32,7 @@ class NearCopies:
     def of(self, text: str) -> bool:
         """Check if the text is a near copy of one of them."""
         words = text_words(text)
-        # Whoever shares enough words shares one of the rarest few.
+        # A text that shares enough words shares one of the rarest few.
         few = len(words) - math.ceil(SAME_WORDS * len(words)) + 1
         rarest = sorted(words, key=lambda word: (self._rarity[word], word))[:few]
         return any(

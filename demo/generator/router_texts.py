@@ -15,7 +15,7 @@ from demo.generator.texts.patterns import Patterns, read_by_label, read_patterns
 from training.dlp.open_prompts import OPEN_PROMPTS
 
 FOLLOW_UP = "follow-up"
-"""Label of turns that go on with the turn before."""
+"""Label of turns that continue the turn before."""
 
 TEMPLATES, PATTERNS, LANGUAGES = 900, 2700, 350
 BASE_TEMPLATES, BASE_PATTERNS, NEAR_MISSES, BASE_LANGUAGES = 800, 4200, 4200, 1400

@@ -26,7 +26,7 @@ def chat(
         typer.Option(
             metavar="NAME",
             help="`auto`, `auto:ROUTER`, an adapter, or the base. Default: `auto`, or the base "
-            "where there is no router.",
+            "if there is no router.",
         ),
     ] = None,
     adapter: Annotated[
@@ -76,7 +76,7 @@ def parse_term(text: str) -> dict[str, str | float]:
     try:
         return {"name": name, "weight": float(weight) if colon else 1.0}
     except ValueError:
-        raise ConfigError(f"--adapter {text}: {weight!r} is no number; write NAME:0.7") from None
+        raise ConfigError(f"--adapter {text}: {weight!r} is not a number; write NAME:0.7") from None
 
 
 def default_model(client: BraidClient) -> str:
@@ -104,7 +104,8 @@ def _ask(client: BraidClient, options: dict[str, Any], messages: list[Message]) 
 def _converse(client: BraidClient, options: dict[str, Any]) -> None:
     if sys.stdin.isatty():
         console.out.print(
-            f"model {options['model']} at {client.url}; an empty line starts anew, Ctrl-D ends",
+            f"model {options['model']} at {client.url}; an empty line starts a new "
+            "conversation, Ctrl-D ends",
             style="dim",
         )
     messages: list[Message] = []
@@ -120,7 +121,7 @@ def _converse(client: BraidClient, options: dict[str, Any]) -> None:
         messages.append({"role": "user", "content": line})
         try:
             answer = _ask(client, options, messages)
-        except BraidError as error:  # the conversation goes on
+        except BraidError as error:  # the conversation continues
             messages.pop()
             console.show_error(error)
             continue

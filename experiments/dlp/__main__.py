@@ -32,7 +32,7 @@ def main() -> None:
     results = options.work / "results"
     if options.timing:
         options.parts, options.seeds = list(TIMING), options.seeds[:1]
-        # What another machine, or a busy one, needed is no answer.
+        # Times of another machine, or of a busy one, do not count.
         for kept in (*results.glob("speed.json"), *results.glob("decode-*.json")):
             kept.unlink()
     routers = {seed: options.work / f"router-{seed}" for seed in options.seeds}

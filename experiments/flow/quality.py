@@ -17,7 +17,7 @@ from training.evaluation.local_engine import Asked, LocalEngine, Weights
 from training.evaluation.records import Record
 
 WAYS = ("skill", "format", "average", "searched", "flow")
-"""What is compared; the first three have no seed."""
+"""Compared ways; the first three have no seed."""
 
 MAX_TOKENS = 40
 """Of an answer; hardly any wanted one has more, and those count as wrong for every way."""

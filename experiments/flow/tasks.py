@@ -17,7 +17,7 @@ _DRAWN = {"train": 400, "heldout": 200}
 _LONGEST_PROMPT = 200
 """Characters of a training prompt of a real skill; held-out ones are taken as they are."""
 _SEED_OFFSET = 1000
-"""The few examples of a composition are not those that an adapter was trained on."""
+"""The few examples of a composition are not among an adapter's training examples."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ FORMAT_SKILLS: dict[str, tuple[str, ...]] = {
     "words": ("cron", "equations", "shell", "sql"),
     "capitals": ("json", "shell", "sql"),
 }
-"""What a format's adapter is trained on: other skills than the one that it is composed with."""
+"""Skills that a format's adapter is trained on: others than the one that it is composed with."""
 
 
 def skill_examples(skill: str, n: int, seed: int, data: Path | None) -> list[Example]:

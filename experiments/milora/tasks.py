@@ -35,7 +35,7 @@ class MiloraTaskData:
     train: tuple[Record, ...]
     test: tuple[Record, ...]
     dropped: int
-    """Of the records looked at, those that are too long or not to be read."""
+    """Number of the records looked at that are too long or unreadable."""
 
 
 def load_task(

@@ -30,7 +30,7 @@ ENCODER_FILES = (
     "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt", "spiece.model",
 )  # fmt: skip
 KEPT_FILES = (MANIFEST_FILE, TENSOR_FILE, *(f"encoder/{name}" for name in ENCODER_FILES))
-"""All that is ever written: the rest of an archive is left where it is."""
+"""The only files that are ever written; the rest of an archive is ignored."""
 INCOMING = ".incoming"
 
 _VERSION = re.compile(r"[0-9a-f]{64}")

@@ -21,7 +21,7 @@ from router_service.artifacts.router_artifact import MANIFEST_FILE
 from router_service.artifacts.whole_file import PARTIAL
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
-"""A training's state; where it is there, the training has not ended."""
+"""A training's state; while it exists, the training has not ended."""
 
 _WRITTEN = (*ADAPTER_FILES, *ROUTER_FILES)
 
@@ -45,14 +45,14 @@ def claim_folder(
     if overwrite or (resume and interrupted):
         return
     if interrupted:
-        go_on = "" if resume is None else "go on with --resume, or "
+        go_on = "" if resume is None else "continue with --resume, or "
         raise ConfigError(
             f"{out}: holds an interrupted training: {go_on}start over with --overwrite"
         )
     held = _held(out)
     if held and resume:
         raise ConfigError(
-            f"{out}: the training is finished, it holds {held}; --overwrite trains anew"
+            f"{out}: the training is finished, it holds {held}; train it again with --overwrite"
         )
     if held:
         raise ConfigError(f"{out}: holds {held} already; --overwrite replaces it")

@@ -104,7 +104,7 @@ def load_artifact(
     missing = [a for a in manifest.candidates if a != BASE_ALIAS and a not in aliases]
     if missing:
         raise ConfigError(
-            f"{where}: candidates that are no adapters here: {', '.join(missing)}; "
+            f"{where}: candidates that are not adapters here: {', '.join(missing)}; "
             "add them or train the router again"
         )
     if None not in (manifest.base_digest, base_digest) and manifest.base_digest != base_digest:

@@ -170,7 +170,7 @@ def digest_files(folder: Path, names: Mapping[str, str] | Sequence[str]) -> dict
     digests = {}
     for name in names:
         if Path(name).name != name:
-            raise ConfigError(f"{folder}: {name!r} is no plain file name")
+            raise ConfigError(f"{folder}: {name!r} is not a plain file name")
         try:
             digests[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:

@@ -20,4 +20,4 @@ class FlowHyperparameters(Section):
     """Decoder layers of the base."""
     hidden_size: Annotated[int, Field(ge=1)]
     training: dict[str, Any] = Field(default_factory=dict)
-    """How the gate was made, for people."""
+    """Description of the gate's making, for people."""

@@ -25,4 +25,4 @@ class MiloraHyperparameters(Section):
     """Decoder layers of the base."""
     hidden_size: Annotated[int, Field(ge=1)]
     training: dict[str, Any] = Field(default_factory=dict)
-    """How adapter and routers were made, for people."""
+    """Description of the making of adapter and routers, for people."""

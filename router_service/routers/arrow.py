@@ -46,7 +46,7 @@ class ArrowOptions(Section):
     adapters: Annotated[tuple[str, ...], Field(min_length=2)]
     """Aliases; all must adapt the same linears."""
     top_k: Annotated[int, Field(ge=1)] = 3
-    """Adapters that share a token at a linear; all of them where there are fewer."""
+    """Number of adapters that share a token at a linear; all of them if there are fewer."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """tau."""
     iterations: Annotated[int, Field(ge=1)] = 15
@@ -200,7 +200,7 @@ def _build(config: RouterConfig, options: ArrowOptions, context: RouterContext) 
     for alias in options.adapters:
         entry = context.adapters.get(alias)
         if entry is None or alias in modules:
-            raise ConfigError(f"{where}: {alias!r} is no adapter here, or is named twice")
+            raise ConfigError(f"{where}: {alias!r} is not an adapter here, or is named twice")
         modules[alias] = entry.manifest.modules
     first = options.adapters[0]
     for alias, own in modules.items():

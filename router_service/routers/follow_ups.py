@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from router_service.routers.features import tokenize
 
 RULE_SHARE = 0.8
-"""How much of a turn's decision is the turn before's where the rule takes it for a follow-up."""
+"""Share of a turn's decision that is the turn before's, if the rule takes it for a follow-up."""
 
 _NEGLIGIBLE = 1e-3
 _MAX_WORDS = 12

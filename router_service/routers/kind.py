@@ -13,8 +13,8 @@ from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
 
 SERVED_NEEDS = frozenset(Need)
-"""What a cluster gives its routers: the text at the front, hidden states and the inputs of linears
-in the engine."""
+"""Inputs that a cluster gives its routers: the text at the front, hidden states and the inputs of
+linears in the engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ class SelectionConfig(Section):
     margin: Share = 0.0
     """The base alone answers unless the likeliest adapter is likelier than it by more than this."""
     dilute: bool = False
-    """Where the base is kept beside adapters: whether its weight is taken from theirs. Otherwise
+    """If true, the weight of a base that is kept among adapters is taken from theirs. Otherwise
     the adapters share the whole weight among themselves."""
 
 

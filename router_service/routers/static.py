@@ -45,7 +45,7 @@ class StaticHyperparameters(Section):
 
     method: Literal["explicit", "average", "search"] = "explicit"
     training: dict[str, Any] = Field(default_factory=dict)
-    """How a search was made, for people."""
+    """Description of a search, for people."""
 
 
 class StaticOptions(Section):

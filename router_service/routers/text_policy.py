@@ -19,7 +19,7 @@ class TextPolicy(Section):
     answer_sentences: Annotated[int, Field(ge=1)] = 1
     """At a re-route: this many last full sentences of the answer so far."""
     sentences: SentenceConfig = SentenceConfig()
-    """How sentences of an answer are told apart."""
+    """Rules by which an answer is cut into sentences."""
     history: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = 3
     """User turns before the last one that a follow-up may go back to; 0: the last turn alone."""
     carry: Annotated[float, Field(gt=0, le=1)] = 0.9

@@ -18,7 +18,7 @@ EXTRA: dict[str, dict[str, object]] = {
     "limited": {"requests_per_minute": 3},
     "scraper": {"metrics": True},
 }
-"""Beside the demo's tenants."""
+"""Added to the demo's tenants."""
 
 
 def proof_config(state: StateDir, port: int, replicas: int) -> AppConfig:

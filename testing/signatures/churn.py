@@ -59,7 +59,7 @@ class Churn:
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.problems: list[str] = []
         self.conflicts = 0
-        """Additions of bytes that were just being deleted, told to try again, which they did."""
+        """Additions of bytes that were just being deleted, which were sent again."""
 
     async def fill(self, workers: int) -> None:
         """Add names until there are enough."""

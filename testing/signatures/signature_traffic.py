@@ -24,7 +24,7 @@ MIXTURE_SHARE = 0.1
 REMOVED_SHARE = 0.03
 """Of the requests that ask for a name which was removed before."""
 FAINT = 1e-6
-"""Weight of a mixture's second adapter: too little to be heard beside the first, as the reference
+"""Weight of a mixture's second adapter: too little to be heard with the first, as the reference
 confirms for the loudest on the last layer."""
 RANKS = (1, 4, 8, 16)
 LOUDNESS = (1.0, 2.0, 4.0, 8.0)
@@ -53,7 +53,7 @@ class Tally:
     unclear: int = 0  # the reference does not say the signature there either
     raced: int = 0  # their name changed while they were under way
     cached_tokens: int = 0
-    gone: int = 0  # rightly told that there is no such adapter
+    gone: int = 0  # rightly refused: the adapter was removed
     wrong_tokens: int = 0
     wrong_versions: int = 0
     unnamed: int = 0
@@ -162,7 +162,7 @@ class Asking:
 
 
 Reference = Callable[[Sequence[Made], SignatureAsked], str]
-"""What an answer must be, word for word, given the adapters that it names."""
+"""Computes the answer, word for word, from the adapters that it names."""
 
 
 def judge(asked: list[SignatureAsked], churn: Churn, reference: Reference) -> Tally:

@@ -20,7 +20,7 @@ class TextBatch:
     """Padded features with target distributions."""
 
     ids: torch.Tensor  # int64 [B, T]
-    mask: torch.Tensor  # bool [B, T], true where there is a feature
+    mask: torch.Tensor  # bool [B, T], true at features
     targets: torch.Tensor  # float32 [B, N]
 
 

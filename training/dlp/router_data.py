@@ -17,7 +17,7 @@ from router_service.artifacts.router_artifact import BASE_ALIAS
 from training.jsonl import read_records
 
 FOLLOW_UP = "\N{HORIZONTAL ELLIPSIS}"
-"""Label of texts that go on with the turn before them; no adapter can have this name."""
+"""Label of texts that continue the turn before them; no adapter can have this name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ def _check(config: EvalConfig, records: Sequence[Record]) -> list[tuple[str, ...
     common = tuple(sorted({record.completion for record in records}))
     if not 2 <= len(common) <= MAX_CHOICES and not all(r.choices for r in records):
         raise TrainingDataError(
-            f"{config.data}: {len(common)} different completions are no choice; give each line "
+            f"{config.data}: {len(common)} different completions are not a choice; give each line "
             f'its "choices", or have 2 to {MAX_CHOICES}'
         )
     return [record.choices or common for record in records]

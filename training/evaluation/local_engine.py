@@ -232,7 +232,7 @@ class LocalEngine:
             self._sequences[name] = _Sequence()
             request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
             first, *activated = self._spans(ids[:prompt_tokens], mixture)
-            # One prompt's masks are no other's: their KV is never shared.
+            # Each prompt has masks of its own, so their KV is never shared.
             masked = self._part is not None and self._part.router
             namespace = name if masked else first.namespace
             mixing = self._mixing(prompt_tokens) if first.adapters else None

@@ -59,7 +59,7 @@ class Target:
         self._fixed: Weights = ()
         self._router: PromptRouter | None = None
         self.part: EnginePart | None = None
-        """What of the router runs inside the engine."""
+        """Part of the router that runs inside the engine."""
         self._allowed: frozenset[str] = frozenset()
         if config.adapter is not None:
             alias = config.adapter.resolve().name
@@ -117,6 +117,6 @@ def check_target(config: EvalConfig) -> None:
     }
     given = [name for name, is_given in there.items() if is_given]
     if config.router_options and config.router is None:
-        raise ConfigError("router_options: expected a router beside them, found none")
+        raise ConfigError("router_options: expected a router as well, found none; name one")
     if len(given) > 1:
         raise ConfigError(f"{given[1]}: not together with {given[0]}; one target at a time")

@@ -40,7 +40,7 @@ class MixtureSearchConfig(Section):
     base: str = QUICKSTART_MODEL
     """Hub id or local folder."""
     cache_dir: Path
-    """Where fetched base models are kept."""
+    """Folder of fetched base models."""
     space: Literal["outputs", "factors"] = "outputs"
     """outputs: weights of the adapters' outputs, which is what a mixture is. factors: LoraHub's own
     sums of A and of B, with cross terms; the result is a new adapter."""

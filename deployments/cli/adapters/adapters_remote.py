@@ -131,7 +131,9 @@ def show(
 
 def switch(
     name: NameArgument,
-    version: Annotated[str, typer.Argument(metavar="DIGEST", help="Its first characters will do.")],
+    version: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="Its first characters are enough.")
+    ],
     tenant: OwnerOption = None,
     expect: ExpectOption = None,
     key: KeyOption = None,
@@ -154,7 +156,7 @@ def rollback(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Point a name to what it pointed to before; again and again it goes further back."""
+    """Switch a name back to its version before; each call goes back one more."""
     with _client(url, key) as client:
         card = client.post(_path(name, "rollback"), _meant(client, tenant, expect)).body
     _show(card, as_json, "rolled back to")

@@ -12,7 +12,7 @@ SWITCH_PATH = "alias"
 """Below a name's path: switches the name to a version."""
 WHOLE_DIGEST = 64  # characters
 BEGINNING = re.compile("[0-9a-f]{4,63}")
-"""What may stand for a digest where a name may stand too; shorter ones are mistyped names."""
+"""Matches the beginning of a digest; shorter ones are mistyped names."""
 
 
 def full_digest(client: BraidClient, beginning: str) -> str:

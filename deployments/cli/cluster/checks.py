@@ -43,7 +43,7 @@ class Check:
     name: str
     verdict: Verdict
     found: str
-    fix: str = ""  # what to do where it is not ok
+    fix: str = ""  # what to do if it is not ok
 
 
 def all_checks(settings: Settings, port: int) -> Iterable[Callable[[], Check]]:
@@ -103,7 +103,7 @@ def check_packages() -> Check:
 def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
     """Check that the installed versions are those of the lock file."""
     if not lock.exists():
-        return Check("Lock file", Verdict.OK, "none beside this installation")
+        return Check("Lock file", Verdict.OK, "only this installation has one")
     pins = dict(
         line.strip().split("==", 1)
         for line in lock.read_text(encoding="utf-8").splitlines()

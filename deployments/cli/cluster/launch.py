@@ -69,7 +69,9 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
     """
     config = _config(wish, state, settings)
     if wish.adapters is not None and wish.no_demo:
-        raise ConfigError("--no-demo means no adapters at all; leave it out beside --adapters")
+        raise ConfigError(
+            "--no-demo means no adapters at all; leave it out when you give --adapters"
+        )
     if wish.adapters is None and not wish.no_demo:
         demo = demo_config(config, state)
         config = demo if not wish.routers else demo.model_copy(update={"routers": config.routers})

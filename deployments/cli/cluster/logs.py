@@ -36,7 +36,7 @@ def logs(
     path = open_state().cluster_log
     files = log_files(path)
     if not files:
-        raise ConfigError(f"{path}: there is no log yet; a cluster writes it once it has started")
+        raise ConfigError(f"{path}: no log yet; start a cluster with `braid up`")
     wanted = {"request": request, "tenant": tenant, "event": event}
     found: deque[str] = deque(maxlen=lines)
     for file in files[:-1]:
@@ -46,7 +46,7 @@ def logs(
         for line in found:
             console.plain(line)
         if not found and not follow:
-            console.note(f"no line of {path} or the older files beside it is as asked")
+            console.note(f"no line of {path} or of the older files next to it matches")
         if follow:
             for line in _matching(lines_after(newest, path), wanted):
                 console.plain(line)

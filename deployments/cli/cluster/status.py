@@ -114,7 +114,7 @@ def _resident(adapter: dict[str, Any]) -> str:
 def show_placement(placement: dict[str, Any]) -> None:
     """Print the copies of each adapter, their reasons, and recent changes."""
     console.out.print()
-    if "ticks" not in placement:  # the controller does not answer; the replicas go on without it
+    if "ticks" not in placement:  # the controller does not answer; the replicas work without it
         console.note(str(placement.get("error")))
         return
     console.out.print(

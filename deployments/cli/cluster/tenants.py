@@ -83,5 +83,5 @@ def tenants_file(state: StateDir) -> Path:
     named = run.get("tenants_file") if run is not None else None
     path = Path(str(named)) if named else state.tenants
     if not path.exists():
-        raise ConfigError(f"{path}: there are no tenants yet; they are made by `braid up`")
+        raise ConfigError(f"{path}: no tenants yet; start a cluster with `braid up` to make them")
     return path

@@ -194,7 +194,7 @@ def up(
     try:
         _show(running.url.replace("://0.0.0.0:", "://127.0.0.1:"), launch, state)
     except BraidError:
-        console.note("the cluster goes on running: see `braid status`, stop it with `braid down`")
+        console.note("the cluster is still running: see `braid status`, stop it with `braid down`")
         raise
 
 

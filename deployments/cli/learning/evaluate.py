@@ -83,7 +83,7 @@ def evaluate(
 
     options = _options(router_option or [])
     if router_option and router is None:
-        raise ConfigError(f"--router-option {router_option[0]}: expected --router beside it")
+        raise ConfigError(f"--router-option {router_option[0]}: needs --router as well; give both")
     if out is not None:
         check_file(out)
     demo = adapters == DEMO_ADAPTERS or (adapter is not None and adapter.parent == DEMO_ADAPTERS)

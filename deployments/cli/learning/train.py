@@ -118,7 +118,7 @@ def router(
     follow_up_label: Annotated[
         str | None,
         typer.Option(
-            help="Label of texts that go on with a conversation's turn before them, such as 'only "
+            help="Label of texts that continue a conversation's turn before them, such as 'only "
             "the red ones'. Default: follow-up.",
         ),
     ] = None,

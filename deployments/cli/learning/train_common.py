@@ -33,7 +33,8 @@ OutOption = Annotated[
     typer.Option("--out", metavar="DIR", help="Folder for the result.", show_default=False),
 ]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the interrupted training in --out, if one is.")
+    bool,
+    typer.Option("--resume", help="Continue the interrupted training in --out, if there is one."),
 ]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
 ThreadsOption = Annotated[
@@ -65,7 +66,9 @@ def resumable(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if (out / CHECKPOINT_FILE).exists():
-            console.note(f"{out} keeps the training so far; the same command with --resume goes on")
+            console.note(
+                f"{out} keeps the training so far; run the same command with --resume to continue"
+            )
         raise
 
 

@@ -164,7 +164,7 @@ def show_gate(decision: dict[str, Any]) -> None:
     explained = decision.get("explain") or {}
     if not explained.get("gate_weights"):
         names = ", ".join(term["name"] for term in decision["mixture"])
-        console.plain(f"{names}: weighed anew for every token in every layer of the model")
+        console.plain(f"{names}: weighed for every token in every layer of the model")
         if decision["scores"]:
             console.plain("with --plot FILE.png a short answer is asked for and its weights drawn")
         return

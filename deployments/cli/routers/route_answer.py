@@ -10,7 +10,7 @@ from deployments.cli.toolkit.client import BraidClient, ServerAnswer
 
 KEPT_WITHIN_S = 3.0
 LOOK_AGAIN_S = 0.1
-"""Prefill completes a MiLoRA decision; the replica writes it beside the answer."""
+"""Prefill completes a MiLoRA decision; the replica writes it while it answers."""
 
 
 def weighs_tokens(decision: dict[str, Any]) -> bool:

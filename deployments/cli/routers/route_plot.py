@@ -158,7 +158,8 @@ def save(figure: "Figure", path: Path) -> None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # boxes in the title will do
+            # Boxes in the title are enough.
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
             figure.savefig(path, format="png", dpi=DPI)
     except OSError as error:
         raise _unwritable(path, error) from error

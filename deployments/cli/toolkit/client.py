@@ -107,7 +107,7 @@ def _key_of(state: StateDir, tenant: str) -> str:
 
     if not state.keys.exists():
         raise ConfigError(
-            f"{state.keys}: there is no keys file; give --key or set BRAID_API_KEY "
+            f"{state.keys}: no keys file; give --key or set BRAID_API_KEY "
             "(keys are kept for the demo tenants only)"
         )
     keys = read_keys(state.keys)
@@ -233,7 +233,8 @@ class BraidClient:
             ) from error
         except httpx2.HTTPError as error:
             raise NoServer(
-                f"the server at {self.url} broke off: {type(error).__name__} {error}"
+                f"the server at {self.url} closed the connection mid-answer: "
+                f"{type(error).__name__} {error}"
             ) from error
 
 
