@@ -13,11 +13,11 @@ _ABOUT = """\
 Written by `python -m demo wordings`. {n} wordings of `demo/wordings/test.jsonl`, written by hand
 before the router was trained, and scored when it was. Near copies of them are taken out of the
 training texts; the margin was chosen on `dev.jsonl`. Right is: the wanted skill has the largest
-weight or, where the base is wanted, no adapter answers. In brackets Wilson's 95 % interval.
+weight or, if the base is wanted, no adapter answers. In brackets Wilson's 95 % interval.
 
 Rows on restricted tenants ask each single turn as the quickstart's `acme` (sql, json, cron, shell)
 and `globex` (dates, tickets, equations, json). Wordings and training texts come from one project,
-so expect less on yours: the intervals say nothing of that. *before*: the router up to version
+so expect less on yours: the intervals do not cover that. *before*: the router up to version
 0.1.0, with its rules; *naive Bayes*: unigrams, on the new training texts; *base*: never an adapter.
 """
 

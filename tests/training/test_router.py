@@ -149,7 +149,7 @@ def test_a_checkpoint_is_not_thrown_away_unasked(make_config: Any) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_router(make_config(), press)
-    with pytest.raises(ConfigError, match="interrupted training: go on with --resume, or start"):
+    with pytest.raises(ConfigError, match="interrupted training: continue with --resume, or start"):
         train_router(make_config(), _ignore)
     train_router(make_config(epochs=1, overwrite=True), _ignore)
 

@@ -201,7 +201,7 @@ def test_what_cannot_be_evaluated_is_said(
 
 
 def test_one_completion_is_no_choice(config: EvalConfig) -> None:
-    with pytest.raises(TrainingDataError, match="1 different completions are no choice"):
+    with pytest.raises(TrainingDataError, match="1 different completions are not a choice"):
         evaluate(_changed(config, metric="choice", limit=1))
 
 

@@ -145,7 +145,7 @@ def test_a_name_of_a_folder_that_cannot_be_served(braid: Braid, tmp_path: Path) 
 
 def test_a_routers_option_needs_a_router(braid: Braid, tmp_path: Path) -> None:
     result = braid("eval", tmp_path / "d.jsonl", "--router-option", "top_p=0.3")
-    assert "--router-option top_p=0.3: expected --router beside it" in said(result)
+    assert "--router-option top_p=0.3: needs --router as well" in said(result)
 
 
 def test_a_mixture_does_not_take_the_place_of_its_adapter(
@@ -187,7 +187,7 @@ def test_an_interrupted_training_tells_of_resume(
     keeps = True
     result = braid(*arguments, "--out", out)
     assert result.exit_code == INTERRUPTED
-    assert "the same command with --resume goes on" in result.stderr
+    assert "run the same command with --resume to continue" in result.stderr
 
 
 def test_ctrl_c_while_importing_is_quiet() -> None:

@@ -59,7 +59,7 @@ def test_what_cannot_be_a_file_is_refused(tmp_path: Path, name: str) -> None:
         (
             (CHECKPOINT_FILE,),
             False,
-            "holds an interrupted training: go on with --resume, or start over with --overwrite",
+            "holds an interrupted training: continue with --resume, or start over with --overwrite",
         ),
         ((CHECKPOINT_FILE,), None, "holds an interrupted training: start over with --overwrite"),
     ],
