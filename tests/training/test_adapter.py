@@ -180,7 +180,9 @@ def test_a_checkpoint_is_not_thrown_away_unasked(settings: dict[str, Any]) -> No
 
 def test_a_finished_training_says_so_when_resumed(settings: dict[str, Any]) -> None:
     train_adapter(AdapterTrainingConfig(**settings))
-    with pytest.raises(ConfigError, match=r"the training is finished.*train it again with --overwrite"):
+    with pytest.raises(
+        ConfigError, match=r"the training is finished.*train it again with --overwrite"
+    ):
         train_adapter(AdapterTrainingConfig(**settings, resume=True))
 
 

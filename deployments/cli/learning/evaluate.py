@@ -11,7 +11,8 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli.learning.train_common import ThreadsOption, checked
+from deployments.cli.learning.train_common import checked
+from deployments.cli.learning.training_options import ThreadsOption
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.mixture_text import parse_mixture
 from deployments.cli.toolkit.options import JsonOption

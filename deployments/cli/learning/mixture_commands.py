@@ -9,12 +9,12 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli.learning.train_common import (
+from deployments.cli.learning.train_common import checked
+from deployments.cli.learning.training_options import (
     OutOption,
     OverwriteOption,
     SeedOption,
     ThreadsOption,
-    checked,
 )
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.mixture_text import adapter_folders, parse_mixture, parse_names

@@ -1,16 +1,17 @@
-"""Options, settings, progress and report of the commands that train."""
+"""Settings, progress and report of the commands that train."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
 from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
+from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
 from cluster.field_problems import all_problems
+from deployments.cli.learning.training_options import BaseModelOptions
 from deployments.cli.toolkit import console
 
 if TYPE_CHECKING:
@@ -18,43 +19,6 @@ if TYPE_CHECKING:
     from training.run import TrainProgress, TrainReport
 
 M = TypeVar("M", bound=BaseModel)
-
-DataOption = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        metavar="FILE",
-        help='JSON lines of {"prompt": ..., "completion": ...}.',
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option("--out", metavar="DIR", help="Folder for the result.", show_default=False),
-]
-ResumeOption = Annotated[
-    bool,
-    typer.Option("--resume", help="Continue the interrupted training in --out, if there is one."),
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: the library's choice.")
-]
-SeedOption = Annotated[
-    int, typer.Option(help="The same seed, data and settings give the same result.")
-]
-BaseOption = Annotated[
-    str | None,
-    typer.Option("--base", metavar="ID|DIR", help="Base model. Default: SmolLM2-135M-Instruct."),
-]
-DescriptionOption = Annotated[str | None, typer.Option(help="What the adapter can do, for people.")]
-RankOption = Annotated[int | None, typer.Option(min=1, max=256, help="Default: 8.")]
-LearningRateOption = Annotated[
-    float | None, typer.Option(help="Peak learning rate. Default: 0.002.")
-]
-MaxTokensOption = Annotated[
-    int | None, typer.Option(min=8, help="Longest example; longer is refused. Default: 512.")
-]
 
 
 @contextmanager
@@ -70,6 +34,17 @@ def resumable(out: Path) -> Iterator[None]:
                 f"{out} keeps the training so far; run the same command with --resume to continue"
             )
         raise
+
+
+def train_over_base(
+    train: "Callable[..., TrainReport]",
+    kind: "type[TrainingConfig]",
+    options: BaseModelOptions,
+    **own: Any,
+) -> None:
+    """Run a training over a base model with the options of all such trainings and its own."""
+    cache_dir = cache_folder(Settings())
+    shown(train, checked(kind, **options.settings, cache_dir=cache_dir, **own))
 
 
 def shown(train: "Callable[..., TrainReport]", config: "TrainingConfig") -> None:

@@ -242,7 +242,7 @@ def test_tensors_of_another_training_are_refused(artifact: Path, tmp_path: Path)
 
 
 def test_candidates_must_be_in_the_catalog(artifact: Path) -> None:
-    with pytest.raises(ConfigError, match="no adapters here: cron, sql"):
+    with pytest.raises(ConfigError, match="not adapters here: cron, sql"):
         _load(artifact, aliases=frozenset({"json"}))
 
 
