@@ -86,7 +86,12 @@ def check_text(where: str, record: object) -> None:
         ) from error
 
 
-def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
+def parse_object(where: str, line: str) -> dict[str, Any]:
+    """Parse one line into a JSON object whose strings are text.
+
+    Raises:
+        TrainingDataError: it is not one; the message opens with ``where``.
+    """
     try:
         record: Any = json.loads(line)
     except json.JSONDecodeError as error:
@@ -96,6 +101,11 @@ def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tu
     check_text(where, record)
     if not isinstance(record, dict):
         raise TrainingDataError(f"{where}: must be an object, found {type(record).__name__}")
+    return record
+
+
+def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
+    record = parse_object(where, line)
     for field in fields:
         if field not in record:
             raise TrainingDataError(f"{where}:{field}: missing")

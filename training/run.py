@@ -119,6 +119,11 @@ class Finished:
     base: ModelLocation
     dev_loss: float | None
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Measurements for a router's manifest."""
+        return {} if self.dev_loss is None else {"dev_loss": self.dev_loss}
+
 
 def run_training(
     config: TrainingConfig,

@@ -16,8 +16,8 @@ from demo.generator.results import (
     Sample,
     SkillResult,
     read_results,
-    write_results,
 )
+from demo.generator.results_file import write_result_file
 from demo.generator.skills import SKILLS
 from demo.generator.wording_results import FILE as WORDINGS_FILE
 from demo.generator.wording_results import read_wording_results
@@ -82,7 +82,7 @@ def evaluate_demo(
             router=router,
             skills={**results.skills, skill: result},
         )
-        write_results(results_path, results)
+        write_result_file(results_path, results)
     wordings = read_wording_results(results_path.with_name(WORDINGS_FILE))
     write_report(report_path, results, wordings)
     return results

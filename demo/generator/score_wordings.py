@@ -9,6 +9,7 @@ from demo.generator.build import DEMO_SEED
 from demo.generator.datasets import generate
 from demo.generator.report import write_report
 from demo.generator.results import read_results
+from demo.generator.results_file import write_result_file
 from demo.generator.rivals import AlwaysBase, NaiveBayes, Renormalising
 from demo.generator.router_texts import router_texts
 from demo.generator.skills import GENERAL, SKILLS
@@ -17,7 +18,6 @@ from demo.generator.wording_results import (
     WordingResults,
     WordingRow,
     read_wording_results,
-    write_wording_results,
 )
 from demo.generator.wordings import (
     Wording,
@@ -80,7 +80,7 @@ def score_wordings(
         },
         p50_ms={name: round(times[name], 3) for name in order},
     )
-    write_wording_results(results.with_name(FILE), done)
+    write_result_file(results.with_name(FILE), done)
     skills = read_results(results)
     if skills is not None:
         write_report(report, skills, done)

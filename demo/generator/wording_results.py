@@ -2,9 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from cluster.errors import ConfigError
+from demo.generator.results_file import ResultRecord, read_result_file
 from training.evaluation.answer_metrics import wilson
 
 FILE = "demo-wordings.json"
@@ -22,11 +20,7 @@ so expect less on yours: the intervals do not cover that. *before*: the router u
 """
 
 
-class _WordingRecord(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WordingRow(_WordingRecord):
+class WordingRow(ResultRecord):
     """One kind of wording."""
 
     n: int
@@ -34,7 +28,7 @@ class WordingRow(_WordingRecord):
     """By router or rival."""
 
 
-class WordingResults(_WordingRecord):
+class WordingResults(ResultRecord):
     """One evaluation of the test file."""
 
     router_version: str
@@ -50,20 +44,9 @@ def read_wording_results(path: Path) -> WordingResults | None:
     """Read the results in `path`; returns None if the file does not exist.
 
     Raises:
-        ConfigError: the file is not one that `write_wording_results` wrote.
+        ConfigError: the file is not one that `write_result_file` wrote.
     """
-    if not path.exists():
-        return None
-    try:
-        return WordingResults.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ConfigError(f"{path}: not a results file: {error}") from error
-
-
-def write_wording_results(path: Path, results: WordingResults) -> None:
-    """Write `results`, one line per field."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return read_result_file(WordingResults, path)
 
 
 def wording_lines(results: WordingResults) -> list[str]:

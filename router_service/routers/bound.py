@@ -1,9 +1,10 @@
 """Loading of artifacts that are bound to exact versions and work inside the engine."""
 
 from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cluster.config import RouterConfig, Section
+from router_service.artifacts.bound_artifact import BoundArtifact
 from router_service.artifacts.router_artifact import (
     RouterManifest,
     adapter_versions,
@@ -16,16 +17,7 @@ from router_service.routers.kind import RouterContext, artifact_path
 S = TypeVar("S", bound=Section)
 
 
-class BoundArtifact(Protocol):
-    """A loaded artifact."""
-
-    @property
-    def manifest(self) -> RouterManifest:
-        """Its router.json."""
-        ...
-
-
-B = TypeVar("B", bound=BoundArtifact)
+B = TypeVar("B", bound=BoundArtifact[Any])
 
 
 def read_bound(

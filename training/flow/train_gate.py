@@ -21,14 +21,12 @@ from router_service.flow.flow_schema import FlowHyperparameters
 from router_service.flow.gate import FlowGate, initial_bias
 from training.base_model import linear_shapes
 from training.checkpoint import Tensors
+from training.completion_trainee import CompletionTrainee
 from training.config import GateTrainingConfig
-from training.encoding import EncodedExample, collate
 from training.flow.weighted_lora import weigh_adapters
-from training.loss import completion_loss
 from training.run import (
     FetchProgress,
     Finished,
-    Parameters,
     Recipe,
     TrainProgress,
     TrainReport,
@@ -106,7 +104,7 @@ def train_gate(
             data_digest=finished.data_digest,
             weight=weight,
             bias=finished.weights["bias"],
-            metrics={} if finished.dev_loss is None else {"dev_loss": finished.dev_loss},
+            metrics=finished.metrics,
         )
         return (config.out / TENSOR_FILE).stat().st_size
 
@@ -122,7 +120,7 @@ def train_gate(
     )
 
 
-class _Gate:
+class _Gate(CompletionTrainee):
     """A base with k frozen adapters and a trainable gate."""
 
     def __init__(
@@ -138,16 +136,7 @@ class _Gate:
         bias = nn.Parameter(initial_bias(k, target).repeat(layers, 1))
         gate = FlowGate(weight, bias, temperature)
         weigh_adapters(model, adapters, lambda layer, x: gate.weights(layer, None, x))
-        self._model = model
-        self._pad_id = pad_id
-        self.parameters: Parameters = {"weight": weight, "bias": bias}
-        self.dev_parameters: Parameters = {}
-
-    def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
-        return completion_loss(self._model, collate(examples, pad_id=self._pad_id))
-
-    def dev_loss(self, examples: Sequence[EncodedExample]) -> float:
-        return float(self.loss(examples))
+        super().__init__(model, {"weight": weight, "bias": bias}, pad_id)
 
     def weights(self) -> Tensors:
         return {name: p.detach().clone() for name, p in self.parameters.items()}

@@ -102,7 +102,7 @@ def train_milora(
             base_digest=finished.base.digest,
             data_digest=finished.data_digest,
             tensors=routers,
-            metrics={} if finished.dev_loss is None else {"dev_loss": finished.dev_loss},
+            metrics=finished.metrics,
         )
         return nbytes
 
