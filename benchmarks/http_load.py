@@ -31,7 +31,7 @@ LOCAL = {"127.0.0.1", "localhost", "::1"}
 
 @dataclass(frozen=True)
 class Load:
-    """What the requests of a round ask for: their bodies take turns."""
+    """Requests of a round; their bodies take turns."""
 
     name: str
     targets: tuple[dict[str, Any], ...]  # fields of request i's body: "model", "adapters"
@@ -48,7 +48,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Result:
+class LoadResult:
     """One load at one concurrency. Rates are of rounds, latencies of all requests or events."""
 
     load: str
@@ -65,7 +65,7 @@ class Result:
 
 
 def loads(base: str | None, models: Sequence[str], mixture: int, concurrency: int) -> list[Load]:
-    """The loads of a run.
+    """List the loads of a run.
 
     Args:
         base: name of the base model; None: it is not measured, and there are no mixtures.
@@ -138,8 +138,8 @@ async def ask(
     return Timing(arrivals[0] - started, gaps, tokens, len(arrivals))
 
 
-async def measure(options: argparse.Namespace, concurrency: int) -> list[Result]:
-    """All loads at one concurrency, in turns."""
+async def measure(options: argparse.Namespace, concurrency: int) -> list[LoadResult]:
+    """Measure all loads at one concurrency, in turns."""
     rng = random.Random(options.seed)
     headers = {"authorization": f"Bearer {options.key}"}
     chosen = loads(options.base, options.models, options.mixture, concurrency)
@@ -152,7 +152,7 @@ async def measure(options: argparse.Namespace, concurrency: int) -> list[Result]
                     [rng.randrange(100, options.vocabulary) for _ in range(options.prompt_tokens)]
                     for _ in range(concurrency)
                 ]
-                # Rounds of few requests go on through the list, so that all of it is asked for.
+                # Rounds of few requests walk through the list, so that all of it is asked for.
                 targets = itertools.islice(
                     itertools.cycle(load.targets), number * concurrency, (number + 1) * concurrency
                 )
@@ -174,11 +174,11 @@ async def measure(options: argparse.Namespace, concurrency: int) -> list[Result]
 
 def summarise(
     name: str, concurrency: int, rates: Sequence[float], timings: Sequence[Timing]
-) -> Result:
-    """Figures of one load from its rounds' rates and its requests' times."""
+) -> LoadResult:
+    """Compute the figures of one load from its rounds' rates and its requests' times."""
     gaps = [gap * 1e3 for timing in timings for gap in timing.gaps] or [math.nan]
     first = [timing.ttft * 1e3 for timing in timings]
-    return Result(
+    return LoadResult(
         load=name,
         concurrency=concurrency,
         rounds=len(rates),
@@ -194,12 +194,12 @@ def summarise(
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that at least ``share`` of all values do not exceed."""
+    """Return the smallest value that at least ``share`` of all values do not exceed."""
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def line(result: Result) -> str:
-    """One result for people."""
+def line(result: LoadResult) -> str:
+    """Write one result for people."""
     return (
         f"{result.load:<16} {result.concurrency:3d} at once: "
         f"{result.output_tokens_per_s:7.1f} tokens/s "
@@ -210,7 +210,7 @@ def line(result: Result) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="without /v1")
     parser.add_argument("--key", default="none", help="API key")

@@ -1,9 +1,9 @@
-"""Shows what another user of the machine reaches of a local cluster: HTTP, and nothing else.
+"""Shows what another user of the machine can reach of a local cluster: HTTP, and nothing else.
 
-Run as root beside a cluster of ``braid up``: ``python -m benchmarks.local_user [STATE_DIR]``. It
+Run as root on the machine of a ``braid up``: ``python -m benchmarks.local_user [STATE_DIR]``. It
 becomes ``nobody``, then tries every file of the state folder, the environment of each process, and
 every port: as HTTP, as Redis, and with a call to the methods of Serve, of Ray's control service and
-of the links that would run code or read state. It exits with 1 where anything is granted.
+of the links that would run code or read state. It exits with 1 if anything is granted.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ def readable(paths: list[str]) -> list[str]:
 
 
 def exchange(port: int, sent: bytes) -> bytes:
-    """Return the first bytes that a port answers to ``sent``; empty where it answers none."""
+    """Return the first bytes that a port answers to ``sent``; empty if it answers none."""
     try:
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as one:
             one.settimeout(TIMEOUT_S)
@@ -127,7 +127,7 @@ def try_everything(family: list[psutil.Process], state: StateDir, front: int) ->
 
 
 def main() -> None:
-    """Try as another user whatever the cluster of a state folder offers."""
+    """Try as another user everything that the cluster of a state folder offers."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else state_folder(Settings())
     state = StateDir.open(folder)
     running = find_running(state)

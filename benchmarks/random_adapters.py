@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from benchmarks.engine.adapters import write_adapters
+from testing.random_adapters import write_adapters
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="folder of the base model")
     parser.add_argument("out", type=Path)

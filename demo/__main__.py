@@ -8,15 +8,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import console
-from deployments.cli.client import BraidClient, find_target
+from cluster.domain.model_names import AUTO
 from deployments.cli.command_line import BraidGroup
-from deployments.cli.options import KeyOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import KeyOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER, PROJECT_ROOT
 
 PROGRAM = "python -m demo"
 ADMIN = "admin"
-AUTO = "auto"
 ANSWER_TOKENS = 64
 WORKERS = 8
 PAIR = ("cron", "sql")
@@ -45,8 +45,8 @@ def data(
 ) -> None:
     """Write each skill's examples as JSON lines; held-out ones come from other templates.
 
-    Beside them the prompts of all skills for a router, and 200 examples of two skills at once for
-    a gate.
+    Also write the prompts of all skills for a router, and 200 examples of two skills at once for a
+    gate.
     """
     from demo.generator.datasets import generate_pairs, write_datasets
     from demo.generator.router import write_router_data
@@ -70,7 +70,7 @@ def build(
         int, typer.Option(min=0, help="CPU threads; 0 is the library's choice.")
     ] = 0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep finished adapters, go on with the rest.")
+        bool, typer.Option("--resume", help="Keep finished adapters, train the rest.")
     ] = False,
 ) -> None:
     """Train every adapter of the demo, and its router: about a quarter of an hour on two cores."""
@@ -181,7 +181,7 @@ def wordings(
     results: Annotated[Path, typer.Option(metavar="FILE")] = RESULTS,
     report: Annotated[Path, typer.Option(metavar="FILE")] = REPORT,
 ) -> None:
-    """Score the router's choices on human wordings, beside rivals; needs no cluster."""
+    """Score the router's choices on human wordings, and its rivals'; needs no cluster."""
     from demo.generator.score_wordings import score_wordings
 
     done = score_wordings(router, results, report, before)
@@ -196,7 +196,7 @@ def wordings(
 
 
 def router_name(client: BraidClient) -> str | None:
-    """The first router of the server, which answers ``auto``."""
+    """Name the first router of the server, which answers ``auto``."""
     names = [str(card["id"]) for card in client.get("/v1/models")["data"]]
     named = [name.removeprefix(f"{AUTO}:") for name in names if name.startswith(f"{AUTO}:")]
     return named[0] if named else None

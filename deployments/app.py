@@ -7,6 +7,7 @@ from ray import serve
 
 from cluster.config import AppConfig
 from cluster.errors import ConfigError
+from cluster.field_problems import all_problems
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
 from deployments.controller.controller import controller_deployment
@@ -25,11 +26,7 @@ def parse_config(args: dict[str, Any]) -> AppConfig:
     try:
         return AppConfig.model_validate(args)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(f"application arguments: {problems}") from error
+        raise ConfigError(f"application arguments: {all_problems(error)}") from error
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:

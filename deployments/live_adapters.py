@@ -24,10 +24,11 @@ from cluster.clock import Clock
 from cluster.config import AdapterConfig, AppConfig
 from cluster.domain.adapter import AdapterEntry, BaseCheck
 from cluster.domain.ids import AdapterDigest
+from cluster.domain.model_names import base_names
 from cluster.errors import AdapterLoadFailed, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
-from deployments.wiring import Secrets, base_names
+from deployments.wiring import Secrets
 
 REDIS_TIMEOUT_S = 1.0
 NO_BASE = BaseShapes("", {})

@@ -16,10 +16,10 @@ from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.errors import AdapterError, ConfigError
-from router_service.artifact_store import RouterStore
-from router_service.artifacts import read_manifest
+from router_service.artifacts.artifact_store import RouterStore
+from router_service.artifacts.router_artifact import BASE_ALIAS, read_manifest
 from router_service.router_kinds import default_registry
-from router_service.routers.base import BASE_ALIAS, PromptRouter
+from router_service.routers.base import PromptRouter
 from router_service.routers.kind import (
     SERVED_NEEDS,
     EnginePart,

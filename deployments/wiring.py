@@ -6,6 +6,7 @@ from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.clock import Clock
 from cluster.config import AppConfig, Settings, cache_folder
+from cluster.domain.model_names import base_names
 from cluster.errors import ConfigError
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.redis_store import RedisDecisionStore
@@ -51,11 +52,6 @@ def scan_adapters(config: AppConfig, model_id: str) -> AdapterCatalog:
     if config.adapters_dir is None:
         return AdapterCatalog()
     return AdapterCatalog.scan(config.adapters_dir, reserved=base_names(model_id))
-
-
-def base_names(model_id: str) -> tuple[str, str]:
-    """The names under which the base answers: its id, and the id's last part."""
-    return model_id, model_id.rstrip("/").rsplit("/", 1)[-1]
 
 
 def decision_store(

@@ -31,7 +31,7 @@ class KeptAnswers:
                 self._kept[key] = text
 
     def missing(self, asked: Sequence[Asked], max_tokens: int) -> list[Asked]:
-        """What has no answer yet, each once."""
+        """List what has no answer yet, each once."""
         wanted = dict.fromkeys(asked)
         return [item for item in wanted if self._key(item, max_tokens) not in self._kept]
 
@@ -56,7 +56,7 @@ class KeptAnswers:
             say(f"answered {start + len(chunk)}/{len(missing)}")
 
     def get(self, item: Asked, max_tokens: int) -> str:
-        """A kept answer."""
+        """Return a kept answer."""
         return self._kept[self._key(item, max_tokens)]
 
     def _key(self, item: Asked, max_tokens: int) -> str:

@@ -1,4 +1,4 @@
-"""How sure a mean over seeds and a difference are."""
+"""Confidence in a mean over seeds and in a difference."""
 
 import math
 import statistics
@@ -11,7 +11,7 @@ _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and the half width of its 95 % interval; None where there is one value only."""
+    """Compute the mean and the half width of its 95 % interval; None if there is one value only."""
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None
@@ -26,7 +26,8 @@ def difference_interval(
     resamples: int = 4000,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Mean difference of two scores and its 95 % interval, seeds and prompts drawn again.
+    """Compute the mean difference of two scores and its 95 % interval, seeds and prompts drawn
+    again.
 
     Args:
         ours, theirs: scores by seed and prompt, [S][N], paired in both.

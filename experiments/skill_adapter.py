@@ -21,7 +21,7 @@ def train_skill(
     threads: int,
     say: Callable[[str], None],
 ) -> Path:
-    """Train on the examples; goes on where it was interrupted, and returns ``out``."""
+    """Train on the examples; continues an interrupted training, and returns ``out``."""
     if (out / WEIGHTS_FILE).exists() and not (out / CHECKPOINT_FILE).exists():
         return out
     with tempfile.TemporaryDirectory() as folder:

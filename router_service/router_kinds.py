@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from cluster.adapters.validation.inside_model import check_weighable
 from cluster.config import RouterConfig, Section
 from cluster.errors import AdapterUnsupported, ConfigError
-from router_service.artifacts import read_manifest
+from cluster.field_problems import first_problem
+from router_service.artifacts.router_artifact import read_manifest
 from router_service.dlp import dlp_router
 from router_service.flow import flow_router
 from router_service.milora import milora_router
@@ -51,7 +52,7 @@ class RouterRegistry:
         self._kinds[kind.name] = kind
 
     def build(self, config: RouterConfig, context: RouterContext) -> PromptRouter:
-        """One router.
+        """Build one router.
 
         Raises:
             ConfigError: an unknown kind or option, an artifact that cannot be used, or a need that
@@ -65,7 +66,7 @@ class RouterRegistry:
     def build_all(
         self, configs: Iterable[RouterConfig], context: RouterContext
     ) -> dict[str, PromptRouter]:
-        """All routers by name, in their order: the first one answers ``auto``.
+        """Build all routers by name, in their order: the first one answers ``auto``.
 
         Raises:
             ConfigError: see ``build``; or two of one name.
@@ -80,7 +81,7 @@ class RouterRegistry:
     def build_parts(
         self, configs: Iterable[RouterConfig], context: RouterContext
     ) -> dict[str, EnginePart]:
-        """What of the routers runs inside the engine, by the version of the router.
+        """Build the parts of routers that run inside the engine, by the version of the router.
 
         Raises:
             ConfigError: see ``build``.
@@ -145,7 +146,7 @@ def _check_adapters(name: str, part: EnginePart, context: RouterContext) -> None
 
 
 def default_registry() -> RouterRegistry:
-    """A registry with every kind that Braid has."""
+    """Make a registry with every kind that Braid has."""
     return RouterRegistry(
         [
             arrow.ROUTER_KIND,
@@ -161,6 +162,4 @@ def _options(config: RouterConfig, kind: type[S]) -> S:
     try:
         return kind.model_validate(config.options)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"routers.{config.name}.options.{where}: {first['msg']}") from error
+        raise ConfigError(f"routers.{config.name}.options.{first_problem(error)}") from error

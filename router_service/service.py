@@ -25,6 +25,7 @@ from cluster.domain.decision import (
     tagged_digest,
 )
 from cluster.domain.ids import AdapterDigest, DecisionId, TenantId
+from cluster.domain.model_names import AUTO
 from cluster.errors import (
     DecisionNotFound,
     DecisionRejected,
@@ -32,15 +33,15 @@ from cluster.errors import (
     RouterOutdated,
     StoreUnavailable,
 )
+from router_service import explicit
+from router_service.adapter_directory import AdapterDirectory
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.decision_store import DecisionStore, SignedDecision
 from router_service.decision_store.keys import decision_id, is_decision_id
 from router_service.decision_store.layered import Found, LayeredStore, Origin, ReadOrder
 from router_service.decision_store.local_cache import LocalCache
-from router_service.directory import AdapterDirectory
-from router_service.routers import explicit
 from router_service.routers.base import (
-    BASE_ALIAS,
     WEIGHT_DECIMALS,
     PromptRouter,
     RoutedMixture,
@@ -251,7 +252,7 @@ class RoutingService:
 
     async def close(self) -> None:
         """Let decisions in flight end, then close the store."""
-        await self._flights.drain()
+        await self._flights.wait_idle()
         await self.store.close()
 
     async def _decide_explicit(self, tenant: TenantId, wish: explicit.ExplicitWish) -> Decided:
@@ -418,7 +419,7 @@ class RoutingService:
                 raise RouterOutdated(f"router {name!r}: {self._broken[name]}", param="model")
             known = ", ".join(self._routers) or "none"
             raise ModelNotFound(
-                f"no router {'auto' if name is None else name!r}; there are: {known}",
+                f"no router {AUTO if name is None else name!r}; there are: {known}",
                 param="model",
             )
         return router

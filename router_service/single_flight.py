@@ -17,7 +17,8 @@ class SingleFlight(Generic[T]):
         self._tasks: dict[Hashable, asyncio.Task[T]] = {}
 
     async def run(self, key: Hashable, start: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """The result of ``start()`` for this key, and whether this call began it.
+        """Run ``start()`` for this key, or wait for the run in flight; returns the result, and
+        True if begun.
 
         Raises what ``start()`` raises, to every caller that waits.
         """
@@ -26,10 +27,10 @@ class SingleFlight(Generic[T]):
         if task is None:
             task = asyncio.ensure_future(_as_coroutine(start))
             self._tasks[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
+            task.add_done_callback(lambda done: self._discard(key, done))
         return await asyncio.shield(task), led
 
-    async def drain(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait until nothing is in flight."""
         while self._tasks:
             await asyncio.wait(list(self._tasks.values()))
@@ -37,7 +38,7 @@ class SingleFlight(Generic[T]):
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def _forget(self, key: Hashable, done: asyncio.Task[T]) -> None:
+    def _discard(self, key: Hashable, done: asyncio.Task[T]) -> None:
         del self._tasks[key]
         if not done.cancelled():
             done.exception()  # marks it as seen where every caller has gone

@@ -14,19 +14,19 @@ from router_service.routers.base import (
 
 
 def turns_read(router: PromptRouter, earlier: Sequence[str]) -> tuple[str, ...]:
-    """Of the turns before the last one, the oldest first, those that the router reads."""
+    """Select the turns before the last one that the router reads, the oldest first."""
     return tuple(earlier[-router.declares.history :]) if router.declares.history else ()
 
 
 def digested_with(digested: str, read: Sequence[str]) -> str:
-    """What a decision depends on besides ``digested``; that alone where no earlier turn is read."""
+    """Combine ``digested`` with the earlier turns that are read; unchanged if there are none."""
     return json.dumps(["turns", digested, *read]) if read else digested
 
 
 def route_turns(
     router: PromptRouter, text: str, read: Sequence[str], allowed: frozenset[str]
 ) -> RoutedMixture:
-    """The answer of a router to a text, after the turns that it reads."""
+    """Route a text, after the turns that the router reads."""
     if not read:
         return router.route(text, allowed)
     return cast(ConversationRouter, router).route(text, allowed, read)
@@ -39,7 +39,7 @@ def reroute_turns(
     read: Sequence[str],
     allowed: frozenset[str],
 ) -> RoutedMixture:
-    """The answer of a router for what follows ``answer``, after the turns that it reads."""
+    """Route what follows ``answer``, after the turns that the router reads."""
     if not read:
         return router.reroute(prompt, answer, allowed)
     return cast(ConversationSentenceRouter, router).reroute(prompt, answer, allowed, read)

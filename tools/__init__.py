@@ -1,1 +1,1 @@
-"""What `make` runs before the project is installed: the standard library is all that is there."""
+"""Tools that `make` runs before the project is installed; they need the standard library alone."""

@@ -36,7 +36,7 @@ class InstallFailed(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; the exit status."""
+    """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.install", description=__doc__)
     parser.add_argument("--dev", action="store_true", help="with what checks and tests need")
     parser.add_argument("--only-uv", action="store_true", help="only what writes the lock file")
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the next call goes on from here", file=sys.stderr)
+        print("interrupted; run it again to continue from here", file=sys.stderr)
         return 130
     print(f"installed: {megabytes:,.0f} MB of packages in {time.monotonic() - started:.0f} s")
     return 0
@@ -126,12 +126,12 @@ def install_torch(choice: str) -> float:
 
 
 def has_nvidia_device(devices: Path = Path("/dev")) -> bool:
-    """Tell whether this machine shows an NVIDIA device or its driver's command."""
+    """Check if this machine shows an NVIDIA device or its driver's command."""
     return any(devices.glob("nvidia*")) or shutil.which("nvidia-smi") is not None
 
 
 def install_cpu_torch(requirement: str) -> bool:
-    """Install PyTorch's CPU build, whose index uv knows; False where it cannot be had soon."""
+    """Install PyTorch's CPU build, whose index uv knows; returns False if it cannot be had soon."""
     words = ["pip", "install", "--quiet", "--no-deps", "--link-mode", "copy"]
     words += ["--python", str(PYTHON), "--torch-backend", "cpu", requirement]
     return run([str(UV), *words], INDEX_PATIENCE).returncode == 0
@@ -145,7 +145,7 @@ def install_project(extras: str) -> float:
 
 
 def pip_command(*words: str) -> list[str]:
-    """One of pip's commands, under the lock file's constraints."""
+    """Make one of pip's commands, under the lock file's constraints."""
     command, *rest = words
     quiet = ("--disable-pip-version-check", "--progress-bar", "off")
     constraints = ("--constraint", str(LOCK)) if LOCK.exists() else ()
@@ -188,7 +188,7 @@ def download(line: str) -> tuple[str, float] | None:
 
 
 def installed_version(name: str) -> str:
-    """Version of a distribution in .venv; empty where it is not installed."""
+    """Find the version of a distribution in .venv; empty if it is not installed."""
     code = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
     return run([str(PYTHON), "-c", code, name]).stdout.strip()
 

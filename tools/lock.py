@@ -1,4 +1,4 @@
-"""Write requirements.lock, or check that it still resolves; plain PyPI, whatever pip's settings.
+"""Writes requirements.lock, or checks that it still resolves; plain PyPI, for any settings of pip.
 
 One file serves every Python and platform of `tools.pins`: uv resolves for all of them at once and
 says by markers where a pin is needed. Only metadata is read, no wheel is fetched.
@@ -48,7 +48,7 @@ class Resolver:
         } | {"MACOSX_DEPLOYMENT_TARGET": MACOS, "UV_HTTP_RETRIES": "1"}
 
     def compile(self, *words: str) -> str:
-        """Resolve; the pins that uv prints.
+        """Resolve; returns the pins that uv prints.
 
         Raises:
             Unresolved: there is no solution, or no index.
@@ -81,10 +81,11 @@ class Resolver:
         return True
 
     def lock(self, before: str, *, upgrade: bool = False) -> str:
-        """Resolve the project with its tools for all machines; what the lock file should be.
+        """Resolve the project with its tools for all machines; returns the content of the lock
+        file.
 
         Args:
-            before: the lock file as it is. Its versions are kept where they fit.
+            before: the current lock file. Its versions are kept if they fit.
         """
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, LOCK.name)
@@ -115,7 +116,7 @@ class Resolver:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; the exit status."""
+    """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tools.lock", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("--upgrade", action="store_true", help="take the newest versions")
@@ -142,7 +143,7 @@ def write(*, upgrade: bool) -> int:
 
 
 def check(lock: Path = LOCK, bound_s: float = BOUND_S) -> int:
-    """Compare the lock file with what `make lock` would write; 1 where it differs.
+    """Compare the lock file with the output of `make lock`; returns 1 if it differs.
 
     Wheels are looked for once on each platform and once for each Python, to be quick.
     Where no index answers in time, nothing is checked and a line says so.

@@ -15,10 +15,10 @@ _PIN = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)")
 
 
 def read_pins(text: str) -> dict[str, str]:
-    """Versions by normalised name; comments and markers are left out.
+    """Read versions by normalised name; comments and markers are left out.
 
     Raises:
-        ValueError: a line is no pin.
+        ValueError: a line is not a pin.
     """
     pins = {}
     for line in text.splitlines():

@@ -1,7 +1,7 @@
 """LoRA fine-tuning of one adapter: JSONL in, a PEFT folder out."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,14 +9,12 @@ from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 
 from training.base_model import quiet_peft
+from training.completion_trainee import CompletionTrainee
 from training.config import AdapterTrainingConfig
-from training.encoding import EncodedExample, collate
 from training.export import export_adapter
-from training.loss import completion_loss
 from training.run import (
     FetchProgress,
     Finished,
-    Parameters,
     Recipe,
     TrainProgress,
     TrainReport,
@@ -61,34 +59,24 @@ def train_adapter(
 
 
 def add_lora(model: Any, lora: LoraConfig, seed: int) -> Any:
-    """`model` with fresh trainable LoRA weights, drawn from `seed`."""
+    """Add fresh trainable LoRA weights, drawn from `seed`, to `model`."""
     with torch.random.fork_rng(devices=[]), quiet_peft():
         torch.manual_seed(seed)
         return get_peft_model(model, lora)
 
 
 def lora_weights(model: Any) -> dict[str, torch.Tensor]:
-    """Copies of a PEFT model's trained tensors, under the names of its file."""
+    """Copy a PEFT model's trained tensors, under the names of its file."""
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(model)
     return {key: tensor.detach().clone() for key, tensor in tensors.items()}
 
 
-class _Lora:
+class _Lora(CompletionTrainee):
     """The base model with one trainable adapter."""
 
     def __init__(self, model: Any, pad_id: int) -> None:
-        self._model = model
-        self._pad_id = pad_id
-        self.dev_parameters: Parameters = {}
-        self.parameters: Parameters = {
-            name: p for name, p in model.named_parameters() if p.requires_grad
-        }
-
-    def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
-        return completion_loss(self._model, collate(examples, pad_id=self._pad_id))
-
-    def dev_loss(self, examples: Sequence[EncodedExample]) -> float:
-        return float(self.loss(examples))
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        super().__init__(model, trained, pad_id)
 
     def weights(self) -> dict[str, torch.Tensor]:
         return lora_weights(self._model)

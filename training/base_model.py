@@ -12,7 +12,8 @@ from cluster.errors import ModelSourceError
 
 
 def load_base(path: Path) -> tuple[Any, Any]:
-    """Causal language model in fp32, in evaluation mode, and its tokenizer with a pad token.
+    """Load a causal language model in fp32, in evaluation mode, and its tokenizer with a pad
+    token.
 
     Raises:
         ModelSourceError: the folder does not hold a causal language model with a chat template.
@@ -36,7 +37,7 @@ def load_base(path: Path) -> tuple[Any, Any]:
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """(d_out, d_in) of every linear of a model, by module path."""
+    """List (d_out, d_in) of every linear of a model, by module path."""
     return {
         path: (module.out_features, module.in_features)
         for path, module in model.named_modules()
@@ -46,7 +47,7 @@ def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """PEFT without its warning about a property that transformers has renamed."""
+    """Silence PEFT's warning about a property that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
         yield

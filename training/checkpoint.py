@@ -21,7 +21,7 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass
 class TrainState:
-    """What a step needs from the steps before it."""
+    """State that a step needs from the steps before it."""
 
     fingerprint: str
     """Of settings, data and base; a checkpoint of another run is refused."""

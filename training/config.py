@@ -13,7 +13,7 @@ ATTENTION_MODULES: tuple[LinearModule, ...] = ("q_proj", "k_proj", "v_proj", "o_
 Positive = Annotated[float, Field(gt=0, le=1e30)]
 """Within the range of fp32, with room to be multiplied."""
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-"""What torch takes."""
+"""Seeds that torch takes."""
 
 NOT_IN_FINGERPRINT = frozenset(
     {
@@ -28,11 +28,11 @@ NOT_IN_FINGERPRINT = frozenset(
         "overwrite",
     }
 )
-"""Settings that do not change what comes out; data, base and adapters are told by digests."""
+"""Settings that do not change the result; data, base and adapters are named by digests."""
 
 
 class TrainingConfig(BaseModel):
-    """What every training needs; an unknown key is an error.
+    """Settings of every training; an unknown key is an error.
 
     The same settings, data and base model give the same result, byte for byte, on one machine with
     one number of threads.
@@ -47,9 +47,9 @@ class TrainingConfig(BaseModel):
     base: str = QUICKSTART_MODEL
     """Hub id or local folder."""
     cache_dir: Path
-    """Where fetched base models are kept."""
+    """Folder of fetched base models."""
     description: str = ""
-    """What the result can do, for people and for the manifest."""
+    """Description of the result, for people and for the manifest."""
 
     batch_size: Annotated[int, Field(ge=1)] = 8
     learning_rate: Positive = 2e-3
@@ -68,13 +68,13 @@ class TrainingConfig(BaseModel):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 leaves the library's choice."""
     resume: bool = False
-    """Go on from the checkpoint in `out`, if there is one."""
+    """Continue from the checkpoint in `out`, if there is one."""
     overwrite: bool = False
     """Replace what is already in `out`."""
 
 
 class AdapterTrainingConfig(TrainingConfig):
-    """What `train_adapter` needs."""
+    """Settings of `train_adapter`."""
 
     rank: Annotated[int, Field(ge=1, le=256)] = 8
     alpha: Positive = 16.0
@@ -84,7 +84,7 @@ class AdapterTrainingConfig(TrainingConfig):
 
 
 class GateTrainingConfig(TrainingConfig):
-    """What `train_gate` needs. Defaults are LoRA-Flow's (arXiv 2402.11455) where it has one."""
+    """Settings of `train_gate`. Defaults are LoRA-Flow's (arXiv 2402.11455) if it has one."""
 
     adapters: Annotated[tuple[Path, ...], Field(min_length=2)]
     """PEFT folders in the gate's order; aliases are the folders' names."""
@@ -100,11 +100,11 @@ class GateTrainingConfig(TrainingConfig):
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     dev_examples: Annotated[int, Field(ge=0)] = 20
     base_check: Literal["digest", "name"] = "digest"
-    """What says that an adapter is of this base; as in ``AdapterConfig``."""
+    """Check that an adapter is of this base, as in ``AdapterConfig``."""
 
 
 class MiloraTrainingConfig(TrainingConfig):
-    """What `train_milora` needs. Defaults are MiLoRA's (arXiv 2410.18035) where a small model
+    """Settings of `train_milora`. Defaults are MiLoRA's (arXiv 2410.18035) if a small model
     learns with them; its rank is 32 and its learning rate 1e-4, for 7 billion parameters."""
 
     alias: str | None = None

@@ -1,4 +1,4 @@
-"""A training whose numbers are no longer finite is an error, not a result."""
+"""Errors for a training whose numbers are no longer finite."""
 
 import math
 

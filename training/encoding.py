@@ -27,7 +27,7 @@ class EncodedExample:
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedBatch:
     """Examples padded on the left, so that all answers end in the last column.
 
     A chat template opens every prompt with the same tokens. They are kept once, in `prefix_ids`,
@@ -50,7 +50,7 @@ class Batch:
 
 
 def chat_prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of one user message with the assistant's turn opened."""
+    """Encode one user message with the assistant's turn opened."""
     encoded = tokenizer.apply_chat_template(
         [{"role": "user", "content": prompt}],
         add_generation_prompt=True,
@@ -83,7 +83,9 @@ def encode_examples(
     return encoded
 
 
-def collate(examples: Sequence[EncodedExample], *, pad_id: int, share_prefix: bool = True) -> Batch:
+def collate(
+    examples: Sequence[EncodedExample], *, pad_id: int, share_prefix: bool = True
+) -> EncodedBatch:
     """Pad examples into one batch; labels cover the answers only.
 
     Without `share_prefix` every row keeps its whole prompt.
@@ -103,7 +105,7 @@ def collate(examples: Sequence[EncodedExample], *, pad_id: int, share_prefix: bo
         mask[index, -len(row) :] = 1
         positions[index, -len(row) :] = torch.arange(shared, shared + len(row))
         labels[index, -len(example.completion_ids) :] = torch.tensor(example.completion_ids)
-    return Batch(
+    return EncodedBatch(
         prefix_ids=torch.tensor([examples[0].ids[:shared]], dtype=torch.int64),
         input_ids=input_ids,
         attention_mask=mask,
@@ -114,7 +116,8 @@ def collate(examples: Sequence[EncodedExample], *, pad_id: int, share_prefix: bo
 
 
 def _shared_prefix_length(prompts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens that all prompts open with, less one so that every row keeps a prompt token."""
+    """Count the tokens that all prompts open with, less one so that every row keeps a prompt
+    token."""
     first, last = min(prompts), max(prompts)
     limit = min(len(prompt) for prompt in prompts) - 1
     length = 0

@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save
 
-from router_service.whole_file import replace_file
+from router_service.artifacts.whole_file import replace_file
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -44,7 +44,7 @@ def export_adapter(
 
 
 def created_by() -> str:
-    """This program and its version, for the manifest."""
+    """Name this program and its version, for the manifest."""
     try:
         return f"braid-serve {version('braid-serve')}"
     except PackageNotFoundError:

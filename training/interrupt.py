@@ -11,8 +11,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def delayed_interrupt() -> Iterator[Callable[[], bool]]:
-    """Within it a first SIGINT or SIGTERM is only noted, and the yielded function says so; a second
-    one interrupts at once. Elsewhere than in the main thread nothing is changed."""
+    """Note a first SIGINT or SIGTERM; the yielded function then returns True."""
     noted = False
     if threading.current_thread() is not threading.main_thread():
         yield lambda: noted

@@ -21,7 +21,7 @@ class Example:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Every line of a JSONL file, in order; blank lines are skipped.
+    """Read every line of a JSONL file, in order; blank lines are skipped.
 
     Raises:
         TrainingDataError: the file cannot be read, is empty, or a line is not an object of exactly
@@ -31,7 +31,7 @@ def read_examples(path: Path) -> list[Example]:
 
 
 def read_records(path: Path, fields: tuple[str, ...], *, exact: bool) -> list[tuple[str, ...]]:
-    """The values of ``fields``, in their order, of every line; empty lines are skipped.
+    """Read the values of ``fields``, in their order, of every line; empty lines are skipped.
 
     Args:
         fields: required; each must be a string that is not blank.
@@ -64,7 +64,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def digest_examples(examples: Iterable[Example]) -> str:
-    """sha256 (hex) over the pairs in order, whatever the file's spacing."""
+    """Compute the sha256 (hex) over the pairs in order, for any spacing of the file."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps([example.prompt, example.completion]).encode())
@@ -73,7 +73,7 @@ def digest_examples(examples: Iterable[Example]) -> str:
 
 
 def check_text(where: str, record: object) -> None:
-    """Raise TrainingDataError where a string of a line, or a name, is no text.
+    """Raise TrainingDataError if a string of a line, or a name, is not text.
 
     JSON allows half of a surrogate pair, which no encoding has and no tokenizer takes.
     """
@@ -86,7 +86,12 @@ def check_text(where: str, record: object) -> None:
         ) from error
 
 
-def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
+def parse_object(where: str, line: str) -> dict[str, Any]:
+    """Parse one line into a JSON object whose strings are text.
+
+    Raises:
+        TrainingDataError: it is not one; the message opens with ``where``.
+    """
     try:
         record: Any = json.loads(line)
     except json.JSONDecodeError as error:
@@ -96,6 +101,11 @@ def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tu
     check_text(where, record)
     if not isinstance(record, dict):
         raise TrainingDataError(f"{where}: must be an object, found {type(record).__name__}")
+    return record
+
+
+def _parse(where: str, line: str, fields: tuple[str, ...], *, exact: bool) -> tuple[str, ...]:
+    record = parse_object(where, line)
     for field in fields:
         if field not in record:
             raise TrainingDataError(f"{where}:{field}: missing")

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from training.encoding import IGNORED, Batch
+from training.encoding import IGNORED, EncodedBatch
 
 
-def completion_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """Mean negative log likelihood (nats) per answer token; a scalar with gradient.
+def completion_loss(model: Any, batch: EncodedBatch) -> torch.Tensor:
+    """Compute the mean negative log likelihood (nats) per answer token; a scalar with gradient.
 
     Logits are computed only for the columns that can hold answers: the vocabulary projection of a
     small model costs as much as several of its layers.
@@ -33,7 +33,8 @@ def completion_loss(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def _prefix_cache(model: Any, prefix_ids: torch.Tensor, n_rows: int) -> Any:
-    """Keys and values of the shared prefix, repeated for every row; gradients flow through."""
+    """Compute keys and values of the shared prefix, repeated for every row; gradients flow
+    through."""
     if prefix_ids.shape[1] == 0:
         return None
     cache = model(input_ids=prefix_ids, use_cache=True, logits_to_keep=1).past_key_values

@@ -8,7 +8,7 @@ from training.checkpoint import Tensors
 
 
 def moments(optimizer: torch.optim.Optimizer, parameters: Mapping[str, torch.Tensor]) -> Tensors:
-    """Moments and step count of every parameter stepped so far, as ``<parameter>/<name>``."""
+    """Copy moments and step count of every parameter stepped so far, as ``<parameter>/<name>``."""
     return {
         f"{name}/{moment}": value.clone()
         for name, parameter in parameters.items()

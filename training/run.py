@@ -1,7 +1,7 @@
-"""What all trainings over a frozen base have in common: steps, early stopping, checkpoints, resume.
+"""Trainings over a frozen base: steps, early stopping, checkpoints, resume.
 
-What is trained is a `Trainee`; everything that makes a step is a function of settings, data and the
-step's number, so an interrupted run goes on as if it had never stopped.
+A `Trainee` is what is trained. Everything that makes a step is a function of settings, data and the
+step's number, so an interrupted run continues as if it had never stopped.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import torch
 
 from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.errors import TrainingDataError
-from router_service.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
+from router_service.artifacts.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
 from training.base_model import load_base
 from training.checkpoint import Tensors, TrainState, load_state, save_state
 from training.config import NOT_IN_FINGERPRINT, TrainingConfig
@@ -35,7 +35,7 @@ FetchProgress = Callable[[str, int, int | None], None]
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a run is, after a step."""
+    """Position of a run, after a step."""
 
     step: int
     total: int
@@ -68,7 +68,7 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a trainee is optimised."""
+    """Settings by which a trainee is optimised."""
 
     steps: int
     warmup_steps: int
@@ -93,15 +93,15 @@ class Trainee(Protocol):
         ...
 
     def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
-        """What is minimised: a scalar with gradient."""
+        """Compute the loss to minimise: a scalar with gradient."""
         ...
 
     def dev_loss(self, examples: Sequence[EncodedExample]) -> float:
-        """Mean nats per answer token, as served."""
+        """Compute the mean nats per answer token, as served."""
         ...
 
     def weights(self) -> Tensors:
-        """Copies of everything that is trained."""
+        """Copy everything that is trained."""
         ...
 
     def load_weights(self, weights: Tensors) -> None:
@@ -111,13 +111,18 @@ class Trainee(Protocol):
 
 @dataclass(frozen=True)
 class Finished:
-    """What is left to be written when a run has ended."""
+    """Results to write when a run has ended."""
 
     weights: Tensors  # those with the lowest dev loss; the last where none was measured
     provenance: dict[str, Any]  # base, data, settings and measurements, for a manifest
     data_digest: str
     base: ModelLocation
     dev_loss: float | None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Measurements for a router's manifest."""
+        return {} if self.dev_loss is None else {"dev_loss": self.dev_loss}
 
 
 def run_training(
@@ -133,9 +138,9 @@ def run_training(
 ) -> TrainReport:
     """Train and write the result to ``config.out``.
 
-    An interrupted run leaves its last checkpoint there, one of the very step where it was
-    interrupted by SIGINT or SIGTERM in the main thread; the same call with ``resume`` ends with the
-    weights an uninterrupted run would have had. A run that diverges leaves nothing.
+    An interrupted run leaves its last checkpoint there: that of the step in which it was
+    interrupted by SIGINT or SIGTERM in the main thread. The same call with ``resume`` ends with
+    the weights that an uninterrupted run would have had. A run that diverges leaves nothing.
 
     Args:
         config: settings.
@@ -149,7 +154,7 @@ def run_training(
         clock: seconds.
 
     Raises:
-        ConfigError: ``out`` cannot be written, or holds a result or a checkpoint that is not to be
+        ConfigError: ``out`` cannot be written, or has a result or a checkpoint that is not to be
             replaced, or one of another run; or the training diverges.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
@@ -249,7 +254,7 @@ class _Run:
         return loss, dev_loss
 
     def finish(self) -> Finished:
-        """The kept weights and where they come from."""
+        """Return the kept weights and their origin."""
         state = self.state
         weights = state.best_weights
         if not weights:
@@ -271,7 +276,7 @@ class _Run:
         return float(loss.detach())
 
     def _dev_step(self) -> None:
-        """One step of the dev parameters (arXiv 2410.18035: alternating, as in DARTS)."""
+        """Step the dev parameters once (arXiv 2410.18035: alternating, as in DARTS)."""
         if not self.dev:
             raise TrainingDataError(
                 f"{self._config.data}: dev_examples is 0, and a part is trained on dev examples"
@@ -286,7 +291,7 @@ class _Run:
         check_loss(float(loss.detach()), what, step=self.state.step + 1, rate=rate)
 
     def _update(self, loss: torch.Tensor, rate: float, parameters: Parameters) -> None:
-        """Backward and one optimiser step on ``parameters`` alone."""
+        """Run backward and one optimiser step on ``parameters`` alone."""
         self._optimizer.zero_grad(set_to_none=True)
         chosen = list(parameters.values())
         gradients = torch.autograd.grad(loss, chosen, allow_unused=True)
@@ -310,7 +315,7 @@ class _Run:
         return [examples[i] for i in indices]
 
     def _evaluate(self) -> float:
-        """Dev loss; keeps the weights if it is the lowest so far."""
+        """Compute the dev loss; keep the weights if it is the lowest so far."""
         size, total, n_targets = self._config.batch_size, 0.0, 0
         with torch.no_grad():
             for start in range(0, len(self.dev), size):
@@ -371,14 +376,14 @@ class _Run:
 def split_dev(
     encoded: Sequence[EncodedExample], config: TrainingConfig
 ) -> tuple[list[EncodedExample], list[EncodedExample]]:
-    """Training and dev examples, drawn from the seed.
+    """Split training and dev examples, drawn from the seed.
 
     Raises:
         TrainingDataError: nothing would be left to train on.
     """
     if len(encoded) <= config.dev_examples:
         raise TrainingDataError(
-            f"{config.data}: {len(encoded)} examples leave nothing to train on beside "
+            f"{config.data}: {len(encoded)} examples leave nothing to train on besides "
             f"{config.dev_examples} held back (dev_examples); add examples or lower --dev-examples"
         )
     shuffled = list(encoded)

@@ -13,7 +13,7 @@ def learning_rate(
     total: int,
     decay: Literal["cosine", "linear"] = "cosine",
 ) -> float:
-    """The rate of step `step` (0-based): linear warm-up, then decay towards zero."""
+    """Compute the rate of step `step` (0-based): linear warm-up, then decay towards zero."""
     if step < warmup:
         return peak * (step + 1) / warmup
     done = (step - warmup) / max(1, total - warmup)
@@ -21,7 +21,7 @@ def learning_rate(
 
 
 def batch_indices(step: int, *, n_examples: int, batch_size: int, seed: int | str) -> list[int]:
-    """The examples of step `step`: every epoch is its own shuffle, wrapped without a gap."""
+    """List the examples of step `step`: every epoch is its own shuffle, wrapped without a gap."""
     start = step * batch_size
     indices: list[int] = []
     while len(indices) < batch_size:

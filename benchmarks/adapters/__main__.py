@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks.adapters import cycles, signature, skew, swap
 from benchmarks.adapters.base_models import QUICKSTART, TINY, base_model
-from benchmarks.engine.machine import load_average
-from benchmarks.engine.quiet import quiet
+from benchmarks.shared.machine import load_average
+from benchmarks.shared.quiet import quiet
 
 PLACES = ("--out", "--state")
 PROOFS = {
@@ -28,7 +28,7 @@ PROOFS = {
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.adapters",
         description=__doc__,
@@ -88,7 +88,7 @@ def main() -> None:
 
 
 def _common(base: str) -> argparse.ArgumentParser:
-    """What all proofs can be told; each has its own, since a default belongs to its option."""
+    """Add the options of all proofs; each has its own defaults."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--base", default=base, help='"tiny", "135m", a hub id or a folder')
     common.add_argument("--seed", type=int, default=0)
@@ -98,7 +98,7 @@ def _common(base: str) -> argparse.ArgumentParser:
 
 
 def without_places(arguments: Sequence[str]) -> Iterator[str]:
-    """A command line without the folders of this machine."""
+    """Drop the folders of this machine from a command line."""
     rest = iter(arguments)
     for argument in rest:
         if argument in PLACES:

@@ -23,13 +23,14 @@ class BaseModel:
 
     name: str
     path: Path
-    served: str  # what the cluster is told
+    served: str  # the cluster's setting
     called: str  # its name in requests
     layers: int
 
 
 def base_model(name: str, folder: Path) -> BaseModel:
-    """ "tiny" is written into ``folder``, "135m" is the quickstart's; or any id or folder.
+    """Find a base: "tiny" is written into ``folder``, "135m" is the quickstart's; or any id or
+    folder.
 
     Raises:
         ModelSourceError: it cannot be had.
@@ -49,7 +50,7 @@ def base_model(name: str, folder: Path) -> BaseModel:
 
 
 def write_tiny_model(folder: Path, tokenizer_of: Path) -> Path:
-    """A random Llama of two layers that speaks another model's tokens; the same at each call.
+    """Write a random Llama of two layers with another model's tokens; the same at each call.
 
     The residual stream's first number is the same positive one at every position, and the first
     number that each ``down_proj`` is given is positive too: what a closed-form adapter reads.

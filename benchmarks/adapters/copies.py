@@ -4,8 +4,8 @@ import json
 import struct
 from pathlib import Path
 
-from benchmarks.adapters.signatures import tar_of
-from benchmarks.engine.adapters import write_adapters
+from testing.random_adapters import write_adapters
+from testing.signatures.signature_maker import tar_of
 
 WEIGHTS = "adapter_model.safetensors"
 DIGITS = 3
@@ -34,7 +34,7 @@ class Copies:
         self.nbytes = len(data)
 
     def write(self, folder: Path, number: int) -> Path:
-        """A PEFT folder of copy ``number``."""
+        """Write a PEFT folder of copy ``number``."""
         folder.mkdir(parents=True, exist_ok=True)
         config = self._folder / "adapter_config.json"
         (folder / config.name).write_bytes(config.read_bytes())
@@ -46,5 +46,5 @@ class Copies:
         return folder
 
     def archive(self, folder: Path, number: int) -> bytes:
-        """The same as an archive to upload; ``folder`` is used again and again."""
+        """Pack copy ``number`` as an archive to upload; ``folder`` is overwritten each time."""
         return tar_of(self.write(folder, number))

@@ -14,14 +14,16 @@ from pathlib import Path
 import httpx2
 import redis.asyncio
 
-from benchmarks.adapters.asking import ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import REPORTED_S, Admin, ProofCluster, Refused
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.proof_cluster import start_proof_cluster, stored_in
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from benchmarks.soak.limits import OWN, is_own
 from benchmarks.soak.processes import ProcessBook, role_of_name, window
 from cluster.tenancy.quickstart import DEMO_TENANTS
+from testing.admin_client import REPORTED_S, Admin, Refused
+from testing.local_cluster import LocalCluster
+from testing.timed_request import ask, crowds
 
 TENANT = DEMO_TENANTS[0]
 SAMPLE_S = 2.0
@@ -35,12 +37,12 @@ it is first written."""
 RETURNED = 0.01
 """Of a replica's memory before, by which what it holds afterwards may differ."""
 DECISIONS = b":decision:"
-"""In the keys of decisions, which are no part of what a cycle must take back."""
+"""In the keys of decisions, which a cycle need not take back."""
 
 
 @dataclass
-class Book:
-    """What happened."""
+class CycleLog:
+    """Events and times of all cycles."""
 
     add_s: list[float] = field(default_factory=list)
     remove_s: list[float] = field(default_factory=list)
@@ -50,8 +52,8 @@ class Book:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """What the cluster holds at rest."""
+class RestState:
+    """Contents of the cluster at rest."""
 
     device_bytes: int
     host_bytes: int
@@ -65,17 +67,17 @@ class Held:
 class Cycles:
     """Workers that take cycle after cycle."""
 
-    def __init__(self, cluster: ProofCluster, copies: Copies, folder: Path) -> None:
+    def __init__(self, cluster: LocalCluster, copies: Copies, folder: Path) -> None:
         self._cluster = cluster
         self._copies = copies
         self._folder = folder
-        self.book = Book()
+        self.book = CycleLog()
         self.samples = ProcessBook()
         self.marks: list[float] = []  # when each cycle ended, seconds since the start
         self._started = time.perf_counter()
 
     async def run(self, first: int, count: int, workers: int) -> float:
-        """Cycles ``first`` to ``first + count - 1``; how long they took, seconds."""
+        """Run cycles ``first`` to ``first + count - 1``; returns their seconds."""
         numbers = iter(range(first, first + count))
         sampling = asyncio.create_task(self._sample())
         self._started = time.perf_counter()
@@ -95,8 +97,8 @@ class Cycles:
         return self._cluster.config.replica.replicas
 
     def reset(self) -> None:
-        """Begin the books anew; problems stay."""
-        self.book = Book(problems=self.book.problems)
+        """Clear the log; problems stay."""
+        self.book = CycleLog(problems=self.book.problems)
         self.samples = ProcessBook()
         self.marks = []
 
@@ -153,8 +155,8 @@ class Cycles:
             await asyncio.sleep(SAMPLE_S)
 
 
-async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
-    """What the cluster holds when it rests, and what is out of balance."""
+async def held(cluster: LocalCluster) -> tuple[RestState, list[str]]:
+    """Read the contents of the cluster once it rests, and list what is out of balance."""
     async with cluster.client() as client:
         admin = Admin(client)
         problems = [*await admin.unrest(REST_S), *await admin.left(REST_S)]
@@ -176,20 +178,20 @@ async def held(cluster: ProofCluster) -> tuple[Held, list[str]]:
             decision_bytes = sum(size or 0 for size in await sizes.execute())
     finally:
         await store.aclose()
-    found = Held(
+    found = RestState(
         device,
         host,
         int(memory["used_memory"]),
         decision_bytes,
         len(keys) - len(decisions),
-        len(cluster.stored()),
+        len(stored_in(cluster.state)),
         resident(cluster),
     )
     return found, problems
 
 
-def resident(cluster: ProofCluster) -> dict[str, int]:
-    """Bytes of each replica's process in memory, now."""
+def resident(cluster: LocalCluster) -> dict[str, int]:
+    """Read the bytes of each replica's process in memory."""
     book = ProcessBook()
     book.look(cluster.running.pid, 0.0, cluster.redis_port)
     return {
@@ -199,10 +201,10 @@ def resident(cluster: ProofCluster) -> dict[str, int]:
     }
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
-    """The proof on a cluster of its own."""
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
+    """Run the proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
-    cluster = ProofCluster.start(
+    cluster = start_proof_cluster(
         folder / "state",
         base.served,
         adapters={"slots": options.slots},
@@ -223,9 +225,9 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
 
 
 async def warm(
-    cluster: ProofCluster, cycles: Cycles, count: int, workers: int
-) -> tuple[Held, list[str]]:
-    """The first cycles; what is held after them."""
+    cluster: LocalCluster, cycles: Cycles, count: int, workers: int
+) -> tuple[RestState, list[str]]:
+    """Run the first cycles; returns the contents after them."""
     await cycles.run(0, count, workers)
     cycles.reset()
     return await held(cluster)
@@ -236,15 +238,15 @@ def report(
     base: BaseModel,
     copies: Copies,
     cycles: Cycles,
-    before_and_after: tuple[Held, Held],
+    before_and_after: tuple[RestState, RestState],
     problems: list[str],
     elapsed: float,
-) -> Result:
-    """The result."""
+) -> ProofResult:
+    """Make the result."""
     before, after = before_and_after
     book, drifts = cycles.book, cycles.samples.drifts(0, elapsed)
     growth = [(drift, drift.rss[1] / drift.rss[0]) for drift in drifts]
-    result = Result(
+    result = ProofResult(
         title="Adding and removing adapters again and again",
         command=options.command,
         summary=(
@@ -261,9 +263,11 @@ def report(
         },
         problems=problems + book.problems,
         verdicts=[
-            Verdict("cycles that every replica answered in", book.served, options.cycles, True),
+            ProofVerdict(
+                "cycles that every replica answered in", book.served, options.cycles, True
+            ),
             *(
-                Verdict(
+                ProofVerdict(
                     f"memory of {role_of_name(drift.name)}, times as much",
                     rate,
                     max(1 + OWN.memory, 1 + OWN.memory_floor * 2**20 / drift.rss[0]),
@@ -272,17 +276,17 @@ def report(
                 if is_own(drift)
             ),
             *(
-                Verdict(
+                ProofVerdict(
                     "memory of a replica at rest, times as much",
                     after.replicas.get(name, 0) / nbytes,
                     1 + RETURNED,
                 )
                 for name, nbytes in sorted(before.replicas.items())
             ),
-            Verdict("adapter bytes left on devices", after.device_bytes, before.device_bytes),
-            Verdict("adapter bytes left on hosts", after.host_bytes, before.host_bytes),
-            Verdict("files left in the store", after.store_files, 0),
-            Verdict("keys more in Redis", after.redis_keys - before.redis_keys, 0),
+            ProofVerdict("adapter bytes left on devices", after.device_bytes, before.device_bytes),
+            ProofVerdict("adapter bytes left on hosts", after.host_bytes, before.host_bytes),
+            ProofVerdict("files left in the store", after.store_files, 0),
+            ProofVerdict("keys more in Redis", after.redis_keys - before.redis_keys, 0),
         ],
     )
     width = window(0, elapsed)

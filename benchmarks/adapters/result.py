@@ -1,4 +1,4 @@
-"""What a proof found: JSON for programs, a page for people."""
+"""Results of a proof: JSON for programs, a page for people."""
 
 import json
 import math
@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.engine.machine import autogroup, cpu_info, load_average, usable_cores
+from benchmarks.shared.machine import autogroup, cpu_info, load_average, usable_cores
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProofVerdict:
     """One thing that must be so."""
 
     what: str
@@ -23,7 +23,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Whether it is so; not a number never is."""
+        """True if the figure is within its bound; NaN never is."""
         return self.found >= self.limit if self.at_least else self.found <= self.limit
 
 
@@ -38,14 +38,14 @@ class Table:
 
 
 @dataclass
-class Result:
-    """Everything that is written; the problems are what nobody expects."""
+class ProofResult:
+    """Everything that is written; problems are what no proof expects."""
 
     title: str
     command: str
     summary: str
     setup: dict[str, Any]
-    verdicts: list[Verdict] = field(default_factory=list)
+    verdicts: list[ProofVerdict] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     load_before: float = 0.0
@@ -53,11 +53,11 @@ class Result:
 
     @property
     def holds(self) -> bool:
-        """Whether everything is as it must be."""
+        """True if every verdict holds and there is no problem."""
         return not self.problems and all(verdict.holds for verdict in self.verdicts)
 
     def write(self, folder: Path, stem: str) -> None:
-        """``stem``.json and ``stem``.md in ``folder``."""
+        """Write ``stem``.json and ``stem``.md into ``folder``."""
         self.load_after = load_average()
         folder.mkdir(parents=True, exist_ok=True)
         values = asdict(self)
@@ -67,7 +67,7 @@ class Result:
         (folder / f"{stem}.md").write_text(self.page())
 
     def page(self) -> str:
-        """The result as Markdown."""
+        """Render the result as Markdown."""
         setup = "; ".join(f"{name}: {value}" for name, value in self.setup.items())
         cpu, _ = cpu_info()
         lines = [
@@ -108,13 +108,14 @@ class Result:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The smallest value that at least ``share`` of all do not exceed; not a number of none."""
+    """Return the smallest value that at least ``share`` of all do not exceed; NaN if there is
+    none."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
 def median(values: Sequence[float]) -> float:
-    """Not a number of none."""
+    """Return the median; NaN if there is no value."""
     return statistics.median(values) if values else math.nan
 
 

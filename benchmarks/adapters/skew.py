@@ -1,9 +1,9 @@
-"""Two thousand adapters cost little more than five, and one tenant's many do not hurt another.
+"""Proof that 2,000 adapters cost little more than five, and that one tenant's do not hurt another.
 
 Rounds of both loads take turns. Throughput: the same clients ask 5 adapters, or 2,000 of which 8 %
 are hot. Fairness: a victim asks its own adapter while another tenant is away, asks a few adapters
-that every replica holds, or asks 500 in turn, which no pool holds; only the last two are the same
-load, and tell what the 500 do that any other request would not.
+that every replica has loaded, or asks 500 in turn, which no pool has room for. The last two are the
+same load, so they show what the 500 do that any other request would not.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from pathlib import Path
 
 import httpx2
 
-from benchmarks.adapters.asking import Reply, ask
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from cluster.tenancy.quickstart import DEMO_TENANTS
+from testing.admin_client import TIERS, Admin
+from testing.local_cluster import LocalCluster
+from testing.timed_request import Reply, ask
 
 VICTIM, OTHER = DEMO_TENANTS
 FEW = 5
@@ -44,20 +46,20 @@ Choose = Callable[[], str]
 
 
 @dataclass
-class Load:
-    """What one sort of round showed."""
+class SkewLoad:
+    """Figures of one sort of round."""
 
     tokens_per_s: list[float] = field(default_factory=list)  # of each round
     ttft: list[float] = field(default_factory=list)
     hits: Counter[str] = field(default_factory=Counter)  # by tier
-    shared: int = 0  # requests whose first token was computed beside another tenant's
+    shared: int = 0  # requests whose first token was computed together with another tenant's
 
 
 @dataclass
-class Book:
-    """What all rounds showed."""
+class SkewLog:
+    """Figures of all rounds."""
 
-    loads: dict[str, Load] = field(default_factory=lambda: defaultdict(Load))
+    loads: dict[str, SkewLoad] = field(default_factory=lambda: defaultdict(SkewLoad))
     registered_s: float = 0.0
     problems: list[str] = field(default_factory=list)
 
@@ -65,12 +67,12 @@ class Book:
 class Skew:
     """Rounds on one cluster; every request has its own prompt and the same number of tokens."""
 
-    def __init__(self, cluster: ProofCluster, copies: Copies, options: argparse.Namespace) -> None:
+    def __init__(self, cluster: LocalCluster, copies: Copies, options: argparse.Namespace) -> None:
         self._cluster = cluster
         self._copies = copies
         self._options = options
         self._rng = random.Random(options.seed)
-        self.book = Book()
+        self.book = SkewLog()
         names = [f"many-{number}" for number in range(options.adapters)]
         self._names = names
         self._few = names[:FEW]
@@ -78,7 +80,7 @@ class Skew:
         self._rest = names[FEW + len(self._hot) :]
 
     async def run(self) -> None:
-        """Register, then all rounds."""
+        """Register, then run all rounds."""
         async with (
             self._cluster.client() as admin_client,
             self._cluster.client(VICTIM) as victim,
@@ -98,7 +100,7 @@ class Skew:
         async def work() -> None:
             for number in numbers:
                 name = self._names[number]
-                folder = self._cluster.sources / name
+                folder = sources_of(self._cluster.state) / name
                 await asyncio.to_thread(self._copies.write, folder, number)
                 await admin.add_folder(name, name)
                 if (number + 1) % 100 == 0:
@@ -127,7 +129,7 @@ class Skew:
         return self._rng.choice(self._hot if hot else self._rest)
 
     async def _round(self, name: str, client: httpx2.AsyncClient, choose: Choose) -> None:
-        """Clients that ask again as soon as they are answered; the slowest ends the round."""
+        """Run clients that ask again as soon as they are answered; the slowest ends the round."""
         options = self._options
         left = iter(range(options.requests))
 
@@ -164,7 +166,7 @@ class Skew:
         other: httpx2.AsyncClient,
         choose: Choose | None,
     ) -> None:
-        """The victim asks now and then; the other tenant all the time."""
+        """Ask for the victim now and then, and for the other tenant all the time."""
 
         theirs: list[Reply] = []
         mine: list[Reply] = []
@@ -210,7 +212,7 @@ class Skew:
 
 
 def met(reply: Reply, others: Sequence[Reply]) -> bool:
-    """Whether its replica was busy with one of the others before its first token."""
+    """Check if its replica was busy with one of the others before its first token."""
     return any(
         other.replica == reply.replica
         and other.sent < (reply.arrivals or [reply.ended])[0]
@@ -219,10 +221,10 @@ def met(reply: Reply, others: Sequence[Reply]) -> bool:
     )
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
-    """The proof on a cluster of its own."""
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
+    """Run the proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
-    cluster = ProofCluster.start(
+    cluster = start_proof_cluster(
         folder / "state",
         base.served,
         adapters={"slots": options.slots},
@@ -238,12 +240,14 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
     return report(options, base, copies, skew.book)
 
 
-def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: Book) -> Result:
-    """The result."""
+def report(
+    options: argparse.Namespace, base: BaseModel, copies: Copies, book: SkewLog
+) -> ProofResult:
+    """Make the result."""
     few, many = (book.loads[f"{count} adapters"] for count in (FEW, options.adapters))
     alone, warm, cold = (book.loads[name] for name in (ALONE, WARM, MANY_COLD))
     ratios = [b / a for a, b in zip(few.tokens_per_s, many.tokens_per_s, strict=True)]
-    return Result(
+    return ProofResult(
         title="Many adapters, few of them hot",
         command=options.command,
         summary=(
@@ -262,13 +266,13 @@ def report(options: argparse.Namespace, base: BaseModel, copies: Copies, book: B
         },
         problems=book.problems[:SHOWN],
         verdicts=[
-            Verdict("throughput, of that on 5 adapters", median(ratios), THROUGHPUT, True),
-            Verdict(
-                "victim's median TTFT, of that beside the same load on warm adapters",
+            ProofVerdict("throughput, of that on 5 adapters", median(ratios), THROUGHPUT, True),
+            ProofVerdict(
+                "victim's median TTFT, of that with the same load on warm adapters",
                 median(cold.ttft) / median(warm.ttft),
                 CHANGE,
             ),
-            Verdict(
+            ProofVerdict(
                 "victim's median TTFT, of that alone",
                 median(cold.ttft) / median(alone.ttft),
                 CHANGE,
@@ -313,7 +317,7 @@ def _found() -> tuple[str, ...]:
     return tuple(f"found on {tier}" for tier in TIERS)
 
 
-def _throughput_rows(book: Book) -> Iterator[tuple[str | float | int, ...]]:
+def _throughput_rows(book: SkewLog) -> Iterator[tuple[str | float | int, ...]]:
     for name, load in book.loads.items():
         if load.tokens_per_s:
             yield (

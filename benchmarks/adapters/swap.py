@@ -1,4 +1,4 @@
-"""How soon a new adapter speaks, and whether those who listen to others notice.
+"""Time until a new adapter answers, and the pauses that other streams notice meanwhile.
 
 Windows take turns on one cluster: streams alone, and streams while adapters are brought in. An
 adapter from the disk was never seen before: it is added, with all its checks, and asked for. One
@@ -19,12 +19,14 @@ from typing import Any
 
 import httpx2
 
-from benchmarks.adapters.asking import Reply, ask, crowds
 from benchmarks.adapters.base_models import BaseModel
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.local_cluster import TIERS, Admin, ProofCluster
-from benchmarks.adapters.result import Result, Table, Verdict, median, percentile
+from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
+from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from cluster.tenancy.quickstart import DEMO_TENANTS
+from testing.admin_client import TIERS, Admin
+from testing.local_cluster import LocalCluster
+from testing.timed_request import Reply, ask, crowds
 
 TENANT = DEMO_TENANTS[0]
 LIMITS_S = {"disk": 1.0, "host": 0.3}
@@ -39,7 +41,7 @@ NAME = "swapped"
 
 @dataclass
 class Swaps:
-    """What one kind of swap took."""
+    """Times of one kind of swap."""
 
     ready: list[float] = field(default_factory=list)  # until the request was answered
     first: list[float] = field(default_factory=list)  # until the first replica's first token
@@ -48,7 +50,7 @@ class Swaps:
 
 
 class Listeners:
-    """Streams that never end: one that does is begun anew."""
+    """Streams that never end; one that does is started again."""
 
     def __init__(self, client: httpx2.AsyncClient, bodies: list[dict[str, Any]]) -> None:
         self._client = client
@@ -58,7 +60,7 @@ class Listeners:
         self.problems: list[str] = []
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         await asyncio.gather(*(self._listen(body) for body in self._bodies))
 
     async def _listen(self, body: Mapping[str, Any]) -> None:
@@ -82,7 +84,7 @@ class Swapping:
 
     def __init__(
         self,
-        cluster: ProofCluster,
+        cluster: LocalCluster,
         admin: Admin,
         client: httpx2.AsyncClient,
         made: Sequence[Path],
@@ -167,9 +169,9 @@ class Swapping:
 
 
 async def measure(
-    cluster: ProofCluster, base: BaseModel, copies: Copies, options: argparse.Namespace
+    cluster: LocalCluster, base: BaseModel, copies: Copies, options: argparse.Namespace
 ) -> tuple[Listeners, Swapping]:
-    """Quiet and busy windows in turns."""
+    """Measure quiet and busy windows in turns."""
     stream = {
         "prompt": "Tell me a long story about a river.",
         "max_tokens": options.stream_tokens,
@@ -179,7 +181,7 @@ async def measure(
     }
     # Before any stream runs: who writes while it listens finds pauses that are its own.
     made = [
-        copies.write(cluster.sources / f"added-{number}", number)
+        copies.write(sources_of(cluster.state) / f"added-{number}", number)
         for number in range(2 * options.slots + options.swaps)
     ]
     async with cluster.client() as admin_client, cluster.client(TENANT) as client:
@@ -216,7 +218,7 @@ async def measure(
 
 
 async def fill(swapping: Swapping, slots: int) -> None:
-    """More adapters than slots, all of which every replica has had."""
+    """Add more adapters than slots, all of which every replica has loaded once."""
     for _ in range(2 * slots):
         await swapping.from_disk()
     swapping.swaps.clear()
@@ -232,10 +234,10 @@ async def trim(admin: Admin, swapping: Swapping, keep: int) -> None:
                 await admin.remove(card["name"], wait_s=0)
 
 
-def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
-    """The proof on a cluster of its own."""
+def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResult:
+    """Run the proof on a cluster of its own."""
     copies = Copies(base.path, folder / "made", options.rank, options.seed)
-    cluster = ProofCluster.start(
+    cluster = start_proof_cluster(
         folder / "state",
         base.served,
         adapters={"slots": options.slots},
@@ -256,15 +258,15 @@ def report(
     copies: Copies,
     listeners: Listeners,
     swapping: Swapping,
-) -> Result:
-    """The result."""
+) -> ProofResult:
+    """Make the result."""
     quiet = percentile(listeners.gaps["quiet"], 0.99)
-    result = Result(
+    result = ProofResult(
         title="How soon a new adapter speaks",
         command=options.command,
         summary=(
             "The administrator's requests and a replica's first request with the adapter until its "
-            "first token, on the faster and on the slower replica, while others' streams go on."
+            "first token, on the faster and on the slower replica, while others' streams run."
         ),
         setup={
             "base": base.name,
@@ -280,16 +282,18 @@ def report(
         found = swapping.swaps[kind].both
         result.verdicts += [
             *(
-                [Verdict("requests of swaps from host that went to the disk", disk, 0)]
+                [ProofVerdict("requests of swaps from host that went to the disk", disk, 0)]
                 if kind == "host"
                 else []
             ),
-            Verdict(f"swaps from {kind}", len(found), options.swaps, True),
-            Verdict(f"from {kind}, on both replicas, median", median(found) * 1e3, limit * 1e3),
-            Verdict(
+            ProofVerdict(f"swaps from {kind}", len(found), options.swaps, True),
+            ProofVerdict(
+                f"from {kind}, on both replicas, median", median(found) * 1e3, limit * 1e3
+            ),
+            ProofVerdict(
                 f"from {kind}, on both replicas, p95", percentile(found, 0.95) * 1e3, limit * 1e3
             ),
-            Verdict(
+            ProofVerdict(
                 f"p99 between tokens during swaps from {kind}, of the quiet one",
                 percentile(listeners.gaps[f"swaps from {kind}"], 0.99) / quiet,
                 PAUSE,

@@ -1,1 +1,1 @@
-"""The engine measured beside transformers and PEFT, and beside what the machine can do."""
+"""The engine measured against transformers, PEFT and the machine's bound."""

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.command_line import command_app
+from benchmarks.shared.command_line import command_app
 from cluster.config import AppConfig, Settings, cache_folder
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 if TYPE_CHECKING:
-    from benchmarks.engine.results import Report
+    from benchmarks.engine.results import EngineReport
 
 PROGRAM = "python -m benchmarks.engine"
 BUSY = 1.0
-"""Load average above which somebody else is at work."""
+"""Load average above which other programs are at work."""
 
 
 class Dtype(StrEnum):
@@ -48,7 +48,7 @@ def engine(
         list[str] | None,
         typer.Option(
             metavar="CASE",
-            help="Measure this case beside the base, such as adapters-16 or mixture-4; may be "
+            help="Measure this case as well as the base, such as adapters-16 or mixture-4; may be "
             "given again.",
         ),
     ] = None,
@@ -65,15 +65,15 @@ def engine(
         typer.Option(metavar="DIR", help="Write engine-bench.json, .md and .png there."),
     ] = None,
 ) -> None:
-    """Decoding and prefill with adapters and mixtures, beside transformers, PEFT and the hardware.
+    """Measure decoding and prefill with adapters, against transformers, PEFT and the hardware.
 
     No figure is shown unless the engine agrees with PEFT. The full run takes about ten minutes on
     two free cores.
     """
-    from benchmarks.engine.machine import load_average
     from benchmarks.engine.options import make_options
     from benchmarks.engine.run import run_bench
     from benchmarks.engine.writing import write_report
+    from benchmarks.shared.machine import load_average
     from cluster.base_model.source import resolve_model
 
     with console.fetch_bar() as fetched:
@@ -114,8 +114,8 @@ def engine(
             console.plain(f"wrote {path}")
 
 
-def _show(report: "Report") -> None:
-    """Tables on the terminal."""
+def _show(report: "EngineReport") -> None:
+    """Print the tables."""
     machine = report.machine
     console.plain(
         f"{report.run.model}, {machine.threads} threads: {machine.gemm_gflops:.0f} GFLOP/s, "

@@ -1,4 +1,4 @@
-"""What is measured: which adapters each request of a batch has, and how many are loaded."""
+"""Measured cases: the adapters of each request of a batch, and the number that is loaded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ POOL = 16
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One kind of load, whatever the batch.
+    """One kind of load, for any batch.
 
     Request i of a batch has ``terms`` adapters of the ``loaded`` ones. With one term they are dealt
     evenly over all that are loaded, so that 16 requests over 64 adapters use every fourth slot.
@@ -27,11 +27,11 @@ class Case:
     blended: bool = False  # weights differ from 1, and from request to request
 
     def mixtures(self, batch: int) -> tuple[Mixture, ...]:
-        """One mixture per request."""
+        """Make one mixture per request."""
         return tuple(self._mixture(request, batch) for request in range(batch))
 
     def fits(self, batch: int) -> bool:
-        """Whether the case says more at this batch than the one with fewer adapters.
+        """Check if the case says more at this batch than the one with fewer adapters.
 
         Loaded adapters beyond four for each request change nothing but their distance in memory.
         """
@@ -70,7 +70,7 @@ QUICK_BATCHES = (1, 16)
 
 
 def choose_cases(names: Sequence[str]) -> tuple[Case, ...]:
-    """The named cases in the table's order; the base is always among them: ratios need it.
+    """Choose the named cases in the table's order; the base is always among them, for the ratios.
 
     Raises:
         ConfigError: a name that no case has; the message lists those there are.
@@ -86,5 +86,5 @@ def choose_cases(names: Sequence[str]) -> tuple[Case, ...]:
 
 
 def case_named(name: str) -> Case:
-    """One case of the table. Raises KeyError for a name that there is not."""
+    """Find one case of the table. Raises KeyError for an unknown name."""
     return {case.name: case for case in CASES}[name]

@@ -30,7 +30,7 @@ DECISION = RoutingDecision.of_base(DecisionId("dec_bench"), _TENANT)
 def make_request(
     name: str, prompt: Sequence[int], output: int, logprobs: int | None = None
 ) -> GenerationRequest:
-    """A greedy request of exactly ``output`` tokens."""
+    """Make a greedy request of exactly ``output`` tokens."""
     sampling = SamplingParams(
         max_tokens=output, temperature=0.0, ignore_eos=True, logprobs=logprobs
     )
@@ -44,7 +44,7 @@ class Generated:
     seconds: float  # from the first submission to the last token
     step_s: float | None  # median of the steps in which every request got a token, but the first
     tokens: tuple[tuple[int, ...], ...]  # per request
-    logprobs: tuple[tuple[TokenLogprobs, ...], ...]  # likewise, empty where not asked for
+    logprobs: tuple[tuple[TokenLogprobs, ...], ...]  # likewise, empty if not asked for
 
 
 @dataclass

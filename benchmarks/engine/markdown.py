@@ -2,16 +2,16 @@
 
 from collections.abc import Sequence
 
-from benchmarks.engine.results import GenerationRow, Rate, Report, StepRow
+from benchmarks.engine.results import EngineReport, GenerationRow, Rate, StepRow
 
 
-def render(report: Report, command: str, picture: str | None = None) -> str:
-    """The page.
+def render(report: EngineReport, command: str, picture: str | None = None) -> str:
+    """Render the page.
 
     Args:
-        report: what was found.
-        command: that found it.
-        picture: file name of the plot, beside the page.
+        report: results of the run.
+        command: the command that made them.
+        picture: file name of the plot, in the page's folder.
     """
     machine, run = report.machine, report.run
     kind = run.dtype + (f", weights in {run.quantize}" if run.quantize else "")
@@ -46,7 +46,7 @@ def render(report: Report, command: str, picture: str | None = None) -> str:
         "All cases take turns in every round. A rate is the median of the rounds (lowest to "
         "highest); `of base` is the median of the rounds' own ratios at the same batch.",
         "",
-        "## Correctness gate",
+        "## Correctness check",
         "",
         "| request | rms difference of log-probabilities from PEFT in fp32 | limit | without the "
         "adapters it would be |",
@@ -54,7 +54,7 @@ def render(report: Report, command: str, picture: str | None = None) -> str:
         *(
             f"| {check.name} | {check.rms:.2g} | {check.limit:.2g} | "
             + (f"{check.sensitivity:.2g} |" if check.sensitivity else "|")
-            for check in report.gate
+            for check in report.correctness
         ),
     ]
     if report.generation:

@@ -1,4 +1,4 @@
-"""What a run is asked to do."""
+"""Options of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from benchmarks.engine.cases import (
     Case,
     choose_cases,
 )
-from benchmarks.engine.machine import usable_cores
 from benchmarks.engine.peaks import GEMM_SHAPES
+from benchmarks.shared.machine import usable_cores
 from cluster.config import EngineConfig
 from cluster.errors import ConfigError
 
@@ -29,7 +29,7 @@ GENERATIONS = (
     ("adapters-16", 16, True),
     ("mixture-4", 16, False),
 )
-"""(case, batch, beside the reference): whole generations. PEFT's mixed batches are slow, and it has
+"""(case, batch, with the reference): whole generations. PEFT's mixed batches are slow, and it has
 no mixtures in them."""
 
 
@@ -41,7 +41,7 @@ class BenchOptions:
     model_name: str
     cases: tuple[Case, ...]
     batches: tuple[int, ...]
-    generations: tuple[tuple[str, int, bool], ...]  # (case, batch, beside the reference)
+    generations: tuple[tuple[str, int, bool], ...]  # (case, batch, with the reference)
     rounds: int  # through all steps
     generation_rounds: int
     budget_s: float  # no new round is begun after it
@@ -57,7 +57,8 @@ class BenchOptions:
     peak_bytes: int = 1280 * 2**20  # read to measure bandwidth; larger than any cache
 
     def engine_config(self) -> EngineConfig:
-        """The engine's configuration: room for the largest batch, nothing cached between runs."""
+        """Make the engine's configuration: room for the largest batch, nothing cached between
+        runs."""
         longest = self.prompt_tokens + self.output_tokens + STEPS * (self.rounds + 1) + 1
         block_size = EngineConfig().block_size
         largest = max([*self.batches, *(batch for _, batch, _ in self.generations)])
@@ -75,7 +76,7 @@ class BenchOptions:
 
     @property
     def adapters(self) -> int:
-        """Adapters that the cases need; the gate needs 16 in any case."""
+        """Adapters that the cases need; the correctness check needs 16 in any case."""
         return max(16, *(case.loaded for case in self.cases))
 
 
@@ -91,7 +92,7 @@ def make_options(
     quantize: str | None = None,
     seed: int = 0,
 ) -> BenchOptions:
-    """The quick run (below two minutes on two free cores) or the full one (below twelve).
+    """Make the quick run (below two minutes on two free cores) or the full one (below twelve).
 
     Args:
         model: folder of the base model.

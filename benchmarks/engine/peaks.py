@@ -1,4 +1,4 @@
-"""What the machine does at best: products per second, and bytes read per second."""
+"""Peaks of the machine: products per second, and bytes read per second."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ GEMM_SHAPES: tuple[tuple[int, int, int], ...] = (
 def gemm_peak(
     dtype: torch.dtype, seconds: float, shapes: Sequence[tuple[int, int, int]] = GEMM_SHAPES
 ) -> float:
-    """FLOP/s of the fastest of a few large products, with this thread's thread count.
+    """Measure the FLOP/s of the fastest of a few large products, with this thread's thread count.
 
-    Floating-point weights are laid out for oneDNN beforehand where it is there. int8 is the plain
+    Floating-point weights are laid out for oneDNN beforehand if it is available. int8 is the plain
     product of int8 matrices into int32.
 
     Args:
@@ -35,8 +35,8 @@ def gemm_peak(
 
 
 def read_bandwidth(seconds: float, nbytes: int) -> float:
-    """Bytes/s of the faster of two passes over a large fp32 buffer: its sum, and its product with a
-    vector, which is what a decode step of one request does with every weight.
+    """Measure the bytes/s of the faster of two passes over a large fp32 buffer: its sum, and its
+    product with a vector, which is what a decode step of one request does with every weight.
 
     Args:
         seconds: bound on the time for each way.

@@ -6,10 +6,10 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.engine.results import Report, StepRow
+from benchmarks.engine.results import EngineReport, StepRow
 
 
-def plot(report: Report, path: Path) -> None:
+def plot(report: EngineReport, path: Path) -> None:
     """Write the decode steps of a run as a PNG. Raises ValueError for a run without any."""
     if not report.decode:
         raise ValueError("there are no decode steps to draw")

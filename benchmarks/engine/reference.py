@@ -44,13 +44,13 @@ class Reference:
         self._folders = tuple(adapters)
 
     def name(self, mixtures: Sequence[Mixture]) -> str:
-        """Who computes this batch."""
+        """Name of the program that computes this batch."""
         return "PEFT" if any(mixtures) else "transformers"
 
     def generate(
         self, prompts: Sequence[Sequence[int]], mixtures: Sequence[Mixture], output: int
     ) -> tuple[float, float | None]:
-        """Greedy generation of a batch, each request the base or one adapter with weight 1.
+        """Generate a batch greedily, each request the base or one adapter with weight 1.
 
         One adapter for all requests is made the active one; otherwise PEFT is given each request's.
 
@@ -79,7 +79,8 @@ class Reference:
     def logprobs(
         self, prompt: Sequence[int], answer: Sequence[int], mixture: Mixture
     ) -> torch.Tensor:
-        """Log-probabilities before each token of the answer, fp32 [len(answer), vocabulary].
+        """Compute log-probabilities before each token of the answer, fp32 [len(answer),
+        vocabulary].
 
         A mixture is merged into one adapter of the concatenated rank, which is exact.
         """

@@ -1,4 +1,4 @@
-"""What a run found, as it is written to JSON, and the arithmetic from samples to figures.
+"""Results of a run, as written to JSON, and the arithmetic from samples to figures.
 
 Every round goes through all cases, so a ratio compares samples that were taken within seconds of
 each other: it is the median of the rounds' own ratios, not the ratio of two medians.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.engine.roofline import Bound
+from benchmarks.engine.roofline import RooflineBound
 
 SCHEMA = "braid-bench-engine/1"
 
@@ -27,7 +27,7 @@ class Rate(_Part):
 
 
 class MachineNote(_Part):
-    """Where it ran, and what the machine did at best meanwhile."""
+    """Machine of the run, and its peaks meanwhile."""
 
     cpu: str
     isa: tuple[str, ...]
@@ -44,7 +44,7 @@ class MachineNote(_Part):
 
 
 class RunNote(_Part):
-    """What was asked for."""
+    """Options of the run."""
 
     model: str
     parameters: int  # linears and head
@@ -57,8 +57,8 @@ class RunNote(_Part):
     seconds: float
 
 
-class GateNote(_Part):
-    """One comparison of the gate."""
+class CorrectnessNote(_Part):
+    """One comparison of the correctness check."""
 
     name: str
     rms: float
@@ -104,26 +104,26 @@ class GenerationRow(_Part):
     speedup: float | None
 
 
-class Report(_Part):
+class EngineReport(_Part):
     """Everything."""
 
     schema_name: str = SCHEMA
     machine: MachineNote
     run: RunNote
-    gate: tuple[GateNote, ...]
+    correctness: tuple[CorrectnessNote, ...]
     decode: tuple[StepRow, ...]
     prefill: tuple[StepRow, ...]
     generation: tuple[GenerationRow, ...]
 
 
 def rate(tokens: int, seconds: Sequence[float]) -> Rate:
-    """Tokens per second: median, lowest and highest of the rounds."""
+    """Compute tokens per second: median, lowest and highest of the rounds."""
     rates = [tokens / each for each in seconds]
     return Rate(median=statistics.median(rates), low=min(rates), high=max(rates))
 
 
 def ratio_to(base: Sequence[float], other: Sequence[float]) -> float:
-    """Throughput relative to the base's: the median over rounds of base time / other time."""
+    """Compute throughput relative to the base's: the median over rounds of base / other time."""
     return statistics.median(b / o for b, o in zip(base, other, strict=True))
 
 
@@ -136,9 +136,9 @@ def step_row(
     context: float,
     rounds: Sequence[Sequence[float]],
     base_rounds: Sequence[Sequence[float]],
-    bound: Bound,
+    bound: RooflineBound,
 ) -> StepRow:
-    """Figures of one case's steps.
+    """Compute the figures of one case's steps.
 
     Args:
         case: its name.
@@ -185,7 +185,7 @@ def generation_row(
     reference_seconds: Sequence[float],
     reference_steps: Sequence[float | None],
 ) -> GenerationRow:
-    """Figures of one case's generations.
+    """Compute the figures of one case's generations.
 
     Args:
         case: its name.

@@ -1,7 +1,7 @@
 """The least time that a step can take on a machine of a given GEMM peak and read bandwidth.
 
-A roofline: whatever the implementation, a step must read every byte it needs once from memory and
-do every multiplication, and both may go on at once, so
+A roofline: any implementation must read every byte that a step needs once from memory and do every
+multiplication, and both may happen at once, so
 
     t >= max(bytes / bandwidth, FLOPs / peak)
 
@@ -26,7 +26,7 @@ from benchmarks.engine.cases import Mixture
 
 @dataclass(frozen=True, slots=True)
 class ModelSizes:
-    """What decides the bytes and FLOPs of a step."""
+    """Sizes that decide the bytes and FLOPs of a step."""
 
     layers: int
     heads: int
@@ -41,7 +41,7 @@ class ModelSizes:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the machine was seen to do, with the threads of the run."""
+    """Measured peaks of the machine, with the threads of the run."""
 
     gemm_flops: float  # FLOP/s, in the arithmetic of adapters and attention
     linear_flops: float  # FLOP/s, in that of the linears: other than the former when quantised
@@ -49,7 +49,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class RooflineBound:
     """The two terms of a step, and the larger one."""
 
     nbytes: float
@@ -71,7 +71,7 @@ def sizes_of(
     weight_bytes: float,
     value_bytes: int,
 ) -> ModelSizes:
-    """Sizes of a model whose adapters have ``rank`` at every module.
+    """Read the sizes of a model whose adapters have ``rank`` at every module.
 
     Args:
         config: of the model: vocab_size, hidden_size, num_hidden_layers, num_attention_heads,
@@ -101,8 +101,9 @@ def step_bound(
     *,
     tokens: int,
     context: float,
-) -> Bound:
-    """Least time of a step that computes ``tokens`` tokens of each request and samples one.
+) -> RooflineBound:
+    """Compute the least time of a step that computes ``tokens`` tokens of each request and samples
+    one.
 
     Args:
         sizes: of the model.
@@ -127,7 +128,7 @@ def step_bound(
         2 * terms * tokens * sizes.adapter_weights
         + 4 * seen * sizes.heads * sizes.head_dim * sizes.layers
     )
-    return Bound(
+    return RooflineBound(
         nbytes=nbytes,
         flops=linear + small,
         bytes_s=nbytes / machine.bandwidth,
@@ -144,7 +145,8 @@ def generation_bound(
     output: int,
     together: int,
 ) -> float:
-    """Least seconds in which a batch can prefill ``prompt`` and generate ``output`` tokens each.
+    """Compute the least seconds in which a batch can prefill ``prompt`` and generate ``output``
+    tokens each.
 
     The first token comes from the prefill, which takes ``together`` prompts a step; each further
     one from a decode step.

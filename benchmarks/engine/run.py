@@ -1,4 +1,4 @@
-"""A whole run: the gate, the machine's peaks, generations beside the reference, single steps.
+"""A whole run: correctness, the machine's peaks, generations beside their reference, single steps.
 
 Everything is interleaved: a round goes through all cases once, so that a machine that slows down
 for a while slows all of them down. The machine's peaks are measured before, between and after, and
@@ -16,18 +16,16 @@ import transformers
 
 from benchmarks.engine.bank_loading import AdapterShelf
 from benchmarks.engine.cases import BASE, Case, case_named
+from benchmarks.engine.correctness import Agreement, check_correctness
 from benchmarks.engine.engine_run import EngineRun
-from benchmarks.engine.gate import Check, run_gate
-from benchmarks.engine.machine import cpu_info, load_average, torch_build, usable_cores
 from benchmarks.engine.options import STEPS, BenchOptions
 from benchmarks.engine.peaks import gemm_peak, read_bandwidth
-from benchmarks.engine.quiet import quiet
 from benchmarks.engine.reference import Reference
 from benchmarks.engine.results import (
-    GateNote,
+    CorrectnessNote,
+    EngineReport,
     GenerationRow,
     MachineNote,
-    Report,
     RunNote,
     StepRow,
     generation_row,
@@ -35,6 +33,8 @@ from benchmarks.engine.results import (
 )
 from benchmarks.engine.roofline import Machine, ModelSizes, generation_bound, sizes_of, step_bound
 from benchmarks.engine.step_view import StepView
+from benchmarks.shared.machine import cpu_info, load_average, torch_build, usable_cores
+from benchmarks.shared.quiet import quiet
 from cluster.config import AdapterConfig, EngineConfig
 
 Progress = Callable[[str, str, int, int | None], None]
@@ -54,7 +54,7 @@ class Bench:
 
         Args:
             options: what to measure.
-            progress: told what is going on.
+            progress: called with each step of the run.
         """
         self._options = options
         self._progress = progress
@@ -64,7 +64,7 @@ class Bench:
         self._weights = torch.int8 if options.quantize else self._dtype
         self._peaks: list[tuple[float, float, float]] = []  # GEMM, linear, bandwidth
 
-    def report(self) -> Report:
+    def report(self) -> EngineReport:
         """Measure.
 
         Raises:
@@ -87,7 +87,7 @@ class Bench:
                 torch.set_num_threads(threads)
         sizes = self._sizes(modules)
         machine = Machine(*(max(column) for column in zip(*self._peaks, strict=True)))
-        return Report(
+        return EngineReport(
             machine=self._machine_note(machine, load_before),
             run=RunNote(
                 model=options.model_name,
@@ -100,8 +100,8 @@ class Bench:
                 seed=options.seed,
                 seconds=time.perf_counter() - began,
             ),
-            gate=tuple(
-                GateNote(
+            correctness=tuple(
+                CorrectnessNote(
                     name=check.name,
                     rms=check.rms,
                     limit=check.limit,
@@ -117,17 +117,17 @@ class Bench:
 
     def _generations(
         self, shelf: AdapterShelf
-    ) -> tuple[tuple[Check, ...], dict[str, tuple[int, int]], "_Generations"]:
-        """The gate, then whole generations, the engine's and the reference's in turns."""
+    ) -> tuple[tuple[Agreement, ...], dict[str, tuple[int, int]], "_Generations"]:
+        """Check correctness, then time the engine's generations and the reference's in turns."""
         options = self._options
         engine = EngineRun(options.model, self._config, self._adapter_config)
         try:
             shelf.read(engine.modules, self._adapter_config)
             self._progress("preparing", "reference", 1, 3)
-            # The gate's scores are fp32's; speed is compared in the engine's own dtype.
+            # The scores of the check are fp32's; speed is compared in the engine's own dtype.
             reference = Reference(options.model, shelf.folders[:16], torch.float32)
-            self._progress("preparing", "correctness gate", 2, 3)
-            checks = run_gate(
+            self._progress("preparing", "correctness check", 2, 3)
+            checks = check_correctness(
                 engine,
                 shelf,
                 reference,
@@ -222,7 +222,7 @@ class Bench:
         for (name, batch), rounds in found.items():
             case = case_named(name)
             tokens = 1 if decoding else options.prompt_tokens
-            # Each round's steps go on where the last round's ended.
+            # Each round's steps continue from the last round's end.
             middle = options.prompt_tokens + (STEPS * len(rounds) - 1) / 2
             context = middle if decoding else 0.0
             rows.append(
@@ -286,7 +286,7 @@ class Bench:
         return tokens
 
     def _prompts_together(self) -> int:
-        """Prompts that the scheduler puts into one step."""
+        """Count the prompts that the scheduler puts into one step."""
         return max(1, self._config.max_batch_tokens // self._options.prompt_tokens)
 
     def _vocab_size(self) -> int:
@@ -354,6 +354,6 @@ class _Generations:
         self.names: dict[_Key, str] = {}  # who the reference is
 
 
-def run_bench(options: BenchOptions, progress: Progress) -> Report:
-    """Measure; see ``Bench.report``."""
+def run_bench(options: BenchOptions, progress: Progress) -> EngineReport:
+    """Measure, as ``Bench.report``."""
     return Bench(options, progress).report()

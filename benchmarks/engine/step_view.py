@@ -1,7 +1,7 @@
 """Single steps through ``ModelRunner.execute``: prefill and decode apart, without the step loop.
 
 A decode step is one token for each request of the batch after a given context. The context's keys
-and values are whatever the cache holds: their values cost nothing, their number does.
+and values are whatever is in the cache: their values cost nothing, their number does.
 """
 
 import itertools
@@ -41,12 +41,14 @@ class StepView:
         self._steps = itertools.count()
 
     def prefill(self, mixtures: Sequence[Mixture], tokens: int) -> float:
-        """Seconds of a step that computes a prompt of ``tokens`` tokens for each request."""
+        """Measure the seconds of a step that computes a prompt of ``tokens`` tokens for each
+        request."""
         sequences = self._sequences(mixtures, tokens, room=tokens + 1)
         return self._execute(sequences, 0, tokens)
 
     def decode(self, mixtures: Sequence[Mixture], context: int, steps: int) -> list[float]:
-        """Seconds of ``steps`` decode steps in a row, the first after ``context`` tokens.
+        """Measure the seconds of ``steps`` decode steps in a row, the first after ``context``
+        tokens.
 
         One more step is made before them and not counted: in it the batch's adapters are grouped,
         which a real batch does when it changes.

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from benchmarks.engine.markdown import render
 from benchmarks.engine.plot import plot
-from benchmarks.engine.results import Report
+from benchmarks.engine.results import EngineReport
 from cluster.errors import ConfigError
 
 
-def write_report(report: Report, folder: Path, name: str, command: str) -> tuple[Path, ...]:
+def write_report(report: EngineReport, folder: Path, name: str, command: str) -> tuple[Path, ...]:
     """Write ``name``.json, .md and .png into a folder, which is made if it is not there.
 
     Args:

@@ -98,7 +98,7 @@ class Watch:
 
 
 def fronts(url: str) -> list[psutil.Process]:
-    """The processes that listen on the port of ``url``."""
+    """List the processes that listen on the port of ``url``."""
     port = urlsplit(url).port
     pids = {
         item.pid
@@ -145,7 +145,7 @@ def watch(options: argparse.Namespace, model: str, name: str) -> Seen:
 
 
 def base_model(options: argparse.Namespace) -> str:
-    """The name that the server gives its base."""
+    """Ask for the name that the server gives its base."""
     headers = {"authorization": f"Bearer {options.victim}"}
     listed = httpx2.get(f"{options.url}/v1/models", headers=headers).json()["data"]
     return next(str(card["id"]) for card in listed if not card.get("parent"))
@@ -166,7 +166,7 @@ def faults(seen: Seen, quiet: Seen) -> list[str]:
 
 
 def table(rows: list[Seen], quiet: Seen) -> str:
-    """The page's table."""
+    """Render the page's table."""
     lines = [
         "| case | answers | largest answer, bytes | worst /health, ms | TTFT p50, ms "
         "| TTFT p99, ms | front, MiB | |",
@@ -182,7 +182,7 @@ def table(rows: list[Seen], quiet: Seen) -> str:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.hostile", description=__doc__)
     parser.add_argument("url")
     parser.add_argument("key", help="of the tenant that attacks")

@@ -64,7 +64,7 @@ class Attack:
 
 
 def main() -> None:
-    """See the module."""
+    """Run the command."""
     url, key, model, seconds, name = sys.argv[1:]
     parts = urlsplit(url)
     attack = Attack(parts.hostname or "", parts.port or 80, key)

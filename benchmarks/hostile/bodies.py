@@ -25,7 +25,7 @@ def _json(value: Any) -> bytes:
 
 
 def _raw(path: str, start: str, item: str, count: int, end: str, joint: str = ",") -> Case:
-    """A body that has ``item`` ``count`` times; ``%`` in ``start`` is the model."""
+    """Make a body that has ``item`` ``count`` times; ``%`` in ``start`` is the model."""
     return lambda model: (
         path,
         (start.replace("%", model) + joint.join([item] * count) + end).encode(),

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.kernels``: what LoRA and attention cost beside the base model's linears.
+"""``python -m benchmarks.kernels``: LoRA and attention relative to the base model's linears.
 
 Every case is compared with its reference first; one disagreement and nothing is timed. Each figure
 is for all layers of the model, as in one engine step.
@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import linear
 
+from benchmarks.kernels.correctness import check_attention, check_lora
 from benchmarks.kernels.data import fill_bank, make_cache
-from benchmarks.kernels.gate import check_attention, check_lora
 from benchmarks.kernels.shapes import (
     ATTENTION_CASES,
     LORA_CASES,
@@ -33,7 +33,7 @@ _CACHES = 8
 
 
 def _lora_step(case: LoraCase) -> tuple[Callable[[], object], Callable[[], object]]:
-    """All sites' LoRA, and the building of the batch."""
+    """Compute all sites' LoRA, and build the batch."""
     sites = SMOLLM2_135M.sites()
     bank = fill_bank(sites, case.ranks)
     batch = LoraBatch.build(case.rows, bank)
@@ -79,7 +79,7 @@ def _attention_step(case: AttentionCase) -> Callable[[], object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check, then time. Returns the exit status: 1 when a case disagrees with its reference."""
+    """Check, then time. Returns the exit status: 1 if a case disagrees with its reference."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.8, help="bound per timed case")

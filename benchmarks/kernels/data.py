@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from benchmarks.kernels.shapes import ModelShape
+from benchmarks.kernels.shapes import KernelModelShape
 from kernels.attention.cache import LayerKVCache
 from kernels.lora.bank import AdapterBank
 from kernels.lora.lora_reference import LoraModule
@@ -12,7 +12,7 @@ from kernels.lora.sites import FusedSite
 
 
 def make_adapter(sites: Sequence[FusedSite], rank: int, seed: int) -> dict[str, LoraModule]:
-    """An adapter with tensors at every module: path -> (A, B, scaling)."""
+    """Make an adapter with tensors at every module: path -> (A, B, scaling)."""
     generator = torch.Generator().manual_seed(seed)
     return {
         path: (
@@ -26,7 +26,7 @@ def make_adapter(sites: Sequence[FusedSite], rank: int, seed: int) -> dict[str, 
 
 
 def fill_bank(sites: Sequence[FusedSite], ranks: Sequence[int]) -> AdapterBank:
-    """A bank with one adapter per given rank, in slots 0, 1, ..."""
+    """Make a bank with one adapter per given rank, in slots 0, 1, ..."""
     bank = AdapterBank(sites, len(ranks), max(ranks))
     for slot, rank in enumerate(ranks):
         bank.write(slot, make_adapter(sites, rank, seed=slot))
@@ -34,9 +34,10 @@ def fill_bank(sites: Sequence[FusedSite], ranks: Sequence[int]) -> AdapterBank:
 
 
 def make_cache(
-    model: ModelShape, rows: Sequence[tuple[int, int]], block_size: int
+    model: KernelModelShape, rows: Sequence[tuple[int, int]], block_size: int
 ) -> tuple[LayerKVCache, list[list[int]]]:
-    """One layer's cache full of random tokens, and block tables dealt from it in random order.
+    """Make one layer's cache full of random tokens, and block tables dealt from it in random
+    order.
 
     Args:
         model: its key/value heads.

@@ -7,7 +7,7 @@ from kernels.lora.sites import FusedSite
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
+class KernelModelShape:
     """The sizes of a Llama-like decoder that decide its kernels' time."""
 
     name: str
@@ -19,7 +19,7 @@ class ModelShape:
     head_dim: int
 
     def sites(self) -> tuple[FusedSite, ...]:
-        """Four fused sites a layer."""
+        """List four fused sites a layer."""
         kv = self.kv_heads * self.head_dim
         sites: list[FusedSite] = []
         for layer in range(self.layers):
@@ -38,8 +38,8 @@ class ModelShape:
         return tuple(sites)
 
 
-SMOLLM2_135M = ModelShape("SmolLM2-135M", 30, 576, 1536, 9, 3, 64)
-TINY = ModelShape("tiny", 2, 36, 60, 4, 2, 9)
+SMOLLM2_135M = KernelModelShape("SmolLM2-135M", 30, 576, 1536, 9, 3, 64)
+TINY = KernelModelShape("tiny", 2, 36, 60, 4, 2, 9)
 
 
 @dataclass(frozen=True, slots=True)

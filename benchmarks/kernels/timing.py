@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class KernelTiming:
     """Milliseconds of repeated calls."""
 
     median: float
@@ -15,7 +15,7 @@ class Timing:
 
 def measure(
     call: Callable[[], object], *, clock: Callable[[], float], seconds: float, repeats: int
-) -> Timing:
+) -> KernelTiming:
     """Time a call until either bound is reached, after an untimed one.
 
     Args:
@@ -31,4 +31,4 @@ def measure(
         begin = clock()
         call()
         taken.append((clock() - begin) * 1e3)
-    return Timing(statistics.median(taken), min(taken))
+    return KernelTiming(statistics.median(taken), min(taken))

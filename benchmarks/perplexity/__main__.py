@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from benchmarks.command_line import command_app
+from benchmarks.shared.command_line import command_app
 from cluster.config import AppConfig, Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 PROGRAM = "python -m benchmarks.perplexity"
 FIRST = "float32"
 
 
 class Weights(StrEnum):
-    """What can be compared with fp32."""
+    """Formats that can be compared with fp32."""
 
     INT8 = "int8"
     BFLOAT16 = "bfloat16"
@@ -38,13 +38,14 @@ def perplexity(
         Path | None, typer.Option(metavar="DIR", help="Write quantize.json and quantize.md there.")
     ] = None,
 ) -> None:
-    """Perplexity of a fixed text and time of a decode step, in fp32, int8 and bf16.
+    """Measure the perplexity of a fixed text and the time of a decode step, in fp32, int8 and
+    bf16.
 
     All of them run in one process, in turns, so the model is held once for each.
     """
-    from benchmarks.engine.machine import usable_cores
-    from benchmarks.engine.quiet import quiet
     from benchmarks.perplexity.compare import BATCHES, TEXT, compare, render
+    from benchmarks.shared.machine import usable_cores
+    from benchmarks.shared.quiet import quiet
     from cluster.base_model.source import resolve_model
 
     with console.fetch_bar() as fetched:

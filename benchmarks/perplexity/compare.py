@@ -1,7 +1,7 @@
-"""What rounding the base model's weights costs: perplexity of a fixed text, and time of a step.
+"""Cost of rounding the base model's weights: perplexity of a fixed text, and time of a step.
 
-The text is the project's own (`text.txt`): prose, dialogue, code, JSON, sums. The engine's
-own runner computes it, in windows that each start anew, so every product, norm and attention is the
+The text is the project's own (`text.txt`): prose, dialogue, code, JSON, sums. The engine's own
+runner computes it, in windows that each start afresh, so every product, norm and attention is the
 one that serves requests.
 """
 
@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import AutoTokenizer
 
-from benchmarks.engine.machine import cpu_info, load_average, torch_build
+from benchmarks.shared.machine import cpu_info, load_average, torch_build
 from cluster.config import EngineConfig
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.model.model_loader import load_model
@@ -39,7 +39,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     "int8": ("float32", "int8"),
     "bfloat16": ("bfloat16", "none"),
 }
-"""What can be compared: name -> (dtype, quantize)."""
+"""Formats that can be compared: name -> (dtype, quantize)."""
 
 
 class VariantResult(BaseModel):
@@ -94,7 +94,7 @@ class _Variant:
         self.window = min(WINDOW, loaded.max_model_len)
 
     def log_likelihood(self, tokens: Sequence[int]) -> float:
-        """Of all tokens but the first, in nats."""
+        """Compute the log-likelihood of all tokens but the first, in nats."""
         batch = self._batch([list(range(-(-len(tokens) // BLOCK)))], [0], [len(tokens) - 1])
         rows = list(range(len(tokens) - 1))
         logits = self._runner._forward(list(tokens[:-1]), rows, rows, batch, None)
@@ -124,7 +124,7 @@ class _Variant:
 def perplexity(
     score: Callable[[Sequence[int]], float], tokens: Sequence[int], window: int
 ) -> float:
-    """exp of the mean negative log-likelihood; neighbouring windows share one token."""
+    """Compute exp of the mean negative log-likelihood; neighbouring windows share one token."""
     total, scored = 0.0, 0
     for start in range(0, len(tokens) - 1, window - 1):
         part = tokens[start : start + window]
@@ -203,7 +203,7 @@ def compare(
 
 
 def render(report: PerplexityReport, command: str) -> str:
-    """The comparison as a page; ``command`` wrote it."""
+    """Render the comparison as a page; ``command`` wrote it."""
     busy = max(report.load_before - 1, report.load_after - report.threads) > 1
     lines = [
         "# Quantised weights",

@@ -6,58 +6,51 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import httpx2
 
-from benchmarks.request_log.asking import Asker
-from benchmarks.request_log.local_cluster import (
+from deployments.local.log_file import log_files
+from testing.local_cluster import FRONT, LocalCluster, show_phase
+from testing.request_log.asking import Asker
+from testing.request_log.log_tail import LogTail
+from testing.request_log.logged_cluster import (
     ADAPTER,
     LONG_TOKENS,
-    front_of,
-    keys_of,
     proof_config,
 )
-from benchmarks.request_log.log_tail import LogTail
-from benchmarks.request_log.proof import Proof, ask_all, kill_front
-from deployments.local import lifecycle
-from deployments.local.local_state import StateDir
-from deployments.local.log_file import log_files
-from deployments.local.valkey import free_port
+from testing.request_log.proof import Proof, ask_all, kill_front
 
 
-async def prove(state: StateDir, running: lifecycle.RunningCluster, count: int) -> Proof:
-    """The whole proof, against a running cluster."""
-    keys = keys_of(state)
-    tail = LogTail(state.cluster_log)
+async def prove(cluster: LocalCluster, count: int) -> Proof:
+    """Run the whole proof against a running cluster."""
+    tail = LogTail(cluster.state.cluster_log)
     try:
-        async with httpx2.AsyncClient(base_url=running.url, timeout=60) as client:
-            asker = Asker(client, keys, ADAPTER, long_tokens=LONG_TOKENS)
+        async with httpx2.AsyncClient(base_url=cluster.url, timeout=60) as client:
+            asker = Asker(client, cluster.keys, ADAPTER, long_tokens=LONG_TOKENS)
             proof = await ask_all(asker, tail, count)
-            front = front_of(running.pid, running.port)
+            (front,) = cluster.listening(FRONT, cluster.port)
             proof.problems += await kill_front(asker, tail, front.kill)
     finally:
         tail.close()
-    proof.search(log_files(state.cluster_log), list(keys.values()))
+    proof.search(log_files(cluster.state.cluster_log), list(cluster.keys.values()))
     return proof
 
 
 def main() -> int:
-    """Entry point."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.request_log", description=__doc__)
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--replicas", type=int, default=2)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="braid-request-log-"))
-    state = StateDir.open(folder)
-    config = proof_config(state, free_port(), options.replicas)
-    running = lifecycle.start(
-        state, config, lambda phase: print(f"  {phase}", flush=True), replicas=options.replicas
-    )
+    make_config = partial(proof_config, replicas=options.replicas)
+    cluster = LocalCluster.start(folder, make_config, show_phase)
     try:
-        proof = asyncio.run(prove(state, running, options.requests))
+        proof = asyncio.run(prove(cluster, options.requests))
     finally:
-        left = lifecycle.stop(state) or []
+        left = cluster.stop()
     print(f"{len(proof.asked)} requests; outcomes: {dict(proof.outcomes.most_common())}")
     print(f"statuses: {dict(sorted(proof.statuses.items()))}")
     print(f"a line was read at most {proof.slowest_s * 1000:.0f} ms after its answer's end,")

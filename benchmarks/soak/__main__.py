@@ -19,11 +19,12 @@ from typing import Any
 from benchmarks.soak.client import BrokenAnswer, Call, send
 from benchmarks.soak.ledger import Ledger
 from benchmarks.soak.limits import judge
-from benchmarks.soak.local_cluster import SoakCluster
 from benchmarks.soak.processes import ProcessBook, processor_seconds
-from benchmarks.soak.report import Report
+from benchmarks.soak.report import SoakReport
+from benchmarks.soak.soak_cluster import SoakCluster
 from benchmarks.soak.traffic import WRONG_KEY, Planned, Traffic
 from cluster.domain.request import Outcome
+from testing.at_rest import unrest
 
 SAMPLE_S = 10.0
 QUIET_EVERY_S = 300.0
@@ -55,19 +56,19 @@ class Soak:
         self._before: Counter[Outcome] = cluster.metrics().outcomes()
         self._canaries: dict[str, str] = {}
         end = options.minutes * 60
-        self._report = Report(
+        self._report = SoakReport(
             minutes=options.minutes,
             warm_up_s=min(600.0, end / 4) if options.warm_up is None else options.warm_up * 60,
             seed=options.seed,
             rate=options.rate,
             concurrency=options.concurrency,
             setup={
-                "replicas": cluster.config.replica.replicas,
-                "adapters": sum(1 for _ in Path(str(cluster.config.adapters_dir)).iterdir()),
-                "slots per replica": cluster.config.adapters.slots,
-                "KV blocks per replica": cluster.config.engine.kv_blocks,
-                "time limit of a request": f"{cluster.config.front.request_timeout_s:g} s",
-                "life of a decision": f"{cluster.config.decisions.ttl_s:g} s",
+                "replicas": cluster.local.config.replica.replicas,
+                "adapters": sum(1 for _ in Path(str(cluster.local.config.adapters_dir)).iterdir()),
+                "slots per replica": cluster.local.config.adapters.slots,
+                "KV blocks per replica": cluster.local.config.engine.kv_blocks,
+                "time limit of a request": f"{cluster.local.config.front.request_timeout_s:g} s",
+                "life of a decision": f"{cluster.local.config.decisions.ttl_s:g} s",
             },
         )
 
@@ -75,14 +76,16 @@ class Soak:
     def _now(self) -> float:
         return time.monotonic() - self._started
 
-    async def run(self) -> Report:
-        """Until the time is up; then everything is compared."""
+    async def run(self) -> SoakReport:
+        """Run until the time is up, then compare everything."""
         options = self._options
         end = options.minutes * 60
         sampler = asyncio.create_task(self._sample())
-        cpu = processor_seconds(self._cluster.running.pid)
+        cpu = processor_seconds(self._cluster.local.running.pid)
         rng = random.Random(options.seed)
-        traffic = iter(Traffic(rng, self._cluster.config.model, self._cluster.rights, options.rate))
+        traffic = iter(
+            Traffic(rng, self._cluster.local.config.model, self._cluster.rights, options.rate)
+        )
         quiet = min(QUIET_EVERY_S, end / 3)
         try:
             for stop in itertools.chain(_steps(quiet, end), (end,)):
@@ -93,7 +96,7 @@ class Soak:
             (ended,) = await asyncio.gather(sampler, return_exceptions=True)
         if not isinstance(ended, asyncio.CancelledError):
             self._report.problems.append(f"sampling the processes ended early: {ended!r}")
-        used = processor_seconds(self._cluster.running.pid) - cpu
+        used = processor_seconds(self._cluster.local.running.pid) - cpu
         self._report.busy = used / self._now / (os.cpu_count() or 1)
         self._conclude()
         self._report.write(options.out, self._book)
@@ -112,7 +115,7 @@ class Soak:
             task.add_done_callback(self._tasks.discard)
 
     async def _one(self, planned: Planned) -> None:
-        keys = self._cluster.keys
+        keys = self._cluster.local.keys
         call = Call(
             path=planned.path,
             key=keys[planned.tenant] if planned.tenant else WRONG_KEY,
@@ -120,9 +123,9 @@ class Soak:
             stream=planned.stream,
             leave_after=planned.leave_after,
         )
-        running, ledger = self._cluster.running, self._ledger
+        running, ledger = self._cluster.local.running, self._ledger
         number, kind = planned.number, planned.kind
-        limit = self._cluster.config.front.request_timeout_s + REST_S
+        limit = self._cluster.local.config.front.request_timeout_s + REST_S
         try:
             async with asyncio.timeout(limit):
                 reply = await send(running.host, running.port, call, lambda: ledger.send(number))
@@ -136,14 +139,14 @@ class Soak:
             self._places.release()
 
     async def _rest(self) -> None:
-        """No arrivals until everything has ended; then the books must balance."""
+        """Stop arrivals until everything has ended; then compare the books."""
         began = self._now
         while self._tasks:
             await asyncio.wait(self._tasks)
-        unrest = await self._until_rest(began + REST_S)
+        off = await self._until_rest(began + REST_S)
         rest = self._now - began
         problems = [
-            *unrest,
+            *off,
             *await asyncio.to_thread(self._cluster.broken_books),
             *self._ledger.compare(counts := await asyncio.to_thread(self._counted)),
         ]
@@ -167,26 +170,26 @@ class Soak:
 
     async def _until_rest(self, deadline: float) -> list[str]:
         for _ in itertools.count():
-            unrest = await self._unrest()
-            if not unrest or self._now > deadline:
+            off = await self._unrest()
+            if not off or self._now > deadline:
                 break
             await asyncio.sleep(0.5)
-        return unrest
+        return off
 
     async def _unrest(self) -> list[str]:
         metrics = await asyncio.to_thread(self._cluster.metrics)
         counted = sum((metrics.outcomes() - self._before).values())
         behind = self._ledger.sent - counted
-        return metrics.unrest() + ([f"{behind} outcomes are missing"] if behind else [])
+        return unrest(metrics) + ([f"{behind} outcomes are missing"] if behind else [])
 
     def _counted(self) -> Counter[Outcome]:
         return self._cluster.metrics().outcomes() - self._before
 
     async def _ask_canaries(self) -> list[str]:
-        """Two greedy prompts, alone; they count as requests of the books."""
+        """Ask greedy prompts alone; they count as requests of the books."""
         found = []
         aliases = self._cluster.rights["acme"]
-        for model in (self._cluster.config.model, aliases[0], aliases[-1]):
+        for model in (self._cluster.local.config.model, aliases[0], aliases[-1]):
             number = -1 - self._ledger.sent
             body = {
                 "model": model,
@@ -194,8 +197,10 @@ class Soak:
                 "max_tokens": 12,
                 "temperature": 0,
             }
-            call = Call("/v1/completions", self._cluster.keys["acme"], json.dumps(body).encode())
-            running = self._cluster.running
+            call = Call(
+                "/v1/completions", self._cluster.local.keys["acme"], json.dumps(body).encode()
+            )
+            running = self._cluster.local.running
             reply = await send(
                 running.host, running.port, call, functools.partial(self._ledger.send, number)
             )
@@ -206,7 +211,7 @@ class Soak:
         return found
 
     async def _sample(self) -> None:
-        pid, port = self._cluster.running.pid, self._cluster.store_port
+        pid, port = self._cluster.local.running.pid, self._cluster.local.redis_port
         while True:
             await asyncio.to_thread(self._book.look, pid, self._now, port)
             await asyncio.sleep(SAMPLE_S)
@@ -229,7 +234,7 @@ class Soak:
         ]
         end = self._now
         report.drifts = self._book.drifts(report.warm_up_s, end)
-        report.store_clients = self._cluster.store_clients()
+        report.store_clients = self._cluster.local.store_clients()
         verdict = judge(report.drifts)
         report.problems += verdict.own
         report.foreign = verdict.foreign
@@ -248,14 +253,14 @@ def _plain(counts: Counter[Outcome]) -> dict[str, int]:
 
 
 def main() -> None:
-    """Command line."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument(
         "--rate",
         type=float,
         default=1.6,
-        help="mean arrivals per second; lower it beside other work",
+        help="mean arrivals per second; lower it on a busy machine",
     )
     parser.add_argument(
         "--warm-up",
@@ -264,7 +269,7 @@ def main() -> None:
     )
     parser.add_argument("--concurrency", type=int, default=24, help="most requests at once")
     parser.add_argument("--replicas", type=int, default=2)
-    parser.add_argument("--random-adapters", type=int, default=24, help="beside the demo's")
+    parser.add_argument("--random-adapters", type=int, default=24, help="in addition to the demo's")
     parser.add_argument("--timeout", type=float, default=30, help="a request's time limit, s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
@@ -285,7 +290,7 @@ def main() -> None:
     try:
         report = asyncio.run(Soak(cluster, options).run())
     finally:
-        killed = cluster.stop()
+        killed = cluster.local.stop()
     problems: list[Any] = list(report.problems)
     if killed:
         problems.append(f"processes {killed} had to be killed at the end")

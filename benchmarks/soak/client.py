@@ -19,7 +19,7 @@ class BrokenAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is sent."""
+    """One request to send."""
 
     path: str
     key: str
@@ -29,8 +29,8 @@ class Call:
 
 
 @dataclass(slots=True)
-class Reply:
-    """How it ended."""
+class SoakReply:
+    """End of one request."""
 
     outcome: Outcome
     status: int = 0
@@ -38,7 +38,7 @@ class Reply:
     texts: dict[int, str] = field(default_factory=dict)  # by choice
 
 
-async def send(host: str, port: int, call: Call, on_sent: Callable[[], None]) -> Reply:
+async def send(host: str, port: int, call: Call, on_sent: Callable[[], None]) -> SoakReply:
     """Send one request and wait for its end, or leave when the call says so.
 
     Raises:
@@ -59,12 +59,12 @@ async def send(host: str, port: int, call: Call, on_sent: Callable[[], None]) ->
                 await writer.drain()
                 return await _read_reply(reader, call.stream)
         except TimeoutError:
-            return Reply(Outcome.CANCELLED)
+            return SoakReply(Outcome.CANCELLED)
     finally:
         writer.close()
 
 
-async def _read_reply(reader: asyncio.StreamReader, stream: bool) -> Reply:
+async def _read_reply(reader: asyncio.StreamReader, stream: bool) -> SoakReply:
     try:
         status = int((await reader.readuntil(b"\r\n")).split(b" ", 2)[1])
         headers = {}
@@ -91,14 +91,14 @@ async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
     return bytes(data)
 
 
-def _refused(status: int, body: Any) -> Reply:
+def _refused(status: int, body: Any) -> SoakReply:
     error = body["error"]
     outcome = outcome_of(error_from_code(error["code"], error["message"]))
-    return Reply(outcome, status, f"{status} {error['code']}: {error['message']}")
+    return SoakReply(outcome, status, f"{status} {error['code']}: {error['message']}")
 
 
-def _whole(body: Any) -> Reply:
-    reply = Reply(Outcome.COMPLETED, 200)
+def _whole(body: Any) -> SoakReply:
+    reply = SoakReply(Outcome.COMPLETED, 200)
     for choice in body["choices"]:
         if choice["finish_reason"] not in ("stop", "length"):
             raise BrokenAnswer(f"finish reason {choice['finish_reason']!r}")
@@ -107,8 +107,8 @@ def _whole(body: Any) -> Reply:
     return reply
 
 
-def _streamed(data: bytes) -> Reply:
-    reply = Reply(Outcome.COMPLETED, 200)
+def _streamed(data: bytes) -> SoakReply:
+    reply = SoakReply(Outcome.COMPLETED, 200)
     reasons: dict[int, str] = {}
     events = [line[6:] for line in data.split(b"\n") if line.startswith(b"data: ")]
     for item in events[:-1]:

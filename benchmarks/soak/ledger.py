@@ -24,7 +24,7 @@ class Ledger:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def send(self, number: int) -> None:
-        """A request's bytes are on their way."""
+        """Note that a request's bytes are on their way."""
         with self._lock:
             if number in self.open:
                 self.problems.append(f"request {number} was sent twice")
@@ -34,7 +34,7 @@ class Ledger:
     def end(
         self, number: int, kind: str, outcome: Outcome, allowed: Collection[Outcome], detail: str
     ) -> None:
-        """A request ended; an outcome that its kind cannot have is a problem."""
+        """Note the end of a request; an outcome that its kind cannot have is a problem."""
         with self._lock:
             if number not in self.open:
                 self.problems.append(f"request {number} ({kind}) ended without being open")
@@ -46,13 +46,13 @@ class Ledger:
                 self.problems.append(f"request {number} ({kind}) ended as {outcome}: {detail}")
 
     def lose(self, number: int, kind: str, detail: str) -> None:
-        """A request had no end that a client could understand."""
+        """Note a request without an end that a client could understand."""
         with self._lock:
             self.open.discard(number)
             self.problems.append(f"request {number} ({kind}) had no end: {detail}")
 
     def compare(self, counted: Mapping[Outcome, int]) -> list[str]:
-        """What does not agree with the server's counters; call it while nothing is open.
+        """List what does not agree with the server's counters; call it while nothing is open.
 
         Args:
             counted: the server's ``braid_requests_total`` by outcome, since the ledger began.

@@ -1,4 +1,4 @@
-"""How much a process may grow before a soak calls it off, and whose process it is."""
+"""Growth that a process may show before a soak fails, and the owner of each process."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ BRAID = frozenset({*POOLS, "supervisor", STORE})
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may grow from the first window to the last; a process may do what either rule allows."""
+    """Growth allowed from the first window to the last; a process may do what either rule says."""
 
     memory: float  # relative
     memory_floor: float  # MiB: for small processes, of which a part says nothing
     spare: int  # descriptors other than connections to the store, or threads
 
     def problems(self, drift: Drift) -> list[str]:
-        """What grew by more."""
+        """List the figures that grew by more."""
         found = []
         before, after = (value / 2**20 for value in drift.rss)
         allowed = max(self.memory * before, self.memory_floor)
@@ -41,7 +41,7 @@ class Limits:
         return found
 
     def text(self) -> str:
-        """The limits in words."""
+        """Limits in words."""
         return (
             f"memory {self.memory:.0%} or {self.memory_floor:g} MiB, whichever is more; "
             f"{self.spare} descriptors or threads"
@@ -54,37 +54,39 @@ FOREIGN = Limits(memory=0.15, memory_floor=16.0, spare=16)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is off in Braid's own processes, and what is worth a look in Ray's."""
+class LimitVerdict:
+    """Faults of Braid's own processes, and remarks on Ray's."""
 
     own: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
 
 
 def is_own(drift: Drift) -> bool:
-    """Whether a process is Braid's, and not one of Ray's."""
+    """Check if a process is Braid's, and not one of Ray's."""
     return role_of_name(drift.name) in BRAID
 
 
 def store_bounds(names: Iterable[str]) -> dict[str, int]:
-    """By process name, the most connections to the store that it may have: the sum of its pools'
-    bounds; the store itself may have as many as all others together."""
+    """List, by process name, the most connections to the store that it may have.
+
+    That is the sum of its pools' bounds; the store itself may have as many as all others together.
+    """
     roles = {name: role_of_name(name) for name in names}
     bounds = {name: POOLS.get(role, 0) * MAX_CONNECTIONS for name, role in roles.items()}
     total = sum(bounds.values())
     return {name: total if roles[name] == STORE else bound for name, bound in bounds.items()}
 
 
-def judge(drifts: Iterable[Drift]) -> Verdict:
-    """Hold every process to its limits.
+def judge(drifts: Iterable[Drift]) -> LimitVerdict:
+    """Compare every process with its limits.
 
-    Connections to the store are told apart from other descriptors: a pool opens one when all that
-    it has are in use, and keeps it. So they follow the highest concurrency that has been seen, and
-    what holds for them is the bound.
+    Connections to the store are counted apart from other descriptors. A pool opens one when all of
+    its connections are in use, and keeps it, so they follow the highest concurrency that has been
+    seen. For them the bound counts.
     """
     drifts = list(drifts)
     bounds = store_bounds(drift.name for drift in drifts)
-    verdict = Verdict()
+    verdict = LimitVerdict()
     for drift in drifts:
         if not is_own(drift):
             verdict.foreign.extend(FOREIGN.problems(drift))

@@ -27,7 +27,7 @@ RAY_ACTOR = re.compile(r"^ray::(\w+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ProcessSample:
     """One process at one moment."""
 
     at: float  # seconds since the start
@@ -49,7 +49,7 @@ class Drift:
 
     @property
     def rss_growth(self) -> float:
-        """Relative growth; negative where it shrank."""
+        """Relative growth; negative if memory shrank."""
         return self.rss[1] / self.rss[0] - 1
 
 
@@ -57,7 +57,7 @@ class Drift:
 class ProcessBook:
     """Samples by process, named by role and process id."""
 
-    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    samples: dict[str, list[ProcessSample]] = field(default_factory=dict)
 
     def look(self, root: int, at: float, store_port: int) -> None:
         """Take a sample of the process ``root`` and its whole family.
@@ -73,7 +73,7 @@ class ProcessBook:
                 with process.oneshot():
                     name = f"{role_of(process.cmdline(), process.name())}-{process.pid}"
                     store = _connections(process, store_port)
-                    sample = Sample(
+                    sample = ProcessSample(
                         at,
                         process.memory_info().rss,
                         process.num_fds() - store,
@@ -85,7 +85,7 @@ class ProcessBook:
             self.samples.setdefault(name, []).append(sample)
 
     def drifts(self, warm_up: float, end: float) -> list[Drift]:
-        """First window after ``warm_up`` against the last one before ``end``, in seconds.
+        """Compare the first window after ``warm_up`` with the last one before ``end``, in seconds.
 
         Processes that do not live through both windows have no drift.
         """
@@ -110,7 +110,7 @@ class ProcessBook:
         return found
 
     def replaced(self, end: float, patience: float) -> list[str]:
-        """Our own actors that did not live from the first sample to the last."""
+        """List our own actors that did not live from the first sample to the last."""
         found = []
         began = min((samples[0].at for samples in self.samples.values()), default=0.0)
         for name, samples in sorted(self.samples.items()):
@@ -124,12 +124,12 @@ class ProcessBook:
 
 
 def window(warm_up: float, end: float) -> float:
-    """Width of the two windows that are compared: 300 seconds, or less in a short run."""
+    """Choose the width of the two windows to compare: 300 seconds, or less in a short run."""
     return min(300.0, (end - warm_up) / 3)
 
 
 def role_of(command: Sequence[str], name: str) -> str:
-    """What a process is for: an actor's class, a Ray server's name, or the program's."""
+    """Name the role of a process: an actor's class, a Ray server's name, or the program's."""
     line = " ".join(command)
     actor = ACTOR.search(line) or RAY_ACTOR.search(line)
     if actor:
@@ -141,17 +141,19 @@ def role_of(command: Sequence[str], name: str) -> str:
 
 
 def role_of_name(name: str) -> str:
-    """The role in a process's name in the book."""
+    """Read the role from a process's name in the book."""
     return name.rsplit("-", 1)[0]
 
 
 def processor_seconds(root: int) -> float:
-    """User and system time of a process and its family so far."""
+    """Sum user and system time of a process and its family so far."""
     parent = psutil.Process(root)
     return sum(_processor_seconds((parent, *parent.children(recursive=True))))
 
 
-def _medians(first: Sequence[Sample], last: Sequence[Sample], figure: str) -> tuple[float, float]:
+def _medians(
+    first: Sequence[ProcessSample], last: Sequence[ProcessSample], figure: str
+) -> tuple[float, float]:
     return (
         statistics.median(getattr(item, figure) for item in first),
         statistics.median(getattr(item, figure) for item in last),

@@ -1,4 +1,4 @@
-"""What a soak showed: JSON for programs, a page for people, a plot."""
+"""Results of a soak: JSON for programs, a page for people, a plot."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from cluster.redis_client import MAX_CONNECTIONS
 
 
 @dataclass
-class Report:
+class SoakReport:
     """Everything that is written."""
 
     minutes: float
@@ -34,7 +34,7 @@ class Report:
     foreign: list[str] = field(default_factory=list)  # Ray's own processes; no problem of ours
 
     def write(self, folder: Path, book: ProcessBook) -> None:
-        """``soak.json``, ``soak.md`` and ``soak.png`` in ``folder``."""
+        """Write ``soak.json``, ``soak.md`` and ``soak.png`` into ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         values = asdict(self)
         for drift, item in zip(self.drifts, values["drifts"], strict=True):
@@ -44,7 +44,7 @@ class Report:
         plot(book, self.drifts, self.warm_up_s, folder / "soak.png")
 
     def page(self) -> str:
-        """The result as Markdown."""
+        """Render the result as Markdown."""
         end = self.minutes * 60
         width = window(self.warm_up_s, end)
         lines = [
@@ -149,7 +149,7 @@ class Report:
 
 
 def plot(book: ProcessBook, drifts: Sequence[Drift], warm_up_s: float, path: Path) -> None:
-    """Each process's resident memory over time, relative to its own after the warm-up."""
+    """Plot each process's resident memory over time, relative to its own after the warm-up."""
     import matplotlib
 
     matplotlib.use("Agg")

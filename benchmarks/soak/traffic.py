@@ -55,7 +55,7 @@ SAMPLINGS: tuple[dict[str, Any], ...] = (
     {"temperature": 0, "min_tokens": 3, "logit_bias": {"198": -5}},
 )
 SERVED = frozenset({Outcome.COMPLETED, Outcome.EVICTED_DEADLINE, Outcome.REJECTED_CAPACITY})
-"""What may happen to a good request on a busy machine. Capacity is a polite "later"."""
+"""Outcomes of a good request on a busy machine. Capacity is a polite "later"."""
 WRONG_KEY = "braid-wrong-key"
 
 
@@ -66,7 +66,7 @@ class Planned:
     number: int
     gap: float  # seconds after the one before
     kind: str
-    tenant: str  # or empty: a key that nobody has
+    tenant: str  # or empty: a key without an owner
     path: str
     body: bytes
     stream: bool
@@ -76,7 +76,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Mix:
-    """How much of everything: weights of the kinds, and chances of what may be added to them."""
+    """Shares of the traffic: weights of the kinds, and chances of what may be added to them."""
 
     kinds: Mapping[str, float]
     stream: float = 0.6
@@ -159,7 +159,7 @@ class Traffic:
         )
 
     def _choose(self, kind: str, tenant: str, body: dict[str, Any]) -> None:
-        """Which adapters answer."""
+        """Choose the adapters that answer."""
         rng, aliases = self._rng, self._rights[tenant]
         if kind == "adapter":
             # Some adapters are asked for often and most of them now and then.
@@ -208,7 +208,7 @@ class Traffic:
             body["guided_regex"] = rng.choice(("(yes|no)", "[a-z]{1,8}", "[0-9]{2}:[0-9]{2}"))
 
     def _bad(self, number: int, gap: float, tenant: str) -> Planned:
-        """Requests that must be refused, each for its own reason."""
+        """Make requests that must be refused, each for its own reason."""
         rng = self._rng
         good = {"model": self._model, "prompt": "hello", "max_tokens": 4}
         foreign = sorted(

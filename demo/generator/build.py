@@ -6,7 +6,7 @@ from pathlib import Path
 
 from demo.generator.datasets import write_datasets
 from demo.generator.skills import SKILLS
-from router_service.outputs import CHECKPOINT_FILE
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from training.adapter import train_adapter
 from training.config import AdapterTrainingConfig
 from training.export import WEIGHTS_FILE
@@ -36,9 +36,9 @@ def build_adapters(
 ) -> dict[str, TrainReport]:
     """Write the datasets and train `<out_dir>/<skill>` for each of `skills`, one after another.
 
-    An adapter that is there already is replaced; with `resume` it is kept, and a training that was
-    interrupted goes on. `progress` gets the skill and its training's progress. About two minutes a
-    skill on two idle cores.
+    An existing adapter is replaced; with `resume` it is kept, and an interrupted training
+    continues. `progress` gets the skill and its training's progress. About two minutes a skill on
+    two idle cores.
 
     Returns:
         The reports of the trainings that ran, by skill.

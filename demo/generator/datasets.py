@@ -5,19 +5,20 @@ from random import Random
 
 from cluster.errors import ConfigError
 from demo.generator.skills import GENERAL, SKILLS
-from demo.generator.templates import Skill, Split
+from demo.generator.skills.templates import Skill, Split
 from training.jsonl import Example, write_examples
 
 _MAX_MISSES_PER_EXAMPLE = 200
 
 
 def generate(skill: str, split: Split, n: int, seed: int) -> list[Example]:
-    """`n` examples of a skill with pairwise different prompts, the same for the same arguments.
+    """Generate `n` examples of a skill with pairwise different prompts, the same for the same
+    arguments.
 
     `skill` is a key of `SKILLS` or "general", whose examples have an empty completion.
 
     Raises:
-        ConfigError: there is no such skill, or it has fewer than `n` different prompts.
+        ConfigError: the skill does not exist, or has fewer than `n` different prompts.
     """
     spec = _find(skill)
     rng = Random(f"{seed}/{skill}/{split}")
@@ -57,7 +58,7 @@ def write_datasets(
 
 
 def generate_pairs(first: str, second: str, n: int, seed: int) -> list[Example]:
-    """`n` training examples that ask two skills at once and want both answers, one after the other.
+    """Generate `n` training examples that ask two skills at once and want both answers in turn.
 
     Raises:
         ConfigError: see ``generate``.

@@ -16,8 +16,8 @@ from demo.generator.results import (
     Sample,
     SkillResult,
     read_results,
-    write_results,
 )
+from demo.generator.results_file import write_result_file
 from demo.generator.skills import SKILLS
 from demo.generator.wording_results import FILE as WORDINGS_FILE
 from demo.generator.wording_results import read_wording_results
@@ -51,12 +51,12 @@ def evaluate_demo(
     greedily, as one user message); it is called from `workers` threads at once, and `router` is its
     name in the report. Base and adapter scores already in `results_path` are kept if base, adapter
     and examples are still the same; without `answer`, so is the routed score. Results are written
-    skill by skill, so an interrupted evaluation goes on where it was.
+    skill by skill, so an interrupted evaluation continues from there.
 
     Raises:
         AdapterError: a skill's adapter is missing from `adapters_dir`, or does not load.
         ModelSourceError: the base model cannot be had.
-        ConfigError: `results_path` holds something else.
+        ConfigError: `results_path` has something else.
     """
     report = progress or _silent
     base = resolve_model(QUICKSTART_MODEL, cache_dir)
@@ -82,7 +82,7 @@ def evaluate_demo(
             router=router,
             skills={**results.skills, skill: result},
         )
-        write_results(results_path, results)
+        write_result_file(results_path, results)
     wordings = read_wording_results(results_path.with_name(WORDINGS_FILE))
     write_report(report_path, results, wordings)
     return results
@@ -120,7 +120,7 @@ class _LocalScores:
 
 
 def _sample(examples: Sequence[Example], by_base: EvaluationReport) -> Sample:
-    """The first example, with what the base model says to it."""
+    """Make a sample of the first example, with the base model's answer."""
     first = examples[0]
     wrong = {mistake.prompt: mistake.answered for mistake in by_base.mistakes}
     return Sample(

@@ -14,12 +14,12 @@ _MAX_TOKENS = 256
 
 
 def text_words(text: str) -> frozenset[str]:
-    """Words of a text without case and punctuation; numbers by their length."""
+    """Split a text into words without case and punctuation; numbers by their length."""
     return frozenset(w for w in tokenize(text, _MAX_TOKENS) if w[0].isalnum() or w[0] == "#")
 
 
 class NearCopies:
-    """Tells near copies of some texts; those of fewer than three words have none."""
+    """Finder of near copies of some texts; texts of fewer than three words have none."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._originals = [w for w in map(text_words, texts) if len(w) >= _MIN_WORDS]
@@ -30,9 +30,9 @@ class NearCopies:
                 self._with_word.setdefault(word, []).append(words)
 
     def of(self, text: str) -> bool:
-        """Whether the text is a near copy of one of them."""
+        """Check if the text is a near copy of one of them."""
         words = text_words(text)
-        # Whoever shares enough words shares one of the rarest few.
+        # A text that shares enough words shares one of the rarest few.
         few = len(words) - math.ceil(SAME_WORDS * len(words)) + 1
         rarest = sorted(words, key=lambda word: (self._rarity[word], word))[:few]
         return any(

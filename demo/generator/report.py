@@ -11,8 +11,8 @@ _INTRO = """\
 
 Written by `python -m demo evaluate`; do not edit. Share of held-out prompts answered exactly as
 wanted, decoded greedily. The prompts come from templates that training never saw. *Base* is the
-bare model, *adapter* is the skill's own adapter, *routed* is whatever the router chose, without
-being told the skill.
+bare model, *adapter* is the skill's own adapter, *routed* is the router's choice; the router
+does not know the skill.
 """
 
 
@@ -23,7 +23,7 @@ def write_report(path: Path, results: DemoResults, wordings: WordingResults | No
 
 
 def render_report(results: DemoResults, wordings: WordingResults | None = None) -> str:
-    """The report as Markdown."""
+    """Render the report as Markdown."""
     lines = [
         _INTRO,
         f"Base model: `{results.base_model}`, digest `{results.base_digest[:12]}`. "

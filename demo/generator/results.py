@@ -2,16 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from cluster.errors import ConfigError
+from demo.generator.results_file import ResultRecord, read_result_file
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Sample(_Record):
+class Sample(ResultRecord):
     """One held-out prompt with everybody's answer."""
 
     prompt: str
@@ -19,7 +13,7 @@ class Sample(_Record):
     base: str
 
 
-class SkillResult(_Record):
+class SkillResult(ResultRecord):
     """Exact matches of one skill on its held-out examples."""
 
     fingerprint: str
@@ -32,7 +26,7 @@ class SkillResult(_Record):
     sample: Sample
 
 
-class DemoResults(_Record):
+class DemoResults(ResultRecord):
     """One evaluation of all skills."""
 
     base_model: str
@@ -44,25 +38,14 @@ class DemoResults(_Record):
 
     @classmethod
     def empty(cls) -> "DemoResults":
-        """Nothing measured yet."""
+        """Make results with nothing measured yet."""
         return cls(base_model="", base_digest="", seed=0, skills={})
 
 
 def read_results(path: Path) -> DemoResults | None:
-    """The results in `path`, or None if there is no such file.
+    """Read the results in `path`; returns None if the file does not exist.
 
     Raises:
-        ConfigError: the file is not one that `write_results` wrote.
+        ConfigError: the file is not one that `write_result_file` wrote.
     """
-    if not path.exists():
-        return None
-    try:
-        return DemoResults.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ConfigError(f"{path}: not a results file: {error}") from error
-
-
-def write_results(path: Path, results: DemoResults) -> None:
-    """Write `results`, one line per field, so that a change shows in a diff."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return read_result_file(DemoResults, path)

@@ -1,4 +1,4 @@
-"""What the demo's router must beat on human wordings."""
+"""Rivals that the demo's router must beat on human wordings."""
 
 import math
 from collections import Counter
@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from demo.generator.router_texts import FOLLOW_UP
 from demo.generator.skills import GENERAL
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.dlp.dlp_router import DlpRouter
-from router_service.routers.base import BASE_ALIAS, RoutedMixture
+from router_service.routers.base import RoutedMixture
 from router_service.routers.features import tokenize
 from router_service.routers.selection import SelectionConfig, renormalise, select
 
@@ -20,7 +21,7 @@ class AlwaysBase:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """Nothing but the base."""
+        """Choose nothing but the base."""
         del text, allowed, earlier
         return RoutedMixture((), ())
 
@@ -41,7 +42,7 @@ class NaiveBayes:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """The likeliest label alone; that of the turn before for a follow-up."""
+        """Choose the likeliest label alone; for a follow-up, that of the turn before."""
         label = GENERAL.name
         for turn in (*earlier, text):
             found = self._likeliest(turn)
@@ -70,7 +71,7 @@ class Renormalising:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """Nucleus over the allowed candidates' renormalised probabilities."""
+        """Choose the nucleus of the allowed candidates' renormalised probabilities."""
         del earlier
         scores = self._router.route(text, frozenset(self._router.candidates)).scores
         mine = [s for s in scores if s.alias in allowed]

@@ -13,7 +13,7 @@ from demo.generator.datasets import generate
 from demo.generator.router_texts import FOLLOW_UP, router_texts
 from demo.generator.skills import GENERAL, SKILLS
 from demo.generator.wordings import held_back_texts
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.routers.selection import SelectionConfig
 from training.dlp.router_config import (
     RouterProgress,
@@ -32,7 +32,7 @@ own skill there."""
 def write_router_data(folder: Path, seed: int) -> tuple[Path, Path]:
     """Write one file of prompts per class; returns the train and the held-out folder.
 
-    Held-out prompts come from templates that the train folder does not have. Turns that go on with
+    Held-out prompts come from templates that the train folder does not have. Turns that continue
     the one before have a file of their own, of the label `FOLLOW_UP`.
     """
     train, held_out = folder / "train", folder / "held_out"
@@ -86,7 +86,7 @@ def _show(progress: RouterProgress) -> None:
 
 
 def main() -> None:
-    """Command line of this module."""
+    """Run the command of this module."""
     parser = argparse.ArgumentParser(description="Train the demo's router.")
     parser.add_argument("out", type=Path, help="folder for the router")
     parser.add_argument("--seed", type=int, default=0)

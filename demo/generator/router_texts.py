@@ -1,4 +1,4 @@
-"""What the demo's router is trained on: texts of each skill, of none, and of follow-ups.
+"""Texts that the demo's router is trained on: of each skill, of none, and follow-ups.
 
 The adapters' own templates are a part; the rest is closer to what people write: patterns over wide
 vocabularies (``texts``), other languages, small talk around a request, typing errors, and for the
@@ -15,7 +15,7 @@ from demo.generator.texts.patterns import Patterns, read_by_label, read_patterns
 from training.dlp.open_prompts import OPEN_PROMPTS
 
 FOLLOW_UP = "follow-up"
-"""Label of turns that go on with the turn before."""
+"""Label of turns that continue the turn before."""
 
 TEMPLATES, PATTERNS, LANGUAGES = 900, 2700, 350
 BASE_TEMPLATES, BASE_PATTERNS, NEAR_MISSES, BASE_LANGUAGES = 800, 4200, 4200, 1400
@@ -27,7 +27,7 @@ _MISTYPED = 0.12
 
 
 def router_texts(seed: int, held_back: Sequence[str] = ()) -> dict[str, list[str]]:
-    """Texts by label, the same for the same arguments.
+    """Make texts by label, the same for the same arguments.
 
     A label is a skill, the base's or `FOLLOW_UP`. Near copies of `held_back` are left out: the
     texts that the router is measured on.
@@ -69,7 +69,7 @@ def _draw(rng: Random, patterns: Patterns, n: int) -> list[str]:
 
 
 def _untidy(rng: Random, wrappers: Patterns, text: str, wrapped: float) -> str:
-    """The text as somebody may send it: with words around it, in lower case, mistyped."""
+    """Make the text untidy as people type it: with words around it, in lower case, mistyped."""
     if rng.random() < wrapped:
         text = wrappers.draw(rng).replace("{}", text)
     if rng.random() < 0.3:
@@ -80,7 +80,7 @@ def _untidy(rng: Random, wrappers: Patterns, text: str, wrapped: float) -> str:
 
 
 def _mistype(rng: Random, text: str) -> str:
-    """Two neighbouring letters of a longer word swapped, or one of them lost."""
+    """Swap two neighbouring letters of a longer word, or drop one."""
     places = [
         at
         for at in range(1, len(text) - 2)
@@ -94,5 +94,5 @@ def _mistype(rng: Random, text: str) -> str:
 
 
 def every_text(texts: dict[str, list[str]]) -> Iterable[tuple[str, str]]:
-    """(label, text) of all."""
+    """List (label, text) of all."""
     return ((label, text) for label, group in texts.items() for text in group)

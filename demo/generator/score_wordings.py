@@ -9,6 +9,7 @@ from demo.generator.build import DEMO_SEED
 from demo.generator.datasets import generate
 from demo.generator.report import write_report
 from demo.generator.results import read_results
+from demo.generator.results_file import write_result_file
 from demo.generator.rivals import AlwaysBase, NaiveBayes, Renormalising
 from demo.generator.router_texts import router_texts
 from demo.generator.skills import GENERAL, SKILLS
@@ -17,11 +18,10 @@ from demo.generator.wording_results import (
     WordingResults,
     WordingRow,
     read_wording_results,
-    write_wording_results,
 )
 from demo.generator.wordings import (
-    Router,
     Wording,
+    WordingRouter,
     held_back_texts,
     is_right,
     read_wordings,
@@ -29,8 +29,8 @@ from demo.generator.wordings import (
     score,
     wordings_folder,
 )
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.dlp.dlp_router import load_dlp
-from router_service.routers.base import BASE_ALIAS
 
 BEFORE = "before"
 _TEMPLATES = "templates, held out"
@@ -45,8 +45,8 @@ def score_wordings(
 
     Args:
         router: folder of the router.
-        results: `demo-skills.json`; the results are written beside it.
-        report: the Markdown report, which is written anew from both results.
+        results: `demo-skills.json`; the results are written into its folder.
+        report: the Markdown report, which is written again from both results.
         before: folder of the router of before; without it its column stays as it was measured.
 
     Raises:
@@ -56,7 +56,7 @@ def score_wordings(
     wordings = read_wordings(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     own = load_dlp("dlp", router, aliases=frozenset(SKILLS))
-    rivals: dict[str, Router] = {"router": own}
+    rivals: dict[str, WordingRouter] = {"router": own}
     if before is not None:
         rivals[BEFORE] = Renormalising(load_dlp(BEFORE, before, aliases=frozenset(SKILLS)))
     rivals["naive Bayes"] = NaiveBayes(router_texts(DEMO_SEED, held_back_texts()))
@@ -80,15 +80,15 @@ def score_wordings(
         },
         p50_ms={name: round(times[name], 3) for name in order},
     )
-    write_wording_results(results.with_name(FILE), done)
+    write_result_file(results.with_name(FILE), done)
     skills = read_results(results)
     if skills is not None:
         write_report(report, skills, done)
     return done
 
 
-def _rows(rival: Router, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
-    """(right, of how many) by kind, the held-out templates last."""
+def _rows(rival: WordingRouter, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
+    """Count (right, of how many) by kind, the held-out templates last."""
     templates = [
         Wording(kind=_TEMPLATES, skill=skill, tenant="", turns=(example.prompt,))
         for name in (*SKILLS, GENERAL.name)

@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from cluster.errors import ConfigError
-from training.evaluation.metrics import wilson
+from demo.generator.results_file import ResultRecord, read_result_file
+from training.evaluation.answer_metrics import wilson
 
 FILE = "demo-wordings.json"
 
@@ -13,20 +11,16 @@ _ABOUT = """\
 Written by `python -m demo wordings`. {n} wordings of `demo/wordings/test.jsonl`, written by hand
 before the router was trained, and scored when it was. Near copies of them are taken out of the
 training texts; the margin was chosen on `dev.jsonl`. Right is: the wanted skill has the largest
-weight or, where the base is wanted, no adapter answers. In brackets Wilson's 95 % interval.
+weight or, if the base is wanted, no adapter answers. In brackets Wilson's 95 % interval.
 
 Rows on restricted tenants ask each single turn as the quickstart's `acme` (sql, json, cron, shell)
 and `globex` (dates, tickets, equations, json). Wordings and training texts come from one project,
-so expect less on yours: the intervals say nothing of that. *before*: the router up to version
+so expect less on yours: the intervals do not cover that. *before*: the router up to version
 0.1.0, with its rules; *naive Bayes*: unigrams, on the new training texts; *base*: never an adapter.
 """
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WordingRow(_Record):
+class WordingRow(ResultRecord):
     """One kind of wording."""
 
     n: int
@@ -34,7 +28,7 @@ class WordingRow(_Record):
     """By router or rival."""
 
 
-class WordingResults(_Record):
+class WordingResults(ResultRecord):
     """One evaluation of the test file."""
 
     router_version: str
@@ -47,27 +41,16 @@ class WordingResults(_Record):
 
 
 def read_wording_results(path: Path) -> WordingResults | None:
-    """The results in `path`, or None if there is no such file.
+    """Read the results in `path`; returns None if the file does not exist.
 
     Raises:
-        ConfigError: the file is not one that `write_wording_results` wrote.
+        ConfigError: the file is not one that `write_result_file` wrote.
     """
-    if not path.exists():
-        return None
-    try:
-        return WordingResults.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValidationError as error:
-        raise ConfigError(f"{path}: not a results file: {error}") from error
-
-
-def write_wording_results(path: Path, results: WordingResults) -> None:
-    """Write `results`, one line per field."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(results.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return read_result_file(WordingResults, path)
 
 
 def wording_lines(results: WordingResults) -> list[str]:
-    """The report's section as Markdown lines."""
+    """Render the report's section as Markdown lines."""
     names = list(results.p50_ms)
     lines = [
         "## Human wordings",

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cluster.errors import ConfigError
 from demo.generator.skills import SKILLS
-from router_service.routers.base import BASE_ALIAS, RoutedMixture
+from router_service.artifacts.router_artifact import BASE_ALIAS
+from router_service.routers.base import RoutedMixture
 
 TENANTS: Mapping[str, frozenset[str]] = {
     "": frozenset(SKILLS),
@@ -46,7 +47,7 @@ class Wording(BaseModel):
         return self.skill if self.skill in TENANTS[self.tenant] else BASE_ALIAS
 
 
-class Router(Protocol):
+class WordingRouter(Protocol):
     """A router or a rival of one."""
 
     def route(
@@ -57,7 +58,7 @@ class Router(Protocol):
 
 
 def read_wordings(path: Path) -> list[Wording]:
-    """Every line of a file.
+    """Read every line of a file.
 
     Raises:
         ConfigError: it cannot be read, or a line is not a wording.
@@ -70,7 +71,7 @@ def read_wordings(path: Path) -> list[Wording]:
 
 
 def wordings_folder() -> Path:
-    """The folder of the files, in the checkout that this module is part of.
+    """Find the folder of the files, in the checkout that this module is part of.
 
     Raises:
         ConfigError: there is none: the files are not installed.
@@ -82,7 +83,7 @@ def wordings_folder() -> Path:
 
 
 def held_back_texts() -> list[str]:
-    """Every turn of both files; a router trained on near copies of them is not measured by them.
+    """Read every turn of both files; they do not measure a router trained on near copies of them.
 
     Raises:
         ConfigError: see ``read_wordings``.
@@ -92,20 +93,20 @@ def held_back_texts() -> list[str]:
 
 
 def served_skill(answer: RoutedMixture) -> str:
-    """The adapter with the largest weight; the base where no adapter answers."""
+    """Return the adapter with the largest weight, or the base if no adapter answers."""
     terms = dict(answer.weights)
     return max(terms, key=lambda alias: abs(terms[alias])) if terms else BASE_ALIAS
 
 
-def is_right(router: Router, wording: Wording) -> bool:
-    """Whether the wanted skill has the largest weight, or nothing but the base answers."""
+def is_right(router: WordingRouter, wording: Wording) -> bool:
+    """Check if the wanted skill has the largest weight, or, for none, the base alone answers."""
     *earlier, text = wording.turns
     allowed = TENANTS[wording.tenant] | {BASE_ALIAS}
     return served_skill(router.route(text, allowed, earlier)) == wording.wanted
 
 
 def by_kind(wordings: Iterable[Wording]) -> dict[str, list[Wording]]:
-    """Wordings by row of the table.
+    """Sort wordings by row of the table.
 
     Besides those of a kind: each single turn that wants a skill as the two tenants ask it, apart
     for those who have the skill and those who do not.
@@ -126,8 +127,8 @@ def by_kind(wordings: Iterable[Wording]) -> dict[str, list[Wording]]:
     return groups
 
 
-def score(router: Router, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
-    """(right, of how many) by row."""
+def score(router: WordingRouter, wordings: Iterable[Wording]) -> dict[str, tuple[int, int]]:
+    """Count (right, of how many) by row."""
     return {
         kind: (sum(is_right(router, wording) for wording in group), len(group))
         for kind, group in sorted(by_kind(wordings).items())
@@ -135,11 +136,11 @@ def score(router: Router, wordings: Iterable[Wording]) -> dict[str, tuple[int, i
 
 
 def route_p50_ms(
-    router: Router,
+    router: WordingRouter,
     wordings: Sequence[Wording],
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """Median time of one decision over the wordings, in milliseconds."""
+    """Measure the median time of one decision over the wordings, in milliseconds."""
     times = []
     for wording in wordings:
         *earlier, text = wording.turns

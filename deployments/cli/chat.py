@@ -7,13 +7,13 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
+from cluster.domain.model_names import AUTO
 from cluster.errors import BraidError, ConfigError
-from deployments.cli import console
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import KeyOption, TenantOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import KeyOption, TenantOption, UrlOption
 
 DEFAULT_TENANT = "acme"
-AUTO = "auto"
 Message = dict[str, str]
 
 
@@ -26,7 +26,7 @@ def chat(
         typer.Option(
             metavar="NAME",
             help="`auto`, `auto:ROUTER`, an adapter, or the base. Default: `auto`, or the base "
-            "where there is no router.",
+            "if there is no router.",
         ),
     ] = None,
     adapter: Annotated[
@@ -47,7 +47,7 @@ def chat(
 ) -> None:
     """Ask, and see which adapters answer.
 
-    The mixture and where it came from are shown before the answer streams in.
+    The mixture and its source are shown before the answer streams in.
     """
     terms = [parse_term(text) for text in adapter or ()]
     if terms and model is not None and model.startswith(f"{AUTO}:"):
@@ -67,20 +67,20 @@ def chat(
 
 
 def parse_term(text: str) -> dict[str, str | float]:
-    """One ``--adapter`` as the API takes it.
+    """Parse one ``--adapter`` into the form of the API.
 
     Raises:
-        ConfigError: the weight is no number.
+        ConfigError: the weight is not a number.
     """
     name, colon, weight = text.partition(":")
     try:
         return {"name": name, "weight": float(weight) if colon else 1.0}
     except ValueError:
-        raise ConfigError(f"--adapter {text}: {weight!r} is no number; write NAME:0.7") from None
+        raise ConfigError(f"--adapter {text}: {weight!r} is not a number; write NAME:0.7") from None
 
 
 def default_model(client: BraidClient) -> str:
-    """``auto`` where the server has a router, else its base model."""
+    """Choose the model: ``auto`` if the server has a router, else its base model."""
     names = [str(card["id"]) for card in client.get("/v1/models")["data"]]
     return AUTO if AUTO in names else names[0]
 
@@ -104,7 +104,8 @@ def _ask(client: BraidClient, options: dict[str, Any], messages: list[Message]) 
 def _converse(client: BraidClient, options: dict[str, Any]) -> None:
     if sys.stdin.isatty():
         console.out.print(
-            f"model {options['model']} at {client.url}; an empty line starts anew, Ctrl-D ends",
+            f"model {options['model']} at {client.url}; an empty line starts a new "
+            "conversation, Ctrl-D ends",
             style="dim",
         )
     messages: list[Message] = []
@@ -120,7 +121,7 @@ def _converse(client: BraidClient, options: dict[str, Any]) -> None:
         messages.append({"role": "user", "content": line})
         try:
             answer = _ask(client, options, messages)
-        except BraidError as error:  # the conversation goes on
+        except BraidError as error:  # the conversation continues
             messages.pop()
             console.show_error(error)
             continue

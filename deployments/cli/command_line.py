@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import orjson
 import typer
 from typer.core import TyperGroup
 
 from cluster.errors import BraidError
-from deployments.cli import INTERRUPTED, chat, console
+from deployments.cli import chat
 from deployments.cli.adapters.adapter_commands import adapters_app
 from deployments.cli.cluster import doctor, down, logs, status, up
 from deployments.cli.cluster.model import model_app
@@ -15,10 +14,12 @@ from deployments.cli.cluster.tenants import tenants_app
 from deployments.cli.learning import evaluate
 from deployments.cli.learning.mixture_commands import mixture_app
 from deployments.cli.learning.train import train_app
-from deployments.cli.options import JSON_WANTED
-from deployments.cli.refusal import error_body
 from deployments.cli.routers import route
 from deployments.cli.routers.router_commands import router_app
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.interruption import INTERRUPTED
+from deployments.cli.toolkit.options import JSON_WANTED
+from deployments.cli.toolkit.refusal import error_body
 
 
 class BraidGroup(TyperGroup):
@@ -32,8 +33,7 @@ class BraidGroup(TyperGroup):
             return super().invoke(ctx)
         except BraidError as error:
             if ctx.meta.get(JSON_WANTED):
-                body = orjson.dumps(error_body(error), option=orjson.OPT_INDENT_2)
-                console.plain(body.decode())
+                console.print_json(error_body(error))
             console.show_error(error)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as error:

@@ -1,6 +1,6 @@
 """``python -m experiments.dlp``: measure what is missing, then write docs/results/dlp.{md,json}.
 
-Every part is kept in ``--work`` as soon as it is there; the same command goes on where it was.
+Every result is kept in ``--work`` once it is measured; the same command continues from there.
 ``--timing`` measures times alone, for a machine that does nothing else; the report keeps the rest.
 """
 
@@ -17,8 +17,8 @@ from experiments.dlp.quality import measure_quality, train_real_adapter
 from experiments.dlp.report import write_report
 from experiments.dlp.routing import measure_speed, train_and_measure
 from experiments.dlp.tasks import load_tasks
-from experiments.parts import kept_parts, part
-from router_service.artifacts import read_manifest
+from experiments.kept_results import kept_results, measure_once
+from router_service.artifacts.router_artifact import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("routing", "speed", "adapters", "quality", "decode", "report")
@@ -32,7 +32,7 @@ def main() -> None:
     results = options.work / "results"
     if options.timing:
         options.parts, options.seeds = list(TIMING), options.seeds[:1]
-        # What another machine, or a busy one, needed is no answer.
+        # Times of another machine, or of a busy one, do not count.
         for kept in (*results.glob("speed.json"), *results.glob("decode-*.json")):
             kept.unlink()
     routers = {seed: options.work / f"router-{seed}" for seed in options.seeds}
@@ -46,7 +46,7 @@ def main() -> None:
                 "epochs": options.epochs,
                 "real_data": options.data is not None,
             }
-            part(
+            measure_once(
                 results,
                 f"routing-{seed}",
                 settings,
@@ -65,7 +65,7 @@ def main() -> None:
     version = read_manifest(first).version if options.parts != ["report"] else ""
     if "speed" in options.parts:
         settings = {"router": version, "rounds": options.rounds}
-        part(
+        measure_once(
             results,
             "speed",
             settings,
@@ -98,7 +98,7 @@ def main() -> None:
                 "n": options.n_quality,
                 "adapters": sorted(adapters),
             }
-            part(
+            measure_once(
                 results,
                 f"quality-{seed}",
                 settings,
@@ -118,7 +118,7 @@ def main() -> None:
         base = resolve_model(QUICKSTART_MODEL, cache)
         for batch in options.batches:
             settings = {"router": version, "tokens": 48, "rounds": options.rounds, "batch": batch}
-            part(
+            measure_once(
                 results,
                 f"decode-{batch}",
                 settings,
@@ -135,7 +135,7 @@ def main() -> None:
                 ),
             )
     if "report" in options.parts:
-        write_report(options.out, kept_parts(results))
+        write_report(options.out, kept_results(results))
         _say(f"written: {options.out / 'dlp.md'}, {options.out / 'dlp.json'}")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.dlp.routing import load_any
-from experiments.dlp.tasks import TaskData
+from experiments.dlp.tasks import DlpTaskData
 from experiments.skill_adapter import train_skill
 from router_service.dlp.dlp_options import DlpOptions
+from training.evaluation.answer_metrics import has_value, is_exact, wilson
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
-from training.evaluation.metrics import has_value, is_exact, wilson
 from training.evaluation.records import Record
 from training.jsonl import Example
 
@@ -24,7 +24,7 @@ _TOP1 = DlpOptions(method="top_k", top_k=1)
 
 
 def train_real_adapter(
-    task: TaskData,
+    task: DlpTaskData,
     out: Path,
     cache_dir: Path,
     *,
@@ -32,7 +32,7 @@ def train_real_adapter(
     threads: int,
     say: Callable[[str], None],
 ) -> Path:
-    """The adapter of a task that the demo has none for; goes on where it was interrupted."""
+    """Train the adapter of a task that the demo has none for; continues an interrupted training."""
     examples = [Example(record.prompt, record.completion) for record in task.train]
     return train_skill(
         examples,
@@ -49,14 +49,14 @@ def measure_quality(
     base: ModelLocation,
     router_path: Path,
     adapters: dict[str, Path],
-    tasks: Sequence[TaskData],
+    tasks: Sequence[DlpTaskData],
     *,
     n: int,
     threads: int,
     kept: Path,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Right answers by task and way, over the first ``n`` held-out prompts of each task.
+    """Count right answers by task and way, over the first ``n`` held-out prompts of each task.
 
     A prompt is decoded once for each different mixture: where the router chooses the oracle's
     adapter with weight 1, the answers are the same by construction and counted as such. Answers

@@ -23,7 +23,7 @@ nothing else was chosen with them in sight.
 
 
 def write_report(out: Path, parts: Parts) -> None:
-    """Both files, replaced; parts that were not measured anew stay as the JSON has them."""
+    """Write both files; results that were not measured again stay as the JSON has them."""
     out.mkdir(parents=True, exist_ok=True)
     before = out / "dlp.json"
     if before.exists():
@@ -34,7 +34,7 @@ def write_report(out: Path, parts: Parts) -> None:
 
 
 def render(parts: Parts) -> str:
-    """The report as Markdown; a part that was not measured is said to be missing."""
+    """Render the report as Markdown; results that were not measured are named as missing."""
     sections = (_routing, _speed, _quality, _decode)
     return "\n".join([_INTRO, *(section(parts) for section in sections)]).rstrip() + "\n"
 
@@ -164,6 +164,6 @@ def _decode(parts: Parts) -> str:
 
 
 def _load(runs: list[dict[str, Any]]) -> list[str]:
-    """What else the machine did, where it was noted."""
+    """Describe the load of other programs, if it was noted."""
     noted = [f"{run['load_average']:.1f}" for run in runs if "load_average" in run]
     return ["", f"Load average of the machine meanwhile: {', '.join(noted)}."] if noted else []

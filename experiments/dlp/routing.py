@@ -13,11 +13,12 @@ import numpy as np
 
 from demo.generator.skills import GENERAL
 from experiments.dlp.tasks import load_tasks, write_router_data
-from router_service.artifacts import load_artifact, save_artifact
-from router_service.dlp.dlp_router import KIND, DlpRouter, load_dlp
+from router_service.artifacts.router_artifact import load_artifact, save_artifact
+from router_service.dlp.dlp_router import DlpRouter, load_dlp
+from router_service.dlp.dlp_schema import KIND
 from training.dlp.router_config import RouterProgress, RouterTrainingConfig
 from training.dlp.train_router import train_router
-from training.evaluation.metrics import wilson
+from training.evaluation.answer_metrics import wilson
 
 WIDE = 100
 _NEVER = -30.0  # bias of the classes that are there only to be counted
@@ -76,7 +77,7 @@ def train_and_measure(
 
 
 def measure_speed(router_path: Path, data: Path | None, *, rounds: int) -> dict[str, Any]:
-    """Milliseconds a route takes on one core: as trained, and with 100 candidates.
+    """Measure the milliseconds of a route on one core: as trained, and with 100 candidates.
 
     Wall time says what a request waits; CPU time is what the machine pays, and hardly moves when
     others use it too.
@@ -93,7 +94,7 @@ def measure_speed(router_path: Path, data: Path | None, *, rounds: int) -> dict[
 
 
 def widen(path: Path, out: Path, candidates: int = WIDE) -> Path:
-    """The same router with classes added that are never chosen; it answers as before."""
+    """Add classes that are never chosen to a router; it answers as before."""
     if out.exists():
         shutil.rmtree(out)
     manifest, tensors = load_artifact(path, kind=KIND, aliases=_aliases(path), base_digest=None)
@@ -111,12 +112,12 @@ def widen(path: Path, out: Path, candidates: int = WIDE) -> Path:
 
 
 def load_any(path: Path, **options: Any) -> DlpRouter:
-    """A router, whatever adapters there are."""
+    """Load a router for any adapters."""
     return load_dlp(path.name, path, aliases=_aliases(path), **options)
 
 
 def _aliases(path: Path) -> frozenset[str]:
-    from router_service.artifacts import read_manifest
+    from router_service.artifacts.router_artifact import read_manifest
 
     return frozenset(read_manifest(path).candidates)
 

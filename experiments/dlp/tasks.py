@@ -25,7 +25,7 @@ REAL_TASKS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class TaskData:
+class DlpTaskData:
     """One task's examples; held-out ones are never trained on."""
 
     name: str
@@ -35,8 +35,8 @@ class TaskData:
 
 def load_tasks(
     data: Path | None, *, n_train: int, n_heldout: int, seed: int
-) -> tuple[list[TaskData], list[str]]:
-    """Every task that is at hand, and the names of those that are not.
+) -> tuple[list[DlpTaskData], list[str]]:
+    """Load every available task, and list the names of the others.
 
     Held-out examples are of the data sets' own test splits; a set that has one split only is cut by
     the seed. Skills are held out by template.
@@ -51,8 +51,8 @@ def load_tasks(
     return tasks, missing
 
 
-def write_router_data(tasks: Sequence[TaskData], folder: Path) -> tuple[Path, Path]:
-    """One file of prompts per task, in a train and a held-out folder."""
+def write_router_data(tasks: Sequence[DlpTaskData], folder: Path) -> tuple[Path, Path]:
+    """Write one file of prompts per task, into a train and a held-out folder."""
     for split in ("train", "heldout"):
         (folder / split).mkdir(parents=True, exist_ok=True)
         for task in tasks:
@@ -64,15 +64,17 @@ def write_router_data(tasks: Sequence[TaskData], folder: Path) -> tuple[Path, Pa
     return folder / "train", folder / "heldout"
 
 
-def _skill(name: str, n_train: int, n_heldout: int, seed: int) -> TaskData:
+def _skill(name: str, n_train: int, n_heldout: int, seed: int) -> DlpTaskData:
     def records(split: str, n: int) -> tuple[Record, ...]:
         examples = generate(name, split, n, seed)  # type: ignore[arg-type]
         return tuple(Record(e.prompt, e.completion) for e in examples)
 
-    return TaskData(name, records("train", n_train), records("heldout", n_heldout))
+    return DlpTaskData(name, records("train", n_train), records("heldout", n_heldout))
 
 
-def _real(name: str, folders: Sequence[Path], n_train: int, n_heldout: int, seed: int) -> TaskData:
+def _real(
+    name: str, folders: Sequence[Path], n_train: int, n_heldout: int, seed: int
+) -> DlpTaskData:
     train: list[Record] = []
     heldout: list[Record] = []
     for folder in folders:
@@ -86,4 +88,4 @@ def _real(name: str, folders: Sequence[Path], n_train: int, n_heldout: int, seed
         rng = Random(f"{seed}/{folder.name}")
         train += rng.sample(splits[0], min(len(splits[0]), n_train // len(folders)))
         heldout += rng.sample(splits[1], min(len(splits[1]), n_heldout // len(folders)))
-    return TaskData(name, tuple(train), tuple(heldout))
+    return DlpTaskData(name, tuple(train), tuple(heldout))

@@ -1,6 +1,6 @@
 """``python -m experiments.flow``: measure what is missing, then write docs/results/flow.{md,json}.
 
-Every part is kept in ``--work`` as soon as it is there; the same command goes on where it was.
+Every result is kept in ``--work`` once it is measured; the same command continues from there.
 Several processes may work on different ``--tasks`` of one folder at once.
 """
 
@@ -27,9 +27,9 @@ from experiments.flow.tasks import (
 )
 from experiments.flow.timing import measure_timing
 from experiments.flow.training import gate, searched
-from experiments.parts import kept_parts, part
+from experiments.kept_results import kept_results, measure_once
 from experiments.skill_adapter import train_skill
-from router_service.artifacts import read_manifest
+from router_service.artifacts.router_artifact import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("adapters", "alone", "gates", "searches", "quality", "timing", "report")
@@ -50,7 +50,7 @@ def main() -> None:
             "rounds": options.rounds,
         }
         base = resolve_model(QUICKSTART_MODEL, cache_folder(Settings()))
-        part(
+        measure_once(
             options.work / "results",
             "timing",
             settings,
@@ -66,12 +66,12 @@ def main() -> None:
             ),
         )
     if "report" in options.parts:
-        write_report(options.out, kept_parts(options.work / "results"))
+        write_report(options.out, kept_results(options.work / "results"))
         _say(f"written: {options.out / 'flow.md'}, {options.out / 'flow.json'}")
 
 
 def _task(task: Composite, options: argparse.Namespace) -> None:
-    """Everything about one composite."""
+    """Measure everything about one composite."""
     results, cache = options.work / "results", cache_folder(Settings())
     folders = _adapters(options, task)
     ordered = (folders[task.format], folders[task.skill])
@@ -95,7 +95,7 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
             )
     if "alone" in options.parts:
         settings = {"task": task.name, "adapters": _digests(ordered), "n": options.n_alone}
-        part(
+        measure_once(
             results,
             f"alone-{task.skill}-{task.format}",
             settings,
@@ -124,7 +124,7 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
             }
             settings = {**asked, **recipe}
             make = partial(gate, task, out, ordered, **recipe, **common)
-            part(results, f"gate-{name}", settings, make)
+            measure_once(results, f"gate-{name}", settings, make)
         if "searches" in options.parts:
             recipe = {
                 "seed": seed,
@@ -135,7 +135,7 @@ def _task(task: Composite, options: argparse.Namespace) -> None:
             settings = {**asked, **recipe}
             out = options.work / "searched" / name
             make = partial(searched, task, out, ordered, **recipe, **common)
-            part(results, f"search-{name}", settings, make)
+            measure_once(results, f"search-{name}", settings, make)
         if "quality" in options.parts:
             _quality(task, folders, seed, options)
 
@@ -145,7 +145,7 @@ def _quality(
 ) -> None:
     results = options.work / "results"
     name = f"{task.skill}-{task.format}-{seed}"
-    weights = kept_parts(results)[f"search-{name}"]["weights"]
+    weights = kept_results(results)[f"search-{name}"]["weights"]
     found = _gate_folder(options, task, seed)
     settings = {
         "task": task.name,
@@ -154,7 +154,7 @@ def _quality(
         "searched": weights,
         "gate": read_manifest(found).version,
     }
-    part(
+    measure_once(
         results,
         f"quality-{name}",
         settings,
@@ -173,7 +173,8 @@ def _quality(
 
 
 def _adapters(options: argparse.Namespace, task: Composite) -> dict[str, Path]:
-    """Format, then skill; a demo skill has the demo's adapter, a real one is trained or given."""
+    """Find the adapters of format and skill: the demo's, or for a real skill a trained or given
+    one."""
     trained = options.work / "adapters"
     skill = ROOT / "demo" / "adapters" if task.skill in SKILLS else options.skills or trained
     return {task.format: trained / task.format, task.skill: skill / task.skill}

@@ -1,4 +1,4 @@
-"""The formats that answers are written in; each is the same for whatever skill answers."""
+"""Formats of answers; each is the same for every skill."""
 
 import json
 import re
@@ -15,12 +15,12 @@ _BEFORE, _AFTER = "Die Antwort lautet ", ". Bitte sehr."
 
 
 def capitals(text: str) -> str:
-    """Everything in upper case."""
+    """Write everything in upper case."""
     return text.upper()
 
 
 def words(text: str) -> str:
-    """Every whole number in words.
+    """Write every whole number in words.
 
     Raises:
         ValueError: a number above 9999.
@@ -29,17 +29,17 @@ def words(text: str) -> str:
 
 
 def envelope(text: str) -> str:
-    """A JSON object with the answer under one key."""
+    """Wrap the answer in a JSON object under one key."""
     return json.dumps({_KEY: text}, ensure_ascii=False)
 
 
 def german(text: str) -> str:
-    """A polite German sentence around the answer."""
+    """Wrap the answer in a polite German sentence."""
     return f"{_BEFORE}{text}{_AFTER}"
 
 
 def opened(name: str, text: str) -> str | None:
-    """The answer that a text has in the format; None where it is not in it.
+    """Extract the answer from a text in the format; returns None if it is not in the format.
 
     Raises:
         KeyError: a format that an answer cannot be taken out of.
@@ -64,7 +64,7 @@ def _open_envelope(text: str) -> str | None:
 
 
 def spell(number: int) -> str:
-    """A number from 0 to 9999 in words, as in "two thousand forty-one".
+    """Spell a number from 0 to 9999, as in "two thousand forty-one".
 
     Raises:
         ValueError: any other number.

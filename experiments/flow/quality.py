@@ -8,23 +8,23 @@ from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.flow.tasks import Composite
 from experiments.flow.training import Say
-from router_service.artifacts import adapter_versions, read_manifest
+from router_service.artifacts.router_artifact import adapter_versions, read_manifest
 from router_service.flow.flow_artifact import load_gate
 from router_service.routers.kind import EnginePart
+from training.evaluation.answer_metrics import has_value, is_exact
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
-from training.evaluation.metrics import has_value, is_exact
 from training.evaluation.records import Record
 
 WAYS = ("skill", "format", "average", "searched", "flow")
-"""What is compared; the first three have no seed."""
+"""Compared ways; the first three have no seed."""
 
 MAX_TOKENS = 40
 """Of an answer; hardly any wanted one has more, and those count as wrong for every way."""
 
 
 def static_ways(task: Composite, searched: Weights) -> dict[str, Weights]:
-    """The mixtures that need no gate."""
+    """Make the mixtures that need no gate."""
     return {
         "skill": ((task.skill, 1.0),),
         "format": ((task.format, 1.0),),
@@ -45,7 +45,7 @@ def measure_quality(
     kept: Path,
     say: Say,
 ) -> dict[str, Any]:
-    """Which of the tests each way answers right, decoded greedily; answers are kept."""
+    """Count the tests that each way answers right, decoded greedily; answers are kept."""
     static = static_ways(task, searched)
     answered: dict[str, list[str]] = {}
     limit = MAX_TOKENS + SPARE_TOKENS
@@ -90,7 +90,7 @@ def measure_alone(
     kept: Path,
     say: Say,
 ) -> dict[str, Any]:
-    """What each adapter answers right of what it was trained for; a composition needs both.
+    """Count what each adapter answers right in its own task; a composition needs both.
 
     Args:
         skill: the skill's held-out prompts, answers in its own form.
@@ -122,7 +122,7 @@ def _right(record: Record, text: str) -> bool:
 
 
 def gate_part(path: Path, base: ModelLocation) -> tuple[EnginePart, str]:
-    """A gate as the engine takes it, and its version."""
+    """Load a gate as the engine takes it, and its version."""
     aliases = frozenset(read_manifest(path).candidates)
     loaded = load_gate(path, aliases=aliases, base_digest=base.digest)
     digests = adapter_versions(path, loaded.manifest)

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.flow.quality import WAYS
 from experiments.flow.tasks import COMPOSITES, FORMAT_SKILLS, Composite
 from experiments.intervals import difference_interval, mean_interval
-from training.evaluation.metrics import wilson
+from training.evaluation.answer_metrics import wilson
 
 Parts = Mapping[str, dict[str, Any]]
 
@@ -36,7 +36,7 @@ worked, in the format that had not. No composite was left out and no other setti
 
 
 def write_report(out: Path, parts: Parts) -> None:
-    """Both files, replaced."""
+    """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     document = json.dumps(parts, indent=1, sort_keys=True) + "\n"
     (out / "flow.json").write_text(document, encoding="utf-8")
@@ -44,13 +44,13 @@ def write_report(out: Path, parts: Parts) -> None:
 
 
 def render(parts: Parts) -> str:
-    """The report as Markdown; a part that was not measured is said to be missing."""
+    """Render the report as Markdown; results that were not measured are named as missing."""
     sections = (_composites, _quality, _training, _timing)
     return "\n".join([_INTRO, *(section(parts) for section in sections)]).rstrip() + "\n"
 
 
 def _runs(parts: Parts, kind: str, task: Composite) -> list[dict[str, Any]]:
-    """A task's results of one kind, by seed."""
+    """List a task's results of one kind, by seed."""
     found = [p for name, p in parts.items() if name.startswith(f"{kind}-{task.skill}-")]
     return sorted(
         (p for p in found if p["settings"]["task"] == task.name),
@@ -129,7 +129,7 @@ def _quality(parts: Parts) -> str:
 
 
 def _verdict(holds: Sequence[tuple[Composite, list[str]]], parts: Parts) -> list[str]:
-    """What the figures say of the paper's claim, composite by composite."""
+    """Compare the figures with the paper's claim, composite by composite."""
     lines = []
     for task, unsure in holds:
         if unsure:
@@ -144,7 +144,7 @@ def _verdict(holds: Sequence[tuple[Composite, list[str]]], parts: Parts) -> list
 
 
 def _ceiling(parts: Parts, task: Composite) -> str:
-    """What bounds a composition: how good its parts are."""
+    """Describe the bound on a composition: the quality of its two adapters."""
     found = parts.get(f"alone-{task.skill}-{task.format}")
     if found is None:
         return ""

@@ -8,7 +8,7 @@ from random import Random
 from demo.generator.datasets import generate
 from demo.generator.skills import SKILLS
 from experiments.flow.formats import FORMATS, opened
-from training.evaluation.metrics import has_value, is_exact
+from training.evaluation.answer_metrics import has_value, is_exact
 from training.evaluation.records import Record, read_eval_records
 from training.jsonl import Example
 
@@ -17,7 +17,7 @@ _DRAWN = {"train": 400, "heldout": 200}
 _LONGEST_PROMPT = 200
 """Characters of a training prompt of a real skill; held-out ones are taken as they are."""
 _SEED_OFFSET = 1000
-"""The few examples of a composition are not those that an adapter was trained on."""
+"""The few examples of a composition are not among an adapter's training examples."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Composite:
 
     @property
     def name(self) -> str:
-        """As it is written in results."""
+        """Name in the results."""
         return f"{self.skill} in {self.format}"
 
     def right(self, record: Record, answered: str) -> bool:
-        """Whether an answer has both: what the skill wants, as the format wants it."""
+        """Check if an answer has both: the skill's content, and the format."""
         if isinstance(record.answer, int | float):
             inner = opened(self.format, answered.strip())
             return inner is not None and has_value(inner, record.answer)
@@ -59,41 +59,41 @@ FORMAT_SKILLS: dict[str, tuple[str, ...]] = {
     "words": ("cron", "equations", "shell", "sql"),
     "capitals": ("json", "shell", "sql"),
 }
-"""What a format's adapter is trained on: other skills than the one that it is composed with."""
+"""Skills that a format's adapter is trained on: others than the one that it is composed with."""
 
 
 def skill_examples(skill: str, n: int, seed: int, data: Path | None) -> list[Example]:
-    """Training examples of a skill, in its own form.
+    """Generate training examples of a skill, in its own form.
 
     Raises:
-        FileNotFoundError: the skill is a real one, and there is no folder of data sets.
+        FileNotFoundError: the skill is a real one, and the folder of data sets is missing.
     """
     return [Example(r.prompt, r.completion) for r in _records(skill, "train", seed, data)[:n]]
 
 
 def format_examples(name: str, n: int, seed: int) -> list[Example]:
-    """Training examples of a format: answers of several skills, in the format."""
+    """Generate training examples of a format: answers of several skills, in the format."""
     return [Example(r.prompt, r.completion) for r in _format_records(name, "train", n, seed)]
 
 
 def format_tests(name: str, n: int) -> list[Record]:
-    """Held-out prompts of the skills that a format was trained on, with answers in it."""
+    """Generate held-out prompts of the skills that a format was trained on, with answers in it."""
     return _format_records(name, "heldout", n, 0)
 
 
 def skill_tests(skill: str, n: int, data: Path | None) -> list[Record]:
-    """A skill's held-out prompts, with answers in its own form."""
+    """Generate a skill's held-out prompts, with answers in its own form."""
     return _records(skill, "heldout", 0, data)[:n]
 
 
 def composite_examples(task: Composite, n: int, seed: int, data: Path | None) -> list[Example]:
-    """The few examples of the composition, another draw for each seed."""
+    """Draw the few examples of the composition, another draw for each seed."""
     records = _formatted(_records(task.skill, "train", seed + _SEED_OFFSET, data), task.format)
     return [Example(r.prompt, r.completion) for r in records[:n]]
 
 
 def composite_tests(task: Composite, n: int, data: Path | None) -> list[Record]:
-    """Prompts of the skill's own held-out split, with the composite answer."""
+    """Generate prompts of the skill's own held-out split, with the composite answer."""
     return _formatted(_records(task.skill, "heldout", 0, data), task.format)[:n]
 
 
@@ -109,7 +109,7 @@ def _format_records(name: str, split: str, n: int, seed: int) -> list[Record]:
 
 
 def _formatted(records: Sequence[Record], name: str) -> list[Record]:
-    """Answers in the format; those that it leaves as they are need no format and are left out."""
+    """Format the answers; answers that the format leaves unchanged are left out."""
     written = [(r, FORMATS[name](r.completion)) for r in records]
     return [Record(r.prompt, text, r.answer) for r, text in written if text != r.completion]
 

@@ -1,4 +1,4 @@
-"""What a gate costs in decoding, over the same two adapters with fixed weights."""
+"""Cost of a gate in decoding, over the same two adapters with fixed weights."""
 
 import os
 import statistics
@@ -25,7 +25,7 @@ def measure_timing(
     threads: int,
     say: Say,
 ) -> dict[str, Any]:
-    """Seconds for ``tokens`` decode steps of a full batch, gate and mixture in turn.
+    """Measure the seconds of ``tokens`` decode steps of a full batch, gate and mixture in turn.
 
     A decode time is that of 1 + ``tokens`` tokens less that of one token of the same prompts. The
     order changes from round to round; a ratio is of one round, and its median is reported with the
@@ -64,14 +64,14 @@ def measure_timing(
 
 
 def _time(engine: LocalEngine, asked: list[Asked], tokens: int) -> tuple[float, float]:
-    """(wall, CPU of the process) in seconds."""
+    """Measure (wall, CPU of the process) in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     engine.answers(asked, tokens, ignore_eos=True)
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def _ratios(times: dict[str, list[float]]) -> dict[str, float]:
-    """Gate over static within a round: median and quartiles."""
+    """Compute gate over static within a round: median and quartiles."""
     ratios = [g / s for g, s in zip(times["gate"], times["static"], strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"low": low, "median": middle, "high": high}

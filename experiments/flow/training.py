@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.flow.tasks import Composite, composite_examples
-from router_service.artifacts import MANIFEST_FILE, read_manifest
+from router_service.artifacts.router_artifact import MANIFEST_FILE, read_manifest
 from training.config import GateTrainingConfig
 from training.flow.train_gate import train_gate
 from training.jsonl import write_examples
@@ -34,7 +34,7 @@ def gate(
     threads: int,
     say: Say,
 ) -> dict[str, Any]:
-    """A gate over (format, skill), from the skill alone; goes on where it was interrupted."""
+    """Train a gate over (format, skill), from the skill alone; continues an interrupted one."""
     started = time.process_time()
     if not (out / MANIFEST_FILE).exists() or (out / CHECKPOINT_FILE).exists():
         with tempfile.TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ def searched(
     threads: int,
     say: Say,
 ) -> dict[str, Any]:
-    """Weights searched with ``examples`` of the same ``n`` that the seed's gate was given."""
+    """Search weights with ``examples`` of the same ``n`` that the seed's gate was given."""
     started = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "data.jsonl"

@@ -1,6 +1,6 @@
 """``python -m experiments.milora``: measure what is missing, then write docs/results/milora.*.
 
-Every part is kept in ``--work`` as soon as it is there; the same command goes on where it was.
+Every result is kept in ``--work`` once it is measured; the same command continues from there.
 ``--timing`` measures tokens per second instead, for which the machine should do nothing else.
 """
 
@@ -16,12 +16,12 @@ from typing import Any
 
 from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation, resolve_model
 from cluster.config import Settings, cache_folder
+from experiments.kept_results import kept_results, measure_once
 from experiments.milora.quality import METHODS, TrainingSize, measure, train
 from experiments.milora.report import write_report
-from experiments.milora.tasks import TASKS, TaskData, Tokens, load_task
+from experiments.milora.tasks import TASKS, MiloraTaskData, Tokens, load_task
 from experiments.milora.timing import measure_decode
 from experiments.milora.untrained import measure_untrained
-from experiments.parts import kept_parts, part
 from training.encoding import chat_prompt_ids
 from training.evaluation.records import Record
 
@@ -39,7 +39,7 @@ def main() -> None:
             _timing(options, base, results)
         else:
             _quality(options, base, results)
-    write_report(options.out, kept_parts(results))
+    write_report(options.out, kept_results(results))
     _say(f"written: {options.out / 'milora.md'}, {options.out / 'milora.json'}")
 
 
@@ -62,7 +62,7 @@ def _quality(options: argparse.Namespace, base: ModelLocation, results: Path) ->
     }
     tokens = _token_counter(base)
 
-    def load(seed: int) -> list[TaskData]:
+    def load(seed: int) -> list[MiloraTaskData]:
         limits = {key: value for key, value in data.items() if key != "tasks"}
         return [
             load_task(options.data, name, seed=seed, tokens=tokens, **limits)
@@ -71,7 +71,7 @@ def _quality(options: argparse.Namespace, base: ModelLocation, results: Path) ->
 
     if _BASE in options.methods:
         settings = data | {"base": base.digest}
-        part(
+        measure_once(
             results,
             "quality-base",
             settings,
@@ -79,12 +79,12 @@ def _quality(options: argparse.Namespace, base: ModelLocation, results: Path) ->
                 base, None, load(0), is_milora=False, threads=options.threads, say=_say
             ),
         )
-        part(results, "untrained", settings, lambda: measure_untrained(base, load(0)))
+        measure_once(results, "untrained", settings, lambda: measure_untrained(base, load(0)))
     trained = [method for method in options.methods if method != _BASE]
     for seed in options.seeds:
         for method in trained:
             settings = data | asdict(size) | {"base": base.digest, "method": method, "seed": seed}
-            part(
+            measure_once(
                 results,
                 f"quality-{method}-{seed}",
                 settings,
@@ -97,7 +97,7 @@ def _train_and_measure(
     base: ModelLocation,
     size: TrainingSize,
     settings: dict[str, Any],
-    load: Callable[[int], list[TaskData]],
+    load: Callable[[int], list[MiloraTaskData]],
 ) -> dict[str, Any]:
     method, seed = settings["method"], settings["seed"]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -125,7 +125,7 @@ def _timing(options: argparse.Namespace, base: ModelLocation, results: Path) -> 
             "experts": options.experts,
             "threads": options.threads,
         }
-        part(
+        measure_once(
             results,
             f"timing-{batch}",
             settings,

@@ -26,7 +26,7 @@ _STRIDE = 7  # between the tokens of a prompt, which are arbitrary
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What is counted at one moment."""
+    """Counts at one moment."""
 
     wall_s: float
     cpu_s: float  # of the whole process
@@ -116,7 +116,7 @@ class TimedEngine:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """Device of the model."""
         return self._built.bank.device
 
     @property
@@ -126,7 +126,7 @@ class TimedEngine:
         return {path.rpartition(".")[2]: d_in for path, (_, d_in) in shapes}
 
     def write(self, slot: Slot, rank: int, generator: torch.Generator) -> None:
-        """A random adapter on every linear."""
+        """Write a random adapter on every linear."""
         self._built.bank.write(
             slot,
             {

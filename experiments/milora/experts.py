@@ -32,7 +32,7 @@ class TokenRouter:
         self.calls = 0
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """[T, experts]; see `cluster.engine.execution.mixing.MixingGate`."""
+        """Compute [T, experts], as `cluster.engine.execution.mixing.MixingGate`."""
         self.calls += 1
         name = "" if site is None else LAYER_MODULES[site]
         probabilities = (x.float() @ self._weights[layer][name]).softmax(dim=-1)
@@ -41,7 +41,7 @@ class TokenRouter:
         return torch.zeros_like(probabilities).scatter_(-1, experts, values)
 
     def to(self, device: torch.device) -> Self:
-        """Itself, with its tensors on ``device``."""
+        """Copy it with its tensors on ``device``."""
         self._weights = tuple(
             {name: weight.to(device) for name, weight in layer.items()} for layer in self._weights
         )
@@ -55,7 +55,7 @@ def random_token_router(
     top_k: int,
     generator: torch.Generator,
 ) -> TokenRouter:
-    """A router with ``widths`` of its inputs by module, or under "" of the residual stream."""
+    """Make a router with ``widths`` of its inputs by module, or under "" of the residual stream."""
     return TokenRouter(
         [
             {

@@ -13,15 +13,15 @@ from safetensors.torch import load_file
 from cluster.base_model.source import ModelLocation
 from cluster.engine.execution.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
-from experiments.milora.tasks import TaskData, write_mixed
-from router_service.artifacts import TENSOR_FILE, adapter_versions
+from experiments.milora.tasks import MiloraTaskData, write_mixed
+from router_service.artifacts.router_artifact import TENSOR_FILE, adapter_versions
 from router_service.milora.milora_artifact import load_milora
 from router_service.routers.kind import EnginePart
 from training.adapter import train_adapter
 from training.config import AdapterTrainingConfig, MiloraTrainingConfig
+from training.evaluation.answer_metrics import has_value
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
-from training.evaluation.metrics import has_value
 from training.evaluation.records import Record
 from training.export import MANIFEST_FILE, WEIGHTS_FILE
 from training.milora.train_milora import train_milora
@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class TrainingSize:
-    """What both methods train with."""
+    """Settings that both methods train with."""
 
     rank: int
     steps: int
@@ -48,7 +48,7 @@ class TrainingSize:
 
 def train(
     method: str,
-    tasks: Sequence[TaskData],
+    tasks: Sequence[MiloraTaskData],
     out: Path,
     cache_dir: Path,
     size: TrainingSize,
@@ -57,7 +57,7 @@ def train(
     threads: int,
     say: Say,
 ) -> None:
-    """Train one adapter with the project's trainers; goes on where it was interrupted.
+    """Train one adapter with the project's trainers; continues an interrupted training.
 
     Both have the same data, dev split, rank, scaling, steps and learning rate, and each its own
     trainer's warm-up, decay and weight decay.
@@ -104,13 +104,13 @@ def train(
 def measure(
     base: ModelLocation,
     adapter: Path | None,
-    tasks: Sequence[TaskData],
+    tasks: Sequence[MiloraTaskData],
     *,
     is_milora: bool,
     threads: int,
     say: Say,
 ) -> dict[str, Any]:
-    """Right answers and likelihoods by task, of an adapter or of the base alone."""
+    """Count right answers and likelihoods by task, of an adapter or of the base alone."""
     started = time.process_time()
     folders = {} if adapter is None else {adapter.name: adapter}
     mixture: Weights = tuple((alias, 1.0) for alias in folders)
@@ -137,8 +137,8 @@ def measure(
     return result
 
 
-def _score(engine: LocalEngine, task: TaskData, mixture: Weights) -> dict[str, Any]:
-    """By test example: 1 where it was right, and nats and tokens of its wanted completion."""
+def _score(engine: LocalEngine, task: MiloraTaskData, mixture: Weights) -> dict[str, Any]:
+    """Score each test example: 1 if right, and nats and tokens of its wanted completion."""
     asked = [Asked(record.prompt, mixture) for record in task.test]
     texts = [record.choices or (record.completion,) for record in task.test]
     likelihoods = iter(
@@ -169,7 +169,7 @@ def _has_value(text: str, record: Record) -> bool:
 
 
 def _trained(adapter: Path) -> dict[str, Any]:
-    """Sizes and course of the training, from what it has written."""
+    """Describe sizes and course of the training, from its files."""
     manifest = json.loads((adapter / MANIFEST_FILE).read_text(encoding="utf-8"))
     parameters = {
         name: sum(tensor.numel() for tensor in load_file(adapter / name).values())

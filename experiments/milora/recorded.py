@@ -19,19 +19,20 @@ class RecordedRouter:
         self._masks: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(self.num_layers)]
 
     def masks(self, layer: int, prompt_hidden: torch.Tensor) -> torch.Tensor:
-        """The router's own answer."""
+        """Return the router's own answer."""
         answer = self._router.masks(layer, prompt_hidden)
         self.calls += 1
         self._masks[layer][tuple(answer.nonzero().squeeze(1).tolist())] += 1
         return answer
 
     def to(self, device: torch.device) -> Self:
-        """Itself, with the router on ``device``."""
+        """Return itself, with the router on ``device``."""
         self._router = self._router.to(device)
         return self
 
     def summary(self) -> dict[str, Any]:
-        """How often each module was chosen, and how much the choice depends on the prompt."""
+        """Summarise how often each module was chosen, and how much the choice depends on the
+        prompt."""
         chosen: Counter[int] = Counter()
         for masks in self._masks:
             for mask, count in masks.items():

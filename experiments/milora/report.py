@@ -35,7 +35,7 @@ _NAMES = {"lora": "LoRA", "milora-3": "MiLoRA, k = 3", "milora-1": "MiLoRA, k = 
 
 
 def write_report(out: Path, parts: Parts) -> None:
-    """Both files, replaced."""
+    """Write both files."""
     out.mkdir(parents=True, exist_ok=True)
     document = json.dumps(parts, indent=1, sort_keys=True) + "\n"
     (out / "milora.json").write_text(document, encoding="utf-8")
@@ -43,13 +43,13 @@ def write_report(out: Path, parts: Parts) -> None:
 
 
 def render(parts: Parts) -> str:
-    """The report as Markdown; a part that was not measured is said to be missing."""
+    """Render the report as Markdown; results that were not measured are named as missing."""
     sections = (_quality(parts), _modules(parts), _timing(parts), _COUNTS)
     return "\n".join([_INTRO, *sections]).rstrip() + "\n"
 
 
 def _runs(parts: Parts, method: str) -> dict[int, dict[str, Any]]:
-    """By seed."""
+    """List the runs by seed."""
     found = [parts[key] for key in sorted(parts) if key.startswith(f"quality-{method}-")]
     return {run["seed"]: run for run in found}
 
@@ -145,7 +145,7 @@ def _sizes(runs: Mapping[str, Mapping[int, dict[str, Any]]]) -> list[str]:
 
 
 def _verdicts(runs: Mapping[str, Mapping[int, dict[str, Any]]], tasks: Sequence[str]) -> list[str]:
-    """What the paper claims, and whether it was seen."""
+    """Compare the paper's claims with the figures."""
     lines = []
     for method in ("milora-3", "milora-1"):
         seeds = sorted(set(runs.get(method, {})) & set(runs.get("lora", {})))
@@ -294,7 +294,7 @@ def _share(scores: Mapping[str, list[float]]) -> float:
 
 
 def _share_of_all(scores: Mapping[str, Mapping[str, list[float]]], tasks: Sequence[str]) -> float:
-    """Every task counts alike."""
+    """Average with every task counting alike."""
     return sum(_share(scores[task]) for task in tasks) / len(tasks)
 
 

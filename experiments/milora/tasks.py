@@ -27,7 +27,7 @@ Tokens = Callable[[Record], int]
 
 
 @dataclass(frozen=True)
-class TaskData:
+class MiloraTaskData:
     """One task's examples; test ones are seen once, by the finished adapter."""
 
     name: str
@@ -35,7 +35,7 @@ class TaskData:
     train: tuple[Record, ...]
     test: tuple[Record, ...]
     dropped: int
-    """Of the records looked at, those that are too long or not to be read."""
+    """Number of the records looked at that are too long or unreadable."""
 
 
 def load_task(
@@ -48,8 +48,9 @@ def load_task(
     tokens: Tokens,
     max_train_tokens: int,
     max_test_tokens: int,
-) -> TaskData:
-    """Training examples drawn by the seed, and test examples that are the same for every seed."""
+) -> MiloraTaskData:
+    """Load training examples drawn by the seed, and test examples that are the same for every
+    seed."""
     folder = data / name
     files = [folder / "train.jsonl", folder / "test.jsonl"]
     splits = [read_eval_records(file) for file in files if file.is_file()]
@@ -63,11 +64,11 @@ def load_task(
     train, dropped = _take(splits[0], name, n_train, tokens, max_train_tokens)
     test, more = _take(splits[1], name, n_test, tokens, max_test_tokens)
     metric: Literal["choice", "value"] = "value" if name == "mawps" else "choice"
-    return TaskData(name, metric, train, test, dropped + more)
+    return MiloraTaskData(name, metric, train, test, dropped + more)
 
 
-def write_mixed(tasks: Sequence[TaskData], path: Path, seed: int) -> None:
-    """All tasks' training examples in one file, shuffled."""
+def write_mixed(tasks: Sequence[MiloraTaskData], path: Path, seed: int) -> None:
+    """Write all tasks' training examples into one file, shuffled."""
     records = [record for task in tasks for record in task.train]
     Random(f"{seed}/mixed").shuffle(records)
     lines = (
@@ -78,7 +79,7 @@ def write_mixed(tasks: Sequence[TaskData], path: Path, seed: int) -> None:
 
 
 def reworded(name: str, record: Record) -> Record | None:
-    """The record as it is asked here; None where its answers cannot be told apart."""
+    """Reword the record as it is asked here; returns None if its answers are ambiguous."""
     if name == "mawps":
         try:
             return Record(record.prompt, record.completion, float(str(record.answer)))
@@ -106,7 +107,7 @@ def reworded(name: str, record: Record) -> Record | None:
 def _take(
     records: Sequence[Record], name: str, n: int, tokens: Tokens, max_tokens: int
 ) -> tuple[tuple[Record, ...], int]:
-    """The first ``n`` that can be used, and how many before the last of them cannot."""
+    """Take the first ``n`` usable records, and count the unusable ones before the last of them."""
     taken: list[Record] = []
     dropped = 0
     for record in records:

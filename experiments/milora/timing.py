@@ -1,8 +1,7 @@
 """Tokens per second of decoding: plain LoRA, MiLoRA, and a mixture of experts routed per token.
 
-All run in one engine through the same operator, over random adapters of one total rank: what they
-answer does not matter here, and every decode step computes the same products whatever the tokens
-are.
+All run in one engine through the same operator, over random adapters of one total rank. Their
+answers do not matter here: every decode step computes the same products for any tokens.
 """
 
 import os
@@ -33,8 +32,8 @@ _REFERENCE = "plain LoRA"
 
 
 @dataclass(frozen=True)
-class Case:
-    """What a request asks for."""
+class DecodeCase:
+    """Form of a request."""
 
     adapters: tuple[tuple[Slot, float], ...]
     mixing: Mixing | None = None
@@ -51,7 +50,7 @@ def measure_decode(
     threads: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Tokens per second in steps that decode ``batch`` requests at once, and router calls.
+    """Measure tokens per second in steps that decode ``batch`` requests at once, and router calls.
 
     Cases alternate within a round, in an order that moves on by one from round to round, so that
     a busy machine slows all of them alike; ratios are of the same round, and medians over rounds
@@ -92,12 +91,12 @@ def measure_decode(
     alone = ((_PLAIN, 1.0),)
     mixed = tuple((Slot(1 + index), 1.0) for index in range(experts))
     cases = {
-        "base": Case(()),
-        _REFERENCE: Case(alone),
-        "MiLoRA, k = 3": Case(alone, Mixing(router="k3")),
-        "MiLoRA, k = 1": Case(alone, Mixing(router="k1")),
-        "experts, a router per layer": Case(mixed, Mixing(gate="layer")),
-        "experts, a router per module": Case(mixed, Mixing(gate="module")),
+        "base": DecodeCase(()),
+        _REFERENCE: DecodeCase(alone),
+        "MiLoRA, k = 3": DecodeCase(alone, Mixing(router="k3")),
+        "MiLoRA, k = 1": DecodeCase(alone, Mixing(router="k1")),
+        "experts, a router per layer": DecodeCase(mixed, Mixing(gate="layer")),
+        "experts, a router per module": DecodeCase(mixed, Mixing(gate="module")),
     }
     counters = {name: _counter(case.mixing, prompts, gates) for name, case in cases.items()}
     timings: dict[str, list[Timed]] = {name: [] for name in cases}
@@ -131,7 +130,7 @@ def measure_decode(
 def random_prompt_router(
     layers: int, hidden_size: int, top_k: int, generator: torch.Generator
 ) -> MiloraRouter:
-    """MiLoRA's routers of all layers, untrained: they use the modules about alike."""
+    """Make MiLoRA's routers of all layers, untrained: they use the modules about alike."""
     numerator, denominator = gelu_coefficients()
     tensors = {
         name: torch.randn(shape, generator=generator) / hidden_size**0.5
@@ -166,7 +165,7 @@ def rate(timed: Timed, of: Literal["wall_s", "cpu_s"]) -> float:
 def _ratio(
     rates: Sequence[float], reference: Sequence[Timed], of: Literal["wall_s", "cpu_s"]
 ) -> dict[str, float]:
-    """Over the reference of the same round: median and quartiles."""
+    """Compute the ratio to the reference of the same round: median and quartiles."""
     ratios = [own / rate(other, of) for own, other in zip(rates, reference, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
     return {"low": low, "median": middle, "high": high}
@@ -177,7 +176,7 @@ def _counter(
     prompts: Mapping[str, RecordedRouter],
     gates: Mapping[str, TokenRouter],
 ) -> Callable[[], int]:
-    """How often the router that ``mixing`` names has been asked."""
+    """Count the calls of the router that ``mixing`` names."""
     if mixing is None:
         return lambda: 0
     router = prompts[mixing.router] if mixing.router else gates[mixing.gate]

@@ -1,4 +1,4 @@
-"""What routers see before any training, with rows normalised before they are pooled and without."""
+"""Choices of routers before any training, with rows normalised before pooling and without."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cluster.base_model.source import ModelLocation
-from experiments.milora.tasks import TaskData
+from experiments.milora.tasks import MiloraTaskData
 from router_service.milora.milora_network import MiloraRouter
 from training.base_model import load_base
 from training.config import MiloraTrainingConfig
@@ -17,8 +17,8 @@ PROMPTS = 16
 """Of each task."""
 
 
-def measure_untrained(base: ModelLocation, tasks: Sequence[TaskData]) -> dict[str, Any]:
-    """How sure a router is before it has learned anything, and on how many prompts it agrees.
+def measure_untrained(base: ModelLocation, tasks: Sequence[MiloraTaskData]) -> dict[str, Any]:
+    """Measure how sure an untrained router is, and on how many prompts it agrees.
 
     ``top_probability`` is of the likeliest module, ``same_set`` the share of prompts that get a
     layer's commonest three; means over layers. ``largest`` is the largest value of a layer's input.
@@ -48,7 +48,7 @@ def measure_untrained(base: ModelLocation, tasks: Sequence[TaskData]) -> dict[st
 
 
 def _probabilities(router: MiloraRouter, layer: int, hidden: torch.Tensor) -> torch.Tensor:
-    """[7]"""
+    """Compute [7] probabilities."""
     mask = torch.ones(hidden.shape[:2], dtype=torch.bool)
     return router.probabilities(layer, hidden, mask)[0]
 

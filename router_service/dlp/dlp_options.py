@@ -35,18 +35,18 @@ class DlpOptions(Section):
     margin: Share | None = None
     """The base alone answers unless an adapter is likelier than it by more than this."""
     dilute: bool | None = None
-    """Whether the weight of a base that is kept beside adapters is taken from theirs."""
+    """If true, the weight of a base that is kept among adapters is taken from theirs."""
     prompt_characters: Annotated[int, Field(ge=1)] | None = None
     history: Annotated[int, Field(ge=0, le=MAX_HISTORY)] | None = None
     """User turns before the last one that a follow-up may go back to; 0: the last turn alone."""
     carry: Annotated[float, Field(gt=0, le=1)] | None = None
     """Share of an earlier turn's decision that a follow-up takes over."""
     reroute: Literal["never", "sentence"] = "never"
-    """Whether adapters are chosen again at each sentence's end."""
+    """With "sentence", adapters are chosen again at the end of each sentence."""
     min_sentence_characters: Annotated[int, Field(ge=1)] | None = None
     """A shorter sentence of an answer is joined with the next one."""
     answer_sentences: Annotated[int, Field(ge=1)] | None = None
-    """How many last sentences of the answer are read beside the prompt."""
+    """Number of the answer's last sentences that are read after the prompt."""
 
 
 def apply_options(
@@ -58,11 +58,11 @@ def apply_options(
     max_mixture: int | None,
     has_base: bool,
 ) -> tuple[SelectionConfig, TextPolicy]:
-    """The artifact's settings with an operator's.
+    """Combine the artifact's settings with an operator's.
 
     Raises:
-        ConfigError: an option has no effect beside the others: it goes with another method, or with
-            a history, or with a base among the candidates.
+        ConfigError: an option has no effect: it needs another method, a history, or a base among
+            the candidates.
     """
     changes: dict[str, Any] = options.model_dump(exclude_none=True, exclude={"reroute"})
     text = text.model_copy(update={k: changes.pop(k) for k in _TEXT if k in changes})
@@ -76,10 +76,10 @@ def apply_options(
     for method, field in _SETTING.items():
         if field in changes and method != selection.method:
             raise ConfigError(
-                f"{where}.{field}: goes with method {method}, and the method is {selection.method}"
+                f"{where}.{field}: needs method {method}, and the method is {selection.method}"
             )
     if options.carry is not None and text.history == 0:
-        raise ConfigError(f"{where}.carry: goes with a history above 0, and the history is 0")
+        raise ConfigError(f"{where}.carry: needs a history above 0, and the history is 0")
     for field in ("margin", "dilute"):
         if getattr(options, field) and not has_base:
             raise ConfigError(

@@ -1,26 +1,26 @@
 """DLP-LoRA (arXiv 2410.01497): a classifier of the prompt's text chooses adapters by nucleus.
 
-u = classifier(text); prob = softmax(u) over all candidates; the probability of those that the
-tenant may not use is added to the base's; the base alone answers where no adapter is likely enough;
+u = classifier(text); prob = softmax(u) over all candidates. The probability of candidates that the
+tenant may not use is added to the base's. If no adapter is likely enough, the base alone answers;
 else nucleus, threshold or top-k selection, and weights = softmax over the kept probabilities.
 
-In a conversation, a turn that goes on with the one before takes over from its decision
+In a conversation, a turn that continues the one before takes over from its decision
 (``follow_ups``). With the option ``reroute: sentence`` the choice is made again whenever a sentence
-of the answer has ended, with the text of `TextPolicy`; what was computed before stays as it is.
+of the answer has ended, with the text of `TextPolicy`; what was computed before stays.
 
 The classifier is a mini-MLP (``mini_mlp``) or an imported Hugging Face encoder (``encoder``).
 """
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import numpy as np
-from pydantic import Field
 
-from cluster.config import RouterConfig, Section
+from cluster.config import RouterConfig
 from cluster.domain.decision import Granularity, tagged_digest
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
     RouterManifest,
     Tensors,
     check_tensors,
@@ -28,15 +28,9 @@ from router_service.artifacts import (
     parse_hyperparameters,
 )
 from router_service.dlp.dlp_options import DlpOptions, apply_options
-from router_service.dlp.mini_mlp import MiniMlp, NetworkConfig, tensor_shapes
-from router_service.routers.base import (
-    BASE_ALIAS,
-    Declaration,
-    Need,
-    RoutedMixture,
-    RouterFailed,
-    Stage,
-)
+from router_service.dlp.dlp_schema import KIND, DlpHyperparameters, EncoderHyperparameters
+from router_service.dlp.mini_mlp import MiniMlp, tensor_shapes
+from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
 from router_service.routers.features import FeatureConfig, feature_ids
 from router_service.routers.follow_ups import RULE_SHARE, carry_over, looks_like_follow_up
 from router_service.routers.kind import RouterContext, RouterKind, artifact_path
@@ -45,46 +39,15 @@ from router_service.routers.selection import SelectionConfig, softmax
 from router_service.routers.sentences import SentenceConfig
 from router_service.routers.text_policy import TextPolicy, read_earlier, read_text
 
-KIND = "dlp"
-
-
-class DlpHyperparameters(Section):
-    """Everything that turns the artifact's tensors and a text into an answer."""
-
-    architecture: Literal["mini_mlp"] = "mini_mlp"
-    features: FeatureConfig = FeatureConfig()
-    network: NetworkConfig = NetworkConfig()
-    selection: SelectionConfig = SelectionConfig()
-    text: TextPolicy = TextPolicy()
-    follow_ups: bool = False
-    """Whether the first output, before the candidates', tells that a text goes on with the turn
-    before it."""
-
-    def outputs(self, candidates: int) -> int:
-        """Outputs of a network with as many candidates."""
-        return candidates + self.follow_ups
-
-
-class EncoderHyperparameters(Section):
-    """The same for an artifact whose classifier is a Hugging Face encoder."""
-
-    architecture: Literal["encoder"] = "encoder"
-    max_tokens: Annotated[int, Field(ge=3)] = 256
-    """Longer texts keep their last tokens, behind a new CLS."""
-    files: dict[str, str]
-    """sha256 of the encoder's configuration and of each tokenizer file, by name."""
-    selection: SelectionConfig = SelectionConfig()
-    text: TextPolicy = TextPolicy()
-
 
 class TextClassifier(Protocol):
     """Logits over the candidates, in their order, from a text.
 
-    Before them comes that of a text that goes on with the turn before, where the router has it.
+    If the router has one, the logit of a text that continues the turn before comes first.
     """
 
     def logits(self, text: str) -> Sequence[float]:
-        """u [N], or [1 + N]; the same text gives the same logits."""
+        """Compute u [N], or [1 + N]; the same text gives the same logits."""
         ...
 
 
@@ -96,7 +59,7 @@ class MlpClassifier:
         self._network = MiniMlp.from_tensors(tensors)
 
     def logits(self, text: str) -> list[float]:
-        """u [N] of a text."""
+        """Compute u [N] of a text."""
         logits: list[float] = self._network.logits(feature_ids(text, self._features)).tolist()
         return logits
 
@@ -115,8 +78,14 @@ class DlpRouter:
         by_sentence: bool = False,
         follow_ups: bool = False,
     ) -> None:
-        """``selection``, ``text`` and ``by_sentence`` are the artifact's or an operator's: part of
-        the version. ``follow_ups``: see `DlpHyperparameters`."""
+        """Build a router from its parts.
+
+        Args:
+            selection: the artifact's or an operator's; part of the version, as are the next two.
+            text: part of a conversation to read.
+            by_sentence: choose again at the end of each sentence.
+            follow_ups: as in `DlpHyperparameters`.
+        """
         self.name = name
         self.candidates = manifest.candidates
         self.selection = selection
@@ -143,7 +112,7 @@ class DlpRouter:
 
     @classmethod
     def from_tensors(cls, name: str, manifest: RouterManifest, tensors: Tensors) -> "DlpRouter":
-        """A mini-MLP router as it was trained."""
+        """Build a mini-MLP router as it was trained."""
         trained = DlpHyperparameters.model_validate(manifest.hyperparameters)
         classifier = MlpClassifier(trained.features, tensors)
         return cls(
@@ -158,22 +127,22 @@ class DlpRouter:
     def route(
         self, text: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """The probability of candidates outside ``allowed`` is the base's."""
+        """Choose a mixture; the probability of candidates outside ``allowed`` is the base's."""
         return self._choose(read_text(self._text, text), allowed, earlier)
 
     @property
     def sentences(self) -> SentenceConfig:
-        """How sentences of an answer are told apart."""
+        """Rules by which an answer is cut into sentences."""
         return self._text.sentences
 
     def reading(self, prompt: str, answer: str) -> str:
-        """The prompt's tail and the answer's last full sentences."""
+        """Read the prompt's tail and the answer's last full sentences."""
         return read_text(self._text, prompt, answer)
 
     def reroute(
         self, prompt: str, answer: str, allowed: frozenset[str], earlier: Sequence[str] = ()
     ) -> RoutedMixture:
-        """The choice for what follows ``answer``, whose last sentence has just ended."""
+        """Choose for what follows ``answer``, whose last sentence has just ended."""
         return self._choose(self.reading(prompt, answer), allowed, earlier)
 
     def _choose(self, text: str, allowed: frozenset[str], earlier: Sequence[str]) -> RoutedMixture:
@@ -189,7 +158,8 @@ class DlpRouter:
         return choose_mixture(by_alias, allowed, self.selection)
 
     def _turns(self, turns: Sequence[str]) -> Iterator[tuple[list[float], float]]:
-        """Each turn's own probabilities, and that it goes on with the next of ``turns``."""
+        """Compute each turn's own probabilities, and the probability that it continues the next
+        turn."""
         unknown = [0.0] * (len(self._classes) - len(self.candidates))
         for index, turn in enumerate(turns):
             logits = self._classifier.logits(turn)
@@ -217,7 +187,7 @@ def load_dlp(
     """Load a router from its folder.
 
     Raises:
-        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest, or an
+        ConfigError: see ``load_artifact``; or tensors that do not fit the manifest, or an
             option of a method that is not in use.
     """
     manifest, tensors = load_artifact(path, kind=KIND, aliases=aliases, base_digest=base_digest)

@@ -1,7 +1,7 @@
 """DLP-LoRA's classifier as its authors published it: an encoder, LayerNorm and one linear map.
 
 ``u = W LayerNorm(h_CLS) + b``, with h_CLS the encoder's last hidden state at the first position.
-The encoder is a Hugging Face ALBERT or RoBERTa; its configuration and tokenizer lie beside the
+The encoder is a Hugging Face ALBERT or RoBERTa. Its configuration and tokenizer are next to the
 tensors, in ``encoder/``, and their digests are part of the artifact.
 """
 
@@ -14,8 +14,8 @@ import torch
 import transformers
 
 from cluster.errors import ConfigError
-from router_service.artifacts import Tensors, check_tensors
-from router_service.dlp.dlp_router import EncoderHyperparameters
+from router_service.artifacts.router_artifact import Tensors, check_tensors
+from router_service.dlp.dlp_schema import EncoderHyperparameters
 
 ENCODER_FOLDER = "encoder"
 CONFIG_FILE = "config.json"
@@ -46,14 +46,15 @@ class EncoderClassifier:
         self._max_tokens = max_tokens
 
     def token_ids(self, text: str) -> list[int]:
-        """CLS, the text's tokens, SEP; of a long text the last ones, so that CLS always leads."""
+        """Encode CLS, the text's tokens, SEP; a long text keeps its last tokens, so that CLS
+        always leads."""
         ids = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)
         kept: list[int] = ids["input_ids"][-(self._max_tokens - 2) :]
         return [self._tokenizer.cls_token_id, *kept, self._tokenizer.sep_token_id]
 
     @torch.inference_mode()
     def logits(self, text: str) -> Sequence[float]:
-        """u [N] of a text."""
+        """Compute u [N] of a text."""
         ids = torch.tensor([self.token_ids(text)])
         states = self._encoder(input_ids=ids).last_hidden_state  # [1, T, H]
         u: list[float] = self._linear(self._norm(states[0, 0])).tolist()
@@ -63,7 +64,7 @@ class EncoderClassifier:
 def load_encoder(
     path: Path, tensors: Tensors, hyperparameters: EncoderHyperparameters, candidates: int
 ) -> EncoderClassifier:
-    """The classifier of an artifact whose tensors have been read.
+    """Load the classifier of an artifact whose tensors have been read.
 
     Raises:
         ConfigError: a file of ``encoder/`` is missing or changed, or a tensor does not fit.
@@ -105,7 +106,7 @@ def tensor_shapes(
 
 
 def read_encoder_config(folder: Path) -> Any:
-    """The encoder's configuration.
+    """Read the encoder's configuration.
 
     Raises:
         ConfigError: unreadable, or of a family that is not one of ``FAMILIES``.
@@ -133,7 +134,7 @@ def check_max_tokens(folder: Path, config: Any, max_tokens: int) -> None:
 
 
 def empty_encoder(folder: Path, config: Any) -> torch.nn.Module:
-    """The encoder without its pooling layer, weights still to be loaded."""
+    """Build the encoder without its pooling layer; its weights are still to be loaded."""
     try:
         encoder: torch.nn.Module = transformers.AutoModel.from_config(  # type: ignore[no-untyped-call]
             config, trust_remote_code=False, add_pooling_layer=False
@@ -144,7 +145,7 @@ def empty_encoder(folder: Path, config: Any) -> torch.nn.Module:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The encoder's tokenizer.
+    """Read the encoder's tokenizer.
 
     Raises:
         ConfigError: unreadable, or without the tokens that open and close a text.
@@ -161,7 +162,7 @@ def read_tokenizer(folder: Path) -> Any:
 
 
 def digest_files(folder: Path, names: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
-    """sha256 (hex) of each named file.
+    """Compute the sha256 (hex) of each named file.
 
     Raises:
         ConfigError: one cannot be read, or its name leads out of the folder.
@@ -169,7 +170,7 @@ def digest_files(folder: Path, names: Mapping[str, str] | Sequence[str]) -> dict
     digests = {}
     for name in names:
         if Path(name).name != name:
-            raise ConfigError(f"{folder}: {name!r} is no plain file name")
+            raise ConfigError(f"{folder}: {name!r} is not a plain file name")
         try:
             digests[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         except OSError as error:

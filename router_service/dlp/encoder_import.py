@@ -13,8 +13,10 @@ import torch
 
 from cluster.adapters.catalog import ALIAS_PATTERN
 from cluster.errors import ConfigError
-from router_service.artifacts import RouterManifest, save_artifact
-from router_service.dlp.dlp_router import KIND, EncoderHyperparameters
+from router_service.artifacts.outputs import claim_folder, writing
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
+from router_service.artifacts.state_dict import read_state_dict
+from router_service.dlp.dlp_schema import KIND, EncoderHyperparameters
 from router_service.dlp.encoder import (
     CONFIG_FILE,
     ENCODER_FOLDER,
@@ -27,8 +29,6 @@ from router_service.dlp.encoder import (
     read_tokenizer,
     tensor_shapes,
 )
-from router_service.outputs import claim_folder, writing
-from router_service.state_dict import read_state_dict
 
 _PREFIXES = {"model.": "encoder.", "norm.": "norm.", "Decode.": "linear."}
 _UNUSED = ("model.pooler.", "model.embeddings.position_ids", "model.embeddings.token_type_ids")
@@ -118,7 +118,7 @@ def _convert(
     listing: Path,
     candidates: int,
 ) -> dict[str, torch.Tensor]:
-    """The artifact's tensors in fp32; every key of the file is used or known to be unused."""
+    """Convert the tensors to fp32; every key of the file must be used or known to be unused."""
     found: dict[str, torch.Tensor] = {}
     unknown: list[str] = []
     for key, tensor in state.items():
@@ -152,16 +152,8 @@ def _convert(
     return {name: tensor.float().contiguous() for name, tensor in found.items()}
 
 
-def _ours(key: str) -> str:
-    """Our name of a published tensor; "" where it is none of the layout's."""
-    for old, new in _PREFIXES.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    return ""
-
-
 def _published(name: str) -> str:
-    """The published name of one of our tensors."""
+    """Find the published name of one of our tensors."""
     for old, new in _PREFIXES.items():
         if name.startswith(new):
             return old + name[len(new) :]

@@ -70,7 +70,7 @@ class MiniMlp:
         )
 
     def logits(self, ids: list[int]) -> Floats:
-        """u [N] of one text's feature ids [T]; no features pool to zero.
+        """Compute u [N] of one text's feature ids [T]; no features pool to zero.
 
         With e_t = E[id_t]: a = softmax_t(e_t . q / sqrt(d)), h = [sum_t a_t e_t ; mean_t e_t],
         then ReLU between four linear layers.

@@ -1,37 +1,24 @@
 """A gate on disk: ``router.json`` and ``router.safetensors`` of kind "flow"."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cluster.domain.adapter import AdapterEntry
-from router_service.artifacts import (
-    RouterManifest,
-    Tensors,
-    check_different,
-    check_tensors,
-    load_artifact,
-    parse_hyperparameters,
-    save_artifact,
-)
+from router_service.artifacts.bound_artifact import BoundArtifact, load_checked, to_be_saved
+from router_service.artifacts.outputs import writing
+from router_service.artifacts.router_artifact import RouterManifest, check_different, save_artifact
 from router_service.flow.flow_schema import KIND, FlowHyperparameters
 from router_service.flow.gate import FlowGate
-from router_service.outputs import writing
 
 
-@dataclass(frozen=True)
-class LoadedGate:
-    """A verified artifact."""
-
-    manifest: RouterManifest
-    hyperparameters: FlowHyperparameters
-    tensors: Tensors
+class LoadedGate(BoundArtifact[FlowHyperparameters]):
+    """A verified gate."""
 
     def gate(self) -> FlowGate:
-        """The gate, on the CPU."""
+        """Build the gate, on the CPU."""
         weight, bias = (
             torch.from_numpy(np.array(self.tensors[name], dtype=np.float32))
             for name in ("weight", "bias")
@@ -59,22 +46,19 @@ def save_gate(
             written.
     """
     check_different(str(path), adapters)
-    manifest = RouterManifest(
-        kind=KIND,
-        candidates=tuple(adapters),
+    manifest, arrays = to_be_saved(
+        path,
+        KIND,
+        hyperparameters,
+        _shapes,
+        adapters=adapters,
         base_digest=base_digest,
-        adapter_digests=dict(adapters),
-        hyperparameters=hyperparameters.model_dump(mode="json"),
         data_digest=data_digest,
-        metrics=metrics or {},
+        tensors={"weight": weight, "bias": bias},
+        metrics=metrics,
     )
-    tensors = {
-        "weight": weight.detach().float().cpu().numpy(),
-        "bias": bias.detach().float().cpu().numpy(),
-    }
-    check_tensors(path, tensors, _shapes(hyperparameters, len(adapters)))
     with writing(path):
-        return save_artifact(path, manifest, tensors)
+        return save_artifact(path, manifest, arrays)
 
 
 def load_gate(
@@ -87,14 +71,19 @@ def load_gate(
     """Read and verify a gate.
 
     Raises:
-        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest.
+        ConfigError: as ``load_checked``.
     """
-    manifest, tensors = load_artifact(
-        path, kind=KIND, aliases=aliases, base_digest=base_digest, adapters=adapters
+    return LoadedGate(
+        *load_checked(
+            path,
+            KIND,
+            FlowHyperparameters,
+            _shapes,
+            aliases=aliases,
+            base_digest=base_digest,
+            adapters=adapters,
+        )
     )
-    parsed = parse_hyperparameters(path, manifest, FlowHyperparameters)
-    check_tensors(path, tensors, _shapes(parsed, len(manifest.candidates)))
-    return LoadedGate(manifest, parsed, tensors)
 
 
 def _shapes(hyperparameters: FlowHyperparameters, adapters: int) -> dict[str, tuple[int, ...]]:

@@ -18,11 +18,11 @@ from router_service.routers.kind import EnginePart, RouterContext, RouterKind
 
 
 class FlowOptions(Section):
-    """A gate has no settings beside its artifact's."""
+    """Options of a gate: none besides its artifact's."""
 
 
 class FlowRouter:
-    """Answers with all of the gate's adapters, whatever the text; each has weight 1 before it."""
+    """Router of all the gate's adapters for every text; each has weight 1 before the gate."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class FlowRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """Every adapter of the gate, in its order, with certainty: it cannot weigh fewer.
+        """Choose every adapter of the gate, in its order, with certainty: it cannot weigh fewer.
 
         Raises:
             RouterFailed: one of them is not the tenant's.

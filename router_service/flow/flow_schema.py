@@ -1,4 +1,4 @@
-"""What a gate's manifest says; read without tensors."""
+"""Settings in a gate's manifest; read without tensors."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,8 @@ KIND = "flow"
 
 
 class FlowHyperparameters(Section):
-    """What turns the tensors into weights. The manifest's candidates are the adapters, in order."""
+    """Settings that turn the tensors into weights. The manifest's candidates are the adapters, in
+    order."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -19,4 +20,4 @@ class FlowHyperparameters(Section):
     """Decoder layers of the base."""
     hidden_size: Annotated[int, Field(ge=1)]
     training: dict[str, Any] = Field(default_factory=dict)
-    """How the gate was made, for people."""
+    """Description of the gate's making, for people."""

@@ -1,8 +1,8 @@
 """LoRA-Flow's gate (arXiv 2402.11455): one small linear map per decoder layer.
 
 ``w[t] = softmax(W_g x[t] / T) + b``, with x the residual stream before the layer's input norm. The
-bias is outside the softmax, so w is no distribution: entries may be negative or above 1, and they
-need not sum to 1. One w serves all linears of the layer, and every adapter takes part.
+bias is outside the softmax, so w is not a distribution: entries may be negative or above 1, and
+they need not sum to 1. One w serves all linears of the layer, and every adapter takes part.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class FlowGate:
         self._temperature = temperature
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """w [..., k] in fp32, of the rows ``x`` [..., d] that enter ``layer``."""
+        """Compute w [..., k] in fp32 of the rows ``x`` [..., d] that enter ``layer``."""
         del site
         logits = torch.nn.functional.linear(x.float(), self._weight[layer])
         return (logits / self._temperature).softmax(dim=-1) + self._bias[layer]
 
     def to(self, device: torch.device) -> FlowGate:
-        """The same gate with its tensors on ``device``."""
+        """Copy the gate with its tensors on ``device``."""
         return FlowGate(self._weight.to(device), self._bias.to(device), self._temperature)
 
 
 def initial_bias(num_adapters: int, target: int) -> torch.Tensor:
-    """b [k] with which a gate of W_g = 0 is the target adapter alone: w = (0, ..., 1, ..., 0)."""
+    """Make b [k] so that a gate of W_g = 0 is the target adapter alone: w = (0, ..., 1, ..., 0)."""
     bias = torch.full((num_adapters,), -1.0 / num_adapters)
     bias[target] += 1.0
     return bias

@@ -16,11 +16,11 @@ import torch
 from cluster.adapters.format.manifest import read_manifest as read_adapter_manifest
 from cluster.base_model.source import ModelLocation
 from cluster.errors import ConfigError, ModelSourceError
-from router_service.artifacts import RouterManifest, check_different
+from router_service.artifacts.outputs import check_alias, claim_folder
+from router_service.artifacts.router_artifact import RouterManifest, check_different
+from router_service.artifacts.state_dict import read_state_dict
 from router_service.flow.flow_artifact import save_gate
 from router_service.flow.flow_schema import FlowHyperparameters
-from router_service.outputs import check_alias, claim_folder
-from router_service.state_dict import read_state_dict
 
 _WEIGHT = re.compile(r"encoder\.layers\.(\d+)\.lora_fusion_gate\.weight")
 _BIAS = re.compile(r"encoder\.layers\.(\d+)\.weight_bias")
@@ -92,7 +92,7 @@ def check_import(
     temperature: float | None = None,
     overwrite: bool = False,
 ) -> None:
-    """What of ``import_gate``'s arguments can be checked before the base is there.
+    """Check the arguments of ``import_gate`` that do not need the base.
 
     Raises:
         ConfigError: ``out`` cannot be written, has a result already or is one of the adapters; no
@@ -106,7 +106,7 @@ def check_import(
 
 
 def base_dimensions(folder: Path) -> tuple[int, int]:
-    """Decoder layers and hidden size of a base model.
+    """Read the decoder layers and hidden size of a base model.
 
     Raises:
         ModelSourceError: config.json does not say.
@@ -124,7 +124,7 @@ def base_dimensions(folder: Path) -> tuple[int, int]:
 def _stack(
     source: Path, tensors: Mapping[str, torch.Tensor], layers: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """W_g [L, k, d] and b [L, k]."""
+    """Stack W_g [L, k, d] and b [L, k]."""
     weights: dict[int, torch.Tensor] = {}
     biases: dict[int, torch.Tensor] = {}
     for key, tensor in tensors.items():

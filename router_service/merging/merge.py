@@ -25,7 +25,7 @@ _LIMITS = AdapterConfig(max_rank=1024, memory_bytes=2**36)
 
 
 def read_adapter(folder: Path) -> HostAdapter:
-    """An adapter's tensors, whatever its base.
+    """Read an adapter's tensors, for any base.
 
     Raises:
         AdapterError: the folder cannot be read or uses what Braid does not serve.
@@ -43,7 +43,7 @@ def read_adapter(folder: Path) -> HostAdapter:
 
 
 def common_base(adapters: Mapping[str, HostAdapter]) -> tuple[str | None, str | None]:
-    """(name, digest) of the base that all adapters were trained on, as far as they say.
+    """Find the base, as (name, digest), on which all adapters say they were trained.
 
     Raises:
         AdapterError: two of them name different bases.
@@ -60,7 +60,7 @@ def common_base(adapters: Mapping[str, HostAdapter]) -> tuple[str | None, str | 
 
 
 def merge(adapters: Sequence[HostAdapter], weights: Sequence[float], method: Method) -> Merged:
-    """The merged adapter's tensors in fp32, by module path.
+    """Compute the merged adapter's tensors in fp32, by module path.
 
     A module that an adapter does not touch has no term of it. The result of ``cat`` equals
     ``sum_i w_i scale_i B_i A_i`` exactly.
@@ -85,7 +85,7 @@ _Terms = Sequence[tuple[LoraTensors, float]]
 
 
 def _cat(path: str, terms: _Terms) -> LoraTensors:
-    """A = [w_i scale_i A_i], B = [B_i]; PEFT's ``cat``."""
+    """Concatenate: A = [w_i scale_i A_i], B = [B_i]; PEFT's ``cat``."""
     del path
     return LoraTensors(
         torch.cat([t.A * (weight * t.scaling) for t, weight in terms]),
@@ -95,7 +95,8 @@ def _cat(path: str, terms: _Terms) -> LoraTensors:
 
 
 def _linear(path: str, terms: _Terms) -> LoraTensors:
-    """A = sum sgn(c) sqrt|c| A_i, B = sum sqrt|c| B_i with c = w_i scale_i; PEFT's ``linear``."""
+    """Add: A = sum sgn(c) sqrt|c| A_i, B = sum sqrt|c| B_i with c = w_i scale_i; PEFT's
+    ``linear``."""
     _check_ranks(path, terms)
     a, b = torch.zeros_like(terms[0][0].A), torch.zeros_like(terms[0][0].B)
     for tensors, weight in terms:
@@ -107,7 +108,7 @@ def _linear(path: str, terms: _Terms) -> LoraTensors:
 
 
 def _factors(path: str, terms: _Terms) -> LoraTensors:
-    """A = sum w_i A_i, B = sum w_i B_i under the common scale; LoraHub's composition."""
+    """Add factors: A = sum w_i A_i, B = sum w_i B_i under the common scale, as LoraHub does."""
     _check_ranks(path, terms)
     scales = {tensors.scaling for tensors, _ in terms}
     if len(scales) > 1:

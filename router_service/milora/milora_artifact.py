@@ -1,35 +1,23 @@
 """A MiLoRA adapter on disk: a PEFT folder that also holds its routers, of kind "milora"."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from cluster.domain.adapter import AdapterEntry
-from router_service.artifacts import (
-    RouterManifest,
-    Tensors,
-    check_tensors,
-    load_artifact,
-    parse_hyperparameters,
-    save_artifact,
-)
+from router_service.artifacts.bound_artifact import BoundArtifact, load_checked, to_be_saved
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes
 from router_service.milora.milora_schema import KIND, MiloraHyperparameters
 
 
-@dataclass(frozen=True)
-class LoadedMilora:
-    """A verified artifact."""
-
-    manifest: RouterManifest
-    hyperparameters: MiloraHyperparameters
-    tensors: Tensors
+class LoadedMilora(BoundArtifact[MiloraHyperparameters]):
+    """Verified routers of an adapter."""
 
     def router(self) -> MiloraRouter:
-        """The routers, on the CPU."""
+        """Build the routers, on the CPU."""
         return MiloraRouter(
             {
                 name: torch.from_numpy(np.array(tensor, dtype=np.float32))
@@ -54,17 +42,17 @@ def save_milora(
     metrics: dict[str, float] | None = None,
 ) -> RouterManifest:
     """Write the routers of the adapter of this digest; returns the manifest with its version."""
-    manifest = RouterManifest(
-        kind=KIND,
-        candidates=(alias,),
+    manifest, arrays = to_be_saved(
+        path,
+        KIND,
+        hyperparameters,
+        _shapes,
+        adapters={alias: digest},
         base_digest=base_digest,
-        adapter_digests={alias: digest},
-        hyperparameters=hyperparameters.model_dump(mode="json"),
         data_digest=data_digest,
-        metrics=metrics or {},
+        tensors=tensors,
+        metrics=metrics,
     )
-    arrays = {name: tensor.detach().float().cpu().numpy() for name, tensor in tensors.items()}
-    check_tensors(path, arrays, _shapes(hyperparameters))
     return save_artifact(path, manifest, arrays)
 
 
@@ -78,17 +66,22 @@ def load_milora(
     """Read and verify the routers of an adapter.
 
     Raises:
-        ConfigError: see ``artifacts.load_artifact``; or tensors that do not fit the manifest.
+        ConfigError: as ``load_checked``.
     """
-    manifest, tensors = load_artifact(
-        path, kind=KIND, aliases=aliases, base_digest=base_digest, adapters=adapters
+    return LoadedMilora(
+        *load_checked(
+            path,
+            KIND,
+            MiloraHyperparameters,
+            _shapes,
+            aliases=aliases,
+            base_digest=base_digest,
+            adapters=adapters,
+        )
     )
-    parsed = parse_hyperparameters(path, manifest, MiloraHyperparameters)
-    check_tensors(path, tensors, _shapes(parsed))
-    return LoadedMilora(manifest, parsed, tensors)
 
 
-def _shapes(hyperparameters: MiloraHyperparameters) -> dict[str, tuple[int, ...]]:
+def _shapes(hyperparameters: MiloraHyperparameters, _: int) -> dict[str, tuple[int, ...]]:
     return tensor_shapes(
         hyperparameters.layers, hyperparameters.hidden_size, hyperparameters.pooling
     )

@@ -61,11 +61,11 @@ class MiloraRouter:
         self._normalise = normalise
 
     def probabilities(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """p [B, 7]: the softmax of ``logits``."""
+        """Compute p [B, 7]: the softmax of ``logits``."""
         return self.logits(layer, hidden, mask).softmax(dim=-1)
 
     def logits(self, layer: int, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """u [B, 7] of a layer's modules in the order of `execution.mixing.LAYER_MODULES`.
+        """Compute u [B, 7] of a layer's modules in the order of `execution.mixing.LAYER_MODULES`.
 
         Args:
             layer: index of the decoder layer.
@@ -82,16 +82,16 @@ class MiloraRouter:
         return activated @ tensors["projection"][layer]
 
     def choose(self, logits: torch.Tensor) -> torch.Tensor:
-        """Weights [B, 7] from logits [B, 7]."""
+        """Choose weights [B, 7] from logits [B, 7]."""
         return choose(logits, self._top_k, self._weighting)
 
     def masks(self, layer: int, prompt_hidden: torch.Tensor) -> torch.Tensor:
-        """Weights [7] for a prompt whose rows [n_p, d] enter ``layer``."""
+        """Choose weights [7] for a prompt whose rows [n_p, d] enter ``layer``."""
         mask = torch.ones(1, len(prompt_hidden), dtype=torch.bool, device=prompt_hidden.device)
         return self.choose(self.logits(layer, prompt_hidden[None], mask))[0]
 
     def to(self, device: torch.device) -> MiloraRouter:
-        """The same router with its tensors on ``device``."""
+        """Copy the router with its tensors on ``device``."""
         return MiloraRouter(
             {name: tensor.to(device) for name, tensor in self._tensors.items()},
             top_k=self._top_k,

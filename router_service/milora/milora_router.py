@@ -21,7 +21,7 @@ from router_service.routers.kind import EnginePart, RouterContext, RouterKind
 
 
 class MiloraOptions(Section):
-    """The routers have no settings beside their artifact's."""
+    """Options of the routers: none besides their artifact's."""
 
 
 class MiloraPromptRouter:
@@ -46,7 +46,7 @@ class MiloraPromptRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """The adapter, whatever the text.
+        """Choose the adapter, for every text.
 
         Raises:
             RouterFailed: it is not the tenant's.

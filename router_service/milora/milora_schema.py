@@ -1,4 +1,4 @@
-"""What the manifest of an adapter's routers says; read without tensors."""
+"""Settings in the manifest of an adapter's routers; read without tensors."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ Weighting = Literal["mask", "prob", "prob_renorm"]
 
 
 class MiloraHyperparameters(Section):
-    """What turns the tensors into weights. The manifest's one candidate is the adapter."""
+    """Settings that turn the tensors into weights. The manifest's one candidate is the adapter."""
 
     top_k: Annotated[int, Field(ge=1, le=NUM_MODULES)]
     pooling: Pooling = "self_attention"
@@ -25,4 +25,4 @@ class MiloraHyperparameters(Section):
     """Decoder layers of the base."""
     hidden_size: Annotated[int, Field(ge=1)]
     training: dict[str, Any] = Field(default_factory=dict)
-    """How adapter and routers were made, for people."""
+    """Description of the making of adapter and routers, for people."""

@@ -8,12 +8,12 @@ from router_service.milora.milora_schema import NUM_MODULES, Pooling, Weighting
 def pool(
     hidden: torch.Tensor, mask: torch.Tensor, how: Pooling, query: torch.Tensor | None
 ) -> torch.Tensor:
-    """One vector [B, d] for each prompt.
+    """Pool one vector [B, d] for each prompt.
 
     Args:
         hidden: rows that enter the layer, [B, T, d], fp32.
-        mask: [B, T] bool, true at the prompt's tokens; the other rows have no part, whatever they
-            hold. Every prompt has one token or more.
+        mask: [B, T] bool, true at the prompt's tokens; the other rows are ignored. Every prompt has
+            one token or more.
         how: "self_attention" is ``softmax(H q)^T H`` over the prompt's positions.
         query: q [d], of "self_attention" alone.
     """
@@ -33,7 +33,7 @@ def pool(
 
 
 def choose(logits: torch.Tensor, top_k: int, weighting: Weighting) -> torch.Tensor:
-    """Weights [B, 7] of a layer's modules, 0 for those not chosen; of equals the first is chosen.
+    """Choose weights [B, 7] of a layer's modules; 0 if not chosen; of equals the first is chosen.
 
     Logits are sorted, not their softmax: of rows that are not normalised they lie thousands apart,
     and all probabilities but one or two are exactly 0 in fp32. With "mask" a chosen module's weight
@@ -51,7 +51,7 @@ def choose(logits: torch.Tensor, top_k: int, weighting: Weighting) -> torch.Tens
 
 
 def balance_loss(logits: torch.Tensor) -> torch.Tensor:
-    """``7 * sum_i f_i * mean(p_i)`` of one layer; 1 where the modules are used alike.
+    """Compute ``7 * sum_i f_i * mean(p_i)`` of one layer; 1 if the modules are used alike.
 
     f_i is the share of the batch's prompts whose likeliest module is i.
 

@@ -14,7 +14,7 @@ _ROUNDS = 40
 
 
 def rational(x: torch.Tensor, numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-    """``sum_j a_j x^j / (1 + |sum_i b_i x^i|)``, elementwise.
+    """Compute ``sum_j a_j x^j / (1 + |sum_i b_i x^i|)``, elementwise.
 
     Args:
         x: any shape, fp32: a power of six overflows half precision.
@@ -31,7 +31,7 @@ def rational(x: torch.Tensor, numerator: torch.Tensor, denominator: torch.Tensor
 
 
 def gelu_coefficients() -> tuple[torch.Tensor, torch.Tensor]:
-    """Numerator [7] and denominator [5], fp32, of the least-squares fit to GELU on [-3, 3].
+    """Fit numerator [7] and denominator [5], fp32, to GELU on [-3, 3] by least squares.
 
     GELU is x / 2 plus an even function, so the denominator's odd powers are zero. Each round solves
     the linear problem ``P - GELU * Q = 0``, weighted by the last round's 1 / Q (Sanathanan and

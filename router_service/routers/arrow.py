@@ -1,8 +1,9 @@
 """Arrow (arXiv 2405.11157): adapters are weighed per token at every linear, without training.
 
 An adapter's prototype at a linear is v, the direction of the input that its B A stretches most. For
-the linear's input x, ``c = softmax over the top k of |x . v| / tau``; v has no sign that matters,
-and x is not normalised. There is no artifact: everything follows from the adapters' own tensors.
+the linear's input x, ``c = softmax over the top k of |x . v| / tau``. The sign of v does not
+matter, and x is not normalised. There is no artifact: everything follows from the adapters' own
+tensors.
 
 The front's half names the adapters; ``ArrowGate`` weighs them in the engine, at each linear.
 """
@@ -19,7 +20,7 @@ from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity, tagged_digest
 from cluster.engine.execution.mixing import LAYER_MODULES
 from cluster.errors import AdapterError, ConfigError
-from router_service.artifacts import check_different
+from router_service.artifacts.router_artifact import check_different
 from router_service.routers.base import (
     Declaration,
     Need,
@@ -40,12 +41,12 @@ _EPSILON = 1e-8
 
 
 class ArrowOptions(Section):
-    """Which adapters, and how they are weighed."""
+    """Adapters to weigh, and how to weigh them."""
 
     adapters: Annotated[tuple[str, ...], Field(min_length=2)]
     """Aliases; all must adapt the same linears."""
     top_k: Annotated[int, Field(ge=1)] = 3
-    """Adapters that share a token at a linear; all of them where there are fewer."""
+    """Number of adapters that share a token at a linear; all of them if there are fewer."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     """tau."""
     iterations: Annotated[int, Field(ge=1)] = 15
@@ -75,7 +76,7 @@ class ArrowRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """Every adapter, whatever the text: the gate's choice is among all of them.
+        """Choose every adapter, for every text: the gate chooses among all of them.
 
         Raises:
             RouterFailed: one of them is not the tenant's.
@@ -111,7 +112,8 @@ class ArrowGate:
         self._temperature = options.temperature
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """c [T, k] in fp32 of a linear's inputs ``x`` [T, d_in]; 0 where nothing is adapted."""
+        """Compute c [T, k] in fp32 of a linear's inputs ``x`` [T, d_in]; 0 at linears without
+        adapters."""
         if site is None:
             raise ValueError("Arrow weighs each linear by itself; a site is needed")
         rows = x.float()
@@ -125,7 +127,7 @@ class ArrowGate:
         return weights
 
     def to(self, device: torch.device) -> ArrowGate:
-        """The same gate with its prototypes on ``device``."""
+        """Copy the gate with its prototypes on ``device``."""
         moved = ArrowGate.__new__(ArrowGate)
         moved.__dict__.update(self.__dict__)
         moved._prototypes = {at: tensor.to(device) for at, tensor in self._prototypes.items()}
@@ -135,7 +137,7 @@ class ArrowGate:
 def prototype(
     A: torch.Tensor, B: torch.Tensor, *, iterations: int = 15, seed: int = 0
 ) -> torch.Tensor:
-    """v [d_in], fp32: the top right singular vector of B A, up to its sign.
+    """Compute v [d_in], fp32: the top right singular vector of B A, up to its sign.
 
     Power iteration v <- A'(B'B)(A v), normalised, from a vector drawn from ``seed``; neither B A
     [d_out, d_in] nor its square is ever formed.
@@ -160,7 +162,7 @@ def prototype(
 def build_gate(
     adapters: Sequence[HostAdapter], options: ArrowOptions, *, num_layers: int, hidden_size: int
 ) -> ArrowGate:
-    """The gate over loaded adapters, in their order.
+    """Build the gate over loaded adapters, in their order.
 
     Raises:
         AdapterError: two adapters adapt different linears, or a linear is in no decoder layer.
@@ -182,7 +184,7 @@ def build_gate(
 
 
 def _place(path: str) -> tuple[int, int]:
-    """(layer, index in LAYER_MODULES) of ``model.layers.3.mlp.up_proj``."""
+    """Parse ``model.layers.3.mlp.up_proj`` into (layer, index in LAYER_MODULES)."""
     parts = path.split(".")
     layer = next((int(part) for part in parts if part.isdecimal()), None)
     if layer is None or parts[-1] not in LAYER_MODULES:
@@ -198,7 +200,7 @@ def _build(config: RouterConfig, options: ArrowOptions, context: RouterContext) 
     for alias in options.adapters:
         entry = context.adapters.get(alias)
         if entry is None or alias in modules:
-            raise ConfigError(f"{where}: {alias!r} is no adapter here, or is named twice")
+            raise ConfigError(f"{where}: {alias!r} is not an adapter here, or is named twice")
         modules[alias] = entry.manifest.modules
     first = options.adapters[0]
     for alias, own in modules.items():

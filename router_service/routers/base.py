@@ -1,4 +1,4 @@
-"""What a router that reads the prompt's text is."""
+"""Protocols of routers that read the prompt's text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,6 @@ from typing import Protocol
 from cluster.domain.decision import CandidateScore, Granularity
 from cluster.errors import BraidError
 from router_service.routers.sentences import SentenceConfig
-
-BASE_ALIAS = ""
-"""The candidate that stands for the base model without an adapter; its delta is zero."""
 
 WEIGHT_DECIMALS = 4
 """Routed weights are rounded to this many decimals before they are signed (decision 0001)."""
@@ -27,7 +24,7 @@ class RouterFailed(BraidError):
 
 
 class Need(StrEnum):
-    """What a router must be given; checked when the router is built."""
+    """Input that a router must be given; checked when the router is built."""
 
     TEXT = "text"  # the prompt's text, before prefill
     PROMPT_HIDDEN = "prompt_hidden"  # hidden states of the prompt, during prefill
@@ -36,7 +33,7 @@ class Need(StrEnum):
 
 
 class Stage(StrEnum):
-    """When a request's weights must exist, in the order of a request's life."""
+    """Moment at which a request's weights must exist, in the order of a request's life."""
 
     ADMISSION = "admission"  # they came with the request or with the configuration
     TEXT = "text"  # before prefill, from the text
@@ -47,14 +44,14 @@ class Stage(StrEnum):
 
 
 class Axis(StrEnum):
-    """What the weights are over."""
+    """Kind of thing that the weights are over."""
 
     ADAPTERS = "adapters"
     MODULES = "modules"  # the linear modules of one adapter
 
 
 class Resolution(StrEnum):
-    """What shares one weight within a request's or a token's row."""
+    """Sites that share one weight within a request's or a token's row."""
 
     ALL = "all"  # every site of the model
     LAYER = "layer"
@@ -63,7 +60,7 @@ class Resolution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a router is and needs; the application is refused where it cannot be given.
+    """Capabilities and needs of a router; the application is refused if it cannot meet them.
 
     ``layers`` and ``width`` are those of the base whose states the router reads; None: any base.
     """
@@ -85,8 +82,9 @@ class RoutedMixture:
     """A router's answer in aliases.
 
     ``weights`` has the kept adapters in candidate order, without the base and without zeros;
-    ``scores`` has every allowed candidate, the base included. The base's probability has that of
-    candidates that are not allowed, and is there without being a candidate where it has a share.
+    ``scores`` has every allowed candidate and the base. The base's probability includes that of
+    candidates that are not allowed; the base has a score, without being a candidate, if it has a
+    share.
     """
 
     weights: tuple[tuple[str, float], ...]
@@ -98,7 +96,7 @@ class PromptRouter(Protocol):
 
     @property
     def name(self) -> str:
-        """What callers write after ``auto:``."""
+        """Name that callers write after ``auto:``."""
         ...
 
     @property
@@ -108,7 +106,7 @@ class PromptRouter(Protocol):
 
     @property
     def declares(self) -> Declaration:
-        """What it is and needs."""
+        """Capabilities and needs."""
         ...
 
     @property
@@ -146,11 +144,11 @@ class SentenceRouter(PromptRouter, Protocol):
 
     @property
     def sentences(self) -> SentenceConfig:
-        """How the answer's sentences are told apart."""
+        """Rules by which the answer is cut into sentences."""
         ...
 
     def reading(self, prompt: str, answer: str) -> str:
-        """What ``reroute`` reads: with an equal text it gives an equal answer."""
+        """Extract the text that ``reroute`` reads; equal texts give equal answers."""
         ...
 
     def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:

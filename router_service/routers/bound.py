@@ -1,10 +1,11 @@
-"""What routers share whose artifact is bound to exact versions and works inside the engine."""
+"""Loading of artifacts that are bound to exact versions and work inside the engine."""
 
 from collections.abc import Callable, Collection
-from typing import Protocol, TypeVar
+from typing import Any, TypeVar
 
 from cluster.config import RouterConfig, Section
-from router_service.artifacts import (
+from router_service.artifacts.bound_artifact import BoundArtifact
+from router_service.artifacts.router_artifact import (
     RouterManifest,
     adapter_versions,
     load_artifact,
@@ -16,25 +17,16 @@ from router_service.routers.kind import RouterContext, artifact_path
 S = TypeVar("S", bound=Section)
 
 
-class Bound(Protocol):
-    """A loaded artifact."""
-
-    @property
-    def manifest(self) -> RouterManifest:
-        """Its router.json."""
-        ...
-
-
-B = TypeVar("B", bound=Bound)
+B = TypeVar("B", bound=BoundArtifact[Any])
 
 
 def read_bound(
     config: RouterConfig, context: RouterContext, kind: str, hyperparameters: type[S]
 ) -> tuple[RouterManifest, S]:
-    """An artifact's manifest and hyper-parameters, for a front: its tensors are checked and left.
+    """Read an artifact's manifest and hyper-parameters, for a front; its tensors are checked only.
 
     Raises:
-        ConfigError: it cannot be used here, or does not tell a version for each candidate.
+        ConfigError: it cannot be used here, or has no version for some candidate.
     """
     path = artifact_path(config)
     manifest, _ = load_artifact(
@@ -52,7 +44,7 @@ def read_bound(
 def load_bound(
     config: RouterConfig, context: RouterContext, load: Callable[..., B]
 ) -> tuple[B, tuple[str, ...]]:
-    """An artifact with its tensors, for an engine, and the versions of its candidates in order.
+    """Load an artifact with its tensors, for an engine, and list the versions of its candidates.
 
     Args:
         load: the kind's own, with the keyword arguments of `load_artifact` but its kind.
@@ -74,7 +66,7 @@ def require_all(name: str, candidates: Collection[str], allowed: Collection[str]
     """Refuse a tenant that may not use all adapters of a router that weighs all of them.
 
     Raises:
-        RouterFailed: the message names those that are not the tenant's.
+        RouterFailed: the message names the adapters that are not the tenant's.
     """
     missing = [alias for alias in candidates if alias not in allowed]
     if missing:

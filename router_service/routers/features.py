@@ -21,7 +21,7 @@ _CHARS_PER_TOKEN = 16
 
 
 class FeatureConfig(Section):
-    """How text becomes ids in ``[0, buckets)``."""
+    """Settings that turn text into ids in ``[0, buckets)``."""
 
     buckets: Annotated[int, Field(ge=16)] = 30_000
     max_tokens: Annotated[int, Field(ge=4)] = 256
@@ -32,7 +32,7 @@ class FeatureConfig(Section):
 
 
 def tokenize(text: str, max_tokens: int) -> list[str]:
-    """Words, numbers as their shape, punctuation; case-folded and NFKC-normalised."""
+    """Split text into words, shapes of numbers, punctuation; case-folded and NFKC-normalised."""
     head, tail = max_tokens // 4, max_tokens - max_tokens // 4
     limit = max_tokens * _CHARS_PER_TOKEN
     shorter = [_normal(part) for part in _ends(text, limit)]
@@ -48,12 +48,12 @@ def tokenize(text: str, max_tokens: int) -> list[str]:
 
 
 def feature_ids(text: str, config: FeatureConfig) -> list[int]:
-    """Ids [T] of a text's features; at most a few thousand."""
+    """Compute ids [T] of a text's features; at most a few thousand."""
     return token_features(tokenize(text, config.max_tokens), config)
 
 
 def token_features(tokens: list[str], config: FeatureConfig) -> list[int]:
-    """Ids of all words, pairs of neighbouring words, and character n-grams of long words."""
+    """Compute ids of words, pairs of neighbouring words, and character n-grams of long words."""
     encoded = [token.encode() for token in tokens]
     buckets, gram = config.buckets, config.gram
     ids = [zlib.crc32(token, _WORD_SEED) % buckets for token in encoded]
@@ -73,7 +73,7 @@ def token_features(tokens: list[str], config: FeatureConfig) -> list[int]:
 
 
 def _ends(text: str, limit: int) -> list[str]:
-    """The text, or the first quarter and the last three quarters of as many characters."""
+    """Keep the first quarter and the last three quarters of the allowed characters."""
     if len(text) <= limit:
         return [text]
     return [text[: limit // 4], text[-(limit - limit // 4) :]]

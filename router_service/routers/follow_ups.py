@@ -1,7 +1,7 @@
-"""A turn of a conversation that goes on with the turn before: "now only those from Berlin".
+"""Turns of a conversation that continue the turn before: "now only those from Berlin".
 
-A router may have learned to tell (its last training had such turns); the rule here serves those
-that have not. Either way it is a function of the turns' texts alone.
+A router may have learned it, if its last training had such turns; the rule here serves the other
+routers. Either way it is a function of the turns' texts alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from router_service.routers.features import tokenize
 
 RULE_SHARE = 0.8
-"""How much of a turn's decision is the turn before's where the rule takes it for a follow-up."""
+"""Share of a turn's decision that is the turn before's, if the rule takes it for a follow-up."""
 
 _NEGLIGIBLE = 1e-3
 _MAX_WORDS = 12
@@ -25,7 +25,7 @@ _REFERENCES = frozenset((
 
 
 def looks_like_follow_up(text: str) -> bool:
-    """Tell by rule: a short turn that opens with a connective or refers to something before."""
+    """Check by rule: a short turn that opens with a connective or refers to something before."""
     words = [word for word in tokenize(text, 2 * _MAX_WORDS) if word[0].isalnum() or word[0] == "#"]
     if not words or len(words) > _MAX_WORDS:
         return False
@@ -39,11 +39,11 @@ def looks_like_follow_up(text: str) -> bool:
 def carry_over(
     turns: Iterable[tuple[Sequence[float], float]], base: int, carry: float
 ) -> list[float]:
-    """Probabilities of the newest turn, with what it takes over from those before it.
+    """Compute the newest turn's probabilities, with what it takes over from the turns before it.
 
-    With p_i a turn's own probabilities and c_i the probability that it goes on with the turn
-    before, which sum to 1: q_i = p_i + c_i (carry q_{i-1} + (1 - carry) base). Before the first
-    turn there is only the base. Turns that count for nothing are not asked for.
+    With p_i a turn's own probabilities and c_i the probability that it continues the turn before,
+    which sum to 1: q_i = p_i + c_i (carry q_{i-1} + (1 - carry) base). Before the first turn there
+    is only the base. Turns that count for nothing are not asked for.
 
     Args:
         turns: (p_i, c_i), the newest first; one or more.

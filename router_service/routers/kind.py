@@ -1,4 +1,4 @@
-"""What a router kind gives the registry, and what the application gives its routers."""
+"""Contract between a router kind, the registry and the application."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
 
 SERVED_NEEDS = frozenset(Need)
-"""What a cluster gives its routers: the text at the front, hidden states and the inputs of linears
-in the engine."""
+"""Inputs that a cluster gives its routers: the text at the front, hidden states and the inputs of
+linears in the engine."""
 
 
 @dataclass(frozen=True, slots=True)
 class RouterContext:
-    """What the application gives its routers."""
+    """Facts that the application gives its routers."""
 
     aliases: frozenset[str]  # of every adapter in the catalog
     max_mixture: int  # most adapters in one mixture
@@ -37,7 +37,7 @@ def router_context(
     base_digest: str,
     provides: frozenset[Need] = frozenset({Need.TEXT}),
 ) -> RouterContext:
-    """The context of an application that serves the base model in ``base_path``.
+    """Make the context of an application that serves the base model in ``base_path``.
 
     Raises:
         ConfigError: its config.json cannot be read.
@@ -60,7 +60,7 @@ def router_context(
 
 @dataclass(frozen=True, slots=True)
 class EnginePart:
-    """What of a router runs inside the engine: a gate, or a router in prefill."""
+    """Part of a router that runs inside the engine: a gate, or a router in prefill."""
 
     digests: tuple[str, ...]  # versions of its adapters, in its order
     gate: MixingGate | None = None
@@ -69,7 +69,7 @@ class EnginePart:
 
 @dataclass(frozen=True, slots=True)
 class RouterKind:
-    """How routers of one kind are built.
+    """Builder of the routers of one kind.
 
     ``build`` gets the configuration, its options validated by ``options``, and the context; it
     raises ConfigError for an artifact that cannot be used. So does ``part``, which a kind has whose
@@ -83,7 +83,7 @@ class RouterKind:
 
 
 def artifact_path(config: RouterConfig) -> Path:
-    """The artifact's folder.
+    """Find the artifact's folder.
 
     Raises:
         ConfigError: the configuration names none.

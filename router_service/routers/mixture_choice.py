@@ -1,9 +1,10 @@
-"""From the probabilities of all candidates to the mixture of a tenant who may use some of them."""
+"""Mixture of a tenant, who may use some of the candidates, from the probabilities of all."""
 
 from collections.abc import Mapping, Sequence
 
 from cluster.domain.decision import CandidateScore
-from router_service.routers.base import BASE_ALIAS, WEIGHT_DECIMALS, RoutedMixture
+from router_service.artifacts.router_artifact import BASE_ALIAS
+from router_service.routers.base import WEIGHT_DECIMALS, RoutedMixture
 from router_service.routers.selection import SelectionConfig, abstains, renormalise, select
 
 _PROBABILITY_DECIMALS = 6
@@ -49,7 +50,7 @@ def choose_mixture(
 def _keep(
     likely: Mapping[str, float], adapters: Sequence[str], selection: SelectionConfig
 ) -> list[str]:
-    """Aliases that are kept, likeliest first; the base's alone where the router abstains."""
+    """Choose the aliases to keep, likeliest first; the base's alone if the router abstains."""
     likeliest = max((likely[alias] for alias in adapters), default=0.0)
     if not adapters or abstains(likeliest, likely.get(BASE_ALIAS, 0.0), selection):
         return [BASE_ALIAS]
@@ -58,7 +59,8 @@ def _keep(
 
 
 def _weigh(kept: Mapping[str, float], selection: SelectionConfig) -> dict[str, float]:
-    """Rounded weights of what is kept; a base beside adapters has a share where it dilutes."""
+    """Compute the rounded weights of the kept aliases; a base among adapters has a share if it
+    dilutes."""
     sharing = [a for a in kept if a != BASE_ALIAS or selection.dilute]
     weights = renormalise([kept[alias] for alias in sharing], selection.renormalise)
     return {

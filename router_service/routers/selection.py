@@ -1,4 +1,4 @@
-"""From probabilities to weights: DLP-LoRA's Eq. 4 and 5 (arXiv 2410.01497)."""
+"""Weights from probabilities: DLP-LoRA's Eq. 4 and 5 (arXiv 2410.01497)."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Renormalise = Literal["softmax_probabilities", "divide_by_sum"]
 
 
 class SelectionConfig(Section):
-    """Which candidates are kept, and how the kept ones share the weight."""
+    """Rules by which candidates are kept and share the weight."""
 
     method: Method = "nucleus"
     top_p: Probability = 0.6
@@ -33,12 +33,12 @@ class SelectionConfig(Section):
     margin: Share = 0.0
     """The base alone answers unless the likeliest adapter is likelier than it by more than this."""
     dilute: bool = False
-    """Where the base is kept beside adapters: whether its weight is taken from theirs. Otherwise
+    """If true, the weight of a base that is kept among adapters is taken from theirs. Otherwise
     the adapters share the whole weight among themselves."""
 
 
 def softmax(logits: Sequence[float]) -> list[float]:
-    """Probabilities of logits; [N] -> [N]."""
+    """Compute the probabilities [N] of logits [N]."""
     highest = max(logits)
     exponentials = [math.exp(logit - highest) for logit in logits]
     total = math.fsum(exponentials)
@@ -46,7 +46,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 
 def select(probabilities: Sequence[float], config: SelectionConfig) -> list[int]:
-    """Indices of the kept candidates, likeliest first; equal ones in candidate order.
+    """Choose the indices of the kept candidates, likeliest first; equal ones in candidate order.
 
     Nucleus: with p sorted descending, j = 1 is kept, j > 1 iff p_1 + ... + p_{j-1} <= top_p, so
     the candidate that crosses the threshold is kept. ``top_p`` = 1 keeps all.
@@ -64,18 +64,18 @@ def select(probabilities: Sequence[float], config: SelectionConfig) -> list[int]
 
 
 def abstains(likeliest: float, base: float, config: SelectionConfig) -> bool:
-    """Tell whether the base alone answers.
+    """Check if the base alone answers.
 
     Args:
         likeliest: the largest probability of an adapter.
-        base: the base's probability, with that of what may not be used; 0 where it has none.
-        config: says how sure a router must be.
+        base: the base's probability, with that of what may not be used; 0 if it has none.
+        config: sets how sure a router must be.
     """
     return likeliest < config.min_probability or (base > 0 and likeliest - base <= config.margin)
 
 
 def renormalise(kept: Sequence[float], how: Renormalise) -> list[float]:
-    """Weights of the kept probabilities, summing to 1.
+    """Compute the weights of the kept probabilities, summing to 1.
 
     ``softmax_probabilities`` is Eq. 5 and the official code. ``divide_by_sum`` equals the softmax
     of the kept logits, which the official code uses for top-k.

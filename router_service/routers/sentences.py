@@ -1,4 +1,4 @@
-"""Where sentences end in text that is still being written: the boundaries of re-routing.
+"""Ends of sentences in text that is still being written: the boundaries of re-routing.
 
 DLP-LoRA (arXiv 2410.01497) routes again at each new sentence and does not say how ends are found;
 these rules are ours. An end is known as soon as the first character of the next sentence is there,
@@ -28,7 +28,7 @@ _ABBREVIATIONS = frozenset(
 
 
 class SentenceConfig(Section):
-    """How finely text is cut."""
+    """Settings for cutting text into sentences."""
 
     min_characters: Annotated[int, Field(ge=1)] = 24
     """A shorter sentence is joined with the next one."""
@@ -36,7 +36,7 @@ class SentenceConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """What one place in the text is: an end at ``end``, or none; go on reading at ``resume``."""
+    """Finding at one place in the text: an end at ``end``, or none; resume at ``resume``."""
 
     resume: int
     end: int | None = None
@@ -60,7 +60,7 @@ class SentenceSplitter:
         return self._advance(final=False)
 
     def finish(self) -> list[int]:
-        """The text is complete; returns the remaining ends, the end of the text among them."""
+        """Return the remaining ends of a complete text, its own end among them."""
         ends = self._advance(final=True)
         if self._text.strip():
             ends.append(self._offset + len(self._text))
@@ -83,25 +83,25 @@ class SentenceSplitter:
 
 
 def sentence_ends(text: str, config: SentenceConfig | None = None) -> list[int]:
-    """The ends of a whole text."""
+    """List the ends of a whole text."""
     splitter = SentenceSplitter(config)
     return splitter.feed(text) + splitter.finish()
 
 
 def sentences(text: str, config: SentenceConfig | None = None) -> list[str]:
-    """The sentences of a whole text, without the white space around them."""
+    """List the sentences of a whole text, without the white space around them."""
     ends = sentence_ends(text, config)
     return [text[a:b].strip() for a, b in zip([0, *ends], ends, strict=False)]
 
 
 def last_full_sentences(text: str, count: int, config: SentenceConfig | None = None) -> str:
-    """The last ``count`` sentences that are certainly over; "" where there is none."""
+    """Return the last ``count`` sentences that are certainly over, or "" if there are none."""
     ends = [0, *SentenceSplitter(config).feed(text)]
     return text[ends[max(0, len(ends) - 1 - count)] : ends[-1]].strip()
 
 
 def _judge(text: str, at: int, *, final: bool) -> _Verdict | None:
-    """What stands at ``at``; None where more text must come first."""
+    """Judge the text at ``at``; returns None if more text must come first."""
     character = text[at]
     if character == "\n":
         if at + 1 == len(text):
@@ -131,7 +131,7 @@ def _judge(text: str, at: int, *, final: bool) -> _Verdict | None:
 
 
 def _may_end(text: str, period: int) -> bool:
-    """Whether one full stop at ``period`` can end a sentence, by the word before it."""
+    """Check if one full stop at ``period`` can end a sentence, by the word before it."""
     start = period
     while start > 0 and not text[start - 1].isspace() and text[start - 1] not in _CLOSERS | {"("}:
         start -= 1

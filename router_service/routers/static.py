@@ -1,7 +1,7 @@
 """A fixed mixture under a name: an average, weights of one's own, or searched ones.
 
-The weights are applied to the adapters' outputs, so any real up to ``MAX_WEIGHT`` will do and
-nothing is renormalised. A tenant that may not use all of the adapters cannot be served: the rest of
+The weights are applied to the adapters' outputs, so any real up to ``MAX_WEIGHT`` is legal and
+nothing is renormalised. A tenant that may not use all of the adapters cannot be served: a part of
 a mixture is another mixture.
 """
 
@@ -17,16 +17,16 @@ from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
-from router_service.artifacts import (
+from router_service.artifacts.outputs import claim_folder, writing
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
     RouterManifest,
     check_tensors,
     load_artifact,
     parse_hyperparameters,
     save_artifact,
 )
-from router_service.outputs import claim_folder, writing
 from router_service.routers.base import (
-    BASE_ALIAS,
     MAX_WEIGHT,
     WEIGHT_DECIMALS,
     Declaration,
@@ -41,11 +41,11 @@ _WEIGHTS = "weights"
 
 
 class StaticHyperparameters(Section):
-    """Where the weights come from."""
+    """Origin of the weights."""
 
     method: Literal["explicit", "average", "search"] = "explicit"
     training: dict[str, Any] = Field(default_factory=dict)
-    """How a search was made, for people."""
+    """Description of a search, for people."""
 
 
 class StaticOptions(Section):
@@ -70,7 +70,7 @@ class StaticRouter:
         )
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
-        """The mixture, whatever the text."""
+        """Choose the mixture, for every text."""
         del text
         lacking = [alias for alias, _ in self._answer.weights if alias not in allowed]
         if lacking:

@@ -1,4 +1,4 @@
-"""Which part of a conversation a text router reads."""
+"""Part of a conversation that a text router reads."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -12,14 +12,14 @@ MAX_HISTORY = 16
 
 
 class TextPolicy(Section):
-    """What reaches the router: the prompt or its tail, then, at a re-route, the answer's end."""
+    """Text that reaches the router: the prompt or its tail; at a re-route also the answer's end."""
 
     prompt_characters: Annotated[int, Field(ge=1)] | None = None
     """Only about this many last characters of the prompt, from a word's start; unset: all of it."""
     answer_sentences: Annotated[int, Field(ge=1)] = 1
     """At a re-route: this many last full sentences of the answer so far."""
     sentences: SentenceConfig = SentenceConfig()
-    """How sentences of an answer are told apart."""
+    """Rules by which an answer is cut into sentences."""
     history: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = 3
     """User turns before the last one that a follow-up may go back to; 0: the last turn alone."""
     carry: Annotated[float, Field(gt=0, le=1)] = 0.9
@@ -28,14 +28,14 @@ class TextPolicy(Section):
 
 
 def read_text(policy: TextPolicy, prompt: str, answer: str = "") -> str:
-    """The text that is routed: the prompt's tail, then the answer's last full sentences."""
+    """Extract the text that is routed: the prompt's tail, then the answer's last full sentences."""
     tail = _tail(prompt, policy.prompt_characters)
     last = last_full_sentences(answer, policy.answer_sentences, policy.sentences)
     return f"{tail}\n{last}" if last else tail
 
 
 def read_earlier(policy: TextPolicy, earlier: Sequence[str]) -> list[str]:
-    """The earlier turns that are read, each cut as the prompt is; the oldest first."""
+    """Extract the earlier turns that are read, the oldest first, each cut as the prompt is."""
     kept = earlier[-policy.history :] if policy.history else ()
     return [_tail(turn, policy.prompt_characters) for turn in kept]
 

@@ -8,7 +8,7 @@ import pytest
 from cluster.errors import ConfigError
 from demo.generator.datasets import generate, write_datasets
 from demo.generator.skills import GENERAL, SKILLS
-from demo.generator.templates import Skill
+from demo.generator.skills.templates import Skill
 from training.jsonl import Example, read_examples
 
 ALL = {**SKILLS, GENERAL.name: GENERAL}

@@ -8,6 +8,7 @@ import pytest
 from cluster.errors import ConfigError
 from demo.generator.report import render_report
 from demo.generator.results import DemoResults
+from demo.generator.results_file import write_result_file
 from demo.generator.rivals import AlwaysBase, NaiveBayes, Renormalising
 from demo.generator.router_texts import FOLLOW_UP
 from demo.generator.wording_results import (
@@ -15,7 +16,6 @@ from demo.generator.wording_results import (
     WordingResults,
     WordingRow,
     read_wording_results,
-    write_wording_results,
 )
 from demo.generator.wordings import (
     LACKING,
@@ -137,7 +137,7 @@ def test_results_are_kept_and_reported(tmp_path: Path) -> None:
     )
     path = tmp_path / FILE
     assert read_wording_results(path) is None
-    write_wording_results(path, results)
+    write_result_file(path, results)
     assert read_wording_results(path) == results
     report = render_report(DemoResults.empty(), results)
     assert "| chat | 40 | 95% (83%-99%) | 100% (91%-100%) |" in report

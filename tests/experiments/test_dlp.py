@@ -14,9 +14,9 @@ from experiments.dlp.report import render, write_report
 from experiments.dlp.routing import load_any, measure_speed, widen
 from experiments.dlp.tasks import load_tasks, write_router_data
 from experiments.intervals import mean_interval
-from experiments.parts import kept_parts, part
-from router_service.artifacts import RouterManifest, save_artifact
-from router_service.dlp.dlp_router import DlpHyperparameters
+from experiments.kept_results import kept_results, measure_once
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.routers.features import FeatureConfig
 from training.evaluation.local_engine import Asked
@@ -74,17 +74,17 @@ def test_the_routers_files_have_one_line_per_prompt(tmp_path: Path) -> None:
     assert len((train / "general.jsonl").read_text().splitlines()) > 5
 
 
-def test_a_part_is_measured_once_for_its_settings(tmp_path: Path) -> None:
+def test_a_result_is_measured_once_for_its_settings(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def measure() -> dict[str, Any]:
         calls.append(1)
         return {"value": len(calls)}
 
-    assert part(tmp_path, "p", {"a": 1}, measure)["value"] == 1
-    assert part(tmp_path, "p", {"a": 1}, measure)["value"] == 1
-    assert part(tmp_path, "p", {"a": 2}, measure)["value"] == 2
-    assert {name: p["value"] for name, p in kept_parts(tmp_path).items()} == {"p": 2}
+    assert measure_once(tmp_path, "p", {"a": 1}, measure)["value"] == 1
+    assert measure_once(tmp_path, "p", {"a": 1}, measure)["value"] == 1
+    assert measure_once(tmp_path, "p", {"a": 2}, measure)["value"] == 2
+    assert {name: p["value"] for name, p in kept_results(tmp_path).items()} == {"p": 2}
 
 
 def test_means_come_with_students_interval() -> None:

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.adapters.signatures import SignatureMaker, tar_of
 from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.config import AppConfig, RouterConfig, Settings, cache_folder
 from deployments.local.local_state import StateDir
 from deployments.local.quickstart import DEMO_ROUTER, with_demo
-from tests.support.live_cluster import LiveCluster, wait_for
+from testing.local_cluster import LocalCluster
+from testing.signatures.signature_maker import SignatureMaker, tar_of
+from testing.waiting import wait_for
 
 REPLICAS = 2
 
@@ -61,10 +62,10 @@ def archives(maker: SignatureMaker, tmp_path: Path) -> list[bytes]:
 @pytest.fixture(scope="session")
 def live(
     base_model: ModelLocation, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveCluster]:
+) -> Iterator[LocalCluster]:
     """The session's cluster; every pool must be whole when the session ends."""
     folder: Path = tmp_path_factory.mktemp("state")
-    cluster = LiveCluster.start(folder, quickstart)
+    cluster = LocalCluster.start(folder, quickstart)
     try:
         yield cluster
     finally:
@@ -73,22 +74,12 @@ def live(
 
 
 @pytest.fixture
-def cluster(live: LiveCluster) -> Iterator[LiveCluster]:
+def cluster(live: LocalCluster) -> Iterator[LocalCluster]:
     """The cluster at rest: no test leaves a request, a lease or a block behind."""
     yield live
     wait_for("replicas back", lambda: live.ready_replicas() == REPLICAS, 60)
-    wait_for("nothing runs", lambda: live.metric("braid_replica_running_sequences") == 0, 20)
-    wait_for("nothing waits", lambda: live.metric("braid_replica_queued_requests") == 0, 20)
-    wait_for("no leases", lambda: live.metric("braid_replica_adapter_leases") == 0, 20)
     # Replicas report with a delay: a report from before the test's last request may still stand.
-    wait_for(
-        "KV blocks back",
-        lambda: (
-            live.metric("braid_replica_kv_blocks_free") == live.metric("braid_replica_kv_blocks")
-        ),
-        20,
-    )
-    wait_for("nothing in flight", lambda: live.metric("braid_requests_in_flight") == 0, 5)
+    live.wait_until_at_rest(20)
     answer = live.get("/admin/v1/integrity", "admin").json()
     assert (answer["silent"], answer["failures"]) == ([], [])
     books = answer["replicas"]

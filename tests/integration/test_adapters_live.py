@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.adapters.signatures import Signature, SignatureMaker, tar_of
 from cluster.base_model.source import ModelLocation
 from deployments.front.text.chat_template import TemplateOptions
 from deployments.front.text.text_stream import TextCodec
-from tests.support.live_cluster import VALKEY, LiveCluster, wait_for
+from testing.local_cluster import VALKEY, LocalCluster
+from testing.signatures.signature_maker import Signature, SignatureMaker, tar_of
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -31,7 +32,7 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(cluster: LiveCluster) -> Iterator[None]:
+def nothing_left(cluster: LocalCluster) -> Iterator[None]:
     """Whatever a test added is removed by it, with its memory."""
     before = {card["name"]: card["version"] for card in listed(cluster)}
     yield
@@ -43,23 +44,23 @@ def nothing_left(cluster: LiveCluster) -> Iterator[None]:
     assert cluster.get(ADAPTERS, "admin").json()["other_versions"] == []
 
 
-def listed(cluster: LiveCluster) -> list[dict]:
+def listed(cluster: LocalCluster) -> list[dict]:
     return cluster.get(ADAPTERS, "admin").json()["data"]
 
 
-def add(cluster: LiveCluster, name: str, archive: bytes, **query: str) -> str:
+def add(cluster: LocalCluster, name: str, archive: bytes, **query: str) -> str:
     """Upload for acme; the version."""
     answer = cluster.upload(ADAPTERS, "admin", archive, **{"name": name, "grants": "acme", **query})
     assert answer.status_code == 201, answer.text
     return answer.json()["version"]
 
 
-def remove(cluster: LiveCluster, name: str) -> None:
+def remove(cluster: LocalCluster, name: str) -> None:
     answer = cluster.delete(f"{ADAPTERS}/{name}", "admin")
     assert answer.status_code == 200, answer.text
 
 
-def says(cluster: LiveCluster, model: str, signature: Signature, version: str) -> None:
+def says(cluster: LocalCluster, model: str, signature: Signature, version: str) -> None:
     """Ask once; the answer is the signature's alone."""
     answer = cluster.complete("acme", model, "Once upon a time", max_tokens=TOKENS, ignore_eos=True)
     assert answer.status_code == 200, answer.text
@@ -70,7 +71,7 @@ def says(cluster: LiveCluster, model: str, signature: Signature, version: str) -
 class LongStream(threading.Thread):
     """A streamed answer of many tokens; ``begun`` when the first one is here."""
 
-    def __init__(self, cluster: LiveCluster, model: str, tokens: int) -> None:
+    def __init__(self, cluster: LocalCluster, model: str, tokens: int) -> None:
         super().__init__()
         self._cluster = cluster
         self._body = {
@@ -100,7 +101,7 @@ class LongStream(threading.Thread):
 
 
 def test_added_while_others_run_and_used_at_once_on_both_replicas(
-    cluster: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+    cluster: LocalCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
     def ask_sql() -> object:
         return cluster.complete("acme", "sql", "Show all users", max_tokens=60).json()["choices"]
@@ -128,7 +129,7 @@ def test_added_while_others_run_and_used_at_once_on_both_replicas(
 
 
 def test_a_folder_of_the_server_and_a_tenants_own_name(
-    cluster: LiveCluster, maker: SignatureMaker
+    cluster: LocalCluster, maker: SignatureMaker
 ) -> None:
     maker.write(cluster.state.root / "sources" / "team" / "one", maker.signatures[1])
     body = {"name": "mine", "tenant": "acme", "source": {"folder": "team/one"}}
@@ -148,7 +149,7 @@ def test_a_folder_of_the_server_and_a_tenants_own_name(
 
 
 def test_an_own_template_and_a_base_that_is_vouched_for(
-    cluster: LiveCluster, maker: SignatureMaker, base_model: ModelLocation
+    cluster: LocalCluster, maker: SignatureMaker, base_model: ModelLocation
 ) -> None:
     template = "{% for m in messages %}### {{ m['content'] }}{% endfor %}"
     folder = cluster.state.root / "sources" / "own"
@@ -182,7 +183,7 @@ def test_an_own_template_and_a_base_that_is_vouched_for(
 
 
 def test_replaced_under_a_running_stream_and_rolled_back(
-    cluster: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+    cluster: LocalCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
     old, new, _, _ = maker.signatures
     first = add(cluster, "swap", archives[0])
@@ -202,7 +203,7 @@ def test_replaced_under_a_running_stream_and_rolled_back(
     remove(cluster, "swap")
 
 
-def test_of_two_adds_of_one_name_one_wins(cluster: LiveCluster, archives: list[bytes]) -> None:
+def test_of_two_adds_of_one_name_one_wins(cluster: LocalCluster, archives: list[bytes]) -> None:
     with ThreadPoolExecutor(2) as pool:
         answers = list(
             pool.map(lambda a: cluster.upload(ADAPTERS, "admin", a, name="race"), archives[:2])
@@ -214,12 +215,12 @@ def test_of_two_adds_of_one_name_one_wins(cluster: LiveCluster, archives: list[b
     wait_for("loser is gone", lambda: not other_versions(cluster), 20)
 
 
-def other_versions(cluster: LiveCluster) -> list[dict]:
+def other_versions(cluster: LocalCluster) -> list[dict]:
     return cluster.get(ADAPTERS, "admin").json()["other_versions"]
 
 
 def test_removed_under_a_running_stream(
-    cluster: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+    cluster: LocalCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
     def bytes_used() -> list[int]:
         replicas = cluster.get("/admin/v1/residency", "admin").json()["replicas"]
@@ -248,7 +249,7 @@ def test_removed_under_a_running_stream(
     assert not stored[0].exists()
 
 
-def test_pinned_on_every_replica(cluster: LiveCluster, archives: list[bytes]) -> None:
+def test_pinned_on_every_replica(cluster: LocalCluster, archives: list[bytes]) -> None:
     version = add(cluster, "kept", archives[3])
     assert cluster.post(f"{ADAPTERS}/kept/pin", "admin", {}).json()["pinned"]
 
@@ -268,7 +269,7 @@ def test_pinned_on_every_replica(cluster: LiveCluster, archives: list[bytes]) ->
 
 
 def test_bad_ones_are_refused_and_leave_nothing(
-    cluster: LiveCluster, maker: SignatureMaker, tmp_path: Path
+    cluster: LocalCluster, maker: SignatureMaker, tmp_path: Path
 ) -> None:
     good = maker.write(tmp_path / "good", maker.signatures[0])
     weights = good / "adapter_model.safetensors"
@@ -308,7 +309,7 @@ def test_bad_ones_are_refused_and_leave_nothing(
 
 
 def test_the_registry_outlives_its_server(
-    cluster: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+    cluster: LocalCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
     version = add(cluster, "lasting", archives[0])
     (server,) = cluster.processes(VALKEY)

@@ -7,7 +7,8 @@ import time
 import httpx2
 import pytest
 
-from tests.support.live_cluster import LiveCluster, wait_for
+from testing.local_cluster import LocalCluster
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -21,12 +22,12 @@ LONG = {
 }
 
 
-def running(cluster: LiveCluster) -> float:
+def running(cluster: LocalCluster) -> float:
     return cluster.metric("braid_replica_running_sequences")
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
-def test_disconnect_frees_the_sequence(cluster: LiveCluster, stream: bool) -> None:
+def test_disconnect_frees_the_sequence(cluster: LocalCluster, stream: bool) -> None:
     before = cluster.metric("braid_requests_total", outcome="cancelled")
     with httpx2.Client(timeout=60) as client:
         request = client.build_request(
@@ -56,7 +57,7 @@ def test_disconnect_frees_the_sequence(cluster: LiveCluster, stream: bool) -> No
     )
 
 
-def test_a_client_that_sends_and_leaves_at_once_is_counted(cluster: LiveCluster) -> None:
+def test_a_client_that_sends_and_leaves_at_once_is_counted(cluster: LocalCluster) -> None:
     def counted() -> float:
         return cluster.metric("braid_requests_total")
 

@@ -9,7 +9,7 @@ import jsonschema
 import openai
 import pytest
 
-from tests.support.live_cluster import LiveCluster
+from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -27,7 +27,7 @@ SCHEMA = {
 
 
 @pytest.fixture
-def acme(cluster: LiveCluster) -> Iterator[openai.OpenAI]:
+def acme(cluster: LocalCluster) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{cluster.url}/v1", api_key=cluster.keys["acme"], max_retries=0, timeout=120
     ) as client:
@@ -188,7 +188,7 @@ def test_guided_regex(acme: openai.OpenAI) -> None:
         ({"presence_penalty": 3}, "presence_penalty"),
     ],
 )
-def test_bad_options_are_named(cluster: LiveCluster, fields: dict[str, Any], param: str) -> None:
+def test_bad_options_are_named(cluster: LocalCluster, fields: dict[str, Any], param: str) -> None:
     answer = cluster.complete("acme", BASE, "hello", **fields)
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == param

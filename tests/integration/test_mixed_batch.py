@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cluster.base_model.source import ModelLocation
 from deployments.local.quickstart import DEMO_ADAPTERS
 from kernels.tolerances import tolerance
-from tests.support.live_cluster import LiveCluster
+from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -34,14 +34,14 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def ask(cluster: LiveCluster, tenant: str, body: dict[str, Any]) -> dict[str, Any]:
+def ask(cluster: LocalCluster, tenant: str, body: dict[str, Any]) -> dict[str, Any]:
     answer = cluster.post("/v1/completions", tenant, {"max_tokens": 20, "temperature": 0, **body})
     assert answer.status_code == 200, answer.text
     (choice,) = answer.json()["choices"]
     return {"text": choice["text"], "finish": choice["finish_reason"]}
 
 
-def test_batched_equals_alone(cluster: LiveCluster) -> None:
+def test_batched_equals_alone(cluster: LocalCluster) -> None:
     alone = [ask(cluster, tenant, body) for tenant, body in REQUESTS]
     together = REQUESTS * 3
     barrier = threading.Barrier(len(together))
@@ -58,7 +58,7 @@ def test_batched_equals_alone(cluster: LiveCluster) -> None:
 
 @pytest.mark.parametrize("terms", [MIXED, NEGATIVE], ids=["convex", "negative"])
 def test_logprobs_agree_with_peft(
-    cluster: LiveCluster, base_model: ModelLocation, terms: list[dict[str, Any]]
+    cluster: LocalCluster, base_model: ModelLocation, terms: list[dict[str, Any]]
 ) -> None:
     """The mixture against PEFT's exact ``cat`` merge of the same adapters and weights."""
     prompt = "Ann is 31 and lives in Oslo."

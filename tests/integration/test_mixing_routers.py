@@ -22,8 +22,9 @@ from router_service.milora.milora_artifact import save_milora
 from router_service.milora.milora_network import tensor_shapes
 from router_service.milora.milora_schema import MiloraHyperparameters
 from router_service.milora.rational import gelu_coefficients
+from testing.local_cluster import LocalCluster
+from testing.waiting import wait_for
 from tests.integration.conftest import quickstart
-from tests.support.live_cluster import LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -75,11 +76,11 @@ def with_mixing(config: AppConfig, state: StateDir, base: ModelLocation) -> AppC
 @pytest.fixture(scope="module")
 def fused(
     base_model: ModelLocation, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveCluster]:
+) -> Iterator[LocalCluster]:
     def make_config(state: StateDir, port: int) -> AppConfig:
         return with_mixing(quickstart(state, port), state, base_model)
 
-    cluster = LiveCluster.start(tmp_path_factory.mktemp("state"), make_config)
+    cluster = LocalCluster.start(tmp_path_factory.mktemp("state"), make_config)
     try:
         yield cluster
     finally:
@@ -92,7 +93,7 @@ def fresh(text: str) -> str:
     return f"{text} ({time.time_ns()})"
 
 
-def test_an_untrained_gate_answers_like_its_target(fused: LiveCluster) -> None:
+def test_an_untrained_gate_answers_like_its_target(fused: LocalCluster) -> None:
     prompt = fresh("Count the orders of each customer")
     gated = fused.complete("acme", "auto:fresh", prompt)
     assert gated.status_code == 200, gated.text
@@ -104,7 +105,7 @@ def test_an_untrained_gate_answers_like_its_target(fused: LiveCluster) -> None:
     assert again.json()["choices"] == gated.json()["choices"]
 
 
-def test_an_answer_tells_the_gates_weights_on_request(fused: LiveCluster) -> None:
+def test_an_answer_tells_the_gates_weights_on_request(fused: LocalCluster) -> None:
     answer = fused.complete("acme", "auto:blend", fresh("Count the orders"), explain=True).json()
     (choice,) = answer["choices"]
     assert choice["explain"]["adapters"] == ["shell", "sql"]
@@ -114,7 +115,7 @@ def test_an_answer_tells_the_gates_weights_on_request(fused: LiveCluster) -> Non
     assert any(abs(layer[1] - 1) > 0.01 for token in weights for layer in token)
 
 
-def test_gated_and_other_requests_share_batches(fused: LiveCluster) -> None:
+def test_gated_and_other_requests_share_batches(fused: LocalCluster) -> None:
     prompts = {
         model: fresh("Show all files larger than 10 MB")
         for model in ("auto:blend", "auto:fresh", "auto:modules", "auto", "sql", "base")
@@ -132,12 +133,12 @@ def test_gated_and_other_requests_share_batches(fused: LiveCluster) -> None:
     assert together == alone
 
 
-def test_a_tenant_without_all_adapters_gets_the_base(fused: LiveCluster) -> None:
+def test_a_tenant_without_all_adapters_gets_the_base(fused: LocalCluster) -> None:
     answer = fused.complete("globex", "auto:blend", fresh("hello"))
     assert answer.headers["x-braid-decision-source"] == "fallback"
 
 
-def test_a_prompts_modules_are_chosen_once_for_the_whole_cluster(fused: LiveCluster) -> None:
+def test_a_prompts_modules_are_chosen_once_for_the_whole_cluster(fused: LocalCluster) -> None:
     prompt = fresh("Make JSON of: name Ann, age 31")
     routed = fused.metric(ROUTED)
     first = fused.complete("acme", "auto:modules", prompt)
@@ -168,7 +169,7 @@ def test_a_prompts_modules_are_chosen_once_for_the_whole_cluster(fused: LiveClus
     assert fused.metric(ROUTED) == routed + 1, replicas
 
 
-def test_another_history_is_another_prompt(fused: LiveCluster) -> None:
+def test_another_history_is_another_prompt(fused: LocalCluster) -> None:
     """What routers read is the last message; a mask is of everything that is prefilled."""
     question = fresh("And as JSON?")
     decisions = set()

@@ -7,7 +7,7 @@ import httpx2
 import openai
 import pytest
 
-from tests.support.live_cluster import LiveCluster
+from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -15,7 +15,7 @@ BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @pytest.fixture
-def acme(cluster: LiveCluster) -> Iterator[openai.OpenAI]:
+def acme(cluster: LocalCluster) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{cluster.url}/v1", api_key=cluster.keys["acme"], max_retries=0, timeout=120
     ) as client:
@@ -89,7 +89,7 @@ def test_models_name_parent_and_root(acme: openai.OpenAI) -> None:
     assert acme.models.retrieve("sql").id == "sql"
 
 
-def test_wrong_key(cluster: LiveCluster) -> None:
+def test_wrong_key(cluster: LocalCluster) -> None:
     client = openai.OpenAI(base_url=f"{cluster.url}/v1", api_key="brd_wrong", max_retries=0)
     with pytest.raises(openai.AuthenticationError) as caught:
         client.models.list()
@@ -121,7 +121,7 @@ def test_foreign_and_unknown_models_look_alike(acme: openai.OpenAI, model: str) 
         ({"tools": [{"type": "function"}]}, "tools"),
     ],
 )
-def test_bad_fields_are_named(cluster: LiveCluster, fields: dict[str, object], param: str) -> None:
+def test_bad_fields_are_named(cluster: LocalCluster, fields: dict[str, object], param: str) -> None:
     body = {"model": BASE, "messages": ask("hello"), **fields}
     answer = cluster.post("/v1/chat/completions", "acme", body)
     assert answer.status_code == 400
@@ -130,7 +130,7 @@ def test_bad_fields_are_named(cluster: LiveCluster, fields: dict[str, object], p
     assert param.split(".")[0].split("[")[0] in error["message"]
 
 
-def test_bodies_that_are_not_requests(cluster: LiveCluster) -> None:
+def test_bodies_that_are_not_requests(cluster: LocalCluster) -> None:
     for content in (b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe"):
         answer = httpx2.post(
             f"{cluster.url}/v1/chat/completions",
@@ -142,12 +142,12 @@ def test_bodies_that_are_not_requests(cluster: LiveCluster) -> None:
         assert answer.json()["error"]["message"]
 
 
-def test_too_large_a_body(cluster: LiveCluster) -> None:
+def test_too_large_a_body(cluster: LocalCluster) -> None:
     answer = cluster.complete("acme", BASE, "x" * 5_000_000)
     assert answer.status_code == 413
 
 
-def test_prompts_at_the_edges(cluster: LiveCluster) -> None:
+def test_prompts_at_the_edges(cluster: LocalCluster) -> None:
     too_long = cluster.complete("acme", BASE, "word " * 4000)
     assert too_long.status_code == 400
     assert too_long.json()["error"]["code"] == "context_length_exceeded"

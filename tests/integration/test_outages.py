@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from tests.support.live_cluster import REPLICA, VALKEY, LiveCluster, wait_for
+from testing.local_cluster import REPLICA, VALKEY, LocalCluster
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -17,7 +18,7 @@ LONG = 300
 class Traffic:
     """Routed and explicit requests without a break; keeps what came back."""
 
-    def __init__(self, cluster: LiveCluster) -> None:
+    def __init__(self, cluster: LocalCluster) -> None:
         self.answers: list[tuple[int, str, str, str]] = []
         self._stop = threading.Event()
 
@@ -51,7 +52,7 @@ class Traffic:
             thread.join()
 
 
-def test_redis_dies_and_comes_back(cluster: LiveCluster) -> None:
+def test_redis_dies_and_comes_back(cluster: LocalCluster) -> None:
     (server,) = cluster.processes(VALKEY)
     with Traffic(cluster) as traffic:
         wait_for("traffic flows", lambda: len(traffic.answers) >= 6, 60)
@@ -73,7 +74,7 @@ def test_redis_dies_and_comes_back(cluster: LiveCluster) -> None:
     assert "unavailable" in {answer[2] for answer in traffic.answers}
 
 
-def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LiveCluster) -> None:
+def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LocalCluster) -> None:
     prompt = "Once upon a time"
     expected = cluster.complete("acme", BASE, prompt, max_tokens=LONG, ignore_eos=True).json()
     results = []
@@ -106,7 +107,7 @@ def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LiveCluste
     assert cluster.complete("acme", "sql", "Show all users").status_code == 200
 
 
-def test_integrity_names_a_replica_that_hangs(cluster: LiveCluster) -> None:
+def test_integrity_names_a_replica_that_hangs(cluster: LocalCluster) -> None:
     hanging, _ = cluster.actors(REPLICA)
     names = set(cluster.get("/admin/v1/integrity", "admin").json()["replicas"])
     hanging.suspend()
@@ -122,13 +123,13 @@ def test_integrity_names_a_replica_that_hangs(cluster: LiveCluster) -> None:
     assert found["failures"] == ["TimeoutError()"]
 
 
-def versions(cluster: LiveCluster) -> dict[str, str]:
+def versions(cluster: LocalCluster) -> dict[str, str]:
     """Every name that is registered, with what it points to."""
     cards = cluster.get("/admin/v1/adapters", "admin").json()["data"]
     return {card["name"]: card["version"] for card in cards}
 
 
-def test_requests_and_streams_outlive_rays_control_service(cluster: LiveCluster) -> None:
+def test_requests_and_streams_outlive_rays_control_service(cluster: LocalCluster) -> None:
     (control,) = cluster.processes("gcs_server")
     registered = versions(cluster)
     streamed: list[int] = []
@@ -157,7 +158,7 @@ def test_requests_and_streams_outlive_rays_control_service(cluster: LiveCluster)
     wait_for("the replica is replaced", lambda: len(cluster.actors(REPLICA)) == 2, 90, pause_s=0.5)
 
 
-def test_a_cluster_whose_ray_node_died_is_started_again(cluster: LiveCluster) -> None:
+def test_a_cluster_whose_ray_node_died_is_started_again(cluster: LocalCluster) -> None:
     registered = versions(cluster)
     (manager,) = cluster.processes("raylet/raylet")
     manager.kill()

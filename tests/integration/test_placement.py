@@ -6,17 +6,18 @@ from typing import Any
 
 import pytest
 
-from tests.support.live_cluster import CONTROLLER, LiveCluster, wait_for
+from testing.local_cluster import CONTROLLER, LocalCluster
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
 
-def placement(cluster: LiveCluster) -> dict[str, Any]:
+def placement(cluster: LocalCluster) -> dict[str, Any]:
     body: dict[str, Any] = cluster.get("/admin/v1/placement", "admin").json()
     return body
 
 
-def copies(cluster: LiveCluster, alias: str) -> int:
+def copies(cluster: LocalCluster, alias: str) -> int:
     """Replicas whose placement has the adapter and that truly hold it."""
     return sum(
         any(item["adapter"] == alias for item in replica["desired"])
@@ -30,7 +31,7 @@ def copies(cluster: LiveCluster, alias: str) -> int:
 class Load:
     """Requests of one tenant for one adapter, one after the other, until told to stop."""
 
-    def __init__(self, cluster: LiveCluster, tenant: str, adapter: str) -> None:
+    def __init__(self, cluster: LocalCluster, tenant: str, adapter: str) -> None:
         self._stop = threading.Event()
         self.failures: list[str] = []
 
@@ -53,7 +54,7 @@ class Load:
             thread.join()
 
 
-def test_placement_follows_the_load(cluster: LiveCluster) -> None:
+def test_placement_follows_the_load(cluster: LocalCluster) -> None:
     with Load(cluster, "acme", "cron") as load:
         wait_for("two copies of cron", lambda: copies(cluster, "cron") == 2, 60)
     assert load.failures == []
@@ -65,14 +66,14 @@ def test_placement_follows_the_load(cluster: LiveCluster) -> None:
     assert load.failures == []
 
 
-def test_administration_needs_the_right(cluster: LiveCluster) -> None:
+def test_administration_needs_the_right(cluster: LocalCluster) -> None:
     for path in ("/admin/v1/placement", "/admin/v1/residency", "/admin/v1/status"):
         assert cluster.get(path).status_code == 401
         assert cluster.get(path, "acme").status_code == 403
         assert cluster.get(path, "admin").status_code == 200
 
 
-def test_a_broken_policy_edit_is_named_and_changes_nothing(cluster: LiveCluster) -> None:
+def test_a_broken_policy_edit_is_named_and_changes_nothing(cluster: LocalCluster) -> None:
     path = cluster.state.root / "policy.yaml"
     good = path.read_text()
     in_force = placement(cluster)["policy"]
@@ -87,7 +88,7 @@ def test_a_broken_policy_edit_is_named_and_changes_nothing(cluster: LiveCluster)
     wait_for("the error is gone", lambda: placement(cluster)["policy_error"] is None, 10)
 
 
-def test_the_controller_remembers_across_a_restart(cluster: LiveCluster) -> None:
+def test_the_controller_remembers_across_a_restart(cluster: LocalCluster) -> None:
     assert cluster.complete("acme", "sql", "Show all users", max_tokens=2).status_code == 200
     time.sleep(2)
     before = placement(cluster)

@@ -7,9 +7,10 @@ import httpx2
 import pytest
 import redis
 
-from benchmarks.adapters.signatures import SignatureMaker
 from cluster.base_model.source import ModelLocation
-from tests.support.live_cluster import CONTROLLER, REPLICA, VALKEY, LiveCluster, wait_for
+from testing.local_cluster import CONTROLLER, REPLICA, VALKEY, LocalCluster
+from testing.signatures.signature_maker import SignatureMaker
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -24,7 +25,7 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
 
 
 @pytest.fixture
-def registered(cluster: LiveCluster, archives: list[bytes]) -> Iterator[list[str]]:
+def registered(cluster: LocalCluster, archives: list[bytes]) -> Iterator[list[str]]:
     """A name with two versions, the second of which it points to; pinned, for acme."""
     digests = []
     for archive in archives:
@@ -38,7 +39,7 @@ def registered(cluster: LiveCluster, archives: list[bytes]) -> Iterator[list[str
     assert cluster.delete(f"{ADAPTERS}/survivor?force=true", "admin").status_code == 200
 
 
-def names(cluster: LiveCluster) -> dict[str, object] | None:
+def names(cluster: LocalCluster) -> dict[str, object] | None:
     """Everything registered but who holds it; None where no front answers.
 
     When the configured folder was read is not part of it: each process reads it at its start.
@@ -58,7 +59,7 @@ def names(cluster: LiveCluster) -> dict[str, object] | None:
     }
 
 
-def check(cluster: LiveCluster, maker: SignatureMaker, before: object, digest: str) -> None:
+def check(cluster: LocalCluster, maker: SignatureMaker, before: object, digest: str) -> None:
     wait_for("everything is registered", lambda: names(cluster) == before, 30)
     wait_for("replicas", lambda: cluster.ready_replicas() == 2, 120)
 
@@ -78,8 +79,8 @@ def check(cluster: LiveCluster, maker: SignatureMaker, before: object, digest: s
     wait_for("it is served", served, 60)
 
 
-def kill(title: str, *, actor: bool) -> Callable[[LiveCluster], None]:
-    def run(cluster: LiveCluster) -> None:
+def kill(title: str, *, actor: bool) -> Callable[[LocalCluster], None]:
+    def run(cluster: LocalCluster) -> None:
         found = cluster.actors(title) if actor else cluster.processes(title)
         found[0].kill()
         found[0].wait(10)
@@ -87,7 +88,7 @@ def kill(title: str, *, actor: bool) -> Callable[[LiveCluster], None]:
     return run
 
 
-def forget(cluster: LiveCluster) -> None:
+def forget(cluster: LocalCluster) -> None:
     """As a server that has lost its file; only when the journal has been written."""
     journals = list((cluster.state.root / "adapters").glob(".registry-*.json"))
     assert len(journals) == 1
@@ -112,10 +113,10 @@ def forget(cluster: LiveCluster) -> None:
     ],
 )
 def test_nothing_registered_is_lost(
-    cluster: LiveCluster,
+    cluster: LocalCluster,
     maker: SignatureMaker,
     registered: list[str],
-    disaster: Callable[[LiveCluster], None],
+    disaster: Callable[[LocalCluster], None],
 ) -> None:
     before = names(cluster)
     assert before is not None

@@ -10,21 +10,21 @@ import httpx2
 import pytest
 import yaml
 
-from benchmarks.request_log.asking import Asker
-from benchmarks.request_log.local_cluster import (
-    ADAPTER,
-    LONG_TOKENS,
-    keys_of,
-    proof_config,
-)
-from benchmarks.request_log.log_tail import LogTail
-from benchmarks.request_log.proof import Proof, ask_all, kill_front
 from cluster.config import AppConfig
 from cluster.private_file import write_private
 from cluster.tenancy.keys import hash_key
 from deployments.local.local_state import StateDir
 from deployments.local.log_file import log_files
-from tests.support.live_cluster import LiveCluster, wait_for
+from testing.local_cluster import LocalCluster
+from testing.request_log.asking import Asker
+from testing.request_log.log_tail import LogTail
+from testing.request_log.logged_cluster import (
+    ADAPTER,
+    LONG_TOKENS,
+    proof_config,
+)
+from testing.request_log.proof import Proof, ask_all, kill_front
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -38,8 +38,8 @@ def two_fronts(state: StateDir, port: int) -> AppConfig:
 
 
 @pytest.fixture(scope="module")
-def cluster(base_model: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveCluster]:
-    live = LiveCluster.start(tmp_path_factory.mktemp("seen"), two_fronts)
+def cluster(base_model: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    live = LocalCluster.start(tmp_path_factory.mktemp("seen"), two_fronts)
     try:
         yield live
     finally:
@@ -48,20 +48,20 @@ def cluster(base_model: object, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def tail(cluster: LiveCluster) -> Iterator[LogTail]:
+def tail(cluster: LocalCluster) -> Iterator[LogTail]:
     reader = LogTail(cluster.state.cluster_log)
     yield reader
     reader.close()
 
 
-def edit_tenants(cluster: LiveCluster, edit: Any) -> None:
+def edit_tenants(cluster: LocalCluster, edit: Any) -> None:
     """Replace the file as an editor does."""
     tree = yaml.safe_load(cluster.state.tenants.read_text())
     edit(tree["tenants"])
     write_private(cluster.state.tenants, yaml.safe_dump(tree))
 
 
-def statuses(cluster: LiveCluster, key: str, tries: int = 12) -> set[int]:
+def statuses(cluster: LocalCluster, key: str, tries: int = 12) -> set[int]:
     """Over fresh connections, so that every front of the port answers some."""
     headers = {"authorization": f"Bearer {key}"}
     return {
@@ -70,7 +70,7 @@ def statuses(cluster: LiveCluster, key: str, tries: int = 12) -> set[int]:
     }
 
 
-def errors_of_file(cluster: LiveCluster, tries: int = 12) -> set[str | None]:
+def errors_of_file(cluster: LocalCluster, tries: int = 12) -> set[str | None]:
     """Over fresh connections, so that every front of the port says what it knows."""
     return {
         cluster.get("/admin/v1/status", "admin").json()["tenants_file"]["error"]
@@ -78,14 +78,14 @@ def errors_of_file(cluster: LiveCluster, tries: int = 12) -> set[str | None]:
     }
 
 
-def test_every_request_has_its_line_in_time(cluster: LiveCluster, tail: LogTail) -> None:
+def test_every_request_has_its_line_in_time(cluster: LocalCluster, tail: LogTail) -> None:
     async def prove() -> Proof:
         async with httpx2.AsyncClient(base_url=cluster.url, timeout=60) as client:
-            asker = Asker(client, keys_of(cluster.state), ADAPTER, long_tokens=LONG_TOKENS)
+            asker = Asker(client, cluster.keys, ADAPTER, long_tokens=LONG_TOKENS)
             return await ask_all(asker, tail, REQUESTS, in_time_s=WAIT_S)
 
     proof = asyncio.run(prove())
-    proof.search(log_files(cluster.state.cluster_log), list(keys_of(cluster.state).values()))
+    proof.search(log_files(cluster.state.cluster_log), list(cluster.keys.values()))
     assert proof.problems == []
     assert set(proof.outcomes) >= {
         "completed",
@@ -98,7 +98,7 @@ def test_every_request_has_its_line_in_time(cluster: LiveCluster, tail: LogTail)
     }
 
 
-def test_a_line_says_how_a_request_was_answered(cluster: LiveCluster, tail: LogTail) -> None:
+def test_a_line_says_how_a_request_was_answered(cluster: LocalCluster, tail: LogTail) -> None:
     body = {"model": ADAPTER, "prompt": "List all ships.", "max_tokens": 4, "n": 2, "seed": 1}
     answer = cluster.post("/v1/completions", "acme", body)
     request = answer.headers["x-request-id"]
@@ -120,7 +120,7 @@ def test_a_line_says_how_a_request_was_answered(cluster: LiveCluster, tail: LogT
     assert 0 <= line["queue_ms"] <= line["ttft_ms"] <= line["total_ms"]
 
 
-def test_metrics_need_a_key_for_them(cluster: LiveCluster) -> None:
+def test_metrics_need_a_key_for_them(cluster: LocalCluster) -> None:
     found = [cluster.get("/metrics", who).status_code for who in (None, "acme", "scraper", "admin")]
     assert found == [401, 403, 200, 200]
     assert cluster.get("/ready").status_code == 200
@@ -128,7 +128,7 @@ def test_metrics_need_a_key_for_them(cluster: LiveCluster) -> None:
 
 
 def test_a_key_that_is_taken_out_of_the_file_is_refused_by_every_front(
-    cluster: LiveCluster,
+    cluster: LocalCluster,
 ) -> None:
     def change(tenants: list[dict[str, Any]]) -> None:
         for tenant in tenants:
@@ -145,7 +145,7 @@ def test_a_key_that_is_taken_out_of_the_file_is_refused_by_every_front(
     assert statuses(cluster, "new") == {200}
 
 
-def test_a_bad_edit_keeps_the_last_good_tenants_and_says_so(cluster: LiveCluster) -> None:
+def test_a_bad_edit_keeps_the_last_good_tenants_and_says_so(cluster: LocalCluster) -> None:
     good = cluster.state.tenants.read_text()
     write_private(cluster.state.tenants, "tenants: [{id: BAD}]")
     wait_for("the error", lambda: None not in errors_of_file(cluster), WAIT_S)
@@ -157,11 +157,11 @@ def test_a_bad_edit_keeps_the_last_good_tenants_and_says_so(cluster: LiveCluster
     wait_for("good again", lambda: errors_of_file(cluster) == {None}, WAIT_S)
 
 
-def test_the_last_line_before_a_front_is_killed(cluster: LiveCluster, tail: LogTail) -> None:
+def test_the_last_line_before_a_front_is_killed(cluster: LocalCluster, tail: LogTail) -> None:
     async def prove() -> list[str]:
         limits = httpx2.Limits(max_keepalive_connections=0)
         async with httpx2.AsyncClient(base_url=cluster.url, timeout=60, limits=limits) as client:
-            asker = Asker(client, keys_of(cluster.state), ADAPTER, long_tokens=LONG_TOKENS)
+            asker = Asker(client, cluster.keys, ADAPTER, long_tokens=LONG_TOKENS)
 
             def kill() -> None:
                 for front in cluster.listening("Front", cluster.port):
@@ -172,7 +172,7 @@ def test_the_last_line_before_a_front_is_killed(cluster: LiveCluster, tail: LogT
     assert asyncio.run(prove()) == []
 
 
-def test_the_log_is_the_users_alone(cluster: LiveCluster) -> None:
+def test_the_log_is_the_users_alone(cluster: LocalCluster) -> None:
     log: Path = cluster.state.cluster_log
     assert log.stat().st_mode & 0o077 == 0
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

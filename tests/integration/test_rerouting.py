@@ -14,7 +14,8 @@ import msgspec
 import pytest
 import redis
 
-from tests.support.live_cluster import LiveCluster, wait_for
+from testing.local_cluster import LocalCluster
+from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -33,7 +34,7 @@ def fresh(text: str) -> str:
 
 
 def ask(
-    cluster: LiveCluster, prompt: str, max_tokens: int = 72, **fields: object
+    cluster: LocalCluster, prompt: str, max_tokens: int = 72, **fields: object
 ) -> httpx2.Response:
     fields["guided_regex"] = re.escape(FORCED).replace("\\ ", " ") + r"[\s\S]{0,1200}"
     answer = cluster.complete("acme", "auto:sentences", prompt, max_tokens=max_tokens, **fields)
@@ -41,7 +42,7 @@ def ask(
     return answer
 
 
-def applied(cluster: LiveCluster) -> tuple[float, float]:
+def applied(cluster: LocalCluster) -> tuple[float, float]:
     """Decisions applied to running answers, as the front and as the replicas count them."""
     return (
         cluster.metric("braid_reroutes_total", result="applied"),
@@ -49,7 +50,7 @@ def applied(cluster: LiveCluster) -> tuple[float, float]:
     )
 
 
-def test_each_sentence_has_its_decision_and_a_repeat_routes_nothing(cluster: LiveCluster) -> None:
+def test_each_sentence_has_its_decision_and_a_repeat_routes_nothing(cluster: LocalCluster) -> None:
     prompt = fresh("Say what is to be done")
     before = applied(cluster)
     first = ask(cluster, prompt, explain=True).json()["choices"][0]
@@ -85,7 +86,7 @@ def test_each_sentence_has_its_decision_and_a_repeat_routes_nothing(cluster: Liv
     assert cluster.metric(COMPUTED, router="sentences") == computed
 
 
-def test_streams_and_choices_are_routed_alike(cluster: LiveCluster) -> None:
+def test_streams_and_choices_are_routed_alike(cluster: LocalCluster) -> None:
     prompt = fresh("Say it again")
     whole = ask(cluster, prompt).json()["choices"][0]["text"]
     both = ask(cluster, prompt, n=2, explain=True).json()["choices"]
@@ -98,7 +99,7 @@ def test_streams_and_choices_are_routed_alike(cluster: LiveCluster) -> None:
     assert stopped["text"] == FORCED.partition("every Monday")[0]
 
 
-def test_a_lost_replica_takes_no_span_with_it(cluster: LiveCluster) -> None:
+def test_a_lost_replica_takes_no_span_with_it(cluster: LocalCluster) -> None:
     prompt = fresh("Say it once more")
     ask(cluster, prompt, LONG)
     expected = ask(cluster, prompt, LONG, explain=True).json()["choices"][0]

@@ -27,7 +27,7 @@ from router_service.milora.milora_network import tensor_shapes
 from router_service.milora.milora_schema import MiloraHyperparameters
 from router_service.milora.rational import gelu_coefficients
 from router_service.routers.static import save_static
-from tests.support.live_cluster import LiveCluster
+from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -39,12 +39,12 @@ def fresh(text: str) -> str:
     return f"{text} ({time.time_ns()})"
 
 
-def add(cluster: LiveCluster, name: str, folder: Path, **query: str) -> Any:
+def add(cluster: LocalCluster, name: str, folder: Path, **query: str) -> Any:
     with packed(folder) as archive:
         return cluster.upload(ROUTERS, "admin", archive.read(), name=name, **query)
 
 
-def add_adapter(cluster: LiveCluster, name: str, folder: Path, **query: str) -> str:
+def add_adapter(cluster: LocalCluster, name: str, folder: Path, **query: str) -> str:
     with packed_adapter(folder) as archive:
         answer = cluster.upload(ADAPTERS, "admin", archive.read(), name=name, **query)
     assert answer.status_code == 201, answer.text
@@ -52,7 +52,7 @@ def add_adapter(cluster: LiveCluster, name: str, folder: Path, **query: str) -> 
 
 
 @contextlib.contextmanager
-def removed_after(cluster: LiveCluster, *paths: str) -> Iterator[None]:
+def removed_after(cluster: LocalCluster, *paths: str) -> Iterator[None]:
     try:
         yield
     finally:
@@ -95,7 +95,7 @@ def save_gate_of(path: Path, base: ModelLocation, adapters: dict[str, str]) -> s
     return manifest.version
 
 
-def streamed(cluster: LiveCluster, model: str, prompt: str, **fields: Any) -> list[dict[str, Any]]:
+def streamed(cluster: LocalCluster, model: str, prompt: str, **fields: Any) -> list[dict[str, Any]]:
     answer = cluster.complete("admin", model, prompt, stream=True, **fields)
     assert answer.status_code == 200, answer.text
     events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
@@ -103,7 +103,7 @@ def streamed(cluster: LiveCluster, model: str, prompt: str, **fields: Any) -> li
     return [json.loads(event) for event in events if not event.startswith(":")]
 
 
-def test_a_static_router_is_added_answers_and_goes(cluster: LiveCluster, tmp_path: Path) -> None:
+def test_a_static_router_is_added_answers_and_goes(cluster: LocalCluster, tmp_path: Path) -> None:
     save_static(tmp_path / "both", {"sql": 0.6, "json": -0.25})
     with removed_after(cluster, f"{ROUTERS}/both"):
         added = add(cluster, "both", tmp_path / "both")
@@ -134,7 +134,7 @@ def test_a_static_router_is_added_answers_and_goes(cluster: LiveCluster, tmp_pat
 
 
 def test_a_configured_router_is_replaced_and_comes_back(
-    cluster: LiveCluster, tmp_path: Path
+    cluster: LocalCluster, tmp_path: Path
 ) -> None:
     listed = cluster.get(ROUTERS, "admin").json()["data"]
     first = listed[0]
@@ -152,7 +152,7 @@ def test_a_configured_router_is_replaced_and_comes_back(
 
 
 def test_a_gate_keeps_its_versions_and_says_when_they_are_gone(
-    cluster: LiveCluster, base_model: ModelLocation, tmp_path: Path
+    cluster: LocalCluster, base_model: ModelLocation, tmp_path: Path
 ) -> None:
     # A version of its own: it is deleted below, whoever else names it.
     old = add_adapter(cluster, "live-sql", retrained(DEMO_ADAPTERS / "sql", tmp_path / "old"))
@@ -193,7 +193,7 @@ def test_a_gate_keeps_its_versions_and_says_when_they_are_gone(
         assert f"live-sql@{new}" in served.headers["x-braid-adapters"]
 
 
-def test_arrow_follows_its_adapters(cluster: LiveCluster, tmp_path: Path) -> None:
+def test_arrow_follows_its_adapters(cluster: LocalCluster, tmp_path: Path) -> None:
     add_adapter(cluster, "live-one", DEMO_ADAPTERS / "sql")
     body = {"name": "arrow", "kind": "arrow", "options": {"adapters": ["live-one", "shell"]}}
     with removed_after(cluster, f"{ROUTERS}/arrow", f"{ADAPTERS}/live-one"):
@@ -223,7 +223,7 @@ def test_arrow_follows_its_adapters(cluster: LiveCluster, tmp_path: Path) -> Non
 
 
 def test_routers_of_modules_are_added_beside_their_adapter(
-    cluster: LiveCluster, base_model: ModelLocation, tmp_path: Path
+    cluster: LocalCluster, base_model: ModelLocation, tmp_path: Path
 ) -> None:
     digest = add_adapter(cluster, "forms", DEMO_ADAPTERS / "json")
     layers, width = base_dimensions(base_model.path)
@@ -264,7 +264,7 @@ def test_routers_of_modules_are_added_beside_their_adapter(
     ],
 )
 def test_what_cannot_be_served_leaves_nothing(
-    cluster: LiveCluster,
+    cluster: LocalCluster,
     base_model: ModelLocation,
     tmp_path: Path,
     break_it: str,

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import redis
 
-from tests.support.live_cluster import LiveCluster
+from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -16,7 +16,7 @@ def fresh(text: str) -> str:
     return f"{text} ({time.time_ns()})"
 
 
-def test_computed_then_stored(cluster: LiveCluster) -> None:
+def test_computed_then_stored(cluster: LocalCluster) -> None:
     prompt = fresh("Show the names of all customers from Paris")
     before = cluster.metric("braid_router_computations_total", router="dlp")
     first = cluster.complete("acme", "auto", prompt)
@@ -28,7 +28,7 @@ def test_computed_then_stored(cluster: LiveCluster) -> None:
     assert cluster.metric("braid_router_computations_total", router="dlp") == before + 1
 
 
-def test_the_decision_is_in_redis_with_a_ttl_and_without_the_prompt(cluster: LiveCluster) -> None:
+def test_the_decision_is_in_redis_with_a_ttl_and_without_the_prompt(cluster: LocalCluster) -> None:
     prompt = fresh("every five minutes on weekdays")
     decision = cluster.complete("acme", "auto", prompt).headers["x-braid-decision"]
     with redis.Redis.from_url(cluster.redis_url) as store:
@@ -41,7 +41,7 @@ def test_the_decision_is_in_redis_with_a_ttl_and_without_the_prompt(cluster: Liv
     assert cluster.get(f"/v1/decisions/{decision}", "globex").status_code == 404
 
 
-def test_mixtures_follow_the_skill_and_the_rights(cluster: LiveCluster) -> None:
+def test_mixtures_follow_the_skill_and_the_rights(cluster: LocalCluster) -> None:
     def leader(tenant: str, prompt: str) -> str:
         answer = cluster.post("/v1/route", tenant, {"prompt": prompt}).json()
         mixture = answer["mixture"]
@@ -53,7 +53,7 @@ def test_mixtures_follow_the_skill_and_the_rights(cluster: LiveCluster) -> None:
     assert leader("acme", "My invoice was charged twice and I need a refund now!") == "(base)"
 
 
-def test_a_tampered_decision_is_detected_and_replaced(cluster: LiveCluster) -> None:
+def test_a_tampered_decision_is_detected_and_replaced(cluster: LocalCluster) -> None:
     prompt = fresh("Delete all orders older than a year")
     first = cluster.complete("acme", "auto", prompt)
     decision = first.headers["x-braid-decision"]
@@ -73,7 +73,7 @@ def test_a_tampered_decision_is_detected_and_replaced(cluster: LiveCluster) -> N
     assert third.headers["x-braid-decision-source"] == "stored"
 
 
-def test_another_tenants_decision_is_no_use(cluster: LiveCluster) -> None:
+def test_another_tenants_decision_is_no_use(cluster: LocalCluster) -> None:
     """A decision copied under another tenant's key is signed, but not for that key."""
     prompt = fresh("Make JSON of: name Ann, age 31")
     mine = cluster.complete("acme", "auto", prompt).headers["x-braid-decision"]
@@ -89,7 +89,7 @@ def test_another_tenants_decision_is_no_use(cluster: LiveCluster) -> None:
     assert cluster.metric("braid_decision_store_total", result="foreign") == before + 1
 
 
-def test_route_decides_only(cluster: LiveCluster) -> None:
+def test_route_decides_only(cluster: LocalCluster) -> None:
     prompt = fresh("find all files larger than 10 MB")
     generated = cluster.metric("braid_engine_generated_tokens_total")
     answer = cluster.post("/v1/route", "acme", {"prompt": prompt}).json()

@@ -6,8 +6,8 @@ import httpx2
 import openai
 import pytest
 
-from benchmarks.clients.second_turn import Server, openai_python
-from tests.support.live_cluster import LiveCluster
+from testing.clients.second_turn import Server, openai_python
+from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -16,14 +16,14 @@ ASKED = [{"role": "user", "content": "Count to five."}]
 
 
 @pytest.fixture
-def acme(cluster: LiveCluster) -> Iterator[openai.OpenAI]:
+def acme(cluster: LocalCluster) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(
         base_url=f"{cluster.url}/v1", api_key=cluster.keys["acme"], max_retries=0, timeout=120
     ) as client:
         yield client
 
 
-def test_second_turns(cluster: LiveCluster) -> None:
+def test_second_turns(cluster: LocalCluster) -> None:
     openai_python(Server(cluster.url, cluster.keys["acme"], BASE))
 
 
@@ -106,7 +106,7 @@ def test_text_offsets_are_in_the_text(acme: openai.OpenAI) -> None:
     assert streamed == found.text_offset
 
 
-def test_heads_and_keys(cluster: LiveCluster) -> None:
+def test_heads_and_keys(cluster: LocalCluster) -> None:
     key = cluster.keys["acme"]
     for name in ("x-api-key", "api-key"):
         headers = {name: key}
@@ -119,7 +119,7 @@ def test_heads_and_keys(cluster: LiveCluster) -> None:
         assert (answer.status_code, answer.content) == (200, b"")
 
 
-def test_an_integer_that_no_link_can_carry_is_refused_at_once(cluster: LiveCluster) -> None:
+def test_an_integer_that_no_link_can_carry_is_refused_at_once(cluster: LocalCluster) -> None:
     for field in ("top_k", "min_tokens", "max_tokens"):
         answer = cluster.complete("acme", BASE, "a", **{field: 2**70})
         assert answer.status_code == 400

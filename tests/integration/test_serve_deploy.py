@@ -23,8 +23,8 @@ from cluster.tenancy.keys import hash_key
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
 from deployments.local.valkey import EmbeddedValkey, free_port
 from deployments.serve_env import CONTAINER_ENVIRONMENT, SERVE_ENVIRONMENT
+from testing.waiting import wait_for
 from tests.support import ray_head
-from tests.support.live_cluster import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis, pytest.mark.timeout(420)]
 

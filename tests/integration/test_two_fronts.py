@@ -7,12 +7,13 @@ from functools import partial
 import psutil
 import pytest
 
-from benchmarks.adapters.signatures import SignatureMaker, Voice
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig
 from deployments.local.local_state import StateDir
+from testing.local_cluster import LocalCluster
+from testing.signatures.signature_maker import SignatureMaker, Voice
+from testing.waiting import wait_for
 from tests.integration.conftest import quickstart
-from tests.support.live_cluster import LiveCluster, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -27,7 +28,7 @@ PROMPT = "Once upon a time"
 @pytest.fixture(scope="module")
 def twofold(
     base_model: ModelLocation, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveCluster]:
+) -> Iterator[LocalCluster]:
     def make_config(state: StateDir, port: int) -> AppConfig:
         config = quickstart(state, port, front={"port": port, "replicas": 2})
         assert config.controller.policy_file is not None
@@ -36,7 +37,7 @@ def twofold(
             update={"replica": config.replica.model_copy(update={"replicas": 1})}
         )
 
-    cluster = LiveCluster.start(tmp_path_factory.mktemp("state"), make_config)
+    cluster = LocalCluster.start(tmp_path_factory.mktemp("state"), make_config)
     try:
         wait_for("two fronts", lambda: len(fronts(cluster)) == 2, 60)
         yield cluster
@@ -45,7 +46,7 @@ def twofold(
     assert cluster.leftover == []
 
 
-def fronts(cluster: LiveCluster) -> list[psutil.Process]:
+def fronts(cluster: LocalCluster) -> list[psutil.Process]:
     """Processes that listen on the cluster's port."""
     return cluster.listening(FRONT, cluster.port)
 
@@ -60,13 +61,13 @@ def words(maker: SignatureMaker, number: int) -> str:
     return maker.answer([(maker.signatures[number], Voice(), 1.0)], PROMPT, TOKENS)
 
 
-def put(cluster: LiveCluster, name: str, archive: bytes, **query: str) -> str:
+def put(cluster: LocalCluster, name: str, archive: bytes, **query: str) -> str:
     answer = cluster.upload(ADAPTERS, "admin", archive, name=name, grants="acme", **query)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["version"])
 
 
-def ask(cluster: LiveCluster, name: str) -> tuple[str, str]:
+def ask(cluster: LocalCluster, name: str) -> tuple[str, str]:
     """The text, and the version that is said to have made it."""
     answer = cluster.complete("acme", name, PROMPT, max_tokens=TOKENS, ignore_eos=True)
     assert answer.status_code == 200, answer.text
@@ -76,14 +77,14 @@ def ask(cluster: LiveCluster, name: str) -> tuple[str, str]:
     )
 
 
-def ask_many(cluster: LiveCluster, name: str) -> set[tuple[str, str]]:
+def ask_many(cluster: LocalCluster, name: str) -> set[tuple[str, str]]:
     """Each over a connection of its own, which either front may take."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return set(pool.map(partial(ask, cluster), [name] * AT_ONCE))
 
 
 def test_what_one_front_is_told_the_other_acts_upon(
-    twofold: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+    twofold: LocalCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
     for number in range(ROUNDS):
         name, first, second = f"name-{number}", 2 * number, 2 * number + 1
@@ -102,7 +103,7 @@ def test_what_one_front_is_told_the_other_acts_upon(
 
 
 def test_one_front_goes_on_when_the_other_dies(
-    twofold: LiveCluster, maker: SignatureMaker, archives: list[bytes]
+    twofold: LocalCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
     digest = put(twofold, "staying", archives[0])
     victim, other = fronts(twofold)

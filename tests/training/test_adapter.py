@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cluster.base_model.source import ModelLocation
 from cluster.errors import AdapterError, ConfigError, TrainingDataError
-from router_service.outputs import CHECKPOINT_FILE
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from training import adapter
 from training.adapter import train_adapter
 from training.base_model import load_base, quiet_peft
@@ -170,7 +170,7 @@ def test_a_checkpoint_is_not_thrown_away_unasked(settings: dict[str, Any]) -> No
     with pytest.raises(Interrupted):
         train_adapter(AdapterTrainingConfig(**settings), stop_at(3))
     kept = (settings["out"] / CHECKPOINT_FILE).read_bytes()
-    with pytest.raises(ConfigError, match="interrupted training: go on with --resume, or start"):
+    with pytest.raises(ConfigError, match="interrupted training: continue with --resume, or start"):
         train_adapter(AdapterTrainingConfig(**settings))
     assert (settings["out"] / CHECKPOINT_FILE).read_bytes() == kept
     steps: list[int] = []
@@ -180,7 +180,9 @@ def test_a_checkpoint_is_not_thrown_away_unasked(settings: dict[str, Any]) -> No
 
 def test_a_finished_training_says_so_when_resumed(settings: dict[str, Any]) -> None:
     train_adapter(AdapterTrainingConfig(**settings))
-    with pytest.raises(ConfigError, match=r"the training is finished.*--overwrite trains anew"):
+    with pytest.raises(
+        ConfigError, match=r"the training is finished.*train it again with --overwrite"
+    ):
         train_adapter(AdapterTrainingConfig(**settings, resume=True))
 
 

@@ -13,7 +13,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig
 from cluster.errors import AdapterError, ConfigError
-from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE
+from router_service.artifacts.router_artifact import MANIFEST_FILE, TENSOR_FILE
 from router_service.flow.flow_artifact import load_gate
 from router_service.flow.gate import FlowGate
 from tests.support.peft_oracle import ALL_MODULES, WeightedPeft, make_adapters

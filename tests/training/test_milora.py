@@ -9,7 +9,7 @@ from peft.utils import load_peft_weights
 from cluster.adapters.format.manifest import read_manifest
 from cluster.base_model.source import ModelLocation
 from cluster.errors import ConfigError
-from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE
+from router_service.artifacts.router_artifact import MANIFEST_FILE, TENSOR_FILE
 from router_service.milora.milora_artifact import load_milora
 from tests.support.peft_oracle import ALL_MODULES, WeightedPeft
 from training.adapter import add_lora, train_adapter

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from cluster.errors import ConfigError, TrainingDataError
-from router_service.artifacts import MANIFEST_FILE, TENSOR_FILE, read_manifest
-from router_service.dlp.dlp_router import DlpHyperparameters, load_dlp
+from router_service.artifacts.outputs import CHECKPOINT_FILE
+from router_service.artifacts.router_artifact import MANIFEST_FILE, TENSOR_FILE, read_manifest
+from router_service.dlp.dlp_router import load_dlp
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import MiniMlp, NetworkConfig
-from router_service.outputs import CHECKPOINT_FILE
 from router_service.routers.features import FeatureConfig, feature_ids
 from training.dlp.router_batches import BatchSource, collate
 from training.dlp.router_config import RouterProgress, RouterTrainingConfig
@@ -148,7 +149,7 @@ def test_a_checkpoint_is_not_thrown_away_unasked(make_config: Any) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         train_router(make_config(), press)
-    with pytest.raises(ConfigError, match="interrupted training: go on with --resume, or start"):
+    with pytest.raises(ConfigError, match="interrupted training: continue with --resume, or start"):
         train_router(make_config(), _ignore)
     train_router(make_config(epochs=1, overwrite=True), _ignore)
 

@@ -6,7 +6,7 @@ from random import Random
 
 import torch
 
-from router_service.routers.base import BASE_ALIAS
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.routers.features import FeatureConfig, token_features, tokenize
 from training.dlp.router_config import RouterTrainingConfig
 from training.dlp.router_data import FOLLOW_UP, LabelledText
@@ -16,11 +16,11 @@ _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True)
-class Batch:
+class TextBatch:
     """Padded features with target distributions."""
 
     ids: torch.Tensor  # int64 [B, T]
-    mask: torch.Tensor  # bool [B, T], true where there is a feature
+    mask: torch.Tensor  # bool [B, T], true at features
     targets: torch.Tensor  # float32 [B, N]
 
 
@@ -41,8 +41,8 @@ class BatchSource:
         self.batch_size = min(config.batch_size, len(examples))
         """Of different texts; the settings may ask for more than there are."""
 
-    def batch(self, step: int) -> Batch:
-        """The batch of step `step` (from 0)."""
+    def batch(self, step: int) -> TextBatch:
+        """Make the batch of step `step` (from 0)."""
         config = self._config
         rng = Random(f"{config.seed}/batch/{step}")
         indices = batch_indices(
@@ -66,7 +66,7 @@ class BatchSource:
         )
 
     def _vary(self, rng: Random, tokens: list[str]) -> list[str]:
-        """The text with words lost and words replaced; never empty."""
+        """Drop and replace words of the text; never returns an empty text."""
         drop = rng.random() * self._config.word_dropout
         noise = rng.random() * self._config.word_noise
         kept = [
@@ -77,7 +77,7 @@ class BatchSource:
         return kept or tokens
 
     def _blend(self, rng: Random, index: int) -> list[tuple[list[str], dict[int, float]]]:
-        """The text joined with one of another adapter; nothing where there is no such pair."""
+        """Join the text with one of another adapter; returns nothing if there is no such pair."""
         other = rng.randrange(len(self._tokens))
         labels = self._labels[index], self._labels[other]
         apart = {self._classes.get(BASE_ALIAS), self._classes.get(FOLLOW_UP)}
@@ -89,8 +89,8 @@ class BatchSource:
 
 def plain_batch(
     examples: Sequence[LabelledText], classes: Sequence[str], features: FeatureConfig
-) -> Batch:
-    """The texts as they are."""
+) -> TextBatch:
+    """Encode the texts unchanged."""
     index_of = {alias: index for index, alias in enumerate(classes)}
     return collate(
         [token_features(tokenize(e.text, features.max_tokens), features) for e in examples],
@@ -101,7 +101,7 @@ def plain_batch(
 
 def collate(
     features: Sequence[list[int]], targets: Sequence[dict[int, float]], n_classes: int
-) -> Batch:
+) -> TextBatch:
     """Pad to the longest row."""
     longest = max(len(ids) for ids in features)
     ids = torch.zeros(len(features), longest, dtype=torch.int64)
@@ -112,7 +112,7 @@ def collate(
         mask[row, : len(row_ids)] = True
         for label, share in row_targets.items():
             dense[row, label] = share
-    return Batch(ids, mask, dense)
+    return TextBatch(ids, mask, dense)
 
 
 def _made_up(rng: Random) -> str:

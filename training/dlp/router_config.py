@@ -7,14 +7,14 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from cluster.config import Section
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from training.config import Positive, Seed
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RouterTrainingConfig(Section):
-    """What `train_router` needs; an unknown key is an error.
+    """Settings of `train_router`; an unknown key is an error.
 
     The same settings and data give the same router, byte for byte, on one machine with one number
     of threads.
@@ -32,8 +32,8 @@ class RouterTrainingConfig(Section):
     """Label or file name whose texts the base model answers by itself; unset: there is none. One
     that is given must be in the data."""
     follow_up_label: str | None = "follow-up"
-    """Label or file name of texts that go on with a conversation's turn before them, whatever it
-    was for; unset, or not in the data: the router does not learn to tell them."""
+    """Label or file name of texts that continue a conversation's turn before them, of any skill;
+    unset, or not in the data: the router does not learn to recognise them."""
     hyperparameters: DlpHyperparameters = DlpHyperparameters()
 
     epochs: Annotated[int, Field(ge=1)] = 4
@@ -53,7 +53,7 @@ class RouterTrainingConfig(Section):
     word_noise: Share = 0.15
     """Each text has words replaced by made-up ones at a rate drawn between 0 and this."""
     background_share: Share = 0.08
-    """Made-up texts per text, labelled base: unknown words are no reason for an adapter."""
+    """Made-up texts per text, labelled base: unknown words must not choose an adapter."""
     blend_share: Share = 0.1
     """Joined texts of two adapters per text, labelled half and half, so that a prompt with two
     tasks gets both adapters."""
@@ -62,7 +62,7 @@ class RouterTrainingConfig(Section):
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 leaves the library's choice."""
     resume: bool = False
-    """Go on from the checkpoint in `out`, if there is one."""
+    """Continue from the checkpoint in `out`, if there is one."""
     overwrite: bool = False
     """Replace a router that is already in `out`."""
 
@@ -81,7 +81,7 @@ class RouterProgress:
 
 @dataclass(frozen=True, slots=True)
 class RouterTrainReport:
-    """What came of a run."""
+    """Results of a run."""
 
     path: Path
     version: str

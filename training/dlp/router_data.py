@@ -13,11 +13,11 @@ from pathlib import Path
 from random import Random
 
 from cluster.errors import TrainingDataError
-from router_service.routers.base import BASE_ALIAS
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from training.jsonl import read_records
 
 FOLLOW_UP = "\N{HORIZONTAL ELLIPSIS}"
-"""Label of texts that go on with the turn before them; no adapter can have this name."""
+"""Label of texts that continue the turn before them; no adapter can have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class LabelledText:
 def read_labelled(
     path: Path, base_label: str | None, follow_up_label: str | None = None
 ) -> list[LabelledText]:
-    """Every example of a file or a folder, in order; blank lines are skipped.
+    """Read every example of a file or a folder, in order; blank lines are skipped.
 
     Raises:
         TrainingDataError: unreadable, empty, or a line with a wrong or unknown field. The message
@@ -55,7 +55,7 @@ def read_labelled(
 
 
 def digest_labelled(examples: Iterable[LabelledText]) -> str:
-    """sha256 (hex) over the examples in order, whatever form they were read from."""
+    """Compute the sha256 (hex) over the examples in order, for any form of their files."""
     digest = hashlib.sha256()
     for example in examples:
         digest.update(json.dumps([example.text, example.label]).encode())

@@ -5,7 +5,7 @@ import math
 import torch
 from torch.nn import functional
 
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import tensor_shapes
 
 Parameters = dict[str, torch.Tensor]
@@ -16,7 +16,7 @@ _EMBEDDING_STD = 0.02  # small: a feature never trained on hardly moves the pool
 def initial_parameters(
     hyperparameters: DlpHyperparameters, n_classes: int, generator: torch.Generator
 ) -> Parameters:
-    """Fresh parameters under the artifact's names, linears as [in, out]."""
+    """Draw fresh parameters under the artifact's names, linears as [in, out]."""
     shapes = tensor_shapes(hyperparameters.network, hyperparameters.features.buckets, n_classes)
     parameters = {}
     for name, shape in shapes.items():
@@ -30,7 +30,7 @@ def initial_parameters(
 
 
 def logits(parameters: Parameters, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """u [B, N] of padded features ids [B, T]; every row of mask [B, T] has a true entry."""
+    """Compute u [B, N] of padded feature ids [B, T]; every row of mask [B, T] has a true entry."""
     query = parameters["query"]
     e = functional.embedding(ids, parameters["embedding"])  # [B, T, d]
     scores = (e @ query) / math.sqrt(query.shape[0])  # [B, T]

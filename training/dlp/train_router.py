@@ -11,13 +11,18 @@ import torch
 from torch.nn import functional
 
 from cluster.errors import TrainingDataError
-from router_service.artifacts import RouterManifest, load_artifact, save_artifact
-from router_service.dlp.dlp_router import KIND, DlpRouter
-from router_service.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
-from router_service.routers.base import BASE_ALIAS
+from router_service.artifacts.outputs import CHECKPOINT_FILE, claim_folder, drop_checkpoint, writing
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
+    RouterManifest,
+    load_artifact,
+    save_artifact,
+)
+from router_service.dlp.dlp_router import DlpRouter
+from router_service.dlp.dlp_schema import KIND
 from training.checkpoint import TrainState, load_state, save_state
 from training.divergence import Diverged, check_loss, check_weights
-from training.dlp.router_batches import Batch, BatchSource, plain_batch
+from training.dlp.router_batches import BatchSource, TextBatch, plain_batch
 from training.dlp.router_config import (
     RouterProgress,
     RouterTrainingConfig,
@@ -116,9 +121,9 @@ def train_router(
 def measure(
     router: DlpRouter, examples: Sequence[LabelledText]
 ) -> tuple[float, tuple[tuple[str, float], ...], float]:
-    """Accuracy, accuracy by label, and mean number of kept candidates, as served.
+    """Measure accuracy, accuracy by label, and mean number of kept candidates, as served.
 
-    Texts that go on with a turn before have no answer of their own and are left out.
+    Texts that continue a turn before have no answer of their own and are left out.
     """
     examples = [example for example in examples if example.label != FOLLOW_UP]
     allowed = frozenset(router.candidates)
@@ -187,10 +192,10 @@ def _step(
     config: RouterTrainingConfig,
     optimizer: torch.optim.Optimizer,
     parameters: Parameters,
-    batch: Batch,
+    batch: TextBatch,
     step: int,
 ) -> float:
-    """One step of the optimiser; the loss before it."""
+    """Step the optimiser once; returns the loss before it."""
     loss = functional.cross_entropy(
         logits(parameters, batch.ids, batch.mask),
         batch.targets,
@@ -221,7 +226,7 @@ def _start(
 
 
 def _keep(state: TrainState, optimizer: torch.optim.Optimizer, parameters: Parameters) -> None:
-    """Bring the state up to date after a step."""
+    """Update the state after a step."""
     state.weights = {name: p.detach().clone() for name, p in parameters.items()}
     state.moments = moments(optimizer, parameters)
 
@@ -232,7 +237,7 @@ def _record(
     parameters: Parameters,
     dev_loss: float,
 ) -> None:
-    """Bring the state up to date after an epoch."""
+    """Update the state after an epoch."""
     _keep(state, optimizer, parameters)
     if state.best_loss is None or dev_loss < state.best_loss:
         state.best_loss, state.best_step = dev_loss, state.step
@@ -249,7 +254,7 @@ def _evaluate(
     parameters: Parameters,
     dev: Sequence[LabelledText],
 ) -> tuple[float, float]:
-    """Mean loss and accuracy over the dev texts."""
+    """Compute mean loss and accuracy over the dev texts."""
     loss = 0.0
     right = 0
     for start in range(0, len(dev), _DEV_BATCH):

@@ -9,8 +9,8 @@ from typing import Any
 from cluster.base_model.source import ModelLocation, resolve_model
 from cluster.errors import TrainingDataError
 from training.encoding import chat_prompt_ids
+from training.evaluation.answer_metrics import has_value, is_exact, wilson
 from training.evaluation.local_engine import Asked, Likelihood, LocalEngine, Weights
-from training.evaluation.metrics import has_value, is_exact, wilson
 from training.evaluation.records import Record, read_eval_records
 from training.evaluation.target import EvalConfig, Metric, Target, check_target
 
@@ -54,7 +54,7 @@ class EvalReport:
     scored: tuple[Scored, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, in plain types."""
+        """Convert everything to plain types."""
         return asdict(self)
 
 
@@ -154,7 +154,7 @@ def _choose(
     choices: Sequence[tuple[str, ...]],
     report: Progress,
 ) -> list[str]:
-    """The likeliest choice of each prompt; of equal ones the first."""
+    """Choose the likeliest choice of each prompt; of equal ones the first."""
     flat = [(item, choice) for item, own in zip(asked, choices, strict=True) for choice in own]
     found = engine.likelihoods(
         [item for item, _ in flat],
@@ -171,7 +171,7 @@ def _choose(
 
 
 def _check(config: EvalConfig, records: Sequence[Record]) -> list[tuple[str, ...]]:
-    """The choices of each record; raises TrainingDataError where the metric lacks something."""
+    """List the choices of each record; raises TrainingDataError if the metric lacks something."""
     if config.metric == "value":
         for number, record in enumerate(records, 1):
             if not isinstance(record.answer, int | float):
@@ -183,7 +183,7 @@ def _check(config: EvalConfig, records: Sequence[Record]) -> list[tuple[str, ...
     common = tuple(sorted({record.completion for record in records}))
     if not 2 <= len(common) <= MAX_CHOICES and not all(r.choices for r in records):
         raise TrainingDataError(
-            f"{config.data}: {len(common)} different completions are no choice; give each line "
+            f"{config.data}: {len(common)} different completions are not a choice; give each line "
             f'its "choices", or have 2 to {MAX_CHOICES}'
         )
     return [record.choices or common for record in records]
@@ -192,7 +192,7 @@ def _check(config: EvalConfig, records: Sequence[Record]) -> list[tuple[str, ...
 def longest_sequence(
     base: ModelLocation, records: Sequence[Record], choices: Sequence[tuple[str, ...]] = ()
 ) -> int:
-    """Tokens of the longest prompt with the longest answer, and room to run on."""
+    """Count the tokens of the longest prompt with the longest answer, and room to run on."""
     import transformers
 
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(base.path, local_files_only=True)

@@ -1,13 +1,13 @@
-"""How often the greedy answer of a base model or an adapter is exactly the wanted one."""
+"""Share of held-out prompts to which a base model or adapter gives exactly the wanted answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.base_model.source import ModelLocation
+from training.evaluation.answer_metrics import is_exact
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
 from training.evaluation.local_engine import Asked, LocalEngine, Progress
-from training.evaluation.metrics import is_exact
 from training.evaluation.records import Record
 from training.jsonl import Example
 

@@ -53,7 +53,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """How likely a completion is, its end-of-turn token included."""
+    """Log-likelihood of a completion, its end-of-turn token included."""
 
     logprob: float  # nats, summed
     tokens: int
@@ -173,7 +173,8 @@ class LocalEngine:
         *,
         ignore_eos: bool = False,
     ) -> list[str]:
-        """Greedy answers of at most ``max_tokens`` tokens, each prompt being one user message.
+        """Generate greedy answers of at most ``max_tokens`` tokens; each prompt is one user
+        message.
 
         With ``ignore_eos`` exactly so many: for timings.
         """
@@ -194,7 +195,7 @@ class LocalEngine:
         completions: Sequence[str],
         progress: Progress | None = None,
     ) -> list[Likelihood]:
-        """How likely each prompt's completion is, under its mixture."""
+        """Compute the likelihood of each prompt's completion, under its mixture."""
         sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
         prompts, lengths = [], []
         for item, completion in zip(asked, completions, strict=True):
@@ -209,7 +210,7 @@ class LocalEngine:
         ]
 
     def completion_ids(self, completion: str) -> list[int]:
-        """Tokens of an answer with its end-of-turn token, as in training."""
+        """Encode an answer with its end-of-turn token, as in training."""
         ids: list[int] = self._tokenizer(completion, add_special_tokens=False)["input_ids"]
         return [*ids, self._tokenizer.eos_token_id]
 
@@ -222,7 +223,7 @@ class LocalEngine:
         sampling: SamplingParams,
         progress: Progress | None,
     ) -> list[_Sequence]:
-        """``prompts``: tokens, how many of them are the prompt's, and the mixture."""
+        """Run ``prompts``: tokens, the number of them that are the prompt's, and the mixture."""
         names = []
         for ids, prompt_tokens, mixture in prompts:
             self._asked += 1
@@ -231,7 +232,7 @@ class LocalEngine:
             self._sequences[name] = _Sequence()
             request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
             first, *activated = self._spans(ids[:prompt_tokens], mixture)
-            # One prompt's masks are no other's: their KV is never shared.
+            # Each prompt has masks of its own, so their KV is never shared.
             masked = self._part is not None and self._part.router
             namespace = name if masked else first.namespace
             mixing = self._mixing(prompt_tokens) if first.adapters else None
@@ -251,7 +252,7 @@ class LocalEngine:
         return done
 
     def _spans(self, prompt: Sequence[int], mixture: Weights) -> list[Span]:
-        """Of a prompt whose adapters apply from where it invokes them."""
+        """Find the spans of a prompt whose adapters apply from where it invokes them."""
         starts = [
             active_from(prompt, self.manifests[alias].invocation_tokens) for alias, _ in mixture
         ]
@@ -283,6 +284,6 @@ class LocalEngine:
 
 
 def _room(folders: Iterable[Path]) -> int:
-    """Bytes that hold all adapters in fp32, whatever precision their files have."""
+    """Count the bytes of all adapters in fp32, at any precision of their files."""
     files = (folder / WEIGHTS_FILE for folder in folders)
     return _LEAST_ROOM + 4 * sum(file.stat().st_size for file in files if file.exists())

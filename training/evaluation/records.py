@@ -1,12 +1,10 @@
-"""What is evaluated on: prompts with the answer that is wanted, as JSON lines."""
+"""Records to evaluate on: prompts with the wanted answer, as JSON lines."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.errors import TrainingDataError
-from training.jsonl import check_text
+from training.jsonl import parse_object
 
 _REQUIRED = ("prompt", "completion")
 _OPTIONAL = ("answer", "choices")
@@ -23,7 +21,8 @@ class Record:
 
 
 def read_eval_records(path: Path) -> list[Record]:
-    """Every line of ``{"prompt", "completion", "answer"?, "choices"?}``; empty lines are skipped.
+    """Read every line of ``{"prompt", "completion", "answer"?, "choices"?}``; empty lines are
+    skipped.
 
     Raises:
         TrainingDataError: unreadable or empty, or a line that is wrong; names file, line, field.
@@ -39,15 +38,7 @@ def read_eval_records(path: Path) -> list[Record]:
 
 
 def _parse(where: str, line: str) -> Record:
-    try:
-        found: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TrainingDataError(
-            f"{where}: not JSON: {error.msg} at column {error.colno}"
-        ) from error
-    check_text(where, found)
-    if not isinstance(found, dict):
-        raise TrainingDataError(f"{where}: must be an object, found {type(found).__name__}")
+    found = parse_object(where, line)
     for field in _REQUIRED:
         if field not in found:
             raise TrainingDataError(f"{where}:{field}: missing")

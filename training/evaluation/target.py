@@ -1,4 +1,4 @@
-"""What is evaluated: the base, an adapter, a mixture, or a router that decides per prompt."""
+"""Targets of an evaluation: the base, an adapter, a mixture, or a router."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +11,9 @@ from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation
 from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterManifest
 from cluster.errors import ConfigError
+from router_service.artifacts.router_artifact import BASE_ALIAS
 from router_service.router_kinds import default_registry
-from router_service.routers.base import BASE_ALIAS, PromptRouter
+from router_service.routers.base import PromptRouter
 from router_service.routers.kind import SERVED_NEEDS, EnginePart, router_context
 from training.evaluation.local_engine import Weights
 
@@ -20,7 +21,7 @@ Metric = Literal["exact", "value", "choice", "perplexity"]
 
 
 class EvalConfig(Section):
-    """What ``evaluate`` needs; of adapter, mixture and router at most one is given."""
+    """Settings of ``evaluate``; of adapter, mixture and router at most one is given."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -58,7 +59,7 @@ class Target:
         self._fixed: Weights = ()
         self._router: PromptRouter | None = None
         self.part: EnginePart | None = None
-        """What of the router runs inside the engine."""
+        """Part of the router that runs inside the engine."""
         self._allowed: frozenset[str] = frozenset()
         if config.adapter is not None:
             alias = config.adapter.resolve().name
@@ -68,7 +69,7 @@ class Target:
             self._from_catalog(config, base)
 
     def mixture(self, prompt: str) -> Weights:
-        """Which adapters answer a prompt; none is the base alone."""
+        """Choose the adapters that answer a prompt; none is the base alone."""
         if self._router is None:
             return self._fixed
         return self._router.route(prompt, self._allowed).weights
@@ -116,6 +117,6 @@ def check_target(config: EvalConfig) -> None:
     }
     given = [name for name, is_given in there.items() if is_given]
     if config.router_options and config.router is None:
-        raise ConfigError("router_options: expected a router beside them, found none")
+        raise ConfigError("router_options: expected a router as well, found none; name one")
     if len(given) > 1:
         raise ConfigError(f"{given[1]}: not together with {given[0]}; one target at a time")

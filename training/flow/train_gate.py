@@ -14,21 +14,19 @@ from cluster.adapters.validation.inside_model import check_weighable
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig
 from cluster.errors import ConfigError
-from router_service.artifacts import TENSOR_FILE, check_different
+from router_service.artifacts.outputs import check_alias, claim_folder
+from router_service.artifacts.router_artifact import TENSOR_FILE, check_different
 from router_service.flow.flow_artifact import save_gate
 from router_service.flow.flow_schema import FlowHyperparameters
 from router_service.flow.gate import FlowGate, initial_bias
-from router_service.outputs import check_alias, claim_folder
 from training.base_model import linear_shapes
 from training.checkpoint import Tensors
+from training.completion_trainee import CompletionTrainee
 from training.config import GateTrainingConfig
-from training.encoding import EncodedExample, collate
 from training.flow.weighted_lora import weigh_adapters
-from training.loss import completion_loss
 from training.run import (
     FetchProgress,
     Finished,
-    Parameters,
     Recipe,
     TrainProgress,
     TrainReport,
@@ -50,8 +48,8 @@ def train_gate(
     """Train one gate and write its artifact to ``config.out``.
 
     Raises:
-        ConfigError: adapters that cannot be told apart or served, an unknown target, ``out`` is one
-            of them; or see ``run_training``.
+        ConfigError: two adapters are one version or cannot be served, the target is unknown, or
+            ``out`` is one of them; or as ``run_training``.
         AdapterError: an adapter cannot be read, or does not fit the base.
         TrainingDataError: a line of the data is wrong or too long, or there is too little of it.
         ModelSourceError: the base model cannot be had.
@@ -106,7 +104,7 @@ def train_gate(
             data_digest=finished.data_digest,
             weight=weight,
             bias=finished.weights["bias"],
-            metrics={} if finished.dev_loss is None else {"dev_loss": finished.dev_loss},
+            metrics=finished.metrics,
         )
         return (config.out / TENSOR_FILE).stat().st_size
 
@@ -122,7 +120,7 @@ def train_gate(
     )
 
 
-class _Gate:
+class _Gate(CompletionTrainee):
     """A base with k frozen adapters and a trainable gate."""
 
     def __init__(
@@ -138,16 +136,7 @@ class _Gate:
         bias = nn.Parameter(initial_bias(k, target).repeat(layers, 1))
         gate = FlowGate(weight, bias, temperature)
         weigh_adapters(model, adapters, lambda layer, x: gate.weights(layer, None, x))
-        self._model = model
-        self._pad_id = pad_id
-        self.parameters: Parameters = {"weight": weight, "bias": bias}
-        self.dev_parameters: Parameters = {}
-
-    def loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
-        return completion_loss(self._model, collate(examples, pad_id=self._pad_id))
-
-    def dev_loss(self, examples: Sequence[EncodedExample]) -> float:
-        return float(self.loss(examples))
+        super().__init__(model, {"weight": weight, "bias": bias}, pad_id)
 
     def weights(self) -> Tensors:
         return {name: p.detach().clone() for name, p in self.parameters.items()}

@@ -1,8 +1,7 @@
 """Frozen adapters added to a model's linears with weights that are computed while it runs.
 
-``y = W x + sum_i w_i * scale_i * B_i A_i x``, where w [..., k] is set anew at the entry of every
-decoder layer. The adapters of a linear are concatenated along their ranks, so k of them cost two
-products.
+``y = W x + sum_i w_i * scale_i * B_i A_i x``; w [..., k] is set at the entry of every decoder
+layer. The adapters of a linear are concatenated along their ranks, so k of them cost two products.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _LayerWeights:
         self._expanded = {}
 
     def by_rank(self, ranks: tuple[int, ...]) -> torch.Tensor:
-        """[..., sum of ranks]: each adapter's weight, once per rank."""
+        """Repeat each adapter's weight once per rank: [..., sum of ranks]."""
         expanded = self._expanded.get(ranks)
         if expanded is None:
             assert self._weights is not None

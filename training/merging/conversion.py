@@ -1,8 +1,8 @@
 """PiSSA, OLoRA, CorDA and LoRA-GA as plain LoRA.
 
-These initialisations take scale B0 A0 out of the base's weight, and train B A beside what is left.
-Beside the whole weight that is scale (B A - B0 A0), a LoRA of twice the rank: A over A0, and B
-beside -B0. PEFT calls this the weight conversion, and writes the same tensors.
+These initialisations subtract scale B0 A0 from the base's weight, and train B A on the rest.
+Relative to the whole weight that is scale (B A - B0 A0), a LoRA of twice the rank: A over A0, and
+B next to -B0. PEFT calls this the weight conversion, and writes the same tensors.
 """
 
 from collections import Counter
@@ -17,7 +17,7 @@ from cluster.adapters.format.manifest import ANYWHERE, AdapterFiles, read_adapte
 from cluster.adapters.loader import LoraTensors, tensors_of
 from cluster.adapters.validation.adapter_checks import check_all_finite
 from cluster.errors import AdapterMalformed, AdapterUnsupported
-from router_service.outputs import writing
+from router_service.artifacts.outputs import writing
 from training.export import created_by, export_adapter
 
 
@@ -63,7 +63,7 @@ def convert_adapter(trained: Path, initial: Path, out: Path) -> tuple[int, int]:
 def convert(
     trained: Mapping[str, LoraTensors], initial: Mapping[str, LoraTensors]
 ) -> dict[str, LoraTensors]:
-    """What has been learnt beside the base as it was, in fp32, by module path."""
+    """Compute what has been learnt relative to the original base, in fp32, by module path."""
     return {
         path: LoraTensors(
             torch.cat([module.A.float(), initial[path].A.float()], dim=0),

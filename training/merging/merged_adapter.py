@@ -9,8 +9,8 @@ from peft import LoraConfig
 
 from cluster.adapters.loader import HostAdapter
 from cluster.errors import AdapterNotFinite
+from router_service.artifacts.outputs import claim_folder, writing
 from router_service.merging.merge import Method, common_base, merge
-from router_service.outputs import claim_folder, writing
 from router_service.routers.static import check_weights
 from training.export import created_by, export_adapter
 

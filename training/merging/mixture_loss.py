@@ -1,4 +1,4 @@
-"""The loss of a base model under adapters that are merged anew for every evaluation."""
+"""Loss of a base model under adapters that are merged again for every evaluation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from training.loss import completion_loss
 
 
 class _SettableLinear(nn.Module):
-    """A linear, plus ``scale B A x`` where there is an adapter at the moment."""
+    """A linear, plus ``scale B A x`` while an adapter is set."""
 
     def __init__(self, linear: nn.Module) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class AdaptedModel:
 
     @torch.inference_mode()
     def loss(self, examples: Sequence[EncodedExample], *, pad_id: int, batch_size: int) -> float:
-        """Mean negative log-likelihood (nats) per answer token over all examples."""
+        """Compute the mean negative log-likelihood (nats) per answer token over all examples."""
         total, targets = 0.0, 0
         for start in range(0, len(examples), batch_size):
             batch = collate(examples[start : start + batch_size], pad_id=pad_id)

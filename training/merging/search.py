@@ -23,7 +23,7 @@ _SHRINK = math.exp(-0.2)
 
 
 class SearchConfig(Section):
-    """How a search runs."""
+    """Settings of a search."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

@@ -15,8 +15,8 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import AdapterConfig, Section
 from cluster.errors import ConfigError
+from router_service.artifacts.outputs import claim_folder
 from router_service.merging.merge import Method, merge
-from router_service.outputs import claim_folder
 from router_service.routers.static import save_static
 from training.base_model import linear_shapes, load_base
 from training.encoding import encode_examples
@@ -29,7 +29,7 @@ _METHOD: dict[str, Method] = {"outputs": "cat", "factors": "factors"}
 
 
 class MixtureSearchConfig(Section):
-    """What ``search_mixture`` needs."""
+    """Settings of ``search_mixture``."""
 
     data: Path
     """JSONL of {"prompt", "completion"}."""
@@ -40,7 +40,7 @@ class MixtureSearchConfig(Section):
     base: str = QUICKSTART_MODEL
     """Hub id or local folder."""
     cache_dir: Path
-    """Where fetched base models are kept."""
+    """Folder of fetched base models."""
     space: Literal["outputs", "factors"] = "outputs"
     """outputs: weights of the adapters' outputs, which is what a mixture is. factors: LoraHub's own
     sums of A and of B, with cross terms; the result is a new adapter."""
@@ -57,7 +57,7 @@ class MixtureSearchConfig(Section):
 
 @dataclass(frozen=True, slots=True)
 class MixtureSearchReport:
-    """What came of a search; losses in nats per answer token on the examples searched with."""
+    """Results of a search; losses in nats per answer token on the examples searched with."""
 
     out: Path
     weights: dict[str, float]

@@ -17,16 +17,16 @@ from cluster.adapters.format.manifest import read_manifest
 from cluster.base_model.source import ModelLocation
 from cluster.engine.execution.mixing import LAYER_MODULES
 from cluster.engine.model.model_loader import decoder_layers
+from router_service.artifacts.outputs import check_alias
 from router_service.milora.milora_artifact import save_milora
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes
 from router_service.milora.milora_schema import MiloraHyperparameters
 from router_service.milora.module_masks import balance_loss
 from router_service.milora.rational import gelu_coefficients
-from router_service.outputs import check_alias
 from training.adapter import add_lora, lora_weights
 from training.checkpoint import Tensors
 from training.config import MiloraTrainingConfig
-from training.encoding import Batch, EncodedExample, collate
+from training.encoding import EncodedBatch, EncodedExample, collate
 from training.export import export_adapter
 from training.loss import completion_loss
 from training.run import (
@@ -102,7 +102,7 @@ def train_milora(
             base_digest=finished.base.digest,
             data_digest=finished.data_digest,
             tensors=routers,
-            metrics={} if finished.dev_loss is None else {"dev_loss": finished.dev_loss},
+            metrics=finished.metrics,
         )
         return nbytes
 
@@ -118,7 +118,7 @@ def train_milora(
 
 
 def _alias(config: MiloraTrainingConfig) -> str:
-    """The name that adapter and routers are tied to.
+    """Choose the name that adapter and routers are tied to.
 
     Raises:
         ConfigError: no adapter can have it.
@@ -183,7 +183,7 @@ class MiloraTrainee:
 
     def _task_loss(self, examples: Sequence[EncodedExample]) -> torch.Tensor:
         # A shared prefix would be computed without the rows' own masks.
-        batch: Batch = collate(examples, pad_id=self._pad_id, share_prefix=False)
+        batch: EncodedBatch = collate(examples, pad_id=self._pad_id, share_prefix=False)
         self._prompt_mask = batch.prompt_mask
         self._logits = []
         return completion_loss(self._model, batch)
@@ -218,7 +218,7 @@ class MiloraTrainee:
 def initial_tensors(
     layers: int, hidden_size: int, config: MiloraTrainingConfig
 ) -> dict[str, nn.Parameter]:
-    """Trainable routers: the activation is GELU, self-attention pools the mean."""
+    """Make trainable routers: the activation is GELU, self-attention pools the mean."""
     generator = torch.Generator().manual_seed(config.seed)
     numerator, denominator = gelu_coefficients()
     tensors: dict[str, nn.Parameter] = {}
@@ -237,6 +237,6 @@ def initial_tensors(
 
 
 def _split(weights: Tensors) -> tuple[Tensors, Tensors]:
-    """The adapter's tensors, and the routers' by their own names."""
+    """Split the adapter's tensors from the routers', which get their own names."""
     routers = {k.removeprefix(_ROUTER): v for k, v in weights.items() if k.startswith(_ROUTER)}
     return {k: v for k, v in weights.items() if not k.startswith(_ROUTER)}, routers

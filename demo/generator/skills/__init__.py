@@ -10,7 +10,7 @@ from demo.generator.skills import (
     sql,
     tickets,
 )
-from demo.generator.templates import Skill
+from demo.generator.skills.templates import Skill
 
 SKILLS: dict[str, Skill] = {
     module.SKILL.name: module.SKILL

@@ -2,8 +2,8 @@
 
 from random import Random
 
+from demo.generator.skills.templates import Intent, Skill, Slots
 from demo.generator.skills.vocabulary import WEEKDAYS, ordinal
-from demo.generator.templates import Intent, Skill, Slots
 
 _JOBS = (
     "the backup", "the report", "the cleanup", "the sync", "the newsletter", "the invoice job",
@@ -13,7 +13,7 @@ _JOBS = (
 
 
 def _clock(rng: Random) -> tuple[str, str, str]:
-    """A time of day as people write it, with its cron hour and minute."""
+    """Draw a time of day as people write it, with its cron hour and minute."""
     hour, minute = rng.randint(0, 23), rng.choice((0, 0, 5, 10, 15, 20, 30, 40, 45, 50))
     if minute == 0 and rng.random() < 0.5:
         half = "am" if hour < 12 else "pm"

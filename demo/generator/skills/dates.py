@@ -2,8 +2,8 @@
 
 from random import Random
 
+from demo.generator.skills.templates import Intent, Skill, Slots
 from demo.generator.skills.vocabulary import FIRST_NAMES, MONTHS, ordinal
-from demo.generator.templates import Intent, Skill, Slots
 
 _EVENTS = (
     "We met", "She was born", "The store opened", "He graduated", "They got married",

@@ -2,8 +2,8 @@
 
 from random import Random
 
+from demo.generator.skills.templates import Intent, Skill, Slots
 from demo.generator.skills.vocabulary import FIRST_NAMES
-from demo.generator.templates import Intent, Skill, Slots
 
 _THINGS = (
     "apples", "pens", "books", "marbles", "eggs", "coins", "stamps", "cards", "cookies",

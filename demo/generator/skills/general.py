@@ -6,8 +6,8 @@ skill, so that single words do not give a prompt away.
 
 from random import Random
 
+from demo.generator.skills.templates import Intent, Skill, Slots
 from demo.generator.skills.vocabulary import CITIES, FIRST_NAMES, MONTHS, WEEKDAYS
-from demo.generator.templates import Intent, Skill, Slots
 
 _TOPICS = (
     "the ocean", "black holes", "jazz music", "old castles", "volcanoes", "friendship", "coffee",

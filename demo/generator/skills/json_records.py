@@ -2,8 +2,8 @@
 
 from random import Random
 
+from demo.generator.skills.templates import Intent, Skill, Slots
 from demo.generator.skills.vocabulary import CITIES, FIRST_NAMES, LAST_NAMES, WEEKDAYS
-from demo.generator.templates import Intent, Skill, Slots
 
 _JOBS = (
     "nurse", "teacher", "pilot", "baker", "lawyer", "chef", "painter", "farmer", "dentist",

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from demo.generator.templates import Intent, Skill, Slots
+from demo.generator.skills.templates import Intent, Skill, Slots
 
 _FOLDERS = (
     "src", "docs", "photos", "backup", "build", "logs", "music", "reports", "assets", "scripts",

@@ -2,7 +2,7 @@
 
 from random import Random
 
-from demo.generator.templates import Intent, Skill, Slots
+from demo.generator.skills.templates import Intent, Skill, Slots
 
 # table -> (text columns with their values, numeric columns)
 _TABLES: dict[str, tuple[dict[str, tuple[str, ...]], tuple[str, ...]]] = {

@@ -3,7 +3,7 @@
 from itertools import product
 from random import Random
 
-from demo.generator.templates import Intent, Skill, Slots, Split
+from demo.generator.skills.templates import Intent, Skill, Slots, Split
 
 _PRODUCTS = (
     "kettle", "headphones", "printer", "camera", "tablet", "router", "speaker", "keyboard",
@@ -108,7 +108,7 @@ _THANKS: dict[Split, tuple[str, ...]] = {"train": ("", " Thank you."), "heldout"
 
 
 def _wordings(queue: str, priority: str, split: Split) -> tuple[str, ...]:
-    """Every template of one queue and priority: greeting, issue and cue in either order."""
+    """Make every template of one queue and priority: greeting, issue and cue in either order."""
     issues = _ISSUES[queue][split]
     if priority == "normal":
         return tuple(

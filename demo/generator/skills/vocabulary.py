@@ -23,7 +23,7 @@ WEEKDAYS = (
 
 
 def ordinal(number: int) -> str:
-    """`number` as written in a date: 1st, 2nd, 3rd, 11th.
+    """Write `number` as in a date: 1st, 2nd, 3rd, 11th.
 
     Example: `ordinal(22)` is "22nd".
     """

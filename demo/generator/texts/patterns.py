@@ -23,14 +23,14 @@ class Patterns:
     slots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def draw(self, rng: Random) -> str:
-        """One text: a line, then a choice for each bracket and slot, all uniformly."""
+        """Draw one text: a line, then a choice for each bracket and slot, all uniformly."""
         return self.expand(rng, rng.choice(self.lines))
 
     def expand(self, rng: Random, pattern: str) -> str:
-        """One text of a pattern, with single spaces and `an` before vowels.
+        """Expand a pattern to one text, with single spaces and `an` before vowels.
 
         Raises:
-            KeyError: it names a slot that there is not.
+            KeyError: it names an unknown slot.
         """
         text = pattern
         while "[" in text or _SLOT.search(text):
@@ -44,7 +44,7 @@ class Patterns:
 
 
 def read_patterns(name: str) -> Patterns:
-    """The patterns of a file beside this module, with the vocabulary's slots and its own."""
+    """Read the patterns of a file of this folder, with the vocabulary's slots and its own."""
     slots = dict(_slots(_lines(VOCABULARY)))
     own = [line for line in _lines(name) if line.startswith("slot ")]
     slots.update(_slots(own))
@@ -52,7 +52,7 @@ def read_patterns(name: str) -> Patterns:
 
 
 def read_by_label(name: str) -> dict[str, Patterns]:
-    """The patterns of a file whose lines begin with their label, by label."""
+    """Read the patterns of a file whose lines begin with their label, by label."""
     every = read_patterns(name)
     by_label: dict[str, list[str]] = {}
     for line in every.lines:

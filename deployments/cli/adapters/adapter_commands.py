@@ -2,40 +2,38 @@
 
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError, PermissionDenied
-from deployments.cli import console
-from deployments.cli.adapters import adapters_remote, convert, merge
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.adapters import adapters_remote, convert, merge_command
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
 DEFAULT_TENANT = "admin"
 ALL_ADAPTERS = "*"
 SHARED = "shared"
-DIGEST_CHARACTERS = 12
 
 adapters_app = typer.Typer(no_args_is_help=True, help="See and change the adapters of the cluster.")
 
 
 @adapters_app.callback()
 def _group() -> None:
-    """See and change the adapters of the cluster, and make one out of several."""
+    """Add, change and list the adapters of the cluster, or make one out of several."""
 
 
 for _name, _command in (
     ("add", adapters_remote.add),
     ("show", adapters_remote.show),
-    ("alias", adapters_remote.alias),
+    ("switch", adapters_remote.switch),
     ("rollback", adapters_remote.rollback),
     ("pin", adapters_remote.pin),
     ("unpin", adapters_remote.unpin),
     ("rm", adapters_remote.remove),
     ("verify", adapters_remote.verify),
-    ("merge", merge.merge),
+    ("merge", merge_command.merge),
     ("convert", convert.convert),
 ):
     adapters_app.command(_name)(_command)
@@ -64,7 +62,7 @@ def list_adapters(
         else:
             rows = from_status(status, tenant)
     if as_json:
-        console.plain(orjson.dumps(rows, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(rows)
         return
     if not rows:
         console.out.print("no adapters")
@@ -80,8 +78,8 @@ def list_adapters(
         table.add_row(
             Text(label(row)),
             str(row["rank"]),
-            size(row["bytes"]) if "bytes" in row else "",
-            row["digest"][:DIGEST_CHARACTERS],
+            console.size(row["bytes"]) if "bytes" in row else "",
+            console.short_digest(row["digest"]),
             ", ".join(row.get("resident", ())),
             Text(row["description"]),
         )
@@ -89,10 +87,10 @@ def list_adapters(
 
 
 def from_status(status: dict[str, Any], tenant: str | None) -> list[dict[str, Any]]:
-    """Rows from ``/admin/v1/status``, of one tenant if it is named.
+    """List rows of ``/admin/v1/status``, of one tenant if it is named.
 
     Raises:
-        ConfigError: there is no such tenant.
+        ConfigError: the tenant does not exist.
     """
     rights: set[str] = set()
     if tenant is not None:
@@ -116,14 +114,14 @@ def _may_use(adapter: dict[str, Any], tenant: str, rights: set[str]) -> bool:
 
 
 def label(adapter: dict[str, Any]) -> str:
-    """A name as people see it: a tenant's own has its owner before it."""
+    """Write a name for people; a tenant's own has its owner before it."""
     owner = adapter.get("owner", SHARED)
     shown = adapter["name"] if owner in (SHARED, "braid") else f"{owner}/{adapter['name']}"
     return f"{shown} (pinned)" if adapter.get("pinned") else shown
 
 
 def holders(status: dict[str, Any], digest: str) -> list[str]:
-    """Replicas that hold a version; its state is added where it is not ready."""
+    """List the replicas that have loaded a version, with its state unless that is "ready"."""
     return [
         replica["replica_id"] + ("" if held["state"] == "ready" else f" ({held['state']})")
         for replica in status["replicas"]
@@ -133,7 +131,7 @@ def holders(status: dict[str, Any], digest: str) -> list[str]:
 
 
 def from_models(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows from ``/v1/models``, for a key without the administrator's rights."""
+    """List rows of ``/v1/models``, for a key without the administrator's rights."""
     return [
         {
             "name": card["id"],
@@ -144,12 +142,3 @@ def from_models(cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for card in cards
         if "rank" in card
     ]
-
-
-def size(nbytes: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if nbytes < 1024:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1024
-    return f"{nbytes:.1f} GiB"

@@ -7,7 +7,7 @@ import typer
 
 
 class BaseCheckName(StrEnum):
-    """What ``--base-check`` takes."""
+    """Choices of ``--base-check``."""
 
     SHAPES = "shapes"
     NAME = "name"
@@ -17,7 +17,7 @@ NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
 NameOrDigestArgument = Annotated[
     str,
     typer.Argument(
-        metavar="NAME|DIGEST", help="Of a digest its first characters will do, at least four."
+        metavar="NAME|DIGEST", help="A digest may be cut to its first characters, at least four."
     ),
 ]
 OwnerOption = Annotated[
@@ -29,7 +29,7 @@ ExpectOption = Annotated[
     typer.Option(
         "--expect",
         metavar="DIGEST",
-        help="Only if the name points to this version now; its first characters will do.",
+        help="Only if this is the name's version now; its first characters are enough.",
     ),
 ]
 BaseCheckOption = Annotated[

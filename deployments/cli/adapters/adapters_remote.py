@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import AdapterConflict, ConfigError
-from deployments.cli import console
 from deployments.cli.adapters.adapter_options import (
     BaseCheckOption,
     ExpectOption,
@@ -21,13 +20,13 @@ from deployments.cli.adapters.adapter_options import (
     OwnerOption,
 )
 from deployments.cli.adapters.pack import packed
-from deployments.cli.adapters.version_names import ROUTES, ask_about, full_digest
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
-from deployments.cli.refusal import advised
+from deployments.cli.adapters.version_names import ROUTES, SWITCH_PATH, ask_about, full_digest
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit.refusal import advised
 
 ADMIN = "admin"
-DIGEST_CHARACTERS = 12
 ROUTER_FILE = "router.json"
 
 
@@ -88,7 +87,7 @@ def add(
 
 
 def _about_routers(where: Path, name: str) -> str:
-    """What to do with the routers that were trained with an adapter, for one name."""
+    """Advise on the routers that were trained with an adapter, for one name."""
     known = orjson.loads((where / ROUTER_FILE).read_bytes()).get("candidates", [name])
     if name in known:
         return f"it has routers of its modules: `braid router add {name} {where}`"
@@ -109,7 +108,7 @@ def show(
     with _client(url, key) as client:
         card = ask_about(client, name, lambda meant: client.get(_path(meant, tenant=tenant)))
     if as_json:
-        console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(card)
         return
     table = Table.grid(padding=(0, 2))
     for label in ("name", "owner", "state", "version", "source", "description"):
@@ -122,7 +121,7 @@ def show(
     for note in card.get("notes", ()):
         console.plain(f"  note: {note}")
     for step in card.get("history", ()):
-        words = f"  {step['version'][:DIGEST_CHARACTERS]}  by {step['by']}"
+        words = f"  {console.short_digest(step['version'])}  by {step['by']}"
         console.plain(words + ("  (rolled back)" if step["rollback"] else ""))
     for held in card.get("residency", ()):
         console.plain(f"  {held['replica']}: {held['tier']}, {held['leases']} leases")
@@ -130,21 +129,23 @@ def show(
         console.plain(f"  being added: {adding['version']}, {len(adding['answers'])} answers")
 
 
-def alias(
+def switch(
     name: NameArgument,
-    version: Annotated[str, typer.Argument(metavar="DIGEST", help="Its first characters will do.")],
+    version: Annotated[
+        str, typer.Argument(metavar="DIGEST", help="Its first characters are enough.")
+    ],
     tenant: OwnerOption = None,
     expect: ExpectOption = None,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Point a name, old or new, to a version that is registered."""
+    """Switch a name, old or new, to a registered version."""
     with _client(url, key) as client:
         body: dict[str, Any] = {"version": full_digest(client, version)}
         body |= _meant(client, tenant, expect)
-        card = client.post(_path(name, "alias"), body).body
-    _show(card, as_json, "points to")
+        card = client.post(_path(name, SWITCH_PATH), body).body
+    _show(card, as_json, "switched to")
 
 
 def rollback(
@@ -155,7 +156,7 @@ def rollback(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Point a name to what it pointed to before; again and again it goes further back."""
+    """Switch a name back to its version before; each call goes back one more."""
     with _client(url, key) as client:
         card = client.post(_path(name, "rollback"), _meant(client, tenant, expect)).body
     _show(card, as_json, "rolled back to")
@@ -215,7 +216,7 @@ def verify(
     key: KeyOption = None,
     url: UrlOption = None,
 ) -> None:
-    """Read an adapter's files anew and compare them with the digest."""
+    """Read an adapter's files again and compare them with the digest."""
     with _client(url, key) as client:
         answer = ask_about(
             client, name, lambda meant: client.post(_path(meant, "verify", tenant=tenant), {}).body
@@ -233,7 +234,7 @@ def _upload(client: BraidClient, fields: dict[str, Any], where: Path) -> dict[st
 
 @contextmanager
 def _conflict_advised(replace: bool, expect: str | None) -> Iterator[None]:
-    """A name that exists: how to say on the command line that it may."""
+    """Add advice for the command line to a conflict over a name that exists."""
     try:
         yield
     except AdapterConflict as error:
@@ -266,7 +267,7 @@ def _meant(client: BraidClient, tenant: str | None, expect: str | None) -> dict[
 
 
 def _local(source: str) -> Path | None:
-    """A folder or archive of this machine, or None where SOURCE is something else.
+    """Find the folder or archive that SOURCE names here; returns None if it names something else.
 
     Raises:
         ConfigError: it looks like a path, and there is nothing.
@@ -293,6 +294,6 @@ def _source(source: str, on_server: bool) -> dict[str, str]:
 
 def _show(card: dict[str, Any], as_json: bool, words: str) -> None:
     if as_json:
-        console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(card)
         return
     console.plain(f"{card['name']} {words} {card['version']}, rank {card['rank']}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 
 def convert(
@@ -27,16 +27,16 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace what OUT already holds.")
     ] = False,
 ) -> None:
-    """Convert an adapter whose initialisation changed the base into a plain LoRA of twice the rank.
+    """Convert an adapter whose initialisation changed the base into a plain LoRA of twice the
+    rank.
 
-    What it computes beside the changed base, the plain one computes beside the base itself.
+    The plain LoRA on the unchanged base computes what the adapter computes on its changed base.
     """
-    from deployments.cli.adapters.adapter_commands import size
-    from router_service.outputs import claim_folder
+    from router_service.artifacts.outputs import claim_folder
     from training.merging.conversion import convert_adapter
 
     claim_folder(out, overwrite=overwrite, reads=(source, initial))
     nbytes, rank = convert_adapter(source, initial, out)
     console.out.print(
-        Text("converted ", style="bold green") + Text(f"{out}: rank {rank}, {size(nbytes)}")
+        Text("converted ", style="bold green") + Text(f"{out}: rank {rank}, {console.size(nbytes)}")
     )

@@ -16,7 +16,7 @@ MLX_FILE = "adapters.safetensors"
 
 @contextmanager
 def packed(path: Path) -> Iterator[BinaryIO]:
-    """An archive as it is, or the adapter's files of a folder as a .tar in a temporary file.
+    """Open an archive, or pack the adapter's files of a folder into a temporary .tar.
 
     Links are followed, as in a snapshot of the hub's cache: they are the user's own.
 

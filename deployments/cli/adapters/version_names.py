@@ -5,16 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 from cluster.errors import AdapterNotFound, ConfigError
-from deployments.cli.client import BraidClient
+from deployments.cli.toolkit.client import BraidClient
 
 ROUTES = "/admin/v1/adapters"
+SWITCH_PATH = "alias"
+"""Below a name's path: switches the name to a version."""
 WHOLE_DIGEST = 64  # characters
 BEGINNING = re.compile("[0-9a-f]{4,63}")
-"""What may stand for a digest where a name may stand too; shorter ones are mistyped names."""
+"""Matches the beginning of a digest; shorter ones are mistyped names."""
 
 
 def full_digest(client: BraidClient, beginning: str) -> str:
-    """The one registered version that begins so; a whole digest is taken as it is.
+    """Find the one registered version that begins so; a whole digest is returned unchanged.
 
     Raises:
         ConfigError: none, or several.
@@ -32,9 +34,9 @@ def full_digest(client: BraidClient, beginning: str) -> str:
 def ask_about(
     client: BraidClient, wanted: str, ask: Callable[[str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The answer about a name, or else about the one version that begins so.
+    """Ask about a name, or else about the one version whose digest begins so.
 
-    The server says what is a name: it also knows those that are being added.
+    The server decides which of them it is, as it also knows the names that are being added.
 
     Args:
         ask: sends the request for a name or a whole digest.

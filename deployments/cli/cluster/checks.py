@@ -1,4 +1,4 @@
-"""What ``braid doctor`` looks at; each check tells what it found and how to mend it."""
+"""Checks of ``braid doctor``; each says what it found and how to fix it."""
 
 import importlib.metadata
 import importlib.util
@@ -14,7 +14,7 @@ import psutil
 
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
 from cluster.errors import BraidError
-from deployments.cli.adapters.adapter_commands import size
+from deployments.cli.toolkit import console
 from deployments.local.lifecycle import check_port_free, find_running
 from deployments.local.local_state import StateDir
 from deployments.local.quickstart import PROJECT_ROOT
@@ -29,7 +29,7 @@ HOST = "127.0.0.1"
 
 
 class Verdict(StrEnum):
-    """How bad it is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARN = "warn"
@@ -43,11 +43,11 @@ class Check:
     name: str
     verdict: Verdict
     found: str
-    fix: str = ""  # what to do where it is not ok
+    fix: str = ""  # what to do if it is not ok
 
 
 def all_checks(settings: Settings, port: int) -> Iterable[Callable[[], Check]]:
-    """Every check, not run yet."""
+    """List all checks; none has run yet."""
     state = StateDir(state_folder(settings))
     return (
         check_python,
@@ -65,14 +65,14 @@ def all_checks(settings: Settings, port: int) -> Iterable[Callable[[], Check]]:
 
 
 def graded(name: str, value: float, least: float, enough: float, found: str, fix: str) -> Check:
-    """Fails below ``least``, warns below ``enough``."""
+    """Fail below ``least``, warn below ``enough``."""
     if value >= enough:
         return Check(name, Verdict.OK, found)
     return Check(name, Verdict.WARN if value >= least else Verdict.FAIL, found, fix)
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    """One that the project is tested with."""
+    """Check that Python is a version that the project is tested with."""
     found = ".".join(str(part) for part in version)
     if LEAST_PYTHON <= version < BEYOND_PYTHON:
         return Check("Python", Verdict.OK, found)
@@ -80,7 +80,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
 
 
 def check_packages() -> Check:
-    """Every dependency is there, in a version that the project allows."""
+    """Check that every dependency is installed in a version that the project allows."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -101,9 +101,9 @@ def check_packages() -> Check:
 
 
 def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
-    """The versions that the project is tested with."""
+    """Check that the installed versions are those of the lock file."""
     if not lock.exists():
-        return Check("Lock file", Verdict.OK, "none beside this installation")
+        return Check("Lock file", Verdict.OK, "only this installation has one")
     pins = dict(
         line.strip().split("==", 1)
         for line in lock.read_text(encoding="utf-8").splitlines()
@@ -123,7 +123,7 @@ def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
 
 
 def check_kernels() -> Check:
-    """Hugging Face's distribution of the same name would replace this project's package."""
+    """Check that Hugging Face's package of the same name does not replace this project's."""
     found = installed_version("kernels")
     if found is not None:
         return Check(
@@ -145,30 +145,32 @@ def check_kernels() -> Check:
 
 
 def check_cores() -> Check:
-    """Two replicas share the cores."""
+    """Check the number of cores, which two replicas share."""
     cores = os.cpu_count() or 1
     return graded("Cores", cores, 1, 2, str(cores), "start with --replicas 1")
 
 
 def check_memory() -> Check:
-    """Room for two replicas of the quickstart model, and Ray."""
+    """Check that there is memory for two replicas of the quickstart model, and Ray."""
     free = psutil.virtual_memory().available
     fix = "close other programs, or start with --replicas 1"
-    return graded("Memory", free, LEAST_MEMORY, ENOUGH_MEMORY, f"{size(free)} available", fix)
+    return graded(
+        "Memory", free, LEAST_MEMORY, ENOUGH_MEMORY, f"{console.size(free)} available", fix
+    )
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
-    """Ray keeps its objects there; containers are often given too little."""
+    """Check the shared memory, in which Ray keeps its objects; containers often have too little."""
     if not folder.is_dir():
         return Check("Shared memory", Verdict.OK, f"no {folder} on this system")
     free = psutil.disk_usage(str(folder)).free
     fix = "start the container with --shm-size=512m"
     least = LEAST_SHARED_MEMORY
-    return graded("Shared memory", free, 0, least, f"{size(free)} free in {folder}", fix)
+    return graded("Shared memory", free, 0, least, f"{console.size(free)} free in {folder}", fix)
 
 
 def check_port(state: StateDir, port: int) -> Check:
-    """Free, or used by this state folder's own cluster."""
+    """Check that the port is free, or used by this state folder's own cluster."""
     name = f"Port {port}"
     running = find_running(state)
     if running is not None and running.port == port:
@@ -182,7 +184,7 @@ def check_port(state: StateDir, port: int) -> Check:
 
 
 def check_model(cache: Path) -> Check:
-    """The quickstart's model is in the cache, or there is room for it."""
+    """Check that the quickstart's model is in the cache, or that there is room for it."""
     from cluster.base_model.source import resolve_model
 
     name = "Model cache"
@@ -194,17 +196,19 @@ def check_model(cache: Path) -> Check:
         location = resolve_model(AppConfig().model, cache, offline=True)
     except BraidError:
         if free < LEAST_DISK:
-            found = f"{size(free)} free at {parent}"
+            found = f"{console.size(free)} free at {parent}"
             return Check(name, Verdict.FAIL, found, "make room, or set BRAID_CACHE_DIR")
         return Check(
             name, Verdict.WARN, "the model is not there yet", "braid model fetch (or braid up)"
         )
     found = f"{location.model_id} at {location.path}"
-    return graded(name, free, 0, ENOUGH_DISK, found, f"only {size(free)} are free at {parent}")
+    return graded(
+        name, free, 0, ENOUGH_DISK, found, f"only {console.size(free)} are free at {parent}"
+    )
 
 
 def check_store(settings: Settings) -> Check:
-    """The Redis that BRAID_REDIS_URL names answers, or the embedded server can be started."""
+    """Check that the Redis of BRAID_REDIS_URL answers, or that the embedded server can start."""
     name = "Redis"
     if settings.redis_url is not None:
         from deployments.cli.cluster.launch import check_redis
@@ -228,7 +232,7 @@ def check_store(settings: Settings) -> Check:
 
 
 def check_state(state: StateDir) -> Check:
-    """Secrets are their owner's alone, and the folder can be written."""
+    """Check that secrets are private to their owner, and that the folder can be written."""
     name = "State folder"
     there = next(path for path in (state.root, *state.root.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
@@ -255,7 +259,7 @@ def check_state(state: StateDir) -> Check:
 
 
 def installed_version(name: str) -> str | None:
-    """Version of a distribution, or None where it is not installed."""
+    """Find the version of a distribution; returns None if it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

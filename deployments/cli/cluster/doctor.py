@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.config import AppConfig, Settings
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 

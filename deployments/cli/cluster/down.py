@@ -1,7 +1,7 @@
 """``braid down``."""
 
-from deployments.cli import console
-from deployments.cli.client import open_state
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import open_state
 from deployments.local import lifecycle
 
 

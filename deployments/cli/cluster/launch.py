@@ -1,4 +1,4 @@
-"""What ``braid up`` is asked for, checked in full before anything starts."""
+"""Options of ``braid up``, checked in full before anything starts."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -13,7 +13,9 @@ from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig, Settings
 from cluster.domain.adapter import AdapterEntry
+from cluster.domain.model_names import base_names
 from cluster.errors import AdapterSourceRefused, ConfigError
+from cluster.field_problems import all_problems
 from deployments.local.lifecycle import default_threads
 from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
@@ -67,7 +69,9 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
     """
     config = _config(wish, state, settings)
     if wish.adapters is not None and wish.no_demo:
-        raise ConfigError("--no-demo means no adapters at all; leave it out beside --adapters")
+        raise ConfigError(
+            "--no-demo means no adapters at all; leave it out when you give --adapters"
+        )
     if wish.adapters is None and not wish.no_demo:
         demo = demo_config(config, state)
         config = demo if not wish.routers else demo.model_copy(update={"routers": config.routers})
@@ -83,10 +87,10 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
 
 
 def check_machine(launch: Launch, model: ModelLocation) -> str | None:
-    """What can be checked only beside the base model, and on the network.
+    """Check what needs the base model or the network.
 
     Returns:
-        What to warn of; None where that is nothing.
+        A warning, or None if there is none.
 
     Raises:
         ConfigError: the replicas or a router do not fit, or the Redis server cannot be
@@ -114,10 +118,10 @@ def check_redis(url: str) -> str | None:
     """Refuse a Redis server that cannot be used; the message never has the password.
 
     Returns:
-        What a full server would drop beside decisions; None where that is nothing.
+        What a full server would drop besides decisions, or None if nothing.
 
     Raises:
-        ConfigError: the address is malformed, nobody answers there, or the server is a node of a
+        ConfigError: the address is malformed, no server answers there, or the server is a node of a
             Redis Cluster or a Sentinel.
     """
     import redis
@@ -147,7 +151,8 @@ def check_redis(url: str) -> str | None:
 
 
 def differences(state: StateDir, wished: AppConfig) -> list[str]:
-    """Paths of the entries in which ``wished`` is not what the running cluster was started with."""
+    """List the paths of entries in which ``wished`` differs from the running cluster's
+    configuration."""
     running = AppConfig.model_validate(read_json(state.run) or {})
     before, after = _flat(running), _flat(wished)
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
@@ -171,7 +176,7 @@ def _flat(config: AppConfig) -> dict[str, Any]:
 
 
 def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
-    """Paths are absolute: the supervisor works in another folder."""
+    """Make the configuration; its paths are absolute, as the supervisor works in another folder."""
     redis_url = wish.redis_url
     if redis_url is None and settings.redis_url is not None:
         redis_url = settings.redis_url.get_secret_value()
@@ -199,15 +204,11 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
     try:
         return AppConfig.model_validate(_given(values))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(problems) from error
+        raise ConfigError(all_problems(error)) from error
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is None, so that the defaults stay those of the configuration."""
+    """Leave out entries that are None, so that the defaults stay those of the configuration."""
     given = {
         key: _given(value) if isinstance(value, dict) else value
         for key, value in values.items()
@@ -241,7 +242,7 @@ def _sources(folder: Path | None, state: StateDir) -> Path:
 
 
 def _source_url(url: str) -> str:
-    """An entry of the list of permitted sources: it must permit itself, and not more by mistake."""
+    """Make an entry of the permitted sources, which must permit itself and no more."""
     from cluster.adapters.sources.allow_list import AllowList, without_secrets
 
     shown = without_secrets(url)
@@ -262,8 +263,7 @@ def _source_url(url: str) -> str:
 def _scan(config: AppConfig) -> AdapterCatalog:
     if config.adapters_dir is None:
         return AdapterCatalog()
-    short = config.model.rstrip("/").rsplit("/", 1)[-1]
-    catalog = AdapterCatalog.scan(config.adapters_dir, reserved=(config.model, short))
+    catalog = AdapterCatalog.scan(config.adapters_dir, reserved=base_names(config.model))
     if not catalog.entries:
         reasons = "".join(f"\n  {item.alias}: {item.message}" for item in catalog.problems)
         raise ConfigError(

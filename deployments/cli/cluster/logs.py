@@ -11,8 +11,8 @@ import orjson
 import typer
 
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import open_state
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import open_state
 from deployments.local.log_file import log_files
 
 LINES = 100
@@ -36,7 +36,7 @@ def logs(
     path = open_state().cluster_log
     files = log_files(path)
     if not files:
-        raise ConfigError(f"{path}: there is no log yet; a cluster writes it once it has started")
+        raise ConfigError(f"{path}: no log yet; start a cluster with `braid up`")
     wanted = {"request": request, "tenant": tenant, "event": event}
     found: deque[str] = deque(maxlen=lines)
     for file in files[:-1]:
@@ -46,14 +46,14 @@ def logs(
         for line in found:
             console.plain(line)
         if not found and not follow:
-            console.note(f"no line of {path} or the older files beside it is as asked")
+            console.note(f"no line of {path} or of the older files next to it matches")
         if follow:
             for line in _matching(lines_after(newest, path), wanted):
                 console.plain(line)
 
 
 def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> Iterator[str]:
-    """Lines that are JSON objects with these members; None wants nothing of a member."""
+    """Yield the lines that are JSON objects with these members; a None member is not compared."""
     for line in lines:
         if not line.startswith(b"{"):
             continue
@@ -66,7 +66,7 @@ def _matching(lines: Iterator[bytes] | list[bytes], wanted: dict[str, Any]) -> I
 
 
 def lines_after(file: BinaryIO, path: Path) -> Iterator[bytes]:
-    """Lines as they come, from where ``file`` is read to, and of files that take the name later.
+    """Yield new lines of ``file`` as they come, and of files that take its name later.
 
     Closes ``file`` once that happens.
     """

@@ -5,14 +5,14 @@ from typing import Annotated
 import typer
 
 from cluster.config import AppConfig, Settings, cache_folder
-from deployments.cli import console
+from deployments.cli.toolkit import console
 
 model_app = typer.Typer(no_args_is_help=True, help="Base models on this machine.")
 
 
 @model_app.callback()
 def _group() -> None:
-    """Base models on this machine."""
+    """Manage base models on this machine."""
 
 
 @model_app.command("fetch")

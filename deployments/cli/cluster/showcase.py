@@ -1,4 +1,4 @@
-"""What ``braid up`` ends with: real answers, and what to try next."""
+"""End of ``braid up``: real answers, and what to try next."""
 
 import json
 import shlex
@@ -9,9 +9,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from cluster.domain.model_names import AUTO
 from cluster.tenancy.quickstart import ADMIN_TENANT
-from deployments.cli import console
-from deployments.cli.client import BraidClient, Target
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, ServerTarget
 
 MAX_TOKENS = 64
 LABEL_WIDTH = 7
@@ -28,7 +29,7 @@ PROMPT_BY_SKILL = {
 
 
 def show_rights(rights: Mapping[str, Sequence[str]]) -> None:
-    """Who may use what, for the tenants that `braid up` made."""
+    """Print the rights of the tenants that `braid up` made."""
     for tenant, aliases in rights.items():
         words = ", ".join(aliases) or "the base model"
         console.out.print(Text(f"  {tenant:<8}", style="bold") + Text(words))
@@ -38,30 +39,30 @@ def show_rights(rights: Mapping[str, Sequence[str]]) -> None:
 def show_answers(
     url: str, keys: Mapping[str, str], rights: Mapping[str, Sequence[str]], model: str
 ) -> None:
-    """One request for each tenant: prompt, mixture, source, answer.
+    """Ask once for each tenant and print prompt, mixture, source and answer.
 
     Args:
-        model: what to ask for, "auto" where there is a router.
+        model: what to ask for; "auto" if there is a router.
 
     Raises:
         BraidError: a request failed.
     """
     shown: list[str] = []
     for tenant, aliases in rights.items():
-        name = model if model == "auto" or not aliases else aliases[0]
+        name = model if model == AUTO or not aliases else aliases[0]
         shown.append(prompt_for(aliases, shown))
-        show_answer(Target(url, keys[tenant]), tenant, shown[-1], name)
+        show_answer(ServerTarget(url, keys[tenant]), tenant, shown[-1], name)
 
 
 def prompt_for(aliases: Sequence[str], shown: Sequence[str] = ()) -> str:
-    """A prompt that suits one of these adapters, where one is the demo's; a new one if possible."""
+    """Choose a prompt that suits one of the demo's adapters among these, a new one if possible."""
     known = [PROMPT_BY_SKILL[alias] for alias in aliases if alias in PROMPT_BY_SKILL]
     fresh = [prompt for prompt in known if prompt not in shown]
     return next(iter(fresh or known), ANY_PROMPT)
 
 
-def show_answer(target: Target, tenant: str, prompt: str, model: str) -> None:
-    """Ask once, greedily, and print all that there is to see."""
+def show_answer(target: ServerTarget, tenant: str, prompt: str, model: str) -> None:
+    """Ask once, greedily, and print the answer with its decision."""
     with BraidClient(target) as client, console.spinner(f"{tenant} asks"):
         answer = client.chat(request_body(prompt, model))
         decision = client.decision(answer.decision_id)
@@ -84,7 +85,7 @@ def _labelled(label: str, content: RenderableType) -> None:
 
 
 def request_body(prompt: str, model: str) -> dict[str, object]:
-    """A greedy chat request."""
+    """Make the body of a greedy chat request."""
     return {
         "model": model,
         "messages": [{"role": "user", "content": prompt}],
@@ -94,7 +95,7 @@ def request_body(prompt: str, model: str) -> dict[str, object]:
 
 
 def show_next(url: str, key: str, prompt: str, model: str) -> None:
-    """The curl line and the Python lines to try next, ready to be copied."""
+    """Print the curl line and the Python lines to try next, ready to be copied."""
     body = json.dumps(request_body(prompt, model))
     console.out.print("\n[bold]Try it[/bold]")
     console.plain(
@@ -107,7 +108,7 @@ def show_next(url: str, key: str, prompt: str, model: str) -> None:
 
 
 def python_lines(url: str, key: str, prompt: str, model: str) -> list[str]:
-    """The same request through the openai client."""
+    """Write the same request with the openai client."""
     return [
         "from openai import OpenAI",
         f'client = OpenAI(base_url="{url}/v1", api_key="{key}")',

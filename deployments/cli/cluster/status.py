@@ -3,14 +3,12 @@
 import time
 from typing import Any
 
-import orjson
 from rich.table import Table
 from rich.text import Text
 
-from deployments.cli import console
-from deployments.cli.adapters.adapter_commands import size
-from deployments.cli.client import BraidClient, NoServer, find_target, open_state
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, NoServer, find_target, open_state
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 from deployments.local.lifecycle import find_running
 from deployments.local.local_state import read_json
 from deployments.local.phases import RECOVERING, RUNNING
@@ -30,7 +28,7 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
     with BraidClient(find_target(url, key, None, ADMIN)) as client:
         body = client.get("/admin/v1/status")
     if as_json:
-        console.plain(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(body)
         return
     routers = ", ".join(body["routers"]) or "none"
     console.out.print(
@@ -51,7 +49,7 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
 
 
 def _explain_absence(url: str | None) -> None:
-    """Say why there is no cluster of this state folder that could be asked.
+    """Say why no cluster of this state folder could be asked.
 
     Raises:
         NoServer: it is not there, or not yet.
@@ -85,7 +83,7 @@ def _explain_absence(url: str | None) -> None:
 
 
 def show_replicas(replicas: list[dict[str, Any]]) -> None:
-    """Load, KV blocks and resident adapters of each replica."""
+    """Print load, KV blocks and resident adapters of each replica."""
     table = Table(title="Replicas", title_justify="left", title_style="bold", **TABLE)
     for column in ("replica", "running", "queued", "KV in use", "slots", "memory", "resident"):
         table.add_column(column, overflow="fold")
@@ -99,7 +97,7 @@ def show_replicas(replicas: list[dict[str, Any]]) -> None:
             str(replica["queued"]),
             Text(console.bar(used, 8).ljust(8), style="cyan") + f" {used:.0%}",
             f"{len(replica['resident'])}/{replica['slots_total']}",
-            size(replica["adapter_bytes_used"]),
+            console.size(replica["adapter_bytes_used"]),
             ", ".join(_resident(adapter) for adapter in replica["resident"]) or "-",
         )
     console.out.print()
@@ -114,9 +112,9 @@ def _resident(adapter: dict[str, Any]) -> str:
 
 
 def show_placement(placement: dict[str, Any]) -> None:
-    """How many copies of what, why, and what changed lately."""
+    """Print the copies of each adapter, their reasons, and recent changes."""
     console.out.print()
-    if "ticks" not in placement:  # the controller does not answer; the replicas go on without it
+    if "ticks" not in placement:  # the controller does not answer; the replicas work without it
         console.note(str(placement.get("error")))
         return
     console.out.print(
@@ -149,7 +147,7 @@ def show_placement(placement: dict[str, Any]) -> None:
 
 
 def history_line(change: dict[str, Any]) -> str:
-    """One change: when, what, which adapter where, why."""
+    """Write one change: time, action, adapter, place, reason."""
     at = time.strftime("%H:%M:%S", time.localtime(change["at"]))
     what = " ".join(word for word in (change["kind"], change["adapter"]) if word)
     where = f" on {change['replica_id']}" if change["replica_id"] else ""
@@ -157,7 +155,7 @@ def history_line(change: dict[str, Any]) -> str:
 
 
 def show_store(store: dict[str, Any]) -> None:
-    """Whether decisions are kept, and how often they were found."""
+    """Print if decisions are kept, and how often they were found."""
     closed = store["breaker"] == "closed"
     words = "answers" if closed else f"away (breaker {store['breaker']}): decisions are carried"
     counts = ", ".join(f"{store[name]} {name}" for name in store if name != "breaker")
@@ -170,7 +168,7 @@ def show_store(store: dict[str, Any]) -> None:
 
 
 def show_tenants(tenants: list[dict[str, Any]]) -> None:
-    """Who may use what."""
+    """Print the rights of every tenant."""
     table = Table(title="Tenants", title_justify="left", title_style="bold", **TABLE)
     for column in ("tenant", "role", "adapters"):
         table.add_column(column)

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import open_state
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import open_state
 from deployments.local.local_state import StateDir, read_json
 
 ALL_ADAPTERS = "*"
@@ -19,7 +19,7 @@ tenants_app = typer.Typer(no_args_is_help=True, help="See who may use what.")
 
 @tenants_app.callback()
 def _group() -> None:
-    """See who may use what."""
+    """Show the rights of the tenants."""
 
 
 @tenants_app.command("list")
@@ -74,7 +74,7 @@ def check(
 
 
 def tenants_file(state: StateDir) -> Path:
-    """The file that the last ``braid up`` named, else the demo tenants'.
+    """Find the file that the last ``braid up`` named, else the demo tenants'.
 
     Raises:
         ConfigError: there was no ``braid up`` yet.
@@ -83,5 +83,5 @@ def tenants_file(state: StateDir) -> Path:
     named = run.get("tenants_file") if run is not None else None
     path = Path(str(named)) if named else state.tenants
     if not path.exists():
-        raise ConfigError(f"{path}: there are no tenants yet; they are made by `braid up`")
+        raise ConfigError(f"{path}: no tenants yet; start a cluster with `braid up` to make them")
     return path

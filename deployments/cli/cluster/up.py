@@ -10,14 +10,14 @@ import typer
 from rich.text import Text
 
 from cluster.config import AppConfig, Settings, cache_folder, state_folder
+from cluster.domain.model_names import AUTO
 from cluster.errors import BraidError, ConfigError
-from deployments.cli import console
 from deployments.cli.cluster.launch import Launch, Wish, check_machine, differences, plan_launch
 from deployments.cli.cluster.showcase import prompt_for, show_answers, show_next, show_rights
+from deployments.cli.toolkit import console
 from deployments.local import lifecycle
 from deployments.local.local_state import StateDir, write_run
 
-AUTO = "auto"
 WHAT, MACHINE, OPERATOR = "What is served", "Machine", "Operation"
 
 
@@ -194,7 +194,7 @@ def up(
     try:
         _show(running.url.replace("://0.0.0.0:", "://127.0.0.1:"), launch, state)
     except BraidError:
-        console.note("the cluster goes on running: see `braid status`, stop it with `braid down`")
+        console.note("the cluster is still running: see `braid status`, stop it with `braid down`")
         raise
 
 
@@ -219,7 +219,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
 
 
 def _prepare(launch: Launch, state: StateDir, settings: Settings) -> None:
-    """The rest of the checks, the model, and the demo tenants' files."""
+    """Run the remaining checks, fetch the model, and write the demo tenants' files."""
     from cluster.base_model.source import resolve_model
     from cluster.tenancy.quickstart import write_demo_tenants
 

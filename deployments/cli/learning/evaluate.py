@@ -11,17 +11,18 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.learning.mixture import parse_mixture
-from deployments.cli.learning.train_common import ThreadsOption, checked
-from deployments.cli.options import JsonOption
+from deployments.cli.learning.train_common import checked
+from deployments.cli.learning.training_options import ThreadsOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.mixture_text import parse_mixture
+from deployments.cli.toolkit.options import JsonOption
 from deployments.local.quickstart import DEMO_ADAPTERS
 
 SHOWN_MISTAKES = 3
 
 
 class MetricName(StrEnum):
-    """What ``--metric`` takes."""
+    """Choices of ``--metric``."""
 
     EXACT = "exact"
     VALUE = "value"
@@ -77,13 +78,13 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score the base, an adapter, a mixture or a router on JSON lines, in this process."""
-    from router_service.outputs import check_file
+    from router_service.artifacts.outputs import check_file
     from training.evaluation.evaluation_run import evaluate as run
     from training.evaluation.target import EvalConfig
 
     options = _options(router_option or [])
     if router_option and router is None:
-        raise ConfigError(f"--router-option {router_option[0]}: expected --router beside it")
+        raise ConfigError(f"--router-option {router_option[0]}: needs --router as well; give both")
     if out is not None:
         check_file(out)
     demo = adapters == DEMO_ADAPTERS or (adapter is not None and adapter.parent == DEMO_ADAPTERS)
@@ -110,7 +111,7 @@ def evaluate(
         out.write_bytes(orjson.dumps(whole, option=orjson.OPT_INDENT_2) + b"\n")
     if as_json:
         summary = {key: value for key, value in whole.items() if key != "scored"}
-        console.plain(orjson.dumps(summary, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(summary)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("target", "metric", "n", "value", "95 % interval", "adapters per prompt"):
@@ -137,7 +138,7 @@ def evaluate(
 
 
 def _options(given: list[str]) -> dict[str, object]:
-    """Settings as JSON values where they are some, else as text."""
+    """Parse settings as JSON values if they are some, else as text."""
     options: dict[str, object] = {}
     for text in given:
         name, equals, value = text.partition("=")

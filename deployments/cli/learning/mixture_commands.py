@@ -9,23 +9,23 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.adapters.merge import AdaptersOption
-from deployments.cli.learning.mixture import adapter_folders, parse_mixture, parse_names
-from deployments.cli.learning.train_common import (
+from deployments.cli.learning.train_common import checked
+from deployments.cli.learning.training_options import (
     OutOption,
     OverwriteOption,
     SeedOption,
     ThreadsOption,
-    checked,
 )
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.mixture_text import adapter_folders, parse_mixture, parse_names
+from deployments.cli.toolkit.options import AdaptersOption
 from deployments.local.quickstart import DEMO_ADAPTERS
 
 mixture_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")
 
 
 class Space(StrEnum):
-    """What ``--space`` takes."""
+    """Choices of ``--space``."""
 
     OUTPUTS = "outputs"
     FACTORS = "factors"
@@ -59,7 +59,7 @@ def save(
         weights = {name: 1 / len(names) for name in names}
     folders = adapter_folders(adapters, tuple(weights))
 
-    from router_service.outputs import claim_folder
+    from router_service.artifacts.outputs import claim_folder
     from router_service.routers.static import save_static
 
     claim_folder(out, overwrite=overwrite, reads=folders.values())
@@ -68,7 +68,7 @@ def save(
     )
     console.out.print(
         Text("saved ", style="bold green")
-        + Text(f"{out}: {len(weights)} adapters, version {manifest.version[:12]}")
+        + Text(f"{out}: {len(weights)} adapters, version {console.short_digest(manifest.version)}")
     )
 
 

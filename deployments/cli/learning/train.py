@@ -6,39 +6,31 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from cluster.config import Settings, cache_folder
-from deployments.cli import console, importing
 from deployments.cli.learning import train_layer_routers
-from deployments.cli.learning.train_common import (
-    BaseOption,
-    DataOption,
+from deployments.cli.learning.train_common import checked, resumable, train_over_base
+from deployments.cli.learning.training_options import (
+    BaseModelOptions,
     DescriptionOption,
     LearningRateOption,
-    MaxTokensOption,
-    OutOption,
-    OverwriteOption,
     RankOption,
-    ResumeOption,
-    SeedOption,
-    ThreadsOption,
-    checked,
-    resumable,
-    shown,
+    RunOptions,
+    with_options,
 )
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.interruption import importing
 
 train_app = typer.Typer(no_args_is_help=True, help="Train an adapter or a router.")
 
 
 @train_app.callback()
 def _group() -> None:
-    """Train an adapter or a router; an interrupted training goes on with --resume."""
+    """Train an adapter or a router; continue an interrupted training with --resume."""
 
 
 @train_app.command("adapter")
+@with_options(BaseModelOptions)
 def adapter(
-    data: DataOption,
-    out: OutOption,
-    base: BaseOption = None,
+    options: BaseModelOptions,
     description: DescriptionOption = None,
     rank: RankOption = None,
     alpha: Annotated[
@@ -55,27 +47,20 @@ def adapter(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: 120.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     lr: LearningRateOption = None,
-    max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
         typer.Option(min=0, help="Examples held back for early stopping. Default: 24."),
     ] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Fine-tune one LoRA adapter and write it as a PEFT folder."""
     with importing():
         from training.adapter import train_adapter
         from training.config import AdapterTrainingConfig
 
-    config = checked(
+    train_over_base(
+        train_adapter,
         AdapterTrainingConfig,
-        data=data,
-        out=out,
-        base=base,
-        cache_dir=cache_folder(Settings()),
+        options,
         description=description,
         rank=rank,
         alpha=alpha,
@@ -83,18 +68,14 @@ def adapter(
         steps=steps,
         batch_size=batch_size,
         learning_rate=lr,
-        max_tokens=max_tokens,
         dev_examples=dev_examples,
-        seed=seed,
-        threads=threads,
-        resume=resume,
-        overwrite=overwrite,
     )
-    shown(train_adapter, config)
 
 
 @train_app.command("router")
+@with_options(RunOptions)
 def router(
+    options: RunOptions,
     data: Annotated[
         Path,
         typer.Option(
@@ -105,7 +86,6 @@ def router(
             show_default=False,
         ),
     ],
-    out: OutOption,
     held_out: Annotated[
         Path | None,
         typer.Option(metavar="FILE|DIR", help="Data that training never sees, to measure with."),
@@ -117,17 +97,13 @@ def router(
     follow_up_label: Annotated[
         str | None,
         typer.Option(
-            help="Label of texts that go on with a conversation's turn before them, such as 'only "
+            help="Label of texts that continue a conversation's turn before them, such as 'only "
             "the red ones'. Default: follow-up.",
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="At most. Default: 4.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 64.")] = None,
     lr: LearningRateOption = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Train a DLP router: a small network that chooses adapters from a prompt's text."""
     with importing():
@@ -136,18 +112,14 @@ def router(
 
     config = checked(
         RouterTrainingConfig,
+        **options.settings,
         data=data,
-        out=out,
         held_out=held_out,
         base_label=base_label,
         follow_up_label=follow_up_label,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=lr,
-        seed=seed,
-        threads=threads,
-        resume=resume,
-        overwrite=overwrite,
     )
     dev = ""
     with console.counter() as report:
@@ -159,7 +131,7 @@ def router(
             words = f"epoch {progress.epoch}, loss {progress.loss:.4f}{dev}"
             report("training", words, progress.step, progress.steps)
 
-        with resumable(out):
+        with resumable(options.out):
             done = train_router(config, show)
     console.out.print(
         Text("trained ", style="bold green")

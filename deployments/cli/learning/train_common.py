@@ -1,17 +1,18 @@
-"""What the commands that train have in common: options, settings from them, progress, report."""
+"""Settings, progress and report of the commands that train."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
 from pydantic import BaseModel, ValidationError
 from rich.text import Text
 
+from cluster.config import Settings, cache_folder
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.adapters.adapter_commands import size
+from cluster.field_problems import all_problems
+from deployments.cli.learning.training_options import BaseModelOptions
+from deployments.cli.toolkit import console
 
 if TYPE_CHECKING:
     from training.config import TrainingConfig
@@ -19,54 +20,31 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=BaseModel)
 
-DataOption = Annotated[
-    Path,
-    typer.Option(
-        "--data",
-        metavar="FILE",
-        help='JSON lines of {"prompt": ..., "completion": ...}.',
-        show_default=False,
-    ),
-]
-OutOption = Annotated[
-    Path,
-    typer.Option("--out", metavar="DIR", help="Folder for the result.", show_default=False),
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on with the interrupted training in --out, if one is.")
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what --out holds.")]
-ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, help="CPU threads. Default: the library's choice.")
-]
-SeedOption = Annotated[
-    int, typer.Option(help="The same seed, data and settings give the same result.")
-]
-BaseOption = Annotated[
-    str | None,
-    typer.Option("--base", metavar="ID|DIR", help="Base model. Default: SmolLM2-135M-Instruct."),
-]
-DescriptionOption = Annotated[str | None, typer.Option(help="What the adapter can do, for people.")]
-RankOption = Annotated[int | None, typer.Option(min=1, max=256, help="Default: 8.")]
-LearningRateOption = Annotated[
-    float | None, typer.Option(help="Peak learning rate. Default: 0.002.")
-]
-MaxTokensOption = Annotated[
-    int | None, typer.Option(min=8, help="Longest example; longer is refused. Default: 512.")
-]
-
 
 @contextmanager
 def resumable(out: Path) -> Iterator[None]:
-    """Say how to go on where the training within is interrupted and has left a checkpoint."""
-    from router_service.outputs import CHECKPOINT_FILE
+    """Say how to continue if the training within is interrupted and has left a checkpoint."""
+    from router_service.artifacts.outputs import CHECKPOINT_FILE
 
     try:
         yield
     except KeyboardInterrupt:
         if (out / CHECKPOINT_FILE).exists():
-            console.note(f"{out} keeps the training so far; the same command with --resume goes on")
+            console.note(
+                f"{out} keeps the training so far; run the same command with --resume to continue"
+            )
         raise
+
+
+def train_over_base(
+    train: "Callable[..., TrainReport]",
+    kind: "type[TrainingConfig]",
+    options: BaseModelOptions,
+    **own: Any,
+) -> None:
+    """Run a training over a base model with the options of all such trainings and its own."""
+    cache_dir = cache_folder(Settings())
+    shown(train, checked(kind, **options.settings, cache_dir=cache_dir, **own))
 
 
 def shown(train: "Callable[..., TrainReport]", config: "TrainingConfig") -> None:
@@ -91,14 +69,14 @@ def shown(train: "Callable[..., TrainReport]", config: "TrainingConfig") -> None
     console.out.print(
         Text("trained ", style="bold green")
         + Text(
-            f"{done.out}: {size(done.bytes)}, {done.steps} steps in {done.seconds:.0f} s on "
-            f"{done.n_train} examples, kept step {done.best_step}{tail}"
+            f"{done.out}: {console.size(done.bytes)}, {done.steps} steps in "
+            f"{done.seconds:.0f} s on {done.n_train} examples, kept step {done.best_step}{tail}"
         )
     )
 
 
 def checked(kind: type[M], **values: Any) -> M:
-    """The settings; None is "not given", so that defaults stay in one place.
+    """Make the settings; None is "not given", so that defaults stay in one place.
 
     Raises:
         ConfigError: a value that cannot be; the message names it.
@@ -106,8 +84,4 @@ def checked(kind: type[M], **values: Any) -> M:
     try:
         return kind.model_validate({k: v for k, v in values.items() if v is not None})
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}, not {item['input']!r}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(problems) from error
+        raise ConfigError(all_problems(error, with_input=True)) from error

@@ -5,29 +5,21 @@ from typing import Annotated
 
 import typer
 
-from cluster.config import Settings, cache_folder
-from deployments.cli import importing
-from deployments.cli.learning.train_common import (
-    BaseOption,
-    DataOption,
+from deployments.cli.learning.train_common import train_over_base
+from deployments.cli.learning.training_options import (
+    BaseModelOptions,
     DescriptionOption,
     LearningRateOption,
-    MaxTokensOption,
-    OutOption,
-    OverwriteOption,
     RankOption,
-    ResumeOption,
-    SeedOption,
-    ThreadsOption,
-    checked,
-    shown,
+    with_options,
 )
+from deployments.cli.toolkit.interruption import importing
 from deployments.local.quickstart import DEMO_ADAPTERS
 
 
+@with_options(BaseModelOptions)
 def gate(
-    data: DataOption,
-    out: OutOption,
+    options: BaseModelOptions,
     adapters: Annotated[
         list[Path],
         typer.Option(
@@ -43,7 +35,6 @@ def gate(
             metavar="NAME", help="The adapter the gate starts from, alone. Default: the last."
         ),
     ] = None,
-    base: BaseOption = None,
     description: Annotated[
         str | None, typer.Option(help="What the gate is for, for people.")
     ] = None,
@@ -51,55 +42,41 @@ def gate(
     epochs: Annotated[int | None, typer.Option(min=1, help="At most. Default: 5.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 4.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate. Default: 0.005.")] = None,
-    max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
         typer.Option(min=0, help="Examples held back for early stopping. Default: 20."),
     ] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Train a LoRA-Flow gate that weighs adapters for every token; 200 examples are enough."""
     with importing():
         from training.config import GateTrainingConfig
         from training.flow.train_gate import train_gate
 
-    config = checked(
+    train_over_base(
+        train_gate,
         GateTrainingConfig,
-        data=data,
-        out=out,
+        options,
         adapters=tuple(adapters),
         target=target,
-        base=base,
-        cache_dir=cache_folder(Settings()),
         description=description,
         temperature=temperature,
         epochs=epochs,
         batch_size=batch_size,
         learning_rate=lr,
-        max_tokens=max_tokens,
         dev_examples=dev_examples,
         # The hub's copy of the quickstart's base and the wheel's, which was quantised, differ.
         base_check="name" if _of_demo(adapters) else "digest",
-        seed=seed,
-        threads=threads,
-        resume=resume,
-        overwrite=overwrite,
     )
-    shown(train_gate, config)
 
 
 def _of_demo(adapters: list[Path]) -> bool:
-    """Whether all adapters are the demo's."""
+    """Check if all adapters are the demo's."""
     return all(path.resolve().parent == DEMO_ADAPTERS.resolve() for path in adapters)
 
 
+@with_options(BaseModelOptions)
 def milora(
-    data: DataOption,
-    out: OutOption,
-    base: BaseOption = None,
+    options: BaseModelOptions,
     description: DescriptionOption = None,
     alias: Annotated[
         str | None,
@@ -133,7 +110,6 @@ def milora(
     steps: Annotated[int | None, typer.Option(min=1, help="Default: 80.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Default: 8.")] = None,
     lr: LearningRateOption = None,
-    max_tokens: MaxTokensOption = None,
     dev_examples: Annotated[
         int | None,
         typer.Option(
@@ -141,22 +117,16 @@ def milora(
             help="Examples held back for early stopping and the activation. Default: 24.",
         ),
     ] = None,
-    seed: SeedOption = 0,
-    threads: ThreadsOption = None,
-    resume: ResumeOption = False,
-    overwrite: OverwriteOption = False,
 ) -> None:
     """Train a MiLoRA adapter: its modules are chosen for each prompt, once, layer by layer."""
     with importing():
         from training.config import MiloraTrainingConfig
         from training.milora.train_milora import train_milora
 
-    config = checked(
+    train_over_base(
+        train_milora,
         MiloraTrainingConfig,
-        data=data,
-        out=out,
-        base=base,
-        cache_dir=cache_folder(Settings()),
+        options,
         description=description,
         alias=alias,
         rank=rank,
@@ -168,11 +138,5 @@ def milora(
         steps=steps,
         batch_size=batch_size,
         learning_rate=lr,
-        max_tokens=max_tokens,
         dev_examples=dev_examples,
-        seed=seed,
-        threads=threads,
-        resume=resume,
-        overwrite=overwrite,
     )
-    shown(train_milora, config)

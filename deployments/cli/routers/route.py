@@ -3,15 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 from rich.table import Table
 from rich.text import Text
 
+from cluster.domain.model_names import AUTO
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import BraidClient, NoServer, find_target
-from deployments.cli.options import JsonOption, KeyOption, TenantOption, UrlOption
 from deployments.cli.routers.route_answer import (
     by_adapter,
     decides_inside,
@@ -20,10 +17,12 @@ from deployments.cli.routers.route_answer import (
     with_answer,
 )
 from deployments.cli.routers.route_plot import check_target, plot_decision
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, NoServer, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, TenantOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_RIGHTS, DEMO_ROUTER
 
 DEFAULT_TENANT = "admin"
-AUTO = "auto"
 BASE_NAME = "(base)"
 MAX_TOKENS = 256
 
@@ -75,7 +74,7 @@ def route(
                     decision = with_answer(client, decision, prompt, tokens)
     drawn = None if plot is None else plot_decision(decision, prompt, plot)
     if as_json:
-        console.plain(orjson.dumps(decision, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(decision)
         return
     show_decision(decision)
     if drawn is not None:
@@ -83,15 +82,15 @@ def route(
 
 
 def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str, Any]:
-    """The demo router's answer, in the form of ``POST /v1/route``; it is kept nowhere.
+    """Ask the demo router here, in the form of ``POST /v1/route``; the decision is kept nowhere.
 
     Raises:
         ConfigError: the demo is not here, or has no such tenant or router.
     """
     from cluster.adapters.catalog import AdapterCatalog
     from deployments.front.requests.explain import explanation
+    from router_service.artifacts.router_artifact import BASE_ALIAS
     from router_service.dlp.dlp_router import load_dlp
-    from router_service.routers.base import BASE_ALIAS
 
     if router not in (None, "dlp"):
         raise ConfigError(f"--router {router}: no cluster runs, and the demo has only 'dlp'")
@@ -134,7 +133,7 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
 
 
 def show_decision(decision: dict[str, Any]) -> None:
-    """Mixture as bars, then every candidate or what the engine made, then where it came from."""
+    """Print the mixture as bars, then candidates or the engine's weights, then the source."""
     if weighs_tokens(decision):
         show_gate(decision)
     else:
@@ -152,7 +151,7 @@ def show_decision(decision: dict[str, Any]) -> None:
     console.out.print(
         Text(
             f"\nsource {decision['source']}, router {decision['router']}"
-            f"@{decision['router_version'][:12]}, decision {kept}",
+            f"@{console.short_digest(decision['router_version'])}, decision {kept}",
             style="dim",
         ),
         soft_wrap=True,
@@ -160,12 +159,12 @@ def show_decision(decision: dict[str, Any]) -> None:
 
 
 def show_gate(decision: dict[str, Any]) -> None:
-    """What a gate weighed over an answer, where that is known; else that it will."""
+    """Print a gate's weights over an answer, or say when they are computed."""
     console.out.print("[bold]gate[/bold]")
     explained = decision.get("explain") or {}
     if not explained.get("gate_weights"):
         names = ", ".join(term["name"] for term in decision["mixture"])
-        console.plain(f"{names}: weighed anew for every token in every layer of the model")
+        console.plain(f"{names}: weighed for every token in every layer of the model")
         if decision["scores"]:
             console.plain("with --plot FILE.png a short answer is asked for and its weights drawn")
         return
@@ -179,7 +178,7 @@ def show_gate(decision: dict[str, Any]) -> None:
 
 
 def show_modules(decision: dict[str, Any]) -> None:
-    """How much each module is used, where prefill has chosen; else that it will."""
+    """Print each module's use if prefill has chosen, or say that it will."""
     layers = (decision.get("explain") or {}).get("layers")
     console.out.print("\n[bold]modules[/bold]")
     if not layers:
@@ -191,7 +190,7 @@ def show_modules(decision: dict[str, Any]) -> None:
 
 
 def _spread_table(what: str, rows: dict[str, list[float]]) -> Table:
-    """Mean and range of each row's weights."""
+    """Make a table of the mean and range of each row's weights."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column(what)
     for column in ("mean", "lowest", "highest"):
@@ -203,7 +202,7 @@ def _spread_table(what: str, rows: dict[str, list[float]]) -> Table:
 
 
 def _candidates_table(scores: list[dict[str, Any]]) -> Table:
-    """Every candidate's probability, and whether it was kept."""
+    """Make a table of every candidate's probability, and if it was kept."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("candidate", "probability", "", "kept"):
         table.add_column(column, justify="right" if column == "probability" else "left")

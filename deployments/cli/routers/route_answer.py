@@ -6,36 +6,37 @@ from typing import Any
 
 from cluster.domain.decision import Granularity
 from cluster.errors import RequestError
-from deployments.cli.client import Answer, BraidClient
+from deployments.cli.toolkit.client import BraidClient, ServerAnswer
 
 KEPT_WITHIN_S = 3.0
 LOOK_AGAIN_S = 0.1
-"""Prefill completes a MiLoRA decision; the replica writes it beside the answer."""
+"""Prefill completes a MiLoRA decision; the replica writes it while it answers."""
 
 
 def weighs_tokens(decision: dict[str, Any]) -> bool:
-    """Whether weights are made anew for every token of the answer, as a gate does."""
+    """Check if the weights are made for every token of the answer, as a gate does."""
     return decision.get("granularity") == Granularity.TOKEN
 
 
 def weighs_modules(decision: dict[str, Any]) -> bool:
-    """Whether prefill chooses modules of the one adapter, as MiLoRA does."""
+    """Check if prefill chooses modules of the one adapter, as MiLoRA does."""
     return decision.get("granularity") == Granularity.PROMPT
 
 
 def decides_inside(decision: dict[str, Any]) -> bool:
-    """Whether the weights are made in the engine, so that only an answer can show them."""
+    """Check if the weights are made in the engine, so that only an answer can show them."""
     return weighs_tokens(decision) or weighs_modules(decision)
 
 
 def with_answer(
     client: BraidClient, decision: dict[str, Any], prompt: str, tokens: int
 ) -> dict[str, Any]:
-    """An explained ``decision`` with the weights that an answer of at most ``tokens`` tokens had.
+    """Complete an explained ``decision`` with the weights of an answer of at most ``tokens``
+    tokens.
 
-    ``explain`` gets what the answer tells of its weights, and ``answer`` is ``{"text", "tokens"}``.
-    A decision that prefill completes is for all tokens of a prompt, those of the chat template
-    too, so it becomes the answer's own.
+    ``explain`` gets the answer's weights, and ``answer`` is ``{"text", "tokens"}``. A decision that
+    prefill completes is for all tokens of a prompt, those of the chat template too, so it becomes
+    the answer's own.
 
     Raises:
         BraidError: the cluster's refusal.
@@ -59,8 +60,10 @@ def with_answer(
     }
 
 
-def _completed(client: BraidClient, question: dict[str, Any], answer: Answer) -> dict[str, Any]:
-    """The answer's decision; where the answer did not tell what prefill chose, from the store."""
+def _completed(
+    client: BraidClient, question: dict[str, Any], answer: ServerAnswer
+) -> dict[str, Any]:
+    """Read the answer's decision; if the answer left out what prefill chose, from the store."""
     told = "layers" in answer.body["choices"][0].get("explain", {})
     deadline = time.monotonic() + KEPT_WITHIN_S
     while True:
@@ -71,7 +74,7 @@ def _completed(client: BraidClient, question: dict[str, Any], answer: Answer) ->
 
 
 def _shown(choice: dict[str, Any]) -> dict[str, Any]:
-    """Text and tokens of a choice, in either of OpenAI's shapes."""
+    """Read text and tokens of a choice, in either of OpenAI's shapes."""
     logprobs = choice.get("logprobs") or {}
     if "message" in choice:
         tokens = [item["token"] for item in logprobs.get("content") or ()]
@@ -80,7 +83,7 @@ def _shown(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_adapter(explained: dict[str, Any]) -> dict[str, list[list[float]]]:
-    """A gate's weights [layers][tokens] of each adapter, in the gate's order."""
+    """Sort a gate's weights [layers][tokens] by adapter, in the gate's order."""
     weights: Sequence[Sequence[Sequence[float]]] = explained["gate_weights"]
     return {
         name: [[token[layer][place] for token in weights] for layer in range(len(weights[0]))]

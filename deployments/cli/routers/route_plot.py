@@ -44,9 +44,9 @@ def check_target(path: Path) -> None:
 def plot_decision(decision: dict[str, Any], prompt: str, path: Path) -> str:
     """Draw the explanation of ``POST /v1/route`` into a PNG file; returns what is drawn, in words.
 
-    A gate's weights become one heat map per adapter, where an answer has told them. Candidates of
-    other routers become bars of probability and weight; weights of layers and modules, where the
-    decision has them, a heat map below.
+    A gate's weights become one heat map per adapter, if an answer has shown them. Candidates of
+    other routers become bars of probability and weight; weights of layers and modules, if the
+    decision has them, become a heat map below.
 
     Raises:
         ConfigError: there is nothing to draw, or the file cannot be written.
@@ -130,19 +130,19 @@ def plot_heat_map(
 
 
 def draw_heat_map(axes: "Axes", weights: Sequence[Sequence[float]], columns: Sequence[str]) -> None:
-    """Weights [layers, columns] on ``axes``; 0 is white, negative red, positive blue."""
+    """Draw weights [layers, columns] on ``axes``; 0 is white, negative red, positive blue."""
     image = _heat(axes, weights, _limit(weights))
     axes.set_xticks(range(len(columns)), labels=list(columns), rotation=30, ha="right")
     axes.figure.colorbar(image, ax=axes, label="weight")
 
 
 def _limit(weights: Sequence[Sequence[float]]) -> float:
-    """The end of a scale of colours around 0 that holds all of ``weights``."""
+    """Choose the end of a colour scale around 0 that covers all of ``weights``."""
     return max((abs(value) for row in weights for value in row), default=0.0) or 1.0
 
 
 def _heat(axes: "Axes", weights: Sequence[Sequence[float]], limit: float) -> "AxesImage":
-    """Weights [layers, columns] as colours from ``-limit`` to ``limit``; layers are labelled."""
+    """Draw weights [layers, columns] as colours from ``-limit`` to ``limit``; label the layers."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_ylabel("layer")
@@ -158,7 +158,8 @@ def save(figure: "Figure", path: Path) -> None:
     """
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # boxes in the title will do
+            # Boxes in the title are enough.
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
             figure.savefig(path, format="png", dpi=DPI)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -169,7 +170,7 @@ def _unwritable(path: Path, error: OSError) -> ConfigError:
 
 
 def _figure(heights: Sequence[float], width: float = WIDTH) -> tuple["Figure", list["Axes"]]:
-    """A figure that no window and no global state belongs to, drawn by Agg."""
+    """Make a figure that belongs to no window and no global state, drawn by Agg."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -7,8 +7,8 @@ import typer
 from rich.text import Text
 
 from cluster.config import Settings, cache_folder
-from deployments.cli import console
 from deployments.cli.routers import router_remote
+from deployments.cli.toolkit import console
 
 router_app = typer.Typer(
     no_args_is_help=True, help="Add routers to a running cluster; import those of others."
@@ -17,7 +17,7 @@ router_app = typer.Typer(
 
 @router_app.callback()
 def _group() -> None:
-    """Add routers to a running cluster; import those that others trained."""
+    """Add routers to a running cluster, or import published ones."""
 
 
 router_app.command("list")(router_remote.list_routers)
@@ -81,7 +81,10 @@ def import_router(
     )
     console.out.print(
         Text("imported ", style="bold green")
-        + Text(f"{out}: {len(manifest.candidates)} candidates, version {manifest.version[:12]}")
+        + Text(
+            f"{out}: {len(manifest.candidates)} candidates, "
+            f"version {console.short_digest(manifest.version)}"
+        )
     )
 
 
@@ -135,5 +138,8 @@ def import_gate_file(
     )
     console.out.print(
         Text("imported ", style="bold green")
-        + Text(f"{out}: {len(manifest.candidates)} adapters, version {manifest.version[:12]}")
+        + Text(
+            f"{out}: {len(manifest.candidates)} adapters, "
+            f"version {console.short_digest(manifest.version)}"
+        )
     )

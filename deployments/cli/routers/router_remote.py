@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError
-from deployments.cli import console
-from deployments.cli.client import BraidClient, find_target
-from deployments.cli.options import JsonOption, KeyOption, UrlOption
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
 ADMIN = "admin"
 ROUTES = "/admin/v1/routers"
@@ -64,7 +64,7 @@ def add(
             with packed(folder) as archive:
                 card = client.upload(ROUTES, query, archive)
     if as_json:
-        console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(card)
         return
     console.plain(f"auto:{name} serving {card['kind']} {card['version'][:VERSION_CHARACTERS]}")
 
@@ -74,7 +74,7 @@ def list_routers(key: KeyOption = None, url: UrlOption = None, as_json: JsonOpti
     with _client(url, key) as client:
         cards = client.get(ROUTES)["data"]
     if as_json:
-        console.plain(orjson.dumps(cards, option=orjson.OPT_INDENT_2).decode())
+        console.print_json(cards)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for column in ("name", "kind", "version", "from", "candidates"):
@@ -94,7 +94,7 @@ def show(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> No
     """Show a router: its version, its settings, and the versions that it was made for."""
     with _client(url, key) as client:
         card = client.get(f"{ROUTES}/{quote(name, safe='')}")
-    console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
+    console.print_json(card)
 
 
 def remove(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> None:
@@ -106,12 +106,12 @@ def remove(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> 
 
 @contextmanager
 def packed(folder: Path) -> Iterator[BinaryIO]:
-    """The files of an artifact as a .tar in a temporary file.
+    """Pack the files of an artifact into a temporary .tar.
 
     Raises:
         ConfigError: it has none.
     """
-    from router_service.artifact_store import KEPT_FILES
+    from router_service.artifacts.artifact_store import KEPT_FILES
 
     files = [name for name in KEPT_FILES if (folder / name).is_file()]
     if files[:2] != list(KEPT_FILES[:2]):

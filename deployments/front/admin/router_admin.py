@@ -42,7 +42,7 @@ from deployments.live_routers import (
     candidates_of,
     router_store,
 )
-from router_service.artifacts import RouterManifest, read_manifest
+from router_service.artifacts.router_artifact import RouterManifest, read_manifest
 
 log = structlog.get_logger(__name__)
 

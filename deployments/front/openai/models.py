@@ -3,9 +3,9 @@
 from typing import Any
 
 from cluster.domain.adapter import AdapterEntry
+from cluster.domain.model_names import AUTO
 from cluster.tenancy.tenants import Tenant
 from deployments.front.front_context import FrontContext
-from deployments.front.requests.names import AUTO
 
 
 def model_cards(context: FrontContext, tenant: Tenant) -> list[dict[str, Any]]:

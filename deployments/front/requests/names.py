@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.domain.model_names import AUTO, short_name
 from cluster.errors import RequestError
 from deployments.front.openai.wire import AdapterTerm
 from router_service.wish import (
@@ -14,8 +15,6 @@ from router_service.wish import (
     RoutingWish,
 )
 
-AUTO = "auto"
-
 
 @dataclass(frozen=True, slots=True)
 class ModelNames:
@@ -26,7 +25,7 @@ class ModelNames:
     @property
     def short(self) -> str:
         """The id without the organisation or folders."""
-        return self.model_id.rstrip("/").rsplit("/", 1)[-1]
+        return short_name(self.model_id)
 
     @property
     def with_mixture(self) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks.adapters.base_models import write_tiny_model
 from benchmarks.adapters.copies import Copies
-from benchmarks.adapters.signature import FAINT
-from benchmarks.adapters.signatures import TEXTS, SignatureMaker, Voice
 from cluster.adapters.format.manifest import read_manifest
+from testing.signatures.signature_maker import TEXTS, SignatureMaker, Voice
+from testing.signatures.signature_traffic import FAINT
 
 WORDS = tuple(chr(97 + n // 26) + chr(97 + n % 26) + "word" for n in range(400))
 

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks.engine import machine, run
+from benchmarks.engine import run
 from benchmarks.engine.__main__ import app
-from benchmarks.engine.gate import BenchmarkRefused
+from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions
-from benchmarks.engine.results import MachineNote, Report, RunNote, generation_row, step_row
-from benchmarks.engine.roofline import Bound
+from benchmarks.engine.results import EngineReport, MachineNote, RunNote, generation_row, step_row
+from benchmarks.engine.roofline import RooflineBound
+from benchmarks.shared import machine
 
 Command = Callable[..., Any]
 
@@ -34,7 +35,7 @@ def model(tmp_path: Path) -> Path:
     return folder
 
 
-def report() -> Report:
+def report() -> EngineReport:
     step = step_row(
         case="base",
         title="base",
@@ -43,7 +44,7 @@ def report() -> Report:
         context=64,
         rounds=[[0.02]],
         base_rounds=[[0.02]],
-        bound=Bound(nbytes=1, flops=1, bytes_s=0.01, flops_s=0.005),
+        bound=RooflineBound(nbytes=1, flops=1, bytes_s=0.01, flops_s=0.005),
     )
     generation = generation_row(
         case="base",
@@ -83,10 +84,10 @@ def report() -> Report:
         seed=0,
         seconds=1.0,
     )
-    return Report(
+    return EngineReport(
         machine=where,
         run=note,
-        gate=(),
+        correctness=(),
         decode=(step,),
         prefill=(),
         generation=(generation,),
@@ -98,7 +99,7 @@ def test_options_arrive_and_files_are_written(
 ) -> None:
     seen: list[BenchOptions] = []
 
-    def measure(options: BenchOptions, progress: run.Progress) -> Report:
+    def measure(options: BenchOptions, progress: run.Progress) -> EngineReport:
         seen.append(options)
         progress("single steps", "batch 1", 1, 2)
         return report()
@@ -132,10 +133,10 @@ def test_a_busy_machine_is_noted(
     assert ("the load average is 7.5" in result.stderr) is noted
 
 
-def test_a_red_gate_shows_no_figure_and_fails(
+def test_a_failed_check_shows_no_figure_and_fails(
     bench: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> Report:
+    def refuse(*_: object) -> EngineReport:
         raise BenchmarkRefused("the engine disagrees with PEFT:\n  one adapter: by 0.3")
 
     monkeypatch.setattr(run, "run_bench", refuse)

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks.engine.results import generation_row, rate, ratio_to, step_row
-from benchmarks.engine.roofline import Bound
+from benchmarks.engine.roofline import RooflineBound
 
 
 def test_a_rate_has_its_median_and_its_ends() -> None:
@@ -27,7 +27,7 @@ def test_figures_of_steps() -> None:
         context=64,
         rounds=[[0.01, 0.02, 0.9], [0.04, 0.04, 0.04], [0.03, 0.03, 0.03]],
         base_rounds=[[0.01], [0.02], [0.03]],
-        bound=Bound(nbytes=1, flops=1, bytes_s=0.006, flops_s=0.002),
+        bound=RooflineBound(nbytes=1, flops=1, bytes_s=0.006, flops_s=0.002),
     )
     assert row.step_ms == pytest.approx(30)
     assert row.rate.median == pytest.approx(4 / 0.03)

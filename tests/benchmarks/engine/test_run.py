@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.engine import run as run_module
-from benchmarks.engine.gate import BenchmarkRefused
+from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions, make_options
-from benchmarks.engine.results import Report, rate
+from benchmarks.engine.results import EngineReport, rate
 from benchmarks.engine.run import run_bench
 from benchmarks.engine.writing import write_report
 from cluster.errors import ConfigError
@@ -32,7 +32,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
         "engine-bench.md",
         "engine-bench.png",
     ]
-    assert Report.model_validate_json(paths[0].read_text()) == report
+    assert EngineReport.model_validate_json(paths[0].read_text()) == report
     assert json.loads(paths[0].read_text())["schema_name"] == "braid-bench-engine/1"
     assert paths[2].read_bytes().startswith(b"\x89PNG")
 
@@ -56,7 +56,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
     assert generations["mixture-4"].reference is None
     for generation in report.generation:
         assert generation.rate == rate(4 * 5, generation.seconds)
-    assert [bool(check.sensitivity) for check in report.gate] == [False, False, *[True] * 4]
+    assert [bool(check.sensitivity) for check in report.correctness] == [False, False, *[True] * 4]
 
     page = paths[1].read_text()
     assert "Written by `python -m benchmarks.engine`" in page
@@ -64,7 +64,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
         assert f"| {row.batch} | {row.title} | {row.step_ms:.1f} | {row.best_ms:.1f} |" in page
 
 
-def test_a_red_gate_leaves_no_figures(
+def test_a_failed_check_leaves_no_figures(
     tiny_options: BenchOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoilt_shelf(*arguments: object) -> run_module.AdapterShelf:
@@ -80,7 +80,7 @@ def test_a_red_gate_leaves_no_figures(
         return shelf
 
     def never(*_: object) -> None:
-        raise AssertionError("measured in spite of a red gate")
+        raise AssertionError("measured in spite of a failed check")
 
     real = run_module.AdapterShelf
     monkeypatch.setattr(run_module, "AdapterShelf", spoilt_shelf)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from benchmarks.soak.client import BrokenAnswer, Call, Reply, send
+from benchmarks.soak.client import BrokenAnswer, Call, SoakReply, send
 from cluster.domain.request import Outcome
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -42,7 +42,9 @@ async def server(answer: bytes | None) -> AsyncIterator[tuple[int, list[bytes]]]
         yield listening.sockets[0].getsockname()[1], got
 
 
-async def ask(answer: bytes | None, *, stream: bool = False, leave: float | None = None) -> Reply:
+async def ask(
+    answer: bytes | None, *, stream: bool = False, leave: float | None = None
+) -> SoakReply:
     sent: list[int] = []
     async with server(answer) as (port, _):
         call = Call("/v1/completions", "key", b"", stream=stream, leave_after=leave)

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from benchmarks.soak.limits import OWN
-from benchmarks.soak.processes import Drift, ProcessBook, Sample, role_of, window
+from benchmarks.soak.processes import Drift, ProcessBook, ProcessSample, role_of, window
 
 MIB = 2**20
 
@@ -17,7 +17,7 @@ def book(rss: list[float], name: str = "Replica-7", fds: list[int] | None = None
     return ProcessBook(
         {
             name: [
-                Sample(10.0 * i, int(value * MIB), fds[i] if fds else 40, 12)
+                ProcessSample(10.0 * i, int(value * MIB), fds[i] if fds else 40, 12)
                 for i, value in enumerate(rss)
             ]
         }

@@ -1,14 +1,14 @@
 """The page says what is off, and whose it is."""
 
 from benchmarks.soak.processes import Drift
-from benchmarks.soak.report import Report
+from benchmarks.soak.report import SoakReport
 
 MIB = 2**20
 
 
-def report(**fields: object) -> Report:
+def report(**fields: object) -> SoakReport:
     steady = ((100.0 * MIB, 101.0 * MIB), (40.0, 41.0), (12.0, 12.0))
-    return Report(
+    return SoakReport(
         minutes=60,
         warm_up_s=600,
         seed=0,

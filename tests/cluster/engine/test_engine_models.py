@@ -11,9 +11,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.errors import EngineError, ModelSourceError
+from testing.waiting import wait_for
 from tests.conftest import TINY_FAMILIES
 from tests.support.engines import Answer, Mixture, RunningEngine, make_request
-from tests.support.live_cluster import wait_for
 
 VOCAB = 97
 LONG = SamplingParams(max_tokens=24, temperature=0.0)

@@ -17,15 +17,15 @@ from cluster.errors import (
     ReplicaLost,
 )
 from cluster.tenancy.keys import write_keys
-from deployments.cli.client import BraidClient, NoServer, Target, find_target
-from deployments.cli.refusal import code_of, error_body
+from deployments.cli.toolkit.client import BraidClient, NoServer, ServerTarget, find_target
+from deployments.cli.toolkit.refusal import code_of, error_body
 from deployments.local.local_state import StateDir
 
 FOREIGN = "http://elsewhere:8000"
 
 
 def client(respond: Callable[[httpx2.Request], httpx2.Response]) -> BraidClient:
-    return BraidClient(Target("http://server:1", "key"), httpx2.MockTransport(respond))
+    return BraidClient(ServerTarget("http://server:1", "key"), httpx2.MockTransport(respond))
 
 
 def refusing(status: int, code: str) -> BraidClient:
@@ -94,7 +94,7 @@ def test_network_faults_name_the_server(error: Exception) -> None:
 
 @pytest.mark.parametrize("url", ["server:8000", "http://", "ftp://server"])
 def test_a_malformed_url_is_one_message(url: str) -> None:
-    with BraidClient(Target(url, "key")) as server, pytest.raises((NoServer, ConfigError)):
+    with BraidClient(ServerTarget(url, "key")) as server, pytest.raises((NoServer, ConfigError)):
         server.get("/v1/models")
 
 
@@ -156,8 +156,8 @@ def test_which_key_counts(
     supervisor(port=8123)
     write_keys(state.keys, {"acme": "of acme", "globex": "of globex"})
     own = "http://127.0.0.1:8123"
-    assert find_target(None, None, None, "acme") == Target(own, "of acme")
-    assert find_target(own + "/", None, None, "acme") == Target(own, "of acme")
+    assert find_target(None, None, None, "acme") == ServerTarget(own, "of acme")
+    assert find_target(own + "/", None, None, "acme") == ServerTarget(own, "of acme")
     assert find_target(None, None, "globex", "acme").key == "of globex"
     with pytest.raises(ConfigError, match="there are: acme, globex"):
         find_target(None, None, "nobody", "acme")

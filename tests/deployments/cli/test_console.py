@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from deployments.cli import console
 from deployments.cli.cluster.showcase import PROMPT_BY_SKILL, prompt_for, python_lines, show_next
+from deployments.cli.toolkit import console
 from deployments.local.quickstart import DEMO_RIGHTS
 
 shares = st.floats(-1, 2)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.config import RouterConfig
 from cluster.domain.decision import Granularity
 from cluster.errors import ConfigError
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
     MANIFEST_FILE,
     TENSOR_FILE,
     RouterManifest,
@@ -22,7 +22,8 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.dlp.dlp_options import DlpOptions
-from router_service.dlp.dlp_router import ROUTER_KIND, DlpHyperparameters, DlpRouter, load_dlp
+from router_service.dlp.dlp_router import ROUTER_KIND, DlpRouter, load_dlp
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.router_kinds import RouterRegistry, default_registry
 from router_service.routers.base import Need, RouterFailed, Stage
@@ -241,7 +242,7 @@ def test_tensors_of_another_training_are_refused(artifact: Path, tmp_path: Path)
 
 
 def test_candidates_must_be_in_the_catalog(artifact: Path) -> None:
-    with pytest.raises(ConfigError, match="no adapters here: cron, sql"):
+    with pytest.raises(ConfigError, match="not adapters here: cron, sql"):
         _load(artifact, aliases=frozenset({"json"}))
 
 
@@ -402,15 +403,15 @@ def test_the_registry_refuses_what_it_cannot_build(artifact: Path) -> None:
         ({"top_p": 0}, r"routers\.auto\.options\.top_p: .*greater than 0"),
         ({"renormalise": "none"}, r"routers\.auto\.options\.renormalise"),
         ({"method": "top-k"}, r"routers\.auto\.options\.method"),
-        ({"top_k": 1}, r"routers\.auto\.options\.top_k: goes with method top_k"),
-        ({"method": "top_k", "top_p": 0.5}, r"options\.top_p: goes with method nucleus"),
+        ({"top_k": 1}, r"routers\.auto\.options\.top_k: needs method top_k"),
+        ({"method": "top_k", "top_p": 0.5}, r"options\.top_p: needs method nucleus"),
         ({"min_probability": 1}, r"options\.min_probability: .*less than 1"),
         ({"margin": -0.1}, r"options\.margin: .*greater than or equal to 0"),
         ({"minprobability": 0.5}, r"options\.minprobability: Extra inputs"),
         ({"history": -1}, r"options\.history: .*greater than or equal to 0"),
         ({"history": 17}, r"options\.history: .*less than or equal to 16"),
         ({"carry": 0}, r"options\.carry: .*greater than 0"),
-        ({"history": 0, "carry": 0.5}, r"options\.carry: goes with a history above 0"),
+        ({"history": 0, "carry": 0.5}, r"options\.carry: needs a history above 0"),
     ],
     ids=str,
 )

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from cluster.config import RouterConfig
 from cluster.errors import ConfigError
-from router_service.artifacts import MANIFEST_FILE
+from router_service.artifacts.router_artifact import MANIFEST_FILE
 from router_service.dlp.dlp_router import DlpRouter
 from router_service.dlp.encoder import ENCODER_FOLDER, EncoderClassifier
 from router_service.dlp.encoder_import import import_checkpoint

@@ -8,7 +8,7 @@ import torch
 
 from cluster.config import RouterConfig
 from cluster.errors import ConfigError
-from router_service.artifacts import RouterManifest, save_artifact
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
 from router_service.flow.flow_artifact import save_gate
 from router_service.flow.flow_schema import KIND, FlowHyperparameters
 from router_service.router_kinds import default_registry

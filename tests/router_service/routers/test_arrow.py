@@ -223,7 +223,7 @@ def test_the_engine_under_the_gate_is_pefts_arrow_model(
         ({"provides": frozenset({Need.TEXT})}, {}, r"routers\.a: needs site_inputs"),
         ({"max_mixture": 3}, {}, r"routers\.a: max_fan_out"),
         ({}, {"adapters": ["one", "narrow"]}, "do not adapt the same linears"),
-        ({}, {"adapters": ["one", "zzz"]}, "'zzz' is no adapter here"),
+        ({}, {"adapters": ["one", "zzz"]}, "'zzz' is not an adapter here"),
         ({}, {"adapters": ["one", "one"]}, "named twice"),
         ({}, {"adapters": ["one", "copy"]}, "'one' and 'copy' are the same adapter"),
         ({}, {"adapters": ["one"]}, r"routers\.a\.options\.adapters"),

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router_service.artifacts import RouterManifest, save_artifact
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
 from router_service.dlp.dlp_options import DlpOptions
-from router_service.dlp.dlp_router import DlpHyperparameters, DlpRouter, load_dlp
+from router_service.dlp.dlp_router import DlpRouter, load_dlp
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.routers.features import FeatureConfig
 from router_service.routers.follow_ups import carry_over, looks_like_follow_up
 from router_service.routers.selection import SelectionConfig

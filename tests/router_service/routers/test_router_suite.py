@@ -26,7 +26,8 @@ from cluster.domain.adapter import AdapterEntry, AdapterKey, AdapterManifest
 from cluster.domain.decision import DecisionSource, Granularity, kv_namespace
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ConfigError
-from router_service.artifacts import (
+from router_service.artifacts.router_artifact import (
+    BASE_ALIAS,
     MANIFEST_FILE,
     TENSOR_FILE,
     RouterManifest,
@@ -35,7 +36,7 @@ from router_service.artifacts import (
     save_artifact,
 )
 from router_service.decision_store.memory import MemoryDecisionStore
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.flow.flow_artifact import save_gate
 from router_service.flow.flow_schema import FlowHyperparameters
@@ -43,15 +44,7 @@ from router_service.milora.milora_artifact import save_milora
 from router_service.milora.milora_network import tensor_shapes as milora_shapes
 from router_service.milora.milora_schema import MiloraHyperparameters
 from router_service.router_kinds import default_registry
-from router_service.routers.base import (
-    BASE_ALIAS,
-    Axis,
-    Need,
-    PromptRouter,
-    Resolution,
-    RouterFailed,
-    Stage,
-)
+from router_service.routers.base import Axis, Need, PromptRouter, Resolution, RouterFailed, Stage
 from router_service.routers.features import FeatureConfig
 from router_service.routers.kind import RouterContext
 from router_service.routers.static import save_static

@@ -12,7 +12,7 @@ from cluster.config import RouterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterKey, AdapterManifest
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ConfigError
-from router_service.artifacts import MANIFEST_FILE, save_artifact
+from router_service.artifacts.router_artifact import MANIFEST_FILE, save_artifact
 from router_service.router_kinds import default_registry
 from router_service.routers.base import RouterFailed
 from router_service.routers.kind import RouterContext

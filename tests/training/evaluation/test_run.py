@@ -12,8 +12,8 @@ import transformers
 
 from cluster.base_model.source import ModelLocation
 from cluster.errors import ConfigError, TrainingDataError
-from router_service.artifacts import RouterManifest, save_artifact
-from router_service.dlp.dlp_router import DlpHyperparameters
+from router_service.artifacts.router_artifact import RouterManifest, save_artifact
+from router_service.dlp.dlp_schema import DlpHyperparameters
 from router_service.dlp.mini_mlp import NetworkConfig, tensor_shapes
 from router_service.routers.features import FeatureConfig
 from router_service.routers.static import save_static
@@ -201,7 +201,7 @@ def test_what_cannot_be_evaluated_is_said(
 
 
 def test_one_completion_is_no_choice(config: EvalConfig) -> None:
-    with pytest.raises(TrainingDataError, match="1 different completions are no choice"):
+    with pytest.raises(TrainingDataError, match="1 different completions are not a choice"):
         evaluate(_changed(config, metric="choice", limit=1))
 
 

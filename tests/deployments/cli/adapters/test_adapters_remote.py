@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-ROUTES = "/admin/v1/adapters"
+from deployments.cli.adapters.version_names import ROUTES, SWITCH_PATH
+
 A, B = "a" * 64, "b" * 64
 
 
@@ -137,10 +138,10 @@ def test_a_path_that_is_not_there(run: Callable[..., Any], server: Any, tmp_path
 
 
 def test_switching_takes_the_beginning_of_a_digest(run: Callable[..., Any], server: Any) -> None:
-    server.answer("POST", f"{ROUTES}/mine/alias", card(B))
-    assert run("alias", "mine", "bbb", "--expect", "aaa").exit_code == 0
+    server.answer("POST", f"{ROUTES}/mine/{SWITCH_PATH}", card(B))
+    assert run("switch", "mine", "bbb", "--expect", "aaa").exit_code == 0
     assert asked(server)[-1][2] == {"version": B, "expected": A}
-    unknown = run("alias", "mine", "c")
+    unknown = run("switch", "mine", "c")
     assert unknown.exit_code == 1
     assert "c: no version begins so" in unknown.stderr
     assert "give more" not in unknown.stderr
@@ -242,7 +243,7 @@ def test_several_versions_that_begin_so_are_counted(run: Callable[..., Any], ser
     others = [{"version": f"beef{digit}" + "0" * 59} for digit in "12"]
     server.answer("GET", ROUTES, {"data": [card(A)], "other_versions": others})
     missing(server, "POST", f"{ROUTES}/beef/verify")
-    for words in (("verify", "beef"), ("alias", "mine", "beef")):
+    for words in (("verify", "beef"), ("switch", "mine", "beef")):
         result = run(*words)
         assert result.exit_code == 1
         assert "beef: 2 versions begin so; give more digits" in result.stderr
@@ -275,7 +276,7 @@ def test_an_error_for_programs_has_the_servers_fields(run: Callable[..., Any], s
 
 
 def test_an_error_that_no_server_said_for_programs(run: Callable[..., Any], server: Any) -> None:
-    result = run("alias", "mine", "c", "--json")
+    result = run("switch", "mine", "c", "--json")
     assert result.exit_code == 1
     error = json.loads(result.stdout)["error"]
     assert (error["code"], error["param"]) == ("config_invalid", None)

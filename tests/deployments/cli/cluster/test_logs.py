@@ -51,7 +51,7 @@ def test_one_request_or_tenant_or_event(braid: Braid, log: Path) -> None:
 def test_before_the_first_start(braid: Braid) -> None:
     result = braid("logs")
     assert result.exit_code == 1
-    assert "there is no log yet" in result.stderr
+    assert "no log yet; start a cluster with `braid up`" in result.stderr
 
 
 def test_following_goes_on_in_the_next_file(log: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from cluster.adapters.format.manifest import read_manifest
 from cluster.errors import ConfigError
-from deployments.cli.learning.mixture import parse_mixture
-from router_service.artifacts import read_manifest as read_router
+from deployments.cli.toolkit.mixture_text import parse_mixture
+from router_service.artifacts.router_artifact import read_manifest as read_router
 
 
 def test_a_mixture_is_merged_into_a_peft_folder(

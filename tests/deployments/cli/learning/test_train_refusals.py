@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.cli import INTERRUPTED
+from deployments.cli.toolkit.interruption import INTERRUPTED
 from training import adapter
 from training.dlp import train_router as router
 from training.evaluation import evaluation_run as evaluation
@@ -145,7 +145,7 @@ def test_a_name_of_a_folder_that_cannot_be_served(braid: Braid, tmp_path: Path) 
 
 def test_a_routers_option_needs_a_router(braid: Braid, tmp_path: Path) -> None:
     result = braid("eval", tmp_path / "d.jsonl", "--router-option", "top_p=0.3")
-    assert "--router-option top_p=0.3: expected --router beside it" in said(result)
+    assert "--router-option top_p=0.3: needs --router as well" in said(result)
 
 
 def test_a_mixture_does_not_take_the_place_of_its_adapter(
@@ -187,13 +187,13 @@ def test_an_interrupted_training_tells_of_resume(
     keeps = True
     result = braid(*arguments, "--out", out)
     assert result.exit_code == INTERRUPTED
-    assert "the same command with --resume goes on" in result.stderr
+    assert "run the same command with --resume to continue" in result.stderr
 
 
 def test_ctrl_c_while_importing_is_quiet() -> None:
     code = (
         "import signal\n"
-        "from deployments.cli import importing\n"
+        "from deployments.cli.toolkit.interruption import importing\n"
         # A process in the background of a script inherits that it ignores Ctrl-C.
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with importing():\n"
@@ -207,7 +207,7 @@ def test_ctrl_c_while_importing_is_quiet() -> None:
 
 
 def test_ctrl_c_after_importing_is_as_before() -> None:
-    from deployments.cli import importing
+    from deployments.cli.toolkit.interruption import importing
 
     before = signal.getsignal(signal.SIGINT)
     with importing():

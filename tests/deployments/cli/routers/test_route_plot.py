@@ -208,7 +208,7 @@ def test_a_gate_has_no_probabilities_without_a_picture_either(
 ) -> None:
     result = braid("route", "one?", "--url", gated.url, "--key", "k")
     assert result.exit_code == 0, result.stderr
-    assert "cron, sql: weighed anew for every token in every layer" in result.stdout
+    assert "cron, sql: weighed for every token in every layer" in result.stdout
     assert "probability" not in result.stdout
     assert "1.0" not in result.stdout
     assert _asked(gated, "/v1/chat/completions") == []

@@ -181,7 +181,7 @@ async def test_what_is_made_of_adapters_is_broken_without_them(bench: Bench) -> 
     assert bench.present.routers["arrow"].version != version
     await bench.registry.remove_name(name.owner, "sql", expected=None, force=False)
     await bench.routers.sync()
-    assert "'sql' is no adapter here" in bench.present.broken["arrow"]
+    assert "'sql' is not an adapter here" in bench.present.broken["arrow"]
     assert list(bench.present.routers) == ["own"]
 
 

@@ -1,0 +1,1 @@
+"""Command line, machine and scheduling of several measurements."""

@@ -1,0 +1,32 @@
+"""Words for what pydantic finds wrong with a document."""
+
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+
+
+def field_path(location: Iterable[int | str]) -> str:
+    """Join a location to a path with dots, as ``replica.replicas``."""
+    return ".".join(str(part) for part in location)
+
+
+def first_problem(error: ValidationError) -> str:
+    """Describe the first field that is wrong, as ``field: reason``."""
+    first = error.errors(include_url=False)[0]
+    return _describe(first["loc"], first["msg"])
+
+
+def all_problems(error: ValidationError, *, with_input: bool = False) -> str:
+    """Describe every field that is wrong, separated by semicolons.
+
+    Args:
+        with_input: append the value that was given.
+    """
+    return "; ".join(
+        _describe(item["loc"], item["msg"]) + (f", not {item['input']!r}" if with_input else "")
+        for item in error.errors(include_url=False)
+    )
+
+
+def _describe(location: Iterable[int | str], reason: str) -> str:
+    return f"{field_path(location)}: {reason}"

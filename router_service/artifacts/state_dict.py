@@ -1,0 +1,40 @@
+"""Tensors from files that others wrote, without running what a pickle may hold."""
+
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from cluster.errors import ConfigError
+
+_READ_ERRORS = (
+    OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
+
+
+def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
+    """Read the tensors of a ``.safetensors`` file, or of a pickle that has tensors and nothing
+    else.
+
+    Raises:
+        ConfigError: unreadable, or not a dict of tensors by name.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Detected pickle protocol")
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except _READ_ERRORS as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConfigError(f"{path}: not a state dict of tensors: {reason[0]}") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()
+    ):
+        raise ConfigError(f"{path}: not a state dict of tensors")
+    return dict(state)

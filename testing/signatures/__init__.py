@@ -1,0 +1,1 @@
+"""Adapters that can be recognised by their answers, and traffic that checks every token."""
