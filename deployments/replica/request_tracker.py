@@ -48,6 +48,7 @@ from deployments.replica.replica_request import LaterSegment, Live
 from deployments.replica.replica_rerouting import Rerouting
 from deployments.replica.request_notes import ids_of, note_abandoned, note_end
 from deployments.replica.spans import completion_segment, prompt_segments
+from router_service.decision_store.decision_store import Origin
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,16 @@ class RequestCounters:
     requests_finished: int = 0
     requests_failed: int = 0
     requests_cancelled: int = 0
+
+    def count_decision(self, origin: Origin) -> None:
+        """Count a decision by where it was read."""
+        match origin:
+            case Origin.LOCAL:
+                self.decisions_local += 1
+            case Origin.STORE:
+                self.decisions_store += 1
+            case _:
+                self.decisions_carried += 1
 
     def as_counters(self) -> tuple[tuple[str, float], ...]:
         """By name."""
@@ -445,16 +456,15 @@ class RequestBook:
 
     async def _read_decision(self, message: Submit, carried: bytes) -> RoutingDecision:
         try:
-            decision, origin = await self._reader.read(carried)
+            stored = await self._reader.read(carried)
         except DecisionRejected:
             self.counters.decisions_rejected += 1
             raise
-        if decision.tenant != message.tenant:
+        if stored.decision.tenant != message.tenant:
             self.counters.decisions_rejected += 1
             raise DecisionRejected("the decision belongs to another tenant")
-        name = f"decisions_{origin.value}"
-        setattr(self.counters, name, getattr(self.counters, name) + 1)
-        return decision
+        self.counters.count_decision(stored.origin)
+        return stored.decision
 
     def _end(self, live: Live, reason: FinishReason, error: BraidError | None) -> None:
         """End a request that the engine does not hold."""

@@ -20,7 +20,8 @@ from router_service.decision_store.decision_store import (
     DecisionExpired,
     DecisionForeign,
     DecisionTampered,
-    SignedDecision,
+    Origin,
+    StoredDecision,
 )
 from router_service.decision_store.keys import decision_id as derive_id
 
@@ -54,13 +55,13 @@ class DecisionCodec:
         message = tenant.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
         return hmac.new(self._prompt_key, message, hashlib.sha256).hexdigest()
 
-    def sign(self, decision: RoutingDecision) -> SignedDecision:
+    def sign(self, decision: RoutingDecision) -> StoredDecision:
         """The decision with its signed bytes.
 
         Raises:
             ValueError: a number in it is not finite.
         """
-        return SignedDecision(decision, self.encode_signed(decision))
+        return StoredDecision(decision, self.encode_signed(decision))
 
     def encode_signed(self, decision: RoutingDecision) -> bytes:
         """Canonical JSON with its signature; equal decisions give equal bytes."""
@@ -101,7 +102,7 @@ class DecisionCodec:
         decision_id: DecisionId,
         now: float,
         leeway_s: float = 0.0,
-    ) -> SignedDecision:
+    ) -> StoredDecision:
         """Decode and check that this is the decision that was asked for and still valid.
 
         ``now`` is wall time in seconds; ``leeway_s`` accepts a decision that much after its expiry.
@@ -116,7 +117,7 @@ class DecisionCodec:
         decision = self.decode_signed(encoded)
         check_identity(decision, tenant, decision_id)
         check_expiry(decision, now - leeway_s)
-        return SignedDecision(decision, encoded)
+        return StoredDecision(decision, encoded, Origin.STORE)
 
     def _signature(self, payload: bytes) -> str:
         return hmac.new(self._signature_key, payload, hashlib.sha256).hexdigest()

@@ -27,7 +27,7 @@ from cluster.engine.step_plan import StepPlan
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionFusion
 from deployments.replica.request_tracker import RequestBook
-from router_service.decision_store.layered import Origin
+from router_service.decision_store.decision_store import Origin, StoredDecision
 from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
 
@@ -79,10 +79,10 @@ class Bank:
 class Reader:
     """``signed_decision`` is "tenant:adapters"."""
 
-    async def read(self, carried: bytes) -> tuple[RoutingDecision, Origin]:
+    async def read(self, carried: bytes) -> StoredDecision:
         tenant, adapters = carried.decode().split(":")
         decision = decision_over(adapters, tenant=TenantId(tenant))
-        return decision, Origin.LOCAL
+        return StoredDecision(decision, carried, Origin.LOCAL)
 
 
 class WatchedRunner(FakeRunner):

@@ -23,7 +23,7 @@ from deployments.front.text.text_stream import TextCodec
 from deployments.front.text.token_bytes import TokenPlace
 from deployments.link.link_client import ReplicaLink
 from deployments.link.link_messages import Reroute, Submit
-from router_service.service import Decided
+from router_service.request_decision import RequestDecision
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ class SequenceSpec:
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
     stop: tuple[str, ...]
-    decided: Decided
+    decided: RequestDecision
     arrived_at: float  # wall clock, seconds
     deadline_at: float  # wall clock, seconds
     skip_special_tokens: bool = True  # leave them out of the text

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from cluster.errors import RequestError
 from deployments.front.openai.wire import AdapterTerm
-from router_service.wish import (
-    AdapterWish,
-    BaseWish,
+from router_service.routing_request import (
+    AdapterRequest,
+    BaseModelRequest,
+    MixtureRequest,
     MixtureTerm,
-    MixtureWish,
-    RouterWish,
-    RoutingWish,
+    RouterRequest,
+    RoutingRequest,
 )
 
 AUTO = "auto"
@@ -44,7 +44,7 @@ class ModelNames:
                 return name[len(base) + 1 :]
         return name
 
-    def wish(self, model: str, adapters: Sequence[AdapterTerm] | None) -> RoutingWish:
+    def routing_request(self, model: str, adapters: Sequence[AdapterTerm] | None) -> RoutingRequest:
         """The base, an adapter, an explicit mixture or a router.
 
         Raises:
@@ -57,11 +57,11 @@ class ModelNames:
                     f"{AUTO!r}, not {model!r}",
                     param="adapters",
                 )
-            return MixtureWish(tuple(MixtureTerm(term.name, term.weight) for term in adapters))
+            return MixtureRequest(tuple(MixtureTerm(term.name, term.weight) for term in adapters))
         if self.is_base(model):
-            return BaseWish()
+            return BaseModelRequest()
         if model == AUTO:
-            return RouterWish()
+            return RouterRequest()
         if model.startswith(f"{AUTO}:"):
-            return RouterWish(model[len(AUTO) + 1 :])
-        return AdapterWish(self.adapter_of(model))
+            return RouterRequest(model[len(AUTO) + 1 :])
+        return AdapterRequest(self.adapter_of(model))

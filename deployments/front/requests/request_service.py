@@ -47,8 +47,9 @@ from deployments.front.text.adapter_templates import AdapterTemplates, ChosenTem
 from deployments.front.text.chat_template import TemplateOptions, options_of
 from deployments.front.text.prompts import PromptReader, Prompts, check_request, check_sequences
 from deployments.front.text.text_stream import TextCodec
-from router_service.service import Decided, RoutingService
-from router_service.wish import RouterWish, RoutingWish
+from router_service.request_decision import RequestDecision
+from router_service.routing_request import RouterRequest, RoutingRequest
+from router_service.service import RoutingService
 
 TEMPLATE_TRIES = 3
 
@@ -59,7 +60,7 @@ class Running:
 
     tenant: Tenant
     endpoint: str
-    decided: Decided
+    decided: RequestDecision
     asked: tuple[str, ...]  # the names that the request asked for
     prompts: int
     generations: tuple[Generation, ...]
@@ -137,13 +138,13 @@ class RequestService:
         adapters: Sequence[AdapterTerm] | None,
         turns: Sequence[str],
         prompt: Sequence[int] = (),
-    ) -> Decided:
+    ) -> RequestDecision:
         """The decision for the last of a user's turns, counted and timed.
 
         ``prompt`` are the tokens to be prefilled, if known.
         """
         started = self.clock.monotonic()
-        wish = self.names.wish(model, adapters)
+        wish = self.names.routing_request(model, adapters)
         *earlier, text = turns
         try:
             decided = await self.routing.decide(tenant.id, wish, text, prompt, earlier)
@@ -155,12 +156,12 @@ class RequestService:
         current_record().decided(decided, self.clock.monotonic() - started)
         return decided
 
-    def _count(self, tenant: TenantId, decided: Decided, started: float) -> None:
+    def _count(self, tenant: TenantId, decided: RequestDecision, started: float) -> None:
         source = decided.source.value
         self.metrics.route_seconds.labels(source).observe(self.clock.monotonic() - started)
         self.metrics.decisions.labels(tenant, source).inc()
 
-    async def route(self, tenant: Tenant, body: RouteBody) -> Decided:
+    async def route(self, tenant: Tenant, body: RouteBody) -> RequestDecision:
         """Decide only: what the same prompt's completion would be decided as."""
         template = await self._template(tenant, body)
         options = TemplateOptions(source=template.text)
@@ -192,7 +193,7 @@ class RequestService:
     async def _template(self, tenant: Tenant, body: ChatBody | RouteBody) -> ChosenTemplate:
         if self._templates is None:
             return ChosenTemplate()
-        wish = self.names.wish(body.model, body.adapters)
+        wish = self.names.routing_request(body.model, body.adapters)
         return await self._templates.choose(tenant.id, wish)
 
     async def begin_completion(self, tenant: Tenant, body: CompletionBody) -> Running:
@@ -232,7 +233,7 @@ class RequestService:
             _TemplateChanged: the decision's adapter is not the one that ``template`` is of.
         """
         grammar = await self._grammars.grammar_of(tenant.id, body)
-        wish = self.names.wish(body.model, body.adapters)
+        wish = self.names.routing_request(body.model, body.adapters)
         room, vocab = self.max_model_len, self.codec.vocab_size
         sampling = [
             sampling_of(body, len(ids), room, vocab, self.config, grammar) for ids in prompts.ids
@@ -278,7 +279,7 @@ class RequestService:
         self,
         tenant: Tenant,
         body: ChatBody | CompletionBody,
-        decided: Decided,
+        decided: RequestDecision,
         prompts: Sequence[tuple[int, ...]],
         sampling: Sequence[SamplingParams],
     ) -> list[SequenceSpec]:
@@ -305,7 +306,7 @@ class RequestService:
         return specs
 
     def _generation(
-        self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
+        self, spec: SequenceSpec, wish: RoutingRequest, turns: Sequence[str]
     ) -> Generation:
         return Generation(
             spec=spec,
@@ -319,21 +320,21 @@ class RequestService:
         )
 
     def _rerouting(
-        self, spec: SequenceSpec, wish: RoutingWish, turns: Sequence[str]
+        self, spec: SequenceSpec, wish: RoutingRequest, turns: Sequence[str]
     ) -> SentenceRerouting | None:
         segments = self.routing.segments(wish)
-        if segments is None or not isinstance(wish, RouterWish):
+        if segments is None or not isinstance(wish, RouterRequest):
             return None
         router = wish  # of this type in the functions, too
         *earlier, text = turns
 
-        async def decide(answer: str) -> Decided:
+        async def decide(answer: str) -> RequestDecision:
             started = self.clock.monotonic()
             decided = await self.routing.decide_sentence(spec.tenant, router, text, answer, earlier)
             self._count(spec.tenant, decided, started)
             return decided
 
-        def keep_delay(decided: Decided, delay: int) -> None:
+        def keep_delay(decided: RequestDecision, delay: int) -> None:
             task = asyncio.create_task(self.routing.keep_delay(decided, delay))
             self._keeping.add(task)
             task.add_done_callback(self._keeping.discard)

@@ -24,8 +24,8 @@ from cluster.domain.ids import AdapterDigest
 from cluster.domain.request import GenerationChunk
 from cluster.errors import BraidError
 from deployments.link.link_messages import SegmentStart
+from router_service.request_decision import RequestDecision
 from router_service.routers.sentences import SegmentConfig, SentenceSegmenter
-from router_service.service import Decided
 
 log = structlog.get_logger(__name__)
 
@@ -51,7 +51,7 @@ class SentenceDecision:
     """One sentence of an answer, and what was decided at its beginning."""
 
     seen: int  # tokens of the completion when it had begun
-    decided: Decided | None = None
+    decided: RequestDecision | None = None
     state: SegmentState = SegmentState.UNREACHED
     start: int | None = None  # where applied: tokens of the completion computed before
     reason: str = ""  # where it failed
@@ -69,10 +69,10 @@ class SentenceRerouting:
 
     def __init__(
         self,
-        first: Decided,
+        first: RequestDecision,
         segments: SegmentConfig,
-        decide: Callable[[str], Awaitable[Decided]],
-        keep_delay: Callable[[Decided, int], None],
+        decide: Callable[[str], Awaitable[RequestDecision]],
+        keep_delay: Callable[[RequestDecision, int], None],
     ) -> None:
         self.sentences = [SentenceDecision(0, first, SegmentState.APPLIED, 0)]
         self._decide = decide

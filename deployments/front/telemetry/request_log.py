@@ -15,7 +15,7 @@ import structlog
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.request import Outcome
 from cluster.errors import BraidError
-from router_service.service import Decided
+from router_service.request_decision import RequestDecision
 
 log = structlog.get_logger(__name__)
 
@@ -55,7 +55,7 @@ class RequestRecord:
         self.endpoint, self.stream = endpoint, bool(stream)
         self.model = model if MODEL.fullmatch(model) else UNNAMED
 
-    def decided(self, decided: Decided, seconds: float) -> None:
+    def decided(self, decided: RequestDecision, seconds: float) -> None:
         """Note the decision, and the time that it took."""
         decision = decided.decision
         self.route_s += seconds

@@ -19,8 +19,8 @@ from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterLoadFailed, ModelNotFound
 from deployments.directory import TenantAdapters
 from deployments.live_adapters import LiveAdapters
-from router_service.service import Decided
-from router_service.wish import AdapterWish, RoutingWish
+from router_service.request_decision import RequestDecision
+from router_service.routing_request import AdapterRequest, RoutingRequest
 
 MAX_KEPT = 64
 """Templates in memory, of 256 KiB at most."""
@@ -34,7 +34,7 @@ class ChosenTemplate:
     digest: AdapterDigest | None = None  # of that adapter; None: not known here yet
     text: str | None = None  # its own template; None: the base's
 
-    def is_for(self, decided: Decided) -> bool:
+    def is_for(self, decided: RequestDecision) -> bool:
         """Whether the decision is about the adapter that the template was chosen for."""
         return not self.alone or self.digest == adapter_of(decided)
 
@@ -52,13 +52,13 @@ class AdapterTemplates:
         self._directory = directory
         self._kept: OrderedDict[str, str] = OrderedDict()  # template's sha256 -> template
 
-    async def choose(self, tenant: TenantId, wish: RoutingWish) -> ChosenTemplate:
+    async def choose(self, tenant: TenantId, wish: RoutingRequest) -> ChosenTemplate:
         """The template for a wish, as the adapter's name is known now.
 
         Raises:
             AdapterLoadFailed: the adapter's files are not what was registered.
         """
-        if not isinstance(wish, AdapterWish):
+        if not isinstance(wish, AdapterRequest):
             return ChosenTemplate()
         try:
             digest = self._directory.resolve(tenant, wish.alias).digest
@@ -98,7 +98,7 @@ class AdapterTemplates:
         return found
 
 
-def adapter_of(decided: Decided) -> AdapterDigest | None:
+def adapter_of(decided: RequestDecision) -> AdapterDigest | None:
     """The one adapter of a decision; None where there is another number of them."""
     mixture = decided.decision.mixture
     return mixture[0].key.digest if len(mixture) == 1 else None

@@ -16,8 +16,8 @@ from deployments.front.requests.explain import sentences_body
 from deployments.front.requests.generation import Generation, SequenceSpec
 from deployments.front.requests.rerouting import LEAD_TOKENS, SegmentState, SentenceRerouting
 from deployments.link.link_messages import SegmentStart
+from router_service.request_decision import RequestDecision, StoreState
 from router_service.routers.sentences import SegmentConfig
-from router_service.service import Decided, StoreState
 from tests.support.decisions import decision_over
 from tests.support.scripted_link import ScriptedLink
 
@@ -26,7 +26,7 @@ TENANT = TenantId("acme")
 
 def decided(
     adapters: str, source: DecisionSource = DecisionSource.COMPUTED, delay: int | None = None
-) -> Decided:
+) -> RequestDecision:
     """One adapter of weight 1 for each letter."""
     decision = decision_over(
         adapters,
@@ -36,19 +36,19 @@ def decided(
         source=source,
         delay=delay,
     )
-    return Decided(decision, source, StoreState.WRITTEN, adapters.encode())
+    return RequestDecision(decision, adapters.encode(), StoreState.WRITTEN)
 
 
 class Router:
     """Answers with the scripted decisions, in order; raises those that are errors."""
 
-    def __init__(self, *script: Decided | Exception) -> None:
+    def __init__(self, *script: RequestDecision | Exception) -> None:
         self.script = list(script)
         self.answers: list[str] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def __call__(self, answer: str) -> Decided:
+    async def __call__(self, answer: str) -> RequestDecision:
         self.answers.append(answer)
         await self.may_answer.wait()
         result = self.script.pop(0)
@@ -60,7 +60,7 @@ class Router:
 class Desk:
     """A sequence's re-routing between a router and a replica that the test plays."""
 
-    def __init__(self, *script: Decided | Exception, first: str = "a") -> None:
+    def __init__(self, *script: RequestDecision | Exception, first: str = "a") -> None:
         self.router = Router(*script)
         self.delays: list[tuple[str, int]] = []
         self.told: list[tuple[bytes, int]] = []
@@ -139,7 +139,7 @@ async def test_the_same_mixture_is_no_change() -> None:
     ],
     ids=["fallback", "refused", "bug"],
 )
-async def test_what_cannot_be_decided_stays_as_it_is(answer: Decided | Exception) -> None:
+async def test_what_cannot_be_decided_stays_as_it_is(answer: RequestDecision | Exception) -> None:
     desk = Desk(answer, decided("b"))
     await desk.say("First one.")
     await desk.say(" Then this.")

@@ -75,7 +75,7 @@ class Bench:
 
     async def choose(self, model: str, *terms: str) -> ChosenTemplate:
         adapters = [AdapterTerm(name=name, weight=1.0) for name in terms] or None
-        return await self.templates.choose(ACME.id, NAMES.wish(model, adapters))
+        return await self.templates.choose(ACME.id, NAMES.routing_request(model, adapters))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_it_is_the_adapter_s_where_it_is_asked_alone(bench: Bench) -> None
 
 
 async def test_a_decision_for_another_version_is_noticed(bench: Bench) -> None:
-    decided = await bench.routing.decide(ACME.id, NAMES.wish("own", None), "hello")
+    decided = await bench.routing.decide(ACME.id, NAMES.routing_request("own", None), "hello")
     assert (await bench.choose("own")).is_for(decided)
     assert not (await bench.choose("plain")).is_for(decided)
     assert not (await bench.choose("nobody")).is_for(decided)
