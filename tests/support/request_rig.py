@@ -16,9 +16,8 @@ from cluster.domain.adapter import (
     AdapterKey,
     AdapterManifest,
 )
-from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
-from cluster.domain.request import GenerationChunk, SamplingParams
+from cluster.domain.request import GenerationChunk, GenerationRequest, SamplingParams
 from cluster.engine.engine import Engine
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
@@ -186,13 +185,15 @@ class Rig:
         name = next(self.names)
         self.book.submit(
             Submit(
-                RequestId(name),
-                TenantId(tenant),
-                (1, 2, 3),
-                SamplingParams(max_tokens=max_tokens, temperature=0.0),
+                GenerationRequest(
+                    RequestId(name),
+                    TenantId(tenant),
+                    (1, 2, 3),
+                    SamplingParams(max_tokens=max_tokens, temperature=0.0),
+                    deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
+                    resumed_token_ids=tuple(resumed),
+                ),
                 f"{tenant}:{adapters}".encode(),
-                deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
-                resumed_token_ids=tuple(resumed),
                 segments=tuple(segments),
             )
         )

@@ -14,7 +14,13 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaChoice
-from cluster.domain.request import FinishReason, SamplingParams, TokenLogprobs, Usage
+from cluster.domain.request import (
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+    TokenLogprobs,
+    Usage,
+)
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
 from cluster.placement.picking.filters import PickRequest
 from deployments.front.requests.replicas import ReplicaSet
@@ -219,16 +225,18 @@ class Generation:
     def _submission(self, request_id: RequestId) -> Submit:
         spec = self.spec
         return Submit(
-            request_id=request_id,
-            tenant=spec.tenant,
-            prompt_token_ids=spec.prompt_token_ids,
-            sampling=spec.sampling,
-            signed_decision=spec.decided.encoded,
-            resumed_token_ids=tuple(self._tokens),
-            arrived_at=spec.arrived_at,
-            deadline_at=spec.deadline_at,
-            segments=() if self.rerouting is None else self.rerouting.begun(),
-            http_request=self.http_request,
+            GenerationRequest(
+                request_id=request_id,
+                tenant=spec.tenant,
+                prompt_token_ids=spec.prompt_token_ids,
+                sampling=spec.sampling,
+                resumed_token_ids=tuple(self._tokens),
+                arrived_at=spec.arrived_at,
+                deadline_at=spec.deadline_at,
+                http_request=self.http_request,
+            ),
+            spec.decided.encoded,
+            () if self.rerouting is None else self.rerouting.begun(),
         )
 
     def _usage(self, reported: Usage | None) -> Usage:

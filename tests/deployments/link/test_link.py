@@ -9,7 +9,13 @@ import pytest
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
+from cluster.domain.request import (
+    FinishReason,
+    GenerationChunk,
+    GenerationRequest,
+    SamplingParams,
+    Usage,
+)
 from cluster.errors import ReplicaLost
 from deployments.link.link_client import ReplicaLink
 from deployments.link.link_messages import Reroute, SegmentStart, Submit
@@ -95,9 +101,10 @@ class Front:
 
 
 def submission(name: str) -> Submit:
-    return Submit(
-        RequestId(name), TenantId("acme"), (1, 2, 3), SamplingParams(max_tokens=4), b"signed"
+    request = GenerationRequest(
+        RequestId(name), TenantId("acme"), (1, 2, 3), SamplingParams(max_tokens=4)
     )
+    return Submit(request, b"signed")
 
 
 def chunk(name: str, *tokens: int, last: bool = False) -> GenerationChunk:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from cluster.config import FrontConfig
 from cluster.domain.ids import RequestId, TenantId
-from cluster.domain.request import SamplingParams
+from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.errors import RequestError
 from deployments.front.http.problem import invalid_body
 from deployments.front.openai.sampling import sampling_of
@@ -57,7 +57,7 @@ def test_each_field_arrives_and_crosses_the_link(field: str, value: Any, expecte
     params = sampling(**{field: value})
     assert getattr(params, field) == expected
     assert params.adjusts_logits == (field != "min_p")
-    message = Submit(RequestId("r"), TenantId("t"), (1,), params, b"")
+    message = Submit(GenerationRequest(RequestId("r"), TenantId("t"), (1,), params), b"")
     assert decode_to_replica(encode(message)) == message
 
 

@@ -96,7 +96,7 @@ async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None
     failovers: list[int] = []
     deltas = [delta async for delta in generation(failovers, first, second).run()]
     assert "".join(delta.text for delta in deltas) == "abcd"
-    assert second.submitted[0].resumed_token_ids == (1, 2)
+    assert second.submitted[0].request.resumed_token_ids == (1, 2)
     assert deltas[-1].usage is not None
     assert deltas[-1].usage.completion_tokens == 4
     assert failovers == [1]
@@ -123,4 +123,4 @@ async def test_a_prompt_is_told_once_whoever_tells_it(seen: int) -> None:
     deltas = [delta async for delta in generation([], first, second).run()]
     values = [item.logprob for delta in deltas for item in delta.prompt_logprobs]
     assert tuple(values) == told
-    assert second.submitted[0].resumed_token_ids == ()
+    assert second.submitted[0].request.resumed_token_ids == ()

@@ -267,7 +267,7 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
         await desk.settle()
     assert text == "".join(words)
     assert [message.signed_decision for message in first.rerouted] == [b"b", b"c"]
-    assert second.submitted[0].resumed_token_ids == (1, 2, 3, 4)
+    assert second.submitted[0].request.resumed_token_ids == (1, 2, 3, 4)
     assert second.submitted[0].segments == (SegmentStart(2, b"b"),)
     assert [message.signed_decision for message in second.rerouted] == [b"c"]
     assert picked == [("a",), ("a", "b")]
