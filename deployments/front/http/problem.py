@@ -1,4 +1,6 @@
-"""Errors as OpenAI's clients expect them: every answer that is not a success has this body."""
+"""Words errors as OpenAI's clients expect them: every failed answer has this body."""
+
+from collections.abc import Mapping
 
 import orjson
 from fastapi import FastAPI, Request
@@ -21,7 +23,6 @@ from cluster.errors import (
     TooManyFailedKeys,
 )
 from deployments.front.http.limits import MAX_ERROR_BYTES, MAX_FAULTS, MAX_PARAM_CHARS
-from deployments.front.requests.admission import RefusedByQuota
 from deployments.front.telemetry.request_log import SERVER_ERROR, current_record
 
 TYPE_BY_STATUS = {
@@ -41,6 +42,14 @@ TYPE_BY_STATUS = {
 }
 MAX_FAULT_CHARS = 400
 CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
+
+
+class RefusedByQuota(QuotaExceeded):
+    """Refuses a request, with headers that tell when to come back."""
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = dict(headers)
 
 
 def error_body(

@@ -9,8 +9,8 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
 from cluster.repeated import repeated
+from deployments.front.http.body_types import Body
 from deployments.front.http.problem import invalid_body
-from deployments.front.openai.wire import Body
 
 Q = TypeVar("Q", bound=Body)
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from deployments.front.http.body_types import NameText
 from deployments.front.http.limits import MAX_MESSAGES, MAX_PARTS
-from deployments.front.openai.wire_types import NameText
 
 MAX_SHOWN = 40
 

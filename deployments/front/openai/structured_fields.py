@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from deployments.front.openai.wire_types import Body, NameText, Off, ShortText
+from deployments.front.http.body_types import Body, NameText, Off, ShortText
 
 MAX_ALTERNATIVES = 1024
 

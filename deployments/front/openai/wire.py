@@ -10,6 +10,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from deployments.front.http.body_types import (
+    ALL_WHOLE,
+    FEW,
+    WHOLE,
+    Body,
+    NameText,
+    Off,
+    ShortText,
+    StopText,
+)
 from deployments.front.http.limits import MAX_PROMPT_IDS, MAX_SEQUENCES
 from deployments.front.openai.messages import Message as Message
 from deployments.front.openai.messages import Messages
@@ -28,16 +38,6 @@ from deployments.front.openai.unserved import (
     check_unserved,
     fields_of,
 )
-from deployments.front.openai.wire_types import (
-    ALL_WHOLE,
-    FEW,
-    WHOLE,
-    NameText,
-    Off,
-    ShortText,
-    StopText,
-)
-from deployments.front.openai.wire_types import Body as Body
 from router_service.routers.text_policy import MAX_HISTORY
 
 MAX_CHOICES = 16

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import Mapping
 
 import structlog
 from redis.asyncio import Redis
@@ -18,17 +17,10 @@ from cluster.tenancy.limits import BucketState, QuotaAsk, QuotaSource, QuotaVerd
 from cluster.tenancy.quota import MemoryQuota, Quota, unlimited
 from cluster.tenancy.redis_quota import RENEW_S, RedisQuota
 from cluster.tenancy.tenants import Tenant
+from deployments.front.http.problem import RefusedByQuota
 from deployments.wiring import Secrets
 
 log = structlog.get_logger(__name__)
-
-
-class RefusedByQuota(QuotaExceeded):
-    """A refusal with the headers that tell when to come back."""
-
-    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
-        super().__init__(message)
-        self.headers = dict(headers)
 
 
 class Admission:

@@ -1,4 +1,4 @@
-"""Conversations as token ids: the chat template, what it may read, and whose tokens count."""
+"""Turns conversations into token ids with a chat template."""
 
 import re
 import secrets
@@ -9,7 +9,6 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from cluster.errors import RequestError
-from deployments.front.openai.wire import ChatBody
 from deployments.front.text.written_tokens import WrittenTokens
 
 MAX_PROBLEM_CHARACTERS = 300
@@ -27,24 +26,6 @@ class TemplateOptions:
 
 
 PLAIN = TemplateOptions()
-
-
-def options_of(body: ChatBody, source: str | None = None) -> TemplateOptions:
-    """Take from a body how it is rendered. A message that is continued has nothing after it.
-
-    Args:
-        body: the request.
-        source: a template that an adapter brings; None is the base's.
-    """
-    continued = bool(body.continue_final_message)
-    wanted = body.add_generation_prompt
-    return TemplateOptions(
-        add_generation_prompt=not continued if wanted is None else wanted,
-        continue_final_message=continued,
-        reasoning_effort=body.reasoning_effort,
-        variables=body.chat_template_kwargs or {},
-        source=source,
-    )
 
 
 class ChatTemplate:

@@ -11,8 +11,9 @@ from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.errors import RequestError
 from deployments.front.http.problem import invalid_body
-from deployments.front.openai.sampling import sampling_of
+from deployments.front.openai.prompt_requests import chat_request, completion_request
 from deployments.front.openai.wire import ChatBody, CompletionBody
+from deployments.front.requests.sampling import sampling_for
 from deployments.link.link_messages import Submit, decode_to_replica, encode
 
 VOCAB = 100
@@ -21,6 +22,13 @@ VOCAB = 100
 def body_of(**fields: Any) -> CompletionBody:
     data = {"model": "m", "prompt": "p", **fields}
     return CompletionBody.model_validate_json(orjson.dumps(data))
+
+
+def sampling_of(
+    body: ChatBody | CompletionBody, prompt: int, room: int, vocab: int, limits: FrontConfig
+) -> SamplingParams:
+    request = chat_request(body) if isinstance(body, ChatBody) else completion_request(body)
+    return sampling_for(request, prompt, room, vocab, limits)
 
 
 def sampling(**fields: Any) -> SamplingParams:

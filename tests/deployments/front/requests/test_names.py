@@ -3,7 +3,6 @@
 import pytest
 
 from cluster.errors import RequestError
-from deployments.front.openai.wire import AdapterTerm
 from deployments.front.requests.names import ModelNames
 from router_service.routing_request import (
     AdapterRequest,
@@ -37,7 +36,7 @@ def test_model_names(model: str, expected: RoutingRequest) -> None:
 
 @pytest.mark.parametrize("model", ["base-1B", "org/base-1B", "auto"])
 def test_a_mixture_goes_with_the_base(model: str) -> None:
-    terms = [AdapterTerm(name="a", weight=0.7), AdapterTerm(name="b", weight=-0.3)]
+    terms = [MixtureTerm("a", 0.7), MixtureTerm("b", -0.3)]
     expected = MixtureRequest((MixtureTerm("a", 0.7), MixtureTerm("b", -0.3)))
     assert NAMES.routing_request(model, terms) == expected
 
@@ -45,5 +44,5 @@ def test_a_mixture_goes_with_the_base(model: str) -> None:
 @pytest.mark.parametrize("model", ["sql", "auto:dlp"])
 def test_a_mixture_beside_another_choice_is_refused(model: str) -> None:
     with pytest.raises(RequestError, match="explicit mixture") as caught:
-        NAMES.routing_request(model, [AdapterTerm(name="a")])
+        NAMES.routing_request(model, [MixtureTerm("a", 1.0)])
     assert caught.value.param == "adapters"

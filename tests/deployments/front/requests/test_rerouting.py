@@ -12,12 +12,13 @@ from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
 from cluster.placement.picking.cluster_view import ClusterView
+from deployments.front.requests.choice import Choice, ChoiceServices, SequenceSpec
 from deployments.front.requests.explain import sentences_body
-from deployments.front.requests.generation import Generation, SequenceSpec
 from deployments.front.requests.rerouting import LEAD_TOKENS, SegmentState, SentenceRerouting
 from deployments.link.link_messages import SegmentStart
 from router_service.request_decision import RequestDecision, StoreState
 from router_service.routers.sentences import SegmentConfig
+from tests.support.choices import run_choice
 from tests.support.decisions import decision_over
 from tests.support.scripted_link import ScriptedLink
 
@@ -252,17 +253,13 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
     replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick)
-    generation = Generation(
-        spec=SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
-        replicas=replicas,
-        codec=codec,
-        clock=ManualClock(),
-        new_id=lambda: RequestId("r"),
-        on_failover=lambda: None,
+    choice = Choice(
+        SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
+        ChoiceServices(replicas, codec, ManualClock(), lambda: RequestId("r"), lambda: None),
         rerouting=desk.rerouting,
     )
     text = ""
-    async for delta in generation.run():
+    async for delta in run_choice(choice):
         text += delta.text
         await desk.settle()
     assert text == "".join(words)
