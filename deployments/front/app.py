@@ -17,9 +17,9 @@ from deployments.front.http.methods import install_methods
 from deployments.front.http.request_id import RequestIdMiddleware
 from deployments.front.openai.decision_routes import DecisionRoutes
 from deployments.front.openai.models import ModelCards
-from deployments.front.openai.openapi.bodies import ServerFacts
-from deployments.front.openai.openapi.document import openapi_document
 from deployments.front.openai.routes import OpenAIRoutes
+from deployments.front.openapi.bodies import ServerFacts
+from deployments.front.openapi.document import openapi_document
 from deployments.front.telemetry.metrics import CONTENT_TYPE
 
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Protocol
 
-from deployments.front.entry.failed_keys import network_of
+from deployments.front.http.client_network import network_of
 
 
 class Connection(Protocol):
