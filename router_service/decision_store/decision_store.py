@@ -41,7 +41,7 @@ class StoredDecision:
 
 @dataclass(slots=True)
 class StoreCounters:
-    """What happened at one store since it was made; each operation counts in one field."""
+    """Counts what happened at one store since it was made; each operation in one field."""
 
     hits: int = 0
     misses: int = 0
@@ -53,7 +53,7 @@ class StoreCounters:
 
     @property
     def rejected(self) -> int:
-        """Stored decisions that failed a check, whatever the check."""
+        """Return the number of stored decisions that failed a check."""
         return self.tampered + self.expired + self.foreign
 
     def count_rejection(self, error: DecisionRejected) -> None:
@@ -73,7 +73,7 @@ class DecisionStore(Protocol):
     counters: StoreCounters
 
     async def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:
-        """The decision kept under this id, verified; ``None`` when there is none.
+        """Return the decision kept under this id, verified, or None if there is none.
 
         Raises:
             DecisionRejected: what is kept failed its signature, expiry or identity check.

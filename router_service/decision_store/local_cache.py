@@ -1,4 +1,4 @@
-"""Verified decisions kept in a process beside the store."""
+"""Keeps verified decisions in a process beside the store."""
 
 from collections import OrderedDict
 
@@ -9,7 +9,7 @@ from router_service.decision_store.decision_store import StoredDecision
 
 
 class LocalCache:
-    """Least recently used of ``max_entries`` decisions, each until its own expiry.
+    """Caches ``max_entries`` decisions by least recent use, each until its own expiry.
 
     What enters has been verified; it is not verified again.
     """
@@ -25,7 +25,7 @@ class LocalCache:
         return len(self._entries)
 
     def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:
-        """The decision, if it is kept and its time is not over."""
+        """Return the decision, or None if it is not kept or its time is over."""
         key = (tenant, decision_id)
         stored = self._entries.get(key)
         if stored is None:

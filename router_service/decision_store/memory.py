@@ -1,4 +1,4 @@
-"""A decision store within one process: for one-process set-ups and as the suite's model."""
+"""Keeps decisions within one process: for one-process set-ups and as the suite's model."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""The decision store on Redis or Valkey."""
+"""Keeps decisions in Redis or Valkey."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class RedisDecisionStore:
-    """Signed decisions as Redis strings with a TTL (layout: ``decision_store.keys``).
+    """Stores signed decisions as Redis strings with a TTL (layout: ``decision_store.keys``).
 
     A command that does not answer within ``config.redis_timeout_s`` fails, is not tried again and
     opens the breaker: for ``config.breaker_reset_s`` no command is sent, then one is. So an outage
@@ -48,7 +48,7 @@ class RedisDecisionStore:
 
     @property
     def breaker_state(self) -> BreakerState:
-        """Whether Redis is being asked at present."""
+        """Return whether Redis is being asked at present."""
         return self._breaker.state
 
     async def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:

@@ -1,4 +1,4 @@
-"""Streams an answer: from the deltas of its choices to the bytes of server-sent events."""
+"""Turns the deltas of an answer's choices into the bytes of server-sent events."""
 
 from collections.abc import AsyncGenerator, Sequence
 

@@ -1,4 +1,4 @@
-"""The fields of a body that say what form an answer has."""
+"""Defines the fields of a body that say what form an answer has."""
 
 from typing import Annotated, Any, Literal
 
@@ -64,7 +64,7 @@ class StructuredOutputs(Body):
 
     @property
     def given(self) -> list[str]:
-        """Members that say what the answer is."""
+        """Return the members that say what the answer is."""
         said = {
             "json": self.wanted_json is not None,
             "regex": self.regex is not None,

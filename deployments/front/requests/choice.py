@@ -178,7 +178,7 @@ class Choice:
             self._is_complete = delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
             self._leave_replica(cancel=reason is None)
         elif self.rerouting is not None:
-            self.rerouting.feed(delta.text, self.generated)
+            self.rerouting.feed_text(delta.text, self.generated)
         return delta
 
     def cancel(self) -> None:
@@ -189,7 +189,7 @@ class Choice:
     def _delta_of(self, chunk: GenerationChunk) -> Delta:
         token_ids, reason = chunk.token_ids, chunk.finish_reason
         if self.rerouting is not None:
-            self.rerouting.hear(chunk)
+            self.rerouting.hear_chunk(chunk)
         stops = reason is FinishReason.STOP
         text = self._text.push(token_ids, ends=stops)
         usage: Usage | None = None
@@ -286,7 +286,7 @@ class Choice:
                 http_request=self._http_request,
             ),
             spec.decided.encoded,
-            () if self.rerouting is None else self.rerouting.begun(),
+            () if self.rerouting is None else self.rerouting.started_segments(),
         )
 
     def _usage(self, reported: Usage | None, generated: int) -> Usage:

@@ -51,7 +51,7 @@ TEMPLATE_TRIES = 3
 
 
 class _TemplateChanged(Exception):
-    """An adapter's alias was switched while a prompt was written with its former template."""
+    """Says that an adapter's alias was switched after its template had been used."""
 
 
 class RequestService:

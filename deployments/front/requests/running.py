@@ -15,7 +15,7 @@ from router_service.request_decision import RequestDecision
 
 @dataclass(slots=True)
 class Running:
-    """A request that was admitted and decided. ``RequestService.finish`` ends it, exactly once."""
+    """Holds an admitted and decided request. ``RequestService.finish`` ends it, exactly once."""
 
     tenant: Tenant
     request: PromptRequest

@@ -43,7 +43,7 @@ def spent_on(choices: Sequence[Choice], prompts: int) -> Spent:
     for choice in choices:
         shares = [(choice.generated, first)]
         if choice.rerouting is not None:
-            shares = choice.rerouting.shares(choice.generated)
+            shares = choice.rerouting.mixture_shares(choice.generated)
         parts += [(Usage(0, count), mixture) for count, mixture in shares]
     completion = sum(choice.generated for choice in choices)
     return Spent(prompt_tokens, completion, tuple(parts))

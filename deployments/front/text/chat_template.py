@@ -16,7 +16,7 @@ MAX_PROBLEM_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class TemplateOptions:
-    """How a conversation is rendered."""
+    """Says how a conversation is rendered."""
 
     add_generation_prompt: bool = True  # ends where the assistant is to speak
     continue_final_message: bool = False  # ends within the last message
@@ -29,7 +29,7 @@ PLAIN = TemplateOptions()
 
 
 class ChatTemplate:
-    """One chat template over a tokenizer. Safe in any thread.
+    """Applies one chat template with a tokenizer. Safe in any thread.
 
     Args:
         tokenizer: of transformers.
@@ -49,7 +49,7 @@ class ChatTemplate:
         )
 
     def encode(self, messages: Sequence[dict[str, str]], options: TemplateOptions) -> list[int]:
-        """Token ids of a conversation.
+        """Return the token ids of a conversation.
 
         Raises:
             RequestError: the template refuses the messages, or does not know what is asked of it.
@@ -94,7 +94,7 @@ class ChatTemplate:
         return text
 
     def _ids(self, text: str) -> list[int]:
-        """The batch call lets other threads run meanwhile."""
+        """Encode by the batch call, which lets other threads run meanwhile."""
         (encoding,) = self._backend.encode_batch([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids

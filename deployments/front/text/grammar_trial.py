@@ -122,7 +122,7 @@ class GrammarTrial:
 
 
 def _read(pipe: IO[bytes], size: int, until: float) -> bytes:
-    """Exactly ``size`` bytes. Raises EOFError or TimeoutError."""
+    """Read exactly ``size`` bytes. Raises EOFError or TimeoutError."""
     poller = select.poll()
     poller.register(pipe, select.POLLIN)
     received = b""

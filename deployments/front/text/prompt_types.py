@@ -8,7 +8,7 @@ from deployments.front.text.chat_template import PLAIN, TemplateOptions
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages that a chat template turns into one prompt."""
+    """Holds messages that a chat template turns into one prompt."""
 
     messages: tuple[Mapping[str, str], ...]  # members ``role`` and ``content``
     turns: tuple[str, ...]  # the user's texts that a router reads, the last one last
@@ -23,7 +23,7 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class PlainPrompts:
-    """Prompts that are continued as they are; each a text or its token ids."""
+    """Holds prompts that are continued as they are; each a text or its token ids."""
 
     items: tuple[str | tuple[int, ...], ...]
 
@@ -35,7 +35,7 @@ class PlainPrompts:
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The token ids to continue, and the texts that a router reads."""
+    """Holds the token ids to continue, and the texts that a router reads."""
 
     ids: tuple[tuple[int, ...], ...]
     turns: tuple[str, ...] = field(default=())  # the last one last

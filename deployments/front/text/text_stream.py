@@ -75,7 +75,7 @@ class TextCodec:
         return chat.encode(messages, options)
 
     def _ids(self, text: str) -> list[int]:
-        """Safe in any thread, and the batch call lets other threads run meanwhile."""
+        """Encode by the batch call, which lets other threads run meanwhile; safe in any thread."""
         (encoding,) = self.backend.encode_batch([text])
         ids: list[int] = encoding.ids
         return ids

@@ -80,7 +80,7 @@ class Desk:
     async def say(self, text: str) -> None:
         """One token."""
         self.tokens += 1
-        self.rerouting.feed(text, self.tokens)
+        self.rerouting.feed_text(text, self.tokens)
         await self.settle()
 
     async def settle(self) -> None:
@@ -88,7 +88,7 @@ class Desk:
             await asyncio.sleep(0)
 
     async def hear(self, **fields: Any) -> None:
-        self.rerouting.hear(GenerationChunk(RequestId("r"), **fields))
+        self.rerouting.hear_chunk(GenerationChunk(RequestId("r"), **fields))
         await self.settle()
 
     @property
@@ -106,13 +106,13 @@ async def test_a_new_sentence_is_decided_and_told_and_applied() -> None:
     assert desk.router.answers == ["First one. Then"]
     assert desk.told == [(b"b", 4 + LEAD_TOKENS)]
     assert desk.states == [APPLIED, UNREACHED]
-    assert desk.rerouting.begun() == ()
+    assert desk.rerouting.started_segments() == ()
     await desk.hear(token_ids=(7,), segment_start=9)
     assert desk.states == [APPLIED, APPLIED]
     assert desk.delays == [("dec_b", 5)]
-    assert desk.rerouting.begun() == (SegmentStart(9, b"b"),)
+    assert desk.rerouting.started_segments() == (SegmentStart(9, b"b"),)
     assert desk.rerouting.digests == ("a", "b")
-    shares = [(n, "".join(t.key.alias for t in m)) for n, m in desk.rerouting.shares(20)]
+    shares = [(n, "".join(t.key.alias for t in m)) for n, m in desk.rerouting.mixture_shares(20)]
     assert shares == [(9, "a"), (11, "b")]
 
 
@@ -181,7 +181,7 @@ async def test_a_decision_outlives_the_replica_that_did_not_get_to_it() -> None:
     await desk.say(" And")  # told, and then the replica is lost
     assert len(desk.told) == 2
     desk.rerouting.detach()
-    assert desk.rerouting.begun() == (SegmentStart(6, b"b"),)
+    assert desk.rerouting.started_segments() == (SegmentStart(6, b"b"),)
     desk.attach()
     assert desk.told[2] == desk.told[1] == (b"c", 3 + LEAD_TOKENS)
 
