@@ -27,7 +27,7 @@ MAX_WAITING = 64
 WAIT_S = 30.0
 
 
-class Verdict(StrEnum):
+class TrialVerdict(StrEnum):
     """Says how the trial of a grammar ended."""
 
     OK = "ok"
@@ -36,8 +36,8 @@ class Verdict(StrEnum):
     LATE = "late"  # no answer in time; the machine may only be busy
 
 
-CRASHED = (Verdict.COMPLEX, "it cannot be tried within the memory that a grammar may take")
-LATE = (Verdict.LATE, "it was not tried in time")
+CRASHED = (TrialVerdict.COMPLEX, "it cannot be tried within the memory that a grammar may take")
+LATE = (TrialVerdict.LATE, "it was not tried in time")
 
 
 class GrammarTrial:
@@ -54,7 +54,7 @@ class GrammarTrial:
         self._helper: subprocess.Popen[bytes] | None = None
         self._fresh = True
 
-    async def ask(self, tenant: TenantId, grammar: str) -> tuple[Verdict, str]:
+    async def ask(self, tenant: TenantId, grammar: str) -> tuple[TrialVerdict, str]:
         """Try a grammar; returns the verdict and the reason.
 
         Raises:
@@ -76,7 +76,7 @@ class GrammarTrial:
         self._thread.submit(self._end)
         self._thread.shutdown(wait=False)
 
-    def _ask(self, grammar: bytes) -> tuple[Verdict, str]:
+    def _ask(self, grammar: bytes) -> tuple[TrialVerdict, str]:
         try:
             helper = self._started()
         except OSError as error:
@@ -95,7 +95,7 @@ class GrammarTrial:
             log.warning("front.grammar_helper_ended", reason=repr(error))
             self._end()
             return LATE if isinstance(error, TimeoutError) else CRASHED
-        return Verdict(kind), problem
+        return TrialVerdict(kind), problem
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._helper is None or self._helper.poll() is not None:

@@ -13,7 +13,7 @@ from llguidance import LLMatcher
 from cluster.domain.ids import TenantId
 from cluster.errors import GrammarTooComplex, RequestError
 from deployments.front.http.body_types import field_error
-from deployments.front.text.grammar_trial import GrammarTrial, Verdict
+from deployments.front.text.grammar_trial import GrammarTrial, TrialVerdict
 
 if TYPE_CHECKING:
     from llguidance._lib import JsonCompileOptions
@@ -56,7 +56,7 @@ class GrammarChecker:
 
     def __init__(self, trial: GrammarTrial) -> None:
         self._trial = trial
-        self._checked: OrderedDict[bytes, tuple[Verdict, str]] = OrderedDict()  # and the problem
+        self._checked: OrderedDict[bytes, tuple[TrialVerdict, str]] = OrderedDict()  # and the problem
 
     async def compile_grammar(self, tenant: TenantId, request: GrammarRequest | None) -> str:
         """Return the grammar as llguidance's JSON text; empty for free text.
@@ -72,20 +72,20 @@ class GrammarChecker:
         _check_length(field, len(grammar))
         verdict, problem = await self._try(tenant, grammar)
         reason = problem.strip().partition("\n<")[0][:MAX_PROBLEM_CHARS]
-        if verdict in (Verdict.COMPLEX, Verdict.LATE):
+        if verdict in (TrialVerdict.COMPLEX, TrialVerdict.LATE):
             raise GrammarTooComplex(f"{field}: too complex: {reason}", param=field)
-        if verdict is not Verdict.OK:
+        if verdict is not TrialVerdict.OK:
             raise RequestError(f"{field}: {reason}", param=field)
         return grammar
 
-    async def _try(self, tenant: TenantId, grammar: str) -> tuple[Verdict, str]:
+    async def _try(self, tenant: TenantId, grammar: str) -> tuple[TrialVerdict, str]:
         digest = sha256(grammar.encode()).digest()
         known = self._checked.get(digest)
         if known is not None:
             self._checked.move_to_end(digest)
             return known
         found = await self._trial.ask(tenant, grammar)
-        if found[0] is not Verdict.LATE:  # the machine may only be busy
+        if found[0] is not TrialVerdict.LATE:  # the machine may only be busy
             self._checked[digest] = found
         if len(self._checked) > MAX_CHECKED:
             self._checked.popitem(last=False)
