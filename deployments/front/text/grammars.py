@@ -56,7 +56,7 @@ class GrammarChecker:
 
     def __init__(self, trial: GrammarTrial) -> None:
         self._trial = trial
-        self._checked: OrderedDict[bytes, tuple[TrialVerdict, str]] = OrderedDict()  # and the problem
+        self._checked: OrderedDict[bytes, tuple[TrialVerdict, str]] = OrderedDict()
 
     async def compile_grammar(self, tenant: TenantId, request: GrammarRequest | None) -> str:
         """Return the grammar as llguidance's JSON text; empty for free text.
