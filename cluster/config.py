@@ -101,7 +101,7 @@ class AdapterConfig(Section):
     orphan_grace_s: Annotated[float, Field(gt=0)] = 86400.0
     """Files in the store that the registry does not know are removed after so long."""
     acknowledgements: Annotated[int, Field(ge=0)] = 0
-    """Replicas that must be able to serve a new generation before its name points to it; 0 is all
+    """Replicas that must be able to serve a new version before its name points to it; 0 is all
     that are there."""
     add_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """How long replicas may take to say so."""

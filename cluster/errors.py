@@ -22,8 +22,8 @@ BraidError                       server_error          500
 │   │   └── AdapterSizeMismatch  adapter_size_mismatch 502   retryable; not as long as announced
 │   ├── AdapterStoreError        adapter_store_failed  500   the store's disk failed
 │   │   └── AdapterStoreFull     adapter_store_full    507   retryable
-│   ├── AdapterNotStored         adapter_not_stored    404   no such generation in the store
-│   ├── AdapterCorrupt           adapter_corrupt       500   stored bytes are not the generation's
+│   ├── AdapterNotStored         adapter_not_stored    404   no such version in the store
+│   ├── AdapterCorrupt           adapter_corrupt       500   stored bytes are not the version's
 │   ├── AdapterNotFound          adapter_not_found     404   not in the registry
 │   ├── AdapterConflict          adapter_conflict      409   the name points elsewhere than expected
 │   ├── AdapterInUse             adapter_in_use        409   pointed to or pinned, and not forced
@@ -32,7 +32,7 @@ BraidError                       server_error          500
 ├── RouterError                  router_invalid        400   a router cannot be served
 │   ├── RouterNotFound           router_not_found      404   not in the registry
 │   ├── RouterConflict           router_conflict       409   the name exists
-│   └── RouterOutdated           router_outdated       409   made for generations that are gone
+│   └── RouterOutdated           router_outdated       409   made for versions that are gone
 ├── TrainingDataError            training_data         400   a line of a training file
 ├── RequestError                 invalid_request       400   the caller's request; names a param
 │   ├── AuthenticationFailed     invalid_api_key       401
@@ -219,35 +219,35 @@ class AdapterStoreFull(AdapterStoreError):
 
 
 class AdapterNotStored(AdapterError):
-    """The content store has no generation of this digest."""
+    """The content store has no version of this digest."""
 
     code = "adapter_not_stored"
     status = 404
 
 
 class AdapterCorrupt(AdapterError):
-    """What is stored under a digest is not that generation."""
+    """What is stored under a digest is not that version."""
 
     code = "adapter_corrupt"
     status = 500
 
 
 class AdapterNotFound(AdapterError):
-    """The registry has no adapter of this name, or no such generation."""
+    """The registry has no adapter of this name, or no such version."""
 
     code = "adapter_not_found"
     status = 404
 
 
 class AdapterConflict(AdapterError):
-    """An adapter's name does not point to the generation that the caller expected."""
+    """An adapter's name does not point to the version that the caller expected."""
 
     code = "adapter_conflict"
     status = 409
 
 
 class AdapterInUse(AdapterError):
-    """A name still points to the generation, or it is pinned."""
+    """A name still points to the version, or it is pinned."""
 
     code = "adapter_in_use"
     status = 409
@@ -291,7 +291,7 @@ class RouterConflict(RouterError):
 
 
 class RouterOutdated(RouterError):
-    """A router was made for generations of its adapters that are no longer there."""
+    """A router was made for versions of its adapters that are no longer there."""
 
     code = "router_outdated"
     status = 409

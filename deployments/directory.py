@@ -37,7 +37,7 @@ class TenantAdapters:
         return view.entry(view.resolve(tenant, alias, self._tenants.tenant(tenant)))
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
-        """The generation behind an alias.
+        """The version behind an alias.
 
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
@@ -53,7 +53,7 @@ class TenantAdapters:
         }
 
     def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
-        """A generation in an alias's history whose files are still there, or None."""
+        """A version in an alias's history whose files are still there, or None."""
         view = self._view()
         name = view.find(tenant, alias, self._tenants.tenant(tenant))
         if name is None or all(step.digest != digest for step in name.history):

@@ -11,10 +11,10 @@ from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.registry.follower import RegistryFollower
 from cluster.adapters.registry.records import (
-    Generation,
-    GenerationState,
+    AdapterVersion,
     Place,
     PlaceKind,
+    VersionState,
 )
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
@@ -48,8 +48,8 @@ class LiveAdapters:
     ) -> None:
         self.registry = registry
         self.catalog = catalog
-        self.folder = folder_generations(catalog, clock.wall())
-        """The configured folder's adapters as generations, by alias."""
+        self.folder = folder_versions(catalog, clock.wall())
+        """The configured folder's adapters as versions, by alias."""
         self.adapters_dir = config.adapters_dir
         self._store = content_store(config.adapters, NO_BASE)
         self._follower = RegistryFollower(registry, self.folder)
@@ -108,12 +108,12 @@ class LiveAdapters:
             await self.registry.refresh(since)
 
     async def ensure(self, digests: tuple[AdapterDigest, ...]) -> None:
-        """Catch up where a generation is not known yet: whoever asked for it is ahead."""
-        if any(digest not in self.view.generations for digest in digests):
+        """Catch up where a version is not known yet: whoever asked for it is ahead."""
+        if any(digest not in self.view.versions for digest in digests):
             await self.catch_up()
 
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
-        """A generation with the path of its files.
+        """A version with the path of its files.
 
         Raises:
             ModelNotFound: it is not registered.
@@ -121,30 +121,30 @@ class LiveAdapters:
         """
         return self.view.by_digest(digest, self.path_of)
 
-    def path_of(self, generation: Generation) -> str:
-        """Where a generation's files are on this machine.
+    def path_of(self, version: AdapterVersion) -> str:
+        """Where a version's files are on this machine.
 
         Raises:
             AdapterLoadFailed: ``adapters_dir`` or ``adapters.store_dir`` is not configured here.
         """
-        if generation.place.kind is PlaceKind.FOLDER and self.adapters_dir is not None:
-            return str(self.adapters_dir / generation.place.path)
-        if generation.place.kind is PlaceKind.STORE and self._store is not None:
-            stored = self._store.get(generation.digest)
+        if version.place.kind is PlaceKind.FOLDER and self.adapters_dir is not None:
+            return str(self.adapters_dir / version.place.path)
+        if version.place.kind is PlaceKind.STORE and self._store is not None:
+            stored = self._store.get(version.digest)
             if stored is not None:
                 return str(stored.path)
         raise AdapterLoadFailed(
-            f"generation {generation.digest}: its files ({generation.place.kind}) are not here"
+            f"version {version.digest}: its files ({version.place.kind}) are not here"
         )
 
 
-def folder_generations(catalog: AdapterCatalog, now: float) -> dict[str, Generation]:
-    """The configured folder's adapters as generations, by alias; ``now`` is wall clock, seconds."""
+def folder_versions(catalog: AdapterCatalog, now: float) -> dict[str, AdapterVersion]:
+    """The configured folder's adapters as versions, by alias; ``now`` is wall clock, seconds."""
     return {
-        alias: Generation(
+        alias: AdapterVersion(
             manifest=entry.manifest,
             place=Place(PlaceKind.FOLDER, Path(entry.path).name),
-            state=GenerationState.STAGED,
+            state=VersionState.STAGED,
             source=f"adapters_dir {alias}",
             added_at=now,
             changed_at=now,

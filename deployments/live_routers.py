@@ -39,7 +39,7 @@ class BuiltRouters:
 
     routers: Mapping[str, PromptRouter] = field(default_factory=dict)  # the first answers `auto`
     bound: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By router, the generation of each alias that it was made for, where it depends on it."""
+    """By router, the version of each alias that it was made for, where it depends on it."""
     broken: Mapping[str, str] = field(default_factory=dict)  # by name, why it cannot answer
 
 
@@ -69,14 +69,14 @@ def router_configs(config: AppConfig, view: RegistryView) -> tuple[RouterConfig,
 def fingerprint(router: RouterConfig, adapters: Mapping[str, AdapterEntry]) -> str:
     """What a router, once built, was built from: another one must be built anew.
 
-    One that has no artifact follows its adapters' generations.
+    One that has no artifact follows its adapters' versions.
     """
-    generations = {}
+    versions = {}
     if router.path is None:
         named = router.options.get("adapters")
         aliases = named if isinstance(named, list | tuple) else ()
-        generations = {str(a): str(adapters[a].key.digest) for a in aliases if a in adapters}
-    return json.dumps([router.model_dump(mode="json"), generations], sort_keys=True)
+        versions = {str(a): str(adapters[a].key.digest) for a in aliases if a in adapters}
+    return json.dumps([router.model_dump(mode="json"), versions], sort_keys=True)
 
 
 def build_router(
@@ -113,8 +113,8 @@ def build_part(
         raise ConfigError(f"routers.{router.name}: {error.message}") from error
 
 
-def bound_generations(router: RouterConfig) -> Mapping[str, str]:
-    """The generation of each alias that a router was made for, where it depends on it."""
+def bound_versions(router: RouterConfig) -> Mapping[str, str]:
+    """The version of each alias that a router was made for, where it depends on it."""
     return {} if router.path is None else read_manifest(router.path).adapter_digests or {}
 
 
@@ -143,7 +143,7 @@ def _context(
     adapters: Mapping[str, AdapterEntry],
     base: ModelLocation,
 ) -> RouterContext:
-    """Knows the router's own candidates as aliases, and no generation that it was not made for."""
+    """Knows the router's own candidates as aliases, and no version that it was not made for."""
     known = dict(adapters)
     if router.path is not None:
         manifest = read_manifest(router.path)

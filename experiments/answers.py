@@ -15,7 +15,7 @@ Decode = Callable[[Sequence[Asked], int], list[str]]
 
 
 class KeptAnswers:
-    """A JSONL file of answers by base, adapters' generations, weights, prompt and length."""
+    """A JSONL file of answers by base, adapters' versions, weights, prompt and length."""
 
     def __init__(
         self, path: Path, base_digest: str, adapters: Mapping[str, Path], *, part: str = ""

@@ -1,6 +1,6 @@
 """Artifacts of routers by version: ``root/<version>/`` holds one, as it was trained.
 
-``root`` lies beside the adapters' generations, on the volume that fronts and replicas share. What
+``root`` lies beside the adapters' versions, on the volume that fronts and replicas share. What
 is visible under a version is complete: it is gathered in a private folder and renamed into place.
 """
 

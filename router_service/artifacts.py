@@ -37,7 +37,7 @@ class RouterManifest(Section):
     base_digest: str | None = None
     """Digest of the base model whose states the router reads; unset: it reads text only."""
     adapter_digests: dict[str, str] | None = None
-    """Generation of each candidate that the router was made for; unset: any generation serves."""
+    """Version of each candidate that the router was made for; unset: any version serves."""
     hyperparameters: dict[str, Any]
     data_digest: str
     """sha256 of the training examples."""
@@ -72,11 +72,11 @@ def load_artifact(
     """Read and verify a router.
 
     ``aliases``: of every adapter in the catalog, whoever owns it. ``base_digest``: of the base
-    model being served, where it is known. ``adapters``: the catalog, where generations matter.
+    model being served, where it is known. ``adapters``: the catalog, where versions matter.
 
     Raises:
         ConfigError: unreadable, of another kind, changed since it was written, trained for
-            adapters that are not there, for other generations of them or for another base. The
+            adapters that are not there, for other versions of them or for another base. The
             message has the path.
     """
     manifest = read_manifest(path)
@@ -110,7 +110,7 @@ def load_artifact(
         entry = (adapters or {}).get(alias)
         if entry is not None and entry.key.digest != digest:
             raise ConfigError(
-                f"{where}: adapter_digests.{alias}: made for generation {digest}, "
+                f"{where}: adapter_digests.{alias}: made for version {digest}, "
                 f"but {entry.key.digest} is served"
             )
     return manifest, tensors
@@ -149,11 +149,11 @@ def parse_hyperparameters(path: Path, manifest: RouterManifest, kind: type[S]) -
         ) from error
 
 
-def adapter_generations(path: Path, manifest: RouterManifest) -> tuple[str, ...]:
+def adapter_versions(path: Path, manifest: RouterManifest) -> tuple[str, ...]:
     """Digests of a router's adapters in the order of its candidates, all different.
 
     Raises:
-        ConfigError: one is not told, or two are of one generation.
+        ConfigError: one is not told, or two are of one version.
     """
     where = f"{path / MANIFEST_FILE}: adapter_digests"
     digests = manifest.adapter_digests or {}
@@ -165,13 +165,13 @@ def adapter_generations(path: Path, manifest: RouterManifest) -> tuple[str, ...]
 
 
 def check_different(where: str, digests: Mapping[str, str]) -> None:
-    """Refuse two names of one generation among adapters that are weighed side by side.
+    """Refuse two names of one version among adapters that are weighed side by side.
 
-    The engine knows adapters by generation: it would add both weights up, for each of the two.
+    The engine knows adapters by version: it would add both weights up, for each of the two.
 
     Args:
         where: what names them, for the message.
-        digests: generation of each alias.
+        digests: version of each alias.
 
     Raises:
         ConfigError: the message has both names.
@@ -180,7 +180,7 @@ def check_different(where: str, digests: Mapping[str, str]) -> None:
     for alias, digest in digests.items():
         if digest in names:
             raise ConfigError(
-                f"{where}: {names[digest]!r} and {alias!r} are the same adapter, generation "
+                f"{where}: {names[digest]!r} and {alias!r} are the same adapter, version "
                 f"{digest[:12]}; name it once"
             )
         names[digest] = alias

@@ -11,7 +11,7 @@ class AdapterDirectory(Protocol):
     """Aliases as a tenant sees them."""
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
-        """The generation behind an alias.
+        """The version behind an alias.
 
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
@@ -23,6 +23,6 @@ class AdapterDirectory(Protocol):
         ...
 
     def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
-        """A generation that an alias of the tenant's pointed to before and that can be served
+        """A version that an alias of the tenant's pointed to before and that can be served
         still; None where there is none such."""
         ...

@@ -142,7 +142,7 @@ class RoutedDecisions:
         except RouterFailed as error:
             if candidates.gone:
                 raise RouterOutdated(
-                    f"router {router.name!r} was made for generations that are no longer kept: "
+                    f"router {router.name!r} was made for versions that are no longer kept: "
                     f"{'; '.join(candidates.gone)}; make it anew for those that are served now",
                     param="model",
                 ) from error

@@ -28,7 +28,7 @@ from router_service.request_decision import RequestDecision
 from router_service.routed_decisions import Question, RoutedDecisions, RoutingCounters
 from router_service.router_table import RouterTable
 from router_service.routers.base import PromptRouter, SentenceRouter, Stage
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from router_service.routing_request import RouterRequest, RoutingRequest
 from router_service.store_health import StoreHealth
 from router_service.turns import digested_with, reroute_turns, route_turns, turns_read
@@ -119,7 +119,7 @@ class RoutingService:
         self.counters.sources[decided.source] += 1
         return decided
 
-    def segments(self, request: RoutingRequest) -> SegmentConfig | None:
+    def sentences(self, request: RoutingRequest) -> SentenceConfig | None:
         """Return how an answer is cut into sentences, or None if it is decided once.
 
         Raises:
@@ -130,7 +130,7 @@ class RoutingService:
         router = self._table.find(request.router)
         if router.declares.stage is not Stage.SENTENCE:
             return None
-        return cast(SentenceRouter, router).segments
+        return cast(SentenceRouter, router).sentences
 
     async def decide_sentence(
         self,

@@ -1,6 +1,6 @@
 """Prove on a local cluster what adapters promise. Exit status 1: it is not so.
 
-signature: every token is of the generation that the answer names, while adapters change.
+signature: every token is of the version that the answer names, while adapters change.
 swap: how soon a new adapter speaks, and whether running streams notice.
 cycles: adapters that were added, used and removed leave nothing behind.
 skew: thousands of adapters cost little more than five, and spare each other's tenants.
@@ -38,7 +38,7 @@ def main() -> None:
     signatures = proofs.add_parser("signature", parents=[_common(QUICKSTART)])
     signatures.add_argument("--requests", type=int, default=10_000)
     signatures.add_argument("--adapters", type=int, default=200, help="names, about")
-    signatures.add_argument("--supply", type=int, default=900, help="generations made beforehand")
+    signatures.add_argument("--supply", type=int, default=900, help="versions made beforehand")
     signatures.add_argument("--slots", type=int, default=16, help="of each replica")
     signatures.add_argument("--concurrency", type=int, default=24, help="requests at once")
     signatures.add_argument("--workers", type=int, default=6, help="changes at once")

@@ -21,7 +21,7 @@ class Reply:
     status: int = 0
     code: str = ""
     text: str = ""
-    adapters: dict[str, str] = field(default_factory=dict)  # name -> generation that answered
+    adapters: dict[str, str] = field(default_factory=dict)  # name -> version that answered
     replica: str = ""
     arrivals: list[float] = field(default_factory=list)  # of events with text
     cached_tokens: int = 0  # of the prompt, found in the prefix cache
@@ -59,7 +59,7 @@ async def ask(
     try:
         async with client.stream("POST", "/v1/completions", json=body) as answer:
             reply.status = answer.status_code
-            reply.adapters = generations(answer.headers.get("x-braid-adapters", ""))
+            reply.adapters = versions(answer.headers.get("x-braid-adapters", ""))
             reply.replica = answer.headers.get("x-braid-replica", "")
             if answer.status_code == 200 and body.get("stream"):
                 await _read_stream(answer, reply, on_arrival)
@@ -71,8 +71,8 @@ async def ask(
     return reply
 
 
-def generations(header: str) -> dict[str, str]:
-    """``x-braid-adapters`` as name -> generation."""
+def versions(header: str) -> dict[str, str]:
+    """``x-braid-adapters`` as name -> version."""
     return {name: digest for name, digest, _ in TERM.findall(header)}
 
 

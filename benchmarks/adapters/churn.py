@@ -54,7 +54,7 @@ class Churn:
         self._used: list[Made] = []
         self.book = book
         self.made_by: dict[str, Made] = {}
-        """Generation -> what it was made from."""
+        """Version -> what it was made from."""
         self.counts: Counter[str] = Counter()
         self.seconds: dict[str, list[float]] = defaultdict(list)
         self.problems: list[str] = []
@@ -132,7 +132,7 @@ class Churn:
             case "switch":
                 others = [n for n in self.book.names if n not in self._busy]
                 other = rng.choice(others) if others else name
-                self._busy.add(other)  # so that its generation stays while this name takes it
+                self._busy.add(other)  # so that its version stays while this name takes it
                 try:
                     target = self.book.current(other)
                     assert target is not None
@@ -153,14 +153,14 @@ class Churn:
         """Also in the moment in which the same bytes are being deleted."""
         while True:
             try:
-                generation = await self._admin.upload(name, made.archive, **query)
+                version = await self._admin.upload(name, made.archive, **query)
             except Refused as refused:
                 if "being removed" not in str(refused):
                     raise
                 self.conflicts += 1
                 continue
-            self.made_by[generation] = made
-            return generation
+            self.made_by[version] = made
+            return version
 
     def _next(self) -> Made:
         again = self._used and (not self._fresh or self._rng.random() < AGAIN_SHARE)

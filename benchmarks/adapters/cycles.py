@@ -119,17 +119,17 @@ class Cycles:
         name = f"cycle-{number}"
         archive = await asyncio.to_thread(self._copies.archive, folder, number)
         sent = time.perf_counter()
-        generation = await admin.upload(name, archive)
+        version = await admin.upload(name, archive)
         self.book.add_s.append(time.perf_counter() - sent)
         await admin.pin(name)
-        await self._serve(name, generation, tenant)
+        await self._serve(name, version, tenant)
         await admin.pin(name, False)
         sent = time.perf_counter()
         if not await admin.remove(name, wait_s=REST_S):
             self.book.problems.append(f"{name}: still in use after {REST_S:g} s")
         self.book.remove_s.append(time.perf_counter() - sent)
 
-    async def _serve(self, name: str, generation: str, tenant: httpx2.AsyncClient) -> None:
+    async def _serve(self, name: str, version: str, tenant: httpx2.AsyncClient) -> None:
         """Ask until every replica has answered, so that its weights were used everywhere."""
         body = {"model": name, "prompt": "Once upon", "max_tokens": 1, "temperature": 0}
         seen: set[str] = set()
@@ -137,7 +137,7 @@ class Cycles:
         for asked in crowds(wanted):
             replies = await asyncio.gather(*(ask(tenant, body) for _ in range(asked)))
             for reply in replies:
-                if reply.status != 200 or reply.adapters != {name: generation}:
+                if reply.status != 200 or reply.adapters != {name: version}:
                     self.book.problems.append(f"{name}: {reply}")
                 seen.add(reply.replica)
             if len(seen) == wanted:

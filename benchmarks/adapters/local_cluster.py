@@ -135,24 +135,24 @@ class Admin:
         self._client = client
 
     async def upload(self, name: str, archive: bytes, **query: str) -> str:
-        """Add an archive; its generation."""
+        """Add an archive; its version."""
         answer = await self._client.post(
             ADAPTERS,
             params={"name": name, "grants": "*", **query},
             content=archive,
             headers={"content-type": "application/x-tar"},
         )
-        return str(_body(f"add {name}", answer)["generation"])
+        return str(_body(f"add {name}", answer)["version"])
 
     async def add_folder(self, name: str, folder: str, **fields: Any) -> str:
-        """Add a folder under the server's source folder; its generation."""
+        """Add a folder under the server's source folder; its version."""
         body = {"name": name, "grants": ["*"], "source": {"folder": folder}, **fields}
         answer = await self._client.post(ADAPTERS, json=body)
-        return str(_body(f"add {name}", answer)["generation"])
+        return str(_body(f"add {name}", answer)["version"])
 
-    async def switch(self, name: str, generation: str, **fields: Any) -> None:
-        """Point a name, old or new, to a generation."""
-        body = {"generation": generation, "replace": True, "grants": ["*"], **fields}
+    async def switch(self, name: str, version: str, **fields: Any) -> None:
+        """Point a name, old or new, to a version."""
+        body = {"version": version, "replace": True, "grants": ["*"], **fields}
         _body(f"alias {name}", await self._client.post(f"{ADAPTERS}/{name}/alias", json=body))
 
     async def pin(self, name: str, pinned: bool = True) -> None:
@@ -161,9 +161,9 @@ class Admin:
         _body(f"pin {name}", await self._client.post(f"{ADAPTERS}/{name}/pin", json=body))
 
     async def roll_back(self, name: str) -> str:
-        """Back to what was before; its generation."""
+        """Back to what was before; its version."""
         answer = await self._client.post(f"{ADAPTERS}/{name}/rollback", json={})
-        return str(_body(f"rollback {name}", answer)["generation"])
+        return str(_body(f"rollback {name}", answer)["version"])
 
     async def remove(self, name: str, wait_s: float = 30.0) -> bool:
         """Remove a name; whether its memory was free within ``wait_s``."""
@@ -212,14 +212,13 @@ class Admin:
             await asyncio.sleep(0.25)
 
     async def left(self, timeout_s: float) -> list[str]:
-        """Names and generations that are still registered or resident after ``timeout_s``."""
+        """Names and versions that are still registered or resident after ``timeout_s``."""
         deadline = time.monotonic() + timeout_s
         while True:
             listed, residency = await self.listed(), await self.residency()
             found = [f"name {card['name']}" for card in listed["data"]]
             found += [
-                f"generation {card['generation']} ({card['state']})"
-                for card in listed["other_generations"]
+                f"version {card['version']} ({card['state']})" for card in listed["other_versions"]
             ]
             found += [
                 f"{replica['replica_id']} holds {held['digest']}"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 class Span:
     """From when to when a name may have meant something; seconds of one clock."""
 
-    generation: str | None  # None: there was no such name
+    version: str | None  # None: there was no such name
     begin: float
     end: float = math.inf
 
@@ -24,25 +24,25 @@ class NameBook:
     def __init__(self) -> None:
         self._spans: dict[str, list[Span]] = defaultdict(lambda: [Span(None, -math.inf)])
 
-    def change(self, name: str, generation: str | None, sent: float, answered: float) -> None:
-        """A change succeeded; ``generation`` None: the name was removed."""
+    def change(self, name: str, version: str | None, sent: float, answered: float) -> None:
+        """A change succeeded; ``version`` None: the name was removed."""
         spans = self._spans[name]
         spans[-1].end = answered
-        spans.append(Span(generation, sent))
+        spans.append(Span(version, sent))
 
     def current(self, name: str) -> str | None:
         """What it means now."""
-        return self._spans[name][-1].generation
+        return self._spans[name][-1].version
 
     @property
     def names(self) -> list[str]:
         """Those that exist now, sorted."""
-        return sorted(name for name, spans in self._spans.items() if spans[-1].generation)
+        return sorted(name for name, spans in self._spans.items() if spans[-1].version)
 
     def meant(self, name: str, begin: float, end: float) -> set[str | None]:
         """Everything that ``name`` may have meant between two moments."""
         return {
-            span.generation for span in self._spans[name] if span.begin <= end and span.end >= begin
+            span.version for span in self._spans[name] if span.begin <= end and span.end >= begin
         }
 
     @property

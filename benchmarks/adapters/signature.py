@@ -1,6 +1,6 @@
 """Every answer is checked against the exact weights that it says gave it, while names change.
 
-Each generation repeats a token of its own, which the reference confirmed before, so an answer tells
+Each version repeats a token of its own, which the reference confirmed before, so an answer tells
 whose weights made every one of its tokens. Names are added, replaced, switched, rolled back and
 removed all the time; what a name may have meant while a request was under way is on record.
 """
@@ -65,10 +65,10 @@ class Tally:
     cached_tokens: int = 0
     gone: int = 0  # rightly told that there is no such adapter
     wrong_tokens: int = 0
-    wrong_generations: int = 0
+    wrong_versions: int = 0
     unnamed: int = 0
     failed: int = 0
-    generations: set[str] = field(default_factory=set)
+    versions: set[str] = field(default_factory=set)
     replicas: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -176,7 +176,7 @@ Reference = Callable[[Sequence[Made], Asked], str]
 
 
 def judge(asked: list[Asked], churn: Churn, reference: Reference) -> Tally:
-    """Compare every answer with what its names meant and what those generations say.
+    """Compare every answer with what its names meant and what those versions say.
 
     An adapter repeats its signature because it drowns whatever else the model would say, which the
     reference has confirmed for one prompt. Where an answer is something else, it is asked about
@@ -197,7 +197,7 @@ def _faults(
     reply = item.reply
     meant = [churn.book.meant(name, reply.sent, reply.ended) for name in item.names]
     if reply.status == 404 or reply.code == "model_not_found":
-        if any(None in generations for generations in meant):
+        if any(None in versions for versions in meant):
             tally.gone += 1
         else:
             yield "failed", f"{reply.code} though it was there"
@@ -206,24 +206,24 @@ def _faults(
         yield "failed", f"{reply.status} {reply.code} {reply.problem}"
         return
     tally.served += 1
-    tally.raced += any(len(generations) > 1 for generations in meant)
+    tally.raced += any(len(versions) > 1 for versions in meant)
     tally.cached_tokens += reply.cached_tokens
     tally.replicas[reply.replica] += 1
     pairs = zip(item.names, meant, strict=True)
-    named = [_named(name, generations, item) for name, generations in pairs]
+    named = [_named(name, versions, item) for name, versions in pairs]
     if None in named or not set(reply.adapters) <= set(item.names):
         yield "unnamed", f"the answer names {reply.adapters}"
         return
-    used = [generation for generation in named if generation is not None]
-    for generation, generations in zip(used, meant, strict=True):
-        tally.generations.add(generation)
-        if generation not in generations:
-            yield "wrong_generations", f"{generation}, not of {generations}"
+    used = [version for version in named if version is not None]
+    for version, versions in zip(used, meant, strict=True):
+        tally.versions.add(version)
+        if version not in versions:
+            yield "wrong_versions", f"{version}, not of {versions}"
     signature = churn.made_by[used[0]].signature
     tally.tokens += item.tokens
     if reply.text == signature.text * item.tokens:
         return
-    made = [churn.made_by[generation] for generation in used]
+    made = [churn.made_by[version] for version in used]
     if reply.text == reference(made, item):
         tally.unclear += 1
         return
@@ -234,12 +234,12 @@ def _faults(
     )
 
 
-def _named(name: str, generations: Collection[str | None], item: Asked) -> str | None:
-    """The generation that answered for a name; two names of one are answered under the first."""
+def _named(name: str, versions: Collection[str | None], item: Asked) -> str | None:
+    """The version that answered for a name; two names of one are answered under the first."""
     answered = item.reply.adapters
     if name in answered:
         return answered[name]
-    shared = [g for g in answered.values() if g in generations and len(answered) < len(item.names)]
+    shared = [g for g in answered.values() if g in versions and len(answered) < len(item.names)]
     return shared[0] if shared else None
 
 
@@ -294,7 +294,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
         title="Adapters under constant change",
         command=options.command,
         summary=(
-            "Each generation makes the model repeat a token of its own, so every token tells "
+            "Each version makes the model repeat a token of its own, so every token tells "
             "whose weights made it."
         ),
         setup={
@@ -302,7 +302,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> Result:
             "replicas": 2,
             "slots per replica": options.slots,
             "names": f"about {options.adapters}",
-            "generations made": len(supply),
+            "versions made": len(supply),
             "requests at once": options.concurrency,
             "changes at once": options.workers,
             "seed": options.seed,
@@ -340,9 +340,9 @@ def report(
         Verdict(
             "requests answered or rightly refused", tally.served + tally.gone, len(asked), True
         ),
-        Verdict("answers with a token of another generation", tally.wrong_tokens, 0),
-        Verdict("answers of a generation that was not meant", tally.wrong_generations, 0),
-        Verdict("answers that do not name their generation", tally.unnamed, 0),
+        Verdict("answers with a token of another version", tally.wrong_tokens, 0),
+        Verdict("answers of a version that was not meant", tally.wrong_versions, 0),
+        Verdict("answers that do not name their version", tally.unnamed, 0),
         Verdict("requests that failed without reason", tally.failed, 0),
     ]
     result.problems += problems + tally.problems
@@ -359,7 +359,7 @@ def report(
                 ("tokens compared", tally.tokens),
                 ("answered with other words, as the reference does", tally.unclear),
                 ("prompt tokens from the prefix cache", tally.cached_tokens),
-                ("generations that answered", len(tally.generations)),
+                ("versions that answered", len(tally.versions)),
                 ("per second", round(len(asked) / elapsed, 1)),
                 ("median, ms", round(median(seconds) * 1e3, 1)),
                 ("p99, ms", round(percentile(seconds, 0.99) * 1e3, 1)),

@@ -94,7 +94,7 @@ class Swapping:
         self._made = list(reversed(made))
         self._rng = rng
         self.known: list[str] = []
-        """Generations, oldest first; each has a name of its own."""
+        """Versions, oldest first; each has a name of its own."""
         self.swaps: dict[str, Swaps] = defaultdict(Swaps)
         self.problems: list[str] = []
 
@@ -103,21 +103,21 @@ class Swapping:
         folder = self._made.pop()
         name = folder.name
         began = time.perf_counter()
-        generation = await self._admin.add_folder(name, folder.name)
-        self.known.append(generation)
-        await self._speak("disk", name, generation, began)
+        version = await self._admin.add_folder(name, folder.name)
+        self.known.append(version)
+        await self._speak("disk", name, version, began)
 
     async def from_host(self) -> None:
-        """Point a name to a generation that no device has, and that all have had."""
+        """Point a name to a version that no device has, and that all have had."""
         there = await self._on_devices()
-        away = [generation for generation in self.known if generation not in there]
+        away = [version for version in self.known if version not in there]
         if not away:
-            self.problems.append("every generation is on a device; more must be kept than slots")
+            self.problems.append("every version is on a device; more must be kept than slots")
             return
-        generation = self._rng.choice(away)
+        version = self._rng.choice(away)
         began = time.perf_counter()
-        await self._admin.switch(NAME, generation)
-        await self._speak("host", NAME, generation, began)
+        await self._admin.switch(NAME, version)
+        await self._speak("host", NAME, version, began)
 
     async def _on_devices(self) -> set[str]:
         return {
@@ -127,14 +127,14 @@ class Swapping:
             if held["tier"] == "device"
         }
 
-    async def _speak(self, kind: str, name: str, generation: str, began: float) -> None:
+    async def _speak(self, kind: str, name: str, version: str, began: float) -> None:
         await self._admin.pin(name)
         try:
-            await self._first_tokens(kind, name, generation, began)
+            await self._first_tokens(kind, name, version, began)
         finally:
             await self._admin.pin(name, False)
 
-    async def _first_tokens(self, kind: str, name: str, generation: str, began: float) -> None:
+    async def _first_tokens(self, kind: str, name: str, version: str, began: float) -> None:
         ready = time.perf_counter() - began
         wanted = self._cluster.config.replica.replicas
         first: dict[str, float] = {}
@@ -148,7 +148,7 @@ class Swapping:
         for asked in crowds(wanted):
             replies = await asyncio.gather(*(ask(self._client, body) for _ in range(asked)))
             for reply in replies:
-                self._note(reply, name, generation, first)
+                self._note(reply, name, version, first)
             if len(first) >= wanted:
                 break
         else:
@@ -159,8 +159,8 @@ class Swapping:
         swaps.first.append(ready + min(first.values()))
         swaps.both.append(ready + max(first.values()))
 
-    def _note(self, reply: Reply, name: str, generation: str, first: dict[str, float]) -> None:
-        if reply.status != 200 or reply.adapters != {name: generation} or not reply.arrivals:
+    def _note(self, reply: Reply, name: str, version: str, first: dict[str, float]) -> None:
+        if reply.status != 200 or reply.adapters != {name: version} or not reply.arrivals:
             self.problems.append(f"{name}: {reply}")
             return
         first.setdefault(reply.replica, reply.ttft)
@@ -225,10 +225,10 @@ async def fill(swapping: Swapping, slots: int) -> None:
 async def trim(admin: Admin, swapping: Swapping, keep: int) -> None:
     """Remove names that were added, oldest but the first first, down to ``keep``."""
     while len(swapping.known) > keep:
-        generation = swapping.known.pop(1)
+        version = swapping.known.pop(1)
         listed = await admin.listed()
         for card in listed["data"]:
-            if card["generation"] == generation:
+            if card["version"] == version:
                 await admin.remove(card["name"], wait_s=0)
 
 

@@ -1,4 +1,4 @@
-"""The content-addressed store: ``root/<digest[:2]>/<digest>/`` holds one generation's files.
+"""The content-addressed store: ``root/<digest[:2]>/<digest>/`` holds one version's files.
 
 ``root`` may be a volume that several processes and machines share. What is visible under a
 digest is complete: files are gathered in a private folder under ``root/.incoming`` and renamed
@@ -45,7 +45,7 @@ _ATTEMPTS = 16
 
 @dataclass(frozen=True, slots=True)
 class StoredAdapter:
-    """One generation in the store."""
+    """One version in the store."""
 
     digest: AdapterDigest
     manifest: AdapterManifest
@@ -57,9 +57,9 @@ class StoredAdapter:
 
 
 class ContentStore:
-    """Generations by digest, checked before they become visible.
+    """Versions by digest, checked before they become visible.
 
-    Safe under concurrent tasks, threads and processes that share ``root``. A generation that
+    Safe under concurrent tasks, threads and processes that share ``root``. A version that
     was added may be removed by somebody else at any time: who keeps count of its users decides
     when.
     """
@@ -82,11 +82,11 @@ class ContentStore:
         self._write = write
 
     async def add(self, source: AdapterSource) -> StoredAdapter:
-        """Fetch, check and store; a generation that is there already is returned as it is.
+        """Fetch, check and store; a version that is there already is returned as it is.
 
-        Two sources whose tensors and scaling agree are one generation, whatever their
+        Two sources whose tensors and scaling agree are one version, whatever their
         descriptions say; the first one's description stays, the notes are this one's. A stored
-        generation whose bytes have rotted is replaced. After any error or cancellation nothing is
+        version whose bytes have rotted is replaced. After any error or cancellation nothing is
         left behind.
 
         Raises:
@@ -101,7 +101,7 @@ class ContentStore:
             return replace(placed, notes=stored.notes, base_check=stored.base_check)
 
     def get(self, digest: AdapterDigest) -> StoredAdapter | None:
-        """A generation by its digest, or None; reads its record only.
+        """A version by its digest, or None; reads its record only.
 
         Raises:
             AdapterCorrupt: the record cannot be understood, or a file is missing or cut.
@@ -119,7 +119,7 @@ class ContentStore:
         return None
 
     def list(self) -> list[StoredAdapter]:
-        """All sound generations, by digest; ``verify`` tells what is wrong with another.
+        """All sound versions, by digest; ``verify`` tells what is wrong with another.
 
         Raises:
             AdapterStoreError: the disk refused.
@@ -135,7 +135,7 @@ class ContentStore:
         return found
 
     def digests(self) -> tuple[AdapterDigest, ...]:
-        """The digests of all generations, sound or not, sorted; reads no file."""
+        """The digests of all versions, sound or not, sorted; reads no file."""
         with disk_errors(str(self.root)):
             return tuple(
                 AdapterDigest(name)
@@ -146,7 +146,7 @@ class ContentStore:
             )
 
     def remove(self, digest: AdapterDigest) -> bool:
-        """Delete a generation; False when there is none.
+        """Delete a version; False when there is none.
 
         Whoever has its files open keeps them; whoever opens them later finds none.
 
@@ -162,21 +162,21 @@ class ContentStore:
         return True
 
     def verify(self, digest: AdapterDigest) -> None:
-        """Read every byte of a stored generation and compare it with its digest and record.
+        """Read every byte of a stored version and compare it with its digest and record.
 
         Raises:
-            AdapterNotStored: there is no such generation.
+            AdapterNotStored: there is no such version.
             AdapterCorrupt: its files are not what was stored.
         """
         stored = self.get(digest)
         if stored is None:
-            raise AdapterNotStored(f"{digest}: no such generation in the store")
+            raise AdapterNotStored(f"{digest}: no such version in the store")
         try:
             manifest, tags = read_manifest(stored.path)
         except AdapterError as error:
             raise AdapterCorrupt(f"{digest}: {error.message}") from error
         if manifest.digest != digest:
-            raise AdapterCorrupt(f"{digest}: the files are of generation {manifest.digest}")
+            raise AdapterCorrupt(f"{digest}: the files are of version {manifest.digest}")
         if (manifest, tags) != (stored.manifest, stored.tags):
             raise AdapterCorrupt(f"{digest}: the files say otherwise than the record")
 
@@ -200,7 +200,7 @@ class ContentStore:
         return swept
 
     def age_s(self, digest: AdapterDigest) -> float | None:
-        """Seconds since a generation's files were written; None when there is none."""
+        """Seconds since a version's files were written; None when there is none."""
         try:
             return self._clock.wall() - self._path(digest).stat().st_mtime
         except FileNotFoundError:
@@ -261,7 +261,7 @@ class ContentStore:
 
         The rename is made without leaving the event loop, so that no cancellation can come
         between it and its consequences. One that comes while the rename is brought to the disk
-        is as late as one that comes after ``add`` has returned: the generation stays.
+        is as late as one that comes after ``add`` has returned: the version stays.
         """
         digest = record.manifest.digest
         path = self._path(digest)

@@ -1,4 +1,4 @@
-"""Which adapters there are: alias -> generation -> files.
+"""Which adapters there are: alias -> version -> files.
 
 One folder of PEFT folders; the alias is the folder's name and the owner is shared. A folder that
 cannot be served is kept with its reason and never hides the others.
@@ -40,7 +40,7 @@ class CatalogProblem:
 class AdapterCatalog:
     """An immutable view of the adapters; scan again for a newer one.
 
-    Several aliases may name one generation.
+    Several aliases may name one version.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class AdapterCatalog:
         return entry
 
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
-        """The first alias of a generation.
+        """The first alias of a version.
 
         Raises:
             ModelNotFound: no adapter has this digest.

@@ -72,7 +72,7 @@ def load_adapter(
         path: folder with PEFT's files.
         base: what it must fit.
         config: limits.
-        expected_digest: of the generation that was asked for; the bytes must still be its.
+        expected_digest: of the version that was asked for; the bytes must still be its.
         base_check: in place of the config's, for this adapter.
         links_below: as of ``read_adapter_files``.
 
@@ -96,7 +96,7 @@ def load_adapter(
     digest = digester.finish()
     if expected_digest is not None and digest != expected_digest:
         raise AdapterLoadFailed(
-            f"{files.weights}: expected generation {expected_digest}, found {digest}: "
+            f"{files.weights}: expected version {expected_digest}, found {digest}: "
             "the files changed since they were catalogued"
         )
     return HostAdapter(files.manifest(digest), tensors_of(files, data))

@@ -1,4 +1,4 @@
-"""What the store writes beside a generation's files when it has checked them."""
+"""What the store writes beside a version's files when it has checked them."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ class StoredRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the generation's files, without this record."""
+        """Bytes of the version's files, without this record."""
         return sum(self.files.values())
 
 
@@ -40,10 +40,10 @@ def encode_record(record: StoredRecord) -> bytes:
 
 
 def read_record(folder: Path) -> StoredRecord:
-    """The record of a stored generation.
+    """The record of a stored version.
 
     Raises:
-        FileNotFoundError: there is no such generation, or it is being removed.
+        FileNotFoundError: there is no such version, or it is being removed.
         AdapterCorrupt: the record cannot be understood.
     """
     path = folder / RECORD_FILE

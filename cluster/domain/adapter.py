@@ -95,7 +95,7 @@ class ResidentAdapter:
 
 @dataclass(frozen=True, slots=True)
 class AdapterEntry:
-    """One line of the catalog: an alias, its generation, and where the files are."""
+    """One line of the catalog: an alias, its version, and where the files are."""
 
     key: AdapterKey
     manifest: AdapterManifest

@@ -95,7 +95,7 @@ class RoutingDecision:
 
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:
-        """Generations of the mixture, in its order."""
+        """Versions of the mixture, in its order."""
         return tuple(term.key.digest for term in self.mixture)
 
 

@@ -12,7 +12,7 @@ ReplicaId = NewType("ReplicaId", str)
 """One replica actor's id; a restarted replica gets a new one."""
 
 AdapterDigest = NewType("AdapterDigest", str)
-"""sha256 (hex) of a generation: canonical manifest and tensors."""
+"""sha256 (hex) of a version: canonical manifest and tensors."""
 
 DecisionId = NewType("DecisionId", str)
 """``dec_`` + 32 hex digits, derived from what the decision was asked for."""

@@ -123,7 +123,7 @@ class GenerationChunk:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     """Of the prompt's next tokens where asked for: the chunks together have those of all but the
     first token, in order, and complete no later than the first generated token."""
-    segment_start: int | None = None
+    span_start: int | None = None
     """With the first token computed with the adapters of a re-route: generated tokens before those
     that are computed with them."""
     reroute_error: str | None = None  # without a token: why the request keeps its adapters

@@ -7,13 +7,13 @@ from cluster.errors import BraidError
 
 
 def step_chunk(
-    sequence: Sequence, output: StepOutput, *, sampled: bool, segment_start: int | None
+    sequence: Sequence, output: StepOutput, *, sampled: bool, span_start: int | None
 ) -> GenerationChunk | None:
     """What a committed step has for a sequence that it computed; None where that is nothing.
 
     Args:
         sampled: the sequence has a token from this step.
-        segment_start: where the segment begins whose first token this step computed.
+        span_start: where the span begins whose first token this step computed.
     """
     request_id = sequence.request_id
     prompt_logprobs = output.prompt_logprobs.get(request_id, ())
@@ -31,7 +31,7 @@ def step_chunk(
         prompt_logprobs=prompt_logprobs,
         site_weights=site_weights,
         gate_weights=output.gate_weights.get(request_id, ()) if sampled else (),
-        segment_start=segment_start if sampled else None,
+        span_start=span_start if sampled else None,
     )
 
 

@@ -7,9 +7,9 @@ and comes exactly once, whatever happens: completion, cancellation, deadline, a 
 While the last chunk has not come, the engine may still read the request's adapters.
 
 A request may go on with other adapters (``reroute``): the chunk with the first token computed with
-them has ``segment_start``. From then on ``let_go`` frees those it had before. Should it then lose
+them has ``span_start``. From then on ``let_go`` frees those it had before. Should it then lose
 its KV to others, it is handed back through ``on_returned`` in place of a last chunk; whoever has
-the adapters of all its segments submits it again with the tokens it has.
+the adapters of all its spans submits it again with the tokens it has.
 
 Only scheduling and book-keeping hold the lock, never the model: submitting never waits for a step.
 """
@@ -27,14 +27,14 @@ from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest
 from cluster.engine.chunks import last_chunk, step_chunk
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampling.grammar import GrammarCompiler, TokenGrammar, row_error
 from cluster.engine.sampling.sampler import check_sampling
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import Sequence as EngineSequence
-from cluster.engine.spans import Segment, segment_at
+from cluster.engine.spans import Span, span_at
 from cluster.engine.stats import EngineCounters, EngineStats
 from cluster.engine.step_output import Runner
 from cluster.engine.step_plan import ScheduledSequence, StepPlan
@@ -112,8 +112,8 @@ class Engine:
         request: GenerationRequest,
         namespace: str,
         adapters: tuple[tuple[Slot, float], ...],
-        fusion: Fusion | None = None,
-        segments: Sequence[Segment] = (),
+        mixing: Mixing | None = None,
+        spans: Sequence[Span] = (),
     ) -> None:
         """Take a request; its chunks come through ``on_chunks``.
 
@@ -122,35 +122,35 @@ class Engine:
             namespace: its KV namespace (docs/decisions/0001).
             adapters: (slot in the bank, weight) of its mixture, in mixture order; the slots must
                 stay loaded until the last chunk has come. With a gate, in the gate's order.
-            fusion: how they are weighed beyond that. What a router decides comes in a chunk of its
+            mixing: how they are weighed beyond that. What a router decides comes in a chunk of its
                 own or with the first token, before any later one.
-            segments: what follows the first one: in the prompt from where adapters are activated,
+            spans: what follows the first one: in the prompt from where adapters are activated,
                 and in the completion of a request that was re-routed before; every token is
-                computed with the adapters of the segment it lies in.
+                computed with the adapters of the span it lies in.
 
         Raises:
             RequestError: no prompt tokens, a request id that is being served already, or a
                 grammar that cannot be followed.
             PromptTooLong: no room for prompt and completion.
             Overloaded: the queue is full.
-            EngineError: the engine is stopping, a slot is empty, ``fusion`` does not fit, or a
+            EngineError: the engine is stopping, a slot is empty, ``mixing`` does not fit, or a
                 weight or the sampling parameters have no meaning.
         """
         check_sampling(request.sampling)
-        for terms in (adapters, *(segment.adapters for segment in segments)):
+        for terms in (adapters, *(span.adapters for span in spans)):
             self._runner.check_adapters(terms)
-        if fusion is not None:
-            self._runner.check_fusion(len(adapters), fusion)
+        if mixing is not None:
+            self._runner.check_mixing(len(adapters), mixing)
         sequence = EngineSequence.create(
             request,
             namespace=namespace,
             adapters=adapters,
             stop_token_ids=self.eos_token_ids,
             max_model_len=self.max_model_len,
-            whole_prefill=fusion is not None and fusion.is_pending,
-            fusion=fusion,
+            whole_prefill=mixing is not None and mixing.is_pending,
+            mixing=mixing,
             grammar=self.prepare(request),
-            segments=tuple(segments),
+            spans=tuple(spans),
         )
         sequence.submitted_at = self._clock.monotonic()
         seed = request.sampling.seed
@@ -223,7 +223,7 @@ class Engine:
             return self._scheduler.reroute(request_id, namespace, adapters, after)
 
     def let_go(self, request_id: RequestId, start: int) -> bool:
-        """Whether the engine can do without the adapters of a request before its segment at
+        """Whether the engine can do without the adapters of a request before its span at
         ``start``, as its chunk had it; if so, it does from now on. From any thread."""
         with self._changed:
             return self._on_returned is not None and self._scheduler.let_go(request_id, start)
@@ -386,7 +386,7 @@ class Engine:
                 if weights is not None:
                     self._counters.routed_prompts += 1
                     self._scheduler.complete(item.sequence, weights)
-            begun = self._begin_segments(live)
+            begun = self._begin_spans(live)
             before = [item.sequence.num_generated for item in live]
             ended = self._scheduler.commit(plan, output.token_ids)
             chunks = []
@@ -397,7 +397,7 @@ class Engine:
                 if sequence.is_finished:
                     self._forget(sequence.request_id)
                 start = begun.get(sequence.request_id)
-                chunk = step_chunk(sequence, output, sampled=sampled, segment_start=start)
+                chunk = step_chunk(sequence, output, sampled=sampled, span_start=start)
                 if chunk is not None:
                     chunks.append(chunk)
             scheduled = {item.sequence.request_id for item in live}
@@ -408,17 +408,17 @@ class Engine:
             ]
             return chunks
 
-    def _begin_segments(self, live: Iterable[ScheduledSequence]) -> dict[RequestId, int]:
-        """Segments whose first token was computed in this step: tokens of the completion before."""
+    def _begin_spans(self, live: Iterable[ScheduledSequence]) -> dict[RequestId, int]:
+        """Spans whose first token was computed in this step: tokens of the completion before."""
         begun = {}
         for item in live:
             sequence = item.sequence
-            if len(sequence.segments) == 1:
+            if len(sequence.spans) == 1:
                 continue
-            segment = segment_at(sequence.segments, item.end - 1)
-            if segment >= sequence.num_begun:
-                sequence.num_begun = segment + 1
-                start = sequence.segments[segment].start
+            span = span_at(sequence.spans, item.end - 1)
+            if span >= sequence.num_begun:
+                sequence.num_begun = span + 1
+                start = sequence.spans[span].start
                 begun[sequence.request_id] = start - sequence.prompt_len
         self._counters.rerouted += len(begun)
         return begun

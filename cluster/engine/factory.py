@@ -11,7 +11,7 @@ from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.engine import Engine, OnChunks, OnReturned
 from cluster.engine.execution.available_memory import check_memory
 from cluster.engine.execution.heap import return_free_memory
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import make_batches
 from cluster.engine.model.adapter_bank import make_bank
@@ -40,7 +40,7 @@ def build_engine(
     clock: Clock,
     on_chunks: OnChunks,
     new_seed: Callable[[], int],
-    fusion: FusionParts | None = None,
+    mixing: MixingParts | None = None,
     on_returned: OnReturned | None = None,
 ) -> BuiltEngine:
     """Load a model and put an engine around it.
@@ -52,7 +52,7 @@ def build_engine(
         clock: time of steps, deadlines and the heartbeat.
         on_chunks: receives each step's chunks in the step thread.
         new_seed: a seed for each request that has none.
-        fusion: gates and routers that requests may name.
+        mixing: gates and routers that requests may name.
         on_returned: see `Engine`.
 
     Raises:
@@ -68,7 +68,7 @@ def build_engine(
     engine = Engine(
         scheduler=scheduler,
         pool=pool,
-        runner=ModelRunner(loaded, config, bank, fusion, batches),
+        runner=ModelRunner(loaded, config, bank, mixing, batches),
         max_model_len=min(loaded.max_model_len, scheduler.max_model_len),
         eos_token_ids=loaded.eos_token_ids,
         clock=clock,

@@ -8,7 +8,7 @@ from cluster.domain.decision import SiteWeights
 
 
 @dataclass(frozen=True, slots=True)
-class Fusion:
+class Mixing:
     """Beyond a mixture's own weights, which multiply everything here.
 
     At most one of ``gate`` and ``router`` is named. A router's answer becomes ``site_weights`` when

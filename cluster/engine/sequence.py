@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
-from cluster.engine.mixing_spec import Fusion
-from cluster.engine.spans import Segment, segment_at, segment_spans
+from cluster.engine.mixing_spec import Mixing
+from cluster.engine.spans import Span, span_at, spans_between
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
 
@@ -43,14 +43,14 @@ class Sequence:
     """
 
     request: GenerationRequest
-    segments: tuple[Segment, ...]  # by start, the first at 0
+    spans: tuple[Span, ...]  # by start, the first at 0
     token_ids: list[int]  # prompt, then generated tokens
     prompt_len: int
     max_len: int  # it ends when token_ids is this long
     stop_token_ids: frozenset[int]
     adjusts_logits: bool = False  # its sampling parameters change logits
     grammar: Grammar | None = None  # that its completion must match
-    fusion: Fusion | None = None  # how its adapters are weighed beyond their weights
+    mixing: Mixing | None = None  # how its adapters are weighed beyond their weights
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
     num_scored: int = 0  # rows of the prompt whose logits told the next token's log-probability
     num_computed: int = 0
@@ -61,8 +61,8 @@ class Sequence:
     num_preemptions: int = 0
     submitted_at: float = 0.0  # monotonic, seconds; set by the engine, like the next one
     queued_s: float | None = None  # until its first step
-    first_held: int = 0  # of its segments; adapters of those before may have left the bank
-    num_begun: int = 1  # segments whose first token has been computed, here or elsewhere
+    first_held: int = 0  # of its spans; adapters of those before may have left the bank
+    num_begun: int = 1  # spans whose first token has been computed, here or elsewhere
     arrival: int = -1  # position in the order of arrival, set by the scheduler
     admission: int = -1  # position in the order of first admissions; -1 before
     hold_limit: int | None = None  # count of admissions from which on it is not held back
@@ -79,9 +79,9 @@ class Sequence:
         stop_token_ids: frozenset[int],
         max_model_len: int,
         whole_prefill: bool = False,
-        fusion: Fusion | None = None,
+        mixing: Mixing | None = None,
         grammar: Grammar | None = None,
-        segments: tuple[Segment, ...] = (),
+        spans: tuple[Span, ...] = (),
     ) -> Self:
         """Build the sequence of a request.
 
@@ -96,15 +96,15 @@ class Sequence:
                 ``ignore_eos`` leaves the model's out.
             max_model_len: longest prompt plus completion, in tokens.
             whole_prefill: see the field.
-            fusion: see the field.
+            mixing: see the field.
             grammar: see the field.
-            segments: what follows the first one, which ``namespace`` and ``adapters`` are of; in
+            spans: what follows the first one, which ``namespace`` and ``adapters`` are of; in
                 the prompt where adapters are activated, in the completion where it is re-routed.
 
         Raises:
             RequestError: an empty prompt, or a negative max_tokens.
             PromptTooLong: no room for one token after the prompt.
-            EngineError: segments that do not follow each other.
+            EngineError: spans that do not follow each other.
         """
         sampling = request.sampling
         prompt_len = len(request.prompt_token_ids)
@@ -122,15 +122,15 @@ class Sequence:
             )
         eos = frozenset() if sampling.ignore_eos else stop_token_ids
         num_tokens = prompt_len + len(request.resumed_token_ids)
-        starts = [segment.start for segment in segments]
-        if starts and (starts[0] <= 0 or starts != sorted(set(starts)) or fusion):
+        starts = [span.start for span in spans]
+        if starts and (starts[0] <= 0 or starts != sorted(set(starts)) or mixing):
             raise EngineError(
-                f"segments begin at tokens {starts}{' under a gate or router' * bool(fusion)}, "
+                f"spans begin at tokens {starts}{' under a gate or router' * bool(mixing)}, "
                 "expected ascending ones from 1 on, with weights that are known"
             )
         return cls(
             request=request,
-            segments=(Segment(0, namespace, adapters), *segments),
+            spans=(Span(0, namespace, adapters), *spans),
             num_begun=1 + sum(start < num_tokens for start in starts),
             token_ids=[*request.prompt_token_ids, *request.resumed_token_ids],
             prompt_len=prompt_len,
@@ -138,7 +138,7 @@ class Sequence:
             stop_token_ids=eos | frozenset(sampling.stop_token_ids),
             adjusts_logits=sampling.adjusts_logits,
             grammar=grammar,
-            fusion=fusion,
+            mixing=mixing,
             whole_prefill=whole_prefill,
         )
 
@@ -148,36 +148,36 @@ class Sequence:
 
     @property
     def namespace(self) -> str:
-        """KV namespace of its first segment."""
-        return self.segments[0].namespace
+        """KV namespace of its first span."""
+        return self.spans[0].namespace
 
     @property
-    def segment(self) -> int:
-        """Index of the segment that its next token to be computed lies in."""
-        return segment_at(self.segments, self.num_computed) if len(self.segments) > 1 else 0
+    def span(self) -> int:
+        """Index of the span that its next token to be computed lies in."""
+        return span_at(self.spans, self.num_computed) if len(self.spans) > 1 else 0
 
     @property
     def adapters(self) -> tuple[tuple[Slot, float], ...]:
         """(slot in the device bank, weight) for its next tokens, in mixture order."""
-        return self.segments[self.segment].adapters
+        return self.spans[self.span].adapters
 
     def adapters_at(self, token: int) -> tuple[tuple[Slot, float], ...]:
         """(slot in the device bank, weight) that a token is computed with, in mixture order."""
-        return self.segments[segment_at(self.segments, token)].adapters
+        return self.spans[span_at(self.spans, token)].adapters
 
-    def spans(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
-        """(index of the segment, number of tokens) of each segment in tokens [start, stop)."""
-        if len(self.segments) == 1:
+    def spans_between(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
+        """(index of the span, number of tokens) of each span in tokens [start, stop)."""
+        if len(self.spans) == 1:
             return ((0, stop - start),)
-        return segment_spans(self.segments, start, stop)
+        return spans_between(self.spans, start, stop)
 
     @property
     def is_recomputable(self) -> bool:
-        """All its tokens could be computed again: the adapters of its segments are in the bank."""
+        """All its tokens could be computed again: the adapters of its spans are in the bank."""
         if self.first_held == 0:
             return True
-        held = {slot for segment in self.segments[self.first_held :] for slot in segment.slots}
-        return all(segment.slots <= held for segment in self.segments[: self.first_held])
+        held = {slot for span in self.spans[self.first_held :] for slot in span.slots}
+        return all(span.slots <= held for span in self.spans[: self.first_held])
 
     @property
     def num_tokens(self) -> int:
@@ -254,20 +254,20 @@ class Sequence:
             EngineError: it waits for another change already, or its adapters are weighed within
                 the model.
         """
-        if self.fusion is not None or self.whole_prefill:
+        if self.mixing is not None or self.whole_prefill:
             raise EngineError("adapters that are weighed within the model cannot be re-routed")
-        if self.segments[-1].start >= self.num_tokens:
+        if self.spans[-1].start >= self.num_tokens:
             raise EngineError("the sequence is about to go on with other adapters already")
         # A plan that is being computed has no token beyond those known.
         start = max(self.num_tokens, self.prompt_len + after)
-        self.segments = (*self.segments, Segment(start, namespace, adapters))
+        self.spans = (*self.spans, Span(start, namespace, adapters))
         return start - self.prompt_len
 
     def let_go(self, start: int) -> bool:
-        """The adapters of the segments before the one at ``start`` (tokens of the completion) are
+        """The adapters of the spans before the one at ``start`` (tokens of the completion) are
         about to leave; False while they are needed to compute what is not there yet."""
         first = self.prompt_len + start
         if self.num_computed < first:
             return False
-        self.first_held = segment_at(self.segments, first)
+        self.first_held = span_at(self.spans, first)
         return True

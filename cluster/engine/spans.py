@@ -4,7 +4,7 @@ A re-routed sequence has several in its completion, one with an activated LoRA h
 prompt: what comes before the invocation is the base's.
 
 Keys and values that are there stay when a sequence goes on with other adapters. A block's content
-is then a function of all segments up to its end, so its key names them: the chain of parents has
+is then a function of all spans up to its end, so its key names them: the chain of parents has
 those before, and `block_namespace` those that the block itself lies in.
 """
 
@@ -19,8 +19,8 @@ from cluster.domain.ids import Slot
 
 
 @dataclass(frozen=True, slots=True)
-class Segment:
-    """Tokens computed with one mixture, from ``start`` to the next segment's start."""
+class Span:
+    """Tokens computed with one mixture, from ``start`` to the next span's start."""
 
     start: int  # index among all tokens of the sequence
     namespace: str  # KV namespace, docs/decisions/0001
@@ -32,28 +32,26 @@ class Segment:
         return frozenset(slot for slot, _ in self.adapters)
 
 
-def segment_at(segments: Sequence[Segment], token: int) -> int:
-    """Index of the segment that a token lies in; ``segments`` by start, the first at 0."""
-    return bisect_right(segments, token, key=lambda segment: segment.start) - 1
+def span_at(spans: Sequence[Span], token: int) -> int:
+    """Index of the span that a token lies in; ``spans`` by start, the first at 0."""
+    return bisect_right(spans, token, key=lambda span: span.start) - 1
 
 
-def segment_spans(
-    segments: Sequence[Segment], start: int, stop: int
-) -> tuple[tuple[int, int], ...]:
-    """(index of the segment, number of tokens) of each segment in tokens [start, stop)."""
-    first, last = segment_at(segments, start), segment_at(segments, stop - 1)
-    starts = [start, *(segment.start for segment in segments[first + 1 : last + 1]), stop]
+def spans_between(spans: Sequence[Span], start: int, stop: int) -> tuple[tuple[int, int], ...]:
+    """(index of the span, number of tokens) of each span in tokens [start, stop)."""
+    first, last = span_at(spans, start), span_at(spans, stop - 1)
+    starts = [start, *(span.start for span in spans[first + 1 : last + 1]), stop]
     return tuple((first + i, b - a) for i, (a, b) in enumerate(pairwise(starts)))
 
 
-def block_namespace(segments: Sequence[Segment], start: int, stop: int) -> str:
-    """Namespace of a block with tokens [start, stop): its segment's own, or one of all of them and
+def block_namespace(spans: Sequence[Span], start: int, stop: int) -> str:
+    """Namespace of a block with tokens [start, stop): its span's own, or one of all of them and
     of where in the block they meet."""
-    first, last = segment_at(segments, start), segment_at(segments, stop - 1)
+    first, last = span_at(spans, start), span_at(spans, stop - 1)
     if first == last:
-        return segments[first].namespace
+        return spans[first].namespace
     parts = []
-    for segment in segments[first : last + 1]:
-        parts.append(("offset", struct.pack("<q", max(0, segment.start - start))))
-        parts.append(("namespace", segment.namespace.encode()))
+    for span in spans[first : last + 1]:
+        parts.append(("offset", struct.pack("<q", max(0, span.start - start))))
+        parts.append(("namespace", span.namespace.encode()))
     return tagged_digest(*parts)

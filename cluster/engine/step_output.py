@@ -7,7 +7,7 @@ from typing import Protocol
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.step_plan import StepPlan
 
 
@@ -37,8 +37,8 @@ class Runner(Protocol):
         """Raise EngineError for a mixture that cannot be applied; called from any thread."""
         ...
 
-    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
-        """Raise EngineError for a fusion that cannot be; called from any thread."""
+    def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
+        """Raise EngineError for a mixing that cannot be; called from any thread."""
         ...
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:

@@ -16,7 +16,7 @@ from cluster.errors import IntegrityError
 
 BASE = AdapterDigest("")
 REMOVED = AdapterDigest("removed")
-"""Stands for all generations that are there no more."""
+"""Stands for all versions that are there no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Meter:
                 counted.add(digest)
 
     def fold(self, known: Collection[AdapterDigest]) -> None:
-        """Add up what is booked on generations that are not ``known`` any more.
+        """Add up what is booked on versions that are not ``known`` any more.
 
         Names come and go for as long as a cluster lives, so what is told of each must not.
         """

@@ -13,7 +13,7 @@ from deployments.cli.cluster import doctor, down, logs, status, up
 from deployments.cli.cluster.model import model_app
 from deployments.cli.cluster.tenants import tenants_app
 from deployments.cli.learning import evaluate
-from deployments.cli.learning.mixture_commands import fusion_app
+from deployments.cli.learning.mixture_commands import mixture_app
 from deployments.cli.learning.train import train_app
 from deployments.cli.options import JSON_WANTED
 from deployments.cli.refusal import error_body
@@ -70,4 +70,4 @@ app.add_typer(model_app, name="model", rich_help_panel=MAKE)
 app.add_typer(train_app, name="train", rich_help_panel=MAKE)
 app.command("eval", rich_help_panel=MAKE)(evaluate.evaluate)
 app.add_typer(router_app, name="router", rich_help_panel=MAKE)
-app.add_typer(fusion_app, name="fusion", rich_help_panel=MAKE)
+app.add_typer(mixture_app, name="mixture", rich_help_panel=MAKE)

@@ -1,4 +1,4 @@
-"""Generations that nobody names any more: freed everywhere, then forgotten."""
+"""Versions that nobody names any more: freed everywhere, then forgotten."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +7,7 @@ import structlog
 
 from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.registry.follower import FOLLOW_INTERVAL_S
-from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
+from cluster.adapters.registry.records import AdapterVersion, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import Clock
@@ -18,7 +18,7 @@ from cluster.placement.planning.plan import AdapterInfo
 log = structlog.get_logger(__name__)
 
 GRACE_S = 4 * FOLLOW_INTERVAL_S
-"""A front may decide on a name's old generation this long after it was switched or removed: the
+"""A front may decide on a name's old version this long after it was switched or removed: the
 age of its view, and the way of a request to its replica."""
 
 Unload = Callable[[tuple[AdapterDigest, ...]], Awaitable[list[frozenset[AdapterDigest]] | None]]
@@ -29,9 +29,9 @@ class RetiredCollector:
 
     Args:
         store: of the files; None where there is none.
-        unload: asks every replica to let generations go; what is gone, by replica, or None where
+        unload: asks every replica to let versions go; what is gone, by replica, or None where
             one did not answer.
-        abandon_after_s: a generation that is staged for so long is let go.
+        abandon_after_s: a version that is staged for so long is let go.
     """
 
     def __init__(
@@ -58,13 +58,13 @@ class RetiredCollector:
         """
         view = self._registry.view
         now = self._clock.wall()
-        for generation in view.in_state(GenerationState.STAGED):
-            if now - generation.changed_at >= self._abandon_after_s:
-                await self._registry.abandon(generation.digest)
-        due = [g for g in view.in_state(GenerationState.RETIRED) if now - g.changed_at >= GRACE_S]
-        gone = await self._gone(tuple(generation.digest for generation in due))
+        for version in view.in_state(VersionState.STAGED):
+            if now - version.changed_at >= self._abandon_after_s:
+                await self._registry.abandon(version.digest)
+        due = [g for g in view.in_state(VersionState.RETIRED) if now - g.changed_at >= GRACE_S]
+        gone = await self._gone(tuple(version.digest for version in due))
         leaving = [g for g in due if g.digest in gone]
-        leaving += view.in_state(GenerationState.DELETING)
+        leaving += view.in_state(VersionState.DELETING)
         return tuple([g.digest for g in leaving if await self._forget(g)])
 
     async def _gone(self, digests: tuple[AdapterDigest, ...]) -> frozenset[AdapterDigest]:
@@ -75,13 +75,13 @@ class RetiredCollector:
             return frozenset()
         return frozenset(digests).intersection(*answers)
 
-    async def _forget(self, generation: Generation) -> bool:
-        digest = generation.digest
+    async def _forget(self, version: AdapterVersion) -> bool:
+        digest = version.digest
         try:
             await self._registry.begin_delete(digest)
         except AdapterInUse:
             return False  # it has come back
-        if generation.place.kind is PlaceKind.STORE and self._store is not None:
+        if version.place.kind is PlaceKind.STORE and self._store is not None:
             await asyncio.to_thread(self._store.remove, digest)
         await self._registry.finish_delete(digest)
         log.info("adapters.forgotten", digest=digest)
@@ -89,12 +89,12 @@ class RetiredCollector:
 
 
 def placeable(view: RegistryView) -> tuple[AdapterInfo, ...]:
-    """What placement may put on replicas: every generation that a name points to, once."""
+    """What placement may put on replicas: every version that a name points to, once."""
     infos: dict[AdapterDigest, AdapterInfo] = {}
     for name in view.names.values():
-        generation = view.of_name(name)
+        version = view.of_name(name)
         infos.setdefault(
             name.digest,
-            AdapterInfo(name.digest, name.alias, name.owner, generation.manifest.nbytes),
+            AdapterInfo(name.digest, name.alias, name.owner, version.manifest.nbytes),
         )
     return tuple(infos.values())

@@ -130,7 +130,7 @@ class Front:
             interval_s=config.front.view_interval_s,
         )
         meter = Meter()
-        self._live.on_change(lambda view: meter.fold(view.generations))
+        self._live.on_change(lambda view: meter.fold(view.versions))
         metrics = FrontMetrics()
         metrics.add_collector(MeterCollector(meter))
         metrics.add_collector(ReplicaCollector(self._set))

@@ -12,7 +12,7 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk, GenerationRequest
 
 
-class SegmentStart(msgspec.Struct, frozen=True):
+class SpanStart(msgspec.Struct, frozen=True):
     """Says from which token on a sequence had been re-routed before it came here."""
 
     start: int  # tokens of the completion before
@@ -27,7 +27,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
 
     request: GenerationRequest
     signed_decision: bytes
-    segments: tuple[SegmentStart, ...] = ()  # that began within the resumed tokens, in order
+    spans: tuple[SpanStart, ...] = ()  # that began within the resumed tokens, in order
 
     @property
     def request_id(self) -> RequestId:

@@ -6,14 +6,14 @@ from dataclasses import replace
 from cluster.adapters.activation import active_from, stretches
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import FusionParts
-from cluster.engine.mixing_spec import Fusion
-from cluster.engine.spans import Segment
+from cluster.engine.execution.mixing import MixingParts
+from cluster.engine.mixing_spec import Mixing
+from cluster.engine.spans import Span
 from cluster.errors import RequestError, RouterOutdated
 from router_service.routers.kind import EnginePart
 
 
-class DecisionFusion:
+class DecisionMixing:
     """What of the routers runs inside this replica's engine, by the version of the router.
 
     Parts come and go on the event loop, while the engine runs.
@@ -23,7 +23,7 @@ class DecisionFusion:
         self, parts: Mapping[str, EnginePart], base_digest: str, *, isolate_tenants: bool
     ) -> None:
         self._parts: dict[str, EnginePart] = {}
-        self._engine_parts = FusionParts()
+        self._engine_parts = MixingParts()
         self._base_digest = base_digest
         self._isolate_tenants = isolate_tenants
         for version, part in parts.items():
@@ -34,7 +34,7 @@ class DecisionFusion:
         """Of the routers that can be served here."""
         return frozenset(self._parts)
 
-    def engine_parts(self) -> FusionParts:
+    def engine_parts(self) -> MixingParts:
         """What the engine is built with; its names are the versions, and it follows this."""
         return self._engine_parts
 
@@ -58,8 +58,8 @@ class DecisionFusion:
 
     def plan(
         self, decision: RoutingDecision, slots: Sequence[Slot]
-    ) -> tuple[tuple[tuple[Slot, float], ...], Fusion | None]:
-        """(slot, weight) of the adapters in the order the engine needs, and their fusion.
+    ) -> tuple[tuple[tuple[Slot, float], ...], Mixing | None]:
+        """(slot, weight) of the adapters in the order the engine needs, and their mixing.
 
         Args:
             decision: of the request.
@@ -67,7 +67,7 @@ class DecisionFusion:
 
         Raises:
             RouterOutdated: a router of a version that this replica does not have, or of other
-                generations than the decision names.
+                versions than the decision names.
         """
         terms = list(zip(decision.digests, slots, decision.mixture, strict=True))
         weighted = tuple((slot, term.weight) for _, slot, term in terms)
@@ -85,33 +85,33 @@ class DecisionFusion:
             decided = ", ".join(f"{t.key.alias}@{digest[:12]}" for digest, _, t in terms)
             made_for = ", ".join(digest[:12] for digest in part.digests)
             raise RouterOutdated(
-                f"router {decision.router!r} was made for generations {made_for} of its adapters, "
+                f"router {decision.router!r} was made for versions {made_for} of its adapters, "
                 f"not for {decided}; make it anew for those that are served now",
                 param="model",
             )
         ordered = tuple(places[digest] for digest in part.digests)
         if part.gate is not None:
-            return ordered, Fusion(gate=decision.router_version)
+            return ordered, Mixing(gate=decision.router_version)
 
         def completed(weights: SiteWeights) -> str:
             return self.namespace(replace(decision, site_weights=weights))
 
-        return ordered, Fusion(
+        return ordered, Mixing(
             router=decision.router_version,
             site_weights=decision.site_weights,
             complete=completed,
         )
 
-    def segments(
+    def spans(
         self,
         decision: RoutingDecision,
         slots: Sequence[Slot],
         prompt: Sequence[int],
         invocations: Sequence[Sequence[int]],
-    ) -> tuple[tuple[Segment, ...], Fusion | None]:
-        """A prompt under a decision: its segments, the first at 0, and their fusion.
+    ) -> tuple[tuple[Span, ...], Mixing | None]:
+        """A prompt under a decision: its spans, the first at 0, and their mixing.
 
-        A segment whose adapters are fewer than the decision's has the namespace of a decision on
+        A span whose adapters are fewer than the decision's has the namespace of a decision on
         these alone. So what comes before an invocation is shared with requests for the base.
 
         Args:
@@ -130,8 +130,8 @@ class DecisionFusion:
             if invocation
         ]
         if not activated:
-            adapters, fusion = self.plan(decision, slots)
-            return (Segment(0, self.namespace(decision), adapters),), fusion
+            adapters, mixing = self.plan(decision, slots)
+            return (Span(0, self.namespace(decision), adapters),), mixing
         if _is_fused(decision):
             raise RequestError(
                 f"router {decision.router!r} weighs {', '.join(activated)} inside the model, where "
@@ -144,7 +144,7 @@ class DecisionFusion:
         for start, places in stretches(starts):
             part = replace(decision, mixture=tuple(decision.mixture[i] for i in places))
             adapters, _ = self.plan(part, [slots[i] for i in places])
-            found.append(Segment(start, self.namespace(part), adapters))
+            found.append(Span(start, self.namespace(part), adapters))
         return tuple(found), None
 
 

@@ -31,10 +31,10 @@ from deployments.live_adapters import LiveAdapters
 from deployments.log_setup import configure_logging
 from deployments.loopback import bind_serve_to_loopback
 from deployments.replica.background import give_way
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
 from deployments.replica.router_parts import part_keeper
-from deployments.replica.versions import GenerationKeeper
+from deployments.replica.versions import VersionKeeper
 from deployments.serve_env import SERVE_LOGGING
 from deployments.wiring import decision_store, locate_model, read_secrets, scan_adapters
 from kernels.errors import BankIntegrityError
@@ -74,12 +74,12 @@ class Replica:
         # Caught up before the first request: nothing that a front can decide on is unknown here.
         self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
         await self._live.start()
-        self._fusion = DecisionFusion({}, location.digest, isolate_tenants=config.tenant_isolation)
+        self._mixing = DecisionMixing({}, location.digest, isolate_tenants=config.tenant_isolation)
         self._parts = part_keeper(
             config,
             location,
             live=self._live,
-            fusion=self._fusion,
+            mixing=self._mixing,
             uses=lambda version: self._requests.uses_router(version),
             clock=self._clock,
         )
@@ -92,7 +92,7 @@ class Replica:
             clock=self._clock,
             on_chunks=self._on_chunks,
             new_seed=lambda: secrets_module.randbits(63),
-            fusion=self._fusion.engine_parts(),
+            mixing=self._mixing.engine_parts(),
             on_returned=self._on_returned,
         )
         self._executor = ThreadPoolExecutor(
@@ -146,13 +146,13 @@ class Replica:
                 config=config.decisions,
                 leeway_s=DECISION_LEEWAY_S,
             ),
-            fusion=self._fusion,
+            mixing=self._mixing,
             max_waiting=config.engine.max_queued + config.engine.max_batch_size,
             clock=self._clock,
             loop=self._loop,
             deliver=self._deliver,
         )
-        self._generations = GenerationKeeper(
+        self._versions = VersionKeeper(
             self._live,
             self._adapters,
             self._requests.uses,
@@ -172,7 +172,7 @@ class Replica:
             host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call] # Ray's
         self._address = f"{host}:{await self._links.start(host)}"
         # From here on changes are told to the links; nobody knows the address yet.
-        self._generations.start()
+        self._versions.start()
         self._ticker = asyncio.create_task(self._tick())
         log.info("replica.ready", replica=self._id, address=self._address, pid=os.getpid())
 
@@ -256,8 +256,8 @@ class Replica:
         return self._base
 
     async def prepare_adapter(self, digest: AdapterDigest) -> Answer:
-        """Whether a staged generation can be served here; it is loaded where there is room."""
-        outcome, code, message = await self._generations.prepare(digest)
+        """Whether a staged version can be served here; it is loaded where there is room."""
+        outcome, code, message = await self._versions.prepare(digest)
         return Answer(self._id, outcome, code, message)
 
     async def prepare_router(self, router: dict[str, Any]) -> Answer:
@@ -268,8 +268,8 @@ class Replica:
     async def unload_adapters(
         self, digests: tuple[AdapterDigest, ...]
     ) -> tuple[ReplicaId, tuple[AdapterDigest, ...]]:
-        """Let retired generations go; those are answered that are gone and held by nobody."""
-        return self._id, await self._generations.unload(digests)
+        """Let retired versions go; those are answered that are gone and held by nobody."""
+        return self._id, await self._versions.unload(digests)
 
     async def check_integrity(self) -> tuple[ReplicaId, str | None]:
         """What is wrong with the books of requests, engine, bank or adapter pool, if anything."""

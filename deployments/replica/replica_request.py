@@ -11,7 +11,7 @@ from deployments.link.link_messages import Reroute, Submit
 
 
 @dataclass(slots=True)
-class LaterSegment:
+class LaterSpan:
     """What a re-routed request went on with."""
 
     start: int  # tokens of the completion before it
@@ -34,10 +34,10 @@ class Live:
 
     submit: Submit
     admission: asyncio.Task[None] | None = None
-    lease: Lease | None = None  # on the adapters of its newest segment at least
-    earlier: list[Lease] = field(default_factory=list)  # of segments before, until let go
-    decision: RoutingDecision | None = None  # of its first segment; None: not read yet
-    later: list[LaterSegment] = field(default_factory=list)  # by start
+    lease: Lease | None = None  # on the adapters of its newest span at least
+    earlier: list[Lease] = field(default_factory=list)  # of spans before, until let go
+    decision: RoutingDecision | None = None  # of its first span; None: not read yet
+    later: list[LaterSpan] = field(default_factory=list)  # by start
     coming: Coming | None = None
     in_engine: bool = False  # else it is counted as waiting
     returned: bool = False  # was in the engine and is to go on there
@@ -54,16 +54,16 @@ class Live:
 
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:
-        """Of all its segments, each once."""
+        """Of all its spans, each once."""
         return tuple(dict.fromkeys(d for decision in self.decisions for d in decision.digests))
 
     @property
     def decisions(self) -> Iterator[RoutingDecision]:
-        """Of all its segments, in order."""
+        """Of all its spans, in order."""
         if self.decision is not None:
             yield self.decision
-        for segment in self.later:
-            yield segment.decision
+        for span in self.later:
+            yield span.decision
 
     def leases(self) -> list[Lease]:
         """Take all its leases out, to release them."""

@@ -20,10 +20,10 @@ from cluster.domain.request import GenerationChunk
 from cluster.engine.engine import Engine
 from cluster.errors import BraidError, EngineError
 from deployments.link.link_messages import Reroute, Submit
-from deployments.replica.mixing import DecisionFusion
-from deployments.replica.replica_request import Coming, LaterSegment, Live
+from deployments.replica.mixing import DecisionMixing
+from deployments.replica.replica_request import Coming, LaterSpan, Live
 from deployments.replica.request_notes import ids_of
-from deployments.replica.spans import completion_segment
+from deployments.replica.spans import completion_span
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Rerouting:
         *,
         engine: Engine,
         adapters: AdapterManager,
-        fusion: DecisionFusion,
+        mixing: DecisionMixing,
         read: Callable[[Submit, bytes], Awaitable[RoutingDecision]],
         hold: Callable[[Live, tuple[AdapterDigest, ...]], Awaitable[Lease | None]],
         is_live: Callable[[Live], bool],
@@ -64,7 +64,7 @@ class Rerouting:
     ) -> None:
         self._engine = engine
         self._adapters = adapters
-        self._fusion = fusion
+        self._mixing = mixing
         self._read = read
         self._hold = hold
         self._is_live = is_live
@@ -95,11 +95,11 @@ class Rerouting:
         if live.lease is not None:
             live.earlier.append(live.lease)
         live.lease = coming.lease
-        live.later.append(LaterSegment(start, coming.decision))
+        live.later.append(LaterSpan(start, coming.decision))
         self.counters.reroutes_applied += 1
 
     def let_go(self, live: Live) -> None:
-        """End the leases of earlier segments, unless the engine still needs them."""
+        """End the leases of earlier spans, unless the engine still needs them."""
         if live.earlier and self._engine.let_go(live.submit.request_id, live.later[-1].start):
             earlier, live.earlier = live.earlier, []
             for lease in earlier:
@@ -140,16 +140,16 @@ class Rerouting:
         self, live: Live, coming: Coming, decision: RoutingDecision, lease: Lease
     ) -> None:
         prompt = live.submit.request.prompt_token_ids
-        segment, fusion = completion_segment(
-            self._fusion, self._adapters, decision, lease, prompt, len(prompt)
+        span, mixing = completion_span(
+            self._mixing, self._adapters, decision, lease, prompt, len(prompt)
         )
-        if fusion is not None:
+        if mixing is not None:
             raise EngineError(f"router {decision.router!r} weighs adapters within the model")
         # None where it has just ended or left the engine, which will be heard of.
         self._engine.reroute(
             live.submit.request_id,
-            segment.namespace,
-            segment.adapters,
+            span.namespace,
+            span.adapters,
             after=coming.message.after,
         )
 

@@ -10,7 +10,7 @@ slots are given. Where an adapter must leave for one that waits long, requests o
 not begun are taken back from the engine and wait here again (``give_way``). A deadline counts in
 both places, and so does a cancellation.
 
-A request that was re-routed has several segments (``replica_rerouting``). Where its
+A request that was re-routed has several spans (``replica_rerouting``). Where its
 tokens so far must be computed, because it comes from a lost replica or the engine has handed it
 back, it needs the adapters of all of them at once. Where they cannot be had, the newest serve.
 """
@@ -31,7 +31,7 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, Usage
 from cluster.engine.engine import Engine
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.errors import (
     AdapterError,
     BraidError,
@@ -43,11 +43,11 @@ from cluster.errors import (
     StoreUnavailable,
 )
 from deployments.link.link_messages import Reroute, Submit
-from deployments.replica.mixing import DecisionFusion
-from deployments.replica.replica_request import LaterSegment, Live
+from deployments.replica.mixing import DecisionMixing
+from deployments.replica.replica_request import LaterSpan, Live
 from deployments.replica.replica_rerouting import Rerouting
 from deployments.replica.request_notes import ids_of, note_abandoned, note_end
-from deployments.replica.spans import completion_segment, prompt_segments
+from deployments.replica.spans import completion_span, prompt_spans
 from router_service.decision_store.decision_store import Origin
 from router_service.reader import DecisionReader
 
@@ -97,7 +97,7 @@ class RequestBook:
     """Admits, tracks and ends requests. Everything but ``on_chunks`` runs on the event loop.
 
     Args:
-        ensure: catches up with the registry where a generation is not known here yet.
+        ensure: catches up with the registry where a version is not known here yet.
         ensure_router: does so where a router of this version is not.
         max_waiting: requests that may wait for their adapters at once; beyond it only tenants are
             let in that have less than an equal share of them.
@@ -112,7 +112,7 @@ class RequestBook:
         ensure: Callable[[tuple[AdapterDigest, ...]], Awaitable[None]],
         ensure_router: Callable[[str], Awaitable[None]],
         reader: DecisionReader,
-        fusion: DecisionFusion,
+        mixing: DecisionMixing,
         max_waiting: int,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
@@ -123,7 +123,7 @@ class RequestBook:
         self._ensure = ensure
         self._ensure_router = ensure_router
         self._reader = reader
-        self._fusion = fusion
+        self._mixing = mixing
         self._max_waiting = max_waiting
         self._clock = clock
         self._loop = loop
@@ -138,7 +138,7 @@ class RequestBook:
         self.rerouting = Rerouting(
             engine=engine,
             adapters=adapters,
-            fusion=fusion,
+            mixing=mixing,
             read=self._read_decision,
             hold=self._hold,
             is_live=self._is_live,
@@ -158,12 +158,12 @@ class RequestBook:
         )
 
     def forget(self, digest: AdapterDigest) -> None:
-        """Drop the counts of a generation that has gone; none of its requests is live."""
+        """Drop the counts of a version that has gone; none of its requests is live."""
         for key in [key for key in self._loads if key[0] == digest]:
             del self._loads[key]
 
     def uses(self, digest: AdapterDigest) -> bool:
-        """Whether a live request has been decided on this generation, or may have been."""
+        """Whether a live request has been decided on this version, or may have been."""
         for live in self._live.values():
             coming = live.coming
             if live.decision is None or digest in live.digests:
@@ -284,9 +284,9 @@ class RequestBook:
                     self._complete(live, chunk.site_weights)
             if live is None:
                 continue
-            if chunk.segment_start is not None:
+            if chunk.span_start is not None:
                 self._credit(live)
-                self.rerouting.begun(live, chunk.segment_start)
+                self.rerouting.begun(live, chunk.span_start)
                 self._count_demand(live)
             live.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
@@ -333,8 +333,8 @@ class RequestBook:
             if live.decision is None:
                 decision = await self._read_decision(message, message.signed_decision)
                 later = [
-                    LaterSegment(s.start, await self._read_decision(message, s.signed_decision))
-                    for s in message.segments
+                    LaterSpan(s.start, await self._read_decision(message, s.signed_decision))
+                    for s in message.spans
                 ]
                 if not self._is_live(live):
                     return
@@ -354,8 +354,8 @@ class RequestBook:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
             prompt = message.request.prompt_token_ids
-            (first, *activated), fusion = prompt_segments(
-                self._fusion, self._adapters, live.decision, live.lease, prompt
+            (first, *activated), mixing = prompt_spans(
+                self._mixing, self._adapters, live.decision, live.lease, prompt
             )
             request = replace(message.request, decision=live.decision)
             if message.request.sampling.grammar:
@@ -366,8 +366,8 @@ class RequestBook:
                 request,
                 first.namespace,
                 first.adapters,
-                fusion,
-                [*activated, *self._later_segments(live, live.lease)],
+                mixing,
+                [*activated, *self._later_spans(live, live.lease)],
             )
             live.in_engine = True
             live.admitted = live.admitted or self._clock.monotonic()
@@ -385,14 +385,14 @@ class RequestBook:
 
     async def _catch_up(self, decision: RoutingDecision) -> None:
         """The front may know a router that has not come here yet."""
-        if self._fusion.lacks(decision):
+        if self._mixing.lacks(decision):
             await self._ensure_router(decision.router_version)
 
-    def _later_segments(self, live: Live, lease: Lease) -> list[Segment]:
+    def _later_spans(self, live: Live, lease: Lease) -> list[Span]:
         prompt = live.submit.request.prompt_token_ids
         return [
-            completion_segment(
-                self._fusion,
+            completion_span(
+                self._mixing,
                 self._adapters,
                 later.decision,
                 lease,
@@ -403,7 +403,7 @@ class RequestBook:
         ]
 
     async def _hold_all(self, live: Live) -> Lease | None:
-        """A lease on the adapters of all segments; None when the deadline came first."""
+        """A lease on the adapters of all spans; None when the deadline came first."""
         try:
             return await self._hold(live, live.digests)
         except (AdapterError, ModelNotFound) as error:

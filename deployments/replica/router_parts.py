@@ -14,7 +14,7 @@ from cluster.domain.adapter import AdapterEntry
 from cluster.errors import BraidError, ConfigError, RouterError
 from deployments.live_adapters import LiveAdapters
 from deployments.live_routers import build_part, fingerprint, router_configs
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from router_service.routers.kind import EnginePart
 
 log = structlog.get_logger(__name__)
@@ -46,14 +46,14 @@ class PartKeeper:
         self,
         *,
         live: LiveAdapters,
-        fusion: DecisionFusion,
+        mixing: DecisionMixing,
         configs: Callable[[RegistryView], tuple[RouterConfig, ...]],
         build: Build,
         uses: Callable[[str], bool],
         clock: Clock,
     ) -> None:
         self._live = live
-        self._fusion = fusion
+        self._mixing = mixing
         self._configs = configs
         self._build = build
         self._uses = uses
@@ -88,7 +88,7 @@ class PartKeeper:
             self._built = {name: built for name, built in self._built.items() if name in names}
             wanted = frozenset[str]().union(*(built.versions for built in self._built.values()))
             now = self._clock.monotonic()
-            for version in self._fusion.versions - wanted:
+            for version in self._mixing.versions - wanted:
                 self._leaving.setdefault(version, now)
             for version in wanted:
                 self._leaving.pop(version, None)
@@ -102,14 +102,14 @@ class PartKeeper:
             code = RouterError.code if isinstance(error, ConfigError) else error.code
             return REFUSED, code, error.message
         for version, part in parts.items():
-            if version not in self._fusion.versions:
-                self._fusion.add(version, part)
+            if version not in self._mixing.versions:
+                self._mixing.add(version, part)
                 self._leaving[version] = self._clock.monotonic()
         return LOADED, "", ""
 
     async def ensure(self, version: str) -> None:
         """Look again where a front has decided by a router that is not known here."""
-        if version not in self._fusion.versions:
+        if version not in self._mixing.versions:
             await self._live.catch_up()
             self._built = {name: built for name, built in self._built.items() if not built.failed}
             await self.sync()
@@ -120,7 +120,7 @@ class PartKeeper:
         for version, since in tuple(self._leaving.items()):
             if since <= before and not self._uses(version):
                 del self._leaving[version]
-                self._fusion.remove(version)
+                self._mixing.remove(version)
                 log.info("replica.router_removed", version=version[:12])
 
     async def close(self) -> None:
@@ -149,7 +149,7 @@ class PartKeeper:
             self._built[router.name] = _Built(wanted, frozenset(), failed=True)
             return
         for version, part in parts.items():
-            self._fusion.add(version, part)
+            self._mixing.add(version, part)
         self._built[router.name] = _Built(wanted, frozenset(parts), failed=False)
 
     async def _load(self, router: RouterConfig, view: RegistryView) -> dict[str, EnginePart]:
@@ -168,14 +168,14 @@ def part_keeper(
     base: ModelLocation,
     *,
     live: LiveAdapters,
-    fusion: DecisionFusion,
+    mixing: DecisionMixing,
     uses: Callable[[str], bool],
     clock: Clock,
 ) -> PartKeeper:
     """The keeper of a replica's application."""
     return PartKeeper(
         live=live,
-        fusion=fusion,
+        mixing=mixing,
         configs=lambda view: router_configs(config, view),
         build=lambda router, entries: build_part(config, router, entries, base),
         uses=uses,

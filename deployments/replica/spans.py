@@ -1,34 +1,34 @@
-"""A request's segments, once its adapters are leased."""
+"""A request's spans, once its adapters are leased."""
 
 from collections.abc import Sequence
 
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.pool_types import Lease
 from cluster.domain.decision import RoutingDecision
-from cluster.engine.mixing_spec import Fusion
-from cluster.engine.spans import Segment
-from deployments.replica.mixing import DecisionFusion
+from cluster.engine.mixing_spec import Mixing
+from cluster.engine.spans import Span
+from deployments.replica.mixing import DecisionMixing
 
 
-def prompt_segments(
-    fusion: DecisionFusion,
+def prompt_spans(
+    mixing: DecisionMixing,
     adapters: AdapterManager,
     decision: RoutingDecision,
     lease: Lease,
     prompt: Sequence[int],
-) -> tuple[tuple[Segment, ...], Fusion | None]:
-    """The segments of a prompt under a decision, the first at 0, and their fusion.
+) -> tuple[tuple[Span, ...], Mixing | None]:
+    """The spans of a prompt under a decision, the first at 0, and their mixing.
 
     They follow from the prompt and the adapters' files alone: a repeat, a replay and another
     replica cut it at the same tokens.
 
     Raises:
-        RouterOutdated: see ``DecisionFusion.segments``.
+        RouterOutdated: see ``DecisionMixing.spans``.
         RequestError: likewise.
     """
     slots = dict(zip(lease.digests, lease.slots, strict=True))
     digests = decision.digests
-    return fusion.segments(
+    return mixing.spans(
         decision,
         [slots[digest] for digest in digests],
         prompt,
@@ -36,21 +36,21 @@ def prompt_segments(
     )
 
 
-def completion_segment(
-    fusion: DecisionFusion,
+def completion_span(
+    mixing: DecisionMixing,
     adapters: AdapterManager,
     decision: RoutingDecision,
     lease: Lease,
     prompt: Sequence[int],
     start: int,
-) -> tuple[Segment, Fusion | None]:
+) -> tuple[Span, Mixing | None]:
     """What a request goes on with by another decision, from the token at ``start`` on. Adapters
     that the prompt does not invoke stay out of it.
 
     Raises:
-        RouterOutdated: see ``DecisionFusion.segments``.
+        RouterOutdated: see ``DecisionMixing.spans``.
         RequestError: likewise.
     """
-    segments, weighed = prompt_segments(fusion, adapters, decision, lease, prompt)
-    last = segments[-1]
-    return Segment(start, last.namespace, last.adapters), weighed
+    spans, weighed = prompt_spans(mixing, adapters, decision, lease, prompt)
+    last = spans[-1]
+    return Span(start, last.namespace, last.adapters), weighed

@@ -1,4 +1,4 @@
-"""What one replica does for the life of a generation: try it, keep it, let it go."""
+"""What one replica does for the life of a version: try it, keep it, let it go."""
 
 from collections.abc import Awaitable, Callable
 
@@ -15,12 +15,12 @@ log = structlog.get_logger(__name__)
 LOADED, CHECKED, REFUSED = "loaded", "checked", "refused"
 
 
-class GenerationKeeper:
+class VersionKeeper:
     """Follows the registry's pins, and answers the front and the controller.
 
     Args:
-        uses: whether a live request of this replica has been decided on a generation.
-        forget: told of each generation that was let go.
+        uses: whether a live request of this replica has been decided on a version.
+        forget: told of each version that was let go.
         freed: called when some were, before that is answered.
     """
 
@@ -45,7 +45,7 @@ class GenerationKeeper:
         self._live.on_change(self._follow)
 
     async def prepare(self, digest: AdapterDigest) -> tuple[str, str, str]:
-        """Bring a generation in, or at least check that it could be: (outcome, code, message)."""
+        """Bring a version in, or at least check that it could be: (outcome, code, message)."""
         try:
             await self._live.ensure((digest,))
             try:

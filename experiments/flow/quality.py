@@ -8,7 +8,7 @@ from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
 from experiments.flow.tasks import Composite
 from experiments.flow.training import Say
-from router_service.artifacts import adapter_generations, read_manifest
+from router_service.artifacts import adapter_versions, read_manifest
 from router_service.flow.flow_artifact import load_gate
 from router_service.routers.kind import EnginePart
 from training.evaluation.evaluation_run import SPARE_TOKENS, longest_sequence
@@ -125,7 +125,7 @@ def gate_part(path: Path, base: ModelLocation) -> tuple[EnginePart, str]:
     """A gate as the engine takes it, and its version."""
     aliases = frozenset(read_manifest(path).candidates)
     loaded = load_gate(path, aliases=aliases, base_digest=base.digest)
-    digests = adapter_generations(path, loaded.manifest)
+    digests = adapter_versions(path, loaded.manifest)
     return EnginePart(digests, gate=loaded.gate()), loaded.manifest.version
 
 

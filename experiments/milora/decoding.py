@@ -16,9 +16,9 @@ from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import GenerationChunk
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import build_engine
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.errors import EngineError
 
 _STRIDE = 7  # between the tokens of a prompt, which are arbitrary
@@ -80,7 +80,7 @@ class TimedEngine:
     """An engine with random adapters; a context manager. One batch at a time."""
 
     def __init__(
-        self, model: Path, config: EngineConfig, limits: AdapterConfig, parts: FusionParts
+        self, model: Path, config: EngineConfig, limits: AdapterConfig, parts: MixingParts
     ) -> None:
         """Load the model; ``parts`` may be added to, and moved, until the first batch.
 
@@ -96,7 +96,7 @@ class TimedEngine:
             clock=SystemClock(),
             on_chunks=self._receive,
             new_seed=lambda: 0,
-            fusion=parts,
+            mixing=parts,
         )
         described = json.loads((model / "config.json").read_text(encoding="utf-8"))
         self.num_layers = int(described["num_hidden_layers"])
@@ -145,7 +145,7 @@ class TimedEngine:
         prompt_tokens: int,
         tokens: int,
         adapters: tuple[tuple[Slot, float], ...],
-        fusion: Fusion | None,
+        mixing: Mixing | None,
         calls: Callable[[], int],
     ) -> Timed:
         """Let ``batch`` prompts, each another one, be continued by ``tokens`` tokens.
@@ -155,7 +155,7 @@ class TimedEngine:
             prompt_tokens: of each prompt.
             tokens: of each answer; 3 or more.
             adapters: (slot, weight) of every request.
-            fusion: how they are weighed beyond that.
+            mixing: how they are weighed beyond that.
             calls: how often the case's router has been asked so far.
 
         Raises:
@@ -172,7 +172,7 @@ class TimedEngine:
         for index, name in enumerate(names):
             start = number * batch + index
             ids = [(start + _STRIDE * at) % self._built.vocab_size for at in range(prompt_tokens)]
-            self._built.engine.submit(make_request(name, ids, tokens), name, adapters, fusion)
+            self._built.engine.submit(make_request(name, ids, tokens), name, adapters, mixing)
         running.done.wait()
         if running.failed:
             raise EngineError(f"requests failed: {'; '.join(running.failed)}")

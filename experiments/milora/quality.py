@@ -14,7 +14,7 @@ from cluster.base_model.source import ModelLocation
 from cluster.engine.execution.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.tasks import TaskData, write_mixed
-from router_service.artifacts import TENSOR_FILE, adapter_generations
+from router_service.artifacts import TENSOR_FILE, adapter_versions
 from router_service.milora.milora_artifact import load_milora
 from router_service.routers.kind import EnginePart
 from training.adapter import train_adapter
@@ -119,7 +119,7 @@ def measure(
     if adapter is not None and is_milora:
         loaded = load_milora(adapter, aliases=set(folders), base_digest=base.digest)
         recorder = RecordedRouter(loaded.router())
-        part = EnginePart(adapter_generations(adapter, loaded.manifest), router=recorder)
+        part = EnginePart(adapter_versions(adapter, loaded.manifest), router=recorder)
     records = [record for task in tasks for record in task.test]
     choices = [record.choices for record in records if record.choices]
     longest = longest_sequence(base, records, choices) + SPARE_TOKENS

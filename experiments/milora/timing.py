@@ -16,8 +16,8 @@ import torch
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import FusionParts
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.execution.mixing import MixingParts
+from cluster.engine.mixing_spec import Mixing
 from experiments.milora.decoding import Timed, TimedEngine
 from experiments.milora.experts import TokenRouter, random_token_router
 from experiments.milora.recorded import RecordedRouter
@@ -37,7 +37,7 @@ class Case:
     """What a request asks for."""
 
     adapters: tuple[tuple[Slot, float], ...]
-    fusion: Fusion | None = None
+    mixing: Mixing | None = None
 
 
 def measure_decode(
@@ -70,7 +70,7 @@ def measure_decode(
     limits = AdapterConfig(
         slots=1 + experts, max_rank=rank, memory_bytes=2**30, max_mixture=experts
     )
-    parts = FusionParts()
+    parts = MixingParts()
     engine = TimedEngine(base.path, config, limits, parts)
     generator = torch.Generator().manual_seed(0)
     engine.write(_PLAIN, rank, generator)
@@ -94,12 +94,12 @@ def measure_decode(
     cases = {
         "base": Case(()),
         _REFERENCE: Case(alone),
-        "MiLoRA, k = 3": Case(alone, Fusion(router="k3")),
-        "MiLoRA, k = 1": Case(alone, Fusion(router="k1")),
-        "experts, a router per layer": Case(mixed, Fusion(gate="layer")),
-        "experts, a router per module": Case(mixed, Fusion(gate="module")),
+        "MiLoRA, k = 3": Case(alone, Mixing(router="k3")),
+        "MiLoRA, k = 1": Case(alone, Mixing(router="k1")),
+        "experts, a router per layer": Case(mixed, Mixing(gate="layer")),
+        "experts, a router per module": Case(mixed, Mixing(gate="module")),
     }
-    counters = {name: _counter(case.fusion, prompts, gates) for name, case in cases.items()}
+    counters = {name: _counter(case.mixing, prompts, gates) for name, case in cases.items()}
     timings: dict[str, list[Timed]] = {name: [] for name in cases}
     names = list(cases)
     with engine:
@@ -108,7 +108,7 @@ def measure_decode(
             for name in names[shift:] + names[:shift]:
                 case = cases[name]
                 timed = engine.decode(
-                    batch, PROMPT_TOKENS, tokens, case.adapters, case.fusion, counters[name]
+                    batch, PROMPT_TOKENS, tokens, case.adapters, case.mixing, counters[name]
                 )
                 if round_:  # the first one warms up
                     timings[name].append(timed)
@@ -173,12 +173,12 @@ def _ratio(
 
 
 def _counter(
-    fusion: Fusion | None,
+    mixing: Mixing | None,
     prompts: Mapping[str, RecordedRouter],
     gates: Mapping[str, TokenRouter],
 ) -> Callable[[], int]:
-    """How often the router that ``fusion`` names has been asked."""
-    if fusion is None:
+    """How often the router that ``mixing`` names has been asked."""
+    if mixing is None:
         return lambda: 0
-    router = prompts[fusion.router] if fusion.router else gates[fusion.gate]
+    router = prompts[mixing.router] if mixing.router else gates[mixing.gate]
     return lambda: router.calls

@@ -8,8 +8,8 @@ import torch
 
 from kernels.lora.bank import AdapterBank
 from kernels.lora.lane import Lane, Stack
-from kernels.lora.lora_native import native_groups_available, native_segment
-from kernels.lora.segments import DenseSegment, GroupedSegment, NativeSegment
+from kernels.lora.lora_native import native_groups_available, native_run
+from kernels.lora.runs import DenseRun, GroupedRun, NativeRun
 
 Mixture = Sequence[tuple[int, float]]
 """(slot, weight) terms of one request's tokens."""
@@ -54,15 +54,15 @@ class LoraBatch:
     pair_tokens: torch.Tensor  # [pairs] int64, on the host
     pair_terms: torch.Tensor  # [pairs] int64, place in the token's mixture; on the host
     weights: torch.Tensor  # [pairs], of the bank's dtype and device
-    dense: tuple[DenseSegment, ...]
-    grouped: tuple[GroupedSegment, ...]
-    native: NativeSegment | None  # then the only one
+    dense: tuple[DenseRun, ...]
+    grouped: tuple[GroupedRun, ...]
+    native: NativeRun | None  # then the only one
 
     @property
     def valid(self) -> bool:
         """Whether everything the batch reads is still in place."""
-        return all(segment.stack.valid for segment in self.grouped) and all(
-            segment.stack.valid for segment in self.dense
+        return all(run.stack.valid for run in self.grouped) and all(
+            run.stack.valid for run in self.dense
         )
 
     @staticmethod
@@ -100,14 +100,14 @@ class LoraBatch:
 
 
 class _Builder:
-    """Collects segments and their pairs."""
+    """Collects runs and their pairs."""
 
     def __init__(self, bank: AdapterBank) -> None:
         self._bank = bank
         self._pairs: list[Run] = []  # of one token each, in pair order
-        self._dense: list[DenseSegment] = []
-        self._grouped: list[GroupedSegment] = []
-        self._native: NativeSegment | None = None
+        self._dense: list[DenseRun] = []
+        self._grouped: list[GroupedRun] = []
+        self._native: NativeRun | None = None
 
     def add_native(self, runs_by_slot: dict[int, list[Run]]) -> None:
         """For the native kernel, by slot: a token's sum has one order whatever else is there."""
@@ -116,7 +116,7 @@ class _Builder:
             pairs = list(_pairs(runs_by_slot[slot]))
             groups.append((slot, len(self._pairs), [pair.start for pair in pairs]))
             self._pairs += pairs
-        self._native = native_segment(self._bank, groups)
+        self._native = native_run(self._bank, groups)
 
     def add_stacked(self, runs_by_slot: dict[int, list[Run]]) -> None:
         """For matmuls, lane by lane."""
@@ -164,7 +164,7 @@ class _Builder:
             tokens = None
             if _size(piece) != stop - start:
                 tokens = self._indices([pair.start for pair in self._pairs[first:]])
-            self._dense.append(DenseSegment(stack, first, len(self._pairs), start, stop, tokens))
+            self._dense.append(DenseRun(stack, first, len(self._pairs), start, stop, tokens))
 
     def _add_grouped(self, lane: Lane, groups: dict[int, list[Run]]) -> None:
         stack, row_of = lane.stack(list(groups))
@@ -185,7 +185,7 @@ class _Builder:
             self._pairs += [pair for _, pair in placed[token]]
         consecutive = tokens[-1] - tokens[0] + 1 == len(tokens)
         self._grouped.append(
-            GroupedSegment(
+            GroupedRun(
                 stack,
                 first,
                 len(self._pairs),

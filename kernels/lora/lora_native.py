@@ -11,7 +11,7 @@ import torch
 from kernels.lora import lora_native_kernel as kernel
 from kernels.lora.bank import AdapterBank
 from kernels.lora.lane import Lane
-from kernels.lora.segments import NativeSegment
+from kernels.lora.runs import NativeRun
 from kernels.lora.sites import AdapterLayout
 from kernels.native.compiler import openmp
 from kernels.native.parallel import call_native
@@ -44,9 +44,7 @@ def native_groups_available(bank: AdapterBank) -> bool:
     return bank.dtype == torch.float32 and bank.device.type == "cpu" and openmp() is not None
 
 
-def native_segment(
-    bank: AdapterBank, groups: Sequence[tuple[int, int, list[int]]]
-) -> NativeSegment:
+def native_run(bank: AdapterBank, groups: Sequence[tuple[int, int, list[int]]]) -> NativeRun:
     """Describe a step's groups.
 
     Args:
@@ -86,7 +84,7 @@ def native_segment(
     step[kernel.SPLIT] = split
     step[kernel.MOST_THREADS] = len(tokens) if len(tokens) >= _PARALLEL_PAIRS else 1
     step[kernel.BOUNDS] = bounds.data_ptr()
-    return NativeSegment(
+    return NativeRun(
         step=step,
         groups=words,
         keep=(pair_tokens, shrunk, bounds, *keep),
@@ -131,20 +129,20 @@ def layout_table(layout: AdapterLayout) -> torch.Tensor:
 def add_native(
     y: torch.Tensor,
     x: torch.Tensor,
-    segment: NativeSegment,
+    run: NativeRun,
     site_index: int,
     weights: torch.Tensor,
 ) -> None:
-    """Add a segment's adapters to one site's output, in place.
+    """Add a run's adapters to one site's output, in place.
 
     Args:
         y: [T, out_features] fp32, unit stride along features; ``x`` [T, in_features] likewise.
-        segment: of `native_segment`.
+        run: of `native_run`.
         site_index: of the site in the bank.
         weights: [pairs of the batch], or [pairs, slices of the site], fp32.
     """
     weighing = (ctypes.c_int64 * kernel.WEIGHT_WORDS)(*weight_words(weights))
-    step, threads = segment.step, torch.get_num_threads()
+    step, threads = run.step, torch.get_num_threads()
     threads = min(step[kernel.MOST_THREADS], threads)
     for phase in range(PHASES if step[kernel.SPLIT] == kernel.BY_PHASES else 1):
         call = site_call(

@@ -33,7 +33,7 @@ class Form(Enum):
     """How a step's rows are launched."""
 
     DECODE = "decode"  # one token per row: matrix times vector, bound by memory
-    SEGMENTS = "segments"  # runs of tokens with one mixture: tiles of matrix products
+    RUNS = "runs"  # runs of tokens with one mixture: tiles of matrix products
 
 
 def split_count(in_features: int) -> int:
@@ -131,7 +131,7 @@ class TritonLoraBatch:
         if pad_to is not None and not (decode and tokens <= pad_to <= self.max_rows):
             raise ValueError(f"{tokens} tokens in {len(rows)} rows do not fit {pad_to} decode rows")
         self._held = self.table.refresh({slot for row in terms for _, slot, _ in row})
-        self.form = Form.DECODE if decode else Form.SEGMENTS
+        self.form = Form.DECODE if decode else Form.RUNS
         self.tokens = tokens if pad_to is None else pad_to
         self.longest = longest if pad_to is None else self.max_pairs
         if self.longest:
@@ -148,7 +148,7 @@ class TritonLoraBatch:
             slots += [slot for _, slot, _ in row] + [0] * (self.max_pairs - len(row))
         _send(lengths + [0] * (self.max_rows - len(terms)), self.counts)
         _send(slots, self.slots.view(-1))
-        if self.form is Form.SEGMENTS:
+        if self.form is Form.RUNS:
             bounds = _token_tiles(counts, lengths)
             self.tiles = len(bounds) // 3
             _send(bounds, self.tile_bounds.view(-1))

@@ -195,7 +195,7 @@ def decode_expand(
         "scratch_width",
     ]
 )
-def segment_shrink(
+def runs_shrink(
     x,  # [T, in_features], rows x_row apart
     scratch,  # [pairs, scratch_width] fp32
     addresses,
@@ -222,8 +222,8 @@ def segment_shrink(
     tile = tile_bounds + tl.program_id(0) * 3
     pair = tl.program_id(1)
     part = tl.program_id(2)
-    segment = tl.load(tile)
-    if pair >= tl.load(counts + segment):
+    run = tl.load(tile)
+    if pair >= tl.load(counts + run):
         return
     t = tl.load(tile + 1) + tl.arange(0, BLOCK_M)
     own = t < tl.load(tile + 2)
@@ -231,7 +231,7 @@ def segment_shrink(
     weight = tl.load(weights + place * weight_pair + part * weight_part, mask=own, other=0.0)
     weight = weight.to(tl.float32)
     live = weight != 0.0
-    slot = tl.load(slots + segment * slot_row + pair)
+    slot = tl.load(slots + run * slot_row + pair)
     dtype: tl.constexpr = x.dtype.element_ty
     row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
     rank = tl.load(record).to(tl.int32)
@@ -267,7 +267,7 @@ def segment_shrink(
         "scratch_width",
     ]
 )
-def segment_expand(
+def runs_expand(
     y,  # [T, out_features], rows y_row apart
     scratch,  # [pairs, scratch_width] fp32
     addresses,
@@ -294,7 +294,7 @@ def segment_expand(
     """One tile of a row's tokens and tile of columns per program, over the row's pairs in order."""
     bounds = tile_bounds + tl.program_id(0) * 3
     tile = column_tiles + tl.program_id(1) * 4
-    segment = tl.load(bounds)
+    run = tl.load(bounds)
     t = tl.load(bounds + 1) + tl.arange(0, BLOCK_M)
     own = t < tl.load(bounds + 2)
     part = tl.load(tile)
@@ -310,11 +310,11 @@ def segment_expand(
     total = tl.full([BLOCK_M, BLOCK_N], 0.0, tl.float32)
     touched = tl.full([BLOCK_M], 0, tl.int32)
     starts = tl.load(pair_starts + t, mask=own, other=0)
-    for pair in range(tl.load(counts + segment)):
+    for pair in range(tl.load(counts + run)):
         place = starts + pair
         weight = tl.load(weights + place * weight_pair + part * weight_part, mask=own, other=0.0)
         live = weight.to(tl.float32) != 0.0
-        slot = tl.load(slots + segment * slot_row + pair)
+        slot = tl.load(slots + run * slot_row + pair)
         row, record = _adapter(addresses, extents, slot, site, sites, part, slices, dtype)
         rank = tl.load(record).to(tl.int32)
         rank = tl.where(tl.max(live.to(tl.int32), axis=0) == 0, 0, rank)

@@ -15,8 +15,8 @@ from kernels.lora.lora_triton_batch import (
 from kernels.lora.lora_triton_kernels import (
     decode_expand,
     decode_shrink,
-    segment_expand,
-    segment_shrink,
+    runs_expand,
+    runs_shrink,
 )
 
 _SHRINK_FEATURES = 256
@@ -85,7 +85,7 @@ def add_lora(
     if batch.form is Form.DECODE:
         _decode(y, x, site_index, batch, weights)
     else:
-        _segments(y, x, site_index, batch, weights)
+        _runs(y, x, site_index, batch, weights)
 
 
 def _decode(
@@ -140,7 +140,7 @@ def _decode(
     )
 
 
-def _segments(
+def _runs(
     y: torch.Tensor, x: torch.Tensor, site_index: int, batch: TritonLoraBatch, weights: torch.Tensor
 ) -> None:
     site, table = batch.bank.sites[site_index], batch.table
@@ -155,7 +155,7 @@ def _segments(
     )
     strides = (*weights.stride(), batch.max_pairs)
     place = (site_index, len(batch.bank.sites), table.slices)
-    segment_shrink[(batch.tiles, batch.longest, len(site.out_slices))](
+    runs_shrink[(batch.tiles, batch.longest, len(site.out_slices))](
         x,
         batch.scratch,
         *shared,
@@ -172,7 +172,7 @@ def _segments(
         num_stages=2,
         enable_fp_fusion=True,
     )
-    segment_expand[(batch.tiles, columns.shape[0])](
+    runs_expand[(batch.tiles, columns.shape[0])](
         y,
         batch.scratch,
         *shared,

@@ -15,7 +15,7 @@ from kernels.lora.lora_batch import LoraBatch
 from kernels.lora.lora_native import add_native
 from kernels.lora.lora_triton_batch import TritonLoraBatch
 from kernels.lora.lora_triton_dispatch import add_lora_operator
-from kernels.lora.segments import DenseSegment, GroupedSegment
+from kernels.lora.runs import DenseRun, GroupedRun
 from kernels.threads import one_thread
 
 AnyLoraBatch = LoraBatch | TritonLoraBatch
@@ -83,20 +83,20 @@ def add_lora(
             _add_dense(y, x, dense, view, weights[dense.first : dense.last])
 
 
-def _view(segment: DenseSegment | GroupedSegment, site_index: int) -> SiteView | None:
-    if not segment.stack.valid:
+def _view(run: DenseRun | GroupedRun, site_index: int) -> SiteView | None:
+    if not run.stack.valid:
         raise StaleBatchError("the batch was used after a later one had been built on its bank")
-    return segment.stack.site(site_index)
+    return run.stack.site(site_index)
 
 
 def _add_dense(
-    y: torch.Tensor, x: torch.Tensor, segment: DenseSegment, view: SiteView, weights: torch.Tensor
+    y: torch.Tensor, x: torch.Tensor, run: DenseRun, view: SiteView, weights: torch.Tensor
 ) -> None:
-    tokens = segment.tokens
-    rows = x[segment.start : segment.stop] if tokens is None else x.index_select(0, tokens)
+    tokens = run.tokens
+    rows = x[run.start : run.stop] if tokens is None else x.index_select(0, tokens)
     shrunk = _weigh(torch.mm(rows, view.a_t.to(rows.dtype)), view, weights)
     if tokens is None:
-        target = y[segment.start : segment.stop]
+        target = y[run.start : run.stop]
         for part in view.expands:
             _columns(target, part).addmm_(_ranks(shrunk, part), part.b.to(y.dtype))
         return
@@ -107,26 +107,26 @@ def _add_dense(
 def _add_grouped(
     y: torch.Tensor,
     x: torch.Tensor,
-    segment: GroupedSegment,
+    run: GroupedRun,
     view: SiteView,
     weights: torch.Tensor,
 ) -> None:
-    n, m = segment.stack.size, segment.width
-    grid = weights.new_zeros((n * m, *weights.shape[1:])).index_copy_(0, segment.places, weights)
-    gathered = x.index_select(0, segment.grid).view(n, m, x.shape[1])
+    n, m = run.stack.size, run.width
+    grid = weights.new_zeros((n * m, *weights.shape[1:])).index_copy_(0, run.places, weights)
+    gathered = x.index_select(0, run.grid).view(n, m, x.shape[1])
     shrunk = torch.bmm(gathered, view.a_t.to(x.dtype))
     shrunk = _weigh(shrunk.view(n * m, -1), view, grid).view(n, m, -1)
-    target = y[segment.start : segment.stop] if segment.tokens is None else y
+    target = y[run.start : run.stop] if run.tokens is None else y
     for part in view.expands:
         expanded = torch.bmm(_ranks(shrunk, part), part.b.to(y.dtype)).view(n * m, part.width)
-        if segment.offsets is None:
-            expanded = expanded.index_select(0, segment.places)
+        if run.offsets is None:
+            expanded = expanded.index_select(0, run.places)
         else:
-            expanded = torch.embedding_bag(expanded, segment.places, segment.offsets)[0]
-        if segment.tokens is None:
+            expanded = torch.embedding_bag(expanded, run.places, run.offsets)[0]
+        if run.tokens is None:
             _columns(target, part).add_(expanded)
         else:
-            _columns(target, part).index_add_(0, segment.tokens, expanded)
+            _columns(target, part).index_add_(0, run.tokens, expanded)
 
 
 def _weigh(shrunk: torch.Tensor, view: SiteView, weights: torch.Tensor) -> torch.Tensor:

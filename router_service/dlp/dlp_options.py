@@ -13,7 +13,7 @@ from router_service.routers.selection import (
     SelectionConfig,
     Share,
 )
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from router_service.routers.text_policy import MAX_HISTORY, TextPolicy
 
 _SETTING: dict[Method, str] = {"nucleus": "top_p", "threshold": "threshold", "top_k": "top_k"}
@@ -67,8 +67,8 @@ def apply_options(
     changes: dict[str, Any] = options.model_dump(exclude_none=True, exclude={"reroute"})
     text = text.model_copy(update={k: changes.pop(k) for k in _TEXT if k in changes})
     if "min_sentence_characters" in changes:
-        segments = SegmentConfig(min_characters=changes.pop("min_sentence_characters"))
-        text = text.model_copy(update={"segments": segments})
+        sentences = SentenceConfig(min_characters=changes.pop("min_sentence_characters"))
+        text = text.model_copy(update={"sentences": sentences})
     limits = (changes.get("max_fan_out"), max_mixture, selection.max_fan_out)
     changes["max_fan_out"] = min((n for n in limits if n is not None), default=None)
     selection = selection.model_copy(update=changes)

@@ -42,7 +42,7 @@ from router_service.routers.follow_ups import RULE_SHARE, carry_over, looks_like
 from router_service.routers.kind import RouterContext, RouterKind, artifact_path
 from router_service.routers.mixture_choice import choose_mixture
 from router_service.routers.selection import SelectionConfig, softmax
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from router_service.routers.text_policy import TextPolicy, read_earlier, read_text
 
 KIND = "dlp"
@@ -162,9 +162,9 @@ class DlpRouter:
         return self._choose(read_text(self._text, text), allowed, earlier)
 
     @property
-    def segments(self) -> SegmentConfig:
+    def sentences(self) -> SentenceConfig:
         """How sentences of an answer are told apart."""
-        return self._text.segments
+        return self._text.sentences
 
     def reading(self, prompt: str, answer: str) -> str:
         """The prompt's tail and the answer's last full sentences."""

@@ -68,8 +68,8 @@ def _part(config: RouterConfig, options: FlowOptions, context: RouterContext) ->
     from router_service.flow.flow_artifact import load_gate
 
     del options
-    loaded, generations = load_bound(config, context, load_gate)
-    return EnginePart(generations, gate=loaded.gate())
+    loaded, versions = load_bound(config, context, load_gate)
+    return EnginePart(versions, gate=loaded.gate())
 
 
 ROUTER_KIND = RouterKind(KIND, FlowOptions, _build, _part)

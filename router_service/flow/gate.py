@@ -13,7 +13,7 @@ import torch
 
 
 class FlowGate:
-    """The gates of all layers, in fp32; a `cluster.engine.execution.mixing.FusionGate`."""
+    """The gates of all layers, in fp32; a `cluster.engine.execution.mixing.MixingGate`."""
 
     resolution: Literal["layer"] = "layer"
 

@@ -72,8 +72,8 @@ def _part(config: RouterConfig, options: MiloraOptions, context: RouterContext) 
     from router_service.milora.milora_artifact import load_milora
 
     del options
-    loaded, generations = load_bound(config, context, load_milora)
-    return EnginePart(generations, router=loaded.router())
+    loaded, versions = load_bound(config, context, load_milora)
+    return EnginePart(versions, router=loaded.router())
 
 
 ROUTER_KIND = RouterKind(KIND, MiloraOptions, _build, _part)

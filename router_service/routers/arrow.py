@@ -58,7 +58,7 @@ class ArrowRouter:
     """Names the adapters that the gate weighs; each has weight 1 before that."""
 
     def __init__(self, name: str, options: ArrowOptions, digests: Mapping[str, str]) -> None:
-        """``digests``: generation of each adapter; they are part of the version."""
+        """``digests``: version of each adapter; they are part of the version."""
         self.name = name
         self.options = options
         self.candidates = options.adapters
@@ -86,7 +86,7 @@ class ArrowRouter:
 
 
 class ArrowGate:
-    """The gate over adapters in a given order; a `cluster.engine.execution.mixing.FusionGate`.
+    """The gate over adapters in a given order; a `cluster.engine.execution.mixing.MixingGate`.
 
     ``resolution`` is "site": ``weights`` is asked for each of a layer's linears, in the order of
     ``LAYER_MODULES``, with that linear's own input.

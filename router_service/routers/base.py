@@ -7,7 +7,7 @@ from typing import Protocol
 
 from cluster.domain.decision import CandidateScore, Granularity
 from cluster.errors import BraidError
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 
 BASE_ALIAS = ""
 """The candidate that stands for the base model without an adapter; its delta is zero."""
@@ -145,7 +145,7 @@ class SentenceRouter(PromptRouter, Protocol):
     """A router of `Stage.SENTENCE`: it is asked again for each sentence of the answer."""
 
     @property
-    def segments(self) -> SegmentConfig:
+    def sentences(self) -> SentenceConfig:
         """How the answer's sentences are told apart."""
         ...
 

@@ -1,4 +1,4 @@
-"""What routers share whose artifact is bound to exact generations and works inside the engine."""
+"""What routers share whose artifact is bound to exact versions and works inside the engine."""
 
 from collections.abc import Callable, Collection
 from typing import Protocol, TypeVar
@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 from cluster.config import RouterConfig, Section
 from router_service.artifacts import (
     RouterManifest,
-    adapter_generations,
+    adapter_versions,
     load_artifact,
     parse_hyperparameters,
 )
@@ -34,7 +34,7 @@ def read_bound(
     """An artifact's manifest and hyper-parameters, for a front: its tensors are checked and left.
 
     Raises:
-        ConfigError: it cannot be used here, or does not tell a generation for each candidate.
+        ConfigError: it cannot be used here, or does not tell a version for each candidate.
     """
     path = artifact_path(config)
     manifest, _ = load_artifact(
@@ -45,14 +45,14 @@ def read_bound(
         adapters=context.adapters,
     )
     parsed = parse_hyperparameters(path, manifest, hyperparameters)
-    adapter_generations(path, manifest)
+    adapter_versions(path, manifest)
     return manifest, parsed
 
 
 def load_bound(
     config: RouterConfig, context: RouterContext, load: Callable[..., B]
 ) -> tuple[B, tuple[str, ...]]:
-    """An artifact with its tensors, for an engine, and the generations of its candidates in order.
+    """An artifact with its tensors, for an engine, and the versions of its candidates in order.
 
     Args:
         load: the kind's own, with the keyword arguments of `load_artifact` but its kind.
@@ -67,7 +67,7 @@ def load_bound(
         base_digest=context.base_digest,
         adapters=context.adapters,
     )
-    return loaded, adapter_generations(path, loaded.manifest)
+    return loaded, adapter_versions(path, loaded.manifest)
 
 
 def require_all(name: str, candidates: Collection[str], allowed: Collection[str]) -> None:

@@ -40,7 +40,7 @@ def mix_explicit(
 ) -> ExplicitMixture:
     """Resolve and validate what the caller named. Weights are taken exactly as given.
 
-    Two names that mean one generation, as any switch may bring about, are one adapter with the sum
+    Two names that mean one version, as any switch may bring about, are one adapter with the sum
     of their weights, which is what the two would compute.
 
     Raises:

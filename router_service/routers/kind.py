@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterEntry
-from cluster.engine.execution.mixing import FusionGate, PrefillRouter
+from cluster.engine.execution.mixing import MixingGate, PrefillRouter
 from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
 
@@ -62,8 +62,8 @@ def router_context(
 class EnginePart:
     """What of a router runs inside the engine: a gate, or a router in prefill."""
 
-    digests: tuple[str, ...]  # generations of its adapters, in its order
-    gate: FusionGate | None = None
+    digests: tuple[str, ...]  # versions of its adapters, in its order
+    gate: MixingGate | None = None
     router: PrefillRouter | None = None
 
 

@@ -27,7 +27,7 @@ _ABBREVIATIONS = frozenset(
 )
 
 
-class SegmentConfig(Section):
+class SentenceConfig(Section):
     """How finely text is cut."""
 
     min_characters: Annotated[int, Field(ge=1)] = 24
@@ -42,14 +42,14 @@ class _Verdict:
     end: int | None = None
 
 
-class SentenceSegmenter:
+class SentenceSplitter:
     """Finds sentence ends in text that arrives in pieces. Offsets count characters from the start.
 
     An end is the offset just after the closing punctuation; white space belongs to what follows.
     """
 
-    def __init__(self, config: SegmentConfig | None = None) -> None:
-        self._config = config or SegmentConfig()
+    def __init__(self, config: SentenceConfig | None = None) -> None:
+        self._config = config or SentenceConfig()
         self._text = ""  # from the last end on
         self._offset = 0  # of ``_text`` in the whole text
         self._next = 0  # first character of ``_text`` that is not judged yet
@@ -82,21 +82,21 @@ class SentenceSegmenter:
         return ends
 
 
-def sentence_ends(text: str, config: SegmentConfig | None = None) -> list[int]:
+def sentence_ends(text: str, config: SentenceConfig | None = None) -> list[int]:
     """The ends of a whole text."""
-    segmenter = SentenceSegmenter(config)
-    return segmenter.feed(text) + segmenter.finish()
+    splitter = SentenceSplitter(config)
+    return splitter.feed(text) + splitter.finish()
 
 
-def sentences(text: str, config: SegmentConfig | None = None) -> list[str]:
+def sentences(text: str, config: SentenceConfig | None = None) -> list[str]:
     """The sentences of a whole text, without the white space around them."""
     ends = sentence_ends(text, config)
     return [text[a:b].strip() for a, b in zip([0, *ends], ends, strict=False)]
 
 
-def last_full_sentences(text: str, count: int, config: SegmentConfig | None = None) -> str:
+def last_full_sentences(text: str, count: int, config: SentenceConfig | None = None) -> str:
     """The last ``count`` sentences that are certainly over; "" where there is none."""
-    ends = [0, *SentenceSegmenter(config).feed(text)]
+    ends = [0, *SentenceSplitter(config).feed(text)]
     return text[ends[max(0, len(ends) - 1 - count)] : ends[-1]].strip()
 
 

@@ -94,7 +94,7 @@ def save_static(
 ) -> RouterManifest:
     """Write a mixture (weights by alias, rounded as served) as an artifact.
 
-    ``adapter_digests`` binds it to these generations.
+    ``adapter_digests`` binds it to these versions.
 
     Raises:
         ConfigError: a weight is not finite or too large, or ``path`` cannot be written or has a

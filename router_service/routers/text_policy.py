@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cluster.config import Section
-from router_service.routers.sentences import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SentenceConfig, last_full_sentences
 
 MAX_HISTORY = 16
 
@@ -18,7 +18,7 @@ class TextPolicy(Section):
     """Only about this many last characters of the prompt, from a word's start; unset: all of it."""
     answer_sentences: Annotated[int, Field(ge=1)] = 1
     """At a re-route: this many last full sentences of the answer so far."""
-    segments: SegmentConfig = SegmentConfig()
+    sentences: SentenceConfig = SentenceConfig()
     """How sentences of an answer are told apart."""
     history: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = 3
     """User turns before the last one that a follow-up may go back to; 0: the last turn alone."""
@@ -30,7 +30,7 @@ class TextPolicy(Section):
 def read_text(policy: TextPolicy, prompt: str, answer: str = "") -> str:
     """The text that is routed: the prompt's tail, then the answer's last full sentences."""
     tail = _tail(prompt, policy.prompt_characters)
-    last = last_full_sentences(answer, policy.answer_sentences, policy.segments)
+    last = last_full_sentences(answer, policy.answer_sentences, policy.sentences)
     return f"{tail}\n{last}" if last else tail
 
 

@@ -13,7 +13,7 @@ from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig
 from cluster.errors import ConfigError
 from deployments.live_routers import (
-    bound_generations,
+    bound_versions,
     build_part,
     build_router,
     candidates_of,
@@ -42,11 +42,11 @@ def test_a_candidate_that_is_not_there_is_no_reason_to_stop(base: ModelLocation)
     assert "cron" in router.candidates
     assert [entry["alias"] for entry in logs] == ["cron"]
     assert build_part(CONFIG, config, entries, base) == {}
-    assert bound_generations(config) == {}
+    assert bound_versions(config) == {}
     assert set(candidates_of(config)) == {"cron", *entries}
 
 
-def test_a_candidate_of_another_generation_is_no_reason_to_stop(base: ModelLocation) -> None:
+def test_a_candidate_of_another_version_is_no_reason_to_stop(base: ModelLocation) -> None:
     path = base.path / "mixed"
     entries = AdapterCatalog.scan(DEMO_ADAPTERS).entries
     digests = {"sql": str(entries["sql"].key.digest), "cron": "f" * 64}
@@ -56,7 +56,7 @@ def test_a_candidate_of_another_generation_is_no_reason_to_stop(base: ModelLocat
         router = build_router(CONFIG, config, entries, base)
     assert router.candidates == ("sql", "cron")
     assert [entry["event"] for entry in logs] == ["router.candidate_replaced"]
-    assert bound_generations(config) == digests
+    assert bound_versions(config) == digests
 
 
 def test_an_artifact_that_is_broken_is(base: ModelLocation) -> None:
@@ -89,7 +89,7 @@ def test_added_routers_stand_before_their_namesakes_and_after_the_others(tmp_pat
     assert only.path == Path("/a")
 
 
-def test_only_what_is_made_of_adapters_follows_their_generations() -> None:
+def test_only_what_is_made_of_adapters_follows_their_versions() -> None:
     entries = dict(AdapterCatalog.scan(DEMO_ADAPTERS).entries)
     trained = RouterConfig(name="dlp", path=DEMO_ROUTER)
     arrow = RouterConfig(name="arrow", kind="arrow", options={"adapters": ["sql", "cron"]})

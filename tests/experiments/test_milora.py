@@ -11,8 +11,8 @@ import torch
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import FusionParts
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.execution.mixing import MixingParts
+from cluster.engine.mixing_spec import Mixing
 from experiments.milora.decoding import TimedEngine
 from experiments.milora.experts import random_token_router
 from experiments.milora.recorded import RecordedRouter
@@ -131,7 +131,7 @@ def test_router_calls_of_timed_batches(tiny_model: Callable[..., Path]) -> None:
         block_size=4, kv_blocks=64, max_model_len=32, max_batch_size=3, max_batch_tokens=24,
         prefix_cache=False,
     )  # fmt: skip
-    parts = FusionParts()
+    parts = MixingParts()
     engine = TimedEngine(tiny_model("llama"), config, AdapterConfig(slots=3), parts)
     generator = torch.Generator().manual_seed(0)
     for slot in range(3):
@@ -146,10 +146,10 @@ def test_router_calls_of_timed_batches(tiny_model: Callable[..., Path]) -> None:
     with engine:
         plain = engine.decode(3, 8, 5, ((Slot(0), 1.0),), None, lambda: 0)
         milora = engine.decode(
-            3, 8, 5, ((Slot(0), 1.0),), Fusion(router="prompts"), lambda: prompts.calls
+            3, 8, 5, ((Slot(0), 1.0),), Mixing(router="prompts"), lambda: prompts.calls
         )
-        by_layer = engine.decode(3, 8, 5, experts, Fusion(gate="layer"), lambda: per_layer.calls)
-        by_module = engine.decode(3, 8, 5, experts, Fusion(gate="module"), lambda: per_module.calls)
+        by_layer = engine.decode(3, 8, 5, experts, Mixing(gate="layer"), lambda: per_layer.calls)
+        by_module = engine.decode(3, 8, 5, experts, Mixing(gate="module"), lambda: per_module.calls)
     for timed in (plain, milora, by_layer, by_module):
         assert 0 < timed.decoded <= 12
         assert timed.wall_s > 0

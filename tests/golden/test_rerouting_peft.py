@@ -14,7 +14,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.errors import EngineError
 from kernels.tolerances import assert_close
 from tests.support.engines import Answer, RunningEngine, make_request
@@ -71,7 +71,7 @@ def mixture(weights: Weights) -> tuple[tuple[Slot, float], ...]:
 def change_while_it_runs(
     running: RunningEngine, plans: dict[str, tuple[Change, ...]]
 ) -> dict[str, list[int]]:
-    """Ask for each change as soon as the one before has begun, in the step thread; where segments
+    """Ask for each change as soon as the one before has begun, in the step thread; where spans
     begin, by request, as they are told."""
     due = {name: list(plan) for name, plan in plans.items()}
     told: dict[str, list[int]] = {name: [] for name in plans}
@@ -87,8 +87,8 @@ def change_while_it_runs(
     def follow(chunk) -> None:
         if chunk.request_id not in due:
             return
-        if chunk.segment_start is not None:
-            told[chunk.request_id].append(chunk.segment_start)
+        if chunk.span_start is not None:
+            told[chunk.request_id].append(chunk.span_start)
             ask(chunk.request_id)
 
     running.on_chunk = follow
@@ -109,7 +109,7 @@ def check(
     answer: Answer,
     resumed: int = 0,
 ) -> None:
-    """Each token's log-probabilities are PEFT's, every position with its segment's weights."""
+    """Each token's log-probabilities are PEFT's, every position with its span's weights."""
     names = list(OPTIONS)
     table = torch.zeros(len(prompt) + len(answer.tokens), len(names))
     for start, weights in ((-len(prompt), first), *changes):
@@ -128,7 +128,7 @@ def check(
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "modules"])
-def test_each_segment_has_its_own_adapters_over_the_kv_that_is_there(
+def test_each_span_has_its_own_adapters_over_the_kv_that_is_there(
     engine, peft_model, fused: bool
 ) -> None:
     running = engine()
@@ -166,7 +166,7 @@ def test_batch_mates_are_not_touched(engine) -> None:
 
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
-def test_preemption_replays_each_segment(engine, peft_model, prefix_cache: bool) -> None:
+def test_preemption_replays_each_span(engine, peft_model, prefix_cache: bool) -> None:
     prompts = {f"r{n}": [(t + 7 * n) % VOCAB for t in PROMPT] for n in range(4)}
     expected = {}
     for name, prompt in prompts.items():
@@ -187,7 +187,7 @@ def test_preemption_replays_each_segment(engine, peft_model, prefix_cache: bool)
 
 
 @pytest.mark.parametrize("seen", [7, 13, 15, 20])
-def test_elsewhere_it_goes_on_with_the_segments_it_had(engine, peft_model, seen: int) -> None:
+def test_elsewhere_it_goes_on_with_the_spans_it_had(engine, peft_model, seen: int) -> None:
     first = engine()
     submit(first, "r", PROMPT, FIRST)
     change_while_it_runs(first, {"r": CHANGES})
@@ -198,9 +198,8 @@ def test_elsewhere_it_goes_on_with_the_segments_it_had(engine, peft_model, seen:
         make_request("r", PROMPT, SAMPLING, resumed_token_ids=tuple(whole.tokens[:seen])),
         mixture(FIRST),
         repr(FIRST),
-        segments=tuple(
-            Segment(len(PROMPT) + start, repr(weights), mixture(weights))
-            for start, weights in begun
+        spans=tuple(
+            Span(len(PROMPT) + start, repr(weights), mixture(weights)) for start, weights in begun
         ),
     )
     change_while_it_runs(second, {"r": CHANGES[len(begun) :]})
@@ -226,9 +225,9 @@ def test_a_prefix_is_found_only_where_everything_before_was_the_same(engine, pef
     # The same history finds all of it, the block with the change included.
     request = make_request("same", PROMPT, SAMPLING, resumed_token_ids=tuple(answer.tokens[:22]))
     start, weights = CHANGES[0]
-    segment = Segment(len(PROMPT) + start, repr(weights), mixture(weights))
+    span = Span(len(PROMPT) + start, repr(weights), mixture(weights))
     before = running.engine.stats().counters.step_tokens
-    running.submit(request, mixture(FIRST), repr(FIRST), segments=(segment,))
+    running.submit(request, mixture(FIRST), repr(FIRST), spans=(span,))
     (same,) = running.wait("same")
     assert same.tokens == answer.tokens[22:]
     computed = running.engine.stats().counters.step_tokens - before
@@ -248,7 +247,7 @@ def test_what_cannot_be_re_routed_is_refused(engine) -> None:
         running.engine.reroute(RequestId("r"), "n", (), after=9)
     assert running.engine.let_go(RequestId("r"), 5) is False  # nobody would take it back
     running.wait("r")
-    segment = Segment(0, "n", ())
-    with pytest.raises(EngineError, match="segments begin"):
-        running.submit(make_request("p", PROMPT, SAMPLING), segments=(segment,))
+    span = Span(0, "n", ())
+    with pytest.raises(EngineError, match="spans begin"):
+        running.submit(make_request("p", PROMPT, SAMPLING), spans=(span,))
     del running.answers["p"]

@@ -1,4 +1,4 @@
-"""A few adapters under constant change: every token is of the generation that the answer names."""
+"""A few adapters under constant change: every token is of the version that the answer names."""
 
 import asyncio
 import random
@@ -31,7 +31,7 @@ def client(cluster: LiveCluster, tenant: str) -> httpx2.AsyncClient:
     )
 
 
-async def test_no_token_of_another_generation(
+async def test_no_token_of_another_version(
     cluster: LiveCluster, base_model: ModelLocation, tmp_path: Path
 ) -> None:
     before = cluster.get(ADAPTERS, "admin").json()["data"]
@@ -58,9 +58,9 @@ async def test_no_token_of_another_generation(
     assert changes > NAMES, "names were meant to change meanwhile"
     assert len(tally.replicas) == 2
     deadline = time.monotonic() + 30
-    while (listed := cluster.get(ADAPTERS, "admin").json())["other_generations"]:
-        assert time.monotonic() < deadline, listed["other_generations"]
+    while (listed := cluster.get(ADAPTERS, "admin").json())["other_versions"]:
+        assert time.monotonic() < deadline, listed["other_versions"]
         await asyncio.sleep(0.1)
-    assert [(card["name"], card["generation"]) for card in listed["data"]] == [
-        (card["name"], card["generation"]) for card in before
+    assert [(card["name"], card["version"]) for card in listed["data"]] == [
+        (card["name"], card["version"]) for card in before
     ]

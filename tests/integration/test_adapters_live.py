@@ -33,14 +33,14 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
 @pytest.fixture(autouse=True)
 def nothing_left(cluster: LiveCluster) -> Iterator[None]:
     """Whatever a test added is removed by it, with its memory."""
-    before = {card["name"]: card["generation"] for card in listed(cluster)}
+    before = {card["name"]: card["version"] for card in listed(cluster)}
     yield
     left = [card for card in listed(cluster) if card["name"] not in before]
     for card in left:  # so that one failed test is one failed test
         cluster.delete(f"{ADAPTERS}/{card['name']}?force=true&tenant={card['owner']}", "admin")
     assert left == []
-    assert {card["name"]: card["generation"] for card in listed(cluster)} == before
-    assert cluster.get(ADAPTERS, "admin").json()["other_generations"] == []
+    assert {card["name"]: card["version"] for card in listed(cluster)} == before
+    assert cluster.get(ADAPTERS, "admin").json()["other_versions"] == []
 
 
 def listed(cluster: LiveCluster) -> list[dict]:
@@ -48,10 +48,10 @@ def listed(cluster: LiveCluster) -> list[dict]:
 
 
 def add(cluster: LiveCluster, name: str, archive: bytes, **query: str) -> str:
-    """Upload for acme; the generation."""
+    """Upload for acme; the version."""
     answer = cluster.upload(ADAPTERS, "admin", archive, **{"name": name, "grants": "acme", **query})
     assert answer.status_code == 201, answer.text
-    return answer.json()["generation"]
+    return answer.json()["version"]
 
 
 def remove(cluster: LiveCluster, name: str) -> None:
@@ -59,12 +59,12 @@ def remove(cluster: LiveCluster, name: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def says(cluster: LiveCluster, model: str, signature: Signature, generation: str) -> None:
+def says(cluster: LiveCluster, model: str, signature: Signature, version: str) -> None:
     """Ask once; the answer is the signature's alone."""
     answer = cluster.complete("acme", model, "Once upon a time", max_tokens=TOKENS, ignore_eos=True)
     assert answer.status_code == 200, answer.text
     assert answer.json()["choices"][0]["text"] == signature.text * TOKENS
-    assert answer.headers["x-braid-adapters"] == f"{model}@{generation};w=1"
+    assert answer.headers["x-braid-adapters"] == f"{model}@{version};w=1"
 
 
 class LongStream(threading.Thread):
@@ -108,10 +108,10 @@ def test_added_while_others_run_and_used_at_once_on_both_replicas(
     expected = ask_sql()
     with ThreadPoolExecutor(4) as pool:
         running = [pool.submit(ask_sql) for _ in range(4)]
-        generation = add(cluster, "signal", archives[0])
+        version = add(cluster, "signal", archives[0])
         card = cluster.get(f"{ADAPTERS}/signal", "admin").json()
         assert [held["tier"] for held in card["residency"]] == ["device", "device"]
-        says(cluster, "signal", maker.signatures[0], generation)
+        says(cluster, "signal", maker.signatures[0], version)
         assert [future.result() for future in running] == [expected] * 4
     # Streams that outlast each other's start spread over the replicas, be it not the first two.
     streams: list[LongStream] = []
@@ -134,7 +134,7 @@ def test_a_folder_of_the_server_and_a_tenants_own_name(
     body = {"name": "mine", "tenant": "acme", "source": {"folder": "team/one"}}
     answer = cluster.post(ADAPTERS, "admin", body)
     assert answer.status_code == 201, answer.text
-    says(cluster, "mine", maker.signatures[1], answer.json()["generation"])
+    says(cluster, "mine", maker.signatures[1], answer.json()["version"])
     assert cluster.complete("globex", "mine", "x").status_code == 404
     remove(cluster, "mine?tenant=acme")
     load = {"lora_name": "vllms", "lora_path": "team/one"}
@@ -195,7 +195,7 @@ def test_replaced_under_a_running_stream_and_rolled_back(
     assert stream.adapters == f"swap@{first};w=1"
     answer = cluster.post(f"{ADAPTERS}/swap/rollback", "admin", {"expected": second})
     assert answer.status_code == 200, answer.text
-    assert [step["generation"] for step in answer.json()["history"]] == [first, second, first]
+    assert [step["version"] for step in answer.json()["history"]] == [first, second, first]
     says(cluster, "swap", old, first)
     stale = cluster.post(f"{ADAPTERS}/swap/rollback", "admin", {"expected": second})
     assert (stale.status_code, stale.json()["error"]["code"]) == (409, "adapter_conflict")
@@ -211,11 +211,11 @@ def test_of_two_adds_of_one_name_one_wins(cluster: LiveCluster, archives: list[b
     (refused,) = [answer for answer in answers if answer.status_code == 409]
     assert refused.json()["error"]["code"] == "adapter_conflict"
     remove(cluster, "race")
-    wait_for("loser is gone", lambda: not other_generations(cluster), 20)
+    wait_for("loser is gone", lambda: not other_versions(cluster), 20)
 
 
-def other_generations(cluster: LiveCluster) -> list[dict]:
-    return cluster.get(ADAPTERS, "admin").json()["other_generations"]
+def other_versions(cluster: LiveCluster) -> list[dict]:
+    return cluster.get(ADAPTERS, "admin").json()["other_versions"]
 
 
 def test_removed_under_a_running_stream(
@@ -227,35 +227,35 @@ def test_removed_under_a_running_stream(
 
     def held() -> list[dict]:
         replicas = cluster.get("/admin/v1/residency", "admin").json()["replicas"]
-        return [r for replica in replicas for r in replica["resident"] if r["digest"] == generation]
+        return [r for replica in replicas for r in replica["resident"] if r["digest"] == version]
 
     before = bytes_used()
-    generation = add(cluster, "gone", archives[2])
-    stored = list((cluster.state.root / "adapters").glob(f"*/{generation}"))
+    version = add(cluster, "gone", archives[2])
+    stored = list((cluster.state.root / "adapters").glob(f"*/{version}"))
     assert len(stored) == 1
     stream = LongStream(cluster, "gone", OUTLASTING)
     answer = cluster.delete(f"{ADAPTERS}/gone?wait_s=0", "admin")
     assert answer.status_code == 202, answer.text
-    assert [item["generation"] for item in answer.json()["waiting"]] == [generation]
+    assert [item["version"] for item in answer.json()["waiting"]] == [version]
     assert cluster.complete("acme", "gone", "x").status_code == 404
     assert "gone" not in [c["id"] for c in cluster.get("/v1/models", "acme").json()["data"]]
     assert stream.is_alive(), "the stream was meant to outlast the removal"
     stream.join()
     assert stream.text == maker.signatures[2].text * OUTLASTING
-    wait_for("forgotten", lambda: not other_generations(cluster), 20)
+    wait_for("forgotten", lambda: not other_versions(cluster), 20)
     wait_for("unloaded", lambda: not held(), 20)
     wait_for("memory back", lambda: bytes_used() <= before, 20)
     assert not stored[0].exists()
 
 
 def test_pinned_on_every_replica(cluster: LiveCluster, archives: list[bytes]) -> None:
-    generation = add(cluster, "kept", archives[3])
+    version = add(cluster, "kept", archives[3])
     assert cluster.post(f"{ADAPTERS}/kept/pin", "admin", {}).json()["pinned"]
 
     def pinned() -> bool:
         replicas = cluster.get("/admin/v1/residency", "admin").json()["replicas"]
         return all(
-            any(r["digest"] == generation and r["pinned"] for r in replica["resident"])
+            any(r["digest"] == version and r["pinned"] for r in replica["resident"])
             for replica in replicas
         )
 
@@ -263,7 +263,7 @@ def test_pinned_on_every_replica(cluster: LiveCluster, archives: list[bytes]) ->
     refused = cluster.delete(f"{ADAPTERS}/kept", "admin")
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "adapter_in_use")
     answer = cluster.post(f"{ADAPTERS}/kept/verify", "admin", {})
-    assert answer.json() == {"object": "adapter.verified", "generation": generation, "intact": True}
+    assert answer.json() == {"object": "adapter.verified", "version": version, "intact": True}
     assert cluster.delete(f"{ADAPTERS}/kept?force=true", "admin").status_code == 200
 
 
@@ -303,18 +303,18 @@ def test_bad_ones_are_refused_and_leave_nothing(
     url = {"name": "x", "source": {"url": "https://example.com/a.tar"}}
     assert cluster.post(ADAPTERS, "admin", url).json()["error"]["code"] == "adapter_source_refused"
     assert cluster.upload(ADAPTERS, "acme", tar_of(good), name="x").status_code == 403
-    assert other_generations(cluster) == []
+    assert other_versions(cluster) == []
     assert list((cluster.state.root / "adapters").glob("*/*")) == []
 
 
 def test_the_registry_outlives_its_server(
     cluster: LiveCluster, maker: SignatureMaker, archives: list[bytes]
 ) -> None:
-    generation = add(cluster, "lasting", archives[0])
+    version = add(cluster, "lasting", archives[0])
     (server,) = cluster.processes(VALKEY)
     server.kill()
-    says(cluster, "lasting", maker.signatures[0], generation)
+    says(cluster, "lasting", maker.signatures[0], version)
     wait_for("server back", lambda: cluster.processes(VALKEY), 30)
     wait_for("registry back", lambda: any(c["name"] == "lasting" for c in listed(cluster)), 30)
-    says(cluster, "lasting", maker.signatures[0], generation)
+    says(cluster, "lasting", maker.signatures[0], version)
     remove(cluster, "lasting")

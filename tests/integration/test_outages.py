@@ -122,15 +122,15 @@ def test_integrity_names_a_replica_that_hangs(cluster: LiveCluster) -> None:
     assert found["failures"] == ["TimeoutError()"]
 
 
-def generations(cluster: LiveCluster) -> dict[str, str]:
+def versions(cluster: LiveCluster) -> dict[str, str]:
     """Every name that is registered, with what it points to."""
     cards = cluster.get("/admin/v1/adapters", "admin").json()["data"]
-    return {card["name"]: card["generation"] for card in cards}
+    return {card["name"]: card["version"] for card in cards}
 
 
 def test_requests_and_streams_outlive_rays_control_service(cluster: LiveCluster) -> None:
     (control,) = cluster.processes("gcs_server")
-    registered = generations(cluster)
+    registered = versions(cluster)
     streamed: list[int] = []
 
     def stream() -> None:
@@ -150,7 +150,7 @@ def test_requests_and_streams_outlive_rays_control_service(cluster: LiveCluster)
     thread.join()
     assert {answer[0] for answer in traffic.answers} == {200}
     assert streamed == [LONG]
-    assert generations(cluster) == registered
+    assert versions(cluster) == registered
     victim = cluster.actors(REPLICA)[0]
     victim.kill()  # Ray must be able to start actors again
     wait_for("the replica is away", lambda: not victim.is_running(), 20)
@@ -158,10 +158,10 @@ def test_requests_and_streams_outlive_rays_control_service(cluster: LiveCluster)
 
 
 def test_a_cluster_whose_ray_node_died_is_started_again(cluster: LiveCluster) -> None:
-    registered = generations(cluster)
+    registered = versions(cluster)
     (manager,) = cluster.processes("raylet/raylet")
     manager.kill()
     wait_for("it is noticed", lambda: cluster.phase() == "restarting", 60, pause_s=0.02)
     wait_for("it is up again", lambda: cluster.ready_replicas() == 2, 180, pause_s=0.5)
     assert cluster.complete("acme", "sql", "Show all users").status_code == 200
-    assert generations(cluster) == registered
+    assert versions(cluster) == registered

@@ -25,14 +25,14 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
 
 @pytest.fixture
 def registered(cluster: LiveCluster, archives: list[bytes]) -> Iterator[list[str]]:
-    """A name with two generations, the second of which it points to; pinned, for acme."""
+    """A name with two versions, the second of which it points to; pinned, for acme."""
     digests = []
     for archive in archives:
         answer = cluster.upload(
             ADAPTERS, "admin", archive, name="survivor", grants="acme", replace="true"
         )
         assert answer.status_code == 201, answer.text
-        digests.append(answer.json()["generation"])
+        digests.append(answer.json()["version"])
     assert cluster.post(f"{ADAPTERS}/survivor/pin", "admin", {}).status_code == 200
     yield digests
     assert cluster.delete(f"{ADAPTERS}/survivor?force=true", "admin").status_code == 200
@@ -122,6 +122,6 @@ def test_nothing_registered_is_lost(
     disaster(cluster)
     check(cluster, maker, before, registered[1])
     answer = cluster.post(f"{ADAPTERS}/survivor/rollback", "admin", {})
-    assert answer.json()["generation"] == registered[0]
+    assert answer.json()["version"] == registered[0]
     answer = cluster.post(f"{ADAPTERS}/survivor/rollback", "admin", {})
     assert answer.status_code == 409, "there is nothing before"

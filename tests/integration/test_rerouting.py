@@ -98,7 +98,7 @@ def test_streams_and_choices_are_routed_alike(cluster: LiveCluster) -> None:
     assert stopped["text"] == FORCED.partition("every Monday")[0]
 
 
-def test_a_lost_replica_takes_no_segment_with_it(cluster: LiveCluster) -> None:
+def test_a_lost_replica_takes_no_span_with_it(cluster: LiveCluster) -> None:
     prompt = fresh("Say it once more")
     ask(cluster, prompt, LONG)
     expected = ask(cluster, prompt, LONG, explain=True).json()["choices"][0]
@@ -122,7 +122,7 @@ def test_a_lost_replica_takes_no_segment_with_it(cluster: LiveCluster) -> None:
     before = {replica["replica_id"]: rerouted(replica) for replica in cluster.replicas()}
     for thread in threads:
         thread.start()
-    cluster.process_of(wait_for("segments began", busy, 60, pause_s=0.05)).kill()
+    cluster.process_of(wait_for("spans began", busy, 60, pause_s=0.05)).kill()
     for thread in threads:
         thread.join()
     assert [result["text"] for result in results] == [expected["text"]] * 4

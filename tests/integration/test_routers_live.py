@@ -48,7 +48,7 @@ def add_adapter(cluster: LiveCluster, name: str, folder: Path, **query: str) -> 
     with packed_adapter(folder) as archive:
         answer = cluster.upload(ADAPTERS, "admin", archive.read(), name=name, **query)
     assert answer.status_code == 201, answer.text
-    return str(answer.json()["generation"])
+    return str(answer.json()["version"])
 
 
 @contextlib.contextmanager
@@ -61,7 +61,7 @@ def removed_after(cluster: LiveCluster, *paths: str) -> Iterator[None]:
 
 
 def retrained(folder: Path, out: Path) -> Path:
-    """The same adapter with other weights, in bf16 too: another generation."""
+    """The same adapter with other weights, in bf16 too: another version."""
     out.mkdir()
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({k: v * 1.02 for k, v in tensors.items()}, out / "adapter_model.safetensors")
@@ -151,10 +151,10 @@ def test_a_configured_router_is_replaced_and_comes_back(
     assert "configuration" in back.json()["error"]["message"]
 
 
-def test_a_gate_keeps_its_generations_and_says_when_they_are_gone(
+def test_a_gate_keeps_its_versions_and_says_when_they_are_gone(
     cluster: LiveCluster, base_model: ModelLocation, tmp_path: Path
 ) -> None:
-    # A generation of its own: it is deleted below, whoever else names it.
+    # A version of its own: it is deleted below, whoever else names it.
     old = add_adapter(cluster, "live-sql", retrained(DEMO_ADAPTERS / "sql", tmp_path / "old"))
     shell = str(read_manifest(DEMO_ADAPTERS / "shell")[0].digest)
     save_gate_of(tmp_path / "gate", base_model, {"shell": shell, "live-sql": old})

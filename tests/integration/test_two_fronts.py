@@ -63,11 +63,11 @@ def words(maker: SignatureMaker, number: int) -> str:
 def put(cluster: LiveCluster, name: str, archive: bytes, **query: str) -> str:
     answer = cluster.upload(ADAPTERS, "admin", archive, name=name, grants="acme", **query)
     assert answer.status_code == 201, answer.text
-    return str(answer.json()["generation"])
+    return str(answer.json()["version"])
 
 
 def ask(cluster: LiveCluster, name: str) -> tuple[str, str]:
-    """The text, and the generation that is said to have made it."""
+    """The text, and the version that is said to have made it."""
     answer = cluster.complete("acme", name, PROMPT, max_tokens=TOKENS, ignore_eos=True)
     assert answer.status_code == 200, answer.text
     adapter = answer.headers["x-braid-adapters"]

@@ -32,7 +32,7 @@ def candidate(name: str) -> Candidate:
 
 
 class AdapterPoolMachine(RuleBasedStateMachine):
-    """The model: each generation's state and size, the open leases, and the history of uses."""
+    """The model: each version's state and size, the open leases, and the history of uses."""
 
     @initialize(slots=st.integers(1, 6), budget=st.integers(40, 120))
     def start(self, slots: int, budget: int) -> None:

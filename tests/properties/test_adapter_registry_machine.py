@@ -9,13 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.operations import ABSENT, HISTORY_STEPS
-from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
+from cluster.adapters.registry.records import AdapterVersion, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId
 from cluster.errors import AdapterConflict, AdapterInUse, AdapterNotFound, BraidError
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 LETTERS = "abcd"
 processes = st.integers(0, 2)
@@ -96,7 +96,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(process=processes, letter=letters)
     def stage(self, process: int, letter: str) -> None:
-        refused = self.do(self.registries[process].stage(generation(letter), "shared/sql"))
+        refused = self.do(self.registries[process].stage(version(letter), "shared/sql"))
         if letter in self.model.deleting:
             assert refused is AdapterConflict
             return
@@ -172,9 +172,9 @@ class RegistryMachine(RuleBasedStateMachine):
             self.forget([name])
 
     @rule(process=processes, letter=letters, force=st.booleans())
-    def remove_generation(self, process: int, letter: str, force: bool) -> None:
+    def remove_version(self, process: int, letter: str, force: bool) -> None:
         model = self.model
-        refused = self.do(self.registries[process].remove_generation(digest(letter), force=force))
+        refused = self.do(self.registries[process].remove_version(digest(letter), force=force))
         pointing = [name for name in model.histories if model.current(name) == letter]
         if letter not in model.known:
             assert refused is AdapterNotFound
@@ -215,10 +215,10 @@ class RegistryMachine(RuleBasedStateMachine):
     @rule(process=processes, folder=st.dictionaries(aliases, letters))
     def sync_folder(self, process: int, folder: dict[str, str]) -> None:
         model = self.model
-        generations: dict[str, Generation] = {
-            alias: generation(letter, PlaceKind.FOLDER, alias) for alias, letter in folder.items()
+        versions: dict[str, AdapterVersion] = {
+            alias: version(letter, PlaceKind.FOLDER, alias) for alias, letter in folder.items()
         }
-        refused = self.do(self.registries[process].sync_folder(generations))
+        refused = self.do(self.registries[process].sync_folder(versions))
         for alias in sorted(folder.keys() | model.folder.keys()):
             name, now, last = (SHARED_OWNER, alias), folder.get(alias, ""), model.folder.get(alias)
             if now == (last or ""):
@@ -261,10 +261,10 @@ class RegistryMachine(RuleBasedStateMachine):
         assert {(n.owner, n.alias) for n in view.names.values() if n.pinned} == self.model.pinned
         assert {alias: d[0] for alias, d in view.folder.items()} == self.model.folder
         for state, expected in (
-            (GenerationState.SERVED, self.model.served),
-            (GenerationState.STAGED, self.model.staged),
-            (GenerationState.RETIRED, self.model.leaving),
-            (GenerationState.DELETING, self.model.deleting),
+            (VersionState.SERVED, self.model.served),
+            (VersionState.STAGED, self.model.staged),
+            (VersionState.RETIRED, self.model.leaving),
+            (VersionState.DELETING, self.model.deleting),
         ):
             assert {g.digest[0] for g in view.in_state(state)} == expected, state
 

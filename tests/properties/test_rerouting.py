@@ -1,6 +1,6 @@
 """Sequences that change their adapters, over a pool that is too small for them.
 
-Each token must be computed with what its segment says, whatever is preempted, found in the prefix
+Each token must be computed with what its span says, whatever is preempted, found in the prefix
 cache, or handed back because adapters had left; and a block is shared only where everything before
 its end was computed with the same.
 """
@@ -91,9 +91,7 @@ class House:
         size, sampled = self.pool.block_size, {}
         for item in plan.scheduled:
             sequence, path = item.sequence, path_of(item.sequence)
-            held = {
-                slot for kept in sequence.segments[sequence.first_held :] for slot in kept.slots
-            }
+            held = {slot for kept in sequence.spans[sequence.first_held :] for slot in kept.slots}
             needed = {
                 slot
                 for position in range(item.start, item.end)
@@ -117,17 +115,17 @@ class House:
         request = dataclasses.replace(
             sequence.request, resumed_token_ids=tuple(sequence.generated_token_ids)
         )
-        self.add(make_sequence(request, sequence.namespace, sequence.segments[1:]))
+        self.add(make_sequence(request, sequence.namespace, sequence.spans[1:]))
 
 
-def make_sequence(request, namespace, segments=()):
+def make_sequence(request, namespace, spans=()):
     return Sequence.create(
         request,
         namespace=namespace,
         adapters=mixture(namespace),
         stop_token_ids=frozenset({STOP}),
         max_model_len=40,
-        segments=segments,
+        spans=spans,
     )
 
 
@@ -139,7 +137,7 @@ def make_sequence(request, namespace, segments=()):
     batch=st.sampled_from((4, 3, 6)),
     prefix_cache=st.booleans(),
 )
-def test_each_token_is_computed_with_its_segment(talks, size, room, batch, prefix_cache) -> None:
+def test_each_token_is_computed_with_its_span(talks, size, room, batch, prefix_cache) -> None:
     longest = max(talk.prompt + talk.max_tokens for talk in talks)
     house = House(
         EngineConfig(
@@ -163,13 +161,13 @@ def test_each_token_is_computed_with_its_segment(talks, size, room, batch, prefi
         for (name, sequence), talk in zip(list(house.sequences.items()), talks, strict=True):
             if sequence.is_finished:
                 continue
-            begun = sequence.segments[sequence.segment]
+            begun = sequence.spans[sequence.span]
             if talk.lets_go and begun.start and sequence.num_computed > begun.start:
                 assert house.scheduler.let_go(name, begun.start - sequence.prompt_len)
             due = talk.changes[asked[name] :]
             if not due or due[0].when > sequence.num_generated:
                 continue
-            if sequence.segments[-1].start < sequence.num_tokens:
+            if sequence.spans[-1].start < sequence.num_tokens:
                 after = sequence.num_generated + due[0].lead
                 start = house.scheduler.reroute(
                     name, due[0].namespace, mixture(due[0].namespace), after

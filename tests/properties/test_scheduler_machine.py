@@ -28,7 +28,7 @@ from cluster.domain.request import FinishReason, GenerationRequest, SamplingPara
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import Sequence, SequenceStatus
-from cluster.engine.spans import segment_at
+from cluster.engine.spans import span_at
 from cluster.engine.step_plan import StepPlan
 from cluster.errors import EngineError, Overloaded, PromptTooLong
 from tests.support.decisions import TENANT, decision_over
@@ -205,7 +205,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         request_id = data.draw(st.sampled_from(running))
         expected = self.live[request_id]
         sequence = expected.sequence
-        if sequence.whole_prefill or sequence.segments[-1].start >= sequence.num_tokens:
+        if sequence.whole_prefill or sequence.spans[-1].start >= sequence.num_tokens:
             with pytest.raises(EngineError):
                 self.scheduler.reroute(request_id, namespace, mixture(namespace), after)
             return
@@ -283,10 +283,10 @@ class SchedulerMachine(RuleBasedStateMachine):
             entries = [
                 entry_of(path, sequence.token_ids[: position + 1]) for position in range(item.end)
             ]
-            at = [segment_at(sequence.segments, t) for t in (item.start, item.end - 1)]
+            at = [span_at(sequence.spans, t) for t in (item.start, item.end - 1)]
             assert at[0] == at[1]
             if not sequence.is_finished:
-                assert sequence.adapters == sequence.segments[at[0]].adapters
+                assert sequence.adapters == sequence.spans[at[0]].adapters
                 assert at[0] >= sequence.first_held or sequence.is_recomputable
             if not sequence.is_finished:
                 for position in range(item.start):

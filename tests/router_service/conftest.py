@@ -166,7 +166,7 @@ class FakeDirectory:
             TenantId(tenant): {alias: _adapter_key(alias) for alias in names}
             for tenant, names in aliases.items()
         }
-        self.kept: dict[str, AdapterKey] = {}  # by digest: earlier generations
+        self.kept: dict[str, AdapterKey] = {}  # by digest: earlier versions
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
         try:

@@ -12,10 +12,10 @@ from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import SamplingParams
 from cluster.engine.execution.cuda_graphs import CapturedStep
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import StepBatches
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.model.model_loader import LoadedModel, load_model
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
@@ -40,7 +40,7 @@ class Case:
 
 @dataclass(frozen=True)
 class TokenGate:
-    """A `FusionGate` with weights of its own for every layer and token."""
+    """A `MixingGate` with weights of its own for every layer and token."""
 
     weight: torch.Tensor  # [layers, k, width]
     resolution: str = "layer"
@@ -66,11 +66,11 @@ class TokenGate:
         return type(self)(self.weight.to(device), self.resolution)
 
 
-def random_gates(layers: int = 2) -> FusionParts:
+def random_gates(layers: int = 2) -> MixingParts:
     """A gate over two adapters that answers by layer, and one that answers by site."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(layers, 2, WIDTH, generator=generator) * 0.2
-    return FusionParts({"layer": TokenGate(weight), "site": TokenGate(weight, "site")})
+    return MixingParts({"layer": TokenGate(weight), "site": TokenGate(weight, "site")})
 
 
 class Recorded:
@@ -141,7 +141,7 @@ class Steps:
                     adapters=tuple((Slot(slot), weight) for slot, weight in case.mixture),
                     stop_token_ids=frozenset(),
                     max_model_len=self._max_model_len,
-                    fusion=Fusion(gate=case.gate) if case.gate else None,
+                    mixing=Mixing(gate=case.gate) if case.gate else None,
                 )
             )
         told: dict[str, list[torch.Tensor]] = {name: [] for name in cases}

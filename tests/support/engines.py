@@ -21,10 +21,10 @@ from cluster.domain.request import (
     TokenLogprobs,
     Usage,
 )
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import BuiltEngine, build_engine
-from cluster.engine.mixing_spec import Fusion
-from cluster.engine.spans import Segment
+from cluster.engine.mixing_spec import Mixing
+from cluster.engine.spans import Span
 from tests.support.decisions import TENANT, decision_over
 
 Mixture = tuple[tuple[Slot, float], ...]
@@ -64,7 +64,7 @@ class RunningEngine:
     def __init__(self, model_dir: Path, *, slots: int = 8, **config: object) -> None:
         options = {"block_size": 4, "kv_blocks": 128, "max_model_len": 128, "max_batch_size": 8}
         seeds = iter(range(1, 1_000_000))
-        self.fusion = FusionParts()
+        self.mixing = MixingParts()
         self.built: BuiltEngine = build_engine(
             model_dir,
             EngineConfig(**(options | config)),
@@ -72,7 +72,7 @@ class RunningEngine:
             clock=ManualClock(),
             on_chunks=self._receive,
             new_seed=lambda: next(seeds),
-            fusion=self.fusion,
+            mixing=self.mixing,
         )
         self.engine = self.built.engine
         self.answers: dict[str, Answer] = {}
@@ -88,12 +88,12 @@ class RunningEngine:
         request: GenerationRequest,
         mixture: Mixture = (),
         namespace: str | None = None,
-        fusion: Fusion | None = None,
-        segments: Sequence[Segment] = (),
+        mixing: Mixing | None = None,
+        spans: Sequence[Span] = (),
     ) -> None:
         self.answers[request.request_id] = Answer()
         namespace = repr(mixture) if namespace is None else namespace
-        self.engine.submit(request, namespace, mixture, fusion, segments)
+        self.engine.submit(request, namespace, mixture, mixing, spans)
 
     def start(self) -> None:
         if not self._started:
@@ -114,9 +114,9 @@ class RunningEngine:
         request: GenerationRequest,
         mixture: Mixture = (),
         namespace: str | None = None,
-        fusion: Fusion | None = None,
+        mixing: Mixing | None = None,
     ) -> Answer:
-        self.submit(request, mixture, namespace, fusion)
+        self.submit(request, mixture, namespace, mixing)
         return self.wait(request.request_id)[0]
 
     def stop(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import StepPlan
 from cluster.errors import EngineError
@@ -36,8 +36,8 @@ class FakeRunner:
         if any(weight != weight for _, weight in adapters):
             raise EngineError("weight is not a number")
 
-    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
-        if fusion.router and num_adapters != 1:
+    def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
+        if mixing.router and num_adapters != 1:
             raise EngineError("a router weighs one adapter")
 
     def rest(self) -> None:

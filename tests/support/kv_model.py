@@ -27,7 +27,7 @@ def entry_of(path: Path, tokens: list[int]) -> Entry:
 
 def path_of(sequence: Sequence) -> Path:
     """What a sequence's tokens are to be computed with."""
-    return tuple((segment.start, segment.namespace) for segment in sequence.segments)
+    return tuple((span.start, span.namespace) for span in sequence.spans)
 
 
 def next_token(entry: Entry) -> int:

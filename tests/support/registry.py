@@ -1,6 +1,6 @@
-"""Generations without files, for tests of the registry."""
+"""Versions without files, for tests of the registry."""
 
-from cluster.adapters.registry.records import Generation, GenerationState, Place, PlaceKind
+from cluster.adapters.registry.records import AdapterVersion, Place, PlaceKind, VersionState
 from cluster.domain.adapter import AdapterManifest
 from cluster.domain.ids import AdapterDigest
 
@@ -9,8 +9,8 @@ def digest(letter: str) -> AdapterDigest:
     return AdapterDigest(letter * 64)
 
 
-def generation(letter: str, kind: PlaceKind = PlaceKind.STORE, path: str = "") -> Generation:
-    """A staged generation whose digest is ``letter``, 64 times."""
+def version(letter: str, kind: PlaceKind = PlaceKind.STORE, path: str = "") -> AdapterVersion:
+    """A staged version whose digest is ``letter``, 64 times."""
     manifest = AdapterManifest(
         digest=digest(letter),
         rank=4,
@@ -23,5 +23,5 @@ def generation(letter: str, kind: PlaceKind = PlaceKind.STORE, path: str = "") -
         base_model="org/base",
         base_digest=None,
     )
-    staged = GenerationState.STAGED
-    return Generation(manifest, Place(kind, path), staged, f"upload {letter}", 1.0, 1.0)
+    staged = VersionState.STAGED
+    return AdapterVersion(manifest, Place(kind, path), staged, f"upload {letter}", 1.0, 1.0)

@@ -24,7 +24,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import StepPlan
 from deployments.link.link_messages import Reroute, Submit
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
 from router_service.decision_store.decision_store import Origin, StoredDecision
 from tests.support.decisions import decision_over
@@ -158,7 +158,7 @@ class Rig:
             ensure=nothing_to_catch_up,
             ensure_router=nothing_to_catch_up,
             reader=Reader(),
-            fusion=DecisionFusion({}, "base", isolate_tenants=True),
+            mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,
             clock=self.clock,
             loop=asyncio.get_running_loop(),
@@ -180,7 +180,7 @@ class Rig:
             got.append(chunk)
 
     def submit(
-        self, adapters="", tenant="t", max_tokens=4, deadline_in=None, resumed=(), segments=()
+        self, adapters="", tenant="t", max_tokens=4, deadline_in=None, resumed=(), spans=()
     ) -> str:
         name = next(self.names)
         self.book.submit(
@@ -194,7 +194,7 @@ class Rig:
                     resumed_token_ids=tuple(resumed),
                 ),
                 f"{tenant}:{adapters}".encode(),
-                segments=tuple(segments),
+                spans=tuple(spans),
             )
         )
         return name
@@ -207,8 +207,8 @@ class Rig:
         return sum(len(chunk.token_ids) for chunk in self.chunks.get(name, ()))
 
     def starts(self, name: str) -> list[int]:
-        """Where segments began, as the chunks tell."""
-        told = [chunk.segment_start for chunk in self.chunks.get(name, ())]
+        """Where spans began, as the chunks tell."""
+        told = [chunk.span_start for chunk in self.chunks.get(name, ())]
         return [start for start in told if start is not None]
 
     def refusals(self, name: str) -> list[str]:

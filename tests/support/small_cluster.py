@@ -50,13 +50,13 @@ from deployments.front.text.text_stream import TextCodec
 from deployments.link.link_client import ReplicaLink
 from deployments.link.link_messages import Reroute, StepItem, Submit, decode_to_front
 from deployments.link.link_server import LinkServer
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.reader import DecisionReader
 from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
-from router_service.routers.sentences import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SentenceConfig, last_full_sentences
 from router_service.service import RoutingService
 from tests.support.peft_oracle import ALL_MODULES, make_adapters
 
@@ -110,11 +110,11 @@ class WordRouter:
 
     name, version = "words", "v1"
     candidates = ("", *ADAPTERS)
-    segments = SegmentConfig(min_characters=4)
+    spans = SentenceConfig(min_characters=4)
     declares = Declaration(Stage.SENTENCE, Granularity.SENTENCE, frozenset({Need.TEXT}))
 
     def reading(self, prompt: str, answer: str) -> str:
-        return last_full_sentences(answer, 1, self.segments) or prompt
+        return last_full_sentences(answer, 1, self.spans) or prompt
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
         if "fail" in text:
@@ -187,7 +187,7 @@ class SmallReplica:
             reader=DecisionReader(
                 store=store, codec=codec, clock=SystemClock(), config=DecisionConfig(), leeway_s=60
             ),
-            fusion=DecisionFusion({}, "base", isolate_tenants=True),
+            mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=100,
             clock=SystemClock(),
             loop=asyncio.get_running_loop(),

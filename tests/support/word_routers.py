@@ -3,7 +3,7 @@
 from cluster.domain.decision import CandidateScore, Granularity
 from router_service.request_decision import RequestDecision
 from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
-from router_service.routers.sentences import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SentenceConfig, last_full_sentences
 
 
 class WordRouter:
@@ -48,10 +48,10 @@ class SentenceWords(WordRouter):
     declares = Declaration(
         stage=Stage.SENTENCE, granularity=Granularity.SENTENCE, needs=frozenset({Need.TEXT})
     )
-    segments = SegmentConfig(min_characters=3)
+    sentences = SentenceConfig(min_characters=3)
 
     def reading(self, prompt: str, answer: str) -> str:
-        return last_full_sentences(answer, 1, self.segments) or prompt
+        return last_full_sentences(answer, 1, self.sentences) or prompt
 
     def reroute(self, prompt: str, answer: str, allowed: frozenset[str]) -> RoutedMixture:
         return self.route(self.reading(prompt, answer).rstrip("."), allowed)

@@ -19,10 +19,10 @@ from cluster.domain.adapter import AdapterManifest
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, SamplingParams
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import build_engine
-from cluster.engine.mixing_spec import Fusion
-from cluster.engine.spans import Segment
+from cluster.engine.mixing_spec import Mixing
+from cluster.engine.spans import Span
 from cluster.errors import EngineError, error_from_code
 from router_service.routers.kind import EnginePart
 from training.encoding import chat_prompt_ids
@@ -130,7 +130,7 @@ class LocalEngine:
             clock=SystemClock(),
             on_chunks=self._receive,
             new_seed=lambda: 0,
-            fusion=FusionParts(
+            mixing=MixingParts(
                 {} if part is None or part.gate is None else {_PART: part.gate},
                 {} if part is None or part.router is None else {_PART: part.router},
             ),
@@ -230,12 +230,12 @@ class LocalEngine:
             names.append(name)
             self._sequences[name] = _Sequence()
             request = GenerationRequest(RequestId(name), _TENANT, tuple(ids), sampling, _DECISION)
-            first, *activated = self._segments(ids[:prompt_tokens], mixture)
+            first, *activated = self._spans(ids[:prompt_tokens], mixture)
             # One prompt's masks are no other's: their KV is never shared.
             masked = self._part is not None and self._part.router
             namespace = name if masked else first.namespace
-            fusion = self._fusion(prompt_tokens) if first.adapters else None
-            self._built.engine.submit(request, namespace, first.adapters, fusion, activated)
+            mixing = self._mixing(prompt_tokens) if first.adapters else None
+            self._built.engine.submit(request, namespace, first.adapters, mixing, activated)
         finished = 0
         with self._arrived:
             while finished < len(names):
@@ -250,7 +250,7 @@ class LocalEngine:
                 raise sequence.error
         return done
 
-    def _segments(self, prompt: Sequence[int], mixture: Weights) -> list[Segment]:
+    def _spans(self, prompt: Sequence[int], mixture: Weights) -> list[Span]:
         """Of a prompt whose adapters apply from where it invokes them."""
         starts = [
             active_from(prompt, self.manifests[alias].invocation_tokens) for alias, _ in mixture
@@ -259,15 +259,15 @@ class LocalEngine:
         found = []
         for start, places in stretches(starts):
             adapters = tuple(slots[place] for place in places)
-            found.append(Segment(start, repr(adapters), adapters))
+            found.append(Span(start, repr(adapters), adapters))
         return found
 
-    def _fusion(self, prompt_tokens: int) -> Fusion | None:
+    def _mixing(self, prompt_tokens: int) -> Mixing | None:
         if self._part is None:
             return None
         if self._part.gate is not None:
-            return Fusion(gate=_PART)
-        return Fusion(router=_PART, prompt_tokens=prompt_tokens)
+            return Mixing(gate=_PART)
+        return Mixing(router=_PART, prompt_tokens=prompt_tokens)
 
     def _receive(self, chunks: list[GenerationChunk]) -> None:
         with self._arrived:

@@ -215,7 +215,7 @@ class AdapterDigester:
     """sha256 of what an adapter computes: scaling rules and base, then each tensor in name order.
 
     Its own chat template enters where it has one: its prompts are other ones then. Descriptions,
-    provenance and training settings do not enter: editing them makes no new generation. Neither
+    provenance and training settings do not enter: editing them makes no new version. Neither
     does the order of tensors in the file.
     """
 
@@ -245,7 +245,7 @@ class AdapterDigester:
         self._hash.update(data)
 
     def finish(self) -> AdapterDigest:
-        """The generation's name."""
+        """The version's name."""
         return AdapterDigest(self._hash.hexdigest())
 
 

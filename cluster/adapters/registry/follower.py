@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import structlog
 
-from cluster.adapters.registry.records import Generation
+from cluster.adapters.registry.records import AdapterVersion
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.errors import BraidError
 
@@ -28,7 +28,7 @@ class RegistryFollower:
     def __init__(
         self,
         registry: AdapterRegistry,
-        folder: Mapping[str, Generation],
+        folder: Mapping[str, AdapterVersion],
         interval_s: float = FOLLOW_INTERVAL_S,
     ) -> None:
         self._registry = registry
@@ -56,9 +56,9 @@ class RegistryFollower:
         """Bring the view up to date, or note why not."""
         try:
             view = await self._registry.refresh()
-            if view.version.epoch != self._synced_epoch:
+            if view.revision.epoch != self._synced_epoch:
                 view = await self._registry.sync_folder(self._folder)
-                self._synced_epoch = view.version.epoch
+                self._synced_epoch = view.revision.epoch
         except BraidError as error:
             if self.error is None:
                 log.warning("registry.away", error=error.message)

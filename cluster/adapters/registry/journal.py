@@ -1,7 +1,7 @@
 """What the content store keeps of the registry, so that names outlive a Redis that lost its data.
 
-One file beside the generations: names with their histories, and what generations are besides their
-files. Manifests are not in it; the store has them with each generation.
+One file beside the versions: names with their histories, and what versions are besides their
+files. Manifests are not in it; the store has them with each version.
 """
 
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 import msgspec
 
 from cluster.adapters.adapter_store import INCOMING
-from cluster.adapters.registry.records import Generation, Name, PlaceKind, Router
+from cluster.adapters.registry.records import AdapterVersion, Name, PlaceKind, Router
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.adapters.sources.files import disk_errors
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterCorrupt, AdapterStoreError
 
 
-class KeptGeneration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a generation's files do not say."""
+class KeptVersion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a version's files do not say."""
 
     source: str
     added_at: float  # wall clock, seconds
@@ -31,7 +31,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registry: str  # identity of the registry that it is of; see ``operations.identify``
     names: tuple[Name, ...] = ()
     folder: dict[str, AdapterDigest] = {}
-    generations: dict[AdapterDigest, KeptGeneration] = {}  # those in the store
+    versions: dict[AdapterDigest, KeptVersion] = {}  # those in the store
     routers: tuple[Router, ...] = ()
 
 
@@ -41,10 +41,10 @@ def journal_of(view: RegistryView, registry: str) -> Journal:
         registry=registry,
         names=tuple(name for _, name in sorted(view.names.items())),
         folder=dict(sorted(view.folder.items())),
-        generations={
-            digest: _kept(generation)
-            for digest, generation in sorted(view.generations.items())
-            if generation.place.kind is PlaceKind.STORE and generation.names
+        versions={
+            digest: _kept(version)
+            for digest, version in sorted(view.versions.items())
+            if version.place.kind is PlaceKind.STORE and version.names
         },
         routers=tuple(router for _, router in sorted(view.routers.items())),
     )
@@ -95,5 +95,5 @@ class JournalFile:
                 path.replace(self.path)
 
 
-def _kept(generation: Generation) -> KeptGeneration:
-    return KeptGeneration(generation.source, generation.added_at)
+def _kept(version: AdapterVersion) -> KeptVersion:
+    return KeptVersion(version.source, version.added_at)

@@ -8,7 +8,7 @@ import structlog
 
 from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.registry.journal import Journal, JournalFile, journal_of
-from cluster.adapters.registry.records import Generation, GenerationState, Place, PlaceKind
+from cluster.adapters.registry.records import AdapterVersion, Place, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest
@@ -23,7 +23,7 @@ class KeeperCounters:
 
     names_restored: int = 0
     uploads_swept: int = 0  # folders of additions whose process died
-    orphans_removed: int = 0  # stored generations that nothing names
+    orphans_removed: int = 0  # stored versions that nothing names
 
 
 class RegistryKeeper:
@@ -44,7 +44,7 @@ class RegistryKeeper:
         clock: Clock,
         new_id: Callable[[], str],
         *,
-        folder: Mapping[str, Generation],
+        folder: Mapping[str, AdapterVersion],
         uploads_older_s: float,
         orphans_older_s: float,
     ) -> None:
@@ -96,7 +96,7 @@ class RegistryKeeper:
         if view.identity is None:
             return  # not recovered yet
         for digest in digests:
-            if digest not in view.generations and await self._is_old(digest):
+            if digest not in view.versions and await self._is_old(digest):
                 await self._condemn(digest)
 
     async def _is_old(self, digest: AdapterDigest) -> bool:
@@ -105,7 +105,7 @@ class RegistryKeeper:
 
     async def _condemn(self, digest: AdapterDigest) -> None:
         try:
-            orphan = await asyncio.to_thread(self._generation, digest, "content store", 0.0)
+            orphan = await asyncio.to_thread(self._version, digest, "content store", 0.0)
         except AdapterCorrupt:
             await asyncio.to_thread(self._store.remove, digest)
         else:
@@ -117,17 +117,17 @@ class RegistryKeeper:
 
     async def _restore(self, kept: Journal) -> None:
         await self._registry.sync_folder(self._folder)
-        stored: dict[AdapterDigest, Generation] = {}
-        for digest, about in kept.generations.items():
+        stored: dict[AdapterDigest, AdapterVersion] = {}
+        for digest, about in kept.versions.items():
             try:
-                generation = await asyncio.to_thread(
-                    self._generation, digest, about.source, about.added_at
+                version = await asyncio.to_thread(
+                    self._version, digest, about.source, about.added_at
                 )
             except AdapterCorrupt as error:
-                log.error("registry.generation_lost", digest=digest, reason=error.message)
+                log.error("registry.version_lost", digest=digest, reason=error.message)
                 continue
-            if generation is not None:
-                stored[digest] = generation
+            if version is not None:
+                stored[digest] = version
         for name in kept.names:
             view = await self._registry.restore(name, kept, stored)
             found = view.names.get(name.id)
@@ -142,17 +142,19 @@ class RegistryKeeper:
             "registry.restored",
             names=self.counters.names_restored,
             of=len(kept.names),
-            generations=len(stored),
+            versions=len(stored),
         )
 
-    def _generation(self, digest: AdapterDigest, source: str, added_at: float) -> Generation | None:
+    def _version(
+        self, digest: AdapterDigest, source: str, added_at: float
+    ) -> AdapterVersion | None:
         stored = self._store.get(digest)
         if stored is None:
             return None
-        return Generation(
+        return AdapterVersion(
             manifest=stored.manifest,
             place=Place(PlaceKind.STORE),
-            state=GenerationState.STAGED,
+            state=VersionState.STAGED,
             source=source,
             added_at=added_at,
             changed_at=self._clock.wall(),

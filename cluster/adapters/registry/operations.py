@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from cluster.adapters.catalog import ALIAS_PATTERN, RESERVED_ALIASES
 from cluster.adapters.registry.records import (
     FOLDER,
-    GENERATION,
     NAME,
+    VERSION,
+    AdapterVersion,
     Answer,
-    Generation,
-    GenerationState,
     Name,
     PlaceKind,
     Step,
+    VersionState,
     encode,
     name_id,
 )
@@ -32,9 +32,9 @@ from cluster.errors import (
 )
 
 HISTORY_STEPS = 20
-"""Steps a name remembers; a generation that only older ones had is let go."""
+"""Steps a name remembers; a version that only older ones had is let go."""
 ABSENT = AdapterDigest("")
-"""As the expected generation: the name must not exist."""
+"""As the expected version: the name must not exist."""
 BY_CONFIG = "config"
 
 
@@ -45,7 +45,7 @@ class Transaction:
     view: RegistryView
     expect: dict[str, bytes | None] = field(default_factory=dict)
     write: dict[str, bytes | None] = field(default_factory=dict)
-    _generations: dict[AdapterDigest, Generation] = field(default_factory=dict)
+    _versions: dict[AdapterDigest, AdapterVersion] = field(default_factory=dict)
 
     def require(self, name: str) -> None:
         """The field must be as the view has it."""
@@ -56,17 +56,17 @@ class Transaction:
         self.require(name)
         self.write[name] = raw
 
-    def generation(self, digest: AdapterDigest) -> Generation | None:
+    def version(self, digest: AdapterDigest) -> AdapterVersion | None:
         """As this transaction leaves it so far."""
-        return self._generations.get(digest) or self.view.generations.get(digest)
+        return self._versions.get(digest) or self.view.versions.get(digest)
 
-    def put_generation(self, generation: Generation) -> None:
-        """Write a generation."""
-        self._generations[generation.digest] = generation
-        self.put(GENERATION + generation.digest, encode(generation))
+    def put_version(self, version: AdapterVersion) -> None:
+        """Write a version."""
+        self._versions[version.digest] = version
+        self.put(VERSION + version.digest, encode(version))
 
     def put_name(self, name: Name, now: float) -> None:
-        """Write a name, and tell the generations that it has now, and those it has no more."""
+        """Write a name, and tell the versions that it has now, and those it has no more."""
         self._refer(self.view.names.get(name.id), name, now)
         self.put(NAME + name.id, encode(name))
 
@@ -80,20 +80,20 @@ class Transaction:
         has = {step.digest for step in after.history} if after else set()
         id = (before or after).id  # type: ignore[union-attr] # one of them is there
         for digest in sorted(had | has):
-            generation = self.generation(digest)
-            if generation is None:
-                raise AdapterNotFound(f"there is no generation {digest}", param="generation")
-            self.require(GENERATION + digest)
-            if (digest in has) == (id in generation.names):
+            version = self.version(digest)
+            if version is None:
+                raise AdapterNotFound(f"there is no version {digest}", param="version")
+            self.require(VERSION + digest)
+            if (digest in has) == (id in version.names):
                 continue
-            names = {*generation.names, id} if digest in has else {*generation.names} - {id}
-            state = GenerationState.SERVED if names else GenerationState.RETIRED
-            self.put_generation(
+            names = {*version.names, id} if digest in has else {*version.names} - {id}
+            state = VersionState.SERVED if names else VersionState.RETIRED
+            self.put_version(
                 replace(
-                    generation,
+                    version,
                     names=tuple(sorted(names)),
                     state=state,
-                    changed_at=generation.changed_at if state is generation.state else now,
+                    changed_at=version.changed_at if state is version.state else now,
                 )
             )
 
@@ -109,7 +109,7 @@ def check_alias(view: RegistryView, owner: TenantId, alias: str, forbidden: froz
     if alias.lower() in forbidden | RESERVED_ALIASES:
         raise AdapterError(f"the name {alias!r} is reserved", param="name")
     if re.fullmatch("[0-9a-f]{64}", alias):
-        raise AdapterError("a name must not look like a generation's digest", param="name")
+        raise AdapterError("a name must not look like a version's digest", param="name")
     for other in view.names.values():
         if other.owner == owner and other.alias != alias and other.alias.lower() == alias.lower():
             raise AdapterError(
@@ -133,8 +133,8 @@ def check_expected(
         return
     if expected == ABSENT:
         raise AdapterConflict(
-            f"the adapter {alias!r} exists already, with generation {found}; to replace it, send "
-            "that as the expected generation",
+            f"the adapter {alias!r} exists already, with version {found}; to replace it, send "
+            "that as the expected version",
             param="expected",
         )
     raise AdapterConflict(
@@ -143,8 +143,8 @@ def check_expected(
     )
 
 
-def stage(view: RegistryView, generation: Generation, wanted_by: str, now: float) -> Transaction:
-    """Register a generation whose files are in place, for no name yet.
+def stage(view: RegistryView, version: AdapterVersion, wanted_by: str, now: float) -> Transaction:
+    """Register a version whose files are in place, for no name yet.
 
     One that is served already stays as it is; one that is leaving comes back.
 
@@ -152,29 +152,29 @@ def stage(view: RegistryView, generation: Generation, wanted_by: str, now: float
         AdapterConflict: its files are being removed at this moment.
     """
     transaction = Transaction(view)
-    known = view.generations.get(generation.digest)
+    known = view.versions.get(version.digest)
     if known is None:
-        known = generation
-    elif known.state is GenerationState.DELETING:
-        raise AdapterConflict(f"generation {known.digest} is being removed; try again in a moment")
+        known = version
+    elif known.state is VersionState.DELETING:
+        raise AdapterConflict(f"version {known.digest} is being removed; try again in a moment")
     else:
-        newer = _said_again(known, generation)
-        if newer == known and known.state is not GenerationState.RETIRED:
-            transaction.require(GENERATION + known.digest)
+        newer = _said_again(known, version)
+        if newer == known and known.state is not VersionState.RETIRED:
+            transaction.require(VERSION + known.digest)
             return transaction
         known = newer
-    if known.state is GenerationState.SERVED:
-        transaction.put_generation(known)
+    if known.state is VersionState.SERVED:
+        transaction.put_version(known)
         return transaction
-    staged = GenerationState.STAGED
-    transaction.put_generation(
+    staged = VersionState.STAGED
+    transaction.put_version(
         replace(known, state=staged, changed_at=now, wanted_by=wanted_by, answers=())
     )
     return transaction
 
 
-def _said_again(known: Generation, again: Generation) -> Generation:
-    """A generation with what its latest addition says of its files, and of where they are."""
+def _said_again(known: AdapterVersion, again: AdapterVersion) -> AdapterVersion:
+    """A version with what its latest addition says of its files, and of where they are."""
     known = replace(known, notes=again.notes, base_check=again.base_check or known.base_check)
     if known.place.kind is PlaceKind.FOLDER and again.place.kind is PlaceKind.STORE:
         known = replace(known, place=again.place)  # a folder may go, the store keeps it
@@ -182,19 +182,19 @@ def _said_again(known: Generation, again: Generation) -> Generation:
 
 
 def answered(view: RegistryView, digest: AdapterDigest, answers: tuple[Answer, ...]) -> Transaction:
-    """Note what replicas said of a staged generation."""
+    """Note what replicas said of a staged version."""
     transaction = Transaction(view)
-    transaction.put_generation(replace(view.generation(digest), answers=answers))
+    transaction.put_version(replace(view.version(digest), answers=answers))
     return transaction
 
 
 def abandon(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
-    """Let a staged generation go that will not be served; nothing where a name has it by now."""
+    """Let a staged version go that will not be served; nothing where a name has it by now."""
     transaction = Transaction(view)
-    known = view.generations.get(digest)
-    if known is not None and known.state is GenerationState.STAGED:
-        retired = GenerationState.RETIRED
-        transaction.put_generation(replace(known, state=retired, changed_at=now))
+    known = view.versions.get(digest)
+    if known is not None and known.state is VersionState.STAGED:
+        retired = VersionState.RETIRED
+        transaction.put_version(replace(known, state=retired, changed_at=now))
     return transaction
 
 
@@ -210,18 +210,18 @@ def point(
     rollback: bool = False,
     grants: tuple[str, ...] | None = None,
 ) -> Transaction:
-    """Let a name point to a generation; a new name is made.
+    """Let a name point to a version; a new name is made.
 
     Pointing to where it points already changes nothing but ``grants``.
 
     Raises:
-        AdapterConflict: the name does not point where expected, or the generation is leaving.
-        AdapterNotFound: there is no such generation.
+        AdapterConflict: the name does not point where expected, or the version is leaving.
+        AdapterNotFound: there is no such version.
     """
     check_expected(view, owner, alias, expected)
-    generation = view.generation(digest)
-    if generation.state is GenerationState.DELETING:
-        raise AdapterConflict(f"generation {digest} is being removed; add it again")
+    version = view.version(digest)
+    if version.state is VersionState.DELETING:
+        raise AdapterConflict(f"version {digest} is being removed; add it again")
     before = view.names.get(name_id(owner, alias))
     name = before or Name(owner, alias, ())
     if before is None or before.digest != digest:
@@ -246,7 +246,7 @@ def roll_back(
     by: str,
     now: float,
 ) -> Transaction:
-    """Point a name to the generation that it had before the present one was put in.
+    """Point a name to the version that it had before the present one was put in.
 
     Again and again it goes further back; rolling back is itself a step of the history.
 
@@ -258,14 +258,14 @@ def roll_back(
     target = previous_of(name)
     check_expected(view, owner, alias, expected)
     if target is None:
-        raise AdapterConflict(f"the adapter {alias!r} has no earlier generation", param="name")
+        raise AdapterConflict(f"the adapter {alias!r} has no earlier version", param="name")
     return point(view, owner, alias, target, expected=name.digest, by=by, now=now, rollback=True)
 
 
 def previous_of(name: Name) -> AdapterDigest | None:
     """What ``roll_back`` would point to.
 
-    Steps put generations on a stack and rolling back takes them off, so that what was rolled back
+    Steps put versions on a stack and rolling back takes them off, so that what was rolled back
     from is not come back to.
     """
     stack: list[AdapterDigest] = []
@@ -279,7 +279,7 @@ def previous_of(name: Name) -> AdapterDigest | None:
 
 
 def pin(view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float) -> Transaction:
-    """Keep a name's generation on every replica, or no longer.
+    """Keep a name's version on every replica, or no longer.
 
     Raises:
         AdapterNotFound: there is no such name.
@@ -300,7 +300,7 @@ def remove_name(
     force: bool,
     now: float,
 ) -> Transaction:
-    """Remove a name; generations that no other name has are retired.
+    """Remove a name; versions that no other name has are retired.
 
     Raises:
         AdapterConflict: the name does not point where expected.
@@ -316,80 +316,78 @@ def remove_name(
     return transaction
 
 
-def remove_generation(
+def remove_version(
     view: RegistryView, digest: AdapterDigest, *, force: bool, now: float
 ) -> Transaction:
-    """Remove a generation from all histories; forced, also the names that point to it.
+    """Remove a version from all histories; forced, also the names that point to it.
 
     Raises:
         AdapterInUse: names point to it, and it is not forced.
-        AdapterNotFound: there is no such generation.
+        AdapterNotFound: there is no such version.
     """
-    generation = view.generation(digest)
+    version = view.version(digest)
     pointing = view.names_at(digest)
     if pointing and not force:
         names = ", ".join(name.id for name in pointing)
-        raise AdapterInUse(
-            f"generation {digest} is what {names} point to; remove them, or force it"
-        )
+        raise AdapterInUse(f"version {digest} is what {names} point to; remove them, or force it")
     transaction = Transaction(view)
-    for id in generation.names:
+    for id in version.names:
         name = view.names[id]
         if name.digest == digest:
             transaction.remove_name(name, now)
             continue
         kept = tuple(step for step in name.history if step.digest != digest)
         transaction.put_name(replace(name, history=kept), now)
-    if not generation.names and generation.state is GenerationState.STAGED:
+    if not version.names and version.state is VersionState.STAGED:
         return abandon(view, digest, now)
     return transaction
 
 
 def begin_delete(view: RegistryView, digest: AdapterDigest, now: float) -> Transaction:
-    """From here on a retired generation cannot come back; its files may be removed.
+    """From here on a retired version cannot come back; its files may be removed.
 
     Raises:
         AdapterInUse: it is not retired (any more).
     """
-    generation = view.generation(digest)
-    if generation.state not in (GenerationState.RETIRED, GenerationState.DELETING):
-        raise AdapterInUse(f"generation {digest} is {generation.state}")
+    version = view.version(digest)
+    if version.state not in (VersionState.RETIRED, VersionState.DELETING):
+        raise AdapterInUse(f"version {digest} is {version.state}")
     transaction = Transaction(view)
-    deleting = GenerationState.DELETING
-    if generation.state is not deleting:
-        transaction.put_generation(replace(generation, state=deleting, changed_at=now))
+    deleting = VersionState.DELETING
+    if version.state is not deleting:
+        transaction.put_version(replace(version, state=deleting, changed_at=now))
     return transaction
 
 
 def finish_delete(view: RegistryView, digest: AdapterDigest) -> Transaction:
-    """Forget a generation whose files are gone.
+    """Forget a version whose files are gone.
 
     Raises:
         AdapterInUse: its deletion has not begun.
     """
     transaction = Transaction(view)
-    generation = view.generations.get(digest)
-    if generation is None:
+    version = view.versions.get(digest)
+    if version is None:
         return transaction
-    if generation.state is not GenerationState.DELETING:
-        raise AdapterInUse(f"generation {digest} is {generation.state}")
-    transaction.put(GENERATION + digest, None)
+    if version.state is not VersionState.DELETING:
+        raise AdapterInUse(f"version {digest} is {version.state}")
+    transaction.put(VERSION + digest, None)
     return transaction
 
 
 def sync_folder(
-    view: RegistryView, alias: str, generation: Generation | None, now: float
+    view: RegistryView, alias: str, version: AdapterVersion | None, now: float
 ) -> Transaction:
-    """Bring one adapter of the configured folder in; ``generation`` None: it is there no more.
+    """Bring one adapter of the configured folder in; ``version`` None: it is there no more.
 
     The folder speaks when its bytes change. What an operator did to the name since then stands:
     a name that was switched stays switched, one that was removed stays away.
 
     Raises:
-        AdapterConflict: that generation's files are being removed at this moment.
+        AdapterConflict: that version's files are being removed at this moment.
     """
     last = view.folder.get(alias)
-    found = None if generation is None else generation.digest
+    found = None if version is None else version.digest
     transaction = Transaction(view)
     transaction.require(FOLDER + alias)
     if last == found:
@@ -397,19 +395,19 @@ def sync_folder(
     name = view.names.get(name_id(SHARED_OWNER, alias))
     transaction.require(NAME + name_id(SHARED_OWNER, alias))
     untouched = (name.digest if name is not None else None) == last
-    if generation is None:
+    if version is None:
         if name is not None and untouched:
             transaction.remove_name(name, now)
         transaction.put(FOLDER + alias, None)
         return transaction
     if untouched:
-        known = view.generations.get(generation.digest)
-        if known is not None and known.state is GenerationState.DELETING:
-            raise AdapterConflict(f"generation {known.digest} is being removed")
-        transaction.put_generation(known or generation)
-        step = Step(generation.digest, now, BY_CONFIG)
+        known = view.versions.get(version.digest)
+        if known is not None and known.state is VersionState.DELETING:
+            raise AdapterConflict(f"version {known.digest} is being removed")
+        transaction.put_version(known or version)
+        step = Step(version.digest, now, BY_CONFIG)
         steps = (*(name.history if name is not None else ()), step)[-HISTORY_STEPS:]
         made = replace(name or Name(SHARED_OWNER, alias, ()), history=steps)
         transaction.put_name(made, now)
-    transaction.put(FOLDER + alias, generation.digest.encode())
+    transaction.put(FOLDER + alias, version.digest.encode())
     return transaction

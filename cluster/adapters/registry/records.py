@@ -1,4 +1,4 @@
-"""What the registry keeps, one record a field: generations, names, what folders gave, and routers.
+"""What the registry keeps, one record a field: versions, names, what folders gave, and routers.
 
 Field names: ``g:<digest>``, ``n:<owner>/<alias>``, ``f:<alias>`` and ``r:<name>``. Records are
 JSON; a change is conditional on the exact bytes that were read, so a record is written by
@@ -15,18 +15,18 @@ from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import IntegrityError
 
-GENERATION = "g:"
+VERSION = "g:"
 NAME = "n:"
 FOLDER = "f:"
 ROUTER = "r:"
 IDENTITY = "i:registry"
 """Set once; a registry without it is new, or has lost its data."""
 
-T = TypeVar("T", "Generation", "Name", "Router")
+T = TypeVar("T", "AdapterVersion", "Name", "Router")
 
 
-class GenerationState(StrEnum):
-    """The life of a generation in the registry."""
+class VersionState(StrEnum):
+    """The life of a version in the registry."""
 
     STAGED = "staged"  # stored and checked; replicas are being asked whether they can serve it
     SERVED = "served"  # names point to it, now or in their history
@@ -35,7 +35,7 @@ class GenerationState(StrEnum):
 
 
 class PlaceKind(StrEnum):
-    """Where a generation's files are."""
+    """Where a version's files are."""
 
     FOLDER = "folder"  # in the configured adapters_dir, under ``path``
     STORE = "store"  # in the content-addressed store, under its digest
@@ -51,7 +51,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one replica said when it was asked to serve a staged generation."""
+    """What one replica said when it was asked to serve a staged version."""
 
     replica_id: str
     outcome: str  # "loaded", "checked" (no room on the device now) or "refused"
@@ -60,12 +60,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
-    """One generation. ``names`` are ``owner/alias`` of all that have it now or in their history."""
+class AdapterVersion:
+    """One version. ``names`` are ``owner/alias`` of all that have it now or in their history."""
 
     manifest: AdapterManifest
     place: Place
-    state: GenerationState
+    state: VersionState
     source: str  # for people
     added_at: float  # wall clock, seconds
     changed_at: float  # wall clock, seconds: when ``state`` was entered
@@ -99,12 +99,12 @@ class Name:
     owner: TenantId
     alias: str
     history: tuple[Step, ...]  # oldest first, never empty
-    pinned: bool = False  # its generation stays on every replica
+    pinned: bool = False  # its version stays on every replica
     grants: tuple[str, ...] = ()  # tenants that may use a shared name beside those with rights
 
     @property
     def digest(self) -> AdapterDigest:
-        """The generation it points to."""
+        """The version it points to."""
         return self.history[-1].digest
 
     @property
@@ -131,7 +131,7 @@ def name_id(owner: str, alias: str) -> str:
     return f"{owner}/{alias}"
 
 
-def encode(record: Generation | Name | Router) -> bytes:
+def encode(record: AdapterVersion | Name | Router) -> bytes:
     """A record as it is stored."""
     return msgspec.json.encode(record)
 

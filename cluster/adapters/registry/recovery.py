@@ -11,12 +11,12 @@ from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import BY_CONFIG, Transaction
 from cluster.adapters.registry.records import (
     FOLDER,
-    GENERATION,
     IDENTITY,
     ROUTER,
-    Generation,
-    GenerationState,
+    VERSION,
+    AdapterVersion,
     Name,
+    VersionState,
     encode,
     name_id,
 )
@@ -24,8 +24,8 @@ from cluster.adapters.registry.registry_view import RegistryView
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest
 
-Stored = Mapping[AdapterDigest, Generation]
-"""Generations that the store has, as they would be registered."""
+Stored = Mapping[AdapterDigest, AdapterVersion]
+"""Versions that the store has, as they would be registered."""
 
 
 def identify(view: RegistryView, identity: str) -> Transaction:
@@ -42,17 +42,17 @@ def restore_name(
     """Bring a name back with as much of its history as there are files for.
 
     Nothing changes where an operator has made it anew, where the configured folder now gives it
-    other bytes than before, and where none of its generations is left.
+    other bytes than before, and where none of its versions is left.
     """
     transaction = Transaction(view)
     live = view.names.get(name.id)
     if live is not None and not _is_as_the_folder_left_it(view, live, journal):
         return transaction
-    steps = tuple(s for s in name.history if s.digest in view.generations or s.digest in stored)
+    steps = tuple(s for s in name.history if s.digest in view.versions or s.digest in stored)
     if not steps:
         return transaction
-    for digest in sorted({step.digest for step in steps} - view.generations.keys()):
-        transaction.put_generation(stored[digest])
+    for digest in sorted({step.digest for step in steps} - view.versions.keys()):
+        transaction.put_version(stored[digest])
     transaction.put_name(replace(name, history=steps), now)
     return transaction
 
@@ -74,14 +74,14 @@ def restore_rest(view: RegistryView, journal: Journal, now: float) -> Transactio
     return transaction
 
 
-def condemn(view: RegistryView, orphan: Generation, now: float) -> Transaction:
+def condemn(view: RegistryView, orphan: AdapterVersion, now: float) -> Transaction:
     """Register files that nobody knows as being removed: from here on they cannot be added."""
     transaction = Transaction(view)
-    if orphan.digest not in view.generations:
-        deleting = GenerationState.DELETING
-        transaction.put_generation(replace(orphan, state=deleting, changed_at=now))
+    if orphan.digest not in view.versions:
+        deleting = VersionState.DELETING
+        transaction.put_version(replace(orphan, state=deleting, changed_at=now))
     else:
-        transaction.require(GENERATION + orphan.digest)
+        transaction.require(VERSION + orphan.digest)
     return transaction
 
 

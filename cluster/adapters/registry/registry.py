@@ -1,4 +1,4 @@
-"""The registry: names and generations of adapters, for the whole cluster.
+"""The registry: names and versions of adapters, for the whole cluster.
 
 Whoever reads looks at ``view``, which never waits. Whoever changes something reads what is new,
 judges it, and commits on condition that it is still so; where somebody else was faster it reads
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from cluster.adapters.registry import operations, recovery, router_operations
 from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import Transaction
-from cluster.adapters.registry.records import Answer, Generation, Name, Router
+from cluster.adapters.registry.records import AdapterVersion, Answer, Name, Router
 from cluster.adapters.registry.recovery import Stored
-from cluster.adapters.registry.registry_store import Changes, RegistryStore, Version
+from cluster.adapters.registry.registry_store import Changes, RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, TenantId
@@ -66,7 +66,7 @@ class AdapterRegistry:
         async with self._reading:
             if since is None or self._read_at is None or self._read_at <= since:
                 begun = self._clock.monotonic()
-                if self._assumed or await self._store.version() != self._view.version:
+                if self._assumed or await self._store.revision() != self._view.revision:
                     await self._read()
                 self._read_at = begun
             return self._view
@@ -92,10 +92,10 @@ class AdapterRegistry:
         operations.check_alias(self._view, owner, alias, self._forbidden)
         operations.check_expected(self._view, owner, alias, expected)
 
-    async def stage(self, generation: Generation, wanted_by: str) -> RegistryView:
+    async def stage(self, version: AdapterVersion, wanted_by: str) -> RegistryView:
         """See ``operations.stage``."""
         return await self._commit(
-            lambda view: operations.stage(view, generation, wanted_by, self._clock.wall())
+            lambda view: operations.stage(view, version, wanted_by, self._clock.wall())
         )
 
     async def answered(self, digest: AdapterDigest, answers: tuple[Answer, ...]) -> RegistryView:
@@ -164,10 +164,10 @@ class AdapterRegistry:
 
         return await self._commit(build)
 
-    async def remove_generation(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
-        """See ``operations.remove_generation``."""
+    async def remove_version(self, digest: AdapterDigest, *, force: bool) -> RegistryView:
+        """See ``operations.remove_version``."""
         return await self._commit(
-            lambda view: operations.remove_generation(
+            lambda view: operations.remove_version(
                 view, digest, force=force, now=self._clock.wall()
             )
         )
@@ -205,7 +205,7 @@ class AdapterRegistry:
             lambda view: recovery.restore_rest(view, journal, self._clock.wall())
         )
 
-    async def condemn(self, orphan: Generation) -> RegistryView:
+    async def condemn(self, orphan: AdapterVersion) -> RegistryView:
         """See ``recovery.condemn``."""
         return await self._commit(lambda view: recovery.condemn(view, orphan, self._clock.wall()))
 
@@ -213,22 +213,22 @@ class AdapterRegistry:
         """See ``router_operations.remove_router``."""
         return await self._commit(lambda view: router_operations.remove_router(view, name))
 
-    def assume_folder(self, generations: Mapping[str, Generation]) -> None:
+    def assume_folder(self, versions: Mapping[str, AdapterVersion]) -> None:
         """Take the configured folder for all there is, until the store answers."""
         view = RegistryView()
-        for alias, generation in sorted(generations.items()):
-            transaction = operations.sync_folder(view, alias, generation, self._clock.wall())
-            view = view.after(Changes(Version(), False, transaction.write))
+        for alias, version in sorted(versions.items()):
+            transaction = operations.sync_folder(view, alias, version, self._clock.wall())
+            view = view.after(Changes(Revision(), False, transaction.write))
         self._assumed = True
         self._show(view)
 
-    async def sync_folder(self, generations: Mapping[str, Generation]) -> RegistryView:
+    async def sync_folder(self, versions: Mapping[str, AdapterVersion]) -> RegistryView:
         """Bring in what the configured folder has, by alias; see ``operations.sync_folder``."""
         view = await self.refresh()
-        for alias in sorted(generations.keys() | view.folder.keys()):
+        for alias in sorted(versions.keys() | view.folder.keys()):
             await self._commit(
                 lambda view, alias=alias: operations.sync_folder(  # type: ignore[misc]
-                    view, alias, generations.get(alias), self._clock.wall()
+                    view, alias, versions.get(alias), self._clock.wall()
                 )
             )
         return self._view
@@ -244,18 +244,18 @@ class AdapterRegistry:
                 return await self._refresh_to(committed)
         raise AdapterConflict("the adapter registry is being changed by many at once; try again")
 
-    async def _refresh_to(self, committed: Version) -> RegistryView:
+    async def _refresh_to(self, committed: Revision) -> RegistryView:
         """What was committed stands, even where it cannot be read back now."""
         try:
             return await self.refresh()
         except StoreUnavailable as error:
             raise StoreUnavailable(
-                f"the change was made (version {committed.number}), but {error.message}"
+                f"the change was made (revision {committed.number}), but {error.message}"
             ) from error
 
     async def _read(self) -> None:
         start = RegistryView() if self._assumed else self._view
-        changes = await self._store.changes(start.version)
+        changes = await self._store.changes(start.revision)
         self._assumed = False
         self._show(start.after(changes))
 

@@ -8,19 +8,19 @@ from typing import TypeVar
 from cluster.adapters.catalog import AdapterRights
 from cluster.adapters.registry.records import (
     FOLDER,
-    GENERATION,
     IDENTITY,
     NAME,
     ROUTER,
-    Generation,
-    GenerationState,
+    VERSION,
+    AdapterVersion,
     Name,
     PlaceKind,
     Router,
+    VersionState,
     decode,
     name_id,
 )
-from cluster.adapters.registry.registry_store import Changes, Version
+from cluster.adapters.registry.registry_store import Changes, Revision
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry, AdapterKey
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterNotFound, IntegrityError, ModelNotFound
@@ -35,11 +35,11 @@ V = TypeVar("V")
 class RegistryView:
     """Immutable; ``after`` gives the next one."""
 
-    version: Version = field(default_factory=Version)
+    revision: Revision = field(default_factory=Revision)
     names: Mapping[str, Name] = field(default_factory=dict)  # owner/alias -> name
-    generations: Mapping[AdapterDigest, Generation] = field(default_factory=dict)
+    versions: Mapping[AdapterDigest, AdapterVersion] = field(default_factory=dict)
     folder: Mapping[str, AdapterDigest] = field(default_factory=dict)
-    """Alias -> the generation that the configured folder last gave it."""
+    """Alias -> the version that the configured folder last gave it."""
     routers: Mapping[str, Router] = field(default_factory=dict)
     """By name; the configured ones are not among them."""
     raw: Mapping[str, bytes] = field(default_factory=dict)  # as stored
@@ -47,21 +47,21 @@ class RegistryView:
     def after(self, changes: Changes) -> "RegistryView":
         """The view that ``changes`` lead to."""
         start = RegistryView() if changes.full else self
-        names, generations = dict(start.names), dict(start.generations)
+        names, versions = dict(start.names), dict(start.versions)
         folder, routers, raw = dict(start.folder), dict(start.routers), dict(start.raw)
         for name, value in changes.fields.items():
             _put(raw, name, value)
             kind, key = name[:2], name[2:]
             if kind == NAME:
                 _put(names, key, None if value is None else decode(name, value, Name))
-            elif kind == GENERATION:
-                read = None if value is None else decode(name, value, Generation)
-                _put(generations, AdapterDigest(key), read)
+            elif kind == VERSION:
+                read = None if value is None else decode(name, value, AdapterVersion)
+                _put(versions, AdapterDigest(key), read)
             elif kind == FOLDER:
                 _put(folder, key, None if value is None else AdapterDigest(value.decode()))
             elif kind == ROUTER:
                 _put(routers, key, None if value is None else decode(name, value, Router))
-        return RegistryView(changes.version, names, generations, folder, routers, raw)
+        return RegistryView(changes.revision, names, versions, folder, routers, raw)
 
     @property
     def identity(self) -> str | None:
@@ -114,38 +114,40 @@ class RegistryView:
             raise AdapterNotFound(f"there is no adapter {alias!r}{whose}", param="name")
         return name
 
-    def generation(self, digest: AdapterDigest) -> Generation:
-        """A generation that is registered, whether or not a name points to it.
+    def version(self, digest: AdapterDigest) -> AdapterVersion:
+        """A version that is registered, whether or not a name points to it.
 
         Raises:
             AdapterNotFound: there is none.
         """
-        generation = self.generations.get(digest)
-        if generation is None:
-            raise AdapterNotFound(f"there is no generation {digest}", param="generation")
-        return generation
+        version = self.versions.get(digest)
+        if version is None:
+            raise AdapterNotFound(f"there is no version {digest}", param="version")
+        return version
 
-    def of_name(self, name: Name) -> Generation:
-        """The generation that a name points to.
+    def of_name(self, name: Name) -> AdapterVersion:
+        """The version that a name points to.
 
         Raises:
             IntegrityError: it is not there.
         """
-        generation = self.generations.get(name.digest)
-        if generation is None:
+        version = self.versions.get(name.digest)
+        if version is None:
             raise IntegrityError(f"registry: {name.id} points to {name.digest}, which is not there")
-        return generation
+        return version
 
     def is_at_hand(self, digest: AdapterDigest) -> bool:
-        """Whether a generation can still be loaded: its files are in the store, or in the folder
+        """Whether a version can still be loaded: its files are in the store, or in the folder
         as that was last read."""
-        generation = self.generations.get(digest)
-        if generation is None or generation.state is not GenerationState.SERVED:
+        version = self.versions.get(digest)
+        if version is None or version.state is not VersionState.SERVED:
             return False
-        place = generation.place
+        place = version.place
         return place.kind is PlaceKind.STORE or self.folder.get(place.path) == digest
 
-    def entry(self, name: Name, path: Callable[[Generation], str] = lambda _: "") -> AdapterEntry:
+    def entry(
+        self, name: Name, path: Callable[[AdapterVersion], str] = lambda _: ""
+    ) -> AdapterEntry:
         """The name as a line of a catalog."""
         return _entry(AdapterKey(name.owner, name.alias, name.digest), self.of_name(name), path)
 
@@ -160,39 +162,39 @@ class RegistryView:
         )
 
     def by_digest(
-        self, digest: AdapterDigest, path: Callable[[Generation], str] = lambda _: ""
+        self, digest: AdapterDigest, path: Callable[[AdapterVersion], str] = lambda _: ""
     ) -> AdapterEntry:
-        """A generation as a line of a catalog, under a name that has or had it.
+        """A version as a line of a catalog, under a name that has or had it.
 
         Raises:
             ModelNotFound: it is not registered.
         """
-        generation = self.generations.get(digest)
-        if generation is None:
+        version = self.versions.get(digest)
+        if version is None:
             raise ModelNotFound(f"No adapter with digest {digest}")
-        current = (n for n in generation.names if self.names[n].digest == digest)
-        name = next(current, next(iter(generation.names), generation.wanted_by))
+        current = (n for n in version.names if self.names[n].digest == digest)
+        name = next(current, next(iter(version.names), version.wanted_by))
         owner, _, alias = name.partition("/")
         key = AdapterKey(TenantId(owner or SHARED_OWNER), alias or digest[:12], digest)
-        return _entry(key, generation, path)
+        return _entry(key, version, path)
 
     @property
     def pinned(self) -> frozenset[AdapterDigest]:
-        """Generations that pinned names point to."""
+        """Versions that pinned names point to."""
         return frozenset(name.digest for name in self.names.values() if name.pinned)
 
     def names_at(self, digest: AdapterDigest) -> tuple[Name, ...]:
-        """The names that point to a generation now."""
-        generation = self.generations.get(digest)
-        names = (self.names[n] for n in (() if generation is None else generation.names))
+        """The names that point to a version now."""
+        version = self.versions.get(digest)
+        names = (self.names[n] for n in (() if version is None else version.names))
         return tuple(name for name in names if name.digest == digest)
 
-    def in_state(self, state: GenerationState) -> tuple[Generation, ...]:
-        """Generations in a state, by digest."""
-        return tuple(g for _, g in sorted(self.generations.items()) if g.state is state)
+    def in_state(self, state: VersionState) -> tuple[AdapterVersion, ...]:
+        """Versions in a state, by digest."""
+        return tuple(g for _, g in sorted(self.versions.items()) if g.state is state)
 
     def check_integrity(self) -> None:
-        """Verify that names and generations agree.
+        """Verify that names and versions agree.
 
         Raises:
             IntegrityError: with what was found and what was expected.
@@ -205,20 +207,19 @@ class RegistryView:
                 )
             for step in name.history:
                 known.setdefault(step.digest, set()).add(key)
-        for digest, generation in self.generations.items():
+        for digest, version in self.versions.items():
             expected = sorted(known.pop(digest, ()))
-            if sorted(generation.names) != expected:
+            if sorted(version.names) != expected:
                 raise IntegrityError(
-                    f"registry: {digest}: found names {sorted(generation.names)}, "
-                    f"expected {expected}"
+                    f"registry: {digest}: found names {sorted(version.names)}, expected {expected}"
                 )
-            if bool(expected) != (generation.state is GenerationState.SERVED):
+            if bool(expected) != (version.state is VersionState.SERVED):
                 raise IntegrityError(
-                    f"registry: {digest}: found {generation.state} with {len(expected)} names"
+                    f"registry: {digest}: found {version.state} with {len(expected)} names"
                 )
         if known:
             raise IntegrityError(
-                f"registry: found names of {len(known)} generations, expected 0: {sorted(known)}"
+                f"registry: found names of {len(known)} versions, expected 0: {sorted(known)}"
             )
 
 
@@ -227,21 +228,21 @@ def may_use(name: Name, tenant: TenantId, rights: AdapterRights) -> bool:
     return rights.may_use(name.alias) or tenant in name.grants or EVERYONE in name.grants
 
 
-def in_store(generations: Iterable[Generation]) -> tuple[Generation, ...]:
+def in_store(versions: Iterable[AdapterVersion]) -> tuple[AdapterVersion, ...]:
     """Those whose files are in the content store."""
-    return tuple(g for g in generations if g.place.kind is PlaceKind.STORE)
+    return tuple(g for g in versions if g.place.kind is PlaceKind.STORE)
 
 
 def _entry(
-    key: AdapterKey, generation: Generation, path: Callable[[Generation], str]
+    key: AdapterKey, version: AdapterVersion, path: Callable[[AdapterVersion], str]
 ) -> AdapterEntry:
     return AdapterEntry(
         key,
-        generation.manifest,
-        path(generation),
-        generation.tags,
-        generation.notes,
-        generation.base_check,
+        version.manifest,
+        path(version),
+        version.tags,
+        version.notes,
+        version.base_check,
     )
 
 

@@ -25,7 +25,7 @@ class Failure:
 
 
 class FailureMemory:
-    """By generation, each until its time is over."""
+    """By version, each until its time is over."""
 
     def __init__(self, ttl_s: float, clock: Clock) -> None:
         self._ttl_s = ttl_s
@@ -38,14 +38,14 @@ class FailureMemory:
         self._failures[digest] = Failure(alias, error.code, error.message, until)
 
     def expire(self, digest: AdapterDigest) -> Failure | None:
-        """Forget the failure of a generation if its time is over; what was forgotten."""
+        """Forget the failure of a version if its time is over; what was forgotten."""
         failure = self._failures.get(digest)
         if failure is None or self._clock.monotonic() < failure.retry_at:
             return None
         return self._failures.pop(digest)
 
     def get(self, digest: AdapterDigest) -> Failure | None:
-        """What is remembered of a generation; ``expire`` first."""
+        """What is remembered of a version; ``expire`` first."""
         return self._failures.get(digest)
 
     def all(self) -> Mapping[AdapterDigest, Failure]:

@@ -19,7 +19,7 @@ from cluster.errors import IntegrityError
 
 @dataclass(frozen=True, slots=True)
 class HostCandidate:
-    """A generation that may be kept in host memory."""
+    """A version that may be kept in host memory."""
 
     digest: AdapterDigest
     alias: str
@@ -65,7 +65,7 @@ class HostBooks:
     def reserve(
         self, wanted: HostCandidate, tenant: TenantId | None
     ) -> tuple[AdapterDigest, ...] | None:
-        """Promise room to a generation whose files are about to be read; who must go for it.
+        """Promise room to a version whose files are about to be read; who must go for it.
 
         Those are gone from these books when this returns. None where there is no room beside what
         is in use and what is others'. ``tenant`` None is the cluster's own wish: it takes room that
@@ -117,7 +117,7 @@ class HostBooks:
         return self._next_hold
 
     def unhold(self, hold: int) -> None:
-        """End a hold; one whose generation could not be read has ended already."""
+        """End a hold; one whose version could not be read has ended already."""
         digest = self._holds.pop(hold, None)
         if digest is not None:
             self._entries[digest].holds -= 1
@@ -133,7 +133,7 @@ class HostBooks:
         return True
 
     def pin(self, digest: AdapterDigest) -> None:
-        """Never evict this generation, whether it is here yet or not."""
+        """Never evict this version, whether it is here yet or not."""
         self._pinned.add(digest)
 
     def unpin(self, digest: AdapterDigest) -> None:

@@ -1,6 +1,6 @@
 """Checked and packed adapters kept in host memory: most loads to a slot are one copy.
 
-Runs on the owner's event loop; reading happens in its executor. A generation is read once at a
+Runs on the owner's event loop; reading happens in its executor. A version is read once at a
 time, whoever asks for it. What does not fit is read for its load alone and not kept.
 """
 
@@ -75,7 +75,7 @@ class HostTier:
     def prefetch(
         self, entry: AdapterEntry, tenant: TenantId | None, then: Callable[[], None]
     ) -> bool:
-        """Begin to read a generation if there is room for it; one at a time.
+        """Begin to read a version if there is room for it; one at a time.
 
         ``then`` is called when it has ended, in whatever way.
 
@@ -104,7 +104,7 @@ class HostTier:
         self._books.unhold(hold)
 
     def pin(self, digest: AdapterDigest) -> None:
-        """Never evict this generation."""
+        """Never evict this version."""
         self._books.pin(digest)
 
     def unpin(self, digest: AdapterDigest) -> None:
@@ -112,7 +112,7 @@ class HostTier:
         self._books.unpin(digest)
 
     def drop(self, digest: AdapterDigest) -> bool:
-        """Free a generation's memory; False while it is being read or lent out."""
+        """Free a version's memory; False while it is being read or lent out."""
         if digest in self._reads or not self._books.drop(digest):
             return False
         if self._copies.pop(digest, None) is not None:

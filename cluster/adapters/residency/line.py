@@ -14,7 +14,7 @@ from collections.abc import Callable
 from cluster.adapters.residency.host_tier import HostTier
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.pool_types import Admitted, MustEvict, MustWait
-from cluster.adapters.residency.protocols import AdapterBankProtocol, GenerationSource
+from cluster.adapters.residency.protocols import AdapterBankProtocol, VersionSource
 from cluster.adapters.residency.slot_loads import Run, SlotLoads
 from cluster.adapters.residency.waiting import Waiter, in_turn
 from cluster.domain.adapter import AdapterState
@@ -35,7 +35,7 @@ class AdapterLine:
         pool: AdapterPool,
         bank: AdapterBankProtocol,
         host: HostTier,
-        catalog: GenerationSource,
+        catalog: VersionSource,
         run: Run,
         *,
         report: Callable[[], None],
@@ -179,7 +179,7 @@ class AdapterLine:
         waiter.holds.clear()
 
     def read_ahead(self) -> None:
-        """Read into the host tier what the next in line will need, one generation at a time."""
+        """Read into the host tier what the next in line will need, one version at a time."""
         if self._closed or self._host.is_prefetching:
             return
         for waiter in in_turn(self.queue, self._pool.holds, self._pool.is_within_share):

@@ -3,7 +3,7 @@
 The manager is the one owner of its ``AdapterPool``. All its methods run on one event loop; only
 reading files and writing the bank run in the executor, so that decoding goes on meanwhile.
 
-A request asks for all its generations at once and is granted all or none. While room is short,
+A request asks for all its versions at once and is granted all or none. While room is short,
 requests that need new slots are served in turn, and their files are read into the host tier
 meanwhile; those whose adapters are already here overtake (``cluster.adapters.residency.line``).
 
@@ -30,8 +30,8 @@ from cluster.adapters.residency.pool_types import (
 )
 from cluster.adapters.residency.protocols import (
     AdapterBankProtocol,
-    GenerationSource,
     HostAdapterProtocol,
+    VersionSource,
 )
 from cluster.adapters.residency.waiting import Waiter
 from cluster.clock import Clock
@@ -75,7 +75,7 @@ class AdapterManager:
     def __init__(
         self,
         config: AdapterConfig,
-        catalog: GenerationSource,
+        catalog: VersionSource,
         bank: AdapterBankProtocol,
         loader: Callable[[AdapterEntry], HostAdapterProtocol],
         clock: Clock,
@@ -130,7 +130,7 @@ class AdapterManager:
             AdapterCapacity: they cannot fit, or no room came free within ``load_timeout_s``.
             AdapterLoadFailed: a load failed, or took longer than ``load_timeout_s``.
             AdapterError: an adapter was refused; its message says why.
-            ModelNotFound: the catalog has no such generation.
+            ModelNotFound: the catalog has no such version.
         """
         self._refuse_if_closed()
         waiter = self._waiter(digests, tenant)
@@ -161,7 +161,7 @@ class AdapterManager:
             self._line.pump()
 
     def prefetch(self, digest: AdapterDigest) -> bool:
-        """Start to load a generation that a request will soon ask for.
+        """Start to load a version that a request will soon ask for.
 
         It never makes anybody wait and never shuts anybody out. False when it cannot be started:
         unknown, failed lately, or no room beside what is in use.
@@ -177,12 +177,12 @@ class AdapterManager:
         return not future.done() or future.exception() is None
 
     def invocation_tokens(self, digest: AdapterDigest) -> tuple[int, ...]:
-        """The tokens that invoke a generation; none for an ordinary adapter.
+        """The tokens that invoke a version; none for an ordinary adapter.
 
         While it is held by a lease, the registry need not know it any more.
 
         Raises:
-            ModelNotFound: the catalog has no such generation.
+            ModelNotFound: the catalog has no such version.
         """
         return self._candidate(digest).invocation_tokens
 
@@ -218,7 +218,7 @@ class AdapterManager:
         )
 
     def pin(self, digest: AdapterDigest) -> bool:
-        """Never evict this generation and start to load it; False when that cannot start now."""
+        """Never evict this version and start to load it; False when that cannot start now."""
         self._pool.pin(digest)
         self._host.pin(digest)
         return self.prefetch(digest)
@@ -230,21 +230,21 @@ class AdapterManager:
         self._line.pump()
 
     async def load(self, digest: AdapterDigest) -> None:
-        """Bring a generation in without a lease, and wait until it is here.
+        """Bring a version in without a lease, and wait until it is here.
 
         Raises:
             AdapterCapacity: there is no room for it beside what is in use or was used lately.
             AdapterError: it was refused, or its load failed; as ``acquire``.
-            ModelNotFound: the catalog has no such generation.
+            ModelNotFound: the catalog has no such version.
         """
         await self._prefetch(digest, gently=True)
 
     async def read(self, digest: AdapterDigest) -> None:
-        """Read and check a generation's files, and keep it on the host if it fits.
+        """Read and check a version's files, and keep it on the host if it fits.
 
         Raises:
             AdapterError: it was refused, or could not be read.
-            ModelNotFound: the catalog has no such generation.
+            ModelNotFound: the catalog has no such version.
         """
         self._refuse_if_closed()
         self._candidate(digest)
@@ -252,7 +252,7 @@ class AdapterManager:
             return
 
     async def unload(self, digest: AdapterDigest) -> bool:
-        """Let a generation go for good; False while a lease or a load still holds it."""
+        """Let a version go for good; False while a lease or a load still holds it."""
         self._pool.unpin(digest)
         self._host.unpin(digest)
         self._pool.set_desired(self._pool.desired - {digest})

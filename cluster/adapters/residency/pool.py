@@ -3,7 +3,7 @@
 Pure: no tensors, no tasks, no waiting. ``residency.manager`` is the one owner; it carries
 out what the pool answers and reports back. Every change of state goes through ``TRANSITIONS``.
 
-A generation holds a slot and bytes from FETCHING until it is ABSENT or FAILED again, so that room
+A version holds a slot and bytes from FETCHING until it is ABSENT or FAILED again, so that room
 is promised once. Leases may be taken from FETCHING on; EVICTING takes none. What tenants may take
 from each other is in ``cluster.adapters.residency.shares``.
 """
@@ -108,7 +108,7 @@ class AdapterPool:
     def admit_prefetch(
         self, wanted: Candidate, *, gently: bool = False
     ) -> Admitted | MustEvict | MustWait:
-        """Reserve room for one generation without a lease.
+        """Reserve room for one version without a lease.
 
         One of the desired placement evicts no other of it. ``gently`` evicts neither those nor
         anything that a tenant has used lately.
@@ -138,7 +138,7 @@ class AdapterPool:
     def plan_drain(
         self, wanted: Sequence[Candidate], tenant: TenantId = SOMEBODY
     ) -> frozenset[AdapterDigest]:
-        """Generations in use which, once idle, would make room for ``wanted``: few leases first.
+        """Versions in use which, once idle, would make room for ``wanted``: few leases first.
 
         Empty when pins leave no way.
         """
@@ -221,7 +221,7 @@ class AdapterPool:
     # Wishes
 
     def pin(self, digest: AdapterDigest) -> None:
-        """Never evict this generation, whether it is here yet or not."""
+        """Never evict this version, whether it is here yet or not."""
         self._pinned.add(digest)
 
     def unpin(self, digest: AdapterDigest) -> None:
@@ -250,7 +250,7 @@ class AdapterPool:
         return len(self._leases)
 
     def state(self, digest: AdapterDigest) -> AdapterState:
-        """Where a generation is; a failure whose time is over reads as ABSENT."""
+        """Where a version is; a failure whose time is over reads as ABSENT."""
         if digest in self._residents:
             return self._residents[digest].state
         failed = self._failure(digest) is not None

@@ -11,7 +11,7 @@ SOMEBODY = TenantId("")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A generation that somebody wants in the pool."""
+    """A version that somebody wants in the pool."""
 
     digest: AdapterDigest
     alias: str
@@ -22,7 +22,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A request's hold on its generations, in the order it asked for them."""
+    """A request's hold on its versions, in the order it asked for them."""
 
     id: int
     digests: tuple[AdapterDigest, ...]

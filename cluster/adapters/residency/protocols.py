@@ -7,8 +7,8 @@ from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest
 
 
-class GenerationSource(Protocol):
-    """Where the manager learns what a generation is; an ``AdapterCatalog`` is one."""
+class VersionSource(Protocol):
+    """Where the manager learns what a version is; an ``AdapterCatalog`` is one."""
 
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
         """What a digest names.

@@ -14,7 +14,7 @@ from cluster.errors import IntegrityError
 
 @dataclass(slots=True)
 class Resident:
-    """One generation that holds a slot."""
+    """One version that holds a slot."""
 
     candidate: Candidate
     slot: Slot
@@ -49,7 +49,7 @@ class SlotBooks:
         self.touch(resident)
 
     def resize(self, digest: AdapterDigest, nbytes: int) -> None:
-        """A generation takes so many bytes after all."""
+        """A version takes so many bytes after all."""
         self.bytes_used += nbytes - self.residents[digest].nbytes
         self.residents[digest].nbytes = nbytes
 

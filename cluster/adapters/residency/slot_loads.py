@@ -57,11 +57,11 @@ class SlotLoads:
         self.tasks: dict[AdapterDigest, asyncio.Task[None]] = {}
 
     def load(self, digest: AdapterDigest, tenant: TenantId | None) -> None:
-        """Fill the slot of a generation that the pool has moved to FETCHING."""
+        """Fill the slot of a version that the pool has moved to FETCHING."""
         self.tasks[digest] = asyncio.create_task(self._load(digest, tenant))
 
     def evict(self, digest: AdapterDigest) -> asyncio.Task[None]:
-        """Clear the slot of a generation that the pool has moved to EVICTING."""
+        """Clear the slot of a version that the pool has moved to EVICTING."""
         task = asyncio.create_task(self._evict(digest))
         self.tasks[digest] = task
         return task

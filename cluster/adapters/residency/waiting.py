@@ -47,7 +47,7 @@ def in_turn(
 
     Args:
         queue: in order of arrival.
-        holds: whether generations have their slots already.
+        holds: whether versions have their slots already.
         is_within_share: whether a tenant that got them would stay within its share.
     """
     if len({waiter.tenant for waiter in queue}) < 2:

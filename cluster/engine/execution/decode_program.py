@@ -17,7 +17,7 @@ import torch
 
 from cluster.engine.execution.decode_buffers import StepBuffers
 from cluster.engine.execution.decoder_parts import LayerParts
-from cluster.engine.execution.step_mixing import StepFusion
+from cluster.engine.execution.step_mixing import StepMixing
 from cluster.engine.model.lora_layers import HeadProjection, ProjectionGroup
 from cluster.engine.model.norms import FusedRMSNorm
 from cluster.engine.model.products import NativeProduct
@@ -84,7 +84,7 @@ class DecodeProgram:
         self._lora_step = (ctypes.c_int64 * lora.STEP_WORDS)()
         self._sites = [g.site for p in layers for g in (p.qkv, p.o, p.gate_up, p.down)]
         self._weighing = torch.zeros((head.site + 1, lora.WEIGHT_WORDS), dtype=torch.int64)
-        self._weighed: StepFusion | None = None  # whose weights that is
+        self._weighed: StepMixing | None = None  # whose weights that is
         self._attention_steps = {
             parts.window: (ctypes.c_int64 * attention.STEP_WORDS)() for parts in layers
         }
@@ -103,7 +103,7 @@ class DecodeProgram:
             return False
         if context.head is not None and context.head is not adapters:
             return False
-        if context.fusion is not None and not self._weigh(context.fusion):
+        if context.mixing is not None and not self._weigh(context.mixing):
             return False
         plans = (batch.plan(window) for window in self._attention_steps)
         return all(plan.native is not None and not plan.prefill for plan in plans)
@@ -138,7 +138,7 @@ class DecodeProgram:
             assert isinstance(adapters, LoraBatch)
             assert adapters.native is not None
             _copy(self._lora_step, adapters.native.step)
-            if context.fusion is None:
+            if context.mixing is None:
                 self._weighing[:] = torch.tensor(lora.weight_words(adapters.weights))
                 self._weighed = None
             elif context.head is not None:
@@ -150,24 +150,24 @@ class DecodeProgram:
         if program is None:
             program = self._program(buffers, rows, with_adapters, with_head)
             self._programs[key] = program
-        fusion = context.fusion
-        if fusion is not None and fusion.changes:
+        mixing = context.mixing
+        if mixing is not None and mixing.changes:
             stream = buffers.x[:rows]
-            program.run(threads, lambda layer: fusion.enter(layer, stream))
+            program.run(threads, lambda layer: mixing.enter(layer, stream))
         else:
             program.run(threads)
         return buffers.logits[:rows]
 
-    def _weigh(self, fusion: StepFusion) -> bool:
+    def _weigh(self, mixing: StepMixing) -> bool:
         """Point the sites' calls to a step's weights; False where these come too late for that."""
-        if self._weighed is fusion:
+        if self._weighed is mixing:
             return True
-        views = [fusion.view(site) for site in self._sites]
+        views = [mixing.view(site) for site in self._sites]
         for site, view in zip(self._sites, views, strict=True):
             if view is None:
                 return False
             self._weighing[site] = torch.tensor(lora.weight_words(view))
-        self._weighed = fusion
+        self._weighed = mixing
         return True
 
     def _allocate(self, rows: int, threads: int) -> StepBuffers:

@@ -90,9 +90,9 @@ class _FusedLayer:
         self._window = parts.window
 
     def __call__(self, x: torch.Tensor, rotary: Rotary) -> None:
-        fusion = self._context.fusion
-        if fusion is not None:
-            fusion.enter(self._index, x)
+        mixing = self._context.mixing
+        if mixing is not None:
+            mixing.enter(self._index, x)
         x.add_(self._attend(self._input_norm.forward(x), rotary))
         gate_up = self._gate_up(self._mlp_norm.forward(x))
         if self._silu:

@@ -93,7 +93,7 @@ def memory_need(
     """What a replica takes beside the program itself.
 
     On a GPU the workspaces of its libraries, compiled kernels, the driver's share of captured steps
-    and what the allocator cannot use of its segments come on top: some hundred MiB that nothing
+    and what the allocator cannot use of its spans come on top: some hundred MiB that nothing
     here can compute.
 
     Args:

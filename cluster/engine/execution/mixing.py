@@ -1,6 +1,6 @@
 """What decides adapters' weights inside the model: per token, or in a prompt's prefill.
 
-Both are called in the step thread, under inference mode. A `PrefillRouter`, and a `FusionGate` that
+Both are called in the step thread, under inference mode. A `PrefillRouter`, and a `MixingGate` that
 answers by layer, see rows of the residual stream as it enters a decoder layer, before the layer's
 input norm; a gate that answers by site sees rows of each linear's own input. Neither knows what the
 other rows of the step are: a row's weights depend on its own request alone.
@@ -18,7 +18,7 @@ LAYER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj",
 """Short names of a decoder layer's linears, in the order of a `PrefillRouter`'s weights."""
 
 
-class FusionGate(Protocol):
+class MixingGate(Protocol):
     """Weighs the adapters of a mixture anew for every token."""
 
     @property
@@ -91,18 +91,18 @@ class PrefillRouter(Protocol):
 
 
 @dataclass(slots=True)
-class FusionParts:
+class MixingParts:
     """The gates and routers that sequences may name, on the model's device.
 
     Adding to them is safe at any time; so is removing one that no live sequence names.
     """
 
-    gates: dict[str, FusionGate] = field(default_factory=dict)
+    gates: dict[str, MixingGate] = field(default_factory=dict)
     routers: dict[str, PrefillRouter] = field(default_factory=dict)
     device: torch.device | None = None  # of the model; None: not known yet
 
     def add(
-        self, name: str, *, gate: FusionGate | None = None, router: PrefillRouter | None = None
+        self, name: str, *, gate: MixingGate | None = None, router: PrefillRouter | None = None
     ) -> None:
         """Let sequences name a gate or a router."""
         if gate is not None:

@@ -12,11 +12,11 @@ import torch
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.engine.execution.fused_decoder import FusedDecoder, fuse_decoder
-from cluster.engine.execution.mixing import FusionParts
+from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.execution.step_batches import StepBatches, make_batches
-from cluster.engine.execution.step_mixing import FusedRows, SiteMap, StepFusion, enter_layers
+from cluster.engine.execution.step_mixing import MixedRows, SiteMap, StepMixing, enter_layers
 from cluster.engine.execution.step_rows import StepRows, step_output
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.model.model_loader import LoadedModel, decoder_layers
 from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import ScheduledSequence, StepPlan
@@ -29,7 +29,7 @@ from kernels.lora.torch_ops import AnyLoraBatch
 log = structlog.get_logger(__name__)
 
 _Spans = tuple[tuple[int, int], ...]
-"""Of `cluster.engine.spans.segment_spans`."""
+"""Of `cluster.engine.spans.spans_between`."""
 
 _TRIAL_TOKENS = 24
 """Tokens of the prefill that tries a model."""
@@ -47,12 +47,12 @@ class ModelRunner:
         loaded: LoadedModel,
         config: EngineConfig,
         bank: AdapterBank,
-        fusion: FusionParts | None = None,
+        mixing: MixingParts | None = None,
         batches: StepBatches | None = None,
     ) -> None:
         """Allocate the KV cache and try the model with one token.
 
-        ``fusion`` are the gates and routers that sequences may name; they are moved to the model's
+        ``mixing`` are the gates and routers that sequences may name; they are moved to the model's
         device. ``batches`` are the device's own unless given.
 
         Raises:
@@ -68,9 +68,9 @@ class ModelRunner:
         self._lora_batch: AnyLoraBatch | None = None
         self._touches_head = False  # any adapter of that batch
         self._batches = make_batches(loaded, config, bank) if batches is None else batches
-        self._step_fusion: StepFusion | None = None
-        self._fusion = FusionParts() if fusion is None else fusion
-        self._fusion.move(loaded.device)
+        self._step_mixing: StepMixing | None = None
+        self._mixing = MixingParts() if mixing is None else mixing
+        self._mixing.move(loaded.device)
         self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
         layer_sites = loaded.sites[: loaded.head_site]
         self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)
@@ -107,11 +107,11 @@ class ModelRunner:
             except ValueError as error:
                 raise EngineError(str(error)) from error
 
-    def check_fusion(self, num_adapters: int, fusion: Fusion) -> None:
+    def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
         """Raises EngineError for an unknown part, or one that does not fit model or mixture."""
         for name, parts in (
-            (fusion.gate, self._fusion.gates),
-            (fusion.router, self._fusion.routers),
+            (mixing.gate, self._mixing.gates),
+            (mixing.router, self._mixing.routers),
         ):
             if not name:
                 continue
@@ -125,16 +125,16 @@ class ModelRunner:
                     f"{name!r} is for {found[0]} layers of width {found[1]}, "
                     f"the model has {expected[0]} of {expected[1]}"
                 )
-        gate = self._fusion.gates.get(fusion.gate)
-        wanted = 1 if fusion.router else num_adapters if gate is None else gate.num_adapters
+        gate = self._mixing.gates.get(mixing.gate)
+        wanted = 1 if mixing.router else num_adapters if gate is None else gate.num_adapters
         if num_adapters != wanted:
             raise EngineError(f"{num_adapters} adapters for a part that weighs {wanted}")
-        if fusion.site_weights is not None:
-            if len(fusion.site_weights.weights) != num_adapters:
+        if mixing.site_weights is not None:
+            if len(mixing.site_weights.weights) != num_adapters:
                 raise EngineError(
-                    f"weights of {len(fusion.site_weights.weights)} adapters for {num_adapters}"
+                    f"weights of {len(mixing.site_weights.weights)} adapters for {num_adapters}"
                 )
-            unknown = [s for s in fusion.site_weights.sites if s not in self._sites.paths]
+            unknown = [s for s in mixing.site_weights.sites if s not in self._sites.paths]
             if unknown:
                 raise EngineError(f"the model has no linear {unknown[0]}")
 
@@ -148,11 +148,11 @@ class ModelRunner:
             rows = StepRows.of(plan.scheduled)
             logits = self._logits(plan.scheduled, rows)
             output = StepOutput({}) if logits is None else step_output(logits, rows, seeds)
-            if self._step_fusion is not None:
+            if self._step_mixing is not None:
                 output = replace(
                     output,
-                    decided=self._step_fusion.take_decided(),
-                    gate_weights=self._step_fusion.take_explained(),
+                    decided=self._step_mixing.take_decided(),
+                    gate_weights=self._step_mixing.take_explained(),
                 )
             return output
         except torch.OutOfMemoryError as error:
@@ -161,7 +161,7 @@ class ModelRunner:
 
     def rest(self) -> None:
         """Forget the last step's adapters, whose storage could not be freed otherwise."""
-        self._rows_kept, self._lora_batch, self._step_fusion = (), None, None
+        self._rows_kept, self._lora_batch, self._step_mixing = (), None, None
 
     def _logits(
         self, scheduled: Sequence[ScheduledSequence], rows: StepRows
@@ -170,7 +170,7 @@ class ModelRunner:
         if rows.packed == list(range(len(scheduled))):
             decoded = self._batches.decode(scheduled)
             if decoded is not None:  # it may have written over the batch kept
-                self._rows_kept, self._step_fusion = (), None
+                self._rows_kept, self._step_mixing = (), None
                 return decoded.float()
         tokens: list[int] = []
         positions: list[int] = []
@@ -209,7 +209,7 @@ class ModelRunner:
         self._context.attention = batch
         self._context.lora = lora
         self._context.head = head
-        self._context.fusion = self._step_fusion if lora is not None else None
+        self._context.mixing = self._step_mixing if lora is not None else None
         try:
             if not wanted:
                 self._hidden(inputs)
@@ -219,7 +219,7 @@ class ModelRunner:
             self._context.attention = None
             self._context.lora = None
             self._context.head = None
-            self._context.fusion = None
+            self._context.mixing = None
 
     @torch.inference_mode()
     def _decode(
@@ -266,15 +266,19 @@ class ModelRunner:
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
         """The step's adapters; the last batch is kept while the same sequences go on decoding.
 
-        A live sequence's slots hold the same adapters while it is in one segment, no two sequences
+        A live sequence's slots hold the same adapters while it is in one span, no two sequences
         have the same arrival number, and a router's answer is the only change of how adapters are
-        weighed within a segment: equal rows mean an equal batch.
+        weighed within a span: equal rows mean an equal batch.
         """
-        if not any(s.adapters for item in scheduled for s in item.sequence.segments):
+        if not any(s.adapters for item in scheduled for s in item.sequence.spans):
             self.rest()
             return None
         rows = tuple(
-            (s.arrival, s.spans(item.start, item.end), s.fusion is not None and s.fusion.is_pending)
+            (
+                s.arrival,
+                s.spans_between(item.start, item.end),
+                s.mixing is not None and s.mixing.is_pending,
+            )
             for item in scheduled
             for s in (item.sequence,)
         )
@@ -282,9 +286,9 @@ class ModelRunner:
         if rows == self._rows_kept and kept is not None and kept.valid:
             return kept
         parts = [
-            (count, item.sequence.segments[segment].adapters)
+            (count, item.sequence.spans[span].adapters)
             for item, (_, spans, _) in zip(scheduled, rows, strict=True)
-            for segment, count in spans
+            for span, count in spans
         ]
         if not any(adapters for _, adapters in parts):
             self.rest()
@@ -295,26 +299,26 @@ class ModelRunner:
             self._bank.touches(slot, head_site) for _, adapters in parts for slot, _ in adapters
         )
         self._rows_kept, self._lora_batch = rows, kept
-        self._step_fusion = None if kept is None else self._fuse(kept, scheduled)
+        self._step_mixing = None if kept is None else self._fuse(kept, scheduled)
         return kept
 
     def _fuse(
         self, batch: AnyLoraBatch, scheduled: Sequence[ScheduledSequence]
-    ) -> StepFusion | None:
+    ) -> StepMixing | None:
         """The changing weights of a batch; None where each adapter has one weight."""
-        if all(item.sequence.fusion is None for item in scheduled):
+        if all(item.sequence.mixing is None for item in scheduled):
             return None
         rows = []
         first = 0
         for item in scheduled:
             s = item.sequence
-            seen = None if s.fusion is None else s.fusion.prompt_tokens
+            seen = None if s.mixing is None else s.mixing.prompt_tokens
             prompt = min(item.end, s.prompt_len if seen is None else seen) - item.start
             explain = s.request.sampling.explain
-            rows.append(FusedRows(s.request_id, s.fusion, first, item.count, prompt, explain))
+            rows.append(MixedRows(s.request_id, s.mixing, first, item.count, prompt, explain))
             first += item.count
-        parts = self._fusion
-        return StepFusion(batch, rows, parts.gates, parts.routers, self._sites)
+        parts = self._mixing
+        return StepMixing(batch, rows, parts.gates, parts.routers, self._sites)
 
     def _try(self) -> None:
         """A few tokens through the first blocks, so that an unsupported model is refused when it is

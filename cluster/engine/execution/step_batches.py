@@ -200,7 +200,7 @@ class TritonBatches:
         most = self._lora.max_pairs
         if self._graphs is None or any(
             item.count != 1
-            or item.sequence.fusion is not None
+            or item.sequence.mixing is not None
             or len(item.sequence.adapters) > most
             for item in scheduled
         ):

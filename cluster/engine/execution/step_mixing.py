@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from cluster.domain.decision import SiteWeights
-from cluster.engine.execution.mixing import LAYER_MODULES, FusionGate, PrefillRouter
+from cluster.engine.execution.mixing import LAYER_MODULES, MixingGate, PrefillRouter
 from kernels.lora.torch_ops import AnyLoraBatch
 
 if TYPE_CHECKING:
     from cluster.domain.ids import RequestId
-    from cluster.engine.mixing_spec import Fusion
+    from cluster.engine.mixing_spec import Mixing
     from cluster.engine.model.step_context import StepContext
     from kernels.lora.sites import FusedSite
 
@@ -69,11 +69,11 @@ class SiteMap:
 
 
 @dataclass(frozen=True, slots=True)
-class FusedRows:
+class MixedRows:
     """One sequence's rows in a step."""
 
     request_id: RequestId
-    fusion: Fusion | None
+    mixing: Mixing | None
     first: int  # its first token in the step
     count: int  # its tokens in the step
     prompt: int  # of which, from the first, are its prompt's
@@ -84,7 +84,7 @@ class FusedRows:
 class _Gated:
     """The rows of one gate."""
 
-    gate: FusionGate
+    gate: MixingGate
     tokens: torch.Tensor | None  # [rows] int64; None: every token of the step, in order
     pairs: torch.Tensor  # [P] int64
     places: torch.Tensor  # [P] int64: of each pair in the gate's answer [rows, k], flat
@@ -114,18 +114,18 @@ class _Routed:
     masks: list[torch.Tensor] = field(default_factory=list)  # [7] of each layer that has run
 
 
-class StepFusion:
+class StepMixing:
     """The changing weights of one batch of pairs."""
 
     def __init__(
         self,
         batch: AnyLoraBatch,
-        rows: Sequence[FusedRows],
-        gates: Mapping[str, FusionGate],
+        rows: Sequence[MixedRows],
+        gates: Mapping[str, MixingGate],
         routers: Mapping[str, PrefillRouter],
         sites: SiteMap,
     ) -> None:
-        """``rows`` are all of the step, in order; those without a ``fusion`` keep their weights."""
+        """``rows`` are all of the step, in order; those without a ``mixing`` keep their weights."""
         self._sites = sites
         self._layer = 0
         device = batch.weights.device
@@ -136,12 +136,12 @@ class StepFusion:
         known_pairs: list[torch.Tensor] = []
         known: list[torch.Tensor] = []
         for index, row in enumerate(rows):
-            if row.fusion is None:
+            if row.mixing is None:
                 continue
             pairs = (owners == index).nonzero().squeeze(1)
             scale = base[pairs].unsqueeze(1)
-            if row.fusion.is_pending:
-                router = routers[row.fusion.router]
+            if row.mixing.is_pending:
+                router = routers[row.mixing.router]
                 self._routed.append(
                     _Routed(
                         row.request_id,
@@ -152,8 +152,8 @@ class StepFusion:
                         scale.to(device),
                     )
                 )
-            elif row.fusion.site_weights is not None:
-                table = sites.table(row.fusion.site_weights)
+            elif row.mixing.site_weights is not None:
+                table = sites.table(row.mixing.site_weights)
                 known_pairs.append(pairs)
                 known.append(table.index_select(1, batch.pair_terms[pairs]) * scale)
         dtype = batch.weights.dtype
@@ -265,9 +265,9 @@ def enter_layers(layers: nn.ModuleList, context: StepContext) -> None:
 
     def hook(index: int) -> Callable[..., None]:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-            if context.fusion is not None:
+            if context.mixing is not None:
                 hidden = args[0] if args else kwargs["hidden_states"]
-                context.fusion.enter(index, hidden.flatten(0, -2))
+                context.mixing.enter(index, hidden.flatten(0, -2))
 
         return enter
 
@@ -275,7 +275,7 @@ def enter_layers(layers: nn.ModuleList, context: StepContext) -> None:
         layer.register_forward_pre_hook(hook(index), with_kwargs=True)
 
 
-def _owners(batch: AnyLoraBatch, rows: Sequence[FusedRows]) -> torch.Tensor:
+def _owners(batch: AnyLoraBatch, rows: Sequence[MixedRows]) -> torch.Tensor:
     """[pairs]: the index in ``rows`` of each pair's sequence."""
     ends = torch.tensor([row.first + row.count for row in rows])
     return torch.searchsorted(ends, batch.pair_tokens, right=True)
@@ -283,16 +283,16 @@ def _owners(batch: AnyLoraBatch, rows: Sequence[FusedRows]) -> torch.Tensor:
 
 def _gated(
     batch: AnyLoraBatch,
-    rows: Sequence[FusedRows],
+    rows: Sequence[MixedRows],
     owners: torch.Tensor,
     base: torch.Tensor,
-    gates: Mapping[str, FusionGate],
+    gates: Mapping[str, MixingGate],
     device: torch.device,
 ) -> list[_Gated]:
     by_gate: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        if row.fusion is not None and row.fusion.gate:
-            by_gate.setdefault(row.fusion.gate, []).append(index)
+        if row.mixing is not None and row.mixing.gate:
+            by_gate.setdefault(row.mixing.gate, []).append(index)
     found = []
     for name, indices in by_gate.items():
         gate = gates[name]

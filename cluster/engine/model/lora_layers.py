@@ -63,8 +63,8 @@ class ProjectionGroup:
             assert context.bank is not None
             rows, out = (x, y) if x.dim() == 2 else (x.flatten(0, -2), y.flatten(0, -2))
             weights = None
-            if context.fusion is not None:
-                weights = context.fusion.weights(self.site, rows)
+            if context.mixing is not None:
+                weights = context.mixing.weights(self.site, rows)
             add_lora(out, rows, context.bank, self.site, context.lora, weights)
         return y
 

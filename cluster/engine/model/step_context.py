@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from cluster.engine.execution.step_mixing import StepFusion
+    from cluster.engine.execution.step_mixing import StepMixing
     from kernels.attention.cache import LayerKVCache
     from kernels.attention.paged import AnyPagedBatch
     from kernels.lora.bank import AdapterBank
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class StepContext:
     """Owned by the runner, shared by the modules of one model instance.
 
-    ``attention``, ``lora``, ``head`` and ``fusion`` are set anew for each step. ``attention`` is
+    ``attention``, ``lora``, ``head`` and ``mixing`` are set anew for each step. ``attention`` is
     None outside of one; ``lora`` is None where no row of the step has an adapter, and then no LoRA
     work is done; ``head`` is None where no row whose logits are wanted has LoRA on the output head;
-    ``fusion`` is None where every adapter has one weight for all layers.
+    ``mixing`` is None where every adapter has one weight for all layers.
     """
 
     max_model_len: int  # tokens
@@ -32,7 +32,7 @@ class StepContext:
     lora: AnyLoraBatch | None = None
     head: AnyLoraBatch | None = None  # of the rows that the output head is given
     head_input: torch.Tensor | None = None  # [rows, hidden], where what the head reads is kept
-    fusion: StepFusion | None = None
+    mixing: StepMixing | None = None
 
     def effective_window(self, window: int | None) -> int | None:
         """``window``, or None where no sequence can be longer than it."""

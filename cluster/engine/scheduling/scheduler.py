@@ -20,8 +20,8 @@ A sequence whose next block is just being computed for a running one is held bac
 is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
 in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
 
-A sequence that was re-routed, or whose prompt invokes an adapter, has segments, each with its own
-adapters. When it is preempted it needs the adapters of all its segments again. Where those of
+A sequence that was re-routed, or whose prompt invokes an adapter, has spans, each with its own
+adapters. When it is preempted it needs the adapters of all its spans again. Where those of
 the first ones may have left the bank, it is not kept here but handed back, to be added anew with
 the tokens it has: as the newest, so that it is preempted again only for those admitted before.
 
@@ -45,7 +45,7 @@ from cluster.engine.scheduling.expected_length import ExpectedLength
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.shared_prefixes import SharedPrefixes
 from cluster.engine.sequence import Sequence, SequenceStatus
-from cluster.engine.spans import Segment
+from cluster.engine.spans import Span
 from cluster.engine.step_plan import ScheduledSequence, StepPlan
 from cluster.errors import (
     ConfigError,
@@ -194,7 +194,7 @@ class Scheduler:
         return None if sequence is None else sequence.reroute(namespace, adapters, after)
 
     def let_go(self, request_id: RequestId, start: int) -> bool:
-        """The adapters of the segments before the one at ``start`` (tokens of the completion) are
+        """The adapters of the spans before the one at ``start`` (tokens of the completion) are
         about to leave; False while they are needed to compute what is not there yet."""
         sequence = self._by_id.get(request_id)
         return sequence is None or sequence.let_go(start)
@@ -303,15 +303,15 @@ class Scheduler:
         Call it before the ``commit`` of the step that computed the prompt. What it publishes is
         named by what was decided, so that the same prompt with the same answer finds it.
         """
-        fusion = sequence.fusion
-        assert fusion is not None
+        mixing = sequence.mixing
+        assert mixing is not None
         for key in self._prefixes.forget(sequence):
             self._queue.release(key)
         sequence.whole_prefill = False
-        sequence.fusion = fusion.completed(weights)
-        if fusion.complete is not None:
-            completed = Segment(0, fusion.complete(weights), sequence.adapters)
-            sequence.segments = (completed,)
+        sequence.mixing = mixing.completed(weights)
+        if mixing.complete is not None:
+            completed = Span(0, mixing.complete(weights), sequence.adapters)
+            sequence.spans = (completed,)
             sequence.block_keys.clear()
 
     def check_integrity(self) -> None:

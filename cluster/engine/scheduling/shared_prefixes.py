@@ -28,7 +28,7 @@ class SharedPrefixes:
         """Blocks at the start of a waiting sequence whose content is in the cache."""
         if sequence.needs_every_row:
             return []
-        if len(sequence.segments) > 1:
+        if len(sequence.spans) > 1:
             self._name(sequence, self._cache.matchable(sequence.num_tokens))
         return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
 
@@ -94,9 +94,9 @@ class SharedPrefixes:
         if not self._cache.enabled:
             return
         keys, tokens, size = sequence.block_keys, sequence.token_ids, self._pool.block_size
-        if len(sequence.segments) == 1:
+        if len(sequence.spans) == 1:
             self._cache.name(sequence.namespace, tokens, keys, count)
             return
         for index in range(len(keys), count):
-            namespace = block_namespace(sequence.segments, index * size, (index + 1) * size)
+            namespace = block_namespace(sequence.spans, index * size, (index + 1) * size)
             self._cache.name(namespace, tokens, keys, index + 1)

@@ -12,7 +12,7 @@ from cluster.placement.policy import ClusterPolicy
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """What placement needs to know of one generation."""
+    """What placement needs to know of one version."""
 
     digest: AdapterDigest
     alias: str

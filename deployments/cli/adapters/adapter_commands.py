@@ -123,7 +123,7 @@ def label(adapter: dict[str, Any]) -> str:
 
 
 def holders(status: dict[str, Any], digest: str) -> list[str]:
-    """Replicas that hold a generation; its state is added where it is not ready."""
+    """Replicas that hold a version; its state is added where it is not ready."""
     return [
         replica["replica_id"] + ("" if held["state"] == "ready" else f" ({held['state']})")
         for replica in status["replicas"]

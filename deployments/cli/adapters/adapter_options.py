@@ -29,7 +29,7 @@ ExpectOption = Annotated[
     typer.Option(
         "--expect",
         metavar="DIGEST",
-        help="Only if the name points to this generation now; its first characters will do.",
+        help="Only if the name points to this version now; its first characters will do.",
     ),
 ]
 BaseCheckOption = Annotated[

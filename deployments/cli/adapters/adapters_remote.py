@@ -62,7 +62,7 @@ def add(
     """Add an adapter, or replace one; it can be used when this returns.
 
     It is checked first, stored under its digest, and tried by the replicas. Requests that run
-    keep the generation that they began with.
+    keep the version that they began with.
     """
     fields: dict[str, Any] = {"name": name, "replace": replace}
     if tenant is not None:
@@ -105,14 +105,14 @@ def show(
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show an adapter: its generation, its history, and which replicas hold it."""
+    """Show an adapter: its version, its history, and which replicas hold it."""
     with _client(url, key) as client:
         card = ask_about(client, name, lambda meant: client.get(_path(meant, tenant=tenant)))
     if as_json:
         console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
         return
     table = Table.grid(padding=(0, 2))
-    for label in ("name", "owner", "state", "generation", "source", "description"):
+    for label in ("name", "owner", "state", "version", "source", "description"):
         if card.get(label):
             table.add_row(Text(label, style="dim"), Text(str(card[label])))
     for label in ("rank", "pinned", "chat_template"):
@@ -122,28 +122,26 @@ def show(
     for note in card.get("notes", ()):
         console.plain(f"  note: {note}")
     for step in card.get("history", ()):
-        words = f"  {step['generation'][:DIGEST_CHARACTERS]}  by {step['by']}"
+        words = f"  {step['version'][:DIGEST_CHARACTERS]}  by {step['by']}"
         console.plain(words + ("  (rolled back)" if step["rollback"] else ""))
     for held in card.get("residency", ()):
         console.plain(f"  {held['replica']}: {held['tier']}, {held['leases']} leases")
     for adding in card.get("adding", ()):
-        console.plain(f"  being added: {adding['generation']}, {len(adding['answers'])} answers")
+        console.plain(f"  being added: {adding['version']}, {len(adding['answers'])} answers")
 
 
 def alias(
     name: NameArgument,
-    generation: Annotated[
-        str, typer.Argument(metavar="DIGEST", help="Its first characters will do.")
-    ],
+    version: Annotated[str, typer.Argument(metavar="DIGEST", help="Its first characters will do.")],
     tenant: OwnerOption = None,
     expect: ExpectOption = None,
     key: KeyOption = None,
     url: UrlOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Point a name, old or new, to a generation that is registered."""
+    """Point a name, old or new, to a version that is registered."""
     with _client(url, key) as client:
-        body: dict[str, Any] = {"generation": full_digest(client, generation)}
+        body: dict[str, Any] = {"version": full_digest(client, version)}
         body |= _meant(client, tenant, expect)
         card = client.post(_path(name, "alias"), body).body
     _show(card, as_json, "points to")
@@ -187,7 +185,7 @@ def remove(
     name: NameOrDigestArgument,
     tenant: OwnerOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also a pinned one, or a generation that names have.")
+        bool, typer.Option("--force", help="Also a pinned one, or a version that names have.")
     ] = False,
     expect: ExpectOption = None,
     key: KeyOption = None,
@@ -208,7 +206,7 @@ def remove(
         console.plain(f"  freed {digest}")
     for waiting in answer["waiting"]:
         leases = sum(held["leases"] for held in waiting["residency"])
-        console.note(f"{waiting['generation']} is still in use ({leases} leases)")
+        console.note(f"{waiting['version']} is still in use ({leases} leases)")
 
 
 def verify(
@@ -222,7 +220,7 @@ def verify(
         answer = ask_about(
             client, name, lambda meant: client.post(_path(meant, "verify", tenant=tenant), {}).body
         )
-    console.plain(f"intact: {answer['generation']}")
+    console.plain(f"intact: {answer['version']}")
 
 
 def _upload(client: BraidClient, fields: dict[str, Any], where: Path) -> dict[str, Any]:
@@ -297,4 +295,4 @@ def _show(card: dict[str, Any], as_json: bool, words: str) -> None:
     if as_json:
         console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())
         return
-    console.plain(f"{card['name']} {words} {card['generation']}, rank {card['rank']}")
+    console.plain(f"{card['name']} {words} {card['version']}, rank {card['rank']}")

@@ -1,4 +1,4 @@
-"""Generations of adapters, as people write them: by a name, or by the beginning of a digest."""
+"""Versions of adapters, as people write them: by a name, or by the beginning of a digest."""
 
 import re
 from collections.abc import Callable
@@ -14,7 +14,7 @@ BEGINNING = re.compile("[0-9a-f]{4,63}")
 
 
 def full_digest(client: BraidClient, beginning: str) -> str:
-    """The one registered generation that begins so; a whole digest is taken as it is.
+    """The one registered version that begins so; a whole digest is taken as it is.
 
     Raises:
         ConfigError: none, or several.
@@ -24,8 +24,7 @@ def full_digest(client: BraidClient, beginning: str) -> str:
     found = _beginning_with(client, beginning)
     if not found:
         raise ConfigError(
-            f"{beginning}: no generation begins so; `braid adapters show NAME` lists those of a "
-            "name"
+            f"{beginning}: no version begins so; `braid adapters show NAME` lists those of a name"
         )
     return _only(found, beginning)
 
@@ -33,7 +32,7 @@ def full_digest(client: BraidClient, beginning: str) -> str:
 def ask_about(
     client: BraidClient, wanted: str, ask: Callable[[str], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The answer about a name, or else about the one generation that begins so.
+    """The answer about a name, or else about the one version that begins so.
 
     The server says what is a name: it also knows those that are being added.
 
@@ -42,7 +41,7 @@ def ask_about(
 
     Raises:
         AdapterNotFound: neither a name nor the beginning of a digest.
-        ConfigError: several generations begin so.
+        ConfigError: several versions begin so.
     """
     try:
         return ask(wanted)
@@ -55,12 +54,12 @@ def ask_about(
 
 def _beginning_with(client: BraidClient, beginning: str) -> list[str]:
     listed = client.get(ROUTES)
-    known: set[str] = {step["generation"] for card in listed["data"] for step in card["history"]}
-    known |= {card["generation"] for card in listed["other_generations"]}
+    known: set[str] = {step["version"] for card in listed["data"] for step in card["history"]}
+    known |= {card["version"] for card in listed["other_versions"]}
     return sorted(digest for digest in known if digest.startswith(beginning))
 
 
 def _only(found: list[str], beginning: str) -> str:
     if len(found) > 1:
-        raise ConfigError(f"{beginning}: {len(found)} generations begin so; give more digits")
+        raise ConfigError(f"{beginning}: {len(found)} versions begin so; give more digits")
     return found[0]

@@ -1,4 +1,4 @@
-"""``braid fusion``."""
+"""``braid mixture``."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from deployments.cli.learning.train_common import (
 )
 from deployments.local.quickstart import DEMO_ADAPTERS
 
-fusion_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")
+mixture_app = typer.Typer(no_args_is_help=True, help="Make static mixtures.")
 
 
 class Space(StrEnum):
@@ -31,12 +31,12 @@ class Space(StrEnum):
     FACTORS = "factors"
 
 
-@fusion_app.callback()
+@mixture_app.callback()
 def _group() -> None:
     """Make static mixtures: fixed, averaged, or searched from a few examples."""
 
 
-@fusion_app.command("save")
+@mixture_app.command("save")
 def save(
     out: OutOption,
     mixture: Annotated[
@@ -72,7 +72,7 @@ def save(
     )
 
 
-@fusion_app.command("search")
+@mixture_app.command("search")
 def search(
     data: Annotated[
         Path,

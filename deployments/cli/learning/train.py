@@ -8,7 +8,7 @@ from rich.text import Text
 
 from cluster.config import Settings, cache_folder
 from deployments.cli import console, importing
-from deployments.cli.learning import train_fusion
+from deployments.cli.learning import train_layer_routers
 from deployments.cli.learning.train_common import (
     BaseOption,
     DataOption,
@@ -175,5 +175,5 @@ def router(
             console.out.print(f"  {label or '(base)':<16}{accuracy:.1%}", markup=False)
 
 
-train_app.command("gate")(train_fusion.gate)
-train_app.command("milora")(train_fusion.milora)
+train_app.command("gate")(train_layer_routers.gate)
+train_app.command("milora")(train_layer_routers.milora)

@@ -91,7 +91,7 @@ def list_routers(key: KeyOption = None, url: UrlOption = None, as_json: JsonOpti
 
 
 def show(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> None:
-    """Show a router: its version, its settings, and the generations that it was made for."""
+    """Show a router: its version, its settings, and the versions that it was made for."""
     with _client(url, key) as client:
         card = client.get(f"{ROUTES}/{quote(name, safe='')}")
     console.plain(orjson.dumps(card, option=orjson.OPT_INDENT_2).decode())

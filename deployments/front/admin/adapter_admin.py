@@ -1,6 +1,6 @@
 """Adding, switching and removing adapters, as an administrator asks for it.
 
-An addition ends in exactly one of two ways: the name points to the new generation, which enough
+An addition ends in exactly one of two ways: the name points to the new version, which enough
 replicas have said they can serve; or an error, and the name is as it was.
 """
 
@@ -15,12 +15,12 @@ from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import (
+    AdapterVersion,
     Answer,
-    Generation,
-    GenerationState,
     Name,
     Place,
     PlaceKind,
+    VersionState,
     name_id,
 )
 from cluster.adapters.sources import AdapterSource
@@ -55,7 +55,7 @@ class Wanted:
     alias: str
     owner: TenantId = SHARED_OWNER
     expected: AdapterDigest | None = ABSENT
-    """The generation that the name must point to; ``ABSENT``: it is new; None: whatever it is."""
+    """The version that the name must point to; ``ABSENT``: it is new; None: whatever it is."""
     grants: tuple[str, ...] | None = None  # None: as they are
 
 
@@ -108,10 +108,10 @@ class AdapterAdmin:
         store = await self._store(base_check)
         stored = await store.add(source)
         now = self._clock.wall()
-        generation = Generation(
+        version = AdapterVersion(
             manifest=stored.manifest,
             place=Place(PlaceKind.STORE),
-            state=GenerationState.STAGED,
+            state=VersionState.STAGED,
             source=source.describe(),
             added_at=now,
             changed_at=now,
@@ -119,7 +119,7 @@ class AdapterAdmin:
             notes=stored.notes + self._template_notes(stored.manifest),
             base_check=base_check or stored.base_check,
         )
-        await self._registry.stage(generation, name_id(wanted.owner, wanted.alias))
+        await self._registry.stage(version, name_id(wanted.owner, wanted.alias))
         try:
             return await self._serve(store, stored.digest, wanted, by)
         except BaseException:
@@ -127,16 +127,16 @@ class AdapterAdmin:
             raise
 
     async def switch(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
-        """Point a name to a generation that is there already.
+        """Point a name to a version that is there already.
 
         Raises:
             AdapterConflict: the name does not point where expected.
-            AdapterNotFound: there is no such generation.
+            AdapterNotFound: there is no such version.
             AdapterNotStored: its files are not in the store any more.
         """
-        generation = (await self._registry.refresh()).generation(digest)
-        if generation.place.kind is PlaceKind.STORE:
-            await asyncio.to_thread(self._live.path_of, generation)
+        version = (await self._registry.refresh()).version(digest)
+        if version.place.kind is PlaceKind.STORE:
+            await asyncio.to_thread(self._live.path_of, version)
         return await self._point(digest, wanted, by)
 
     async def roll_back(
@@ -146,7 +146,7 @@ class AdapterAdmin:
         return await self._registry.roll_back(owner, alias, expected=expected, by=by)
 
     async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
-        """Keep a name's generation on every replica, or no longer.
+        """Keep a name's version on every replica, or no longer.
 
         Raises:
             AdapterCapacity: a slot must stay free for the others.
@@ -155,7 +155,7 @@ class AdapterAdmin:
         after = view.pinned | {view.name(owner, alias).digest}
         if pinned and len(after) >= self._config.slots:
             raise AdapterCapacity(
-                f"{len(after)} pinned generations would leave no slot of {self._config.slots} free"
+                f"{len(after)} pinned versions would leave no slot of {self._config.slots} free"
             )
         return await self._registry.pin(owner, alias, pinned)
 
@@ -174,33 +174,33 @@ class AdapterAdmin:
         await self._registry.remove_name(owner, alias, expected=expected, force=force)
         return await self._gone(had, wait_s)
 
-    async def remove_generation(
+    async def remove_version(
         self, digest: AdapterDigest, *, force: bool, wait_s: float = REMOVE_WAIT_S
     ) -> dict[AdapterDigest, bool]:
-        """Remove a generation from all histories and wait until it is gone everywhere."""
-        await self._registry.remove_generation(digest, force=force)
+        """Remove a version from all histories and wait until it is gone everywhere."""
+        await self._registry.remove_version(digest, force=force)
         return await self._gone({digest}, wait_s)
 
     async def verify(self, digest: AdapterDigest) -> None:
-        """Read every byte of a generation and compare it with its digest.
+        """Read every byte of a version and compare it with its digest.
 
         Raises:
             AdapterCorrupt: it is not what was registered.
         """
-        generation = (await self._registry.refresh()).generation(digest)
-        if generation.place.kind is PlaceKind.STORE:
+        version = (await self._registry.refresh()).version(digest)
+        if version.place.kind is PlaceKind.STORE:
             store = content_store(self._config, NO_BASE)
             if store is None:
                 raise AdapterSourceRefused("adapters.store_dir is not configured")
             await asyncio.to_thread(store.verify, digest)
             return
-        path = self._live.path_of(generation)
+        path = self._live.path_of(version)
         manifest, _ = await asyncio.to_thread(
             read_manifest, Path(path), links_below=self._live.adapters_dir
         )
         if manifest.digest != digest:
             raise AdapterCorrupt(
-                f"adapters_dir {generation.place.path}: the files are of {manifest.digest}"
+                f"adapters_dir {version.place.path}: the files are of {manifest.digest}"
             )
 
     def _template_notes(self, manifest: AdapterManifest) -> tuple[str, ...]:
@@ -225,7 +225,7 @@ class AdapterAdmin:
         self, store: ContentStore, digest: AdapterDigest, wanted: Wanted, by: TenantId
     ) -> Name:
         if await asyncio.to_thread(store.get, digest) is None:
-            raise AdapterConflict(f"generation {digest} was being removed; try again")
+            raise AdapterConflict(f"version {digest} was being removed; try again")
         answers = await self._cluster.prepare(digest, self._config.add_timeout_s)
         await self._registry.answered(digest, answers)
         self._judge(answers)
@@ -267,12 +267,12 @@ class AdapterAdmin:
     async def _gone(self, digests: set[AdapterDigest], wait_s: float) -> dict[AdapterDigest, bool]:
         """Which of those that are retired now are forgotten within ``wait_s``."""
         view = self._registry.view
-        served = GenerationState.SERVED
-        waited = {d for d in digests if d not in view.generations} | {
-            d for d in digests if d in view.generations and view.generations[d].state is not served
+        served = VersionState.SERVED
+        waited = {d for d in digests if d not in view.versions} | {
+            d for d in digests if d in view.versions and view.versions[d].state is not served
         }
         deadline = self._clock.monotonic() + wait_s
-        while waited & view.generations.keys() and self._clock.monotonic() < deadline:
+        while waited & view.versions.keys() and self._clock.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
             view = await self._registry.refresh()
-        return {digest: digest not in view.generations for digest in sorted(waited)}
+        return {digest: digest not in view.versions for digest in sorted(waited)}

@@ -21,9 +21,9 @@ from deployments.front.admin.adapter_wire import (
     PinBody,
     UploadParameters,
     adapter_card,
-    generation_card,
     progress,
     staged_for,
+    version_card,
 )
 from deployments.front.front_context import FrontContext
 from deployments.front.http.json_answer import json_answer
@@ -68,7 +68,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("")
     async def list_adapters(request: Request) -> Response:
-        """Every name, and every generation that no name points to."""
+        """Every name, and every version that no name points to."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await context.live.catch_up()
@@ -79,14 +79,14 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
             {
                 "object": "list",
                 "data": [card(name) for _, name in sorted(view.names.items())],
-                "other_generations": [
-                    generation_card(view, generation, snapshots)
-                    for digest, generation in sorted(view.generations.items())
+                "other_versions": [
+                    version_card(view, version, snapshots)
+                    for digest, version in sorted(view.versions.items())
                     if digest not in pointed
                 ],
                 "registry": {
-                    "epoch": view.version.epoch,
-                    "version": view.version.number,
+                    "epoch": view.revision.epoch,
+                    "revision": view.revision.number,
                     "age_s": registry.age_s,
                     "error": context.live.away,
                 },
@@ -95,19 +95,17 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
-        """One name or one generation; also what is being added for the name now."""
+        """One name or one version; also what is being added for the name now."""
         await context.door.enter_admin(request)
         owner = read_query(request, OwnerQuery).owner
         await context.live.catch_up()
         view = registry.view
         snapshots = context.replicas.holdings()
         if is_digest(name):
-            return json_answer(
-                generation_card(view, view.generation(AdapterDigest(name)), snapshots)
-            )
+            return json_answer(version_card(view, view.version(AdapterDigest(name)), snapshots))
         adding = [
-            {"generation": generation.digest, **progress(generation)}
-            for generation in staged_for(view, name_id(owner, name))
+            {"version": version.digest, **progress(version)}
+            for version in staged_for(view, name_id(owner, name))
         ]
         known = view.names.get(name_id(owner, name))
         if known is not None:
@@ -119,13 +117,13 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.delete("/{name}")
     async def remove(request: Request, name: str) -> Response:
-        """Remove a name, or a generation by its digest; answers when its memory is free."""
+        """Remove a name, or a version by its digest; answers when its memory is free."""
         await context.door.enter_admin(request)
         query = read_query(request, RemoveQuery)
         await refuse_body(request)
         if is_digest(name):
-            check_generation_query(query)
-            gone = await admin.remove_generation(
+            check_version_query(query)
+            gone = await admin.remove_version(
                 AdapterDigest(name), force=query.force, wait_s=query.wait_s
             )
         else:
@@ -139,9 +137,9 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         snapshots = context.replicas.holdings()
         view = registry.view
         waiting = [
-            generation_card(view, view.generations[digest], snapshots)
+            version_card(view, view.versions[digest], snapshots)
             for digest, done in gone.items()
-            if not done and digest in view.generations
+            if not done and digest in view.versions
         ]
         return json_answer(
             {
@@ -156,10 +154,10 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.post("/{name}/alias")
     async def alias(request: Request, name: str) -> Response:
-        """Let a name, old or new, point to a generation that is there."""
+        """Let a name, old or new, point to a version that is there."""
         tenant = await context.door.enter_admin(request)
         body = await body_of(request, tenant, AliasBody)
-        digest = AdapterDigest(body.generation)
+        digest = AdapterDigest(body.version)
         return json_answer(
             card(await admin.switch(digest, known(body.wanted(name, replace=True)), tenant.id))
         )
@@ -175,14 +173,14 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.post("/{name}/pin")
     async def pin(request: Request, name: str) -> Response:
-        """Keep a name's generation on every replica, or no longer."""
+        """Keep a name's version on every replica, or no longer."""
         tenant = await context.door.enter_admin(request)
         body = await body_of(request, tenant, PinBody)
         return json_answer(card(await admin.pin(body.owner, name, body.pinned)))
 
     @routes.post("/{name}/verify")
     async def verify(request: Request, name: str) -> Response:
-        """Read every byte of a generation's files and compare it with the digest."""
+        """Read every byte of a version's files and compare it with the digest."""
         await context.door.enter_admin(request)
         query = read_query(request, OwnerQuery)
         await refuse_body(request)
@@ -191,13 +189,13 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
             await context.live.catch_up()
             digest = registry.view.name(query.owner, name).digest
         await admin.verify(digest)
-        return json_answer({"object": "adapter.verified", "generation": digest, "intact": True})
+        return json_answer({"object": "adapter.verified", "version": digest, "intact": True})
 
     return routes
 
 
 def is_digest(name: str) -> bool:
-    """Whether a path names a generation: an alias is never that long and hexadecimal."""
+    """Whether a path names a version: an alias is never that long and hexadecimal."""
     return len(name) == DIGEST_CHARACTERS and set(name) <= set("0123456789abcdef")
 
 
@@ -214,15 +212,15 @@ def check_tenants(wanted: Wanted, tenants: Container[str]) -> None:
             raise RequestError(f"grants: there is no tenant {grant!r}", param="grants")
 
 
-def check_generation_query(query: RemoveQuery) -> None:
-    """Refuse what is said of a name where a generation is meant.
+def check_version_query(query: RemoveQuery) -> None:
+    """Refuse what is said of a name where a version is meant.
 
     Raises:
         RequestError: with the parameter.
     """
     for param in ("tenant", "expected"):
         if getattr(query, param) is not None:
-            raise RequestError(f"{param}: goes with a name, not with a generation", param=param)
+            raise RequestError(f"{param}: goes with a name, not with a version", param=param)
 
 
 def upload_parameters(request: Request) -> UploadParameters:

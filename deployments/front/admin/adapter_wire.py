@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from cluster.adapters.registry.operations import ABSENT, previous_of
-from cluster.adapters.registry.records import Generation, GenerationState, Name
+from cluster.adapters.registry.records import AdapterVersion, Name, VersionState
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.domain.adapter import AdapterState, BaseCheck
 from cluster.domain.ids import AdapterDigest
@@ -23,7 +23,7 @@ TIERS = {
     AdapterState.READY: "device",
     AdapterState.EVICTING: "device",
 }
-"""Where a generation's weights are in each state."""
+"""Where a version's weights are in each state."""
 
 
 class SourceBody(Body):
@@ -45,7 +45,7 @@ class NameBody(OwnerQuery):
     """Which name is meant, and what is expected of it."""
 
     expected: Digest | None = None
-    """The generation that it must point to now."""
+    """The version that it must point to now."""
 
     @property
     def expected_digest(self) -> AdapterDigest | None:
@@ -92,7 +92,7 @@ class AddBody(UploadParameters):
 class AliasBody(TargetBody):
     """``POST /admin/v1/adapters/{name}/alias``."""
 
-    generation: Digest
+    version: Digest
 
 
 class PinBody(NameBody):
@@ -122,46 +122,46 @@ class VllmUnloadBody(Body):
 def adapter_card(
     view: RegistryView, name: Name, snapshots: tuple[ReplicaSnapshot, ...]
 ) -> dict[str, Any]:
-    """One name with the generation it points to, its history, and who holds it."""
-    generation = view.of_name(name)
+    """One name with the version it points to, its history, and who holds it."""
+    version = view.of_name(name)
     return {
         "object": "adapter",
         "name": name.alias,
         "owner": name.owner,
         "state": "serving",
-        "generation": name.digest,
+        "version": name.digest,
         "previous": previous_of(name),
         "pinned": name.pinned,
         "grants": list(name.grants),
-        **_about(generation),
+        **_about(version),
         "history": [
-            {"generation": step.digest, "at": step.at, "by": step.by, "rollback": step.rollback}
+            {"version": step.digest, "at": step.at, "by": step.by, "rollback": step.rollback}
             for step in name.history
         ],
         "residency": holders(name.digest, snapshots),
     }
 
 
-def generation_card(
-    view: RegistryView, generation: Generation, snapshots: tuple[ReplicaSnapshot, ...]
+def version_card(
+    view: RegistryView, version: AdapterVersion, snapshots: tuple[ReplicaSnapshot, ...]
 ) -> dict[str, Any]:
-    """One generation, whoever has it."""
+    """One version, whoever has it."""
     return {
-        "object": "adapter.generation",
-        "generation": generation.digest,
-        "state": generation.state.value,
-        "names": [name.id for name in view.names_at(generation.digest)],
-        "in_history_of": list(generation.names),
-        **_about(generation),
-        **progress(generation),
-        "residency": holders(generation.digest, snapshots),
+        "object": "adapter.version",
+        "version": version.digest,
+        "state": version.state.value,
+        "names": [name.id for name in view.names_at(version.digest)],
+        "in_history_of": list(version.names),
+        **_about(version),
+        **progress(version),
+        "residency": holders(version.digest, snapshots),
     }
 
 
-def progress(generation: Generation) -> dict[str, Any]:
+def progress(version: AdapterVersion) -> dict[str, Any]:
     """What replicas have said of it, while it is being added."""
     return {
-        "wanted_by": generation.wanted_by,
+        "wanted_by": version.wanted_by,
         "answers": [
             {
                 "replica": answer.replica_id,
@@ -169,19 +169,19 @@ def progress(generation: Generation) -> dict[str, Any]:
                 "code": answer.code,
                 "message": answer.message,
             }
-            for answer in generation.answers
+            for answer in version.answers
         ],
     }
 
 
-def staged_for(view: RegistryView, name: str) -> list[Generation]:
+def staged_for(view: RegistryView, name: str) -> list[AdapterVersion]:
     """What is being added for a name (``owner/alias``) at this moment."""
-    staged = view.in_state(GenerationState.STAGED)
-    return [generation for generation in staged if generation.wanted_by == name]
+    staged = view.in_state(VersionState.STAGED)
+    return [version for version in staged if version.wanted_by == name]
 
 
 def holders(digest: AdapterDigest, snapshots: tuple[ReplicaSnapshot, ...]) -> list[dict[str, Any]]:
-    """Who holds a generation, in the replicas' own words."""
+    """Who holds a version, in the replicas' own words."""
     return [
         {
             "replica": snapshot.replica_id,
@@ -196,16 +196,16 @@ def holders(digest: AdapterDigest, snapshots: tuple[ReplicaSnapshot, ...]) -> li
     ]
 
 
-def _about(generation: Generation) -> dict[str, Any]:
-    manifest = generation.manifest
+def _about(version: AdapterVersion) -> dict[str, Any]:
+    manifest = version.manifest
     return {
         "rank": manifest.max_rank,
         "bytes": manifest.nbytes,
         "target_modules": list(manifest.target_modules),
         "chat_template": "base's" if manifest.chat_template is None else "own",
         "description": manifest.description,
-        "tags": list(generation.tags),
-        "notes": list(generation.notes),
-        "source": generation.source,
-        "added_at": generation.added_at,
+        "tags": list(version.tags),
+        "notes": list(version.notes),
+        "source": version.source,
+        "added_at": version.added_at,
     }

@@ -110,7 +110,7 @@ def _adapter(view: RegistryView, name: Name) -> dict[str, Any]:
 def _residency(
     view: RegistryView, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]
 ) -> dict[str, Any]:
-    """A snapshot with the tier of each generation, and the names that point to it now.
+    """A snapshot with the tier of each version, and the names that point to it now.
 
     ``on_host`` is everything in host memory; what has a slot as well is also ``resident``.
     """

@@ -13,7 +13,7 @@ from cluster.errors import BraidError, ConfigError
 from deployments.live_adapters import LiveAdapters
 from deployments.live_routers import (
     BuiltRouters,
-    bound_generations,
+    bound_versions,
     build_router,
     fingerprint,
     router_configs,
@@ -120,7 +120,7 @@ class FrontRouters:
             return built
         try:
             made = await asyncio.to_thread(build_router, self._config, router, entries, self._base)
-            return _Built(wanted, made, dict(bound_generations(router)))
+            return _Built(wanted, made, dict(bound_versions(router)))
         except ConfigError as error:
             log.error("front.router_refused", router=router.name, reason=error.message)
             return _Built(wanted, problem=error.message, error=error)

@@ -37,7 +37,7 @@ from deployments.front.admin.front_routers import FrontRouters
 from deployments.live_adapters import LiveAdapters
 from deployments.live_routers import (
     added_path,
-    bound_generations,
+    bound_versions,
     build_router,
     candidates_of,
     router_store,
@@ -130,7 +130,7 @@ class RouterAdmin:
 
         Raises:
             RouterError: it cannot be used with this base, these adapters or these limits.
-            RouterOutdated: it was made for generations that are not there.
+            RouterOutdated: it was made for versions that are not there.
             RouterConflict: the name exists.
         """
         await self._check_name(wanted)
@@ -212,11 +212,11 @@ class RouterAdmin:
 
 
 def check_candidates(router: RouterConfig, view: RegistryView) -> None:
-    """Refuse an artifact that names adapters, or generations of them, that are not there.
+    """Refuse an artifact that names adapters, or versions of them, that are not there.
 
     Raises:
         RouterError: an alias that no adapter has.
-        RouterOutdated: a generation that none of an alias's owners has, now or in its history.
+        RouterOutdated: a version that none of an alias's owners has, now or in its history.
     """
     aliases = {name.alias for name in view.names.values()}
     missing = [alias for alias in candidates_of(router) if alias not in aliases]
@@ -226,13 +226,13 @@ def check_candidates(router: RouterConfig, view: RegistryView) -> None:
             "train the router anew",
             param="name",
         )
-    for alias, digest in bound_generations(router).items():
+    for alias, digest in bound_versions(router).items():
         names = [name for name in view.names.values() if name.alias == alias]
         if not any(step.digest == digest for name in names for step in name.history):
             now = ", ".join(name.digest[:12] for name in names)
             raise RouterOutdated(
-                f"made for generation {digest[:12]} of {alias!r}, which is {now} here; add that "
-                "generation, or make the router anew",
+                f"made for version {digest[:12]} of {alias!r}, which is {now} here; add that "
+                "version, or make the router anew",
                 param="name",
             )
 

@@ -41,7 +41,7 @@ class RemoveQuery(OwnerQuery):
     """``DELETE /admin/v1/adapters/{name}``."""
 
     expected: Digest | None = None
-    """The generation that the name must point to now."""
+    """The version that the name must point to now."""
     force: bool = False
     """Also what is pinned, or what names point to."""
     wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] = 30.0

@@ -155,14 +155,14 @@ def answer_schemas() -> dict[str, Schema]:
         "Status": member({"status": TEXT}, replicas=COUNT),
         "Version": member({"version": TEXT}),
         "Adapter": card,
-        "AdapterGeneration": member(
-            {"object": {"const": "adapter.generation"}, "generation": TEXT, "state": TEXT}
+        "AdapterVersion": member(
+            {"object": {"const": "adapter.version"}, "version": TEXT, "state": TEXT}
         ),
         "AdapterList": member(
             {
                 "object": {"const": "list"},
                 "data": list_of(ref("Adapter")),
-                "other_generations": list_of(ref("AdapterGeneration")),
+                "other_versions": list_of(ref("AdapterVersion")),
                 "registry": ANY_OBJECT,
             }
         ),
@@ -172,11 +172,11 @@ def answer_schemas() -> dict[str, Schema]:
                 "name": TEXT,
                 "deleted": FLAG,
                 "freed": list_of(TEXT),
-                "waiting": list_of(ref("AdapterGeneration")),
+                "waiting": list_of(ref("AdapterVersion")),
             }
         ),
         "AdapterVerified": member(
-            {"object": {"const": "adapter.verified"}, "generation": TEXT, "intact": FLAG}
+            {"object": {"const": "adapter.verified"}, "version": TEXT, "intact": FLAG}
         ),
         "Router": member(
             {"object": {"const": "router"}, "name": TEXT, "kind": TEXT, "state": TEXT}

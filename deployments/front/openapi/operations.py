@@ -161,15 +161,15 @@ OPERATIONS = (
     Operation(
         "get",
         f"{ADAPTERS}/{{name}}",
-        "Show a name, or a generation by its digest.",
-        {200: "AdapterOrGeneration"},
+        "Show a name, or a version by its digest.",
+        {200: "AdapterOrVersion"},
         query=OwnerQuery,
         access="admin",
     ),
     Operation(
         "delete",
         f"{ADAPTERS}/{{name}}",
-        "Remove a name, or a generation by its digest.",
+        "Remove a name, or a version by its digest.",
         {200: "AdapterDeleted", 202: "AdapterDeleted"},
         query=RemoveQuery,
         access="admin",
@@ -177,7 +177,7 @@ OPERATIONS = (
     Operation(
         "post",
         f"{ADAPTERS}/{{name}}/alias",
-        "Point a name to a generation.",
+        "Point a name to a version.",
         {200: "Adapter"},
         body="AliasBody",
         access="admin",
@@ -193,7 +193,7 @@ OPERATIONS = (
     Operation(
         "post",
         f"{ADAPTERS}/{{name}}/pin",
-        "Keep a name's generation on every replica.",
+        "Keep a name's version on every replica.",
         {200: "Adapter"},
         body="PinBody",
         access="admin",
@@ -201,7 +201,7 @@ OPERATIONS = (
     Operation(
         "post",
         f"{ADAPTERS}/{{name}}/verify",
-        "Compare a generation's files with its digest.",
+        "Compare a version's files with its digest.",
         {200: "AdapterVerified"},
         query=OwnerQuery,
         access="admin",
@@ -247,7 +247,7 @@ OPERATIONS = (
 
 EXTRA_SCHEMAS: dict[str, Schema] = {
     "Document": ANY_OBJECT,
-    "AdapterOrGeneration": {"anyOf": [ref("Adapter"), ref("AdapterGeneration")]},
+    "AdapterOrVersion": {"anyOf": [ref("Adapter"), ref("AdapterVersion")]},
 }
 
 

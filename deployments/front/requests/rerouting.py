@@ -23,9 +23,9 @@ from cluster.domain.decision import DecisionSource
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.request import GenerationChunk
 from cluster.errors import BraidError
-from deployments.link.link_messages import SegmentStart
+from deployments.link.link_messages import SpanStart
 from router_service.request_decision import RequestDecision
-from router_service.routers.sentences import SegmentConfig, SentenceSegmenter
+from router_service.routers.sentences import SentenceConfig, SentenceSplitter
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ Send = Callable[[bytes, int], None]
 """Tells the replica of a signed decision, and of how many tokens of the completion come first."""
 
 
-class SegmentState(StrEnum):
+class SentenceState(StrEnum):
     """Says what became of a sentence's decision."""
 
     APPLIED = "applied"
@@ -52,7 +52,7 @@ class SentenceDecision:
 
     seen: int  # tokens of the completion when it had begun
     decided: RequestDecision | None = None
-    state: SegmentState = SegmentState.UNREACHED
+    state: SentenceState = SentenceState.UNREACHED
     start: int | None = None  # where applied: tokens of the completion computed before
     reason: str = ""  # where it failed
 
@@ -62,7 +62,7 @@ class SentenceRerouting:
 
     Args:
         first: the prompt's decision.
-        segments: how sentences are told apart.
+        spans: how sentences are told apart.
         decide: the decision for what follows a text, which ends in a sentence's beginning.
         keep_delay: notes with a decision how many tokens after that it was applied.
     """
@@ -70,14 +70,14 @@ class SentenceRerouting:
     def __init__(
         self,
         first: RequestDecision,
-        segments: SegmentConfig,
+        spans: SentenceConfig,
         decide: Callable[[str], Awaitable[RequestDecision]],
         keep_delay: Callable[[RequestDecision, int], None],
     ) -> None:
-        self.sentences = [SentenceDecision(0, first, SegmentState.APPLIED, 0)]
+        self.sentences = [SentenceDecision(0, first, SentenceState.APPLIED, 0)]
         self._decide = decide
         self._keep_delay = keep_delay
-        self._segmenter = SentenceSegmenter(segments)
+        self._splitter = SentenceSplitter(spans)
         self._text: list[str] = []
         self._mixture = first.decision.mixture
         self._newest: SentenceDecision | None = None  # to be decided
@@ -103,10 +103,10 @@ class SentenceRerouting:
             )
         )
 
-    def started_segments(self) -> tuple[SegmentStart, ...]:
+    def started_segments(self) -> tuple[SpanStart, ...]:
         """Return what another replica must know to go on with the tokens so far."""
         return tuple(
-            SegmentStart(one.start, one.decided.encoded)
+            SpanStart(one.start, one.decided.encoded)
             for one in self.applied[1:]
             if one.start is not None and one.decided is not None
         )
@@ -134,12 +134,12 @@ class SentenceRerouting:
         asked = self._asked
         if asked is None or asked.decided is None:
             return
-        if chunk.segment_start is not None:
-            asked.state, asked.start = SegmentState.APPLIED, chunk.segment_start
+        if chunk.span_start is not None:
+            asked.state, asked.start = SentenceState.APPLIED, chunk.span_start
             self._mixture = asked.decided.decision.mixture
             self._keep_delay(asked.decided, asked.start - asked.seen)
         elif chunk.reroute_error is not None:
-            asked.state, asked.reason = SegmentState.FAILED, chunk.reroute_error
+            asked.state, asked.reason = SentenceState.FAILED, chunk.reroute_error
         else:
             return
         self._asked = None
@@ -150,7 +150,7 @@ class SentenceRerouting:
         if not text:
             return
         self._text.append(text)
-        if self._segmenter.feed(text):
+        if self._splitter.feed(text):
             self._newest = SentenceDecision(tokens)
             self._answer = "".join(self._text)
             self._proceed()
@@ -172,18 +172,18 @@ class SentenceRerouting:
             decided = await self._decide(answer)
             sentence.decided = decided
             if decided.source is DecisionSource.FALLBACK:
-                sentence.state = SegmentState.FAILED
+                sentence.state = SentenceState.FAILED
                 sentence.reason = "the router could not answer"
             elif decided.decision.mixture == self._mixture:
-                sentence.state = SegmentState.UNCHANGED
+                sentence.state = SentenceState.UNCHANGED
             else:
                 self._asked = sentence
                 self._tell()
         except BraidError as error:
-            sentence.state, sentence.reason = SegmentState.FAILED, error.message
+            sentence.state, sentence.reason = SentenceState.FAILED, error.message
         except Exception as error:
             log.error("front.reroute_failed", exc_info=error)
-            sentence.state, sentence.reason = SegmentState.FAILED, "the sentence was not routed"
+            sentence.state, sentence.reason = SentenceState.FAILED, "the sentence was not routed"
         self._task = None
         self._proceed()
 

@@ -94,10 +94,10 @@ class MeterCollector(Collector):
         adapters = CounterMetricFamily(
             "braid_adapter_tokens",
             "Tokens credited to adapters by the size of their weight.",
-            labels=["tenant", "adapter", "generation", "direction"],
+            labels=["tenant", "adapter", "version", "direction"],
         )
         for used in snapshot.adapters:
-            # A name that was switched has several generations, each with figures of its own.
+            # A name that was switched has several versions, each with figures of its own.
             label = [used.tenant, used.alias or "(base)", used.digest]
             adapters.add_metric([*label, "prompt"], used.prompt_tokens)
             adapters.add_metric([*label, "completion"], used.completion_tokens)

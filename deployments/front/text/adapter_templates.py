@@ -72,8 +72,8 @@ class AdapterTemplates:
         Raises:
             AdapterLoadFailed: as ``choose``.
         """
-        generation = self._live.view.generations.get(digest)
-        wanted = None if generation is None else generation.manifest.chat_template
+        version = self._live.view.versions.get(digest)
+        wanted = None if version is None else version.manifest.chat_template
         if wanted is None:
             return ChosenTemplate(True, digest)
         text = self._kept.get(wanted)

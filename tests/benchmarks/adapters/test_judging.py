@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.adapters.asking import Reply, generations
+from benchmarks.adapters.asking import Reply, versions
 from benchmarks.adapters.churn import Churn, Made
 from benchmarks.adapters.names import NameBook
 from benchmarks.adapters.signature import Asked, judge
@@ -28,7 +28,7 @@ def churn() -> Churn:
 def found(churn: Churn, reply: Reply, *names: str) -> dict[str, int]:
     asked = Asked(names or ("x",), "Hello", 2, reply)
     tally = judge([asked], churn, lambda made, _: f" a {made[0].signature.text}")
-    kinds = ("served", "gone", "unclear", "wrong_tokens", "wrong_generations", "unnamed", "failed")
+    kinds = ("served", "gone", "unclear", "wrong_tokens", "wrong_versions", "unnamed", "failed")
     assert len(tally.problems) == sum(getattr(tally, kind) for kind in kinds[3:])
     return {kind: n for kind in kinds if (n := getattr(tally, kind))}
 
@@ -47,7 +47,7 @@ def test_other_words_are_right_where_the_reference_says_them_too(churn: Churn) -
     assert found(churn, replace(GOOD, text=" a  river")) == {"served": 1, "wrong_tokens": 1}
 
 
-def test_two_names_of_one_generation_are_answered_under_one(churn: Churn) -> None:
+def test_two_names_of_one_version_are_answered_under_one(churn: Churn) -> None:
     churn.book.change("y", A, 0.0, 1.0)
     churn.book.change("z", B, 0.0, 1.0)
     assert found(churn, GOOD, "x", "y") == {"served": 1}
@@ -60,13 +60,13 @@ def test_two_names_of_one_generation_are_answered_under_one(churn: Churn) -> Non
 
 def test_the_right_weights_under_a_name_that_did_not_mean_them_are_found(churn: Churn) -> None:
     other = replace(GOOD, text=" river river", adapters={"x": B})
-    assert found(churn, other) == {"served": 1, "wrong_generations": 1}
+    assert found(churn, other) == {"served": 1, "wrong_versions": 1}
     churn.book.change("x", B, 2.5, 2.6)
     assert found(churn, other) == {"served": 1}, "it was switched meanwhile"
-    assert found(churn, replace(GOOD, sent=2.7)) == {"served": 1, "wrong_generations": 1}
+    assert found(churn, replace(GOOD, sent=2.7)) == {"served": 1, "wrong_versions": 1}
 
 
-def test_an_answer_must_name_all_its_generations(churn: Churn) -> None:
+def test_an_answer_must_name_all_its_versions(churn: Churn) -> None:
     assert found(churn, replace(GOOD, adapters={})) == {"served": 1, "unnamed": 1}
     churn.book.change("y", B, 0.0, 1.0)
     assert found(churn, GOOD, "x", "y") == {"served": 1, "unnamed": 1}
@@ -84,5 +84,5 @@ def test_only_what_was_removed_may_be_missing(churn: Churn) -> None:
 
 
 def test_generations_are_read_from_the_header() -> None:
-    assert generations(f"x@{A};w=1, y@{B};w=-0.25") == {"x": A, "y": B}
-    assert generations("") == {}
+    assert versions(f"x@{A};w=1, y@{B};w=-0.25") == {"x": A, "y": B}
+    assert versions("") == {}

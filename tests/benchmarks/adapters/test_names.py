@@ -35,15 +35,15 @@ CHANGES = st.lists(
 def test_agrees_with_a_name_that_is_looked_at_every_moment(changes, data) -> None:
     book, moments, now = NameBook(), {}, 0
     current: str | None = None
-    for generation, pause, takes in changes:
+    for version, pause, takes in changes:
         for at in range(now, now + pause):
             moments[at] = {current}
         now += pause
         for at in range(now, now + takes + 1):
-            moments[at] = {current, generation}
-        book.change("sql", generation, now, now + takes)
+            moments[at] = {current, version}
+        book.change("sql", version, now, now + takes)
         now += takes + 1
-        current = generation
+        current = version
     moments[now] = {current}
     begin = data.draw(st.integers(0, now))
     end = data.draw(st.integers(begin, now))

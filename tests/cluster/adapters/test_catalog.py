@@ -100,7 +100,7 @@ def test_a_folder_linked_from_elsewhere_is_a_problem(folder, tmp_path_factory, w
     assert "symlink" in problem.message
 
 
-def test_two_aliases_of_one_generation(folder, write_adapter):
+def test_two_aliases_of_one_version(folder, write_adapter):
     write_adapter(folder / "sql-again", seed=0)
     catalog = AdapterCatalog.scan(folder)
     digest = catalog.entries["sql"].key.digest

@@ -171,7 +171,7 @@ def test_files_that_changed_since_the_catalog_are_refused(tmp_path, write_adapte
         load_adapter(folder, base, LIMITS, digest)
 
 
-def test_a_config_edited_in_place_changes_the_generation(tmp_path, write_adapter, base):
+def test_a_config_edited_in_place_changes_the_version(tmp_path, write_adapter, base):
     folder = write_adapter(tmp_path / "x")
     digest = load_adapter(folder, base, LIMITS).manifest.digest
     path = folder / "adapter_config.json"

@@ -34,8 +34,8 @@ COMMANDS = [
     ("router", "import"),
     ("router", "import-gate"),
     ("adapters", "merge"),
-    ("fusion", "save"),
-    ("fusion", "search"),
+    ("mixture", "save"),
+    ("mixture", "search"),
 ]
 HEAVY = ("torch", "ray", "transformers", "peft", "numpy", "redis", "fastapi", "huggingface_hub")
 

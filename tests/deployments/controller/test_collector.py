@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import pytest
 
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import GenerationState, PlaceKind
+from cluster.adapters.registry.records import PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterConflict
 from deployments.controller.collector import GRACE_S, RetiredCollector, placeable
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Bench:
         return self.answers
 
     async def put(self, letter: str, kind: PlaceKind = PlaceKind.STORE) -> None:
-        await self.registry.stage(generation(letter, kind), "shared/x")
+        await self.registry.stage(version(letter, kind), "shared/x")
         await self.registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
 
     async def retire(self) -> None:
@@ -59,7 +59,7 @@ class Bench:
 
     @property
     def known(self) -> set[str]:
-        return {d[0] for d in self.registry.view.generations}
+        return {d[0] for d in self.registry.view.versions}
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ async def test_what_comes_back_in_time_stays(bench: Bench) -> None:
     bench.unload = while_it_is_named_again
     assert await bench.restarted().tick() == ()
     assert bench.files.removed == []
-    assert bench.registry.view.generation(digest("a")).state is GenerationState.SERVED
+    assert bench.registry.view.version(digest("a")).state is VersionState.SERVED
 
 
 async def test_a_deletion_that_was_cut_off_is_finished(bench: Bench) -> None:
@@ -111,7 +111,7 @@ async def test_a_deletion_that_was_cut_off_is_finished(bench: Bench) -> None:
     bench.files.broken = True
     with pytest.raises(OSError, match="disk"):
         await bench.collector.tick()
-    assert bench.registry.view.generation(digest("a")).state is GenerationState.DELETING
+    assert bench.registry.view.version(digest("a")).state is VersionState.DELETING
     with pytest.raises(AdapterConflict):
         await bench.put("a")
     bench.files.broken = False
@@ -129,17 +129,17 @@ async def test_files_of_a_configured_folder_are_not_ours_to_remove(bench: Bench)
 
 
 async def test_an_addition_whose_front_died_is_let_go(bench: Bench) -> None:
-    await bench.registry.stage(generation("a"), "shared/x")
+    await bench.registry.stage(version("a"), "shared/x")
     bench.clock.advance(99)
     await bench.collector.tick()
-    assert bench.registry.view.generation(digest("a")).state is GenerationState.STAGED
+    assert bench.registry.view.version(digest("a")).state is VersionState.STAGED
     bench.clock.advance(1)
     await bench.collector.tick()
     bench.clock.advance(GRACE_S)
     assert await bench.collector.tick() == (digest("a"),)
 
 
-async def test_placement_sees_each_generation_once(bench: Bench) -> None:
+async def test_placement_sees_each_version_once(bench: Bench) -> None:
     await bench.put("a")
     await bench.put("b")
     await bench.registry.point(TenantId("acme"), "y", digest("b"), expected=None, by="admin")

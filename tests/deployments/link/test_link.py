@@ -18,7 +18,7 @@ from cluster.domain.request import (
 )
 from cluster.errors import ReplicaLost
 from deployments.link.link_client import ReplicaLink
-from deployments.link.link_messages import Reroute, SegmentStart, Submit
+from deployments.link.link_messages import Reroute, SpanStart, Submit
 from deployments.link.link_server import LinkServer
 
 KEY = b"0123456789abcdef"
@@ -181,8 +181,8 @@ async def test_cancel_crosses_and_ends_the_queue(served: Served) -> None:
 async def test_a_re_route_crosses_for_a_request_that_runs(served: Served) -> None:
     replica, server, port = served
     front = Front(port)
-    segments = (SegmentStart(3, b"earlier"),)
-    message = msgspec.structs.replace(submission("a"), segments=segments)
+    spans = (SpanStart(3, b"earlier"),)
+    message = msgspec.structs.replace(submission("a"), spans=spans)
     queue = front.submit(message)
     front.link.reroute(Reroute(RequestId("unknown"), b"other", 1))
     front.link.reroute(Reroute(RequestId("a"), b"newer", 9))
@@ -191,7 +191,7 @@ async def test_a_re_route_crosses_for_a_request_that_runs(served: Served) -> Non
     assert replica.submitted == [message]
     assert replica.rerouted == [Reroute(RequestId("a"), b"newer", 9)]
     refusal = GenerationChunk(RequestId("a"), reroute_error="no room")
-    begun = GenerationChunk(RequestId("a"), (7,), segment_start=9)
+    begun = GenerationChunk(RequestId("a"), (7,), span_start=9)
     server.deliver([refusal], running=1, queued=0)
     server.deliver([begun], running=1, queued=0)
     assert await asyncio.wait_for(queue.get(), WAIT_S) == refusal

@@ -8,7 +8,7 @@ import pytest
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
 from cluster.errors import ReplicaLost
-from deployments.link.link_messages import SegmentStart
+from deployments.link.link_messages import SpanStart
 from tests.support.request_rig import Rig
 
 PROMPT = 3  # tokens of every prompt
@@ -157,12 +157,12 @@ async def test_a_request_that_ends_first_was_not_re_routed(make_rig) -> None:
     rig.reroute(name, "b")  # unknown by now
 
 
-SEGMENTS = (SegmentStart(2, b"t:b"), SegmentStart(5, b"t:"))
+SPANS = (SpanStart(2, b"t:b"), SpanStart(5, b"t:"))
 
 
-async def test_elsewhere_its_segments_are_computed_as_they_were(make_rig) -> None:
+async def test_elsewhere_its_spans_are_computed_as_they_were(make_rig) -> None:
     rig = make_rig(slots=3)
-    name = rig.submit("a", max_tokens=14, resumed=range(100, 107), segments=SEGMENTS)
+    name = rig.submit("a", max_tokens=14, resumed=range(100, 107), spans=SPANS)
     rig.reroute(name, "c", after=9)  # what the front had not yet heard of
     rig.runner.gate.release(2)  # all that there was, and a token
     await rig.until(lambda: rig.tokens(name) == 2)
@@ -178,8 +178,8 @@ async def test_elsewhere_its_segments_are_computed_as_they_were(make_rig) -> Non
 
 async def test_where_not_all_fit_the_newest_adapters_compute_everything(make_rig) -> None:
     rig = make_rig(slots=1, timeout=0.2)
-    segments = (SegmentStart(2, b"t:b"),)
-    name = rig.submit("a", max_tokens=8, resumed=(100, 101, 102, 103), segments=segments)
+    spans = (SpanStart(2, b"t:b"),)
+    name = rig.submit("a", max_tokens=8, resumed=(100, 101, 102, 103), spans=spans)
     rig.runner.gate.release(100)
     assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
     assert runs(adapters_by_token(rig, name)) == [("b", PROMPT + 7)]
@@ -188,8 +188,8 @@ async def test_where_not_all_fit_the_newest_adapters_compute_everything(make_rig
 
 async def test_where_earlier_adapters_are_gone_the_newest_compute_everything(make_rig) -> None:
     rig = make_rig()
-    segments = (SegmentStart(2, b"t:b"),)
-    name = rig.submit("x", max_tokens=8, resumed=(100, 101, 102, 103), segments=segments)
+    spans = (SpanStart(2, b"t:b"),)
+    name = rig.submit("x", max_tokens=8, resumed=(100, 101, 102, 103), spans=spans)
     rig.runner.gate.release(100)
     assert (await rig.end(name)).finish_reason is FinishReason.LENGTH
     assert runs(adapters_by_token(rig, name)) == [("b", PROMPT + 7)]

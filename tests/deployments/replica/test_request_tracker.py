@@ -159,7 +159,7 @@ async def test_a_full_house_takes_only_whoever_has_less_than_a_share(make_rig):
     assert rig.book.waiting_for_admission == 6
 
 
-async def test_counts_of_a_generation_that_has_gone_are_forgotten(make_rig) -> None:
+async def test_counts_of_a_version_that_has_gone_are_forgotten(make_rig) -> None:
     rig = make_rig()
     rig.runner.gate.release(100_000)
     for adapters in ("a", "ab", ""):

@@ -14,7 +14,7 @@ from cluster.clock import ManualClock
 from cluster.config import RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.errors import ConfigError
-from deployments.replica.mixing import DecisionFusion
+from deployments.replica.mixing import DecisionMixing
 from deployments.replica.router_parts import GRACE_S, PartKeeper
 from router_service.routers.kind import EnginePart
 
@@ -41,13 +41,13 @@ class FakeLive:
 class Bench:
     def __init__(self) -> None:
         self.live, self.clock = FakeLive(), ManualClock()
-        self.fusion = DecisionFusion({}, "base", isolate_tenants=True)
+        self.mixing = DecisionMixing({}, "base", isolate_tenants=True)
         self.broken: set[str] = set()
         self.used: set[str] = set()
         self.builds: list[str] = []
         self.keeper = PartKeeper(
             live=self.live,  # type: ignore[arg-type]
-            fusion=self.fusion,
+            mixing=self.mixing,
             configs=self.configs,
             build=self.build,
             uses=self.used.__contains__,
@@ -90,23 +90,23 @@ async def bench() -> Any:
 
 
 async def test_a_replaced_part_stays_while_it_may_be_needed(bench: Bench) -> None:
-    assert bench.fusion.versions == {"first"}
+    assert bench.mixing.versions == {"first"}
     await bench.put("gate", "v1")
     await bench.keeper.sync()
-    assert bench.fusion.versions == {"first", "v1"}
+    assert bench.mixing.versions == {"first", "v1"}
     await bench.put("gate", "v2")
     await bench.keeper.sync()
-    assert bench.fusion.versions == {"first", "v1", "v2"}
+    assert bench.mixing.versions == {"first", "v1", "v2"}
     bench.used.add("v1")
     bench.pass_time()
-    assert "v1" in bench.fusion.versions
+    assert "v1" in bench.mixing.versions
     bench.used.clear()
     bench.keeper.sweep()
-    assert bench.fusion.versions == {"first", "v2"}
+    assert bench.mixing.versions == {"first", "v2"}
     await bench.live.registry.remove_router("gate")
     await bench.keeper.sync()
     bench.pass_time()
-    assert bench.fusion.versions == {"first"}
+    assert bench.mixing.versions == {"first"}
     assert bench.builds.count("first") == 1
 
 
@@ -115,15 +115,15 @@ async def test_what_comes_back_in_time_stays(bench: Bench) -> None:
         await bench.put("gate", version)
         await bench.keeper.sync()
     bench.pass_time()
-    assert bench.fusion.versions == {"first", "v1"}
+    assert bench.mixing.versions == {"first", "v1"}
 
 
 async def test_what_is_tried_and_never_added_leaves(bench: Bench) -> None:
     wanted = RouterConfig(name="gate", kind="flow", path="/v1")
     assert await bench.keeper.prepare(wanted) == ("loaded", "", "")
-    assert "v1" in bench.fusion.versions
+    assert "v1" in bench.mixing.versions
     bench.pass_time()
-    assert bench.fusion.versions == {"first"}
+    assert bench.mixing.versions == {"first"}
     bench.broken.add("v2")
     answer = await bench.keeper.prepare(wanted.model_copy(update={"path": "/v2"}))
     assert answer == ("refused", "router_invalid", "v2: broken")
@@ -133,12 +133,12 @@ async def test_a_request_that_is_ahead_of_the_replica_is_waited_for(bench: Bench
     bench.broken.add("v1")  # its files have not come yet
     await bench.put("gate", "v1")
     await bench.keeper.sync()
-    assert bench.fusion.versions == {"first"}
+    assert bench.mixing.versions == {"first"}
     bench.broken.clear()
     await bench.keeper.sync()
-    assert bench.fusion.versions == {"first"}  # not again and again
+    assert bench.mixing.versions == {"first"}  # not again and again
     await bench.keeper.ensure("v1")
-    assert bench.fusion.versions == {"first", "v1"}
+    assert bench.mixing.versions == {"first", "v1"}
     await bench.keeper.ensure("v9")
     assert bench.builds.count("v1") == 2
 
@@ -146,7 +146,7 @@ async def test_a_request_that_is_ahead_of_the_replica_is_waited_for(bench: Bench
 async def test_a_change_is_followed(bench: Bench) -> None:
     await bench.put("gate", "v1")  # the listener has begun by now
     await bench.keeper.ensure("v1")
-    assert bench.fusion.versions == {"first", "v1"}
+    assert bench.mixing.versions == {"first", "v1"}
 
 
 async def test_a_configured_router_that_cannot_be_used_stops_the_replica() -> None:

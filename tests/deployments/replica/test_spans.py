@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from cluster.domain.request import FinishReason
-from deployments.link.link_messages import SegmentStart
+from deployments.link.link_messages import SpanStart
 from tests.support.request_rig import Rig
 
 PROMPT = 3
@@ -40,8 +40,8 @@ async def test_it_applies_from_its_invocation_on(make_rig, adapters: str, expect
 
 async def test_elsewhere_it_is_cut_at_the_same_token(make_rig) -> None:
     rig = make_rig(slots=3)
-    segments = (SegmentStart(2, b"t:w"), SegmentStart(3, b"t:av"))
-    name = rig.submit("v", max_tokens=6, resumed=(2, 3, 9, 9), segments=segments)
+    spans = (SpanStart(2, b"t:w"), SpanStart(3, b"t:av"))
+    name = rig.submit("v", max_tokens=6, resumed=(2, 3, 9, 9), spans=spans)
     rig.runner.gate.release(100)
     await rig.end(name)
     assert runs(rig, name) == [("", 1), ("v", PROMPT + 1), ("", 1), ("av", 2)]

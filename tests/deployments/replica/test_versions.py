@@ -1,4 +1,4 @@
-"""What one replica does for the life of a generation."""
+"""What one replica does for the life of a version."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -9,8 +9,8 @@ from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterCapacity, AdapterNotFinite, AdapterWrongBase
-from deployments.replica.versions import GenerationKeeper
-from tests.support.registry import digest, generation
+from deployments.replica.versions import VersionKeeper
+from tests.support.registry import digest, version
 
 A = digest("a")
 
@@ -72,7 +72,7 @@ class Bench:
         self.used: set[AdapterDigest] = set()
         self.forgotten: list[AdapterDigest] = []
         self.freed: list[int] = []  # how many were forgotten when memory was given back
-        self.keeper = GenerationKeeper(
+        self.keeper = VersionKeeper(
             self.live, self.manager, self.used.__contains__, self.forgotten.append, self._freed
         )
 
@@ -80,7 +80,7 @@ class Bench:
         self.freed.append(len(self.forgotten))
 
     async def point(self, letter: str) -> None:
-        await self.live.registry.stage(generation(letter), "shared/x")
+        await self.live.registry.stage(version(letter), "shared/x")
         await self.live.registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
 
 
@@ -91,13 +91,13 @@ def bench():
 
 
 async def test_what_there_is_room_for_is_loaded(bench: Bench) -> None:
-    await bench.live.registry.stage(generation("a"), "shared/x")
+    await bench.live.registry.stage(version("a"), "shared/x")
     assert await bench.keeper.prepare(A) == ("loaded", "", "")
     assert bench.manager.asked == [("load", A)]
 
 
 async def test_what_there_is_no_room_for_is_read_and_checked(bench: Bench) -> None:
-    await bench.live.registry.stage(generation("a"), "shared/x")
+    await bench.live.registry.stage(version("a"), "shared/x")
     bench.manager.error = AdapterCapacity("full")
     assert await bench.keeper.prepare(A) == ("checked", "", "")
     assert bench.manager.asked == [("load", A), ("read", A)]

@@ -105,13 +105,13 @@ def test_lora_kernels(record_launches, capability, tmp_path):
     assert [launch.name for launch in launches] == [
         "decode_shrink",
         "decode_expand",
-        "segment_shrink",
-        "segment_expand",
+        "runs_shrink",
+        "runs_expand",
     ]
     for launch in launches:
         code = compiled(launch, capability)
         assert re.search(VECTOR_LOAD, code.asm["ptx"]), launch.name
-        tiled = launch.name.startswith("segment")
+        tiled = launch.name.startswith("run")
         assert bool(re.search(TENSOR_CORE, code.asm["ptx"])) == tiled, launch.name
         assert stack_bytes(code.asm["cubin"], tmp_path) <= SPILLED, launch.name
 

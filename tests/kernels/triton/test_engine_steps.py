@@ -103,7 +103,7 @@ def test_kernels_are_compiled_in_both_forms_at_every_site_and_nothing_is_left(re
     launches = record_launches("kernels.lora.lora_triton_ops")
     compile_kernels(batch)
     assert sorted(launch.name for launch in launches) == sorted(
-        ["decode_shrink", "decode_expand", "segment_shrink", "segment_expand"] * 2
+        ["decode_shrink", "decode_expand", "runs_shrink", "runs_expand"] * 2
     )
     assert not bank.occupied
     assert batch.tokens == 0

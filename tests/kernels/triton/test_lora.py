@@ -84,17 +84,17 @@ def test_rank_in_decode(rank):
 
 
 @pytest.mark.parametrize("rank", RANKS)
-def test_rank_in_segments(rank):
-    check({0: make_adapter(rank)}, [(3, ((0, 1.5),)), (2, ())], form=Form.SEGMENTS)
+def test_rank_in_runs(rank):
+    check({0: make_adapter(rank)}, [(3, ((0, 1.5),)), (2, ())], form=Form.RUNS)
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_all_ranks_in_one_batch(count):
     adapters = {slot: make_adapter(rank) for slot, rank in enumerate(RANKS)}
     check(adapters, [(count, ((slot, 1.0),)) for slot in (5, 0, 7, 2, 1, 4, 3, 6)])
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 @pytest.mark.parametrize("k", range(1, 9))
 def test_k_adapters_per_row(k, count):
     sites = SITES[1:]
@@ -106,7 +106,7 @@ def test_k_adapters_per_row(k, count):
     check(adapters, rows, sites=sites)
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_ranks_that_differ_between_modules_and_modules_that_are_missing(count):
     uneven = {path: make_adapter(rank)[path] for rank, path in enumerate(shapes(SITES), start=1)}
     adapters = {
@@ -119,7 +119,7 @@ def test_ranks_that_differ_between_modules_and_modules_that_are_missing(count):
     check(adapters, [*rows, (count, ((1, 0.5), (3, 2.0), (0, -1.0)))])
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_weights_are_any_real_and_an_adapter_may_be_named_twice(count):
     adapters = {0: make_adapter(8), 1: make_adapter(3)}
     check(
@@ -134,7 +134,7 @@ def test_weights_are_any_real_and_an_adapter_may_be_named_twice(count):
     )
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 @pytest.mark.parametrize("in_features", [255, 257, 1024, 2100])
 def test_features_in_several_pieces(in_features, count):
     sites = (FusedSite("down", in_features, (("down", 20),)),)
@@ -143,7 +143,7 @@ def test_features_in_several_pieces(in_features, count):
 
 
 @pytest.mark.parametrize("width", [1, 15, 127, 128, 129, 300])
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_columns_around_a_tile(width, count):
     sites = (FusedSite("pair", 20, (("a", width), ("b", 3))),)
     adapters = {0: make_adapter(3, sites=sites)}
@@ -156,7 +156,7 @@ def test_tokens_around_a_tile(tokens):
     check(adapters, [(tokens, ((0, 1.0),)), (0, ((1, 1.0),)), (2, ()), (3, ((1, 0.5), (0, 1.0)))])
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_half_precision(dtype, count):
     adapters = {slot: make_adapter(rank) for slot, rank in enumerate((8, 17, 1))}
@@ -166,7 +166,7 @@ def test_half_precision(dtype, count):
 
 def test_no_work_launches_nothing(monkeypatch):
     batch = make_batch(make_bank({0: make_adapter(8)}))
-    for name in ("decode_shrink", "decode_expand", "segment_shrink", "segment_expand"):
+    for name in ("decode_shrink", "decode_expand", "runs_shrink", "runs_expand"):
         monkeypatch.setattr(import_module("kernels.lora.lora_triton_ops"), name, None)
     for rows in ([], [(4, ()), (1, ())], [(1, ((0, 0.0),))], [(0, ((0, 1.0),))]):
         assert not batch.update(rows)
@@ -174,7 +174,7 @@ def test_no_work_launches_nothing(monkeypatch):
         add_lora(torch.zeros(tokens, 170), torch.zeros(tokens, 37), 0, batch)
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_neither_unused_columns_nor_unused_rows_are_read_or_written(count):
     """Scratch, free rows of the bank and what surrounds x and y are all NaN."""
     adapters = {0: make_adapter(3), 1: make_adapter(17)}
@@ -197,7 +197,7 @@ def test_neither_unused_columns_nor_unused_rows_are_read_or_written(count):
     assert y[:, 175:].isnan().all()
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_a_broken_adapter_or_token_reaches_only_its_own_rows(count):
     adapters = {slot: make_adapter(8) for slot in range(3)}
     adapters[1] = {p: (a, b * math.nan, s) for p, (a, b, s) in adapters[1].items()}
@@ -211,7 +211,7 @@ def test_a_broken_adapter_or_token_reaches_only_its_own_rows(count):
     assert y[2 * count :].isfinite().all()
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_a_row_alone_has_the_same_bits_as_in_company(count):
     adapters = {slot: make_adapter(rank) for slot, rank in enumerate((8, 3, 17, 8))}
     batch = make_batch(make_bank(adapters))
@@ -243,7 +243,7 @@ def weighted_reference(y, x, adapters, site, rows, batch, weights):
     return torch.cat(pieces, dim=1)
 
 
-@pytest.mark.parametrize("count", [1, 3], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 3], ids=["decode", "runs"])
 @pytest.mark.parametrize("per_slice", [False, True], ids=["pair", "slice"])
 def test_weights_from_a_router_per_pair_and_slice(count, per_slice):
     adapters = {slot: make_adapter(rank) for slot, rank in enumerate((8, 3, 17))}
@@ -327,7 +327,7 @@ def test_recorded_launches_follow_the_buffers(record_launches):
         assert torch.equal(y[idle], before[idle])
 
 
-@pytest.mark.parametrize("count", [1, 2], ids=["decode", "segments"])
+@pytest.mark.parametrize("count", [1, 2], ids=["decode", "runs"])
 def test_a_term_of_weight_zero_may_name_a_slot_that_is_empty(count):
     adapters = {1: make_adapter(3), 5: {}}
     batch = make_batch(make_bank({1: adapters[1]}))

@@ -75,7 +75,7 @@ MIXED = [(100, ((2, 1.0),)), (1, ((5, 0.5),)), (3, ()), (65, ((0, 1.0), (3, 2.0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("rows", [DECODE, MIXED], ids=["decode", "segments"])
+@pytest.mark.parametrize("rows", [DECODE, MIXED], ids=["decode", "runs"])
 def test_lora(device, dtype, rows):
     adapters, batch = lora(device, dtype)
     batch.update(rows)

@@ -331,7 +331,7 @@ def test_sentences_are_an_option_with_a_version_of_its_own(artifact: Path) -> No
         )
     }
     assert len(versions) == 4
-    assert router.segments.min_characters == 9
+    assert router.sentences.min_characters == 9
     answer = "One is short. Two is too. Three begins"
     assert router.reading("prompt", answer) == "prompt\nOne is short. Two is too."
     assert router.route("prompt", EVERYTHING) == plain.route("prompt", EVERYTHING)

@@ -20,7 +20,7 @@ from cluster.config import AdapterConfig, RouterConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams
 from cluster.engine.execution.mixing import LAYER_MODULES
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from cluster.errors import AdapterError, ConfigError
 from kernels.tolerances import assert_close
 from router_service.merging.merge import read_adapter
@@ -191,11 +191,11 @@ def test_the_engine_under_the_gate_is_pefts_arrow_model(
     shapes = BaseShapes("base", engine.built.module_shapes)
     for slot, name in enumerate(NAMES):
         engine.load(slot, load_adapter(folder / name, shapes, AdapterConfig()).tensors)
-    engine.fusion.gates[version] = part.gate
+    engine.mixing.gates[version] = part.gate
     sampling = SamplingParams(max_tokens=6, temperature=0.0, logprobs=97)
     mixture = tuple((Slot(slot), 1.0) for slot in range(len(NAMES)))
     for name, prompt in PROMPTS.items():
-        engine.submit(make_request(name, prompt, sampling), mixture, name, Fusion(gate=version))
+        engine.submit(make_request(name, prompt, sampling), mixture, name, Mixing(gate=version))
     engine.submit(make_request("static", TOKENS, sampling), mixture)
     engine.submit(make_request("base", TOKENS, sampling))
     engine.wait(*PROMPTS, "static", "base")

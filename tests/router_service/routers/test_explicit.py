@@ -62,7 +62,7 @@ def test_an_adapter_is_named_once(directory: Any) -> None:
     assert refusal.value.param == "adapters[1].name"
 
 
-def test_two_aliases_of_one_generation_are_one_adapter(directory: Any) -> None:
+def test_two_aliases_of_one_version_are_one_adapter(directory: Any) -> None:
     keys = directory.keys[ACME]
     keys["sql-latest"] = keys["sql"]
 

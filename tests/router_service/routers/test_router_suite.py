@@ -3,7 +3,7 @@
 A row is a function ``(folder, seed) -> (RouterConfig, RouterContext)``. It writes a small artifact
 into ``folder`` (a kind without an artifact leaves it empty) and returns the configuration, named
 "r", and a context in which it can be built. The same seed gives the same router; another seed gives
-one of the same shape that is another router: other tensors, weights, or generations of adapters.
+one of the same shape that is another router: other tensors, weights, or versions of adapters.
 ``ALIASES`` are the adapters of the context; ``make_context`` makes one. A kind that is registered
 and has no row fails.
 """
@@ -74,7 +74,7 @@ Row = Callable[[Path, int], Made]
 
 
 def make_context(salt: str = "") -> RouterContext:
-    """A context with every need met; ``salt`` makes other generations of the adapters."""
+    """A context with every need met; ``salt`` makes other versions of the adapters."""
     entries = []
     for alias in ALIASES:
         digest = AdapterDigest(f"digest-{alias}{salt}")
@@ -352,7 +352,7 @@ def test_a_fan_out_that_is_not_served_is_refused_or_kept_to(row: Row, tmp_path: 
     assert all(len(answer.weights) <= 1 for answer in _answers(router))
 
 
-def test_other_generations_of_its_adapters_are_refused_or_another_version(
+def test_other_versions_of_its_adapters_are_refused_or_another_version(
     row: Row, tmp_path: Path
 ) -> None:
     config, context = row(tmp_path, 1)

@@ -5,15 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_service.routers.sentences import (
-    SegmentConfig,
-    SentenceSegmenter,
+    SentenceConfig,
+    SentenceSplitter,
     last_full_sentences,
     sentence_ends,
     sentences,
 )
 from router_service.routers.text_policy import TextPolicy, read_text
 
-ANY_LENGTH = SegmentConfig(min_characters=1)
+ANY_LENGTH = SentenceConfig(min_characters=1)
 
 
 @pytest.mark.parametrize(
@@ -43,54 +43,54 @@ def test_sentences(text: str, wanted: list[str]) -> None:
 
 
 def test_short_sentences_are_joined_with_the_next() -> None:
-    config = SegmentConfig(min_characters=12)
+    config = SentenceConfig(min_characters=12)
     assert sentences("Yes. No. That is all. Bye.", config) == ["Yes. No. That is all.", "Bye."]
 
 
 def test_an_end_is_known_with_the_first_character_of_the_next_sentence() -> None:
-    segmenter = SentenceSegmenter(ANY_LENGTH)
-    assert [segmenter.feed(piece) for piece in ("It is 3", ".", "5", ".", " ", "\n", "T")] == [
+    splitter = SentenceSplitter(ANY_LENGTH)
+    assert [splitter.feed(piece) for piece in ("It is 3", ".", "5", ".", " ", "\n", "T")] == [
         [], [], [], [], [], [], [10],
     ]  # fmt: skip
-    assert segmenter.finish() == [13]
+    assert splitter.finish() == [13]
 
 
 def test_a_wide_end_waits_for_more_of_its_run_only() -> None:
-    segmenter = SentenceSegmenter(ANY_LENGTH)
-    assert segmenter.feed("はい。") == []
-    assert segmenter.feed("」そ") == [4]
+    splitter = SentenceSplitter(ANY_LENGTH)
+    assert splitter.feed("はい。") == []
+    assert splitter.feed("」そ") == [4]
 
 
 ALPHABET = st.sampled_from(
     [*"aBI 1.!?…。」\n\"')é漢", ". ", "Dr. ", "\n\n", "e.g. ", "A sentence. "]
 )
 TEXTS = st.lists(ALPHABET, max_size=40).map("".join)
-CONFIGS = st.builds(SegmentConfig, min_characters=st.integers(1, 12))
+CONFIGS = st.builds(SentenceConfig, min_characters=st.integers(1, 12))
 
 
 @given(TEXTS, CONFIGS, st.lists(st.integers(1, 5), min_size=1, max_size=60))
 def test_pieces_give_the_ends_of_the_whole(
-    text: str, config: SegmentConfig, sizes: list[int]
+    text: str, config: SentenceConfig, sizes: list[int]
 ) -> None:
-    segmenter = SentenceSegmenter(config)
+    splitter = SentenceSplitter(config)
     found: list[int] = []
     at = 0
     for size in (*sizes, len(text)):
-        found += segmenter.feed(text[at : at + size])
+        found += splitter.feed(text[at : at + size])
         at += size
-    assert found + segmenter.finish() == sentence_ends(text, config)
+    assert found + splitter.finish() == sentence_ends(text, config)
 
 
 @given(TEXTS, CONFIGS, st.integers(0, 80))
 def test_an_end_that_was_given_is_never_taken_back(
-    text: str, config: SegmentConfig, cut: int
+    text: str, config: SentenceConfig, cut: int
 ) -> None:
-    early = SentenceSegmenter(config).feed(text[:cut])
-    assert SentenceSegmenter(config).feed(text)[: len(early)] == early
+    early = SentenceSplitter(config).feed(text[:cut])
+    assert SentenceSplitter(config).feed(text)[: len(early)] == early
 
 
 @given(TEXTS, CONFIGS)
-def test_ends_rise_and_every_sentence_is_long_enough(text: str, config: SegmentConfig) -> None:
+def test_ends_rise_and_every_sentence_is_long_enough(text: str, config: SentenceConfig) -> None:
     ends = sentence_ends(text, config)
     assert ends == sorted(set(ends))
     assert all(0 < end <= len(text) for end in ends)
@@ -120,5 +120,5 @@ def test_the_last_full_sentences_leave_out_the_one_being_written() -> None:
     ],
 )
 def test_what_a_router_reads(characters: int | None, answer: str, wanted: str) -> None:
-    policy = TextPolicy(prompt_characters=characters, segments=ANY_LENGTH)
+    policy = TextPolicy(prompt_characters=characters, sentences=ANY_LENGTH)
     assert read_text(policy, "alpha beta gamma", answer) == wanted

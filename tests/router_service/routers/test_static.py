@@ -63,10 +63,10 @@ def test_a_mixture_larger_than_is_served_is_refused(tmp_path: Path) -> None:
         _build(tmp_path, replace(CONTEXT, max_mixture=2))
 
 
-def test_a_searched_mixture_is_bound_to_its_generations(tmp_path: Path) -> None:
+def test_a_searched_mixture_is_bound_to_its_versions(tmp_path: Path) -> None:
     digests = {"sql": "d-sql", "json": "d-other"}
     save_static(tmp_path, {"sql": 1, "json": 1}, adapter_digests=digests)
-    with pytest.raises(ConfigError, match=r"adapter_digests\.json: made for generation d-other"):
+    with pytest.raises(ConfigError, match=r"adapter_digests\.json: made for version d-other"):
         _build(tmp_path)
     save_static(
         tmp_path, {"sql": 1, "json": 1}, adapter_digests=digests | {"json": "d-json"},
@@ -75,7 +75,7 @@ def test_a_searched_mixture_is_bound_to_its_generations(tmp_path: Path) -> None:
     assert _build(tmp_path).route("", ALIASES).weights == (("sql", 1.0), ("json", 1.0))
 
 
-def test_the_version_follows_the_weights_and_the_generations(tmp_path: Path) -> None:
+def test_the_version_follows_the_weights_and_the_adapters(tmp_path: Path) -> None:
     versions = [
         save_static(tmp_path, weights, adapter_digests=digests, overwrite=True).version
         for weights in ({"sql": 1.0, "json": 0.5}, {"sql": 1.0, "json": 0.5001})

@@ -19,7 +19,7 @@ ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 AUTO = RouterRequest()
 
 
-async def test_a_new_router_version_or_generation_is_not_answered_by_an_old_decision(
+async def test_a_new_router_version_or_version_is_not_answered_by_an_old_decision(
     service: RoutingService, router: WordRouter, directory: Any, adapter_key: Any
 ) -> None:
     await service.decide(ACME, AUTO, "sql")
@@ -39,7 +39,7 @@ async def test_a_router_goes_on_without_what_was_removed(
     assert weights_of(decided) == {"sql": 1.0}
 
 
-async def test_a_router_bound_to_a_generation_knows_no_other(
+async def test_a_router_bound_to_a_version_knows_no_other(
     make_service: Any, flaky_store: Any, directory: Any, adapter_key: Any
 ) -> None:
     made_for = {"sql": directory.keys[ACME]["sql"].digest, "cron": "of another time"}
@@ -62,7 +62,7 @@ class AllOrNothing(WordRouter):
         return RoutedMixture((("cron", 1.0), ("sql", 1.0)), ())
 
 
-async def test_a_bound_router_keeps_its_generation_through_a_switch(
+async def test_a_bound_router_keeps_its_version_through_a_switch(
     make_service: Any, flaky_store: Any, directory: Any, adapter_key: Any
 ) -> None:
     before = directory.keys[ACME]["sql"]
@@ -78,7 +78,7 @@ async def test_a_bound_router_keeps_its_generation_through_a_switch(
     assert before.digest in other.decision.digests
 
 
-async def test_a_router_whose_generation_is_gone_says_which(
+async def test_a_router_whose_version_is_gone_says_which(
     make_service: Any, flaky_store: Any, directory: Any, adapter_key: Any
 ) -> None:
     before = directory.keys[ACME]["sql"].digest

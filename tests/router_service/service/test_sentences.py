@@ -12,7 +12,7 @@ from cluster.errors import (
     ModelNotFound,
 )
 from router_service.request_decision import StoreState
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from router_service.routing_request import AdapterRequest, BaseModelRequest, RouterRequest
 from router_service.service import RoutingService
 from tests.support.word_routers import weights_of
@@ -74,9 +74,9 @@ async def test_a_sentence_that_cannot_be_routed_is_told_as_a_fallback(
 
 
 async def test_only_a_router_for_sentences_is_asked_for_one(service: RoutingService) -> None:
-    assert service.segments(SENTENCES) == SegmentConfig(min_characters=3)
+    assert service.sentences(SENTENCES) == SentenceConfig(min_characters=3)
     for request in (AUTO, BaseModelRequest(), AdapterRequest("sql"), RouterRequest("whole")):
-        assert service.segments(request) is None
+        assert service.sentences(request) is None
     for name in ("words", "gone"):
         with pytest.raises(ModelNotFound):
             await service.decide_sentence(ACME, RouterRequest(name), "sql", "First. Th")

@@ -8,7 +8,7 @@ import pytest
 from cluster.domain.decision import CandidateScore, DecisionSource, Granularity
 from cluster.domain.ids import TenantId
 from router_service.routers.base import Declaration, Need, RoutedMixture, Stage
-from router_service.routers.sentences import SegmentConfig, last_full_sentences
+from router_service.routers.sentences import SentenceConfig, last_full_sentences
 from router_service.routing_request import RouterRequest
 from router_service.service import RoutingService
 from tests.support.word_routers import weights_of
@@ -21,7 +21,7 @@ class Talks:
     """Keeps candidates that are words of the last turn, or else of those before."""
 
     candidates = ("", "cron", "json", "sql")
-    segments = SegmentConfig(min_characters=3)
+    sentences = SentenceConfig(min_characters=3)
 
     def __init__(self, name: str, stage: Stage = Stage.TEXT, history: int = 2) -> None:
         self.name, self.version = name, "v1"
@@ -49,7 +49,7 @@ class Talks:
         return RoutedMixture((), ())
 
     def reading(self, prompt: str, answer: str) -> str:
-        return last_full_sentences(answer, 1, self.segments) or prompt
+        return last_full_sentences(answer, 1, self.sentences) or prompt
 
     def reroute(
         self, prompt: str, answer: str, allowed: frozenset[str], earlier: Sequence[str] = ()

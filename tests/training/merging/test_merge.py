@@ -141,7 +141,7 @@ def test_the_manifest_says_what_was_merged(oracle: Oracle, tmp_path: Path) -> No
     assert read.rank == 4
 
 
-def test_the_same_merge_is_the_same_generation(oracle: Oracle, tmp_path: Path) -> None:
+def test_the_same_merge_is_the_same_version(oracle: Oracle, tmp_path: Path) -> None:
     for name in ("one", "two"):
         export_merge(tmp_path / name, oracle.adapters("plain", "other"), MIXTURES[0], "cat")
     one, two = (read_manifest(tmp_path / name)[0].digest for name in ("one", "two"))

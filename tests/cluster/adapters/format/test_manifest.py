@@ -1,4 +1,4 @@
-"""An adapter folder as PEFT itself writes it, and the digest that names its generation."""
+"""An adapter folder as PEFT itself writes it, and the digest that names its version."""
 
 import hashlib
 import json
@@ -120,7 +120,7 @@ def test_whatever_changes_the_function_changes_the_digest(tmp_path, write_adapte
     assert before.digest != after.digest
 
 
-def test_the_same_bits_as_another_dtype_are_another_generation(tmp_path, write_adapter):
+def test_the_same_bits_as_another_dtype_are_another_version(tmp_path, write_adapter):
     stem = "base_model.model.model.layers.0.self_attn.q_proj"
     bits = torch.arange(32, dtype=torch.int16)
     digests = set()
@@ -311,7 +311,7 @@ def test_rslora_scaling_is_alpha_over_the_root_of_r(tmp_path, write_adapter):
 
 
 def test_the_digest_is_what_the_format_says(tmp_path, write_adapter):
-    """Written out once more, with the standard library's JSON; stored generations depend on it."""
+    """Written out once more, with the standard library's JSON; stored versions depend on it."""
     folder = write_adapter(tmp_path / "adapter")
     files = read_adapter_files(folder)
     digester = AdapterDigester(files)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from cluster.adapters.registry.follower import RegistryFollower
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.domain.adapter import SHARED_OWNER
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 NEVER_S = 600.0
 PATIENCE_S = 20.0
@@ -21,7 +21,7 @@ async def test_two_fronts_see_each_others_changes_at_once(
         await follower.start()
     await asyncio.sleep(0)  # both listen now
     for writer, reader, letter in ((one, two, "a"), (two, one, "b"), (one, two, "c")):
-        await writer.stage(generation(letter), "shared/sql")
+        await writer.stage(version(letter), "shared/sql")
         await writer.point(SHARED_OWNER, "sql", digest(letter), expected=None, by="admin")
         async with asyncio.timeout(PATIENCE_S):
             while (  # noqa: ASYNC110 - the follower changes what it reads

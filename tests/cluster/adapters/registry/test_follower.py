@@ -12,14 +12,14 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import PlaceKind
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.registry_store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import StoreUnavailable
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 FOLDER = {
-    alias: generation(letter, PlaceKind.FOLDER, alias)
+    alias: version(letter, PlaceKind.FOLDER, alias)
     for alias, letter in (("json", "b"), ("sql", "a"))
 }
 
@@ -36,15 +36,15 @@ class Flaky(MemoryRegistryStore):
         if self.away:
             raise StoreUnavailable("away")
 
-    async def version(self) -> Version:
+    async def revision(self) -> Revision:
         self._check()
-        return await super().version()
+        return await super().revision()
 
-    async def changes(self, since: Version) -> Changes:
+    async def changes(self, since: Revision) -> Changes:
         self._check()
         return await super().changes(since)
 
-    async def commit(self, expect: Fields, write: Fields) -> Version | None:
+    async def commit(self, expect: Fields, write: Fields) -> Revision | None:
         self._check()
         return await super().commit(expect, write)
 
@@ -59,7 +59,7 @@ class Process:
         return {name.alias: name.digest[0] for name in self.registry.view.names.values()}
 
     async def put(self, alias: str, letter: str) -> None:
-        await self.registry.stage(generation(letter), f"shared/{alias}")
+        await self.registry.stage(version(letter), f"shared/{alias}")
         await self.registry.point(SHARED_OWNER, alias, digest(letter), expected=None, by="admin")
 
 
@@ -153,7 +153,7 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
 
     server, client, writer, store = start()
     try:
-        await writer.stage(generation("a"), "shared/kept")
+        await writer.stage(version("a"), "shared/kept")
         kept = await writer.point(SHARED_OWNER, "kept", digest("a"), expected=None, by="admin")
         on_disk = {key: await client.dump(key) async for key in client.scan_iter()}
         lost = await writer.point(SHARED_OWNER, "lost", digest("a"), expected=None, by="admin")
@@ -165,10 +165,10 @@ async def test_a_server_that_lost_its_last_writes_misleads_nobody() -> None:
     try:
         for key, value in on_disk.items():
             await client.restore(key, 0, value)
-        behind = await store.changes(seen.version)
+        behind = await store.changes(seen.revision)
         assert set(seen.after(behind).names) == {kept.id}
         await writer.point(SHARED_OWNER, "other", digest("a"), expected=None, by="admin")
-        ahead = await store.changes(seen.version)
+        ahead = await store.changes(seen.revision)
         assert set(seen.after(ahead).names) == {kept.id, "shared/other"}
         assert lost.id not in writer.view.names
         await store.close()

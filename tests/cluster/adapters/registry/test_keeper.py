@@ -13,11 +13,11 @@ from cluster.adapters.registry.journal import JournalFile
 from cluster.adapters.registry.keeper import RegistryKeeper
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import (
-    Generation,
-    GenerationState,
+    AdapterVersion,
     Place,
     PlaceKind,
     Router,
+    VersionState,
 )
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.sources import FolderSource
@@ -26,7 +26,7 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterCorrupt
 from deployments.controller.collector import RetiredCollector
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 ACME = TenantId("acme")
 ORPHAN_GRACE, UPLOAD_GRACE = 1000.0, 100.0
@@ -51,25 +51,27 @@ class Bench:
             JournalFile(self.store.root, "base"),
             self.clock,
             lambda: f"id-{next(self.numbers)}",
-            folder={a: generation(d, PlaceKind.FOLDER, a) for a, d in folder.items()},
+            folder={a: version(d, PlaceKind.FOLDER, a) for a, d in folder.items()},
             uploads_older_s=UPLOAD_GRACE,
             orphans_older_s=ORPHAN_GRACE,
         )
 
-    async def stored(self, seed: int) -> Generation:
+    async def stored(self, seed: int) -> AdapterVersion:
         folder = self.write_adapter(self.root / "source" / f"a{seed}", seed=seed)
         stored = await self.store.add(FolderSource(folder.parent, folder.name))
-        return Generation(
+        return AdapterVersion(
             stored.manifest,
             Place(PlaceKind.STORE),
-            GenerationState.STAGED,
+            VersionState.STAGED,
             f"upload {seed}",
             float(seed),
             self.clock.wall(),
             tags=stored.tags,
         )
 
-    async def point(self, alias: str, made: Generation, owner=SHARED_OWNER, grants=None) -> None:
+    async def point(
+        self, alias: str, made: AdapterVersion, owner=SHARED_OWNER, grants=None
+    ) -> None:
         await self.registry.stage(made, f"{owner}/{alias}")
         await self.registry.point(
             owner, alias, made.digest, expected=None, by="admin", grants=grants
@@ -77,7 +79,7 @@ class Bench:
 
     async def sync(self, **folder: str) -> None:
         await self.registry.sync_folder(
-            {a: generation(letter, PlaceKind.FOLDER, a) for a, letter in folder.items()}
+            {a: version(letter, PlaceKind.FOLDER, a) for a, letter in folder.items()}
         )
 
     async def lose_everything(self) -> None:
@@ -108,15 +110,15 @@ async def test_everything_comes_back(bench: Bench) -> None:
     after.check_integrity()
     assert after.names == before.names
     assert after.routers == before.routers
-    assert after.generations.keys() == before.generations.keys()
-    for key, known in before.generations.items():
-        found = after.generations[key]
+    assert after.versions.keys() == before.versions.keys()
+    for key, known in before.versions.items():
+        found = after.versions[key]
         assert (found.manifest, found.tags, found.source, found.added_at, found.state) == (
             known.manifest,
             known.tags,
             known.source,
             known.added_at,
-            GenerationState.SERVED,
+            VersionState.SERVED,
         )
     assert (
         await bench.registry.roll_back(SHARED_OWNER, "sql", expected=two.digest, by="admin")
@@ -132,10 +134,10 @@ async def test_a_registry_that_lost_nothing_is_left_alone(bench: Bench) -> None:
     await keeper.keep()
     assert bench.registry.view.names == {}
     await bench.point("sql", two)
-    version = bench.registry.view.version
+    revision = bench.registry.view.revision
     await keeper.keep()
     await keeper.keep()
-    assert bench.registry.view.version == version
+    assert bench.registry.view.revision == revision
 
 
 async def test_the_configured_folder_does_not_stand_in_the_way(bench: Bench) -> None:
@@ -248,8 +250,8 @@ async def collect(bench: Bench) -> None:
     await collector.tick()
 
 
-def age(bench: Bench, made: Generation, seconds: float) -> None:
-    """Let a generation's files be so old."""
+def age(bench: Bench, made: AdapterVersion, seconds: float) -> None:
+    """Let a version's files be so old."""
     at = bench.clock.wall() - seconds
     os.utime(bench.store.get(made.digest).path, (at, at))
 
@@ -263,7 +265,7 @@ async def test_what_nobody_names_goes_after_the_grace(bench: Bench) -> None:
     await bench.keeper.sweep()
     await collect(bench)
     assert set(bench.store.digests()) == {named.digest, young.digest}
-    assert bench.registry.view.generations.keys() == {named.digest}
+    assert bench.registry.view.versions.keys() == {named.digest}
     assert bench.keeper.counters.orphans_removed == 1
 
 
@@ -307,7 +309,7 @@ async def test_nothing_is_swept_before_the_registry_is_known(bench: Bench) -> No
     orphan = await bench.stored(1)
     age(bench, orphan, 1e9)
     await bench.keeper.sweep()
-    assert bench.registry.view.generations == {}
+    assert bench.registry.view.versions == {}
     assert bench.store.digests() == (orphan.digest,)
 
 

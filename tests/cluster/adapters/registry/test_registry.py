@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cluster.adapters.registry.operations import ABSENT
-from cluster.adapters.registry.records import Generation, GenerationState, PlaceKind
+from cluster.adapters.registry.records import AdapterVersion, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.adapters.registry.registry_store import RegistryStore, Version
+from cluster.adapters.registry.registry_store import RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
@@ -22,7 +22,7 @@ from cluster.errors import (
     IntegrityError,
     ModelNotFound,
 )
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 
@@ -38,7 +38,7 @@ class Rights:
 async def put(registry: AdapterRegistry, alias: str, letter: str, **fields) -> None:
     owner = fields.pop("owner", SHARED_OWNER)
     fields = {"expected": None, "by": "admin", **fields}
-    await registry.stage(generation(letter), f"{owner}/{alias}")
+    await registry.stage(version(letter), f"{owner}/{alias}")
     await registry.point(owner, alias, digest(letter), **fields)
 
 
@@ -65,14 +65,14 @@ async def test_a_look_that_began_later_will_do(
     clock, store = ManualClock(), make_store()
     reader = AdapterRegistry(store, clock)
     looks = 0
-    version = store.version
+    revision = store.revision
 
-    async def counted() -> Version:
+    async def counted() -> Revision:
         nonlocal looks
         looks += 1
-        return await version()
+        return await revision()
 
-    monkeypatch.setattr(store, "version", counted)
+    monkeypatch.setattr(store, "revision", counted)
     await asyncio.gather(*(reader.refresh(since=clock.monotonic()) for _ in range(3)))
     assert looks == 3, "each began when the others asked, which is not after"
     asked = clock.monotonic()
@@ -133,8 +133,8 @@ async def test_removing_a_name_retires_what_only_it_had(registry: AdapterRegistr
     await put(registry, "query", "b")
     await registry.remove_name(SHARED_OWNER, "sql", expected=digest("b"), force=False)
     view = registry.view
-    assert view.generation(digest("a")).state is GenerationState.RETIRED
-    assert view.generation(digest("b")).state is GenerationState.SERVED
+    assert view.version(digest("a")).state is VersionState.RETIRED
+    assert view.version(digest("b")).state is VersionState.SERVED
     assert view.by_digest(digest("a")).key.digest == digest("a"), "running requests still find it"
     assert view.by_digest(digest("b")).key.alias == "query"
     with pytest.raises(AdapterNotFound):
@@ -157,17 +157,17 @@ async def test_pins(registry: AdapterRegistry) -> None:
     assert registry.view.pinned == frozenset()
 
 
-async def test_a_generation_in_use_is_removed_by_force_alone(registry: AdapterRegistry) -> None:
+async def test_a_version_in_use_is_removed_by_force_alone(registry: AdapterRegistry) -> None:
     await put(registry, "sql", "a")
     await put(registry, "sql", "b")
     await put(registry, "query", "a")
     with pytest.raises(AdapterInUse, match="shared/query"):
-        await registry.remove_generation(digest("a"), force=False)
-    await registry.remove_generation(digest("a"), force=True)
+        await registry.remove_version(digest("a"), force=False)
+    await registry.remove_version(digest("a"), force=True)
     view = registry.view
     assert list(view.names) == ["shared/sql"]
     assert [step.digest for step in view.name(SHARED_OWNER, "sql").history] == [digest("b")]
-    assert view.generation(digest("a")).state is GenerationState.RETIRED
+    assert view.version(digest("a")).state is VersionState.RETIRED
     view.check_integrity()
 
 
@@ -180,19 +180,19 @@ async def test_deletion_cannot_be_overtaken(registry: AdapterRegistry) -> None:
     with pytest.raises(AdapterConflict, match="being removed"):
         await put(registry, "sql", "a")
     await registry.finish_delete(digest("a"))
-    assert registry.view.generations == {}
+    assert registry.view.versions == {}
     await put(registry, "sql", "a")
     with pytest.raises(AdapterInUse):
         await registry.finish_delete(digest("a"))
 
 
-async def test_a_retired_generation_comes_back(registry: AdapterRegistry) -> None:
+async def test_a_retired_version_comes_back(registry: AdapterRegistry) -> None:
     await put(registry, "sql", "a")
     await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
     await put(registry, "sql", "a", expected=ABSENT)
-    assert registry.view.generation(digest("a")).state is GenerationState.SERVED
+    assert registry.view.version(digest("a")).state is VersionState.SERVED
     await registry.abandon(digest("a"))
-    assert registry.view.generation(digest("a")).state is GenerationState.SERVED
+    assert registry.view.version(digest("a")).state is VersionState.SERVED
     registry.view.check_integrity()
 
 
@@ -216,7 +216,7 @@ async def test_who_sees_what(registry: AdapterRegistry) -> None:
 
 @pytest.mark.parametrize("alias", ["auto", "Base", "org/base", "a b", "", "../up", "x" * 65])
 async def test_names_that_cannot_be(registry: AdapterRegistry, alias: str) -> None:
-    await registry.stage(generation("a"), "shared/x")
+    await registry.stage(version("a"), "shared/x")
     with pytest.raises(AdapterError):
         await registry.point(SHARED_OWNER, alias, digest("a"), expected=None, by="admin")
     assert registry.view.names == {}
@@ -228,8 +228,8 @@ async def test_names_that_differ_by_case_only(registry: AdapterRegistry) -> None
         await put(registry, "SQL", "b")
 
 
-def folder(**letters: str) -> dict[str, Generation]:
-    return {alias: generation(letter, PlaceKind.FOLDER, alias) for alias, letter in letters.items()}
+def folder(**letters: str) -> dict[str, AdapterVersion]:
+    return {alias: version(letter, PlaceKind.FOLDER, alias) for alias, letter in letters.items()}
 
 
 async def test_the_folder_speaks_when_its_bytes_change(registry: AdapterRegistry) -> None:
@@ -238,9 +238,9 @@ async def test_the_folder_speaks_when_its_bytes_change(registry: AdapterRegistry
 
     await registry.sync_folder(folder(sql="a", json="b"))
     assert points_to() == {"sql": "a", "json": "b"}
-    version = registry.view.version
+    revision = registry.view.revision
     await registry.sync_folder(folder(sql="a", json="b"))
-    assert registry.view.version == version, "nothing new, nothing written"
+    assert registry.view.revision == revision, "nothing new, nothing written"
     await put(registry, "sql", "c")
     await registry.remove_name(SHARED_OWNER, "json", expected=None, force=False)
     await registry.sync_folder(folder(sql="a", json="b"))
@@ -260,7 +260,7 @@ async def test_an_upload_of_the_folders_bytes_outlives_the_folder(
 ) -> None:
     await registry.sync_folder(folder(sql="a"))
     await put(registry, "mine", "a")
-    assert registry.view.generation(digest("a")).place.kind is PlaceKind.STORE
+    assert registry.view.version(digest("a")).place.kind is PlaceKind.STORE
     await registry.sync_folder({})
     assert [name.id for name in registry.view.names.values()] == ["shared/mine"]
     registry.view.check_integrity()
@@ -275,7 +275,7 @@ async def test_concurrent_changes_of_different_names_all_succeed(
     )
     view = await registries[0].refresh()
     assert len(view.names) == 6
-    assert view.generation(digest("a")).names == tuple(f"shared/n{n}" for n in range(6))
+    assert view.version(digest("a")).names == tuple(f"shared/n{n}" for n in range(6))
     view.check_integrity()
 
 

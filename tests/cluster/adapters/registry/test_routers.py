@@ -9,7 +9,7 @@ from cluster.adapters.registry.records import Router
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import RouterConflict, RouterError, RouterNotFound
-from tests.support.registry import digest, generation
+from tests.support.registry import digest, version
 
 
 def router(name: str = "gate", version: str = "1", at: float = 1.0, **fields: Any) -> Router:
@@ -43,7 +43,7 @@ async def test_names_that_cannot_be(registry: AdapterRegistry, name: str) -> Non
 
 
 async def test_adapters_and_routers_do_not_meet(registry: AdapterRegistry) -> None:
-    await registry.stage(generation("a"), "shared/gate")
+    await registry.stage(version("a"), "shared/gate")
     await registry.put_router(router(), replaces=False)
     await registry.point(SHARED_OWNER, "gate", digest("a"), expected=None, by="admin")
     await registry.remove_router("gate")
@@ -56,10 +56,10 @@ async def test_what_is_in_a_history_is_at_hand_until_it_is_removed(
     registry: AdapterRegistry,
 ) -> None:
     for letter in "ab":
-        await registry.stage(generation(letter), "shared/x")
+        await registry.stage(version(letter), "shared/x")
         await registry.point(SHARED_OWNER, "x", digest(letter), expected=None, by="admin")
     view = await registry.refresh()
     assert view.is_at_hand(digest("a"))
     assert not view.is_at_hand(digest("c"))
-    view = await registry.remove_generation(digest("a"), force=True)
+    view = await registry.remove_version(digest("a"), force=True)
     assert not view.is_at_hand(digest("a"))

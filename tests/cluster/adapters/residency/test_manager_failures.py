@@ -86,7 +86,7 @@ async def test_an_adapter_for_another_base_is_refused_before_it_is_read(make_rig
     assert rig.loader.loads["a"] == 0
 
 
-async def test_an_unknown_generation(make_rig):
+async def test_an_unknown_version(make_rig):
     rig = make_rig()
     with pytest.raises(ModelNotFound):
         await acquire(rig, "z")

@@ -89,7 +89,7 @@ async def test_a_placement_too_large_keeps_its_most_wanted(make_rig):
     assert rig.bank.writes == {"a": 1}
 
 
-async def test_placement_reports_failures_and_unknown_generations(make_rig):
+async def test_placement_reports_failures_and_unknown_versions(make_rig):
     rig = make_rig(slots=3)
     rig.loader.failing["a"] = AdapterUnsupported("DoRA")
     ack = await rig.manager.apply_placement([AdapterDigest(n) for n in "azb"], 5)

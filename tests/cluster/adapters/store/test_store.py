@@ -127,7 +127,7 @@ async def test_rot_that_only_reading_shows(store, source):
     content[-1] ^= 1
     (stored.path / WEIGHTS).write_bytes(content)
     assert store.get(stored.digest) == stored
-    with pytest.raises(AdapterCorrupt, match="the files are of generation"):
+    with pytest.raises(AdapterCorrupt, match="the files are of version"):
         store.verify(stored.digest)
     assert await store.add(source()) == stored
     store.verify(stored.digest)
@@ -171,12 +171,12 @@ async def test_many_adds_of_the_same_bytes(store, source, listing, adapter, tool
     adds = [store.add(UploadSource(tools.chunks(packed, 100))) for _ in range(10)]
     stored = await asyncio.gather(*adds, *(store.add(source()) for _ in range(10)))
     assert len({s.digest for s in stored}) == 1
-    assert len(listing()) == 1 + 4  # the generation and its files
+    assert len(listing()) == 1 + 4  # the version and its files
     store.verify(stored[0].digest)
 
 
 async def test_adds_beside_removes_beside_readers(store, source, listing):
-    """Readers see all of the generation or nothing; adds never fail."""
+    """Readers see all of the version or nothing; adds never fail."""
     digest = (await store.add(source())).digest
     done = threading.Event()
     problems = []
@@ -244,7 +244,7 @@ async def test_cancelled_while_fetching(store, adapter, tools, listing, after):
 
 
 async def test_cancelled_after_any_number_of_turns(root, base, source, listing):
-    """Whatever ``add`` is doing when it is cancelled: all of the generation, or nothing."""
+    """Whatever ``add`` is doing when it is cancelled: all of the version, or nothing."""
     store = ContentStore(root, AdapterLimits(), base)
     finished = 0
     for turns in range(0, 60, 3):

@@ -10,8 +10,8 @@ from cluster.config import EngineConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import RequestId
 from cluster.engine.execution.model_runner import ModelRunner
-from cluster.engine.execution.step_mixing import FusedRows, StepFusion
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.execution.step_mixing import MixedRows, StepMixing
+from cluster.engine.mixing_spec import Mixing
 from cluster.engine.model.model_loader import load_model
 from kernels.attention.attention_batch import PagedBatch
 from kernels.linear.panels import float_panels_available
@@ -70,19 +70,19 @@ def step(
     contexts: Sequence[int],
     mixtures: Sequence[Mixture],
     first_token: int = 1,
-    fusions: Sequence[Fusion | None] = (),
+    mixings: Sequence[Mixing | None] = (),
 ) -> torch.Tensor:
     rows = len(contexts)
     batch = PagedBatch.build(tables, contexts, [1] * rows, block_size=4)
     adapters = LoraBatch.build([(1, mixture) for mixture in mixtures], runner._bank)
-    runner._step_fusion = None
-    if any(fusions):
+    runner._step_mixing = None
+    if any(mixings):
         fused = [
-            FusedRows(RequestId(f"r{row}"), fusion, row, 1, 0) for row, fusion in enumerate(fusions)
+            MixedRows(RequestId(f"r{row}"), mixing, row, 1, 0) for row, mixing in enumerate(mixings)
         ]
         assert adapters is not None
-        parts = runner._fusion
-        runner._step_fusion = StepFusion(adapters, fused, parts.gates, {}, runner._sites)
+        parts = runner._mixing
+        runner._step_mixing = StepMixing(adapters, fused, parts.gates, {}, runner._sites)
     tokens = [(5 * row + first_token) % 97 for row in range(rows)]
     logits = runner._forward(tokens, list(contexts), list(range(rows)), batch, adapters, adapters)
     assert logits is not None
@@ -93,7 +93,7 @@ def both_ways(
     runner: ModelRunner,
     contexts: Sequence[int],
     mixtures: Sequence[Mixture],
-    fusions: Sequence[Fusion | None] = (),
+    mixings: Sequence[Mixing | None] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits of one step by the program, and by its operations alone."""
     assert runner._fused is not None
@@ -101,11 +101,11 @@ def both_ways(
     program = runner._fused._program
     assert program is not None
     program._programs.clear()
-    together = step(runner, tables, contexts, mixtures, fusions=fusions)
+    together = step(runner, tables, contexts, mixtures, mixings=mixings)
     assert len(program._programs) == 1
     runner._fused._program = None
     try:
-        alone = step(runner, tables, contexts, mixtures, fusions=fusions)
+        alone = step(runner, tables, contexts, mixtures, mixings=mixings)
     finally:
         runner._fused._program = program
     return together, alone
@@ -177,17 +177,17 @@ def test_weights_of_gates_and_masks(tiny_model: Callable[..., Path], gate: str, 
     runner = make_runner(tiny_model("llama"))
     generator = torch.Generator().manual_seed(5)
     layers, width = runner._loaded.num_layers, runner._hidden_size
-    runner._fusion.gates["layers"] = TokenGate(torch.randn(layers, 2, width, generator=generator))
+    runner._mixing.gates["layers"] = TokenGate(torch.randn(layers, 2, width, generator=generator))
     chosen = SiteWeights(
         tuple(runner._sites.paths),
         (tuple(float(place % 3 != 1) for place in range(len(runner._sites.paths))),),
     )
-    fusions = (
-        Fusion(gate=gate) if gate else None,
+    mixings = (
+        Mixing(gate=gate) if gate else None,
         None,
-        Fusion(site_weights=chosen) if masks else None,
+        Mixing(site_weights=chosen) if masks else None,
         None,
-        Fusion(gate=gate) if gate else None,
+        Mixing(gate=gate) if gate else None,
         None,
     )
     mixtures = (
@@ -199,7 +199,7 @@ def test_weights_of_gates_and_masks(tiny_model: Callable[..., Path], gate: str, 
         ((4, 2.0),),
     )
     contexts = (3, 9, 1, 17, 4, 8)
-    together, alone = both_ways(runner, contexts, mixtures, fusions)
+    together, alone = both_ways(runner, contexts, mixtures, mixings)
     assert torch.equal(together, alone)
     assert not torch.equal(together, both_ways(runner, contexts, mixtures)[0])
 
@@ -210,10 +210,10 @@ def test_a_gate_that_answers_by_site_is_not_taken(tiny_model: Callable[..., Path
     program = runner._fused._program
     assert program is not None
     weight = torch.zeros(runner._loaded.num_layers, 2, runner._hidden_size)
-    runner._fusion.gates["sites"] = TokenGate(weight, resolution="site")
+    runner._mixing.gates["sites"] = TokenGate(weight, resolution="site")
     tables = fill(runner, (3,))
     program._programs.clear()
-    step(runner, tables, (3,), (((0, 1.0), (1, 1.0)),), fusions=(Fusion(gate="sites"),))
+    step(runner, tables, (3,), (((0, 1.0), (1, 1.0)),), mixings=(Mixing(gate="sites"),))
     assert not program._programs
 
 

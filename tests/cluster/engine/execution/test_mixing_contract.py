@@ -1,4 +1,4 @@
-"""What a `FusionGate` is called with, at either resolution, against the inputs of the same linears
+"""What a `MixingGate` is called with, at either resolution, against the inputs of the same linears
 in transformers' own model."""
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import transformers
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams
 from cluster.engine.execution.mixing import LAYER_MODULES
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from tests.support.engines import RunningEngine, make_request
 
 LAYERS = 2
@@ -69,10 +69,10 @@ def record(folder: Path, gate: RecordingGate, modules: tuple[str, ...] = LAYER_M
             if path.endswith(modules)
         },
     )
-    engine.fusion.add("gate", gate=gate)
+    engine.mixing.add("gate", gate=gate)
     try:
         engine.submit(make_request("other", OTHER, ONE_TOKEN))
-        engine.submit(make_request("gated", PROMPT, ONE_TOKEN), MIXTURE, fusion=Fusion(gate="gate"))
+        engine.submit(make_request("gated", PROMPT, ONE_TOKEN), MIXTURE, mixing=Mixing(gate="gate"))
         for answer in engine.wait("other", "gated"):
             assert answer.error_code is None, answer
     finally:

@@ -18,11 +18,11 @@ def card(digest: str = A, **fields: Any) -> dict[str, Any]:
         "name": "mine",
         "owner": "shared",
         "state": "serving",
-        "generation": digest,
+        "version": digest,
         "rank": 4,
         "pinned": False,
         "source": "upload",
-        "history": [{"generation": digest, "at": 1.0, "by": "admin", "rollback": False}],
+        "history": [{"version": digest, "at": 1.0, "by": "admin", "rollback": False}],
         "residency": [{"replica": "r0", "tier": "device", "leases": 2}],
         **fields,
     }
@@ -30,7 +30,7 @@ def card(digest: str = A, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def run(braid: Callable[..., Any], server: Any) -> Callable[..., Any]:
-    listed = {"data": [card(A)], "other_generations": [{"generation": B}]}
+    listed = {"data": [card(A)], "other_versions": [{"version": B}]}
     server.answer("GET", ROUTES, listed)
     return lambda *words: braid("adapters", *words, "--url", server.url, "--key", "k")
 
@@ -103,7 +103,7 @@ def test_an_archive_is_sent_as_it_is(run: Callable[..., Any], server: Any, tmp_p
     words = ("--tenant", "acme", "--replace", "--expect", "bb", "--json")
     result = run("add", "mine", str(archive), *words)
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["generation"] == A
+    assert json.loads(result.stdout)["version"] == A
     assert asked(server)[-1][2] == b"any bytes"
 
 
@@ -139,10 +139,10 @@ def test_a_path_that_is_not_there(run: Callable[..., Any], server: Any, tmp_path
 def test_switching_takes_the_beginning_of_a_digest(run: Callable[..., Any], server: Any) -> None:
     server.answer("POST", f"{ROUTES}/mine/alias", card(B))
     assert run("alias", "mine", "bbb", "--expect", "aaa").exit_code == 0
-    assert asked(server)[-1][2] == {"generation": B, "expected": A}
+    assert asked(server)[-1][2] == {"version": B, "expected": A}
     unknown = run("alias", "mine", "c")
     assert unknown.exit_code == 1
-    assert "c: no generation begins so" in unknown.stderr
+    assert "c: no version begins so" in unknown.stderr
     assert "give more" not in unknown.stderr
     server.answer("POST", f"{ROUTES}/mine/rollback", card(A))
     assert A in run("rollback", "mine", "--tenant", "acme").stdout
@@ -150,7 +150,7 @@ def test_switching_takes_the_beginning_of_a_digest(run: Callable[..., Any], serv
 
 
 def test_show(run: Callable[..., Any], server: Any) -> None:
-    adding = [{"generation": B, "answers": [{}]}]
+    adding = [{"version": B, "answers": [{}]}]
     server.answer("GET", f"{ROUTES}/mine?tenant=acme", card(adding=adding))
     shown = run("show", "mine", "--tenant", "acme").stdout
     for words in ("serving", "r0: device, 2 leases", f"being added: {B}, 1 answers", "by admin"):
@@ -165,7 +165,7 @@ def test_pins(run: Callable[..., Any], server: Any) -> None:
 
 
 def test_removing_says_what_is_freed_and_what_is_not(run: Callable[..., Any], server: Any) -> None:
-    waiting = [{"generation": B, "residency": [{"leases": 1}, {"leases": 2}]}]
+    waiting = [{"version": B, "residency": [{"leases": 1}, {"leases": 2}]}]
     answer = {"name": "mine", "freed": [A], "waiting": waiting}
     server.answer("DELETE", f"{ROUTES}/mine?force=true", answer, status=202)
     result = run("rm", "mine", "--force")
@@ -181,7 +181,7 @@ def test_a_refusal_is_one_message(run: Callable[..., Any], server: Any) -> None:
     assert (result.exit_code, result.stdout) == (1, "")
     words = " ".join(result.stderr.split())
     assert "'mine' is pinned; that is --force here (adapter_in_use)" in words
-    server.answer("POST", f"{ROUTES}/{A}/verify", {"generation": A, "intact": True})
+    server.answer("POST", f"{ROUTES}/{A}/verify", {"version": A, "intact": True})
     assert f"intact: {A}" in run("verify", A).stdout
 
 
@@ -238,22 +238,20 @@ def test_a_name_that_must_point_somewhere_is_no_digest(
     assert [method for method, _, _ in asked(server) if method == "DELETE"] == ["DELETE"]
 
 
-def test_several_generations_that_begin_so_are_counted(
-    run: Callable[..., Any], server: Any
-) -> None:
-    others = [{"generation": f"beef{digit}" + "0" * 59} for digit in "12"]
-    server.answer("GET", ROUTES, {"data": [card(A)], "other_generations": others})
+def test_several_versions_that_begin_so_are_counted(run: Callable[..., Any], server: Any) -> None:
+    others = [{"version": f"beef{digit}" + "0" * 59} for digit in "12"]
+    server.answer("GET", ROUTES, {"data": [card(A)], "other_versions": others})
     missing(server, "POST", f"{ROUTES}/beef/verify")
     for words in (("verify", "beef"), ("alias", "mine", "beef")):
         result = run(*words)
         assert result.exit_code == 1
-        assert "beef: 2 generations begin so; give more digits" in result.stderr
+        assert "beef: 2 versions begin so; give more digits" in result.stderr
 
 
 def test_a_name_that_exists_and_what_to_do_about_it(run: Callable[..., Any], server: Any) -> None:
     error = {
         "code": "adapter_conflict",
-        "message": "'mine' exists already; to replace it, send that as the expected generation",
+        "message": "'mine' exists already; to replace it, send that as the expected version",
         "param": "expected",
     }
     server.answer("POST", ROUTES, {"error": error}, status=409)

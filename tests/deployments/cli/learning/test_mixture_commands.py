@@ -1,4 +1,4 @@
-"""``braid adapters merge`` and ``braid fusion``."""
+"""``braid adapters merge`` and ``braid mixture``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_mixture_is_saved_as_a_router(
     weights: dict[str, float],
 ) -> None:
     out = tmp_path / "router"
-    result = braid("fusion", "save", "--out", out, *options, "--adapters", adapters("a", "b"))
+    result = braid("mixture", "save", "--out", out, *options, "--adapters", adapters("a", "b"))
     assert result.exit_code == 0, result.stderr
     manifest = read_router(out)
     assert manifest.kind == "static"
@@ -66,7 +66,7 @@ def test_mistakes_are_named(
     message: str,
 ) -> None:
     root = adapters("a", "b")
-    result = braid("fusion", "save", "--out", tmp_path / "o", *arguments, "--adapters", root)
+    result = braid("mixture", "save", "--out", tmp_path / "o", *arguments, "--adapters", root)
     assert result.exit_code == 1
     assert message in result.stderr.replace("\n", "")
     assert not (tmp_path / "o").exists()

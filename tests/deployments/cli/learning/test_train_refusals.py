@@ -50,9 +50,9 @@ def commands(
         "router": (("train", "router", "--data", none), "--out"),
         "gate": (("train", "gate", "--data", none, *pair), "--out"),
         "milora": (("train", "milora", "--data", none, "--alias", "forms"), "--out"),
-        "save": (("fusion", "save", "--mixture", "a=1,b=1", "--adapters", root), "--out"),
+        "save": (("mixture", "save", "--mixture", "a=1,b=1", "--adapters", root), "--out"),
         "search": (
-            ("fusion", "search", "--data", none, "--names", "a,b", "--adapters", root),
+            ("mixture", "search", "--data", none, "--names", "a,b", "--adapters", root),
             "--out",
         ),
         "merge": (("adapters", "merge", "--mixture", "a=1", "--adapters", root), ""),
@@ -153,7 +153,7 @@ def test_a_mixture_does_not_take_the_place_of_its_adapter(
 ) -> None:
     root = adapters("a", "b")
     options = ("--mixture", "a=1,b=1", "--adapters", root, "--overwrite")
-    result = braid("fusion", "save", "--out", root / "a", *options)
+    result = braid("mixture", "save", "--out", root / "a", *options)
     assert "out: expected a folder of its own" in said(result)
     assert (root / "a" / "adapter_model.safetensors").exists()
 

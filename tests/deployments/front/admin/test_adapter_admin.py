@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.format.chat_template import digest_of
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import Answer, GenerationState
+from cluster.adapters.registry.records import Answer, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.sources import FolderSource
 from cluster.adapters.validation.base_shapes import BaseShapes
@@ -101,16 +101,16 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     yield made
     view = await made.registry.refresh()
     view.check_integrity()
-    assert view.in_state(GenerationState.STAGED) == ()
+    assert view.in_state(VersionState.STAGED) == ()
 
 
 async def test_a_name_points_to_what_replicas_can_serve(bench: Bench) -> None:
     name = await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
     assert bench.cluster.prepared == [name.digest]
     assert bench.served() == {"shared/one": name.digest}
-    generation = bench.registry.view.of_name(name)
-    assert bench.live.path_of(generation).startswith(str(bench.folder / "store"))
-    assert generation.source == "folder adapter-1"
+    version = bench.registry.view.of_name(name)
+    assert bench.live.path_of(version).startswith(str(bench.folder / "store"))
+    assert version.source == "folder adapter-1"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ async def test_what_replicas_cannot_serve_is_rolled_back(
     with pytest.raises(error):
         await bench.admin.add(bench.source(2), Wanted("one", expected=None), ADMIN)
     assert bench.served() == {"shared/one": before.digest}
-    assert len(bench.registry.view.in_state(GenerationState.RETIRED)) == 1
+    assert len(bench.registry.view.in_state(VersionState.RETIRED)) == 1
 
 
 async def test_fewer_answers_are_enough_where_the_operator_says_so(tmp_path: Path) -> None:
@@ -147,13 +147,13 @@ async def test_progress_is_visible_and_a_client_that_leaves_leaves_nothing(bench
     bench.cluster.gate = asyncio.Event()
     adding = asyncio.create_task(bench.admin.add(bench.source(1), Wanted("one"), ADMIN))
     await bench.cluster.entered.wait()
-    (staged,) = bench.registry.view.in_state(GenerationState.STAGED)
+    (staged,) = bench.registry.view.in_state(VersionState.STAGED)
     assert staged.wanted_by == "shared/one"
     assert bench.served() == {}
     adding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await adding
-    assert bench.registry.view.generation(staged.digest).state is GenerationState.RETIRED
+    assert bench.registry.view.version(staged.digest).state is VersionState.RETIRED
 
 
 async def test_a_taken_name_is_refused_before_anything_is_fetched(bench: Bench) -> None:

@@ -114,7 +114,7 @@ async def test_removing_takes_no_body(routes: Routes) -> None:
     [
         ("/one/pin", {"pinned": True}),
         ("/one/rollback", {}),
-        ("/one/alias", {"generation": DIGEST}),
+        ("/one/alias", {"version": DIGEST}),
         ("", {"name": "two", "source": {"folder": "adapter-1"}}),
     ],
 )
@@ -143,7 +143,7 @@ async def test_a_name_is_for_tenants_that_are_there(
     routes: Routes, fields: dict[str, Any], param: str
 ) -> None:
     digest = routes.names()[f"{SHARED_OWNER}/one"].digest
-    body = {"generation": digest, **fields}
+    body = {"version": digest, **fields}
     await routes.refused("POST", "/two/alias", param, json=body)
     archive = tar_of_folder(routes.bench.folder / "sources" / "adapter-1")
     query = {"name": "two"} | {
@@ -156,7 +156,7 @@ async def test_a_name_is_for_tenants_that_are_there(
 async def test_grants_to_all_and_to_some(routes: Routes) -> None:
     digest = routes.names()[f"{SHARED_OWNER}/one"].digest
     for grants in (["*"], ["acme", "admin"], []):
-        body = {"generation": digest, "grants": grants}
+        body = {"version": digest, "grants": grants}
         answer = await routes.ask("POST", "/two/alias", json=body)
         assert answer.json()["grants"] == grants
 

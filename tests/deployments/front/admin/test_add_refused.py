@@ -39,11 +39,11 @@ async def chunks(data: bytes, *, hang: bool = False) -> AsyncIterator[bytes]:
 async def refused(bench: Bench, source: AdapterSource) -> BraidError:
     """The error of adding ``source`` in the place of a good adapter, which stays untouched."""
     good = await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
-    before = (bench.registry.view.names, bench.registry.view.generations)
+    before = (bench.registry.view.names, bench.registry.view.versions)
     with pytest.raises(BraidError) as caught:
         await bench.admin.add(source, Wanted("one", expected=good.digest), ADMIN)
     view = await bench.registry.refresh()
-    assert (view.names, view.generations) == before
+    assert (view.names, view.versions) == before
     root = bench.folder / "store"
     assert {path.name for path in root.glob("??/*")} == {good.digest}
     assert list((root / INCOMING).iterdir()) == []

@@ -27,7 +27,7 @@ from cluster.errors import (
 from deployments.cli.routers.router_remote import packed
 from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, WantedRouter
-from deployments.live_adapters import LiveAdapters, folder_generations
+from deployments.live_adapters import LiveAdapters, folder_versions
 from deployments.live_routers import BuiltRouters
 from deployments.local.quickstart import DEMO_ADAPTERS
 from router_service.routers.static import save_static
@@ -79,7 +79,7 @@ class Bench:
         self.present = built
 
     async def start(self) -> None:
-        await self.registry.sync_folder(folder_generations(self.catalog, 1.0))
+        await self.registry.sync_folder(folder_versions(self.catalog, 1.0))
         await self.routers.start()
 
     def artifact(self, weights: dict[str, float], **fields: Any) -> Path:
@@ -158,11 +158,11 @@ async def test_what_replicas_cannot_serve_is_not_added(
     assert list(bench.present.routers) == ["own"]
 
 
-async def test_adapters_and_generations_must_be_there(bench: Bench) -> None:
+async def test_adapters_and_versions_must_be_there(bench: Bench) -> None:
     with pytest.raises(RouterError, match="no adapters here: ghost"):
         await bench.add("x", bench.artifact({"sql": 0.5, "ghost": 0.5}))
     bound = bench.artifact({"sql": 1.0}, adapter_digests={"sql": "f" * 64})
-    with pytest.raises(RouterOutdated, match="generation ffffffffffff of 'sql'"):
+    with pytest.raises(RouterOutdated, match="version ffffffffffff of 'sql'"):
         await bench.add("x", bound)
     with pytest.raises(RouterError, match="max_fan_out"):
         await bench.add("x", bench.artifact(dict.fromkeys(bench.catalog.entries, 0.1)))

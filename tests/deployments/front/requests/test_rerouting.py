@@ -14,10 +14,10 @@ from cluster.errors import DecisionRejected
 from cluster.placement.picking.cluster_view import ClusterView
 from deployments.front.requests.choice import Choice, ChoiceServices, SequenceSpec
 from deployments.front.requests.explain import sentences_body
-from deployments.front.requests.rerouting import LEAD_TOKENS, SegmentState, SentenceRerouting
-from deployments.link.link_messages import SegmentStart
+from deployments.front.requests.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
+from deployments.link.link_messages import SpanStart
 from router_service.request_decision import RequestDecision, StoreState
-from router_service.routers.sentences import SegmentConfig
+from router_service.routers.sentences import SentenceConfig
 from tests.support.choices import run_choice
 from tests.support.decisions import decision_over
 from tests.support.scripted_link import ScriptedLink
@@ -68,7 +68,7 @@ class Desk:
         self.tokens = 0
         self.rerouting = SentenceRerouting(
             decided(first),
-            SegmentConfig(min_characters=4),
+            SentenceConfig(min_characters=4),
             self.router,
             lambda one, delay: self.delays.append((one.decision.id, delay)),
         )
@@ -92,11 +92,11 @@ class Desk:
         await self.settle()
 
     @property
-    def states(self) -> list[SegmentState]:
+    def states(self) -> list[SentenceState]:
         return [sentence.state for sentence in self.rerouting.sentences]
 
 
-APPLIED, UNCHANGED, FAILED, UNREACHED = SegmentState
+APPLIED, UNCHANGED, FAILED, UNREACHED = SentenceState
 
 
 async def test_a_new_sentence_is_decided_and_told_and_applied() -> None:
@@ -107,10 +107,10 @@ async def test_a_new_sentence_is_decided_and_told_and_applied() -> None:
     assert desk.told == [(b"b", 4 + LEAD_TOKENS)]
     assert desk.states == [APPLIED, UNREACHED]
     assert desk.rerouting.started_segments() == ()
-    await desk.hear(token_ids=(7,), segment_start=9)
+    await desk.hear(token_ids=(7,), span_start=9)
     assert desk.states == [APPLIED, APPLIED]
     assert desk.delays == [("dec_b", 5)]
-    assert desk.rerouting.started_segments() == (SegmentStart(9, b"b"),)
+    assert desk.rerouting.started_segments() == (SpanStart(9, b"b"),)
     assert desk.rerouting.digests == ("a", "b")
     shares = [(n, "".join(t.key.alias for t in m)) for n, m in desk.rerouting.mixture_shares(20)]
     assert shares == [(9, "a"), (11, "b")]
@@ -167,7 +167,7 @@ async def test_one_re_route_at_a_time_and_then_the_newest_sentence() -> None:
     for text in ("First one.", " Second one.", " Third one.", " Fourth"):
         await desk.say(text)
     assert [signed for signed, _ in desk.told] == [b"b"]
-    await desk.hear(token_ids=(7,), segment_start=8)
+    await desk.hear(token_ids=(7,), span_start=8)
     assert desk.router.answers[1:] == ["First one. Second one. Third one. Fourth"]
     assert desk.told[1] == (b"d", 4 + LEAD_TOKENS)
     assert len(desk.rerouting.sentences) == 3
@@ -177,11 +177,11 @@ async def test_a_decision_outlives_the_replica_that_did_not_get_to_it() -> None:
     desk = Desk(decided("b"), decided("c"))
     for text in ("First one.", " Then this."):
         await desk.say(text)
-    await desk.hear(token_ids=(7,), segment_start=6)
+    await desk.hear(token_ids=(7,), span_start=6)
     await desk.say(" And")  # told, and then the replica is lost
     assert len(desk.told) == 2
     desk.rerouting.detach()
-    assert desk.rerouting.started_segments() == (SegmentStart(6, b"b"),)
+    assert desk.rerouting.started_segments() == (SpanStart(6, b"b"),)
     desk.attach()
     assert desk.told[2] == desk.told[1] == (b"c", 3 + LEAD_TOKENS)
 
@@ -214,7 +214,7 @@ async def test_an_explanation_names_each_sentences_decision() -> None:
     desk = Desk(decided("b"), DecisionRejected("words"))
     for text in ("First one.", " Then this."):
         await desk.say(text)
-    await desk.hear(token_ids=(7,), segment_start=6)
+    await desk.hear(token_ids=(7,), span_start=6)
     await desk.say(" And")
     first, second, third = sentences_body(desk.rerouting.sentences)
     assert (first["tokens"], first["start"], first["decision"]) == (0, 0, "dec_a")
@@ -235,7 +235,7 @@ def chunk(token: int | None = None, **fields: Any) -> GenerationChunk:
 
 async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     words = ["", "First one.", " Then", " this.", " And", " that", " too."]
-    first = ScriptedLink("first", [chunk(1), chunk(2), chunk(3, segment_start=2), chunk(4), None])
+    first = ScriptedLink("first", [chunk(1), chunk(2), chunk(3, span_start=2), chunk(4), None])
     second = ScriptedLink("second", [chunk(5), chunk(6, finish_reason=FinishReason.LENGTH)])
     links = [first, second]
     picked: list[tuple[str, ...]] = []
@@ -265,6 +265,6 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     assert text == "".join(words)
     assert [message.signed_decision for message in first.rerouted] == [b"b", b"c"]
     assert second.submitted[0].request.resumed_token_ids == (1, 2, 3, 4)
-    assert second.submitted[0].segments == (SegmentStart(2, b"b"),)
+    assert second.submitted[0].spans == (SpanStart(2, b"b"),)
     assert [message.signed_decision for message in second.rerouted] == [b"c"]
     assert picked == [("a",), ("a", "b")]

@@ -25,5 +25,5 @@ def test_generations_of_one_name_are_told_apart() -> None:
         if line.startswith("braid_adapter_tokens_total") and 'direction="completion"' in line
     ]
     assert len({series for series, _ in lines}) == len(lines)
-    found = {series.split('generation="')[1].split('"')[0]: float(n) for series, n in lines}
+    found = {series.split('version="')[1].split('"')[0]: float(n) for series, n in lines}
     assert found == {"old": 3.0, "new": 7.0}
