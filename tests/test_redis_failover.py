@@ -112,13 +112,13 @@ async def test_the_registry_writes_and_hears_again(pair: RedisPair) -> None:
         for name in ("braid-writer", "braid-listener")
     )
     await listener.wait(0.01)  # subscribes
-    await listener.version()
+    await listener.revision()
     assert await store.commit({"a": None}, {"a": b"1"}) is not None
     await pair.fail_over()
-    version = await store.commit({"b": None}, {"b": b"1"})
-    assert version is not None
+    revision = await store.commit({"b": None}, {"b": b"1"})
+    assert revision is not None
     assert await listener.commit({"c": None}, {"c": b"1"}) is not None
-    assert (await listener.changes(version)).fields.keys() == {"c"}
+    assert (await listener.changes(revision)).fields.keys() == {"c"}
 
     await listener.wait(0.01)  # subscribes at the new primary
     async with asyncio.timeout(30):
@@ -151,7 +151,7 @@ async def test_a_process_that_only_reads_leaves_the_old_primary_too(
     await old.execute_command("REPLICAOF", "127.0.0.1", "1")
     await writer.commit({}, {"c": b"1"})
     await reader.wait(0.01)
-    assert await reader.version() == await writer.version()
+    assert await reader.revision() == await writer.revision()
     await writer.close()
     await reader.close()
 

@@ -9,7 +9,7 @@ from redis.exceptions import OutOfMemoryError
 from structlog.testing import capture_logs
 
 from cluster.adapters.registry.redis_store import RedisRegistryStore
-from cluster.adapters.registry.registry_store import Version
+from cluster.adapters.registry.registry_store import Revision
 from cluster.clock import ManualClock, SystemClock
 from cluster.config import DecisionConfig
 from cluster.domain.ids import DecisionId, TenantId
@@ -89,7 +89,7 @@ async def test_a_flood_of_decisions_pushes_out_decisions_alone(
     refused = await quota.reserve(ACME, LIMITS, "more", QuotaAsk(1))
     assert (refused.refused, refused.source) == ("concurrent requests", QuotaSource.SHARED)
     await quota.settle(held, 10)
-    assert (await registry.changes(Version("", 0))).fields == fields
+    assert (await registry.changes(Revision("", 0))).fields == fields
     assert await client.get("braid:v1:controller:state") == b'{"version":1}'
     assert await state.load() == {"version": 1}
     kept = [key async for key in client.scan_iter("*") if b":decision:" not in key]

@@ -24,9 +24,9 @@ _COUNTS = """\
 ## Calls of the router
 
 A layer's router is asked once for a new prompt, never in decode, and not at all for a repeat, on
-whichever replica it lands. Tests hold it: `tests/golden/test_fusion_peft.py`,
+whichever replica it lands. Tests hold it: `tests/golden/test_mixing_peft.py`,
 `test_a_router_is_asked_once_per_layer_of_a_new_prompt` (the layers asked, none of them in decode or
-for a repeat), and `tests/integration/test_fusion_routers.py`,
+for a repeat), and `tests/integration/test_mixing_routers.py`,
 `test_a_prompts_modules_are_chosen_once_for_the_whole_cluster` (the decision's way through Redis to
 another replica). The timing above counts the calls of its own requests, where it was measured.
 """

@@ -6,7 +6,7 @@ from kernels.lora.bank import AdapterBank
 from kernels.lora.lora_triton_batch import TritonLoraBatch
 from kernels.lora.lora_triton_dispatch import add_lora_operator
 
-_SEGMENT = 2
+_RUN = 2
 """Tokens of a row that is not launched as a decode row."""
 
 
@@ -23,9 +23,9 @@ def compile_kernels(like: TritonLoraBatch) -> None:
             for path, width in site.out_slices
         },
     )
-    batch = TritonLoraBatch(bank, max_tokens=_SEGMENT, max_rows=1, max_pairs=like.max_pairs)
+    batch = TritonLoraBatch(bank, max_tokens=_RUN, max_rows=1, max_pairs=like.max_pairs)
     run = add_lora_operator()
-    for tokens in (1, _SEGMENT):
+    for tokens in (1, _RUN):
         batch.update([(tokens, ((0, 1.0),))])
         for index, site in enumerate(sites):
             x = torch.zeros((tokens, site.in_features), dtype=dtype, device=device)

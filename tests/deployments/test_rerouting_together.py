@@ -110,7 +110,7 @@ async def test_a_crowded_replica_gives_the_same_answers(base: Path) -> None:
                 assert places(running) == places(expected)
 
 
-async def test_a_lost_replicas_segments_go_along(base: Path) -> None:
+async def test_a_lost_replicas_spans_go_along(base: Path) -> None:
     async with small_cluster(base, replicas=2) as cluster:
         await cluster.ask(PROMPT, **GUIDED)
         expected = await cluster.ask(PROMPT, **GUIDED)

@@ -1,7 +1,7 @@
--- What changed after a version, as it is now.
+-- What changed after a revision, as it is now.
 --
 -- KEYS  as commit.lua
--- ARGV  1 epoch  2 number of the version that the caller has
+-- ARGV  1 epoch  2 number of the revision that the caller has
 -- Reply epoch, number, '1' if everything follows or '0' if changes do, then of each field: its
 --       name, '1' if there or '0' if removed, bytes
 

@@ -1,11 +1,11 @@
--- Write several fields as one new version, if others are as expected.
+-- Write several fields as one new revision, if others are as expected.
 --
--- KEYS  1 records (hash)  2 version (hash: epoch, number, floor, process)  3 changed (sorted set: field by
---       version)  4 removed (sorted set: field by version)
+-- KEYS  1 records (hash)  2 revision (hash: epoch, number, floor, process)  3 changed (sorted set: field by
+--       revision)  4 removed (sorted set: field by revision)
 -- ARGV  1 name of a new epoch, if one begins  2 removed fields to remember
 --       3 number of expectations, then of each: field, '1' if there or '0' if not, bytes
 --       then the number of writes, then of each: field, '1' to set or '0' to remove, bytes
--- Reply epoch and number of the new version; an empty list where an expectation does not hold
+-- Reply epoch and number of the new revision; an empty list where an expectation does not hold
 --
 -- A server that died may have lost its last writes. So numbers follow its clock, never to be used
 -- twice, and the first commit of another server process begins a new epoch: whoever has seen what

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from cluster.adapters.registry.registry_store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 
 REMOVED_KEPT = 1_000
 """Removed fields that are remembered: a follower that has missed more reads everything again."""
@@ -21,31 +21,31 @@ class MemoryRegistryStore:
 
     def lose_everything(self) -> None:
         """As a server that restarts without its file."""
-        self._version = Version()
+        self._revision = Revision()
         self._fields: dict[str, bytes] = {}
-        self._changed: dict[str, int] = {}  # field -> number of the version that changed it
-        self._floor = 0  # changes up to this version are no longer all known
+        self._changed: dict[str, int] = {}  # field -> number of the revision that changed it
+        self._floor = 0  # changes up to this revision are no longer all known
 
-    async def version(self) -> Version:
+    async def revision(self) -> Revision:
         """See ``RegistryStore``."""
-        return self._version
+        return self._revision
 
-    async def changes(self, since: Version) -> Changes:
+    async def changes(self, since: Revision) -> Changes:
         """See ``RegistryStore``."""
-        known = since.epoch == self._version.epoch and since.number >= self._floor
-        if not known or since.number > self._version.number:
-            return Changes(self._version, True, dict(self._fields))
+        known = since.epoch == self._revision.epoch and since.number >= self._floor
+        if not known or since.number > self._revision.number:
+            return Changes(self._revision, True, dict(self._fields))
         changed = [field for field, number in self._changed.items() if number > since.number]
-        return Changes(self._version, False, {field: self._fields.get(field) for field in changed})
+        return Changes(self._revision, False, {field: self._fields.get(field) for field in changed})
 
-    async def commit(self, expect: Fields, write: Fields) -> Version | None:
+    async def commit(self, expect: Fields, write: Fields) -> Revision | None:
         """See ``RegistryStore``."""
         if any(self._fields.get(field) != raw for field, raw in expect.items()):
             return None
-        epoch = self._version.epoch or self._new_epoch()
-        self._version = Version(epoch, self._version.number + 1)
+        epoch = self._revision.epoch or self._new_epoch()
+        self._revision = Revision(epoch, self._revision.number + 1)
         for field, raw in write.items():
-            self._changed[field] = self._version.number
+            self._changed[field] = self._revision.number
             if raw is None:
                 self._fields.pop(field, None)
             else:
@@ -53,7 +53,7 @@ class MemoryRegistryStore:
         self._forget_removed()
         self._committed.set()
         self._committed = asyncio.Event()
-        return self._version
+        return self._revision
 
     async def wait(self, timeout_s: float) -> None:
         """See ``RegistryStore``."""

@@ -1,10 +1,10 @@
-"""The registry in Redis: one hash of records and one version, changed by one script.
+"""The registry in Redis: one hash of records and one revision, changed by one script.
 
 Keys, all under one hash tag so that a script touches one cluster slot, none with a TTL:
-``braid:v1:{adapters:<base>}:records`` (hash), ``...:version`` (hash: epoch, number, floor, and the
-server process), ``...:changed`` and ``...:removed`` (sorted sets: field by version). ``<base>``
+``braid:v1:{adapters:<base>}:records`` (hash), ``...:revision`` (hash: epoch, number, floor, and the
+server process), ``...:changed`` and ``...:removed`` (sorted sets: field by revision). ``<base>``
 tells apart the registries of different base models. Each commit is published on a channel of the
-version's name.
+revision's name.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 
 from cluster.adapters.registry.memory_store import REMOVED_KEPT
-from cluster.adapters.registry.registry_store import Changes, Fields, Version
+from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 from cluster.errors import StoreUnavailable
 from cluster.redis_client import ServerScript, leave_replica, moves
 
@@ -55,18 +55,18 @@ class RedisRegistryStore:
         self._moves = 0  # of the primary, when the subscription was made
         self._asked_role_at = -math.inf  # the loop's time
         stem = f"{KEY_PREFIX}:{{adapters:{registry_name(model_id)}}}"
-        self._version_key = f"{stem}:version"
+        self._version_key = f"{stem}:revision"
         self._keys = [f"{stem}:records", self._version_key, f"{stem}:changed", f"{stem}:removed"]
         self._commit = ServerScript(client, _script("commit.lua"))
         self._changes = ServerScript(client, _script("changes.lua"))
 
-    async def version(self) -> Version:
+    async def revision(self) -> Revision:
         """See ``RegistryStore``."""
         command = self._client.hmget(self._version_key, ["epoch", "number"])
         epoch, number = await _asked(cast("Awaitable[list[Any]]", command))
-        return Version((epoch or b"").decode(), int(number or 0))
+        return Revision((epoch or b"").decode(), int(number or 0))
 
-    async def changes(self, since: Version) -> Changes:
+    async def changes(self, since: Revision) -> Changes:
         """See ``RegistryStore``."""
         reply = await _asked(self._changes(keys=self._keys, args=[since.epoch, since.number]))
         epoch, number, full, *rest = reply
@@ -74,9 +74,9 @@ class RedisRegistryStore:
             field.decode(): raw if there == b"1" else None
             for field, there, raw in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
         }
-        return Changes(Version(epoch.decode(), int(number)), full == b"1", fields)
+        return Changes(Revision(epoch.decode(), int(number)), full == b"1", fields)
 
-    async def commit(self, expect: Fields, write: Fields) -> Version | None:
+    async def commit(self, expect: Fields, write: Fields) -> Revision | None:
         """See ``RegistryStore``."""
         arguments: list[Any] = [self._new_epoch(), self._removed_kept]
         for part in (expect, write):
@@ -87,7 +87,7 @@ class RedisRegistryStore:
         if not reply:
             return None
         epoch, number = reply
-        return Version(epoch.decode(), int(number))
+        return Revision(epoch.decode(), int(number))
 
     async def wait(self, timeout_s: float) -> None:
         """See ``RegistryStore``; while nobody answers it is a pause."""

@@ -1,4 +1,4 @@
-"""What the registry needs from where it is kept: versioned fields, changed all or none."""
+"""Declares the store behind the registry: fields under one revision number, changed all or none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ Fields = Mapping[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class Revision:
     """One state of the registry. ``epoch`` changes when all was lost and begun anew."""
 
     epoch: str = ""
@@ -18,9 +18,9 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs between a version and the present one."""
+    """What differs between a revision and the present one."""
 
-    version: Version
+    revision: Revision
     full: bool  # ``fields`` is everything there is
     fields: Fields  # None: removed
 
@@ -31,16 +31,16 @@ class RegistryStore(Protocol):
     Every method raises ``StoreUnavailable`` where the store cannot be reached.
     """
 
-    async def version(self) -> Version:
-        """The present version; cheap."""
+    async def revision(self) -> Revision:
+        """The present revision; cheap."""
         ...
 
-    async def changes(self, since: Version) -> Changes:
-        """All that changed after ``since``, as it is now; everything for an unknown version."""
+    async def changes(self, since: Revision) -> Changes:
+        """All that changed after ``since``, as it is now; everything for an unknown revision."""
         ...
 
-    async def commit(self, expect: Fields, write: Fields) -> Version | None:
-        """Write all of ``write`` as one new version if every field of ``expect`` is as it says.
+    async def commit(self, expect: Fields, write: Fields) -> Revision | None:
+        """Write all of ``write`` as one new revision if every field of ``expect`` is as it says.
 
         None, and nothing written, where one is not.
         """

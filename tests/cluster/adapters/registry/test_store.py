@@ -1,26 +1,26 @@
-"""Both stores: versions, differences, conditional writes."""
+"""Both stores: revisions, differences, conditional writes."""
 
 import asyncio
 from collections.abc import Callable
 
-from cluster.adapters.registry.registry_store import RegistryStore, Version
+from cluster.adapters.registry.registry_store import RegistryStore, Revision
 
 MakeStore = Callable[[], RegistryStore]
 
 
 async def test_an_empty_registry_has_no_epoch(make_store: MakeStore) -> None:
     store = make_store()
-    assert await store.version() == Version()
-    changes = await store.changes(Version())
-    assert (changes.version, dict(changes.fields)) == (Version(), {})
+    assert await store.revision() == Revision()
+    changes = await store.changes(Revision())
+    assert (changes.revision, dict(changes.fields)) == (Revision(), {})
 
 
-async def test_changes_are_those_after_a_version(make_store: MakeStore) -> None:
+async def test_changes_are_those_after_a_revision(make_store: MakeStore) -> None:
     writer, reader = make_store(), make_store()
     first = await writer.commit({}, {"n:a": b"1", "n:b": b"\x00\xff"})
     assert first is not None
-    assert await reader.version() == first
-    all_of_it = await reader.changes(Version())
+    assert await reader.revision() == first
+    all_of_it = await reader.changes(Revision())
     assert all_of_it.full
     assert dict(all_of_it.fields) == {"n:a": b"1", "n:b": b"\x00\xff"}
     second = await writer.commit({"n:a": b"1"}, {"n:a": None, "n:c": b""})
@@ -35,19 +35,19 @@ async def test_changes_are_those_after_a_version(make_store: MakeStore) -> None:
 
 async def test_a_commit_whose_expectation_fails_writes_nothing(make_store: MakeStore) -> None:
     store = make_store()
-    version = await store.commit({"n:a": None}, {"n:a": b"1"})
+    revision = await store.commit({"n:a": None}, {"n:a": b"1"})
     for expect in ({"n:a": None}, {"n:a": b"2"}, {"n:b": b""}, {"n:a": b"1", "n:b": b"1"}):
         assert await store.commit(expect, {"n:a": b"9", "n:b": b"9"}) is None
-    assert await store.version() == version
-    assert dict((await store.changes(Version())).fields) == {"n:a": b"1"}
+    assert await store.revision() == revision
+    assert dict((await store.changes(Revision())).fields) == {"n:a": b"1"}
 
 
 async def test_of_many_at_once_exactly_one_wins(make_store: MakeStore) -> None:
     stores = [make_store() for _ in range(8)]
     commits = (s.commit({"n:a": None}, {"n:a": str(n).encode()}) for n, s in enumerate(stores))
-    versions = await asyncio.gather(*commits)
-    (winner,) = [n for n, version in enumerate(versions) if version is not None]
-    assert dict((await stores[0].changes(Version())).fields) == {"n:a": str(winner).encode()}
+    revisions = await asyncio.gather(*commits)
+    (winner,) = [n for n, revision in enumerate(revisions) if revision is not None]
+    assert dict((await stores[0].changes(Revision())).fields) == {"n:a": str(winner).encode()}
 
 
 async def test_who_missed_more_removals_than_are_kept_reads_everything(
@@ -69,9 +69,12 @@ async def test_a_version_of_another_epoch_or_the_future_is_answered_in_full(
     make_store: MakeStore,
 ) -> None:
     store = make_store()
-    version = await store.commit({}, {"n:a": b"1"})
-    assert version is not None
-    for unknown in (Version("other", version.number), Version(version.epoch, version.number + 1)):
+    revision = await store.commit({}, {"n:a": b"1"})
+    assert revision is not None
+    for unknown in (
+        Revision("other", revision.number),
+        Revision(revision.epoch, revision.number + 1),
+    ):
         changes = await store.changes(unknown)
-        assert (changes.version, changes.full) == (version, True)
+        assert (changes.revision, changes.full) == (revision, True)
         assert dict(changes.fields) == {"n:a": b"1"}

@@ -16,7 +16,7 @@ from cluster.config import AdapterConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import Slot
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.engine.mixing_spec import Fusion
+from cluster.engine.mixing_spec import Mixing
 from kernels.tolerances import assert_close
 from router_service.flow.gate import FlowGate, initial_bias
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes
@@ -110,25 +110,25 @@ def engine(
         for name, slot in SLOTS.items():
             folder = peft_models(family)[1] / name
             running.load(slot, load_adapter(folder, shapes, AdapterConfig()).tensors)
-        running.fusion.gates["two"] = random_gate(2, seed=1)
-        running.fusion.gates["three"] = random_gate(3, seed=2)
-        running.fusion.routers["m"] = Counting(random_router(seed=3))
-        running.fusion.routers["prob"] = Counting(random_router(seed=4, top_k=5, weighting="prob"))
+        running.mixing.gates["two"] = random_gate(2, seed=1)
+        running.mixing.gates["three"] = random_gate(3, seed=2)
+        running.mixing.routers["m"] = Counting(random_router(seed=3))
+        running.mixing.routers["prob"] = Counting(random_router(seed=4, top_k=5, weighting="prob"))
         return running
 
     return make
 
 
 GATED = {
-    "two": (("zh", "math"), Fusion(gate="two")),
-    "two reversed": (("math", "zh"), Fusion(gate="two")),
-    "two partial": (("partial", "zh"), Fusion(gate="two")),
-    "three": (("math", "partial", "zh"), Fusion(gate="three")),
+    "two": (("zh", "math"), Mixing(gate="two")),
+    "two reversed": (("math", "zh"), Mixing(gate="two")),
+    "two partial": (("partial", "zh"), Mixing(gate="two")),
+    "three": (("math", "partial", "zh"), Mixing(gate="three")),
 }
 ROUTED = {
-    "m": (("zh",), Fusion(router="m")),
-    "m math": (("math",), Fusion(router="m")),
-    "prob": (("zh",), Fusion(router="prob")),
+    "m": (("zh",), Mixing(router="m")),
+    "m math": (("math",), Mixing(router="m")),
+    "prob": (("zh",), Mixing(router="prob")),
 }
 CASES = GATED | ROUTED
 
@@ -149,22 +149,22 @@ def submit(
     prompt: list[int],
     sampling: SamplingParams = SAMPLING,
 ) -> None:
-    names, fusion = CASES[case]
-    running.submit(make_request(name, prompt, sampling), mixture_of(names), case, fusion=fusion)
+    names, mixing = CASES[case]
+    running.submit(make_request(name, prompt, sampling), mixture_of(names), case, mixing=mixing)
 
 
 def check(
     running: RunningEngine, model: peft.PeftModel, case: str, prompt: list[int], answer: Answer
 ) -> None:
     """The answer's log-probabilities are PEFT's."""
-    names, fusion = CASES[case]
-    if fusion.gate:
-        gate = running.fusion.gates[fusion.gate]
+    names, mixing = CASES[case]
+    if mixing.gate:
+        gate = running.mixing.gates[mixing.gate]
 
         def weigh(layer: int, hidden: torch.Tensor) -> torch.Tensor:
             return gate.weights(layer, None, hidden)
     else:
-        router = running.fusion.routers[fusion.router].router
+        router = running.mixing.routers[mixing.router].router
 
         def weigh(layer: int, hidden: torch.Tensor) -> torch.Tensor:
             mask = router.masks(layer, hidden[0, : len(prompt)])
@@ -207,10 +207,10 @@ def test_a_mixed_batch_agrees_with_peft(engine, peft_models, family: str, fused:
 
 def test_an_untrained_gate_is_the_target_alone(engine) -> None:
     running = engine()
-    running.fusion.gates["fresh"] = FlowGate(
+    running.mixing.gates["fresh"] = FlowGate(
         torch.zeros(LAYERS, 2, WIDTH), initial_bias(2, 1).repeat(LAYERS, 1)
     )
-    running.fusion.gates["average"] = FlowGate(
+    running.mixing.gates["average"] = FlowGate(
         torch.zeros(LAYERS, 2, WIDTH), torch.zeros(LAYERS, 2)
     )
     prompt = prompt_of("same")
@@ -220,7 +220,7 @@ def test_an_untrained_gate_is_the_target_alone(engine) -> None:
         ("average", tuple((slot, 0.5) for slot, _ in mixture)),
     ):
         request = make_request(f"{gate} gated", prompt, SAMPLING)
-        gated = running.ask(request, mixture, gate, fusion=Fusion(gate=gate))
+        gated = running.ask(request, mixture, gate, mixing=Mixing(gate=gate))
         plain = running.ask(make_request(f"{gate} static", prompt, SAMPLING), static)
         assert gated.tokens == plain.tokens
         for one, other in zip(gated.logprobs, plain.logprobs, strict=True):
@@ -229,10 +229,10 @@ def test_an_untrained_gate_is_the_target_alone(engine) -> None:
 
 def test_all_modules_active_is_plain_lora(engine) -> None:
     running = engine()
-    running.fusion.routers["all"] = random_router(seed=9, top_k=7)
+    running.mixing.routers["all"] = random_router(seed=9, top_k=7)
     prompt, mixture = prompt_of("same"), mixture_of(("zh",))
     masked = running.ask(
-        make_request("masked", prompt, SAMPLING), mixture, "m", fusion=Fusion(router="all")
+        make_request("masked", prompt, SAMPLING), mixture, "m", mixing=Mixing(router="all")
     )
     plain = running.ask(make_request("plain", prompt, SAMPLING), mixture)
     assert masked.tokens == plain.tokens
@@ -257,12 +257,12 @@ def test_a_gate_is_exact_in_chunks_and_from_the_cache(
 
 def test_a_router_is_asked_once_per_layer_of_a_new_prompt(engine, peft_models) -> None:
     running = engine(max_batch_tokens=16)
-    router = running.fusion.routers["m"]
+    router = running.mixing.routers["m"]
     prompt = prompt_of("m", length=41)  # longer than a step otherwise takes
     names, _ = CASES["m"]
     first = running.ask(
         make_request("first", prompt, SAMPLING), mixture_of(names), "m",
-        fusion=Fusion(router="m", complete=lambda weights: f"m {weights}"),
+        mixing=Mixing(router="m", complete=lambda weights: f"m {weights}"),
     )  # fmt: skip
     assert router.calls == list(range(LAYERS))
     weights = first.site_weights
@@ -272,7 +272,7 @@ def test_a_router_is_asked_once_per_layer_of_a_new_prompt(engine, peft_models) -
     check(running, peft_models("llama")[0], "m", prompt, first)
     again = running.ask(
         make_request("again", prompt, SAMPLING), mixture_of(names), f"m {weights}",
-        fusion=Fusion(router="m", site_weights=weights),
+        mixing=Mixing(router="m", site_weights=weights),
     )  # fmt: skip
     assert router.calls == list(range(LAYERS))
     assert again.tokens == first.tokens
@@ -292,7 +292,7 @@ def test_preemption_keeps_what_was_decided(engine, peft_models) -> None:
             submit(running, name, case, prompts[name], long)
     running.wait(*prompts)
     assert running.engine.stats().preemptions > 0
-    assert sorted(running.fusion.routers["m"].calls) == sorted([*range(LAYERS)] * 6)
+    assert sorted(running.mixing.routers["m"].calls) == sorted([*range(LAYERS)] * 6)
     for name, prompt in prompts.items():
         check(running, peft_models("llama")[0], name[:-2], prompt, running.answers[name])
 
@@ -300,13 +300,13 @@ def test_preemption_keeps_what_was_decided(engine, peft_models) -> None:
 def test_a_resumed_answer_decides_by_its_prompt_alone(engine) -> None:
     running = engine(max_batch_tokens=16)
     prompt = prompt_of("m", length=21)
-    names, fusion = CASES["m"]
+    names, mixing = CASES["m"]
     whole = running.ask(
-        make_request("whole", prompt, SAMPLING), mixture_of(names), "a", fusion=fusion
+        make_request("whole", prompt, SAMPLING), mixture_of(names), "a", mixing=mixing
     )
     resumed = running.ask(
         make_request("resumed", prompt, SAMPLING, resumed_token_ids=tuple(whole.tokens[:3])),
-        mixture_of(names), "b", fusion=fusion,
+        mixture_of(names), "b", mixing=mixing,
     )  # fmt: skip
     assert resumed.tokens == whole.tokens[3:]
     assert resumed.site_weights == whole.site_weights
@@ -323,12 +323,12 @@ def test_an_explained_answer_tells_the_weights_behind_each_token(engine, peft_mo
         make_request("told", prompt, dataclasses.replace(SAMPLING, explain=True)),
         mixture_of(names),
         "two",
-        fusion=Fusion(gate="two"),
+        mixing=Mixing(gate="two"),
     )
     running.wait("other")
     weights = [w for _, w in told if w]
     assert len(weights) == len(answer.tokens)
-    gate = running.fusion.gates["two"]
+    gate = running.mixing.gates["two"]
     seen: list[torch.Tensor] = []
 
     def weigh(layer: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -345,13 +345,13 @@ def test_an_explained_answer_tells_the_weights_behind_each_token(engine, peft_mo
 
 def test_a_gate_works_in_bf16(engine, peft_models) -> None:
     running = engine(dtype="bfloat16")
-    running.fusion.gates["fresh"] = FlowGate(
+    running.mixing.gates["fresh"] = FlowGate(
         torch.zeros(LAYERS, 2, WIDTH), initial_bias(2, 0).repeat(LAYERS, 1)
     )
-    running.fusion.routers["all"] = random_router(seed=9, top_k=7)
+    running.mixing.routers["all"] = random_router(seed=9, top_k=7)
     prompt = prompt_of("same")
     mixture = mixture_of(("zh", "math"))
-    gated = running.ask(make_request("g", prompt), mixture, "g", fusion=Fusion(gate="fresh"))
-    masked = running.ask(make_request("m", prompt), mixture[:1], "m", fusion=Fusion(router="all"))
+    gated = running.ask(make_request("g", prompt), mixture, "g", mixing=Mixing(gate="fresh"))
+    masked = running.ask(make_request("m", prompt), mixture[:1], "m", mixing=Mixing(router="all"))
     plain = running.ask(make_request("p", prompt), mixture[:1])
     assert gated.tokens == plain.tokens == masked.tokens

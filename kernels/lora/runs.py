@@ -13,7 +13,7 @@ from kernels.lora.lane import Stack
 
 
 @dataclass(frozen=True, slots=True)
-class DenseSegment:
+class DenseRun:
     """One adapter over many tokens: two matmuls per site. Its pairs are in token order."""
 
     stack: Stack  # of one row
@@ -25,7 +25,7 @@ class DenseSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class GroupedSegment:
+class GroupedRun:
     """Many adapters over few tokens each: batched matmuls over a stack, groups padded to m.
 
     Every pair has a place in the [n, m] grid of stack rows. Places without a pair are computed and
@@ -45,7 +45,7 @@ class GroupedSegment:
 
 
 @dataclass(frozen=True, slots=True)
-class NativeSegment:
+class NativeRun:
     """Adapters over their tokens, for `kernels.lora.lora_native_kernel`.
 
     It holds what its addresses point into.

@@ -34,7 +34,7 @@ def digest(alias: str) -> str:
     return read_manifest(DEMO_ADAPTERS / alias)[0].digest
 
 
-def with_fusion(config: AppConfig, state: StateDir, base: ModelLocation) -> AppConfig:
+def with_mixing(config: AppConfig, state: StateDir, base: ModelLocation) -> AppConfig:
     """``config`` with two gates over sql and shell, and routers over the modules of json."""
     layers, width = base_dimensions(base.path)
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def fused(
     base_model: ModelLocation, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LiveCluster]:
     def make_config(state: StateDir, port: int) -> AppConfig:
-        return with_fusion(quickstart(state, port), state, base_model)
+        return with_mixing(quickstart(state, port), state, base_model)
 
     cluster = LiveCluster.start(tmp_path_factory.mktemp("state"), make_config)
     try:
