@@ -110,11 +110,11 @@ class WordRouter:
 
     name, version = "words", "v1"
     candidates = ("", *ADAPTERS)
-    spans = SentenceConfig(min_characters=4)
+    sentences = SentenceConfig(min_characters=4)
     declares = Declaration(Stage.SENTENCE, Granularity.SENTENCE, frozenset({Need.TEXT}))
 
     def reading(self, prompt: str, answer: str) -> str:
-        return last_full_sentences(answer, 1, self.spans) or prompt
+        return last_full_sentences(answer, 1, self.sentences) or prompt
 
     def route(self, text: str, allowed: frozenset[str]) -> RoutedMixture:
         if "fail" in text:

@@ -71,8 +71,8 @@ class Decider:
         Raises:
             ModelNotFound: the router is gone.
         """
-        spans = self._routing.spans(request)
-        if spans is None or not isinstance(request, RouterRequest):
+        sentences = self._routing.sentences(request)
+        if sentences is None or not isinstance(request, RouterRequest):
             return None
         router = request  # of this type in the function, too
         *earlier, text = prompts.turns
@@ -83,7 +83,7 @@ class Decider:
             self._count(tenant, found, started)
             return found
 
-        return SentenceRerouting(decided, spans, decide_sentence, self._keep_delay)
+        return SentenceRerouting(decided, sentences, decide_sentence, self._keep_delay)
 
     def _keep_delay(self, decided: RequestDecision, delay: int) -> None:
         task = asyncio.create_task(self._routing.keep_delay(decided, delay))

@@ -62,7 +62,7 @@ class SentenceRerouting:
 
     Args:
         first: the prompt's decision.
-        spans: how sentences are told apart.
+        sentences: how sentences are told apart.
         decide: the decision for what follows a text, which ends in a sentence's beginning.
         keep_delay: notes with a decision how many tokens after that it was applied.
     """
@@ -70,14 +70,14 @@ class SentenceRerouting:
     def __init__(
         self,
         first: RequestDecision,
-        spans: SentenceConfig,
+        sentences: SentenceConfig,
         decide: Callable[[str], Awaitable[RequestDecision]],
         keep_delay: Callable[[RequestDecision, int], None],
     ) -> None:
         self.sentences = [SentenceDecision(0, first, SentenceState.APPLIED, 0)]
         self._decide = decide
         self._keep_delay = keep_delay
-        self._splitter = SentenceSplitter(spans)
+        self._splitter = SentenceSplitter(sentences)
         self._text: list[str] = []
         self._mixture = first.decision.mixture
         self._newest: SentenceDecision | None = None  # to be decided
