@@ -10,17 +10,22 @@ from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
 from router_service.adapter_directory import AdapterDirectory
 from router_service.routers.base import MAX_WEIGHT
-from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
+from router_service.routing_request import (
+    AdapterRequest,
+    BaseModelRequest,
+    MixtureRequest,
+    MixtureTerm,
+)
 
 NAME: Final = "explicit"
 VERSION: Final = "1"
 
-ExplicitWish = BaseWish | AdapterWish | MixtureWish
+ExplicitRequest = BaseModelRequest | AdapterRequest | MixtureRequest
 
 
 @dataclass(frozen=True, slots=True)
 class ExplicitMixture:
-    """A validated wish.
+    """A validated request.
 
     ``mixture`` is sorted by digest; ``dropped`` names the adapters whose weight is zero: they
     were resolved, and their delta is nothing.
@@ -31,7 +36,7 @@ class ExplicitMixture:
 
 
 def mix_explicit(
-    wish: ExplicitWish, tenant: TenantId, directory: AdapterDirectory, max_mixture: int
+    request: ExplicitRequest, tenant: TenantId, directory: AdapterDirectory, max_mixture: int
 ) -> ExplicitMixture:
     """Resolve and validate what the caller named. Weights are taken exactly as given.
 
@@ -43,12 +48,12 @@ def mix_explicit(
             are more than ``max_mixture`` weights other than zero. ``param`` names the entry.
         ModelNotFound: an alias is unknown or not the tenant's.
     """
-    match wish:
-        case BaseWish():
+    match request:
+        case BaseModelRequest():
             return ExplicitMixture((), ())
-        case AdapterWish(alias):
+        case AdapterRequest(alias):
             return ExplicitMixture((WeightedAdapter(directory.resolve(tenant, alias), 1.0),), ())
-        case MixtureWish(terms):
+        case MixtureRequest(terms):
             return _mix(terms, tenant, directory, max_mixture)
 
 

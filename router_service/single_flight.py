@@ -1,4 +1,4 @@
-"""Concurrent calls for one key share one execution."""
+"""Shares one execution among concurrent calls for one key."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
@@ -17,8 +17,7 @@ class SingleFlight(Generic[T]):
         self._tasks: dict[Hashable, asyncio.Task[T]] = {}
 
     async def run(self, key: Hashable, start: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
-        """Run ``start()`` for this key, or wait for the run in flight; returns the result, and
-        True if begun.
+        """Return the result of ``start()`` for this key, and whether this call began it.
 
         Raises what ``start()`` raises, to every caller that waits.
         """

@@ -1,4 +1,4 @@
-"""Earlier user turns of a conversation: which a router reads, and what its decision depends on."""
+"""Selects the earlier user turns that a router reads and its decision depends on."""
 
 import json
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from router_service.routers.base import (
 
 
 def turns_read(router: PromptRouter, earlier: Sequence[str]) -> tuple[str, ...]:
-    """Select the turns before the last one that the router reads, the oldest first."""
+    """Return the turns before the last one that the router reads, the oldest first."""
     return tuple(earlier[-router.declares.history :]) if router.declares.history else ()
 
 
 def digested_with(digested: str, read: Sequence[str]) -> str:
-    """Combine ``digested`` with the earlier turns that are read; unchanged if there are none."""
+    """Add the turns read to what a decision depends on; nothing is added if none is."""
     return json.dumps(["turns", digested, *read]) if read else digested
 
 
 def route_turns(
     router: PromptRouter, text: str, read: Sequence[str], allowed: frozenset[str]
 ) -> RoutedMixture:
-    """Route a text, after the turns that the router reads."""
+    """Run a router on a text, after the turns that it reads."""
     if not read:
         return router.route(text, allowed)
     return cast(ConversationRouter, router).route(text, allowed, read)
@@ -39,7 +39,7 @@ def reroute_turns(
     read: Sequence[str],
     allowed: frozenset[str],
 ) -> RoutedMixture:
-    """Route what follows ``answer``, after the turns that the router reads."""
+    """Run a router on what follows ``answer``, after the turns that it reads."""
     if not read:
         return router.reroute(prompt, answer, allowed)
     return cast(ConversationSentenceRouter, router).reroute(prompt, answer, allowed, read)

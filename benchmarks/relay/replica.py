@@ -59,7 +59,7 @@ class ScriptedReplica:
 
     def submit(self, message: Submit) -> None:
         stream = self._streams[message.request_id] = _Stream(message)
-        self._sent[message.http_request] = []
+        self._sent[message.request.http_request] = []
         self._deliver([stream])
 
     def reroute(self, message: Reroute) -> None:
@@ -81,7 +81,7 @@ class ScriptedReplica:
     def take_sent(self) -> dict[str, list[float]]:
         """Return when each token since the last call was sent, and forget it."""
         taken = self._sent
-        self._sent = {stream.message.http_request: [] for stream in self._streams.values()}
+        self._sent = {stream.message.request.http_request: [] for stream in self._streams.values()}
         return taken
 
     async def run(self) -> None:
@@ -96,7 +96,7 @@ class ScriptedReplica:
         chunks = [self._chunk(stream) for stream in streams]
         now = time.monotonic()
         for stream in streams:
-            self._sent[stream.message.http_request].append(now)
+            self._sent[stream.message.request.http_request].append(now)
         self.links.deliver(chunks, len(self._streams), 0)
 
     def _chunk(self, stream: _Stream) -> GenerationChunk:
@@ -104,11 +104,11 @@ class ScriptedReplica:
         self._turn = (self._turn + 1) % len(self._words)
         stream.sent += 1
         logprobs: tuple[TokenLogprobs, ...] = ()
-        if message.sampling.logprobs is not None:
-            others = self._words[: message.sampling.logprobs]
+        if message.request.sampling.logprobs is not None:
+            others = self._words[: message.request.sampling.logprobs]
             top = tuple((word, LOGPROB - rank) for rank, word in enumerate(others))
             logprobs = (TokenLogprobs(LOGPROB, top),)
-        ends = stream.sent >= message.sampling.max_tokens
+        ends = stream.sent >= message.request.sampling.max_tokens
         if ends:
             del self._streams[message.request_id]
         return GenerationChunk(
@@ -116,7 +116,7 @@ class ScriptedReplica:
             (self._words[self._turn],),
             logprobs,
             FinishReason.LENGTH if ends else None,
-            Usage(len(message.prompt_token_ids), stream.sent) if ends else None,
+            Usage(len(message.request.prompt_token_ids), stream.sent) if ends else None,
         )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cluster.domain.decision import RoutingDecision, SiteWeights
-from cluster.domain.ids import RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 
 
 class FinishReason(StrEnum):
@@ -68,17 +68,22 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. All that the engine needs; no text, no HTTP."""
+    """Describes one sequence to generate. All that the engine needs; no text, no HTTP."""
 
     request_id: RequestId
     tenant: TenantId
     prompt_token_ids: tuple[int, ...]
     sampling: SamplingParams
-    decision: RoutingDecision  # the copy that came along; the store's copy is preferred
+    decision: RoutingDecision | None = None  # None until a replica has verified it
     resumed_token_ids: tuple[int, ...] = ()  # already generated elsewhere before a replica was lost
     arrived_at: float = 0.0  # wall clock, seconds
     deadline_at: float | None = None  # wall clock, seconds
     http_request: str = ""  # id of the HTTP request that it belongs to, for logs
+
+    @property
+    def digests(self) -> tuple[AdapterDigest, ...]:
+        """Return the versions of its mixture, in its order; none for the base alone."""
+        return () if self.decision is None else self.decision.digests
 
 
 @dataclass(frozen=True, slots=True)

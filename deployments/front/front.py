@@ -26,6 +26,7 @@ from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.broadcast import BroadcastCluster
 from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import RouterAdmin
+from deployments.front.app import build_http_app
 from deployments.front.entry.door import Door
 from deployments.front.entry.heavy import HeavyWork
 from deployments.front.entry.live_tenants import LiveTenants
@@ -33,8 +34,6 @@ from deployments.front.front_context import FrontContext
 from deployments.front.garbage import spare_long_lived
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
-from deployments.front.openai.http_app import build_http_app
-from deployments.front.openai.structured import GrammarChecker
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
@@ -47,6 +46,7 @@ from deployments.front.telemetry.collectors import (
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.adapter_templates import AdapterTemplates
 from deployments.front.text.grammar_trial import GrammarTrial
+from deployments.front.text.grammars import GrammarChecker
 from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
 from deployments.live_adapters import LiveAdapters
@@ -174,7 +174,6 @@ class Front:
                 clock=clock,
             ),
             directory=directory,
-            admission=self._admission,
             service=RequestService(
                 names=names,
                 sync=self._routers.sync,
@@ -204,7 +203,6 @@ class Front:
             replicas=self._set,
             metrics=metrics,
             clock=clock,
-            new_id=new_request_id,
             controller_state=self._controller_state,
             breaker_state=lambda: store.breaker_state.value,
             check_integrity=self._check_integrity,

@@ -1,4 +1,4 @@
-"""What the HTTP routes of one front process share."""
+"""Holds what the HTTP routes of one front process share."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -6,13 +6,11 @@ from typing import Any
 
 from cluster.clock import Clock
 from cluster.config import AppConfig, FrontConfig
-from cluster.domain.ids import RequestId
 from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.entry.door import Door
 from deployments.front.entry.live_tenants import LiveTenants
-from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
@@ -34,18 +32,16 @@ class FrontContext:
     adapter_admin: AdapterAdmin
     router_admin: RouterAdmin
     directory: TenantAdapters
-    admission: Admission
     service: RequestService
     door: Door
     replicas: ReplicaSet
     metrics: FrontMetrics
     clock: Clock
-    new_id: Callable[[], RequestId]
     controller_state: Callable[[], Awaitable[dict[str, Any]]]
     breaker_state: Callable[[], str]
     check_integrity: Callable[[], Awaitable[dict[str, Any]]]
 
     @property
     def router_names(self) -> tuple[str, ...]:
-        """What may follow ``auto:`` now; the first one answers ``auto``."""
+        """Return what may follow ``auto:`` now; the first one answers ``auto``."""
         return self.service.routing.router_names

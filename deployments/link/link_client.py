@@ -1,13 +1,13 @@
-"""The front's end of the links: one per replica, shared by all requests in flight.
+"""Implements the front's end of the links: one per replica, shared by all requests in flight.
 
-Ownership: ``ReplicaLink.submit`` gives the caller a queue that receives the request's chunks. The
-queue ends in exactly one of two ways: a chunk with a finish reason, or ``None``, which says that
-the replica was lost and nothing more will come.
+Ownership: the sink that is given to ``ReplicaLink.submit`` receives the request's chunks. They end
+in exactly one of two ways: a chunk with a finish reason, or ``None``, which says that the replica
+was lost and nothing more will come.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -33,11 +33,21 @@ from deployments.link.link_server import MAX_MESSAGE_BYTES, METHOD, SERVICE
 
 log = structlog.get_logger(__name__)
 
-ChunkQueue = asyncio.Queue[GenerationChunk | None]
+
+class ChunkSink(Protocol):
+    """Receives the chunks of one request, on the event loop; an ``asyncio.Queue`` is one."""
+
+    def put_nowait(self, item: GenerationChunk | None, /) -> None:
+        """Take a chunk, or None when the replica was lost."""
+        ...
+
+    def empty(self) -> bool:
+        """Return whether everything has been read."""
+        ...
 
 
 class ReplicaLink:
-    """One open link.
+    """Holds one open link.
 
     Args:
         replica_id: who is at the other end.
@@ -67,7 +77,7 @@ class ReplicaLink:
         self._on_load = on_load
         self._on_lost = on_lost
         self._signing_key = signing_key
-        self._queues: dict[RequestId, ChunkQueue] = {}
+        self._sinks: dict[RequestId, ChunkSink] = {}
         self._outbox: asyncio.Queue[ToReplica] = asyncio.Queue()
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
@@ -75,13 +85,13 @@ class ReplicaLink:
 
     @property
     def open(self) -> bool:
-        """Whether requests may be submitted."""
+        """Return whether requests may be submitted."""
         return not self._closed
 
     @property
     def in_flight(self) -> int:
-        """Requests submitted here whose last chunk has not arrived."""
-        return len(self._queues)
+        """Return the number of requests submitted here whose last chunk has not arrived."""
+        return len(self._sinks)
 
     def start(self) -> None:
         """Open the channel; failures arrive through ``on_lost``."""
@@ -104,27 +114,25 @@ class ReplicaLink:
             asyncio.create_task(self._write(call)),
         )
 
-    def submit(self, message: Submit) -> ChunkQueue:
-        """Send a request.
+    def submit(self, message: Submit, sink: ChunkSink) -> None:
+        """Send a request, whose chunks ``sink`` receives.
 
         Raises:
             ReplicaLost: the link is closed.
         """
         if self._closed:
             raise ReplicaLost(f"replica {self.replica_id} is gone")
-        queue: ChunkQueue = asyncio.Queue()
-        self._queues[message.request_id] = queue
+        self._sinks[message.request_id] = sink
         self._outbox.put_nowait(message)
-        return queue
 
     def reroute(self, message: Reroute) -> None:
-        """Send a re-route of a request that was submitted here; nothing where it has ended."""
-        if message.request_id in self._queues and not self._closed:
+        """Send a re-route of a request that was submitted here; does nothing if it has ended."""
+        if message.request_id in self._sinks and not self._closed:
             self._outbox.put_nowait(message)
 
     def cancel(self, request_id: RequestId) -> None:
-        """Tell the replica to stop; its queue receives nothing more."""
-        if self._queues.pop(request_id, None) is not None and not self._closed:
+        """Tell the replica to stop; the sink receives nothing more."""
+        if self._sinks.pop(request_id, None) is not None and not self._closed:
             self._outbox.put_nowait(Cancel(request_id))
 
     async def close(self) -> None:
@@ -137,9 +145,9 @@ class ReplicaLink:
 
     def _end(self) -> None:
         self._closed = True
-        queues, self._queues = self._queues, {}
-        for queue in queues.values():
-            queue.put_nowait(None)
+        sinks, self._sinks = self._sinks, {}
+        for sink in sinks.values():
+            sink.put_nowait(None)
 
     async def _write(self, call: Any) -> None:
         try:
@@ -173,8 +181,8 @@ class ReplicaLink:
                 self._on_load(self.replica_id, item.running, item.queued)
                 for chunk in item.chunks:
                     if chunk.finish_reason is None:
-                        queue = self._queues.get(chunk.request_id)
+                        sink = self._sinks.get(chunk.request_id)
                     else:
-                        queue = self._queues.pop(chunk.request_id, None)
-                    if queue is not None:
-                        queue.put_nowait(chunk)
+                        sink = self._sinks.pop(chunk.request_id, None)
+                    if sink is not None:
+                        sink.put_nowait(chunk)

@@ -1,4 +1,4 @@
-"""What crosses a link between one front and one replica: data only, MessagePack on the wire.
+"""Defines the messages between a front and a replica: data only, MessagePack on the wire.
 
 Front to replica: ``Submit``, ``Reroute``, ``Cancel``. Replica to front: ``StepItem`` (one per
 engine step, for all of this front's requests together), ``SnapshotItem`` and ``HostItem``.
@@ -9,37 +9,42 @@ import msgspec
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.domain.request import GenerationChunk, SamplingParams
+from cluster.domain.request import GenerationChunk, GenerationRequest
 
 
 class SpanStart(msgspec.Struct, frozen=True):
-    """Where a sequence had been re-routed before it came here."""
+    """Says from which token on a sequence had been re-routed before it came here."""
 
     start: int  # tokens of the completion before
     signed_decision: bytes
 
 
 class Submit(msgspec.Struct, frozen=True, tag="submit"):
-    """Start one sequence; its adapters are loaded while it waits for the batch.
+    """Starts one sequence; its adapters are loaded while it waits for the batch.
 
-    The decision travels signed, as it lies in the store.
+    The decision travels signed, as it lies in the store: the request itself has none.
     """
 
-    request_id: RequestId
-    tenant: TenantId
-    prompt_token_ids: tuple[int, ...]
-    sampling: SamplingParams
+    request: GenerationRequest
     signed_decision: bytes
-    resumed_token_ids: tuple[int, ...] = ()
-    arrived_at: float = 0.0
-    deadline_at: float | None = None
     spans: tuple[SpanStart, ...] = ()  # that began within the resumed tokens, in order
-    http_request: str = ""  # id of the HTTP request that it belongs to, for logs
+
+    @property
+    def request_id(self) -> RequestId:
+        """Return the sequence's id, which its chunks carry."""
+        return self.request.request_id
+
+    @property
+    def tenant(self) -> TenantId:
+        """Return the tenant whose sequence it is."""
+        return self.request.tenant
 
 
 class Reroute(msgspec.Struct, frozen=True, tag="reroute"):
-    """Let a sequence go on by another decision. Its chunks say where that began, or why not; until
-    then no other one may be sent."""
+    """Continues a sequence under another decision.
+
+    Its chunks say where that began, or why not; until then no other one may be sent.
+    """
 
     request_id: RequestId
     signed_decision: bytes
@@ -47,13 +52,13 @@ class Reroute(msgspec.Struct, frozen=True, tag="reroute"):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
-    """Stop a sequence and free what it holds; unknown ids are fine (it may just have ended)."""
+    """Stops a sequence and frees what it holds; unknown ids are fine (it may just have ended)."""
 
     request_id: RequestId
 
 
 class StepItem(msgspec.Struct, frozen=True, tag="step"):
-    """One engine step's output for this front's requests, and the load it leaves."""
+    """Carries one engine step's output for this front's requests, and the load it leaves."""
 
     chunks: tuple[GenerationChunk, ...]
     running: int
@@ -61,7 +66,7 @@ class StepItem(msgspec.Struct, frozen=True, tag="step"):
 
 
 class SnapshotItem(msgspec.Struct, frozen=True, tag="snapshot"):
-    """The replica's word about itself, sent on change."""
+    """Carries what the replica says of itself, sent on change."""
 
     snapshot: ReplicaSnapshot
 
@@ -70,7 +75,7 @@ ToReplica = Submit | Reroute | Cancel
 
 
 class HostItem(msgspec.Struct, frozen=True, tag="host"):
-    """All adapters in the replica's host memory, sent when they change."""
+    """Carries all adapters in the replica's host memory, sent when they change."""
 
     adapters: tuple[ResidentAdapter, ...]
 
@@ -83,17 +88,25 @@ _to_front = msgspec.msgpack.Decoder(ToFront)
 
 
 def encode(message: ToReplica | ToFront) -> bytes:
-    """One message as MessagePack."""
+    """Encode one message as MessagePack."""
     return _encoder.encode(message)
 
 
 def decode_to_replica(data: bytes) -> ToReplica:
-    """Raises ``msgspec.ValidationError`` on anything that is not one of ours."""
+    """Decode one message.
+
+    Raises:
+        msgspec.ValidationError: the bytes are none of these messages.
+    """
     message: ToReplica = _to_replica.decode(data)
     return message
 
 
 def decode_to_front(data: bytes) -> ToFront:
-    """Raises ``msgspec.ValidationError`` on anything that is not one of ours."""
+    """Decode one message.
+
+    Raises:
+        msgspec.ValidationError: the bytes are none of these messages.
+    """
     message: ToFront = _to_front.decode(data)
     return message

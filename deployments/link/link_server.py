@@ -1,4 +1,4 @@
-"""The replica's end of the links: one bidirectional gRPC stream per front.
+"""Implements the replica's end of the links: one bidirectional gRPC stream per front.
 
 Ownership: a request belongs to the connection that submitted it until its last chunk has been
 queued for that connection; when the connection goes, ``LinkHandler.disconnected`` is told which
@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class LinkHandler(Protocol):
-    """What a replica does with messages. All calls come on the event loop's thread."""
+    """Handles messages on a replica. All calls come on the event loop's thread."""
 
     def submit(self, message: Submit) -> None: ...
 
@@ -53,7 +53,7 @@ class LinkHandler(Protocol):
 
 
 class _Connection:
-    """One front: what is to be written to it, and which requests are its own."""
+    """Holds what is to be written to one front, and which requests are its own."""
 
     def __init__(self) -> None:
         self.outbox: asyncio.Queue[ToFront] = asyncio.Queue()

@@ -139,7 +139,7 @@ class Rerouting:
     def _tell_engine(
         self, live: Live, coming: Coming, decision: RoutingDecision, lease: Lease
     ) -> None:
-        prompt = live.submit.prompt_token_ids
+        prompt = live.submit.request.prompt_token_ids
         span, mixing = completion_span(
             self._mixing, self._adapters, decision, lease, prompt, len(prompt)
         )

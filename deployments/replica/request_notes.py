@@ -14,7 +14,7 @@ AS_ASKED = frozenset({FinishReason.STOP, FinishReason.LENGTH})
 
 def ids_of(live: Live) -> dict[str, Any]:
     """The HTTP request's id, by which all logs find it, and the sequence's own."""
-    return {"request": live.submit.http_request, "sequence": live.submit.request_id}
+    return {"request": live.submit.request.http_request, "sequence": live.submit.request_id}
 
 
 def note_end(live: Live, reason: FinishReason, code: str | None) -> None:
@@ -28,7 +28,7 @@ def note_end(live: Live, reason: FinishReason, code: str | None) -> None:
         reason=reason.value,
         code=code,
         tenant=live.submit.tenant,
-        tokens=len(live.submit.resumed_token_ids) + live.tokens,
+        tokens=len(live.submit.request.resumed_token_ids) + live.tokens,
         in_engine=live.in_engine,
     )
 
@@ -39,5 +39,5 @@ def note_abandoned(live: Live) -> None:
         "replica.request_abandoned",
         **ids_of(live),
         tenant=live.submit.tenant,
-        tokens=len(live.submit.resumed_token_ids) + live.tokens,
+        tokens=len(live.submit.request.resumed_token_ids) + live.tokens,
     )

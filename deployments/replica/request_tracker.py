@@ -29,7 +29,7 @@ from cluster.clock import Clock
 from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
-from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
+from cluster.domain.request import FinishReason, GenerationChunk, Usage
 from cluster.engine.engine import Engine
 from cluster.engine.spans import Span
 from cluster.errors import (
@@ -48,6 +48,7 @@ from deployments.replica.replica_request import LaterSpan, Live
 from deployments.replica.replica_rerouting import Rerouting
 from deployments.replica.request_notes import ids_of, note_abandoned, note_end
 from deployments.replica.spans import completion_span, prompt_spans
+from router_service.decision_store.decision_store import Origin
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -76,6 +77,16 @@ class RequestCounters:
     requests_finished: int = 0
     requests_failed: int = 0
     requests_cancelled: int = 0
+
+    def count_decision(self, origin: Origin) -> None:
+        """Count a decision by where it was read."""
+        match origin:
+            case Origin.LOCAL:
+                self.decisions_local += 1
+            case Origin.STORE:
+                self.decisions_store += 1
+            case _:
+                self.decisions_carried += 1
 
     def as_counters(self) -> tuple[tuple[str, float], ...]:
         """By name."""
@@ -236,7 +247,8 @@ class RequestBook:
         live = self._live.get(request_id)
         if live is None:
             return
-        live.submit = msgspec.structs.replace(live.submit, resumed_token_ids=token_ids)
+        resumed = replace(live.submit.request, resumed_token_ids=token_ids)
+        live.submit = msgspec.structs.replace(live.submit, request=resumed)
         live.returned = True
         self._wait_again(live)
         if live.cancelled:
@@ -341,22 +353,12 @@ class RequestBook:
             if live.lease is None:
                 self._end(live, FinishReason.DEADLINE, None)
                 return
-            prompt = message.prompt_token_ids
+            prompt = message.request.prompt_token_ids
             (first, *activated), mixing = prompt_spans(
                 self._mixing, self._adapters, live.decision, live.lease, prompt
             )
-            request = GenerationRequest(
-                request_id=message.request_id,
-                tenant=message.tenant,
-                prompt_token_ids=prompt,
-                sampling=message.sampling,
-                decision=live.decision,
-                resumed_token_ids=message.resumed_token_ids,
-                arrived_at=message.arrived_at,
-                deadline_at=message.deadline_at,
-                http_request=message.http_request,
-            )
-            if message.sampling.grammar:
+            request = replace(message.request, decision=live.decision)
+            if message.request.sampling.grammar:
                 await asyncio.to_thread(self._engine.prepare, request)
                 if not self._is_live(live):
                     return
@@ -387,7 +389,7 @@ class RequestBook:
             await self._ensure_router(decision.router_version)
 
     def _later_spans(self, live: Live, lease: Lease) -> list[Span]:
-        prompt = live.submit.prompt_token_ids
+        prompt = live.submit.request.prompt_token_ids
         return [
             completion_span(
                 self._mixing,
@@ -415,7 +417,7 @@ class RequestBook:
     async def _hold(self, live: Live, digests: tuple[AdapterDigest, ...]) -> Lease | None:
         """A lease on adapters that the front knew; None when the deadline came first."""
         await self._ensure(digests)
-        return await self._acquire(digests, live.submit.tenant, live.submit.deadline_at)
+        return await self._acquire(digests, live.submit.tenant, live.submit.request.deadline_at)
 
     async def _acquire(
         self, digests: tuple[AdapterDigest, ...], tenant: TenantId, deadline_at: float | None
@@ -445,16 +447,15 @@ class RequestBook:
 
     async def _read_decision(self, message: Submit, carried: bytes) -> RoutingDecision:
         try:
-            decision, origin = await self._reader.read(carried)
+            stored = await self._reader.read(carried)
         except DecisionRejected:
             self.counters.decisions_rejected += 1
             raise
-        if decision.tenant != message.tenant:
+        if stored.decision.tenant != message.tenant:
             self.counters.decisions_rejected += 1
             raise DecisionRejected("the decision belongs to another tenant")
-        name = f"decisions_{origin.value}"
-        setattr(self.counters, name, getattr(self.counters, name) + 1)
-        return decision
+        self.counters.count_decision(stored.origin)
+        return stored.decision
 
     def _end(self, live: Live, reason: FinishReason, error: BraidError | None) -> None:
         """End a request that the engine does not hold."""
@@ -462,13 +463,13 @@ class RequestBook:
         if not self._is_live(live):
             return
         self._close(request_id, live, reason, None if error is None else error.code)
-        generated = len(live.submit.resumed_token_ids)
+        generated = len(live.submit.request.resumed_token_ids)
         self._deliver(
             [
                 GenerationChunk(
                     request_id=request_id,
                     finish_reason=reason,
-                    usage=Usage(len(live.submit.prompt_token_ids), generated),
+                    usage=Usage(len(live.submit.request.prompt_token_ids), generated),
                     error_code=None if error is None else error.code,
                     error_message=None if error is None else error.message,
                 )

@@ -1,1 +1,1 @@
-"""Where decisions are kept: signed, with a time to live, in Redis or in memory."""
+"""Keeps decisions: signed, with a time to live, in Redis or in memory."""

@@ -1,4 +1,4 @@
-"""A circuit breaker: leaves a failing service alone, then lets one caller try it."""
+"""Leaves a failing service alone for a while, then lets one caller try it."""
 
 from enum import StrEnum
 
@@ -6,7 +6,7 @@ from cluster.clock import Clock
 
 
 class BreakerState(StrEnum):
-    """What a caller may do.
+    """Says what a caller may do.
 
     CLOSED -> OPEN on a failure; OPEN -> HALF_OPEN for the first caller after ``reset_s``;
     HALF_OPEN -> CLOSED when that caller succeeds, -> OPEN when it fails or gives up.
@@ -18,7 +18,7 @@ class BreakerState(StrEnum):
 
 
 class CircuitBreaker:
-    """State of one service as this process sees it; for one event loop."""
+    """Tracks one service as this process sees it, on one event loop."""
 
     def __init__(self, clock: Clock, reset_s: float) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class CircuitBreaker:
         return self._state
 
     def admit(self) -> bool:
-        """Whether the caller may call now; one admitted must report how it ended."""
+        """Return whether the caller may call now; one admitted must report how it ended."""
         if self._state is BreakerState.CLOSED:
             return True
         if self._state is BreakerState.HALF_OPEN:
@@ -42,15 +42,15 @@ class CircuitBreaker:
         return True
 
     def succeeded(self) -> None:
-        """The service answered."""
+        """Note that the service answered."""
         self._state = BreakerState.CLOSED
 
     def failed(self) -> None:
-        """The service did not answer."""
+        """Note that the service did not answer."""
         self._state = BreakerState.OPEN
         self._opened_at = self._clock.monotonic()
 
     def abandoned(self) -> None:
-        """The caller was cancelled before it knew: the next one may try at once."""
+        """Note that the caller was cancelled before it knew: the next one may try at once."""
         if self._state is BreakerState.HALF_OPEN:
             self._state = BreakerState.OPEN

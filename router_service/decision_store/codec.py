@@ -1,4 +1,4 @@
-"""Decisions as signed JSON.
+"""Encodes decisions as signed JSON.
 
 The document is ``{"v": 1, "decision": {...}, "signature": "<64 hex digits>"}``. The signature is
 HMAC-SHA256 over exactly the bytes of the ``decision`` value, checked before they are parsed, so
@@ -20,7 +20,8 @@ from router_service.decision_store.decision_store import (
     DecisionExpired,
     DecisionForeign,
     DecisionTampered,
-    SignedDecision,
+    Origin,
+    StoredDecision,
 )
 from router_service.decision_store.keys import decision_id as derive_id
 
@@ -50,27 +51,27 @@ class DecisionCodec:
         self._envelopes = msgspec.json.Decoder(_Envelope)
 
     def prompt_digest(self, tenant: TenantId, text: str) -> str:
-        """Keyed digest (hex) of a prompt: who reads the store cannot try out likely prompts."""
+        """Return a prompt's keyed digest (hex): no reader of the store can try out prompts."""
         message = tenant.encode() + b"\0" + text.encode("utf-8", "surrogatepass")
         return hmac.new(self._prompt_key, message, hashlib.sha256).hexdigest()
 
-    def sign(self, decision: RoutingDecision) -> SignedDecision:
-        """The decision with its signed bytes.
+    def sign(self, decision: RoutingDecision) -> StoredDecision:
+        """Sign a decision.
 
         Raises:
             ValueError: a number in it is not finite.
         """
-        return SignedDecision(decision, self.encode_signed(decision))
+        return StoredDecision(decision, self.encode_signed(decision))
 
     def encode_signed(self, decision: RoutingDecision) -> bytes:
-        """Canonical JSON with its signature; equal decisions give equal bytes."""
+        """Return canonical JSON with its signature; equal decisions give equal bytes."""
         _require_finite(decision)
         payload = self._encoder.encode(decision)
         envelope = _Envelope(FORMAT, msgspec.Raw(payload), self._signature(payload))
         return msgspec.json.encode(envelope)
 
     def decode_signed(self, encoded: bytes) -> RoutingDecision:
-        """The decision in ``encoded``, if this cluster signed it.
+        """Return the decision in ``encoded``, if this cluster signed it.
 
         Raises:
             DecisionTampered: malformed, of another format, or signed by another key.
@@ -101,7 +102,7 @@ class DecisionCodec:
         decision_id: DecisionId,
         now: float,
         leeway_s: float = 0.0,
-    ) -> SignedDecision:
+    ) -> StoredDecision:
         """Decode and check that this is the decision that was asked for and still valid.
 
         ``now`` is wall time in seconds; ``leeway_s`` accepts a decision that much after its expiry.
@@ -116,7 +117,7 @@ class DecisionCodec:
         decision = self.decode_signed(encoded)
         check_identity(decision, tenant, decision_id)
         check_expiry(decision, now - leeway_s)
-        return SignedDecision(decision, encoded)
+        return StoredDecision(decision, encoded, Origin.STORE)
 
     def _signature(self, payload: bytes) -> str:
         return hmac.new(self._signature_key, payload, hashlib.sha256).hexdigest()
@@ -150,7 +151,7 @@ def _derive(signing_key: bytes, purpose: bytes) -> bytes:
 
 
 def _require_finite(decision: RoutingDecision) -> None:
-    """JSON has no NaN; a number that is not finite would come back as null."""
+    """Refuse numbers that are not finite: JSON would bring them back as null."""
     numbers = [decision.created_at, decision.expires_at]
     numbers += [term.weight for term in decision.mixture]
     numbers += [score.probability for score in decision.scores]

@@ -1,6 +1,7 @@
-"""The decision store's contract."""
+"""Defines what every decision store does, and the form decisions have there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from cluster.domain.decision import RoutingDecision
@@ -20,17 +21,27 @@ class DecisionForeign(DecisionRejected):
     """The signature is right and the decision is another one: a replay."""
 
 
+class Origin(StrEnum):
+    """Says where this process has a decision from."""
+
+    SIGNED = "signed"  # made and signed here
+    LOCAL = "local"  # read from this process's cache
+    STORE = "store"  # read from the store
+    CARRIED = "carried"  # came with the request
+
+
 @dataclass(frozen=True, slots=True)
-class SignedDecision:
-    """A decision with the signed bytes that prove it; the bytes travel and are stored."""
+class StoredDecision:
+    """Pairs a verified decision with the signed bytes that are stored and sent to replicas."""
 
     decision: RoutingDecision
     encoded: bytes
+    origin: Origin = field(default=Origin.SIGNED, compare=False)
 
 
 @dataclass(slots=True)
 class StoreCounters:
-    """What happened at one store since it was made; each operation counts in one field."""
+    """Counts what happened at one store since it was made; each operation in one field."""
 
     hits: int = 0
     misses: int = 0
@@ -42,7 +53,7 @@ class StoreCounters:
 
     @property
     def rejected(self) -> int:
-        """Stored decisions that failed a check, whatever the check."""
+        """Return the number of stored decisions that failed a check."""
         return self.tampered + self.expired + self.foreign
 
     def count_rejection(self, error: DecisionRejected) -> None:
@@ -61,8 +72,8 @@ class DecisionStore(Protocol):
 
     counters: StoreCounters
 
-    async def get(self, tenant: TenantId, decision_id: DecisionId) -> SignedDecision | None:
-        """The decision kept under this id, verified; ``None`` when there is none.
+    async def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:
+        """Return the decision kept under this id, verified, or None if there is none.
 
         Raises:
             DecisionRejected: what is kept failed its signature, expiry or identity check.
@@ -70,7 +81,7 @@ class DecisionStore(Protocol):
         """
         ...
 
-    async def put(self, signed: SignedDecision, ttl_s: float) -> None:
+    async def put(self, stored: StoredDecision, ttl_s: float) -> None:
         """Keep the decision for ``ttl_s`` seconds (> 0), replacing what was there.
 
         Raises:

@@ -25,7 +25,7 @@ def decision_id(
     candidates_digest: str,
     prompt_digest: str,
 ) -> DecisionId:
-    """``dec_`` + 32 hex digits over everything the decision depends on."""
+    """Return ``dec_`` + 32 hex digits over everything the decision depends on."""
     digest = tagged_digest(
         ("tenant", tenant.encode()),
         ("router", router.encode()),
@@ -37,10 +37,10 @@ def decision_id(
 
 
 def is_decision_id(text: str) -> bool:
-    """Whether ``text`` has the form of an id; anything else never becomes part of a key."""
+    """Return whether ``text`` has the form of an id; nothing else becomes part of a key."""
     return _DECISION_ID.fullmatch(text) is not None
 
 
 def decision_key(tenant: TenantId, decision: DecisionId) -> str:
-    """The Redis key of one decision."""
+    """Return the Redis key of one decision."""
     return f"braid:v1:{{{tenant}}}:decision:{decision}"

@@ -1,15 +1,15 @@
-"""Verified decisions kept in a process beside the store."""
+"""Keeps verified decisions in a process beside the store."""
 
 from collections import OrderedDict
 
 from cluster.clock import Clock
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import IntegrityError
-from router_service.decision_store.decision_store import SignedDecision
+from router_service.decision_store.decision_store import StoredDecision
 
 
 class LocalCache:
-    """Least recently used of ``max_entries`` decisions, each until its own expiry.
+    """Caches ``max_entries`` decisions by least recent use, each until its own expiry.
 
     What enters has been verified; it is not verified again.
     """
@@ -19,27 +19,27 @@ class LocalCache:
             raise ValueError(f"max_entries must be at least 1, not {max_entries}")
         self._clock = clock
         self._max_entries = max_entries
-        self._entries: OrderedDict[tuple[TenantId, DecisionId], SignedDecision] = OrderedDict()
+        self._entries: OrderedDict[tuple[TenantId, DecisionId], StoredDecision] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, tenant: TenantId, decision_id: DecisionId) -> SignedDecision | None:
-        """The decision, if it is kept and its time is not over."""
+    def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:
+        """Return the decision, or None if it is not kept or its time is over."""
         key = (tenant, decision_id)
-        signed = self._entries.get(key)
-        if signed is None:
+        stored = self._entries.get(key)
+        if stored is None:
             return None
-        if self._clock.wall() >= signed.decision.expires_at:
+        if self._clock.wall() >= stored.decision.expires_at:
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
-        return signed
+        return stored
 
-    def put(self, signed: SignedDecision) -> None:
+    def put(self, stored: StoredDecision) -> None:
         """Keep a verified decision, dropping the least recently used beyond the limit."""
-        key = (signed.decision.tenant, signed.decision.id)
-        self._entries[key] = signed
+        key = (stored.decision.tenant, stored.decision.id)
+        self._entries[key] = stored
         self._entries.move_to_end(key)
         while len(self._entries) > self._max_entries:
             self._entries.popitem(last=False)
@@ -51,8 +51,8 @@ class LocalCache:
                 f"local cache holds {len(self._entries)} entries, limit {self._max_entries}"
             )
         misfiled = sum(
-            (signed.decision.tenant, signed.decision.id) != key
-            for key, signed in self._entries.items()
+            (stored.decision.tenant, stored.decision.id) != key
+            for key, stored in self._entries.items()
         )
         if misfiled:
             raise IntegrityError(

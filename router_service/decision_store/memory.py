@@ -1,4 +1,4 @@
-"""A decision store within one process: for one-process set-ups and as the suite's model."""
+"""Keeps decisions within one process: for one-process set-ups and as the suite's model."""
 
 from collections import OrderedDict
 
@@ -6,7 +6,7 @@ from cluster.clock import Clock
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.errors import DecisionRejected, IntegrityError
 from router_service.decision_store.codec import DecisionCodec
-from router_service.decision_store.decision_store import SignedDecision, StoreCounters
+from router_service.decision_store.decision_store import StoreCounters, StoredDecision
 from router_service.decision_store.keys import decision_key
 
 
@@ -22,7 +22,7 @@ class MemoryDecisionStore:
         self._max_entries = max_entries
         self._documents: OrderedDict[str, tuple[float, bytes]] = OrderedDict()
 
-    async def get(self, tenant: TenantId, decision_id: DecisionId) -> SignedDecision | None:
+    async def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:
         key = decision_key(tenant, decision_id)
         now = self._clock.wall()
         found = self._documents.get(key)
@@ -31,18 +31,18 @@ class MemoryDecisionStore:
             self.counters.misses += 1
             return None
         try:
-            signed = self._codec.open(found[1], tenant=tenant, decision_id=decision_id, now=now)
+            stored = self._codec.open(found[1], tenant=tenant, decision_id=decision_id, now=now)
         except DecisionRejected as error:
             self.counters.count_rejection(error)
             raise
         self.counters.hits += 1
-        return signed
+        return stored
 
-    async def put(self, signed: SignedDecision, ttl_s: float) -> None:
+    async def put(self, stored: StoredDecision, ttl_s: float) -> None:
         if ttl_s <= 0:
             raise ValueError(f"ttl_s must be positive, not {ttl_s}")
-        key = decision_key(signed.decision.tenant, signed.decision.id)
-        self.write_raw(key, signed.encoded, ttl_s)
+        key = decision_key(stored.decision.tenant, stored.decision.id)
+        self.write_raw(key, stored.encoded, ttl_s)
         self.counters.stored += 1
 
     def write_raw(self, key: str, document: bytes, ttl_s: float) -> None:

@@ -1,4 +1,4 @@
-"""The decision store on Redis or Valkey."""
+"""Keeps decisions in Redis or Valkey."""
 
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -14,8 +14,8 @@ from router_service.decision_store.breaker import BreakerState, CircuitBreaker
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.decision_store import (
     DecisionTampered,
-    SignedDecision,
     StoreCounters,
+    StoredDecision,
 )
 from router_service.decision_store.keys import decision_key
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class RedisDecisionStore:
-    """Signed decisions as Redis strings with a TTL (layout: ``decision_store.keys``).
+    """Stores signed decisions as Redis strings with a TTL (layout: ``decision_store.keys``).
 
     A command that does not answer within ``config.redis_timeout_s`` fails, is not tried again and
     opens the breaker: for ``config.breaker_reset_s`` no command is sent, then one is. So an outage
@@ -48,31 +48,31 @@ class RedisDecisionStore:
 
     @property
     def breaker_state(self) -> BreakerState:
-        """Whether Redis is being asked at present."""
+        """Return whether Redis is being asked at present."""
         return self._breaker.state
 
-    async def get(self, tenant: TenantId, decision_id: DecisionId) -> SignedDecision | None:
+    async def get(self, tenant: TenantId, decision_id: DecisionId) -> StoredDecision | None:
         key = decision_key(tenant, decision_id)
         try:
             encoded = await self._guarded(self._read(key))
             if encoded is None:
                 self.counters.misses += 1
                 return None
-            signed = self._codec.open(
+            stored = self._codec.open(
                 encoded, tenant=tenant, decision_id=decision_id, now=self._clock.wall()
             )
         except DecisionRejected as error:
             self.counters.count_rejection(error)
             raise
         self.counters.hits += 1
-        return signed
+        return stored
 
-    async def put(self, signed: SignedDecision, ttl_s: float) -> None:
+    async def put(self, stored: StoredDecision, ttl_s: float) -> None:
         if ttl_s <= 0:
             raise ValueError(f"ttl_s must be positive, not {ttl_s}")
-        key = decision_key(signed.decision.tenant, signed.decision.id)
+        key = decision_key(stored.decision.tenant, stored.decision.id)
         ttl_ms = max(1, round(ttl_s * 1000))
-        await self._guarded(self._redis.set(key, signed.encoded, px=ttl_ms))
+        await self._guarded(self._redis.set(key, stored.encoded, px=ttl_ms))
         self.counters.stored += 1
 
     async def ping(self) -> None:

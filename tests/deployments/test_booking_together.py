@@ -10,9 +10,10 @@ import pytest
 from cluster.errors import ReplicaLost
 from cluster.tenancy.limits import QuotaLimits
 from deployments.front.openai.answers import usage_body
+from deployments.front.openai.prompt_requests import completion_request
 from deployments.front.openai.wire import CompletionBody
-from deployments.front.requests.request_service import Running
-from tests.support.small_cluster import ACME, SmallCluster, make_base, small_cluster
+from deployments.front.requests.running import Running
+from tests.support.small_cluster import ACME, SmallCluster, deltas_of, make_base, small_cluster
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -31,7 +32,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def begin(cluster: SmallCluster, **fields: Any) -> Running:
     body = CompletionBody(**{"model": "apples", "prompt": PROMPT, "max_tokens": 8, **fields})
-    running = await cluster.service.begin_completion(LIMITED, body)
+    running = await cluster.service.begin(LIMITED, completion_request(body))
     cluster.runnings.append(running)
     return running
 
@@ -52,12 +53,12 @@ async def test_a_prompt_with_several_answers_is_booked_once(base: Path, prompt: 
     async with small_cluster(base) as cluster:
         running = await begin(cluster, prompt=prompt, n=3)
         await cluster.collect(running)
-        told = usage_body(running.choices, running.prompts)
+        told = usage_body(running.answers, running.prompts)
         found = await booked(cluster)
         assert found[:2] == (told["prompt_tokens"], told["completion_tokens"])
         assert found[3] == 0
         assert told["prompt_tokens"] == sum(
-            len(version.spec.prompt_token_ids) for version in running.versions[::3]
+            len(choice.spec.prompt_token_ids) for choice in running.choices[::3]
         )
 
 
@@ -77,13 +78,13 @@ async def test_what_never_ran_costs_nothing(base: Path) -> None:
 async def test_a_part_costs_what_was_computed(base: Path) -> None:
     async with small_cluster(base) as cluster:
         running = await begin(cluster, max_tokens=90, ignore_eos=True)
-        deltas = cluster.service.deltas(running)
+        deltas = deltas_of(running)
         await anext(deltas)
         await deltas.aclose()
         cluster.service.finish(running, GeneratorExit())
         prompt, completion, _, places = await booked(cluster)
-        assert prompt == len(running.versions[0].spec.prompt_token_ids)
-        assert completion == running.versions[0].generated >= 1
+        assert prompt == len(running.choices[0].spec.prompt_token_ids)
+        assert completion == running.choices[0].generated >= 1
         assert places == 0
 
 
@@ -93,7 +94,7 @@ async def test_reservations_follow_what_answers_were_like(base: Path) -> None:
         reserved = []
         for _ in range(30):
             running = await begin(cluster, max_tokens=200, guided_regex="ab")
-            prompt = len(running.versions[0].spec.prompt_token_ids)
+            prompt = len(running.choices[0].spec.prompt_token_ids)
             reserved.append(running.verdict.ask.expected - prompt)
             await cluster.collect(running)
         assert reserved[0] == 64

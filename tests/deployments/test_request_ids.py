@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from deployments.front.telemetry.request_log import RequestRecord, begin_record
-from tests.support.small_cluster import make_base, small_cluster
+from tests.support.small_cluster import deltas_of, make_base, small_cluster
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -48,7 +48,7 @@ async def test_the_answer_line_tells_the_generation(base: Path, lines: Lines) ->
         record.status = 200
         record.write(cluster.service.clock.monotonic())
     (line,) = of_request(lines, "request")
-    prompt = len(running.generations[0].spec.prompt_token_ids)
+    prompt = len(running.choices[0].spec.prompt_token_ids)
     assert (line["choices"], line["prompt_tokens"]) == (2, prompt)
     assert line["completion_tokens"] == 180
     assert line["decision"] == running.decided.decision.id
@@ -63,7 +63,7 @@ async def test_a_lost_replica_is_told_by_the_front(base: Path, lines: Lines) -> 
     begin_record(RequestRecord(id=ID))
     async with small_cluster(base, replicas=2) as cluster:
         running = await cluster.begin(**LONG)
-        deltas = cluster.service.deltas(running)
+        deltas = deltas_of(running)
         await anext(deltas)
         first = cluster.open[0]
         first._end()
@@ -73,14 +73,14 @@ async def test_a_lost_replica_is_told_by_the_front(base: Path, lines: Lines) -> 
         first._closed = False
     (line,) = of_request(lines, "front.failover")
     assert line["lost"] == "r0"
-    assert running.generations[0].failovers == 1
+    assert running.choices[0].failovers == 1
 
 
 async def test_a_client_that_goes_is_told_by_the_replica(base: Path, lines: Lines) -> None:
     begin_record(RequestRecord(id=ID))
     async with small_cluster(base) as cluster:
         running = await cluster.begin(**LONG)
-        deltas = cluster.service.deltas(running)
+        deltas = deltas_of(running)
         await anext(deltas)
         await deltas.aclose()
         cluster.service.finish(running, GeneratorExit())
@@ -95,7 +95,7 @@ async def test_a_front_that_vanishes_is_told_by_the_replica(base: Path, lines: L
     begin_record(RequestRecord(id=ID))
     async with small_cluster(base) as cluster:
         running = await cluster.begin(**LONG)
-        deltas = cluster.service.deltas(running)
+        deltas = deltas_of(running)
         await anext(deltas)
         replica = cluster.replicas[0]
         replica.disconnected(frozenset(replica.book._live))
@@ -107,7 +107,7 @@ async def test_a_failed_step_is_told_by_the_engine(base: Path, lines: Lines) -> 
     begin_record(RequestRecord(id=ID))
     async with small_cluster(base) as cluster:
         running = await cluster.begin(**LONG)
-        deltas = cluster.service.deltas(running)
+        deltas = deltas_of(running)
         await anext(deltas)
         runner = cluster.replicas[0].built.engine._runner
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.front.requests.request_service import Running
-from tests.support.small_cluster import make_base, sentences_of, small_cluster, text_of
+from deployments.front.requests.running import Running
+from tests.support.small_cluster import deltas_of, make_base, sentences_of, small_cluster, text_of
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -55,7 +55,7 @@ async def test_sentences_change_adapters_and_a_repeat_routes_nothing(base: Path)
         plain = await cluster.ask(PROMPT, model="apples", **GUIDED)
         assert text_of(plain) != text_of(first)
         credited = {a.alias: a.completion_tokens for a in cluster.meter.snapshot().adapters}
-        tokens = len(first.choices[0].token_ids)
+        tokens = len(first.answers[0].token_ids)
         start, later = told[1][1], told[2][1]
         assert credited["bells"] == 2 * (later - start)
         assert credited["crabs"] == 2 * (tokens - later)
@@ -117,7 +117,7 @@ async def test_a_lost_replicas_spans_go_along(base: Path) -> None:
         starts = [start for _, start, _, _ in places(expected)]
         for lost_after in (starts[1] + 2, starts[2] - 1, starts[2] + 8):
             running = await cluster.begin(PROMPT, **GUIDED)
-            deltas = cluster.service.deltas(running)
+            deltas = deltas_of(running)
             seen = 0
             async for _, delta in deltas:
                 seen += len(delta.token_ids)
@@ -154,7 +154,7 @@ async def test_a_client_that_goes_leaves_nothing(base: Path) -> None:
     async with small_cluster(base) as cluster:
         for lost_after in (1, 22, 40):
             running = await cluster.begin(PROMPT, **GUIDED)
-            deltas = cluster.service.deltas(running)
+            deltas = deltas_of(running)
             seen = 0
             async for _, delta in deltas:
                 seen += len(delta.token_ids)

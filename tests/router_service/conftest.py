@@ -25,7 +25,7 @@ from cluster.domain.decision import (
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ModelNotFound, StoreUnavailable
 from router_service.decision_store.codec import DecisionCodec
-from router_service.decision_store.decision_store import SignedDecision
+from router_service.decision_store.decision_store import StoredDecision
 from router_service.decision_store.keys import decision_id
 from router_service.decision_store.memory import MemoryDecisionStore
 
@@ -183,14 +183,14 @@ class FlakyStore(MemoryDecisionStore):
     away = False
     loses_next_read = False
 
-    async def get(self, tenant: TenantId, decision_id: Any) -> SignedDecision | None:
+    async def get(self, tenant: TenantId, decision_id: Any) -> StoredDecision | None:
         if self.loses_next_read:
             self.loses_next_read = False
             raise StoreUnavailable("lost")
         self._answer()
         return await super().get(tenant, decision_id)
 
-    async def put(self, signed: SignedDecision, ttl_s: float) -> None:
+    async def put(self, signed: StoredDecision, ttl_s: float) -> None:
         self._answer()
         await super().put(signed, ttl_s)
 

@@ -10,36 +10,41 @@ from hypothesis import strategies as st
 from cluster.domain.ids import TenantId
 from cluster.errors import ModelNotFound, RequestError
 from router_service.explicit import ExplicitMixture, mix_explicit, mixture_digest
-from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish
+from router_service.routing_request import (
+    AdapterRequest,
+    BaseModelRequest,
+    MixtureRequest,
+    MixtureTerm,
+)
 
 ACME = TenantId("acme")
 
 
-def _wish(*terms: tuple[str, float]) -> MixtureWish:
-    return MixtureWish(tuple(MixtureTerm(alias, weight) for alias, weight in terms))
+def _mixture(*terms: tuple[str, float]) -> MixtureRequest:
+    return MixtureRequest(tuple(MixtureTerm(alias, weight) for alias, weight in terms))
 
 
 def test_the_base_is_an_empty_mixture(directory: Any) -> None:
-    assert mix_explicit(BaseWish(), ACME, directory, 8).mixture == ()
+    assert mix_explicit(BaseModelRequest(), ACME, directory, 8).mixture == ()
 
 
 def test_one_adapter_has_weight_one(directory: Any) -> None:
-    (term,) = mix_explicit(AdapterWish("sql"), ACME, directory, 8).mixture
+    (term,) = mix_explicit(AdapterRequest("sql"), ACME, directory, 8).mixture
     assert (term.key.alias, term.weight) == ("sql", 1.0)
 
 
 def test_a_mixture_keeps_exact_weights_sorted_by_digest(directory: Any) -> None:
-    wish = _wish(("sql", 0.7), ("cron", -0.123456789), ("json", 3))
-    mixed = mix_explicit(wish, ACME, directory, 8).mixture
+    request = _mixture(("sql", 0.7), ("cron", -0.123456789), ("json", 3))
+    mixed = mix_explicit(request, ACME, directory, 8).mixture
     assert {t.key.alias: t.weight for t in mixed} == {"sql": 0.7, "cron": -0.123456789, "json": 3.0}
     assert [t.key.digest for t in mixed] == sorted(t.key.digest for t in mixed)
-    turned = MixtureWish(tuple(reversed(wish.terms)))
+    turned = MixtureRequest(tuple(reversed(request.terms)))
     assert mix_explicit(turned, ACME, directory, 8).mixture == mixed
 
 
 @pytest.mark.parametrize("zero", [0, 0.0, -0.0])
 def test_a_zero_weight_is_dropped_and_named(directory: Any, zero: float) -> None:
-    mixed = mix_explicit(_wish(("sql", 1.0), ("cron", zero)), ACME, directory, 1)
+    mixed = mix_explicit(_mixture(("sql", 1.0), ("cron", zero)), ACME, directory, 1)
     assert [t.key.alias for t in mixed.mixture] == ["sql"]
     assert mixed.dropped == ("cron",)
 
@@ -47,13 +52,13 @@ def test_a_zero_weight_is_dropped_and_named(directory: Any, zero: float) -> None
 @pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf, 1e39, 1000.5])
 def test_a_weight_must_be_one_that_can_be_applied(directory: Any, weight: float) -> None:
     with pytest.raises(RequestError) as refusal:
-        mix_explicit(_wish(("cron", 1.0), ("sql", weight)), ACME, directory, 8)
+        mix_explicit(_mixture(("cron", 1.0), ("sql", weight)), ACME, directory, 8)
     assert refusal.value.param == "adapters[1].weight"
 
 
 def test_an_adapter_is_named_once(directory: Any) -> None:
     with pytest.raises(RequestError, match="'sql' is named twice") as refusal:
-        mix_explicit(_wish(("sql", 0.5), ("sql", 0.5)), ACME, directory, 8)
+        mix_explicit(_mixture(("sql", 0.5), ("sql", 0.5)), ACME, directory, 8)
     assert refusal.value.param == "adapters[1].name"
 
 
@@ -62,7 +67,7 @@ def test_two_aliases_of_one_version_are_one_adapter(directory: Any) -> None:
     keys["sql-latest"] = keys["sql"]
 
     def mix(*terms: tuple[str, float]) -> Any:
-        return mix_explicit(_wish(*terms), ACME, directory, 1)
+        return mix_explicit(_mixture(*terms), ACME, directory, 1)
 
     mixed = mix(("sql", 0.5), ("sql-latest", 0.25))
     assert [(t.key, t.weight) for t in mixed.mixture] == [(keys["sql"], 0.75)]
@@ -74,7 +79,7 @@ def test_two_aliases_of_one_version_are_one_adapter(directory: Any) -> None:
 
 def test_a_mixture_has_a_size_limit(directory: Any) -> None:
     with pytest.raises(RequestError, match="2 adapters, not 3"):
-        mix_explicit(_wish(("sql", 1), ("cron", 1), ("json", 1)), ACME, directory, 2)
+        mix_explicit(_mixture(("sql", 1), ("cron", 1), ("json", 1)), ACME, directory, 2)
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.0])
@@ -82,7 +87,7 @@ def test_another_tenants_adapter_is_not_found_whatever_its_weight(
     directory: Any, weight: float
 ) -> None:
     with pytest.raises(ModelNotFound):
-        mix_explicit(_wish(("cron", weight)), TenantId("globex"), directory, 8)
+        mix_explicit(_mixture(("cron", weight)), TenantId("globex"), directory, 8)
 
 
 _weights = st.floats(-10, 10).filter(lambda weight: weight != 0)
@@ -94,7 +99,7 @@ def test_mixtures_have_equal_digests_exactly_when_they_are_equal(
     directory: Any, first: tuple[float, float], second: tuple[float, float]
 ) -> None:
     a, b = (
-        mix_explicit(_wish(("sql", w[0]), ("cron", w[1])), ACME, directory, 8).mixture
+        mix_explicit(_mixture(("sql", w[0]), ("cron", w[1])), ACME, directory, 8).mixture
         for w in (first, second)
     )
     assert (mixture_digest(a) == mixture_digest(b)) == (a == b)

@@ -27,14 +27,13 @@ from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import RouterAdmin
+from deployments.front.app import build_http_app
 from deployments.front.entry.door import Door
 from deployments.front.entry.heavy import HeavyWork
 from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
-from deployments.front.openai.http_app import build_http_app
-from deployments.front.openai.structured import GrammarChecker
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
@@ -47,6 +46,7 @@ from deployments.front.telemetry.collectors import (
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.adapter_templates import AdapterTemplates
 from deployments.front.text.grammar_trial import GrammarTrial
+from deployments.front.text.grammars import GrammarChecker
 from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
 from deployments.live_adapters import LiveAdapters
@@ -205,10 +205,9 @@ async def _context(
             live=live, routers=routers, config=config, base=location, cluster=cluster, clock=clock
         ),
         directory=directory,
-        admission=admission,
         service=RequestService(
             names=names,
-            catch_up=routers.catch_up,
+            sync=routers.sync,
             routing=routing,
             replicas=replicas,
             codec=codec,
@@ -233,7 +232,6 @@ async def _context(
         replicas=replicas,
         metrics=metrics,
         clock=clock,
-        new_id=new_id,
         controller_state=cluster.controller_state,
         breaker_state=lambda: "closed",
         check_integrity=cluster.check_integrity,

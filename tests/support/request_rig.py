@@ -16,9 +16,8 @@ from cluster.domain.adapter import (
     AdapterKey,
     AdapterManifest,
 )
-from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
-from cluster.domain.request import GenerationChunk, SamplingParams
+from cluster.domain.request import GenerationChunk, GenerationRequest, SamplingParams
 from cluster.engine.engine import Engine
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
@@ -27,7 +26,7 @@ from cluster.engine.step_plan import StepPlan
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
-from router_service.decision_store.layered import Origin
+from router_service.decision_store.decision_store import Origin, StoredDecision
 from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
 
@@ -79,10 +78,10 @@ class Bank:
 class Reader:
     """``signed_decision`` is "tenant:adapters"."""
 
-    async def read(self, carried: bytes) -> tuple[RoutingDecision, Origin]:
+    async def read(self, carried: bytes) -> StoredDecision:
         tenant, adapters = carried.decode().split(":")
         decision = decision_over(adapters, tenant=TenantId(tenant))
-        return decision, Origin.LOCAL
+        return StoredDecision(decision, carried, Origin.LOCAL)
 
 
 class WatchedRunner(FakeRunner):
@@ -186,13 +185,15 @@ class Rig:
         name = next(self.names)
         self.book.submit(
             Submit(
-                RequestId(name),
-                TenantId(tenant),
-                (1, 2, 3),
-                SamplingParams(max_tokens=max_tokens, temperature=0.0),
+                GenerationRequest(
+                    RequestId(name),
+                    TenantId(tenant),
+                    (1, 2, 3),
+                    SamplingParams(max_tokens=max_tokens, temperature=0.0),
+                    deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
+                    resumed_token_ids=tuple(resumed),
+                ),
                 f"{tenant}:{adapters}".encode(),
-                deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
-                resumed_token_ids=tuple(resumed),
                 spans=tuple(spans),
             )
         )

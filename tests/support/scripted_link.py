@@ -1,10 +1,10 @@
 """A link to a replica that answers by a script."""
 
-import asyncio
 from collections.abc import Iterable
 
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.request import GenerationChunk
+from deployments.link.link_client import ChunkSink
 from deployments.link.link_messages import Reroute, Submit
 
 
@@ -18,13 +18,11 @@ class ScriptedLink:
         self.cancelled: list[RequestId] = []
         self.rerouted: list[Reroute] = []
 
-    def submit(self, message: Submit) -> asyncio.Queue[GenerationChunk | None]:
-        """Keep the message; the queue has the whole answer already."""
+    def submit(self, message: Submit, sink: ChunkSink) -> None:
+        """Keep the message; the sink has the whole answer already."""
         self.submitted.append(message)
-        queue: asyncio.Queue[GenerationChunk | None] = asyncio.Queue()
         for item in self.answer:
-            queue.put_nowait(item)
-        return queue
+            sink.put_nowait(item)
 
     def cancel(self, request_id: RequestId) -> None:
         """Keep what was cancelled."""

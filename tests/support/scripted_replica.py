@@ -9,7 +9,13 @@ from cluster.clock import Clock
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.domain.request import FinishReason, GenerationChunk, TokenLogprobs, Usage
+from cluster.domain.request import (
+    FinishReason,
+    GenerationChunk,
+    GenerationRequest,
+    TokenLogprobs,
+    Usage,
+)
 from deployments.link.link_messages import Reroute, Submit
 from deployments.link.link_server import LinkServer
 
@@ -46,14 +52,16 @@ class Script:
     def __init__(self) -> None:
         self.speeches: list[Speech] = [Speech()]
         self.taken = 0
-        self.submitted: list[Submit] = []
+        self.submitted: list[GenerationRequest] = []
+        self.decisions: list[bytes] = []  # signed, of each submission
         self.cancelled: list[RequestId] = []
         self.rerouted: list[Reroute] = []
         self.go = asyncio.Event()
 
     def take(self, message: Submit) -> Speech:
         """Note a submission and return what is answered to it."""
-        self.submitted.append(message)
+        self.submitted.append(message.request)
+        self.decisions.append(message.signed_decision)
         speech = self.speeches[min(self.taken, len(self.speeches) - 1)]
         self.taken += 1
         return speech
@@ -166,7 +174,7 @@ class ScriptedReplica:
     async def _play(self, message: Submit, speech: Speech) -> None:
         tokens = self._tokens(message, speech)
         self._deliver(message, prompt_logprobs=self._scores(message))
-        at = len(message.resumed_token_ids)
+        at = len(message.request.resumed_token_ids)
         while True:
             if at == speech.hold_after:
                 await self._script.go.wait()
@@ -183,14 +191,15 @@ class ScriptedReplica:
             part = tokens[at : at + speech.tokens_per_chunk]
             at += len(part)
             reason = self._reason(message, speech, part, at, len(tokens))
-            usage = Usage(len(message.prompt_token_ids), at, speech.cached_tokens, speech.queued_s)
+            prompt_tokens = len(message.request.prompt_token_ids)
+            usage = Usage(prompt_tokens, at, speech.cached_tokens, speech.queued_s)
             self._deliver(
                 message,
                 token_ids=part,
                 logprobs=self._logprobs(message, part),
                 finish_reason=reason,
                 usage=None if reason is None else usage,
-                gate_weights=speech.gate_weights if message.sampling.explain else (),
+                gate_weights=speech.gate_weights if message.request.sampling.explain else (),
                 span_start=start,
             )
             if reason is not None:
@@ -210,30 +219,30 @@ class ScriptedReplica:
         if speech.ends is FinishReason.STOP:
             tokens.append(self._end_of_text)
         for at, token in enumerate(tokens):
-            if token in message.sampling.stop_token_ids:
+            if token in message.request.sampling.stop_token_ids:
                 del tokens[at + 1 :]
                 break
-        return tuple(tokens[: message.sampling.max_tokens])
+        return tuple(tokens[: message.request.sampling.max_tokens])
 
     def _reason(
         self, message: Submit, speech: Speech, part: Sequence[int], at: int, total: int
     ) -> FinishReason | None:
         if at < total:
             return None
-        if part and part[-1] in (self._end_of_text, *message.sampling.stop_token_ids):
+        if part and part[-1] in (self._end_of_text, *message.request.sampling.stop_token_ids):
             return FinishReason.STOP
-        if at == message.sampling.max_tokens:
+        if at == message.request.sampling.max_tokens:
             return FinishReason.LENGTH
         return speech.ends
 
     def _scores(self, message: Submit) -> tuple[TokenLogprobs, ...]:
-        wanted = message.sampling.prompt_logprobs
+        wanted = message.request.sampling.prompt_logprobs
         if wanted is None:
             return ()
-        return tuple(_scored(token, wanted) for token in message.prompt_token_ids[1:])
+        return tuple(_scored(token, wanted) for token in message.request.prompt_token_ids[1:])
 
     def _logprobs(self, message: Submit, part: Sequence[int]) -> tuple[TokenLogprobs, ...]:
-        wanted = message.sampling.logprobs
+        wanted = message.request.sampling.logprobs
         return () if wanted is None else tuple(_scored(token, wanted) for token in part)
 
     def _fail(self, message: Submit, code: str, text: str) -> None:

@@ -6,7 +6,7 @@ follows from the one before has been done: what is decided after a token is the 
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,13 +35,16 @@ from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant
 from deployments.front.entry.heavy import HeavyWork
-from deployments.front.openai.structured import GrammarChecker
+from deployments.front.openai.prompt_requests import completion_request
 from deployments.front.openai.wire import CompletionBody
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.request_service import RequestService, Running
+from deployments.front.requests.request_service import RequestService
+from deployments.front.requests.running import Running
+from deployments.front.requests.sequence_answer import Delta
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.grammar_trial import GrammarTrial
+from deployments.front.text.grammars import GrammarChecker
 from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
 from deployments.link.link_client import ReplicaLink
@@ -259,12 +262,12 @@ class CountingLink(ReplicaLink):
             self.received += len(item.chunks)
 
     def reroute(self, message: Reroute) -> None:
-        self.sent += message.request_id in self._queues and not self._closed
+        self.sent += message.request_id in self._sinks and not self._closed
         super().reroute(message)
 
     @property
     def is_read(self) -> bool:
-        return all(queue.empty() for queue in self._queues.values())
+        return all(sink.empty() for sink in self._sinks.values())
 
 
 class SmallCluster:
@@ -347,9 +350,9 @@ class SmallCluster:
             and replica.is_quiet
             for link, replica in zip(self.open, self.replicas, strict=True)
         )
-        reroutings = [g.rerouting for running in self.runnings for g in running.generations]
+        reroutings = [c.rerouting for running in self.runnings for c in running.choices]
         routed = all(one is None or one._task is None for one in reroutings)
-        return crossed and routed and not self.service._keeping
+        return crossed and routed and not self.service.decider.keeping
 
     async def begin(self, prompt: str, **fields: Any) -> Running:
         body = CompletionBody(
@@ -362,7 +365,7 @@ class SmallCluster:
                 **fields,
             }
         )
-        running = await self.service.begin_completion(ACME, body)
+        running = await self.service.begin(ACME, completion_request(body))
         self.runnings.append(running)
         return running
 
@@ -372,7 +375,7 @@ class SmallCluster:
         return running
 
     async def collect(self, running: Running) -> None:
-        async for _ in self.service.deltas(running):
+        async for _ in deltas_of(running):
             pass
         self.service.finish(running, None)
         await self.service.explain(running)
@@ -404,10 +407,20 @@ async def small_cluster(
         cluster.trial.close()
 
 
+async def deltas_of(running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
+    """(index of the choice, delta) one by one; closing it early cancels the choices."""
+    try:
+        while deltas := await running.relay.next_deltas():
+            for choice, delta in deltas:
+                yield choice.index, delta
+    finally:
+        running.relay.close()
+
+
 def text_of(running: Running, index: int = 0) -> str:
-    return "".join(running.choices[index].text)
+    return "".join(running.answers[index].text)
 
 
 def sentences_of(running: Running, index: int = 0) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = running.choices[index].explanation["explain"]["sentences"]
+    found: list[dict[str, Any]] = running.answers[index].explanation["explain"]["sentences"]
     return found

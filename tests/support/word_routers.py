@@ -1,9 +1,9 @@
 """Routers that keep the candidates whose alias is a word of the text."""
 
 from cluster.domain.decision import CandidateScore, Granularity
+from router_service.request_decision import RequestDecision
 from router_service.routers.base import Declaration, Need, RoutedMixture, RouterFailed, Stage
 from router_service.routers.sentences import SentenceConfig, last_full_sentences
-from router_service.service import Decided
 
 
 class WordRouter:
@@ -57,6 +57,6 @@ class SentenceWords(WordRouter):
         return self.route(self.reading(prompt, answer).rstrip("."), allowed)
 
 
-def weights_of(decided: Decided) -> dict[str, float]:
+def weights_of(decided: RequestDecision) -> dict[str, float]:
     """By alias."""
     return {term.key.alias: term.weight for term in decided.decision.mixture}

@@ -51,7 +51,7 @@ class UploadedFile:
 
 
 class FilesSource:
-    """The files of a PEFT folder, one after another; files that are not the adapter's are skipped."""
+    """Takes the files of a PEFT folder one after another, and skips those of no adapter."""
 
     def __init__(self, files: AsyncIterator[UploadedFile], *, name: str = "upload") -> None:
         self._files = files

@@ -109,7 +109,7 @@ class FairQueue:
         tenant = self._tenants.get(tenant_key)
         if tenant is None:
             tenant = self._tenants[tenant_key] = _Tenant(key=tenant_key)
-        adapters = sequence.request.decision.digests if self._fair else ()
+        adapters = sequence.request.digests if self._fair else ()
         queue = tenant.queues.get(adapters)
         if queue is None:
             queue = tenant.queues[adapters] = _Queue(key=adapters, tenant=tenant)
@@ -149,7 +149,7 @@ class FairQueue:
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is, at no cost to its tenant."""
         tenant = self._tenants[self._tenant_key(sequence.request.tenant)]
-        queue = tenant.queues[sequence.request.decision.digests if self._fair else ()]
+        queue = tenant.queues[sequence.request.digests if self._fair else ()]
         if queue.held_for is not None and queue.head is sequence:
             self._resume(queue)
         self._take(queue, sequence)

@@ -497,4 +497,4 @@ class Scheduler:
 
 def _kind(sequence: Sequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
     """Requests that probably get answers of similar length."""
-    return sequence.request.tenant, sequence.request.decision.digests
+    return sequence.request.tenant, sequence.request.digests

@@ -11,8 +11,8 @@ from cluster.domain.adapter import AdapterState, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.http.body_types import FEW, Body, NameText, NameToAdd, Off, ShortText
 from deployments.front.http.query import Digest, OwnerQuery
-from deployments.front.openai.wire_types import FEW, Body, NameText, NameToAdd, Off, ShortText
 
 GrantName = Annotated[str, Field(pattern=r"^(\*|[a-z0-9][a-z0-9-]{0,62})$")]
 

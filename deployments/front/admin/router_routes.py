@@ -11,9 +11,9 @@ from cluster.errors import RequestError, RouterNotFound
 from deployments.front.admin.adapter_sources import is_archive
 from deployments.front.admin.router_admin import WantedRouter, describe
 from deployments.front.front_context import FrontContext
+from deployments.front.http.body_types import Body, NameText, NameToAdd
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, read_query, refuse_body
-from deployments.front.openai.wire_types import Body, NameText, NameToAdd
 from deployments.live_routers import router_configs
 
 

@@ -1,4 +1,4 @@
-"""Reading a request's body: bounded in size, in what is in it and in time, whatever its type.
+"""Reads a request's body, bounded in size, in content and in time, into any model.
 
 A body above 64 KiB is read when its tenant has a place for it, counted before it is parsed, and
 parsed in a thread.
@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from cluster.domain.ids import TenantId
@@ -20,9 +20,8 @@ from deployments.front.entry.tenant_gate import TenantGate
 from deployments.front.http.limits import SMALL_BODY_BYTES
 from deployments.front.http.problem import invalid_body
 from deployments.front.http.query import NoQuery, read_query
-from deployments.front.openai.wire import Body
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=BaseModel)
 
 MANY_VALUES = 2000
 """In a small body; more are parsed in a thread like a large one."""
@@ -49,7 +48,7 @@ class BodyReader:
         self._large = TenantGate(LARGE_BODIES, LARGE_BODIES_PER_TENANT, MAX_WAITING, WAIT_S)
 
     async def read(self, request: Request, tenant: TenantId, kind: type[B]) -> B:
-        """The body as ``kind``; of a key that is there twice, the last counts.
+        """Return the body as ``kind``; of a duplicate key, the last counts.
 
         Raises:
             PayloadTooLarge: more bytes or values than allowed; reading stops there.
@@ -58,7 +57,7 @@ class BodyReader:
         return await self._read(request, tenant, lambda received: _parsed(received, kind))
 
     async def read_exact(self, request: Request, tenant: TenantId, kind: type[B]) -> B:
-        """As ``read``, where nothing may be said twice or in the query.
+        """Return the body as ``read`` does, but refuse duplicate keys and a query.
 
         Raises:
             RequestError: also for a key that is there twice, which costs another parse, and for

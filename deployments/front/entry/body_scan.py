@@ -1,4 +1,4 @@
-"""Counting what is in a JSON text before it is parsed: a few passes at memory speed.
+"""Counts what is in a JSON text before it is parsed, in a few passes at memory speed.
 
 Everything outside of strings counts; where the text is not valid JSON the parser says so later.
 """

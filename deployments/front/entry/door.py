@@ -1,8 +1,9 @@
-"""The first steps of every request with a key: the key, one unit of rate, then the body."""
+"""Takes the first steps of every request with a key: the key, one unit of rate, the body."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import Request
 
 from cluster.clock import Clock
@@ -12,10 +13,16 @@ from cluster.tenancy.tenants import Tenant
 from deployments.front.entry.body import BodyReader
 from deployments.front.entry.failed_keys import FailedKeys
 from deployments.front.entry.heavy import HeavyWork
-from deployments.front.openai.wire import Body
-from deployments.front.requests.admission import Admission
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=BaseModel)
+
+
+class RateLimit(Protocol):
+    """Charges tenants for requests."""
+
+    async def enter(self, tenant: Tenant) -> None:
+        """Charge one request. Raises QuotaExceeded if none is left."""
+        ...
 
 
 class Door:
@@ -30,7 +37,7 @@ class Door:
         self,
         *,
         authenticate: Callable[[Request], Tenant],
-        admission: Admission,
+        admission: RateLimit,
         work: HeavyWork,
         config: FrontConfig,
         clock: Clock,
@@ -42,7 +49,7 @@ class Door:
         self._clock = clock
 
     async def enter(self, request: Request) -> Tenant:
-        """The tenant who asks, charged one request.
+        """Authenticate a request and charge its tenant for it.
 
         Raises:
             AuthenticationFailed: no key, or an unknown one.
@@ -54,11 +61,11 @@ class Door:
         return tenant
 
     async def charge(self, tenant: Tenant) -> None:
-        """Charge one request. Raises RefusedByQuota where there is none left."""
+        """Charge one request. Raises RefusedByQuota if none is left."""
         await self._admission.enter(tenant)
 
     async def enter_admin(self, request: Request) -> Tenant:
-        """The administrator who asks, charged one request.
+        """Authenticate an administrator's request and charge for it.
 
         Raises:
             PermissionDenied: the key of a tenant that is none; also as ``enter``.
@@ -69,7 +76,7 @@ class Door:
         return tenant
 
     def known(self, request: Request) -> Tenant:
-        """The tenant who asks, charged nothing. Raises as ``enter``, but for the quota."""
+        """Authenticate a request without charging it. Raises as ``enter``, but for the quota."""
         try:
             return self._authenticate(request)
         except AuthenticationFailed as error:
@@ -81,9 +88,9 @@ class Door:
             ) from error
 
     async def read(self, request: Request, tenant: Tenant, kind: type[B]) -> B:
-        """See ``BodyReader.read``."""
+        """Read the body, as ``BodyReader.read`` does."""
         return await self._bodies.read(request, tenant.id, kind)
 
     async def read_exact(self, request: Request, tenant: Tenant, kind: type[B]) -> B:
-        """See ``BodyReader.read_exact``."""
+        """Read the body, as ``BodyReader.read_exact`` does."""
         return await self._bodies.read_exact(request, tenant.id, kind)

@@ -1,12 +1,12 @@
-"""Failed keys by client address: so many a minute are answered, the others turned away.
+"""Limits failed keys by client address: so many a minute are answered.
 
 An address never locks out a valid key: it is asked only when a key has failed.
 """
 
-import ipaddress
 from collections import OrderedDict
 
 from cluster.tenancy.limits import refilled
+from deployments.front.http.client_network import network_of
 
 MAX_ADDRESSES = 10_000
 BURST = 20
@@ -14,7 +14,7 @@ BURST = 20
 
 
 class FailedKeys:
-    """Token buckets of addresses; the least recently seen are dropped. Times are in seconds."""
+    """Holds buckets of addresses; the least recently seen are dropped. Times are in seconds."""
 
     def __init__(self, per_minute: int) -> None:
         self._per_minute = per_minute
@@ -22,7 +22,7 @@ class FailedKeys:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # level, at
 
     def charge(self, address: str, now: float) -> bool:
-        """Count a failure; false where the address has had too many."""
+        """Count a failure; returns False if the address has had too many."""
         key = network_of(address)
         level, at = self._buckets.pop(key, (self._burst, now))
         level = min(self._burst, refilled(level, (now - at) * 1000, self._per_minute))
@@ -31,16 +31,3 @@ class FailedKeys:
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
         return allowed
-
-
-def network_of(address: str) -> str:
-    """One client's network: an IPv4 address, or the first 64 bits of an IPv6 address."""
-    if ":" not in address:
-        return address
-    try:
-        parsed = ipaddress.IPv6Address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((parsed, 64), strict=False))

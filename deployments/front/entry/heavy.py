@@ -1,4 +1,4 @@
-"""Threads for what would block the event loop: parsing and tokenising large requests.
+"""Runs in threads what would block the event loop: parsing and tokenising large requests.
 
 Most of it holds the interpreter's lock, so a thread alone does not keep it from delaying others. A
 tenant therefore rests after its work: it never has more than a third of the time.
@@ -32,7 +32,7 @@ class HeavyWork:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="heavy")
 
     async def run(self, tenant: TenantId, work: Callable[[], T], *, rest_s: float = 0.0) -> T:
-        """The result of ``work``, computed in a thread.
+        """Run ``work`` in a thread and return its result.
 
         A caller that is cancelled leaves at once; its place is free when the thread is, and the
         tenant has rested (for ``rest_s`` at least).

@@ -1,4 +1,4 @@
-"""Who may call, always by the tenants file's last good content."""
+"""Decides who may call, by the tenants file's last good content."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,14 +21,14 @@ MAX_DEPARTED = 1000
 
 @dataclass(frozen=True, slots=True)
 class TenantsFileState:
-    """What is in force, as ``/admin/v1/status`` tells it."""
+    """Describes what is in force, as ``/admin/v1/status`` tells it."""
 
     loaded_at: float  # wall clock, seconds: when the content that is in force was taken
     error: str | None  # what is wrong with the file's present content, which is not in force
 
 
 class LiveTenants:
-    """The one holder of tenants in a front; a change replaces all of them at once.
+    """Holds the tenants of a front; a change replaces all of them at once.
 
     A tenant that is gone from the file is refused from then on. Its running requests keep the
     rights that it had.
@@ -58,16 +58,16 @@ class LiveTenants:
 
     @property
     def tenants(self) -> tuple[Tenant, ...]:
-        """In the file's order."""
+        """Return the tenants, in the file's order."""
         return self._directory.tenants
 
     @property
     def state(self) -> TenantsFileState:
-        """What is in force, and what is wrong with the file."""
+        """Return what is in force, and what is wrong with the file."""
         return TenantsFileState(self._loaded_at, self._error)
 
     def authenticate(self, authorization: str | None) -> Tenant:
-        """The tenant of an ``Authorization`` header, noted in the request's line of the log.
+        """Return the tenant of an ``Authorization`` header, and note it in the request's log line.
 
         Raises:
             AuthenticationFailed: no header, another scheme, or an unknown key.
@@ -77,7 +77,7 @@ class LiveTenants:
         return tenant
 
     def tenant(self, tenant: TenantId) -> Tenant:
-        """A tenant by its id; as it last was where it is gone.
+        """Find a tenant by its id; a removed one as it last was.
 
         Raises:
             KeyError: there never was one.
@@ -95,7 +95,7 @@ class LiveTenants:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """Look at the file once."""
+        """Read the file once."""
         change = await asyncio.to_thread(self._file.refresh)
         if self._file.error != self._error:
             self._error = self._file.error

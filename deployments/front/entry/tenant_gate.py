@@ -1,4 +1,4 @@
-"""Few places for what takes memory or a core, shared fairly: tenants take turns."""
+"""Shares few places fairly among tenants, for work that takes memory or a core."""
 
 import asyncio
 from collections import Counter, OrderedDict, deque
@@ -12,7 +12,7 @@ Waiting = deque[asyncio.Future[None]]
 
 
 class TenantGate:
-    """Places on one event loop.
+    """Grants places on one event loop.
 
     Args:
         places: in use at once.

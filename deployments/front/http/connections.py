@@ -1,17 +1,17 @@
-"""How many connections are open, in all and for each client address."""
+"""Counts open connections, in all and for each client address."""
 
 from collections import Counter
 from typing import Protocol
 
-from deployments.front.entry.failed_keys import network_of
+from deployments.front.http.client_network import network_of
 
 
 class Connection(Protocol):
-    """One open connection."""
+    """Represents one open connection."""
 
     @property
     def idle_since(self) -> float | None:
-        """Monotonic seconds, where no request is open or arriving; else None."""
+        """Return since when (monotonic, seconds) no request is open or arriving; else None."""
         ...
 
     def close_idle(self) -> None:

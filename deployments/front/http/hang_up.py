@@ -1,4 +1,4 @@
-"""Noticing that a client has gone while its connection is not read."""
+"""Notices that a client has gone while its connection is not read."""
 
 import asyncio
 import select

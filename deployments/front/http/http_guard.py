@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with bounds: what a client sends before, beside and after a request.
+"""Bounds uvicorn's HTTP protocol: what a client sends before, beside and after a request.
 
 The parser below it bounds nothing by itself: a head without end would fill memory, and a connection
 that says nothing would stay. Bytes, lines and time are counted here, without a timer per request:
@@ -48,7 +48,7 @@ MAX_FRAMING = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """Of one connection."""
+    """Holds the bounds of one connection."""
 
     header_timeout_s: float
     body_timeout_s: float
@@ -210,17 +210,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def idle_since(self) -> float | None:
-        """See ``Connection``."""
+        """Implement ``Connection``."""
         if self._answering or self._in_body or self._head_since is not None:
             return None
         return self._quiet_since
 
     def close_idle(self) -> None:
-        """See ``Connection``."""
+        """Implement ``Connection``."""
         self.transport.close()
 
     def check(self, now: float) -> None:
-        """See ``Connection``."""
+        """Implement ``Connection``."""
         if self._stalled_since is not None and now - self._stalled_since > self._patience:
             self.transport.abort()  # closing would wait for the reader
         elif self._answering and self.flow.read_paused and hung_up(self.transport):

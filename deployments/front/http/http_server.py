@@ -1,4 +1,4 @@
-"""The front's own HTTP server: clients' bytes pass through no proxy.
+"""Implements the front's own HTTP server: clients' bytes pass through no proxy.
 
 Serve's direct ingress would do nearly the same, but it binds without address reuse (a restarted
 front waits out the kernel's TIME_WAIT, a minute) and keeps a proxy process beside it. Here every
@@ -28,7 +28,7 @@ CHECK_INTERVAL_S = 1.0
 
 
 class _Server(uvicorn.Server):
-    """Signals belong to Ray."""
+    """Leaves signals to Ray."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,13 +77,13 @@ class HttpServer:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """Return the port that it listens on."""
         port: int = self._socket.getsockname()[1]
         return port
 
     @property
     def serving(self) -> bool:
-        """Whether connections are accepted."""
+        """Return whether connections are accepted."""
         return self._task is not None and not self._task.done()
 
     async def stop(self) -> None:

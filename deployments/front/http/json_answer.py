@@ -1,4 +1,4 @@
-"""JSON answers through the fast encoder."""
+"""Builds JSON answers with the fast encoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 
 def json_answer(body: Any, headers: Mapping[str, str] | None = None, status: int = 200) -> Response:
-    """``body`` as an ``application/json`` answer."""
+    """Return ``body`` as an ``application/json`` answer."""
     return Response(
         orjson.dumps(body),
         status_code=status,

@@ -1,4 +1,4 @@
-"""Where a client may put its key: ``Authorization``, or the headers of two other APIs."""
+"""Reads a client's key from ``Authorization``, or from the headers of two other APIs."""
 
 from starlette.datastructures import Headers
 
@@ -9,7 +9,7 @@ SCHEME = "bearer"
 
 
 def authorization_of(headers: Headers) -> str | None:
-    """The request's key as the header ``Authorization`` has it; None where there is none.
+    """Return the request's key in the form of ``Authorization``, or None if there is none.
 
     Raises:
         AuthenticationFailed: two keys that differ, so that nobody knows whose request it is.

@@ -1,4 +1,4 @@
-"""Bounds of one request that no client needs to pass; what depends on the deployment is configured.
+"""Defines bounds that no client needs to pass; those that depend on the deployment are configured.
 
 Each is far above what clients send, and low enough that one request delays others by milliseconds.
 """

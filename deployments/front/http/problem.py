@@ -1,4 +1,6 @@
-"""Errors as OpenAI's clients expect them: every answer that is not a success has this body."""
+"""Words errors as OpenAI's clients expect them: every failed answer has this body."""
+
+from collections.abc import Mapping
 
 import orjson
 from fastapi import FastAPI, Request
@@ -21,7 +23,6 @@ from cluster.errors import (
     TooManyFailedKeys,
 )
 from deployments.front.http.limits import MAX_ERROR_BYTES, MAX_FAULTS, MAX_PARAM_CHARS
-from deployments.front.requests.admission import RefusedByQuota
 from deployments.front.telemetry.request_log import SERVER_ERROR, current_record
 
 TYPE_BY_STATUS = {
@@ -43,10 +44,18 @@ MAX_FAULT_CHARS = 400
 CODE_BY_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "payload_too_large"}
 
 
+class RefusedByQuota(QuotaExceeded):
+    """Refuses a request, with headers that tell when to come back."""
+
+    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.headers = dict(headers)
+
+
 def error_body(
     status: int, message: str, code: str, param: str | None = None
 ) -> dict[str, dict[str, str | None]]:
-    """The body of an error answer."""
+    """Return the body of an error answer."""
     kind = TYPE_BY_STATUS.get(status, "server_error")
     return {
         "error": {
@@ -59,7 +68,7 @@ def error_body(
 
 
 def _cut(text: str) -> str:
-    """At most ``MAX_ERROR_BYTES`` as JSON, whatever is quoted in it."""
+    """Cut a text to at most ``MAX_ERROR_BYTES`` as JSON, whatever is quoted in it."""
     kept = text[:MAX_ERROR_BYTES].encode(errors="replace").decode()
     while len(orjson.dumps(kept)) > MAX_ERROR_BYTES:
         kept = kept[: len(kept) * 3 // 4]
@@ -67,7 +76,7 @@ def _cut(text: str) -> str:
 
 
 def body_of(error: BraidError) -> dict[str, dict[str, str | None]]:
-    """The body for one of our own errors; also the data of an SSE error event."""
+    """Return the body for one of our own errors; also the data of an SSE error event."""
     message = error.message
     if error.param is not None and error.param not in message:
         message = f"{error.param}: {message}"
@@ -75,7 +84,7 @@ def body_of(error: BraidError) -> dict[str, dict[str, str | None]]:
 
 
 def headers_of(error: BraidError) -> dict[str, str]:
-    """Headers that tell clients whether and when to try again."""
+    """Return headers that tell clients whether and when to try again."""
     headers = {"x-should-retry": "true" if error.retryable else "false"}
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
@@ -89,7 +98,7 @@ def headers_of(error: BraidError) -> dict[str, str]:
 
 
 def outcome_of(error: BraidError) -> Outcome:
-    """Which of the closed set of outcomes an error is."""
+    """Return the outcome that an error is counted as."""
     if isinstance(error, AuthenticationFailed | PermissionDenied | TooManyFailedKeys):
         return Outcome.REJECTED_AUTH
     if isinstance(error, QuotaExceeded):
@@ -106,7 +115,7 @@ def outcome_of(error: BraidError) -> Outcome:
 
 
 def invalid_body(error: ValidationError) -> RequestError:
-    """One sentence for each of the first wrong fields; ``param`` is the first one's name."""
+    """Word one sentence for each of the first wrong fields; ``param`` is the first one's name."""
     lines: list[str] = []
     params: list[str] = []
     for item in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:
@@ -132,7 +141,7 @@ def invalid_body(error: ValidationError) -> RequestError:
 
 
 def _names_a_type(part: str) -> bool:
-    """Pydantic puts the member of a union into an error's place; callers know no such field."""
+    """Recognise a member of a union, which pydantic puts among the names of fields."""
     return part in {"str", "int", "float", "bool"} or part.startswith(
         ("list[", "dict[", "constrained")
     )
@@ -161,7 +170,7 @@ def install(app: FastAPI) -> None:
 
 
 def unexpected(request_id: str) -> JSONResponse:
-    """The answer to an error that nobody foresaw; the log has the rest under the id."""
+    """Answer an unforeseen error; the log has the rest under the id."""
     return JSONResponse(
         error_body(500, f"internal error; the log has it as request {request_id}", SERVER_ERROR),
         status_code=500,

@@ -1,4 +1,4 @@
-"""Reading a request's query: nothing that is written there is ignored."""
+"""Reads a request's query, and ignores nothing that is written there."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -9,8 +9,8 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import RequestError
 from cluster.repeated import repeated
+from deployments.front.http.body_types import Body
 from deployments.front.http.problem import invalid_body
-from deployments.front.openai.wire import Body
 
 Q = TypeVar("Q", bound=Body)
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -33,7 +33,7 @@ class OwnerQuery(Body):
 
     @property
     def owner(self) -> TenantId:
-        """As the registry has it."""
+        """Return the owner as the registry has it."""
         return SHARED_OWNER if self.tenant is None else TenantId(self.tenant)
 
 
@@ -49,12 +49,12 @@ class RemoveQuery(OwnerQuery):
 
     @property
     def expected_digest(self) -> AdapterDigest | None:
-        """For compare-and-set; None: whatever it is."""
+        """Return the digest to compare and set; None for any."""
         return None if self.expected is None else AdapterDigest(self.expected)
 
 
 def read_query(request: Request, kind: type[Q], **given: Any) -> Q:
-    """The query as ``kind``; ``given`` replaces what needed reading first.
+    """Return the query as ``kind``; ``given`` replaces what needed reading first.
 
     Raises:
         RequestError: a parameter is unknown, wrong, or there twice; the message names each.
@@ -72,7 +72,7 @@ def read_query(request: Request, kind: type[Q], **given: Any) -> Q:
 
 
 async def refuse_body(request: Request) -> None:
-    """For a route that takes none, so that what is written there is not ignored.
+    """Refuse a body where a route takes none, so that nothing in it is ignored.
 
     Raises:
         RequestError: there is one, or blanks without end.

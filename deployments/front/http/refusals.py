@@ -9,7 +9,7 @@ from deployments.front.http.limits import (
 
 
 class Refusal(Exception):
-    """An answer that the application does not give."""
+    """Describes an answer that the application does not give."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Every answer carries ``x-request-id``; every request leaves one line of this id in the log."""
+"""Gives every answer its ``x-request-id``, and every request one line of this id in the log."""
 
 import asyncio
 import re
@@ -75,6 +75,6 @@ class RequestIdMiddleware:
 
 
 def request_id_of(request: Request) -> str:
-    """Used in the answer's ``id`` and in logs; never as a key of anything."""
+    """Return the request's id, for the answer's ``id`` and for logs; never a key of anything."""
     value: str = request.state.request_id
     return value

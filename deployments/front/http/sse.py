@@ -1,4 +1,4 @@
-"""Server-sent events, and noticing that the client has gone."""
+"""Sends server-sent events, and notices that the client has gone."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -16,7 +16,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(data: Mapping[str, object]) -> bytes:
-    """One event with a JSON object as its data."""
+    """Encode one event with a JSON object as its data."""
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
@@ -26,7 +26,7 @@ async def _gone(receive: Receive) -> None:
 
 
 async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
-    """The result of ``work``, which is cancelled when the client goes away first.
+    """Return the result of ``work``, which is cancelled if the client goes away first.
 
     The request's body must have been read.
 
@@ -86,7 +86,7 @@ class EventStream(Response):
             await self._on_close()
 
     async def _relay(self, receive: Receive, send: Send) -> None:
-        """Until the source ends or the client goes, whichever comes first."""
+        """Send events until the source ends or the client goes, whichever comes first."""
         sender = asyncio.ensure_future(self._send_all(send))
         others = (
             asyncio.ensure_future(_gone(receive)),

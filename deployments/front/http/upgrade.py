@@ -1,4 +1,4 @@
-"""The body of a request that also asks for another protocol.
+"""Receives the body of a request that also asks for another protocol.
 
 Nothing else is spoken here, so such a request is answered as if it had not asked, as RFC 9110 has
 it. The parser takes what follows the head of one for the other protocol; the body is given to
@@ -13,7 +13,7 @@ _FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class BodyReceiver(Protocol):
-    """Whom a body is given to."""
+    """Receives a body."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a line after a chunked body."""

@@ -1,79 +1,30 @@
-"""What successful answers of both endpoints have in common, whole or as stream chunks."""
+"""Defines what successful answers of both endpoints have in common, whole or as stream chunks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from cluster.domain.request import FinishReason, TokenLogprobs, Usage
-from deployments.front.requests.generation import Delta
+import orjson
+
+from cluster.domain.request import FinishReason
+from deployments.front.http.sse import event
+from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
 from deployments.front.text.text_stream import TextCodec
-from deployments.front.text.token_bytes import TokenPlace
 
 JsonObject = dict[str, Any]
-GATE_DECIMALS = 4
+PLACE_OF_TEXT = "\ue000text of a chunk\ue001"
+"""Private-use characters: in no name that an answer repeats."""
 
 
-@dataclass(slots=True)
-class Choice:
-    """One sequence of an answer, as far as it has come."""
-
-    text: list[str] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    places: list[TokenPlace] = field(default_factory=list)
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    gate_adapters: tuple[str, ...] = ()
-    gate_weights: list[tuple[tuple[float, ...], ...]] = field(default_factory=list)
-    decision: JsonObject = field(default_factory=dict)  # how its mixture came about, if asked
-    finish_reason: FinishReason | None = None
-    usage: Usage | None = None
-
-    @property
-    def explanation(self) -> JsonObject:
-        """The member ``explain``: how the mixture came about, and a gate's weights by
-        [tokens][layers][adapters]; nothing where neither was asked for."""
-        if not self.gate_weights:
-            return {"explain": self.decision} if self.decision else {}
-        rounded = [
-            [[round(weight, GATE_DECIMALS) for weight in layer] for layer in token]
-            for token in self.gate_weights
-        ]
-        gate = {"adapters": list(self.gate_adapters), "gate_weights": rounded}
-        return {"explain": {**self.decision, **gate}}
-
-    def add(self, delta: Delta) -> None:
-        """Append what one step brought."""
-        self.text.append(delta.text)
-        self.token_ids.extend(delta.token_ids)
-        self.logprobs.extend(delta.logprobs)
-        self.places.extend(delta.places)
-        self.prompt_logprobs.extend(delta.prompt_logprobs)
-        if delta.gate_weights:
-            self.gate_adapters = delta.gate_adapters
-            self.gate_weights.append(delta.gate_weights)
-        if delta.finish_reason is not None:
-            self.finish_reason = delta.finish_reason
-            self.usage = delta.usage
-
-
-@dataclass(frozen=True, slots=True)
-class Echo:
-    """The prompt that a choice begins with."""
-
-    text: str
-    token_ids: tuple[int, ...]
-    offsets: tuple[int, ...] = ()  # where each token begins in the text, where asked for
-
-
-def usage_body(choices: Sequence[Choice], prompts: int) -> JsonObject:
-    """Token counts of a whole answer. A prompt with several choices is counted once.
+def usage_body(answers: Sequence[SequenceAnswer], prompts: int) -> JsonObject:
+    """Word the token counts of a whole answer. A prompt with several choices is counted once.
 
     Args:
-        choices: all sequences, in order of prompt, then of choice.
+        answers: all sequences, in order of prompt, then of choice.
         prompts: number of prompts.
     """
-    per_prompt = max(1, len(choices) // prompts)
-    reported = [choice.usage for choice in choices]
+    per_prompt = max(1, len(answers) // prompts)
+    reported = [answer.usage for answer in answers]
     first = [usage for usage in reported[::per_prompt] if usage is not None]
     prompt_tokens = sum(usage.prompt_tokens for usage in first)
     completion = sum(usage.completion_tokens for usage in reported if usage is not None)
@@ -86,30 +37,30 @@ def usage_body(choices: Sequence[Choice], prompts: int) -> JsonObject:
 
 
 class AnswerFormat(Protocol):
-    """How one endpoint words its answers."""
+    """Words the answers of one endpoint."""
 
     def opening(self, index: int) -> JsonObject | None:
-        """A chunk before the first text of a choice, if the shape has one."""
+        """Return a chunk before the first text of a choice, if the shape has one."""
         ...
 
     def chunk(
         self, index: int, delta: Delta, include_usage: bool, explanation: JsonObject
     ) -> JsonObject:
-        """One streamed chunk; ``explanation`` becomes part of its choice."""
+        """Return one streamed chunk; ``explanation`` becomes part of its choice."""
         ...
 
     def usage_chunk(self, usage: JsonObject) -> JsonObject:
-        """The chunk with the token counts."""
+        """Return the chunk with the token counts."""
         ...
 
-    def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
-        """The answer to a request that does not stream."""
+    def whole(self, answers: Sequence[SequenceAnswer], usage: JsonObject) -> JsonObject:
+        """Return the answer to a request that does not stream."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What every chunk of an answer repeats."""
+    """Holds what every chunk of an answer repeats."""
 
     id: str
     created: int  # seconds since the epoch
@@ -118,6 +69,24 @@ class Envelope:
     logprobs: bool
 
 
+class TextEvents:
+    """Encodes the chunks of one choice that bring text alone: all but the text is encoded once.
+
+    Args:
+        wording: of the endpoint.
+        index: of the choice.
+        include_usage: as in ``AnswerFormat.chunk``.
+    """
+
+    def __init__(self, wording: AnswerFormat, index: int, include_usage: bool) -> None:
+        example = wording.chunk(index, Delta(PLACE_OF_TEXT, (), ()), include_usage, {})
+        self._before, _, self._after = event(example).partition(orjson.dumps(PLACE_OF_TEXT))
+
+    def encode(self, text: str) -> bytes:
+        """Return the event of a chunk with this text."""
+        return self._before + orjson.dumps(text) + self._after
+
+
 def finish_word(reason: FinishReason | None) -> str | None:
-    """The value of ``finish_reason``; None while the choice goes on."""
+    """Return the value of ``finish_reason``; None while the choice goes on."""
     return None if reason is None else reason.value

@@ -1,14 +1,14 @@
-"""Answers of ``/v1/chat/completions``, whole and as stream chunks."""
+"""Words answers of ``/v1/chat/completions``, whole and as stream chunks."""
 
 from collections.abc import Sequence
 
-from deployments.front.openai.answers import Choice, Envelope, JsonObject, finish_word
-from deployments.front.requests.generation import Delta
+from deployments.front.openai.answers import Envelope, JsonObject, finish_word
+from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
 from deployments.front.text.token_bytes import TokenPlace
 
 
 class ChatAnswer:
-    """``chat.completion`` and ``chat.completion.chunk``."""
+    """Words ``chat.completion`` and ``chat.completion.chunk``."""
 
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
@@ -23,7 +23,7 @@ class ChatAnswer:
             "choices": choices,
         }
 
-    def _logprobs(self, said: Choice | Delta) -> JsonObject | None:
+    def _logprobs(self, said: SequenceAnswer | Delta) -> JsonObject | None:
         if not self._envelope.logprobs:
             return None
         codec = self._envelope.codec
@@ -83,19 +83,19 @@ class ChatAnswer:
     def usage_chunk(self, usage: JsonObject) -> JsonObject:
         return {**self._base("chat.completion.chunk", []), "usage": usage}
 
-    def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
+    def whole(self, answers: Sequence[SequenceAnswer], usage: JsonObject) -> JsonObject:
         bodies = [
             {
                 "index": index,
                 "message": {
                     "role": "assistant",
-                    "content": "".join(choice.text),
+                    "content": "".join(answer.text),
                     "refusal": None,
                 },
-                "logprobs": self._logprobs(choice),
-                "finish_reason": finish_word(choice.finish_reason),
-                **choice.explanation,
+                "logprobs": self._logprobs(answer),
+                "finish_reason": finish_word(answer.finish_reason),
+                **answer.explanation,
             }
-            for index, choice in enumerate(choices)
+            for index, answer in enumerate(answers)
         ]
         return {**self._base("chat.completion", bodies), "usage": usage}

@@ -1,16 +1,16 @@
-"""Answers of ``/v1/completions``, whole and as stream chunks."""
+"""Words answers of ``/v1/completions``, whole and as stream chunks."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.domain.request import FinishReason, TokenLogprobs
-from deployments.front.openai.answers import Choice, Echo, Envelope, JsonObject, finish_word
-from deployments.front.requests.generation import Delta
+from deployments.front.openai.answers import Envelope, JsonObject, finish_word
+from deployments.front.requests.sequence_answer import Delta, Echo, SequenceAnswer
 from deployments.front.text.token_bytes import TokenPlace
 
 
 class CompletionAnswer:
-    """``text_completion``, the same kind of object streamed or not.
+    """Words ``text_completion``, the same kind of object streamed or not.
 
     Args:
         envelope: what every chunk repeats.
@@ -34,9 +34,9 @@ class CompletionAnswer:
         }
 
     def _logprobs(
-        self, index: int, said: Choice | Delta, text_end: int | None = None
+        self, index: int, said: SequenceAnswer | Delta, text_end: int | None = None
     ) -> JsonObject | None:
-        """Of an echoed prompt and of what follows; offsets are at most ``text_end``."""
+        """Word those of an echoed prompt and of what follows; offsets are at most ``text_end``."""
         if not self._envelope.logprobs:
             return None
         codec = self._envelope.codec
@@ -73,7 +73,7 @@ class CompletionAnswer:
         }
 
     def _top(self, token: str, item: TokenLogprobs, place: TokenPlace) -> dict[str, float]:
-        """By text; the token itself is always among them, as in OpenAI's answers."""
+        """Word alternatives by text; the token itself is always among them, as in OpenAI's."""
         found: dict[str, float] = {}
         for other, value in item.top:
             found.setdefault(self._envelope.codec.token_name(other, place), value)
@@ -115,11 +115,11 @@ class CompletionAnswer:
     def usage_chunk(self, usage: JsonObject) -> JsonObject:
         return {**self._base([]), "usage": usage}
 
-    def whole(self, choices: Sequence[Choice], usage: JsonObject) -> JsonObject:
+    def whole(self, answers: Sequence[SequenceAnswer], usage: JsonObject) -> JsonObject:
         bodies = []
-        for index, choice in enumerate(choices):
-            text = (self._echoes[index].text if self._echoes else "") + "".join(choice.text)
-            logprobs = self._logprobs(index, choice, len(text))
-            body = self._choice(index, text, logprobs, choice.finish_reason)
-            bodies.append({**body, **choice.explanation})
+        for index, answer in enumerate(answers):
+            text = (self._echoes[index].text if self._echoes else "") + "".join(answer.text)
+            logprobs = self._logprobs(index, answer, len(text))
+            body = self._choice(index, text, logprobs, answer.finish_reason)
+            bodies.append({**body, **answer.explanation})
         return {**self._base(bodies), "usage": usage}

@@ -1,4 +1,4 @@
-"""The messages of a conversation: what a client may send, and what of it the model reads.
+"""Defines a conversation's messages: what a client may send, and what of it the model reads.
 
 A client sends back the assistant's message as it came, with whatever members its library keeps
 there. So a member that is not known changes nothing, and only what would have to be read to
@@ -18,8 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+from deployments.front.http.body_types import NameText
 from deployments.front.http.limits import MAX_MESSAGES, MAX_PARTS
-from deployments.front.openai.wire_types import NameText
 
 MAX_SHOWN = 40
 
@@ -64,7 +64,7 @@ class ContentPart(BaseModel):
 
     @property
     def read(self) -> str:
-        """What the model reads of it."""
+        """Return what the model reads of it."""
         return (self.text if self.type == "text" else self.refusal) or ""
 
 
@@ -114,7 +114,7 @@ class Message(BaseModel):
 
     @property
     def text(self) -> str:
-        """The content as one string; of an assistant that refused, its refusal."""
+        """Return the content as one string; of an assistant that refused, its refusal."""
         if self.content is None:
             return self.refusal or ""
         if isinstance(self.content, str):
@@ -122,7 +122,7 @@ class Message(BaseModel):
         return "".join(part.read for part in self.content)
 
     def for_template(self) -> dict[str, str]:
-        """As chat templates take it; ``developer`` is today's name of ``system``."""
+        """Return it as chat templates take it; ``developer`` is today's name of ``system``."""
         role = "system" if self.role == "developer" else self.role
         return {"role": role, "content": self.text}
 

@@ -1,10 +1,10 @@
-"""The fields of a body that say what form an answer has."""
+"""Defines the fields of a body that say what form an answer has."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from deployments.front.openai.wire_types import Body, NameText, Off, ShortText
+from deployments.front.http.body_types import Body, NameText, Off, ShortText
 
 MAX_ALTERNATIVES = 1024
 
@@ -64,7 +64,7 @@ class StructuredOutputs(Body):
 
     @property
     def given(self) -> list[str]:
-        """Members that say what the answer is."""
+        """Return the members that say what the answer is."""
         said = {
             "json": self.wanted_json is not None,
             "regex": self.regex is not None,

@@ -1,4 +1,4 @@
-"""The fields of a chat body that its template reads."""
+"""Defines the fields of a chat body that its template reads."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Fields of OpenAI's and vLLM's APIs that this server has no use for: one table.
+"""Lists the fields of OpenAI's and vLLM's APIs that are not served, in one table.
 
 A field is accepted at the values that switch it off, or at any value where it is a hint that
 changes no answer. At any other value it is refused by name, because the answer would not be what
@@ -26,7 +26,7 @@ TYPES: dict[str, type | tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class UnservedField:
-    """A field and what is accepted of it; null always is.
+    """Describes a field and what is accepted of it; null always is.
 
     Args:
         name: of the field.
@@ -43,7 +43,7 @@ class UnservedField:
     endpoints: tuple[str, ...] = BOTH
 
     def accepts(self, value: Any) -> bool:
-        """Whether ``value`` changes nothing; 0 is not false here, as in JSON."""
+        """Return whether ``value`` changes nothing; 0 is not false here, as in JSON."""
         if value is None:
             return True
         if self.hint is not None:
@@ -52,14 +52,14 @@ class UnservedField:
 
     @property
     def json_schema(self) -> dict[str, Any]:
-        """What is accepted, as a JSON schema."""
+        """Return what is accepted, as a JSON schema."""
         if self.hint is not None:
             return {"type": [self.hint, "null"]}
         return {"enum": [*self.off, None]}
 
     @property
     def refusal(self) -> str:
-        """The sentence behind the field's name where it is refused."""
+        """Return the sentence behind the field's name when it is refused."""
         what = "not served" if self.hint is None else f"expected {self.hint} or null"
         return f"{what}: {self.instead}" if self.instead else what
 
@@ -172,7 +172,7 @@ TABLE = (
 
 
 def fields_of(endpoint: str) -> dict[str, UnservedField]:
-    """The rows of one endpoint, by name."""
+    """Return the rows of one endpoint, by name."""
     return {field.name: field for field in TABLE if endpoint in field.endpoints}
 
 

@@ -1,4 +1,4 @@
-"""The bodies of HTTP requests, in OpenAI's shape plus ``adapters``.
+"""Defines the bodies of HTTP requests, in OpenAI's shape plus ``adapters``.
 
 What is served is a field here. A field of OpenAI's or vLLM's API that is not served is a row of the
 table in ``unserved.py``; every other field is refused by name.
@@ -10,6 +10,16 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
+from deployments.front.http.body_types import (
+    ALL_WHOLE,
+    FEW,
+    WHOLE,
+    Body,
+    NameText,
+    Off,
+    ShortText,
+    StopText,
+)
 from deployments.front.http.limits import MAX_PROMPT_IDS, MAX_SEQUENCES
 from deployments.front.openai.messages import Message as Message
 from deployments.front.openai.messages import Messages
@@ -28,16 +38,6 @@ from deployments.front.openai.unserved import (
     check_unserved,
     fields_of,
 )
-from deployments.front.openai.wire_types import (
-    ALL_WHOLE,
-    FEW,
-    WHOLE,
-    NameText,
-    Off,
-    ShortText,
-    StopText,
-)
-from deployments.front.openai.wire_types import Body as Body
 from router_service.routers.text_policy import MAX_HISTORY
 
 MAX_CHOICES = 16
@@ -50,12 +50,12 @@ TOKEN_ID = re.compile("0|[1-9][0-9]{0,8}")
 
 
 def _branch_of_stop(given: object) -> str:
-    """The one branch of the union that is tried, so that errors speak of no other."""
+    """Return the one branch of the union that is tried, so that errors speak of no other."""
     return "list[str]" if isinstance(given, list) else "str"
 
 
 def _branch_of_prompt(given: object) -> str:
-    """As for stop strings; of a list, its first item decides."""
+    """Return the branch as for stop strings; of a list, its first item decides."""
     if not isinstance(given, list):
         return "str"
     first = given[0] if given else ""
@@ -167,7 +167,7 @@ class GenerationBody(Body):
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
-        """The stop strings as a tuple."""
+        """Return the stop strings as a tuple."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
@@ -185,7 +185,7 @@ STRUCTURED = (
 
 
 def user_turns(messages: Sequence[Message]) -> tuple[str, ...]:
-    """Texts of the last user messages, the oldest first; without any, the last message's."""
+    """Return the last user messages' texts, the oldest first; without any, the last message's."""
     turns = [message.text for message in messages if message.role == "user"]
     return tuple(turns[-MAX_ROUTING_TURNS:]) or (messages[-1].text,)
 
@@ -226,7 +226,7 @@ class ChatBody(GenerationBody):
 
     @property
     def routing_turns(self) -> tuple[str, ...]:
-        """What a router reads: the user messages, the last one for itself."""
+        """Return what a router reads: the user messages, the last one for itself."""
         return user_turns(self.messages)
 
 
@@ -248,7 +248,7 @@ class CompletionBody(GenerationBody):
 
     @property
     def texts(self) -> list[str]:
-        """The prompts that were given as text."""
+        """Return the prompts that were given as text."""
         given = [self.prompt] if isinstance(self.prompt, str) else self.prompt
         return [item for item in given if isinstance(item, str)]
 
@@ -270,5 +270,5 @@ class RouteBody(Body):
 
     @property
     def routing_turns(self) -> tuple[str, ...]:
-        """What a router reads: the prompt, or the user messages as in a chat."""
+        """Return what a router reads: the prompt, or the user messages as in a chat."""
         return user_turns(self.messages or ()) if self.prompt is None else (self.prompt,)

@@ -1,9 +1,8 @@
-"""Quota at the door: charge a request as it comes, reserve before it runs, settle when it ends."""
+"""Charges quota: a request as it comes, a reservation before it runs, the rest when it ends."""
 
 import asyncio
 import dataclasses
 import uuid
-from collections.abc import Mapping
 
 import structlog
 from redis.asyncio import Redis
@@ -18,21 +17,14 @@ from cluster.tenancy.limits import BucketState, QuotaAsk, QuotaSource, QuotaVerd
 from cluster.tenancy.quota import MemoryQuota, Quota, unlimited
 from cluster.tenancy.redis_quota import RENEW_S, RedisQuota
 from cluster.tenancy.tenants import Tenant
+from deployments.front.http.problem import RefusedByQuota
 from deployments.wiring import Secrets
 
 log = structlog.get_logger(__name__)
 
 
-class RefusedByQuota(QuotaExceeded):
-    """A refusal with the headers that tell when to come back."""
-
-    def __init__(self, message: str, headers: Mapping[str, str]) -> None:
-        super().__init__(message)
-        self.headers = dict(headers)
-
-
 class Admission:
-    """One front's way to the shared quota."""
+    """Asks the shared quota for one front."""
 
     def __init__(self, quota: Quota, client: Redis | None = None) -> None:
         self._quota = quota
@@ -43,7 +35,7 @@ class Admission:
 
     @classmethod
     def build(cls, config: AppConfig, secrets: Secrets, clock: Clock) -> "Admission":
-        """Quota in Redis, counted by this process while Redis is away; on a running loop."""
+        """Build on a running loop: quota in Redis, counted by this process while Redis is away."""
         longest_s = config.front.request_timeout_s + 60
         client = redis_client(
             secrets.redis_url, timeout_s=config.decisions.redis_timeout_s, name="braid-quota"
@@ -120,7 +112,7 @@ class Admission:
         return verdict
 
     def settle(self, verdict: QuotaVerdict, *, tokens: int) -> None:
-        """Free the places and book what was really used, without making anybody wait.
+        """Free the places and book what was really used, in the background.
 
         ``tokens`` is 0 where nothing ran.
         """

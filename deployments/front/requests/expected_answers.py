@@ -1,4 +1,4 @@
-"""How much a tenant's requests will probably generate, learnt at the front."""
+"""Learns how much a tenant's requests will probably generate."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from cluster.engine.scheduling.expected_length import ExpectedLength
 
 
 class ExpectedAnswers:
-    """Learns from answers that came to their end, by tenant and by the names that were asked for.
+    """Learns from answers that came to their end, by tenant and by names asked for.
 
     Tokens are reserved before routing: a request that is refused must not be routed.
     """
@@ -22,7 +22,7 @@ class ExpectedAnswers:
         asked: tuple[str, ...],
         samplings: Sequence[SamplingParams],
     ) -> int:
-        """Tokens that sequences with these parameters will probably generate together."""
+        """Return the tokens that these sequences will probably generate together."""
         return sum(self._one(tenant, asked, sampling) for sampling in samplings)
 
     def observe(
@@ -32,7 +32,7 @@ class ExpectedAnswers:
         sampling: SamplingParams,
         generated: int,
     ) -> None:
-        """A sequence came to its own end, or to its limit."""
+        """Learn from a sequence that came to its own end, or to its limit."""
         if not sampling.ignore_eos:
             self._lengths.observe((tenant, asked), generated, sampling.max_tokens)
 

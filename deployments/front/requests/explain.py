@@ -1,11 +1,34 @@
-"""A decision as people read it."""
+"""Words decisions as people read them."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cluster.domain.adapter import WeightedAdapter
-from cluster.domain.decision import DecisionSource, RoutingDecision, SiteWeights
+from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision, SiteWeights
+from cluster.errors import DecisionNotFound, StoreUnavailable
 from deployments.front.requests.rerouting import SentenceDecision
+from deployments.front.requests.running import Running
+from router_service.service import RoutingService
+
+
+async def explain_answers(running: Running, routing: RoutingService) -> None:
+    """Attach to each answer how its mixture came about.
+
+    Weights computed during prefill are read from the store, and omitted if they are not there.
+    """
+    if not running.choices[0].answer.decision:
+        decision = running.decided.decision
+        if decision.granularity is Granularity.PROMPT and decision.site_weights is None:
+            with contextlib.suppress(DecisionNotFound, StoreUnavailable):
+                decision = await routing.get(running.tenant.id, decision.id)
+        body = decision_body(decision, running.decided.source, None, explain=True)
+        for answer in running.answers:
+            answer.decision = {"router": decision.router, **body["explain"]}
+    for choice in running.choices:
+        if choice.rerouting is not None:
+            sentences = sentences_body(choice.rerouting.sentences)
+            choice.answer.decision = {**choice.answer.decision, "sentences": sentences}
 
 
 def decision_body(
@@ -15,7 +38,7 @@ def decision_body(
     *,
     explain: bool = False,
 ) -> dict[str, Any]:
-    """The answer of ``POST /v1/route`` and ``GET /v1/decisions/{id}``.
+    """Word a decision for ``POST /v1/route`` and ``GET /v1/decisions/{id}``.
 
     With ``explain`` it says how the mixture came about, in one place and ready to be drawn.
     """
@@ -47,7 +70,7 @@ def decision_body(
 
 
 def mixture_body(mixture: Sequence[WeightedAdapter]) -> list[dict[str, Any]]:
-    """The terms of a mixture, the heaviest first."""
+    """Word the terms of a mixture, the heaviest first."""
     return [
         {"name": term.key.alias, "weight": term.weight, "digest": term.key.digest}
         for term in sorted(mixture, key=lambda term: -abs(term.weight))
@@ -55,7 +78,7 @@ def mixture_body(mixture: Sequence[WeightedAdapter]) -> list[dict[str, Any]]:
 
 
 def sentences_body(sentences: Sequence[SentenceDecision]) -> list[dict[str, Any]]:
-    """The decision of each sentence of an answer; the first is the prompt's.
+    """Word the decision of each sentence of an answer; the first is the prompt's.
 
     ``tokens`` were generated when it had begun, ``start`` before its adapters were applied.
     """
@@ -81,7 +104,7 @@ def explanation(
     weights: Mapping[str, float],
     sites: SiteWeights | None = None,
 ) -> dict[str, Any]:
-    """How a mixture came about: every candidate with its weight; weights by layer and module.
+    """Word how a mixture came about: candidates with weights; weights by layer and module.
 
     Args:
         scores: of the candidates, as in the answer's ``scores``.
@@ -97,7 +120,7 @@ def explanation(
 
 
 def _by_layer(sites: SiteWeights) -> dict[str, Any]:
-    """[layers][modules] of sites such as ``model.layers.3.mlp.up_proj``; what is absent is 0."""
+    """Arrange sites like ``model.layers.3.mlp.up_proj`` as [layers][modules]; absent ones are 0."""
     placed: dict[tuple[int, str], float] = {}
     for site, weight in zip(sites.sites, sites.weights[0], strict=True):
         parts = site.split(".")
@@ -112,8 +135,8 @@ def _by_layer(sites: SiteWeights) -> dict[str, Any]:
 
 
 def adapters_header(mixture: Sequence[WeightedAdapter]) -> str:
-    """The exact versions of an answer: ``alias@digest;w=weight``, comma-separated.
+    """Word the exact versions of an answer: ``alias@digest;w=weight``, comma-separated.
 
-    Empty where the base answers alone.
+    Returns an empty text if the base answers alone.
     """
     return ", ".join(f"{term.key.alias}@{term.key.digest};w={term.weight:.6g}" for term in mixture)

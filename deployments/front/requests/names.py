@@ -1,50 +1,49 @@
-"""What a request's ``model`` and ``adapters`` ask for."""
+"""Resolves the names that a request asks for."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.domain.model_names import AUTO, short_name
 from cluster.errors import RequestError
-from deployments.front.openai.wire import AdapterTerm
-from router_service.wish import (
-    AdapterWish,
-    BaseWish,
+from router_service.routing_request import (
+    AdapterRequest,
+    BaseModelRequest,
+    MixtureRequest,
     MixtureTerm,
-    MixtureWish,
-    RouterWish,
-    RoutingWish,
+    RouterRequest,
+    RoutingRequest,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ModelNames:
-    """The names under which the base model answers: its id, and the id's last part."""
+    """Knows the names under which the base model answers: its id, and the id's last part."""
 
     model_id: str
 
     @property
     def short(self) -> str:
-        """The id without the organisation or folders."""
+        """Return the id without the organisation or folders."""
         return short_name(self.model_id)
 
     @property
     def with_mixture(self) -> tuple[str, ...]:
-        """What ``model`` may be where ``adapters`` is given."""
+        """Return the values of ``model`` that ``adapters`` may be given with."""
         return tuple(dict.fromkeys((self.model_id, self.short, AUTO)))
 
     def is_base(self, name: str) -> bool:
-        """Whether ``name`` means the base model alone."""
+        """Return whether ``name`` means the base model alone."""
         return name in (self.model_id, self.short)
 
     def adapter_of(self, name: str) -> str:
-        """``base:adapter`` without the base; any other name as it is."""
+        """Strip the base from ``base:adapter``; returns any other name as it is."""
         for base in (self.model_id, self.short):
             if name.startswith(f"{base}:"):
                 return name[len(base) + 1 :]
         return name
 
-    def wish(self, model: str, adapters: Sequence[AdapterTerm] | None) -> RoutingWish:
-        """The base, an adapter, an explicit mixture or a router.
+    def routing_request(self, model: str, adapters: Sequence[MixtureTerm] | None) -> RoutingRequest:
+        """Resolve to the base, an adapter, an explicit mixture or a router.
 
         Raises:
             RequestError: ``adapters`` beside a ``model`` that already names an adapter or router.
@@ -56,11 +55,11 @@ class ModelNames:
                     f"{AUTO!r}, not {model!r}",
                     param="adapters",
                 )
-            return MixtureWish(tuple(MixtureTerm(term.name, term.weight) for term in adapters))
+            return MixtureRequest(tuple(adapters))
         if self.is_base(model):
-            return BaseWish()
+            return BaseModelRequest()
         if model == AUTO:
-            return RouterWish()
+            return RouterRequest()
         if model.startswith(f"{AUTO}:"):
-            return RouterWish(model[len(AUTO) + 1 :])
-        return AdapterWish(self.adapter_of(model))
+            return RouterRequest(model[len(AUTO) + 1 :])
+        return AdapterRequest(self.adapter_of(model))

@@ -1,4 +1,4 @@
-"""The front's live picture of the replicas: who exists, an open link to each, and the pick."""
+"""Keeps track of the replicas: who exists, an open link to each, and the pick."""
 
 import asyncio
 import dataclasses
@@ -68,25 +68,25 @@ class ReplicaSet:
 
     @property
     def ready(self) -> bool:
-        """Whether at least one replica can be reached."""
+        """Return whether at least one replica can be reached."""
         return any(link.open for link in self._links.values())
 
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
-        """The latest word of every replica that is linked."""
+        """Return the latest snapshot of every linked replica."""
         return tuple(view.snapshot for view in self.view.replicas(self._clock.wall()))
 
     def on_host(self, replica_id: ReplicaId) -> tuple[ResidentAdapter, ...]:
-        """What a replica last said it has in host memory."""
+        """Return what a replica last said it has in host memory."""
         return self._host_tiers.get(replica_id, ())
 
     def holdings(self) -> tuple[ReplicaSnapshot, ...]:
-        """As ``snapshots``, with what is in host memory alone beside what has a slot."""
+        """Return ``snapshots`` with adapters in host memory alone beside those in slots."""
         return tuple(_with_host(item, self.on_host(item.replica_id)) for item in self.snapshots())
 
     async def pick(
         self, request: PickRequest, *, wait_s: float
     ) -> tuple[ReplicaChoice, ReplicaLink]:
-        """The replica for a request; waits while none can be reached.
+        """Pick the replica for a request; waits while none can be reached.
 
         Raises:
             ReplicaLost: no replica could be reached within ``wait_s`` seconds.

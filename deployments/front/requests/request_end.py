@@ -1,44 +1,55 @@
-"""What the log's line of a request says of its generation, once that has ended."""
+"""Completes the log's line of a request once its generation has ended."""
 
-from typing import TYPE_CHECKING
+import asyncio
+
+from starlette.requests import ClientDisconnect
 
 from cluster.domain.request import Outcome
+from cluster.errors import BraidError
+from deployments.front.http.problem import outcome_of
+from deployments.front.requests.running import Running
 from deployments.front.telemetry.request_log import current_record, longest, milliseconds
 
-if TYPE_CHECKING:
-    from deployments.front.requests.request_service import Running
+
+def outcome_of_end(error: BaseException | None) -> Outcome:
+    """Return the outcome of a request that ended with ``error``, or without one."""
+    if error is None:
+        return Outcome.COMPLETED
+    if isinstance(error, BraidError):
+        return outcome_of(error)
+    if isinstance(error, asyncio.CancelledError | GeneratorExit | ClientDisconnect):
+        return Outcome.CANCELLED
+    return Outcome.FAILED_ENGINE
 
 
-def note_end(running: "Running", error: BaseException | None, now: float) -> None:
-    """Note tokens, times and how it ended; writes the line where the answer has begun already.
+def note_end(running: Running, error: BaseException | None, now: float) -> None:
+    """Note tokens, times and outcome; writes the line if the answer has begun already.
 
-    Until then what is answered is not known, and whoever sends the answer writes the line.
+    Before that, the status is not known, and the code that sends the answer writes the line.
 
     Args:
         now: monotonic, seconds.
     """
     record = current_record()
-    per_prompt = max(1, len(running.choices) // running.prompts)
-    prompts = [len(item.spec.prompt_token_ids) for item in running.generations[::per_prompt]]
-    usages = [choice.usage for choice in running.choices if choice.usage is not None]
-    cached = [choice.usage for choice in running.choices[::per_prompt] if choice.usage is not None]
+    n, choices = running.request.n, running.choices
+    usages = [answer.usage for answer in running.answers]
     sentences = sum(
-        len(item.rerouting.sentences) - 1
-        for item in running.generations
-        if item.rerouting is not None
+        len(choice.rerouting.sentences) - 1 for choice in choices if choice.rerouting is not None
     )
-    first = running.first_token_at
-    record.endpoint = running.endpoint
+    first = running.times.first_token_at
+    record.endpoint = running.request.endpoint.value
     record.outcome = running.outcome
     record.fields |= {
         "replica": running.replica or None,
-        "choices": len(running.choices),
-        "prompt_tokens": sum(prompts),
-        "cached_tokens": sum(usage.cached_tokens for usage in cached),
-        "completion_tokens": sum(len(choice.token_ids) for choice in running.choices),
+        "choices": len(choices),
+        "prompt_tokens": sum(len(choice.spec.prompt_token_ids) for choice in choices[::n]),
+        "cached_tokens": sum(usage.cached_tokens for usage in usages[::n] if usage is not None),
+        "completion_tokens": sum(choice.generated for choice in choices),
         "sentences": sentences or None,
-        "failovers": sum(item.failovers for item in running.generations) or None,
-        "queue_ms": longest([usage.queued_s for usage in usages if usage.queued_s is not None]),
+        "failovers": sum(choice.failovers for choice in choices) or None,
+        "queue_ms": longest(
+            [usage.queued_s for usage in usages if usage is not None and usage.queued_s is not None]
+        ),
         "ttft_ms": None if first is None else milliseconds(first - record.started),
     }
     if error is not None:

@@ -1,4 +1,4 @@
-"""One sequence whose answer is routed again at each sentence's end (DLP-LoRA, option of a router).
+"""Routes a sequence again at each sentence's end (DLP-LoRA, option of a router).
 
 The text is cut into sentences as it comes. At the beginning of a new one the router is asked for
 its decision; where that is another mixture the replica is told, and decodes on with what it has
@@ -24,8 +24,8 @@ from cluster.domain.ids import AdapterDigest
 from cluster.domain.request import GenerationChunk
 from cluster.errors import BraidError
 from deployments.link.link_messages import SpanStart
+from router_service.request_decision import RequestDecision
 from router_service.routers.sentences import SentenceConfig, SentenceSplitter
-from router_service.service import Decided
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ Send = Callable[[bytes, int], None]
 
 
 class SentenceState(StrEnum):
-    """What became of a sentence's decision."""
+    """Says what became of a sentence's decision."""
 
     APPLIED = "applied"
     UNCHANGED = "unchanged"  # the mixture was in use already
@@ -48,36 +48,36 @@ class SentenceState(StrEnum):
 
 @dataclass(slots=True)
 class SentenceDecision:
-    """One sentence of an answer, and what was decided at its beginning."""
+    """Holds one sentence of an answer, and what was decided at its beginning."""
 
     seen: int  # tokens of the completion when it had begun
-    decided: Decided | None = None
+    decided: RequestDecision | None = None
     state: SentenceState = SentenceState.UNREACHED
     start: int | None = None  # where applied: tokens of the completion computed before
     reason: str = ""  # where it failed
 
 
 class SentenceRerouting:
-    """The re-routes of one sequence, on the event loop.
+    """Re-routes one sequence, on the event loop.
 
     Args:
         first: the prompt's decision.
-        spans: how sentences are told apart.
+        sentences: how sentences are told apart.
         decide: the decision for what follows a text, which ends in a sentence's beginning.
         keep_delay: notes with a decision how many tokens after that it was applied.
     """
 
     def __init__(
         self,
-        first: Decided,
-        spans: SentenceConfig,
-        decide: Callable[[str], Awaitable[Decided]],
-        keep_delay: Callable[[Decided, int], None],
+        first: RequestDecision,
+        sentences: SentenceConfig,
+        decide: Callable[[str], Awaitable[RequestDecision]],
+        keep_delay: Callable[[RequestDecision, int], None],
     ) -> None:
         self.sentences = [SentenceDecision(0, first, SentenceState.APPLIED, 0)]
         self._decide = decide
         self._keep_delay = keep_delay
-        self._splitter = SentenceSplitter(spans)
+        self._splitter = SentenceSplitter(sentences)
         self._text: list[str] = []
         self._mixture = first.decision.mixture
         self._newest: SentenceDecision | None = None  # to be decided
@@ -88,12 +88,12 @@ class SentenceRerouting:
 
     @property
     def applied(self) -> list[SentenceDecision]:
-        """What tokens were computed with, in order; the prompt's decision first."""
+        """Return what tokens were computed with, in order; the prompt's decision first."""
         return [one for one in self.sentences if one.start is not None]
 
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:
-        """Adapters that the tokens so far were computed with, each once."""
+        """Return the adapters that the tokens so far were computed with, each once."""
         return tuple(
             dict.fromkeys(
                 digest
@@ -103,16 +103,16 @@ class SentenceRerouting:
             )
         )
 
-    def begun(self) -> tuple[SpanStart, ...]:
-        """What another replica must know to go on with the tokens so far."""
+    def started_segments(self) -> tuple[SpanStart, ...]:
+        """Return what another replica must know to go on with the tokens so far."""
         return tuple(
             SpanStart(one.start, one.decided.encoded)
             for one in self.applied[1:]
             if one.start is not None and one.decided is not None
         )
 
-    def shares(self, tokens: int) -> list[tuple[int, tuple[WeightedAdapter, ...]]]:
-        """How many of the completion's ``tokens`` each mixture has made."""
+    def mixture_shares(self, tokens: int) -> list[tuple[int, tuple[WeightedAdapter, ...]]]:
+        """Return how many of the completion's ``tokens`` each mixture has made."""
         starts = [one.start or 0 for one in self.applied]
         ends = [*starts[1:], tokens]
         return [
@@ -121,15 +121,15 @@ class SentenceRerouting:
         ]
 
     def attach(self, send: Send) -> None:
-        """The sequence was submitted to a replica, after what `begun` says."""
+        """Send to the replica that the sequence was submitted to, with `started_segments`."""
         self._send = send
         self._tell()
 
     def detach(self) -> None:
-        """It has left that replica."""
+        """Send nothing more: the sequence has left its replica."""
         self._send = None
 
-    def hear(self, chunk: GenerationChunk) -> None:
+    def hear_chunk(self, chunk: GenerationChunk) -> None:
         """Take what a chunk says about the re-route that the replica was asked for."""
         asked = self._asked
         if asked is None or asked.decided is None:
@@ -145,7 +145,7 @@ class SentenceRerouting:
         self._asked = None
         self._proceed()
 
-    def feed(self, text: str, tokens: int) -> None:
+    def feed_text(self, text: str, tokens: int) -> None:
         """Take more of the answer, which has ``tokens`` tokens now."""
         if not text:
             return
@@ -156,7 +156,7 @@ class SentenceRerouting:
             self._proceed()
 
     def stop(self) -> None:
-        """The answer is over."""
+        """Stop deciding: the answer is over."""
         self._newest = None
         if self._task is not None:
             self._task.cancel()

@@ -1,18 +1,18 @@
-"""What a request has used when it ends, however it ends."""
+"""Counts what a request has used when it ends, however it ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.request import Usage
-from deployments.front.requests.generation import Generation
+from deployments.front.requests.choice import Choice
 
 Part = tuple[Usage, tuple[WeightedAdapter, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Tokens that were computed; a prompt with several answers is counted once."""
+    """Counts computed tokens; a prompt with several answers is counted once."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -20,32 +20,30 @@ class Spent:
 
     @property
     def tokens(self) -> int:
-        """All of them."""
+        """Return all of them."""
         return self.prompt_tokens + self.completion_tokens
 
 
-def spent_on(generations: Sequence[Generation], prompts: int) -> Spent:
-    """What the sequences of one request have used.
+def spent_on(choices: Sequence[Choice], prompts: int) -> Spent:
+    """Count what the choices of one request have used.
 
     Args:
-        generations: in order of prompt, then of answer.
-        prompts: number of prompts. One whose sequences have all computed nothing costs nothing.
+        choices: in order of prompt, then of choice.
+        prompts: number of prompts. One whose choices have all computed nothing costs nothing.
     """
-    per_prompt = max(1, len(generations) // prompts)
-    groups = [
-        generations[first : first + per_prompt] for first in range(0, len(generations), per_prompt)
-    ]
+    per_prompt = max(1, len(choices) // prompts)
+    groups = [choices[first : first + per_prompt] for first in range(0, len(choices), per_prompt)]
     prompt_tokens = sum(
         len(group[0].spec.prompt_token_ids)
         for group in groups
-        if any(generation.ran for generation in group)
+        if any(choice.has_run for choice in group)
     )
-    first = generations[0].spec.decided.decision.mixture
+    first = choices[0].spec.decided.decision.mixture
     parts: list[Part] = [(Usage(prompt_tokens, 0), first)]
-    for generation in generations:
-        shares = [(generation.generated, first)]
-        if generation.rerouting is not None:
-            shares = generation.rerouting.shares(generation.generated)
+    for choice in choices:
+        shares = [(choice.generated, first)]
+        if choice.rerouting is not None:
+            shares = choice.rerouting.mixture_shares(choice.generated)
         parts += [(Usage(0, count), mixture) for count, mixture in shares]
-    completion = sum(generation.generated for generation in generations)
+    completion = sum(choice.generated for choice in choices)
     return Spent(prompt_tokens, completion, tuple(parts))

@@ -1,28 +1,37 @@
-"""Figures that other objects keep, read at each scrape."""
+"""Exposes figures that other objects keep, read at each scrape."""
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cluster.domain.replica import ReplicaSnapshot
 from cluster.tenancy.metering import Meter
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.telemetry.metrics import replica_metrics
 from router_service.service import RoutingService
 
 
-class ReplicaCollector(Collector):
-    """What the replicas say of themselves."""
+class Snapshots(Protocol):
+    """Knows the replicas."""
 
-    def __init__(self, replicas: ReplicaSet) -> None:
+    def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
+        """Return the latest snapshot of each replica."""
+        ...
+
+
+class ReplicaCollector(Collector):
+    """Exposes what the replicas say of themselves."""
+
+    def __init__(self, replicas: Snapshots) -> None:
         self._replicas = replicas
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing before the first scrape: the names depend on what replicas report."""
+        """Announce nothing before the first scrape: the names depend on what replicas report."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """At a scrape."""
+        """Read the figures."""
         snapshots = self._replicas.snapshots()
         count = GaugeMetricFamily("braid_replicas", "Replicas this front can reach.")
         count.add_metric([], len(snapshots))
@@ -31,17 +40,17 @@ class ReplicaCollector(Collector):
 
 
 class RoutingCollector(Collector):
-    """What the routing service and its store count."""
+    """Exposes what the routing service and its store count."""
 
     def __init__(self, routing: RoutingService) -> None:
         self._routing = routing
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing before the first scrape."""
+        """Announce nothing before the first scrape."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """At a scrape."""
+        """Read the figures."""
         computations = CounterMetricFamily(
             "braid_router_computations", "Times a router ran, by router.", labels=["router"]
         )
@@ -63,17 +72,17 @@ class RoutingCollector(Collector):
 
 
 class MeterCollector(Collector):
-    """Tokens by tenant, and credited to adapters by weight."""
+    """Exposes tokens by tenant, and credited to adapters by weight."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing before the first scrape."""
+        """Announce nothing before the first scrape."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """At a scrape."""
+        """Read the figures."""
         snapshot = self._meter.snapshot()
         tenants = CounterMetricFamily(
             "braid_tokens", "Tokens by tenant.", labels=["tenant", "direction"]

@@ -1,4 +1,4 @@
-"""Every metric of the front, and the exposition of the replicas' own counters."""
+"""Defines the front's metrics, and exposes the replicas' own counters."""
 
 from collections.abc import Iterable, Iterator
 
@@ -19,7 +19,7 @@ HITS = "adapter_hits_"
 
 
 class FrontMetrics:
-    """One front process's metrics, in a registry of their own."""
+    """Holds one front process's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -85,12 +85,12 @@ class FrontMetrics:
         self.registry.register(collector)
 
     def exposition(self) -> bytes:
-        """The text that ``GET /metrics`` returns."""
+        """Return the text of ``GET /metrics``."""
         return generate_latest(self.registry)
 
 
 def replica_metrics(snapshots: Iterable[ReplicaSnapshot]) -> Iterator[Metric]:
-    """The replicas' last words about themselves, as metrics labelled by replica."""
+    """Return the replicas' snapshots as metrics labelled by replica."""
     gauges = {
         "running": GaugeMetricFamily(
             "braid_replica_running_sequences", "Sequences in the batch.", labels=["replica"]

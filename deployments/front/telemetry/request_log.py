@@ -1,4 +1,4 @@
-"""The log's line of each request: collected while it is served, written once when it ends.
+"""Collects the log's line of each request while it is served, and writes it once at its end.
 
 A line has names, counts and times, never text: no prompt, no answer, no key, and of a refused
 field only its name.
@@ -15,7 +15,7 @@ import structlog
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.request import Outcome
 from cluster.errors import BraidError
-from router_service.service import Decided
+from router_service.request_decision import RequestDecision
 
 log = structlog.get_logger(__name__)
 
@@ -32,7 +32,7 @@ UNNAMED = "(not a name)"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What the line of one request will say. Belongs to the request's task and its children."""
+    """Holds what one request's line will say. Belongs to the request's task and its children."""
 
     id: str = ""
     method: str = ""
@@ -55,7 +55,7 @@ class RequestRecord:
         self.endpoint, self.stream = endpoint, bool(stream)
         self.model = model if MODEL.fullmatch(model) else UNNAMED
 
-    def decided(self, decided: Decided, seconds: float) -> None:
+    def decided(self, decided: RequestDecision, seconds: float) -> None:
         """Note the decision, and the time that it took."""
         decision = decided.decision
         self.route_s += seconds
@@ -83,7 +83,7 @@ class RequestRecord:
         self.code = self.code or code
 
     def line(self, now: float) -> dict[str, Any]:
-        """The line's members; those that do not apply are left out.
+        """Return the line's members; those that do not apply are left out.
 
         Args:
             now: monotonic, seconds.
@@ -123,12 +123,12 @@ def begin_record(record: RequestRecord) -> None:
 
 
 def current_record() -> RequestRecord:
-    """The record of the request that is being served; where there is none, one for nobody."""
+    """Return the record of the request being served; without one, one that is never written."""
     return _current.get() or RequestRecord(written=True)
 
 
 def outcome_of_status(status: int | None) -> Outcome:
-    """How a request ended of which only the status of its answer is known; None is no answer."""
+    """Return the outcome of a request by the status of its answer; None is no answer."""
     match status:
         case None | 499:
             return Outcome.CANCELLED
@@ -146,7 +146,7 @@ def outcome_of_status(status: int | None) -> Outcome:
 
 
 def mixture_terms(mixture: Iterable[WeightedAdapter]) -> list[dict[str, Any]]:
-    """Name, start of the digest and weight of each adapter, at most ``MIXTURE_TERMS``."""
+    """Word name, start of the digest and weight of each adapter, at most ``MIXTURE_TERMS``."""
     return [
         {
             "adapter": term.key.alias,
@@ -158,10 +158,10 @@ def mixture_terms(mixture: Iterable[WeightedAdapter]) -> list[dict[str, Any]]:
 
 
 def milliseconds(seconds: float) -> float:
-    """Rounded to a tenth."""
+    """Return milliseconds, rounded to a tenth."""
     return round(seconds * 1000, 1)
 
 
 def longest(seconds: Sequence[float]) -> float | None:
-    """The longest of some times in milliseconds; None where there are none."""
+    """Return the longest of some times in milliseconds, or None if there are none."""
     return milliseconds(max(seconds)) if seconds else None

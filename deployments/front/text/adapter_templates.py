@@ -1,4 +1,4 @@
-"""Adapters' own chat templates: which one a request's messages are written with.
+"""Chooses the chat template that a request's messages are written with.
 
 The template of an adapter is used where a request's ``model`` names that adapter alone. Mixtures,
 routers and the base have the base's.
@@ -19,8 +19,8 @@ from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterLoadFailed, ModelNotFound
 from deployments.directory import TenantAdapters
 from deployments.live_adapters import LiveAdapters
-from router_service.service import Decided
-from router_service.wish import AdapterWish, RoutingWish
+from router_service.request_decision import RequestDecision
+from router_service.routing_request import AdapterRequest, RoutingRequest
 
 MAX_KEPT = 64
 """Templates in memory, of 256 KiB at most."""
@@ -28,14 +28,14 @@ MAX_KEPT = 64
 
 @dataclass(frozen=True, slots=True)
 class ChosenTemplate:
-    """What a conversation is written with."""
+    """Says what a conversation is written with."""
 
     alone: bool = False  # an adapter alone is asked
     digest: AdapterDigest | None = None  # of that adapter; None: not known here yet
     text: str | None = None  # its own template; None: the base's
 
-    def is_for(self, decided: Decided) -> bool:
-        """Whether the decision is about the adapter that the template was chosen for."""
+    def is_for(self, decided: RequestDecision) -> bool:
+        """Return whether the decision is for the adapter that the template was chosen for."""
         return not self.alone or self.digest == adapter_of(decided)
 
 
@@ -52,22 +52,22 @@ class AdapterTemplates:
         self._directory = directory
         self._kept: OrderedDict[str, str] = OrderedDict()  # template's sha256 -> template
 
-    async def choose(self, tenant: TenantId, wish: RoutingWish) -> ChosenTemplate:
-        """The template for a wish, as the adapter's name is known now.
+    async def choose(self, tenant: TenantId, request: RoutingRequest) -> ChosenTemplate:
+        """Choose the template for a request, as the adapter's alias is known now.
 
         Raises:
             AdapterLoadFailed: the adapter's files are not what was registered.
         """
-        if not isinstance(wish, AdapterWish):
+        if not isinstance(request, AdapterRequest):
             return ChosenTemplate()
         try:
-            digest = self._directory.resolve(tenant, wish.alias).digest
+            digest = self._directory.resolve(tenant, request.alias).digest
         except ModelNotFound:  # whoever decides looks again
             return ChosenTemplate(alone=True)
         return await self.of_adapter(digest)
 
     async def of_adapter(self, digest: AdapterDigest) -> ChosenTemplate:
-        """The template of one adapter.
+        """Return the template of one adapter.
 
         Raises:
             AdapterLoadFailed: as ``choose``.
@@ -98,7 +98,7 @@ class AdapterTemplates:
         return found
 
 
-def adapter_of(decided: Decided) -> AdapterDigest | None:
-    """The one adapter of a decision; None where there is another number of them."""
+def adapter_of(decided: RequestDecision) -> AdapterDigest | None:
+    """Return the one adapter of a decision, or None if there is another number of them."""
     mixture = decided.decision.mixture
     return mixture[0].key.digest if len(mixture) == 1 else None

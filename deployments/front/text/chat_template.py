@@ -1,4 +1,4 @@
-"""Conversations as token ids: the chat template, what it may read, and whose tokens count."""
+"""Turns conversations into token ids with a chat template."""
 
 import re
 import secrets
@@ -9,7 +9,6 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from cluster.errors import RequestError
-from deployments.front.openai.wire import ChatBody
 from deployments.front.text.written_tokens import WrittenTokens
 
 MAX_PROBLEM_CHARACTERS = 300
@@ -17,7 +16,7 @@ MAX_PROBLEM_CHARACTERS = 300
 
 @dataclass(frozen=True, slots=True)
 class TemplateOptions:
-    """How a conversation is rendered."""
+    """Says how a conversation is rendered."""
 
     add_generation_prompt: bool = True  # ends where the assistant is to speak
     continue_final_message: bool = False  # ends within the last message
@@ -29,26 +28,8 @@ class TemplateOptions:
 PLAIN = TemplateOptions()
 
 
-def options_of(body: ChatBody, source: str | None = None) -> TemplateOptions:
-    """Take from a body how it is rendered. A message that is continued has nothing after it.
-
-    Args:
-        body: the request.
-        source: a template that an adapter brings; None is the base's.
-    """
-    continued = bool(body.continue_final_message)
-    wanted = body.add_generation_prompt
-    return TemplateOptions(
-        add_generation_prompt=not continued if wanted is None else wanted,
-        continue_final_message=continued,
-        reasoning_effort=body.reasoning_effort,
-        variables=body.chat_template_kwargs or {},
-        source=source,
-    )
-
-
 class ChatTemplate:
-    """One chat template over a tokenizer. Safe in any thread.
+    """Applies one chat template with a tokenizer. Safe in any thread.
 
     Args:
         tokenizer: of transformers.
@@ -68,7 +49,7 @@ class ChatTemplate:
         )
 
     def encode(self, messages: Sequence[dict[str, str]], options: TemplateOptions) -> list[int]:
-        """Token ids of a conversation.
+        """Return the token ids of a conversation.
 
         Raises:
             RequestError: the template refuses the messages, or does not know what is asked of it.
@@ -113,7 +94,7 @@ class ChatTemplate:
         return text
 
     def _ids(self, text: str) -> list[int]:
-        """The batch call lets other threads run meanwhile."""
+        """Encode by the batch call, which lets other threads run meanwhile."""
         (encoding,) = self._backend.encode_batch([text], add_special_tokens=False)
         ids: list[int] = encoding.ids
         return ids

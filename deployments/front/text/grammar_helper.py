@@ -1,4 +1,4 @@
-"""The process that tries grammars out, so that none can take the front with it.
+"""Tries grammars out in a process of its own, so that none can take the front with it.
 
 Reads length-prefixed grammars from standard input and answers each in the same way: ``ok``,
 ``bad`` or ``complex``, then the reason. It runs until its input ends.

@@ -1,4 +1,4 @@
-"""Trying grammars out in a process of its own: bounded in time, memory and stack."""
+"""Tries grammars out in a process of its own, bounded in time, memory and stack."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +25,19 @@ ANSWER_S = 5.0
 START_S = 60.0
 MAX_WAITING = 64
 WAIT_S = 30.0
-CRASHED = ("complex", "it cannot be tried within the memory that a grammar may take")
-LATE = ("late", "it was not tried in time")
+
+
+class TrialVerdict(StrEnum):
+    """Says how the trial of a grammar ended."""
+
+    OK = "ok"
+    BAD = "bad"  # it does not compile
+    COMPLEX = "complex"  # it takes too much time or memory
+    LATE = "late"  # no answer in time; the machine may only be busy
+
+
+CRASHED = (TrialVerdict.COMPLEX, "it cannot be tried within the memory that a grammar may take")
+LATE = (TrialVerdict.LATE, "it was not tried in time")
 
 
 class GrammarTrial:
@@ -42,8 +54,8 @@ class GrammarTrial:
         self._helper: subprocess.Popen[bytes] | None = None
         self._fresh = True
 
-    async def ask(self, tenant: TenantId, grammar: str) -> tuple[str, str]:
-        """``ok``, ``bad``, ``complex`` or ``late``, and the reason.
+    async def ask(self, tenant: TenantId, grammar: str) -> tuple[TrialVerdict, str]:
+        """Try a grammar; returns the verdict and the reason.
 
         Raises:
             Overloaded: too many of the tenant's grammars wait, or the helper cannot be started.
@@ -64,7 +76,7 @@ class GrammarTrial:
         self._thread.submit(self._end)
         self._thread.shutdown(wait=False)
 
-    def _ask(self, grammar: bytes) -> tuple[str, str]:
+    def _ask(self, grammar: bytes) -> tuple[TrialVerdict, str]:
         try:
             helper = self._started()
         except OSError as error:
@@ -83,7 +95,7 @@ class GrammarTrial:
             log.warning("front.grammar_helper_ended", reason=repr(error))
             self._end()
             return LATE if isinstance(error, TimeoutError) else CRASHED
-        return kind, problem
+        return TrialVerdict(kind), problem
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._helper is None or self._helper.poll() is not None:
@@ -110,7 +122,7 @@ class GrammarTrial:
 
 
 def _read(pipe: IO[bytes], size: int, until: float) -> bytes:
-    """Exactly ``size`` bytes. Raises EOFError or TimeoutError."""
+    """Read exactly ``size`` bytes. Raises EOFError or TimeoutError."""
     poller = select.poll()
     poller.register(pipe, select.POLLIN)
     received = b""

@@ -1,4 +1,4 @@
-"""Text in, token ids out, and back again: prompts, incremental decoding, stop strings."""
+"""Turns text into token ids and back: prompts, incremental decoding, stop strings."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -17,7 +17,7 @@ OTHER_TEMPLATES = 64
 
 
 class TextCodec:
-    """The base model's tokenizer.
+    """Wraps the base model's tokenizer.
 
     Args:
         model_dir: folder with the tokenizer's files.
@@ -42,17 +42,17 @@ class TextCodec:
 
     @property
     def chat_template(self) -> str | None:
-        """The base's own."""
+        """Return the base's own chat template."""
         found = self._tokenizer.chat_template
         return found if isinstance(found, str) else None
 
     @property
     def knows_reasoning_effort(self) -> bool:
-        """Whether the chat template reads it."""
+        """Return whether the chat template reads ``reasoning_effort``."""
         return self._chat is not None and self._chat.knows_reasoning_effort
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a plain prompt, with whatever special tokens the model expects first.
+        """Return the ids of a plain prompt, with the special tokens that the model expects first.
 
         Special tokens in it are tokens: a plain prompt is all that its author wants the model to
         see.
@@ -62,7 +62,7 @@ class TextCodec:
     def encode_chat(
         self, messages: Sequence[dict[str, str]], options: TemplateOptions = PLAIN
     ) -> list[int]:
-        """Token ids of a conversation; safe in any thread.
+        """Return the token ids of a conversation; safe in any thread.
 
         ``options.source`` is used in place of the base's template.
 
@@ -75,20 +75,20 @@ class TextCodec:
         return chat.encode(messages, options)
 
     def _ids(self, text: str) -> list[int]:
-        """Safe in any thread, and the batch call lets other threads run meanwhile."""
+        """Encode by the batch call, which lets other threads run meanwhile; safe in any thread."""
         (encoding,) = self.backend.encode_batch([text])
         ids: list[int] = encoding.ids
         return ids
 
     def token_text(self, token_id: int, place: TokenPlace | None = None) -> str:
-        """One token as text, special tokens included; for reports of log-probabilities.
+        """Return one token as text, special tokens included; for reports of log-probabilities.
 
         What is no character, or a part of one, is U+FFFD.
         """
         return self._bytes(token_id, place).decode(errors="replace")
 
     def token_name(self, token_id: int, place: TokenPlace | None = None) -> str:
-        """As ``token_text``, but parts of characters are written as ``bytes:\\xf0\\x9f``."""
+        """Return ``token_text``, but with parts of characters written as ``bytes:\\xf0\\x9f``."""
         found = self._bytes(token_id, place)
         try:
             return found.decode()
@@ -96,13 +96,13 @@ class TextCodec:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in found)
 
     def token_bytes(self, token_id: int, place: TokenPlace | None = None) -> list[int] | None:
-        """What a token adds to the text at its place, as bytes; None where it is left out."""
+        """Return the bytes that a token adds at its place, or None if it is left out."""
         if place is not None and not place.shown:
             return None
         return list(self._bytes(token_id, place))
 
     def alternative(self, token_id: int, place: TokenPlace) -> TokenPlace:
-        """The place that another token would have had."""
+        """Return the place that another token would have had."""
         shown = not (place.skips_special and self.vocabulary.is_special(token_id))
         if shown == place.shown:
             return place
@@ -112,13 +112,13 @@ class TextCodec:
         return self.vocabulary.of(token_id, first=place is not None and place.first)
 
     def prompt_text(self, token_ids: Sequence[int]) -> str:
-        """A prompt that was given as token ids, special tokens included."""
+        """Return the text of a prompt given as token ids, special tokens included."""
         return self.backend.decode(list(token_ids), skip_special_tokens=False)
 
     def prompt_offsets(
         self, text: str, token_ids: Sequence[int], *, is_text: bool
     ) -> tuple[int, ...]:
-        """Where each token of a prompt begins in its text.
+        """Return the offset of each token of a prompt in its text.
 
         Args:
             text: as it is shown.
@@ -139,7 +139,7 @@ class TextCodec:
         skip_special_tokens: bool = True,
         include_stop: bool = False,
     ) -> "TextStream":
-        """A decoder for one sequence."""
+        """Return a decoder for one sequence."""
         return TextStream(
             self.backend,
             stop,
@@ -149,7 +149,7 @@ class TextCodec:
         )
 
     def places(self, *, skip_special_tokens: bool = True) -> TokenPlaces:
-        """Places of one sequence's tokens."""
+        """Return what locates one sequence's tokens."""
         return TokenPlaces(self.vocabulary, skip_special_tokens=skip_special_tokens)
 
 
@@ -187,7 +187,7 @@ class TextStream:
         self.stopped = False
 
     def push(self, token_ids: Sequence[int], *, ends: bool = False) -> str:
-        """Text that these tokens release. After a stop string was met: ``stopped``, and no more.
+        """Return the text that these tokens release; nothing more once ``stopped``.
 
         ``ends``: the last one ends the sequence by being a stop token.
         """
@@ -207,7 +207,7 @@ class TextStream:
         return self._release(len(self._held) - self._longest_stop_prefix())
 
     def finish(self) -> str:
-        """Text held back when the sequence ends without a stop string."""
+        """Return the text held back when the sequence ends without a stop string."""
         return "" if self.stopped else self._release(len(self._held))
 
     def _cut(self) -> bool:
@@ -224,7 +224,7 @@ class TextStream:
         return True
 
     def _longest_stop_prefix(self) -> int:
-        """Length of the longest end of the held text that begins a stop string."""
+        """Return the length of the longest end of the held text that begins a stop string."""
         longest = 0
         for text in self._stop:
             for size in range(min(len(text) - 1, len(self._held)), longest, -1):

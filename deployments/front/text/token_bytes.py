@@ -1,4 +1,4 @@
-"""The bytes that each token of a vocabulary stands for, and where they are in a text."""
+"""Finds the bytes that each token of a vocabulary stands for, and their places in a text."""
 
 import codecs
 import json
@@ -35,11 +35,11 @@ class TokenBytes:
         self._pieces: dict[int, bytes] = {}  # those that were asked for; at most the vocabulary
 
     def is_special(self, token_id: int) -> bool:
-        """Whether texts usually leave the token out."""
+        """Return whether texts usually leave the token out."""
         return token_id in self._special
 
     def of(self, token_id: int, *, first: bool = False) -> bytes:
-        """The token's bytes; ``first`` of a text, it loses the blank that some decoders drop."""
+        """Return the token's bytes; the first of a text loses the blank that some decoders drop."""
         found = self._added.get(token_id)
         if found is not None:
             return found
@@ -68,7 +68,7 @@ class TokenBytes:
 
 @dataclass(frozen=True, slots=True)
 class TokenPlace:
-    """Where a token is in the text of its sequence."""
+    """Locates a token in the text of its sequence."""
 
     offset: int  # characters that are complete before it
     first: bool  # nothing of the text comes before it
@@ -77,7 +77,7 @@ class TokenPlace:
 
 
 class TokenPlaces:
-    """Places of a sequence's tokens, one after the other.
+    """Locates a sequence's tokens, one after the other.
 
     Args:
         vocabulary: what the tokens stand for.
@@ -92,7 +92,7 @@ class TokenPlaces:
         self._first = True
 
     def add(self, token_id: int, *, shown: bool = True) -> TokenPlace:
-        """The place of the next token; ``shown``: the text may have it."""
+        """Locate the next token; ``shown``: the text may have it."""
         offset, first = self._characters, self._first
         shown = shown and not (self._skip and self._vocabulary.is_special(token_id))
         if shown:
@@ -102,7 +102,7 @@ class TokenPlaces:
         return TokenPlace(offset, first, shown, self._skip)
 
     def add_all(self, token_ids: Sequence[int], *, last_is_hidden: bool) -> tuple[TokenPlace, ...]:
-        """The places of the next tokens; ``last_is_hidden``: the last one ends the sequence."""
+        """Locate the next tokens; ``last_is_hidden``: the last one ends the sequence."""
         last = len(token_ids) - 1 if last_is_hidden else -1
         return tuple(
             self.add(token_id, shown=number != last) for number, token_id in enumerate(token_ids)
@@ -110,7 +110,7 @@ class TokenPlaces:
 
 
 def offsets_in(text: str, spans: list[tuple[int, int]]) -> tuple[int, ...]:
-    """Where tokens begin in the text that they were made from.
+    """Return the offsets at which tokens begin in the text that they were made from.
 
     Args:
         text: the text.
@@ -128,7 +128,7 @@ def offsets_in(text: str, spans: list[tuple[int, int]]) -> tuple[int, ...]:
 
 
 def _decoder_steps(backend: Tokenizer) -> dict[str, dict[str, Any]]:
-    """The steps of the tokenizer's decoder by their type; the first of each."""
+    """Return the steps of the tokenizer's decoder by their type; the first of each."""
     if backend.decoder is None:
         return {}
     described = json.loads(backend.decoder.__getstate__())
@@ -137,7 +137,7 @@ def _decoder_steps(backend: Tokenizer) -> dict[str, dict[str, Any]]:
 
 
 def _space_of(steps: dict[str, dict[str, Any]]) -> str | None:
-    """The character that stands for a blank in pieces of text; None where none does."""
+    """Return the character that stands for a blank in pieces of text, or None."""
     if "Metaspace" in steps:
         return str(steps["Metaspace"]["replacement"])
     replaced = steps.get("Replace")
@@ -148,7 +148,7 @@ def _space_of(steps: dict[str, dict[str, Any]]) -> str | None:
 
 
 def _bytes_of_characters() -> dict[str, bytes]:
-    """The byte behind each character of byte-level pieces.
+    """Return the byte behind each character of byte-level pieces.
 
     Bytes that print stand for themselves, the others for characters from U+0100 on, in order.
     """

@@ -1,4 +1,4 @@
-"""Special tokens that somebody wrote into a message: they are text, not turns.
+"""Keeps special tokens that are written into messages from being anything but text.
 
 A chat template writes special tokens around the messages, and the tokenizer cannot tell them from
 the same characters within a message. Here a mark, a character that occurs nowhere else, is put into
@@ -27,7 +27,7 @@ USER = "user"
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A conversation with marks."""
+    """Holds a conversation with marks."""
 
     messages: list[dict[str, str]]
     variables: dict[str, Any]
@@ -81,7 +81,7 @@ class WrittenTokens:
     def marked(
         self, messages: Sequence[Mapping[str, str]], variables: Mapping[str, Any]
     ) -> Marked | None:
-        """The conversation with marks; None where there is nothing to mark.
+        """Mark a conversation; returns None if there is nothing to mark.
 
         Raises:
             RequestError: no character is left for a mark.
@@ -107,7 +107,7 @@ class WrittenTokens:
         )
 
     def encode(self, rendered: str, mark: str) -> list[int]:
-        """Token ids of what a template made of a marked conversation.
+        """Return the token ids of what a template made of a marked conversation.
 
         Raises:
             RequestError: this tokenizer cannot write such a token as text.
@@ -178,7 +178,7 @@ class _Finder:
         self._longest = len(longest_first[0]) if longest_first else 0
 
     def places(self, text: str) -> list[int]:
-        """Where marks go: within each token, and at an edge that a token may cross."""
+        """Return where marks go: within each token, and at an edge that a token may cross."""
         found = {start + min(1, len(content) - 1) for start, content in self._matches(text)}
         inner = text.strip()
         if not inner:
@@ -193,7 +193,7 @@ class _Finder:
         return sorted(found)
 
     def divide(self, text: str, marks: list[int]) -> tuple[list[tuple[int, str]], list[str]]:
-        """(start, token) of those without a mark, in order and apart; and those with one."""
+        """Return (start, token) of those without a mark, in order and apart; and those with one."""
         own: list[tuple[int, str]] = []
         others: list[str] = []
         position = 0
@@ -234,7 +234,7 @@ def _insert(text: str, places: list[int], mark: str) -> str:
 
 
 def _strings(value: Any) -> Iterable[str]:
-    """All texts within a JSON value; names of members are not among them."""
+    """Return all texts within a JSON value; names of members are not among them."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

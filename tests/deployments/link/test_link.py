@@ -9,7 +9,13 @@ import pytest
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams, Usage
+from cluster.domain.request import (
+    FinishReason,
+    GenerationChunk,
+    GenerationRequest,
+    SamplingParams,
+    Usage,
+)
 from cluster.errors import ReplicaLost
 from deployments.link.link_client import ReplicaLink
 from deployments.link.link_messages import Reroute, SpanStart, Submit
@@ -93,11 +99,17 @@ class Front:
         )
         self.link.start()
 
+    def submit(self, message: Submit) -> asyncio.Queue[GenerationChunk | None]:
+        chunks: asyncio.Queue[GenerationChunk | None] = asyncio.Queue()
+        self.link.submit(message, chunks)
+        return chunks
+
 
 def submission(name: str) -> Submit:
-    return Submit(
-        RequestId(name), TenantId("acme"), (1, 2, 3), SamplingParams(max_tokens=4), b"signed"
+    request = GenerationRequest(
+        RequestId(name), TenantId("acme"), (1, 2, 3), SamplingParams(max_tokens=4)
     )
+    return Submit(request, b"signed")
 
 
 def chunk(name: str, *tokens: int, last: bool = False) -> GenerationChunk:
@@ -124,7 +136,7 @@ Served = tuple[ScriptedReplica, LinkServer, int]
 async def test_chunks_reach_the_front_that_asked(served: Served) -> None:
     replica, server, port = served
     one, two = Front(port), Front(port)
-    a, b = one.link.submit(submission("a")), two.link.submit(submission("b"))
+    a, b = one.submit(submission("a")), two.submit(submission("b"))
     while len(replica.submitted) < 2:
         await replica.next()
     assert {message.request_id for message in replica.submitted} == {"a", "b"}
@@ -156,7 +168,7 @@ async def test_a_snapshot_comes_first_and_again_on_change(served: Served) -> Non
 async def test_cancel_crosses_and_ends_the_queue(served: Served) -> None:
     replica, _, port = served
     front = Front(port)
-    queue = front.link.submit(submission("a"))
+    queue = front.submit(submission("a"))
     front.link.cancel(RequestId("a"))
     front.link.cancel(RequestId("unknown"))
     while not replica.cancelled:
@@ -171,7 +183,7 @@ async def test_a_re_route_crosses_for_a_request_that_runs(served: Served) -> Non
     front = Front(port)
     spans = (SpanStart(3, b"earlier"),)
     message = msgspec.structs.replace(submission("a"), spans=spans)
-    queue = front.link.submit(message)
+    queue = front.submit(message)
     front.link.reroute(Reroute(RequestId("unknown"), b"other", 1))
     front.link.reroute(Reroute(RequestId("a"), b"newer", 9))
     while not replica.rerouted:
@@ -191,7 +203,7 @@ async def test_a_lost_front_orphans_exactly_its_unfinished_requests(served: Serv
     replica, server, port = served
     front = Front(port)
     for name in ("a", "b"):
-        front.link.submit(submission(name))
+        front.submit(submission(name))
     while len(replica.submitted) < 2:
         await replica.next()
     server.deliver([chunk("a", 1, last=True)], 1, 0)
@@ -204,20 +216,20 @@ async def test_a_lost_front_orphans_exactly_its_unfinished_requests(served: Serv
 async def test_a_lost_replica_ends_every_queue_once(served: Served) -> None:
     replica, server, port = served
     front = Front(port)
-    queue = front.link.submit(submission("a"))
+    queue = front.submit(submission("a"))
     await replica.next()
     await server.stop(0)
     assert await asyncio.wait_for(queue.get(), WAIT_S) is None
     await asyncio.wait_for(front.lost.wait(), WAIT_S)
     assert not front.link.open
     with pytest.raises(ReplicaLost):
-        front.link.submit(submission("b"))
+        front.submit(submission("b"))
 
 
 async def test_a_stranger_is_refused(served: Served) -> None:
     replica, _, port = served
     front = Front(port, key=b"another cluster's key")
-    queue = front.link.submit(submission("a"))
+    queue = front.submit(submission("a"))
     await asyncio.wait_for(front.lost.wait(), WAIT_S)
     assert await queue.get() is None
     assert replica.submitted == []

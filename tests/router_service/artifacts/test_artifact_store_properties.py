@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from cluster.clock import ManualClock
 from cluster.domain.ids import DecisionId, TenantId
 from router_service.decision_store.breaker import BreakerState, CircuitBreaker
-from router_service.decision_store.decision_store import SignedDecision
+from router_service.decision_store.decision_store import StoredDecision
 from router_service.decision_store.local_cache import LocalCache
 from tests.support.decisions import decision_over
 
@@ -15,9 +15,9 @@ _tenants = st.sampled_from([TenantId("acme"), TenantId("globex")])
 _ids = st.sampled_from([DecisionId(f"dec_{n}") for n in range(5)])
 
 
-def _signed(tenant: TenantId, name: DecisionId, expires_at: float) -> SignedDecision:
+def _signed(tenant: TenantId, name: DecisionId, expires_at: float) -> StoredDecision:
     decision = decision_over(id=name, tenant=tenant, expires_at=expires_at)
-    return SignedDecision(decision, b"")
+    return StoredDecision(decision, b"")
 
 
 class LocalCacheMachine(RuleBasedStateMachine):
@@ -28,7 +28,7 @@ class LocalCacheMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.size = size
         self.cache = LocalCache(self.clock, size)
-        self.model: list[SignedDecision] = []
+        self.model: list[StoredDecision] = []
 
     @rule(tenant=_tenants, name=_ids, ttl=st.integers(1, 5))
     def put(self, tenant: TenantId, name: DecisionId, ttl: int) -> None:
@@ -55,7 +55,7 @@ class LocalCacheMachine(RuleBasedStateMachine):
         self.cache.check_integrity()
         assert len(self.cache) == len(self.model)
 
-    def _drop(self, tenant: TenantId, name: DecisionId) -> SignedDecision | None:
+    def _drop(self, tenant: TenantId, name: DecisionId) -> StoredDecision | None:
         for signed in self.model:
             if (signed.decision.tenant, signed.decision.id) == (tenant, name):
                 self.model.remove(signed)

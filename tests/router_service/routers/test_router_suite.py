@@ -48,8 +48,8 @@ from router_service.routers.base import Axis, Need, PromptRouter, Resolution, Ro
 from router_service.routers.features import FeatureConfig
 from router_service.routers.kind import RouterContext
 from router_service.routers.static import save_static
+from router_service.routing_request import RouterRequest
 from router_service.service import RoutingService
-from router_service.wish import RouterWish
 
 ALIASES = ("cron", "json", "sql")
 BASE_DIGEST, BASE_LAYERS, BASE_WIDTH = "base-digest", 2, 8
@@ -345,7 +345,7 @@ def test_a_fan_out_that_is_not_served_is_refused_or_kept_to(row: Row, tmp_path: 
     assert all(len(answer.weights) <= 1 for answer in _answers(router))
 
 
-def test_other_versions_of_its_adapters_are_refused_or_make_another_router(
+def test_other_versions_of_its_adapters_are_refused_or_another_version(
     row: Row, tmp_path: Path
 ) -> None:
     config, context = row(tmp_path, 1)
@@ -420,8 +420,8 @@ async def test_a_decision_goes_through_the_store_as_it_was_taken(
     router = _build(row(tmp_path, 1))
     service = _service(router, codec, clock, config, directory)
     for text in set(TEXTS):
-        first = await service.decide(TenantId("acme"), RouterWish("r"), text)
-        again = await service.decide(TenantId("acme"), RouterWish("r"), text)
+        first = await service.decide(TenantId("acme"), RouterRequest("r"), text)
+        again = await service.decide(TenantId("acme"), RouterRequest("r"), text)
         assert (first.source, again.source) == (DecisionSource.COMPUTED, DecisionSource.STORED)
         assert first.encoded == again.encoded
         decision = codec.decode_signed(first.encoded)
@@ -436,7 +436,7 @@ async def test_a_tenant_without_its_adapters_is_answered_by_what_it_has(
 ) -> None:
     """globex has sql alone."""
     service = _service(_build(row(tmp_path, 1)), codec, clock, config, directory)
-    decided = await service.decide(TenantId("globex"), RouterWish("r"), "any")
+    decided = await service.decide(TenantId("globex"), RouterRequest("r"), "any")
     assert {term.key.alias for term in decided.decision.mixture} <= {"sql"}
     assert decided.source in (DecisionSource.COMPUTED, DecisionSource.FALLBACK)
 
@@ -448,7 +448,7 @@ async def test_routers_of_two_versions_share_no_kv_beyond_a_static_mixture(
     for seed in (1, 2):
         router = _build(row(tmp_path / str(seed), seed))
         service = _service(router, codec, clock, config, directory)
-        decided = await service.decide(TenantId("acme"), RouterWish("r"), "any")
+        decided = await service.decide(TenantId("acme"), RouterRequest("r"), "any")
         namespaces[seed] = decided.decision
     one, two = (kv_namespace("base", d, isolate_tenant=True) for d in namespaces.values())
     same_mixture = namespaces[1].mixture == namespaces[2].mixture

@@ -11,15 +11,15 @@ from cluster.errors import (
     RouterOutdated,
 )
 from router_service.routers.base import RoutedMixture, RouterFailed
+from router_service.routing_request import RouterRequest
 from router_service.service import RoutingService
-from router_service.wish import RouterWish
 from tests.support.word_routers import WordRouter, weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
-AUTO = RouterWish()
+AUTO = RouterRequest()
 
 
-async def test_a_new_router_or_adapter_version_is_not_answered_by_an_old_decision(
+async def test_a_new_router_version_or_version_is_not_answered_by_an_old_decision(
     service: RoutingService, router: WordRouter, directory: Any, adapter_key: Any
 ) -> None:
     await service.decide(ACME, AUTO, "sql")
@@ -47,7 +47,7 @@ async def test_a_router_bound_to_a_version_knows_no_other(
     assert weights_of(await bound.decide(ACME, AUTO, "sql and cron")) == {"sql": 1.0}
     directory.keys[ACME]["sql"] = adapter_key("sql", content="retrained")
     assert weights_of(await bound.decide(ACME, AUTO, "sql and cron")) == {}
-    other = await bound.decide(ACME, RouterWish("second"), "sql and cron")
+    other = await bound.decide(ACME, RouterRequest("second"), "sql and cron")
     assert weights_of(other) == {"sql": 0.5, "cron": 0.5}
 
 
@@ -98,8 +98,8 @@ async def test_routers_come_and_go(make_service: Any, flaky_store: Any) -> None:
     service = make_service(flaky_store)
     service.use({"new": WordRouter("new")}, {}, {"old": "its adapters have gone"})
     assert service.router_names == ("new",)
-    assert (await service.decide(ACME, RouterWish("new"), "sql")).decision.router == "new"
+    assert (await service.decide(ACME, RouterRequest("new"), "sql")).decision.router == "new"
     with pytest.raises(RouterOutdated, match="its adapters have gone"):
-        await service.decide(ACME, RouterWish("old"), "sql")
+        await service.decide(ACME, RouterRequest("old"), "sql")
     with pytest.raises(ModelNotFound, match="there are: new"):
-        await service.decide(ACME, RouterWish("words"), "sql")
+        await service.decide(ACME, RouterRequest("words"), "sql")

@@ -11,16 +11,17 @@ from cluster.errors import (
     DecisionNotFound,
     ModelNotFound,
 )
+from router_service.request_decision import StoreState
 from router_service.routers.sentences import SentenceConfig
-from router_service.service import RoutingService, StoreState
-from router_service.wish import AdapterWish, BaseWish, RouterWish
+from router_service.routing_request import AdapterRequest, BaseModelRequest, RouterRequest
+from router_service.service import RoutingService
 from tests.support.word_routers import weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
-AUTO = RouterWish()
+AUTO = RouterRequest()
 
 
-SENTENCES = RouterWish("sentences")
+SENTENCES = RouterRequest("sentences")
 
 
 async def test_a_sentence_is_decided_once_for_all_who_read_the_same(
@@ -74,17 +75,17 @@ async def test_a_sentence_that_cannot_be_routed_is_told_as_a_fallback(
 
 async def test_only_a_router_for_sentences_is_asked_for_one(service: RoutingService) -> None:
     assert service.sentences(SENTENCES) == SentenceConfig(min_characters=3)
-    for wish in (AUTO, BaseWish(), AdapterWish("sql"), RouterWish("whole")):
-        assert service.sentences(wish) is None
+    for request in (AUTO, BaseModelRequest(), AdapterRequest("sql"), RouterRequest("whole")):
+        assert service.sentences(request) is None
     for name in ("words", "gone"):
         with pytest.raises(ModelNotFound):
-            await service.decide_sentence(ACME, RouterWish(name), "sql", "First. Th")
+            await service.decide_sentence(ACME, RouterRequest(name), "sql", "First. Th")
 
 
 async def test_a_sentence_shares_kv_with_whoever_has_its_mixture(service: RoutingService) -> None:
     routed = await service.decide(ACME, AUTO, "sql")
     sentence = await service.decide_sentence(ACME, SENTENCES, "x", "Then sql. Th")
-    explicit = await service.decide(ACME, AdapterWish("sql"), "")
+    explicit = await service.decide(ACME, AdapterRequest("sql"), "")
     names = {
         kv_namespace("base", decided.decision, isolate_tenant=True)
         for decided in (routed, sentence, explicit)

@@ -9,12 +9,12 @@ from cluster.domain.decision import CandidateScore, DecisionSource, Granularity
 from cluster.domain.ids import TenantId
 from router_service.routers.base import Declaration, Need, RoutedMixture, Stage
 from router_service.routers.sentences import SentenceConfig, last_full_sentences
+from router_service.routing_request import RouterRequest
 from router_service.service import RoutingService
-from router_service.wish import RouterWish
 from tests.support.word_routers import weights_of
 
 ACME = TenantId("acme")
-TALKS, SENTENCES = RouterWish("talks"), RouterWish("talks-by-sentence")
+TALKS, SENTENCES = RouterRequest("talks"), RouterRequest("talks-by-sentence")
 
 
 class Talks:
@@ -107,7 +107,7 @@ async def test_turns_that_are_not_read_make_no_other_decision(conversing: Routin
         DecisionSource.STORED
     )
     assert first.decision.mixture
-    deaf = RouterWish("deaf")
+    deaf = RouterRequest("deaf")
     alone = await conversing.decide(ACME, deaf, "and now")
     told = await conversing.decide(ACME, deaf, "and now", earlier=near)
     assert told.source is DecisionSource.STORED

@@ -6,9 +6,9 @@ from typing import Any, cast
 import pytest
 
 from cluster.domain.request import FinishReason, TokenLogprobs, Usage
-from deployments.front.openai.answers import Choice, Echo, Envelope
+from deployments.front.openai.answers import Envelope
 from deployments.front.openai.completion_answer import CompletionAnswer
-from deployments.front.requests.generation import Delta
+from deployments.front.requests.sequence_answer import Delta, Echo, SequenceAnswer
 from deployments.front.text.text_stream import TextCodec
 from deployments.front.text.token_bytes import TokenPlace
 
@@ -26,7 +26,7 @@ DELTAS = [
 @pytest.mark.parametrize("echoes", [(), ECHOES], ids=["plain", "echo"])
 def test_streamed_equals_whole(echoes: tuple[Echo, ...]) -> None:
     wording = CompletionAnswer(ENVELOPE, echoes)
-    choices = [Choice(), Choice()]
+    choices = [SequenceAnswer(), SequenceAnswer()]
     streamed: list[dict[str, Any]] = []
     for index in range(2):
         opening = wording.opening(index)
@@ -73,7 +73,7 @@ def test_an_echoed_prompt_is_scored_before_what_follows(pieces: tuple[int, ...])
     parts = [
         wording.chunk(0, item, include_usage=False, explanation={})["choices"][0] for item in deltas
     ]
-    choice = Choice()
+    choice = SequenceAnswer()
     for item in deltas:
         choice.add(item)
     again = CompletionAnswer(envelope, (Echo("a b c", (1, 2, 3), (0, 1, 3)),))

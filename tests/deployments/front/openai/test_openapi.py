@@ -10,13 +10,13 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from cluster.config import FrontConfig
+from deployments.front.app import build_http_app
 from deployments.front.front_context import FrontContext
-from deployments.front.openai.http_app import build_http_app
-from deployments.front.openai.openapi.bodies import ServerFacts
-from deployments.front.openai.openapi.document import openapi_document
-from deployments.front.openai.openapi.operations import OPERATIONS
 from deployments.front.openai.unserved import BOTH, CHAT, TABLE
 from deployments.front.openai.wire import ChatBody, CompletionBody, RouteBody
+from deployments.front.openapi.bodies import ServerFacts
+from deployments.front.openapi.document import openapi_document
+from deployments.front.openapi.operations import OPERATIONS
 
 DOCUMENT = openapi_document(
     "1", ServerFacts(FrontConfig(), ("org/base", "base", "auto"), 100, knows_reasoning_effort=True)
@@ -71,6 +71,8 @@ def test_every_schema_is_one() -> None:
 def test_every_route_is_described_and_no_other() -> None:
     context = SimpleNamespace(
         version="1",
+        started_at=0,
+        directory=None,
         door=None,
         clock=None,
         config=FrontConfig(),

@@ -8,11 +8,12 @@ from pydantic import ValidationError
 
 from cluster.config import FrontConfig
 from cluster.domain.ids import RequestId, TenantId
-from cluster.domain.request import SamplingParams
+from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.errors import RequestError
 from deployments.front.http.problem import invalid_body
-from deployments.front.openai.sampling import sampling_of
+from deployments.front.openai.prompt_requests import chat_request, completion_request
 from deployments.front.openai.wire import ChatBody, CompletionBody
+from deployments.front.requests.sampling import sampling_for
 from deployments.link.link_messages import Submit, decode_to_replica, encode
 
 VOCAB = 100
@@ -21,6 +22,13 @@ VOCAB = 100
 def body_of(**fields: Any) -> CompletionBody:
     data = {"model": "m", "prompt": "p", **fields}
     return CompletionBody.model_validate_json(orjson.dumps(data))
+
+
+def sampling_of(
+    body: ChatBody | CompletionBody, prompt: int, room: int, vocab: int, limits: FrontConfig
+) -> SamplingParams:
+    request = chat_request(body) if isinstance(body, ChatBody) else completion_request(body)
+    return sampling_for(request, prompt, room, vocab, limits)
 
 
 def sampling(**fields: Any) -> SamplingParams:
@@ -57,7 +65,7 @@ def test_each_field_arrives_and_crosses_the_link(field: str, value: Any, expecte
     params = sampling(**{field: value})
     assert getattr(params, field) == expected
     assert params.adjusts_logits == (field != "min_p")
-    message = Submit(RequestId("r"), TenantId("t"), (1,), params, b"")
+    message = Submit(GenerationRequest(RequestId("r"), TenantId("t"), (1,), params), b"")
     assert decode_to_replica(encode(message)) == message
 
 

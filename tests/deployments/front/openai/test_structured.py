@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from cluster.domain.ids import TenantId
 from cluster.errors import GrammarTooComplex, RequestError
 from deployments.front.http.problem import invalid_body
-from deployments.front.openai.structured import MAX_CHECKED, MAX_GRAMMAR_CHARS, GrammarChecker
+from deployments.front.openai.structured import grammar_request
 from deployments.front.openai.wire import ChatBody, CompletionBody
 from deployments.front.text.grammar_trial import GrammarTrial
+from deployments.front.text.grammars import MAX_CHECKED, MAX_GRAMMAR_CHARS, GrammarChecker
 from tests.support.small_cluster import make_base
 
 ACME = TenantId("acme")
@@ -74,19 +75,19 @@ def body_of(**fields: Any) -> CompletionBody:
 async def test_each_field_becomes_a_grammar(
     fields: dict[str, Any], checker: GrammarChecker
 ) -> None:
-    grammar = await checker.grammar_of(ACME, body_of(**fields))
+    grammar = await checker.compile_grammar(ACME, grammar_request(body_of(**fields)))
     assert grammar
     assert LLMatcher.validate_grammar(grammar) == ""
-    assert await checker.grammar_of(ACME, body_of(**fields)) == grammar
+    assert await checker.compile_grammar(ACME, grammar_request(body_of(**fields))) == grammar
     data = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
     chat = ChatBody.model_validate_json(orjson.dumps(data))
-    assert await checker.grammar_of(ACME, chat) == grammar
+    assert await checker.compile_grammar(ACME, grammar_request(chat)) == grammar
 
 
 async def test_free_text_has_none(checker: GrammarChecker) -> None:
-    assert await checker.grammar_of(ACME, body_of()) == ""
+    assert await checker.compile_grammar(ACME, grammar_request(body_of())) == ""
     text = body_of(response_format={"type": "text"}, guided_regex=None, ignore_eos=True)
-    assert await checker.grammar_of(ACME, text) == ""
+    assert await checker.compile_grammar(ACME, grammar_request(text)) == ""
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ async def test_what_does_not_compile_is_refused_by_name(
     fields: dict[str, Any], param: str, checker: GrammarChecker
 ) -> None:
     with pytest.raises(RequestError) as caught:
-        await checker.grammar_of(ACME, body_of(**fields))
+        await checker.compile_grammar(ACME, grammar_request(body_of(**fields)))
     assert caught.value.param == param
     assert param in caught.value.message
 
@@ -146,7 +147,9 @@ def test_wrong_fields_are_named(fields: dict[str, Any], param: str) -> None:
 
 async def test_what_was_checked_is_bounded(checker: GrammarChecker) -> None:
     for number in range(MAX_CHECKED + 5):
-        await checker.grammar_of(ACME, body_of(guided_regex=f"a{{{number + 1}}}"))
+        await checker.compile_grammar(
+            ACME, grammar_request(body_of(guided_regex=f"a{{{number + 1}}}"))
+        )
     assert len(checker._checked) == MAX_CHECKED
 
 
@@ -170,22 +173,24 @@ async def test_what_grows_without_bound_is_refused_by_name(
 ) -> None:
     for _ in range(2):  # the second time from memory
         with pytest.raises(GrammarTooComplex) as caught:
-            await checker.grammar_of(ACME, body_of(**{field: text}))
+            await checker.compile_grammar(ACME, grammar_request(body_of(**{field: text})))
         assert caught.value.param == field
         assert caught.value.status == 400
         assert len(caught.value.message) < 1000
-    assert await checker.grammar_of(ACME, body_of(guided_regex="[a-z]+"))
+    assert await checker.compile_grammar(ACME, grammar_request(body_of(guided_regex="[a-z]+")))
 
 
 async def test_tenants_take_turns_at_being_tried(checker: GrammarChecker) -> None:
     bombs = [
         asyncio.create_task(
-            checker.grammar_of(ACME, body_of(guided_regex=f"((a{{1,{n}}}){{9}}){{9}}"))
+            checker.compile_grammar(
+                ACME, grammar_request(body_of(guided_regex=f"((a{{1,{n}}}){{9}}){{9}}"))
+            )
         )
         for n in range(200, 216)
     ]
     await asyncio.sleep(0)
-    await checker.grammar_of(TenantId("other"), body_of(guided_regex="ab"))
+    await checker.compile_grammar(TenantId("other"), grammar_request(body_of(guided_regex="ab")))
     assert sum(task.done() for task in bombs) <= 2
     await asyncio.gather(*bombs, return_exceptions=True)
 
@@ -194,7 +199,7 @@ async def test_tenants_take_turns_at_being_tried(checker: GrammarChecker) -> Non
 async def test_a_choice_is_one_of_the_texts_and_nothing_else(
     choices: list[str], checker: GrammarChecker
 ) -> None:
-    grammar = await checker.grammar_of(ACME, body_of(guided_choice=choices))
+    grammar = await checker.compile_grammar(ACME, grammar_request(body_of(guided_choice=choices)))
     tokens = [*(bytes([byte]) for byte in range(255)), b"\xff\xff<end>"]
     vocabulary = LLTokenizer(TokenizerWrapper(ByteTokens(tokens)))
     for text in [*choices, "a|b", "x", "日", "abc"]:

@@ -11,7 +11,7 @@ import pytest
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk
 from deployments.front.text.text_stream import TextCodec
-from deployments.link.link_client import ReplicaLink
+from deployments.link.link_client import ChunkSink, ReplicaLink
 from deployments.link.link_messages import Submit
 from tests.support.front_server import FrontServer, front_server, request
 from tests.support.scripted_link import ScriptedLink
@@ -21,13 +21,13 @@ ASKED = '{"model": "base", "prompt": "a", "stream": true, "max_tokens": 9}'
 
 
 class OpenLink(ScriptedLink):
-    """Keeps the queue of the last submission, so that more can come."""
+    """Keeps the sink of the last submission, so that more can come."""
 
     open = True
 
-    def submit(self, message: Submit) -> asyncio.Queue[GenerationChunk | None]:
-        self.queue = super().submit(message)
-        return self.queue
+    def submit(self, message: Submit, sink: ChunkSink) -> None:
+        self.queue = sink
+        super().submit(message, sink)
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,17 @@ from typing import Any
 import pytest
 
 from cluster.domain.request import FinishReason
-from deployments.front.openai.answers import Choice, Envelope
+from deployments.front.openai.answers import Envelope
 from deployments.front.openai.chat_answer import ChatAnswer
 from deployments.front.openai.completion_answer import CompletionAnswer
 from deployments.front.openai.wire import CompletionBody
-from deployments.front.requests.generation import Delta
+from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
 
 WEIGHTS = (((0.25, 0.123456), (1.0, -0.5)), ((0.0, 1.0), (0.5, 0.5)))
 
 
-def told() -> Choice:
-    choice = Choice()
+def told() -> SequenceAnswer:
+    choice = SequenceAnswer()
     for token, weights in enumerate(WEIGHTS):
         choice.add(Delta("x", (token,), (), gate_adapters=("de", "sql"), gate_weights=weights))
     choice.add(Delta("y", (), ()))
@@ -25,7 +25,7 @@ def told() -> Choice:
 @pytest.mark.parametrize("answer", [ChatAnswer, CompletionAnswer])
 def test_weights_are_told_by_token_layer_and_adapter(answer: Any) -> None:
     envelope = Envelope("1", 0, "auto:flow", None, logprobs=False)  # type: ignore[arg-type]
-    gated, plain = answer(envelope).whole([told(), Choice()], {})["choices"]
+    gated, plain = answer(envelope).whole([told(), SequenceAnswer()], {})["choices"]
     assert gated["explain"] == {
         "adapters": ["de", "sql"],
         "gate_weights": [[[0.25, 0.1235], [1.0, -0.5]], [[0.0, 1.0], [0.5, 0.5]]],

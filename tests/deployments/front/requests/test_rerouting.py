@@ -12,12 +12,13 @@ from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
 from cluster.placement.picking.cluster_view import ClusterView
+from deployments.front.requests.choice import Choice, ChoiceServices, SequenceSpec
 from deployments.front.requests.explain import sentences_body
-from deployments.front.requests.generation import Generation, SequenceSpec
 from deployments.front.requests.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
 from deployments.link.link_messages import SpanStart
+from router_service.request_decision import RequestDecision, StoreState
 from router_service.routers.sentences import SentenceConfig
-from router_service.service import Decided, StoreState
+from tests.support.choices import run_choice
 from tests.support.decisions import decision_over
 from tests.support.scripted_link import ScriptedLink
 
@@ -26,7 +27,7 @@ TENANT = TenantId("acme")
 
 def decided(
     adapters: str, source: DecisionSource = DecisionSource.COMPUTED, delay: int | None = None
-) -> Decided:
+) -> RequestDecision:
     """One adapter of weight 1 for each letter."""
     decision = decision_over(
         adapters,
@@ -36,19 +37,19 @@ def decided(
         source=source,
         delay=delay,
     )
-    return Decided(decision, source, StoreState.WRITTEN, adapters.encode())
+    return RequestDecision(decision, adapters.encode(), StoreState.WRITTEN)
 
 
 class Router:
     """Answers with the scripted decisions, in order; raises those that are errors."""
 
-    def __init__(self, *script: Decided | Exception) -> None:
+    def __init__(self, *script: RequestDecision | Exception) -> None:
         self.script = list(script)
         self.answers: list[str] = []
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def __call__(self, answer: str) -> Decided:
+    async def __call__(self, answer: str) -> RequestDecision:
         self.answers.append(answer)
         await self.may_answer.wait()
         result = self.script.pop(0)
@@ -60,7 +61,7 @@ class Router:
 class Desk:
     """A sequence's re-routing between a router and a replica that the test plays."""
 
-    def __init__(self, *script: Decided | Exception, first: str = "a") -> None:
+    def __init__(self, *script: RequestDecision | Exception, first: str = "a") -> None:
         self.router = Router(*script)
         self.delays: list[tuple[str, int]] = []
         self.told: list[tuple[bytes, int]] = []
@@ -79,7 +80,7 @@ class Desk:
     async def say(self, text: str) -> None:
         """One token."""
         self.tokens += 1
-        self.rerouting.feed(text, self.tokens)
+        self.rerouting.feed_text(text, self.tokens)
         await self.settle()
 
     async def settle(self) -> None:
@@ -87,7 +88,7 @@ class Desk:
             await asyncio.sleep(0)
 
     async def hear(self, **fields: Any) -> None:
-        self.rerouting.hear(GenerationChunk(RequestId("r"), **fields))
+        self.rerouting.hear_chunk(GenerationChunk(RequestId("r"), **fields))
         await self.settle()
 
     @property
@@ -105,13 +106,13 @@ async def test_a_new_sentence_is_decided_and_told_and_applied() -> None:
     assert desk.router.answers == ["First one. Then"]
     assert desk.told == [(b"b", 4 + LEAD_TOKENS)]
     assert desk.states == [APPLIED, UNREACHED]
-    assert desk.rerouting.begun() == ()
+    assert desk.rerouting.started_segments() == ()
     await desk.hear(token_ids=(7,), span_start=9)
     assert desk.states == [APPLIED, APPLIED]
     assert desk.delays == [("dec_b", 5)]
-    assert desk.rerouting.begun() == (SpanStart(9, b"b"),)
+    assert desk.rerouting.started_segments() == (SpanStart(9, b"b"),)
     assert desk.rerouting.digests == ("a", "b")
-    shares = [(n, "".join(t.key.alias for t in m)) for n, m in desk.rerouting.shares(20)]
+    shares = [(n, "".join(t.key.alias for t in m)) for n, m in desk.rerouting.mixture_shares(20)]
     assert shares == [(9, "a"), (11, "b")]
 
 
@@ -139,7 +140,7 @@ async def test_the_same_mixture_is_no_change() -> None:
     ],
     ids=["fallback", "refused", "bug"],
 )
-async def test_what_cannot_be_decided_stays_as_it_is(answer: Decided | Exception) -> None:
+async def test_what_cannot_be_decided_stays_as_it_is(answer: RequestDecision | Exception) -> None:
     desk = Desk(answer, decided("b"))
     await desk.say("First one.")
     await desk.say(" Then this.")
@@ -180,7 +181,7 @@ async def test_a_decision_outlives_the_replica_that_did_not_get_to_it() -> None:
     await desk.say(" And")  # told, and then the replica is lost
     assert len(desk.told) == 2
     desk.rerouting.detach()
-    assert desk.rerouting.begun() == (SpanStart(6, b"b"),)
+    assert desk.rerouting.started_segments() == (SpanStart(6, b"b"),)
     desk.attach()
     assert desk.told[2] == desk.told[1] == (b"c", 3 + LEAD_TOKENS)
 
@@ -252,22 +253,18 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
     replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick)
-    generation = Generation(
-        spec=SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
-        replicas=replicas,
-        codec=codec,
-        clock=ManualClock(),
-        new_id=lambda: RequestId("r"),
-        on_failover=lambda: None,
+    choice = Choice(
+        SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
+        ChoiceServices(replicas, codec, ManualClock(), lambda: RequestId("r"), lambda: None),
         rerouting=desk.rerouting,
     )
     text = ""
-    async for delta in generation.run():
+    async for delta in run_choice(choice):
         text += delta.text
         await desk.settle()
     assert text == "".join(words)
     assert [message.signed_decision for message in first.rerouted] == [b"b", b"c"]
-    assert second.submitted[0].resumed_token_ids == (1, 2, 3, 4)
+    assert second.submitted[0].request.resumed_token_ids == (1, 2, 3, 4)
     assert second.submitted[0].spans == (SpanStart(2, b"b"),)
     assert [message.signed_decision for message in second.rerouted] == [b"c"]
     assert picked == [("a",), ("a", "b")]

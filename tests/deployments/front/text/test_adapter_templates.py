@@ -19,7 +19,6 @@ from cluster.domain.ids import TenantId
 from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.tenants import Tenant
 from deployments.directory import TenantAdapters
-from deployments.front.openai.wire import AdapterTerm
 from deployments.front.requests.names import ModelNames
 from deployments.front.text.adapter_templates import MAX_KEPT, AdapterTemplates, ChosenTemplate
 from deployments.front.text.chat_template import TemplateOptions
@@ -27,6 +26,7 @@ from deployments.front.text.text_stream import TextCodec
 from deployments.live_adapters import LiveAdapters
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
+from router_service.routing_request import MixtureTerm
 from router_service.service import RoutingService
 from tests.support.small_cluster import make_base
 
@@ -74,8 +74,8 @@ class Bench:
         )
 
     async def choose(self, model: str, *terms: str) -> ChosenTemplate:
-        adapters = [AdapterTerm(name=name, weight=1.0) for name in terms] or None
-        return await self.templates.choose(ACME.id, NAMES.wish(model, adapters))
+        adapters = [MixtureTerm(name, 1.0) for name in terms] or None
+        return await self.templates.choose(ACME.id, NAMES.routing_request(model, adapters))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ async def test_it_is_the_adapter_s_where_it_is_asked_alone(bench: Bench) -> None
 
 
 async def test_a_decision_for_another_version_is_noticed(bench: Bench) -> None:
-    decided = await bench.routing.decide(ACME.id, NAMES.wish("own", None), "hello")
+    decided = await bench.routing.decide(ACME.id, NAMES.routing_request("own", None), "hello")
     assert (await bench.choose("own")).is_for(decided)
     assert not (await bench.choose("plain")).is_for(decided)
     assert not (await bench.choose("nobody")).is_for(decided)

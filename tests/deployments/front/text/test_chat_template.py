@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import RequestError
+from deployments.front.openai.prompt_requests import template_options
 from deployments.front.openai.wire import ChatBody
-from deployments.front.text.chat_template import ChatTemplate, TemplateOptions, options_of
+from deployments.front.text.chat_template import ChatTemplate, TemplateOptions
 from deployments.front.text.written_tokens import PRIVATE_USE
 from tests.support.tokenizers import KINDS, NOT_SPECIAL, SPECIAL, wrapped
 
@@ -244,7 +245,9 @@ def test_reasoning_effort_needs_a_template_that_knows_it() -> None:
 )
 def test_options_of_a_body(fields: dict[str, Any], wanted: tuple[bool, bool]) -> None:
     messages = [{"role": "assistant", "content": "a"}]
-    options = options_of(ChatBody.model_validate({"model": "m", "messages": messages, **fields}))
+    options = template_options(
+        ChatBody.model_validate({"model": "m", "messages": messages, **fields})
+    )
     assert (options.add_generation_prompt, options.continue_final_message) == wanted
 
 

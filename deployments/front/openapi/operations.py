@@ -9,7 +9,7 @@ from deployments.front.admin.adapter_sources import ARCHIVE_TYPES
 from deployments.front.admin.adapter_wire import UploadParameters
 from deployments.front.admin.router_routes import RouterBody
 from deployments.front.http.query import OwnerQuery, RemoveQuery
-from deployments.front.openai.openapi.answer_schemas import ANY_OBJECT, Schema, ref
+from deployments.front.openapi.answer_schemas import ANY_OBJECT, Schema, ref
 
 JSON = "application/json"
 EVENTS = "text/event-stream"

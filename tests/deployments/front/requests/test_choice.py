@@ -16,7 +16,8 @@ from cluster.domain.request import (
 from cluster.errors import EngineError
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from deployments.front.requests.generation import Generation, SequenceSpec
+from deployments.front.requests.choice import Choice, ChoiceServices, SequenceSpec
+from tests.support.choices import run_choice
 from tests.support.scripted_link import ScriptedLink
 
 Answer = list[GenerationChunk | None]
@@ -62,7 +63,7 @@ class Words:
         return ""
 
 
-def generation(failovers: list[int], *links: ScriptedLink) -> Generation:
+def choice_over(failovers: list[int], *links: ScriptedLink) -> Choice:
     decided = SimpleNamespace(decision=SimpleNamespace(digests=()), encoded=b"signed")
     spec = SequenceSpec(
         TenantId("acme"),
@@ -75,13 +76,15 @@ def generation(failovers: list[int], *links: ScriptedLink) -> Generation:
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: Words(), places=lambda **_: None)
     replicas: Any = Replicas(*links)
-    return Generation(
-        spec=spec,
-        replicas=replicas,
-        codec=codec,
-        clock=ManualClock(),
-        new_id=lambda: RequestId("r"),
-        on_failover=lambda: failovers.append(1),
+    return Choice(
+        spec,
+        ChoiceServices(
+            replicas,
+            codec,
+            ManualClock(),
+            lambda: RequestId("r"),
+            lambda: failovers.append(1),
+        ),
     )
 
 
@@ -94,9 +97,9 @@ async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None
     first = ScriptedLink("first", [chunk(1, 2), farewell])
     second = ScriptedLink("second", [chunk(3), chunk(4, end=FinishReason.LENGTH)])
     failovers: list[int] = []
-    deltas = [delta async for delta in generation(failovers, first, second).run()]
+    deltas = [delta async for delta in run_choice(choice_over(failovers, first, second))]
     assert "".join(delta.text for delta in deltas) == "abcd"
-    assert second.submitted[0].resumed_token_ids == (1, 2)
+    assert second.submitted[0].request.resumed_token_ids == (1, 2)
     assert deltas[-1].usage is not None
     assert deltas[-1].usage.completion_tokens == 4
     assert failovers == [1]
@@ -107,7 +110,7 @@ async def test_another_error_is_the_clients() -> None:
     only = ScriptedLink("only", [chunk(1), chunk(end=FinishReason.ERROR, code="engine_error")])
     failovers: list[int] = []
     with pytest.raises(EngineError, match="words"):
-        _ = [delta async for delta in generation(failovers, only).run()]
+        _ = [delta async for delta in run_choice(choice_over(failovers, only))]
     assert failovers == []
     assert only.cancelled == []
 
@@ -120,7 +123,7 @@ async def test_a_prompt_is_told_once_whoever_tells_it(seen: int) -> None:
     second = ScriptedLink(
         "second", [chunk(prompt=told[:3]), chunk(7, prompt=told[3:], end=FinishReason.LENGTH)]
     )
-    deltas = [delta async for delta in generation([], first, second).run()]
+    deltas = [delta async for delta in run_choice(choice_over([], first, second))]
     values = [item.logprob for delta in deltas for item in delta.prompt_logprobs]
     assert tuple(values) == told
-    assert second.submitted[0].resumed_token_ids == ()
+    assert second.submitted[0].request.resumed_token_ids == ()

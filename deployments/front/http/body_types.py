@@ -1,4 +1,4 @@
-"""The base of all bodies, and the types that their fields share."""
+"""Defines the base of all bodies, and the types that their fields share."""
 
 from typing import Annotated
 
@@ -35,7 +35,7 @@ WHOLE = BeforeValidator(_whole)
 
 
 def _all_whole(values: object) -> object:
-    """The same for a list, which is looked through at once where all are integers."""
+    """Apply ``_whole`` to a list; a list of integers alone is recognised in one pass."""
     if not isinstance(values, list) or float not in set(map(type, values)):
         return values
     return [_whole(value) for value in values]
@@ -60,5 +60,5 @@ NameToAdd = Annotated[NameText, WithJsonSchema({"type": "string", "pattern": f"^
 
 
 def field_error(field: str, message: str) -> RequestError:
-    """An error that names the field first, as all that concern one do."""
+    """Return an error whose message names the field first."""
     return RequestError(f"{field}: {message}", param=field)

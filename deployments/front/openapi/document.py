@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from deployments.front.openai.openapi.answer_schemas import answer_schemas
-from deployments.front.openai.openapi.bodies import ServerFacts, body_schemas
-from deployments.front.openai.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECURITY
+from deployments.front.openapi.answer_schemas import answer_schemas
+from deployments.front.openapi.bodies import ServerFacts, body_schemas
+from deployments.front.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECURITY
 
 
 def openapi_document(version: str, facts: ServerFacts) -> dict[str, Any]:

@@ -1,0 +1,295 @@
+"""Generates one sequence of an answer, from submission to its last token.
+
+A sequence is submitted to one replica; when that replica is lost, the tokens received so far are
+sent to another one with the same decision, which continues after them. With greedy or seeded
+sampling the client cannot tell. Where sentences were routed again, their decisions go along.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.request import (
+    FinishReason,
+    GenerationChunk,
+    GenerationRequest,
+    SamplingParams,
+    TokenLogprobs,
+    Usage,
+)
+from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
+from cluster.placement.picking.filters import PickRequest
+from deployments.front.requests.replicas import ReplicaSet
+from deployments.front.requests.rerouting import SentenceRerouting
+from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
+from deployments.front.text.text_stream import TextCodec
+from deployments.front.text.token_bytes import TokenPlace
+from deployments.link.link_client import ChunkSink, ReplicaLink
+from deployments.link.link_messages import Reroute, Submit
+from router_service.request_decision import RequestDecision
+
+log = structlog.get_logger(__name__)
+
+REPLICA_WAIT_S = 30.0
+MAX_FAILOVERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceSpec:
+    """Says what to generate."""
+
+    tenant: TenantId
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    stop: tuple[str, ...]
+    decided: RequestDecision
+    arrived_at: float  # wall clock, seconds
+    deadline_at: float  # wall clock, seconds
+    skip_special_tokens: bool = True  # leave them out of the text
+    include_stop: bool = False  # end the text behind what stopped it
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceServices:
+    """Holds what all choices of a front share."""
+
+    replicas: ReplicaSet
+    codec: TextCodec
+    clock: Clock
+    new_id: Callable[[], RequestId]
+    on_failover: Callable[[], None]
+
+
+class Choice:
+    """Runs one sequence on the event loop and collects its answer.
+
+    ``submit_to_replica`` finds a replica; every chunk that comes then goes through ``take_chunk``,
+    until ``is_over`` or an error. ``cancel`` ends it early.
+
+    Args:
+        spec: what to generate.
+        services: shared by all choices.
+        index: position among the request's choices.
+        http_request: id of the HTTP request that it belongs to, for logs.
+        rerouting: decides its later sentences, where the router decides by sentences.
+    """
+
+    def __init__(
+        self,
+        spec: SequenceSpec,
+        services: ChoiceServices,
+        *,
+        index: int = 0,
+        http_request: str = "",
+        rerouting: SentenceRerouting | None = None,
+    ) -> None:
+        self.spec = spec
+        self.index = index
+        self.rerouting = rerouting
+        self.answer = SequenceAnswer()
+        self.failovers = 0
+        self.replica: ReplicaId | None = None  # that it was submitted to last
+        self.is_over = False
+        self._services = services
+        self._http_request = http_request
+        self._text = services.codec.stream(
+            spec.stop,
+            spec.sampling.min_tokens,
+            skip_special_tokens=spec.skip_special_tokens,
+            include_stop=spec.include_stop,
+        )
+        self._placed = services.codec.places(skip_special_tokens=spec.skip_special_tokens)
+        self._link: ReplicaLink | None = None
+        self._request_id = RequestId("")  # at that replica
+        self._lost: list[ReplicaId] = []
+        self._scored = 0  # log-probabilities of prompt tokens that were handed out
+        self._scored_here = 0  # that the present replica has sent
+        self._is_complete = False
+
+    @property
+    def generated(self) -> int:
+        """Return the number of tokens generated so far."""
+        return len(self.answer.token_ids)
+
+    @property
+    def has_run(self) -> bool:
+        """Return whether a replica has computed its prompt, as far as this front knows."""
+        return bool(self.answer.token_ids or self._scored or self._is_complete)
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether it ended by itself, at a limit or at a stop string."""
+        return self._is_complete
+
+    async def submit_to_replica(self, sink: ChunkSink) -> None:
+        """Pick a replica and submit the sequence, to go on after the tokens so far.
+
+        Raises:
+            ReplicaLost: no replica could be reached in time.
+            Overloaded: all replicas stayed full.
+        """
+        services, tenant = self._services, self.spec.tenant
+        while not self.is_over:
+            digests = self._digests
+            _, link = await services.replicas.pick(
+                PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
+            )
+            if self.is_over:  # its client has gone meanwhile
+                return
+            request_id = services.new_id()
+            try:
+                link.submit(self._submission(request_id), sink)
+            except ReplicaLost:
+                continue
+            self._join_replica(link, request_id)
+            now = services.clock.wall()
+            services.replicas.view.sent(request_id, link.replica_id, tenant, digests, now)
+            return
+
+    def take_chunk(self, chunk: GenerationChunk | None) -> Delta | None:
+        """Add what the replica sent; returns None if the sequence must be submitted again.
+
+        ``chunk`` is None when the replica was lost.
+
+        Raises:
+            BraidError: the sequence cannot be finished.
+        """
+        if chunk is None:
+            self._leave_replica()
+            self._fail_over()
+            return None
+        reason = chunk.finish_reason
+        if reason is FinishReason.ERROR:
+            self._leave_replica()
+            if chunk.error_code == ReplicaLost.code:  # it is stopping: like one that is gone
+                self._fail_over()
+                return None
+            raise error_from_code(chunk.error_code or "engine_error", chunk.error_message or "")
+        if reason is FinishReason.DEADLINE:
+            self._leave_replica()
+            raise DeadlineExceeded("the request's time was up before it finished")
+        delta = self._delta_of(chunk)
+        self.answer.add(delta)
+        if delta.finish_reason is not None:
+            self.is_over = True
+            self._is_complete = delta.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
+            self._leave_replica(cancel=reason is None)
+        elif self.rerouting is not None:
+            self.rerouting.feed_text(delta.text, self.generated)
+        return delta
+
+    def cancel(self) -> None:
+        """End it if it is not over, also on its replica."""
+        self.is_over = True
+        self._leave_replica(cancel=True)
+
+    def _delta_of(self, chunk: GenerationChunk) -> Delta:
+        token_ids, reason = chunk.token_ids, chunk.finish_reason
+        if self.rerouting is not None:
+            self.rerouting.hear_chunk(chunk)
+        stops = reason is FinishReason.STOP
+        text = self._text.push(token_ids, ends=stops)
+        usage: Usage | None = None
+        if self._text.stopped:
+            reason = FinishReason.STOP
+        elif reason is not None:
+            text += self._text.finish()
+        if reason is not None:
+            usage = self._usage(chunk.usage, self.generated + len(token_ids))
+        places: tuple[TokenPlace, ...] = ()
+        if self.spec.sampling.logprobs is not None:
+            hidden = stops and not self.spec.include_stop
+            places = self._placed.add_all(token_ids, last_is_hidden=hidden)
+        return Delta(
+            text,
+            token_ids,
+            chunk.logprobs,
+            reason,
+            usage,
+            self._fresh_scores(chunk) if chunk.prompt_logprobs else (),
+            self._gate_adapters if chunk.gate_weights else (),
+            chunk.gate_weights,
+            places,
+        )
+
+    def _fresh_scores(self, chunk: GenerationChunk) -> tuple[TokenLogprobs, ...]:
+        """Drop the prompt's log-probabilities that a lost replica had sent before."""
+        fresh = chunk.prompt_logprobs[max(0, self._scored - self._scored_here) :]
+        self._scored_here += len(chunk.prompt_logprobs)
+        self._scored = max(self._scored, self._scored_here)
+        return fresh
+
+    def _join_replica(self, link: ReplicaLink, request_id: RequestId) -> None:
+        self._link, self._request_id, self._scored_here = link, request_id, 0
+        self.replica = link.replica_id
+        if self.rerouting is not None:
+            self.rerouting.attach(
+                lambda signed, after: link.reroute(Reroute(request_id, signed, after))
+            )
+
+    def _leave_replica(self, *, cancel: bool = False) -> None:
+        link, self._link = self._link, None
+        if link is None:
+            return
+        if self.rerouting is not None:
+            self.rerouting.detach()
+        self._services.replicas.view.finished(self._request_id)
+        if cancel:
+            link.cancel(self._request_id)
+
+    def _fail_over(self) -> None:
+        """Note a lost replica.
+
+        Raises:
+            ReplicaLost: it was one too many.
+        """
+        assert self.replica is not None
+        self._lost.append(self.replica)
+        if len(self._lost) > MAX_FAILOVERS:
+            raise ReplicaLost(f"{len(self._lost)} replicas were lost while answering")
+        self.failovers += 1
+        self._services.on_failover()
+        log.warning(
+            "front.failover",
+            request=self._http_request,
+            sequence=self._request_id,
+            lost=self.replica,
+            tokens=self.generated,
+        )
+
+    @property
+    def _digests(self) -> tuple[AdapterDigest, ...]:
+        """Return the adapters that its tokens so far and its next ones need."""
+        if self.rerouting is not None:
+            return self.rerouting.digests
+        return self.spec.decided.decision.digests
+
+    @property
+    def _gate_adapters(self) -> tuple[str, ...]:
+        """Return a gate's candidates, in the gate's order."""
+        return tuple(score.alias for score in self.spec.decided.decision.scores)
+
+    def _submission(self, request_id: RequestId) -> Submit:
+        spec = self.spec
+        return Submit(
+            GenerationRequest(
+                request_id=request_id,
+                tenant=spec.tenant,
+                prompt_token_ids=spec.prompt_token_ids,
+                sampling=spec.sampling,
+                resumed_token_ids=tuple(self.answer.token_ids),
+                arrived_at=spec.arrived_at,
+                deadline_at=spec.deadline_at,
+                http_request=self._http_request,
+            ),
+            spec.decided.encoded,
+            () if self.rerouting is None else self.rerouting.started_segments(),
+        )
+
+    def _usage(self, reported: Usage | None, generated: int) -> Usage:
+        cached = reported.cached_tokens if reported is not None else 0
+        queued = reported.queued_s if reported is not None else None
+        return Usage(len(self.spec.prompt_token_ids), generated, cached, queued)

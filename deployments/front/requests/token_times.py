@@ -1,0 +1,33 @@
+"""Notes when the tokens of a request came, for metrics and the log."""
+
+from collections.abc import Iterable
+
+from cluster.clock import Clock
+from deployments.front.requests.choice import Choice
+from deployments.front.requests.sequence_answer import Delta
+from deployments.front.telemetry.metrics import FrontMetrics
+
+
+class TokenTimes:
+    """Measures from a request's start to its first token, and between tokens of a choice."""
+
+    def __init__(self, metrics: FrontMetrics, clock: Clock) -> None:
+        self.started = clock.monotonic()  # seconds
+        self.first_token_at: float | None = None  # monotonic, seconds
+        self._metrics = metrics
+        self._clock = clock
+        self._latest: dict[int, float] = {}  # by choice
+
+    def note(self, deltas: Iterable[tuple[Choice, Delta]]) -> None:
+        """Note deltas that came just now."""
+        now = self._clock.monotonic()
+        for choice, delta in deltas:
+            if not delta.token_ids:
+                continue
+            if self.first_token_at is None:
+                self.first_token_at = now
+                self._metrics.ttft_seconds.observe(now - self.started)
+            before = self._latest.get(choice.index)
+            if before is not None:
+                self._metrics.inter_token_seconds.observe(now - before)
+            self._latest[choice.index] = now
