@@ -278,7 +278,9 @@ def previous_of(name: Name) -> AdapterDigest | None:
     return stack[-2] if len(stack) > 1 else None
 
 
-def pin(view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float) -> Transaction:
+def pin_name(
+    view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float
+) -> Transaction:
     """Pin a name's version to every replica, or end that.
 
     Raises:

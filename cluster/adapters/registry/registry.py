@@ -145,10 +145,10 @@ class AdapterRegistry:
 
         return (await self._commit(build)).name(owner, alias)
 
-    async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
+    async def pin_name(self, owner: TenantId, alias: str, pinned: bool) -> Name:
         """Pin a name's version to every replica, or end that."""
         view = await self._commit(
-            lambda view: operations.pin(view, owner, alias, pinned, self._clock.wall())
+            lambda view: operations.pin_name(view, owner, alias, pinned, self._clock.wall())
         )
         return view.name(owner, alias)
 

@@ -157,7 +157,7 @@ class AdapterAdmin:
             raise AdapterCapacity(
                 f"{len(after)} pinned versions would leave no slot of {self._config.slots} free"
             )
-        return await self._registry.pin(owner, alias, pinned)
+        return await self._registry.pin_name(owner, alias, pinned)
 
     async def remove(
         self,
