@@ -16,10 +16,10 @@ from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import (
     AdapterVersion,
-    Answer,
     Name,
     Place,
     PlaceKind,
+    ReplicaAnswer,
     VersionState,
     name_id,
 )
@@ -231,7 +231,7 @@ class AdapterAdmin:
         self._judge(answers)
         return await self._switch(digest, wanted, by)
 
-    def _judge(self, answers: tuple[Answer, ...]) -> None:
+    def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
         working = sum(answer.outcome in WORKING for answer in answers)
         needed = max(1, min(self._config.acknowledgements or len(answers), len(answers)))

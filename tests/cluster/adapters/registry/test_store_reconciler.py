@@ -15,7 +15,7 @@ from cluster.adapters.registry.records import (
     AdapterVersion,
     Place,
     PlaceKind,
-    Router,
+    RouterRecord,
     VersionState,
 )
 from cluster.adapters.registry.registry import AdapterRegistry
@@ -100,7 +100,7 @@ async def test_everything_comes_back(bench: Bench) -> None:
     await bench.switch("sql", two)
     await bench.switch("own", three, owner=ACME)
     await bench.registry.pin_name(SHARED_OWNER, "sql", True)
-    router = Router("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
+    router = RouterRecord("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
     await bench.registry.put_router(router, replaces=False)
     await bench.reconciler.reconcile()
     before = bench.registry.view
