@@ -180,9 +180,9 @@ class ContentStore:
             raise AdapterCorrupt(f"{digest}: the files say otherwise than the record")
 
     def sweep(self, older_than_s: float) -> int:
-        """Delete folders that a killed process left under way; how many there were.
+        """Delete folders that a killed process left behind. Returns their number.
 
-        A folder counts as abandoned when nothing in it has changed for ``older_than_s``; keep it
+        A folder counts as dead when nothing in it has changed for ``older_than_s``; keep it
         well above ``stall_timeout_s``.
 
         Raises:

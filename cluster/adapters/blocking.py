@@ -46,7 +46,7 @@ async def run_to_end(work: Callable[[Proceed], _T]) -> _T:
         raise
 
 
-async def run_or_abandon(work: Callable[[], _T], name: str) -> _T:
+async def run_detached(work: Callable[[], _T], name: str) -> _T:
     """Run ``work`` in a daemon thread; a cancellation leaves it behind.
 
     For reads of a remote that may never answer and cannot be interrupted. ``work`` must touch

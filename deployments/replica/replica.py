@@ -12,7 +12,7 @@ import structlog
 from ray import serve
 
 from cluster.adapters.loader import load_adapter
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.adapters.validation.base_shapes import BaseShapes
@@ -256,15 +256,15 @@ class Replica:
         """What an adapter must fit to be served here."""
         return self._base
 
-    async def prepare_adapter(self, digest: AdapterDigest) -> Answer:
+    async def prepare_adapter(self, digest: AdapterDigest) -> ReplicaAnswer:
         """Whether a staged version can be served here; it is loaded where there is room."""
         outcome, code, message = await self._versions.prepare(digest)
-        return Answer(self._id, outcome, code, message)
+        return ReplicaAnswer(self._id, outcome, code, message)
 
-    async def prepare_router(self, router: dict[str, Any]) -> Answer:
+    async def prepare_router(self, router: dict[str, Any]) -> ReplicaAnswer:
         """Whether a router (a ``RouterConfig`` in JSON form) can be served here."""
         outcome, code, message = await self._parts.prepare(RouterConfig.model_validate(router))
-        return Answer(self._id, outcome, code, message)
+        return ReplicaAnswer(self._id, outcome, code, message)
 
     async def unload_adapters(
         self, digests: tuple[AdapterDigest, ...]

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.adapters.registry.records import Router
+from cluster.adapters.registry.records import RouterRecord
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig
@@ -76,7 +76,7 @@ def test_added_routers_stand_before_their_namesakes_and_after_the_others(tmp_pat
         }
     )
     added = {
-        name: Router(name, "dlp", "v" * 64, at, at, "admin", {"top_p": 0.5})
+        name: RouterRecord(name, "dlp", "v" * 64, at, at, "admin", {"top_p": 0.5})
         for name, at in (("late", 3.0), ("first", 2.0), ("early", 1.0))
     }
     found = router_configs(config, RegistryView(routers=added))

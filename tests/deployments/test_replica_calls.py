@@ -10,7 +10,7 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.errors import ReplicaLost
 from deployments.front.admin.broadcast import BroadcastCluster
@@ -134,7 +134,7 @@ def test_integrity_without_any_answer_still_has_replicas() -> None:
 
 
 async def test_a_silent_replica_is_one_answer_of_an_addition() -> None:
-    loaded = Answer("a", "loaded")
+    loaded = ReplicaAnswer("a", "loaded")
     cluster = BroadcastCluster(handle(FakeHandle(saying(loaded), silent)))
     first, second = await cluster.prepare(AdapterDigest("sha256:" + "0" * 64), 0.05)
     assert first == loaded
@@ -145,6 +145,6 @@ async def test_a_replica_that_has_died_is_none_of_those_asked() -> None:
     async def dead() -> None:
         raise ActorDiedError
 
-    loaded = Answer("a", "loaded")
+    loaded = ReplicaAnswer("a", "loaded")
     cluster = BroadcastCluster(handle(FakeHandle(dead, saying(loaded), dead)))
     assert await cluster.prepare(AdapterDigest("0" * 64), 0.05) == (loaded,)

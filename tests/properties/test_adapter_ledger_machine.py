@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cluster.adapters.residency.eviction import EvictionPolicy
 from cluster.adapters.residency.ledger import NO_SLOT, AdapterLedger
-from cluster.adapters.residency.policy import EvictionPolicy
 from cluster.adapters.residency.residency_types import SizedVersion
 from cluster.adapters.residency.shares import Amount
 from cluster.clock import ManualClock

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from cluster.adapters.residency.eviction import Evictable, choose_victims, eviction_order
 from cluster.adapters.residency.ledger import MAX_COUNTED_USES
-from cluster.adapters.residency.policy import Evictable, choose_victims, eviction_order
 from cluster.adapters.residency.pool import TRANSITIONS, AdapterPool
 from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
 from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard

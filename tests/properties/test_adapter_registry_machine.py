@@ -149,7 +149,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @rule(process=processes, owner=owners, alias=aliases, pinned=st.booleans())
     def pin(self, process: int, owner: TenantId, alias: str, pinned: bool) -> None:
-        refused = self.do(self.registries[process].pin(owner, alias, pinned))
+        refused = self.do(self.registries[process].pin_name(owner, alias, pinned))
         if (owner, alias) not in self.model.histories:
             assert refused is AdapterNotFound
         elif pinned:

@@ -79,7 +79,7 @@ def read_tensor_names(where: str, names: Iterable[str]) -> TensorNames:
 def _without_wrapper(
     where: str, paths: dict[str, tuple[str, ...]]
 ) -> tuple[dict[str, tuple[str, ...]], str]:
-    """Paths without the one part that a wrapper has put at the same place of all of them.
+    """Remove the part that a wrapper has put at the same place of all paths.
 
     A wrapper is looked for before the prefix and behind it; a compiled layer's also further in.
     """

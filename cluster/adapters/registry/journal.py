@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from cluster.adapters.adapter_store import INCOMING
-from cluster.adapters.registry.records import AdapterVersion, Name, PlaceKind, Router
+from cluster.adapters.registry.records import AdapterVersion, Name, PlaceKind, RouterRecord
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.adapters.sources.files import disk_errors
 from cluster.domain.ids import AdapterDigest
@@ -32,7 +32,7 @@ class Journal(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[Name, ...] = ()
     folder: dict[str, AdapterDigest] = {}
     versions: dict[AdapterDigest, KeptVersion] = {}  # those in the store
-    routers: tuple[Router, ...] = ()
+    routers: tuple[RouterRecord, ...] = ()
 
 
 def journal_of(view: RegistryView, registry: str) -> Journal:

@@ -13,10 +13,10 @@ from cluster.adapters.registry.records import (
     NAME,
     VERSION,
     AdapterVersion,
-    Answer,
+    HistoryStep,
     Name,
     PlaceKind,
-    Step,
+    ReplicaAnswer,
     VersionState,
     encode,
     name_id,
@@ -181,7 +181,9 @@ def _said_again(known: AdapterVersion, again: AdapterVersion) -> AdapterVersion:
     return known
 
 
-def answered(view: RegistryView, digest: AdapterDigest, answers: tuple[Answer, ...]) -> Transaction:
+def answered(
+    view: RegistryView, digest: AdapterDigest, answers: tuple[ReplicaAnswer, ...]
+) -> Transaction:
     """Record the replicas' answers about a staged version."""
     transaction = Transaction(view)
     transaction.put_version(replace(view.version(digest), answers=answers))
@@ -225,7 +227,7 @@ def switch(
     before = view.names.get(name_id(owner, alias))
     name = before or Name(owner, alias, ())
     if before is None or before.digest != digest:
-        steps = (*name.history, Step(digest, now, by, rollback))
+        steps = (*name.history, HistoryStep(digest, now, by, rollback))
         name = replace(name, history=steps[-HISTORY_STEPS:])
     if grants is not None:
         name = replace(name, grants=tuple(sorted(set(grants))))
@@ -278,7 +280,9 @@ def previous_of(name: Name) -> AdapterDigest | None:
     return stack[-2] if len(stack) > 1 else None
 
 
-def pin(view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float) -> Transaction:
+def pin_name(
+    view: RegistryView, owner: TenantId, alias: str, pinned: bool, now: float
+) -> Transaction:
     """Pin a name's version to every replica, or end that.
 
     Raises:
@@ -405,7 +409,7 @@ def sync_folder(
         if known is not None and known.state is VersionState.COLLECTING:
             raise AdapterConflict(f"version {known.digest} is being removed")
         transaction.put_version(known or version)
-        step = Step(version.digest, now, BY_CONFIG)
+        step = HistoryStep(version.digest, now, BY_CONFIG)
         steps = (*(name.history if name is not None else ()), step)[-HISTORY_STEPS:]
         made = replace(name or Name(SHARED_OWNER, alias, ()), history=steps)
         transaction.put_name(made, now)

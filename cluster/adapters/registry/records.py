@@ -22,7 +22,7 @@ ROUTER = "r:"
 IDENTITY = "i:registry"
 """Set once; a registry without it is new, or has lost its data."""
 
-T = TypeVar("T", "AdapterVersion", "Name", "Router")
+T = TypeVar("T", "AdapterVersion", "Name", "RouterRecord")
 
 
 class VersionState(StrEnum):
@@ -50,7 +50,7 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ReplicaAnswer:
     """One replica's answer when it was asked to serve a staged version."""
 
     replica_id: str
@@ -71,7 +71,7 @@ class AdapterVersion:
     changed_at: float  # wall clock, seconds: when ``state`` was entered
     names: tuple[str, ...] = ()
     wanted_by: str = ""  # the name it is staged for
-    answers: tuple[Answer, ...] = ()  # of replicas, while it is staged
+    answers: tuple[ReplicaAnswer, ...] = ()  # of replicas, while it is staged
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # remarks on its files for display, a sentence each
     base_check: BaseCheck | None = None  # what must agree with the base; None: as configured
@@ -83,7 +83,7 @@ class AdapterVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class HistoryStep:
     """One entry of a name's history."""
 
     digest: AdapterDigest
@@ -98,7 +98,7 @@ class Name:
 
     owner: TenantId
     alias: str
-    history: tuple[Step, ...]  # oldest first, never empty
+    history: tuple[HistoryStep, ...]  # oldest first, never empty
     pinned: bool = False  # its version stays on every replica
     grants: tuple[str, ...] = ()  # tenants that may use a shared name without having rights
 
@@ -114,7 +114,7 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
-class Router:
+class RouterRecord:
     """A router that was added while the cluster serves; it stands before a configured namesake."""
 
     name: str
@@ -131,7 +131,7 @@ def name_id(owner: str, alias: str) -> str:
     return f"{owner}/{alias}"
 
 
-def encode(record: AdapterVersion | Name | Router) -> bytes:
+def encode(record: AdapterVersion | Name | RouterRecord) -> bytes:
     """Encode a record for the store."""
     return msgspec.json.encode(record)
 

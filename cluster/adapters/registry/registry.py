@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from cluster.adapters.registry import operations, recovery, router_operations
 from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import Transaction
-from cluster.adapters.registry.records import AdapterVersion, Answer, Name, Router
+from cluster.adapters.registry.records import AdapterVersion, Name, ReplicaAnswer, RouterRecord
 from cluster.adapters.registry.recovery import Stored
 from cluster.adapters.registry.registry_store import Changes, RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
@@ -97,7 +97,9 @@ class AdapterRegistry:
             lambda view: operations.stage(view, version, wanted_by, self._clock.wall())
         )
 
-    async def answered(self, digest: AdapterDigest, answers: tuple[Answer, ...]) -> RegistryView:
+    async def answered(
+        self, digest: AdapterDigest, answers: tuple[ReplicaAnswer, ...]
+    ) -> RegistryView:
         """Record the replicas' answers about a staged version."""
         return await self._commit(lambda view: operations.answered(view, digest, answers))
 
@@ -145,10 +147,10 @@ class AdapterRegistry:
 
         return (await self._commit(build)).name(owner, alias)
 
-    async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
+    async def pin_name(self, owner: TenantId, alias: str, pinned: bool) -> Name:
         """Pin a name's version to every replica, or end that."""
         view = await self._commit(
-            lambda view: operations.pin(view, owner, alias, pinned, self._clock.wall())
+            lambda view: operations.pin_name(view, owner, alias, pinned, self._clock.wall())
         )
         return view.name(owner, alias)
 
@@ -183,7 +185,7 @@ class AdapterRegistry:
         """Remove the record of a version once its files are gone."""
         return await self._commit(lambda view: operations.finish_collect(view, digest))
 
-    async def put_router(self, router: Router, *, replaces: bool) -> Router:
+    async def put_router(self, router: RouterRecord, *, replaces: bool) -> RouterRecord:
         """Register or replace a router; see ``router_operations.put_router``."""
         view = await self._commit(
             lambda view: router_operations.put_router(view, router, replaces=replaces)

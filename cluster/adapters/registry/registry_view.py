@@ -15,7 +15,7 @@ from cluster.adapters.registry.records import (
     AdapterVersion,
     Name,
     PlaceKind,
-    Router,
+    RouterRecord,
     VersionState,
     decode,
     name_id,
@@ -40,7 +40,7 @@ class RegistryView:
     versions: Mapping[AdapterDigest, AdapterVersion] = field(default_factory=dict)
     folder: Mapping[str, AdapterDigest] = field(default_factory=dict)
     """Alias -> the version that the configured folder gave it last."""
-    routers: Mapping[str, Router] = field(default_factory=dict)
+    routers: Mapping[str, RouterRecord] = field(default_factory=dict)
     """Added routers by name, without the configured ones."""
     raw: Mapping[str, bytes] = field(default_factory=dict)  # as stored
 
@@ -60,7 +60,7 @@ class RegistryView:
             elif kind == FOLDER:
                 _put(folder, key, None if value is None else AdapterDigest(value.decode()))
             elif kind == ROUTER:
-                _put(routers, key, None if value is None else decode(name, value, Router))
+                _put(routers, key, None if value is None else decode(name, value, RouterRecord))
         return RegistryView(changes.revision, names, versions, folder, routers, raw)
 
     @property

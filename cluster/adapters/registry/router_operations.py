@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cluster.adapters.catalog import ALIAS_PATTERN
 from cluster.adapters.registry.operations import Transaction
-from cluster.adapters.registry.records import ROUTER, Router, encode
+from cluster.adapters.registry.records import ROUTER, RouterRecord, encode
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.errors import RouterConflict, RouterError, RouterNotFound
 
@@ -31,7 +31,7 @@ def conflict(name: str) -> RouterConflict:
     )
 
 
-def put_router(view: RegistryView, router: Router, *, replaces: bool) -> Transaction:
+def put_router(view: RegistryView, router: RouterRecord, *, replaces: bool) -> Transaction:
     """Register a router, or replace the one of its name.
 
     Raises:

@@ -3,7 +3,7 @@
 Pure: no tensors, no tasks, no waiting. ``AdapterPool`` owns the ledger of the slots and
 ``HostTier`` the ledger of host memory. A resident takes its room from ``reserve`` to ``remove``, so
 that room is promised once. A resident is evicted only while it is at rest, unclaimed and unpinned.
-``residency.policy`` has the order of eviction and the tenants' shares.
+``residency.eviction`` has the order of eviction and the tenants' shares.
 """
 
 import heapq

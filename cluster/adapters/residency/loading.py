@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from cluster.adapters.residency.eviction import EvictionPolicy
 from cluster.adapters.residency.ledger import AdapterLedger
-from cluster.adapters.residency.policy import EvictionPolicy
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.residency_types import (
     AdapterBankProtocol,

@@ -10,9 +10,9 @@ is promised once. Leases may be taken from FETCHING on; EVICTING takes none.
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from cluster.adapters.residency.eviction import EvictionPolicy
 from cluster.adapters.residency.failures import FailureMemory, LoadFailure
 from cluster.adapters.residency.ledger import AdapterLedger
-from cluster.adapters.residency.policy import EvictionPolicy
 from cluster.adapters.residency.residency_types import (
     ANY_TENANT,
     AdapterEvent,

@@ -131,7 +131,7 @@ class WaitQueue:
     def requests_in_turn(self) -> list[Waiter]:
         """Return the requests without a lease in the order in which they get room."""
         queue, pool = self._requests, self._pool
-        if len({waiter.tenant for waiter in queue}) < 2:
+        if len(queue) < 2 or len({waiter.tenant for waiter in queue}) < 2:
             return list(queue)
         within: dict[TenantId, bool] = {}
         first: list[Waiter] = []

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.adapters.blocking import paced, run_or_abandon
+from cluster.adapters.blocking import paced, run_detached
 from cluster.adapters.budget import ByteBudget
 from cluster.adapters.sources.files import CHUNK_BYTES, save_stream
 from cluster.errors import AdapterDriverMissing, AdapterSourceError
@@ -38,7 +38,7 @@ class DriverFiles:
             return fsspec.filesystem(self._scheme, skip_instance_cache=True, **self._options)
 
         try:
-            self._system = await run_or_abandon(load, "adapter-driver")
+            self._system = await run_detached(load, "adapter-driver")
         except (ImportError, ValueError) as error:
             raise AdapterDriverMissing(
                 f"{self._scheme}://: no driver for this scheme: {error}"
@@ -53,7 +53,7 @@ class DriverFiles:
         return await self._call(url, lambda: bool(self._system.exists(url)))
 
     async def save(self, url: str, path: Path, *, kind: str) -> bool:
-        """Download into a new file; False when there is none.
+        """Download into a new file. Returns False if it is absent.
 
         Raises:
             AdapterError: as ``AdapterSource.fetch``.
@@ -75,7 +75,7 @@ class DriverFiles:
 
     async def _call(self, url: str, work: Callable[[], _T]) -> _T:
         try:
-            return await run_or_abandon(work, "adapter-driver")
+            return await run_detached(work, "adapter-driver")
         except FileNotFoundError:
             raise
         except Exception as error:  # drivers raise their own vendors' errors

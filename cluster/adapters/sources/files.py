@@ -120,7 +120,7 @@ class FileWriter:
                 self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Append.
+        """Append bytes to the file.
 
         Raises:
             AdapterStoreError: the disk refused.

@@ -65,7 +65,7 @@ def unpack_tar(file: BinaryIO, members: Members, budget: ByteBudget, where: str)
             reader.skip()
         else:
             raise members.refuse(member, _REFUSED.get(info.type, f"a member of type {info.type!r}"))
-    reader.drain()
+    reader.read_to_end()
 
 
 class _TarReader:
@@ -116,7 +116,7 @@ class _TarReader:
             self._budget.unpack(len(self.read(CHUNK_BYTES)), self._where)
         self._exactly(self._padding)
 
-    def drain(self) -> None:
+    def read_to_end(self) -> None:
         """Read what follows the last member: padding, and the checksum of a compressed one."""
         while data := self._some(CHUNK_BYTES):
             self._budget.unpack(len(data), self._where)
@@ -138,7 +138,7 @@ class _TarReader:
 
 
 def _pax_records(raw: bytes, where: str) -> dict[str, str]:
-    """``length key=value\\n`` records; a key may not come twice."""
+    """Parse ``length key=value\\n`` records; a key may not come twice."""
     records: dict[str, str] = {}
     position = 0
     while position < len(raw):

@@ -33,7 +33,7 @@ class UploadSource:
         return self._name
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:
-        """Receive, then unpack.
+        """Receive the archive, then unpack it.
 
         Raises:
             AdapterError: as ``AdapterSource.fetch``.
@@ -51,7 +51,7 @@ class UploadedFile:
 
 
 class FilesSource:
-    """Takes the files of a PEFT folder one after another, and skips those of no adapter."""
+    """Receives the files of a PEFT folder; files that are not the adapter's are skipped."""
 
     def __init__(self, files: AsyncIterator[UploadedFile], *, name: str = "upload") -> None:
         self._files = files

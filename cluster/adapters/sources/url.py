@@ -39,7 +39,7 @@ class UrlSource:
         return without_secrets(self._url)
 
     async def fetch(self, into: Path, budget: ByteBudget) -> None:
-        """Download, and unpack an archive.
+        """Download the files, and unpack an archive.
 
         Raises:
             AdapterSourceRefused: not permitted; nothing has been opened.

@@ -16,10 +16,10 @@ from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import (
     AdapterVersion,
-    Answer,
     Name,
     Place,
     PlaceKind,
+    ReplicaAnswer,
     VersionState,
     name_id,
 )
@@ -157,7 +157,7 @@ class AdapterAdmin:
             raise AdapterCapacity(
                 f"{len(after)} pinned versions would leave no slot of {self._config.slots} free"
             )
-        return await self._registry.pin(owner, alias, pinned)
+        return await self._registry.pin_name(owner, alias, pinned)
 
     async def remove(
         self,
@@ -231,7 +231,7 @@ class AdapterAdmin:
         self._judge(answers)
         return await self._switch(digest, wanted, by)
 
-    def _judge(self, answers: tuple[Answer, ...]) -> None:
+    def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
         working = sum(answer.outcome in WORKING for answer in answers)
         needed = max(1, min(self._config.acknowledgements or len(answers), len(answers)))

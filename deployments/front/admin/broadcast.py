@@ -5,7 +5,7 @@ from typing import Any, Protocol
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import ReplicaLost
@@ -25,11 +25,13 @@ class Cluster(Protocol):
         """
         ...
 
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[ReplicaAnswer, ...]:
         """Every live replica's answer; "silent" of those that gave none in time."""
         ...
 
-    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare_router(
+        self, router: dict[str, Any], timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
         """The same for a router, a ``RouterConfig`` in JSON form."""
         ...
 
@@ -50,11 +52,13 @@ class BroadcastCluster:
             raise ReplicaLost("no replica answers, so nothing can say what an adapter must fit")
         return self._base
 
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[ReplicaAnswer, ...]:
         """See ``Cluster``."""
         return _answers(await self._ask("prepare_adapter", digest, timeout_s=timeout_s))
 
-    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare_router(
+        self, router: dict[str, Any], timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
         """See ``Cluster``."""
         return _answers(await self._ask("prepare_router", router, timeout_s=timeout_s))
 
@@ -62,12 +66,12 @@ class BroadcastCluster:
         return await ask_replicas(self._replicas, method, *arguments, timeout_s=timeout_s)
 
 
-def _answers(found: list[Any]) -> tuple[Answer, ...]:
+def _answers(found: list[Any]) -> tuple[ReplicaAnswer, ...]:
     """A replica that has died is not asked: the one in its place catches up before it serves."""
     return tuple(
         item
-        if isinstance(item, Answer)
-        else Answer(f"replica {index}", "silent", message=repr(item)[:300])
+        if isinstance(item, ReplicaAnswer)
+        else ReplicaAnswer(f"replica {index}", "silent", message=repr(item)[:300])
         for index, item in enumerate(found)
         if not isinstance(item, RayActorError)
     )

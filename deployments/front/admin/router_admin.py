@@ -17,7 +17,7 @@ from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.blocking import paced
 from cluster.adapters.budget import ByteBudget
 from cluster.adapters.registry import router_operations
-from cluster.adapters.registry.records import Answer, Router
+from cluster.adapters.registry.records import ReplicaAnswer, RouterRecord
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.adapters.sources.files import save_stream
 from cluster.base_model.source import ModelLocation
@@ -92,7 +92,7 @@ class RouterAdmin:
         declared: int | None,
         wanted: WantedRouter,
         by: TenantId,
-    ) -> Router:
+    ) -> RouterRecord:
         """Add the artifact in a .tar as it arrives; see ``add``.
 
         Raises:
@@ -122,7 +122,7 @@ class RouterAdmin:
 
     async def add(
         self, wanted: WantedRouter, by: TenantId, manifest: RouterManifest | None = None
-    ) -> Router:
+    ) -> RouterRecord:
         """Try it here and on the replicas, and serve it under its name.
 
         Args:
@@ -147,7 +147,7 @@ class RouterAdmin:
         await self._try(router)
         now = self._clock.wall()
         record = await self._live.registry.put_router(
-            Router(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
+            RouterRecord(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
             replaces=wanted.replaces,
         )
         await self._routers.build_present()
@@ -191,7 +191,7 @@ class RouterAdmin:
         )
         self._judge(answers)
 
-    def _judge(self, answers: tuple[Answer, ...]) -> None:
+    def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless every replica that answers can serve it, and one does."""
         refused = next((answer for answer in answers if answer.outcome == "refused"), None)
         if refused is not None:

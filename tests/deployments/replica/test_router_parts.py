@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import Router
+from cluster.adapters.registry.records import RouterRecord
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.clock import ManualClock
@@ -72,7 +72,7 @@ class Bench:
 
     async def put(self, name: str, version: str) -> None:
         await self.live.registry.put_router(
-            Router(name, "flow", version, 1.0, 1.0, "admin"), replaces=True
+            RouterRecord(name, "flow", version, 1.0, 1.0, "admin"), replaces=True
         )
 
     def pass_time(self) -> None:

@@ -125,12 +125,12 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
 
 async def test_pins_follow_the_name(bench: Bench) -> None:
     await bench.switch("a")
-    await bench.live.registry.pin(SHARED_OWNER, "x", True)
+    await bench.live.registry.pin_name(SHARED_OWNER, "x", True)
     bench.keeper.start()
     assert bench.manager.asked == [("pin", A)]
     bench.manager.asked.clear()
     await bench.switch("b")
     assert bench.manager.asked == [("unpin", A), ("pin", digest("b"))]
     bench.manager.asked.clear()
-    await bench.live.registry.pin(SHARED_OWNER, "x", False)
+    await bench.live.registry.pin_name(SHARED_OWNER, "x", False)
     assert bench.manager.asked == [("unpin", digest("b"))]

@@ -144,15 +144,15 @@ async def test_removing_a_name_retires_what_only_it_had(registry: AdapterRegistr
 
 async def test_pins(registry: AdapterRegistry) -> None:
     await put(registry, "sql", "a")
-    await registry.pin(SHARED_OWNER, "sql", True)
+    await registry.pin_name(SHARED_OWNER, "sql", True)
     assert registry.view.pinned == {digest("a")}
     await put(registry, "sql", "b")
     assert registry.view.pinned == {digest("b")}, "a pin follows its name"
     with pytest.raises(AdapterInUse, match="pinned"):
         await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=False)
-    await registry.pin(SHARED_OWNER, "sql", False)
+    await registry.pin_name(SHARED_OWNER, "sql", False)
     assert registry.view.pinned == frozenset()
-    await registry.pin(SHARED_OWNER, "sql", True)
+    await registry.pin_name(SHARED_OWNER, "sql", True)
     await registry.remove_name(SHARED_OWNER, "sql", expected=None, force=True)
     assert registry.view.pinned == frozenset()
 

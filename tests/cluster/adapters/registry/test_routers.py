@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from cluster.adapters.registry.records import Router
+from cluster.adapters.registry.records import RouterRecord
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import RouterConflict, RouterError, RouterNotFound
 from tests.support.registry import digest, version
 
 
-def router(name: str = "gate", version: str = "1", at: float = 1.0, **fields: Any) -> Router:
-    return Router(name, "flow", version * 64, at, at, "admin", **fields)
+def router(name: str = "gate", version: str = "1", at: float = 1.0, **fields: Any) -> RouterRecord:
+    return RouterRecord(name, "flow", version * 64, at, at, "admin", **fields)
 
 
 async def test_a_router_is_put_replaced_and_removed(

@@ -15,7 +15,7 @@ from cluster.adapters.registry.records import (
     AdapterVersion,
     Place,
     PlaceKind,
-    Router,
+    RouterRecord,
     VersionState,
 )
 from cluster.adapters.registry.registry import AdapterRegistry
@@ -99,8 +99,8 @@ async def test_everything_comes_back(bench: Bench) -> None:
     await bench.switch("sql", one, grants=("acme",))
     await bench.switch("sql", two)
     await bench.switch("own", three, owner=ACME)
-    await bench.registry.pin(SHARED_OWNER, "sql", True)
-    router = Router("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
+    await bench.registry.pin_name(SHARED_OWNER, "sql", True)
+    router = RouterRecord("dlp", "dlp", "v1", 1.0, 2.0, "admin", {"top_p": 0.5})
     await bench.registry.put_router(router, replaces=False)
     await bench.reconciler.reconcile()
     before = bench.registry.view
@@ -161,7 +161,7 @@ async def test_the_recovery_may_be_faster_than_the_folder(bench: Bench) -> None:
     one = await bench.stored(1)
     await bench.sync(sql="a", json="b")
     await bench.switch("sql", one)
-    await bench.registry.pin(SHARED_OWNER, "json", True)
+    await bench.registry.pin_name(SHARED_OWNER, "json", True)
     await bench.reconciler.reconcile()
     before = bench.registry.view.names
     await bench.lose_everything()

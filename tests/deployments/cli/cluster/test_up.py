@@ -12,7 +12,7 @@ import pytest
 from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.registry.journal import Journal, JournalFile
-from cluster.adapters.registry.records import Name, Step
+from cluster.adapters.registry.records import HistoryStep, Name
 from cluster.adapters.registry.redis_store import registry_name
 from cluster.adapters.sources import FolderSource
 from cluster.adapters.validation.base_shapes import BaseShapes
@@ -209,10 +209,10 @@ def test_names_that_exist_in_the_registry_alone_are_accepted(
     base = BaseShapes("", {"model.layers.0.self_attn.q_proj": (8, 8)})
     store = ContentStore(state.adapter_store, AdapterLimits(), base)
     stored = asyncio.run(store.add(FolderSource(folder, "one")))
-    steps = (Step(stored.digest, 1.0, "admin"),)
+    steps = (HistoryStep(stored.digest, 1.0, "admin"),)
     names = (
         Name(SHARED_OWNER, "added", steps),
-        Name(SHARED_OWNER, "gone", (Step(AdapterDigest("a" * 64), 1.0, "admin"),)),
+        Name(SHARED_OWNER, "gone", (HistoryStep(AdapterDigest("a" * 64), 1.0, "admin"),)),
         Name(TenantId("acme"), "own", steps),
     )
     base_name = registry_name(AppConfig().model)

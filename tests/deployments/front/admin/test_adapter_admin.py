@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.format.chat_template import digest_of
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import Answer, VersionState
+from cluster.adapters.registry.records import ReplicaAnswer, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.sources import FolderSource
 from cluster.adapters.validation.base_shapes import BaseShapes
@@ -42,7 +42,10 @@ class FakeCluster:
     """Replicas that answer as they are told."""
 
     def __init__(self) -> None:
-        self.answers: tuple[Answer, ...] = (Answer("r0", "loaded"), Answer("r1", "checked"))
+        self.answers: tuple[ReplicaAnswer, ...] = (
+            ReplicaAnswer("r0", "loaded"),
+            ReplicaAnswer("r1", "checked"),
+        )
         self.prepared: list[AdapterDigest] = []
         self.entered = asyncio.Event()
         self.both = asyncio.Event()
@@ -51,7 +54,7 @@ class FakeCluster:
     async def base(self) -> BaseShapes:
         return BASE
 
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[ReplicaAnswer, ...]:
         self.prepared.append(digest)
         self.entered.set()
         if len(self.prepared) == 2:
@@ -116,17 +119,20 @@ async def test_a_name_points_to_what_replicas_can_serve(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("answers", "error"),
     [
-        ((Answer("r0", "loaded"), Answer("r1", "silent")), AdapterLoadFailed),
+        ((ReplicaAnswer("r0", "loaded"), ReplicaAnswer("r1", "silent")), AdapterLoadFailed),
         (
-            (Answer("r0", "loaded"), Answer("r1", "refused", "adapter_wrong_base", "too wide")),
+            (
+                ReplicaAnswer("r0", "loaded"),
+                ReplicaAnswer("r1", "refused", "adapter_wrong_base", "too wide"),
+            ),
             AdapterWrongBase,
         ),
-        ((Answer("r0", "refused", "model_not_found", "who?"),), AdapterLoadFailed),
+        ((ReplicaAnswer("r0", "refused", "model_not_found", "who?"),), AdapterLoadFailed),
         ((), AdapterLoadFailed),
     ],
 )
 async def test_what_replicas_cannot_serve_is_rolled_back(
-    bench: Bench, answers: tuple[Answer, ...], error: type[Exception]
+    bench: Bench, answers: tuple[ReplicaAnswer, ...], error: type[Exception]
 ) -> None:
     before = await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
     bench.cluster.answers = answers
@@ -138,7 +144,7 @@ async def test_what_replicas_cannot_serve_is_rolled_back(
 
 async def test_fewer_answers_are_enough_where_the_operator_says_so(tmp_path: Path) -> None:
     bench = Bench(tmp_path, acknowledgements=1)
-    bench.cluster.answers = (Answer("r0", "silent"), Answer("r1", "loaded"))
+    bench.cluster.answers = (ReplicaAnswer("r0", "silent"), ReplicaAnswer("r1", "loaded"))
     await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
     assert list(bench.served()) == ["shared/one"]
 

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.base_model.source import ModelLocation
 from cluster.clock import ManualClock
@@ -39,10 +39,15 @@ class FakeCluster:
     """Replicas that answer as they are told."""
 
     def __init__(self) -> None:
-        self.answers: tuple[Answer, ...] = (Answer("r0", "loaded"), Answer("r1", "loaded"))
+        self.answers: tuple[ReplicaAnswer, ...] = (
+            ReplicaAnswer("r0", "loaded"),
+            ReplicaAnswer("r1", "loaded"),
+        )
         self.tried: list[str] = []
 
-    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare_router(
+        self, router: dict[str, Any], timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
         self.tried.append(router["name"])
         return self.answers
 
@@ -141,15 +146,18 @@ async def test_a_configured_router_comes_back(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("answers", "error"),
     [
-        ((Answer("r0", "loaded"), Answer("r1", "refused", "router_invalid", "no")), RouterError),
-        ((Answer("r0", "refused", "router_outdated", "old"),), RouterOutdated),
-        ((Answer("r0", "refused", "store_unavailable", "away"),), RouterError),
-        ((Answer("r0", "loaded"), Answer("r1", "silent")), ReplicaLost),
+        (
+            (ReplicaAnswer("r0", "loaded"), ReplicaAnswer("r1", "refused", "router_invalid", "no")),
+            RouterError,
+        ),
+        ((ReplicaAnswer("r0", "refused", "router_outdated", "old"),), RouterOutdated),
+        ((ReplicaAnswer("r0", "refused", "store_unavailable", "away"),), RouterError),
+        ((ReplicaAnswer("r0", "loaded"), ReplicaAnswer("r1", "silent")), ReplicaLost),
         ((), ReplicaLost),
     ],
 )
 async def test_what_replicas_cannot_serve_is_not_added(
-    bench: Bench, answers: tuple[Answer, ...], error: type[Exception]
+    bench: Bench, answers: tuple[ReplicaAnswer, ...], error: type[Exception]
 ) -> None:
     bench.cluster.answers = answers
     with pytest.raises(error):

@@ -86,6 +86,7 @@ class EvictionPolicy:
 
     def __init__(self, ledger: AdapterLedger) -> None:
         self._ledger = ledger
+        self._slots_each = ledger.slots_for(1)
 
     def choose_evictions(
         self,
@@ -196,25 +197,31 @@ class EvictionPolicy:
         ]
 
     def _guard(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> ShareGuard | None:
-        tenants = self._ledger.recent.tenants()
+        ledger = self._ledger
+        tenants = ledger.recent.tenants()
         if tenants <= {tenant}:
             return None
+        each, users = self._slots_each, ledger.recent.users
         distinct = {v.digest: v.nbytes for v in wanted}
-        absent = [n for d, n in distinct.items() if d not in self._ledger.residents]
-        pinned = [r.nbytes for d, r in self._ledger.residents.items() if d in self._ledger.pinned]
+        absent = [n for d, n in distinct.items() if d not in ledger.residents]
+        pinned = [r.nbytes for d, r in ledger.residents.items() if d in ledger.pinned]
         return ShareGuard(
-            {d: self._occupancy(d) for d in self._ledger.residents if d not in self._ledger.pinned},
-            Amount(self._ledger.slots or 0, self._ledger.memory_bytes)
-            - Amount(self._ledger.slots_for(len(pinned)), sum(pinned)),
+            {
+                d: Occupancy(r.nbytes, users(d), each)
+                for d, r in ledger.residents.items()
+                if d not in ledger.pinned
+            },
+            Amount(ledger.slots or 0, ledger.memory_bytes)
+            - Amount(each * len(pinned), sum(pinned)),
             tenants,
             tenant,
-            Amount(self._ledger.slots_for(len(absent)), sum(absent)),
-            Amount(self._ledger.slots_for(len(distinct)), sum(distinct.values())),
+            Amount(each * len(absent), sum(absent)),
+            Amount(each * len(distinct), sum(distinct.values())),
         )
 
     def _occupancy(self, digest: AdapterDigest) -> Occupancy:
         nbytes = self._ledger.residents[digest].nbytes
-        return Occupancy(nbytes, self._ledger.recent.users(digest), self._ledger.slots_for(1))
+        return Occupancy(nbytes, self._ledger.recent.users(digest), self._slots_each)
 
     def _evictable(self, digest: AdapterDigest) -> Evictable:
         resident = self._ledger.residents[digest]
