@@ -1,4 +1,4 @@
-"""From a wish to a signed decision, with the store there, away, and lying."""
+"""Decisions from a request to the signed copy, with the store there, away, and lying."""
 
 import asyncio
 from typing import Any
