@@ -11,12 +11,11 @@ from cluster.config import Settings, cache_folder
 from cluster.domain.model_names import AUTO
 from deployments.cli.command_line import BraidGroup
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.client import BraidClient, admin_client
 from deployments.cli.toolkit.options import KeyOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER, PROJECT_ROOT
 
 PROGRAM = "python -m demo"
-ADMIN = "admin"
 ANSWER_TOKENS = 64
 WORKERS = 8
 PAIR = ("cron", "sql")
@@ -122,7 +121,7 @@ def evaluate(
     """
     from demo.generator.evaluate import N_HELDOUT, evaluate_demo
 
-    client = None if no_routed else BraidClient(find_target(url, key, None, ADMIN))
+    client = None if no_routed else admin_client(url, key)
 
     def ask(prompt: str) -> str:
         assert client is not None

@@ -49,7 +49,7 @@ def train_adapter(
 
     return run_training(
         config,
-        prepare=lambda model, _, pad_id: _Lora(add_lora(model, lora, config.seed), pad_id),
+        make_trainee=lambda model, _, pad_id: _Lora(add_lora(model, lora, config.seed), pad_id),
         recipe=lambda _: Recipe(config.steps, config.warmup_steps),
         export=export,
         progress=progress,

@@ -128,7 +128,7 @@ class Finished:
 def run_training(
     config: TrainingConfig,
     *,
-    prepare: Callable[[Any, ModelLocation, int], Trainee],
+    make_trainee: Callable[[Any, ModelLocation, int], Trainee],
     recipe: Callable[[int], Recipe],
     export: Callable[[Finished], int],
     identity: Sequence[str] = (),
@@ -144,8 +144,8 @@ def run_training(
 
     Args:
         config: settings.
-        prepare: makes the trainee from the base model (in fp32, evaluation mode), its location, and
-            the id of the padding token.
+        make_trainee: makes the trainee from the base model (in fp32, evaluation mode), its
+            location, and the id of the padding token.
         recipe: how to optimise, from the number of training examples.
         export: writes the result; returns the bytes of its weights.
         identity: what else the run depends on, such as digests of adapters it reads.
@@ -166,7 +166,7 @@ def run_training(
     if config.threads:
         torch.set_num_threads(config.threads)
     started = clock()
-    run = _Run(config, base, examples, prepare, recipe, identity)
+    run = _Run(config, base, examples, make_trainee, recipe, identity)
     done_before = run.state.step
     with delayed_interrupt() as interrupted:
         try:
@@ -205,7 +205,7 @@ class _Run:
         config: TrainingConfig,
         base: ModelLocation,
         examples: Sequence[Example],
-        prepare: Callable[[Any, ModelLocation, int], Trainee],
+        make_trainee: Callable[[Any, ModelLocation, int], Trainee],
         recipe: Callable[[int], Recipe],
         identity: Sequence[str],
     ) -> None:
@@ -217,7 +217,7 @@ class _Run:
         encoded = encode_examples(tokenizer, examples, max_tokens=config.max_tokens)
         self.train, self.dev = split_dev(encoded, config)
         self.recipe = recipe(len(self.train))
-        self.trainee = prepare(model, base, tokenizer.pad_token_id)
+        self.trainee = make_trainee(model, base, tokenizer.pad_token_id)
         self._parameters = {**self.trainee.parameters, **self.trainee.dev_parameters}
         self._optimizer = torch.optim.AdamW(
             [

@@ -155,7 +155,7 @@ class Cycles:
             await asyncio.sleep(SAMPLE_S)
 
 
-async def held(cluster: LocalCluster) -> tuple[RestState, list[str]]:
+async def rest_state(cluster: LocalCluster) -> tuple[RestState, list[str]]:
     """Read the contents of the cluster once it rests, and list what is out of balance."""
     async with cluster.client() as client:
         admin = Admin(client)
@@ -215,7 +215,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
         before = max(1, round(WARM_UP * options.cycles))
         first, problems = asyncio.run(warm(cluster, cycles, before, options.workers))
         elapsed = asyncio.run(cycles.run(before, options.cycles, options.workers))
-        last, more = asyncio.run(held(cluster))
+        last, more = asyncio.run(rest_state(cluster))
         problems += more
     finally:
         killed = cluster.stop()
@@ -230,7 +230,7 @@ async def warm(
     """Run the first cycles; returns the contents after them."""
     await cycles.run(0, count, workers)
     cycles.reset()
-    return await held(cluster)
+    return await rest_state(cluster)
 
 
 def report(

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import torch
-
 from cluster.config import Section
 from cluster.domain.adapter import AdapterEntry
 from router_service.artifacts.router_artifact import (
@@ -54,7 +52,7 @@ def load_checked(
     return manifest, parsed, tensors
 
 
-def to_be_saved(
+def manifest_of(
     path: Path,
     kind: str,
     hyperparameters: S,
@@ -63,10 +61,10 @@ def to_be_saved(
     adapters: Mapping[str, str],
     base_digest: str,
     data_digest: str,
-    tensors: Mapping[str, torch.Tensor],
+    tensors: Tensors,
     metrics: dict[str, float] | None,
-) -> tuple[RouterManifest, Tensors]:
-    """Make and check the manifest and the fp32 tensors of an artifact; writes nothing.
+) -> RouterManifest:
+    """Make the manifest of an artifact and check its tensors; writes nothing.
 
     Args:
         path: folder of the artifact, for messages.
@@ -84,6 +82,5 @@ def to_be_saved(
         data_digest=data_digest,
         metrics=metrics or {},
     )
-    arrays = {name: tensor.detach().float().cpu().numpy() for name, tensor in tensors.items()}
-    check_tensors(path, arrays, shapes(hyperparameters, len(adapters)))
-    return manifest, arrays
+    check_tensors(path, tensors, shapes(hyperparameters, len(adapters)))
+    return manifest

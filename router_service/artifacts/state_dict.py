@@ -1,10 +1,13 @@
-"""Tensors from files that others wrote, without running what a pickle may hold."""
+"""Tensors of torch: to arrays, and from files without running code that a pickle may have."""
 
 import pickle
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -14,6 +17,11 @@ _READ_ERRORS = (
     OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError,
     pickle.UnpicklingError, SafetensorError,
 )  # fmt: skip
+
+
+def to_arrays(tensors: Mapping[str, torch.Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Copy tensors to the CPU in fp32, as an artifact has them."""
+    return {name: tensor.detach().float().cpu().numpy() for name, tensor in tensors.items()}
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:

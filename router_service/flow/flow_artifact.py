@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from cluster.domain.adapter import AdapterEntry
-from router_service.artifacts.bound_artifact import BoundArtifact, load_checked, to_be_saved
+from router_service.artifacts.bound_artifact import BoundArtifact, load_checked, manifest_of
 from router_service.artifacts.outputs import writing
 from router_service.artifacts.router_artifact import RouterManifest, check_different, save_artifact
+from router_service.artifacts.state_dict import to_arrays
 from router_service.flow.flow_schema import KIND, FlowHyperparameters
 from router_service.flow.gate import FlowGate
 
@@ -46,7 +47,8 @@ def save_gate(
             written.
     """
     check_different(str(path), adapters)
-    manifest, arrays = to_be_saved(
+    arrays = to_arrays({"weight": weight, "bias": bias})
+    manifest = manifest_of(
         path,
         KIND,
         hyperparameters,
@@ -54,7 +56,7 @@ def save_gate(
         adapters=adapters,
         base_digest=base_digest,
         data_digest=data_digest,
-        tensors={"weight": weight, "bias": bias},
+        tensors=arrays,
         metrics=metrics,
     )
     with writing(path):

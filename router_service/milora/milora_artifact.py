@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from cluster.domain.adapter import AdapterEntry
-from router_service.artifacts.bound_artifact import BoundArtifact, load_checked, to_be_saved
+from router_service.artifacts.bound_artifact import BoundArtifact, load_checked, manifest_of
 from router_service.artifacts.router_artifact import RouterManifest, save_artifact
+from router_service.artifacts.state_dict import to_arrays
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes
 from router_service.milora.milora_schema import KIND, MiloraHyperparameters
 
@@ -42,7 +43,8 @@ def save_milora(
     metrics: dict[str, float] | None = None,
 ) -> RouterManifest:
     """Write the routers of the adapter of this digest; returns the manifest with its version."""
-    manifest, arrays = to_be_saved(
+    arrays = to_arrays(tensors)
+    manifest = manifest_of(
         path,
         KIND,
         hyperparameters,
@@ -50,7 +52,7 @@ def save_milora(
         adapters={alias: digest},
         base_digest=base_digest,
         data_digest=data_digest,
-        tensors=tensors,
+        tensors=arrays,
         metrics=metrics,
     )
     return save_artifact(path, manifest, arrays)

@@ -117,7 +117,7 @@ class Asker:
         body |= {"ignore_eos": True}
         return await self._post("time limit", "/v1/completions", body, ("evicted_deadline",))
 
-    async def hold(self, request: str, begun: asyncio.Event) -> None:
+    async def read_until_broken(self, request: str, begun: asyncio.Event) -> None:
         """Read a long stream until the connection breaks; ``begun`` is set with its first event."""
         body = {"model": "auto", "prompt": PROMPT, "max_tokens": self._long_tokens}
         body |= {"stream": True, "ignore_eos": True}

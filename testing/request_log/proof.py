@@ -105,7 +105,10 @@ async def kill_front(
     """
     held = [f"held-{uuid.uuid4().hex}" for _ in range(streams)]
     begun = [asyncio.Event() for _ in held]
-    tasks = [asyncio.create_task(asker.hold(*item)) for item in zip(held, begun, strict=True)]
+    tasks = [
+        asyncio.create_task(asker.read_until_broken(*item))
+        for item in zip(held, begun, strict=True)
+    ]
     await asyncio.gather(*(event.wait() for event in begun))
     last = await asker.kinds["chat"]("chat")
     kill()

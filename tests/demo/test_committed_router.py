@@ -20,7 +20,7 @@ from demo.generator.wordings import (
 from router_service.artifacts.router_artifact import BASE_ALIAS, TENSOR_FILE
 from router_service.dlp.dlp_router import DlpRouter, load_dlp
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "demo" / "router"
 CANDIDATES = frozenset({BASE_ALIAS, *SKILLS})
 
@@ -48,7 +48,7 @@ def test_held_out_templates_are_routed_right(router: DlpRouter, name: str) -> No
 def test_held_out_templates_of_a_restricted_tenant(
     router: DlpRouter, tenant: str, name: str
 ) -> None:
-    """What it has answers; what it lacks is left to the base and to nothing else."""
+    """The tenant's skills are answered by their adapters; other skills by the base alone."""
     allowed = TENANTS[tenant] | {BASE_ALIAS}
     expected = name if name in allowed else BASE_ALIAS
     examples = generate(name, "heldout", 50, seed=8)

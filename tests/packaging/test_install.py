@@ -1,4 +1,4 @@
-"""How the installation reads pip's words and this machine."""
+"""The installation's reading of pip's words and of this machine."""
 
 from pathlib import Path
 

@@ -50,7 +50,8 @@ def name_of(environment: dict[str, str]) -> str:
 
 
 def needed(environment: dict[str, str]) -> Iterator[Requirement]:
-    """What the project and its tools need there, by the metadata of what is installed here."""
+    """List the needs of the project and its tools there, by the metadata of the installed
+    packages."""
     waiting = [Requirement(text) for text in PROJECT["dependencies"]]
     waiting += [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
     seen: set[tuple[str, frozenset[str]]] = set()
@@ -106,7 +107,7 @@ def test_it_is_constraints_that_pip_takes() -> None:
 
 
 def test_one_triton_is_tested_and_shipped() -> None:
-    """What torch's own wheels ask for on Linux; there it is a development dependency too."""
+    """Torch's own wheels ask for it on Linux; there it is a development dependency too."""
     (pin,) = (pin for pin in PINS if pin.name == "triton")
     (wanted,) = (
         requirement

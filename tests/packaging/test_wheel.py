@@ -18,7 +18,7 @@ from tests.packaging.conftest import ROOT
 from tools.pins import PYTHONS
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PACKAGES = {"kernels", "cluster", "router_service", "deployments"}
+PACKAGES = {"kernels", "cluster", "router_service", "training", "deployments"}
 DEVELOPMENT = re.compile(r"(^|_)(bench\w*|demos?|tests?|conftest|experiments?)(_|\.|$)")
 
 
@@ -28,7 +28,7 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
     return Parser().parsestr(wheel.read(name).decode())
 
 
-def test_it_holds_four_packages(wheel: zipfile.ZipFile) -> None:
+def test_it_has_the_five_packages(wheel: zipfile.ZipFile) -> None:
     tops = {name.partition("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
 

@@ -1,4 +1,4 @@
-"""Where a replica reads the decision of a request."""
+"""Sources from which a replica reads the decision of a request."""
 
 import dataclasses
 from collections.abc import Callable

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from cluster.base_model.source import ModelLocation
 from cluster.errors import AdapterError, ConfigError, TrainingDataError
 from router_service.artifacts.outputs import CHECKPOINT_FILE
-from training import adapter
+from training import completion_trainee
 from training.adapter import train_adapter
 from training.base_model import load_base, quiet_peft
 from training.checkpoint import TrainState, save_state
@@ -222,13 +222,13 @@ def test_a_batch_is_not_larger_than_the_data(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
-    collate = adapter.collate
+    collate = completion_trainee.collate
 
     def noted(examples: Any, **options: Any) -> Any:
         sizes.append(len(examples))
         return collate(examples, **options)
 
-    monkeypatch.setattr(adapter, "collate", noted)
+    monkeypatch.setattr(completion_trainee, "collate", noted)
     train_adapter(AdapterTrainingConfig(**{**settings, "batch_size": 10**9, "steps": 2}))
     assert max(sizes) == 6
 

@@ -208,7 +208,7 @@ def test_a_name_that_cannot_be_served_is_refused_at_once(
 
 
 def test_an_adapter_takes_a_routers_place(settings: dict[str, Any]) -> None:
-    """A router of the weights before would be served beside the new ones."""
+    """A router of the weights before would be served with the new ones."""
     train_milora(MiloraTrainingConfig(**{**settings, "steps": 1}))
     plain = {k: v for k, v in settings.items() if k != "coefficient_every"}
     out = train_adapter(AdapterTrainingConfig(**{**plain, "steps": 1}, overwrite=True)).out

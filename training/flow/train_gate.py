@@ -68,7 +68,7 @@ def train_gate(
     digests = tuple(read_manifest(path, links_below=ANYWHERE)[0].digest for path in config.adapters)
     check_different("adapters", dict(zip(aliases, digests, strict=True)))
 
-    def prepare(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
+    def make_trainee(model: Any, base: ModelLocation, pad_id: int) -> "_Gate":
         shapes = BaseShapes.of_model(base.path, base.digest, base.model_id, linear_shapes(model))
         limits = AdapterConfig(
             max_rank=_MAX_RANK, memory_bytes=_MEMORY_BYTES, base_check=config.base_check
@@ -110,7 +110,7 @@ def train_gate(
 
     return run_training(
         config,
-        prepare=prepare,
+        make_trainee=make_trainee,
         recipe=recipe,
         export=export,
         identity=(*digests, target),

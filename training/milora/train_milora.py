@@ -66,7 +66,7 @@ def train_milora(
         task_type="CAUSAL_LM",
     )
 
-    def prepare(model: Any, base: ModelLocation, pad_id: int) -> "MiloraTrainee":
+    def make_trainee(model: Any, base: ModelLocation, pad_id: int) -> "MiloraTrainee":
         del base
         return MiloraTrainee(add_lora(model, lora, config.seed), config, pad_id)
 
@@ -108,7 +108,7 @@ def train_milora(
 
     return run_training(
         config,
-        prepare=prepare,
+        make_trainee=make_trainee,
         recipe=recipe,
         export=export,
         progress=progress,

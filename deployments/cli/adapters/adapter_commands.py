@@ -9,10 +9,9 @@ from rich.text import Text
 from cluster.errors import ConfigError, PermissionDenied
 from deployments.cli.adapters import adapters_remote, convert, merge_command
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
-DEFAULT_TENANT = "admin"
 ALL_ADAPTERS = "*"
 SHARED = "shared"
 
@@ -52,7 +51,7 @@ def list_adapters(
 
     Size and residency need an administrator's key; with another key its own adapters are listed.
     """
-    with BraidClient(find_target(url, key, None, DEFAULT_TENANT)) as client:
+    with admin_client(url, key) as client:
         try:
             status = client.get("/admin/v1/status")
         except PermissionDenied:

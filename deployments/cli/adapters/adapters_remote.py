@@ -22,11 +22,10 @@ from deployments.cli.adapters.adapter_options import (
 from deployments.cli.adapters.pack import packed
 from deployments.cli.adapters.version_names import ROUTES, SWITCH_PATH, ask_about, full_digest
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.client import BraidClient, admin_client
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 from deployments.cli.toolkit.refusal import advised
 
-ADMIN = "admin"
 ROUTER_FILE = "router.json"
 
 
@@ -70,7 +69,7 @@ def add(
         fields["grants"] = grant
     if base_check is not None:
         fields["base_check"] = base_check.value
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         if expect is not None:
             fields["expected"] = full_digest(client, expect)
         where = None if on_server else _local(source)
@@ -105,7 +104,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show an adapter: its version, its history, and which replicas hold it."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         card = ask_about(client, name, lambda meant: client.get(_path(meant, tenant=tenant)))
     if as_json:
         console.print_json(card)
@@ -141,7 +140,7 @@ def switch(
     as_json: JsonOption = False,
 ) -> None:
     """Switch a name, old or new, to a registered version."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         body: dict[str, Any] = {"version": full_digest(client, version)}
         body |= _meant(client, tenant, expect)
         card = client.post(_path(name, SWITCH_PATH), body).body
@@ -157,7 +156,7 @@ def rollback(
     as_json: JsonOption = False,
 ) -> None:
     """Switch a name back to its version before; each call goes back one more."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         card = client.post(_path(name, "rollback"), _meant(client, tenant, expect)).body
     _show(card, as_json, "rolled back to")
 
@@ -194,7 +193,7 @@ def remove(
 ) -> None:
     """Remove an adapter. Requests that run end with it; then its memory and files are freed."""
     forced = "true" if force else None
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         if expect is None:
             answer = ask_about(
                 client, name, lambda meant: client.delete(_path(meant, tenant=tenant, force=forced))
@@ -217,7 +216,7 @@ def verify(
     url: UrlOption = None,
 ) -> None:
     """Read an adapter's files again and compare them with the digest."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         answer = ask_about(
             client, name, lambda meant: client.post(_path(meant, "verify", tenant=tenant), {}).body
         )
@@ -244,13 +243,9 @@ def _conflict_advised(replace: bool, expect: str | None) -> Iterator[None]:
 
 
 def _pin(name: str, tenant: str | None, pinned: bool, key: str | None, url: str | None) -> None:
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         client.post(_path(name, "pin"), {**_meant(client, tenant, None), "pinned": pinned})
     console.plain(f"{name} {'pinned' if pinned else 'unpinned'}")
-
-
-def _client(url: str | None, key: str | None) -> BraidClient:
-    return BraidClient(find_target(url, key, None, ADMIN))
 
 
 def _path(name: str, action: str = "", **query: str | None) -> str:

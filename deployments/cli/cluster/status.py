@@ -7,13 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, NoServer, find_target, open_state
+from deployments.cli.toolkit.client import NoServer, admin_client, open_state
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 from deployments.local.lifecycle import find_running
 from deployments.local.local_state import read_json
 from deployments.local.phases import RECOVERING, RUNNING
 
-ADMIN = "admin"
 HISTORY_LINES = 8
 TABLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "dim"}
 GOOD, BAD = "green", "red"
@@ -25,7 +24,7 @@ def status(url: UrlOption = None, key: KeyOption = None, as_json: JsonOption = F
     Needs an administrator's key.
     """
     _explain_absence(url)
-    with BraidClient(find_target(url, key, None, ADMIN)) as client:
+    with admin_client(url, key) as client:
         body = client.get("/admin/v1/status")
     if as_json:
         console.print_json(body)

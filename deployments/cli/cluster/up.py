@@ -187,7 +187,7 @@ def up(
     if running is not None:
         _check_running(running, state, launch)
     else:
-        _prepare(launch, state, settings)
+        _check_and_fetch(launch, state, settings)
         if foreground:
             _run_in_foreground(state, launch.config)
         running = _start(launch, state)
@@ -218,7 +218,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
     )
 
 
-def _prepare(launch: Launch, state: StateDir, settings: Settings) -> None:
+def _check_and_fetch(launch: Launch, state: StateDir, settings: Settings) -> None:
     """Run the remaining checks, fetch the model, and write the demo tenants' files."""
     from cluster.base_model.source import resolve_model
     from cluster.tenancy.quickstart import write_demo_tenants

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cluster.domain.model_names import AUTO
 from cluster.errors import ConfigError
+from cluster.tenancy.quickstart import ADMIN_TENANT
 from deployments.cli.routers.route_answer import (
     by_adapter,
     decides_inside,
@@ -22,7 +23,6 @@ from deployments.cli.toolkit.client import BraidClient, NoServer, find_target
 from deployments.cli.toolkit.options import JsonOption, KeyOption, TenantOption, UrlOption
 from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_RIGHTS, DEMO_ROUTER
 
-DEFAULT_TENANT = "admin"
 BASE_NAME = "(base)"
 MAX_TOKENS = 256
 
@@ -60,7 +60,7 @@ def route(
         check_target(plot)
     model = f"{AUTO}:{router}" if router else AUTO
     try:
-        target = find_target(url, key, tenant, DEFAULT_TENANT)
+        target = find_target(url, key, tenant, ADMIN_TENANT)
     except NoServer:
         decision = route_here(prompt, tenant, router)
     else:
@@ -101,12 +101,12 @@ def route_here(prompt: str, tenant: str | None, router: str | None) -> dict[str,
         )
     entries = AdapterCatalog.scan(DEMO_ADAPTERS).entries
     chosen = load_dlp("dlp", DEMO_ROUTER, aliases=frozenset(entries))
-    if tenant in (None, DEFAULT_TENANT):
+    if tenant in (None, ADMIN_TENANT):
         rights = frozenset(entries)
     elif tenant in DEMO_RIGHTS:
         rights = frozenset(DEMO_RIGHTS[tenant]) & frozenset(entries)
     else:
-        known = ", ".join((*DEMO_RIGHTS, DEFAULT_TENANT))
+        known = ", ".join((*DEMO_RIGHTS, ADMIN_TENANT))
         raise ConfigError(f"--tenant {tenant}: no such demo tenant; there are: {known}")
     allowed = (rights & frozenset(chosen.candidates)) | (
         frozenset({BASE_ALIAS}) & frozenset(chosen.candidates)

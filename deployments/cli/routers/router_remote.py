@@ -15,12 +15,10 @@ from rich.text import Text
 
 from cluster.errors import ConfigError
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, find_target
+from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
-ADMIN = "admin"
 ROUTES = "/admin/v1/routers"
-VERSION_CHARACTERS = 12
 BASE = "(base)"
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME")]
@@ -53,7 +51,7 @@ def add(
     changed.
     """
     settings = _settings(options)
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         if folder is None:
             body = {"name": name, "kind": kind, "options": settings, "replace": replace}
             card = client.post(ROUTES, body).body
@@ -66,12 +64,12 @@ def add(
     if as_json:
         console.print_json(card)
         return
-    console.plain(f"auto:{name} serving {card['kind']} {card['version'][:VERSION_CHARACTERS]}")
+    console.plain(f"auto:{name} serving {card['kind']} {console.short_digest(card['version'])}")
 
 
 def list_routers(key: KeyOption = None, url: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the routers of a running cluster; the first one answers `auto`."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         cards = client.get(ROUTES)["data"]
     if as_json:
         console.print_json(cards)
@@ -83,7 +81,7 @@ def list_routers(key: KeyOption = None, url: UrlOption = None, as_json: JsonOpti
         table.add_row(
             Text(card["name"], style="bold"),
             Text(card.get("kind") or "?"),
-            Text(card.get("version", "")[:VERSION_CHARACTERS]),
+            Text(console.short_digest(card.get("version", ""))),
             Text(card["source"]),
             Text(card.get("problem") or _names(card), overflow="fold"),
         )
@@ -92,14 +90,14 @@ def list_routers(key: KeyOption = None, url: UrlOption = None, as_json: JsonOpti
 
 def show(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> None:
     """Show a router: its version, its settings, and the versions that it was made for."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         card = client.get(f"{ROUTES}/{quote(name, safe='')}")
     console.print_json(card)
 
 
 def remove(name: NameArgument, key: KeyOption = None, url: UrlOption = None) -> None:
     """Remove a router that was added; a configured one of its name answers again."""
-    with _client(url, key) as client:
+    with admin_client(url, key) as client:
         client.delete(f"{ROUTES}/{quote(name, safe='')}")
     console.out.print(Text(f"{name} removed", style="bold green"))
 
@@ -136,7 +134,3 @@ def _settings(options: str | None) -> dict[str, Any]:
 
 def _names(card: dict[str, Any]) -> str:
     return ", ".join(alias or BASE for alias in card.get("candidates", ()))
-
-
-def _client(url: str | None, key: str | None) -> BraidClient:
-    return BraidClient(find_target(url, key, None, ADMIN))

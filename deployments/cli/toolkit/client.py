@@ -11,6 +11,7 @@ import orjson
 
 from cluster.config import Settings, state_folder
 from cluster.errors import BraidError, ConfigError, DecisionNotFound, StoreUnavailable
+from cluster.tenancy.quickstart import ADMIN_TENANT
 from deployments.cli.toolkit.refusal import refused
 from deployments.local.lifecycle import find_running
 from deployments.local.local_state import StateDir
@@ -236,6 +237,15 @@ class BraidClient:
                 f"the server at {self.url} closed the connection mid-answer: "
                 f"{type(error).__name__} {error}"
             ) from error
+
+
+def admin_client(url: str | None, key: str | None) -> BraidClient:
+    """Open the client of an administrator, by ``--url`` and ``--key``; close it.
+
+    Raises:
+        NoServer, ConfigError: as ``find_target``.
+    """
+    return BraidClient(find_target(url, key, None, ADMIN_TENANT))
 
 
 def _blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Which adapters the requests of a case have."""
+"""Adapters of the requests of a case."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""From samples to figures."""
+"""Figures from samples."""
 
 import pytest
 

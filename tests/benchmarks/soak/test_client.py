@@ -1,4 +1,4 @@
-"""How one request ended, read from the bytes of its answer."""
+"""End of one request, read from the bytes of its answer."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What fails a soak, and what is only reported."""
+"""Growth that fails a soak, and growth that is only reported."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What counts as growth, and as a crash."""
+"""Growth and crashes of processes."""
 
 import contextlib
 import os

@@ -95,7 +95,7 @@ class FakeServer(ThreadingHTTPServer):
         status: int = 200,
         headers: dict[str, str] | None = None,
     ) -> None:
-        """What to say from now on; ``body`` is JSON, or bytes as they are."""
+        """Set the answer from now on; ``body`` is JSON, or bytes."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.answers[method, path] = (status, headers or {}, content)
 
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    """A server on the loopback interface that says what the test tells it to."""
+    """Start a server on the loopback interface whose answers the test sets."""
     made = FakeServer()
     thread = Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

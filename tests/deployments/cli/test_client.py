@@ -1,4 +1,4 @@
-"""Which server, whose key, and what a refusal becomes."""
+"""Server, key, and errors of the command line's client."""
 
 import json
 from collections.abc import Callable

@@ -55,7 +55,11 @@ def test_what_cannot_be_a_file_is_refused(tmp_path: Path, name: str) -> None:
     [
         ((ADAPTER,), False, "holds an adapter already; --overwrite replaces it"),
         ((ROUTER,), None, "holds a router already; --overwrite replaces it"),
-        ((ADAPTER,), True, "the training is finished, it holds an adapter; --overwrite trains"),
+        (
+            (ADAPTER,),
+            True,
+            "the training is finished, it holds an adapter; train it again with --overwrite",
+        ),
         (
             (CHECKPOINT_FILE,),
             False,

@@ -1,4 +1,4 @@
-"""What a Redis outage costs, with a server that really dies and one that really hangs."""
+"""Cost of a Redis outage, with a server that really dies and one that really hangs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -56,7 +56,7 @@ def _tensors(seed: int = 0, candidates: tuple[str, ...] = CANDIDATES) -> dict[st
 
 
 def _fixed(*probabilities: float, **selection: Any) -> DlpRouter:
-    """A router whose probabilities are these, whatever the text."""
+    """Make a router of fixed probabilities, for every text."""
     tensors = {name: np.zeros_like(tensor) for name, tensor in _tensors().items()}
     tensors["linear.3.bias"] = np.log(np.array(probabilities, dtype=np.float32))
     hyperparameters = TINY.model_copy(update={"selection": SelectionConfig(**selection)})

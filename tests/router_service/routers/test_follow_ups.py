@@ -1,4 +1,4 @@
-"""Turns that go on with the turn before them."""
+"""Turns that continue the turn before them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ LOGITS = {  # (goes on, base, json, sql)
 
 
 class FixedWords:
-    """Logits of one word, as a network that has learned to tell follow-ups has them."""
+    """Logits of one word, as a network has them that has learned to recognise follow-ups."""
 
     def __init__(self, *, learned: bool) -> None:
         self.read: list[str] = []

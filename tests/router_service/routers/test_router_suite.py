@@ -1,4 +1,4 @@
-"""What every router kind must hold to: one table, one row per kind.
+"""Rules that every router kind must keep: one table, one row per kind.
 
 A row is a function ``(folder, seed) -> (RouterConfig, RouterContext)``. It writes a small artifact
 into ``folder`` (a kind without an artifact leaves it empty) and returns the configuration, named

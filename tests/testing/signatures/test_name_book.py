@@ -1,4 +1,4 @@
-"""What a name may have meant while a request was under way."""
+"""Possible meanings of a name while a request was under way."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A converted PiSSA, OLoRA or CorDA adapter computes beside the base what PEFT computes with it."""
+"""A converted PiSSA, OLoRA or CorDA adapter computes on the base what PEFT computes with it."""
 
 import copy
 import json

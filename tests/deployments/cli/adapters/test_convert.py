@@ -1,4 +1,4 @@
-"""``braid adapters convert``: what it writes, and what it says where it cannot."""
+"""``braid adapters convert``: its files, and its refusals."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the commands that write a result refuse before any work: folders, names, numbers."""
+"""Refusals of commands that write a result, before any work: folders, names, numbers."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ def said(result: Any) -> str:
 
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, ...]:
-    """Where no folder can be made."""
+    """Name a path below which no folder can be made."""
     file = tmp_path / "file"
     file.write_text("mine")
     return Path("/proc/x"), file, file / "sub"
