@@ -54,6 +54,20 @@ def check_layers(model: nn.Module, layers: nn.ModuleList) -> None:
             raise ModelSourceError(f"{name}: layer {index} has no nn.Linear")
 
 
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the decoder layers of a causal LM.
+
+    Raises:
+        ModelSourceError: they are not at ``model.layers``.
+    """
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
+        raise ModelSourceError(
+            f"{type(model).__name__}: its decoder layers are not at model.layers"
+        )
+    return layers
+
+
 def attention_modules(layers: nn.ModuleList) -> Iterator[nn.Module]:
     """The module of each decoder layer that calls the attention interface, in layer order.
 

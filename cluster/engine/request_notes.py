@@ -4,13 +4,13 @@ from collections.abc import Iterable
 
 import structlog
 
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from cluster.errors import BraidError
 
 log = structlog.get_logger(__name__)
 
 
-def note_preempted(sequences: Iterable[Sequence]) -> None:
+def note_preempted(sequences: Iterable[EngineSequence]) -> None:
     """Each lost its place in the batch, and its tokens are computed again."""
     for sequence in sequences:
         log.info(
@@ -22,7 +22,7 @@ def note_preempted(sequences: Iterable[Sequence]) -> None:
         )
 
 
-def note_failed(sequence: Sequence, error: BraidError) -> None:
+def note_failed(sequence: EngineSequence, error: BraidError) -> None:
     """It was ended by an error, whose cause another line has."""
     log.error(
         "engine.request_failed",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span, span_at, spans_between
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
@@ -31,7 +31,7 @@ class SequenceStatus(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class EngineSequence:
     """A request's tokens, how many of them have KV, and where it lies.
 
     Mutable and private to the engine: the scheduler alone changes it after creation, but for
@@ -263,7 +263,7 @@ class Sequence:
         self.spans = (*self.spans, Span(start, namespace, adapters))
         return start - self.prompt_len
 
-    def let_go(self, start: int) -> bool:
+    def release_before(self, start: int) -> bool:
         """The adapters of the spans before the one at ``start`` (tokens of the completion) are
         about to leave; False while they are needed to compute what is not there yet."""
         first = self.prompt_len + start

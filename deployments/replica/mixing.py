@@ -6,8 +6,8 @@ from dataclasses import replace
 from cluster.adapters.activation import active_from, stretches
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import MixingParts
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.spans import Span
 from cluster.errors import RequestError, RouterOutdated
 from router_service.routers.kind import EnginePart

@@ -30,7 +30,7 @@ from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, Usage
-from cluster.engine.engine import Engine
+from cluster.engine.port import Engine
 from cluster.engine.spans import Span
 from cluster.errors import (
     AdapterError,
@@ -357,7 +357,7 @@ class RequestBook:
                 http_request=message.http_request,
             )
             if message.sampling.grammar:
-                await asyncio.to_thread(self._engine.prepare, request)
+                await asyncio.to_thread(self._engine.compile_grammar, request)
                 if not self._is_live(live):
                     return
             self._engine.submit(

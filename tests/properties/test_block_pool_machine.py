@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.prefix_cache import PrefixCache
+from cluster.engine.scheduling.prefixes import PrefixCache
 
 NUM_BLOCKS = 6
 KEYS = st.sampled_from("abcdefgh")

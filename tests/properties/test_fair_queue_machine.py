@@ -16,14 +16,14 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.turns import Flow, Turns
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from tests.support.decisions import decision_over
 
 LARGEST = 20  # tokens
 Key = tuple[str, str]  # (tenant, adapters, one letter each)
 
 
-def make_sequence(index: int, key: Key) -> Sequence:
+def make_sequence(index: int, key: Key) -> EngineSequence:
     tenant, adapters = TenantId(key[0]), key[1]
     mixture = tuple(
         WeightedAdapter(AdapterKey(tenant, name, AdapterDigest(name)), 0.5 + index)
@@ -37,7 +37,7 @@ def make_sequence(index: int, key: Key) -> Sequence:
         sampling=SamplingParams(max_tokens=1),
         decision=decision,
     )
-    sequence = Sequence.create(
+    sequence = EngineSequence.create(
         request, namespace="", adapters=(), stop_token_ids=frozenset(), max_model_len=8
     )
     sequence.arrival = index
@@ -83,7 +83,7 @@ class Level:
 class Waiting:
     """One sequence of the model, and what was admitted while it waited."""
 
-    sequence: Sequence
+    sequence: EngineSequence
     key: Key
     since_arrival: Counter[Key] = field(default_factory=Counter)
     since_head: Counter[Key] = field(default_factory=Counter)

@@ -17,8 +17,8 @@ from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.sequence import Sequence
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.steps import StepPlan
 from tests.support.engines import make_request
 from tests.support.kv_model import STOP, Entry, alone, entry_of, mixture, next_token, path_of
 
@@ -67,11 +67,11 @@ class House:
         self.pool = BlockPool(config.kv_blocks, config.block_size)
         self.scheduler = Scheduler(config, self.pool, ManualClock())
         self.memory: dict[tuple[int, int], Entry] = {}
-        self.ended: dict[RequestId, Sequence] = {}
-        self.sequences: dict[RequestId, Sequence] = {}
+        self.ended: dict[RequestId, EngineSequence] = {}
+        self.sequences: dict[RequestId, EngineSequence] = {}
         self.returned = 0
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: EngineSequence) -> None:
         self.sequences[sequence.request_id] = sequence
         self.scheduler.add(sequence)
 
@@ -108,7 +108,7 @@ class House:
                 sampled[sequence.request_id] = next_token(entry)
         return sampled
 
-    def come_again(self, sequence: Sequence) -> None:
+    def come_again(self, sequence: EngineSequence) -> None:
         assert not sequence.is_recomputable
         assert sequence.block_table == []
         self.returned += 1
@@ -119,7 +119,7 @@ class House:
 
 
 def make_sequence(request, namespace, spans=()):
-    return Sequence.create(
+    return EngineSequence.create(
         request,
         namespace=namespace,
         adapters=mixture(namespace),
@@ -163,7 +163,7 @@ def test_each_token_is_computed_with_its_span(talks, size, room, batch, prefix_c
                 continue
             begun = sequence.spans[sequence.span]
             if talk.lets_go and begun.start and sequence.num_computed > begun.start:
-                assert house.scheduler.let_go(name, begun.start - sequence.prompt_len)
+                assert house.scheduler.release_before(name, begun.start - sequence.prompt_len)
             due = talk.changes[asked[name] :]
             if not due or due[0].when > sequence.num_generated:
                 continue

@@ -27,9 +27,9 @@ from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import span_at
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.steps import StepPlan
 from cluster.errors import EngineError, Overloaded, PromptTooLong
 from tests.support.decisions import TENANT, decision_over
 from tests.support.kv_model import (
@@ -46,7 +46,7 @@ from tests.support.kv_model import (
 
 @dataclass
 class Expected:
-    sequence: Sequence
+    sequence: EngineSequence
     tokens: list[int]  # at its end, when nothing cuts it short
     deadline: float | None
 
@@ -147,7 +147,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             deadline_at=None if arrival.deadline is None else now + arrival.deadline,
         )
         try:
-            sequence = Sequence.create(
+            sequence = EngineSequence.create(
                 request,
                 namespace=arrival.namespace,
                 adapters=mixture(arrival.namespace),
@@ -347,7 +347,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         queue, pending = self.scheduler._queue, self.scheduler._prefixes._pending
         assert all(pending.is_pending(key) for key in queue._held)
 
-    def end(self, ended: list[Sequence]) -> None:
+    def end(self, ended: list[EngineSequence]) -> None:
         for sequence in ended:
             expected = self.live.pop(sequence.request_id)  # a second end would not be found
             assert expected.sequence is sequence
@@ -440,7 +440,7 @@ def test_plans_depend_on_arrival_and_sizes_only(
                 decision=decision_over(),
             )
             scheduler.add(
-                Sequence.create(
+                EngineSequence.create(
                     request,
                     namespace=str(salt),
                     adapters=(),

@@ -3,7 +3,7 @@
 import zlib
 
 from cluster.domain.ids import Slot
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 
 STOP = 0
 Path = tuple[tuple[int, str], ...]  # from which token on which namespace was computed with
@@ -25,7 +25,7 @@ def entry_of(path: Path, tokens: list[int]) -> Entry:
     return tuple(taken), tuple(tokens)
 
 
-def path_of(sequence: Sequence) -> Path:
+def path_of(sequence: EngineSequence) -> Path:
     """What a sequence's tokens are to be computed with."""
     return tuple((span.start, span.namespace) for span in sequence.spans)
 

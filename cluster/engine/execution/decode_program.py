@@ -17,11 +17,10 @@ import torch
 
 from cluster.engine.execution.decode_buffers import StepBuffers
 from cluster.engine.execution.decoder_parts import LayerParts
-from cluster.engine.execution.step_mixing import StepMixing
 from cluster.engine.model.lora_layers import HeadProjection, ProjectionGroup
 from cluster.engine.model.norms import FusedRMSNorm
 from cluster.engine.model.products import NativeProduct
-from cluster.engine.model.step_context import StepContext
+from cluster.engine.model.step_context import LayerMixing, StepContext
 from kernels.attention import attention_native as attention
 from kernels.attention.attention_batch import PagedBatch
 from kernels.elementwise.operations import (
@@ -84,7 +83,7 @@ class DecodeProgram:
         self._lora_step = (ctypes.c_int64 * lora.STEP_WORDS)()
         self._sites = [g.site for p in layers for g in (p.qkv, p.o, p.gate_up, p.down)]
         self._weighing = torch.zeros((head.site + 1, lora.WEIGHT_WORDS), dtype=torch.int64)
-        self._weighed: StepMixing | None = None  # whose weights that is
+        self._weighed: LayerMixing | None = None  # whose weights that is
         self._attention_steps = {
             parts.window: (ctypes.c_int64 * attention.STEP_WORDS)() for parts in layers
         }
@@ -158,7 +157,7 @@ class DecodeProgram:
             program.run(threads)
         return buffers.logits[:rows]
 
-    def _weigh(self, mixing: StepMixing) -> bool:
+    def _weigh(self, mixing: LayerMixing) -> bool:
         """Point the sites' calls to a step's weights; False where these come too late for that."""
         if self._weighed is mixing:
             return True

@@ -9,17 +9,17 @@ from dataclasses import replace
 import structlog
 import torch
 
+from cluster.base_model.checks import decoder_layers
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.engine.execution.fused_decoder import FusedDecoder, fuse_decoder
-from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.execution.step_batches import StepBatches, make_batches
 from cluster.engine.execution.step_mixing import MixedRows, SiteMap, StepMixing, enter_layers
 from cluster.engine.execution.step_rows import StepRows, step_output
-from cluster.engine.mixing_spec import Mixing
-from cluster.engine.model.model_loader import LoadedModel, decoder_layers
-from cluster.engine.step_output import StepOutput
-from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
+from cluster.engine.model.model_loader import LoadedModel
+from cluster.engine.steps import ScheduledSequence, StepOutput, StepPlan
 from cluster.errors import EngineError, ModelSourceError
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import AnyPagedBatch

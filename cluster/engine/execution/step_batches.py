@@ -18,7 +18,7 @@ from cluster.engine.execution.cuda_graphs import (
     decode_buckets,
 )
 from cluster.engine.model.model_loader import LoadedModel
-from cluster.engine.step_plan import ScheduledSequence
+from cluster.engine.steps import ScheduledSequence
 from kernels.attention.attention_batch import PagedBatch
 from kernels.attention.attention_triton_batch import TritonPagedBatch
 from kernels.attention.paged import AnyPagedBatch

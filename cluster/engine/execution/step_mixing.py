@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from cluster.domain.decision import SiteWeights
-from cluster.engine.execution.mixing import LAYER_MODULES, MixingGate, PrefillRouter
+from cluster.engine.mixing import LAYER_MODULES
+from cluster.engine.mixing_parts import MixingGate, PrefillRouter
 from kernels.lora.torch_ops import AnyLoraBatch
 
 if TYPE_CHECKING:
     from cluster.domain.ids import RequestId
-    from cluster.engine.mixing_spec import Mixing
+    from cluster.engine.mixing import Mixing
     from cluster.engine.model.step_context import StepContext
     from kernels.lora.sites import FusedSite
 

@@ -12,9 +12,8 @@ import torch
 from cluster.domain.ids import RequestId
 from cluster.domain.request import TokenLogprobs
 from cluster.engine.sampling.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
-from cluster.engine.sequence import Sequence as EngineSequence
-from cluster.engine.step_output import StepOutput
-from cluster.engine.step_plan import ScheduledSequence
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.steps import ScheduledSequence, StepOutput
 from kernels.lora.lora_batch import Mixture
 
 

@@ -15,6 +15,7 @@ from cluster.base_model.checks import (
     attention_modules,
     check_config,
     check_layers,
+    decoder_layers,
     layer_window,
     limit_model_len,
 )
@@ -111,16 +112,6 @@ def resolve_device(wanted: str) -> torch.device:
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers of a causal LM."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        raise ModelSourceError(
-            f"{type(model).__name__}: its decoder layers are not at model.layers"
-        )
-    return layers
 
 
 def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:

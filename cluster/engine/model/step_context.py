@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
 
-    from cluster.engine.execution.step_mixing import StepMixing
     from kernels.attention.cache import LayerKVCache
     from kernels.attention.paged import AnyPagedBatch
     from kernels.lora.bank import AdapterBank
     from kernels.lora.torch_ops import AnyLoraBatch
+
+
+class LayerMixing(Protocol):
+    """Sets the weights of a step's adapters from layer to layer."""
+
+    @property
+    def changes(self) -> bool:
+        """``enter`` has something to set."""
+        ...
+
+    def view(self, site: int) -> torch.Tensor | None:
+        """Return the memory that holds a site's weights from ``enter`` of its layer on.
+
+        Returns:
+            [P] or [P, slices], at the same address in every step; None when they depend on the
+            site's own input.
+        """
+        ...
+
+    def enter(self, layer: int, x: torch.Tensor) -> None:
+        """Set the weights of a layer's sites, from the rows ``x`` [T, d] that enter it."""
+        ...
+
+    def weights(self, site: int, x: torch.Tensor) -> torch.Tensor:
+        """Return a site's weights, [P] or [P, slices], given its input ``x`` [T, in]."""
+        ...
 
 
 @dataclass(slots=True)
@@ -32,7 +57,7 @@ class StepContext:
     lora: AnyLoraBatch | None = None
     head: AnyLoraBatch | None = None  # of the rows that the output head is given
     head_input: torch.Tensor | None = None  # [rows, hidden], where what the head reads is kept
-    mixing: StepMixing | None = None
+    mixing: LayerMixing | None = None
 
     def effective_window(self, window: int | None) -> int | None:
         """``window``, or None where no sequence can be longer than it."""

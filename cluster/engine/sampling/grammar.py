@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
-from cluster.engine.sampling.grammar_limits import LIMITS
+from cluster.engine.grammar_limits import LIMITS
 from cluster.engine.sequence import Grammar
 from cluster.errors import BraidError, EngineError, GrammarTooComplex, RequestError
 

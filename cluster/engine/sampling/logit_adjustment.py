@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.sequence import EngineSequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)

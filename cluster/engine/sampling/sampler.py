@@ -15,7 +15,7 @@ import torch
 
 from cluster.domain.request import SamplingParams, TokenLogprobs
 from cluster.engine.sampling.logit_adjustment import LogitAdjustment, adjust_logits, adjustment_of
-from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.sequence import EngineSequence
 from cluster.errors import EngineError
 
 NUCLEUS_CANDIDATES = 256

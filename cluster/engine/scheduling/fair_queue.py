@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.engine.scheduling.turns import Flow, Turns
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from cluster.errors import IntegrityError
 
 
@@ -53,11 +53,11 @@ class _Queue(Flow):
 
     key: tuple[AdapterDigest, ...] = field(kw_only=True)
     tenant: _Tenant = field(kw_only=True)
-    sequences: OrderedDict[RequestId, Sequence] = field(default_factory=OrderedDict)
+    sequences: OrderedDict[RequestId, EngineSequence] = field(default_factory=OrderedDict)
     held_for: str | None = None  # the event that releases it
 
     @property
-    def head(self) -> Sequence:
+    def head(self) -> EngineSequence:
         return next(iter(self.sequences.values()))
 
 
@@ -82,7 +82,7 @@ class FairQueue:
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[EngineSequence]:
         """All sequences, queue by queue, each queue in order of arrival."""
         for tenant in self._tenants.values():
             for queue in tenant.queues.values():
@@ -103,7 +103,7 @@ class FairQueue:
         found = self._tenants.get(self._tenant_key(tenant))
         return 0 if found is None else found.size
 
-    def append(self, sequence: Sequence) -> None:
+    def append(self, sequence: EngineSequence) -> None:
         """Queue a sequence behind those of its tenant with the same adapters."""
         tenant_key = self._tenant_key(sequence.request.tenant)
         tenant = self._tenants.get(tenant_key)
@@ -120,7 +120,7 @@ class FairQueue:
         tenant.size += 1
         self._size += 1
 
-    def peek(self) -> Sequence | None:
+    def peek(self) -> EngineSequence | None:
         """Whose turn it is; None when nothing waits or all that waits is held.
 
         The answer stays the same until that sequence is popped, held or removed.
@@ -128,7 +128,7 @@ class FairQueue:
         queue = self._first()
         return None if queue is None else queue.head
 
-    def pop(self, cost: int) -> Sequence:
+    def pop(self, cost: int) -> EngineSequence:
         """Take the sequence that ``peek`` gives, which is admitted at ``cost`` tokens (>= 1).
 
         Raises:
@@ -146,7 +146,7 @@ class FairQueue:
             self._resume(self._limits[0][2])
         return sequence
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: EngineSequence) -> None:
         """Take a sequence out, wherever it is, at no cost to its tenant."""
         tenant = self._tenants[self._tenant_key(sequence.request.tenant)]
         queue = tenant.queues[sequence.request.decision.digests if self._fair else ()]
@@ -220,7 +220,7 @@ class FairQueue:
         tenant = self._turns.first
         return None if tenant is None else tenant.turns.first
 
-    def _take(self, queue: _Queue, sequence: Sequence) -> None:
+    def _take(self, queue: _Queue, sequence: EngineSequence) -> None:
         tenant = queue.tenant
         del queue.sequences[sequence.request_id]
         tenant.size -= 1

@@ -41,12 +41,11 @@ from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.scheduling.batch_integrity import check_batch, check_order, check_waiting
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.expected_length import ExpectedLength
 from cluster.engine.scheduling.fair_queue import FairQueue
-from cluster.engine.scheduling.shared_prefixes import SharedPrefixes
-from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.scheduling.prefixes import SharedPrefixes
+from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import Span
-from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.engine.steps import ScheduledSequence, StepPlan
 from cluster.errors import (
     ConfigError,
     EngineError,
@@ -55,6 +54,7 @@ from cluster.errors import (
     PromptTooLong,
     RequestError,
 )
+from cluster.expected_length import ExpectedLength
 
 HOLD_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
 
@@ -87,17 +87,19 @@ class Scheduler:
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
         self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
         self._expected = ExpectedLength()
-        self._preempted: deque[Sequence] = deque()  # in order of admission, after all that run
-        self._returned: list[Sequence] = []  # preempted, and not to be kept here
-        self._running: list[Sequence] = []  # in order of admission
-        self._by_id: dict[RequestId, Sequence] = {}
+        self._preempted: deque[EngineSequence] = (
+            deque()
+        )  # in order of admission, after all that run
+        self._returned: list[EngineSequence] = []  # preempted, and not to be kept here
+        self._running: list[EngineSequence] = []  # in order of admission
+        self._by_id: dict[RequestId, EngineSequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
         self._arrivals = 0
         self._admissions = 0
         self._plans = 0
         self._open_plan: StepPlan | None = None  # the one that commit takes
         self._preemptions = 0
-        self._lately_preempted: list[Sequence] = []  # by the newest plan
+        self._newly_preempted: list[EngineSequence] = []  # by the newest plan
 
     @property
     def max_model_len(self) -> int:
@@ -120,11 +122,11 @@ class Scheduler:
         return self._preemptions
 
     @property
-    def sequences(self) -> tuple[Sequence, ...]:
+    def sequences(self) -> tuple[EngineSequence, ...]:
         """All sequences not yet ended: those admitted before in that order, then the others."""
         return (*self._running, *self._preempted, *self._queue)
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: EngineSequence) -> None:
         """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.
 
         Raises:
@@ -157,7 +159,7 @@ class Scheduler:
 
     def cancel(
         self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED
-    ) -> Sequence | None:
+    ) -> EngineSequence | None:
         """End a sequence now, wherever it is, and free its blocks; None when it is not live."""
         sequence = self._by_id.get(request_id)
         if sequence is not None:
@@ -193,23 +195,23 @@ class Scheduler:
         sequence = self._by_id.get(request_id)
         return None if sequence is None else sequence.reroute(namespace, adapters, after)
 
-    def let_go(self, request_id: RequestId, start: int) -> bool:
+    def release_before(self, request_id: RequestId, start: int) -> bool:
         """The adapters of the spans before the one at ``start`` (tokens of the completion) are
         about to leave; False while they are needed to compute what is not there yet."""
         sequence = self._by_id.get(request_id)
-        return sequence is None or sequence.let_go(start)
+        return sequence is None or sequence.release_before(start)
 
     @property
-    def lately_preempted(self) -> tuple[Sequence, ...]:
+    def newly_preempted(self) -> tuple[EngineSequence, ...]:
         """What the newest plan took out of the batch."""
-        return tuple(self._lately_preempted)
+        return tuple(self._newly_preempted)
 
-    def take_returned(self) -> list[Sequence]:
+    def take_returned(self) -> list[EngineSequence]:
         """Sequences preempted since the last call that cannot be computed again as they are."""
         returned, self._returned = self._returned, []
         return returned
 
-    def expire(self) -> list[Sequence]:
+    def expire(self) -> list[EngineSequence]:
         """End what is past its deadline or complete as it came; call it before ``schedule``.
 
         ``commit`` does the same, so a loop that never idles needs no call of its own.
@@ -237,7 +239,7 @@ class Scheduler:
         Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
         not on time or ids.
         """
-        self._lately_preempted.clear()
+        self._newly_preempted.clear()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
         prefills = self._schedule_prefills(budget)
@@ -250,7 +252,7 @@ class Scheduler:
         self._open_plan = StepPlan(self._plans, tuple(scheduled))
         return self._open_plan
 
-    def commit(self, plan: StepPlan, sampled: Mapping[RequestId, int]) -> list[Sequence]:
+    def commit(self, plan: StepPlan, sampled: Mapping[RequestId, int]) -> list[EngineSequence]:
         """Account for a computed step: publish full blocks, append tokens, end what is complete.
 
         Sequences that ended since the plan was made are ignored, and so are their tokens.
@@ -297,7 +299,7 @@ class Scheduler:
                 ended.append(sequence)
         return ended + self.expire()
 
-    def complete(self, sequence: Sequence, weights: SiteWeights) -> None:
+    def complete(self, sequence: EngineSequence, weights: SiteWeights) -> None:
         """What a sequence's whole prompt was computed for is known: it is from now on like others.
 
         Call it before the ``commit`` of the step that computed the prompt. What it publishes is
@@ -340,7 +342,7 @@ class Scheduler:
                 scheduled.append(self._share(sequence, 1))
         return scheduled
 
-    def _make_room(self, sequence: Sequence) -> bool:
+    def _make_room(self, sequence: EngineSequence) -> bool:
         """Give a decode the block of its newest token; False when it was itself preempted.
 
         Those preempted were admitted after ``sequence``, so none is in the step yet.
@@ -393,13 +395,13 @@ class Scheduler:
             prefills.append(self._share(sequence, count))
             budget -= count
 
-    def _cost(self, sequence: Sequence) -> int:
+    def _cost(self, sequence: EngineSequence) -> int:
         """Tokens to compute for a sequence that holds its blocks: prefill and expected decode."""
         room = sequence.max_len - sequence.num_tokens
         return sequence.num_uncomputed + self._expected.expect(_kind(sequence), room)
 
     @staticmethod
-    def _chunk(sequence: Sequence, budget: int, *, alone: bool) -> int:
+    def _chunk(sequence: EngineSequence, budget: int, *, alone: bool) -> int:
         """Tokens of a prefill to compute now, given room for ``budget``; 0 when it must wait.
 
         ``alone`` tells that no other prefill is in the step.
@@ -409,7 +411,7 @@ class Scheduler:
             return prompt_left if alone else 0
         return max(0, min(sequence.num_uncomputed, budget))
 
-    def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
+    def _take_blocks(self, sequence: EngineSequence, hits: list[int]) -> bool:
         """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
 
         Beside other sequences a block is left for each that may still grow, its own included:
@@ -432,27 +434,27 @@ class Scheduler:
             sequence.num_cached = min(sequence.num_computed, sequence.prompt_len)
         return True
 
-    def _may_grow(self, sequence: Sequence) -> bool:
+    def _may_grow(self, sequence: EngineSequence) -> bool:
         return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)
 
-    def _share(self, sequence: Sequence, count: int) -> ScheduledSequence:
+    def _share(self, sequence: EngineSequence, count: int) -> ScheduledSequence:
         start = sequence.num_computed
         return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: EngineSequence) -> None:
         self._running.remove(sequence)
         self._release(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self._preemptions += 1
-        self._lately_preempted.append(sequence)
+        self._newly_preempted.append(sequence)
         if sequence.is_recomputable:
             self._preempted.appendleft(sequence)
         else:
             del self._by_id[sequence.request_id]
             self._returned.append(sequence)
 
-    def _refuse_if_full(self, sequence: Sequence) -> None:
+    def _refuse_if_full(self, sequence: EngineSequence) -> None:
         """A full queue still takes a tenant that has less than an equal share of it."""
         places = self._config.max_batch_size - len(self._running)
         limit = self._config.max_queued + places
@@ -470,7 +472,7 @@ class Scheduler:
                 f"{self._config.max_queued} may wait beside {places} open places"
             )
 
-    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+    def _end(self, sequence: EngineSequence, reason: FinishReason) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
         elif sequence.admission >= 0:
@@ -485,7 +487,7 @@ class Scheduler:
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: EngineSequence) -> None:
         """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
         for key in self._prefixes.forget(sequence):
             self._queue.release(key)
@@ -495,6 +497,6 @@ class Scheduler:
         sequence.num_published = 0
 
 
-def _kind(sequence: Sequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
+def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
     """Requests that probably get answers of similar length."""
     return sequence.request.tenant, sequence.request.decision.digests

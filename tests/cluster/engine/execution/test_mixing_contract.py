@@ -12,8 +12,7 @@ import transformers
 
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams
-from cluster.engine.execution.mixing import LAYER_MODULES
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import LAYER_MODULES, Mixing
 from tests.support.engines import RunningEngine, make_request
 
 LAYERS = 2

@@ -7,9 +7,9 @@ import pytest
 
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
-from cluster.engine.scheduling.expected_length import FIRST_GUESS, ExpectedLength
 from cluster.engine.scheduling.scheduler import HOLD_PASSES
 from cluster.errors import Overloaded
+from cluster.expected_length import FIRST_GUESS, ExpectedLength
 
 
 def admissions(rig: Any) -> Iterator[str]:

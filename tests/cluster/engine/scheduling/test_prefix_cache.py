@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.prefix_cache import PrefixCache, block_key
+from cluster.engine.scheduling.prefixes import PrefixCache, block_key
 
 TOKENS = list(range(12))
 

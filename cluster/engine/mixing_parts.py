@@ -1,4 +1,4 @@
-"""What decides adapters' weights inside the model: per token, or in a prompt's prefill.
+"""Gates and routers that decide adapters' weights inside the model: per token, or in prefill.
 
 Both are called in the step thread, under inference mode. A `PrefillRouter`, and a `MixingGate` that
 answers by layer, see rows of the residual stream as it enters a decoder layer, before the layer's
@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 if TYPE_CHECKING:
     import torch
 
-LAYER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Short names of a decoder layer's linears, in the order of a `PrefillRouter`'s weights."""
-
 
 class MixingGate(Protocol):
-    """Weighs the adapters of a mixture anew for every token."""
+    """Weighs the adapters of a mixture again for every token."""
 
     @property
     def num_adapters(self) -> int:
@@ -45,9 +42,9 @@ class MixingGate(Protocol):
         """Weights [T, k], fp32, of the T rows of the step whose requests name this gate, in the
         step's order; any finite real, 0 skips the adapter. The mixture's own weights multiply them.
 
-        By site every linear in `LAYER_MODULES` is asked for once in a step, those that no adapter
-        touches too, and adapters at any other linear keep the mixture's weights. What a request
-        is told of its gate (``explain``) are weights by layer.
+        By site every linear in `cluster.engine.mixing.LAYER_MODULES` is asked for once in a step,
+        those that no adapter touches too, and adapters at any other linear keep the mixture's
+        weights. A request that asks for its gate's weights (``explain``) gets those by layer.
 
         Args:
             layer: index of the decoder layer.

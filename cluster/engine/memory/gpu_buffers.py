@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.execution.cuda_graphs import decode_buckets
+from cluster.engine.memory.model_shape import ModelShape
 from kernels.attention import attention_triton_batch as paged
 from kernels.lora import lora_triton_batch as lora
 from kernels.lora.triton_slots import RECORD
-
-if TYPE_CHECKING:
-    from cluster.engine.execution.memory_need import ModelShape
 
 INT32, INT64, FLOAT32 = 4, 8, 4
 SITES_PER_LAYER = 4

@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.engine.execution.memory_need import ModelShape, check_fits, memory_need
+from cluster.engine.memory.memory_need import check_fits, memory_need
+from cluster.engine.memory.model_shape import ModelShape
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
