@@ -65,7 +65,7 @@ class EngineSequence:
     num_begun: int = 1  # spans whose first token has been computed, here or elsewhere
     arrival: int = -1  # position in the order of arrival, set by the scheduler
     admission: int = -1  # position in the order of first admissions; -1 before
-    hold_limit: int | None = None  # count of admissions from which on it is not held back
+    defer_limit: int | None = None  # stop deferring it after this many admissions
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None  # set exactly once
 

@@ -240,7 +240,7 @@ class FairQueueMachine(RuleBasedStateMachine):
             return
         if one.limit is None:
             one.limit = self.pops + self.passes
-        assert self.queue.hold(event) is (one.limit > self.pops)
+        assert self.queue.defer(event) is (one.limit > self.pops)
         if one.limit <= self.pops:
             return
         tenant, adapters = one.key
@@ -254,7 +254,7 @@ class FairQueueMachine(RuleBasedStateMachine):
 
     @rule(event=st.sampled_from("EFG"))
     def release(self, event: str) -> None:
-        self.queue.release(event)
+        self.queue.resume_deferred(event)
         for key in [key for key, name in self.held.items() if name == event]:
             self.resume(key)
 
@@ -275,7 +275,7 @@ class FairQueueMachine(RuleBasedStateMachine):
             return
         self.queue.check_integrity()
         assert len(self.queue) == len(self.waiting)
-        assert self.queue.held == len(self.held)
+        assert self.queue.deferred == len(self.held)
         assert {one.sequence for one in self.waiting} == set(self.queue)
         for tenant in "abcde":
             own = [one for one in self.waiting if one.sequence.request.tenant == tenant]
@@ -293,7 +293,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         while self.waiting:
             self.pop_one(1)
         assert self.queue.peek() is None
-        assert (len(self.queue), self.queue.tenants, self.queue.held) == (0, 0, 0)
+        assert (len(self.queue), self.queue.tenants, self.queue.deferred) == (0, 0, 0)
 
 
 FairQueueMachine.TestCase.settings = settings(

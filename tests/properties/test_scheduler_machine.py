@@ -345,7 +345,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert all(s.admission < 0 for s in waiting)
         # Whoever is held waits for a block that a running sequence computes.
         queue, pending = self.scheduler._queue, self.scheduler._prefixes._pending
-        assert all(pending.is_pending(key) for key in queue._held)
+        assert all(pending.is_pending(key) for key in queue._deferred)
 
     def end(self, ended: list[EngineSequence]) -> None:
         for sequence in ended:

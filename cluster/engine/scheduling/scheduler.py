@@ -16,8 +16,8 @@ always in order of admission: among them nobody is overtaken, the oldest always 
 becomes the oldest. So each ends, so its place and blocks come free, and who waits to be admitted
 waits no longer than the queue's bounds say.
 
-A sequence whose next block is just being computed for a running one is held back until that block
-is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
+A sequence whose next block is just being computed for a running one is deferred until that block
+is in the prefix cache, while others may pass, at most ``MAX_PASSES`` of them. Who computes it is
 in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
 
 A sequence that was re-routed, or whose prompt invokes an adapter, has spans, each with its own
@@ -56,7 +56,7 @@ from cluster.errors import (
 )
 from cluster.expected_length import ExpectedLength
 
-HOLD_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
+MAX_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
 
 
 class Scheduler:
@@ -85,7 +85,7 @@ class Scheduler:
         self._pool = pool
         self._clock = clock
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
-        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
+        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
         self._expected = ExpectedLength()
         self._preempted: deque[EngineSequence] = (
             deque()
@@ -290,7 +290,7 @@ class Scheduler:
                 )
             sequence.num_computed = item.end
             for key in self._prefixes.publish(sequence):
-                self._queue.release(key)
+                self._queue.resume_deferred(key)
             if item.samples and sequence.end_by_tokens is None:
                 sequence.token_ids.append(sampled[sequence.request_id])
             reason = sequence.end_by_tokens
@@ -308,7 +308,7 @@ class Scheduler:
         mixing = sequence.mixing
         assert mixing is not None
         for key in self._prefixes.forget(sequence):
-            self._queue.release(key)
+            self._queue.resume_deferred(key)
         sequence.whole_prefill = False
         sequence.mixing = mixing.completed(weights)
         if mixing.complete is not None:
@@ -378,7 +378,7 @@ class Scheduler:
             hits = self._prefixes.find(sequence)
             if not again:
                 awaited = self._prefixes.awaited(sequence, len(hits))
-                if awaited is not None and self._queue.hold(awaited):
+                if awaited is not None and self._queue.defer(awaited):
                     continue
             if not self._take_blocks(sequence, hits):
                 return
@@ -490,7 +490,7 @@ class Scheduler:
     def _release(self, sequence: EngineSequence) -> None:
         """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
         for key in self._prefixes.forget(sequence):
-            self._queue.release(key)
+            self._queue.resume_deferred(key)
         self._pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0
