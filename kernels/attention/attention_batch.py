@@ -110,7 +110,7 @@ class PagedBatch:
     block_size: int
     dtype: torch.dtype
     device: torch.device
-    slot_mapping: torch.Tensor  # [T] int64: block * block_size + offset, where tokens are stored
+    kv_indices: torch.Tensor  # [T] int64: block * block_size + offset, where tokens are stored
     opened_blocks: torch.Tensor | None  # [n] int64: begun and not filled by this step's tokens
     _rows: tuple[_Row, ...]
     _plans: dict[int | None, AttentionPlan] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class PagedBatch:
             ValueError: a row without new tokens, or a block table shorter than its tokens.
         """
         rows: list[_Row] = []
-        slots: list[int] = []
+        kv_indices: list[int] = []
         opened: list[int] = []
         for table, context, count in zip(block_tables, context_lens, query_lens, strict=True):
             end = context + count
@@ -149,19 +149,19 @@ class PagedBatch:
                 raise ValueError(
                     f"row {len(rows)}: {len(table)} blocks of {block_size} hold fewer than {end}"
                 )
-            rows.append(_Row(tuple(table), context, count, len(slots)))
-            slots.extend(
+            rows.append(_Row(tuple(table), context, count, len(kv_indices)))
+            kv_indices.extend(
                 table[position // block_size] * block_size + position % block_size
                 for position in range(context, end)
             )
             if end % block_size and context <= end - end % block_size:
                 opened.append(table[end // block_size])
         return PagedBatch(
-            len(slots),
+            len(kv_indices),
             block_size,
             dtype,
             torch.device(device),
-            torch.tensor(slots).to(device, non_blocking=True),
+            torch.tensor(kv_indices).to(device, non_blocking=True),
             torch.tensor(opened).to(device, non_blocking=True) if opened else None,
             tuple(rows),
         )

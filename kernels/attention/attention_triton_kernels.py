@@ -16,7 +16,7 @@ import triton.language as tl
 def store(
     source,  # [T, 2 * H_kv, D]
     kv,  # [num_blocks, block_size, 2 * H_kv, D], contiguous
-    slot_mapping,  # [T], negative: nowhere
+    kv_indices,  # [T], negative: nowhere
     source_token,
     source_head,
     DIM: tl.constexpr,
@@ -25,14 +25,14 @@ def store(
 ):
     """One token per program."""
     token = tl.program_id(0)
-    slot = tl.load(slot_mapping + token)
-    if slot < 0:
+    kv_index = tl.load(kv_indices + token)
+    if kv_index < 0:
         return
     source += token.to(tl.int64) * source_token
     for start in range(0, SIZE, BLOCK):
         e = start + tl.arange(0, BLOCK)
         values = tl.load(source + (e // DIM) * source_head + e % DIM, mask=e < SIZE)
-        tl.store(kv + slot * SIZE + e, values, mask=e < SIZE)
+        tl.store(kv + kv_index * SIZE + e, values, mask=e < SIZE)
 
 
 @triton.jit

@@ -41,7 +41,7 @@ def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: TritonPagedBatc
     store[(tokens,)](
         kv,
         cache.kv,
-        batch.slot_mapping,
+        batch.kv_indices,
         kv.stride(0),
         kv.stride(1),
         DIM=dim,

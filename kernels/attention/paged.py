@@ -42,7 +42,7 @@ def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: AnyPagedBatch) 
         return
     if batch.opened_blocks is not None:
         cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
-    cache.kv.flatten(0, 1).index_copy_(0, batch.slot_mapping, kv)
+    cache.kv.flatten(0, 1).index_copy_(0, batch.kv_indices, kv)
 
 
 def paged_attention(

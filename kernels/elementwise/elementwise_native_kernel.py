@@ -70,7 +70,7 @@ def _rotate_store(address: int, thread: int, threads: int) -> None:
     tokens, heads, kv_heads, dim = w[3], w[4], w[5], w[6]
     stride = (heads + 2 * kv_heads) * dim
     half = dim // 2
-    slots = ints_at(w[8])
+    kv_indices = ints_at(w[8])
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         cos, sin = floats_at(w[1] + _FLOAT * token * dim), floats_at(w[2] + _FLOAT * token * dim)
         row = w[0] + _FLOAT * token * stride
@@ -82,7 +82,7 @@ def _rotate_store(address: int, thread: int, threads: int) -> None:
                 low[i] = a * cos[i] - b * sin[i]
                 high[i] = b * cos[half + i] + a * sin[half + i]
         source = floats_at(row + _FLOAT * heads * dim)
-        target = floats_at(w[7] + _FLOAT * slots[token] * 2 * kv_heads * dim)
+        target = floats_at(w[7] + _FLOAT * kv_indices[token] * 2 * kv_heads * dim)
         for i in range(2 * kv_heads * dim):
             target[i] = source[i]
 
@@ -115,6 +115,6 @@ def rotate_store(address: int, thread: int, threads: int) -> None:
     """Rotate query and key heads in place, and copy keys and values to their places in the cache.
 
     Words: qkv [tokens, heads + 2 kv_heads, dim], cos and sin [tokens, dim], tokens, heads,
-    kv_heads, dim, cache [slots, 2 kv_heads, dim], slots [tokens] int64.
+    kv_heads, dim, cache [places, 2 kv_heads, dim], kv_indices [tokens] int64.
     """
     _rotate_store(address, thread, threads)

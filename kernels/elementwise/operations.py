@@ -67,7 +67,7 @@ def rotate_and_store_call(
     sin: torch.Tensor,
     heads: int,
     cache: LayerKVCache,
-    slots: torch.Tensor,
+    kv_indices: torch.Tensor,
     rows: int,
 ) -> Operation:
     """`kernels.elementwise.ops.rotate_and_store` of the first ``rows`` tokens.
@@ -77,7 +77,7 @@ def rotate_and_store_call(
         cos: [.., D]; ``sin`` likewise.
         heads: query heads.
         cache: the layer's.
-        slots: [..] int64, where the tokens' keys and values go.
+        kv_indices: [..] int64, where the tokens' keys and values go.
         rows: at least 1.
     """
     return Operation(
@@ -91,6 +91,6 @@ def rotate_and_store_call(
             cache.kv_heads,
             cache.kv.shape[3],
             cache.kv.data_ptr(),
-            slots.data_ptr(),
+            kv_indices.data_ptr(),
         ),
     )

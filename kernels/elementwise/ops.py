@@ -80,8 +80,7 @@ def rotate_and_store(
         return
     if batch.opened_blocks is not None:
         cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
-    slots = batch.slot_mapping
-    _run(rotate_and_store_call(qkv, cos, sin, heads, cache, slots, qkv.shape[0]), qkv)
+    _run(rotate_and_store_call(qkv, cos, sin, heads, cache, batch.kv_indices, qkv.shape[0]), qkv)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:

@@ -127,7 +127,7 @@ class DecodeProgram:
         buffers.x[:rows].copy_(x)
         buffers.cos[:rows].copy_(cos)
         buffers.sin[:rows].copy_(sin)
-        buffers.slots[:rows].copy_(batch.slot_mapping)
+        buffers.kv_indices[:rows].copy_(batch.kv_indices)
         heads, kv_heads = self._layers[0].heads, self._layers[0].kv_heads
         for window, words in self._attention_steps.items():
             decode = batch.plan(window).native
@@ -198,7 +198,7 @@ class DecodeProgram:
             logits=vocabulary,
             cos=torch.empty((room, parts.head_dim)),
             sin=torch.empty((room, parts.head_dim)),
-            slots=torch.empty(room, dtype=torch.int64),
+            kv_indices=torch.empty(room, dtype=torch.int64),
             scratch=torch.empty(scratch, dtype=torch.int8),
         )
 
@@ -272,7 +272,7 @@ class DecodeProgram:
             ):
                 yield norm_heads_call(qkv, norm.weight, norm.eps_value, rows, first, count)
         yield rotate_and_store_call(
-            qkv, buffers.cos, buffers.sin, heads, cache, buffers.slots, rows
+            qkv, buffers.cos, buffers.sin, heads, cache, buffers.kv_indices, rows
         )
         yield attention.layer_call(
             ctypes.addressof(self._attention_steps[parts.window]),
