@@ -14,7 +14,7 @@ from cluster.errors import BraidError
 
 @dataclass(frozen=True, slots=True)
 class ScheduledSequence:
-    """One sequence's share of a step: compute its tokens [start, start + count)."""
+    """One sequence's part of a step: compute its tokens [start, start + count)."""
 
     sequence: EngineSequence
     start: int  # equals the number of tokens computed before the step

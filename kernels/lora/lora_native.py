@@ -92,9 +92,9 @@ def native_run(bank: AdapterBank, groups: Sequence[tuple[int, int, list[int]]]) 
 
 
 def _bounds(pair_tokens: torch.Tensor) -> torch.Tensor:
-    """[kernel.SHARES + 1] tokens that cut the pairs into parts of about the same size."""
+    """[kernel.TOKEN_CUTS + 1] tokens that cut the pairs into parts of about the same size."""
     ordered = pair_tokens.sort().values
-    starts = torch.arange(1, kernel.SHARES) * len(ordered) // kernel.SHARES
+    starts = torch.arange(1, kernel.TOKEN_CUTS) * len(ordered) // kernel.TOKEN_CUTS
     last = ordered[-1:] + 1
     return torch.cat((torch.zeros(1, dtype=torch.int64), ordered[starts], last))
 

@@ -58,7 +58,7 @@ BY_GROUPS, BY_PAIRS, BY_PHASES, BY_TOKENS = range(4)
 """What a thread takes: whole groups; its part of each group's pairs; groups to shrink in the first
 phase and columns to expand in the second; or its part of the tokens, with all their pairs."""
 
-SHARES = 64
+TOKEN_CUTS = 64
 """Parts of about equally many pairs that `BOUNDS` cuts the tokens into, for `BY_TOKENS`."""
 
 _LINE = 64  # bytes
@@ -196,8 +196,8 @@ def _pairs_of(step: Any, group: Any, thread: int, threads: int) -> Any:
         return first + count * thread // threads, first + count * (thread + 1) // threads
     if step[SPLIT] == BY_TOKENS:
         tokens, bounds = ints_at(step[TOKENS]), ints_at(step[BOUNDS])
-        first = _from_token(tokens, first, last, bounds[SHARES * thread // threads])
-        last = _from_token(tokens, first, last, bounds[SHARES * (thread + 1) // threads])
+        first = _from_token(tokens, first, last, bounds[TOKEN_CUTS * thread // threads])
+        last = _from_token(tokens, first, last, bounds[TOKEN_CUTS * (thread + 1) // threads])
     return first, last
 
 

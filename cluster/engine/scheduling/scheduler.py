@@ -339,7 +339,7 @@ class Scheduler:
             if sequence.status is not SequenceStatus.RUNNING or sequence.is_prefilling:
                 continue
             if self._make_room(sequence):
-                scheduled.append(self._share(sequence, 1))
+                scheduled.append(self._part_of(sequence, 1))
         return scheduled
 
     def _make_room(self, sequence: EngineSequence) -> bool:
@@ -364,12 +364,12 @@ class Scheduler:
                 count = self._chunk(sequence, budget, alone=not scheduled)
                 if count == 0:
                     break
-                scheduled.append(self._share(sequence, count))
+                scheduled.append(self._part_of(sequence, count))
                 budget -= count
         return scheduled
 
     def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
-        """Move sequences into the batch, and append their shares."""
+        """Move sequences into the batch, and append their parts of the step."""
         while len(self._running) < self._config.max_batch_size:
             again = bool(self._preempted)
             sequence = self._preempted[0] if again else self._queue.peek()
@@ -392,7 +392,7 @@ class Scheduler:
             sequence.status = SequenceStatus.RUNNING
             self._prefixes.announce(sequence)
             count = self._chunk(sequence, budget, alone=not prefills)
-            prefills.append(self._share(sequence, count))
+            prefills.append(self._part_of(sequence, count))
             budget -= count
 
     def _cost(self, sequence: EngineSequence) -> int:
@@ -437,7 +437,7 @@ class Scheduler:
     def _may_grow(self, sequence: EngineSequence) -> bool:
         return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)
 
-    def _share(self, sequence: EngineSequence, count: int) -> ScheduledSequence:
+    def _part_of(self, sequence: EngineSequence, count: int) -> ScheduledSequence:
         start = sequence.num_computed
         return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
 
