@@ -113,7 +113,7 @@ class TorchEngine:
         with self._live.changed:
             if self._live.stopping:
                 raise EngineError("the engine is stopping")
-            self._live.scheduler.add(sequence)
+            self._live.scheduler.add_sequence(sequence)
             self._live.seeds[request.request_id] = self._new_seed() if seed is None else seed
             self._live.unstarted.add(request.request_id)
             self._live.changed.notify()

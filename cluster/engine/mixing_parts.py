@@ -98,7 +98,7 @@ class MixingParts:
     routers: dict[str, PrefillRouter] = field(default_factory=dict)
     device: torch.device | None = None  # of the model; None: not known yet
 
-    def add(
+    def add_part(
         self, name: str, *, gate: MixingGate | None = None, router: PrefillRouter | None = None
     ) -> None:
         """Let sequences name a gate or a router."""
@@ -107,12 +107,12 @@ class MixingParts:
         if router is not None:
             self.routers[name] = router if self.device is None else router.to(self.device)
 
-    def remove(self, name: str) -> None:
+    def remove_part(self, name: str) -> None:
         """Forget a gate or router; nothing where there is none."""
         self.gates.pop(name, None)
         self.routers.pop(name, None)
 
-    def move(self, device: torch.device) -> None:
+    def move_to(self, device: torch.device) -> None:
         """Bring all of them, and those that come, to ``device``."""
         self.device = device
         self.gates.update({name: gate.to(device) for name, gate in self.gates.items()})

@@ -165,7 +165,7 @@ class StepLoop:
                 weights = output.decided.get(item.sequence.request_id)
                 if weights is not None:
                     self.counters.routed_prompts += 1
-                    self._live.scheduler.complete(item.sequence, weights)
+                    self._live.scheduler.complete_routing(item.sequence, weights)
             begun = self._begin_spans(live)
             before = [item.sequence.num_generated for item in live]
             ended = self._live.scheduler.commit(plan, output.token_ids)

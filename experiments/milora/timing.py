@@ -88,7 +88,7 @@ def measure_decode(
     }
     parts.routers.update(prompts)
     parts.gates.update(gates)
-    parts.move(engine.device)
+    parts.move_to(engine.device)
     alone = ((_PLAIN, 1.0),)
     mixed = tuple((Slot(1 + index), 1.0) for index in range(experts))
     cases = {

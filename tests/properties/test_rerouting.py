@@ -73,7 +73,7 @@ class House:
 
     def add(self, sequence: EngineSequence) -> None:
         self.sequences[sequence.request_id] = sequence
-        self.scheduler.add(sequence)
+        self.scheduler.add_sequence(sequence)
 
     def step(self) -> bool:
         plan = self.scheduler.schedule()

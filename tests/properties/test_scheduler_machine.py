@@ -155,7 +155,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 max_model_len=window,
                 whole_prefill=arrival.whole,
             )
-            self.scheduler.add(sequence)
+            self.scheduler.add_sequence(sequence)
         except PromptTooLong:
             blocks = self.pool.blocks_for(len(prompt) + len(resumed))
             assert len(prompt) >= window or blocks > self.pool.num_blocks
@@ -439,7 +439,7 @@ def test_plans_depend_on_arrival_and_sizes_only(
                 sampling=SamplingParams(max_tokens=max_tokens),
                 decision=decision_over(),
             )
-            scheduler.add(
+            scheduler.add_sequence(
                 EngineSequence.create(
                     request,
                     namespace=str(salt),

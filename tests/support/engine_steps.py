@@ -134,7 +134,7 @@ class Steps:
         for salt, (name, case) in enumerate(cases.items()):
             prompt = [(31 * position + 7 * salt + 1) % VOCAB for position in range(case.prompt)]
             sampling = SamplingParams(max_tokens=case.tokens, temperature=0.0, logprobs=VOCAB)
-            self._scheduler.add(
+            self._scheduler.add_sequence(
                 EngineSequence.create(
                     make_request(name, prompt, sampling),
                     namespace=name,

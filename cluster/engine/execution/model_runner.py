@@ -70,7 +70,7 @@ class ModelRunner:
         self._batches = make_batches(loaded, config, bank) if batches is None else batches
         self._step_mixing: StepMixing | None = None
         self._mixing = MixingParts() if mixing is None else mixing
-        self._mixing.move(loaded.device)
+        self._mixing.move_to(loaded.device)
         self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
         layer_sites = loaded.sites[: loaded.head_site]
         self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)

@@ -131,11 +131,11 @@ class PendingPrefixes:
         """Whether somebody is about to publish this block."""
         return key in self._owners
 
-    def published(self, keys: Sequence[str]) -> list[str]:
+    def take_published(self, keys: Sequence[str]) -> list[str]:
         """These blocks are there now, whoever computed them; those that were pending."""
         return [key for key in keys if self._owners.pop(key, None) is not None]
 
-    def forget(self, owner: RequestId, keys: Iterable[str]) -> list[str]:
+    def withdraw(self, owner: RequestId, keys: Iterable[str]) -> list[str]:
         """``owner`` leaves the batch; those of ``keys`` that were its own."""
         gone = [key for key in keys if self._owners.get(key) == owner]
         for key in gone:
@@ -171,7 +171,7 @@ class SharedPrefixes:
         self._cache = PrefixCache(pool, enabled=enabled)
         self._pending = PendingPrefixes()
 
-    def find(self, sequence: EngineSequence) -> list[int]:
+    def find_cached(self, sequence: EngineSequence) -> list[int]:
         """Blocks at the start of a waiting sequence whose content is in the cache."""
         if sequence.needs_every_row:
             return []
@@ -179,7 +179,7 @@ class SharedPrefixes:
             self._name(sequence, self._cache.matchable(sequence.num_tokens))
         return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
 
-    def awaited(self, sequence: EngineSequence, cached: int) -> str | None:
+    def find_awaited(self, sequence: EngineSequence, cached: int) -> str | None:
         """Key of the last of those blocks, from the first not cached, that others are computing."""
         if sequence.needs_every_row or not self._cache.enabled:
             return None
@@ -191,14 +191,14 @@ class SharedPrefixes:
             awaited = key
         return awaited
 
-    def announce(self, sequence: EngineSequence) -> None:
+    def announce_blocks(self, sequence: EngineSequence) -> None:
         """A sequence enters the batch and will compute all its tokens."""
         if self._cache.enabled:
             full = sequence.num_tokens // self._pool.block_size
             keys = self._keys(sequence, sequence.num_published, full)
             self._pending.announce(sequence.request_id, keys)
 
-    def publish(self, sequence: EngineSequence) -> list[str]:
+    def publish_blocks(self, sequence: EngineSequence) -> list[str]:
         """Make what a sequence has computed findable; those keys that were pending."""
         start, stop = sequence.num_published, sequence.num_computed // self._pool.block_size
         if stop <= start:
@@ -213,12 +213,12 @@ class SharedPrefixes:
             stop=stop,
         )
         sequence.num_published = stop
-        return self._pending.published(sequence.block_keys[start:stop])
+        return self._pending.take_published(sequence.block_keys[start:stop])
 
-    def forget(self, sequence: EngineSequence) -> list[str]:
+    def withdraw_blocks(self, sequence: EngineSequence) -> list[str]:
         """A sequence leaves the batch; the keys of what it has not computed."""
         left = sequence.block_keys[sequence.num_published :]
-        return self._pending.forget(sequence.request_id, left)
+        return self._pending.withdraw(sequence.request_id, left)
 
     def check_integrity(self, running: Iterable[EngineSequence]) -> None:
         """Check that every pending block has a running sequence that computes it.

@@ -25,7 +25,7 @@ adapters. When it is preempted it needs the adapters of all its spans again. Whe
 the first ones may have left the bank, it is not kept here but handed back, to be added anew with
 the tokens it has: as the newest, so that it is preempted again only for those admitted before.
 
-Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
+Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
 returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens exactly
 once.
 """
@@ -126,7 +126,7 @@ class Scheduler:
         """All sequences not yet ended: those admitted before in that order, then the others."""
         return (*self._running, *self._preempted, *self._queue)
 
-    def add(self, sequence: EngineSequence) -> None:
+    def add_sequence(self, sequence: EngineSequence) -> None:
         """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.
 
         Raises:
@@ -289,7 +289,7 @@ class Scheduler:
                     f"the plan starts at {item.start}"
                 )
             sequence.num_computed = item.end
-            for key in self._prefixes.publish(sequence):
+            for key in self._prefixes.publish_blocks(sequence):
                 self._queue.resume_deferred(key)
             if item.samples and sequence.end_by_tokens is None:
                 sequence.token_ids.append(sampled[sequence.request_id])
@@ -299,7 +299,7 @@ class Scheduler:
                 ended.append(sequence)
         return ended + self.expire()
 
-    def complete(self, sequence: EngineSequence, weights: SiteWeights) -> None:
+    def complete_routing(self, sequence: EngineSequence, weights: SiteWeights) -> None:
         """What a sequence's whole prompt was computed for is known: it is from now on like others.
 
         Call it before the ``commit`` of the step that computed the prompt. What it publishes is
@@ -307,7 +307,7 @@ class Scheduler:
         """
         mixing = sequence.mixing
         assert mixing is not None
-        for key in self._prefixes.forget(sequence):
+        for key in self._prefixes.withdraw_blocks(sequence):
             self._queue.resume_deferred(key)
         sequence.whole_prefill = False
         sequence.mixing = mixing.completed(weights)
@@ -375,9 +375,9 @@ class Scheduler:
             sequence = self._preempted[0] if again else self._queue.peek()
             if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
                 return
-            hits = self._prefixes.find(sequence)
+            hits = self._prefixes.find_cached(sequence)
             if not again:
-                awaited = self._prefixes.awaited(sequence, len(hits))
+                awaited = self._prefixes.find_awaited(sequence, len(hits))
                 if awaited is not None and self._queue.defer(awaited):
                     continue
             if not self._take_blocks(sequence, hits):
@@ -390,7 +390,7 @@ class Scheduler:
                 self._admissions += 1
             self._running.append(sequence)
             sequence.status = SequenceStatus.RUNNING
-            self._prefixes.announce(sequence)
+            self._prefixes.announce_blocks(sequence)
             count = self._chunk(sequence, budget, alone=not prefills)
             prefills.append(self._part_of(sequence, count))
             budget -= count
@@ -489,7 +489,7 @@ class Scheduler:
 
     def _release(self, sequence: EngineSequence) -> None:
         """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
-        for key in self._prefixes.forget(sequence):
+        for key in self._prefixes.withdraw_blocks(sequence):
             self._queue.resume_deferred(key)
         self._pool.release(sequence.block_table)
         sequence.block_table = []

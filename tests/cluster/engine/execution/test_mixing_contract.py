@@ -68,7 +68,7 @@ def record(folder: Path, gate: RecordingGate, modules: tuple[str, ...] = LAYER_M
             if path.endswith(modules)
         },
     )
-    engine.mixing.add("gate", gate=gate)
+    engine.mixing.add_part("gate", gate=gate)
     try:
         engine.submit(make_request("other", OTHER, ONE_TOKEN))
         engine.submit(make_request("gated", PROMPT, ONE_TOKEN), MIXTURE, mixing=Mixing(gate="gate"))

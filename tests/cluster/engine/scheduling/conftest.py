@@ -69,7 +69,7 @@ class Rig:
             max_model_len=self.scheduler.max_model_len,
             whole_prefill=whole_prefill,
         )
-        self.scheduler.add(sequence)
+        self.scheduler.add_sequence(sequence)
         return sequence
 
     def commit(self, plan: StepPlan, token: int = 7) -> list[EngineSequence]:

@@ -29,9 +29,9 @@ class TestRefusals:
         roomy = make_rig()
         sequence = roomy.add("a", 8, max_tokens=6)
         with pytest.raises(PromptTooLong, match="need 4 KV blocks of 4 tokens; the replica has 3"):
-            rig.scheduler.add(sequence)
+            rig.scheduler.add_sequence(sequence)
         fits = roomy.add("b", 8, max_tokens=5)  # the last token is never computed
-        rig.scheduler.add(fits)
+        rig.scheduler.add_sequence(fits)
         for _ in range(5):
             rig.step()
         assert (fits.finish_reason, fits.num_tokens) == (FinishReason.LENGTH, 13)
