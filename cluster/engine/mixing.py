@@ -1,4 +1,4 @@
-"""How a sequence's adapters are weighed where one weight for each of them is not enough."""
+"""Weighs a sequence's adapters where one weight for each of them is not enough."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ class Mixing:
         return bool(self.router) and self.site_weights is None
 
     def completed(self, weights: SiteWeights) -> Self:
-        """The same with the router's answer."""
+        """Return the same with the router's answer."""
         return replace(self, site_weights=weights)

@@ -35,12 +35,13 @@ class MixingGate(Protocol):
 
     @property
     def resolution(self) -> Literal["layer", "site"]:
-        """What one call serves: "layer", all linears of a decoder layer; "site", one of them."""
+        """The linears that a call serves: "layer", all of a decoder layer; "site", one of them."""
         ...
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """Weights [T, k], fp32, of the T rows of the step whose requests name this gate, in the
-        step's order; any finite real, 0 skips the adapter. The mixture's own weights multiply them.
+        """Return the weights [T, k], fp32, of the T rows of the step whose requests name this gate,
+        in the step's order; any finite real, 0 skips the adapter. The mixture's own weights
+        multiply them.
 
         By site every linear in `cluster.engine.mixing.LAYER_MODULES` is asked for once in a step,
         those that no adapter touches too, and adapters at any other linear keep the mixture's
@@ -48,7 +49,7 @@ class MixingGate(Protocol):
 
         Args:
             layer: index of the decoder layer.
-            site: index of the linear in `LAYER_MODULES`; None where ``resolution`` is "layer".
+            site: index of the linear in `LAYER_MODULES`; None if ``resolution`` is "layer".
             x: [T, d] the residual stream's rows where ``resolution`` is "layer", [T, d_in] the
                 rows that the linear reads where it is "site", say [T, width of the MLP] for
                 down_proj; of the model's dtype.
@@ -56,7 +57,7 @@ class MixingGate(Protocol):
         ...
 
     def to(self, device: torch.device) -> Self:
-        """The same with its tensors on ``device``."""
+        """Return the same with its tensors on ``device``."""
         ...
 
 
@@ -74,7 +75,8 @@ class PrefillRouter(Protocol):
         ...
 
     def masks(self, layer: int, prompt_hidden: torch.Tensor) -> torch.Tensor:
-        """Weights [7], fp32, of the layer's modules in the order of `LAYER_MODULES`; 0 skips one.
+        """Return the weights [7], fp32, of the layer's modules in the order of `LAYER_MODULES`; 0
+        skips one.
 
         Args:
             layer: index of the decoder layer.
@@ -83,7 +85,7 @@ class PrefillRouter(Protocol):
         ...
 
     def to(self, device: torch.device) -> Self:
-        """The same with its tensors on ``device``."""
+        """Return the same with its tensors on ``device``."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What the engine's log says of single requests: ids and counts, never tokens."""
+"""Logs what happens to single requests: ids and counts, never tokens."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ log = structlog.get_logger(__name__)
 
 
 def note_preempted(sequences: Iterable[EngineSequence]) -> None:
-    """Each lost its place in the batch, and its tokens are computed again."""
+    """Log sequences that lost their place in the batch and whose tokens are computed again."""
     for sequence in sequences:
         log.info(
             "engine.preempted",
@@ -23,7 +23,7 @@ def note_preempted(sequences: Iterable[EngineSequence]) -> None:
 
 
 def note_failed(sequence: EngineSequence, error: BraidError) -> None:
-    """It was ended by an error, whose cause another line has."""
+    """Log a sequence that was ended by an error, whose cause another line has."""
     log.error(
         "engine.request_failed",
         request=sequence.request.http_request,

@@ -76,7 +76,7 @@ class StepLoop:
             self._collapse(error)
 
     def _await_work(self) -> bool:
-        """Block until there is something to do. Returns False when the engine is to end."""
+        """Block until there is something to do. Returns False if the engine is to end."""
         with self._live.changed:
             while not (self._live.seeds or self._ended):
                 self._check_when_idle()

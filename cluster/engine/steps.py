@@ -29,7 +29,7 @@ class ScheduledSequence:
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """What one step computes. Decodes come first, then prefills, each in order of admission."""
+    """The work of one step. Decodes come first, then prefills, each in order of admission."""
 
     step: int  # counts plans, for people
     scheduled: tuple[ScheduledSequence, ...]  # never empty
@@ -50,7 +50,7 @@ class StepOutput:
     prompt_logprobs: Mapping[RequestId, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
     """Of the tokens after the step's rows of a prompt, where asked for and not given before."""
     decided: Mapping[RequestId, SiteWeights] = field(default_factory=dict)
-    """What a prompt's router has decided, for the sequences that waited for it."""
+    """Decisions of a prompt's router, for the sequences that waited for it."""
     gate_weights: Mapping[RequestId, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
     """[layers][adapters] of each explained sequence's last row."""
 
@@ -75,14 +75,15 @@ class Runner(Protocol):
         ...
 
     def rest(self) -> None:
-        """Let go of what was kept for a next step: there may be none for long."""
+        """Drop what was kept for a next step: there may be none for long."""
         ...
 
 
 def step_chunk(
     sequence: EngineSequence, output: StepOutput, *, sampled: bool, span_start: int | None
 ) -> GenerationChunk | None:
-    """What a committed step has for a sequence that it computed; None where that is nothing.
+    """Build the chunk of a sequence that a committed step computed, or None if it has nothing to
+    say.
 
     Args:
         sampled: the sequence has a token from this step.
@@ -109,7 +110,7 @@ def step_chunk(
 
 
 def last_chunk(sequence: EngineSequence, error: BraidError | None = None) -> GenerationChunk:
-    """The chunk that ends a sequence without a token."""
+    """Build the chunk that ends a sequence without a token."""
     return GenerationChunk(
         request_id=sequence.request_id,
         finish_reason=sequence.finish_reason,

@@ -1,4 +1,4 @@
-"""Where a step's tokens read and write the paged cache, worked out once for all layers."""
+"""Maps a step's tokens to the paged cache they read and write, once for all layers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class DecodePlan:
     )
 
     def parts(self, kv: torch.Tensor) -> tuple[DecodePart, ...]:
-        """The rows in pieces that share one buffer, the same for all layers of one shape.
+        """Return the rows in pieces that share one buffer, the same for all layers of one shape.
 
         Args:
             kv: a layer's cache [num_blocks, block_size, 2 * H_kv, D].
@@ -167,7 +167,8 @@ class PagedBatch:
         )
 
     def plan(self, window: int | None = None) -> AttentionPlan:
-        """The reads under a sliding window (None: whole context), worked out once per window."""
+        """Return the reads under a sliding window (None: whole context), worked out once per
+        window."""
         plan = self._plans.get(window)
         if plan is None:
             decode = [row for row in self._rows if row.count == 1]
@@ -272,7 +273,8 @@ class PagedBatch:
 
 
 def heads_first(blocks: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values, views [rows, H_kv, L, D] of gathered blocks [n, block_size, 2 * H_kv, D]."""
+    """Return the keys and values, views [rows, H_kv, L, D] of gathered blocks [n, block_size, 2 *
+    H_kv, D]."""
     _, _, heads, dim = blocks.shape
     k, v = blocks.view(rows, -1, 2, heads // 2, dim).permute(2, 0, 3, 1, 4).unbind(0)
     return k, v

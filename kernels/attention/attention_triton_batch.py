@@ -1,4 +1,4 @@
-"""Where a step's tokens read and write the paged cache, in buffers whose addresses never change."""
+"""Maps a step's tokens to the paged cache, in buffers whose addresses never change."""
 
 from collections.abc import Sequence
 
@@ -115,8 +115,8 @@ class TritonPagedBatch:
         self.decode_rows = pad_to or (count if 1 in query_lens else 0)
 
     def splits(self, window: int) -> int:
-        """Programs among which the longest decode row is divided: a power of two that depends on
-        capacities alone, so a row's sums have one order whatever the batch."""
+        """Return the programs among which the longest decode row is divided: a power of two that
+        depends on capacities alone, so a row's sums have one order whatever the batch."""
         pieces = -(-min(window, self.max_len) // SPLIT_KEYS)
         return min(MAX_SPLITS, 1 << (pieces - 1).bit_length())
 

@@ -23,7 +23,7 @@ def store(
     SIZE: tl.constexpr,  # 2 * H_kv * D
     BLOCK: tl.constexpr,
 ):
-    """One token per program."""
+    """Store one token per program."""
     token = tl.program_id(0)
     kv_index = tl.load(kv_indices + token)
     if kv_index < 0:
@@ -37,7 +37,7 @@ def store(
 
 @triton.jit
 def _split_bounds(length, window, SPLITS: tl.constexpr, SPLIT_KEYS: tl.constexpr):
-    """First key that a decode row sees, and keys per split."""
+    """Return the first key that a decode row sees, and keys per split."""
     begin = tl.maximum(length - window, 0)
     keys = tl.maximum(tl.cdiv(length - begin, SPLITS), SPLIT_KEYS)
     return begin, tl.cdiv(keys, SPLIT_KEYS) * SPLIT_KEYS
@@ -57,7 +57,7 @@ def _attend(
     scale,
     DIM: tl.constexpr,
 ):
-    """One tile of keys: the running sum, its largest score and its normaliser go on."""
+    """Add one tile of keys to the running sum, its largest score and its normaliser."""
     k = tl.load(places[None, :] + d[:, None], mask=inside[None, :] & (d < DIM)[:, None], other=0.0)
     scores = tl.dot(q, k, input_precision="ieee") * scale
     scores = tl.where(seen, scores, float("-inf"))
@@ -103,7 +103,7 @@ def decode(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One decode row, key/value head and piece of the context per program."""
+    """Attend for one decode row, key/value head and piece of the context per program."""
     row = tl.program_id(0)
     head = tl.program_id(1)
     split = tl.program_id(2)
@@ -170,7 +170,7 @@ def merge(
     SPLIT_KEYS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One decode row and query head per program: the pieces of its context, in order."""
+    """Merge the pieces of one decode row and query head per program, in order."""
     row = tl.program_id(0)
     head = tl.program_id(1)
     if tl.load(rows + row * 3 + 2) != 1:
@@ -220,7 +220,7 @@ def prefill(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile of a row's new tokens and query head per program."""
+    """Attend for one tile of a row's new tokens and query head per program."""
     row = tl.load(tile_bounds + tl.program_id(0) * 2)
     start = tl.load(tile_bounds + tl.program_id(0) * 2 + 1)
     head = tl.program_id(1)

@@ -59,7 +59,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention of the step's tokens over their sequences, after ``store_fused_kv``.
+    """Compute causal attention of the step's tokens over their sequences, after ``store_fused_kv``.
 
     Long contexts of decode rows are divided among programs and merged by a second launch. A row's
     result depends on the row alone, to the last bit.

@@ -52,7 +52,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention of the step's tokens over their sequences, after ``store_kv``.
+    """Compute causal attention of the step's tokens over their sequences, after ``store_kv``.
 
     Decode rows read the cache in place where the native kernel is available. Elsewhere they are
     gathered and run together, the heads that share a key/value head as that head's queries, rows of

@@ -89,7 +89,7 @@ def _rotate_store(address: int, thread: int, threads: int) -> None:
 
 @cfunc(_SIGNATURE, cache=True)
 def rms_norm(address: int, thread: int, threads: int) -> None:
-    """x += addend; out = x / sqrt(mean(x^2) + eps) * weight.
+    """Compute x += addend; out = x / sqrt(mean(x^2) + eps) * weight.
 
     Words: x, weight, out, rows, width, x's row stride, eps, addend [rows, width] or 0 for none; all
     but the three numbers are addresses.
@@ -99,14 +99,15 @@ def rms_norm(address: int, thread: int, threads: int) -> None:
 
 @cfunc(_SIGNATURE, cache=True)
 def norm_heads(address: int, thread: int, threads: int) -> None:
-    """`rms_norm` of each head in place; words: x, weight, tokens, a token's stride, heads, width of
-    a head, eps."""
+    """Compute `rms_norm` of each head in place; words: x, weight, tokens, a token's stride, heads,
+    width of a head, eps."""
     _norm_heads(address, thread, threads)
 
 
 @cfunc(_SIGNATURE, cache=True)
 def silu_gate(address: int, thread: int, threads: int) -> None:
-    """out = silu(gate) * up; words: gate and up [rows, 2 width], out [rows, width], rows, width."""
+    """Compute out = silu(gate) * up; words: gate and up [rows, 2 width], out [rows, width], rows,
+    width."""
     _silu_gate(address, thread, threads)
 
 

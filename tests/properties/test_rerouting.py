@@ -20,7 +20,16 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import EngineSequence
 from cluster.engine.steps import StepPlan
 from tests.support.engines import make_request
-from tests.support.kv_model import STOP, Entry, alone, entry_of, mixture, next_token, path_of
+from tests.support.kv_model import (
+    STOP,
+    Entry,
+    alone,
+    entry_of,
+    mixture,
+    next_token,
+    path_of,
+    used_blocks,
+)
 
 
 @dataclass(frozen=True)
@@ -179,4 +188,4 @@ def test_each_token_is_computed_with_its_span(talks, size, room, batch, prefix_c
         prompt = sequence.token_ids[: sequence.prompt_len]
         assert sequence.token_ids == alone(path_of(sequence), prompt, sequence.max_len)
         assert sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-    assert house.pool.num_used == 0
+    assert used_blocks(house.pool) == 0

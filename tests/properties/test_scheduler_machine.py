@@ -41,6 +41,7 @@ from tests.support.kv_model import (
     mixture,
     next_token,
     path_of,
+    used_blocks,
 )
 
 
@@ -401,7 +402,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             steps += 1
             assert steps < 2000, "the scheduler does not come to an end"
         assert self.live == {}
-        assert self.pool.num_used == 0
+        assert used_blocks(self.pool) == 0
         assert self.pool.num_free == self.pool.num_blocks
         if not self.config.prefix_cache:
             assert self.pool.num_cached == 0

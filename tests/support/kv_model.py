@@ -3,6 +3,7 @@
 import zlib
 
 from cluster.domain.ids import Slot
+from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.sequence import EngineSequence
 
 STOP = 0
@@ -44,3 +45,8 @@ def alone(path: Path, tokens: list[int], max_len: int) -> list[int]:
         if tokens[-1] == STOP:
             break
     return tokens
+
+
+def used_blocks(pool: BlockPool) -> int:
+    """Blocks with at least one holder."""
+    return sum(pool.ref_count(block) > 0 for block in range(pool.num_blocks))

@@ -1,4 +1,4 @@
-"""What the operations of a CPU's decode step read and write, at addresses that do not change."""
+"""Buffers of a CPU's decode steps, at addresses that do not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class StepBuffers:
-    """What a step's operations read and write, one row per token; fp32 but for the KV indices."""
+    """Inputs and results of a step's operations, one row per token; fp32 but for the KV indices."""
 
     rows: int  # most that fit
     threads: int  # most that the scratch is for

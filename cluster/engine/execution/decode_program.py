@@ -45,7 +45,8 @@ class DecodeProgram:
     def of(
         layers: Sequence[LayerParts], norm: Any, head: Any, context: StepContext
     ) -> DecodeProgram | None:
-        """Of a decoder's parts; None where native kernels do not compute all of them.
+        """Build the program of a decoder's parts, or return None if native kernels cannot compute
+        them all.
 
         Args:
             layers: from the first to the last, at least one.
@@ -90,8 +91,9 @@ class DecodeProgram:
         self._scales = {parts.scale: torch.tensor([parts.scale]) for parts in layers}
 
     def takes(self) -> bool:
-        """Whether the context's step is one: all rows decode, and their adapters, if any, are those
-        that the native kernel adds, with weights that are known when a layer is entered."""
+        """Return whether the context's step is one: all rows decode, and their adapters, if any,
+        are those that the native kernel adds, with weights that are known when a layer is entered.
+        """
         context = self._context
         batch, adapters = context.attention, context.lora
         if not isinstance(batch, PagedBatch):
@@ -108,7 +110,7 @@ class DecodeProgram:
         return all(plan.native is not None and not plan.prefill for plan in plans)
 
     def run(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Logits of a step that the program ``takes``, valid until the next call.
+        """Return the logits of a step that the program ``takes``, valid until the next call.
 
         Args:
             x: [T, hidden], the tokens' embeddings.
@@ -208,7 +210,7 @@ class DecodeProgram:
         yield self._head_product
 
     def _program(self, buffers: StepBuffers, rows: int, adapters: bool, head: bool) -> Program:
-        """It can be interrupted where a layer is entered, its input complete."""
+        """Build one that can be interrupted where a layer is entered, its input complete."""
         operations: list[Operation] = []
         cuts = []
         addend = None  # what the residual stream has yet to take
@@ -233,7 +235,7 @@ class DecodeProgram:
     def _layer(
         self, parts: LayerParts, buffers: StepBuffers, rows: int, adapters: bool
     ) -> Iterator[Operation]:
-        """From the normed input to what the residual stream is to take."""
+        """Yield the operations from the normed input to what the residual stream is to take."""
         yield from self._project(parts.qkv, buffers.normed, buffers.qkv, rows, adapters)
         yield from self._attend(parts, buffers, rows)
         yield from self._project(parts.o, buffers.attended, buffers.o, rows, adapters)

@@ -166,7 +166,7 @@ class ModelRunner:
     def _logits(
         self, scheduled: Sequence[ScheduledSequence], rows: StepRows
     ) -> torch.Tensor | None:
-        """[rows, vocabulary] in fp32, of the rows wanted; None for no row."""
+        """Return [rows, vocabulary] in fp32, of the rows wanted; None for no row."""
         if rows.packed == list(range(len(scheduled))):
             decoded = self._batches.decode(scheduled)
             if decoded is not None:  # it may have written over the batch kept
@@ -199,7 +199,8 @@ class ModelRunner:
         lora: AnyLoraBatch | None,
         head: AnyLoraBatch | None = None,
     ) -> torch.Tensor | None:
-        """Logits of the ``wanted`` tokens; ``head``: the adapters of these at the output head."""
+        """Return the logits of the ``wanted`` tokens; ``head``: the adapters of these at the output
+        head."""
         device = self._loaded.device
         # A copy of both in one transfer, [2, T].
         inputs = torch.tensor([tokens, positions]).to(device, non_blocking=True)
@@ -229,8 +230,8 @@ class ModelRunner:
         lora: AnyLoraBatch | None,
         head_input: torch.Tensor | None,
     ) -> torch.Tensor:
-        """[rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them, without
-        LoRA on the output head; what that reads is kept in ``head_input``."""
+        """Return [rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them,
+        without LoRA on the output head; what that reads is kept in ``head_input``."""
         self._context.attention = batch
         self._context.lora = lora
         self._context.head_input = head_input
@@ -251,7 +252,7 @@ class ModelRunner:
             )
 
     def _logits_of(self, inputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """[rows, vocabulary] for ``inputs`` [2, T]; ``rows`` None: all."""
+        """Return [rows, vocabulary] for ``inputs`` [2, T]; ``rows`` None: all."""
         if self._fused is not None:
             return self._fused(inputs[0], inputs[1], rows)
         answer = self._model(
@@ -264,7 +265,8 @@ class ModelRunner:
         return logits
 
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
-        """The step's adapters; the last batch is kept while the same sequences go on decoding.
+        """Return the step's adapters; the last batch is kept while the same sequences go on
+        decoding.
 
         A live sequence's slots hold the same adapters while it is in one span, no two sequences
         have the same arrival number, and a router's answer is the only change of how adapters are
@@ -305,7 +307,7 @@ class ModelRunner:
     def _fuse(
         self, batch: AnyLoraBatch, scheduled: Sequence[ScheduledSequence]
     ) -> StepMixing | None:
-        """The changing weights of a batch; None where each adapter has one weight."""
+        """Return the changing weights of a batch; None if each adapter has one weight."""
         if all(item.sequence.mixing is None for item in scheduled):
             return None
         rows = []
@@ -321,8 +323,9 @@ class ModelRunner:
         return StepMixing(batch, rows, parts.gates, parts.routers, self._sites)
 
     def _try(self) -> None:
-        """A few tokens through the first blocks, so that an unsupported model is refused when it is
-        loaded, and the fused decoder is used only where it agrees with the model's own modules."""
+        """Run a few tokens through the first blocks, so that an unsupported model is refused when
+        it is loaded, and the fused decoder is used only where it agrees with the model's own
+        modules."""
         try:
             expected = self._trial()
         except (EngineError, TypeError, RuntimeError) as error:
@@ -348,7 +351,7 @@ class ModelRunner:
                 return
 
     def _trial(self) -> list[torch.Tensor]:
-        """Logits of a prefill, and of a decode step after it."""
+        """Return the logits of a prefill, and of a decode step after it."""
         size = self._block_size
         room = min(size * self._kv_blocks, self._loaded.max_model_len)
         prompt = min(_TRIAL_TOKENS, room - 1)

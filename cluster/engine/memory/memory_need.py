@@ -1,4 +1,4 @@
-"""What one replica needs of its device's memory, known before anything is loaded."""
+"""Computes what one replica needs of its device's memory, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MemoryNeed:
     """Bytes at most, by what they are for."""
 
     weights: int
-    packed: int  # copies of weights in another layout that stay beside the originals
+    packed: int  # copies of weights in another layout, kept with the originals
     kv_cache: int
     adapters: int
     steps: int  # activations and logits
@@ -43,7 +43,7 @@ class MemoryNeed:
 def memory_need(
     shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig, device: str
 ) -> MemoryNeed:
-    """What a replica takes beside the program itself.
+    """Compute what a replica takes besides the program itself.
 
     On a GPU the workspaces of its libraries, compiled kernels, the driver's share of captured steps
     and what the allocator cannot use of its spans come on top: some hundred MiB that nothing
@@ -58,7 +58,7 @@ def memory_need(
     item = ITEM_BYTES[engine.dtype]
     product_item = 1 if engine.quantize == "int8" else item
     embedding = shape.vocabulary * shape.hidden
-    # A tied head reads the embedding's rows, so it is packed beside them.
+    # A tied head reads the embedding's rows, so its packed copy is extra.
     packed = embedding * product_item if shape.tied and device == "cpu" else 0
     widest = max(2 * shape.inner * shape.hidden, embedding)
     steps = engine.max_batch_size * shape.vocabulary * 4 * LOGIT_COPIES

@@ -27,7 +27,8 @@ class ModelShape:
 
     @classmethod
     def read(cls, model_dir: Path) -> Self | None:
-        """From config.json and the headers of the weights; None where they do not tell.
+        """Read config.json and the headers of the weights, or return None if they do not say
+        enough.
 
         A model that cannot be read is refused by whoever loads it, with the reason.
         """

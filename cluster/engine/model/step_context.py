@@ -1,4 +1,4 @@
-"""What the replaced modules of one model need to know about the step that is running."""
+"""Tells the replaced modules of one model about the step that is running."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LayerMixing(Protocol):
         """Return the memory that holds a site's weights from ``enter`` of its layer on.
 
         Returns:
-            [P] or [P, slices], at the same address in every step; None when they depend on the
+            [P] or [P, slices], at the same address in every step; None if they depend on the
             site's own input.
         """
         ...
@@ -44,10 +44,10 @@ class LayerMixing(Protocol):
 class StepContext:
     """Owned by the runner, shared by the modules of one model instance.
 
-    ``attention``, ``lora``, ``head`` and ``mixing`` are set anew for each step. ``attention`` is
-    None outside of one; ``lora`` is None where no row of the step has an adapter, and then no LoRA
-    work is done; ``head`` is None where no row whose logits are wanted has LoRA on the output head;
-    ``mixing`` is None where every adapter has one weight for all layers.
+    ``attention``, ``lora``, ``head`` and ``mixing`` are set again for each step. ``attention`` is
+    None outside of one; ``lora`` is None if no row of the step has an adapter, and then no LoRA
+    work is done; ``head`` is None if no row whose logits are wanted has LoRA on the output head;
+    ``mixing`` is None if every adapter has one weight for all layers.
     """
 
     max_model_len: int  # tokens
@@ -60,5 +60,5 @@ class StepContext:
     mixing: LayerMixing | None = None
 
     def effective_window(self, window: int | None) -> int | None:
-        """``window``, or None where no sequence can be longer than it."""
+        """Return ``window``, or None if no sequence can be longer than it."""
         return None if window is None or window >= self.max_model_len else window

@@ -1,4 +1,4 @@
-"""What must hold of the sequences in the batch and of those beside it, whatever the schedule."""
+"""Checks what must hold of sequences in the batch and outside it, whatever the schedule."""
 
 from collections.abc import Collection
 

@@ -1,8 +1,8 @@
-"""The sequences that wait for their first admission, and whose turn it is.
+"""Queues the sequences that wait for their first admission, and decides whose turn it is.
 
 A replica is shared by tenants, and a tenant's adapters by its applications. Whoever waits wants:
 
-- a tenant's wait does not grow with what others have queued, and nobody's share grows by sending
+- a tenant's wait does not grow with what others have queued, and no share grows by sending
   more requests, longer ones, or under more adapters. So tenants take turns, and their shares are
   counted in tokens to compute;
 - a tenant's batch job over one adapter does not hold up its chat over another. So within a
@@ -85,7 +85,7 @@ class FairQueue:
         return self._size
 
     def __iter__(self) -> Iterator[EngineSequence]:
-        """All sequences, queue by queue, each queue in order of arrival."""
+        """Return all sequences, queue by queue, each queue in order of arrival."""
         for tenant in self._tenants.values():
             for queue in tenant.queues.values():
                 yield from queue.sequences.values()
@@ -101,7 +101,7 @@ class FairQueue:
         return len(self._limits)
 
     def waiting_of(self, tenant: TenantId) -> int:
-        """Sequences of a tenant."""
+        """Return how many sequences of a tenant wait."""
         found = self._tenants.get(self._tenant_key(tenant))
         return 0 if found is None else found.size
 
@@ -123,7 +123,8 @@ class FairQueue:
         self._size += 1
 
     def peek(self) -> EngineSequence | None:
-        """Whose turn it is; None when nothing waits or all that waits is deferred.
+        """Return the sequence whose turn it is, or None if nothing waits or all that waits is
+        deferred.
 
         The answer stays the same until that sequence is popped, deferred or removed.
         """
@@ -176,7 +177,7 @@ class FairQueue:
         return True
 
     def resume_deferred(self, event: str) -> None:
-        """Let those take part again that were deferred for ``event``."""
+        """Let the queues take part again that were deferred until ``event``."""
         for queue in tuple(self._deferred.get(event, ())):
             self._resume(queue)
 
@@ -239,7 +240,7 @@ class FairQueue:
             self._turns.leave(queue.tenant)
 
     def _resume(self, queue: _Queue) -> None:
-        """A deferred queue takes part again."""
+        """Let a deferred queue take part again."""
         assert queue.deferred_until is not None
         del self._limits[bisect.bisect_left(self._limits, self._limit(queue))]
         queues = self._deferred[queue.deferred_until]

@@ -102,7 +102,7 @@ class PrefixCache:
             self._pool.publish(block_table[index], keys[index])
 
     def matchable(self, num_tokens: int) -> int:
-        """Most blocks that ``match`` finds for a sequence of so many tokens."""
+        """Return the most blocks that ``match`` finds for a sequence of so many tokens."""
         return (num_tokens - 1) // self._pool.block_size
 
     def name(self, namespace: str, token_ids: Sequence[int], keys: list[str], count: int) -> None:
@@ -123,20 +123,21 @@ class PendingPrefixes:
         return len(self._owners)
 
     def announce(self, owner: RequestId, keys: Iterable[str]) -> None:
-        """``owner`` is about to compute these blocks; those that have an owner keep it."""
+        """Note that ``owner`` will compute these blocks; those that have an owner keep it."""
         for key in keys:
             self._owners.setdefault(key, owner)
 
     def is_pending(self, key: str) -> bool:
-        """Whether somebody is about to publish this block."""
+        """Return whether a sequence is about to publish this block."""
         return key in self._owners
 
     def take_published(self, keys: Sequence[str]) -> list[str]:
-        """These blocks are there now, whoever computed them; those that were pending."""
+        """Note that these blocks are published, by any sequence, and return those that were
+        pending."""
         return [key for key in keys if self._owners.pop(key, None) is not None]
 
     def withdraw(self, owner: RequestId, keys: Iterable[str]) -> list[str]:
-        """``owner`` leaves the batch; those of ``keys`` that were its own."""
+        """Note that ``owner`` leaves the batch, and return those of ``keys`` that were its own."""
         gone = [key for key in keys if self._owners.get(key) == owner]
         for key in gone:
             del self._owners[key]
@@ -180,7 +181,8 @@ class SharedPrefixes:
         return self._cache.match(sequence.namespace, sequence.token_ids, sequence.block_keys)
 
     def find_awaited(self, sequence: EngineSequence, cached: int) -> str | None:
-        """Key of the last of those blocks, from the first not cached, that others are computing."""
+        """Return the key of the last block, counted from the first not cached, that others are
+        computing."""
         if sequence.needs_every_row or not self._cache.enabled:
             return None
         awaited = None
@@ -192,7 +194,7 @@ class SharedPrefixes:
         return awaited
 
     def announce_blocks(self, sequence: EngineSequence) -> None:
-        """A sequence enters the batch and will compute all its tokens."""
+        """Note that a sequence enters the batch and will compute all its tokens."""
         if self._cache.enabled:
             full = sequence.num_tokens // self._pool.block_size
             keys = self._keys(sequence, sequence.num_published, full)
@@ -216,7 +218,7 @@ class SharedPrefixes:
         return self._pending.take_published(sequence.block_keys[start:stop])
 
     def withdraw_blocks(self, sequence: EngineSequence) -> list[str]:
-        """A sequence leaves the batch; the keys of what it has not computed."""
+        """Note that a sequence leaves the batch; return the keys of what it has not computed."""
         left = sequence.block_keys[sequence.num_published :]
         return self._pending.withdraw(sequence.request_id, left)
 

@@ -1,4 +1,4 @@
-"""What the next step computes: continuous batching on integers alone.
+"""Plans the next step: continuous batching on integers alone.
 
 Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size`` sequences, given
 out in this order:
@@ -7,27 +7,27 @@ out in this order:
 2. prefills under way, oldest admission first, in chunks of what room is left;
 3. admission, while batch places and blocks last: preempted sequences first, then those that were
    never admitted, in the order of ``scheduling.fair_queue``. Whose turn it is waits for its
-   blocks, and nobody passes it.
+   blocks, and no other passes it.
 
 Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
 are none, the sequence admitted last gives up its blocks and waits before all that were never
 admitted; its tokens are kept and computed again. Running and preempted sequences together are thus
-always in order of admission: among them nobody is overtaken, the oldest always advances, and each
+always in order of admission: among them none is overtaken, the oldest always advances, and each
 becomes the oldest. So each ends, so its place and blocks come free, and who waits to be admitted
 waits no longer than the queue's bounds say.
 
 A sequence whose next block is just being computed for a running one is deferred until that block
 is in the prefix cache, while others may pass, at most ``MAX_PASSES`` of them. Who computes it is
-in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
+in the batch and advances; when it leaves the batch instead, nothing waits for it any longer.
 
 A sequence that was re-routed, or whose prompt invokes an adapter, has spans, each with its own
 adapters. When it is preempted it needs the adapters of all its spans again. Where those of
-the first ones may have left the bank, it is not kept here but handed back, to be added anew with
+the first ones may have left the bank, it is not kept here but handed back, to be added again with
 the tokens it has: as the newest, so that it is preempted again only for those admitted before.
 
-Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
-returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens exactly
-once.
+Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commit``, ``expire`` or
+``cancel`` returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens
+exactly once.
 """
 
 import math
@@ -67,11 +67,11 @@ class Scheduler:
     made, and its tokens are scheduled again. Not thread-safe.
 
     A step is larger than ``max_batch_tokens`` only for a sequence with ``whole_prefill`` whose
-    prompt does not fit beside the decodes; it is then the only prefill of that step.
+    prompt does not fit next to the decodes; it is then the only prefill of that step.
     """
 
     def __init__(self, config: EngineConfig, pool: BlockPool, clock: Clock) -> None:
-        """Build an empty scheduler over ``pool``, which nobody else may allocate from.
+        """Build an empty scheduler over ``pool``, which nothing else may allocate from.
 
         Raises:
             ConfigError: ``max_batch_tokens`` has no room for a full batch of decodes.
@@ -132,7 +132,7 @@ class Scheduler:
         Raises:
             RequestError: a live sequence has the same request id.
             PromptTooLong: alone, at its full length, it would not fit the pool.
-            Overloaded: ``max_queued`` sequences wait already, beside those the batch has room for;
+            Overloaded: ``max_queued`` sequences wait already, besides those the batch has room for;
                 and, where tenants take turns, an equal share of them are this tenant's.
         """
         if sequence.request_id in self._by_id:
@@ -160,7 +160,7 @@ class Scheduler:
     def cancel(
         self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED
     ) -> EngineSequence | None:
-        """End a sequence now, wherever it is, and free its blocks; None when it is not live."""
+        """End a sequence now, wherever it is, and free its blocks; None if it is not live."""
         sequence = self._by_id.get(request_id)
         if sequence is not None:
             self._end(sequence, reason)
@@ -186,7 +186,7 @@ class Scheduler:
         there; what has been or is being computed stays as it is.
 
         Returns:
-            How many tokens of its completion come before; None when it is not live.
+            How many tokens of its completion come before; None if it is not live.
 
         Raises:
             EngineError: it waits for another change already, or its adapters are weighed within
@@ -196,18 +196,21 @@ class Scheduler:
         return None if sequence is None else sequence.reroute(namespace, adapters, after)
 
     def release_before(self, request_id: RequestId, start: int) -> bool:
-        """The adapters of the spans before the one at ``start`` (tokens of the completion) are
-        about to leave; False while they are needed to compute what is not there yet."""
+        """Release the adapters of the spans before the one at ``start``, in completion tokens.
+
+        Returns False, releasing nothing, while they are needed to compute what is missing.
+        """
         sequence = self._by_id.get(request_id)
         return sequence is None or sequence.release_before(start)
 
     @property
     def newly_preempted(self) -> tuple[EngineSequence, ...]:
-        """What the newest plan took out of the batch."""
+        """Sequences that the newest plan took out of the batch."""
         return tuple(self._newly_preempted)
 
     def take_returned(self) -> list[EngineSequence]:
-        """Sequences preempted since the last call that cannot be computed again as they are."""
+        """Take the sequences preempted since the last call that cannot be computed again as they
+        are."""
         returned, self._returned = self._returned, []
         return returned
 
@@ -300,7 +303,7 @@ class Scheduler:
         return ended + self.expire()
 
     def complete_routing(self, sequence: EngineSequence, weights: SiteWeights) -> None:
-        """What a sequence's whole prompt was computed for is known: it is from now on like others.
+        """Take a router's answer for a sequence, which from now on is like others.
 
         Call it before the ``commit`` of the step that computed the prompt. What it publishes is
         named by what was decided, so that the same prompt with the same answer finds it.
@@ -333,7 +336,7 @@ class Scheduler:
         check_order((*self._running, *self._preempted))
 
     def _schedule_decodes(self) -> list[ScheduledSequence]:
-        """One token for each running sequence that lacks only its newest one."""
+        """Schedule one token for each running sequence that lacks only its newest one."""
         scheduled = []
         for sequence in tuple(self._running):
             if sequence.status is not SequenceStatus.RUNNING or sequence.is_prefilling:
@@ -343,7 +346,7 @@ class Scheduler:
         return scheduled
 
     def _make_room(self, sequence: EngineSequence) -> bool:
-        """Give a decode the block of its newest token; False when it was itself preempted.
+        """Give a decode the block of its newest token; False if it was itself preempted.
 
         Those preempted were admitted after ``sequence``, so none is in the step yet.
         """
@@ -357,7 +360,7 @@ class Scheduler:
         return True
 
     def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
-        """Chunks of the prefills under way; they hold their blocks already."""
+        """Schedule chunks of the prefills under way; they have their blocks already."""
         scheduled: list[ScheduledSequence] = []
         for sequence in self._running:
             if sequence.is_prefilling:
@@ -396,13 +399,15 @@ class Scheduler:
             budget -= count
 
     def _cost(self, sequence: EngineSequence) -> int:
-        """Tokens to compute for a sequence that holds its blocks: prefill and expected decode."""
+        """Return the tokens to compute for a sequence that has its blocks: prefill and expected
+        decode."""
         room = sequence.max_len - sequence.num_tokens
         return sequence.num_uncomputed + self._expected.expect(_kind(sequence), room)
 
     @staticmethod
     def _chunk(sequence: EngineSequence, budget: int, *, alone: bool) -> int:
-        """Tokens of a prefill to compute now, given room for ``budget``; 0 when it must wait.
+        """Return the tokens of a prefill to compute now, given room for ``budget``; 0 when it must
+        wait.
 
         ``alone`` tells that no other prefill is in the step.
         """
@@ -414,7 +419,7 @@ class Scheduler:
     def _take_blocks(self, sequence: EngineSequence, hits: list[int]) -> bool:
         """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
 
-        Beside other sequences a block is left for each that may still grow, its own included:
+        If others run, a block is left for each that may still grow, its own included:
         admitting into the last block would only preempt it again.
         """
         fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
@@ -455,7 +460,8 @@ class Scheduler:
             self._returned.append(sequence)
 
     def _refuse_if_full(self, sequence: EngineSequence) -> None:
-        """A full queue still takes a tenant that has less than an equal share of it."""
+        """Raise Overloaded if the queue is full, unless the tenant has less than an equal share of
+        it."""
         places = self._config.max_batch_size - len(self._running)
         limit = self._config.max_queued + places
         if self.waiting < limit:
@@ -469,7 +475,7 @@ class Scheduler:
         if own * tenants >= limit:
             raise Overloaded(
                 f"{self.waiting} requests wait on this replica, {own} of them this tenant's; "
-                f"{self._config.max_queued} may wait beside {places} open places"
+                f"{self._config.max_queued} may wait besides {places} open places"
             )
 
     def _end(self, sequence: EngineSequence, reason: FinishReason) -> None:
@@ -488,7 +494,7 @@ class Scheduler:
         sequence.finish_reason = reason
 
     def _release(self, sequence: EngineSequence) -> None:
-        """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
+        """Take a sequence's blocks back; nothing waits any longer for those it has not computed."""
         for key in self._prefixes.withdraw_blocks(sequence):
             self._queue.resume_deferred(key)
         self._pool.release(sequence.block_table)
@@ -498,5 +504,5 @@ class Scheduler:
 
 
 def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
-    """Requests that probably get answers of similar length."""
+    """Return a key of requests that probably get answers of similar length."""
     return sequence.request.tenant, sequence.request.decision.digests

@@ -56,10 +56,10 @@ class TestRefusals:
         rig = make_rig(max_batch_size=2, max_queued=max_queued)
         for index in range(accepted):
             rig.add(f"{index}", 3)
-        with pytest.raises(Overloaded, match=f"{max_queued} may wait beside 2 open places"):
+        with pytest.raises(Overloaded, match=f"{max_queued} may wait besides 2 open places"):
             rig.add("x", 3)
         rig.step()
-        with pytest.raises(Overloaded, match="beside 0 open places"):
+        with pytest.raises(Overloaded, match="besides 0 open places"):
             rig.add("x", 3)
         rig.scheduler.cancel(RequestId("0"))
         rig.add("x", 3)
