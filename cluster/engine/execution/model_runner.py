@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from cluster.base_model.checks import decoder_layers
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.engine.execution.fused_decoder import FusedDecoder, fuse_decoder
+from cluster.engine.execution.request_checks import RequestChecks
 from cluster.engine.execution.step_batches import StepBatches, make_batches
 from cluster.engine.execution.step_mixing import MixedRows, SiteMap, StepMixing, enter_layers
 from cluster.engine.execution.step_rows import StepRows, step_output
@@ -71,9 +71,15 @@ class ModelRunner:
         self._step_mixing: StepMixing | None = None
         self._mixing = MixingParts() if mixing is None else mixing
         self._mixing.move_to(loaded.device)
-        self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
         layer_sites = loaded.sites[: loaded.head_site]
         self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)
+        self._checks = RequestChecks(
+            bank,
+            self._mixing,
+            self._sites.paths.keys(),
+            num_layers=loaded.num_layers,
+            hidden_size=int(loaded.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
+        )
         self._kv_blocks = config.kv_blocks
         self._fused: FusedDecoder | None = None
         self._context.bank = bank
@@ -98,45 +104,12 @@ class ModelRunner:
             torch.set_num_threads(self._threads)
 
     def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
-        """Raises EngineError for an empty slot or a weight that is not finite."""
-        for slot, weight in adapters:
-            if not math.isfinite(weight):
-                raise EngineError(f"adapter weight {weight} is not finite")
-            try:
-                self._bank.entry(slot)
-            except ValueError as error:
-                raise EngineError(str(error)) from error
+        """As in `Runner`."""
+        self._checks.check_adapters(adapters)
 
     def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
-        """Raises EngineError for an unknown part, or one that does not fit model or mixture."""
-        for name, parts in (
-            (mixing.gate, self._mixing.gates),
-            (mixing.router, self._mixing.routers),
-        ):
-            if not name:
-                continue
-            part = parts.get(name)
-            if part is None:
-                raise EngineError(f"no gate or router {name!r} is loaded")
-            found = part.num_layers, part.hidden_size
-            expected = self._loaded.num_layers, self._hidden_size
-            if found != expected:
-                raise EngineError(
-                    f"{name!r} is for {found[0]} layers of width {found[1]}, "
-                    f"the model has {expected[0]} of {expected[1]}"
-                )
-        gate = self._mixing.gates.get(mixing.gate)
-        wanted = 1 if mixing.router else num_adapters if gate is None else gate.num_adapters
-        if num_adapters != wanted:
-            raise EngineError(f"{num_adapters} adapters for a part that weighs {wanted}")
-        if mixing.site_weights is not None:
-            if len(mixing.site_weights.weights) != num_adapters:
-                raise EngineError(
-                    f"weights of {len(mixing.site_weights.weights)} adapters for {num_adapters}"
-                )
-            unknown = [s for s in mixing.site_weights.sites if s not in self._sites.paths]
-            if unknown:
-                raise EngineError(f"the model has no linear {unknown[0]}")
+        """As in `Runner`."""
+        self._checks.check_mixing(num_adapters, mixing)
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan.

@@ -43,6 +43,7 @@ from cluster.engine.scheduling.batch_integrity import check_batch, check_order, 
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.prefixes import SharedPrefixes
+from cluster.engine.scheduling.queue_limit import refuse_if_full
 from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import Span
 from cluster.engine.steps import ScheduledSequence, StepPlan
@@ -50,7 +51,6 @@ from cluster.errors import (
     ConfigError,
     EngineError,
     IntegrityError,
-    Overloaded,
     PromptTooLong,
     RequestError,
 )
@@ -147,7 +147,9 @@ class Scheduler:
                 f"tokens; the replica has {self._pool.num_blocks}",
                 param="prompt",
             )
-        self._refuse_if_full(sequence)
+        refuse_if_full(
+            sequence.request.tenant, self._config, self._queue, self._preempted, self.running
+        )
         sequence.arrival = self._arrivals
         self._arrivals += 1
         self._by_id[sequence.request_id] = sequence
@@ -458,25 +460,6 @@ class Scheduler:
         else:
             del self._by_id[sequence.request_id]
             self._returned.append(sequence)
-
-    def _refuse_if_full(self, sequence: EngineSequence) -> None:
-        """Raise Overloaded if the queue is full, unless the tenant has less than an equal share of
-        it."""
-        places = self._config.max_batch_size - len(self._running)
-        limit = self._config.max_queued + places
-        if self.waiting < limit:
-            return
-        tenant = sequence.request.tenant
-        own, tenants = self.waiting, 1
-        if self._config.fairness == "adapter":
-            own = self._queue.waiting_of(tenant)
-            own += sum(s.request.tenant == tenant for s in self._preempted)
-            tenants = self._queue.tenants + (self._queue.waiting_of(tenant) == 0)
-        if own * tenants >= limit:
-            raise Overloaded(
-                f"{self.waiting} requests wait on this replica, {own} of them this tenant's; "
-                f"{self._config.max_queued} may wait besides {places} open places"
-            )
 
     def _end(self, sequence: EngineSequence, reason: FinishReason) -> None:
         if sequence.status is SequenceStatus.RUNNING:
