@@ -53,7 +53,7 @@ def build_engine(
         on_chunks: receives each step's chunks in the step thread.
         new_seed: a seed for each request that has none.
         mixing: gates and routers that requests may name.
-        on_returned: see `Engine`.
+        on_returned: see `cluster.engine.port.OnReturned`.
 
     Raises:
         ModelSourceError: the model cannot be loaded, or is of a kind not supported.

@@ -257,7 +257,10 @@ class EngineSequence:
         if self.mixing is not None or self.whole_prefill:
             raise EngineError("adapters that are weighed within the model cannot be re-routed")
         if self.spans[-1].start >= self.num_tokens:
-            raise EngineError("the sequence is about to go on with other adapters already")
+            raise EngineError(
+                "the sequence already waits to continue with other adapters; "
+                "re-route it once that has begun"
+            )
         # A plan that is being computed has no token beyond those known.
         start = max(self.num_tokens, self.prompt_len + after)
         self.spans = (*self.spans, Span(start, namespace, adapters))

@@ -3,7 +3,7 @@
 A re-routed sequence has several in its completion, one with an activated LoRA has several in its
 prompt: what comes before the invocation is the base's.
 
-Keys and values that are there stay when a sequence goes on with other adapters. A block's content
+Keys and values that are there stay when a sequence continues with other adapters. A block's content
 is then a function of all spans up to its end, so its key names them: the chain of parents has
 those before, and `block_namespace` those that the block itself lies in.
 """

@@ -238,7 +238,7 @@ class ModelRunner:
         return logits
 
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
-        """Return the step's adapters; the last batch is kept while the same sequences go on
+        """Return the step's adapters; the last batch is kept while the same sequences keep
         decoding.
 
         A live sequence's slots hold the same adapters while it is in one span, no two sequences

@@ -184,7 +184,7 @@ class Scheduler:
         adapters: tuple[tuple[Slot, float], ...],
         after: int,
     ) -> int | None:
-        """Let a sequence go on with other adapters once ``after`` tokens of its completion are
+        """Continue a sequence with other adapters once ``after`` tokens of its completion are
         there; what has been or is being computed stays as it is.
 
         Returns:
