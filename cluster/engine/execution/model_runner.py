@@ -73,12 +73,13 @@ class ModelRunner:
         self._mixing.move_to(loaded.device)
         layer_sites = loaded.sites[: loaded.head_site]
         self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)
+        self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
         self._checks = RequestChecks(
             bank,
             self._mixing,
             self._sites.paths.keys(),
             num_layers=loaded.num_layers,
-            hidden_size=int(loaded.model.config.hidden_size),  # type: ignore[union-attr,arg-type]
+            hidden_size=self._hidden_size,
         )
         self._kv_blocks = config.kv_blocks
         self._fused: FusedDecoder | None = None
@@ -274,10 +275,10 @@ class ModelRunner:
             self._bank.touches(slot, head_site) for _, adapters in parts for slot, _ in adapters
         )
         self._rows_kept, self._lora_batch = rows, kept
-        self._step_mixing = None if kept is None else self._fuse(kept, scheduled)
+        self._step_mixing = None if kept is None else self._mix(kept, scheduled)
         return kept
 
-    def _fuse(
+    def _mix(
         self, batch: AnyLoraBatch, scheduled: Sequence[ScheduledSequence]
     ) -> StepMixing | None:
         """Return the changing weights of a batch; None if each adapter has one weight."""
