@@ -14,7 +14,7 @@ _HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 def allocate(nbytes: int) -> memoryview:
-    """Zeroed, writable bytes; they are free when nothing refers to them any more."""
+    """Allocate zeroed, writable bytes; they are free when nothing refers to them any more."""
     if nbytes < _LEAST:
         return memoryview(bytearray(nbytes))
     mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -16,8 +16,8 @@ from cluster.domain.ids import RequestId, Slot
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.model.adapter_bank import make_bank
 from cluster.engine.model.model_loader import load_model
-from cluster.engine.sequence import Sequence as EngineSequence
-from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.steps import ScheduledSequence, StepPlan
 from cluster.errors import EngineError
 
 

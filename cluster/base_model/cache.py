@@ -25,9 +25,9 @@ def lock_for(target: Path) -> Iterator[None]:
 
 @contextmanager
 def publish(target: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `target` when the block succeeds and vanishes when not.
+    """Yield a temporary folder that becomes `target` if the block succeeds and vanishes if not.
 
-    The folder is beside `target`, so that the last step is one rename.
+    The folder is next to `target`, so that the last step is one rename.
     """
     partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -52,7 +52,8 @@ def stamp(folder: Path) -> str:
 
 
 def read_stamp(folder: Path) -> str | None:
-    """The digest kept in the folder, or None if there is none or the files have changed since."""
+    """Return the digest kept in the folder, or None if there is none or the files have changed
+    since."""
     try:
         content: dict[str, Any] = json.loads((folder / STAMP_FILE).read_text(encoding="utf-8"))
         known = content["digest"] if content["files"] == _sizes(folder) else None
@@ -62,6 +63,6 @@ def read_stamp(folder: Path) -> str | None:
 
 
 def _sizes(folder: Path) -> dict[str, list[int]]:
-    """Size in bytes and modification time in ns of every file that the digest covers."""
+    """Return the size in bytes and modification time in ns of every file that the digest covers."""
     stats = {path.name: path.stat() for path in (folder / "config.json", *weight_files(folder))}
     return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

@@ -1,4 +1,4 @@
-"""What a base model must be to be served; anything else is refused by name."""
+"""Checks that a base model can be served; anything else is refused by name."""
 
 from __future__ import annotations
 
@@ -54,8 +54,22 @@ def check_layers(model: nn.Module, layers: nn.ModuleList) -> None:
             raise ModelSourceError(f"{name}: layer {index} has no nn.Linear")
 
 
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the decoder layers of a causal LM.
+
+    Raises:
+        ModelSourceError: they are not at ``model.layers``.
+    """
+    layers = getattr(getattr(model, "model", None), "layers", None)
+    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
+        raise ModelSourceError(
+            f"{type(model).__name__}: its decoder layers are not at model.layers"
+        )
+    return layers
+
+
 def attention_modules(layers: nn.ModuleList) -> Iterator[nn.Module]:
-    """The module of each decoder layer that calls the attention interface, in layer order.
+    """Return the module of each decoder layer that calls the attention interface, in layer order.
 
     Raises:
         ModelSourceError: a layer does not have exactly one, or they are not numbered in order.
@@ -74,13 +88,13 @@ def attention_modules(layers: nn.ModuleList) -> Iterator[nn.Module]:
 
 
 def limit_model_len(config: Any, wanted: int) -> int:
-    """``wanted``, cut to what the positions of the model allow."""
+    """Return ``wanted``, cut to what the positions of the model allow."""
     limit = getattr(config, "max_position_embeddings", None)
     return wanted if limit is None else min(wanted, int(limit))
 
 
 def layer_window(config: Any, layer: int) -> int | None:
-    """Positions a token of this layer sees, itself included; None: all."""
+    """Return the positions a token of this layer sees, itself included; None: all."""
     layer_types = getattr(config, "layer_types", None)
     if layer_types and layer_types[layer] != "sliding_attention":
         return None

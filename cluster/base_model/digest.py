@@ -14,7 +14,7 @@ _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 (hex) of a model folder's config and safetensors files.
+    """Return the sha256 (hex) of a model folder's config and safetensors files.
 
     Tensors count by name, dtype, shape and bytes, in name order: neither their order in a file,
     nor sharding, nor a file's metadata changes the digest. Config keys that begin with an
@@ -38,7 +38,7 @@ def model_digest(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The folder's safetensors files.
+    """Return the folder's safetensors files.
 
     Raises:
         ModelSourceError: there are none.
@@ -66,7 +66,7 @@ def _canonical_config(path: Path) -> bytes:
 
 
 def _read_header(path: Path) -> dict[str, tuple[_Entry, int]]:
-    """Tensor name -> (dtype, shape, begin, end) and the offset those bytes are counted from."""
+    """Return name -> (dtype, shape, begin, end) and the offset those bytes are counted from."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""Base models from the Hugging Face hub: safetensors only, and a quick no where there is no hub."""
+"""Base models from the Hugging Face hub: safetensors only, and a quick refusal without a hub."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int | None], None]
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether `name` has the form owner/name."""
+    """Return whether `name` has the form owner/name."""
     return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 

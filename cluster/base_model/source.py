@@ -1,4 +1,4 @@
-"""Where the base model comes from: a folder, the cache, the hub, or the quickstart's wheel."""
+"""Finds the base model: in a folder, the cache, the hub, or the quickstart's wheel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

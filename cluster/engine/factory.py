@@ -8,28 +8,28 @@ from pathlib import Path
 
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.engine.engine import Engine, OnChunks, OnReturned
-from cluster.engine.execution.available_memory import check_memory
-from cluster.engine.execution.heap import return_free_memory
-from cluster.engine.execution.mixing import MixingParts
+from cluster.engine.adapter_slots import BankSlots
+from cluster.engine.engine import TorchEngine
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import make_batches
+from cluster.engine.memory.available_memory import check_memory
+from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.model.adapter_bank import make_bank
 from cluster.engine.model.model_loader import LoadedModel, load_model
+from cluster.engine.port import BuiltEngine, OnChunks, OnReturned
 from cluster.engine.sampling.grammar import GrammarCompiler
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
+from cluster.process_memory import return_free_memory
 from kernels.lora.bank import AdapterBank
 
 
 @dataclass(frozen=True)
-class BuiltEngine:
-    """An engine that is not running yet, and what its adapters must fit."""
+class BuiltTorchEngine(BuiltEngine):
+    """A torch engine. Its bank is for measurements and tests that make adapters of tensors."""
 
-    engine: Engine
-    bank: AdapterBank  # where adapters are written, slot by slot
-    module_shapes: dict[str, tuple[int, int]]  # module path -> (d_out, d_in)
-    vocab_size: int
+    engine: TorchEngine
+    bank: AdapterBank
 
 
 def build_engine(
@@ -42,7 +42,7 @@ def build_engine(
     new_seed: Callable[[], int],
     mixing: MixingParts | None = None,
     on_returned: OnReturned | None = None,
-) -> BuiltEngine:
+) -> BuiltTorchEngine:
     """Load a model and put an engine around it.
 
     Args:
@@ -53,7 +53,7 @@ def build_engine(
         on_chunks: receives each step's chunks in the step thread.
         new_seed: a seed for each request that has none.
         mixing: gates and routers that requests may name.
-        on_returned: see `Engine`.
+        on_returned: see `cluster.engine.port.OnReturned`.
 
     Raises:
         ModelSourceError: the model cannot be loaded, or is of a kind not supported.
@@ -65,7 +65,7 @@ def build_engine(
     batches = make_batches(loaded, config, bank, adapter_config.max_mixture)
     pool = BlockPool(config.kv_blocks, config.block_size)
     scheduler = Scheduler(config, pool, clock)
-    engine = Engine(
+    engine = TorchEngine(
         scheduler=scheduler,
         pool=pool,
         runner=ModelRunner(loaded, config, bank, mixing, batches),
@@ -78,7 +78,13 @@ def build_engine(
         on_returned=on_returned,
     )
     return_free_memory()
-    return BuiltEngine(engine, bank, _module_shapes(loaded), loaded.vocab_size)
+    return BuiltTorchEngine(
+        engine=engine,
+        adapters=BankSlots(bank, adapter_config),
+        module_shapes=_module_shapes(loaded),
+        vocab_size=loaded.vocab_size,
+        bank=bank,
+    )
 
 
 def _module_shapes(loaded: LoadedModel) -> dict[str, tuple[int, int]]:

@@ -1,17 +1,17 @@
-"""What the engine's log says of single requests: ids and counts, never tokens."""
+"""Logs what happens to single requests: ids and counts, never tokens."""
 
 from collections.abc import Iterable
 
 import structlog
 
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from cluster.errors import BraidError
 
 log = structlog.get_logger(__name__)
 
 
-def note_preempted(sequences: Iterable[Sequence]) -> None:
-    """Each lost its place in the batch, and its tokens are computed again."""
+def note_preempted(sequences: Iterable[EngineSequence]) -> None:
+    """Log sequences that lost their place in the batch and whose tokens are computed again."""
     for sequence in sequences:
         log.info(
             "engine.preempted",
@@ -22,8 +22,8 @@ def note_preempted(sequences: Iterable[Sequence]) -> None:
         )
 
 
-def note_failed(sequence: Sequence, error: BraidError) -> None:
-    """It was ended by an error, whose cause another line has."""
+def note_failed(sequence: EngineSequence, error: BraidError) -> None:
+    """Log a sequence that was ended by an error, whose cause another line has."""
     log.error(
         "engine.request_failed",
         request=sequence.request.http_request,

@@ -9,21 +9,21 @@ import numpy.typing as npt
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, Usage
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span, span_at, spans_between
 from cluster.errors import EngineError, PromptTooLong, RequestError
 
 
 class Grammar(Protocol):
-    """Which tokens may come next."""
+    """Tells which tokens may come next."""
 
     def allowed(self, generated: list[int]) -> npt.NDArray[np.bool_]:
-        """[vocabulary], true for each token that may follow ``generated``."""
+        """Return [vocabulary], true for each token that may follow ``generated``."""
         ...
 
 
 class SequenceStatus(StrEnum):
-    """Where a sequence is. A preempted one waits again."""
+    """The state of a sequence. A preempted one waits again."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -31,7 +31,7 @@ class SequenceStatus(StrEnum):
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class EngineSequence:
     """A request's tokens, how many of them have KV, and where it lies.
 
     Mutable and private to the engine: the scheduler alone changes it after creation, but for
@@ -52,7 +52,7 @@ class Sequence:
     grammar: Grammar | None = None  # that its completion must match
     mixing: Mixing | None = None  # how its adapters are weighed beyond their weights
     whole_prefill: bool = False  # its prompt must be computed in one step, and not from the cache
-    num_scored: int = 0  # rows of the prompt whose logits told the next token's log-probability
+    num_scored: int = 0  # rows of the prompt whose logits gave the next token's log-probability
     num_computed: int = 0
     num_cached: int = 0  # prompt tokens found in the prefix cache when it was first admitted
     block_table: list[int] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Sequence:
     num_begun: int = 1  # spans whose first token has been computed, here or elsewhere
     arrival: int = -1  # position in the order of arrival, set by the scheduler
     admission: int = -1  # position in the order of first admissions; -1 before
-    hold_limit: int | None = None  # count of admissions from which on it is not held back
+    defer_limit: int | None = None  # stop deferring it after this many admissions
     status: SequenceStatus = SequenceStatus.WAITING
     finish_reason: FinishReason | None = None  # set exactly once
 
@@ -162,11 +162,11 @@ class Sequence:
         return self.spans[self.span].adapters
 
     def adapters_at(self, token: int) -> tuple[tuple[Slot, float], ...]:
-        """(slot in the device bank, weight) that a token is computed with, in mixture order."""
+        """Return the (slot, weight) pairs that a token is computed with, in mixture order."""
         return self.spans[span_at(self.spans, token)].adapters
 
     def spans_between(self, start: int, stop: int) -> tuple[tuple[int, int], ...]:
-        """(index of the span, number of tokens) of each span in tokens [start, stop)."""
+        """Return (index of the span, number of tokens) of each span in tokens [start, stop)."""
         if len(self.spans) == 1:
             return ((0, stop - start),)
         return spans_between(self.spans, start, stop)
@@ -227,7 +227,7 @@ class Sequence:
 
     @property
     def end_by_tokens(self) -> FinishReason | None:
-        """Why its tokens alone end it: the newest generated one stops it, or it is long enough."""
+        """The reason why its tokens alone end it: the newest one stops it, or it is long enough."""
         if self.num_generated and self.token_ids[-1] in self.stop_token_ids:
             return FinishReason.STOP
         if len(self.token_ids) >= self.max_len and not self.is_unscored:
@@ -244,8 +244,8 @@ class Sequence:
         )
 
     def reroute(self, namespace: str, adapters: tuple[tuple[Slot, float], ...], after: int) -> int:
-        """Go on with other adapters once ``after`` tokens of the completion are there; what has
-        been or is being computed stays as it is.
+        """Continue with other adapters once ``after`` tokens of the completion are there; what
+        has been or is being computed stays as it is.
 
         Returns:
             How many tokens of the completion come before.
@@ -257,15 +257,20 @@ class Sequence:
         if self.mixing is not None or self.whole_prefill:
             raise EngineError("adapters that are weighed within the model cannot be re-routed")
         if self.spans[-1].start >= self.num_tokens:
-            raise EngineError("the sequence is about to go on with other adapters already")
+            raise EngineError(
+                "the sequence already waits to continue with other adapters; "
+                "re-route it once that has begun"
+            )
         # A plan that is being computed has no token beyond those known.
         start = max(self.num_tokens, self.prompt_len + after)
         self.spans = (*self.spans, Span(start, namespace, adapters))
         return start - self.prompt_len
 
-    def let_go(self, start: int) -> bool:
-        """The adapters of the spans before the one at ``start`` (tokens of the completion) are
-        about to leave; False while they are needed to compute what is not there yet."""
+    def release_before(self, start: int) -> bool:
+        """Release the adapters of the spans before the one at ``start``, in completion tokens.
+
+        Returns False, releasing nothing, while they are needed to compute what is missing.
+        """
         first = self.prompt_len + start
         if self.num_computed < first:
             return False

@@ -3,7 +3,7 @@
 A re-routed sequence has several in its completion, one with an activated LoRA has several in its
 prompt: what comes before the invocation is the base's.
 
-Keys and values that are there stay when a sequence goes on with other adapters. A block's content
+Keys and values that are there stay when a sequence continues with other adapters. A block's content
 is then a function of all spans up to its end, so its key names them: the chain of parents has
 those before, and `block_namespace` those that the block itself lies in.
 """
@@ -33,20 +33,20 @@ class Span:
 
 
 def span_at(spans: Sequence[Span], token: int) -> int:
-    """Index of the span that a token lies in; ``spans`` by start, the first at 0."""
+    """Return the index of the span that a token lies in; ``spans`` by start, the first at 0."""
     return bisect_right(spans, token, key=lambda span: span.start) - 1
 
 
 def spans_between(spans: Sequence[Span], start: int, stop: int) -> tuple[tuple[int, int], ...]:
-    """(index of the span, number of tokens) of each span in tokens [start, stop)."""
+    """Return (index of the span, number of tokens) of each span in tokens [start, stop)."""
     first, last = span_at(spans, start), span_at(spans, stop - 1)
     starts = [start, *(span.start for span in spans[first + 1 : last + 1]), stop]
     return tuple((first + i, b - a) for i, (a, b) in enumerate(pairwise(starts)))
 
 
 def block_namespace(spans: Sequence[Span], start: int, stop: int) -> str:
-    """Namespace of a block with tokens [start, stop): its span's own, or one of all of them and
-    of where in the block they meet."""
+    """Return the namespace of a block with tokens [start, stop): its span's own, or one of all of
+    them and of where in the block they meet."""
     first, last = span_at(spans, start), span_at(spans, stop - 1)
     if first == last:
         return spans[first].namespace

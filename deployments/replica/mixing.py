@@ -6,8 +6,8 @@ from dataclasses import replace
 from cluster.adapters.activation import active_from, stretches
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights, kv_namespace
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import MixingParts
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.spans import Span
 from cluster.errors import RequestError, RouterOutdated
 from router_service.routers.kind import EnginePart
@@ -40,13 +40,13 @@ class DecisionMixing:
 
     def add(self, version: str, part: EnginePart) -> None:
         """Serve a router of this version from now on."""
-        self._engine_parts.add(version, gate=part.gate, router=part.router)
+        self._engine_parts.add_part(version, gate=part.gate, router=part.router)
         self._parts[version] = part
 
     def remove(self, version: str) -> None:
         """Serve it no longer; no live request may have been decided by it."""
         self._parts.pop(version, None)
-        self._engine_parts.remove(version)
+        self._engine_parts.remove_part(version)
 
     def lacks(self, decision: RoutingDecision) -> bool:
         """Whether a decision needs a part that is not here."""

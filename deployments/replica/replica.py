@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from ray import serve
 
-from cluster.adapters.loader import load_adapter
 from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import PlacementAck
@@ -22,10 +21,11 @@ from cluster.domain.adapter import AdapterEntry, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
-from cluster.engine.execution.heap import return_free_memory
 from cluster.engine.factory import build_engine
-from cluster.errors import AdapterNotFinite, BraidError, EngineError, IntegrityError
+from cluster.engine.port import LoadableAdapter
+from cluster.errors import BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
+from cluster.process_memory import return_free_memory
 from deployments.link.link_messages import Reroute, Submit
 from deployments.link.link_server import LinkServer
 from deployments.live_adapters import LiveAdapters
@@ -38,8 +38,6 @@ from deployments.replica.router_parts import part_keeper
 from deployments.replica.versions import VersionKeeper
 from deployments.serve_env import SERVE_LOGGING
 from deployments.wiring import decision_store, locate_model, read_secrets, scan_adapters
-from kernels.errors import BankIntegrityError
-from kernels.lora.packed import PackedAdapter
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
@@ -107,26 +105,19 @@ class Replica:
             self._engine.vocab_size,
         )
 
-        def load(entry: AdapterEntry) -> PackedAdapter:
-            found = load_adapter(
+        def load(entry: AdapterEntry) -> LoadableAdapter:
+            return self._engine.adapters.read_adapter(
                 Path(entry.path),
                 self._base,
-                config.adapters,
-                entry.key.digest,
+                digest=entry.key.digest,
                 base_check=entry.base_check,
                 links_below=config.adapters_dir,
             )
-            packed = self._engine.bank.pack(found.tensors)
-            if not packed.is_finite:
-                raise AdapterNotFinite(
-                    f"{entry.path}: B times the scaling is not finite in {packed.row.dtype}"
-                )
-            return packed
 
         self._adapters = AdapterManager(
             config.adapters,
             self._live,
-            self._engine.bank,
+            self._engine.adapters,
             load,
             self._clock,
             self._executor,
@@ -276,10 +267,10 @@ class Replica:
         """What is wrong with the books of requests, engine, bank or adapter pool, if anything."""
         try:
             self._engine.engine.check_integrity()
-            self._engine.bank.check_integrity()
+            self._engine.adapters.check_integrity()
             self._adapters.check_integrity()
             self._requests.check_integrity()
-        except (IntegrityError, BankIntegrityError) as error:
+        except IntegrityError as error:
             log.error("replica.integrity", error=str(error))
             return self._id, str(error)
         return self._id, None

@@ -17,7 +17,7 @@ from cluster.adapters.residency.residency_types import Lease
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.request import GenerationChunk
-from cluster.engine.engine import Engine
+from cluster.engine.port import Engine
 from cluster.errors import BraidError, EngineError
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionMixing
@@ -100,7 +100,9 @@ class Rerouting:
 
     def let_go(self, live: Live) -> None:
         """End the leases of earlier spans, unless the engine still needs them."""
-        if live.earlier and self._engine.let_go(live.submit.request_id, live.later[-1].start):
+        if live.earlier and self._engine.release_before(
+            live.submit.request_id, live.later[-1].start
+        ):
             earlier, live.earlier = live.earlier, []
             for lease in earlier:
                 self._adapters.release(lease)

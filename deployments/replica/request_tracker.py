@@ -30,7 +30,7 @@ from cluster.domain.decision import RoutingDecision, SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, Usage
-from cluster.engine.engine import Engine
+from cluster.engine.port import Engine
 from cluster.engine.spans import Span
 from cluster.errors import (
     AdapterError,
@@ -359,7 +359,7 @@ class RequestBook:
             )
             request = replace(message.request, decision=live.decision)
             if message.request.sampling.grammar:
-                await asyncio.to_thread(self._engine.prepare, request)
+                await asyncio.to_thread(self._engine.compile_grammar, request)
                 if not self._is_live(live):
                     return
             self._engine.submit(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import Lease
 from cluster.domain.decision import RoutingDecision
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
 from deployments.replica.mixing import DecisionMixing
 

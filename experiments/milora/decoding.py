@@ -16,9 +16,9 @@ from cluster.clock import SystemClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import GenerationChunk
-from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import build_engine
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from cluster.errors import EngineError
 
 _STRIDE = 7  # between the tokens of a prompt, which are arbitrary

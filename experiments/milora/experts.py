@@ -11,11 +11,11 @@ from typing import Literal, Self
 
 import torch
 
-from cluster.engine.execution.mixing import LAYER_MODULES
+from cluster.engine.mixing import LAYER_MODULES
 
 
 class TokenRouter:
-    """Softmax and top k over experts, per token; a `cluster.engine.execution.mixing.MixingGate`.
+    """Softmax and top k over experts, per token; a `cluster.engine.mixing.MixingGate`.
 
     Whether a layer has one router, reading the rows that enter it, or one for each of its modules,
     reading the module's input, is its ``resolution``.
@@ -32,7 +32,7 @@ class TokenRouter:
         self.calls = 0
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """Compute [T, experts], as `cluster.engine.execution.mixing.MixingGate`."""
+        """Compute [T, experts], as `cluster.engine.mixing.MixingGate`."""
         self.calls += 1
         name = "" if site is None else LAYER_MODULES[site]
         probabilities = (x.float() @ self._weights[layer][name]).softmax(dim=-1)

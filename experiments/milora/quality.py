@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from cluster.base_model.source import ModelLocation
-from cluster.engine.execution.mixing import LAYER_MODULES
+from cluster.engine.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.tasks import MiloraTaskData, write_mixed
 from router_service.artifacts.router_artifact import TENSOR_FILE, adapter_versions

@@ -5,7 +5,8 @@ from typing import Any, Self
 
 import torch
 
-from cluster.engine.execution.mixing import LAYER_MODULES, PrefillRouter
+from cluster.engine.mixing import LAYER_MODULES
+from cluster.engine.mixing_parts import PrefillRouter
 
 
 class RecordedRouter:

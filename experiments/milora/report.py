@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.engine.execution.mixing import LAYER_MODULES
+from cluster.engine.mixing import LAYER_MODULES
 from experiments.intervals import difference_interval, mean_interval
 from experiments.milora.quality import METHODS
 

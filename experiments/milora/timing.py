@@ -15,8 +15,8 @@ import torch
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import MixingParts
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from experiments.milora.decoding import Timed, TimedEngine
 from experiments.milora.experts import TokenRouter, random_token_router
 from experiments.milora.recorded import RecordedRouter
@@ -87,7 +87,7 @@ def measure_decode(
     }
     parts.routers.update(prompts)
     parts.gates.update(gates)
-    parts.move(engine.device)
+    parts.move_to(engine.device)
     alone = ((_PLAIN, 1.0),)
     mixed = tuple((Slot(1 + index), 1.0) for index in range(experts))
     cases = {

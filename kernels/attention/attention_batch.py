@@ -1,4 +1,4 @@
-"""Where a step's tokens read and write the paged cache, worked out once for all layers."""
+"""Maps a step's tokens to the paged cache they read and write, once for all layers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class DecodePlan:
     )
 
     def parts(self, kv: torch.Tensor) -> tuple[DecodePart, ...]:
-        """The rows in pieces that share one buffer, the same for all layers of one shape.
+        """Return the rows in pieces that share one buffer, the same for all layers of one shape.
 
         Args:
             kv: a layer's cache [num_blocks, block_size, 2 * H_kv, D].
@@ -110,7 +110,7 @@ class PagedBatch:
     block_size: int
     dtype: torch.dtype
     device: torch.device
-    slot_mapping: torch.Tensor  # [T] int64: block * block_size + offset, where tokens are stored
+    kv_indices: torch.Tensor  # [T] int64: block * block_size + offset, where tokens are stored
     opened_blocks: torch.Tensor | None  # [n] int64: begun and not filled by this step's tokens
     _rows: tuple[_Row, ...]
     _plans: dict[int | None, AttentionPlan] = field(default_factory=dict)
@@ -139,7 +139,7 @@ class PagedBatch:
             ValueError: a row without new tokens, or a block table shorter than its tokens.
         """
         rows: list[_Row] = []
-        slots: list[int] = []
+        kv_indices: list[int] = []
         opened: list[int] = []
         for table, context, count in zip(block_tables, context_lens, query_lens, strict=True):
             end = context + count
@@ -149,25 +149,26 @@ class PagedBatch:
                 raise ValueError(
                     f"row {len(rows)}: {len(table)} blocks of {block_size} hold fewer than {end}"
                 )
-            rows.append(_Row(tuple(table), context, count, len(slots)))
-            slots.extend(
+            rows.append(_Row(tuple(table), context, count, len(kv_indices)))
+            kv_indices.extend(
                 table[position // block_size] * block_size + position % block_size
                 for position in range(context, end)
             )
             if end % block_size and context <= end - end % block_size:
                 opened.append(table[end // block_size])
         return PagedBatch(
-            len(slots),
+            len(kv_indices),
             block_size,
             dtype,
             torch.device(device),
-            torch.tensor(slots).to(device, non_blocking=True),
+            torch.tensor(kv_indices).to(device, non_blocking=True),
             torch.tensor(opened).to(device, non_blocking=True) if opened else None,
             tuple(rows),
         )
 
     def plan(self, window: int | None = None) -> AttentionPlan:
-        """The reads under a sliding window (None: whole context), worked out once per window."""
+        """Return the reads under a sliding window (None: whole context), worked out once per
+        window."""
         plan = self._plans.get(window)
         if plan is None:
             decode = [row for row in self._rows if row.count == 1]
@@ -272,7 +273,8 @@ class PagedBatch:
 
 
 def heads_first(blocks: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values, views [rows, H_kv, L, D] of gathered blocks [n, block_size, 2 * H_kv, D]."""
+    """Return the keys and values, views [rows, H_kv, L, D] of gathered blocks [n, block_size, 2 *
+    H_kv, D]."""
     _, _, heads, dim = blocks.shape
     k, v = blocks.view(rows, -1, 2, heads // 2, dim).permute(2, 0, 3, 1, 4).unbind(0)
     return k, v

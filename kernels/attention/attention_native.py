@@ -22,7 +22,7 @@ _PARALLEL_SCORES = 2048
 
 
 def native_attention_available(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the kernel attends for these queries: fp32 on the CPU, on torch's threads."""
+    """Return whether the kernel attends for these queries: fp32 on the CPU, on torch's threads."""
     return dtype == torch.float32 and device.type == "cpu" and openmp() is not None
 
 
@@ -43,7 +43,7 @@ class NativeDecode:
     def build(
         tokens: Sequence[int], tables: Sequence[Sequence[int]], seen: Sequence[tuple[int, int]]
     ) -> NativeDecode:
-        """Of rows with their block tables and the positions [first, last) each sees."""
+        """Describe rows with their block tables and the positions [first, last) each sees."""
         width = max(len(table) for table in tables)
         lengths = [last - first for first, last in seen]
         return NativeDecode(
@@ -56,7 +56,7 @@ class NativeDecode:
         )
 
     def step(self, heads: int, kv_heads: int, threads: int) -> ctypes.Array[ctypes.c_int64]:
-        """The kernel's words of this step, for all layers with so many heads."""
+        """Return the kernel's words of this step, for all layers with so many heads."""
         key = heads, kv_heads, threads
         words = self._steps.get(key)
         if words is None:
@@ -108,7 +108,7 @@ def layer_call(
     cache: LayerKVCache,
     scale: torch.Tensor,
 ) -> Operation:
-    """The kernel's call for one layer.
+    """Return the kernel's call for one layer.
 
     Args:
         step: address of the ``STEP_WORDS`` words of a step.

@@ -2,7 +2,7 @@
 
 A work item is one sequence's key/value head with the query heads that share it. Keys are read
 once for all of them, then values; scores stay in the thread's scratch. Sums run in the order of
-positions, so a row's result does not depend on the rows beside it.
+positions, so a row's result does not depend on the other rows.
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ _FAST = {"reassoc", "contract", "nsz"}  # sums in vector order; NaN and infinity
 
 @njit(nogil=True, cache=True)
 def _dots(k: int, k_row: int, q: int, q_row: int, s: int, s_row: int, heads: int, dim: int) -> None:
-    """Scores of four positions' keys with each of some heads."""
+    """Compute scores of four positions' keys with each of some heads."""
     g = 0
     while g + 4 <= heads:
         at = q + g * q_row
@@ -56,7 +56,7 @@ def _dots(k: int, k_row: int, q: int, q_row: int, s: int, s_row: int, heads: int
 
 @njit(nogil=True, cache=True)
 def _adds(v: int, v_row: int, y: int, y_row: int, p: int, p_row: int, heads: int, dim: int) -> None:
-    """Four positions' values added to each of some heads."""
+    """Add four positions' values to each of some heads."""
     g = 0
     while g + 4 <= heads:
         at = y + g * y_row
@@ -74,7 +74,7 @@ def _adds(v: int, v_row: int, y: int, y_row: int, p: int, p_row: int, heads: int
 
 @njit(nogil=True, cache=True)
 def _ask(address: int, row: int, count: int, size: int) -> None:
-    """The same part of some positions that come later."""
+    """Prefetch the same part of some positions that come later."""
     for position in range(_AHEAD, _AHEAD + count):
         for line in range(0, size, _LINE):
             prefetch(address + position * row + line)
@@ -82,7 +82,7 @@ def _ask(address: int, row: int, count: int, size: int) -> None:
 
 @njit(nogil=True, cache=True)
 def _in_block(position: int, size: int, last: int) -> bool:
-    """Whether four positions from here lie in one block and are all seen."""
+    """Return whether four positions from here lie in one block and are all seen."""
     return position % size + 4 <= size and position + 4 <= last
 
 
@@ -90,7 +90,7 @@ def _in_block(position: int, size: int, last: int) -> bool:
 def _score(
     words: Any, q_at: int, head_at: int, table: Any, first: int, last: int, s_at: int
 ) -> None:
-    """scores[g, position - first] = q_g . k, for the heads of a group."""
+    """Compute scores[g, position - first] = q_g . k, for the heads of a group."""
     dim, size = words[DIM], words[BLOCK_SIZE]
     group, s_row = words[HEADS] // words[KV_HEADS], _FLOAT * (last - first)
     row, q_row = _FLOAT * 2 * words[KV_HEADS] * dim, _FLOAT * dim
@@ -135,7 +135,7 @@ def _softmax(scores: Any, length: int, scale: Any) -> None:
 def _weigh(
     words: Any, out_at: int, head_at: int, table: Any, first: int, last: int, p_at: int
 ) -> None:
-    """out_g = sum of p[g, position - first] v, for the heads of a group."""
+    """Compute out_g = sum of p[g, position - first] v, for the heads of a group."""
     dim, size = words[DIM], words[BLOCK_SIZE]
     group, p_row = words[HEADS] // words[KV_HEADS], _FLOAT * (last - first)
     row, out_row = _FLOAT * 2 * words[KV_HEADS] * dim, _FLOAT * dim
@@ -186,7 +186,7 @@ def _attend(address: int, thread: int, threads: int) -> None:
 
 @cfunc(types.void(types.int64, types.int64, types.int64), cache=True)
 def attend(address: int, thread: int, threads: int) -> None:
-    """One thread's share of a call; ``address`` is that of its words, `STEP` to `SCALE`.
+    """Compute one thread's part of a call; ``address`` is that of its words, `STEP` to `SCALE`.
 
     Addresses: of queries [.., Q_STRIDE] and results [.., HEADS, DIM] fp32, of a layer's cache
     [blocks, BLOCK_SIZE, 2 KV_HEADS, DIM] and the scale. A step's: the token of each row, block

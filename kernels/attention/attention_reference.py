@@ -15,7 +15,7 @@ def paged_attention_reference(
     scale: float,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention of each new token over its sequence's cached keys, its own included.
+    """Compute causal attention of each new token over its sequence's cached keys, its own included.
 
     ``softmax(scale * q . K) V`` over positions p with ``t - window < p <= t``; head h reads
     key/value head ``h // (H / H_kv)``.

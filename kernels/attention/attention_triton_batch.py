@@ -1,4 +1,4 @@
-"""Where a step's tokens read and write the paged cache, in buffers whose addresses never change."""
+"""Maps a step's tokens to the paged cache, in buffers whose addresses never change."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ class TritonPagedBatch:
         self.block_tables = torch.zeros(
             (max_rows, self.max_blocks), dtype=torch.int32, device=device
         )
-        self.slot_mapping = torch.full((max_tokens,), -1, dtype=torch.int64, device=device)
+        self.kv_indices = torch.full((max_tokens,), -1, dtype=torch.int64, device=device)
         self.tokens = 0  # of the step, or the padded number
         self.decode_rows = 0  # rows for which decode programs are launched; 0: none decodes
         self.tiles = 0  # prefill tiles for which programs are launched
@@ -89,7 +89,7 @@ class TritonPagedBatch:
         size = self.block_size
         rows: list[int] = []
         tiles: list[int] = []
-        slots: list[int] = []
+        kv_indices: list[int] = []
         start = 0
         for row, (table, context, new) in enumerate(
             zip(block_tables, context_lens, query_lens, strict=True)
@@ -99,22 +99,24 @@ class TritonPagedBatch:
             if new > 1:
                 for first in range(0, new, TILE_QUERIES):
                     tiles += (row, first)
-            slots += [table[p // size] * size + p % size for p in range(context, context + new)]
+            kv_indices += [
+                table[p // size] * size + p % size for p in range(context, context + new)
+            ]
         rows += [0] * (3 * (self.max_rows - count))
         if pad_to is not None:
-            slots += [-1] * (pad_to - tokens)
+            kv_indices += [-1] * (pad_to - tokens)
         ints = torch.tensor(rows + tiles, dtype=torch.int32)
         self._ints[: len(ints)].copy_(ints, non_blocking=True)
-        places = torch.tensor(slots, dtype=torch.int64)
-        self.slot_mapping[: len(slots)].copy_(places, non_blocking=True)
+        places = torch.tensor(kv_indices, dtype=torch.int64)
+        self.kv_indices[: len(kv_indices)].copy_(places, non_blocking=True)
         self._take_tables(block_tables)
-        self.tokens = len(slots)
+        self.tokens = len(kv_indices)
         self.tiles = len(tiles) // 2
         self.decode_rows = pad_to or (count if 1 in query_lens else 0)
 
     def splits(self, window: int) -> int:
-        """Programs among which the longest decode row is divided: a power of two that depends on
-        capacities alone, so a row's sums have one order whatever the batch."""
+        """Return the programs among which the longest decode row is divided: a power of two that
+        depends on capacities alone, so a row's sums have one order whatever the batch."""
         pieces = -(-min(window, self.max_len) // SPLIT_KEYS)
         return min(MAX_SPLITS, 1 << (pieces - 1).bit_length())
 

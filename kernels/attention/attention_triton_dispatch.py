@@ -19,7 +19,7 @@ StoreFusedKV = Callable[[torch.Tensor, LayerKVCache, TritonPagedBatch], None]
 
 @functools.cache
 def attention_operators() -> tuple[StoreFusedKV, PagedAttention]:
-    """Both operators. Raises ImportError where Triton is not installed."""
+    """Return both operators. Raises ImportError if Triton is not installed."""
     from kernels.attention.attention_triton_ops import paged_attention, store_fused_kv
 
     return store_fused_kv, paged_attention

@@ -16,28 +16,28 @@ import triton.language as tl
 def store(
     source,  # [T, 2 * H_kv, D]
     kv,  # [num_blocks, block_size, 2 * H_kv, D], contiguous
-    slot_mapping,  # [T], negative: nowhere
+    kv_indices,  # [T], negative: nowhere
     source_token,
     source_head,
     DIM: tl.constexpr,
     SIZE: tl.constexpr,  # 2 * H_kv * D
     BLOCK: tl.constexpr,
 ):
-    """One token per program."""
+    """Store one token per program."""
     token = tl.program_id(0)
-    slot = tl.load(slot_mapping + token)
-    if slot < 0:
+    kv_index = tl.load(kv_indices + token)
+    if kv_index < 0:
         return
     source += token.to(tl.int64) * source_token
     for start in range(0, SIZE, BLOCK):
         e = start + tl.arange(0, BLOCK)
         values = tl.load(source + (e // DIM) * source_head + e % DIM, mask=e < SIZE)
-        tl.store(kv + slot * SIZE + e, values, mask=e < SIZE)
+        tl.store(kv + kv_index * SIZE + e, values, mask=e < SIZE)
 
 
 @triton.jit
 def _split_bounds(length, window, SPLITS: tl.constexpr, SPLIT_KEYS: tl.constexpr):
-    """First key that a decode row sees, and keys per split."""
+    """Return the first key that a decode row sees, and keys per split."""
     begin = tl.maximum(length - window, 0)
     keys = tl.maximum(tl.cdiv(length - begin, SPLITS), SPLIT_KEYS)
     return begin, tl.cdiv(keys, SPLIT_KEYS) * SPLIT_KEYS
@@ -57,7 +57,7 @@ def _attend(
     scale,
     DIM: tl.constexpr,
 ):
-    """One tile of keys: the running sum, its largest score and its normaliser go on."""
+    """Add one tile of keys to the running sum, its largest score and its normaliser."""
     k = tl.load(places[None, :] + d[:, None], mask=inside[None, :] & (d < DIM)[:, None], other=0.0)
     scores = tl.dot(q, k, input_precision="ieee") * scale
     scores = tl.where(seen, scores, float("-inf"))
@@ -103,7 +103,7 @@ def decode(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One decode row, key/value head and piece of the context per program."""
+    """Attend for one decode row, key/value head and piece of the context per program."""
     row = tl.program_id(0)
     head = tl.program_id(1)
     split = tl.program_id(2)
@@ -170,7 +170,7 @@ def merge(
     SPLIT_KEYS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """One decode row and query head per program: the pieces of its context, in order."""
+    """Merge the pieces of one decode row and query head per program, in order."""
     row = tl.program_id(0)
     head = tl.program_id(1)
     if tl.load(rows + row * 3 + 2) != 1:
@@ -220,7 +220,7 @@ def prefill(
     BLOCK_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile of a row's new tokens and query head per program."""
+    """Attend for one tile of a row's new tokens and query head per program."""
     row = tl.load(tile_bounds + tl.program_id(0) * 2)
     start = tl.load(tile_bounds + tl.program_id(0) * 2 + 1)
     head = tl.program_id(1)

@@ -41,7 +41,7 @@ def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: TritonPagedBatc
     store[(tokens,)](
         kv,
         cache.kv,
-        batch.slot_mapping,
+        batch.kv_indices,
         kv.stride(0),
         kv.stride(1),
         DIM=dim,
@@ -59,7 +59,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention of the step's tokens over their sequences, after ``store_fused_kv``.
+    """Compute causal attention of the step's tokens over their sequences, after ``store_fused_kv``.
 
     Long contexts of decode rows are divided among programs and merged by a second launch. A row's
     result depends on the row alone, to the last bit.

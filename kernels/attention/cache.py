@@ -48,13 +48,14 @@ class LayerKVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "LayerKVCache":
-        """A cache without tokens. Pages of CPU memory are taken on first use."""
+        """Allocate a cache without tokens. Pages of CPU memory are taken on first use."""
         shape = (num_blocks, block_size, 2 * num_kv_heads, head_dim)
         return LayerKVCache(_zeros(shape, dtype, device))
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
-    """Zeros; on the CPU in anonymous pages, which the kernel zeroes when they are first touched."""
+    """Allocate zeros; on the CPU in anonymous pages, which the kernel zeroes when they are first
+    touched."""
     if torch.device(device).type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)

@@ -42,7 +42,7 @@ def store_fused_kv(kv: torch.Tensor, cache: LayerKVCache, batch: AnyPagedBatch) 
         return
     if batch.opened_blocks is not None:
         cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
-    cache.kv.flatten(0, 1).index_copy_(0, batch.slot_mapping, kv)
+    cache.kv.flatten(0, 1).index_copy_(0, batch.kv_indices, kv)
 
 
 def paged_attention(
@@ -52,7 +52,7 @@ def paged_attention(
     scale: float,
     window: int | None = None,
 ) -> torch.Tensor:
-    """Causal attention of the step's tokens over their sequences, after ``store_kv``.
+    """Compute causal attention of the step's tokens over their sequences, after ``store_kv``.
 
     Decode rows read the cache in place where the native kernel is available. Elsewhere they are
     gathered and run together, the heads that share a key/value head as that head's queries, rows of

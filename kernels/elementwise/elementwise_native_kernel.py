@@ -70,7 +70,7 @@ def _rotate_store(address: int, thread: int, threads: int) -> None:
     tokens, heads, kv_heads, dim = w[3], w[4], w[5], w[6]
     stride = (heads + 2 * kv_heads) * dim
     half = dim // 2
-    slots = ints_at(w[8])
+    kv_indices = ints_at(w[8])
     for token in range(tokens * thread // threads, tokens * (thread + 1) // threads):
         cos, sin = floats_at(w[1] + _FLOAT * token * dim), floats_at(w[2] + _FLOAT * token * dim)
         row = w[0] + _FLOAT * token * stride
@@ -82,14 +82,14 @@ def _rotate_store(address: int, thread: int, threads: int) -> None:
                 low[i] = a * cos[i] - b * sin[i]
                 high[i] = b * cos[half + i] + a * sin[half + i]
         source = floats_at(row + _FLOAT * heads * dim)
-        target = floats_at(w[7] + _FLOAT * slots[token] * 2 * kv_heads * dim)
+        target = floats_at(w[7] + _FLOAT * kv_indices[token] * 2 * kv_heads * dim)
         for i in range(2 * kv_heads * dim):
             target[i] = source[i]
 
 
 @cfunc(_SIGNATURE, cache=True)
 def rms_norm(address: int, thread: int, threads: int) -> None:
-    """x += addend; out = x / sqrt(mean(x^2) + eps) * weight.
+    """Compute x += addend; out = x / sqrt(mean(x^2) + eps) * weight.
 
     Words: x, weight, out, rows, width, x's row stride, eps, addend [rows, width] or 0 for none; all
     but the three numbers are addresses.
@@ -99,14 +99,15 @@ def rms_norm(address: int, thread: int, threads: int) -> None:
 
 @cfunc(_SIGNATURE, cache=True)
 def norm_heads(address: int, thread: int, threads: int) -> None:
-    """`rms_norm` of each head in place; words: x, weight, tokens, a token's stride, heads, width of
-    a head, eps."""
+    """Compute `rms_norm` of each head in place; words: x, weight, tokens, a token's stride, heads,
+    width of a head, eps."""
     _norm_heads(address, thread, threads)
 
 
 @cfunc(_SIGNATURE, cache=True)
 def silu_gate(address: int, thread: int, threads: int) -> None:
-    """out = silu(gate) * up; words: gate and up [rows, 2 width], out [rows, width], rows, width."""
+    """Compute out = silu(gate) * up; words: gate and up [rows, 2 width], out [rows, width], rows,
+    width."""
     _silu_gate(address, thread, threads)
 
 
@@ -115,6 +116,6 @@ def rotate_store(address: int, thread: int, threads: int) -> None:
     """Rotate query and key heads in place, and copy keys and values to their places in the cache.
 
     Words: qkv [tokens, heads + 2 kv_heads, dim], cos and sin [tokens, dim], tokens, heads,
-    kv_heads, dim, cache [slots, 2 kv_heads, dim], slots [tokens] int64.
+    kv_heads, dim, cache [places, 2 kv_heads, dim], kv_indices [tokens] int64.
     """
     _rotate_store(address, thread, threads)

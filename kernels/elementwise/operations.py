@@ -17,7 +17,7 @@ def norm_call(
     rows: int,
     addend: torch.Tensor | None = None,
 ) -> Operation:
-    """``x += addend``, then ``out = rms_norm(x)``, for the first ``rows`` rows.
+    """Compute ``x += addend``, then ``out = rms_norm(x)``, for the first ``rows`` rows.
 
     Args:
         x: [.., width], rows contiguous; ``out`` and ``addend`` likewise.
@@ -44,7 +44,7 @@ def norm_call(
 def norm_heads_call(
     x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor, rows: int, first: int, heads: int
 ) -> Operation:
-    """rms_norm of heads [first, first + heads) of each row of ``x`` [.., any, D], in place."""
+    """Norm heads [first, first + heads) of each row of ``x`` [.., any, D] in place."""
     dim = weight.shape[0]
     place = x.data_ptr() + first * dim * x.element_size()
     return Operation(
@@ -54,7 +54,7 @@ def norm_heads_call(
 
 
 def silu_gate_call(gate_up: torch.Tensor, out: torch.Tensor, rows: int) -> Operation:
-    """``out`` [.., width] = silu(gate) * up of the first ``rows`` rows of [.., 2 width]."""
+    """Compute ``out`` [.., width] = silu(gate) * up of the first ``rows`` rows of [.., 2 width]."""
     return Operation(
         native_kernel.silu_gate.address,
         (gate_up.data_ptr(), out.data_ptr(), rows, out.shape[1]),
@@ -67,17 +67,17 @@ def rotate_and_store_call(
     sin: torch.Tensor,
     heads: int,
     cache: LayerKVCache,
-    slots: torch.Tensor,
+    kv_indices: torch.Tensor,
     rows: int,
 ) -> Operation:
-    """`kernels.elementwise.ops.rotate_and_store` of the first ``rows`` tokens.
+    """Compute `kernels.elementwise.ops.rotate_and_store` of the first ``rows`` tokens.
 
     Args:
         qkv: [.., heads + 2 H_kv, D] or flattened, contiguous.
         cos: [.., D]; ``sin`` likewise.
         heads: query heads.
         cache: the layer's.
-        slots: [..] int64, where the tokens' keys and values go.
+        kv_indices: [..] int64, where the tokens' keys and values go.
         rows: at least 1.
     """
     return Operation(
@@ -91,6 +91,6 @@ def rotate_and_store_call(
             cache.kv_heads,
             cache.kv.shape[3],
             cache.kv.data_ptr(),
-            slots.data_ptr(),
+            kv_indices.data_ptr(),
         ),
     )

@@ -17,7 +17,7 @@ _PARALLEL_VALUES = 2**16
 
 
 def native_rows(x: torch.Tensor) -> bool:
-    """Whether the native kernels take ``x``: fp32 on the CPU, values of a row side by side."""
+    """Return whether the native kernels take ``x``: fp32 on the CPU, contiguous rows."""
     return (
         x.dtype == torch.float32
         and x.device.type == "cpu"
@@ -27,7 +27,8 @@ def native_rows(x: torch.Tensor) -> bool:
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis of fp32 rows that `native_rows` takes.
+    """Compute x / sqrt(mean(x^2) + eps) * weight over the last axis of fp32 rows that `native_rows`
+    takes.
 
     Args:
         x: [..., width].
@@ -42,7 +43,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor) -> torch.
 
 
 def silu_gate(gate_up: torch.Tensor) -> torch.Tensor:
-    """silu(gate) * up, [T, width], of ``gate_up`` [T, 2 width]; its contents may be overwritten."""
+    """Compute silu(gate) * up, [T, width], of ``gate_up`` [T, 2 width]; its contents may be
+    overwritten."""
     rows, both = gate_up.shape
     if not native_rows(gate_up) or not gate_up.is_contiguous():
         gate, up = gate_up.chunk(2, dim=-1)
@@ -80,12 +82,11 @@ def rotate_and_store(
         return
     if batch.opened_blocks is not None:
         cache.kv.index_fill_(0, batch.opened_blocks, 0.0)
-    slots = batch.slot_mapping
-    _run(rotate_and_store_call(qkv, cos, sin, heads, cache, slots, qkv.shape[0]), qkv)
+    _run(rotate_and_store_call(qkv, cos, sin, heads, cache, batch.kv_indices, qkv.shape[0]), qkv)
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """(a, b) -> (a cos - b sin, b cos + a sin) for the halves of each head, in place."""
+    """Turn (a, b) into (a cos - b sin, b cos + a sin) for the halves of each head, in place."""
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1).mul_(sin)
     x.mul_(cos).add_(turned)

@@ -17,7 +17,7 @@ _ALIGNMENT = 64  # bytes: one row of a tile
 
 @cache
 def amx_available() -> bool:
-    """Whether this process may use AMX, and its torch has the thread pool of GNU OpenMP."""
+    """Return whether this process may use AMX, and its torch has the thread pool of GNU OpenMP."""
     return (
         torch.cpu._is_amx_tile_supported()
         and openmp() is not None
@@ -49,7 +49,7 @@ class AmxLinear:
         self._width = self._weights.shape[1] * amx_code.STEP
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., out] in the dtype of ``x`` [..., in]."""
+        """Return [..., out] in the dtype of ``x`` [..., in]."""
         dtype = x.dtype
         if dtype is not torch.float32:
             x = x.float()
@@ -69,7 +69,7 @@ class AmxLinear:
     def operation(
         self, x: int, y: int, rows: int, scratch: int, /, x_stride: int | None = None
     ) -> Operation:
-        """The product as one native call.
+        """Return the product as one native call.
 
         Args:
             x: address of [rows, in] fp32, contiguous rows; ``y`` of [rows, out], contiguous.
@@ -96,7 +96,7 @@ class AmxLinear:
         return Operation(self._kernel.address, tuple(words))
 
     def scratch_bytes(self, rows: int, threads: int, /) -> int:
-        """What `operation` needs on so many threads."""
+        """Return what `operation` needs on so many threads."""
         sums = threads * self._code.SCRATCH_BYTES
         return self._digits_bytes(rows) + _scales_bytes(rows) + sums + _ALIGNMENT
 
@@ -116,7 +116,7 @@ def _scales_bytes(rows: int) -> int:
 
 
 def _in_blocks(weight: torch.Tensor, columns: int, step: int) -> torch.Tensor:
-    """[block, step, half, 16, 16 outputs, 4 inputs], zeros where ``weight`` [out, in] ends."""
+    """Return [block, step, half, 16, 16 outputs, 4 inputs] of ``weight`` [out, in], zero-padded."""
     outputs, inputs = weight.shape
     padded = torch.nn.functional.pad(weight, (0, -inputs % step, 0, -outputs % columns))
     tiles = padded.view(padded.shape[0] // columns, 2, 16, padded.shape[1] // step, 16, 4)

@@ -146,7 +146,7 @@ def _release_tiles(_context):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _take(_context, address):  # type: ignore[no-untyped-def]
-    """The number at ``address``, which is counted up by one for the next thread."""
+    """Take the number at ``address`` and count it up by one for the next thread."""
 
     def generate(_context: Any, builder: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
         counter = builder.inttoptr(values[0], _WORD.as_pointer())
@@ -157,7 +157,8 @@ def _take(_context, address):  # type: ignore[no-untyped-def]
 
 @intrinsic
 def _finish16(_context, sums, scale, weight_scales, bias, y):  # type: ignore[no-untyped-def]
-    """16 outputs at ``y``: (256 high + low) * (scale * weight scale) + bias; sums lie 64 apart."""
+    """Write 16 outputs at ``y``: (256 high + low) * (scale * weight scale) + bias; sums lie 64
+    apart."""
 
     def generate(_context: Any, b: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
         sums, scale, weight_scales, bias, y = values
@@ -192,7 +193,7 @@ _HALF, _EIGHT = np.int32(128), np.int32(8)
 
 @njit
 def _quantise(x, columns, high, low, inputs):  # type: ignore[no-untyped-def]
-    """Fills both digits of ``x * columns``; the row's scale.
+    """Fill both digits of ``x * columns``, and return the row's scale.
 
     Magnitudes are compared as integers, where NaN is larger than infinity, and that larger than
     every number.
@@ -224,7 +225,8 @@ def _quantise(x, columns, high, low, inputs):  # type: ignore[no-untyped-def]
 
 @njit
 def _finish(words, tile, scales, block, token):  # type: ignore[no-untyped-def]
-    """Outputs of one tile's tokens from its sums, which are those of both halves of a block."""
+    """Write the outputs of one tile's tokens from its sums, which are those of both halves of a
+    block."""
     outputs = words[OUTPUTS]
     tokens = min(TILE_TOKENS, words[ROWS] - token)
     for half in range(2):
@@ -246,8 +248,8 @@ def _finish(words, tile, scales, block, token):  # type: ignore[no-untyped-def]
 
 
 def compile_kernel(gomp_barrier: int) -> Any:
-    """The function each thread runs, ``void work(words, thread, threads)``, for `call_native`; keep
-    it as long as its address is used.
+    """Return the function each thread runs, ``void work(words, thread, threads)``, for
+    `call_native`; keep it as long as its address is used.
 
     Args:
         gomp_barrier: address of the function at which torch's threads wait for each other.

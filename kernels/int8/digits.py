@@ -68,7 +68,8 @@ def quantise_weight(weight: torch.Tensor) -> QuantisedWeight:
 
 
 def split_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scales [rows, 1] and digits [2, rows, in] int8, high ones first, of fp32 ``x`` [rows, in].
+    """Return the scales [rows, 1] and digits [2, rows, in] int8, high ones first, of fp32 ``x``
+    [rows, in].
 
     A row with NaN or infinity has scale NaN and digits 0.
     """
@@ -86,7 +87,7 @@ def split_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def reference_linear(
     x: torch.Tensor, weight: QuantisedWeight, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """y [rows, out] in fp64 for ``x`` [rows, in], which is not quantised here."""
+    """Compute y [rows, out] in fp64 for ``x`` [rows, in], which is not quantised here."""
     full = weight.steps.double() * weight.scales.double()[:, None] * weight.columns.double()
     y = x.double() @ full.T
     return y if bias is None else y + bias.double()

@@ -8,7 +8,7 @@ from kernels.int8.digits import quantise_weight, split_rows
 
 
 def onednn_available() -> bool:
-    """Whether this torch has oneDNN's int8 product."""
+    """Return whether this torch has oneDNN's int8 product."""
     return torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
@@ -32,7 +32,7 @@ class OneDnnLinear:
         self._linear = torch.ops.onednn.qlinear_pointwise.default
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., out] in the dtype of ``x`` [..., in]."""
+        """Return [..., out] in the dtype of ``x`` [..., in]."""
         rows = x.reshape(-1, self.in_features)
         scales, digits = split_rows(torch.mul(rows, self._columns))
         y = self._linear(

@@ -8,7 +8,7 @@ enough across the end of a page. Rows of a larger batch go tile by tile through 
 is in the cache by then.
 
 Every output is summed in the order of the input features, whatever the tile: a row's result does
-not depend on the rows beside it, to the last bit.
+not depend on the other rows, to the last bit.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ _CHUNK = 4
 
 
 def panel_module(in_features: int) -> ir.Module:
-    """The module for weights with this many input features; its ``body`` is run by `call_native`.
+    """Return the module for weights with this many input features; its ``body`` is run by
+    `call_native`.
 
     Its words: addresses of the weight's description, of x [rows, in_features] and of y
     [rows, y_stride] fp32; y_stride; rows >= 1; rows per tile, 1..MAX_TILE; 0.
@@ -78,7 +79,7 @@ class _Emitter:
         )
 
     def work(self) -> ir.Function:
-        """``void work(words, panel)``: one panel for all rows."""
+        """Emit ``void work(words, panel)``, which computes one panel for all rows."""
         function = ir.Function(
             self._module, ir.FunctionType(ir.VoidType(), [_WORDS, _I64]), name="work"
         )
@@ -131,7 +132,7 @@ class _Emitter:
         return function
 
     def _sums(self, b: ir.IRBuilder, x: ir.Value, weights: ir.Value, rows: int) -> list[ir.Value]:
-        """Sums of one tile: a loop over the steps, and what its unrolling leaves."""
+        """Emit the sums of one tile: a loop over the steps, and what its unrolling leaves."""
         function = b.function
         zero = ir.Constant(_FLOATS, [0.0] * LANES)
         sums: list[ir.Value] = [zero] * rows
@@ -191,7 +192,7 @@ class _Emitter:
 
 
 def _thread_body(module: ir.Module, work: ir.Function) -> None:
-    """``void body(words, thread, threads)``: take the next panel until there is none.
+    """Emit ``void body(words, thread, threads)``, which takes the next panel until there is none.
 
     Threads that are late, because another process holds their core, find less left to do.
     """

@@ -22,7 +22,7 @@ _ALIGNMENT = 64  # bytes: one vector, one cache line
 
 
 def float_panels_available() -> bool:
-    """Whether this machine can run `FloatPanels`: AVX-512 and torch's GNU OpenMP."""
+    """Return whether this machine can run `FloatPanels`: AVX-512 and torch's GNU OpenMP."""
     return "avx512f" in cpu_features() and openmp() is not None
 
 
@@ -43,7 +43,7 @@ class FloatPanels:
         self._kernel = _kernel(self.in_features)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[..., out] for fp32 ``x`` [..., in]. Raises ValueError for another shape or dtype."""
+        """Return [..., out] for fp32 ``x`` [..., in]. Raises ValueError for anything else."""
         if x.shape[-1] != self.in_features or x.dtype != torch.float32:
             raise ValueError(
                 f"x {tuple(x.shape)} {x.dtype}, expected [..., {self.in_features}] torch.float32"
@@ -57,7 +57,7 @@ class FloatPanels:
         return y
 
     def operation(self, x: int, y: int, rows: int, _scratch: int = 0, /) -> Operation:
-        """The product as one native call.
+        """Return the product as one native call.
 
         Args:
             x: address of [rows, in] fp32, contiguous; ``y`` of [rows, out] likewise.
@@ -70,7 +70,7 @@ class FloatPanels:
 
     @staticmethod
     def scratch_bytes(_rows: int, _threads: int, /) -> int:
-        """What `operation` needs: none."""
+        """Return what `operation` needs: none."""
         return 0
 
     @property
@@ -85,7 +85,7 @@ def _kernel(in_features: int) -> int:
 
 
 def _padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
-    """``rows`` [n, m] with rows of zeros up to a multiple."""
+    """Return ``rows`` [n, m] with rows of zeros up to a multiple."""
     return torch.nn.functional.pad(rows, (0, 0, 0, -rows.shape[0] % multiple))
 
 
@@ -97,7 +97,7 @@ def _bias(bias: torch.Tensor | None, columns: int) -> torch.Tensor:
 
 
 def _aligned(values: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy that starts at a cache line."""
+    """Return a contiguous copy that starts at a cache line."""
     size = values.element_size()
     buffer = torch.empty(values.numel() + _ALIGNMENT // size, dtype=values.dtype)
     start = -buffer.data_ptr() % _ALIGNMENT // size

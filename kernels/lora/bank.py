@@ -15,7 +15,7 @@ from kernels.upload import Upload
 
 @dataclass(frozen=True, slots=True)
 class BankEntry:
-    """Where a slot's adapter lies."""
+    """The place of a slot's adapter."""
 
     lane: Lane
     position: int
@@ -122,7 +122,7 @@ class AdapterBank:
     def write(
         self, slot: int, tensors: Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
     ) -> None:
-        """``pack`` and ``place``; raises as they do."""
+        """Call ``pack`` and ``place``; raises as they do."""
         self._check_slot(slot)
         self.place(slot, self.pack(tensors))
 
@@ -136,7 +136,7 @@ class AdapterBank:
                 self._release(entry)
 
     def entry(self, slot: int) -> BankEntry:
-        """Where a slot's adapter lies. Raises ValueError for an empty slot."""
+        """Return the place of a slot's adapter. Raises ValueError for an empty slot."""
         with self._lock:
             entry = self._entries.get(slot)
         if entry is None:
@@ -144,17 +144,18 @@ class AdapterBank:
         return entry
 
     def nbytes(self, slot: int) -> int:
-        """Bytes of the slot's adapter as stored; 0 for an empty slot."""
+        """Return the bytes of the slot's adapter as stored; 0 for an empty slot."""
         with self._lock:
             entry = self._entries.get(slot)
         return 0 if entry is None else entry.lane.row_nbytes
 
     def touches(self, slot: int, site_index: int) -> bool:
-        """Whether a slot's adapter has anything at a site; raises ValueError for an empty slot."""
+        """Return whether a slot's adapter has anything at a site; raises ValueError for an empty
+        slot."""
         return self.entry(slot).lane.layout.sites[site_index].rank > 0
 
     def rank(self, slot: int) -> int:
-        """Largest rank of the slot's adapter at any module; 0 for an empty slot."""
+        """Return the largest rank of the slot's adapter at any module; 0 for an empty slot."""
         with self._lock:
             entry = self._entries.get(slot)
         return 0 if entry is None else entry.lane.layout.max_rank
@@ -172,7 +173,8 @@ class AdapterBank:
             return sum(lane.allocated_nbytes for lane in self._lanes.values())
 
     def required_nbytes(self, ranks: Mapping[str, int]) -> int:
-        """Bytes an adapter with these ranks (module path -> rank) will take, before it is written.
+        """Return the bytes an adapter with these ranks (module path -> rank) will take, before it
+        is written.
 
         Raises:
             ValueError: a module that no site has.

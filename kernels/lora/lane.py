@@ -66,7 +66,7 @@ class Stack:
         return self._epoch is None or self._epoch.live
 
     def site(self, index: int) -> SiteView | None:
-        """Views of one site; None when the layout has nothing there."""
+        """Return the views of one site; None if the layout has nothing there."""
         view = self._views[index]
         if view is None:
             layout = self._layout.sites[index]
@@ -155,7 +155,8 @@ class Lane:
         return (self.capacity + self._working_rows.shape[0]) * self.row_nbytes
 
     def row(self, position: int) -> torch.Tensor:
-        """The adapter [numel] at a used position, in the storage of now, which it keeps alive."""
+        """Return the adapter [numel] at a used position, in the storage of now, which it keeps
+        alive."""
         return self._rows[position]
 
     def place(self, row: torch.Tensor, limit: int) -> int:
@@ -185,7 +186,7 @@ class Lane:
             self._working_held = [None if p == position else p for p in self._working_held]
 
     def stack(self, positions: Sequence[int]) -> tuple[Stack, dict[int, int]]:
-        """A stack that contains ``positions``, and each one's row in it.
+        """Return a stack that contains ``positions``, and each one's row in it.
 
         Args:
             positions: distinct used positions, at least one.
@@ -197,7 +198,7 @@ class Lane:
             return self._working_set(positions)
 
     def single(self, position: int) -> Stack:
-        """A stack of one."""
+        """Return a stack of one."""
         with self._lock:
             return self._view(position, position + 1)
 

@@ -1,4 +1,4 @@
-"""Which adapters a step applies to which tokens, worked out once per step for all its sites."""
+"""Assigns a step's adapters to its tokens, once per step for all its sites."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -60,7 +60,7 @@ class LoraBatch:
 
     @property
     def valid(self) -> bool:
-        """Whether everything the batch reads is still in place."""
+        """True if everything the batch reads is still in place."""
         return all(run.stack.valid for run in self.grouped) and all(
             run.stack.valid for run in self.dense
         )
@@ -76,7 +76,7 @@ class LoraBatch:
             bank: where the slots' adapters lie.
 
         Returns:
-            The batch, or None when no token has an adapter: the base alone, untouched.
+            The batch, or None if no token has an adapter: the base alone, untouched.
 
         Raises:
             ValueError: an empty slot, or a weight that is not finite.
@@ -110,7 +110,8 @@ class _Builder:
         self._native: NativeRun | None = None
 
     def add_native(self, runs_by_slot: dict[int, list[Run]]) -> None:
-        """For the native kernel, by slot: a token's sum has one order whatever else is there."""
+        """Add runs for the native kernel, by slot: a token's sum has one order whatever else is
+        there."""
         groups = []
         for slot in sorted(runs_by_slot):
             pairs = list(_pairs(runs_by_slot[slot]))
@@ -119,7 +120,7 @@ class _Builder:
         self._native = native_run(self._bank, groups)
 
     def add_stacked(self, runs_by_slot: dict[int, list[Run]]) -> None:
-        """For matmuls, lane by lane."""
+        """Add runs for matmuls, lane by lane."""
         lanes: dict[int, tuple[Lane, dict[int, list[Run]]]] = {}
         for slot, runs in runs_by_slot.items():
             entry = self._bank.entry(slot)
@@ -136,7 +137,7 @@ class _Builder:
                     self._add_dense(lane.single(position), runs)
 
     def batch(self, tokens: int) -> LoraBatch:
-        """Everything added so far."""
+        """Return everything added so far."""
         weights = torch.tensor([pair.weight for pair in self._pairs], dtype=self._bank.dtype)
         return LoraBatch(
             tokens,
@@ -204,7 +205,7 @@ class _Builder:
 
 
 def _merged(mixture: Mixture) -> dict[int, tuple[float, int]]:
-    """(weight, place of its first term) by slot."""
+    """Return (weight, place of its first term) by slot."""
     merged: dict[int, tuple[float, int]] = {}
     for term, (slot, weight) in enumerate(mixture):
         if not math.isfinite(weight):
@@ -226,7 +227,8 @@ def _size(runs: Iterable[Run]) -> int:
 
 
 def _group_limit(groups: Sequence[Sequence[Run]]) -> int:
-    """Largest group to be padded into the grouped form; larger ones get their own matmuls."""
+    """Return the largest group to be padded into the grouped form; larger ones get their own
+    matmuls."""
     ordered = sorted((_size(runs), _dense_cost(runs)) for runs in groups)
     own = sum(cost for _, cost in ordered)
     best, best_cost = 0, own

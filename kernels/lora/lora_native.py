@@ -38,7 +38,8 @@ _tables: WeakKeyDictionary[Lane, torch.Tensor] = WeakKeyDictionary()
 
 
 def native_groups_available(bank: AdapterBank) -> bool:
-    """Whether the kernel takes this bank's adapters: for fp32 on the CPU, on torch's threads."""
+    """Return whether the kernel takes this bank's adapters: for fp32 on the CPU, on torch's
+    threads."""
     if bank.storage not in (torch.float32, torch.bfloat16):
         return False
     return bank.dtype == torch.float32 and bank.device.type == "cpu" and openmp() is not None
@@ -92,9 +93,9 @@ def native_run(bank: AdapterBank, groups: Sequence[tuple[int, int, list[int]]]) 
 
 
 def _bounds(pair_tokens: torch.Tensor) -> torch.Tensor:
-    """[kernel.SHARES + 1] tokens that cut the pairs into parts of about the same size."""
+    """Return [kernel.TOKEN_CUTS + 1] tokens that cut the pairs into parts of similar size."""
     ordered = pair_tokens.sort().values
-    starts = torch.arange(1, kernel.SHARES) * len(ordered) // kernel.SHARES
+    starts = torch.arange(1, kernel.TOKEN_CUTS) * len(ordered) // kernel.TOKEN_CUTS
     last = ordered[-1:] + 1
     return torch.cat((torch.zeros(1, dtype=torch.int64), ordered[starts], last))
 
@@ -107,7 +108,8 @@ def _table(lane: Lane) -> torch.Tensor:
 
 
 def layout_table(layout: AdapterLayout) -> torch.Tensor:
-    """A layout as the kernel reads it: ``SITE_WORDS`` per site, then ``SLICE_WORDS`` per slice."""
+    """Return a layout as the kernel reads it: ``SITE_WORDS`` per site, then ``SLICE_WORDS`` per
+    slice."""
     words: list[int] = []
     slices: list[int] = []
     start = len(layout.sites) * kernel.SITE_WORDS
@@ -157,7 +159,8 @@ def add_native(
 
 
 def weight_words(weights: torch.Tensor) -> tuple[int, int, int]:
-    """The kernel's words of weights [P] or [P, slices of a site]; they must outlive the calls."""
+    """Return the kernel's words of weights [P] or [P, slices of a site]; they must outlive the
+    calls."""
     slice_stride = 0 if weights.dim() == 1 else weights.stride(1)
     return weights.data_ptr(), weights.stride(0), slice_stride
 
@@ -170,7 +173,7 @@ def site_call(
     site_index: int,
     phase: int,
 ) -> Operation:
-    """The kernel's call for one site, phase by phase.
+    """Return the kernel's call for one site, phase by phase.
 
     Args:
         step: address of the ``STEP_WORDS`` words of a step.

@@ -55,10 +55,10 @@ STEP, WEIGHING, X, X_STRIDE, Y, Y_STRIDE, SITE, PHASE = range(8)
 which phase."""
 
 BY_GROUPS, BY_PAIRS, BY_PHASES, BY_TOKENS = range(4)
-"""What a thread takes: whole groups; its part of each group's pairs; groups to shrink in the first
+"""Work of a thread: whole groups; its part of each group's pairs; groups to shrink in the first
 phase and columns to expand in the second; or its part of the tokens, with all their pairs."""
 
-SHARES = 64
+TOKEN_CUTS = 64
 """Parts of about equally many pairs that `BOUNDS` cuts the tokens into, for `BY_TOKENS`."""
 
 _LINE = 64  # bytes
@@ -74,7 +74,7 @@ def _ask(address: int, size: int) -> None:
 
 @njit(nogil=True, cache=True)
 def _four(base: int, stride: int, tokens: Any, pair: int) -> Any:
-    """Addresses of the rows of four pairs' tokens."""
+    """Return the addresses of the rows of four pairs' tokens."""
     row = _FLOAT * stride
     return (
         base + row * tokens[pair],
@@ -94,7 +94,7 @@ def _any_weight(weights: Any, stride: int, first: int, count: int) -> bool:
 
 @njit(nogil=True, cache=True)
 def _weigh(weights: Any, stride: int, first: int, z: int, z_row: int, count: int, n: int) -> None:
-    """z[i, :n] *= weight of pair i; 0 where that is 0, even if z is not finite."""
+    """Compute z[i, :n] *= weight of pair i; 0 where that is 0, even if z is not finite."""
     for i in range(count):
         weight, row = weights[first + i * stride], floats_at(z + z_row * i)
         for j in range(n):
@@ -105,7 +105,8 @@ def _weigh(weights: Any, stride: int, first: int, z: int, z_row: int, count: int
 def _shrink(
     words: Any, step: Any, row_at: int, site: Any, part: Any, first: int, last: int
 ) -> None:
-    """z[pair] = weight A x[token], for one slice's ranks; nothing where no pair has a weight."""
+    """Compute z[pair] = weight A x[token], for one slice's ranks; nothing where no pair has a
+    weight."""
     tokens, weighing = ints_at(step[TOKENS]), ints_at(words[WEIGHING])
     weights, stride = floats_at(weighing[WEIGHTS]), weighing[PAIR_STRIDE]
     element, width = step[ELEMENT], site[0]
@@ -146,7 +147,7 @@ def _expand(
     begin: int,
     end: int,
 ) -> None:
-    """y[token] += B z[pair], for columns [begin, end) of one slice."""
+    """Compute y[token] += B z[pair], for columns [begin, end) of one slice."""
     tokens, weighing = ints_at(step[TOKENS]), ints_at(words[WEIGHING])
     weights, stride = floats_at(weighing[WEIGHTS]), weighing[PAIR_STRIDE]
     element = step[ELEMENT]
@@ -177,7 +178,7 @@ def _expand(
 
 @njit(nogil=True, cache=True)
 def _from_token(tokens: Any, first: int, last: int, token: int) -> int:
-    """The first of pairs [first, last) whose token is ``token`` or a later one."""
+    """Return the first of pairs [first, last) whose token is ``token`` or a later one."""
     while first < last:
         middle = (first + last) // 2
         if tokens[middle] < token:
@@ -189,15 +190,15 @@ def _from_token(tokens: Any, first: int, last: int, token: int) -> int:
 
 @njit(nogil=True, cache=True)
 def _pairs_of(step: Any, group: Any, thread: int, threads: int) -> Any:
-    """A thread's pairs of a group, as [first, last)."""
+    """Return a thread's pairs of a group, as [first, last)."""
     first, last = group[2], group[3]
     if step[SPLIT] == BY_PAIRS:
         count = last - first
         return first + count * thread // threads, first + count * (thread + 1) // threads
     if step[SPLIT] == BY_TOKENS:
         tokens, bounds = ints_at(step[TOKENS]), ints_at(step[BOUNDS])
-        first = _from_token(tokens, first, last, bounds[SHARES * thread // threads])
-        last = _from_token(tokens, first, last, bounds[SHARES * (thread + 1) // threads])
+        first = _from_token(tokens, first, last, bounds[TOKEN_CUTS * thread // threads])
+        last = _from_token(tokens, first, last, bounds[TOKEN_CUTS * (thread + 1) // threads])
     return first, last
 
 
@@ -236,5 +237,5 @@ def _work(address: int, thread: int, threads: int) -> None:
 
 @cfunc(types.void(types.int64, types.int64, types.int64), cache=True)
 def add_groups(address: int, thread: int, threads: int) -> None:
-    """One thread's share of a call; ``address`` is that of its words, `STEP` to `PHASE`."""
+    """Compute one thread's part of a call; ``address`` is that of its words, `STEP` to `PHASE`."""
     _work(address, thread, threads)

@@ -15,7 +15,7 @@ def add_lora_reference(
     out_slices: Sequence[tuple[str, int]],
     mixtures: Sequence[Sequence[tuple[int, float]]],
 ) -> torch.Tensor:
-    """``y[t] + sum_k w[t,k] * scale[slot_k] * B[slot_k] A[slot_k] x[t]``, per column range.
+    """Compute ``y[t] + sum_k w[t,k] * scale[slot_k] * B[slot_k] A[slot_k] x[t]``, per column range.
 
     Args:
         y: [T, sum of widths], output of the base linears.

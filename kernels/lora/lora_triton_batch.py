@@ -30,20 +30,20 @@ _Term = tuple[int, int, float]
 
 
 class Form(Enum):
-    """How a step's rows are launched."""
+    """The way that a step's rows are launched."""
 
     DECODE = "decode"  # one token per row: matrix times vector, bound by memory
     RUNS = "runs"  # runs of tokens with one mixture: tiles of matrix products
 
 
 def split_count(in_features: int) -> int:
-    """Programs among which a decode row's input features are divided. It depends on the site alone,
+    """Return the programs that divide a decode row's input features. It depends on the site alone,
     so a row's sums have one order whatever the batch."""
     return min(MAX_SPLITS, -(-in_features // SPLIT_FEATURES))
 
 
 class TritonLoraBatch:
-    """Which adapters apply to which tokens, as kernels read it.
+    """The adapters of a step's tokens, as kernels read them.
 
     All buffers are allocated here. ``update`` fills them; a CUDA graph captured over them computes
     with what they hold when it is replayed. Launch sizes follow the batch, except under ``pad_to``,
@@ -97,7 +97,7 @@ class TritonLoraBatch:
 
     @property
     def valid(self) -> bool:
-        """Always: the adapters it reads are held until the next ``update``."""
+        """True: the adapters it reads stay until the next ``update``."""
         return True
 
     def update(self, rows: Sequence[tuple[int, Mixture]], *, pad_to: int | None = None) -> bool:
@@ -159,7 +159,7 @@ class TritonLoraBatch:
     def _fill_pairs(
         self, counts: torch.Tensor, lengths: torch.Tensor, terms: Sequence[Sequence[_Term]]
     ) -> None:
-        """The pairs in the order of tokens, and of terms inside a token."""
+        """Return the pairs in the order of tokens, and of terms inside a token."""
         row_of = torch.arange(len(counts)).repeat_interleave(counts)
         by_token = lengths[row_of]
         starts = by_token.cumsum(0) - by_token
@@ -189,7 +189,8 @@ def _send(values: Sequence[int], target: torch.Tensor) -> None:
 
 
 def _token_tiles(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """(row, first token, end of the row's tokens) of each tile; rows without adapters have none."""
+    """Return (row, first token, end of the row's tokens) of each tile; rows without adapters have
+    none."""
     bounds: list[int] = []
     start = 0
     for row, (count, length) in enumerate(zip(counts, lengths, strict=True)):
@@ -201,7 +202,7 @@ def _token_tiles(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
 
 
 def _column_tiles(widths: Sequence[int]) -> torch.Tensor:
-    """[tiles, 4] int32: slice, first column inside it, its width, its first column in y."""
+    """Return [tiles, 4] int32: slice, first column inside it, its width, its first column in y."""
     tiles: list[tuple[int, int, int, int]] = []
     column = 0
     for part, width in enumerate(widths):

@@ -1,4 +1,4 @@
-"""Whether the Triton kernels can run, and their import, which no CPU path reaches."""
+"""Decides if the Triton kernels can run, and imports them, which no CPU path does."""
 
 import functools
 import importlib.util
@@ -21,7 +21,7 @@ _CAPABILITY = (8, 0)
 
 @functools.cache
 def available(device: torch.device) -> bool:
-    """Whether ``device`` is a GPU that the kernels are written for, and Triton is installed."""
+    """Return whether ``device`` is a GPU that the kernels support, and Triton is installed."""
     return (
         device.type == "cuda"
         and torch.cuda.get_device_capability(device) >= _CAPABILITY
@@ -31,7 +31,7 @@ def available(device: torch.device) -> bool:
 
 @functools.cache
 def add_lora_operator() -> AddLora:
-    """The operator. Raises ImportError where Triton is not installed."""
+    """Return the operator. Raises ImportError if Triton is not installed."""
     from kernels.lora.lora_triton_ops import add_lora
 
     return add_lora

@@ -21,7 +21,7 @@ import triton.language as tl
 
 @triton.jit
 def _adapter(addresses, extents, slot, site, sites, part, slices, dtype: tl.constexpr):
-    """Row of a slot's adapter, and its record at one slice of a site."""
+    """Return the row of a slot's adapter, and its record at one slice of a site."""
     address = tl.load(addresses + slot)
     row = tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)
     record = extents + ((slot.to(tl.int64) * sites + site) * slices + part) * 4
@@ -65,7 +65,7 @@ def decode_shrink(
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One (row, pair), split of the features and slice per program."""
+    """Compute one (row, pair), split of the features and slice per program."""
     token = tl.program_id(0) // pairs
     pair = tl.program_id(0) % pairs
     split = tl.program_id(1)
@@ -137,7 +137,7 @@ def decode_expand(
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One row and tile of columns per program, over the row's pairs in order."""
+    """Compute one row and tile of columns per program, over the row's pairs in order."""
     token = tl.program_id(0)
     count = tl.load(counts + token)
     if count == 0:
@@ -218,7 +218,7 @@ def runs_shrink(
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile of a row's tokens, pair and slice per program."""
+    """Compute one tile of a row's tokens, pair and slice per program."""
     tile = tile_bounds + tl.program_id(0) * 3
     pair = tl.program_id(1)
     part = tl.program_id(2)
@@ -291,7 +291,8 @@ def runs_expand(
     BLOCK_R: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """One tile of a row's tokens and tile of columns per program, over the row's pairs in order."""
+    """Compute one tile of a row's tokens and tile of columns per program, over the row's pairs in
+    order."""
     bounds = tile_bounds + tl.program_id(0) * 3
     tile = column_tiles + tl.program_id(1) * 4
     run = tl.load(bounds)

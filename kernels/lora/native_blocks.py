@@ -1,4 +1,4 @@
-"""What a block of an adapter does to one token, or to four at once; compiled by numba.
+"""Applies a block of an adapter to one token, or to four at once; compiled by numba.
 
 Arguments are addresses and, for rows that lie at equal distances, the bytes from one to the next.
 """
@@ -19,7 +19,7 @@ _FLOAT = 4  # bytes
 def dots_of_one(
     a: int, row: int, element: int, ranks: int, x: int, z: int, z_row: int, width: int
 ) -> None:
-    """z[:ranks] = A x for up to four rows of A and one token.
+    """Compute z[:ranks] = A x for up to four rows of A and one token.
 
     Args:
         a, x, z: addresses.
@@ -46,7 +46,7 @@ def dots_of_one(
 def dots_of_four(
     a: int, row: int, element: int, ranks: int, x: Any, z: int, z_row: int, width: int
 ) -> None:
-    """As `dots_of_one`, for four tokens whose inputs lie at the addresses ``x``."""
+    """Compute as `dots_of_one`, for four tokens whose inputs lie at the addresses ``x``."""
     x0, x1, x2, x3 = x
     if ranks == ROWS:
         if element == HALF:
@@ -66,7 +66,7 @@ def dots_of_four(
 def add_to_one(
     b: int, row: int, element: int, rank: int, y: int, z: int, z_row: int, count: int
 ) -> None:
-    """y[:count] += sum_r z[r] B[r, :count] for one token; arguments as of `dots_of_one`."""
+    """Compute y[:count] += sum_r z[r] B[r, :count] for one token; arguments as of `dots_of_one`."""
     r = 0
     while r + ROWS <= rank:
         if element == HALF:
@@ -86,7 +86,7 @@ def add_to_one(
 def add_to_four(
     b: int, row: int, element: int, rank: int, y: Any, z: int, z_row: int, count: int
 ) -> None:
-    """As `add_to_one`, for four tokens whose results lie at the addresses ``y``."""
+    """Compute as `add_to_one`, for four tokens whose results lie at the addresses ``y``."""
     y0, y1, y2, y3 = y
     r = 0
     while r + ROWS <= rank:

@@ -27,7 +27,7 @@ class PackedAdapter:
 
     @property
     def is_finite(self) -> bool:
-        """Whether the scaling and the storage's range have left every value finite."""
+        """True if the scaling and the storage's range have left every value finite."""
         # A sum with NaN or infinity is never finite; that of large finite values may not be.
         return bool(self.row.sum(dtype=torch.float32).isfinite() or self.row.isfinite().all())
 

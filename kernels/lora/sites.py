@@ -27,7 +27,7 @@ class FusedSite:
 
 @dataclass(frozen=True, slots=True)
 class SliceLayout:
-    """Where one module's B lies, and what it reads and writes."""
+    """The place of one module's B, and what it reads and writes."""
 
     index: int  # among the site's slices
     column: int  # first output column
@@ -39,7 +39,7 @@ class SliceLayout:
 
 @dataclass(frozen=True, slots=True)
 class SiteLayout:
-    """Where one site's tensors lie in an adapter's flat row.
+    """The places of one site's tensors in an adapter's flat row.
 
     A of all present slices is stacked as [rank, in_features] at ``offset``; each B follows,
     transposed to [rank, width] so that expanding reads it in order.
@@ -68,7 +68,7 @@ class AdapterLayout:
 def module_ranks(
     sites: Sequence[FusedSite], ranks: Mapping[str, int]
 ) -> tuple[tuple[int, ...], ...]:
-    """Ranks per site and slice, 0 where the module is absent: the signature of a layout."""
+    """Return ranks per site and slice, 0 where the module is absent: the signature of a layout."""
     return tuple(tuple(ranks.get(path, 0) for path, _ in site.out_slices) for site in sites)
 
 

@@ -19,7 +19,7 @@ from kernels.lora.runs import DenseRun, GroupedRun
 from kernels.threads import one_thread
 
 AnyLoraBatch = LoraBatch | TritonLoraBatch
-"""What `add_lora` takes; its class says which kernels compute."""
+"""The batches that `add_lora` takes; the class selects the kernels."""
 
 
 def add_lora(
@@ -130,7 +130,7 @@ def _add_grouped(
 
 
 def _weigh(shrunk: torch.Tensor, view: SiteView, weights: torch.Tensor) -> torch.Tensor:
-    """``shrunk`` [pairs, ranks] times ``weights`` [pairs] or [pairs, slices], in place."""
+    """Return ``shrunk`` [pairs, ranks] times ``weights`` [pairs] or [pairs, slices], in place."""
     if weights.dim() == 1:
         return shrunk.mul_(weights[:, None])
     for part in view.expands:

@@ -1,4 +1,4 @@
-"""Where every slot's adapter lies, in device memory whose address never changes."""
+"""Keeps the place of every slot's adapter in device memory whose address never changes."""
 
 from collections.abc import Iterable
 
@@ -15,7 +15,7 @@ of the slice's B; offsets in elements from the start of the adapter's row."""
 class SlotTable:
     """Addresses and extents of the adapters in a bank's slots, for kernels that look them up.
 
-    A captured graph reads the table anew on every replay, so it follows slots that are rewritten
+    A captured graph reads the table again on every replay, so it follows slots that are rewritten
     and lanes that grow. Slots are brought up to date when a step is about to use them.
     """
 
@@ -66,7 +66,7 @@ class SlotTable:
 def layout_extents(
     sites: tuple[FusedSite, ...], layout: AdapterLayout, slices: int
 ) -> torch.Tensor:
-    """[sites, slices, RECORD] int64 of one layout; rank 0 where there is no module."""
+    """Return [sites, slices, RECORD] int64 of one layout; rank 0 for a missing module."""
     extents = torch.zeros((len(sites), slices, RECORD), dtype=torch.int64)
     for index, (site, place) in enumerate(zip(sites, layout.sites, strict=True)):
         columns = {part.column: part for part in place.slices}

@@ -17,7 +17,8 @@ _HIGHEST = types.float32(88.0)
 
 @njit(fastmath={"contract"}, nogil=True, cache=True)
 def fast_exp(x: Any) -> Any:
-    """e^x in fp32, to 3e-7 of the result; from -87 down it stays at e^-87, from 88 up at e^88.
+    """Compute e^x in fp32, to 3e-7 of the result; from -87 down it stays at e^-87, from 88 up at
+    e^88.
 
     2^n e^r with n the nearest whole number to x log2(e), and a polynomial for e^r. No branch and no
     call, so that a loop over it becomes vector code. NaN stays NaN.

@@ -77,7 +77,7 @@ class _Vectors:
         return self._b.call(function, [ir.Constant(_F32, -0.0), vector], fastmath=_FUSE)
 
     def each(self, count: ir.Value, body: Callable[[ir.Value, ir.Value | None], None]) -> None:
-        """``body(index, mask)`` for every 16 of ``count`` values; mask None: all of them."""
+        """Emit ``body(index, mask)`` for every 16 of ``count`` values; mask None: all of them."""
         b = self._b
         whole = b.and_(count, _i64(-_LANES))
         with cgutils.for_range_slice(b, _i64(0), whole, _i64(_LANES)) as (index, _):
@@ -97,7 +97,8 @@ def _i64(value: int) -> ir.Constant:
 
 
 def _dots(rows: int, others: int, half: bool) -> Any:
-    """z_t[r] = a_r . x_t for ``others`` rows of a, ``a_row`` bytes apart; z's are ``z_row``."""
+    """Compute z_t[r] = a_r . x_t for ``others`` rows of a, ``a_row`` bytes apart; z's are
+    ``z_row``."""
 
     def generate(context: Any, b: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
         a, a_row, *x, z, z_row, count = values
@@ -132,7 +133,8 @@ def _dots(rows: int, others: int, half: bool) -> Any:
 
 
 def _adds(rows: int, others: int, half: bool) -> Any:
-    """y_t += sum_r z_t[r] b_r for ``others`` rows of b, ``b_row`` bytes apart, z's ``z_row``."""
+    """Compute y_t += sum_r z_t[r] b_r for ``others`` rows of b, ``b_row`` bytes apart, z's
+    ``z_row``."""
 
     def generate(context: Any, b: ir.IRBuilder, _signature: Any, values: Any) -> ir.Value:
         base, b_row, *y, z, z_row, count = values
@@ -164,8 +166,8 @@ def _adds(rows: int, others: int, half: bool) -> Any:
 
 
 def _intrinsic(make: Any, rows: int, others: int, half: bool) -> Any:
-    """A function of the other side's address and row size, ``rows`` addresses, z, its row size and
-    the values of a row."""
+    """Return a function of the other side's address and row size, ``rows`` addresses, z, its row
+    size and the values of a row."""
     if rows == 1:
 
         @intrinsic

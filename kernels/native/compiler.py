@@ -22,7 +22,7 @@ _engines: list[Any] = []  # compiled code lives as long as its engine
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """The host's instruction sets by LLVM's names, e.g. ``avx512f``; empty where unknown."""
+    """Return the host's instruction sets by LLVM's names, e.g. ``avx512f``; empty where unknown."""
     _initialize()
     try:
         features = llvm.get_host_cpu_features()
@@ -43,7 +43,8 @@ class OpenMP:
 
 @cache
 def openmp() -> OpenMP | None:
-    """The library torch has loaded; None where torch was built with another than GNU's.
+    """Return the OpenMP library that torch has loaded, or None if torch was built with another than
+    GNU's.
 
     Work handed to it runs on torch's own threads: one pool, no competition between two.
     """
@@ -64,7 +65,7 @@ def openmp() -> OpenMP | None:
 
 
 def compile_module(module: ir.Module, name: str) -> int:
-    """Address of one function of a module, compiled; it stays valid.
+    """Return the address of one function of a module, compiled; it stays valid.
 
     Args:
         module: verified by LLVM before it is compiled.
@@ -82,7 +83,7 @@ def compile_module(module: ir.Module, name: str) -> int:
 
 
 def new_module(name: str) -> ir.Module:
-    """An empty module for this machine."""
+    """Return an empty module for this machine."""
     _initialize()
     module = ir.Module(name=name)
     module.triple = llvm.get_process_triple()
@@ -92,7 +93,7 @@ def new_module(name: str) -> ir.Module:
 def declare(
     module: ir.Module, name: str, result: ir.Type, arguments: Sequence[ir.Type]
 ) -> ir.Function:
-    """One of LLVM's own functions, declared once per module."""
+    """Declare one of LLVM's own functions, once per module."""
     known = module.globals.get(name)
     return known or ir.Function(module, ir.FunctionType(result, arguments), name=name)
 

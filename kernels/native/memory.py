@@ -1,4 +1,4 @@
-"""What kernels compiled by numba need beside Python's own arithmetic: memory by its address.
+"""Gives kernels compiled by numba access to memory by its address.
 
 Arrays cost a kernel's caller a microsecond each to hand over; addresses cost nothing.
 """
@@ -12,19 +12,19 @@ from numba.extending import intrinsic
 
 @intrinsic
 def floats_at(_context: Any, _address: Any) -> Any:
-    """A pointer to fp32 values at an address."""
+    """Return a pointer to fp32 values at an address."""
     return types.CPointer(types.float32)(types.int64), _as_pointer(types.float32)
 
 
 @intrinsic
 def ints_at(_context: Any, _address: Any) -> Any:
-    """A pointer to int64 values at an address."""
+    """Return a pointer to int64 values at an address."""
     return types.CPointer(types.int64)(types.int64), _as_pointer(types.int64)
 
 
 @intrinsic
 def bytes_at(_context: Any, _address: Any) -> Any:
-    """A pointer to signed bytes at an address."""
+    """Return a pointer to signed bytes at an address."""
     return types.CPointer(types.int8)(types.int64), _as_pointer(types.int8)
 
 
@@ -46,7 +46,7 @@ def prefetch(_context: Any, _address: Any) -> Any:
 
 @intrinsic
 def bits_of(_context: Any, _value: Any) -> Any:
-    """The 32 bits of an fp32 value, as an integer."""
+    """Return the 32 bits of an fp32 value, as an integer."""
 
     def generate(_generator: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
@@ -56,7 +56,7 @@ def bits_of(_context: Any, _value: Any) -> Any:
 
 @intrinsic
 def float_of(_context: Any, _bits: Any) -> Any:
-    """The fp32 value with these 32 bits."""
+    """Return the fp32 value with these 32 bits."""
 
     def generate(_generator: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())

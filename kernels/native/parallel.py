@@ -18,7 +18,7 @@ _WORDS = _I64.as_pointer()
 def call_native(kernel: int, threads: int, *words: int) -> None:
     """Call ``kernel(words, thread, threads)`` once per thread and wait for all of them.
 
-    The kernel is told how many threads there are, which may be fewer than were asked for.
+    The kernel learns how many threads there are, which may be fewer than were asked for.
 
     Args:
         kernel: address of a function of three 64-bit integers, the first one that of ``words``.
@@ -35,7 +35,7 @@ def _launcher() -> Any:
 
 
 def launcher(make_module: Callable[[OpenMP], ir.Module]) -> Any:
-    """``launch`` of a module, a ctypes function of three 64-bit integers.
+    """Return ``launch`` of a module, a ctypes function of three 64-bit integers.
 
     It runs without the interpreter's lock.
     """
@@ -47,7 +47,7 @@ def launcher(make_module: Callable[[OpenMP], ir.Module]) -> Any:
 
 
 def team_numbers(b: ir.IRBuilder, library: OpenMP) -> tuple[ir.Value, ir.Value]:
-    """The number of the thread that runs here, and of all in its team; 64 bits."""
+    """Return the number of the thread that runs here, and of all in its team; 64 bits."""
     number = ir.FunctionType(_I32, []).as_pointer()
     thread, threads = (
         b.zext(b.call(b.inttoptr(_i64(function), number), []), _I64)

@@ -31,14 +31,14 @@ class Operation:
     """One call of a kernel, as `kernels.native.parallel.call_native` makes it."""
 
     kernel: int  # its address
-    words: tuple[int, ...]  # given to the kernel anew in every run; it may write over them
+    words: tuple[int, ...]  # given to the kernel again in every run; it may write over them
 
 
 class Program:
     """Operations in order; each sees what all threads have written in those before."""
 
     def __init__(self, operations: Iterable[Operation], cuts: Sequence[int] = ()) -> None:
-        """Of at least one operation.
+        """Compile at least one operation.
 
         Args:
             operations: what their words point to must outlive the program.
@@ -95,7 +95,7 @@ def _module(library: OpenMP) -> ir.Module:
 
 
 def _body(module: ir.Module, library: OpenMP) -> ir.Function:
-    """``void body(shared)``: what each thread does with the addresses in ``shared``."""
+    """Emit ``void body(shared)``: what each thread does with the addresses in ``shared``."""
     kernel = ir.FunctionType(ir.VoidType(), [_I64] * 3).as_pointer()
     wait = ir.FunctionType(ir.VoidType(), []).as_pointer()
     body = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WORDS]), name="body")

@@ -13,7 +13,7 @@ import torch
 
 
 class FlowGate:
-    """The gates of all layers, in fp32; a `cluster.engine.execution.mixing.MixingGate`."""
+    """The gates of all layers, in fp32; a `cluster.engine.mixing.MixingGate`."""
 
     resolution: Literal["layer"] = "layer"
 

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.decision import Granularity, tagged_digest
-from cluster.engine.execution.mixing import LAYER_MODULES
+from cluster.engine.mixing import LAYER_MODULES
 from cluster.errors import AdapterError, ConfigError
 from router_service.artifacts.router_artifact import check_different
 from router_service.routers.base import (
@@ -87,7 +87,7 @@ class ArrowRouter:
 
 
 class ArrowGate:
-    """The gate over adapters in a given order; a `cluster.engine.execution.mixing.MixingGate`.
+    """The gate over adapters in a given order; a `cluster.engine.mixing.MixingGate`.
 
     ``resolution`` is "site": ``weights`` is asked for each of a layer's linears, in the order of
     ``LAYER_MODULES``, with that linear's own input.

@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.config import RouterConfig, Section
 from cluster.domain.adapter import AdapterEntry
-from cluster.engine.execution.mixing import MixingGate, PrefillRouter
+from cluster.engine.mixing_parts import MixingGate, PrefillRouter
 from cluster.errors import ConfigError
 from router_service.routers.base import Need, PromptRouter
 

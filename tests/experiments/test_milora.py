@@ -11,8 +11,8 @@ import torch
 from cluster.base_model.source import ModelLocation
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.ids import Slot
-from cluster.engine.execution.mixing import MixingParts
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from experiments.milora.decoding import TimedEngine
 from experiments.milora.experts import random_token_router
 from experiments.milora.recorded import RecordedRouter

@@ -16,7 +16,7 @@ from cluster.config import AdapterConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import Slot
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
 from kernels.tolerances import assert_close
 from router_service.flow.gate import FlowGate, initial_bias
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes

@@ -245,7 +245,7 @@ def test_what_cannot_be_re_routed_is_refused(engine) -> None:
     assert running.engine.reroute(RequestId("r"), "n", (), after=5) == 5
     with pytest.raises(EngineError, match="already"):
         running.engine.reroute(RequestId("r"), "n", (), after=9)
-    assert running.engine.let_go(RequestId("r"), 5) is False  # nobody would take it back
+    assert running.engine.release_before(RequestId("r"), 5) is False  # nobody would take it back
     running.wait("r")
     span = Span(0, "n", ())
     with pytest.raises(EngineError, match="spans begin"):

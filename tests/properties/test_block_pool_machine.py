@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.prefix_cache import PrefixCache
+from cluster.engine.scheduling.prefixes import PrefixCache
+from tests.support.kv_model import used_blocks
 
 NUM_BLOCKS = 6
 KEYS = st.sampled_from("abcdefgh")
@@ -78,7 +79,7 @@ class BlockPoolMachine(RuleBasedStateMachine):
         self.pool.check_integrity(self.tables)
         assert self.pool.num_cached == len(self.cached)
         assert self.pool.num_free == len(self.free()) + len(self.cached)
-        assert self.pool.num_used == NUM_BLOCKS - self.pool.num_free
+        assert used_blocks(self.pool) == NUM_BLOCKS - self.pool.num_free
         for block in range(NUM_BLOCKS):
             assert self.pool.ref_count(block) == self.holders(block)
 

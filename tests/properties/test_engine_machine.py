@@ -15,7 +15,7 @@ from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
-from cluster.engine.engine import Engine
+from cluster.engine.engine import TorchEngine
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.errors import Overloaded
@@ -39,7 +39,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.clock = ManualClock()
         self.pool = BlockPool(config.kv_blocks, config.block_size)
         self.runner = FakeRunner()
-        self.engine = Engine(
+        self.engine = TorchEngine(
             scheduler=Scheduler(config, self.pool, self.clock),
             pool=self.pool,
             runner=self.runner,
@@ -139,7 +139,7 @@ class EngineMachine(RuleBasedStateMachine):
 
     def run_step(self) -> None:
         with structlog.testing.capture_logs():
-            self.engine._step()
+            self.engine._loop.step()
 
     @invariant()
     def books_balance(self) -> None:

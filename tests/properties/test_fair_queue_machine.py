@@ -16,14 +16,14 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.turns import Flow, Turns
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from tests.support.decisions import decision_over
 
 LARGEST = 20  # tokens
 Key = tuple[str, str]  # (tenant, adapters, one letter each)
 
 
-def make_sequence(index: int, key: Key) -> Sequence:
+def make_sequence(index: int, key: Key) -> EngineSequence:
     tenant, adapters = TenantId(key[0]), key[1]
     mixture = tuple(
         WeightedAdapter(AdapterKey(tenant, name, AdapterDigest(name)), 0.5 + index)
@@ -37,7 +37,7 @@ def make_sequence(index: int, key: Key) -> Sequence:
         sampling=SamplingParams(max_tokens=1),
         decision=decision,
     )
-    sequence = Sequence.create(
+    sequence = EngineSequence.create(
         request, namespace="", adapters=(), stop_token_ids=frozenset(), max_model_len=8
     )
     sequence.arrival = index
@@ -83,7 +83,7 @@ class Level:
 class Waiting:
     """One sequence of the model, and what was admitted while it waited."""
 
-    sequence: Sequence
+    sequence: EngineSequence
     key: Key
     since_arrival: Counter[Key] = field(default_factory=Counter)
     since_head: Counter[Key] = field(default_factory=Counter)
@@ -240,7 +240,7 @@ class FairQueueMachine(RuleBasedStateMachine):
             return
         if one.limit is None:
             one.limit = self.pops + self.passes
-        assert self.queue.hold(event) is (one.limit > self.pops)
+        assert self.queue.defer(event) is (one.limit > self.pops)
         if one.limit <= self.pops:
             return
         tenant, adapters = one.key
@@ -254,7 +254,7 @@ class FairQueueMachine(RuleBasedStateMachine):
 
     @rule(event=st.sampled_from("EFG"))
     def release(self, event: str) -> None:
-        self.queue.release(event)
+        self.queue.resume_deferred(event)
         for key in [key for key, name in self.held.items() if name == event]:
             self.resume(key)
 
@@ -275,7 +275,7 @@ class FairQueueMachine(RuleBasedStateMachine):
             return
         self.queue.check_integrity()
         assert len(self.queue) == len(self.waiting)
-        assert self.queue.held == len(self.held)
+        assert self.queue.deferred == len(self.held)
         assert {one.sequence for one in self.waiting} == set(self.queue)
         for tenant in "abcde":
             own = [one for one in self.waiting if one.sequence.request.tenant == tenant]
@@ -293,7 +293,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         while self.waiting:
             self.pop_one(1)
         assert self.queue.peek() is None
-        assert (len(self.queue), self.queue.tenants, self.queue.held) == (0, 0, 0)
+        assert (len(self.queue), self.queue.tenants, self.queue.deferred) == (0, 0, 0)
 
 
 FairQueueMachine.TestCase.settings = settings(

@@ -17,10 +17,19 @@ from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.sequence import Sequence
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.steps import StepPlan
 from tests.support.engines import make_request
-from tests.support.kv_model import STOP, Entry, alone, entry_of, mixture, next_token, path_of
+from tests.support.kv_model import (
+    STOP,
+    Entry,
+    alone,
+    entry_of,
+    mixture,
+    next_token,
+    path_of,
+    used_blocks,
+)
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,13 @@ class House:
         self.pool = BlockPool(config.kv_blocks, config.block_size)
         self.scheduler = Scheduler(config, self.pool, ManualClock())
         self.memory: dict[tuple[int, int], Entry] = {}
-        self.ended: dict[RequestId, Sequence] = {}
-        self.sequences: dict[RequestId, Sequence] = {}
+        self.ended: dict[RequestId, EngineSequence] = {}
+        self.sequences: dict[RequestId, EngineSequence] = {}
         self.returned = 0
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: EngineSequence) -> None:
         self.sequences[sequence.request_id] = sequence
-        self.scheduler.add(sequence)
+        self.scheduler.add_sequence(sequence)
 
     def step(self) -> bool:
         plan = self.scheduler.schedule()
@@ -108,7 +117,7 @@ class House:
                 sampled[sequence.request_id] = next_token(entry)
         return sampled
 
-    def come_again(self, sequence: Sequence) -> None:
+    def come_again(self, sequence: EngineSequence) -> None:
         assert not sequence.is_recomputable
         assert sequence.block_table == []
         self.returned += 1
@@ -119,7 +128,7 @@ class House:
 
 
 def make_sequence(request, namespace, spans=()):
-    return Sequence.create(
+    return EngineSequence.create(
         request,
         namespace=namespace,
         adapters=mixture(namespace),
@@ -163,7 +172,7 @@ def test_each_token_is_computed_with_its_span(talks, size, room, batch, prefix_c
                 continue
             begun = sequence.spans[sequence.span]
             if talk.lets_go and begun.start and sequence.num_computed > begun.start:
-                assert house.scheduler.let_go(name, begun.start - sequence.prompt_len)
+                assert house.scheduler.release_before(name, begun.start - sequence.prompt_len)
             due = talk.changes[asked[name] :]
             if not due or due[0].when > sequence.num_generated:
                 continue
@@ -179,4 +188,4 @@ def test_each_token_is_computed_with_its_span(talks, size, room, batch, prefix_c
         prompt = sequence.token_ids[: sequence.prompt_len]
         assert sequence.token_ids == alone(path_of(sequence), prompt, sequence.max_len)
         assert sequence.finish_reason in (FinishReason.STOP, FinishReason.LENGTH)
-    assert house.pool.num_used == 0
+    assert used_blocks(house.pool) == 0

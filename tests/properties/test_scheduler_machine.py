@@ -27,9 +27,9 @@ from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import span_at
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.steps import StepPlan
 from cluster.errors import EngineError, Overloaded, PromptTooLong
 from tests.support.decisions import TENANT, decision_over
 from tests.support.kv_model import (
@@ -41,12 +41,13 @@ from tests.support.kv_model import (
     mixture,
     next_token,
     path_of,
+    used_blocks,
 )
 
 
 @dataclass
 class Expected:
-    sequence: Sequence
+    sequence: EngineSequence
     tokens: list[int]  # at its end, when nothing cuts it short
     deadline: float | None
 
@@ -147,7 +148,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             deadline_at=None if arrival.deadline is None else now + arrival.deadline,
         )
         try:
-            sequence = Sequence.create(
+            sequence = EngineSequence.create(
                 request,
                 namespace=arrival.namespace,
                 adapters=mixture(arrival.namespace),
@@ -155,7 +156,7 @@ class SchedulerMachine(RuleBasedStateMachine):
                 max_model_len=window,
                 whole_prefill=arrival.whole,
             )
-            self.scheduler.add(sequence)
+            self.scheduler.add_sequence(sequence)
         except PromptTooLong:
             blocks = self.pool.blocks_for(len(prompt) + len(resumed))
             assert len(prompt) >= window or blocks > self.pool.num_blocks
@@ -345,9 +346,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert all(s.admission < 0 for s in waiting)
         # Whoever is held waits for a block that a running sequence computes.
         queue, pending = self.scheduler._queue, self.scheduler._prefixes._pending
-        assert all(pending.is_pending(key) for key in queue._held)
+        assert all(pending.is_pending(key) for key in queue._deferred)
 
-    def end(self, ended: list[Sequence]) -> None:
+    def end(self, ended: list[EngineSequence]) -> None:
         for sequence in ended:
             expected = self.live.pop(sequence.request_id)  # a second end would not be found
             assert expected.sequence is sequence
@@ -401,7 +402,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             steps += 1
             assert steps < 2000, "the scheduler does not come to an end"
         assert self.live == {}
-        assert self.pool.num_used == 0
+        assert used_blocks(self.pool) == 0
         assert self.pool.num_free == self.pool.num_blocks
         if not self.config.prefix_cache:
             assert self.pool.num_cached == 0
@@ -439,8 +440,8 @@ def test_plans_depend_on_arrival_and_sizes_only(
                 sampling=SamplingParams(max_tokens=max_tokens),
                 decision=decision_over(),
             )
-            scheduler.add(
-                Sequence.create(
+            scheduler.add_sequence(
+                EngineSequence.create(
                     request,
                     namespace=str(salt),
                     adapters=(),

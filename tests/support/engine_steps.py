@@ -12,14 +12,14 @@ from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import SamplingParams
 from cluster.engine.execution.cuda_graphs import CapturedStep
-from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import StepBatches
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.model.model_loader import LoadedModel, load_model
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from kernels.lora.bank import AdapterBank
 from tests.support.engines import make_request
 
@@ -134,8 +134,8 @@ class Steps:
         for salt, (name, case) in enumerate(cases.items()):
             prompt = [(31 * position + 7 * salt + 1) % VOCAB for position in range(case.prompt)]
             sampling = SamplingParams(max_tokens=case.tokens, temperature=0.0, logprobs=VOCAB)
-            self._scheduler.add(
-                Sequence.create(
+            self._scheduler.add_sequence(
+                EngineSequence.create(
                     make_request(name, prompt, sampling),
                     namespace=name,
                     adapters=tuple((Slot(slot), weight) for slot, weight in case.mixture),

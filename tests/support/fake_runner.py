@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import TokenLogprobs
-from cluster.engine.mixing_spec import Mixing
-from cluster.engine.step_output import StepOutput
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.mixing import Mixing
+from cluster.engine.steps import StepOutput, StepPlan
 from cluster.errors import EngineError
 
 

@@ -3,7 +3,8 @@
 import zlib
 
 from cluster.domain.ids import Slot
-from cluster.engine.sequence import Sequence
+from cluster.engine.scheduling.block_pool import BlockPool
+from cluster.engine.sequence import EngineSequence
 
 STOP = 0
 Path = tuple[tuple[int, str], ...]  # from which token on which namespace was computed with
@@ -25,7 +26,7 @@ def entry_of(path: Path, tokens: list[int]) -> Entry:
     return tuple(taken), tuple(tokens)
 
 
-def path_of(sequence: Sequence) -> Path:
+def path_of(sequence: EngineSequence) -> Path:
     """What a sequence's tokens are to be computed with."""
     return tuple((span.start, span.namespace) for span in sequence.spans)
 
@@ -44,3 +45,8 @@ def alone(path: Path, tokens: list[int], max_len: int) -> list[int]:
         if tokens[-1] == STOP:
             break
     return tokens
+
+
+def used_blocks(pool: BlockPool) -> int:
+    """Blocks with at least one holder."""
+    return sum(pool.ref_count(block) > 0 for block in range(pool.num_blocks))

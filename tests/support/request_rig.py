@@ -18,11 +18,10 @@ from cluster.domain.adapter import (
 )
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationChunk, GenerationRequest, SamplingParams
-from cluster.engine.engine import Engine
+from cluster.engine.engine import TorchEngine
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.step_output import StepOutput
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.steps import StepOutput, StepPlan
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
@@ -131,7 +130,7 @@ class Rig:
         self.delivered = 0
         self.held: set[str] = set()
         self.may_load = threading.Event()
-        self.engine = Engine(
+        self.engine = TorchEngine(
             scheduler=Scheduler(config, self.pool, self.clock),
             pool=self.pool,
             runner=self.runner,

@@ -18,7 +18,6 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from cluster.adapters.catalog import AdapterCatalog
-from cluster.adapters.loader import load_adapter
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.clock import SystemClock
@@ -171,9 +170,9 @@ class SmallReplica:
         self.adapters = AdapterManager(
             adapters,
             AdapterCatalog.scan(folder / "adapters"),
-            self.built.bank,
-            lambda entry: self.built.bank.pack(
-                load_adapter(Path(entry.path), shapes, adapters, entry.key.digest).tensors
+            self.built.adapters,
+            lambda entry: self.built.adapters.read_adapter(
+                Path(entry.path), shapes, digest=entry.key.digest
             ),
             SystemClock(),
             self._executor,

@@ -9,7 +9,6 @@ from typing import Any
 
 from cluster.adapters.activation import active_from, stretches
 from cluster.adapters.format.manifest import ANYWHERE, WEIGHTS_FILE
-from cluster.adapters.loader import load_adapter
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.adapters.validation.inside_model import check_weighable
 from cluster.base_model.source import ModelLocation
@@ -19,9 +18,9 @@ from cluster.domain.adapter import AdapterManifest
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import DecisionId, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, GenerationRequest, SamplingParams
-from cluster.engine.execution.mixing import MixingParts
 from cluster.engine.factory import build_engine
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.spans import Span
 from cluster.errors import EngineError, error_from_code
 from router_service.routers.kind import EnginePart
@@ -146,8 +145,8 @@ class LocalEngine:
         self._slots: dict[str, Slot] = {}
         self.manifests: dict[str, AdapterManifest] = {}
         for index, (alias, folder) in enumerate(adapters.items()):
-            loaded = load_adapter(folder, shapes, limits, links_below=ANYWHERE)
-            self._built.bank.write(index, loaded.tensors)
+            loaded = self._built.adapters.read_adapter(folder, shapes, links_below=ANYWHERE)
+            self._built.adapters.place(index, loaded)
             self._slots[alias] = Slot(index)
             self.manifests[alias] = loaded.manifest
             if part is not None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from cluster.adapters.loader import HostAdapter, LoraTensors
-from cluster.engine.model.model_loader import decoder_layers
+from cluster.base_model.checks import decoder_layers
 
 LayerWeigher = Callable[[int, torch.Tensor], torch.Tensor]
 """Layer index and the rows that enter it [..., d] -> weights of the adapters [..., k]."""

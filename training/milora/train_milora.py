@@ -14,9 +14,9 @@ from peft.utils import set_peft_model_state_dict
 from torch import nn
 
 from cluster.adapters.format.manifest import read_manifest
+from cluster.base_model.checks import decoder_layers
 from cluster.base_model.source import ModelLocation
-from cluster.engine.execution.mixing import LAYER_MODULES
-from cluster.engine.model.model_loader import decoder_layers
+from cluster.engine.mixing import LAYER_MODULES
 from router_service.artifacts.outputs import check_alias
 from router_service.milora.milora_artifact import save_milora
 from router_service.milora.milora_network import MiloraRouter, tensor_shapes

@@ -17,7 +17,7 @@ from kernels.lora.torch_ops import add_lora
 
 
 def head_terms(bank: AdapterBank, site: int, mixture: Mixture) -> list[tuple[int, float]]:
-    """The terms of a mixture whose adapters have LoRA on the head."""
+    """Return the terms of a mixture whose adapters have LoRA on the head."""
     return [(slot, weight) for slot, weight in mixture if bank.touches(slot, site)]
 
 
@@ -38,17 +38,17 @@ class CapturedHead:
         )
 
     def has_room(self, mixtures: Sequence[Mixture]) -> bool:
-        """Whether ``batch`` takes these rows."""
+        """Return whether ``batch`` takes these rows."""
         own = self._own
         return len(mixtures) <= own.max_rows and max(map(len, mixtures)) <= own.max_pairs
 
     def batch(self, mixtures: Sequence[Mixture]) -> TritonLoraBatch | None:
-        """The adapters of single rows, valid until the next call; None where none has the head."""
+        """Return the adapters of single rows, valid until the next call; None if none has it."""
         terms = [(1, head_terms(self._bank, self._site, mixture)) for mixture in mixtures]
         return self._own if self._own.update(terms) else None
 
     def is_touched(self, mixtures: Iterable[Mixture]) -> bool:
-        """Whether an adapter of these rows has LoRA on the head."""
+        """Return whether an adapter of these rows has LoRA on the head."""
         return any(head_terms(self._bank, self._site, mixture) for mixture in mixtures)
 
     def add(self, logits: torch.Tensor) -> None:

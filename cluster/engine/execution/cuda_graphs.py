@@ -74,8 +74,8 @@ class HeadAdapters(Protocol):
 
 
 def decode_buckets(max_rows: int) -> tuple[int, ...]:
-    """Numbers of rows to capture, ascending: powers of two up to 8, then every 8, every 32 from 128
-    on. A step is padded by fewer than 8 rows, or by at most a quarter.
+    """Return the numbers of rows to capture, ascending: powers of two up to 8, then every 8, every
+    32 from 128 on. A step is padded by fewer than 8 rows, or by at most a quarter.
 
     Raises:
         ValueError: ``max_rows`` below 1.
@@ -87,13 +87,13 @@ def decode_buckets(max_rows: int) -> tuple[int, ...]:
 
 
 def bucket_for(rows: int, buckets: Sequence[int]) -> int | None:
-    """The smallest bucket that holds ``rows``; None when none does."""
+    """Return the smallest bucket that holds ``rows``; None if none does."""
     index = bisect_left(buckets, rows)
     return buckets[index] if index < len(buckets) else None
 
 
 def padded_inputs(rows: Sequence[DecodeRow], bucket: int) -> list[list[int]]:
-    """Token ids and positions [2, bucket]; padding repeats token 0 at position 0."""
+    """Return the token ids and positions [2, bucket]; padding repeats token 0 at position 0."""
     padding = [0] * (bucket - len(rows))
     return [[row.token for row in rows] + padding, [row.position for row in rows] + padding]
 
@@ -143,10 +143,10 @@ class DecodeGraphs:
                 self._steps[bucket, adapters] = capture(compute)
 
     def run(self, rows: Sequence[DecodeRow]) -> torch.Tensor | None:
-        """Logits [rows, vocabulary], a view that the next step overwrites.
+        """Return the logits [rows, vocabulary], a view that the next step overwrites.
 
         Returns:
-            None when there are more rows than the largest bucket: the caller runs them uncaptured.
+            None if there are more rows than the largest bucket: the caller runs them uncaptured.
         """
         bucket = bucket_for(len(rows), self._buckets)
         if bucket is None:
@@ -175,7 +175,7 @@ class DecodeGraphs:
         return step.logits[: len(rows)]
 
     def forget_rows(self) -> None:
-        """The LoRA batch was filled by someone else, say for an uncaptured step."""
+        """Note that the LoRA batch was filled for something else, say an uncaptured step."""
         self._filled = None
 
 
@@ -186,7 +186,7 @@ class CudaCapture:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, compute: Callable[[], torch.Tensor]) -> CapturedStep:
-        """Run once beside the main stream, so that kernels are compiled and libraries have their
+        """Run once on another stream, so that kernels are compiled and libraries have their
         workspaces, then capture."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""What the operations of a CPU's decode step read and write, at addresses that do not change."""
+"""Buffers of a CPU's decode steps, at addresses that do not change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class StepBuffers:
-    """What a step's operations read and write, one row per token; fp32 but for the slots."""
+    """Inputs and results of a step's operations, one row per token; fp32 but for the KV indices."""
 
     rows: int  # most that fit
     threads: int  # most that the scratch is for
@@ -24,5 +24,5 @@ class StepBuffers:
     logits: torch.Tensor  # [rows, vocabulary]
     cos: torch.Tensor  # [rows, D]
     sin: torch.Tensor  # [rows, D]
-    slots: torch.Tensor  # [rows] int64, places of the tokens in the cache
+    kv_indices: torch.Tensor  # [rows] int64, where the tokens are stored in the cache
     scratch: torch.Tensor  # int8, of the products

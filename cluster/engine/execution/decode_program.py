@@ -17,11 +17,10 @@ import torch
 
 from cluster.engine.execution.decode_buffers import StepBuffers
 from cluster.engine.execution.decoder_parts import LayerParts
-from cluster.engine.execution.step_mixing import StepMixing
 from cluster.engine.model.lora_layers import HeadProjection, ProjectionGroup
 from cluster.engine.model.norms import FusedRMSNorm
 from cluster.engine.model.products import NativeProduct
-from cluster.engine.model.step_context import StepContext
+from cluster.engine.model.step_context import LayerMixing, StepContext
 from kernels.attention import attention_native as attention
 from kernels.attention.attention_batch import PagedBatch
 from kernels.elementwise.operations import (
@@ -46,7 +45,8 @@ class DecodeProgram:
     def of(
         layers: Sequence[LayerParts], norm: Any, head: Any, context: StepContext
     ) -> DecodeProgram | None:
-        """Of a decoder's parts; None where native kernels do not compute all of them.
+        """Build the program of a decoder's parts, or return None if native kernels cannot compute
+        them all.
 
         Args:
             layers: from the first to the last, at least one.
@@ -84,15 +84,16 @@ class DecodeProgram:
         self._lora_step = (ctypes.c_int64 * lora.STEP_WORDS)()
         self._sites = [g.site for p in layers for g in (p.qkv, p.o, p.gate_up, p.down)]
         self._weighing = torch.zeros((head.site + 1, lora.WEIGHT_WORDS), dtype=torch.int64)
-        self._weighed: StepMixing | None = None  # whose weights that is
+        self._weighed: LayerMixing | None = None  # whose weights that is
         self._attention_steps = {
             parts.window: (ctypes.c_int64 * attention.STEP_WORDS)() for parts in layers
         }
         self._scales = {parts.scale: torch.tensor([parts.scale]) for parts in layers}
 
     def takes(self) -> bool:
-        """Whether the context's step is one: all rows decode, and their adapters, if any, are those
-        that the native kernel adds, with weights that are known when a layer is entered."""
+        """Return whether the context's step is one: all rows decode, and their adapters, if any,
+        are those that the native kernel adds, with weights that are known when a layer is entered.
+        """
         context = self._context
         batch, adapters = context.attention, context.lora
         if not isinstance(batch, PagedBatch):
@@ -109,7 +110,7 @@ class DecodeProgram:
         return all(plan.native is not None and not plan.prefill for plan in plans)
 
     def run(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        """Logits of a step that the program ``takes``, valid until the next call.
+        """Return the logits of a step that the program ``takes``, valid until the next call.
 
         Args:
             x: [T, hidden], the tokens' embeddings.
@@ -128,7 +129,7 @@ class DecodeProgram:
         buffers.x[:rows].copy_(x)
         buffers.cos[:rows].copy_(cos)
         buffers.sin[:rows].copy_(sin)
-        buffers.slots[:rows].copy_(batch.slot_mapping)
+        buffers.kv_indices[:rows].copy_(batch.kv_indices)
         heads, kv_heads = self._layers[0].heads, self._layers[0].kv_heads
         for window, words in self._attention_steps.items():
             decode = batch.plan(window).native
@@ -158,7 +159,7 @@ class DecodeProgram:
             program.run(threads)
         return buffers.logits[:rows]
 
-    def _weigh(self, mixing: StepMixing) -> bool:
+    def _weigh(self, mixing: LayerMixing) -> bool:
         """Point the sites' calls to a step's weights; False where these come too late for that."""
         if self._weighed is mixing:
             return True
@@ -199,7 +200,7 @@ class DecodeProgram:
             logits=vocabulary,
             cos=torch.empty((room, parts.head_dim)),
             sin=torch.empty((room, parts.head_dim)),
-            slots=torch.empty(room, dtype=torch.int64),
+            kv_indices=torch.empty(room, dtype=torch.int64),
             scratch=torch.empty(scratch, dtype=torch.int8),
         )
 
@@ -209,7 +210,7 @@ class DecodeProgram:
         yield self._head_product
 
     def _program(self, buffers: StepBuffers, rows: int, adapters: bool, head: bool) -> Program:
-        """It can be interrupted where a layer is entered, its input complete."""
+        """Build one that can be interrupted where a layer is entered, its input complete."""
         operations: list[Operation] = []
         cuts = []
         addend = None  # what the residual stream has yet to take
@@ -234,7 +235,7 @@ class DecodeProgram:
     def _layer(
         self, parts: LayerParts, buffers: StepBuffers, rows: int, adapters: bool
     ) -> Iterator[Operation]:
-        """From the normed input to what the residual stream is to take."""
+        """Yield the operations from the normed input to what the residual stream is to take."""
         yield from self._project(parts.qkv, buffers.normed, buffers.qkv, rows, adapters)
         yield from self._attend(parts, buffers, rows)
         yield from self._project(parts.o, buffers.attended, buffers.o, rows, adapters)
@@ -273,7 +274,7 @@ class DecodeProgram:
             ):
                 yield norm_heads_call(qkv, norm.weight, norm.eps_value, rows, first, count)
         yield rotate_and_store_call(
-            qkv, buffers.cos, buffers.sin, heads, cache, buffers.slots, rows
+            qkv, buffers.cos, buffers.sin, heads, cache, buffers.kv_indices, rows
         )
         yield attention.layer_call(
             ctypes.addressof(self._attention_steps[parts.window]),

@@ -59,7 +59,8 @@ class LayerParts:
 def layer_parts(
     model: nn.Module, layers: nn.ModuleList, context: StepContext
 ) -> tuple[LayerParts, ...] | None:
-    """The parts of a model whose projections and norms have been replaced; None when not known."""
+    """Return the parts of a model whose projections and norms have been replaced; None if not
+    known."""
     if type(model).__name__ not in FUSED_MODELS:
         return None
     if not all(_is_known(layer) for layer in layers):
@@ -113,7 +114,7 @@ def _children(module: nn.Module) -> set[str]:
 
 
 def _group(parent: nn.Module, *names: str) -> ProjectionGroup | None:
-    """The group that computes exactly these projections, in this order."""
+    """Return the group that computes exactly these projections, in this order."""
     modules = [parent.get_submodule(name) for name in names]
     groups = {m.group for m in modules if isinstance(m, GroupMember | SingleProjection)}
     members = [m.member for m in modules if isinstance(m, GroupMember)]

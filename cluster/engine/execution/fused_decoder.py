@@ -26,7 +26,7 @@ Rotary = tuple[torch.Tensor, torch.Tensor]
 
 
 class FusedDecoder:
-    """From token ids to the logits of the rows asked for."""
+    """Computes the logits of the rows asked for from token ids."""
 
     def __init__(self, model: Any, layers: Sequence[LayerParts], context: StepContext) -> None:
         self._embed: Callable[[torch.Tensor], torch.Tensor] = model.model.embed_tokens
@@ -39,7 +39,7 @@ class FusedDecoder:
     def __call__(
         self, token_ids: torch.Tensor, position_ids: torch.Tensor, rows: torch.Tensor | None
     ) -> torch.Tensor:
-        """Logits [rows, vocabulary] of a step whose tokens are packed.
+        """Return the logits [rows, vocabulary] of a step whose tokens are packed.
 
         Args:
             token_ids: [T] int64; ``position_ids`` likewise.
@@ -58,7 +58,7 @@ class FusedDecoder:
         return self._head(self._norm(x))
 
     def hidden(self, token_ids: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """The residual stream [T, hidden] after the last layer."""
+        """Return the residual stream [T, hidden] after the last layer."""
         x = self._embed(token_ids)
         cos, sin = self._rotary(x, position_ids[None])
         rotary = (cos[0].contiguous(), sin[0].contiguous())
@@ -122,6 +122,6 @@ class _FusedLayer:
 def fuse_decoder(
     model: nn.Module, layers: nn.ModuleList, context: StepContext
 ) -> FusedDecoder | None:
-    """The straight-line form of a model whose modules have been replaced; None when not known."""
+    """Return the straight-line form of a model with replaced modules; None if not known."""
     parts = layer_parts(model, layers, context)
     return None if parts is None else FusedDecoder(model, parts, context)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import structlog
 import torch
 
+from cluster.base_model.checks import decoder_layers
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.engine.execution.fused_decoder import FusedDecoder, fuse_decoder
-from cluster.engine.execution.mixing import MixingParts
+from cluster.engine.execution.request_checks import RequestChecks
 from cluster.engine.execution.step_batches import StepBatches, make_batches
 from cluster.engine.execution.step_mixing import MixedRows, SiteMap, StepMixing, enter_layers
 from cluster.engine.execution.step_rows import StepRows, step_output
-from cluster.engine.mixing_spec import Mixing
-from cluster.engine.model.model_loader import LoadedModel, decoder_layers
-from cluster.engine.step_output import StepOutput
-from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.engine.mixing import Mixing
+from cluster.engine.mixing_parts import MixingParts
+from cluster.engine.model.model_loader import LoadedModel
+from cluster.engine.steps import ScheduledSequence, StepOutput, StepPlan
 from cluster.errors import EngineError, ModelSourceError
 from kernels.attention.cache import LayerKVCache
 from kernels.attention.paged import AnyPagedBatch
@@ -70,10 +70,17 @@ class ModelRunner:
         self._batches = make_batches(loaded, config, bank) if batches is None else batches
         self._step_mixing: StepMixing | None = None
         self._mixing = MixingParts() if mixing is None else mixing
-        self._mixing.move(loaded.device)
-        self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self._mixing.move_to(loaded.device)
         layer_sites = loaded.sites[: loaded.head_site]
         self._sites = SiteMap(layer_sites, loaded.num_layers, loaded.device)
+        self._hidden_size = int(loaded.model.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        self._checks = RequestChecks(
+            bank,
+            self._mixing,
+            self._sites.paths.keys(),
+            num_layers=loaded.num_layers,
+            hidden_size=self._hidden_size,
+        )
         self._kv_blocks = config.kv_blocks
         self._fused: FusedDecoder | None = None
         self._context.bank = bank
@@ -98,45 +105,12 @@ class ModelRunner:
             torch.set_num_threads(self._threads)
 
     def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
-        """Raises EngineError for an empty slot or a weight that is not finite."""
-        for slot, weight in adapters:
-            if not math.isfinite(weight):
-                raise EngineError(f"adapter weight {weight} is not finite")
-            try:
-                self._bank.entry(slot)
-            except ValueError as error:
-                raise EngineError(str(error)) from error
+        """As in `Runner`."""
+        self._checks.check_adapters(adapters)
 
     def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
-        """Raises EngineError for an unknown part, or one that does not fit model or mixture."""
-        for name, parts in (
-            (mixing.gate, self._mixing.gates),
-            (mixing.router, self._mixing.routers),
-        ):
-            if not name:
-                continue
-            part = parts.get(name)
-            if part is None:
-                raise EngineError(f"no gate or router {name!r} is loaded")
-            found = part.num_layers, part.hidden_size
-            expected = self._loaded.num_layers, self._hidden_size
-            if found != expected:
-                raise EngineError(
-                    f"{name!r} is for {found[0]} layers of width {found[1]}, "
-                    f"the model has {expected[0]} of {expected[1]}"
-                )
-        gate = self._mixing.gates.get(mixing.gate)
-        wanted = 1 if mixing.router else num_adapters if gate is None else gate.num_adapters
-        if num_adapters != wanted:
-            raise EngineError(f"{num_adapters} adapters for a part that weighs {wanted}")
-        if mixing.site_weights is not None:
-            if len(mixing.site_weights.weights) != num_adapters:
-                raise EngineError(
-                    f"weights of {len(mixing.site_weights.weights)} adapters for {num_adapters}"
-                )
-            unknown = [s for s in mixing.site_weights.sites if s not in self._sites.paths]
-            if unknown:
-                raise EngineError(f"the model has no linear {unknown[0]}")
+        """As in `Runner`."""
+        self._checks.check_mixing(num_adapters, mixing)
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan.
@@ -166,7 +140,7 @@ class ModelRunner:
     def _logits(
         self, scheduled: Sequence[ScheduledSequence], rows: StepRows
     ) -> torch.Tensor | None:
-        """[rows, vocabulary] in fp32, of the rows wanted; None for no row."""
+        """Return [rows, vocabulary] in fp32, of the rows wanted; None for no row."""
         if rows.packed == list(range(len(scheduled))):
             decoded = self._batches.decode(scheduled)
             if decoded is not None:  # it may have written over the batch kept
@@ -199,7 +173,8 @@ class ModelRunner:
         lora: AnyLoraBatch | None,
         head: AnyLoraBatch | None = None,
     ) -> torch.Tensor | None:
-        """Logits of the ``wanted`` tokens; ``head``: the adapters of these at the output head."""
+        """Return the logits of the ``wanted`` tokens; ``head``: the adapters of these at the output
+        head."""
         device = self._loaded.device
         # A copy of both in one transfer, [2, T].
         inputs = torch.tensor([tokens, positions]).to(device, non_blocking=True)
@@ -229,8 +204,8 @@ class ModelRunner:
         lora: AnyLoraBatch | None,
         head_input: torch.Tensor | None,
     ) -> torch.Tensor:
-        """[rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them, without
-        LoRA on the output head; what that reads is kept in ``head_input``."""
+        """Return [rows, vocabulary] for ``inputs`` [2, rows], as a captured step computes them,
+        without LoRA on the output head; what that reads is kept in ``head_input``."""
         self._context.attention = batch
         self._context.lora = lora
         self._context.head_input = head_input
@@ -251,7 +226,7 @@ class ModelRunner:
             )
 
     def _logits_of(self, inputs: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
-        """[rows, vocabulary] for ``inputs`` [2, T]; ``rows`` None: all."""
+        """Return [rows, vocabulary] for ``inputs`` [2, T]; ``rows`` None: all."""
         if self._fused is not None:
             return self._fused(inputs[0], inputs[1], rows)
         answer = self._model(
@@ -264,7 +239,8 @@ class ModelRunner:
         return logits
 
     def _lora(self, scheduled: Sequence[ScheduledSequence]) -> AnyLoraBatch | None:
-        """The step's adapters; the last batch is kept while the same sequences go on decoding.
+        """Return the step's adapters; the last batch is kept while the same sequences keep
+        decoding.
 
         A live sequence's slots hold the same adapters while it is in one span, no two sequences
         have the same arrival number, and a router's answer is the only change of how adapters are
@@ -299,13 +275,13 @@ class ModelRunner:
             self._bank.touches(slot, head_site) for _, adapters in parts for slot, _ in adapters
         )
         self._rows_kept, self._lora_batch = rows, kept
-        self._step_mixing = None if kept is None else self._fuse(kept, scheduled)
+        self._step_mixing = None if kept is None else self._mix(kept, scheduled)
         return kept
 
-    def _fuse(
+    def _mix(
         self, batch: AnyLoraBatch, scheduled: Sequence[ScheduledSequence]
     ) -> StepMixing | None:
-        """The changing weights of a batch; None where each adapter has one weight."""
+        """Return the changing weights of a batch; None if each adapter has one weight."""
         if all(item.sequence.mixing is None for item in scheduled):
             return None
         rows = []
@@ -321,8 +297,9 @@ class ModelRunner:
         return StepMixing(batch, rows, parts.gates, parts.routers, self._sites)
 
     def _try(self) -> None:
-        """A few tokens through the first blocks, so that an unsupported model is refused when it is
-        loaded, and the fused decoder is used only where it agrees with the model's own modules."""
+        """Run a few tokens through the first blocks, so that an unsupported model is refused when
+        it is loaded, and the fused decoder is used only where it agrees with the model's own
+        modules."""
         try:
             expected = self._trial()
         except (EngineError, TypeError, RuntimeError) as error:
@@ -348,7 +325,7 @@ class ModelRunner:
                 return
 
     def _trial(self) -> list[torch.Tensor]:
-        """Logits of a prefill, and of a decode step after it."""
+        """Return the logits of a prefill, and of a decode step after it."""
         size = self._block_size
         room = min(size * self._kv_blocks, self._loaded.max_model_len)
         prompt = min(_TRIAL_TOKENS, room - 1)

@@ -1,4 +1,5 @@
-"""What a step's kernels read: built anew for torch, or kept in buffers that a GPU's graphs know."""
+"""Batches that a step's kernels read: built per step for torch, or in fixed buffers for CUDA
+graphs."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from cluster.engine.execution.cuda_graphs import (
     decode_buckets,
 )
 from cluster.engine.model.model_loader import LoadedModel
-from cluster.engine.step_plan import ScheduledSequence
+from cluster.engine.steps import ScheduledSequence
 from kernels.attention.attention_batch import PagedBatch
 from kernels.attention.attention_triton_batch import TritonPagedBatch
 from kernels.attention.paged import AnyPagedBatch
@@ -38,7 +39,7 @@ StepForward = Callable[
 head left out; what the head read is kept in the last argument, [T or more, hidden]."""
 
 MAX_PAIRS = 8
-"""Adapters of a row for which Triton batches have room unless told otherwise."""
+"""Adapters of a row for which Triton batches have room by default."""
 
 
 class StepBatches(Protocol):
@@ -47,12 +48,13 @@ class StepBatches(Protocol):
     def attention(
         self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
     ) -> AnyPagedBatch:
-        """The step's view of the cache, valid until the next call; per row its blocks, its tokens
-        in the cache and its new tokens."""
+        """Return the step's view of the cache, valid until the next call; per row its blocks, its
+        tokens in the cache and its new tokens."""
         ...
 
     def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
-        """The step's adapters, valid until the next call or ``decode``; None for the base alone.
+        """Return the step's adapters, valid until the next call or ``decode``; None for the base
+        alone.
 
         Raises:
             ValueError: an empty slot, or a weight that is not finite.
@@ -60,17 +62,17 @@ class StepBatches(Protocol):
         ...
 
     def head(self, mixtures: Sequence[Mixture]) -> AnyLoraBatch | None:
-        """The adapters of single rows at the output head, valid until the next call; None where
+        """Return the adapters of single rows at the output head, valid until the next call; None if
         none of them has LoRA there."""
         ...
 
     def capture(self, forward: StepForward, /) -> None:
-        """Capture decode steps where the device replays them."""
+        """Capture nothing."""
         ...
 
     def decode(self, scheduled: Sequence[ScheduledSequence], /) -> torch.Tensor | None:
-        """Logits [rows, vocabulary] of a captured step, valid until the next call; None where the
-        step is not one that is captured."""
+        """Return the logits [rows, vocabulary] of a captured step, valid until the next call; None
+        if the step is not one that is captured."""
         ...
 
 
@@ -110,10 +112,10 @@ class TorchBatches:
         return LoraBatch.build(rows, self._bank)
 
     def capture(self, _: StepForward) -> None:
-        """Nothing."""
+        """Capture nothing."""
 
     def decode(self, _: Sequence[ScheduledSequence]) -> torch.Tensor | None:
-        """None."""
+        """Return None: nothing is captured."""
         return None
 
 
@@ -139,7 +141,7 @@ class TritonBatches:
             lora: of the bank.
             head: of the bank's output head.
             larger: for steps that do not fit the two.
-            capture: makes captured steps; None: every step is launched anew.
+            capture: makes captured steps; None: every step is launched again.
         """
         self._paged, self._lora, self._head, self._larger = paged, lora, head, larger
         self._capture = capture
@@ -179,7 +181,7 @@ class TritonBatches:
         return self._head.batch(mixtures)
 
     def capture(self, forward: StepForward) -> None:
-        """Capture decode steps of up to ``max_rows`` rows, with and without adapters."""
+        """Capture nothing."""
         if self._capture is None:
             return
         paged, lora, head = self._paged, self._lora, self._head
@@ -211,7 +213,7 @@ class TritonBatches:
 def make_batches(
     loaded: LoadedModel, config: EngineConfig, bank: AdapterBank, max_pairs: int = MAX_PAIRS
 ) -> StepBatches:
-    """The way of a model's device.
+    """Return the batches that fit a model's device.
 
     Args:
         loaded: the model.
@@ -236,7 +238,8 @@ def triton_batches(
     capture: Capture | None,
     max_pairs: int = MAX_PAIRS,
 ) -> TritonBatches:
-    """Buffers of the sizes that ``config`` bounds; arguments as of `make_batches` and the class."""
+    """Allocate buffers of the sizes that ``config`` bounds; arguments as of `make_batches` and the
+    class."""
     rows, tokens = config.max_batch_size, max(config.max_batch_tokens, config.max_batch_size)
     paged = TritonPagedBatch(
         max_tokens=tokens,

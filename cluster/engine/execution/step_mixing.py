@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from cluster.domain.decision import SiteWeights
-from cluster.engine.execution.mixing import LAYER_MODULES, MixingGate, PrefillRouter
+from cluster.engine.mixing import LAYER_MODULES
+from cluster.engine.mixing_parts import MixingGate, PrefillRouter
 from kernels.lora.torch_ops import AnyLoraBatch
 
 if TYPE_CHECKING:
     from cluster.domain.ids import RequestId
-    from cluster.engine.mixing_spec import Mixing
+    from cluster.engine.mixing import Mixing
     from cluster.engine.model.step_context import StepContext
     from kernels.lora.sites import FusedSite
 
@@ -29,7 +30,7 @@ _COLUMNS = len(LAYER_MODULES) + 1  # the last is of all other linears
 
 
 class SiteMap:
-    """Where the linears of a model's sites stand in its decoder layers."""
+    """Maps the linears of a model's sites to their places in its decoder layers."""
 
     def __init__(self, sites: Sequence[FusedSite], num_layers: int, device: torch.device) -> None:
         self.num_layers = num_layers
@@ -50,7 +51,7 @@ class SiteMap:
         self.columns = [torch.tensor(columns, device=device) for columns in self.modules]
 
     def table(self, weights: SiteWeights) -> torch.Tensor:
-        """[L, adapters, columns] of a decision's weights; 1 where it names no site.
+        """Return [L, adapters, columns] of a decision's weights; 1 where it names no site.
 
         Raises:
             KeyError: it names a site that the model does not have.
@@ -61,7 +62,7 @@ class SiteMap:
         return table
 
     def site_weights(self, masks: torch.Tensor) -> SiteWeights:
-        """A router's weights [L, 7] for its one adapter, as a decision holds them."""
+        """Return a router's weights [L, 7] for its one adapter, as a decision holds them."""
         values = masks.tolist()
         return SiteWeights(
             tuple(self.paths), (tuple(values[layer][at] for layer, at in self.paths.values()),)
@@ -91,13 +92,15 @@ class _Gated:
     scale: torch.Tensor  # [P] fp32: the mixture's weights
     explained: tuple[RequestId, ...]  # sequences that want to know
     last: torch.Tensor  # [explained] int64: each one's last row
-    told: list[torch.Tensor] = field(default_factory=list)  # [explained, k] of each layer
+    answers_by_layer: list[torch.Tensor] = field(
+        default_factory=list
+    )  # [explained, k] of each layer
 
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         return x if self.tokens is None else x.index_select(0, self.tokens)
 
     def pair_weights(self, answer: torch.Tensor) -> torch.Tensor:
-        """[P] fp32."""
+        """Return the weights of the gate's pairs, [P] fp32."""
         return answer.reshape(-1).index_select(0, self.places).mul_(self.scale)
 
 
@@ -125,7 +128,8 @@ class StepMixing:
         routers: Mapping[str, PrefillRouter],
         sites: SiteMap,
     ) -> None:
-        """``rows`` are all of the step, in order; those without a ``mixing`` keep their weights."""
+        """Take the rows of a step, all of them in order; those without a ``mixing`` keep their
+        weights."""
         self._sites = sites
         self._layer = 0
         device = batch.weights.device
@@ -173,12 +177,16 @@ class StepMixing:
 
     @property
     def changes(self) -> bool:
-        """Whether ``enter`` has anything to set."""
+        """True if ``enter`` has anything to set."""
         return self._frozen is None
 
     def view(self, site: int) -> torch.Tensor | None:
-        """Where a site's weights are from ``enter`` of its layer on, [P] or [P, slices], the same
-        memory in every step; None where they are not known before the site's input is there."""
+        """Return the memory that holds a site's weights from ``enter`` of its layer on.
+
+        Returns:
+            [P] or [P, slices], at the same address in every step; None if they are not known
+            before the site's input is there.
+        """
         if self._routed or any(gated.gate.resolution == "site" for gated in self._gated):
             return None
         if self._frozen is not None or not self._per_module:
@@ -201,7 +209,7 @@ class StepMixing:
             if gated.gate.resolution == "layer":
                 answer = gated.gate.weights(layer, None, gated.rows(x))
                 if gated.explained:
-                    gated.told.append(answer.index_select(0, gated.last))
+                    gated.answers_by_layer.append(answer.index_select(0, gated.last))
                 found = gated.pair_weights(answer).to(weights.dtype)
                 weights[gated.pairs] = found.unsqueeze(1) if self._per_module else found
         for routed in self._routed:
@@ -212,7 +220,8 @@ class StepMixing:
             weights[routed.pairs] = (columns * routed.scale).to(weights.dtype)
 
     def weights(self, site: int, x: torch.Tensor) -> torch.Tensor:
-        """Weights for ``add_lora`` at a site whose input is ``x`` [T, in]: [P] or [P, slices]."""
+        """Return the weights for ``add_lora`` at a site whose input is ``x`` [T, in]: [P] or [P,
+        slices]."""
         if not self._per_module:
             return self._weights
         if self._frozen is not None:
@@ -237,17 +246,18 @@ class StepMixing:
         return found
 
     def take_explained(self) -> dict[RequestId, tuple[tuple[float, ...], ...]]:
-        """[layers][adapters] of the last row of each sequence that wants to know, in this step."""
+        """Return [layers][adapters] of the last row of each sequence that wants to know, in this
+        step."""
         explained: dict[RequestId, tuple[tuple[float, ...], ...]] = {}
         for gated in self._gated:
-            if gated.told:
-                rows = torch.stack(gated.told, dim=1).tolist()  # [explained][layers][k]
+            if gated.answers_by_layer:
+                rows = torch.stack(gated.answers_by_layer, dim=1).tolist()  # [explained][layers][k]
                 explained.update(zip(gated.explained, map(_tuples, rows), strict=True))
-                gated.told = []
+                gated.answers_by_layer = []
         return explained
 
     def take_decided(self) -> dict[RequestId, SiteWeights]:
-        """What routers have decided since it was last asked; ends their part."""
+        """Return what routers have decided since it was last asked; ends their part."""
         decided = {
             routed.request_id: self._sites.site_weights(torch.stack(routed.masks).cpu())
             for routed in self._routed
@@ -276,7 +286,7 @@ def enter_layers(layers: nn.ModuleList, context: StepContext) -> None:
 
 
 def _owners(batch: AnyLoraBatch, rows: Sequence[MixedRows]) -> torch.Tensor:
-    """[pairs]: the index in ``rows`` of each pair's sequence."""
+    """Return [pairs]: the index in ``rows`` of each pair's sequence."""
     ends = torch.tensor([row.first + row.count for row in rows])
     return torch.searchsorted(ends, batch.pair_tokens, right=True)
 

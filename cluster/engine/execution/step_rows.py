@@ -12,9 +12,8 @@ import torch
 from cluster.domain.ids import RequestId
 from cluster.domain.request import TokenLogprobs
 from cluster.engine.sampling.sampler import NOTHING_SAMPLED, SamplingRow, sample, token_logprobs
-from cluster.engine.sequence import Sequence as EngineSequence
-from cluster.engine.step_output import StepOutput
-from cluster.engine.step_plan import ScheduledSequence
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.steps import ScheduledSequence, StepOutput
 from kernels.lora.lora_batch import Mixture
 
 
@@ -28,7 +27,7 @@ class StepRows:
 
     @classmethod
     def of(cls, scheduled: Sequence[ScheduledSequence]) -> Self:
-        """The wanted rows of a step's sequences."""
+        """Return the wanted rows of a step's sequences."""
         sampling: list[ScheduledSequence] = []
         scoring: list[tuple[EngineSequence, range]] = []
         last: list[int] = []
@@ -58,7 +57,7 @@ class StepRows:
 
 
 def step_output(logits: torch.Tensor, rows: StepRows, seeds: Mapping[RequestId, int]) -> StepOutput:
-    """What a step's logits, one row for each of ``rows.packed``, answer to its plan."""
+    """Turn a step's logits, one row for each of ``rows.packed``, into the output of its plan."""
     sampling = [
         SamplingRow.of(item.sequence, seeds[item.sequence.request_id]) for item in rows.sampling
     ]
@@ -87,8 +86,8 @@ def _score(logits: torch.Tensor, rows: StepRows) -> dict[RequestId, tuple[TokenL
     for sequence, positions in rows.scoring:
         tokens += sequence.token_ids[positions.start + 1 : positions.stop + 1]
         tops += [sequence.request.sampling.prompt_logprobs or 0] * len(positions)
-    told = iter(token_logprobs(logits, tokens, tops))
+    entries = iter(token_logprobs(logits, tokens, tops))
     return {
-        sequence.request_id: tuple(itertools.islice(told, len(positions)))
+        sequence.request_id: tuple(itertools.islice(entries, len(positions)))
         for sequence, positions in rows.scoring
     }

@@ -11,9 +11,9 @@ from kernels.lora.bank import AdapterBank
 
 
 def make_bank(loaded: LoadedModel, config: EngineConfig, adapters: AdapterConfig) -> AdapterBank:
-    """An empty bank for a model's sites.
+    """Return an empty bank for a model's sites.
 
-    Adapters are held in the engine's dtype, or in bf16 beside int8 weights, which are coarser, so
+    Adapters are held in the engine's dtype, or in bf16 with int8 weights, which are coarser, so
     that reading them costs half; ``adapters.dtype`` says otherwise.
 
     Raises:
@@ -38,7 +38,7 @@ def _storage(loaded: LoadedModel, config: EngineConfig, adapters: AdapterConfig)
     if storage != loaded.dtype and not (narrower and storage == torch.bfloat16):
         raise ConfigError(
             f"adapters.dtype is {adapters.dtype} with engine.dtype {config.dtype} on "
-            f"{loaded.device.type}, expected auto, the engine's own, or bfloat16 beside float32 on "
+            f"{loaded.device.type}, expected auto, the engine's own, or bfloat16 with float32 on "
             "a CPU"
         )
     return storage

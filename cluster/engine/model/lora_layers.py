@@ -56,7 +56,7 @@ class ProjectionGroup:
         return part
 
     def compute(self, x: torch.Tensor) -> torch.Tensor:
-        """The whole fused output [..., sum of sizes], with the step's adapters."""
+        """Return the whole fused output [..., sum of sizes], with the step's adapters."""
         y = self.product(x)
         context = self._context
         if context.lora is not None:

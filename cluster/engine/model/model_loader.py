@@ -15,6 +15,7 @@ from cluster.base_model.checks import (
     attention_modules,
     check_config,
     check_layers,
+    decoder_layers,
     layer_window,
     limit_model_len,
 )
@@ -105,22 +106,12 @@ def load_model(model_dir: Path, config: EngineConfig) -> LoadedModel:
 
 
 def resolve_device(wanted: str) -> torch.device:
-    """``auto`` is the GPU where there is one."""
+    """Resolve ``auto`` to the GPU if there is one."""
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("engine.device is 'cuda', but torch sees no CUDA device")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(wanted)
-
-
-def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The list of decoder layers of a causal LM."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(layers, nn.ModuleList) or len(layers) == 0:
-        raise ModelSourceError(
-            f"{type(model).__name__}: its decoder layers are not at model.layers"
-        )
-    return layers
 
 
 def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:
@@ -140,7 +131,7 @@ def _from_pretrained(model_dir: Path, dtype: torch.dtype) -> nn.Module:
 
 def _leave_file(model: nn.Module) -> None:
     """Copy weights that lie in the mapped file: the few that stay would keep all of it resident,
-    beside the packed copies of the others."""
+    next to the packed copies of the others."""
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
 
@@ -159,7 +150,7 @@ def _replace_head(
 
 
 def _eos_token_ids(model_dir: Path, config: Any) -> frozenset[int]:
-    """End-of-sequence ids of generation_config.json and config.json together."""
+    """Return the end-of-sequence ids of generation_config.json and config.json together."""
     found = set(_as_ids(getattr(config, "eos_token_id", None)))
     if (model_dir / "generation_config.json").is_file():
         generation = GenerationConfig.from_pretrained(model_dir, local_files_only=True)

@@ -22,12 +22,12 @@ class NativeProduct(Protocol):
     out_features: int
 
     def operation(self, x: int, y: int, rows: int, scratch: int, /) -> Operation:
-        """The product of [rows, in] at one address into [rows, out] at another, both contiguous
-        fp32, with as much scratch at the third."""
+        """Return the product of [rows, in] at one address into [rows, out] at another, both
+        contiguous fp32, with as much scratch at the third."""
         ...
 
     def scratch_bytes(self, rows: int, threads: int, /) -> int:
-        """What ``operation`` needs on so many threads."""
+        """Return what ``operation`` needs on so many threads."""
         ...
 
 
@@ -39,7 +39,8 @@ PACKED_BATCH = 16
 
 
 def make_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """The fastest product for this device and dtype; ``weight`` is [out, in], ``bias`` [out].
+    """Return the fastest product for this device and dtype; ``weight`` is [out, in], ``bias``
+    [out].
 
     On the CPU the weight is re-ordered once, and the caller should drop its own reference to it: in
     fp32 into panels, where the CPU has AVX-512, else in fp32 and bf16 for oneDNN.
@@ -54,7 +55,7 @@ def make_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 
 
 def packs(weight: torch.Tensor) -> bool:
-    """Whether this weight can be pre-packed here."""
+    """Return whether this weight can be pre-packed here."""
     return (
         weight.device.type == "cpu"
         and torch._C._has_mkldnn
@@ -65,7 +66,7 @@ def packs(weight: torch.Tensor) -> bool:
 
 
 def _has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 itself (AVX-512 BF16 or AMX)."""
+    """Return whether the CPU multiplies bf16 itself (AVX-512 BF16 or AMX)."""
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

@@ -1,6 +1,6 @@
 """Quantised weights: what ``engine.quantize`` makes of the products of the base model.
 
-Adapters are not quantised; their part is added in the activations' dtype beside the base product.
+Adapters are not quantised; their part is added to the base product in the activations' dtype.
 The embedding stays as it is too, a tied head gets an int8 copy of its own.
 """
 
@@ -31,7 +31,7 @@ def check_quantize(quantize: str, device: torch.device) -> None:
 
 
 def make_int8_product(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
-    """The int8 product of a CPU weight [out, in]; ``bias`` is [out]. Neither is kept.
+    """Return the int8 product of a CPU weight [out, in]; ``bias`` is [out]. Neither is kept.
 
     Raises:
         ModelSourceError: a weight is NaN or infinite.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from llguidance import LLMatcher, LLTokenizer
 
-from cluster.engine.sampling.grammar_limits import LIMITS
+from cluster.engine.grammar_limits import LIMITS
 from cluster.engine.sequence import Grammar
 from cluster.errors import BraidError, EngineError, GrammarTooComplex, RequestError
 
@@ -31,7 +31,7 @@ class TokenGrammar:
         self.problem = ""  # why no token may follow any more
 
     def allowed(self, generated: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """[vocabulary], true for each token that may follow ``generated``.
+        """Return [vocabulary], true for each token that may follow ``generated``.
 
         Only the end of sequence follows a complete text that nothing can extend. Nothing follows
         tokens that the grammar does not accept, or where it is too complex to go on.
@@ -52,7 +52,8 @@ class TokenGrammar:
 
 
 def row_error(grammar: Grammar | None, reason: str) -> BraidError:
-    """The error of a sequence without a next token: the caller's where its grammar gave up."""
+    """Return the error of a sequence without a next token: the caller's fault if its grammar gave
+    up."""
     if isinstance(grammar, TokenGrammar) and grammar.problem:
         return GrammarTooComplex(f"the grammar cannot be followed any further: {grammar.problem}")
     return EngineError(reason)
@@ -76,7 +77,7 @@ class GrammarCompiler:
         self._compiled: OrderedDict[bytes, LLMatcher] = OrderedDict()
 
     def start(self, grammar: str, generated: Sequence[int] = ()) -> TokenGrammar:
-        """The state of a sequence that has ``generated`` already.
+        """Return the state of a sequence that has ``generated`` already.
 
         Raises:
             RequestError: the grammar cannot be compiled or does not accept ``generated``, or the
@@ -88,7 +89,7 @@ class GrammarCompiler:
         return state
 
     def _matcher(self, grammar: str) -> LLMatcher:
-        """The compiled grammar in its first state; never advanced, only copied."""
+        """Return the compiled grammar in its first state; never advanced, only copied."""
         digest = sha256(grammar.encode()).digest()
         with self._lock:
             found = self._compiled.get(digest)

@@ -1,4 +1,4 @@
-"""What changes a row's logits before a token is chosen: bias, penalties, tokens that may not come.
+"""Changes a row's logits before a token is chosen: bias, penalties, tokens that may not come.
 
 In this order: ``logit_bias`` is added; tokens of the prompt and the completion are discouraged by
 ``repetition_penalty``; tokens of the completion by ``frequency_penalty`` and ``presence_penalty``;
@@ -12,12 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.sequence import EngineSequence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LogitAdjustment:
-    """What one row needs. Token ids beyond the vocabulary are ignored: they cannot be chosen."""
+    """The adjustments of one row. Token ids beyond the vocabulary are ignored: they cannot be
+    chosen."""
 
     logit_bias: tuple[tuple[int, float], ...] = ()
     repetition_penalty: float = 1.0  # over prompt_ids and generated_ids; 1 is off
@@ -30,7 +31,7 @@ class LogitAdjustment:
 
 
 def adjustment_of(sequence: EngineSequence) -> LogitAdjustment | None:
-    """What a sequence's next token needs; None where the logits stay as they are."""
+    """Return what a sequence's next token needs, or None if the logits stay as they are."""
     if not sequence.adjusts_logits:
         return None
     params = sequence.request.sampling
@@ -76,7 +77,7 @@ def adjust_logits(logits: torch.Tensor, rows: Sequence[LogitAdjustment]) -> None
 
 
 def _penalise_repeated(flat: torch.Tensor, rows: Sequence[LogitAdjustment], width: int) -> None:
-    """CTRL's penalty (arXiv 1909.05858, section 4.1), negative logits made more negative."""
+    """Apply CTRL's penalty (arXiv 1909.05858, section 4.1), negative logits made more negative."""
     seen = [
         (at, (row.prompt_ids, row.generated_ids))
         for at, row in enumerate(rows)
@@ -107,7 +108,7 @@ def _penalise_generated(flat: torch.Tensor, rows: Sequence[LogitAdjustment], wid
 def _places(
     rows: Iterable[tuple[int, Iterable[Sequence[int]]]], like: torch.Tensor, width: int
 ) -> torch.Tensor:
-    """Positions of (row, lists of token ids) in the flattened logits."""
+    """Return the positions of (row, lists of token ids) in the flattened logits."""
     parts = [np.empty(0, dtype=np.int64)]
     for at, lists in rows:
         for tokens in lists:
@@ -119,6 +120,6 @@ def _places(
 def _by_row(
     values: list[float], index: torch.Tensor, width: int, like: torch.Tensor
 ) -> torch.Tensor:
-    """The value of each position's row."""
+    """Return the value of each position's row."""
     every = torch.tensor(values, device=like.device, dtype=like.dtype)
     return every[index // width]

@@ -15,7 +15,7 @@ import torch
 
 from cluster.domain.request import SamplingParams, TokenLogprobs
 from cluster.engine.sampling.logit_adjustment import LogitAdjustment, adjust_logits, adjustment_of
-from cluster.engine.sequence import Sequence as EngineSequence
+from cluster.engine.sequence import EngineSequence
 from cluster.errors import EngineError
 
 NUCLEUS_CANDIDATES = 256
@@ -30,7 +30,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 @dataclass(slots=True)
 class SamplingRow:
-    """How one row of logits becomes a token."""
+    """The parameters that turn one row of logits into a token."""
 
     temperature: float  # 0 is greedy
     top_p: float  # (0, 1]
@@ -43,7 +43,7 @@ class SamplingRow:
 
     @classmethod
     def of(cls, sequence: EngineSequence, seed: int) -> Self:
-        """How the next token of a sequence is chosen."""
+        """Take the parameters of a sequence's next token."""
         params = sequence.request.sampling
         return cls(
             temperature=params.temperature,
@@ -99,7 +99,7 @@ def check_sampling(params: SamplingParams) -> None:
 
 
 def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1) that depends on nothing but ``seed`` and ``index`` (SplitMix64)."""
+    """Return a number in [0, 1) that depends only on ``seed`` and ``index`` (SplitMix64)."""
     z = _mix64((_mix64(seed & _MASK) + (index + 1) * _GOLDEN) & _MASK)
     return (z >> 11) * 2.0**-53
 
@@ -112,7 +112,7 @@ def _mix64(z: int) -> int:
 
 
 def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
-    """One token per row of ``logits`` [rows, vocabulary], fp32.
+    """Choose one token per row of ``logits`` [rows, vocabulary], fp32.
 
     Log-probabilities are of the raw distribution: before adjustments, temperature and truncation
     (top-k, then top-p of what is left, then min-p). Greedy rows take the first of equal maxima.
@@ -151,7 +151,7 @@ def sample(logits: torch.Tensor, rows: Sequence[SamplingRow]) -> SampledTokens:
 
 
 def _draw(logits: torch.Tensor, maxima: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
-    """Token ids [rows] by inverse transform over the truncated distribution."""
+    """Draw token ids [rows] by inverse transform over the truncated distribution."""
     options: dict[str, Any] = {"device": logits.device, "dtype": torch.float32}
     temperature = torch.tensor([row.temperature for row in rows], **options)
     probs = ((logits - maxima[:, None]) / temperature[:, None]).softmax(dim=-1)
@@ -217,7 +217,7 @@ def _keep_min_p(probs: torch.Tensor, at: list[int], min_p: list[float]) -> torch
 def token_logprobs(
     logits: torch.Tensor, tokens: Sequence[int], tops: Sequence[int]
 ) -> list[TokenLogprobs]:
-    """Log-probabilities of given tokens.
+    """Return the log-probabilities of given tokens.
 
     Args:
         logits: [rows, vocabulary], fp32; not changed.
@@ -248,11 +248,11 @@ def _logprobs(
     wanted = [i for i, row in enumerate(rows) if row.logprobs is not None]
     if not wanted:
         return tuple(answers)
-    told = token_logprobs(
+    entries = token_logprobs(
         logits[torch.tensor(wanted, device=logits.device)],
         [tokens[i] for i in wanted],
         [rows[i].logprobs or 0 for i in wanted],
     )
-    for i, answer in zip(wanted, told, strict=True):
+    for i, answer in zip(wanted, entries, strict=True):
         answers[i] = answer
     return tuple(answers)

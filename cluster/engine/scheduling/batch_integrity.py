@@ -1,13 +1,13 @@
-"""What must hold of the sequences in the batch and of those beside it, whatever the schedule."""
+"""Checks what must hold of sequences in the batch and outside it, whatever the schedule."""
 
 from collections.abc import Collection
 
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.errors import IntegrityError
 
 
-def check_batch(running: Collection[Sequence], max_batch_size: int, pool: BlockPool) -> None:
+def check_batch(running: Collection[EngineSequence], max_batch_size: int, pool: BlockPool) -> None:
     """Raise IntegrityError unless those in the batch fit it, with blocks for what is computed."""
     if len(running) > max_batch_size:
         raise IntegrityError(f"{len(running)} sequences run, expected at most {max_batch_size}")
@@ -20,7 +20,7 @@ def check_batch(running: Collection[Sequence], max_batch_size: int, pool: BlockP
             )
 
 
-def check_waiting(waiting: Collection[Sequence]) -> None:
+def check_waiting(waiting: Collection[EngineSequence]) -> None:
     """Raise IntegrityError where one that waits holds blocks, or is not said to wait."""
     for sequence in waiting:
         if sequence.status is not SequenceStatus.WAITING or sequence.block_table:
@@ -30,7 +30,7 @@ def check_waiting(waiting: Collection[Sequence]) -> None:
             )
 
 
-def check_order(admitted: Collection[Sequence]) -> None:
+def check_order(admitted: Collection[EngineSequence]) -> None:
     """Raise IntegrityError unless those admitted, running and preempted, are in that order."""
     admissions = [sequence.admission for sequence in admitted]
     if admissions != sorted(set(admissions)) or min(admissions, default=0) < 0:

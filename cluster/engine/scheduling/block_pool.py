@@ -1,4 +1,4 @@
-"""KV blocks of one replica: who holds each, and what the free ones still contain.
+"""KV blocks of one replica: their holders, and what the free ones still contain.
 
 A block is in exactly one of three states:
 
@@ -20,7 +20,7 @@ from cluster.errors import IntegrityError
 class BlockPool:
     """``num_blocks`` blocks of ``block_size`` tokens, counted by reference.
 
-    Blocks that nobody holds but whose content has a key are kept for reuse and reclaimed, least
+    Blocks that have no holder but whose content has a key are kept for reuse and reclaimed, least
     recently released first, only when no other block is free.
     """
 
@@ -45,17 +45,12 @@ class BlockPool:
         """Blocks without a holder that are kept for reuse."""
         return len(self._cached)
 
-    @property
-    def num_used(self) -> int:
-        """Blocks with at least one holder."""
-        return self.num_blocks - self.num_free
-
     def blocks_for(self, num_tokens: int) -> int:
         """Blocks that ``num_tokens`` tokens occupy."""
         return -(-num_tokens // self.block_size)
 
     def ref_count(self, block: int) -> int:
-        """Holders of ``block``."""
+        """Return how many holders a block has."""
         return self._refs[block]
 
     def allocate(self, count: int) -> list[int]:
@@ -81,7 +76,7 @@ class BlockPool:
         """Add a holder to a used or cached block.
 
         Raises:
-            IntegrityError: the block is free, so its content belongs to nobody.
+            IntegrityError: the block is free, so its content has no owner.
         """
         if self._refs[block] == 0:
             if block not in self._cached:
@@ -127,7 +122,7 @@ class BlockPool:
         return True
 
     def lookup(self, key: str) -> int | None:
-        """The block with this content, or None. It gains no holder by being looked up."""
+        """Return the block with this content, or None. It gains no holder by being looked up."""
         return self._block_of.get(key)
 
     def check_integrity(self, holders: Iterable[Iterable[int]] | None = None) -> None:

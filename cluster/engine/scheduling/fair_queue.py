@@ -1,8 +1,8 @@
-"""The sequences that wait for their first admission, and whose turn it is.
+"""Queues the sequences that wait for their first admission, and decides whose turn it is.
 
 A replica is shared by tenants, and a tenant's adapters by its applications. Whoever waits wants:
 
-- a tenant's wait does not grow with what others have queued, and nobody's share grows by sending
+- a tenant's wait does not grow with what others have queued, and no share grows by sending
   more requests, longer ones, or under more adapters. So tenants take turns, and their shares are
   counted in tokens to compute;
 - a tenant's batch job over one adapter does not hold up its chat over another. So within a
@@ -19,9 +19,9 @@ of its own queue (0 once it is the first), admitted before it are
 
 Newcomers never pass the one whose turn it is, so a large sequence that waits for blocks gets them.
 
-``hold`` sets a queue aside until an event. From the first time that a sequence is held until the
-last time that it is let go, at most ``max_passes`` sequences of others are admitted; the bounds
-count anew from then. A held queue keeps its turn but makes nothing up.
+``defer`` sets a queue aside until an event. From the first time that a sequence is deferred until
+the last time that it is resumed, at most ``max_passes`` sequences of others are admitted; the
+bounds count from then on. A deferred queue keeps its turn but makes nothing up.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.engine.scheduling.turns import Flow, Turns
-from cluster.engine.sequence import Sequence
+from cluster.engine.sequence import EngineSequence
 from cluster.errors import IntegrityError
 
 
@@ -43,7 +43,7 @@ class _Tenant(Flow):
 
     key: TenantId = field(kw_only=True)
     queues: dict[tuple[AdapterDigest, ...], _Queue] = field(default_factory=dict)
-    turns: Turns[_Queue] = field(default_factory=Turns)  # of those queues that are not held
+    turns: Turns[_Queue] = field(default_factory=Turns)  # of those queues that are not deferred
     size: int = 0  # sequences in them
 
 
@@ -53,11 +53,11 @@ class _Queue(Flow):
 
     key: tuple[AdapterDigest, ...] = field(kw_only=True)
     tenant: _Tenant = field(kw_only=True)
-    sequences: OrderedDict[RequestId, Sequence] = field(default_factory=OrderedDict)
-    held_for: str | None = None  # the event that releases it
+    sequences: OrderedDict[RequestId, EngineSequence] = field(default_factory=OrderedDict)
+    deferred_until: str | None = None  # the event that releases it
 
     @property
-    def head(self) -> Sequence:
+    def head(self) -> EngineSequence:
         return next(iter(self.sequences.values()))
 
 
@@ -66,24 +66,26 @@ class FairQueue:
 
     Args:
         fair: false makes one queue of everything, in order of arrival.
-        max_passes: admissions after which a held sequence is held no longer.
+        max_passes: admissions after which a sequence is deferred no longer.
     """
 
     def __init__(self, *, fair: bool, max_passes: int) -> None:
         self._fair = fair
         self._max_passes = max_passes
         self._tenants: dict[TenantId, _Tenant] = {}
-        self._turns = Turns[_Tenant]()  # of the tenants with a queue that is not held
-        self._held: dict[str, list[_Queue]] = {}  # by event
-        self._limits: list[tuple[int, int, _Queue]] = []  # of held ones: (limit, arrival, queue)
+        self._turns = Turns[_Tenant]()  # of the tenants with a queue that is not deferred
+        self._deferred: dict[str, list[_Queue]] = {}  # by event
+        self._limits: list[
+            tuple[int, int, _Queue]
+        ] = []  # of deferred ones: (limit, arrival, queue)
         self._admissions = 0
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def __iter__(self) -> Iterator[Sequence]:
-        """All sequences, queue by queue, each queue in order of arrival."""
+    def __iter__(self) -> Iterator[EngineSequence]:
+        """Return all sequences, queue by queue, each queue in order of arrival."""
         for tenant in self._tenants.values():
             for queue in tenant.queues.values():
                 yield from queue.sequences.values()
@@ -94,16 +96,16 @@ class FairQueue:
         return len(self._tenants)
 
     @property
-    def held(self) -> int:
+    def deferred(self) -> int:
         """Queues set aside."""
         return len(self._limits)
 
     def waiting_of(self, tenant: TenantId) -> int:
-        """Sequences of a tenant."""
+        """Return how many sequences of a tenant wait."""
         found = self._tenants.get(self._tenant_key(tenant))
         return 0 if found is None else found.size
 
-    def append(self, sequence: Sequence) -> None:
+    def append(self, sequence: EngineSequence) -> None:
         """Queue a sequence behind those of its tenant with the same adapters."""
         tenant_key = self._tenant_key(sequence.request.tenant)
         tenant = self._tenants.get(tenant_key)
@@ -120,15 +122,16 @@ class FairQueue:
         tenant.size += 1
         self._size += 1
 
-    def peek(self) -> Sequence | None:
-        """Whose turn it is; None when nothing waits or all that waits is held.
+    def peek(self) -> EngineSequence | None:
+        """Return the sequence whose turn it is, or None if nothing waits or all that waits is
+        deferred.
 
-        The answer stays the same until that sequence is popped, held or removed.
+        The answer stays the same until that sequence is popped, deferred or removed.
         """
         queue = self._first()
         return None if queue is None else queue.head
 
-    def pop(self, cost: int) -> Sequence:
+    def pop(self, cost: int) -> EngineSequence:
         """Take the sequence that ``peek`` gives, which is admitted at ``cost`` tokens (>= 1).
 
         Raises:
@@ -146,40 +149,40 @@ class FairQueue:
             self._resume(self._limits[0][2])
         return sequence
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: EngineSequence) -> None:
         """Take a sequence out, wherever it is, at no cost to its tenant."""
         tenant = self._tenants[self._tenant_key(sequence.request.tenant)]
         queue = tenant.queues[sequence.request.digests if self._fair else ()]
-        if queue.held_for is not None and queue.head is sequence:
+        if queue.deferred_until is not None and queue.head is sequence:
             self._resume(queue)
         self._take(queue, sequence)
 
-    def hold(self, event: str) -> bool:
-        """Set the queue of the sequence that ``peek`` gives aside until ``release(event)``.
+    def defer(self, event: str) -> bool:
+        """Set the queue of the sequence that ``peek`` gives aside until ``resume_deferred(event)``.
 
         False, and nothing is changed, when enough others have passed it already.
         """
         queue = self._first()
         if queue is None:
-            raise IntegrityError(f"0 sequences to hold, {self._size} wait")
+            raise IntegrityError(f"0 sequences to defer, {self._size} wait")
         sequence = queue.head
-        if sequence.hold_limit is None:
-            sequence.hold_limit = self._admissions + self._max_passes
-        if sequence.hold_limit <= self._admissions:
+        if sequence.defer_limit is None:
+            sequence.defer_limit = self._admissions + self._max_passes
+        if sequence.defer_limit <= self._admissions:
             return False
         self._leave(queue)
-        queue.held_for = event
-        self._held.setdefault(event, []).append(queue)
+        queue.deferred_until = event
+        self._deferred.setdefault(event, []).append(queue)
         bisect.insort(self._limits, self._limit(queue))
         return True
 
-    def release(self, event: str) -> None:
-        """Let those take part again that were held for ``event``."""
-        for queue in tuple(self._held.get(event, ())):
+    def resume_deferred(self, event: str) -> None:
+        """Let the queues take part again that were deferred until ``event``."""
+        for queue in tuple(self._deferred.get(event, ())):
             self._resume(queue)
 
     def check_integrity(self) -> None:
-        """Check that counts, turns and what is held agree.
+        """Check that counts, turns and what is deferred agree.
 
         Raises:
             IntegrityError: with both numbers.
@@ -188,7 +191,7 @@ class FairQueue:
         listed = sum(1 for _ in self)
         if listed != self._size:
             raise IntegrityError(f"{listed} sequences in queues, {self._size} counted")
-        held = 0
+        deferred = 0
         for tenant in self._tenants.values():
             tenant.turns.check_integrity()
             queues = tenant.queues.values()
@@ -198,7 +201,7 @@ class FairQueue:
                     f"{tenant.key} has {size} sequences in {len(queues)} queues, {tenant.size} "
                     "counted, and each queue should have one"
                 )
-            aside = sum(1 for queue in queues if queue.held_for is not None)
+            aside = sum(1 for queue in queues if queue.deferred_until is not None)
             turns = sum(1 for queue in queues if queue.turn >= 0)
             if not turns == len(tenant.turns) == len(queues) - aside:
                 raise IntegrityError(
@@ -206,11 +209,11 @@ class FairQueue:
                 )
             if (tenant.turn >= 0) != (turns > 0):
                 raise IntegrityError(f"{tenant.key} has turn {tenant.turn} with {turns} queues")
-            held += aside
-        by_event = sum(len(queues) for queues in self._held.values())
-        if not held == by_event == len(self._limits):
+            deferred += aside
+        by_event = sum(len(queues) for queues in self._deferred.values())
+        if not deferred == by_event == len(self._limits):
             raise IntegrityError(
-                f"{held} queues are held, {by_event} by event, {len(self._limits)} by limit"
+                f"{deferred} queues are deferred, {by_event} by event, {len(self._limits)} by limit"
             )
 
     def _tenant_key(self, tenant: TenantId) -> TenantId:
@@ -220,7 +223,7 @@ class FairQueue:
         tenant = self._turns.first
         return None if tenant is None else tenant.turns.first
 
-    def _take(self, queue: _Queue, sequence: Sequence) -> None:
+    def _take(self, queue: _Queue, sequence: EngineSequence) -> None:
         tenant = queue.tenant
         del queue.sequences[sequence.request_id]
         tenant.size -= 1
@@ -237,20 +240,20 @@ class FairQueue:
             self._turns.leave(queue.tenant)
 
     def _resume(self, queue: _Queue) -> None:
-        """A held queue takes part again."""
-        assert queue.held_for is not None
+        """Let a deferred queue take part again."""
+        assert queue.deferred_until is not None
         del self._limits[bisect.bisect_left(self._limits, self._limit(queue))]
-        queues = self._held[queue.held_for]
+        queues = self._deferred[queue.deferred_until]
         queues.remove(queue)
         if not queues:
-            del self._held[queue.held_for]
-        queue.held_for = None
+            del self._deferred[queue.deferred_until]
+        queue.deferred_until = None
         queue.tenant.turns.resume(queue)
         if queue.tenant.turn < 0:
             self._turns.resume(queue.tenant)
 
     @staticmethod
     def _limit(queue: _Queue) -> tuple[int, int, _Queue]:
-        limit = queue.head.hold_limit
+        limit = queue.head.defer_limit
         assert limit is not None
         return limit, queue.head.arrival, queue

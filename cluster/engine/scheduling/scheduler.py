@@ -1,4 +1,4 @@
-"""What the next step computes: continuous batching on integers alone.
+"""Plans the next step: continuous batching on integers alone.
 
 Each step has room for ``max_batch_tokens`` tokens of at most ``max_batch_size`` sequences, given
 out in this order:
@@ -7,27 +7,27 @@ out in this order:
 2. prefills under way, oldest admission first, in chunks of what room is left;
 3. admission, while batch places and blocks last: preempted sequences first, then those that were
    never admitted, in the order of ``scheduling.fair_queue``. Whose turn it is waits for its
-   blocks, and nobody passes it.
+   blocks, and no other passes it.
 
 Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
 are none, the sequence admitted last gives up its blocks and waits before all that were never
 admitted; its tokens are kept and computed again. Running and preempted sequences together are thus
-always in order of admission: among them nobody is overtaken, the oldest always advances, and each
+always in order of admission: among them none is overtaken, the oldest always advances, and each
 becomes the oldest. So each ends, so its place and blocks come free, and who waits to be admitted
 waits no longer than the queue's bounds say.
 
-A sequence whose next block is just being computed for a running one is held back until that block
-is in the prefix cache, while others may pass, at most ``HOLD_PASSES`` of them. Who computes it is
-in the batch and advances; when it leaves the batch instead, nobody waits for it any longer.
+A sequence whose next block is just being computed for a running one is deferred until that block
+is in the prefix cache, while others may pass, at most ``MAX_PASSES`` of them. Who computes it is
+in the batch and advances; when it leaves the batch instead, nothing waits for it any longer.
 
 A sequence that was re-routed, or whose prompt invokes an adapter, has spans, each with its own
 adapters. When it is preempted it needs the adapters of all its spans again. Where those of
-the first ones may have left the bank, it is not kept here but handed back, to be added anew with
+the first ones may have left the bank, it is not kept here but handed back, to be added again with
 the tokens it has: as the newest, so that it is preempted again only for those admitted before.
 
-Ownership: from ``add`` on, a sequence is the scheduler's until ``commit``, ``expire`` or ``cancel``
-returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens exactly
-once.
+Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commit``, ``expire`` or
+``cancel`` returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens
+exactly once.
 """
 
 import math
@@ -41,22 +41,22 @@ from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.scheduling.batch_integrity import check_batch, check_order, check_waiting
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.expected_length import ExpectedLength
 from cluster.engine.scheduling.fair_queue import FairQueue
-from cluster.engine.scheduling.shared_prefixes import SharedPrefixes
-from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.scheduling.prefixes import SharedPrefixes
+from cluster.engine.scheduling.queue_limit import refuse_if_full
+from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import Span
-from cluster.engine.step_plan import ScheduledSequence, StepPlan
+from cluster.engine.steps import ScheduledSequence, StepPlan
 from cluster.errors import (
     ConfigError,
     EngineError,
     IntegrityError,
-    Overloaded,
     PromptTooLong,
     RequestError,
 )
+from cluster.expected_length import ExpectedLength
 
-HOLD_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
+MAX_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
 
 
 class Scheduler:
@@ -67,11 +67,11 @@ class Scheduler:
     made, and its tokens are scheduled again. Not thread-safe.
 
     A step is larger than ``max_batch_tokens`` only for a sequence with ``whole_prefill`` whose
-    prompt does not fit beside the decodes; it is then the only prefill of that step.
+    prompt does not fit next to the decodes; it is then the only prefill of that step.
     """
 
     def __init__(self, config: EngineConfig, pool: BlockPool, clock: Clock) -> None:
-        """Build an empty scheduler over ``pool``, which nobody else may allocate from.
+        """Build an empty scheduler over ``pool``, which nothing else may allocate from.
 
         Raises:
             ConfigError: ``max_batch_tokens`` has no room for a full batch of decodes.
@@ -85,19 +85,21 @@ class Scheduler:
         self._pool = pool
         self._clock = clock
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
-        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=HOLD_PASSES)
+        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
         self._expected = ExpectedLength()
-        self._preempted: deque[Sequence] = deque()  # in order of admission, after all that run
-        self._returned: list[Sequence] = []  # preempted, and not to be kept here
-        self._running: list[Sequence] = []  # in order of admission
-        self._by_id: dict[RequestId, Sequence] = {}
+        self._preempted: deque[EngineSequence] = (
+            deque()
+        )  # in order of admission, after all that run
+        self._returned: list[EngineSequence] = []  # preempted, and not to be kept here
+        self._running: list[EngineSequence] = []  # in order of admission
+        self._by_id: dict[RequestId, EngineSequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
         self._arrivals = 0
         self._admissions = 0
         self._plans = 0
         self._open_plan: StepPlan | None = None  # the one that commit takes
         self._preemptions = 0
-        self._lately_preempted: list[Sequence] = []  # by the newest plan
+        self._newly_preempted: list[EngineSequence] = []  # by the newest plan
 
     @property
     def max_model_len(self) -> int:
@@ -120,17 +122,17 @@ class Scheduler:
         return self._preemptions
 
     @property
-    def sequences(self) -> tuple[Sequence, ...]:
+    def sequences(self) -> tuple[EngineSequence, ...]:
         """All sequences not yet ended: those admitted before in that order, then the others."""
         return (*self._running, *self._preempted, *self._queue)
 
-    def add(self, sequence: Sequence) -> None:
+    def add_sequence(self, sequence: EngineSequence) -> None:
         """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.
 
         Raises:
             RequestError: a live sequence has the same request id.
             PromptTooLong: alone, at its full length, it would not fit the pool.
-            Overloaded: ``max_queued`` sequences wait already, beside those the batch has room for;
+            Overloaded: ``max_queued`` sequences wait already, besides those the batch has room for;
                 and, where tenants take turns, an equal share of them are this tenant's.
         """
         if sequence.request_id in self._by_id:
@@ -145,7 +147,9 @@ class Scheduler:
                 f"tokens; the replica has {self._pool.num_blocks}",
                 param="prompt",
             )
-        self._refuse_if_full(sequence)
+        refuse_if_full(
+            sequence.request.tenant, self._config, self._queue, self._preempted, self.running
+        )
         sequence.arrival = self._arrivals
         self._arrivals += 1
         self._by_id[sequence.request_id] = sequence
@@ -157,8 +161,8 @@ class Scheduler:
 
     def cancel(
         self, request_id: RequestId, reason: FinishReason = FinishReason.CANCELLED
-    ) -> Sequence | None:
-        """End a sequence now, wherever it is, and free its blocks; None when it is not live."""
+    ) -> EngineSequence | None:
+        """End a sequence now, wherever it is, and free its blocks; None if it is not live."""
         sequence = self._by_id.get(request_id)
         if sequence is not None:
             self._end(sequence, reason)
@@ -180,11 +184,11 @@ class Scheduler:
         adapters: tuple[tuple[Slot, float], ...],
         after: int,
     ) -> int | None:
-        """Let a sequence go on with other adapters once ``after`` tokens of its completion are
+        """Continue a sequence with other adapters once ``after`` tokens of its completion are
         there; what has been or is being computed stays as it is.
 
         Returns:
-            How many tokens of its completion come before; None when it is not live.
+            How many tokens of its completion come before; None if it is not live.
 
         Raises:
             EngineError: it waits for another change already, or its adapters are weighed within
@@ -193,23 +197,26 @@ class Scheduler:
         sequence = self._by_id.get(request_id)
         return None if sequence is None else sequence.reroute(namespace, adapters, after)
 
-    def let_go(self, request_id: RequestId, start: int) -> bool:
-        """The adapters of the spans before the one at ``start`` (tokens of the completion) are
-        about to leave; False while they are needed to compute what is not there yet."""
+    def release_before(self, request_id: RequestId, start: int) -> bool:
+        """Release the adapters of the spans before the one at ``start``, in completion tokens.
+
+        Returns False, releasing nothing, while they are needed to compute what is missing.
+        """
         sequence = self._by_id.get(request_id)
-        return sequence is None or sequence.let_go(start)
+        return sequence is None or sequence.release_before(start)
 
     @property
-    def lately_preempted(self) -> tuple[Sequence, ...]:
-        """What the newest plan took out of the batch."""
-        return tuple(self._lately_preempted)
+    def newly_preempted(self) -> tuple[EngineSequence, ...]:
+        """Sequences that the newest plan took out of the batch."""
+        return tuple(self._newly_preempted)
 
-    def take_returned(self) -> list[Sequence]:
-        """Sequences preempted since the last call that cannot be computed again as they are."""
+    def take_returned(self) -> list[EngineSequence]:
+        """Take the sequences preempted since the last call that cannot be computed again as they
+        are."""
         returned, self._returned = self._returned, []
         return returned
 
-    def expire(self) -> list[Sequence]:
+    def expire(self) -> list[EngineSequence]:
         """End what is past its deadline or complete as it came; call it before ``schedule``.
 
         ``commit`` does the same, so a loop that never idles needs no call of its own.
@@ -237,7 +244,7 @@ class Scheduler:
         Depends on the order of arrival, on sizes, and on who shares a queue or a prefix with whom;
         not on time or ids.
         """
-        self._lately_preempted.clear()
+        self._newly_preempted.clear()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
         prefills = self._schedule_prefills(budget)
@@ -250,7 +257,7 @@ class Scheduler:
         self._open_plan = StepPlan(self._plans, tuple(scheduled))
         return self._open_plan
 
-    def commit(self, plan: StepPlan, sampled: Mapping[RequestId, int]) -> list[Sequence]:
+    def commit(self, plan: StepPlan, sampled: Mapping[RequestId, int]) -> list[EngineSequence]:
         """Account for a computed step: publish full blocks, append tokens, end what is complete.
 
         Sequences that ended since the plan was made are ignored, and so are their tokens.
@@ -287,8 +294,8 @@ class Scheduler:
                     f"the plan starts at {item.start}"
                 )
             sequence.num_computed = item.end
-            for key in self._prefixes.publish(sequence):
-                self._queue.release(key)
+            for key in self._prefixes.publish_blocks(sequence):
+                self._queue.resume_deferred(key)
             if item.samples and sequence.end_by_tokens is None:
                 sequence.token_ids.append(sampled[sequence.request_id])
             reason = sequence.end_by_tokens
@@ -297,16 +304,16 @@ class Scheduler:
                 ended.append(sequence)
         return ended + self.expire()
 
-    def complete(self, sequence: Sequence, weights: SiteWeights) -> None:
-        """What a sequence's whole prompt was computed for is known: it is from now on like others.
+    def complete_routing(self, sequence: EngineSequence, weights: SiteWeights) -> None:
+        """Take a router's answer for a sequence, which from now on is like others.
 
         Call it before the ``commit`` of the step that computed the prompt. What it publishes is
         named by what was decided, so that the same prompt with the same answer finds it.
         """
         mixing = sequence.mixing
         assert mixing is not None
-        for key in self._prefixes.forget(sequence):
-            self._queue.release(key)
+        for key in self._prefixes.withdraw_blocks(sequence):
+            self._queue.resume_deferred(key)
         sequence.whole_prefill = False
         sequence.mixing = mixing.completed(weights)
         if mixing.complete is not None:
@@ -331,17 +338,17 @@ class Scheduler:
         check_order((*self._running, *self._preempted))
 
     def _schedule_decodes(self) -> list[ScheduledSequence]:
-        """One token for each running sequence that lacks only its newest one."""
+        """Schedule one token for each running sequence that lacks only its newest one."""
         scheduled = []
         for sequence in tuple(self._running):
             if sequence.status is not SequenceStatus.RUNNING or sequence.is_prefilling:
                 continue
             if self._make_room(sequence):
-                scheduled.append(self._share(sequence, 1))
+                scheduled.append(self._part_of(sequence, 1))
         return scheduled
 
-    def _make_room(self, sequence: Sequence) -> bool:
-        """Give a decode the block of its newest token; False when it was itself preempted.
+    def _make_room(self, sequence: EngineSequence) -> bool:
+        """Give a decode the block of its newest token; False if it was itself preempted.
 
         Those preempted were admitted after ``sequence``, so none is in the step yet.
         """
@@ -355,28 +362,28 @@ class Scheduler:
         return True
 
     def _schedule_prefills(self, budget: int) -> list[ScheduledSequence]:
-        """Chunks of the prefills under way; they hold their blocks already."""
+        """Schedule chunks of the prefills under way; they have their blocks already."""
         scheduled: list[ScheduledSequence] = []
         for sequence in self._running:
             if sequence.is_prefilling:
                 count = self._chunk(sequence, budget, alone=not scheduled)
                 if count == 0:
                     break
-                scheduled.append(self._share(sequence, count))
+                scheduled.append(self._part_of(sequence, count))
                 budget -= count
         return scheduled
 
     def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
-        """Move sequences into the batch, and append their shares."""
+        """Move sequences into the batch, and append their parts of the step."""
         while len(self._running) < self._config.max_batch_size:
             again = bool(self._preempted)
             sequence = self._preempted[0] if again else self._queue.peek()
             if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
                 return
-            hits = self._prefixes.find(sequence)
+            hits = self._prefixes.find_cached(sequence)
             if not again:
-                awaited = self._prefixes.awaited(sequence, len(hits))
-                if awaited is not None and self._queue.hold(awaited):
+                awaited = self._prefixes.find_awaited(sequence, len(hits))
+                if awaited is not None and self._queue.defer(awaited):
                     continue
             if not self._take_blocks(sequence, hits):
                 return
@@ -388,19 +395,21 @@ class Scheduler:
                 self._admissions += 1
             self._running.append(sequence)
             sequence.status = SequenceStatus.RUNNING
-            self._prefixes.announce(sequence)
+            self._prefixes.announce_blocks(sequence)
             count = self._chunk(sequence, budget, alone=not prefills)
-            prefills.append(self._share(sequence, count))
+            prefills.append(self._part_of(sequence, count))
             budget -= count
 
-    def _cost(self, sequence: Sequence) -> int:
-        """Tokens to compute for a sequence that holds its blocks: prefill and expected decode."""
+    def _cost(self, sequence: EngineSequence) -> int:
+        """Return the tokens to compute for a sequence that has its blocks: prefill and expected
+        decode."""
         room = sequence.max_len - sequence.num_tokens
         return sequence.num_uncomputed + self._expected.expect(_kind(sequence), room)
 
     @staticmethod
-    def _chunk(sequence: Sequence, budget: int, *, alone: bool) -> int:
-        """Tokens of a prefill to compute now, given room for ``budget``; 0 when it must wait.
+    def _chunk(sequence: EngineSequence, budget: int, *, alone: bool) -> int:
+        """Return the tokens of a prefill to compute now, given room for ``budget``; 0 when it must
+        wait.
 
         ``alone`` tells that no other prefill is in the step.
         """
@@ -409,10 +418,10 @@ class Scheduler:
             return prompt_left if alone else 0
         return max(0, min(sequence.num_uncomputed, budget))
 
-    def _take_blocks(self, sequence: Sequence, hits: list[int]) -> bool:
+    def _take_blocks(self, sequence: EngineSequence, hits: list[int]) -> bool:
         """Give a waiting sequence the blocks of all its tokens, the cached ones among them.
 
-        Beside other sequences a block is left for each that may still grow, its own included:
+        If others run, a block is left for each that may still grow, its own included:
         admitting into the last block would only preempt it again.
         """
         fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
@@ -432,45 +441,27 @@ class Scheduler:
             sequence.num_cached = min(sequence.num_computed, sequence.prompt_len)
         return True
 
-    def _may_grow(self, sequence: Sequence) -> bool:
+    def _may_grow(self, sequence: EngineSequence) -> bool:
         return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)
 
-    def _share(self, sequence: Sequence, count: int) -> ScheduledSequence:
+    def _part_of(self, sequence: EngineSequence, count: int) -> ScheduledSequence:
         start = sequence.num_computed
         return ScheduledSequence(sequence, start, count, start + count == sequence.num_tokens)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: EngineSequence) -> None:
         self._running.remove(sequence)
         self._release(sequence)
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         self._preemptions += 1
-        self._lately_preempted.append(sequence)
+        self._newly_preempted.append(sequence)
         if sequence.is_recomputable:
             self._preempted.appendleft(sequence)
         else:
             del self._by_id[sequence.request_id]
             self._returned.append(sequence)
 
-    def _refuse_if_full(self, sequence: Sequence) -> None:
-        """A full queue still takes a tenant that has less than an equal share of it."""
-        places = self._config.max_batch_size - len(self._running)
-        limit = self._config.max_queued + places
-        if self.waiting < limit:
-            return
-        tenant = sequence.request.tenant
-        own, tenants = self.waiting, 1
-        if self._config.fairness == "adapter":
-            own = self._queue.waiting_of(tenant)
-            own += sum(s.request.tenant == tenant for s in self._preempted)
-            tenants = self._queue.tenants + (self._queue.waiting_of(tenant) == 0)
-        if own * tenants >= limit:
-            raise Overloaded(
-                f"{self.waiting} requests wait on this replica, {own} of them this tenant's; "
-                f"{self._config.max_queued} may wait beside {places} open places"
-            )
-
-    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+    def _end(self, sequence: EngineSequence, reason: FinishReason) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
         elif sequence.admission >= 0:
@@ -485,16 +476,16 @@ class Scheduler:
         sequence.status = SequenceStatus.FINISHED
         sequence.finish_reason = reason
 
-    def _release(self, sequence: Sequence) -> None:
-        """Take a sequence's blocks back; nobody waits any longer for those it has not computed."""
-        for key in self._prefixes.forget(sequence):
-            self._queue.release(key)
+    def _release(self, sequence: EngineSequence) -> None:
+        """Take a sequence's blocks back; nothing waits any longer for those it has not computed."""
+        for key in self._prefixes.withdraw_blocks(sequence):
+            self._queue.resume_deferred(key)
         self._pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0
         sequence.num_published = 0
 
 
-def _kind(sequence: Sequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
-    """Requests that probably get answers of similar length."""
+def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[AdapterDigest, ...]]:
+    """Return a key of requests that probably get answers of similar length."""
     return sequence.request.tenant, sequence.request.digests

@@ -50,15 +50,15 @@ class Turns(Generic[FlowT]):
 
     @property
     def first(self) -> FlowT | None:
-        """Whose turn it is; it stays first until it is charged or leaves."""
+        """The flow whose turn it is; it stays first until it is charged or leaves."""
         return self._order[0][2] if self._order else None
 
     def enter(self, flow: FlowT) -> None:
-        """A flow has work again."""
+        """Add a flow that has work again."""
         self._insert(flow, self.clock)
 
     def resume(self, flow: FlowT) -> None:
-        """A flow is back that has been made to wait aside.
+        """Add a flow back that was set aside.
 
         It goes next but for those at the same start, and makes nothing up.
         """
@@ -66,7 +66,7 @@ class Turns(Generic[FlowT]):
         self._insert(flow, max(flow.start, least))
 
     def leave(self, flow: FlowT) -> None:
-        """A flow has no work left, or is to wait aside.
+        """Remove a flow that has no work left, or is set aside.
 
         Raises:
             IntegrityError: it does not wait.

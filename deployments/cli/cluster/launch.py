@@ -96,7 +96,7 @@ def check_machine(launch: Launch, model: ModelLocation) -> str | None:
         ConfigError: the replicas or a router do not fit, or the Redis server cannot be
             used.
     """
-    from cluster.engine.execution.available_memory import check_memory
+    from cluster.engine.memory.available_memory import check_memory
     from router_service.router_kinds import default_registry
     from router_service.routers.kind import SERVED_NEEDS, router_context
 

@@ -10,8 +10,8 @@ from redis.asyncio import Redis
 from cluster.clock import Clock
 from cluster.config import AppConfig
 from cluster.domain.ids import TenantId
-from cluster.engine.scheduling.expected_length import FIRST_GUESS
 from cluster.errors import QuotaExceeded, RequestError
+from cluster.expected_length import FIRST_GUESS
 from cluster.redis_client import redis_client
 from cluster.tenancy.limits import BucketState, QuotaAsk, QuotaSource, QuotaVerdict
 from cluster.tenancy.quota import MemoryQuota, Quota, unlimited

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from cluster.domain.ids import TenantId
 from cluster.domain.request import SamplingParams
-from cluster.engine.scheduling.expected_length import ExpectedLength
+from cluster.expected_length import ExpectedLength
 
 
 class ExpectedAnswers:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from llguidance import LLTokenizer
 
-from cluster.engine.sampling.grammar_limits import problem_of
+from cluster.engine.grammar_limits import problem_of
 
 LENGTH = struct.Struct(">I")
 MAX_MEMORY_BYTES = 4 << 30

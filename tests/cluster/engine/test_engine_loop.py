@@ -16,7 +16,7 @@ from cluster.domain.request import (
     SamplingParams,
     TokenLogprobs,
 )
-from cluster.engine.engine import Engine
+from cluster.engine.engine import TorchEngine
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.errors import EngineError, Overloaded, PromptTooLong, ReplicaLost, RequestError
@@ -50,7 +50,7 @@ class Harness:
         self.on_delivery: Callable[[list[GenerationChunk]], None] | None = None
         self._arrived = threading.Condition()
         seeds = iter(range(1000, 2000))
-        self.engine = Engine(
+        self.engine = TorchEngine(
             scheduler=Scheduler(self.config, self.pool, self.clock),
             pool=self.pool,
             runner=self.runner,

@@ -2,7 +2,7 @@ import pytest
 
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams, Usage
-from cluster.engine.sequence import Sequence, SequenceStatus
+from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.errors import PromptTooLong, RequestError
 from tests.support.decisions import TENANT, decision_over
 
@@ -13,7 +13,7 @@ def create(
     *,
     max_model_len: int = 16,
     **sampling: object,
-) -> Sequence:
+) -> EngineSequence:
     request = GenerationRequest(
         request_id=RequestId("r"),
         tenant=TENANT,
@@ -22,7 +22,7 @@ def create(
         decision=decision_over(),
         resumed_token_ids=resumed,
     )
-    return Sequence.create(
+    return EngineSequence.create(
         request,
         namespace="ns",
         adapters=((Slot(1), 0.5),),

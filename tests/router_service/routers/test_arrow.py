@@ -19,8 +19,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig, RouterConfig
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams
-from cluster.engine.execution.mixing import LAYER_MODULES
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import LAYER_MODULES, Mixing
 from cluster.errors import AdapterError, ConfigError
 from kernels.tolerances import assert_close
 from router_service.merging.merge import read_adapter

@@ -57,7 +57,7 @@ def test_inputs_are_padded():
     assert padded_inputs([row(1), row(2, position=5)], 4) == [[11, 12, 0, 0], [3, 5, 0, 0]]
 
 
-class Engine:
+class GraphRig:
     """Decode graphs over a computation that shows what it is given: per row its token, position,
     cache length, first block, first slot and first weight; 0 without adapters."""
 
@@ -102,14 +102,14 @@ class Engine:
 
 
 def test_both_variants_of_every_bucket_are_captured_largest_first():
-    engine = Engine()
+    engine = GraphRig()
     assert engine.captured == [
         (4, False), (4, True), (2, False), (2, True), (1, False), (1, True),
     ]  # fmt: skip
 
 
 def test_a_step_without_adapters_replays_the_base():
-    engine = Engine()
+    engine = GraphRig()
     got = engine.graphs.run([row(1), row(2, 7, blocks=(5, 6)), row(3)])
     assert engine.replayed == [(4, False)]
     assert got.tolist() == [
@@ -120,7 +120,7 @@ def test_a_step_without_adapters_replays_the_base():
 
 
 def test_a_step_with_adapters_replays_them_and_padding_has_none():
-    engine = Engine()
+    engine = GraphRig()
     engine.graphs.run([row(s, mixture=((3, 2.0),)) for s in range(4)])
     got = engine.graphs.run([row(7), row(8, mixture=((2, 0.5), (1, 1.0))), row(9)])
     assert engine.replayed == [(4, True), (4, True)]
@@ -130,13 +130,13 @@ def test_a_step_with_adapters_replays_them_and_padding_has_none():
 
 
 def test_more_rows_than_the_largest_bucket_are_left_to_the_caller():
-    engine = Engine(buckets=(1, 2))
+    engine = GraphRig(buckets=(1, 2))
     assert engine.graphs.run([row(s) for s in range(3)]) is None
     assert engine.replayed == []
 
 
 def test_adapters_are_filled_again_only_for_other_rows(monkeypatch):
-    engine = Engine()
+    engine = GraphRig()
     filled = []
     update = engine.lora.update
 

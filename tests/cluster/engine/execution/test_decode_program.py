@@ -11,7 +11,7 @@ from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import RequestId
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_mixing import MixedRows, StepMixing
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import Mixing
 from cluster.engine.model.model_loader import load_model
 from kernels.attention.attention_batch import PagedBatch
 from kernels.linear.panels import float_panels_available

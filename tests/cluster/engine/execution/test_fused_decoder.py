@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from cluster.base_model.checks import decoder_layers
 from cluster.config import EngineConfig
 from cluster.engine.execution import model_runner
 from cluster.engine.execution.decoder_parts import FUSED_MODELS
 from cluster.engine.execution.fused_decoder import FusedDecoder, fuse_decoder
 from cluster.engine.execution.model_runner import ModelRunner
-from cluster.engine.model.model_loader import decoder_layers, load_model
+from cluster.engine.model.model_loader import load_model
 from kernels.attention.attention_batch import PagedBatch
 from kernels.lora.bank import AdapterBank
 from tests.conftest import TINY_FAMILIES

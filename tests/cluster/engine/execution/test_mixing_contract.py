@@ -12,8 +12,7 @@ import transformers
 
 from cluster.domain.ids import Slot
 from cluster.domain.request import SamplingParams
-from cluster.engine.execution.mixing import LAYER_MODULES
-from cluster.engine.mixing_spec import Mixing
+from cluster.engine.mixing import LAYER_MODULES, Mixing
 from tests.support.engines import RunningEngine, make_request
 
 LAYERS = 2
@@ -69,7 +68,7 @@ def record(folder: Path, gate: RecordingGate, modules: tuple[str, ...] = LAYER_M
             if path.endswith(modules)
         },
     )
-    engine.mixing.add("gate", gate=gate)
+    engine.mixing.add_part("gate", gate=gate)
     try:
         engine.submit(make_request("other", OTHER, ONE_TOKEN))
         engine.submit(make_request("gated", PROMPT, ONE_TOKEN), MIXTURE, mixing=Mixing(gate="gate"))

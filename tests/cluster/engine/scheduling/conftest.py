@@ -10,8 +10,8 @@ from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.scheduler import Scheduler
-from cluster.engine.sequence import Sequence
-from cluster.engine.step_plan import StepPlan
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.steps import StepPlan
 from tests.support.decisions import TENANT, decision_over
 
 STOP = 0
@@ -45,7 +45,7 @@ class Rig:
         whole_prefill: bool = False,
         tenant: str = TENANT,
         adapters: str = "",
-    ) -> Sequence:
+    ) -> EngineSequence:
         """Add a request; an integer stands for a prompt of that length like no other's.
 
         ``adapters`` names one by each letter.
@@ -61,7 +61,7 @@ class Rig:
             resumed_token_ids=resumed,
             deadline_at=deadline_at,
         )
-        sequence = Sequence.create(
+        sequence = EngineSequence.create(
             request,
             namespace=namespace,
             adapters=(),
@@ -69,10 +69,10 @@ class Rig:
             max_model_len=self.scheduler.max_model_len,
             whole_prefill=whole_prefill,
         )
-        self.scheduler.add(sequence)
+        self.scheduler.add_sequence(sequence)
         return sequence
 
-    def commit(self, plan: StepPlan, token: int = 7) -> list[Sequence]:
+    def commit(self, plan: StepPlan, token: int = 7) -> list[EngineSequence]:
         sampled = {i.sequence.request_id: token for i in plan.scheduled if i.samples}
         ended = self.scheduler.commit(plan, sampled)
         self.scheduler.check_integrity()

@@ -7,9 +7,9 @@ import pytest
 
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
-from cluster.engine.scheduling.expected_length import FIRST_GUESS, ExpectedLength
-from cluster.engine.scheduling.scheduler import HOLD_PASSES
+from cluster.engine.scheduling.scheduler import MAX_PASSES
 from cluster.errors import Overloaded
+from cluster.expected_length import FIRST_GUESS, ExpectedLength
 
 
 def admissions(rig: Any) -> Iterator[str]:
@@ -204,12 +204,12 @@ class TestEqualPrompts:
         rig = make_rig(max_batch_size=64, max_batch_tokens=256, kv_blocks=256)
         rig.add("a", range(33), tenant="s")
         rig.add("b", range(33), tenant="t")
-        others = [f"{index}" for index in range(HOLD_PASSES + 8)]
+        others = [f"{index}" for index in range(MAX_PASSES + 8)]
         for name in others:
             rig.add(name, 1, tenant="u", max_tokens=1)
         order = list(rig.step())
         # Let go after so many, it takes its turn behind the one that is first by then.
-        assert order.index("b") == 1 + HOLD_PASSES + 1
+        assert order.index("b") == 1 + MAX_PASSES + 1
         assert set(order) == {"a", "b", *others}
 
 

@@ -1,7 +1,8 @@
 import pytest
 
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.prefix_cache import PrefixCache, block_key
+from cluster.engine.scheduling.prefixes import PrefixCache, block_key
+from tests.support.kv_model import used_blocks
 
 TOKENS = list(range(12))
 
@@ -49,7 +50,7 @@ def test_a_later_block_does_not_match_under_another_parent() -> None:
 def test_a_match_takes_no_holder() -> None:
     pool, cache = cached()
     cache.match("ns", [*TOKENS, 1])
-    assert (pool.num_used, pool.num_cached) == (0, 3)
+    assert (used_blocks(pool), pool.num_cached) == (0, 3)
 
 
 def test_off_finds_and_publishes_nothing() -> None:

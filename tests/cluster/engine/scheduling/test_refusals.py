@@ -29,9 +29,9 @@ class TestRefusals:
         roomy = make_rig()
         sequence = roomy.add("a", 8, max_tokens=6)
         with pytest.raises(PromptTooLong, match="need 4 KV blocks of 4 tokens; the replica has 3"):
-            rig.scheduler.add(sequence)
+            rig.scheduler.add_sequence(sequence)
         fits = roomy.add("b", 8, max_tokens=5)  # the last token is never computed
-        rig.scheduler.add(fits)
+        rig.scheduler.add_sequence(fits)
         for _ in range(5):
             rig.step()
         assert (fits.finish_reason, fits.num_tokens) == (FinishReason.LENGTH, 13)
@@ -56,10 +56,10 @@ class TestRefusals:
         rig = make_rig(max_batch_size=2, max_queued=max_queued)
         for index in range(accepted):
             rig.add(f"{index}", 3)
-        with pytest.raises(Overloaded, match=f"{max_queued} may wait beside 2 open places"):
+        with pytest.raises(Overloaded, match=f"{max_queued} may wait besides 2 open places"):
             rig.add("x", 3)
         rig.step()
-        with pytest.raises(Overloaded, match="beside 0 open places"):
+        with pytest.raises(Overloaded, match="besides 0 open places"):
             rig.add("x", 3)
         rig.scheduler.cancel(RequestId("0"))
         rig.add("x", 3)

@@ -7,6 +7,7 @@ from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
 from cluster.engine.sequence import SequenceStatus
 from cluster.errors import EngineError, IntegrityError
+from tests.support.kv_model import used_blocks
 
 STOP = 0
 
@@ -31,7 +32,7 @@ def test_prefill_then_decode_until_the_length(make_rig: Callable[..., Any]) -> N
     assert sequence.finish_reason is FinishReason.LENGTH
     assert sequence.generated_token_ids == [7, 7, 7]
     assert rig.scheduler.sequences == ()
-    assert rig.pool.num_used == 0
+    assert used_blocks(rig.pool) == 0
 
 
 def test_a_stop_token_ends_it_and_is_kept(make_rig: Callable[..., Any]) -> None:
@@ -171,7 +172,7 @@ def test_shared_blocks_count_once(make_rig: Callable[..., Any]) -> None:
     rig.step()
     rig.add("b", prompt, max_tokens=3)  # 2 blocks shared, 1 of its own
     assert "b" in rig.step()
-    assert rig.pool.num_used == 4
+    assert used_blocks(rig.pool) == 4
 
 
 def test_a_hit_on_the_last_free_blocks_is_not_counted_twice(make_rig: Callable[..., Any]) -> None:
@@ -269,7 +270,7 @@ def test_deadlines_end_running_and_waiting(make_rig: Callable[..., Any]) -> None
     assert running.generated_token_ids == [7, 7]  # the step's token is kept
     assert {running.finish_reason, waiting.finish_reason} == {FinishReason.DEADLINE}
     assert rig.scheduler.sequences == (patient,)
-    assert rig.pool.num_used == 0
+    assert used_blocks(rig.pool) == 0
 
 
 def test_a_stop_token_counts_before_the_deadline(make_rig: Callable[..., Any]) -> None:
@@ -287,9 +288,9 @@ def test_cancel_frees_at_once_wherever_it_is(make_rig: Callable[..., Any]) -> No
     waiting = rig.add("b", 3)
     rig.step()
     assert rig.scheduler.cancel(RequestId("b")) is waiting
-    assert rig.pool.num_used == 5
+    assert used_blocks(rig.pool) == 5
     assert rig.scheduler.cancel(RequestId("a"), FinishReason.ERROR) is running
-    assert rig.pool.num_used == 0
+    assert used_blocks(rig.pool) == 0
     assert (waiting.finish_reason, running.finish_reason) == (
         FinishReason.CANCELLED,
         FinishReason.ERROR,

@@ -21,7 +21,7 @@ from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, Settings
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.engine.execution import available_memory
+from cluster.engine.memory import available_memory
 from cluster.errors import ConfigError
 from cluster.tenancy.keys import hash_key
 from deployments.cli.cluster.launch import (

@@ -6,8 +6,8 @@ import pytest
 
 from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
-from cluster.engine.scheduling.expected_length import FIRST_GUESS
 from cluster.errors import RequestError
+from cluster.expected_length import FIRST_GUESS
 from cluster.tenancy.limits import QuotaLimits, QuotaSource, QuotaVerdict
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant

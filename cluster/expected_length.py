@@ -1,4 +1,4 @@
-"""How many tokens a sequence will probably generate, learnt from those before it.
+"""Estimates how many tokens a sequence will generate, from those before it.
 
 A limit says little: clients that set none are given the whole context window. What a tenant's
 earlier requests over the same adapters generated says more.
@@ -19,11 +19,11 @@ class ExpectedLength:
         self._means: OrderedDict[Hashable, int] = OrderedDict()  # tokens times WEIGHT
 
     def expect(self, kind: Hashable, limit: int) -> int:
-        """Tokens that a request of this kind will probably generate, at most ``limit``."""
+        """Return the tokens that a request of this kind will likely generate, at most ``limit``."""
         return min(limit, self._means.get(kind, FIRST_GUESS * WEIGHT) // WEIGHT)
 
     def observe(self, kind: Hashable, generated: int, limit: int) -> None:
-        """A request ended by itself.
+        """Learn from a request that ended by itself.
 
         One that its own limit cut short of the average says nothing about the others.
         """

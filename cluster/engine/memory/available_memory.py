@@ -1,4 +1,4 @@
-"""How much memory may still be taken: the machine's, the container's, or the GPU's."""
+"""Measures how much memory may still be taken: of the machine, the container, or the GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.engine.execution.memory_need import ModelShape, check_fits, memory_need
+from cluster.engine.memory.memory_need import check_fits, memory_need
+from cluster.engine.memory.model_shape import ModelShape
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = Path("/proc/self/cgroup")
@@ -45,7 +46,7 @@ def check_memory(
 
 
 def device_type(wanted: str) -> str:
-    """``auto`` is the GPU where there is one."""
+    """Resolve ``auto`` to the GPU if there is one."""
     if wanted != "auto":
         return wanted
     import torch
@@ -54,7 +55,7 @@ def device_type(wanted: str) -> str:
 
 
 def available_bytes(device: str) -> int:
-    """Bytes that a process may still take on "cpu" or "cuda"."""
+    """Return the bytes that a process may still take on "cpu" or "cuda"."""
     if device != "cpu":
         import torch
 
@@ -67,7 +68,7 @@ def available_bytes(device: str) -> int:
 
 
 def cgroup_headrooms(root: Path, membership: str) -> Iterator[int]:
-    """What each memory limit that holds for a process leaves, in bytes.
+    """Yield what each memory limit that holds for a process leaves, in bytes.
 
     Args:
         root: where control groups are mounted.
@@ -92,7 +93,8 @@ def cgroup_headrooms(root: Path, membership: str) -> Iterator[int]:
 
 
 def _headroom(folder: Path, limit: str, usage: str) -> int | None:
-    """Pages of files count as used but are given back when memory is short."""
+    """Return what a limit leaves. Pages of files count as used but are given back when memory is
+    short."""
     try:
         most = (folder / limit).read_text().strip()
         used = int((folder / usage).read_text())

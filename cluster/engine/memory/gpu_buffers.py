@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.execution.cuda_graphs import decode_buckets
+from cluster.engine.memory.model_shape import ModelShape
 from kernels.attention import attention_triton_batch as paged
 from kernels.lora import lora_triton_batch as lora
 from kernels.lora.triton_slots import RECORD
-
-if TYPE_CHECKING:
-    from cluster.engine.execution.memory_need import ModelShape
 
 INT32, INT64, FLOAT32 = 4, 8, 4
 SITES_PER_LAYER = 4
@@ -23,7 +19,8 @@ VARIANTS = 2
 
 
 def batch_bytes(shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig) -> int:
-    """``TritonPagedBatch``, ``TritonLoraBatch`` and the inputs of captured steps.
+    """Return the bytes of ``TritonPagedBatch``, ``TritonLoraBatch`` and the inputs of captured
+    steps.
 
     The model's own limit of positions is not known here, so block tables are counted for all of
     ``engine.max_model_len``.
@@ -41,26 +38,26 @@ def batch_bytes(shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig
 
 
 def _lora_bytes(shape: ModelShape, adapters: AdapterConfig, rows: int, tokens: int) -> int:
-    """A ``TritonLoraBatch``."""
+    """Return the bytes of a ``TritonLoraBatch``."""
     pairs = adapters.max_mixture
     places = INT32 * (rows * (1 + pairs) + tokens + 3 * (rows + tokens // lora.TILE_TOKENS))
     splits = lora.split_count(max(shape.hidden, shape.inner, shape.heads * shape.head_dim))
     width = adapters.max_rank * SLICES
     scratch = FLOAT32 * pairs * (tokens + max(tokens, rows * splits) * width)
-    sites = 1 + shape.layers * SITES_PER_LAYER  # the output head's beside those of the layers
+    sites = 1 + shape.layers * SITES_PER_LAYER  # the output head's and those of the layers
     slots = INT64 * adapters.slots * (1 + sites * SLICES * RECORD)
     return places + scratch + slots + _column_tiles(shape)
 
 
 def attention_bytes(shape: ModelShape, engine: EngineConfig) -> int:
-    """Partial sums of one layer's decode attention, at most."""
+    """Return the most bytes that one layer's decode attention needs for partial sums."""
     rows = engine.max_batch_size * shape.heads * paged.MAX_SPLITS
     return rows * (shape.head_dim + 2) * FLOAT32
 
 
 def graph_bytes(shape: ModelShape, engine: EngineConfig, item: int, copies: int) -> int:
-    """The memory pool that captured steps share: each keeps its logits, and the largest its
-    activations, which the smaller ones use again.
+    """Return the bytes of the pool that captured steps share: each keeps its logits, and the
+    largest its activations, which the smaller ones use again.
 
     Args:
         shape: of the base model.

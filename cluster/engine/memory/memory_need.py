@@ -1,15 +1,12 @@
-"""What one replica needs of its device's memory, known before anything is loaded."""
+"""Computes what one replica needs of its device's memory, before anything is loaded."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
 
-from cluster.adapters.format.safetensors_file import read_header
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.errors import AdapterError, ConfigError
+from cluster.engine.memory.model_shape import ModelShape
+from cluster.errors import ConfigError
 
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 LOGIT_COPIES = 4
@@ -20,55 +17,11 @@ GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The sizes of a base model that its memory depends on."""
-
-    parameters: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    hidden: int
-    inner: int  # width of the MLP
-    vocabulary: int
-    tied: bool  # the output head is the embedding
-
-    @classmethod
-    def read(cls, model_dir: Path) -> Self | None:
-        """From config.json and the headers of the weights; None where they do not tell.
-
-        A model that cannot be read is refused by whoever loads it, with the reason.
-        """
-        try:
-            config: dict[str, Any] = json.loads((model_dir / "config.json").read_text())
-            files = sorted(model_dir.glob("*.safetensors"))
-            sizes = {
-                item.name: _numel(item.shape)
-                for file in files
-                for item in read_header(file).tensors
-            }
-            hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-            return cls(
-                parameters=sum(sizes.values()),
-                layers=int(config["num_hidden_layers"]),
-                heads=heads,
-                kv_heads=int(config.get("num_key_value_heads") or heads),
-                head_dim=int(config.get("head_dim") or hidden // heads),
-                hidden=hidden,
-                inner=int(config["intermediate_size"]),
-                vocabulary=int(config["vocab_size"]),
-                tied="lm_head.weight" not in sizes,
-            )
-        except (OSError, ValueError, KeyError, TypeError, AdapterError):
-            return None
-
-
-@dataclass(frozen=True, slots=True)
 class MemoryNeed:
     """Bytes at most, by what they are for."""
 
     weights: int
-    packed: int  # copies of weights in another layout that stay beside the originals
+    packed: int  # copies of weights in another layout, kept with the originals
     kv_cache: int
     adapters: int
     steps: int  # activations and logits
@@ -90,7 +43,7 @@ class MemoryNeed:
 def memory_need(
     shape: ModelShape, engine: EngineConfig, adapters: AdapterConfig, device: str
 ) -> MemoryNeed:
-    """What a replica takes beside the program itself.
+    """Compute what a replica takes besides the program itself.
 
     On a GPU the workspaces of its libraries, compiled kernels, the driver's share of captured steps
     and what the allocator cannot use of its spans come on top: some hundred MiB that nothing
@@ -105,14 +58,14 @@ def memory_need(
     item = ITEM_BYTES[engine.dtype]
     product_item = 1 if engine.quantize == "int8" else item
     embedding = shape.vocabulary * shape.hidden
-    # A tied head reads the embedding's rows, so it is packed beside them.
+    # A tied head reads the embedding's rows, so its packed copy is extra.
     packed = embedding * product_item if shape.tied and device == "cpu" else 0
     widest = max(2 * shape.inner * shape.hidden, embedding)
     steps = engine.max_batch_size * shape.vocabulary * 4 * LOGIT_COPIES
     steps += engine.max_batch_tokens * shape.inner * item * ACTIVATION_COPIES
     buffers = 0
     if device == "cuda":
-        from cluster.engine.execution import gpu_buffers
+        from cluster.engine.memory import gpu_buffers  # needs torch
 
         steps += gpu_buffers.attention_bytes(shape, engine)
         buffers = gpu_buffers.batch_bytes(shape, engine, adapters)
@@ -188,10 +141,3 @@ def check_fits(
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.2f}"
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

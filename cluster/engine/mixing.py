@@ -1,10 +1,15 @@
-"""How a sequence's adapters are weighed where one weight for each of them does not say it all."""
+"""Weighs a sequence's adapters where one weight for each of them is not enough."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
 from cluster.domain.decision import SiteWeights
+
+LAYER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Short names of a decoder layer's linears, in the order of a `PrefillRouter`'s weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,5 +33,5 @@ class Mixing:
         return bool(self.router) and self.site_weights is None
 
     def completed(self, weights: SiteWeights) -> Self:
-        """The same with the router's answer."""
+        """Return the same with the router's answer."""
         return replace(self, site_weights=weights)

@@ -1,4 +1,4 @@
-"""How complex a grammar may be, and trying one out before anybody follows it.
+"""Limits how complex a grammar may be, and tries one out before a request follows it.
 
 Both sides use the same limits: the front refuses what passes them at once or within a few tokens,
 and the engine ends a sequence whose grammar passes them later.
@@ -62,7 +62,7 @@ def problem_of(
 def _walk(
     matcher: LLMatcher, tokenizer: LLTokenizer, seed: int, cpu_time: Callable[[], float]
 ) -> str:
-    """What goes wrong on the way of random tokens, which ends only where nothing can follow."""
+    """Follow random tokens until nothing can follow, and return what goes wrong on the way."""
     choose = random.Random(seed)
     ends = set(tokenizer.eos_tokens)
     began = cpu_time()

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import AdapterConfig, EngineConfig
-from cluster.engine.execution import available_memory
-from cluster.engine.execution.available_memory import cgroup_headrooms, check_memory
 from cluster.engine.execution.captured_head import CapturedHead
-from cluster.engine.execution.gpu_buffers import batch_bytes
-from cluster.engine.execution.memory_need import GIB, ModelShape, check_fits, memory_need
+from cluster.engine.memory import available_memory
+from cluster.engine.memory.available_memory import cgroup_headrooms, check_memory
+from cluster.engine.memory.gpu_buffers import batch_bytes
+from cluster.engine.memory.memory_need import GIB, ModelShape, check_fits, memory_need
 from cluster.engine.model.model_loader import load_model
 from cluster.errors import ConfigError
 from kernels.attention.attention_triton_batch import TritonPagedBatch

@@ -6,7 +6,7 @@ import threading
 import psutil
 import pytest
 
-from cluster.engine.execution.heap import return_free_memory
+from cluster.process_memory import return_free_memory
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")

@@ -1,4 +1,4 @@
-"""What decides adapters' weights inside the model: per token, or in a prompt's prefill.
+"""Gates and routers that decide adapters' weights inside the model: per token, or in prefill.
 
 Both are called in the step thread, under inference mode. A `PrefillRouter`, and a `MixingGate` that
 answers by layer, see rows of the residual stream as it enters a decoder layer, before the layer's
@@ -14,12 +14,9 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 if TYPE_CHECKING:
     import torch
 
-LAYER_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Short names of a decoder layer's linears, in the order of a `PrefillRouter`'s weights."""
-
 
 class MixingGate(Protocol):
-    """Weighs the adapters of a mixture anew for every token."""
+    """Weighs the adapters of a mixture again for every token."""
 
     @property
     def num_adapters(self) -> int:
@@ -38,20 +35,21 @@ class MixingGate(Protocol):
 
     @property
     def resolution(self) -> Literal["layer", "site"]:
-        """What one call serves: "layer", all linears of a decoder layer; "site", one of them."""
+        """The linears that a call serves: "layer", all of a decoder layer; "site", one of them."""
         ...
 
     def weights(self, layer: int, site: int | None, x: torch.Tensor) -> torch.Tensor:
-        """Weights [T, k], fp32, of the T rows of the step whose requests name this gate, in the
-        step's order; any finite real, 0 skips the adapter. The mixture's own weights multiply them.
+        """Return the weights [T, k], fp32, of the T rows of the step whose requests name this gate,
+        in the step's order; any finite real, 0 skips the adapter. The mixture's own weights
+        multiply them.
 
-        By site every linear in `LAYER_MODULES` is asked for once in a step, those that no adapter
-        touches too, and adapters at any other linear keep the mixture's weights. What a request
-        is told of its gate (``explain``) are weights by layer.
+        By site every linear in `cluster.engine.mixing.LAYER_MODULES` is asked for once in a step,
+        those that no adapter touches too, and adapters at any other linear keep the mixture's
+        weights. A request that asks for its gate's weights (``explain``) gets those by layer.
 
         Args:
             layer: index of the decoder layer.
-            site: index of the linear in `LAYER_MODULES`; None where ``resolution`` is "layer".
+            site: index of the linear in `LAYER_MODULES`; None if ``resolution`` is "layer".
             x: [T, d] the residual stream's rows where ``resolution`` is "layer", [T, d_in] the
                 rows that the linear reads where it is "site", say [T, width of the MLP] for
                 down_proj; of the model's dtype.
@@ -59,7 +57,7 @@ class MixingGate(Protocol):
         ...
 
     def to(self, device: torch.device) -> Self:
-        """The same with its tensors on ``device``."""
+        """Return the same with its tensors on ``device``."""
         ...
 
 
@@ -77,7 +75,8 @@ class PrefillRouter(Protocol):
         ...
 
     def masks(self, layer: int, prompt_hidden: torch.Tensor) -> torch.Tensor:
-        """Weights [7], fp32, of the layer's modules in the order of `LAYER_MODULES`; 0 skips one.
+        """Return the weights [7], fp32, of the layer's modules in the order of `LAYER_MODULES`; 0
+        skips one.
 
         Args:
             layer: index of the decoder layer.
@@ -86,7 +85,7 @@ class PrefillRouter(Protocol):
         ...
 
     def to(self, device: torch.device) -> Self:
-        """The same with its tensors on ``device``."""
+        """Return the same with its tensors on ``device``."""
         ...
 
 
@@ -101,7 +100,7 @@ class MixingParts:
     routers: dict[str, PrefillRouter] = field(default_factory=dict)
     device: torch.device | None = None  # of the model; None: not known yet
 
-    def add(
+    def add_part(
         self, name: str, *, gate: MixingGate | None = None, router: PrefillRouter | None = None
     ) -> None:
         """Let sequences name a gate or a router."""
@@ -110,12 +109,12 @@ class MixingParts:
         if router is not None:
             self.routers[name] = router if self.device is None else router.to(self.device)
 
-    def remove(self, name: str) -> None:
+    def remove_part(self, name: str) -> None:
         """Forget a gate or router; nothing where there is none."""
         self.gates.pop(name, None)
         self.routers.pop(name, None)
 
-    def move(self, device: torch.device) -> None:
+    def move_to(self, device: torch.device) -> None:
         """Bring all of them, and those that come, to ``device``."""
         self.device = device
         self.gates.update({name: gate.to(device) for name, gate in self.gates.items()})

@@ -1,0 +1,91 @@
+"""The slots of the torch engine: PEFT folders into an adapter bank."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.adapters.loader import load_adapter
+from cluster.adapters.validation.base_shapes import BaseShapes
+from cluster.config import AdapterConfig
+from cluster.domain.adapter import AdapterManifest, BaseCheck
+from cluster.domain.ids import AdapterDigest
+from cluster.engine.port import LoadableAdapter
+from cluster.errors import AdapterNotFinite, IntegrityError
+from kernels.errors import BankIntegrityError
+from kernels.lora.bank import AdapterBank
+from kernels.lora.packed import PackedAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class BankAdapter:
+    """An adapter in the form that a bank copies from."""
+
+    manifest: AdapterManifest
+    packed: PackedAdapter
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in host memory."""
+        return self.packed.nbytes
+
+
+class BankSlots:
+    """Implements `cluster.engine.port.AdapterSlots` over one bank.
+
+    Args:
+        bank: the engine's; nothing else writes to it.
+        config: limits of the adapters that it takes.
+    """
+
+    def __init__(self, bank: AdapterBank, config: AdapterConfig) -> None:
+        self._bank = bank
+        self._config = config
+
+    def required_nbytes(self, ranks: Mapping[str, int]) -> int:
+        """As in `AdapterSlots`."""
+        return self._bank.required_nbytes(ranks)
+
+    def read_adapter(
+        self,
+        folder: Path,
+        base: BaseShapes,
+        *,
+        digest: AdapterDigest | None = None,
+        base_check: BaseCheck | None = None,
+        links_below: Path | None = None,
+    ) -> BankAdapter:
+        """As in `AdapterSlots`; the values are rounded to the bank's dtype here."""
+        loaded = load_adapter(
+            folder, base, self._config, digest, base_check=base_check, links_below=links_below
+        )
+        packed = self._bank.pack(loaded.tensors)
+        if not packed.is_finite:
+            raise AdapterNotFinite(
+                f"{folder}: B times the scaling is not finite in {packed.row.dtype}"
+            )
+        return BankAdapter(loaded.manifest, packed)
+
+    def place(self, slot: int, adapter: LoadableAdapter) -> None:
+        """As in `AdapterSlots`. Raises TypeError for an adapter that another engine read."""
+        if not isinstance(adapter, BankAdapter):
+            raise TypeError(
+                f"slot {slot} is given a {type(adapter).__name__}, expected BankAdapter"
+            )
+        self._bank.place(slot, adapter.packed)
+
+    def clear(self, slot: int) -> None:
+        """As in `AdapterSlots`."""
+        self._bank.clear(slot)
+
+    def nbytes(self, slot: int) -> int:
+        """As in `AdapterSlots`."""
+        return self._bank.nbytes(slot)
+
+    def check_integrity(self) -> None:
+        """As in `AdapterSlots`."""
+        try:
+            self._bank.check_integrity()
+        except BankIntegrityError as error:
+            raise IntegrityError(str(error)) from error

@@ -1,0 +1,61 @@
+"""The engines that must pass these tests. A new one is one more function in ``ENGINES``."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.clock import ManualClock
+from cluster.config import AdapterConfig, EngineConfig
+from cluster.engine.factory import build_engine
+from cluster.engine.port import BuiltEngine, OnChunks, OnReturned
+from tests.support.port_rig import PortRig
+
+EOS = 1
+OPTIONS = {
+    "block_size": 4,
+    "kv_blocks": 128,
+    "max_model_len": 96,
+    "max_batch_size": 8,
+    "max_queued": 8,
+}
+ENGINES: dict[str, dict[str, object]] = {
+    "torch": {},
+    # Room for about two answers, so that the others are preempted, and steps of few tokens.
+    "torch, int8, crowded": {"quantize": "int8", "kv_blocks": 26, "max_batch_tokens": 16},
+    "torch, no prefix cache, in order of arrival": {"prefix_cache": False, "fairness": "fifo"},
+}
+
+
+@pytest.fixture(params=ENGINES)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def unstarted(kind: str, tiny_model: Callable[..., Path], tmp_path: Path) -> Iterator[PortRig]:
+    """An engine that takes requests and has not begun; stopped and checked at the end."""
+    base = tiny_model("llama", eos_token_id=EOS)
+    seeds = iter(range(1, 1_000_000))
+
+    def make(*, clock: ManualClock, on_chunks: OnChunks, on_returned: OnReturned) -> BuiltEngine:
+        return build_engine(
+            base,
+            EngineConfig(**(OPTIONS | ENGINES[kind])),
+            AdapterConfig(slots=4, base_check="shapes"),
+            clock=clock,
+            on_chunks=on_chunks,
+            new_seed=lambda: next(seeds),
+            on_returned=on_returned,
+        )
+
+    rig = PortRig(make, base, tmp_path)
+    yield rig
+    rig.finish()
+
+
+@pytest.fixture
+def rig(unstarted: PortRig) -> PortRig:
+    """An engine that runs."""
+    unstarted.engine.start()
+    return unstarted
