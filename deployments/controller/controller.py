@@ -26,7 +26,7 @@ from deployments.controller.controller_state import ControllerState
 from deployments.controller.store_keeping import StoreMetrics, registry_keeper
 from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
 from deployments.log_setup import configure_logging
-from deployments.loopback import bind_serve_to_loopback
+from deployments.ray_compat import bind_serve_to_loopback
 from deployments.replica_calls import ask_replicas
 from deployments.serve_env import SERVE_LOGGING
 from deployments.wiring import locate_model, read_secrets, scan_adapters

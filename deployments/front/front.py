@@ -50,7 +50,7 @@ from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
 from deployments.live_adapters import LiveAdapters
 from deployments.log_setup import configure_logging
-from deployments.loopback import bind_serve_to_loopback
+from deployments.ray_compat import bind_serve_to_loopback
 from deployments.replica_calls import ask_replicas, integrity_answer
 from deployments.serve_env import SERVE_LOGGING
 from deployments.wiring import decision_store, locate_model, read_secrets, scan_adapters

@@ -29,7 +29,7 @@ from deployments.link.link_messages import Reroute, Submit
 from deployments.link.link_server import LinkServer
 from deployments.live_adapters import LiveAdapters
 from deployments.log_setup import configure_logging
-from deployments.loopback import bind_serve_to_loopback
+from deployments.ray_compat import bind_serve_to_loopback, node_address
 from deployments.replica.background import give_way
 from deployments.replica.mixing import DecisionMixing
 from deployments.replica.request_tracker import RequestBook
@@ -167,9 +167,7 @@ class Replica:
         self._engine.engine.start()
         host = config.replica.host
         if host == "node":
-            import ray
-
-            host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call] # Ray's
+            host = node_address()
         self._address = f"{host}:{await self._links.start(host)}"
         # From here on changes are told to the links; nobody knows the address yet.
         self._versions.start()

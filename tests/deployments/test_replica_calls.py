@@ -1,14 +1,13 @@
 """A replica that is silent hides nobody else's answer."""
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
+from ray.serve.handle import DeploymentHandle
 
 from cluster.adapters.registry.records import Answer
 from cluster.domain.ids import AdapterDigest, ReplicaId
@@ -69,11 +68,6 @@ def saying(answer: Any) -> Call:
         return answer
 
     return call
-
-
-def test_serve_still_has_what_is_used_of_it() -> None:
-    """It is not public, so a new release may take it away."""
-    assert inspect.iscoroutinefunction(DeploymentBroadcastResponse._fetch_replica_results_async)
 
 
 async def test_answers_stay_when_one_is_silent_and_one_fails() -> None:
