@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cluster.domain.adapter import WeightedAdapter
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, TenantId
 from cluster.domain.request import Outcome, Usage
 from cluster.errors import IntegrityError
 
-BASE = AdapterDigest("")
 REMOVED = AdapterDigest("removed")
 """Stands for all versions that are there no more."""
 

@@ -13,7 +13,6 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.adapters.residency.manager import PlacementAck
-from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
@@ -21,15 +20,14 @@ from cluster.errors import BraidError, IntegrityError, ReplicaLost
 from cluster.placement.planning.reconciler import Actions, Reconciler
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
-from deployments.controller.collector import RetiredCollector, placeable
+from cluster.tasks import Tasks
+from deployments.adapter_follower import NO_BASE, content_store
 from deployments.controller.controller_state import ControllerState
+from deployments.controller.garbage_collector import GarbageCollector, placeable
 from deployments.controller.store_keeping import StoreMetrics, registry_keeper
-from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
-from deployments.log_setup import configure_logging
-from deployments.ray_compat import bind_serve_to_loopback
+from deployments.process import start_process
 from deployments.replica_calls import ask_replicas
 from deployments.serve_env import SERVE_LOGGING
-from deployments.wiring import locate_model, read_secrets, scan_adapters
 
 log = structlog.get_logger(__name__)
 
@@ -53,37 +51,36 @@ class Controller:
     async def __init__(  # type: ignore[misc] # Serve awaits constructors
         self, args: dict[str, Any], replicas: DeploymentHandle[Any]
     ) -> None:
-        configure_logging("controller")
-        bind_serve_to_loopback()
-        config = AppConfig.model_validate(args)
-        self._clock = SystemClock()
+        process = await start_process(args, "controller")
+        config = process.config
+        self._clock = process.clock
+        self._adapters = process.adapters
         self._interval_s = config.controller.interval_s
         self._replicas = replicas
         self._policy = PolicyFile(
             config.controller.policy_file, ClusterPolicy.fixed(config.replica.replicas)
         )
-        location = await asyncio.to_thread(locate_model, config)
-        catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
-        secrets = read_secrets(config)
-        self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
-        await self._live.start()
-        self._collector = RetiredCollector(
-            self._live.registry,
+        self._collector = GarbageCollector(
+            process.adapters.registry,
             content_store(config.adapters, NO_BASE),
             self._unload,
             self._clock,
             abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
         )
-        self._keeper = registry_keeper(config, self._live, location.model_id, self._clock)
-        self._state = ControllerState(secrets.redis_url)
+        self._keeper = registry_keeper(process)
+        self._state = ControllerState(process.secrets.redis_url)
+        process.on_close(self._state.close)
         self._reconciler = await self._restore()
         self._replica_count = self._policy.policy.replicas.min
-        self._applying: set[asyncio.Task[None]] = set()
+        self._applying = Tasks()
         self._ticks = 0
         self._tick_error: str | None = None
-        self._task = asyncio.create_task(self._run())
-        self._collecting = asyncio.create_task(self._collect())
-        self._keeping = asyncio.create_task(self._keep())
+        self._loops = tuple(
+            asyncio.create_task(loop) for loop in (self._run(), self._collect(), self._keep())
+        )
+        for loop in self._loops:
+            process.on_close_sync(loop.cancel)
+        self._process = process
 
     async def state(self) -> dict[str, Any]:
         """For people: the placement with its reasons, the policy in force, and what is wrong."""
@@ -99,7 +96,7 @@ class Controller:
 
     async def check_health(self) -> None:
         """Serve replaces a controller whose loop has ended."""
-        if self._task.done() or self._collecting.done() or self._keeping.done():
+        if any(loop.done() for loop in self._loops):
             raise RuntimeError("the control loop has ended")
 
     async def _restore(self) -> Reconciler:
@@ -130,16 +127,14 @@ class Controller:
         snapshots = await self._look()
         now = self._clock.wall()
         actions = self._reconciler.tick(
-            snapshots, placeable(self._live.view), self._policy.policy, now
+            snapshots, placeable(self._adapters.view), self._policy.policy, now
         )
         self._ticks += 1
         count_changed = actions.replica_count != self._replica_count
         self._replica_count = actions.replica_count
         if actions.replica_plans or count_changed or self._ticks == 1:
             # Replicas go by the version, so a plan may overtake one that is still being applied.
-            task = asyncio.create_task(self._apply(actions))
-            self._applying.add(task)
-            task.add_done_callback(self._applying.discard)
+            self._applying.start(self._apply(actions))
         await self._state.save(self._reconciler.to_state())
 
     async def _collect(self) -> None:
@@ -227,12 +222,8 @@ class Controller:
         )
 
     async def __del__(self) -> None:
-        if hasattr(self, "_task"):
-            self._task.cancel()
-            self._collecting.cancel()
-            self._keeping.cancel()
-            await self._live.close()
-            await self._state.close()
+        if hasattr(self, "_process"):
+            await self._process.close()
 
 
 def controller_deployment(config: AppConfig) -> serve.Deployment:

@@ -9,29 +9,27 @@ from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.registry.journal import JournalFile
 from cluster.adapters.registry.keeper import KeeperCounters, RegistryKeeper
 from cluster.adapters.registry.redis_store import registry_name
-from cluster.clock import Clock
-from cluster.config import AppConfig
-from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
+from deployments.adapter_follower import NO_BASE, content_store
+from deployments.process import Process
 
 UPLOAD_GRACE = 2.0
 """Times the longest that a fetch may take: nothing that lives waits so long."""
 
 
-def registry_keeper(
-    config: AppConfig, live: LiveAdapters, model_id: str, clock: Clock
-) -> RegistryKeeper | None:
-    """The keeper of an application; None where nothing can be added, so that nothing is lost."""
+def registry_keeper(process: Process) -> RegistryKeeper | None:
+    """Return the application's keeper, or None if no store is configured to add anything to."""
+    config, adapters = process.config, process.adapters
     store = content_store(config.adapters, NO_BASE)
     if store is None:
         return None
     limits = AdapterLimits.from_config(config.adapters)
     return RegistryKeeper(
-        live.registry,
+        adapters.registry,
         store,
-        JournalFile(store.root, registry_name(model_id)),
-        clock,
+        JournalFile(store.root, registry_name(process.base.model_id)),
+        process.clock,
         lambda: uuid.uuid4().hex,
-        folder=live.folder,
+        folder=adapters.folder,
         uploads_older_s=UPLOAD_GRACE * (limits.fetch_timeout_s + limits.stall_timeout_s),
         orphans_older_s=config.adapters.orphan_grace_s,
     )

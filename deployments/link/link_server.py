@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 class LinkHandler(Protocol):
-    """What a replica does with messages. All calls come on the event loop's thread."""
+    """Takes the messages of fronts. All calls come on the event loop's thread."""
 
     def submit(self, message: Submit) -> None: ...
 
@@ -46,6 +46,10 @@ class LinkHandler(Protocol):
     def cancel(self, request_id: RequestId) -> None: ...
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None: ...
+
+
+class LinkGreeting(Protocol):
+    """Composes what a front hears first. All calls come on the event loop's thread."""
 
     def snapshot(self) -> ReplicaSnapshot: ...
 
@@ -64,12 +68,14 @@ class LinkServer:
     """Accepts links and fans engine output out to them.
 
     Args:
-        handler: the replica.
+        handler: takes the fronts' messages.
+        greeting: composes what a new link begins with.
         signing_key: the cluster's key; a link without its token is refused.
     """
 
-    def __init__(self, handler: LinkHandler, signing_key: bytes) -> None:
+    def __init__(self, handler: LinkHandler, greeting: LinkGreeting, signing_key: bytes) -> None:
         self._handler = handler
+        self._greeting = greeting
         self._signing_key = signing_key
         self._connections: set[_Connection] = set()
         self._owner: dict[RequestId, _Connection] = {}
@@ -129,8 +135,8 @@ class LinkServer:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "link token missing or wrong")
         connection = _Connection()
         self._connections.add(connection)
-        connection.outbox.put_nowait(SnapshotItem(self._handler.snapshot()))
-        connection.outbox.put_nowait(HostItem(self._handler.on_host()))
+        connection.outbox.put_nowait(SnapshotItem(self._greeting.snapshot()))
+        connection.outbox.put_nowait(HostItem(self._greeting.on_host()))
         writer = asyncio.create_task(self._write(connection, context))
         try:
             async for data in requests:

@@ -1,4 +1,4 @@
-"""A Ray of one node that listens on the loopback interface only and survives its control service."""
+"""A Ray of one node on the loopback interface, which survives the loss of its control service."""
 
 import os
 import secrets

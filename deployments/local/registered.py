@@ -20,7 +20,7 @@ def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, Adap
     # Kept from the imports of ``braid --help``: numpy and the client of Redis.
     from cluster.adapters.registry.journal import JournalFile
     from cluster.adapters.registry.redis_store import registry_name
-    from deployments.live_adapters import NO_BASE, content_store
+    from deployments.adapter_follower import NO_BASE, content_store
 
     adapters = config.adapters
     if adapters.store_dir is None:

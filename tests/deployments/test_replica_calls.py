@@ -9,10 +9,10 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.errors import ReplicaLost
-from deployments.front.admin.broadcast import BroadcastCluster
+from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.replica_calls import ask_replicas, integrity_answer
 
 A, B = ReplicaId("a"), ReplicaId("b")
@@ -128,17 +128,17 @@ def test_integrity_without_any_answer_still_has_replicas() -> None:
 
 
 async def test_a_silent_replica_is_one_answer_of_an_addition() -> None:
-    loaded = Answer("a", "loaded")
-    cluster = BroadcastCluster(handle(FakeHandle(saying(loaded), silent)))
-    first, second = await cluster.prepare(AdapterDigest("sha256:" + "0" * 64), 0.05)
+    loaded = ReplicaAnswer("a", AddOutcome.LOADED)
+    cluster = ReplicaBroadcast(handle(FakeHandle(saying(loaded), silent)))
+    first, second = await cluster.prepare_adapter(AdapterDigest("sha256:" + "0" * 64), 0.05)
     assert first == loaded
-    assert second.outcome == "silent"
+    assert second.outcome is AddOutcome.SILENT
 
 
 async def test_a_replica_that_has_died_is_none_of_those_asked() -> None:
     async def dead() -> None:
         raise ActorDiedError
 
-    loaded = Answer("a", "loaded")
-    cluster = BroadcastCluster(handle(FakeHandle(dead, saying(loaded), dead)))
-    assert await cluster.prepare(AdapterDigest("0" * 64), 0.05) == (loaded,)
+    loaded = ReplicaAnswer("a", AddOutcome.LOADED)
+    cluster = ReplicaBroadcast(handle(FakeHandle(dead, saying(loaded), dead)))
+    assert await cluster.prepare_adapter(AdapterDigest("0" * 64), 0.05) == (loaded,)

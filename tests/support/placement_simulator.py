@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.planning.fleet import ReplicaPlan
-from cluster.placement.planning.load import BASE, REQUESTS_COUNTER
+from cluster.placement.planning.load import REQUESTS_COUNTER
 from cluster.placement.planning.plan import AdapterInfo, MoveKind
 from cluster.placement.planning.reconciler import Reconciler
 from cluster.placement.policy import ClusterPolicy

@@ -26,7 +26,7 @@ from cluster.engine.step_output import StepOutput
 from cluster.engine.step_plan import StepPlan
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionMixing
-from deployments.replica.request_tracker import RequestBook
+from deployments.replica.request_tracker import RequestTracker
 from router_service.decision_store.layered import Origin
 from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
@@ -53,7 +53,7 @@ def entry(name: str) -> AdapterEntry:
     return AdapterEntry(AdapterKey(SHARED_OWNER, name, AdapterDigest(name)), manifest, f"/{name}")
 
 
-async def nothing_to_catch_up(digests: tuple[str, ...]) -> None:
+async def nothing_to_sync(digests: tuple[str, ...]) -> None:
     """Every generation of these tests is known from the start."""
 
 
@@ -150,14 +150,14 @@ class Rig:
             self.load,
             self.clock,
             executor,
-            on_drain=lambda digests: self.book.give_way(digests),
+            on_drain=lambda digests: self.book.yield_leases(digests),
             max_overtakes=max_overtakes,
         )
-        self.book = RequestBook(
+        self.book = RequestTracker(
             engine=self.engine,
             adapters=self.manager,
-            ensure=nothing_to_catch_up,
-            ensure_router=nothing_to_catch_up,
+            sync_adapters=nothing_to_sync,
+            sync_router=nothing_to_sync,
             reader=Reader(),
             mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,

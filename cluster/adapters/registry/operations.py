@@ -13,9 +13,9 @@ from cluster.adapters.registry.records import (
     NAME,
     VERSION,
     AdapterVersion,
-    Answer,
     Name,
     PlaceKind,
+    ReplicaAnswer,
     Step,
     VersionState,
     encode,
@@ -181,7 +181,9 @@ def _said_again(known: AdapterVersion, again: AdapterVersion) -> AdapterVersion:
     return known
 
 
-def answered(view: RegistryView, digest: AdapterDigest, answers: tuple[Answer, ...]) -> Transaction:
+def answered(
+    view: RegistryView, digest: AdapterDigest, answers: tuple[ReplicaAnswer, ...]
+) -> Transaction:
     """Note what replicas said of a staged version."""
     transaction = Transaction(view)
     transaction.put_version(replace(view.version(digest), answers=answers))

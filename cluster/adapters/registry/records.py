@@ -49,12 +49,26 @@ class Place:
     path: str = ""
 
 
+class AddOutcome(StrEnum):
+    """How a replica's try of an adapter or a router ended."""
+
+    LOADED = "loaded"
+    CHECKED = "checked"  # an adapter's files are good; there is no room on the device now
+    REFUSED = "refused"
+    SILENT = "silent"  # no answer in time
+
+    @property
+    def works(self) -> bool:
+        """Report whether the replica can serve it."""
+        return self in (AddOutcome.LOADED, AddOutcome.CHECKED)
+
+
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What one replica said when it was asked to serve a staged version."""
+class ReplicaAnswer:
+    """One replica's answer when it was asked to serve a staged version or a router."""
 
     replica_id: str
-    outcome: str  # "loaded", "checked" (no room on the device now) or "refused"
+    outcome: AddOutcome
     code: str = ""  # of the error where refused
     message: str = ""
 
@@ -71,7 +85,7 @@ class AdapterVersion:
     changed_at: float  # wall clock, seconds: when ``state`` was entered
     names: tuple[str, ...] = ()
     wanted_by: str = ""  # the name it is staged for
-    answers: tuple[Answer, ...] = ()  # of replicas, while it is staged
+    answers: tuple[ReplicaAnswer, ...] = ()  # of replicas, while it is staged
     tags: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what people should know of its files, a sentence each
     base_check: BaseCheck | None = None  # what must agree with the base; None: as configured

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from cluster.adapters.registry import operations, recovery, router_operations
 from cluster.adapters.registry.journal import Journal
 from cluster.adapters.registry.operations import Transaction
-from cluster.adapters.registry.records import AdapterVersion, Answer, Name, Router
+from cluster.adapters.registry.records import AdapterVersion, Name, ReplicaAnswer, Router
 from cluster.adapters.registry.recovery import Stored
 from cluster.adapters.registry.registry_store import Changes, RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
@@ -98,7 +98,9 @@ class AdapterRegistry:
             lambda view: operations.stage(view, version, wanted_by, self._clock.wall())
         )
 
-    async def answered(self, digest: AdapterDigest, answers: tuple[Answer, ...]) -> RegistryView:
+    async def answered(
+        self, digest: AdapterDigest, answers: tuple[ReplicaAnswer, ...]
+    ) -> RegistryView:
         """See ``operations.answered``."""
         return await self._commit(lambda view: operations.answered(view, digest, answers))
 

@@ -5,11 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
-
-BASE = AdapterDigest("")
-"""The base without an adapter, as snapshots name it."""
 
 REQUESTS_COUNTER = "requests_arrived"
 """Engine counter with all requests of a replica. A request for a mixture counts once here, but

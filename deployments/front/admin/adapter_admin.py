@@ -16,10 +16,11 @@ from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import (
     AdapterVersion,
-    Answer,
+    AddOutcome,
     Name,
     Place,
     PlaceKind,
+    ReplicaAnswer,
     VersionState,
     name_id,
 )
@@ -38,14 +39,13 @@ from cluster.errors import (
     BraidError,
     error_from_code,
 )
-from deployments.front.admin.broadcast import Cluster
-from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
+from deployments.adapter_follower import NO_BASE, AdapterFollower, content_store
+from deployments.front.admin.broadcast import ReplicaBroadcast
 
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.05
 REMOVE_WAIT_S = 30.0
-WORKING = ("loaded", "checked")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class AdapterAdmin:
     def __init__(
         self,
         *,
-        live: LiveAdapters,
+        adapters: AdapterFollower,
         config: AdapterConfig,
-        cluster: Cluster,
+        replicas: ReplicaBroadcast,
         clock: Clock,
         hub_token: str | None = None,
         base_dir: Path | None = None,
@@ -76,10 +76,10 @@ class AdapterAdmin:
         self.hub_token = hub_token
         self._base_dir = base_dir
         self._base_template = base_template
-        self._live = live
-        self._registry = live.registry
+        self._adapters = adapters
+        self._registry = adapters.registry
         self._config = config
-        self._cluster = cluster
+        self._replicas = replicas
         self._clock = clock
 
     @property
@@ -136,7 +136,7 @@ class AdapterAdmin:
         """
         version = (await self._registry.refresh()).version(digest)
         if version.place.kind is PlaceKind.STORE:
-            await asyncio.to_thread(self._live.path_of, version)
+            await asyncio.to_thread(self._adapters.path_of, version)
         return await self._point(digest, wanted, by)
 
     async def roll_back(
@@ -194,9 +194,9 @@ class AdapterAdmin:
                 raise AdapterSourceRefused("adapters.store_dir is not configured")
             await asyncio.to_thread(store.verify, digest)
             return
-        path = self._live.path_of(version)
+        path = self._adapters.path_of(version)
         manifest, _ = await asyncio.to_thread(
-            read_manifest, Path(path), links_below=self._live.adapters_dir
+            read_manifest, Path(path), links_below=self._adapters.adapters_dir
         )
         if manifest.digest != digest:
             raise AdapterCorrupt(
@@ -212,7 +212,7 @@ class AdapterAdmin:
         )
 
     async def _store(self, base_check: BaseCheck | None) -> ContentStore:
-        base = await self._cluster.base()
+        base = await self._replicas.base()
         base = dataclasses.replace(base, folder=self._base_dir)  # theirs, on this machine
         store = content_store(self._config, base, base_check)
         if store is None:
@@ -226,21 +226,21 @@ class AdapterAdmin:
     ) -> Name:
         if await asyncio.to_thread(store.get, digest) is None:
             raise AdapterConflict(f"version {digest} was being removed; try again")
-        answers = await self._cluster.prepare(digest, self._config.add_timeout_s)
+        answers = await self._replicas.prepare_adapter(digest, self._config.add_timeout_s)
         await self._registry.answered(digest, answers)
         self._judge(answers)
         return await self._point(digest, wanted, by)
 
-    def _judge(self, answers: tuple[Answer, ...]) -> None:
+    def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
-        working = sum(answer.outcome in WORKING for answer in answers)
+        working = sum(answer.outcome.works for answer in answers)
         needed = max(1, min(self._config.acknowledgements or len(answers), len(answers)))
         if working >= needed:
             return
         if not answers:
             raise AdapterLoadFailed("no replica is there that could say whether it can serve it")
         summary = f"{working} of {len(answers)} replicas can serve it, {needed} must"
-        refused = next((answer for answer in answers if answer.outcome == "refused"), None)
+        refused = next((answer for answer in answers if answer.outcome is AddOutcome.REFUSED), None)
         if refused is None:
             raise AdapterLoadFailed(f"{summary}; the others did not answer in time")
         error = error_from_code(refused.code, f"{summary}: {refused.message}")

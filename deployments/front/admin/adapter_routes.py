@@ -25,7 +25,7 @@ from deployments.front.admin.adapter_wire import (
     staged_for,
     version_card,
 )
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, OwnerQuery, RemoveQuery, read_query, refuse_body
 
@@ -33,11 +33,11 @@ B = TypeVar("B", bound=NameBody)
 DIGEST_CHARACTERS = 64
 
 
-def build_adapter_routes(context: FrontContext) -> APIRouter:
+def build_adapter_routes(context: AdminContext) -> APIRouter:
     """All of them need an administrator's key."""
     routes = APIRouter(prefix="/admin/v1/adapters")
     admin = context.adapter_admin
-    registry = context.live.registry
+    registry = context.adapters.registry
 
     def card(name: Name) -> dict[str, Any]:
         return adapter_card(registry.view, name, context.replicas.holdings())
@@ -71,7 +71,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         """Every name, and every version that no name points to."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await context.live.catch_up()
+        await context.adapters.sync()
         view = registry.view
         snapshots = context.replicas.holdings()
         pointed = {name.digest for name in view.names.values()}
@@ -88,7 +88,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
                     "epoch": view.revision.epoch,
                     "revision": view.revision.number,
                     "age_s": registry.age_s,
-                    "error": context.live.away,
+                    "error": context.adapters.away,
                 },
             }
         )
@@ -98,7 +98,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         """One name or one version; also what is being added for the name now."""
         await context.door.enter_admin(request)
         owner = read_query(request, OwnerQuery).owner
-        await context.live.catch_up()
+        await context.adapters.sync()
         view = registry.view
         snapshots = context.replicas.holdings()
         if is_digest(name):
@@ -186,7 +186,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         await refuse_body(request)
         digest = AdapterDigest(name)
         if not is_digest(name):
-            await context.live.catch_up()
+            await context.adapters.sync()
             digest = registry.view.name(query.owner, name).digest
         await admin.verify(digest)
         return json_answer({"object": "adapter.verified", "version": digest, "intact": True})

@@ -17,7 +17,7 @@ from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.blocking import paced
 from cluster.adapters.budget import ByteBudget
 from cluster.adapters.registry import router_operations
-from cluster.adapters.registry.records import Answer, Router
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer, Router
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.adapters.sources.files import save_stream
 from cluster.base_model.source import ModelLocation
@@ -32,10 +32,10 @@ from cluster.errors import (
     RouterOutdated,
     error_from_code,
 )
-from deployments.front.admin.broadcast import Cluster
+from deployments.adapter_follower import AdapterFollower
+from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.front.admin.front_routers import FrontRouters
-from deployments.live_adapters import LiveAdapters
-from deployments.live_routers import (
+from deployments.router_build import (
     added_path,
     bound_versions,
     build_router,
@@ -67,18 +67,18 @@ class RouterAdmin:
     def __init__(
         self,
         *,
-        live: LiveAdapters,
+        adapters: AdapterFollower,
         routers: FrontRouters,
         config: AppConfig,
         base: ModelLocation,
-        cluster: Cluster,
+        replicas: ReplicaBroadcast,
         clock: Clock,
     ) -> None:
-        self._live = live
+        self._adapters = adapters
         self._routers = routers
         self._config = config
         self._base = base
-        self._cluster = cluster
+        self._replicas = replicas
         self._clock = clock
 
     @property
@@ -146,11 +146,11 @@ class RouterAdmin:
         )
         await self._try(router)
         now = self._clock.wall()
-        record = await self._live.registry.put_router(
+        record = await self._adapters.registry.put_router(
             Router(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
             replaces=wanted.replaces,
         )
-        await self._routers.sync()
+        await self._routers.rebuild()
         await self._tidy()
         log.info("routers.added", name=wanted.name, kind=kind, version=version, by=by)
         return record
@@ -161,19 +161,19 @@ class RouterAdmin:
         Raises:
             RouterNotFound: none of this name was added.
         """
-        view = await self._live.registry.refresh()
+        view = await self._adapters.registry.refresh()
         if name not in view.routers and any(r.name == name for r in self._config.routers):
             raise RouterNotFound(
                 f"the router {name!r} is in the cluster's configuration; it was not added",
                 param="name",
             )
-        await self._live.registry.remove_router(name)
-        await self._routers.sync()
+        await self._adapters.registry.remove_router(name)
+        await self._routers.rebuild()
         await self._tidy()
         log.info("routers.removed", name=name, by=by)
 
     async def _check_name(self, wanted: WantedRouter) -> None:
-        view = await self._live.registry.refresh()
+        view = await self._adapters.registry.refresh()
         router_operations.check_router(view, wanted.name, replaces=wanted.replaces)
         configured = {router.name for router in self._config.routers}
         if wanted.name in configured - view.routers.keys() and not wanted.replaces:
@@ -181,23 +181,23 @@ class RouterAdmin:
 
     async def _try(self, router: RouterConfig) -> None:
         try:
-            check_candidates(router, self._live.view)
-            entries = self._live.view.entries()
+            check_candidates(router, self._adapters.view)
+            entries = self._adapters.view.entries()
             await asyncio.to_thread(build_router, self._config, router, entries, self._base)
         except ConfigError as error:
             raise RouterError(_without(router.path, error.message)) from error
-        answers = await self._cluster.prepare_router(
+        answers = await self._replicas.prepare_router(
             router.model_dump(mode="json"), self._config.adapters.add_timeout_s
         )
         self._judge(answers)
 
-    def _judge(self, answers: tuple[Answer, ...]) -> None:
+    def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless every replica that answers can serve it, and one does."""
-        refused = next((answer for answer in answers if answer.outcome == "refused"), None)
+        refused = next((answer for answer in answers if answer.outcome is AddOutcome.REFUSED), None)
         if refused is not None:
             error = error_from_code(refused.code, f"a replica refused it: {refused.message}")
             raise error if isinstance(error, RouterError) else RouterError(error.message)
-        silent = [answer for answer in answers if answer.outcome != "loaded"]
+        silent = [answer for answer in answers if answer.outcome is not AddOutcome.LOADED]
         if silent or not answers:
             raise error_from_code(
                 "replica_lost", f"{len(silent)} of {len(answers)} replicas did not answer in time"
@@ -206,7 +206,7 @@ class RouterAdmin:
     async def _tidy(self) -> None:
         store = router_store(self._config)
         if store is not None:
-            kept = {router.version for router in self._live.view.routers.values()}
+            kept = {router.version for router in self._adapters.view.routers.values()}
             before = self._clock.wall() - KEPT_S
             await asyncio.to_thread(store.remove_others, kept, before)
 

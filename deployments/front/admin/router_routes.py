@@ -9,12 +9,12 @@ from pydantic import Field
 
 from cluster.errors import RequestError, RouterNotFound
 from deployments.front.admin.adapter_sources import is_archive
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.router_admin import WantedRouter, describe
-from deployments.front.front_context import FrontContext
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, read_query, refuse_body
 from deployments.front.openai.wire_types import Body, NameText, NameToAdd
-from deployments.live_routers import router_configs
+from deployments.router_build import router_configs
 
 
 class RouterBody(Body):
@@ -30,13 +30,13 @@ class RouterBody(Body):
         return WantedRouter(self.name, self.kind, self.options, self.replace)
 
 
-def build_router_routes(context: FrontContext) -> APIRouter:
+def build_router_routes(context: AdminContext) -> APIRouter:
     """All of them need an administrator's key."""
     routes = APIRouter(prefix="/admin/v1/routers")
     admin = context.router_admin
 
     def cards() -> list[dict[str, Any]]:
-        view = context.live.view
+        view = context.adapters.view
         present = admin.routers.present
         found = []
         for router in router_configs(context.app_config, view):
@@ -87,7 +87,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
         """All of them; the first one answers ``auto``."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await admin.routers.catch_up()
+        await admin.routers.sync()
         return json_answer({"object": "list", "data": cards()})
 
     @routes.get("/{name}")
@@ -95,7 +95,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
         """One of them."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await admin.routers.catch_up()
+        await admin.routers.sync()
         return json_answer(card(name))
 
     @routes.delete("/{name}")

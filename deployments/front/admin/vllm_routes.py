@@ -10,10 +10,10 @@ from cluster.errors import AdapterSourceError
 from deployments.front.admin.adapter_admin import Wanted
 from deployments.front.admin.adapter_sources import source_of
 from deployments.front.admin.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
 
 
-def build_vllm_routes(context: FrontContext) -> APIRouter:
+def build_vllm_routes(context: AdminContext) -> APIRouter:
     """Both need an administrator's key."""
     routes = APIRouter(prefix="/v1")
     admin = context.adapter_admin

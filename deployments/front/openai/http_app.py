@@ -265,13 +265,13 @@ def build_http_app(context: FrontContext) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics(request: Request) -> Response:
-        await check_may_scrape(context, request)
+        await check_may_scrape(context.admin, request)
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
-    app.include_router(build_admin_routes(context))
-    app.include_router(build_adapter_routes(context))
-    app.include_router(build_router_routes(context))
-    app.include_router(build_vllm_routes(context))
+    app.include_router(build_admin_routes(context.admin))
+    app.include_router(build_adapter_routes(context.admin))
+    app.include_router(build_router_routes(context.admin))
+    app.include_router(build_vllm_routes(context.admin))
     install_methods(app, context.config.cors_origins)
     app.add_middleware(RequestIdMiddleware, clock=context.clock)
     return app

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.format.chat_template import digest_of
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import Answer, VersionState
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.sources import FolderSource
 from cluster.adapters.validation.base_shapes import BaseShapes
@@ -29,9 +29,9 @@ from cluster.errors import (
     AdapterSourceRefused,
     AdapterWrongBase,
 )
+from deployments.adapter_follower import AdapterFollower, content_store
 from deployments.front.admin.adapter_admin import AdapterAdmin, Wanted
 from deployments.front.admin.adapter_wire import adapter_card
-from deployments.live_adapters import LiveAdapters, content_store
 
 MODULE = "model.layers.0.self_attn.q_proj"
 BASE = BaseShapes("base", {MODULE: (8, 8)})
@@ -42,7 +42,10 @@ class FakeCluster:
     """Replicas that answer as they are told."""
 
     def __init__(self) -> None:
-        self.answers: tuple[Answer, ...] = (Answer("r0", "loaded"), Answer("r1", "checked"))
+        self.answers: tuple[ReplicaAnswer, ...] = (
+            ReplicaAnswer("r0", AddOutcome.LOADED),
+            ReplicaAnswer("r1", AddOutcome.CHECKED),
+        )
         self.prepared: list[AdapterDigest] = []
         self.entered = asyncio.Event()
         self.both = asyncio.Event()
@@ -51,7 +54,9 @@ class FakeCluster:
     async def base(self) -> BaseShapes:
         return BASE
 
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare_adapter(
+        self, digest: AdapterDigest, timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
         self.prepared.append(digest)
         self.entered.set()
         if len(self.prepared) == 2:
@@ -72,9 +77,9 @@ class Bench:
         )
         store = MemoryRegistryStore(lambda: f"epoch-{next(epochs)}")
         self.registry = AdapterRegistry(store, clock)
-        self.live = LiveAdapters(self.registry, AdapterCatalog(), self.config, clock)
+        self.adapters = AdapterFollower(self.registry, AdapterCatalog(), self.config, clock)
         self.admin = AdapterAdmin(
-            live=self.live, config=self.config.adapters, cluster=self.cluster, clock=clock
+            adapters=self.adapters, config=self.config.adapters, replicas=self.cluster, clock=clock
         )
 
     def source(self, value: float) -> FolderSource:
@@ -109,24 +114,30 @@ async def test_a_name_points_to_what_replicas_can_serve(bench: Bench) -> None:
     assert bench.cluster.prepared == [name.digest]
     assert bench.served() == {"shared/one": name.digest}
     version = bench.registry.view.of_name(name)
-    assert bench.live.path_of(version).startswith(str(bench.folder / "store"))
+    assert bench.adapters.path_of(version).startswith(str(bench.folder / "store"))
     assert version.source == "folder adapter-1"
 
 
 @pytest.mark.parametrize(
     ("answers", "error"),
     [
-        ((Answer("r0", "loaded"), Answer("r1", "silent")), AdapterLoadFailed),
         (
-            (Answer("r0", "loaded"), Answer("r1", "refused", "adapter_wrong_base", "too wide")),
+            (ReplicaAnswer("r0", AddOutcome.LOADED), ReplicaAnswer("r1", AddOutcome.SILENT)),
+            AdapterLoadFailed,
+        ),
+        (
+            (
+                ReplicaAnswer("r0", AddOutcome.LOADED),
+                ReplicaAnswer("r1", AddOutcome.REFUSED, "adapter_wrong_base", "too wide"),
+            ),
             AdapterWrongBase,
         ),
-        ((Answer("r0", "refused", "model_not_found", "who?"),), AdapterLoadFailed),
+        ((ReplicaAnswer("r0", AddOutcome.REFUSED, "model_not_found", "who?"),), AdapterLoadFailed),
         ((), AdapterLoadFailed),
     ],
 )
 async def test_what_replicas_cannot_serve_is_rolled_back(
-    bench: Bench, answers: tuple[Answer, ...], error: type[Exception]
+    bench: Bench, answers: tuple[ReplicaAnswer, ...], error: type[Exception]
 ) -> None:
     before = await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
     bench.cluster.answers = answers
@@ -138,7 +149,10 @@ async def test_what_replicas_cannot_serve_is_rolled_back(
 
 async def test_fewer_answers_are_enough_where_the_operator_says_so(tmp_path: Path) -> None:
     bench = Bench(tmp_path, acknowledgements=1)
-    bench.cluster.answers = (Answer("r0", "silent"), Answer("r1", "loaded"))
+    bench.cluster.answers = (
+        ReplicaAnswer("r0", AddOutcome.SILENT),
+        ReplicaAnswer("r1", AddOutcome.LOADED),
+    )
     await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
     assert list(bench.served()) == ["shared/one"]
 
@@ -237,7 +251,7 @@ async def test_one_addition_may_say_what_must_agree_with_the_base(bench: Bench) 
         await bench.admin.add(source, Wanted("one"), ADMIN)
     name = await bench.admin.add(source, Wanted("one"), ADMIN, "shapes")
     # Replicas read it from here, also after the registry was lost.
-    assert bench.live.by_digest(name.digest).base_check == "shapes"
+    assert bench.adapters.by_digest(name.digest).base_check == "shapes"
     assert bench.admin.config.base_check == "digest"
     store = content_store(bench.config.adapters, BASE)
     assert store is not None
@@ -265,9 +279,9 @@ async def test_an_own_chat_template_is_said_unless_it_is_the_base_s(tmp_path: Pa
     for own, noted in (("{{ messages }}", True), ("the base's", False)):
         bench = Bench(tmp_path / str(noted))
         bench.admin = AdapterAdmin(
-            live=bench.live,
+            adapters=bench.adapters,
             config=bench.config.adapters,
-            cluster=bench.cluster,
+            replicas=bench.cluster,
             clock=ManualClock(),
             base_template=digest_of("the base's"),
         )

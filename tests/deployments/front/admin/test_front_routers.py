@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.base_model.source import ModelLocation
 from cluster.clock import ManualClock
@@ -24,12 +24,12 @@ from cluster.errors import (
     RouterNotFound,
     RouterOutdated,
 )
+from deployments.adapter_follower import AdapterFollower, folder_versions
 from deployments.cli.routers.router_remote import packed
 from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, WantedRouter
-from deployments.live_adapters import LiveAdapters, folder_versions
-from deployments.live_routers import BuiltRouters
 from deployments.local.quickstart import DEMO_ADAPTERS
+from deployments.router_build import BuiltRouters
 from router_service.routers.static import save_static
 
 ADMIN = TenantId("admin")
@@ -39,10 +39,15 @@ class FakeCluster:
     """Replicas that answer as they are told."""
 
     def __init__(self) -> None:
-        self.answers: tuple[Answer, ...] = (Answer("r0", "loaded"), Answer("r1", "loaded"))
+        self.answers: tuple[ReplicaAnswer, ...] = (
+            ReplicaAnswer("r0", AddOutcome.LOADED),
+            ReplicaAnswer("r1", AddOutcome.LOADED),
+        )
         self.tried: list[str] = []
 
-    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
+    async def prepare_router(
+        self, router: dict[str, Any], timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
         self.tried.append(router["name"])
         return self.answers
 
@@ -61,17 +66,17 @@ class Bench:
         self.clock = ManualClock(1e9)
         self.catalog = AdapterCatalog.scan(DEMO_ADAPTERS)
         self.registry = AdapterRegistry(MemoryRegistryStore(lambda: "epoch"), self.clock)
-        self.live = LiveAdapters(self.registry, self.catalog, self.config, self.clock)
+        self.adapters = AdapterFollower(self.registry, self.catalog, self.config, self.clock)
         self.cluster = FakeCluster()
         base = ModelLocation(folder, "org/base", "digest")
         self.present = BuiltRouters()
-        self.routers = FrontRouters(self.live, self.config, base, self.use)
+        self.routers = FrontRouters(self.adapters, self.config, base, self.use)
         self.admin = RouterAdmin(
-            live=self.live,
+            adapters=self.adapters,
             routers=self.routers,
             config=self.config,
             base=base,
-            cluster=self.cluster,  # type: ignore[arg-type]
+            replicas=self.cluster,  # type: ignore[arg-type]
             clock=self.clock,
         )
 
@@ -141,15 +146,24 @@ async def test_a_configured_router_comes_back(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("answers", "error"),
     [
-        ((Answer("r0", "loaded"), Answer("r1", "refused", "router_invalid", "no")), RouterError),
-        ((Answer("r0", "refused", "router_outdated", "old"),), RouterOutdated),
-        ((Answer("r0", "refused", "store_unavailable", "away"),), RouterError),
-        ((Answer("r0", "loaded"), Answer("r1", "silent")), ReplicaLost),
+        (
+            (
+                ReplicaAnswer("r0", AddOutcome.LOADED),
+                ReplicaAnswer("r1", AddOutcome.REFUSED, "router_invalid", "no"),
+            ),
+            RouterError,
+        ),
+        ((ReplicaAnswer("r0", AddOutcome.REFUSED, "router_outdated", "old"),), RouterOutdated),
+        ((ReplicaAnswer("r0", AddOutcome.REFUSED, "store_unavailable", "away"),), RouterError),
+        (
+            (ReplicaAnswer("r0", AddOutcome.LOADED), ReplicaAnswer("r1", AddOutcome.SILENT)),
+            ReplicaLost,
+        ),
         ((), ReplicaLost),
     ],
 )
 async def test_what_replicas_cannot_serve_is_not_added(
-    bench: Bench, answers: tuple[Answer, ...], error: type[Exception]
+    bench: Bench, answers: tuple[ReplicaAnswer, ...], error: type[Exception]
 ) -> None:
     bench.cluster.answers = answers
     with pytest.raises(error):
@@ -177,10 +191,10 @@ async def test_what_is_made_of_adapters_is_broken_without_them(bench: Bench) -> 
     version = bench.present.routers["arrow"].version
     name = bench.registry.view.names["shared/json"]
     await bench.registry.point(name.owner, "sql", name.digest, expected=None, by=ADMIN)
-    await bench.routers.catch_up()
+    await bench.routers.sync()
     assert bench.present.routers["arrow"].version != version
     await bench.registry.remove_name(name.owner, "sql", expected=None, force=False)
-    await bench.routers.catch_up()
+    await bench.routers.sync()
     assert "'sql' is no adapter here" in bench.present.broken["arrow"]
     assert list(bench.present.routers) == ["own"]
 

@@ -8,8 +8,8 @@ from fastapi import FastAPI
 
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory, TenantEntry
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.vllm_routes import build_vllm_routes
-from deployments.front.front_context import FrontContext
 from deployments.front.http import problem
 from tests.deployments.front.admin.test_adapter_admin import Bench
 from tests.support.doors import make_door
@@ -32,7 +32,7 @@ async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
     )
     app = FastAPI()
     problem.install(app)
-    app.include_router(build_vllm_routes(cast("FrontContext", context)))
+    app.include_router(build_vllm_routes(cast("AdminContext", context)))
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),
         base_url="http://front",

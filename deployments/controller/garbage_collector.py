@@ -24,7 +24,7 @@ age of its view, and the way of a request to its replica."""
 Unload = Callable[[tuple[AdapterDigest, ...]], Awaitable[list[frozenset[AdapterDigest]] | None]]
 
 
-class RetiredCollector:
+class GarbageCollector:
     """Frees what is retired. One in the cluster; every step can be taken again after a restart.
 
     Args:
