@@ -152,14 +152,6 @@ def _convert(
     return {name: tensor.float().contiguous() for name, tensor in found.items()}
 
 
-def _ours(key: str) -> str:
-    """Our name of a published tensor; "" where it is none of the layout's."""
-    for old, new in _PREFIXES.items():
-        if key.startswith(old):
-            return new + key[len(old) :]
-    return ""
-
-
 def _published(name: str) -> str:
     """The published name of one of our tensors."""
     for old, new in _PREFIXES.items():

@@ -83,14 +83,6 @@ class ClusterView:
         for request_id in self._by_replica.pop(replica_id, set()):
             del self._sent[request_id]
 
-    def retain(self, alive: Iterable[ReplicaId], now: float) -> tuple[ReplicaId, ...]:
-        """Drop every replica that is not alive; returns those dropped, sorted."""
-        alive_ids = set(alive)
-        lost = tuple(sorted(self._known.keys() - alive_ids))
-        for replica_id in lost:
-            self.remove(replica_id, now)
-        return lost
-
     def forget_removed(self, before: float) -> None:
         """Release the memory of removals older than ``before``."""
         self._removed_at = {r: at for r, at in self._removed_at.items() if at >= before}

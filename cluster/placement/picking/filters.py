@@ -4,8 +4,8 @@ Hard filters always hold. Soft ones are preferences: one that would leave nobody
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
@@ -18,7 +18,6 @@ class PickRequest:
 
     digests: tuple[AdapterDigest, ...]  # of the whole mixture; empty: the base alone
     tenant: TenantId | None = None  # who asks; None has no neighbours
-    nbytes: Mapping[AdapterDigest, int] = field(default_factory=dict)  # where known
     exclude: Collection[ReplicaId] = ()  # replicas that just failed this request
 
 

@@ -57,7 +57,7 @@ class ResidencyScorer:
         digests = tuple(sorted(set(request.digests)))
         if not digests:
             return [1.0] * len(replicas)
-        sizes = _sizes(digests, replicas, request)
+        sizes = _sizes(digests, replicas)
         total = sum(sizes.values())
         values = [self._mixture(replica, sizes) / total for replica in replicas]
         if replicas and max(values) <= self.FREE_SLOT:
@@ -113,14 +113,14 @@ _HOLDS_SLOT = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.
 
 
 def _sizes(
-    digests: Sequence[AdapterDigest], replicas: Sequence[ReplicaView], request: PickRequest
+    digests: Sequence[AdapterDigest], replicas: Sequence[ReplicaView]
 ) -> dict[AdapterDigest, float]:
     """Bytes of each adapter; the mean of the others where unknown, 1 where all are."""
     known: dict[AdapterDigest, int] = {}
     for replica in replicas:
         for adapter in replica.snapshot.resident:
             known[adapter.digest] = max(known.get(adapter.digest, 0), adapter.nbytes)
-    sizes = {d: float(request.nbytes.get(d) or known.get(d) or 0) for d in digests}
+    sizes = {d: float(known.get(d, 0)) for d in digests}
     positive = [size for size in sizes.values() if size > 0]
     mean = sum(positive) / len(positive) if positive else 1.0
     return {digest: size or mean for digest, size in sizes.items()}

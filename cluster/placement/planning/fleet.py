@@ -27,8 +27,6 @@ class ReplicaPlan:
     replica_id: ReplicaId
     version: int
     desired: tuple[AdapterDigest, ...]  # what matters most first
-    prefetch: tuple[AdapterDigest, ...]  # of the desired, those not ready
-    evict: tuple[AdapterDigest, ...]  # to make room; never one in use
 
 
 @dataclass(slots=True)
@@ -68,7 +66,7 @@ class Fleet:
             # A restored assignment has been heard of when this process began to listen.
             heard_at = heard.observed_at if heard is not None else self._started_at
             if now - heard_at > lost_after_s:
-                self.lost(replica_id, now, f"silent for more than {lost_after_s:g} s")
+                self._drop(replica_id, now, f"silent for more than {lost_after_s:g} s")
         for replica_id, snapshot in sorted(self.snapshots.items()):
             assignment = self.assignments.get(replica_id)
             if assignment is None:
@@ -80,8 +78,7 @@ class Fleet:
                 self.version = max(self.version, snapshot.desired_version) + 1
                 assignment.version = self.version
 
-    def lost(self, replica_id: ReplicaId, now: float, reason: str) -> None:
-        """Drop a replica."""
+    def _drop(self, replica_id: ReplicaId, now: float, reason: str) -> None:
         self.snapshots.pop(replica_id, None)
         assignment = self.assignments.pop(replica_id, None)
         if assignment is not None:
@@ -153,18 +150,11 @@ class Fleet:
             news = assignment.sent_version != assignment.version
             if not news and now - assignment.sent_at < self._resend_s:
                 continue
-            evictions = [
-                move
-                for move in planned.moves
-                if move.replica_id == replica_id and move.kind is MoveKind.EVICT
-            ]
-            for move in evictions if news else ():
-                self._history.record(now, "evict", move.reason, replica_id, move.digest)
+            for move in planned.moves if news else ():
+                if move.replica_id == replica_id and move.kind is MoveKind.EVICT:
+                    self._history.record(now, "evict", move.reason, replica_id, move.digest)
             assignment.sent_version, assignment.sent_at = assignment.version, now
-            evict = tuple(move.digest for move in evictions)
-            plans.append(
-                ReplicaPlan(replica_id, assignment.version, assignment.desired, missing, evict)
-            )
+            plans.append(ReplicaPlan(replica_id, assignment.version, assignment.desired))
         return tuple(plans)
 
     def status(self) -> dict[str, Any]:

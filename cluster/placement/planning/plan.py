@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.planning.load import LoadReport
 from cluster.placement.policy import ClusterPolicy
@@ -18,11 +17,6 @@ class AdapterInfo:
     alias: str
     owner: TenantId
     nbytes: int  # on the device where known, else in the file
-
-    @classmethod
-    def from_entry(cls, entry: AdapterEntry) -> "AdapterInfo":
-        """The catalog's line, reduced."""
-        return cls(entry.key.digest, entry.key.alias, entry.key.owner, entry.manifest.nbytes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ class Reconciler:
         """Compare what is with what should be.
 
         ``adapters`` is the catalog: only what it lists can be placed. A replica missing from
-        ``snapshots`` is kept until ``lost_after_s``; the actor calls ``replica_lost`` when it
-        knows better.
+        ``snapshots`` is kept until ``lost_after_s``: one that is replaced within that time costs
+        no moves, and fronts send its requests elsewhere at once.
         """
         fleet = self._fleet
         catalog = tuple(adapters)
@@ -154,10 +154,6 @@ class Reconciler:
             wait = failure.retry_at - now
             words = f"attempt {failure.attempts}: {message}; next one in {wait:.0f} s"
             self._history.record(now, "failed", words, replica_id, digest)
-
-    def replica_lost(self, replica_id: ReplicaId, now: float, reason: str) -> None:
-        """A replica is surely gone; the next tick re-places what it had."""
-        self._fleet.lost(replica_id, now, reason)
 
     def _scale(self, policy: ClusterPolicy, now: float) -> tuple[int, str]:
         snapshots = self._fleet.snapshots.values()
