@@ -9,6 +9,7 @@ from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
+from cluster.validation_text import describe_problems
 from deployments.controller.controller import controller_deployment
 from deployments.front.front import front_deployment
 from deployments.replica.replica import replica_deployment
@@ -25,11 +26,7 @@ def parse_config(args: dict[str, Any]) -> AppConfig:
     try:
         return AppConfig.model_validate(args)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}"
-            for item in error.errors(include_url=False)
-        )
-        raise ConfigError(f"application arguments: {problems}") from error
+        raise ConfigError(f"application arguments: {describe_problems(error)}") from error
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:
@@ -43,11 +40,13 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     """
     config = parse_config(args)
     if config.tenants_file is None:
-        raise ConfigError("tenants_file: required; without tenants nobody may ask anything")
+        raise ConfigError(
+            "tenants_file: required; name the file with the tenants that may send requests"
+        )
     names = [router.name for router in config.routers]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"routers: the name {name!r} is used twice")
+            raise ConfigError(f"routers: the name {name!r} is used twice; rename one of them")
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     policy = PolicyFile(config.controller.policy_file, defaults).policy
     plain = config.model_dump(mode="json", exclude_unset=True)

@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import AppConfig, Section
 from cluster.errors import ConfigError
+from cluster.validation_text import describe_problems
 from deployments.serve_env import SERVE_ENVIRONMENT
 
 APP_IMPORT_PATH = "deployments.app:build_app"
@@ -87,11 +88,7 @@ def load_overlay_config(path: Path) -> OverlayConfig:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigError(f"{path}: {problems}") from error
+        raise ConfigError(f"{path}: {describe_problems(error, root='file')}") from error
 
 
 def serve_config(config: OverlayConfig) -> dict[str, Any]:
