@@ -83,7 +83,7 @@ class PolicyFile:
             self._content = read_regular(path)
             self.policy = parse_policy(self._content, source=str(path), defaults=self._defaults)
 
-    def refresh(self) -> bool:
+    def sync(self) -> bool:
         """Look at the file; True where ``policy`` changed.
 
         The content itself is compared: a file replaced within the clock's resolution, as mounted

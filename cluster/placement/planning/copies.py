@@ -40,8 +40,10 @@ def _target(
     replicas = len(inputs.replicas)
     per_second = rate.rate if rate else 0.0
     share = min(1.0, per_second / inputs.load.total) if inputs.load.total > 0 else 0.0
-    wanted, held_back = _wanted(inputs, info.digest, per_second, share, min(previous, replicas))
-    copies = max(wanted, pinned)
+    desired, held_back = _desired_copies(
+        inputs, info.digest, per_second, share, min(previous, replicas)
+    )
+    copies = max(desired, pinned)
     facts = _facts(rate, share)
     if pinned and copies == pinned:
         facts = f"pinned to {pinned}; {facts}"
@@ -61,7 +63,7 @@ def _target(
     )
 
 
-def _wanted(
+def _desired_copies(
     inputs: PlanInputs, digest: AdapterDigest, rate: float, share: float, present: int
 ) -> tuple[int, bool]:
     """Copies by load alone, and whether the cooldown kept copies that load does not ask for."""
@@ -73,11 +75,11 @@ def _wanted(
     believed = share * seen / (seen + policy.evidence) if seen > 0 else 0.0
     raised = math.ceil(believed * replicas - policy.tolerance - _ROUNDING)
     lowered = math.ceil(share * replicas + policy.tolerance - _ROUNDING) if rate > 0 else 0
-    wanted = min(max(present, raised), max(lowered, raised))
-    wanted = min(max(wanted, least), most)
-    if wanted < present and digest in inputs.cooling:
+    desired = min(max(present, raised), max(lowered, raised))
+    desired = min(max(desired, least), most)
+    if desired < present and digest in inputs.cooling:
         return min(present, most), True
-    return wanted, False
+    return desired, False
 
 
 def _facts(rate: AdapterRate | None, share: float) -> str:

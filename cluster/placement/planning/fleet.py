@@ -12,9 +12,9 @@ from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.planning.history import History
-from cluster.placement.planning.plan import Held, MoveKind, Plan, ReplicaRoom
+from cluster.placement.planning.plan import MoveKind, Plan, ReplicaRoom, ResidentCopy
 
-_HOLDS_ROOM = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.EVICTING})
+_TAKES_ROOM = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.EVICTING})
 _ON_ITS_WAY = frozenset(
     {AdapterState.FETCHING, AdapterState.ON_HOST, AdapterState.LOADING, AdapterState.READY}
 )
@@ -101,7 +101,7 @@ class Fleet:
                 replica_id=replica_id,
                 slots=snapshot.slots_total,
                 bytes_limit=snapshot.adapter_bytes_limit,
-                held=_held(snapshot),
+                resident=_resident_copies(snapshot),
                 desired=self._still_desired(snapshot, now),
             )
             for replica_id, snapshot in sorted(self.snapshots.items())
@@ -194,9 +194,9 @@ class Fleet:
             self.assignments[ReplicaId(replica_id)] = Assignment(**{**entry, "desired": desired})
 
 
-def _held(snapshot: ReplicaSnapshot) -> tuple[Held, ...]:
+def _resident_copies(snapshot: ReplicaSnapshot) -> tuple[ResidentCopy, ...]:
     return tuple(
-        Held(
+        ResidentCopy(
             digest=adapter.digest,
             nbytes=adapter.nbytes,
             ready=adapter.state is AdapterState.READY,
@@ -204,5 +204,5 @@ def _held(snapshot: ReplicaSnapshot) -> tuple[Held, ...]:
             last_used=adapter.last_used,
         )
         for adapter in snapshot.resident
-        if adapter.state in _HOLDS_ROOM
+        if adapter.state in _TAKES_ROOM
     )

@@ -20,7 +20,7 @@ class AdapterInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class ResidentCopy:
     """One adapter that takes a replica's room now."""
 
     digest: AdapterDigest
@@ -37,7 +37,7 @@ class ReplicaRoom:
     replica_id: ReplicaId
     slots: int
     bytes_limit: int
-    held: tuple[Held, ...] = ()
+    resident: tuple[ResidentCopy, ...] = ()
     desired: tuple[AdapterDigest, ...] = ()  # what the last plan put here
 
 

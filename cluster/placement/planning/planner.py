@@ -19,12 +19,12 @@ from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.placement.planning.copies import copy_targets
 from cluster.placement.planning.plan import (
     CopyTarget,
-    Held,
     Move,
     MoveKind,
     Plan,
     PlanInputs,
     ReplicaRoom,
+    ResidentCopy,
 )
 from cluster.placement.rendezvous import order
 
@@ -36,14 +36,14 @@ _Worth = tuple[int, float, AdapterDigest]  # (class, minus load carried, digest)
 @dataclass(slots=True)
 class _Replica:
     room: ReplicaRoom
-    held: dict[AdapterDigest, Held]
+    resident: dict[AdapterDigest, ResidentCopy]
     assigned: dict[AdapterDigest, int] = field(default_factory=dict)  # digest -> bytes
     load: float = 0.0  # requests per second of the copies assigned
 
     def fits(self, digest: AdapterDigest, nbytes: int, without: Collection[AdapterDigest]) -> bool:
-        """Whether a new copy fits beside the assigned and the held ones but for ``without``."""
-        taken = {h.digest: h.nbytes for h in self.held.values() if h.busy}
-        taken |= {h.digest: h.nbytes for h in self.held.values() if h.digest not in without}
+        """Whether a new copy fits beside the assigned and the resident ones but for ``without``."""
+        taken = {h.digest: h.nbytes for h in self.resident.values() if h.busy}
+        taken |= {h.digest: h.nbytes for h in self.resident.values() if h.digest not in without}
         taken |= {d: size for d, size in self.assigned.items() if d not in without}
         taken[digest] = nbytes
         return len(taken) <= self.room.slots and sum(taken.values()) <= self.room.bytes_limit
@@ -69,7 +69,7 @@ class _Planning:
         self._inputs = inputs
         self._policy = inputs.policy.placement
         self._replicas = {
-            room.replica_id: _Replica(room, {held.digest: held for held in room.held})
+            room.replica_id: _Replica(room, {copy.digest: copy for copy in room.resident})
             for room in sorted(inputs.replicas, key=lambda room: room.replica_id)
         }
         self._targets = {target.digest: target for target in copy_targets(inputs)}
@@ -80,8 +80,8 @@ class _Planning:
         self._unplaced: dict[AdapterDigest, str] = {}
 
     def run(self) -> Plan:
-        wanted = self._keep_what_is_there()
-        self._place(wanted)
+        to_place = self._keep_what_is_there()
+        self._place(to_place)
         self._keep_idle()
         self._make_room()
         ordered = {
@@ -110,8 +110,8 @@ class _Planning:
         return (_EXTRA, -target.rate / nth, target.digest)
 
     def _nbytes(self, replica: _Replica, digest: AdapterDigest) -> int:
-        held = replica.held.get(digest)
-        return held.nbytes if held is not None else self._infos[digest].nbytes
+        copy = replica.resident.get(digest)
+        return copy.nbytes if copy is not None else self._infos[digest].nbytes
 
     def _can_take(self, replica: _Replica, target: CopyTarget, worth: _Worth) -> bool:
         spare = 0.0 if worth[0] == _PIN else self._policy.spare_share
@@ -151,10 +151,10 @@ class _Planning:
         ranks = {r: i for i, r in enumerate(order(digest, self._having(digest)))}
 
         def preference(replica: _Replica) -> tuple[bool, bool, int]:
-            held = replica.held.get(digest)
+            copy = replica.resident.get(digest)
             return (
                 digest not in replica.room.desired,
-                held is None or not held.ready,
+                copy is None or not copy.ready,
                 ranks[replica.room.replica_id],
             )
 
@@ -164,15 +164,15 @@ class _Planning:
         return [
             replica_id
             for replica_id, replica in self._replicas.items()
-            if (digest in replica.held or digest in replica.room.desired)
+            if (digest in replica.resident or digest in replica.room.desired)
             and (replica_id, digest) not in self._inputs.avoid
         ]
 
-    def _place(self, wanted: list[_Worth]) -> None:
+    def _place(self, to_place: list[_Worth]) -> None:
         """Find places for copies that have none, within the budget of moves."""
-        heapq.heapify(wanted)
-        while wanted:
-            worth = heapq.heappop(wanted)
+        heapq.heapify(to_place)
+        while to_place:
+            worth = heapq.heappop(to_place)
             target = self._targets[worth[2]]
             if self._count[target.digest] >= target.copies:
                 continue
@@ -189,7 +189,7 @@ class _Planning:
                 for digest in displaced:
                     loser = self._targets[digest]
                     self._unassign(replica, loser)
-                    heapq.heappush(wanted, self._worth(loser, self._count[digest] + 1))
+                    heapq.heappush(to_place, self._worth(loser, self._count[digest] + 1))
             self._prefetch(replica, target)
 
     def _why_not(self, target: CopyTarget, options: list[_Replica]) -> str:
@@ -203,8 +203,8 @@ class _Planning:
     def _prefetch(self, replica: _Replica, target: CopyTarget) -> None:
         self._assign(replica, target)
         replica_id = replica.room.replica_id
-        held = replica.held.get(target.digest)
-        if held is not None or target.digest in replica.room.desired:
+        copy = replica.resident.get(target.digest)
+        if copy is not None or target.digest in replica.room.desired:
             return
         self._budget -= 1
         self._moves.append(Move(replica_id, target.digest, MoveKind.PREFETCH, target.reason))
@@ -245,12 +245,12 @@ class _Planning:
     def _evictable(
         self, replica: _Replica, target: CopyTarget, worth: _Worth
     ) -> set[AdapterDigest]:
-        """Held adapters that no plan wants here and that would give way to the copy."""
+        """Resident adapters that no plan wants here and that would give way to the copy."""
         carried = target.rate / target.copies
         margin = 1.0 + self._policy.tolerance
         return {
             digest
-            for digest in replica.held
+            for digest in replica.resident
             if digest not in replica.assigned
             and (
                 worth[0] == _PIN
@@ -260,7 +260,7 @@ class _Planning:
         }
 
     def _holder_count(self, digest: AdapterDigest) -> int:
-        return sum(1 for replica in self._replicas.values() if digest in replica.held)
+        return sum(1 for replica in self._replicas.values() if digest in replica.resident)
 
     def _displaceable(
         self, target: CopyTarget, worth: _Worth, options: list[_Replica]
@@ -295,30 +295,30 @@ class _Planning:
         """Adapters that lost their load stay where they are, last used first, while they fit."""
         for replica in self._replicas.values():
             idle = [
-                held
-                for digest, held in replica.held.items()
+                copy
+                for digest, copy in replica.resident.items()
                 if digest in replica.room.desired
                 and digest not in replica.assigned
                 and digest in self._infos
                 and (digest not in self._targets or not self._targets[digest].copies)
             ]
-            for held in sorted(idle, key=lambda held: (-held.last_used, held.digest)):
-                if replica.can_take(held.nbytes, self._policy.spare_share) and replica.fits(
-                    held.digest, held.nbytes, replica.held
+            for copy in sorted(idle, key=lambda copy: (-copy.last_used, copy.digest)):
+                if replica.can_take(copy.nbytes, self._policy.spare_share) and replica.fits(
+                    copy.digest, copy.nbytes, replica.resident
                 ):
-                    replica.assigned[held.digest] = held.nbytes
+                    replica.assigned[copy.digest] = copy.nbytes
 
     def _make_room(self) -> None:
         """Evict what the plan does not want, least used first, where room is short."""
         for replica_id, replica in self._replicas.items():
             sizes = dict(replica.assigned)
-            for held in replica.held.values():
-                sizes.setdefault(held.digest, held.nbytes)
+            for copy in replica.resident.values():
+                sizes.setdefault(copy.digest, copy.nbytes)
             victims = sorted(
-                (h for h in replica.held.values() if h.digest not in replica.assigned),
+                (h for h in replica.resident.values() if h.digest not in replica.assigned),
                 key=lambda h: (self._rate(h.digest), h.last_used, h.digest),
             )
-            arriving = sorted(d for d in replica.assigned if d not in replica.held)
+            arriving = sorted(d for d in replica.assigned if d not in replica.resident)
             for victim in victims:
                 fits = sum(sizes.values()) <= replica.room.bytes_limit
                 if len(sizes) <= replica.room.slots and fits:

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.placement.planning.load import AdapterRate, LoadReport, LoadTracker
-from cluster.placement.planning.plan import Held, MoveKind, PlanInputs, ReplicaRoom
+from cluster.placement.planning.plan import MoveKind, PlanInputs, ReplicaRoom, ResidentCopy
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy, PlacementPolicy, ReplicasPolicy
 from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
@@ -95,13 +95,15 @@ def load_of(seconds: float = 1000.0, base: float = 0.0, **per_second: float) -> 
     )
 
 
-def room(replica_id: str, *held: str, slots: int = 4, nbytes: int = 1000, desired=None, busy=()):
+def room(
+    replica_id: str, *resident: str, slots: int = 4, nbytes: int = 1000, desired=None, busy=()
+):
     return ReplicaRoom(
         replica_id=replica_id,
         slots=slots,
         bytes_limit=nbytes,
-        held=tuple(Held(f"digest-{n}", 10, True, n in busy) for n in held),
-        desired=tuple(f"digest-{n}" for n in (held if desired is None else desired)),
+        resident=tuple(ResidentCopy(f"digest-{n}", 10, True, n in busy) for n in resident),
+        desired=tuple(f"digest-{n}" for n in (resident if desired is None else desired)),
     )
 
 
