@@ -42,7 +42,7 @@ class FollowedTenants:
         self.error: str | None = None
         self.unsettled = False
 
-    def refresh(self) -> TenantsChange | None:
+    def sync(self) -> TenantsChange | None:
         """Look at the file; what changed where there is a new ``directory``, else None.
 
         The content itself is compared: a file replaced within the clock's resolution, as mounted

@@ -123,8 +123,8 @@ class Controller:
             await asyncio.sleep(self._interval_s)
 
     async def _tick(self) -> None:
-        await asyncio.to_thread(self._policy.refresh)
-        snapshots = await self._look()
+        await asyncio.to_thread(self._policy.sync)
+        snapshots = await self._ask_snapshots()
         now = self._clock.wall()
         actions = self._reconciler.tick(
             snapshots, placeable(self._adapters.view), self._policy.policy, now
@@ -179,7 +179,7 @@ class Controller:
             return None
         return [frozenset(gone) for _, gone in found]
 
-    async def _look(self) -> list[ReplicaSnapshot]:
+    async def _ask_snapshots(self) -> list[ReplicaSnapshot]:
         found = await ask_replicas(self._replicas, "describe", timeout_s=CALL_TIMEOUT_S)
         snapshots = []
         for item in found:

@@ -49,7 +49,7 @@ REMOVE_WAIT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class NameChange:
     """Where an addition or a switch goes."""
 
     alias: str
@@ -90,7 +90,7 @@ class AdapterAdmin:
     async def add(
         self,
         source: AdapterSource,
-        wanted: Wanted,
+        change: NameChange,
         by: TenantId,
         base_check: BaseCheck | None = None,
     ) -> Name:
@@ -104,7 +104,7 @@ class AdapterAdmin:
             AdapterError: what is wrong with the adapter or its source, by a stable code.
         """
         await self._registry.refresh()
-        self._registry.check_add(wanted.owner, wanted.alias, wanted.expected)
+        self._registry.check_add(change.owner, change.alias, change.expected)
         store = await self._store(base_check)
         stored = await store.add(source)
         now = self._clock.wall()
@@ -119,14 +119,14 @@ class AdapterAdmin:
             notes=stored.notes + self._template_notes(stored.manifest),
             base_check=base_check or stored.base_check,
         )
-        await self._registry.stage(version, name_id(wanted.owner, wanted.alias))
+        await self._registry.stage(version, name_id(change.owner, change.alias))
         try:
-            return await self._serve(store, stored.digest, wanted, by)
+            return await self._serve(store, stored.digest, change, by)
         except BaseException:
             await self._abandon(stored.digest)
             raise
 
-    async def switch(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
+    async def switch(self, digest: AdapterDigest, change: NameChange, by: TenantId) -> Name:
         """Point a name to a version that is there already.
 
         Raises:
@@ -137,7 +137,7 @@ class AdapterAdmin:
         version = (await self._registry.refresh()).version(digest)
         if version.place.kind is PlaceKind.STORE:
             await asyncio.to_thread(self._adapters.path_of, version)
-        return await self._point(digest, wanted, by)
+        return await self._point(digest, change, by)
 
     async def roll_back(
         self, owner: TenantId, alias: str, expected: AdapterDigest | None, by: TenantId
@@ -222,14 +222,14 @@ class AdapterAdmin:
         return store
 
     async def _serve(
-        self, store: ContentStore, digest: AdapterDigest, wanted: Wanted, by: TenantId
+        self, store: ContentStore, digest: AdapterDigest, change: NameChange, by: TenantId
     ) -> Name:
         if await asyncio.to_thread(store.get, digest) is None:
             raise AdapterConflict(f"version {digest} was being removed; try again")
         answers = await self._replicas.prepare_adapter(digest, self._config.add_timeout_s)
         await self._registry.answered(digest, answers)
         self._judge(answers)
-        return await self._point(digest, wanted, by)
+        return await self._point(digest, change, by)
 
     def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
@@ -246,14 +246,14 @@ class AdapterAdmin:
         error = error_from_code(refused.code, f"{summary}: {refused.message}")
         raise error if isinstance(error, AdapterError) else AdapterLoadFailed(error.message)
 
-    async def _point(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
+    async def _point(self, digest: AdapterDigest, change: NameChange, by: TenantId) -> Name:
         name = await self._registry.point(
-            wanted.owner,
-            wanted.alias,
+            change.owner,
+            change.alias,
             digest,
-            expected=wanted.expected,
+            expected=change.expected,
             by=by,
-            grants=wanted.grants,
+            grants=change.grants,
         )
         log.info("adapters.pointed", name=name.id, digest=digest, by=by)
         return name

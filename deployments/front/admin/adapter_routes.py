@@ -12,7 +12,7 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterNotFound, RequestError
 from cluster.tenancy.tenants import Tenant
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.admin.adapter_sources import is_archive, source_of, upload_of
 from deployments.front.admin.adapter_wire import (
     AddBody,
@@ -45,20 +45,20 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
     async def body_of(request: Request, tenant: Tenant, kind: type[B]) -> B:
         return await context.door.read_exact(request, tenant, kind)
 
-    def known(wanted: Wanted) -> Wanted:
-        check_tenants(wanted, {tenant.id for tenant in context.tenants.tenants})
-        return wanted
+    def known(change: NameChange) -> NameChange:
+        check_tenants(change, {tenant.id for tenant in context.tenants.tenants})
+        return change
 
     async def add_from(request: Request, tenant: Tenant) -> Name:
         if is_archive(request):
             parameters = upload_parameters(request)
-            wanted = known(parameters.wanted(parameters.name, replace=parameters.replace))
+            change = known(parameters.change(parameters.name, replace=parameters.replace))
             source, base_check = upload_of(request), parameters.base_check
-            return await admin.add(source, wanted, tenant.id, base_check)
+            return await admin.add(source, change, tenant.id, base_check)
         body = await body_of(request, tenant, AddBody)
-        wanted = known(body.wanted(body.name, replace=body.replace))
+        change = known(body.change(body.name, replace=body.replace))
         source = source_of(body.source, admin.config, admin.hub_token)
-        return await admin.add(source, wanted, tenant.id, body.base_check)
+        return await admin.add(source, change, tenant.id, body.base_check)
 
     @routes.post("")
     async def add(request: Request) -> Response:
@@ -159,7 +159,7 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
         body = await body_of(request, tenant, AliasBody)
         digest = AdapterDigest(body.version)
         return json_answer(
-            card(await admin.switch(digest, known(body.wanted(name, replace=True)), tenant.id))
+            card(await admin.switch(digest, known(body.change(name, replace=True)), tenant.id))
         )
 
     @routes.post("/{name}/rollback")
@@ -199,15 +199,15 @@ def is_digest(name: str) -> bool:
     return len(name) == DIGEST_CHARACTERS and set(name) <= set("0123456789abcdef")
 
 
-def check_tenants(wanted: Wanted, tenants: Container[str]) -> None:
+def check_tenants(change: NameChange, tenants: Container[str]) -> None:
     """Refuse a name for tenants that are not there: nobody could use it.
 
     Raises:
         RequestError: with the first of them.
     """
-    if wanted.owner != SHARED_OWNER and wanted.owner not in tenants:
-        raise RequestError(f"tenant: there is no tenant {wanted.owner!r}", param="tenant")
-    for grant in wanted.grants or ():
+    if change.owner != SHARED_OWNER and change.owner not in tenants:
+        raise RequestError(f"tenant: there is no tenant {change.owner!r}", param="tenant")
+    for grant in change.grants or ():
         if grant != EVERYONE and grant not in tenants:
             raise RequestError(f"grants: there is no tenant {grant!r}", param="grants")
 

@@ -10,7 +10,7 @@ from cluster.adapters.registry.registry_view import RegistryView
 from cluster.domain.adapter import AdapterState, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.http.query import Digest, OwnerQuery
 from deployments.front.openai.wire_types import FEW, Body, NameText, NameToAdd, Off, ShortText
 
@@ -67,12 +67,12 @@ class TargetBody(NameBody):
             raise ValueError("grants: a tenant's own name is for that tenant alone")
         return self
 
-    def wanted(self, alias: str, *, replace: bool) -> Wanted:
+    def change(self, alias: str, *, replace: bool) -> NameChange:
         """The same, for the registry."""
         expected = self.expected_digest
         if expected is None and not replace:
             expected = ABSENT
-        return Wanted(alias, self.owner, expected, self.grants)
+        return NameChange(alias, self.owner, expected, self.grants)
 
 
 class UploadParameters(TargetBody):

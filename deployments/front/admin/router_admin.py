@@ -52,7 +52,7 @@ PACKED_FILE = "upload.tar"
 
 
 @dataclass(frozen=True, slots=True)
-class WantedRouter:
+class RouterChange:
     """Under which name, and how."""
 
     name: str
@@ -90,7 +90,7 @@ class RouterAdmin:
         self,
         chunks: AsyncIterator[bytes],
         declared: int | None,
-        wanted: WantedRouter,
+        change: RouterChange,
         by: TenantId,
     ) -> Router:
         """Add the artifact in a .tar as it arrives; see ``add``.
@@ -103,7 +103,7 @@ class RouterAdmin:
             raise AdapterSourceRefused(
                 "nothing can be added: adapters.store_dir is not configured on this cluster"
             )
-        await self._check_name(wanted)
+        await self._check_name(change)
         limits = AdapterLimits.from_config(self._config.adapters)
         budget = ByteBudget(limits)
         with tempfile.TemporaryDirectory() as folder:
@@ -118,10 +118,10 @@ class RouterAdmin:
                     return store.add(file, budget)
 
             manifest = await asyncio.to_thread(unpack)
-        return await self.add(wanted, by, manifest)
+        return await self.add(change, by, manifest)
 
     async def add(
-        self, wanted: WantedRouter, by: TenantId, manifest: RouterManifest | None = None
+        self, change: RouterChange, by: TenantId, manifest: RouterManifest | None = None
     ) -> Router:
         """Try it here and on the replicas, and serve it under its name.
 
@@ -133,26 +133,26 @@ class RouterAdmin:
             RouterOutdated: it was made for versions that are not there.
             RouterConflict: the name exists.
         """
-        await self._check_name(wanted)
-        if manifest is None and wanted.kind is None:
+        await self._check_name(change)
+        if manifest is None and change.kind is None:
             raise RouterError("kind: needed for a router without an artifact", param="kind")
-        kind = wanted.kind if manifest is None else manifest.kind
+        kind = change.kind if manifest is None else manifest.kind
         version = "" if manifest is None else manifest.version
         router = RouterConfig(
-            name=wanted.name,
+            name=change.name,
             kind=kind,
             path=None if manifest is None else added_path(self._config, version),
-            options=wanted.options or {},
+            options=change.options or {},
         )
         await self._try(router)
         now = self._clock.wall()
         record = await self._adapters.registry.put_router(
-            Router(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
-            replaces=wanted.replaces,
+            Router(change.name, kind or "", version, now, now, by, change.options or {}),
+            replaces=change.replaces,
         )
         await self._routers.rebuild()
         await self._tidy()
-        log.info("routers.added", name=wanted.name, kind=kind, version=version, by=by)
+        log.info("routers.added", name=change.name, kind=kind, version=version, by=by)
         return record
 
     async def remove(self, name: str, by: TenantId) -> None:
@@ -172,12 +172,12 @@ class RouterAdmin:
         await self._tidy()
         log.info("routers.removed", name=name, by=by)
 
-    async def _check_name(self, wanted: WantedRouter) -> None:
+    async def _check_name(self, change: RouterChange) -> None:
         view = await self._adapters.registry.refresh()
-        router_operations.check_router(view, wanted.name, replaces=wanted.replaces)
+        router_operations.check_router(view, change.name, replaces=change.replaces)
         configured = {router.name for router in self._config.routers}
-        if wanted.name in configured - view.routers.keys() and not wanted.replaces:
-            raise router_operations.conflict(wanted.name)
+        if change.name in configured - view.routers.keys() and not change.replaces:
+            raise router_operations.conflict(change.name)
 
     async def _try(self, router: RouterConfig) -> None:
         try:

@@ -10,7 +10,7 @@ from pydantic import Field
 from cluster.errors import RequestError, RouterNotFound
 from deployments.front.admin.adapter_sources import is_archive
 from deployments.front.admin.admin_context import AdminContext
-from deployments.front.admin.router_admin import WantedRouter, describe
+from deployments.front.admin.router_admin import RouterChange, describe
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, read_query, refuse_body
 from deployments.front.openai.wire_types import Body, NameText, NameToAdd
@@ -25,9 +25,9 @@ class RouterBody(Body):
     options: dict[str, Any] = Field(default_factory=dict)
     replace: bool = False
 
-    def wanted(self) -> WantedRouter:
+    def change(self) -> RouterChange:
         """The same, for the administration."""
-        return WantedRouter(self.name, self.kind, self.options, self.replace)
+        return RouterChange(self.name, self.kind, self.options, self.replace)
 
 
 def build_router_routes(context: AdminContext) -> APIRouter:
@@ -72,15 +72,15 @@ def build_router_routes(context: AdminContext) -> APIRouter:
         """Add a router, or replace one: a .tar of its artifact, or JSON where it has none."""
         tenant = await context.door.enter_admin(request)
         if is_archive(request):
-            wanted = _parameters(request).wanted()
+            change = _parameters(request).change()
             declared = request.headers.get("content-length", "")
             length = int(declared) if declared.isdecimal() else None
-            await admin.upload(request.stream(), length, wanted, tenant.id)
+            await admin.upload(request.stream(), length, change, tenant.id)
         else:
             body = await context.door.read_exact(request, tenant, RouterBody)
-            wanted = body.wanted()
-            await admin.add(wanted, tenant.id)
-        return json_answer(card(wanted.name), status=201)
+            change = body.change()
+            await admin.add(change, tenant.id)
+        return json_answer(card(change.name), status=201)
 
     @routes.get("")
     async def list_routers(request: Request) -> Response:

@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import AdapterSourceError
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.admin.adapter_sources import source_of
 from deployments.front.admin.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
 from deployments.front.admin.admin_context import AdminContext
@@ -25,11 +25,11 @@ def build_vllm_routes(context: AdminContext) -> APIRouter:
         body = await context.door.read_exact(request, tenant, VllmLoadBody)
         named = source_named(body.lora_path, admin.config.source_dir)
         source = source_of(named, admin.config, admin.hub_token)
-        wanted = Wanted(body.lora_name)
+        change = NameChange(body.lora_name)
         if body.load_inplace:
-            wanted = Wanted(body.lora_name, expected=None)
+            change = NameChange(body.lora_name, expected=None)
         try:
-            await admin.add(source, wanted, tenant.id)
+            await admin.add(source, change, tenant.id)
         except AdapterSourceError as error:
             raise _explained(error, named) from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")

@@ -96,7 +96,7 @@ class LiveTenants:
 
     async def refresh(self) -> None:
         """Look at the file once."""
-        change = await asyncio.to_thread(self._file.refresh)
+        change = await asyncio.to_thread(self._file.sync)
         if self._file.error != self._error:
             self._error = self._file.error
             if self._error is not None:

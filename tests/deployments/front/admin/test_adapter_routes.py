@@ -15,7 +15,7 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory, TenantEntry
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.admin.adapter_routes import build_adapter_routes
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.http import problem
@@ -77,8 +77,8 @@ class Routes:
 @pytest.fixture
 async def routes(tmp_path: Path) -> AsyncIterator[Routes]:
     bench = Bench(tmp_path)
-    await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
-    await bench.admin.add(bench.source(2), Wanted("one", ACME), ADMIN)
+    await bench.admin.add(bench.source(1), NameChange("one"), ADMIN)
+    await bench.admin.add(bench.source(2), NameChange("one", ACME), ADMIN)
     made = Routes(bench)
     yield made
     await made.close()

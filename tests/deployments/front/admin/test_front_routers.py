@@ -27,7 +27,7 @@ from cluster.errors import (
 from deployments.adapter_follower import AdapterFollower, folder_versions
 from deployments.cli.routers.router_remote import packed
 from deployments.front.admin.front_routers import FrontRouters
-from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, WantedRouter
+from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, RouterChange
 from deployments.local.quickstart import DEMO_ADAPTERS
 from deployments.router_build import BuiltRouters
 from router_service.routers.static import save_static
@@ -99,7 +99,7 @@ class Bench:
         async def chunks() -> AsyncIterator[bytes]:
             yield content
 
-        await self.admin.upload(chunks(), len(content), WantedRouter(name, **fields), ADMIN)
+        await self.admin.upload(chunks(), len(content), RouterChange(name, **fields), ADMIN)
 
     @property
     def stored(self) -> list[str]:
@@ -181,12 +181,12 @@ async def test_adapters_and_versions_must_be_there(bench: Bench) -> None:
     with pytest.raises(RouterError, match="max_fan_out"):
         await bench.add("x", bench.artifact(dict.fromkeys(bench.catalog.entries, 0.1)))
     with pytest.raises(RouterError, match="kind: needed"):
-        await bench.admin.add(WantedRouter("x"), ADMIN)
+        await bench.admin.add(RouterChange("x"), ADMIN)
     assert bench.cluster.tried == []
 
 
 async def test_what_is_made_of_adapters_is_broken_without_them(bench: Bench) -> None:
-    wanted = WantedRouter("arrow", "arrow", {"adapters": ["sql", "cron"]})
+    wanted = RouterChange("arrow", "arrow", {"adapters": ["sql", "cron"]})
     await bench.admin.add(wanted, ADMIN)
     version = bench.present.routers["arrow"].version
     name = bench.registry.view.names["shared/json"]
@@ -205,7 +205,7 @@ async def test_old_artifacts_are_deleted(bench: Bench) -> None:
     assert len(bench.stored) == 3
     bench.clock.advance(4e9)  # files have the machine's own time
     assert bench.clock.wall() > KEPT_S
-    await bench.admin.add(WantedRouter("a", "arrow", {"adapters": ["sql", "cron"]}), ADMIN)
+    await bench.admin.add(RouterChange("a", "arrow", {"adapters": ["sql", "cron"]}), ADMIN)
     assert bench.stored == [bench.registry.view.routers["both"].version]
 
 
