@@ -13,7 +13,7 @@ METRIC = "desired_replicas"
 
 
 def replica_count_policy(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """The controller's word; the present count where it has not spoken yet."""
+    """Return the controller's replica count, or the present one before it has given any."""
     reported = (context.aggregated_metrics or {}).get(METRIC) or {}
     values = [float(value) for value in reported.values() if value is not None and value >= 1]
     desired = round(max(values)) if values else context.target_num_replicas

@@ -1,4 +1,4 @@
-"""From ``k8s/overlays/<name>/app.yaml`` to the Serve config file of that overlay.
+"""Makes the Serve config file of an overlay from its ``k8s/overlays/<name>/app.yaml``.
 
 The overlay's app.yaml holds the application's own typed config (``app``) and how Serve runs it
 (``serve``). The config file that KubeRay hands to Serve is generated from both into a kustomize
@@ -28,7 +28,7 @@ _PATCH_HEADER = "# Generated from app.yaml by `python -m deployments.serve_confi
 
 
 class DeploymentOptions(Section):
-    """How Serve treats the replicas of one deployment; unset is what the deployment says itself."""
+    """Serve's options for the replicas of one deployment; unset means the deployment's own."""
 
     graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] | None = None
     """Time a deployment has to stop by itself before its processes are killed."""

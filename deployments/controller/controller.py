@@ -1,7 +1,7 @@
-"""The controller actor: looks at the replicas, plans, and tells them.
+"""The controller actor: asks the replicas for snapshots, plans, and sends them their plans.
 
-It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it goes on
-from what it remembers; without the controller the replicas go on with the placement they have.
+It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it continues
+from memory; without the controller the replicas keep the placement they have.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ ABANDON_FACTOR = 4.0
 
 
 class Controller:
-    """See the module.
+    """Plans the placement and collects what is retired. There is one.
 
     Args:
         args: an ``AppConfig`` in JSON form.
@@ -83,7 +83,7 @@ class Controller:
         self._process = process
 
     async def state(self) -> dict[str, Any]:
-        """For people: the placement with its reasons, the policy in force, and what is wrong."""
+        """Return, for people, the placement and its reasons, the policy in force, and problems."""
         return {
             **self._reconciler.status(),
             "ticks": self._ticks,
@@ -95,7 +95,7 @@ class Controller:
         }
 
     async def check_health(self) -> None:
-        """Serve replaces a controller whose loop has ended."""
+        """Fail once a loop has ended: Serve then replaces this controller."""
         if any(loop.done() for loop in self._loops):
             raise RuntimeError("the control loop has ended")
 
@@ -117,7 +117,7 @@ class Controller:
                 await self._tick()
                 self._tick_error = None
             except Exception as error:  # one bad tick must not end the loop
-                if repr(error) != self._tick_error:  # one line for a failure that goes on
+                if repr(error) != self._tick_error:  # one line for a failure that lasts
                     log.error("controller.tick_failed", exc_info=error)
                 self._tick_error = repr(error)
             await asyncio.sleep(self._interval_s)
@@ -143,12 +143,12 @@ class Controller:
                 await self._collector.tick()
             except BraidError as error:
                 log.warning("controller.collection_failed", error=error.message)
-            except Exception as error:  # Ray raises many kinds; the next look may succeed
+            except Exception as error:  # Ray raises many kinds; the next try may succeed
                 log.error("controller.collection_failed", exc_info=error)
             await asyncio.sleep(COLLECT_INTERVAL_S)
 
     async def _keep(self) -> None:
-        """Write the registry down, recover it where it was lost, and sweep the store."""
+        """Write the registry down, recover it if it was lost, and sweep the store."""
         keeper, metrics = self._keeper, StoreMetrics()
         swept_at = -SWEEP_INTERVAL_S
         while keeper is not None:
@@ -159,7 +159,7 @@ class Controller:
                     swept_at = self._clock.monotonic()
             except BraidError as error:
                 log.warning("controller.registry_not_kept", error=error.message)
-            except Exception as error:  # what one look meets must not end the loop
+            except Exception as error:  # a failure of one pass must not end the loop
                 log.error("controller.registry_not_kept", exc_info=error)
             metrics.report(keeper.counters)
             await asyncio.sleep(KEEP_INTERVAL_S)
@@ -168,7 +168,7 @@ class Controller:
     async def _unload(
         self, digests: tuple[AdapterDigest, ...]
     ) -> list[frozenset[AdapterDigest]] | None:
-        """What is gone from each replica; None where one does not answer."""
+        """Unload versions. Returns those gone from each replica, or None if one does not answer."""
         try:
             found = await ask_replicas(
                 self._replicas, "unload_adapters", digests, timeout_s=CALL_TIMEOUT_S
@@ -227,7 +227,7 @@ class Controller:
 
 
 def controller_deployment(config: AppConfig) -> serve.Deployment:
-    """The deployment with its options; exactly one replica."""
+    """Return the deployment with its options; exactly one replica."""
     return serve.deployment(
         name="Controller",
         logging_config=dict(SERVE_LOGGING),

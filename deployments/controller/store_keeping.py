@@ -1,4 +1,4 @@
-"""The controller's care for the content store: who does it, and its counters as metrics."""
+"""Keeps the content store and the registry consistent, and reports the work as metrics."""
 
 import uuid
 from dataclasses import asdict
@@ -41,7 +41,7 @@ class StoreMetrics:
     def __init__(self) -> None:
         self._counter = Counter(
             "braid_adapter_store",
-            description="What the controller did to keep store and registry true to each other.",
+            description="Repairs that the controller made to keep store and registry consistent.",
             tag_keys=("what",),
         )
         self._reported = asdict(KeeperCounters())

@@ -7,10 +7,10 @@ HEADER = "x-braid-link"
 
 
 def link_token(signing_key: bytes) -> str:
-    """The value of the link header: derived from the signing key, useless for signing."""
+    """Return the value of the link header: derived from the signing key, useless for signing."""
     return hmac.new(signing_key, b"braid link v1", hashlib.sha256).hexdigest()
 
 
 def token_matches(signing_key: bytes, presented: str) -> bool:
-    """Constant-time comparison."""
+    """Compare a presented token in constant time."""
     return hmac.compare_digest(link_token(signing_key), presented)

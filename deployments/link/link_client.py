@@ -40,7 +40,7 @@ class ReplicaLink:
     """One open link.
 
     Args:
-        replica_id: who is at the other end.
+        replica_id: the replica at the other end.
         address: its ``host:port``.
         signing_key: proves that this process belongs to the cluster.
         on_snapshot: called with every snapshot the replica sends.
@@ -75,12 +75,12 @@ class ReplicaLink:
 
     @property
     def open(self) -> bool:
-        """Whether requests may be submitted."""
+        """Report whether requests may be submitted."""
         return not self._closed
 
     @property
     def in_flight(self) -> int:
-        """Requests submitted here whose last chunk has not arrived."""
+        """Return the number of requests submitted here whose last chunk has not arrived."""
         return len(self._queues)
 
     def start(self) -> None:
@@ -118,7 +118,7 @@ class ReplicaLink:
         return queue
 
     def reroute(self, message: Reroute) -> None:
-        """Send a re-route of a request that was submitted here; nothing where it has ended."""
+        """Send a re-route of a request that was submitted here, unless it has ended."""
         if message.request_id in self._queues and not self._closed:
             self._outbox.put_nowait(message)
 

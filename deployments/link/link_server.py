@@ -1,8 +1,8 @@
 """The replica's end of the links: one bidirectional gRPC stream per front.
 
 Ownership: a request belongs to the connection that submitted it until its last chunk has been
-queued for that connection; when the connection goes, ``LinkHandler.disconnected`` is told which
-of its requests are still running, exactly once, and the handler cancels them.
+queued for that connection; when the connection ends, ``LinkHandler.disconnected`` is called
+exactly once with those of its requests that still run, and the handler cancels them.
 """
 
 import asyncio

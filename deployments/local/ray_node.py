@@ -44,7 +44,7 @@ class LocalRay:
     def set_environment(self, environment: MutableMapping[str, str]) -> None:
         """Write what Ray reads at its import; call before ``ray`` is imported.
 
-        The token lets a caller execute code as this user, so nobody else may read it.
+        The token lets a caller execute code as this user, so no other user may read it.
         """
         write_private(self._state.ray_token, secrets.token_hex(32))
         environment.pop("RAY_AUTH_TOKEN", None)  # it would win over the file

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from cluster.adapters.residency.pool_types import Lease
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
-from cluster.domain.request import GenerationRequest
+from cluster.domain.request import GenerationChunk, GenerationRequest
 from deployments.link.link_messages import Reroute, Submit
 
 
@@ -125,6 +125,14 @@ class ReplicaRequest:
         if self.decision is None or digest in self.digests:
             return True
         return coming is not None and (coming.decision is None or digest in coming.decision.digests)
+
+    def with_wait(self, chunk: GenerationChunk) -> GenerationChunk:
+        """Return its last chunk with the wait for adapters added to the engine's own wait."""
+        usage = chunk.usage
+        if usage is None or usage.queued_s is None:
+            return chunk
+        queued = usage.queued_s + self.admitted - self.arrived
+        return replace(chunk, usage=replace(usage, queued_s=queued))
 
     def take_leases(self) -> list[Lease]:
         """Remove all its leases and return them, to be released."""

@@ -1,7 +1,7 @@
 """Running requests that continue with other adapters.
 
 The new adapters are leased, and so loaded, while decoding continues with the old ones; then the
-engine is told from which token on. Once that token is computed the lease is the request's own, and
+engine hears from which token on. Once that token is computed the lease is the request's own, and
 the one before ends as soon as the engine can do without. A re-route that fails leaves
 the request as it is, and is answered with a reason.
 """

@@ -186,7 +186,7 @@ class RequestTracker:
                 self._loads.count_arrival(request)
             request.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
-                chunks[index] = _with_wait(request, chunks[index])
+                chunks[index] = request.with_wait(chunks[index])
                 self._close(request, chunk.finish_reason, chunk.error_code)
             elif request.earlier:
                 self.rerouting.release_earlier(request)
@@ -226,7 +226,7 @@ class RequestTracker:
             self.cancel(request_id)
 
     def _wait_again(self, request: ReplicaRequest) -> None:
-        """Admit a request anew that has left the engine; until then it has no leases."""
+        """Release the leases of a request that has left the engine, and admit it again."""
         self._live.leave_engine(request)
         self._leases.release_all(request)
         request.admission = asyncio.create_task(self._serve(request))
@@ -292,12 +292,3 @@ class RequestTracker:
                 await self._live.wait_idle()
         except TimeoutError:
             log.warning("replica.drain_incomplete", live=len(self._live))
-
-
-def _with_wait(request: ReplicaRequest, chunk: GenerationChunk) -> GenerationChunk:
-    """Add the wait for adapters to the engine's own wait."""
-    usage = chunk.usage
-    if usage is None or usage.queued_s is None:
-        return chunk
-    queued = usage.queued_s + request.admitted - request.arrived
-    return replace(chunk, usage=replace(usage, queued_s=queued))

@@ -1,4 +1,4 @@
-"""Priorities of threads that run beside the step thread."""
+"""Priorities of threads that share cores with the step thread."""
 
 import os
 import sys

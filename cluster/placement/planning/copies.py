@@ -1,4 +1,4 @@
-"""How many copies of each adapter: proportional to load, with hysteresis.
+"""Numbers of copies of each adapter: proportional to load, with hysteresis.
 
 An adapter's demand is ``share * replicas``: the copies it needs so that none carries more than
 the mean load of a replica. It is compared with the copies decided last, not with those that
@@ -16,7 +16,7 @@ _ROUNDING = 1e-9
 
 
 def copy_targets(inputs: PlanInputs) -> tuple[CopyTarget, ...]:
-    """Copies of every adapter that has load, a pin or had copies; sorted by alias and digest.
+    """Return the copies of every adapter that has load or a pin or had copies, sorted by alias.
 
     More load never gives an adapter fewer copies. A copy is added when demand exceeds the present
     number by the tolerance, on the share that the evidence supports (``PlacementPolicy.evidence``),
@@ -48,7 +48,7 @@ def _target(
     if pinned and copies == pinned:
         facts = f"pinned to {pinned}; {facts}"
     if held_back:
-        facts += "; changed lately, so no copy is taken away yet"
+        facts += "; changed recently, so no copy is taken away yet"
     noun = "copy" if copies == 1 else "copies"
     change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} {noun}"
     return CopyTarget(
@@ -66,7 +66,7 @@ def _target(
 def _desired_copies(
     inputs: PlanInputs, digest: AdapterDigest, rate: float, share: float, present: int
 ) -> tuple[int, bool]:
-    """Copies by load alone, and whether the cooldown kept copies that load does not ask for."""
+    """Return the copies by load alone, and whether the cooldown kept any beyond them."""
     policy = inputs.policy.placement
     replicas = len(inputs.replicas)
     most = replicas if policy.max_copies is None else min(replicas, policy.max_copies)
@@ -93,5 +93,5 @@ def _facts(rate: AdapterRate | None, share: float) -> str:
 
 
 def copies_by_digest(targets: tuple[CopyTarget, ...]) -> Mapping[AdapterDigest, int]:
-    """The ``previous`` of the next plan; adapters without copies are forgotten."""
+    """Return the ``previous`` of the next plan; adapters without copies are forgotten."""
     return {target.digest: target.copies for target in targets if target.copies}

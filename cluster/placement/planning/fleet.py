@@ -1,4 +1,4 @@
-"""The replicas as the controller knows them: their last word, and what each was told to have.
+"""The replicas as the controller knows them: their last snapshots, and what each should have.
 
 A plan is sent to a replica until it has acknowledged the version at which its desired adapters
 last changed, and again where an acknowledged adapter is missing.
@@ -22,7 +22,7 @@ _ON_ITS_WAY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """What one replica is told."""
+    """The message to one replica."""
 
     replica_id: ReplicaId
     version: int
@@ -31,7 +31,7 @@ class ReplicaPlan:
 
 @dataclass(slots=True)
 class Assignment:
-    """What one replica should have."""
+    """The adapters that one replica should have."""
 
     desired: tuple[AdapterDigest, ...]
     version: int  # of the last change of ``desired``
@@ -54,7 +54,7 @@ class Fleet:
     def observe(
         self, snapshots: Iterable[ReplicaSnapshot], *, lost_after_s: float, now: float
     ) -> None:
-        """Take in the replicas' words; drop those silent for longer than ``lost_after_s``."""
+        """Take in the replicas' snapshots; drop those silent for longer than ``lost_after_s``."""
         if self._started_at is None:
             self._started_at = now
         for snapshot in snapshots:
@@ -86,7 +86,7 @@ class Fleet:
             self._history.record(now, "replica_lost", words, replica_id)
 
     def _join(self, snapshot: ReplicaSnapshot, now: float) -> None:
-        """A replica that already follows a plan keeps it: the store may have lost ours."""
+        """Add a replica. One that already follows a plan keeps it: the store may have lost ours."""
         self.version = max(self.version, snapshot.desired_version)
         self.assignments[snapshot.replica_id] = Assignment(
             snapshot.desired, snapshot.desired_version, acknowledged=snapshot.desired_version
@@ -95,7 +95,7 @@ class Fleet:
         self._history.record(now, "replica_joined", words, snapshot.replica_id)
 
     def rooms(self, now: float) -> tuple[ReplicaRoom, ...]:
-        """The replicas that adapters may be placed on."""
+        """Return the replicas that adapters may be placed on."""
         return tuple(
             ReplicaRoom(
                 replica_id=replica_id,
@@ -109,7 +109,7 @@ class Fleet:
         )
 
     def _still_desired(self, snapshot: ReplicaSnapshot, now: float) -> tuple[AdapterDigest, ...]:
-        """What the replica was told to have, but for what it had and gave up again."""
+        """Return the replica's desired adapters without those that it loaded and evicted again."""
         assignment = self.assignments[snapshot.replica_id]
         settled = (
             snapshot.desired_version >= assignment.version
@@ -135,7 +135,7 @@ class Fleet:
             assignment.version = self.version
 
     def plans_to_send(self, planned: Plan, now: float) -> tuple[ReplicaPlan, ...]:
-        """What must be told, to whom; counts as sent."""
+        """Return the plans that must be sent; they count as sent."""
         plans = []
         for replica_id in sorted(planned.desired):
             assignment = self.assignments[replica_id]
@@ -158,7 +158,7 @@ class Fleet:
         return tuple(plans)
 
     def status(self) -> dict[str, Any]:
-        """For the admin API: each replica with what it should have and what it has."""
+        """Return, for the admin API, each replica with what it should have and what it has."""
         replicas: dict[str, Any] = {}
         for replica_id, assignment in sorted(self.assignments.items()):
             snapshot = self.snapshots.get(replica_id)
@@ -177,7 +177,7 @@ class Fleet:
         return replicas
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able; ``restore`` is the inverse. Snapshots are not state: they come again."""
+        """Return its state, JSON-able, without snapshots; ``restore`` is the inverse."""
         return {
             "version": self.version,
             "assignments": {

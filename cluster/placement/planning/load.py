@@ -1,4 +1,4 @@
-"""From cumulative counters in snapshots to smoothed arrival rates per adapter and tenant."""
+"""Smoothed arrival rates per adapter and tenant, from cumulative counters in snapshots."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -28,14 +28,14 @@ class AdapterRate:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What is asked of the cluster now."""
+    """The present demand on the cluster."""
 
     total: float  # requests per second, base included
     window_s: float  # time constant of the average
     adapters: tuple[AdapterRate, ...]  # without the base, by digest
 
     def tenants(self) -> dict[TenantId, float]:
-        """Adapter arrivals per second by tenant (a mixture counts once for each adapter)."""
+        """Return adapter arrivals per second by tenant (a mixture counts once for each adapter)."""
         rates: dict[TenantId, float] = {}
         for adapter in self.adapters:
             for tenant, rate in adapter.tenants:
@@ -116,7 +116,7 @@ class LoadTracker:
         )
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able; ``from_state`` goes on from it."""
+        """Return its state, JSON-able; ``from_state`` continues from it."""
         return {
             "updated_at": self._updated_at,
             "rates": [[*key, rate] for key, rate in sorted(self._rates.items())],
@@ -131,7 +131,7 @@ class LoadTracker:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "LoadTracker":
-        """The tracker that ``to_state`` described."""
+        """Return the tracker that ``to_state`` described."""
         tracker = cls()
         tracker._updated_at = state["updated_at"]
         tracker._rates = {_key(entry): float(entry[2]) for entry in state["rates"]}

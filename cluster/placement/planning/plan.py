@@ -1,4 +1,4 @@
-"""What the planner reads and answers: data only."""
+"""The planner's inputs and answer: data only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from cluster.placement.policy import ClusterPolicy
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """What placement needs to know of one version."""
+    """The facts that placement needs about one version."""
 
     digest: AdapterDigest
     alias: str
@@ -21,7 +21,7 @@ class AdapterInfo:
 
 @dataclass(frozen=True, slots=True)
 class ResidentCopy:
-    """One adapter that takes a replica's room now."""
+    """One adapter that takes up room on a replica now."""
 
     digest: AdapterDigest
     nbytes: int
@@ -51,12 +51,12 @@ class PlanInputs:
     policy: ClusterPolicy
     pins: Mapping[AdapterDigest, int] = field(default_factory=dict)  # least copies
     previous: Mapping[AdapterDigest, int] = field(default_factory=dict)  # copies decided last
-    cooling: frozenset[AdapterDigest] = frozenset()  # changed lately: lose no copy
-    avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed lately
+    cooling: frozenset[AdapterDigest] = frozenset()  # changed recently: lose no copy
+    avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed recently
 
 
 class MoveKind(StrEnum):
-    """What a replica is told to do."""
+    """The kind of a change on a replica."""
 
     PREFETCH = "prefetch"
     EVICT = "evict"
@@ -74,7 +74,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class CopyTarget:
-    """How many copies an adapter should have, and why."""
+    """The number of copies that an adapter should have, and the reason."""
 
     digest: AdapterDigest
     alias: str
@@ -88,7 +88,7 @@ class CopyTarget:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which adapters live where. Equal inputs in any order give an equal plan."""
+    """The adapters of each replica. Equal inputs in any order give an equal plan."""
 
     desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]  # what matters most first
     moves: tuple[Move, ...]

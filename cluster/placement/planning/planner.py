@@ -1,12 +1,12 @@
-"""Which adapters live where: capacity kept, few moves, everybody computes the same.
+"""Places adapters on replicas: within capacity, with few moves, the same wherever it is computed.
 
 Copies are served in order of worth: pins, then the first copy of every adapter with load, then
 further copies by the load each would carry (the highest-averages rule, which unlike largest
 remainders never takes a copy away because a replica was added). A copy stays where it is if it can.
 A new one goes to the first replica in the adapter's rendezvous order that has room and would
 not carry much more than the mean load; where no replica has room it may displace copies of
-clearly less worth. Adapters that replicas loaded on demand are in nobody's plan, but they are
-used: they give way only to a copy that would carry clearly more. Nothing is evicted before its
+clearly less worth. Adapters that replicas loaded on demand are in no plan, but they are
+used: they make room only for a copy that would carry clearly more. Nothing is evicted before its
 room is needed.
 """
 
@@ -41,7 +41,7 @@ class _Replica:
     load: float = 0.0  # requests per second of the copies assigned
 
     def fits(self, digest: AdapterDigest, nbytes: int, without: Collection[AdapterDigest]) -> bool:
-        """Whether a new copy fits beside the assigned and the resident ones but for ``without``."""
+        """Report whether a new copy fits with the others here, except ``without``."""
         taken = {h.digest: h.nbytes for h in self.resident.values() if h.busy}
         taken |= {h.digest: h.nbytes for h in self.resident.values() if h.digest not in without}
         taken |= {d: size for d, size in self.assigned.items() if d not in without}
@@ -49,7 +49,7 @@ class _Replica:
         return len(taken) <= self.room.slots and sum(taken.values()) <= self.room.bytes_limit
 
     def can_take(self, nbytes: int, spare_share: float) -> bool:
-        """Whether the plan may have one more copy here, sparing a share of the slots."""
+        """Report whether the plan may have one more copy here, sparing a share of the slots."""
         slots = max(1, self.room.slots - math.ceil(self.room.slots * spare_share))
         return (
             len(self.assigned) < min(slots, self.room.slots)
@@ -58,7 +58,7 @@ class _Replica:
 
 
 def plan(inputs: PlanInputs) -> Plan:
-    """The placement for the next tick. Pure; ``inputs`` may be in any order."""
+    """Return the placement for the next tick. Pure; ``inputs`` may be in any order."""
     return _Planning(inputs).run()
 
 
@@ -102,7 +102,7 @@ class _Planning:
         return (_PIN if target.pinned else _FIRST, -target.rate, digest)
 
     def _worth(self, target: CopyTarget, nth: int) -> _Worth:
-        """Worth of an adapter's nth copy (from 1)."""
+        """Return the worth of an adapter's nth copy (from 1)."""
         if nth <= target.pinned:
             return (_PIN, -target.rate, target.digest)
         if nth == 1:
@@ -147,7 +147,7 @@ class _Planning:
         return left_over
 
     def _holders(self, digest: AdapterDigest) -> list[_Replica]:
-        """Replicas that have the adapter or were told to, those worth keeping first."""
+        """Return the replicas that have the adapter or should, those worth keeping first."""
         ranks = {r: i for i, r in enumerate(order(digest, self._having(digest)))}
 
         def preference(replica: _Replica) -> tuple[bool, bool, int]:
@@ -194,7 +194,7 @@ class _Planning:
 
     def _why_not(self, target: CopyTarget, options: list[_Replica]) -> str:
         if not options:
-            return "no replica is left to try: prefetch failed lately"
+            return "no replica is left to try: prefetch failed recently"
         nbytes = self._infos[target.digest].nbytes
         if all(nbytes > replica.room.bytes_limit for replica in options):
             return f"its {nbytes} bytes are more than a replica has for adapters"
@@ -210,7 +210,7 @@ class _Planning:
         self._moves.append(Move(replica_id, target.digest, MoveKind.PREFETCH, target.reason))
 
     def _options(self, target: CopyTarget) -> list[_Replica]:
-        """Replicas that could take one more copy, in rendezvous order."""
+        """Return the replicas that could take one more copy, in rendezvous order."""
         free = [
             replica_id
             for replica_id, replica in self._replicas.items()
@@ -245,7 +245,7 @@ class _Planning:
     def _evictable(
         self, replica: _Replica, target: CopyTarget, worth: _Worth
     ) -> set[AdapterDigest]:
-        """Resident adapters that no plan wants here and that would give way to the copy."""
+        """Return resident adapters that are not planned here and worth less than the copy."""
         carried = target.rate / target.copies
         margin = 1.0 + self._policy.tolerance
         return {
@@ -265,7 +265,7 @@ class _Planning:
     def _displaceable(
         self, target: CopyTarget, worth: _Worth, options: list[_Replica]
     ) -> tuple[_Replica | None, list[AdapterDigest]]:
-        """The first replica where copies of clearly less worth make room, and those copies."""
+        """Return the first replica where clearly less worthy copies make room, and these."""
         for replica in options:
             losers = sorted(
                 (
@@ -292,7 +292,7 @@ class _Planning:
         return winner[0] != _PIN and -winner[1] > -loser[1] * (1.0 + self._policy.tolerance)
 
     def _keep_idle(self) -> None:
-        """Adapters that lost their load stay where they are, last used first, while they fit."""
+        """Keep adapters that lost their load where they are, last used first, while they fit."""
         for replica in self._replicas.values():
             idle = [
                 copy

@@ -35,7 +35,7 @@ _STATE_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What the controller has to do after a tick."""
+    """The controller's tasks after a tick."""
 
     version: int
     replica_plans: tuple[ReplicaPlan, ...]  # only for replicas that must hear of it
@@ -49,7 +49,7 @@ class Actions:
 
 
 class Reconciler:
-    """See the module's text."""
+    """Compares the cluster with the policy once a tick, and says what to change."""
 
     def __init__(self, *, history: int = 200, resend_s: float = 5.0) -> None:
         """Keep ``history`` changes; repeat a plan that is not acknowledged every ``resend_s``."""
@@ -129,7 +129,7 @@ class Reconciler:
         policy: ClusterPolicy,
         now: float,
     ) -> None:
-        """A replica's answer to a plan; ``failed`` has a message for each adapter.
+        """Take in a replica's answer to a plan; ``failed`` has a message for each adapter.
 
         An answer to an older plan still teaches what failed. Unknown replicas are ignored.
         """
@@ -186,11 +186,11 @@ class Reconciler:
 
     @property
     def history(self) -> tuple[Change, ...]:
-        """The last changes, newest last."""
+        """Return the last changes, newest last."""
         return self._history.changes
 
     def status(self) -> dict[str, Any]:
-        """JSON-able, for people: the placement with its reasons."""
+        """Return the placement with its reasons, JSON-able, for people."""
         last = self._last
         return {
             "version": self._fleet.version,
@@ -212,7 +212,7 @@ class Reconciler:
         }
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able: all that a restarted controller needs to go on as if nothing happened."""
+        """Return, JSON-able, all that a restarted controller needs to continue as before."""
         return {
             "format": _STATE_FORMAT,
             "fleet": self._fleet.to_state(),
@@ -228,7 +228,7 @@ class Reconciler:
     def from_state(
         cls, state: Mapping[str, Any], *, history: int = 200, resend_s: float = 5.0
     ) -> "Reconciler":
-        """The reconciler that ``to_state`` described.
+        """Return the reconciler that ``to_state`` described.
 
         Raises:
             IntegrityError: the state is of another format.
@@ -251,7 +251,7 @@ class Reconciler:
 def _as_measured(
     catalog: Iterable[AdapterInfo], snapshots: Iterable[ReplicaSnapshot]
 ) -> tuple[AdapterInfo, ...]:
-    """The catalog, with sizes as they are on devices where a replica has measured them."""
+    """Return the catalog, with sizes on devices where a replica has measured them."""
     measured: dict[AdapterDigest, int] = {}
     for snapshot in snapshots:
         for adapter in snapshot.resident:

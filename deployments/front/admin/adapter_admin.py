@@ -50,7 +50,7 @@ REMOVE_WAIT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class NameChange:
-    """Where an addition or a switch goes."""
+    """The name that an addition or a switch is for."""
 
     alias: str
     owner: TenantId = SHARED_OWNER
@@ -84,7 +84,7 @@ class AdapterAdmin:
 
     @property
     def config(self) -> AdapterConfig:
-        """What may be added, and from where."""
+        """Return the limits of what may be added, and from where."""
         return self._config
 
     async def add(
@@ -127,11 +127,11 @@ class AdapterAdmin:
             raise
 
     async def switch(self, digest: AdapterDigest, change: NameChange, by: TenantId) -> Name:
-        """Point a name to a version that is there already.
+        """Switch a name to a version that is stored already.
 
         Raises:
             AdapterConflict: the name does not point where expected.
-            AdapterNotFound: there is no such version.
+            AdapterNotFound: the version does not exist.
             AdapterNotStored: its files are not in the store any more.
         """
         version = (await self._registry.refresh()).version(digest)
@@ -142,7 +142,7 @@ class AdapterAdmin:
     async def roll_back(
         self, owner: TenantId, alias: str, expected: AdapterDigest | None, by: TenantId
     ) -> Name:
-        """See ``operations.roll_back``."""
+        """Switch a name back to the version before; see ``operations.roll_back``."""
         return await self._registry.roll_back(owner, alias, expected=expected, by=by)
 
     async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
@@ -168,7 +168,10 @@ class AdapterAdmin:
         force: bool,
         wait_s: float = REMOVE_WAIT_S,
     ) -> dict[AdapterDigest, bool]:
-        """Remove a name and wait until what only it had is gone everywhere: by digest, whether."""
+        """Remove a name, and wait until the versions that only it had are gone.
+
+        Returns, by digest, whether each of them is.
+        """
         view = await self._registry.refresh()
         had = {step.digest for step in view.name(owner, alias).history}
         await self._registry.remove_name(owner, alias, expected=expected, force=force)
@@ -238,7 +241,9 @@ class AdapterAdmin:
         if working >= needed:
             return
         if not answers:
-            raise AdapterLoadFailed("no replica is there that could say whether it can serve it")
+            raise AdapterLoadFailed(
+                "no replica answered whether it can serve the adapter; try again when one is ready"
+            )
         summary = f"{working} of {len(answers)} replicas can serve it, {needed} must"
         refused = next((answer for answer in answers if answer.outcome is AddOutcome.REFUSED), None)
         if refused is None:
@@ -261,11 +266,14 @@ class AdapterAdmin:
     async def _abandon(self, digest: AdapterDigest) -> None:
         try:
             await self._registry.abandon(digest)
-        except BraidError as error:  # the controller lets go of it later
+        except BraidError as error:  # the controller retires it later
             log.warning("adapters.not_abandoned", digest=digest, error=error.message)
 
     async def _gone(self, digests: set[AdapterDigest], wait_s: float) -> dict[AdapterDigest, bool]:
-        """Which of those that are retired now are forgotten within ``wait_s``."""
+        """Wait until those that are retired now are collected, at most ``wait_s`` seconds.
+
+        Returns, by digest, whether each of them is.
+        """
         view = self._registry.view
         served = VersionState.SERVED
         waited = {d for d in digests if d not in view.versions} | {

@@ -34,7 +34,7 @@ DIGEST_CHARACTERS = 64
 
 
 def build_adapter_routes(context: AdminContext) -> APIRouter:
-    """All of them need an administrator's key."""
+    """Build the routes; all of them need an administrator's key."""
     routes = APIRouter(prefix="/admin/v1/adapters")
     admin = context.adapter_admin
     registry = context.adapters.registry
@@ -68,7 +68,7 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
 
     @routes.get("")
     async def list_adapters(request: Request) -> Response:
-        """Every name, and every version that no name points to."""
+        """List every name, and every version that no name points to."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await context.adapters.sync()
@@ -95,7 +95,7 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
 
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
-        """One name or one version; also what is being added for the name now."""
+        """Show one name or one version; also what is being added for the name now."""
         await context.door.enter_admin(request)
         owner = read_query(request, OwnerQuery).owner
         await context.adapters.sync()
@@ -154,7 +154,7 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
 
     @routes.post("/{name}/alias")
     async def alias(request: Request, name: str) -> Response:
-        """Let a name, old or new, point to a version that is there."""
+        """Switch a name, old or new, to a version that is stored."""
         tenant = await context.door.enter_admin(request)
         body = await body_of(request, tenant, AliasBody)
         digest = AdapterDigest(body.version)
@@ -164,7 +164,7 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
 
     @routes.post("/{name}/rollback")
     async def roll_back(request: Request, name: str) -> Response:
-        """Point a name to what it pointed to before."""
+        """Switch a name back to the version before."""
         tenant = await context.door.enter_admin(request)
         body = await body_of(request, tenant, NameBody)
         return json_answer(
@@ -195,12 +195,12 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
 
 
 def is_digest(name: str) -> bool:
-    """Whether a path names a version: an alias is never that long and hexadecimal."""
+    """Report whether a path names a version: an alias is never that long and hexadecimal."""
     return len(name) == DIGEST_CHARACTERS and set(name) <= set("0123456789abcdef")
 
 
 def check_tenants(change: NameChange, tenants: Container[str]) -> None:
-    """Refuse a name for tenants that are not there: nobody could use it.
+    """Refuse a name for tenants that do not exist.
 
     Raises:
         RequestError: with the first of them.
@@ -224,7 +224,7 @@ def check_version_query(query: RemoveQuery) -> None:
 
 
 def upload_parameters(request: Request) -> UploadParameters:
-    """The query of an upload.
+    """Read the query of an upload.
 
     Raises:
         RequestError: fields are wrong; the message names each.

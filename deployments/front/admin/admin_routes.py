@@ -17,18 +17,18 @@ from deployments.front.http.json_answer import json_answer
 
 
 def build_admin_routes(context: AdminContext) -> APIRouter:
-    """``/admin/v1``: placement, residency, status."""
+    """Build the routes under ``/admin/v1``: placement, residency, integrity, status."""
     routes = APIRouter(prefix="/admin/v1")
 
     @routes.get("/placement")
     async def placement(request: Request) -> Response:
-        """What the controller wants where, and why."""
+        """Show the placement that the controller aims at, and its reasons."""
         await context.door.enter_admin(request)
         return json_answer(await context.controller_state())
 
     @routes.get("/residency")
     async def residency(request: Request) -> Response:
-        """What each replica truly holds, in its own words."""
+        """Show the adapters that each replica reports as resident."""
         await context.door.enter_admin(request)
         view = context.adapters.view
         return json_answer(
@@ -42,13 +42,13 @@ def build_admin_routes(context: AdminContext) -> APIRouter:
 
     @routes.get("/integrity")
     async def integrity(request: Request) -> Response:
-        """Whether the books of every replica's pools balance, and which did not answer."""
+        """Check the ledgers of every replica; shows problems, and which did not answer."""
         await context.door.enter_admin(request)
         return json_answer(await context.check_integrity())
 
     @routes.get("/status")
     async def status(request: Request) -> Response:
-        """Everything at a glance."""
+        """Show everything at a glance."""
         await context.door.enter_admin(request)
         view = context.adapters.view
         names = sorted(view.names.values(), key=lambda name: (name.alias, name.owner))
@@ -109,7 +109,7 @@ def _adapter(view: RegistryView, name: Name) -> dict[str, Any]:
 def _residency(
     view: RegistryView, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]
 ) -> dict[str, Any]:
-    """A snapshot with the tier of each version, and the names that point to it now.
+    """Return a snapshot with the tier of each version, and the names that point to it now.
 
     ``on_host`` is everything in host memory; what has a slot as well is also ``resident``.
     """

@@ -53,7 +53,7 @@ PACKED_FILE = "upload.tar"
 
 @dataclass(frozen=True, slots=True)
 class RouterChange:
-    """Under which name, and how."""
+    """The name and form under which a router is added."""
 
     name: str
     kind: str | None = None  # of a router that has no artifact
@@ -83,7 +83,7 @@ class RouterAdmin:
 
     @property
     def routers(self) -> FrontRouters:
-        """What this front has."""
+        """Return this front's routers."""
         return self._routers
 
     async def upload(
@@ -156,7 +156,7 @@ class RouterAdmin:
         return record
 
     async def remove(self, name: str, by: TenantId) -> None:
-        """Forget an added router; a configured one of its name answers again.
+        """Remove an added router; a configured one of its name answers again.
 
         Raises:
             RouterNotFound: none of this name was added.
@@ -222,8 +222,8 @@ def check_candidates(router: RouterConfig, view: RegistryView) -> None:
     missing = [alias for alias in candidates_of(router) if alias not in aliases]
     if missing:
         raise RouterError(
-            f"candidates that are no adapters here: {', '.join(missing)}; add them first, or "
-            "train the router anew",
+            f"candidates that are not adapters here: {', '.join(missing)}; add them first, or "
+            "train the router again",
             param="name",
         )
     for alias, digest in bound_versions(router).items():
@@ -232,13 +232,13 @@ def check_candidates(router: RouterConfig, view: RegistryView) -> None:
             now = ", ".join(name.digest[:12] for name in names)
             raise RouterOutdated(
                 f"made for version {digest[:12]} of {alias!r}, which is {now} here; add that "
-                "version, or make the router anew",
+                "version, or build the router again",
                 param="name",
             )
 
 
 def describe(router: RouterConfig, problem: str) -> dict[str, Any]:
-    """What an artifact says about itself, for people."""
+    """Describe a router by its artifact, for people."""
     if router.path is None:
         return {"candidates": list(router.options.get("adapters", ()))}
     try:
@@ -254,5 +254,5 @@ def describe(router: RouterConfig, problem: str) -> dict[str, Any]:
 
 
 def _without(path: Path | None, message: str) -> str:
-    """Paths on the server are nobody's business."""
+    """Remove the server's paths from a message: clients need not know them."""
     return message if path is None else message.replace(f"{path}/", "")

@@ -26,12 +26,12 @@ class RouterBody(Body):
     replace: bool = False
 
     def change(self) -> RouterChange:
-        """The same, for the administration."""
+        """Return the change that it asks for."""
         return RouterChange(self.name, self.kind, self.options, self.replace)
 
 
 def build_router_routes(context: AdminContext) -> APIRouter:
-    """All of them need an administrator's key."""
+    """Build the routes; all of them need an administrator's key."""
     routes = APIRouter(prefix="/admin/v1/routers")
     admin = context.router_admin
 
@@ -84,7 +84,7 @@ def build_router_routes(context: AdminContext) -> APIRouter:
 
     @routes.get("")
     async def list_routers(request: Request) -> Response:
-        """All of them; the first one answers ``auto``."""
+        """List all routers; the first one answers ``auto``."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await admin.routers.sync()
@@ -92,7 +92,7 @@ def build_router_routes(context: AdminContext) -> APIRouter:
 
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
-        """One of them."""
+        """Show one router."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await admin.routers.sync()
@@ -111,7 +111,7 @@ def build_router_routes(context: AdminContext) -> APIRouter:
 
 
 def _parameters(request: Request) -> RouterBody:
-    """The query of an upload; ``options`` are a JSON object.
+    """Read the query of an upload; ``options`` are a JSON object.
 
     Raises:
         RequestError: fields are wrong; the message names each.

@@ -14,7 +14,7 @@ from deployments.front.admin.admin_context import AdminContext
 
 
 def build_vllm_routes(context: AdminContext) -> APIRouter:
-    """Both need an administrator's key."""
+    """Build both routes; they need an administrator's key."""
     routes = APIRouter(prefix="/v1")
     admin = context.adapter_admin
 
@@ -46,18 +46,18 @@ def build_vllm_routes(context: AdminContext) -> APIRouter:
 
 
 def _explained(error: AdapterSourceError, named: SourceBody) -> AdapterSourceError:
-    """The error of a repository that may have been meant as a folder."""
+    """Explain the error of a repository that may have been meant as a folder."""
     if named.hub is None:
         return error
     return type(error)(
-        f"lora_path: {named.hub[:100]!r} is no folder under adapters.source_dir, and as a "
+        f"lora_path: {named.hub[:100]!r} is not a folder under adapters.source_dir, and as a "
         f"repository of the hub it was not found: {error.message}",
         param="lora_path",
     )
 
 
 def source_named(path: str, source_dir: Path | None) -> SourceBody:
-    """A path under ``source_dir``, absolute or relative to it, else a URL or a repository's id."""
+    """Read a path under ``source_dir``, absolute or relative to it, a URL, or a repository's id."""
     if "://" in path:
         return SourceBody(url=path)
     if path.startswith("/"):

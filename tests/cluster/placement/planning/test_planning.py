@@ -185,7 +185,7 @@ def test_a_copy_is_not_taken_away_during_the_cooldown(build) -> None:
     inputs = ([room("r0", "a"), room("r1", "a")], load_of(a=0.1, base=0.9))
     kept = make(build, *inputs, previous={"a": 2}, cooling=frozenset({"digest-a"}))
     assert copies(kept) == {"a": 2}
-    assert "changed lately" in kept.copies[0].reason
+    assert "changed recently" in kept.copies[0].reason
     assert copies(make(build, *inputs, previous={"a": 2})) == {"a": 1}
 
 
@@ -292,7 +292,7 @@ def test_a_failed_place_is_avoided(build) -> None:
     assert placed(other) == {"a": 1}
     nowhere = frozenset({("r0", "digest-a"), ("r1", "digest-a")})
     assert make(build, rooms, load_of(a=1.0, base=1.0), avoid=nowhere).unplaced == (
-        ("digest-a", "no replica is left to try: prefetch failed lately"),
+        ("digest-a", "no replica is left to try: prefetch failed recently"),
     )
 
 

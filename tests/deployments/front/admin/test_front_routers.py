@@ -173,7 +173,7 @@ async def test_what_replicas_cannot_serve_is_not_added(
 
 
 async def test_adapters_and_versions_must_be_there(bench: Bench) -> None:
-    with pytest.raises(RouterError, match="no adapters here: ghost"):
+    with pytest.raises(RouterError, match="not adapters here: ghost"):
         await bench.add("x", bench.artifact({"sql": 0.5, "ghost": 0.5}))
     bound = bench.artifact({"sql": 1.0}, adapter_digests={"sql": "f" * 64})
     with pytest.raises(RouterOutdated, match="version ffffffffffff of 'sql'"):

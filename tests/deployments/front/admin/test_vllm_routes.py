@@ -42,6 +42,6 @@ async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
         answer = await client.post("/v1/load_lora_adapter", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (502, "lora_path")
-    assert "'team/mistyped' is no folder under adapters.source_dir" in error["message"]
+    assert "'team/mistyped' is not a folder under adapters.source_dir" in error["message"]
     assert "repository of the hub" in error["message"]
     assert len(error["message"]) < 500
