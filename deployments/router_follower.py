@@ -112,9 +112,10 @@ class RouterFollower(Generic[T]):
     async def retry(self) -> None:
         """Sync, and build again what could not be built before."""
         await self._adapters.sync()
-        self._results = {
-            name: result for name, result in self._results.items() if result.error is None
-        }
+        async with self._lock:  # a build that is on its way may fail for the old reason
+            self._results = {
+                name: result for name, result in self._results.items() if result.error is None
+            }
         await self.rebuild()
 
     async def close(self) -> None:
