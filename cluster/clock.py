@@ -8,11 +8,11 @@ class Clock(Protocol):
     """Two kinds of time, because intervals and dates must not be mixed."""
 
     def monotonic(self) -> float:
-        """Seconds that never go back; use it for intervals and deadlines within a process."""
+        """Return seconds that never go back, for intervals and deadlines within a process."""
         ...
 
     def wall(self) -> float:
-        """Seconds since the epoch; use it for what other processes read (expiry, reports)."""
+        """Return seconds since the epoch, for what other processes read (expiry, reports)."""
         ...
 
 
@@ -27,7 +27,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """A clock that moves only when told to; both readings advance together."""
+    """A clock that moves only by ``advance``; both readings advance together."""
 
     def __init__(self, start: float = 1_000_000.0) -> None:
         self._now = start

@@ -67,8 +67,8 @@ class AdapterConfig(Section):
     max_mixture: Annotated[int, Field(ge=1)] = 8
     """Most adapters in one mixture."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What adapters are held in; auto is the engine's dtype, or bfloat16 beside int8 weights. On a
-    CPU bfloat16 halves what a step reads of them, and rounds each of their values to 8 bits."""
+    """Type that adapters are stored in; auto is the engine's dtype, or bfloat16 with int8 weights.
+    On a CPU bfloat16 halves what a step reads of them and rounds each of their values to 8 bits."""
     base_check: Literal["digest", "name", "shapes"] = "digest"
     """What must agree where an adapter says which base it was trained on: the base's digest or, if
     it has none, the last part of the base's name on the hub. With "name" the same name is enough
@@ -112,7 +112,7 @@ class DecisionConfig(Section):
 
     ttl_s: Annotated[float, Field(gt=0)] = 3600.0
     local_entries: Annotated[int, Field(ge=1)] = 4096
-    """Decisions kept in each process beside the store."""
+    """Decisions that each process keeps besides the store."""
     redis_timeout_s: Annotated[float, Field(gt=0)] = 0.25
     """A Redis command that takes longer counts as a failure."""
     breaker_reset_s: Annotated[float, Field(gt=0)] = 1.0
@@ -153,7 +153,7 @@ class FrontConfig(Section):
     cors_origins: tuple[Origin, ...] = ()
     """Web pages whose scripts may call: origins such as https://chat.example.com, or "*"."""
     view_interval_s: Annotated[float, Field(gt=0)] = 1.0
-    """How often replicas are looked up; their load arrives with every step besides."""
+    """How often replicas are looked up; their load also arrives with every step."""
     metrics_open: bool = False
     """Whether GET /metrics needs no key; else an administrator's, or that of a tenant with
     ``metrics: true``."""
@@ -245,12 +245,12 @@ class Settings(BaseSettings):
 
 
 def cache_folder(settings: Settings) -> Path:
-    """Where fetched base models are kept: BRAID_CACHE_DIR, else the user's cache folder."""
+    """Return the folder of fetched base models: BRAID_CACHE_DIR, else the user's cache folder."""
     return settings.cache_dir or _user_folder("XDG_CACHE_HOME", ".cache")
 
 
 def state_folder(settings: Settings) -> Path:
-    """Where a local cluster keeps keys and logs: BRAID_STATE_DIR, else the user's state folder."""
+    """Return the folder of keys and logs: BRAID_STATE_DIR, else the user's state folder."""
     return settings.state_dir or _user_folder("XDG_STATE_HOME", ".local/state")
 
 

@@ -28,7 +28,7 @@ BraidError                       server_error          500
 │   ├── AdapterConflict          adapter_conflict      409   the name points elsewhere than expected
 │   ├── AdapterInUse             adapter_in_use        409   pointed to or pinned, and not forced
 │   ├── AdapterLoadFailed        adapter_load_failed   503   its bytes could not be brought in
-│   └── AdapterCapacity          adapter_capacity      503   no room beside leased adapters
+│   └── AdapterCapacity          adapter_capacity      503   no room: others are leased
 ├── RouterError                  router_invalid        400   a router cannot be served
 │   ├── RouterNotFound           router_not_found      404   not in the registry
 │   ├── RouterConflict           router_conflict       409   the name exists
@@ -153,7 +153,7 @@ class AdapterUnsafePath(AdapterError):
 
 
 class AdapterDuplicateFile(AdapterError):
-    """One file name more than once, so that nobody can say which is meant."""
+    """A file name occurs more than once, so it is unclear which file is meant."""
 
     code = "adapter_duplicate_file"
 
@@ -226,7 +226,7 @@ class AdapterNotStored(AdapterError):
 
 
 class AdapterCorrupt(AdapterError):
-    """What is stored under a digest is not that version."""
+    """The files stored under a digest are not that version."""
 
     code = "adapter_corrupt"
     status = 500
@@ -352,7 +352,7 @@ class GrammarTooComplex(RequestError):
 
 
 class TooManyFailedKeys(RequestError):
-    """One client address sent too many keys that belong to nobody."""
+    """One client address sent too many unknown keys."""
 
     code = "too_many_failed_keys"
     status = 429
@@ -417,13 +417,13 @@ class EngineError(BraidError):
 
 
 class IntegrityError(BraidError):
-    """A pool's books do not balance: a defect, never the caller's fault."""
+    """A ledger contradicts itself: a defect, never the caller's fault."""
 
     code = "integrity"
 
 
 def error_from_code(code: str, message: str) -> BraidError:
-    """The error of this stable code, for errors that arrive as data from another process.
+    """Return the error of a stable code, for errors that arrive as data from another process.
 
     An unknown code (a newer peer's) becomes an ``EngineError`` that keeps the code in its message.
     """

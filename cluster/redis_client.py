@@ -1,4 +1,4 @@
-"""Clients of Redis for the way of a request: a server that is away must cost little time.
+"""Redis clients for the request path, with short timeouts so that an outage adds little latency.
 
 After a failover the old primary may keep its connections open while new ones would reach the new
 primary. So an answer that says that this server takes no writes ends the connection, and all others
@@ -48,7 +48,7 @@ _DEMOTED = re.compile(r"\b(READONLY|NOREPLICAS|MASTERDOWN|UNBLOCKED)\b")
 
 
 class PrimaryMoved(RedisConnectionError):
-    """Raised in place of an answer by which a server says that it is no primary that may write."""
+    """Replaces a server's answer that it is not a primary that may write."""
 
 
 class PrimaryPool(BlockingConnectionPool):
@@ -58,7 +58,7 @@ class PrimaryPool(BlockingConnectionPool):
     """Times that this has happened; what stays connected, a subscription, is renewed after it."""
 
     def make_connection(self) -> AbstractConnection:
-        """A connection that reports to this pool."""
+        """Return a connection that reports to this pool."""
         made = super().make_connection()  # type: ignore[no-untyped-call] # redis-py's
         connection = cast("_Watched", made)
         connection.pool = self
@@ -85,10 +85,10 @@ class _Watched:
     pool: PrimaryPool | None = None
 
     async def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """As the connection's own.
+        """Read a response as the connection does.
 
         Raises:
-            PrimaryMoved: the server takes no writes; the client tries again, connected anew.
+            PrimaryMoved: the server takes no writes; the client tries again, over a new connection.
             ResponseError: the server is a node of a Redis Cluster, among others.
         """
         try:
@@ -128,7 +128,7 @@ _WATCHED: dict[type[AbstractConnection], type[AbstractConnection]] = {
 
 
 def redis_client(url: str, *, timeout_s: float, name: str) -> Redis:
-    """A client whose commands fail after ``timeout_s``; connections are opened on first use.
+    """Return a client whose commands fail after ``timeout_s``; connections are opened on first use.
 
     Make it inside the event loop that uses it. A broken connection is tried again once, and so is
     a server that is no primary any more; a silent server is not.
@@ -175,7 +175,7 @@ class ServerScript:
         self._digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
     async def __call__(self, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """The script's reply."""
+        """Run the script and return its reply."""
         try:
             return await self._client.evalsha(self._digest, len(keys), *keys, *args)
         except NoScriptError:
@@ -197,14 +197,14 @@ async def leave_replica(client: Redis) -> None:
 
 
 def moves(client: Redis) -> int:
-    """Times that a client has found its primary elsewhere."""
+    """Return how often a client has found its primary elsewhere."""
     return cast("int", getattr(client.connection_pool, "moves", 0))
 
 
 def _is_demoted(error: ResponseError) -> bool:
-    """Whether an answer says that the server is no primary that may write.
+    """Report whether an answer says that the server is not a primary that may write.
 
-    Errors within scripts have the word in their text alone.
+    Errors within scripts have the code in their text alone.
     """
     if isinstance(error, ReadOnlyError | ClusterDownError):  # MASTERDOWN is one of these
         return True

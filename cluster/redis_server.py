@@ -1,4 +1,4 @@
-"""What a Redis server must be like, judged by its own ``INFO``."""
+"""Requirements on a Redis server, judged by its own ``INFO``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -23,7 +23,7 @@ EVICTS_ALL = (
 
 
 def refusal(info: Mapping[str, Any]) -> str | None:
-    """Why a server cannot be used; None where it can."""
+    """Return why a server cannot be used, or None if it can."""
     if info.get("redis_mode") == "sentinel":
         return SENTINEL_REFUSED
     if str(info.get("cluster_enabled", 0)) == "1" or info.get("redis_mode") == "cluster":
@@ -32,7 +32,7 @@ def refusal(info: Mapping[str, Any]) -> str | None:
 
 
 def eviction_risk(info: Mapping[str, Any]) -> str | None:
-    """What a full server would drop beside decisions; None where that is nothing."""
+    """Return what a full server would drop besides decisions, or None if nothing."""
     policy = str(info.get("maxmemory_policy", ""))
     return EVICTS_ALL.format(policy=policy) if policy.startswith("allkeys-") else None
 
@@ -40,7 +40,7 @@ def eviction_risk(info: Mapping[str, Any]) -> str | None:
 async def check_server(client: Redis) -> None:
     """Refuse a server that cannot be used, and warn of one that drops too much.
 
-    A server that is away passes: what it is shows later.
+    A server that does not answer passes: it is checked again later.
 
     Raises:
         ConfigError: it is a node of a Redis Cluster, or a Sentinel.

@@ -27,7 +27,7 @@ class _StrictLoader(_SafeLoader):
 
 
 def load_strict_yaml(content: str | bytes) -> Any:
-    """The one document in ``content``.
+    """Return the one document in ``content``.
 
     Raises:
         yaml.YAMLError: not YAML, or a key is written twice.

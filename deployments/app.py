@@ -1,4 +1,4 @@
-"""From configuration to a Serve application: every cross-check before any actor starts."""
+"""Builds the Serve application; everything is checked before any actor starts."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ APP_NAME = "braid"
 
 
 def parse_config(args: dict[str, Any]) -> AppConfig:
-    """The typed configuration.
+    """Parse the configuration.
 
     Raises:
         ConfigError: a key is unknown or a value wrong; the message has the path of each.
@@ -30,7 +30,7 @@ def parse_config(args: dict[str, Any]) -> AppConfig:
 
 
 def build_app(args: dict[str, Any]) -> serve.Application:
-    """The application: fronts, replicas and the controller, bound to each other.
+    """Build the application: fronts, replicas and the controller, bound to each other.
 
     Args:
         args: an ``AppConfig`` in JSON form. Secrets may come from the environment instead.
@@ -40,11 +40,13 @@ def build_app(args: dict[str, Any]) -> serve.Application:
     """
     config = parse_config(args)
     if config.tenants_file is None:
-        raise ConfigError("tenants_file: required; without tenants nobody may ask anything")
+        raise ConfigError(
+            "tenants_file: required; name the file with the tenants that may send requests"
+        )
     names = [router.name for router in config.routers]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"routers: the name {name!r} is used twice")
+            raise ConfigError(f"routers: the name {name!r} is used twice; rename one of them")
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     policy = PolicyFile(config.controller.policy_file, defaults).policy
     plain = config.model_dump(mode="json", exclude_unset=True)

@@ -28,7 +28,7 @@ class TenantAdapters:
         self._tenants = tenants
 
     def entry(self, tenant: TenantId, alias: str) -> AdapterEntry:
-        """The catalog's line for an alias.
+        """Return the entry of an alias.
 
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
@@ -37,7 +37,7 @@ class TenantAdapters:
         return view.entry(view.resolve(tenant, alias, self._tenants.tenant(tenant)))
 
     def resolve(self, tenant: TenantId, alias: str) -> AdapterKey:
-        """The version behind an alias.
+        """Return the version behind an alias.
 
         Raises:
             ModelNotFound: unknown, or not this tenant's to use.
@@ -46,14 +46,14 @@ class TenantAdapters:
         return AdapterKey(name.owner, name.alias, name.digest)
 
     def visible(self, tenant: TenantId) -> Mapping[str, AdapterKey]:
-        """Every alias that the tenant may use."""
+        """Return every alias that the tenant may use."""
         names = self._view().visible(tenant, self._tenants.tenant(tenant))
         return {
             alias: AdapterKey(name.owner, name.alias, name.digest) for alias, name in names.items()
         }
 
     def earlier(self, tenant: TenantId, alias: str, digest: AdapterDigest) -> AdapterKey | None:
-        """A version in an alias's history whose files are still there, or None."""
+        """Return a version in an alias's history whose files are still there, or None."""
         view = self._view()
         name = view.find(tenant, alias, self._tenants.tenant(tenant))
         if name is None or all(step.digest != digest for step in name.history):
@@ -61,7 +61,7 @@ class TenantAdapters:
         return AdapterKey(name.owner, alias, digest) if view.is_at_hand(digest) else None
 
     def entries(self, tenant: TenantId) -> Mapping[str, AdapterEntry]:
-        """Every adapter that the tenant may use, by alias."""
+        """Return every adapter that the tenant may use, by alias."""
         view = self._view()
         names = view.visible(tenant, self._tenants.tenant(tenant))
         return {alias: view.entry(name) for alias, name in names.items()}

@@ -1,8 +1,8 @@
-"""Where log lines go: one write of a whole line to the process's standard output.
+"""Writes log lines: one write of a whole line to the process's standard output.
 
 Nothing is held back, so what was written is there after a SIGKILL. Nothing waits either: where
 standard output is a pipe whose reader has stopped, lines are kept in memory, up to a bound, and a
-thread writes them in order once the reader goes on.
+thread writes them in order once the reader continues.
 """
 
 import os
@@ -20,11 +20,11 @@ STDOUT, STDERR = 1, 2
 PIPE_BYTES = 4096
 """A pipe that has room at all takes this much without waiting (PIPE_BUF)."""
 KEPT_BYTES = 4 * 2**20
-FOLLOW_INTERVAL_S = 1.0
+SYNC_INTERVAL_S = 1.0
 
 
 def encode_line(fields: Mapping[str, object]) -> bytes:
-    """One JSON object and a line feed; what JSON does not know is written as text."""
+    """Encode one JSON object and a line feed; what JSON does not know is written as text."""
     try:
         return orjson.dumps(fields, default=str, option=orjson.OPT_APPEND_NEWLINE)
     except TypeError:  # half of a surrogate pair, or an integer beyond 64 bits
@@ -88,7 +88,7 @@ class LineSink:
             while line:
                 try:
                     line = line[os.write(self._out, line) :]
-                except BlockingIOError:  # somebody made the descriptor non-blocking
+                except BlockingIOError:  # another process made the descriptor non-blocking
                     select.select([], [self._out], [])
         except OSError:  # the reader has gone, or the disk is full
             self._lost += 1
@@ -123,8 +123,8 @@ class LineSink:
                     return
 
     def _follow(self) -> None:
-        """Move to the file that has the name now, where ours was renamed or removed."""
-        if self._path is None or self._clock() - self._followed_at < FOLLOW_INTERVAL_S:
+        """Move to the file that has the name now, if ours was renamed or removed."""
+        if self._path is None or self._clock() - self._followed_at < SYNC_INTERVAL_S:
             return
         self._followed_at = self._clock()
         try:
@@ -147,7 +147,7 @@ class LineSink:
 
 
 def _poll_of(descriptor: int) -> "select.poll | None":
-    """What tells whether a write would wait; None for a regular file, which never makes wait."""
+    """Return a poll that tells whether a write would wait, or None for a regular file."""
     try:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None

@@ -53,7 +53,7 @@ def configure_logging(part: str, level: int = logging.INFO, *, hears_text: bool 
 
 
 def describe_exception(error: BaseException, *, with_messages: bool) -> str:
-    """An exception and what led to it, newest last, at most ``TRACEBACK_CHARACTERS`` long.
+    """Describe an exception and what led to it, newest last, at most ``TRACEBACK_CHARACTERS`` long.
 
     Without ``with_messages`` only our own errors keep theirs.
     """
@@ -78,7 +78,7 @@ def describe_exception(error: BaseException, *, with_messages: bool) -> str:
 
 
 class _SinkLogger:
-    """What structlog hands an encoded line to, whatever its level."""
+    """Takes encoded lines from structlog, whatever their level."""
 
     def __init__(self, sink: LineSink) -> None:
         self._sink = sink

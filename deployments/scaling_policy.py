@@ -13,10 +13,10 @@ METRIC = "desired_replicas"
 
 
 def replica_count_policy(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """The controller's word; the present count where it has not spoken yet."""
+    """Return the controller's replica count, or the present one before it has given any."""
     reported = (context.aggregated_metrics or {}).get(METRIC) or {}
     values = [float(value) for value in reported.values() if value is not None and value >= 1]
-    wanted = round(max(values)) if values else context.target_num_replicas
+    desired = round(max(values)) if values else context.target_num_replicas
     low = context.capacity_adjusted_min_replicas or 1
-    high = context.capacity_adjusted_max_replicas or wanted
-    return max(low, min(high, wanted)), {}
+    high = context.capacity_adjusted_max_replicas or desired
+    return max(low, min(high, desired)), {}

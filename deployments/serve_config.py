@@ -1,4 +1,4 @@
-"""From ``k8s/overlays/<name>/app.yaml`` to the Serve config file of that overlay.
+"""Makes the Serve config file of an overlay from its ``k8s/overlays/<name>/app.yaml``.
 
 The overlay's app.yaml holds the application's own typed config (``app``) and how Serve runs it
 (``serve``). The config file that KubeRay hands to Serve is generated from both into a kustomize
@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import AppConfig, Section
 from cluster.errors import ConfigError
+from cluster.validation_text import describe_problems
 from deployments.serve_env import SERVE_ENVIRONMENT
 
 APP_IMPORT_PATH = "deployments.app:build_app"
@@ -27,7 +28,7 @@ _PATCH_HEADER = "# Generated from app.yaml by `python -m deployments.serve_confi
 
 
 class DeploymentOptions(Section):
-    """How Serve treats the replicas of one deployment; unset is what the deployment says itself."""
+    """Serve's options for the replicas of one deployment; unset means the deployment's own."""
 
     graceful_shutdown_timeout_s: Annotated[float, Field(ge=0)] | None = None
     """Time a deployment has to stop by itself before its processes are killed."""
@@ -87,11 +88,7 @@ def load_overlay_config(path: Path) -> OverlayConfig:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
-            for problem in error.errors(include_input=False, include_url=False)
-        )
-        raise ConfigError(f"{path}: {problems}") from error
+        raise ConfigError(f"{path}: {describe_problems(error, root='file')}") from error
 
 
 def serve_config(config: OverlayConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ SERVE_ENVIRONMENT: Final = MappingProxyType(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # The flag above implies it, but fronts run their own HTTP server (front/http_server.py).
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
-        # How soon the controller's word about the replica count reaches Serve's autoscaler.
+        # How soon the controller's replica count reaches Serve's autoscaler.
         "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -29,7 +29,7 @@ SERVE_ENVIRONMENT: Final = MappingProxyType(
 )
 
 SERVE_LOGGING: Final = MappingProxyType({"enable_access_log": False, "log_level": "WARNING"})
-"""What Serve itself logs of a deployment. It would log every call between deployments, of which
+"""Serve's own logging of a deployment. It would log every call between deployments, of which
 there are several a second."""
 
 CONTAINER_ENVIRONMENT: Final = MappingProxyType(
@@ -40,4 +40,4 @@ CONTAINER_ENVIRONMENT: Final = MappingProxyType(
         "RAY_BACKEND_LOG_LEVEL": "warning",
     }
 )
-"""Beside the flags above, what Ray containers of Kubernetes have."""
+"""Flags of Ray containers on Kubernetes, besides those above."""

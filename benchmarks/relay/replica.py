@@ -50,7 +50,7 @@ class ScriptedReplica:
     """
 
     def __init__(self, signing_key: bytes, words: tuple[int, ...], interval_s: float) -> None:
-        self.links = LinkServer(self, signing_key)
+        self.links = LinkServer(self, self, signing_key)
         self.interval_s = interval_s
         self._words = words
         self._streams: dict[RequestId, _Stream] = {}

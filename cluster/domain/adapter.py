@@ -14,7 +14,7 @@ SHARED_OWNER = TenantId("shared")
 
 @dataclass(frozen=True, slots=True)
 class AdapterKey:
-    """What an alias resolves to. ``digest`` alone is identity; the rest is for people."""
+    """The version of an alias. ``digest`` alone is its identity; the rest is for people."""
 
     owner: TenantId
     alias: str
@@ -23,7 +23,7 @@ class AdapterKey:
 
 @dataclass(frozen=True, slots=True)
 class AdapterManifest:
-    """What an adapter's files say, parsed once and never changed.
+    """The contents of an adapter's files, parsed once and never changed.
 
     ``rank`` and ``alpha`` are the defaults; ``rank_pattern`` and ``alpha_pattern`` (PEFT's
     pattern -> value) override them per module. ``modules`` are the full module paths that really
@@ -49,7 +49,7 @@ class AdapterManifest:
 
 
 class AdapterState(StrEnum):
-    """Where an adapter is on one replica. The transition table is in ``residency.pool``."""
+    """The place of an adapter on one replica. The transition table is in ``residency.pool``."""
 
     ABSENT = "absent"
     FETCHING = "fetching"

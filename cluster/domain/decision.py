@@ -1,4 +1,4 @@
-"""What routing answers."""
+"""The answer of routing."""
 
 import hashlib
 import struct
@@ -10,7 +10,7 @@ from cluster.domain.ids import AdapterDigest, DecisionId, TenantId
 
 
 class DecisionSource(StrEnum):
-    """How a request came by its decision; the value of ``x-braid-decision-source``."""
+    """The origin of a request's decision; the value of ``x-braid-decision-source``."""
 
     EXPLICIT = "explicit"  # the caller named the base, one adapter or a mixture
     STORED = "stored"  # found in the decision store
@@ -19,7 +19,7 @@ class DecisionSource(StrEnum):
 
 
 class Granularity(StrEnum):
-    """What one row of the weight matrix D covers."""
+    """The part of a request that one row of the weight matrix D covers."""
 
     REQUEST = "request"
     SENTENCE = "sentence"
@@ -49,7 +49,7 @@ class CandidateScore:
 
 @dataclass(frozen=True, slots=True)
 class RoutingDecision:
-    """Which adapters answer a prompt, with which weights, and who said so.
+    """The adapters that answer a prompt, their weights, and who decided so.
 
     The mixture is sorted by digest: sums must not depend on the order of arrival.
     """
@@ -73,7 +73,7 @@ class RoutingDecision:
 
     @staticmethod
     def of_base(id: DecisionId, tenant: TenantId) -> "RoutingDecision":
-        """The base alone, decided by the caller, for requests that no store has seen."""
+        """Return a decision for the base alone, made by the caller, that no store has seen."""
         return RoutingDecision(
             id=id,
             tenant=tenant,
@@ -90,17 +90,17 @@ class RoutingDecision:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing of it has still to be decided in prefill."""
+        """Report whether prefill has nothing left to decide."""
         return self.granularity is not Granularity.PROMPT or self.site_weights is not None
 
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:
-        """Versions of the mixture, in its order."""
+        """Return the versions of the mixture, in its order."""
         return tuple(term.key.digest for term in self.mixture)
 
 
 def tagged_digest(*parts: tuple[str, bytes]) -> str:
-    """sha256 (hex) over tagged, length-prefixed parts: no two lists of parts collide by joining.
+    """Return the sha256 (hex) over tagged, length-prefixed parts, so that lists cannot collide.
 
     Each part is ``(tag, value)``. See docs/decisions/0001.
     """
@@ -114,7 +114,7 @@ def tagged_digest(*parts: tuple[str, bytes]) -> str:
 
 
 def kv_namespace(base_digest: str, decision: RoutingDecision, *, isolate_tenant: bool) -> str:
-    """Name of the family of KV blocks that a request may share (docs/decisions/0001).
+    """Return the name of the family of KV blocks that a request may share (docs/decisions/0001).
 
     KV content depends on the adapters applied, so every block's key carries: base digest, router
     and version, adapter digests in order, D exactly as applied, and the tenant where tenants are

@@ -1,4 +1,4 @@
-"""What is known of a replica: facts only, so that policies can be pure functions."""
+"""Facts about a replica, and nothing else, so that policies can be pure functions."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ class AdapterLoad:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
-    """A replica's own word about itself."""
+    """A replica's account of itself."""
 
     replica_id: ReplicaId
     address: str  # host:port of its link server
@@ -42,7 +42,7 @@ class ReplicaSnapshot:
 
     @property
     def kv_usage(self) -> float:
-        """Share of KV blocks in use, 0 to 1."""
+        """Return the share of KV blocks in use, 0 to 1."""
         if self.kv_blocks_total == 0:
             return 0.0
         return 1.0 - self.kv_blocks_free / self.kv_blocks_total

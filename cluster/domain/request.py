@@ -12,7 +12,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # end-of-sequence token, stop token or stop string
     LENGTH = "length"  # max_tokens or the context window
-    CANCELLED = "cancelled"  # the client went away
+    CANCELLED = "cancelled"  # the client disconnected
     DEADLINE = "deadline"
     ERROR = "error"
 
@@ -33,14 +33,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen. Stop strings are applied where text exists, at the front."""
+    """Parameters of choosing tokens. The front, where text exists, applies stop strings."""
 
     max_tokens: int
     temperature: float = 1.0  # 0 is greedy
     top_p: float = 1.0  # (0, 1]
     top_k: int = 0  # 0 is off
     seed: int | None = None  # the same seed gives the same tokens whatever the batch
-    stop_token_ids: tuple[int, ...] = ()  # beside the model's own end-of-sequence tokens
+    stop_token_ids: tuple[int, ...] = ()  # besides the model's own end-of-sequence tokens
     logprobs: int | None = None  # None: off; 0: the chosen token only; n: the n likeliest too
     ignore_eos: bool = False
     min_p: float = 0.0  # [0, 1], of the likeliest token's probability; 0 is off
@@ -55,7 +55,7 @@ class SamplingParams:
 
     @property
     def adjusts_logits(self) -> bool:
-        """Logits are changed before a token is chosen, beyond temperature and truncation."""
+        """Report whether logits are changed beyond temperature and truncation."""
         return bool(
             self.logit_bias
             or self.grammar
@@ -107,7 +107,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class GenerationChunk:
-    """What one engine step produced for one request."""
+    """The output of one engine step for one request."""
 
     request_id: RequestId
     token_ids: tuple[int, ...] = ()

@@ -12,7 +12,7 @@ from cluster.config import Section
 
 
 class ReplicasPolicy(Section):
-    """How many replicas there are."""
+    """Bounds of the number of replicas."""
 
     min: Annotated[int, Field(ge=1)] = 1
     max: Annotated[int, Field(ge=1)] = 2
@@ -35,7 +35,7 @@ class ReplicasPolicy(Section):
 
 
 class PlacementPolicy(Section):
-    """Which adapters live on which replica."""
+    """Parameters of placing adapters on replicas."""
 
     window_s: Annotated[float, Field(gt=0)] = 30.0
     """Time constant of the exponential average of arrivals."""
@@ -45,7 +45,7 @@ class PlacementPolicy(Section):
     """Requests of doubt: copies are added for ``n / (n + evidence)`` of the seen share only, so
     that the first few requests do not look like a trend."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.15
-    """Copies that demand must be away from the present number before it changes."""
+    """Difference in copies between demand and the present number before that changes."""
     max_moves_per_tick: Annotated[int, Field(ge=1)] = 4
     """Prefetches that one tick may order, in the whole cluster."""
     min_copies: Annotated[int, Field(ge=1)] = 1
@@ -92,7 +92,7 @@ class Pin(Section):
 
 
 class ScorerWeights(Section):
-    """What each scorer's value in [0, 1] counts."""
+    """Weights of the scorers' values, each in [0, 1]."""
 
     residency: Annotated[float, Field(ge=0)] = 2.0
     load: Annotated[float, Field(ge=0)] = 1.0
@@ -107,7 +107,7 @@ class ScorerWeights(Section):
 
 
 class PickingPolicy(Section):
-    """Which replica a request goes to."""
+    """Parameters of picking a replica for a request."""
 
     weights: ScorerWeights = ScorerWeights()
     load_bound: Annotated[float, Field(ge=1)] = 1.25
@@ -117,7 +117,7 @@ class PickingPolicy(Section):
     max_queued: Annotated[int, Field(ge=1)] = 1024
     """A replica with this many requests waiting gets no more."""
     stale_after_s: Annotated[float, Field(gt=0)] = 5.0
-    """A replica not heard of for this long is used only where there is no other."""
+    """A replica not heard of for this long is used only if there is no other."""
 
 
 class ClusterPolicy(Section):
@@ -146,5 +146,5 @@ class ClusterPolicy(Section):
 
     @classmethod
     def fixed(cls, replicas: int) -> "ClusterPolicy":
-        """The defaults with a replica count that never changes."""
+        """Return the defaults with a replica count that never changes."""
         return cls(replicas=ReplicasPolicy(min=replicas, max=replicas))

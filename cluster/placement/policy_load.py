@@ -26,7 +26,7 @@ _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
 
 
 def load_policy(path: Path, defaults: ClusterPolicy | None = None) -> ClusterPolicy:
-    """The policy in the file; entries it does not have come from ``defaults``.
+    """Read the policy in the file; entries it does not have come from ``defaults``.
 
     Raises:
         ConfigError: the file cannot be read or an entry is wrong; the message has the path.
@@ -37,7 +37,7 @@ def load_policy(path: Path, defaults: ClusterPolicy | None = None) -> ClusterPol
 def parse_policy(
     content: bytes, *, source: str, defaults: ClusterPolicy | None = None
 ) -> ClusterPolicy:
-    """The policy in ``content`` (YAML); ``source`` names it in messages.
+    """Parse the policy in ``content`` (YAML); ``source`` names it in messages.
 
     Raises:
         ConfigError: as ``load_policy``.
@@ -83,8 +83,8 @@ class PolicyFile:
             self._content = read_regular(path)
             self.policy = parse_policy(self._content, source=str(path), defaults=self._defaults)
 
-    def refresh(self) -> bool:
-        """Look at the file; True where ``policy`` changed.
+    def sync(self) -> bool:
+        """Read the file again. Returns True if ``policy`` changed.
 
         The content itself is compared: a file replaced within the clock's resolution, as mounted
         configuration often is, has the modification time of its predecessor.
@@ -105,7 +105,7 @@ class PolicyFile:
 
 
 def _without_values(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Sections written without entries (``replicas:`` alone) mean their defaults."""
+    """Drop sections without entries (``replicas:`` alone): they mean their defaults."""
     return {key: value for key, value in tree.items() if value is not None}
 
 

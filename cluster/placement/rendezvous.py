@@ -11,7 +11,7 @@ from cluster.domain.ids import AdapterDigest, ReplicaId
 
 
 def weight(key: str, replica_id: ReplicaId) -> int:
-    """64-bit weight of a replica for a key."""
+    """Return the 64-bit weight of a replica for a key."""
     encoded = key.encode()
     hasher = blake2b(len(encoded).to_bytes(4, "little"), digest_size=8)
     hasher.update(encoded)
@@ -20,10 +20,10 @@ def weight(key: str, replica_id: ReplicaId) -> int:
 
 
 def order(key: str, replica_ids: Iterable[ReplicaId]) -> tuple[ReplicaId, ...]:
-    """Replicas by falling weight for the key; the input's order does not matter."""
+    """Return replicas by falling weight for the key; the input's order does not matter."""
     return tuple(sorted(replica_ids, key=lambda replica_id: (-weight(key, replica_id), replica_id)))
 
 
 def mixture_key(digests: Iterable[AdapterDigest]) -> str:
-    """One key for a set of adapters, whatever their order."""
+    """Return one key for a set of adapters, whatever their order."""
     return ",".join(sorted(set(digests)))

@@ -13,7 +13,7 @@ Read = Callable[[Path], bytes]
 
 @dataclass(frozen=True, slots=True)
 class TenantsChange:
-    """What a new content changed, by tenant id."""
+    """The changes of a new content, by tenant id."""
 
     added: tuple[TenantId, ...]
     removed: tuple[TenantId, ...]
@@ -42,8 +42,8 @@ class FollowedTenants:
         self.error: str | None = None
         self.unsettled = False
 
-    def refresh(self) -> TenantsChange | None:
-        """Look at the file; what changed where there is a new ``directory``, else None.
+    def sync(self) -> TenantsChange | None:
+        """Read the file again. Returns the changes, or None if ``directory`` is the same.
 
         The content itself is compared: a file replaced within the clock's resolution, as mounted
         configuration often is, has the modification time of its predecessor.
@@ -72,7 +72,7 @@ class FollowedTenants:
 
 
 def difference(before: TenantDirectory, after: TenantDirectory) -> TenantsChange:
-    """What another directory changes."""
+    """Return the changes from one directory to another."""
     old = {entry.id: entry for entry in before.entries}
     new = {entry.id: entry for entry in after.entries}
     return TenantsChange(

@@ -22,17 +22,17 @@ RandomSource = Callable[[int], bytes]
 
 
 def new_key(random_source: RandomSource) -> str:
-    """A fresh key: ``brd_`` and 43 URL-safe characters."""
+    """Return a fresh key: ``brd_`` and 43 URL-safe characters."""
     return KEY_PREFIX + base64.urlsafe_b64encode(random_source(KEY_BYTES)).rstrip(b"=").decode()
 
 
 def hash_key(key: str) -> str:
-    """What a tenants file holds of a key: its sha256 in hex."""
+    """Return the form of a key in a tenants file: its sha256 in hex."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_keys(path: Path) -> dict[str, str]:
-    """Tenant id -> key, from a keys file.
+    """Read tenant id -> key from a keys file.
 
     Raises:
         ConfigError: unreadable, malformed, or readable by anybody but its owner.

@@ -1,4 +1,4 @@
-"""What a tenant may use, and the arithmetic of its buckets."""
+"""Limits of a tenant, and the arithmetic of its buckets."""
 
 import math
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ FREE_SEQUENCES = 8
 
 @dataclass(frozen=True, slots=True)
 class QuotaLimits:
-    """None is no limit."""
+    """Limits of one tenant; None means unlimited."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -28,7 +28,7 @@ class QuotaLimits:
 
     @property
     def unlimited(self) -> bool:
-        """Whether nothing needs to be counted."""
+        """Report whether nothing needs to be counted."""
         return (
             self.requests_per_minute is None
             and self.tokens_per_minute is None
@@ -38,7 +38,7 @@ class QuotaLimits:
 
 @dataclass(frozen=True, slots=True)
 class QuotaAsk:
-    """What a request takes of its tenant's limits while it runs."""
+    """The share of its tenant's limits that a running request takes."""
 
     places: int = 1  # sequences
     expected: int = 0  # tokens of the prompts and of probable answers, reserved at once
@@ -46,14 +46,14 @@ class QuotaAsk:
 
     @property
     def exposure(self) -> int:
-        """Tokens that it may use beyond those reserved."""
+        """Return the tokens that it may use beyond those reserved."""
         return max(0, self.at_most - self.expected)
 
 
 class QuotaSource(StrEnum):
-    """Who counted."""
+    """The place where quota was counted."""
 
-    UNLIMITED = "unlimited"  # nobody: the tenant has no limits
+    UNLIMITED = "unlimited"  # nowhere: the tenant has no limits
     SHARED = "shared"  # Redis, for all fronts together
     LOCAL = "local"  # this process alone
 
@@ -111,7 +111,7 @@ class QuotaVerdict:
         )
 
     def headers(self) -> dict[str, str]:
-        """``x-ratelimit-*``, and ``retry-after`` (whole seconds) on a refusal."""
+        """Return ``x-ratelimit-*``, and ``retry-after`` (whole seconds) on a refusal."""
         headers: dict[str, str] = {}
         for name, state in (("requests", self.requests), ("tokens", self.tokens)):
             if state is not None:
@@ -124,22 +124,22 @@ class QuotaVerdict:
 
 
 def wall_ms(clock: Clock) -> int:
-    """Wall clock in whole milliseconds, the buckets' unit of time."""
+    """Return the wall clock in whole milliseconds, the buckets' unit of time."""
     return round(clock.wall() * 1000)
 
 
 def refilled(level: float, elapsed_ms: float, per_minute: int) -> float:
-    """A bucket's level after ``elapsed_ms``; time that goes back counts as none."""
+    """Return a bucket's level after ``elapsed_ms``; time that goes back counts as none."""
     return min(float(per_minute), level + max(0.0, elapsed_ms) * per_minute / MINUTE_MS)
 
 
 def ms_until(level: float, need: float, per_minute: int) -> int:
-    """Milliseconds until a bucket holds ``need``."""
+    """Return the milliseconds until a bucket holds ``need``."""
     return max(0, math.ceil((need - level) * MINUTE_MS / per_minute - SLACK))
 
 
 def bucket_state(level: float, per_minute: int) -> BucketState:
-    """What a caller is told of a bucket."""
+    """Return the state of a bucket for its tenant."""
     return BucketState(
         limit=per_minute,
         remaining=max(0, math.floor(level + SLACK)),
@@ -148,7 +148,7 @@ def bucket_state(level: float, per_minute: int) -> BucketState:
 
 
 def duration(seconds: float) -> str:
-    """A duration as rate-limit headers write it: ``12ms``, ``1.5s``, ``6m0s``."""
+    """Format a duration as rate-limit headers write it: ``12ms``, ``1.5s``, ``6m0s``."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
     if seconds < 60:

@@ -1,4 +1,4 @@
-"""Who used what: tokens per tenant and adapter, in whole tokens that add up exactly.
+"""Meters usage: tokens per tenant and adapter, in whole tokens that add up exactly.
 
 The tokens of a request are shared among its adapters by ``|weight|`` and rounded by largest
 remainder, so the sums over adapters always equal the totals. A request without an adapter, or
@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from cluster.domain.adapter import WeightedAdapter
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, TenantId
 from cluster.domain.request import Outcome, Usage
 from cluster.errors import IntegrityError
 
-BASE = AdapterDigest("")
 REMOVED = AdapterDigest("removed")
-"""Stands for all versions that are there no more."""
+"""Stands for all versions that were removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class TenantUsage:
 
 @dataclass(frozen=True, slots=True)
 class AdapterUsage:
-    """What one tenant used of one adapter."""
+    """One tenant's use of one adapter."""
 
     tenant: TenantId
     digest: AdapterDigest  # "" is the base without an adapter
@@ -65,7 +64,7 @@ class Meter:
         usage: Usage | None = None,
         mixture: Sequence[WeightedAdapter] = (),
     ) -> None:
-        """Book one ended request; ``usage`` is None when it never ran."""
+        """Count one ended request; ``usage`` is None when it never ran."""
         self.record_parts(tenant, outcome, ((usage or Usage(0, 0), mixture),))
 
     def record_parts(
@@ -74,7 +73,7 @@ class Meter:
         outcome: Outcome,
         parts: Sequence[tuple[Usage, Sequence[WeightedAdapter]]],
     ) -> None:
-        """Book one ended request whose tokens were computed with several mixtures."""
+        """Count one ended request whose tokens were computed with several mixtures."""
         self._outcomes[tenant, outcome] = self._outcomes.get((tenant, outcome), 0) + 1
         total = self._tenants.get(tenant, TenantUsage(tenant))
         self._tenants[tenant] = replace(
@@ -109,7 +108,7 @@ class Meter:
     def fold(self, known: Collection[AdapterDigest]) -> None:
         """Add up what is booked on versions that are not ``known`` any more.
 
-        Names come and go for as long as a cluster lives, so what is told of each must not.
+        Names come and go for as long as a cluster lives, so the figures of each must not.
         """
         for tenant, digest in [*self._adapters]:
             if digest in (BASE, REMOVED) or digest in known:
@@ -126,7 +125,7 @@ class Meter:
             )
 
     def snapshot(self) -> MeterSnapshot:
-        """All counters, for metrics and reports."""
+        """Return all counters, for metrics and reports."""
         return MeterSnapshot(
             tenants=tuple(self._tenants[key] for key in sorted(self._tenants)),
             adapters=tuple(self._adapters[key] for key in sorted(self._adapters)),
@@ -151,7 +150,7 @@ class Meter:
 
 
 def share(tokens: int, weights: dict[AdapterDigest, Fraction]) -> dict[AdapterDigest, int]:
-    """Whole tokens in proportion to ``weights`` (>= 0, not all zero), by largest remainder.
+    """Share whole tokens in proportion to ``weights`` (>= 0, not all zero), by largest remainder.
 
     Equal remainders go in the order of digests, so the result does not depend on the mixture's.
     """

@@ -1,7 +1,7 @@
 """Requests per minute, tokens per minute and sequences at once, per tenant.
 
 ``enter`` takes one request. ``reserve`` takes a place for each sequence and the tokens that the
-request will probably use, ``settle`` frees the places and books the tokens really used, be they
+request will probably use, ``settle`` frees the places and charges the tokens really used, be they
 less or more. A request is admitted while any token is left, so one request may take the level below
 zero; what all that run may still generate beyond their reservations is bounded as well
 (``DEBT_MINUTES``, ``FREE_SEQUENCES``). A refused request is charged nothing.
@@ -32,7 +32,7 @@ from cluster.tenancy.limits import (
 )
 
 RETRY_MS = 1000
-"""When a place or a running request's tokens may be free is not known; callers are told this."""
+"""When a place or a running request's tokens may be free is not known; callers hear this."""
 
 
 class Quota(Protocol):
@@ -58,7 +58,7 @@ class Quota(Protocol):
 
 
 def unlimited(tenant: TenantId, limits: QuotaLimits, reservation_id: str) -> QuotaVerdict:
-    """The verdict where nothing is counted."""
+    """Return the verdict of a request of which nothing is counted."""
     return QuotaVerdict(tenant, reservation_id, limits, True, QuotaSource.UNLIMITED)
 
 
@@ -76,7 +76,7 @@ def make_verdict(
     retry_ms: int,
     unsure: bool = False,
 ) -> QuotaVerdict:
-    """A verdict from bucket levels; ``refused`` indexes ``REFUSALS``."""
+    """Return a verdict from bucket levels; ``refused`` indexes ``REFUSALS``."""
     rpm, tpm = limits.requests_per_minute, limits.tokens_per_minute
     return QuotaVerdict(
         tenant=tenant,
@@ -131,30 +131,30 @@ class MemoryQuota:
     """Counts in this process; the same arithmetic as the Lua scripts."""
 
     def __init__(self, clock: Clock, lease_s: float) -> None:
-        """``lease_s``: a request that was never settled frees its place after this long."""
+        """Free the place of a request that was never settled after ``lease_s`` seconds."""
         self._clock = clock
         self._lease_ms = lease_s * 1000
         self._accounts: dict[TenantId, _Account] = {}
 
     async def enter(self, tenant: TenantId, limits: QuotaLimits, entry_id: str) -> QuotaVerdict:
-        """See ``Quota``."""
+        """Charge one request, or refuse it."""
         return self.enter_now(tenant, limits, entry_id)
 
     async def reserve(
         self, tenant: TenantId, limits: QuotaLimits, reservation_id: str, ask: QuotaAsk
     ) -> QuotaVerdict:
-        """See ``Quota``."""
+        """Take places and tokens, or refuse and take nothing."""
         return self.reserve_now(tenant, limits, reservation_id, ask)
 
     async def settle(self, verdict: QuotaVerdict, tokens: int) -> None:
-        """See ``Quota``."""
+        """End an allowed reservation with the tokens really used."""
         self.settle_now(verdict, tokens)
 
     async def renew(self) -> None:
-        """See ``Quota``; places of this process end with it."""
+        """Do nothing: places of this process end with it."""
 
     def enter_now(self, tenant: TenantId, limits: QuotaLimits, entry_id: str) -> QuotaVerdict:
-        """``enter`` without waiting for anything."""
+        """Charge as ``enter`` does, without waiting."""
         rpm = limits.requests_per_minute
         if rpm is None:
             return unlimited(tenant, limits, entry_id)
@@ -175,7 +175,7 @@ class MemoryQuota:
         *,
         unsure: bool = False,
     ) -> QuotaVerdict:
-        """``reserve`` without waiting for anything."""
+        """Reserve as ``reserve`` does, without waiting."""
         if limits.unlimited:
             return unlimited(tenant, limits, reservation_id)
         account = self._account(tenant, limits)
@@ -193,7 +193,7 @@ class MemoryQuota:
         )
 
     def settle_now(self, verdict: QuotaVerdict, tokens: int) -> None:
-        """``settle`` without waiting for anything."""
+        """Settle as ``settle`` does, without waiting."""
         if verdict.tenant not in self._accounts:
             return
         account = self._account(verdict.tenant, verdict.limits)
@@ -204,7 +204,7 @@ class MemoryQuota:
             account.tokens.level = min(float(limit), level)
 
     def in_flight(self, tenant: TenantId) -> int:
-        """Sequences reserved and not settled."""
+        """Return the number of sequences reserved and not settled."""
         account = self._accounts.get(tenant)
         return 0 if account is None else account.places
 
@@ -224,7 +224,7 @@ class MemoryQuota:
                 )
 
     def _account(self, tenant: TenantId, limits: QuotaLimits) -> _Account:
-        """The tenant's account as of now; buckets start full, and are refilled."""
+        """Return the tenant's account as of now; buckets start full, and are refilled."""
         now = wall_ms(self._clock)
         rpm, tpm = limits.requests_per_minute or 0, limits.tokens_per_minute or 0
         account = self._accounts.get(tenant)
@@ -271,7 +271,7 @@ def _charge(limits: QuotaLimits, ask: QuotaAsk) -> int:
 
 
 def _refusal(account: _Account, limits: QuotaLimits, ask: QuotaAsk) -> tuple[int, int]:
-    """Index in ``REFUSALS`` and milliseconds to wait."""
+    """Return an index in ``REFUSALS`` and milliseconds to wait."""
     most, tpm = limits.max_concurrent, limits.tokens_per_minute
     if most is not None and account.places + ask.places > most:
         return 1, RETRY_MS

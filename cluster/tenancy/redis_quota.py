@@ -1,6 +1,6 @@
 """Quotas counted in Redis for all fronts together, and locally while Redis is away.
 
-Fail-open: a tenant's requests go on when Redis does not answer or takes no more writes, limited by
+Fail-open: when Redis does not answer or takes no more writes, requests are limited by
 buckets of this process alone, so that with F fronts a tenant may use up to F times its limits until
 Redis is back.
 
@@ -35,7 +35,7 @@ from cluster.tenancy.quota import MemoryQuota, make_verdict, unlimited
 
 KEY_PREFIX = "braid:v1"
 LEASE_S = 12.0
-"""Places that nobody has renewed for so long are free."""
+"""Places that were not renewed for so long are free."""
 RENEW_S = 4.0
 """How often a front should call ``renew``: two calls may fail before places lapse."""
 ENTRY_S = 5.0
@@ -48,7 +48,10 @@ _log = structlog.get_logger(__name__)
 
 
 class RedisQuota:
-    """See the module. The client is the caller's, with short timeouts; retries are harmless."""
+    """Counts in Redis, with a local quota for its outages.
+
+    The client is the caller's, with short timeouts; retries are harmless.
+    """
 
     def __init__(
         self,
@@ -84,11 +87,11 @@ class RedisQuota:
 
     @property
     def available(self) -> bool:
-        """Whether Redis answered when last asked."""
+        """Report whether Redis answered when last asked."""
         return not self._away
 
     async def enter(self, tenant: TenantId, limits: QuotaLimits, entry_id: str) -> QuotaVerdict:
-        """See ``Quota``; without such a limit Redis is not asked at all."""
+        """Charge one request; without such a limit Redis is not asked at all."""
         rpm = limits.requests_per_minute
         if rpm is None:
             return unlimited(tenant, limits, entry_id)
@@ -120,7 +123,7 @@ class RedisQuota:
     async def reserve(
         self, tenant: TenantId, limits: QuotaLimits, reservation_id: str, ask: QuotaAsk
     ) -> QuotaVerdict:
-        """See ``Quota``; without limits Redis is not asked at all."""
+        """Reserve places and tokens; without limits Redis is not asked at all."""
         if limits.unlimited:
             return unlimited(tenant, limits, reservation_id)
         if self._owed and self._away:
@@ -138,11 +141,11 @@ class RedisQuota:
         self.fallbacks += 1
         verdict = self._local.reserve_now(tenant, limits, reservation_id, ask, unsure=asked)
         if asked and not verdict.allowed:
-            self._owe(verdict, 0)  # Redis may have allowed it, and nobody heard
+            self._owe(verdict, 0)  # Redis may have allowed it, and its answer was lost
         return verdict
 
     async def settle(self, verdict: QuotaVerdict, tokens: int) -> None:
-        """See ``Quota``. While Redis is away settlements are kept and made good later."""
+        """Free places and charge tokens. While Redis is away settlements are kept for later."""
         if not verdict.allowed or verdict.source is QuotaSource.UNLIMITED:
             return
         if verdict.source is QuotaSource.LOCAL:
@@ -154,7 +157,10 @@ class RedisQuota:
         await self._pay()
 
     async def renew(self) -> None:
-        """See ``Quota``; also makes good what is owed. Call it every ``RENEW_S``."""
+        """Renew the places of running requests, and send the settlements that were kept.
+
+        Call it every ``RENEW_S``.
+        """
         await self._pay()
         held = [*self._held.values()]
         for first in range(0, len(held), _PER_CALL):
@@ -251,7 +257,7 @@ class RedisQuota:
             self._close_breaker()
 
     def _may_ask(self) -> bool:
-        """Whether Redis is worth asking; while it is away one call at a time finds out."""
+        """Report whether Redis is worth asking; while it is away one call at a time finds out."""
         now = self._clock.monotonic()
         if now < self._closed_until:
             return False

@@ -1,4 +1,4 @@
-"""Who may call, with which adapters and limits: the tenants file."""
+"""The tenants file: those who may call, with their adapters and limits."""
 
 import hmac
 from collections.abc import Collection, Iterable
@@ -66,7 +66,7 @@ class Tenant:
     weight: float = 1.0
 
     def may_use(self, alias: str) -> bool:
-        """Whether the tenant may see and use the adapter of this alias."""
+        """Report whether the tenant may see and use the adapter of this alias."""
         return ALL_ADAPTERS in self.adapters or alias in self.adapters
 
 
@@ -74,7 +74,7 @@ class TenantDirectory:
     """All tenants, found by their keys."""
 
     def __init__(self, source: str, entries: Iterable[TenantEntry]) -> None:
-        """``source`` names the file in messages.
+        """Take the entries; ``source`` names the file in messages.
 
         Raises:
             ConfigError: an id or a key is used twice.
@@ -101,20 +101,20 @@ class TenantDirectory:
 
     @property
     def tenants(self) -> tuple[Tenant, ...]:
-        """In the file's order."""
+        """Return all tenants in the file's order."""
         return self._tenants
 
     @property
     def entries(self) -> tuple[TenantEntry, ...]:
-        """As they were written, in the file's order."""
+        """Return the entries as they were written, in the file's order."""
         return self._entries
 
     def find(self, tenant: TenantId) -> Tenant | None:
-        """The tenant of an id, or None."""
+        """Return the tenant of an id, or None."""
         return self._by_id.get(tenant)
 
     def tenant(self, tenant: TenantId) -> Tenant:
-        """The tenant of an id.
+        """Return the tenant of an id.
 
         Raises:
             KeyError: there is none.
@@ -122,7 +122,7 @@ class TenantDirectory:
         return self._by_id[tenant]
 
     def authenticate(self, authorization: str | None) -> Tenant:
-        """The tenant of an ``Authorization: Bearer <key>`` header.
+        """Return the tenant of an ``Authorization: Bearer <key>`` header.
 
         Every known hash is compared in constant time, so the time taken tells nothing of which
         one was near.
@@ -173,7 +173,7 @@ def load_tenants(path: Path) -> TenantDirectory:
 
 
 def read_tenants_file(path: Path) -> bytes:
-    """The file's content.
+    """Read the file's content.
 
     Raises:
         ConfigError: it cannot be read.
@@ -182,7 +182,7 @@ def read_tenants_file(path: Path) -> bytes:
 
 
 def parse_tenants(content: bytes, *, source: str) -> TenantDirectory:
-    """The tenants in ``content`` (YAML); ``source`` names it in messages.
+    """Parse the tenants in ``content`` (YAML); ``source`` names it in messages.
 
     Raises:
         ConfigError: as ``load_tenants``.

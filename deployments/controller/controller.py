@@ -1,7 +1,7 @@
-"""The controller actor: looks at the replicas, plans, and tells them.
+"""The controller actor: asks the replicas for snapshots, plans, and sends them their plans.
 
-It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it goes on
-from what it remembers; without the controller the replicas go on with the placement they have.
+It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it continues
+from memory; without the controller the replicas keep the placement they have.
 """
 
 import asyncio
@@ -13,7 +13,6 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.adapters.residency.residency_types import PlacementAck
-from cluster.clock import SystemClock
 from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
@@ -21,15 +20,14 @@ from cluster.errors import BraidError, IntegrityError, ReplicaLost
 from cluster.placement.planning.reconciler import Actions, Reconciler
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
-from deployments.controller.collector import RetiredCollector, placeable
+from cluster.tasks import Tasks
+from deployments.adapter_follower import NO_BASE, content_store
 from deployments.controller.controller_state import ControllerState
-from deployments.controller.store_keeping import StoreMetrics, registry_keeper
-from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
-from deployments.log_setup import configure_logging
-from deployments.loopback import bind_serve_to_loopback
+from deployments.controller.garbage_collector import GarbageCollector, placeable
+from deployments.controller.store_keeping import StoreMetrics, store_reconciler
+from deployments.process import start_process
 from deployments.replica_calls import ask_replicas
 from deployments.serve_env import SERVE_LOGGING
-from deployments.wiring import locate_model, read_secrets, scan_adapters
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +41,7 @@ ABANDON_FACTOR = 4.0
 
 
 class Controller:
-    """See the module.
+    """Plans the placement and collects what is retired. There is one.
 
     Args:
         args: an ``AppConfig`` in JSON form.
@@ -53,40 +51,40 @@ class Controller:
     async def __init__(  # type: ignore[misc] # Serve awaits constructors
         self, args: dict[str, Any], replicas: DeploymentHandle[Any]
     ) -> None:
-        configure_logging("controller")
-        bind_serve_to_loopback()
-        config = AppConfig.model_validate(args)
-        self._clock = SystemClock()
+        process = await start_process(args, "controller")
+        config = process.config
+        self._clock = process.clock
+        self._adapters = process.adapters
         self._interval_s = config.controller.interval_s
         self._replicas = replicas
         self._policy = PolicyFile(
             config.controller.policy_file, ClusterPolicy.fixed(config.replica.replicas)
         )
-        location = await asyncio.to_thread(locate_model, config)
-        catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
-        secrets = read_secrets(config)
-        self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
-        await self._live.start()
-        self._collector = RetiredCollector(
-            self._live.registry,
+        self._collector = GarbageCollector(
+            process.adapters.registry,
             content_store(config.adapters, NO_BASE),
             self._unload,
             self._clock,
             abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
         )
-        self._keeper = registry_keeper(config, self._live, location.model_id, self._clock)
-        self._state = ControllerState(secrets.redis_url)
+        self._store_reconciler = store_reconciler(process)
+        self._state = ControllerState(process.secrets.redis_url)
+        process.on_close(self._state.close)
         self._reconciler = await self._restore()
         self._replica_count = self._policy.policy.replicas.min
-        self._applying: set[asyncio.Task[None]] = set()
+        self._applying = Tasks()
         self._ticks = 0
         self._tick_error: str | None = None
-        self._task = asyncio.create_task(self._run())
-        self._collecting = asyncio.create_task(self._collect())
-        self._keeping = asyncio.create_task(self._keep())
+        self._loops = tuple(
+            asyncio.create_task(loop) for loop in (self._run(), self._collect(), self._keep())
+        )
+        for loop in self._loops:
+            process.on_close_sync(loop.cancel)
+        self._process = process
 
     async def state(self) -> dict[str, Any]:
-        """For people: the placement with its reasons, the policy in force, and what is wrong."""
+        """Return, for people, the placement and its reasons, the policy in force, and problems."""
+        keeping = self._store_reconciler
         return {
             **self._reconciler.status(),
             "ticks": self._ticks,
@@ -94,12 +92,12 @@ class Controller:
             "policy": self._policy.policy.model_dump(mode="json"),
             "policy_error": self._policy.error,
             "state_error": self._state.error,
-            "adapter_store": None if self._keeper is None else asdict(self._keeper.counters),
+            "adapter_store": None if keeping is None else asdict(keeping.counters),
         }
 
     async def check_health(self) -> None:
-        """Serve replaces a controller whose loop has ended."""
-        if self._task.done() or self._collecting.done() or self._keeping.done():
+        """Fail once a loop has ended: Serve then replaces this controller."""
+        if any(loop.done() for loop in self._loops):
             raise RuntimeError("the control loop has ended")
 
     async def _restore(self) -> Reconciler:
@@ -120,26 +118,24 @@ class Controller:
                 await self._tick()
                 self._tick_error = None
             except Exception as error:  # one bad tick must not end the loop
-                if repr(error) != self._tick_error:  # one line for a failure that goes on
+                if repr(error) != self._tick_error:  # one line for a failure that lasts
                     log.error("controller.tick_failed", exc_info=error)
                 self._tick_error = repr(error)
             await asyncio.sleep(self._interval_s)
 
     async def _tick(self) -> None:
-        await asyncio.to_thread(self._policy.refresh)
-        snapshots = await self._look()
+        await asyncio.to_thread(self._policy.sync)
+        snapshots = await self._ask_snapshots()
         now = self._clock.wall()
         actions = self._reconciler.tick(
-            snapshots, placeable(self._live.view), self._policy.policy, now
+            snapshots, placeable(self._adapters.view), self._policy.policy, now
         )
         self._ticks += 1
         count_changed = actions.replica_count != self._replica_count
         self._replica_count = actions.replica_count
         if actions.replica_plans or count_changed or self._ticks == 1:
             # Replicas go by the version, so a plan may overtake one that is still being applied.
-            task = asyncio.create_task(self._apply(actions))
-            self._applying.add(task)
-            task.add_done_callback(self._applying.discard)
+            self._applying.start(self._apply(actions))
         await self._state.save(self._reconciler.to_state())
 
     async def _collect(self) -> None:
@@ -148,13 +144,13 @@ class Controller:
                 await self._collector.tick()
             except BraidError as error:
                 log.warning("controller.collection_failed", error=error.message)
-            except Exception as error:  # Ray raises many kinds; the next look may succeed
+            except Exception as error:  # Ray raises many kinds; the next try may succeed
                 log.error("controller.collection_failed", exc_info=error)
             await asyncio.sleep(COLLECT_INTERVAL_S)
 
     async def _keep(self) -> None:
-        """Write the registry down, recover it where it was lost, and sweep the store."""
-        keeper, metrics = self._keeper, StoreMetrics()
+        """Write the registry down, recover it if it was lost, and sweep the store."""
+        keeper, metrics = self._store_reconciler, StoreMetrics()
         swept_at = -SWEEP_INTERVAL_S
         while keeper is not None:
             try:
@@ -164,7 +160,7 @@ class Controller:
                     swept_at = self._clock.monotonic()
             except BraidError as error:
                 log.warning("controller.registry_not_kept", error=error.message)
-            except Exception as error:  # what one look meets must not end the loop
+            except Exception as error:  # a failure of one pass must not end the loop
                 log.error("controller.registry_not_kept", exc_info=error)
             metrics.report(keeper.counters)
             await asyncio.sleep(KEEP_INTERVAL_S)
@@ -173,7 +169,7 @@ class Controller:
     async def _unload(
         self, digests: tuple[AdapterDigest, ...]
     ) -> list[frozenset[AdapterDigest]] | None:
-        """What is gone from each replica; None where one does not answer."""
+        """Unload versions. Returns those gone from each replica, or None if one does not answer."""
         try:
             found = await ask_replicas(
                 self._replicas, "unload_adapters", digests, timeout_s=CALL_TIMEOUT_S
@@ -184,7 +180,7 @@ class Controller:
             return None
         return [frozenset(gone) for _, gone in found]
 
-    async def _look(self) -> list[ReplicaSnapshot]:
+    async def _ask_snapshots(self) -> list[ReplicaSnapshot]:
         found = await ask_replicas(self._replicas, "describe", timeout_s=CALL_TIMEOUT_S)
         snapshots = []
         for item in found:
@@ -227,16 +223,12 @@ class Controller:
         )
 
     async def __del__(self) -> None:
-        if hasattr(self, "_task"):
-            self._task.cancel()
-            self._collecting.cancel()
-            self._keeping.cancel()
-            await self._live.close()
-            await self._state.close()
+        if hasattr(self, "_process"):
+            await self._process.close()
 
 
 def controller_deployment(config: AppConfig) -> serve.Deployment:
-    """The deployment with its options; exactly one replica."""
+    """Return the deployment with its options; exactly one replica."""
     return serve.deployment(
         name="Controller",
         logging_config=dict(SERVE_LOGGING),

@@ -1,4 +1,4 @@
-"""Where the controller keeps what it must not forget."""
+"""The controller's state in Redis, which outlives it."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class ControllerState:
         """Why the last access failed, or None."""
 
     async def load(self) -> dict[str, Any] | None:
-        """What was last saved; None where there is nothing, or Redis does not answer."""
+        """Return what was last saved, or None if there is nothing or Redis does not answer."""
         try:
             data = await self._redis.get(KEY)
         except (RedisError, OSError) as error:
@@ -37,7 +37,7 @@ class ControllerState:
         return value
 
     async def save(self, state: dict[str, Any]) -> None:
-        """Keep ``state``; tried again at the next call where Redis does not answer."""
+        """Keep ``state``; tried again at the next call if Redis does not answer."""
         data = orjson.dumps(state)
         if data == self._written:
             return

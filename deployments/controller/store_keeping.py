@@ -1,4 +1,4 @@
-"""The controller's care for the content store: who does it, and its counters as metrics."""
+"""Keeps the content store and the registry consistent, and reports the work as metrics."""
 
 import uuid
 from dataclasses import asdict
@@ -9,29 +9,27 @@ from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.registry.journal import JournalFile
 from cluster.adapters.registry.redis_store import registry_name
 from cluster.adapters.registry.store_reconciler import ReconcilerCounters, StoreReconciler
-from cluster.clock import Clock
-from cluster.config import AppConfig
-from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
+from deployments.adapter_follower import NO_BASE, content_store
+from deployments.process import Process
 
 UPLOAD_GRACE = 2.0
 """Times the longest that a fetch may take: nothing that lives waits so long."""
 
 
-def registry_keeper(
-    config: AppConfig, live: LiveAdapters, model_id: str, clock: Clock
-) -> StoreReconciler | None:
-    """The keeper of an application; None where nothing can be added, so that nothing is lost."""
+def store_reconciler(process: Process) -> StoreReconciler | None:
+    """Return what keeps store and registry consistent, or None if there is no store to add to."""
+    config, adapters = process.config, process.adapters
     store = content_store(config.adapters, NO_BASE)
     if store is None:
         return None
     limits = AdapterLimits.from_config(config.adapters)
     return StoreReconciler(
-        live.registry,
+        adapters.registry,
         store,
-        JournalFile(store.root, registry_name(model_id)),
-        clock,
+        JournalFile(store.root, registry_name(process.base.model_id)),
+        process.clock,
         lambda: uuid.uuid4().hex,
-        folder=live.folder,
+        folder=adapters.folder,
         uploads_older_s=UPLOAD_GRACE * (limits.fetch_timeout_s + limits.stall_timeout_s),
         orphans_older_s=config.adapters.orphan_grace_s,
     )
@@ -43,7 +41,7 @@ class StoreMetrics:
     def __init__(self) -> None:
         self._counter = Counter(
             "braid_adapter_store",
-            description="What the controller did to keep store and registry true to each other.",
+            description="Repairs that the controller made to keep store and registry consistent.",
             tag_keys=("what",),
         )
         self._reported = asdict(ReconcilerCounters())

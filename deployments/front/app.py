@@ -47,10 +47,10 @@ def _all_routes(context: FrontContext) -> Iterable[APIRouter]:
     yield OpenAIRoutes(service, door, cards, context.clock).router()
     yield DecisionRoutes(service, door).router()
     yield _server_routes(context)
-    yield build_admin_routes(context)
-    yield build_adapter_routes(context)
-    yield build_router_routes(context)
-    yield build_vllm_routes(context)
+    yield build_admin_routes(context.admin)
+    yield build_adapter_routes(context.admin)
+    yield build_router_routes(context.admin)
+    yield build_vllm_routes(context.admin)
 
 
 def _server_routes(context: FrontContext) -> APIRouter:
@@ -79,7 +79,7 @@ def _server_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("/metrics")
     async def metrics(request: Request) -> Response:
-        await check_may_scrape(context, request)
+        await check_may_scrape(context.admin, request)
         return Response(context.metrics.exposition(), media_type=CONTENT_TYPE)
 
     return routes

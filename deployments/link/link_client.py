@@ -50,7 +50,7 @@ class ReplicaLink:
     """Holds one open link.
 
     Args:
-        replica_id: who is at the other end.
+        replica_id: the replica at the other end.
         address: its ``host:port``.
         signing_key: proves that this process belongs to the cluster.
         on_snapshot: called with every snapshot the replica sends.
@@ -85,7 +85,7 @@ class ReplicaLink:
 
     @property
     def open(self) -> bool:
-        """Return whether requests may be submitted."""
+        """Report whether requests may be submitted."""
         return not self._closed
 
     @property

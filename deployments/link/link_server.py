@@ -1,8 +1,8 @@
 """Implements the replica's end of the links: one bidirectional gRPC stream per front.
 
 Ownership: a request belongs to the connection that submitted it until its last chunk has been
-queued for that connection; when the connection goes, ``LinkHandler.disconnected`` is told which
-of its requests are still running, exactly once, and the handler cancels them.
+queued for that connection; when the connection ends, ``LinkHandler.disconnected`` is called
+exactly once with those of its requests that still run, and the handler cancels them.
 """
 
 import asyncio
@@ -47,6 +47,10 @@ class LinkHandler(Protocol):
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None: ...
 
+
+class LinkGreeting(Protocol):
+    """Composes what a front hears first. All calls come on the event loop's thread."""
+
     def snapshot(self) -> ReplicaSnapshot: ...
 
     def on_host(self) -> tuple[ResidentAdapter, ...]: ...
@@ -64,12 +68,14 @@ class LinkServer:
     """Accepts links and fans engine output out to them.
 
     Args:
-        handler: the replica.
+        handler: takes the fronts' messages.
+        greeting: composes what a new link begins with.
         signing_key: the cluster's key; a link without its token is refused.
     """
 
-    def __init__(self, handler: LinkHandler, signing_key: bytes) -> None:
+    def __init__(self, handler: LinkHandler, greeting: LinkGreeting, signing_key: bytes) -> None:
         self._handler = handler
+        self._greeting = greeting
         self._signing_key = signing_key
         self._connections: set[_Connection] = set()
         self._owner: dict[RequestId, _Connection] = {}
@@ -129,8 +135,8 @@ class LinkServer:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "link token missing or wrong")
         connection = _Connection()
         self._connections.add(connection)
-        connection.outbox.put_nowait(SnapshotItem(self._handler.snapshot()))
-        connection.outbox.put_nowait(HostItem(self._handler.on_host()))
+        connection.outbox.put_nowait(SnapshotItem(self._greeting.snapshot()))
+        connection.outbox.put_nowait(HostItem(self._greeting.on_host()))
         writer = asyncio.create_task(self._write(connection, context))
         try:
             async for data in requests:

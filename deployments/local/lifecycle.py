@@ -35,7 +35,7 @@ class StartFailed(BraidError):
 
 @dataclass(frozen=True, slots=True)
 class RunningCluster:
-    """What ``status.json`` says, checked against the living process."""
+    """The content of ``status.json``, checked against the living process."""
 
     pid: int
     phase: str
@@ -46,12 +46,12 @@ class RunningCluster:
 
     @property
     def url(self) -> str:
-        """Where clients reach it."""
+        """Return the address for clients."""
         return f"http://{self.host}:{self.port}"
 
 
 def find_running(state: StateDir) -> RunningCluster | None:
-    """The cluster of this state folder, or None where its supervisor is not alive."""
+    """Return the cluster of this state folder, or None if its supervisor is not alive."""
     status = read_json(state.status)
     if status is None or status.get("phase") in (STOPPED, FAILED):
         return None
@@ -69,7 +69,7 @@ def find_running(state: StateDir) -> RunningCluster | None:
 
 
 def supervisor_process(pid: int, state: StateDir) -> psutil.Process | None:
-    """The process of this id if it is this state folder's supervisor: ids are used again."""
+    """Return the process of this id if it is this state folder's supervisor: ids are used again."""
     try:
         process = psutil.Process(pid)
         command = process.cmdline()
@@ -85,7 +85,7 @@ def start(
     """Start the supervisor in a process session of its own and wait until it takes requests.
 
     Args:
-        on_phase: told each new phase.
+        on_phase: called with each new phase.
         replicas: how many must be ready.
 
     Raises:
@@ -93,7 +93,9 @@ def start(
     """
     with _only_one(state):
         if find_running(state) is not None:
-            raise StartFailed("a cluster of this state folder is running already")
+            raise StartFailed(
+                "a cluster of this state folder is running already; stop it first with `braid down`"
+            )
         return _start(state, config, on_phase, replicas)
 
 
@@ -104,7 +106,9 @@ def _only_one(state: StateDir) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StartFailed("another `braid up` is starting this cluster") from error
+            raise StartFailed(
+                "another `braid up` is starting this cluster; wait until it runs"
+            ) from error
         yield
 
 
@@ -127,7 +131,8 @@ def _start(
     try:
         while True:
             if process.poll() is not None:
-                raise StartFailed(_reason(state, f"it ended with status {process.returncode}"))
+                ended = f"the supervisor exited unexpectedly with status {process.returncode}"
+                raise StartFailed(_reason(state, ended))
             running = find_running(state)
             if running is not None and running.phase != phase:
                 phase = running.phase
@@ -148,7 +153,7 @@ def stop(state: StateDir) -> list[int] | None:
     """End the cluster of this state folder.
 
     Returns:
-        The processes that had to be killed, usually none; None where nothing ran.
+        The processes that had to be killed, usually none; None if nothing ran.
     """
     running = find_running(state)
     if running is None:
@@ -157,7 +162,7 @@ def stop(state: StateDir) -> list[int] | None:
 
 
 def stop_process(process: psutil.Process | None) -> list[int]:
-    """SIGTERM, patience, then SIGKILL for whatever of its family is left."""
+    """End a process by SIGTERM; after a wait, kill what is left of its family."""
     if process is None:
         return []
     family = [process, *process.children(recursive=True)]
@@ -167,7 +172,7 @@ def stop_process(process: psutil.Process | None) -> list[int]:
 
 
 def ready_replicas(running: RunningCluster) -> int:
-    """Replicas that the front can reach; 0 while it does not answer."""
+    """Return the number of replicas that the front can reach; 0 while it does not answer."""
     try:
         answer = httpx2.get(f"{running.url}/ready", timeout=2.0)
     except httpx2.HTTPError:
@@ -176,7 +181,7 @@ def ready_replicas(running: RunningCluster) -> int:
 
 
 def check_port_free(host: str, port: int) -> None:
-    """Refuse a port that somebody listens on.
+    """Refuse a port that another process listens on.
 
     Raises:
         ConfigError: it is taken; the message has the process where it can be known.
@@ -229,5 +234,5 @@ def _reason(state: StateDir, what: str) -> str:
 
 
 def default_threads(replicas: int) -> int:
-    """CPU threads for each replica: the machine's cores shared out, at least one."""
+    """Return the CPU threads for each replica: the machine's cores shared out, at least one."""
     return max(1, (os.cpu_count() or 1) // replicas)

@@ -22,10 +22,10 @@ class StateDir:
 
     @classmethod
     def open(cls, root: Path) -> "StateDir":
-        """Create the folder where it does not exist.
+        """Create the folder if it does not exist.
 
         Raises:
-            ConfigError: it cannot be created or belongs to somebody else.
+            ConfigError: it cannot be created or belongs to another user.
         """
         try:
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -43,76 +43,76 @@ class StateDir:
 
     @property
     def tenants(self) -> Path:
-        """Demo tenants: ids, key hashes, rights."""
+        """Return the path of the demo tenants: ids, key hashes, rights."""
         return self.root / "tenants.yaml"
 
     @property
     def keys(self) -> Path:
-        """Demo tenants' keys in clear; mode 0600."""
+        """Return the path of the demo tenants' keys in clear; mode 0600."""
         return self.root / "keys.json"
 
     @property
     def run(self) -> Path:
-        """What the supervisor is to start: the application's configuration. Mode 0600."""
+        """Return the path of the configuration that the supervisor starts. Mode 0600."""
         return self.root / "run.json"
 
     @property
     def status(self) -> Path:
-        """What the supervisor says about itself: pid, phase, address."""
+        """Return the path of the supervisor's report: pid, phase, address."""
         return self.root / "status.json"
 
     @property
     def lock(self) -> Path:
-        """Held while a cluster is being started."""
+        """Return the path of the lock that is held while a cluster is being started."""
         return self.root / "up.lock"
 
     @property
     def redis_url(self) -> Path:
-        """Address and password of the embedded server; mode 0600."""
+        """Return the path of the embedded server's address and password; mode 0600."""
         return self.root / "redis-url"
 
     @property
     def log(self) -> Path:
-        """The supervisor's log."""
+        """Return the path of the supervisor's log."""
         return self.root / "logs" / "supervisor.log"
 
     @property
     def cluster_log(self) -> Path:
-        """The log of fronts, replicas and the controller: a JSON object a line."""
+        """Return the path of the actors' log: a JSON object a line."""
         return self.root / "logs" / "braid.log"
 
     @property
     def valkey(self) -> Path:
-        """The embedded server's folder: its data and log."""
+        """Return the embedded server's folder: its data and log."""
         return self.root / "valkey"
 
     @property
     def ray_token(self) -> Path:
-        """What callers of the local Ray must know; mode 0600."""
+        """Return the path of the token that callers of the local Ray need; mode 0600."""
         return self.root / "ray-token"
 
     @property
     def ray_sessions(self) -> Path:
-        """Logs and sockets of the local Ray's sessions, the last one and the one before."""
+        """Return the folder of logs and sockets of the local Ray's last two sessions."""
         return self.root / "ray"
 
     @property
     def ray_tables(self) -> Path:
-        """What the local Ray's control service knows; a new node begins with none."""
+        """Return the folder of the local Ray's control service; a new node empties it."""
         return self.root / "ray-tables"
 
     @property
     def adapter_store(self) -> Path:
-        """Files of the adapters that were added, and the journal of their names."""
+        """Return the folder of added adapters' files and the journal of their names."""
         return self.root / "adapters"
 
     @property
     def sources(self) -> Path:
-        """Folders in it may be named to be added as adapters; its owner puts them there."""
+        """Return the folder whose subfolders may be named to be added as adapters."""
         return self.root / "sources"
 
     def signing_key(self) -> str:
-        """The key that signs decisions; made at first use."""
+        """Return the key that signs decisions; made at first use."""
         path = self.root / "signing.key"
         if not path.exists():
             write_private(path, secrets.token_hex(32))
@@ -120,7 +120,7 @@ class StateDir:
 
 
 def read_json(path: Path) -> dict[str, object] | None:
-    """The object in a JSON file, or None where there is no such file.
+    """Return the object in a JSON file, or None if the file does not exist.
 
     Raises:
         ConfigError: the file is damaged.

@@ -29,11 +29,11 @@ def turn_over(path: Path, max_bytes: int = MAX_BYTES, kept: int = KEPT_FILES) ->
 
 
 def numbered(path: Path, number: int) -> Path:
-    """The name of an older file; 1 is the newest of them."""
+    """Return the name of an older file; 1 is the newest of them."""
     return path.with_name(f"{path.name}.{number}")
 
 
 def log_files(path: Path, kept: int = KEPT_FILES) -> list[Path]:
-    """The file and the older ones that are there, oldest first."""
+    """Return the file and the older ones that are there, oldest first."""
     names = [numbered(path, number) for number in range(kept, 0, -1)]
     return [name for name in [*names, path] if name.exists()]

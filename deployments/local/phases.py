@@ -15,7 +15,7 @@ FAILED = "failed"
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One report: the phase, and what led to it where that is no matter of course."""
+    """One report: the phase, and what led to it if that is not obvious."""
 
     name: str
     reason: str | None = None

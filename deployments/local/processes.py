@@ -32,7 +32,7 @@ def reap_orphans(known: Collection[int]) -> None:
     """Collect the exit status of dead children that no ``Popen`` waits for.
 
     Args:
-        known: ids of the children that somebody waits for; they are left alone.
+        known: ids of the children that are waited for elsewhere; they are left alone.
     """
     for child in psutil.Process().children():
         try:

@@ -19,7 +19,7 @@ DEMO_RIGHTS = {
 
 
 def with_demo(config: AppConfig, state: StateDir) -> AppConfig:
-    """``config`` with the demo's adapters, router and tenants; writes the tenants' files.
+    """Fill ``config`` with the demo's adapters, router and tenants; writes the tenants' files.
 
     Raises:
         ConfigError: the demo's files are not part of this installation.
@@ -30,7 +30,7 @@ def with_demo(config: AppConfig, state: StateDir) -> AppConfig:
 
 
 def demo_config(config: AppConfig, state: StateDir) -> AppConfig:
-    """``config`` with the demo's adapters, router and tenants filled in; writes nothing.
+    """Fill ``config`` with the demo's adapters, router and tenants; writes nothing.
 
     Raises:
         ConfigError: the demo's files are not part of this installation.

@@ -1,23 +1,22 @@
-"""A Ray of one node that listens on the loopback interface only and survives its control service.
-
-Everything here that begins with an underscore is Ray's own; the project calls it nowhere else for a
-local cluster. The version is pinned, and ``tests/deployments/local/test_ray_node.py`` runs it.
-"""
+"""A Ray of one node on the loopback interface, which survives the loss of its control service."""
 
 import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
-from unittest.mock import patch
 
 from cluster.private_file import write_private
 from deployments.local.local_state import StateDir
+from deployments.ray_compat import (
+    CONTROL_SERVICE,
+    NODE_MANAGER,
+    has_ended,
+    init_loopback_node,
+    restart_control_service,
+)
 
-LOOPBACK = "127.0.0.1"
 OBJECT_STORE_BYTES = 100 * 2**20
 MIN_CPUS = 2
 PRIVATE = 0o700
@@ -25,8 +24,6 @@ RECONNECT_S = 120
 """How long Ray's other processes wait for a control service that is away before they end."""
 SOCKET_PATH_BYTES = 107
 SESSION_PATH_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-_CONTROL = "gcs_server"
-_NODE_MANAGER = "raylet"
 
 
 class RayLost(Exception):
@@ -47,7 +44,7 @@ class LocalRay:
     def set_environment(self, environment: MutableMapping[str, str]) -> None:
         """Write what Ray reads at its import; call before ``ray`` is imported.
 
-        The token lets a caller execute code as this user, so nobody else may read it.
+        The token lets a caller execute code as this user, so no other user may read it.
         """
         write_private(self._state.ray_token, secrets.token_hex(32))
         environment.pop("RAY_AUTH_TOKEN", None)  # it would win over the file
@@ -64,19 +61,15 @@ class LocalRay:
 
     def start(self) -> None:
         """Start the node; it ends with ``stop`` or with this process."""
-        import ray
-
         self._tidy()
-        with _loopback_kept(), _only_what_serves():
-            ray.init(
-                num_cpus=max(MIN_CPUS, os.cpu_count() or MIN_CPUS),
-                object_store_memory=OBJECT_STORE_BYTES,
-                include_dashboard=False,
-                log_to_driver=False,
-                configure_logging=False,
-                _node_ip_address=LOOPBACK,
-                _temp_dir=str(self._session_root()),
-            )
+        init_loopback_node(
+            self._session_root(),
+            num_cpus=max(MIN_CPUS, os.cpu_count() or MIN_CPUS),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            log_to_driver=False,
+            configure_logging=False,
+        )
         self._state.ray_sessions.chmod(PRIVATE)  # Ray opens it to everybody
 
     @property
@@ -86,9 +79,9 @@ class LocalRay:
         Raises:
             RayLost: the node manager has ended.
         """
-        if self._ended(_NODE_MANAGER):
+        if has_ended(NODE_MANAGER):
             raise RayLost("Ray's node manager (raylet) ended")
-        return not self._ended(_CONTROL)
+        return not has_ended(CONTROL_SERVICE)
 
     def restart_control(self) -> None:
         """Start the control service again, at its old port, from its tables.
@@ -96,10 +89,7 @@ class LocalRay:
         Raises:
             Exception: Ray's own, of many kinds; the service is still away.
         """
-        node = _node()
-        with _loopback_kept():
-            node.kill_gcs_server(check_alive=False)
-            node.start_gcs_server()
+        restart_control_service()
 
     def stop(self) -> None:
         """End the application and the node."""
@@ -108,18 +98,13 @@ class LocalRay:
 
         try:
             if ray.is_initialized():
-                if not self._ended(_CONTROL) and not self._ended(_NODE_MANAGER):
+                if not has_ended(CONTROL_SERVICE) and not has_ended(NODE_MANAGER):
                     serve.shutdown()  # type: ignore[no-untyped-call] # Ray's
                 ray.shutdown()
         finally:
             if self._temporary is not None:
                 self._temporary.unlink(missing_ok=True)
                 self._temporary.parent.rmdir()
-
-    @staticmethod
-    def _ended(kind: str) -> bool:
-        infos = _node().all_processes.get(kind, [])
-        return not infos or infos[0].process.poll() is not None
 
     def _session_root(self) -> Path:
         """Return the folder for Ray's sessions, under a name short enough for a socket in it."""
@@ -137,32 +122,3 @@ class LocalRay:
         sessions = sorted(self._state.ray_sessions.glob("session_2*"))
         for old in sessions[:-1]:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _node() -> Any:
-    from ray._private import worker
-
-    return worker._global_node
-
-
-@contextmanager
-def _loopback_kept() -> Iterator[None]:
-    """Keep Ray from replacing a loopback address by the machine's own.
-
-    It would then listen on every interface.
-    """
-    with patch("ray._private.services.resolve_ip_for_localhost", lambda host: host):
-        yield
-
-
-@contextmanager
-def _only_what_serves() -> Iterator[None]:
-    """Keep Ray from starting its autoscaler and its dashboard beside the node.
-
-    Nothing on one machine asks them, and each opens a port of metrics to every local user.
-    """
-    with (
-        patch("ray._private.node.Node.start_monitor", lambda _: None),
-        patch("ray._private.node.Node.start_api_server", lambda _, **__: None),
-    ):
-        yield

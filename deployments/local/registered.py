@@ -1,4 +1,4 @@
-"""What a local cluster has registered, read from its store before it runs."""
+"""Adapters that a local cluster has registered, read from its store before it runs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from deployments.local.local_state import StateDir
 
 
 def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, AdapterEntry]:
-    """Shared adapters that were added to the cluster of this state folder, by alias.
+    """Return the shared adapters that were added to the cluster of this state folder, by alias.
 
     Those of the configured folder are not among them, unless their names were switched.
 
@@ -20,7 +20,7 @@ def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, Adap
     # Kept from the imports of ``braid --help``: numpy and the client of Redis.
     from cluster.adapters.registry.journal import JournalFile
     from cluster.adapters.registry.redis_store import registry_name
-    from deployments.live_adapters import NO_BASE, content_store
+    from deployments.adapter_follower import NO_BASE, content_store
 
     adapters = config.adapters
     if adapters.store_dir is None:
@@ -49,6 +49,6 @@ def registered_adapters(config: AppConfig, state: StateDir) -> Mapping[str, Adap
 
 
 def _model_id(model: str) -> str:
-    """As ``resolve_model`` names it, without looking for its weights."""
+    """Return the id as ``resolve_model`` does, without looking for its weights."""
     folder = Path(model).expanduser()
     return folder.resolve().name if folder.is_dir() else model

@@ -142,7 +142,7 @@ class Supervisor:
         if self._valkey is None or self._valkey.running:
             return
         log.warning("supervisor.valkey_died")
-        self._note("the embedded Valkey ended; it is started again")
+        self._note("the embedded Valkey exited unexpectedly; it is started again")
         try:
             self._valkey.start()
         except Exception as error:  # reported, and tried again at the next look
@@ -163,7 +163,7 @@ class Supervisor:
         if ended is None:
             return
         reason = self._phase.reason if self._phase.name == FAILED else None
-        reason = reason or f"the node ended with status {ended}"
+        reason = reason or f"the node exited unexpectedly with status {ended}"
         self._end_node()
         if not self._has_run:
             raise RuntimeError(reason)

@@ -34,17 +34,17 @@ class EmbeddedValkey:
 
     @property
     def url(self) -> str:
-        """``redis://`` address with the password."""
+        """Return the ``redis://`` address with the password."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     @property
     def pid(self) -> int | None:
-        """The server's process id while it runs."""
+        """Return the server's process id while it runs."""
         return self._process.pid if self._process is not None and self.running else None
 
     @property
     def running(self) -> bool:
-        """Whether the process is alive."""
+        """Report whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
@@ -113,7 +113,7 @@ class EmbeddedValkey:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
+    """Return a TCP port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""From a decision to what the engine is told: adapters in order, and how they are weighed."""
+"""Translates decisions for the engine: adapters in order, and how they are weighed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from router_service.routers.kind import EnginePart
 
 
 class DecisionMixing:
-    """What of the routers runs inside this replica's engine, by the version of the router.
+    """The parts of routers that run inside this replica's engine, by version of the router.
 
     Parts come and go on the event loop, while the engine runs.
     """
@@ -31,11 +31,11 @@ class DecisionMixing:
 
     @property
     def versions(self) -> frozenset[str]:
-        """Of the routers that can be served here."""
+        """Return the versions of the routers that can be served here."""
         return frozenset(self._parts)
 
     def engine_parts(self) -> MixingParts:
-        """What the engine is built with; its names are the versions, and it follows this."""
+        """Return the parts to build the engine with, by version; later changes reach it."""
         return self._engine_parts
 
     def add(self, version: str, part: EnginePart) -> None:
@@ -44,22 +44,22 @@ class DecisionMixing:
         self._parts[version] = part
 
     def remove(self, version: str) -> None:
-        """Serve it no longer; no live request may have been decided by it."""
+        """Stop serving it; no live request may have been decided by it."""
         self._parts.pop(version, None)
         self._engine_parts.remove_part(version)
 
     def lacks(self, decision: RoutingDecision) -> bool:
-        """Whether a decision needs a part that is not here."""
+        """Report whether a decision needs a part that is not here."""
         return _is_fused(decision) and decision.router_version not in self._parts
 
     def namespace(self, decision: RoutingDecision) -> str:
-        """The KV namespace of a decision as it stands."""
+        """Return the KV namespace of a decision as it stands."""
         return kv_namespace(self._base_digest, decision, isolate_tenant=self._isolate_tenants)
 
     def plan(
         self, decision: RoutingDecision, slots: Sequence[Slot]
     ) -> tuple[tuple[tuple[Slot, float], ...], Mixing | None]:
-        """(slot, weight) of the adapters in the order the engine needs, and their mixing.
+        """Return (slot, weight) of the adapters in the order the engine needs, and their mixing.
 
         Args:
             decision: of the request.
@@ -86,7 +86,7 @@ class DecisionMixing:
             made_for = ", ".join(digest[:12] for digest in part.digests)
             raise RouterOutdated(
                 f"router {decision.router!r} was made for versions {made_for} of its adapters, "
-                f"not for {decided}; make it anew for those that are served now",
+                f"not for {decided}; build it again for those that are served now",
                 param="model",
             )
         ordered = tuple(places[digest] for digest in part.digests)
@@ -109,7 +109,7 @@ class DecisionMixing:
         prompt: Sequence[int],
         invocations: Sequence[Sequence[int]],
     ) -> tuple[tuple[Span, ...], Mixing | None]:
-        """A prompt under a decision: its spans, the first at 0, and their mixing.
+        """Return a prompt's spans under a decision, the first at 0, and their mixing.
 
         A span whose adapters are fewer than the decision's has the namespace of a decision on
         these alone. So what comes before an invocation is shared with requests for the base.
@@ -149,6 +149,6 @@ class DecisionMixing:
 
 
 def _is_fused(decision: RoutingDecision) -> bool:
-    """Whether its weights are decided inside the engine."""
+    """Report whether its weights are decided inside the engine."""
     inside = decision.granularity in (Granularity.TOKEN, Granularity.PROMPT)
     return inside and bool(decision.mixture)

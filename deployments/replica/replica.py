@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import os
-import secrets as secrets_module
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,35 +15,31 @@ from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.adapters.validation.base_shapes import BaseShapes
-from cluster.clock import SystemClock
 from cluster.config import AppConfig, RouterConfig
-from cluster.domain.adapter import AdapterEntry, ResidentAdapter
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
+from cluster.domain.adapter import AdapterEntry
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
-from cluster.domain.request import GenerationChunk
 from cluster.engine.factory import build_engine
-from cluster.engine.port import LoadableAdapter
+from cluster.engine.port import BuiltEngine, LoadableAdapter
 from cluster.errors import BraidError, EngineError, IntegrityError
 from cluster.placement.policy import ReplicasPolicy
 from cluster.process_memory import return_free_memory
-from deployments.link.link_messages import Reroute, Submit
 from deployments.link.link_server import LinkServer
-from deployments.live_adapters import LiveAdapters
-from deployments.log_setup import configure_logging
-from deployments.loopback import bind_serve_to_loopback
-from deployments.replica.background import give_way
+from deployments.process import Process, decision_store, start_process
+from deployments.ray_compat import node_address
+from deployments.replica.engine_routers import EngineRouters, part_builder
 from deployments.replica.mixing import DecisionMixing
-from deployments.replica.request_tracker import RequestBook
-from deployments.replica.router_parts import part_keeper
-from deployments.replica.versions import VersionKeeper
+from deployments.replica.replica_state import ReplicaState, StatePublisher
+from deployments.replica.replica_versions import ReplicaVersions
+from deployments.replica.request_tracker import RequestTracker
+from deployments.replica.thread_priority import lower_priority
+from deployments.router_build import router_configs
 from deployments.serve_env import SERVE_LOGGING
-from deployments.wiring import decision_store, locate_model, read_secrets, scan_adapters
 from router_service.reader import DecisionReader
 
 log = structlog.get_logger(__name__)
 
 PUBLISH_INTERVAL_S = 0.1
-HEARTBEAT_S = 1.0
 STALL_LIMIT_S = 120.0
 DRAIN_S = 15.0
 DECISION_LEEWAY_S = 900.0
@@ -60,50 +56,81 @@ class Replica:
     async def __init__(  # type: ignore[misc] # Serve awaits constructors
         self, args: dict[str, Any]
     ) -> None:
-        configure_logging("replica")
-        bind_serve_to_loopback()
-        config = AppConfig.model_validate(args)
-        secrets = read_secrets(config)
-        self._loop = asyncio.get_running_loop()
-        self._clock = SystemClock()
-        self._config = config
+        process = await start_process(args, "replica")
         self._id = ReplicaId(serve.get_replica_context().replica_id.unique_id)
-        location = await asyncio.to_thread(locate_model, config)
-        catalog = await asyncio.to_thread(scan_adapters, config, location.model_id)
-        # Caught up before the first request: nothing that a front can decide on is unknown here.
-        self._live = LiveAdapters.build(config, secrets, self._clock, location.model_id, catalog)
-        await self._live.start()
-        self._mixing = DecisionMixing({}, location.digest, isolate_tenants=config.tenant_isolation)
-        self._parts = part_keeper(
-            config,
-            location,
-            live=self._live,
-            mixing=self._mixing,
-            uses=lambda version: self._requests.uses_router(version),
-            clock=self._clock,
+        self._desired_replicas: float = 0
+        mixing = DecisionMixing(
+            {}, process.base.digest, isolate_tenants=process.config.tenant_isolation
         )
-        await self._parts.start(frozenset(router.name for router in config.routers))
-        self._engine = await asyncio.to_thread(
-            build_engine,
-            location.path,
-            config.engine,
-            config.adapters,
-            clock=self._clock,
-            on_chunks=self._on_chunks,
-            new_seed=lambda: secrets_module.randbits(63),
-            mixing=self._mixing.engine_parts(),
-            on_returned=self._on_returned,
-        )
-        self._executor = ThreadPoolExecutor(
-            LOADER_THREADS, thread_name_prefix="adapter-load", initializer=give_way
-        )
+        self._routers = await self._follow_routers(process, mixing)
+        self._engine = await self._load_engine(process, mixing)
         self._base = BaseShapes.of_model(
-            location.path,
-            location.digest,
-            location.model_id,
+            process.base.path,
+            process.base.digest,
+            process.base.model_id,
             self._engine.module_shapes,
             self._engine.vocab_size,
         )
+        self._adapters = self._open_adapters(process)
+        self._requests = self._track_requests(process, mixing)
+        self._state = ReplicaState(
+            self._id,
+            process.config,
+            engine=self._engine.engine,
+            adapters=self._adapters,
+            requests=self._requests,
+            clock=process.clock,
+        )
+        links = LinkServer(self._requests, self._state, process.secrets.signing_key)
+        self._publisher = StatePublisher(self._state, self._adapters, links, process.clock)
+        self._versions = ReplicaVersions(
+            replica_id=self._id,
+            follower=process.adapters,
+            adapters=self._adapters,
+            users=self._requests,
+            on_freed=lambda: asyncio.to_thread(return_free_memory),
+        )
+        await self._open_links(process, links)
+        # From here on changes go to the links; no front knows the address yet.
+        self._versions.start()
+        ticker = asyncio.create_task(self._tick())
+        process.on_close_sync(ticker.cancel)
+        process.on_close(self._drain)
+        self._process = process
+        log.info("replica.ready", replica=self._id, address=self._state.address, pid=os.getpid())
+
+    # The steps of the start
+
+    async def _follow_routers(self, process: Process, mixing: DecisionMixing) -> EngineRouters:
+        config = process.config
+        routers = EngineRouters(
+            replica_id=self._id,
+            adapters=process.adapters,
+            mixing=mixing,
+            configs=lambda view: router_configs(config, view),
+            build=part_builder(config, process.base, process.adapters),
+            uses=lambda version: self._requests.uses_router(version),
+            clock=process.clock,
+        )
+        await routers.start(config.routers)
+        process.on_close(routers.close)
+        return routers
+
+    async def _load_engine(self, process: Process, mixing: DecisionMixing) -> BuiltEngine:
+        return await asyncio.to_thread(
+            build_engine,
+            process.base.path,
+            process.config.engine,
+            process.config.adapters,
+            clock=process.clock,
+            on_chunks=lambda chunks: self._requests.on_chunks(chunks),
+            new_seed=lambda: secrets.randbits(63),
+            mixing=mixing.engine_parts(),
+            on_returned=lambda name, tokens: self._requests.on_returned(name, tokens),
+        )
+
+    def _open_adapters(self, process: Process) -> AdapterManager:
+        config = process.config
 
         def load(entry: AdapterEntry) -> LoadableAdapter:
             return self._engine.adapters.read_adapter(
@@ -114,157 +141,97 @@ class Replica:
                 links_below=config.adapters_dir,
             )
 
-        self._adapters = AdapterManager(
+        executor = ThreadPoolExecutor(
+            LOADER_THREADS, thread_name_prefix="adapter-load", initializer=lower_priority
+        )
+        adapters = AdapterManager(
             config.adapters,
-            self._live,
+            process.adapters,
             self._engine.adapters,
             load,
-            self._clock,
-            self._executor,
-            on_change=lambda _: self._publish(),
-            on_close_to_new=lambda digests: self._requests.give_way(digests),
+            process.clock,
+            executor,
+            on_change=lambda _: self._publisher.publish(),
+            on_close_to_new=lambda digests: self._requests.yield_leases(digests),
         )
-        store, codec = decision_store(config, secrets, self._clock)
-        self._links = LinkServer(self, secrets.signing_key)
-        self._requests = RequestBook(
+        process.on_close_sync(lambda: executor.shutdown(wait=False))
+        process.on_close(adapters.close)
+        return adapters
+
+    def _track_requests(self, process: Process, mixing: DecisionMixing) -> RequestTracker:
+        config = process.config
+        store, codec = decision_store(process)
+        return RequestTracker(
             engine=self._engine.engine,
             adapters=self._adapters,
-            ensure=self._live.ensure,
-            ensure_router=self._parts.ensure,
+            sync_adapters=process.adapters.sync_for,
+            sync_router=self._routers.sync_for,
             reader=DecisionReader(
                 store=store,
                 codec=codec,
-                clock=self._clock,
+                clock=process.clock,
                 config=config.decisions,
                 leeway_s=DECISION_LEEWAY_S,
             ),
-            mixing=self._mixing,
+            mixing=mixing,
             max_waiting=config.engine.max_queued + config.engine.max_batch_size,
-            clock=self._clock,
-            loop=self._loop,
-            deliver=self._deliver,
+            clock=process.clock,
+            loop=asyncio.get_running_loop(),
+            deliver=lambda chunks: self._publisher.deliver(chunks),
         )
-        self._versions = VersionKeeper(
-            self._live,
-            self._adapters,
-            self._requests.uses,
-            self._requests.forget,
-            freed=lambda: asyncio.to_thread(return_free_memory),
-        )
-        self._draining = False
-        self._desired_replicas: float = 0
-        self._published: tuple[object, ...] = ()
-        self._published_at = 0.0
-        self._published_host = 0
-        self._engine.engine.start()
-        host = config.replica.host
+
+    async def _open_links(self, process: Process, links: LinkServer) -> None:
+        """Start the engine, and let fronts connect."""
+        host = process.config.replica.host
         if host == "node":
-            import ray
-
-            host = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call] # Ray's
-        self._address = f"{host}:{await self._links.start(host)}"
-        # From here on changes are told to the links; nobody knows the address yet.
-        self._versions.start()
-        self._ticker = asyncio.create_task(self._tick())
-        log.info("replica.ready", replica=self._id, address=self._address, pid=os.getpid())
-
-    # From the links
-
-    def submit(self, message: Submit) -> None:
-        """A front's request."""
-        self._requests.submit(message)
-
-    def reroute(self, message: Reroute) -> None:
-        """A front's word about a request that runs here."""
-        self._requests.reroute(message)
-
-    def cancel(self, request_id: RequestId) -> None:
-        """A client has gone."""
-        self._requests.cancel(request_id)
-
-    def disconnected(self, request_ids: frozenset[RequestId]) -> None:
-        """A front has gone: nobody waits for these any more."""
-        for request_id in request_ids:
-            self._requests.abandon(request_id)
-
-    def snapshot(self) -> ReplicaSnapshot:
-        """This replica's word about itself; fronts pick without ``loads``, which may be many."""
-        stats = self._engine.engine.stats()
-        desired, version = self._adapters.desired
-        return ReplicaSnapshot(
-            replica_id=self._id,
-            address=self._address,
-            queued=stats.waiting + self._requests.waiting_for_admission,
-            running=stats.running,
-            kv_blocks_total=stats.kv_blocks_total,
-            kv_blocks_free=stats.kv_blocks_free,
-            slots_total=self._config.adapters.slots,
-            adapter_bytes_limit=self._config.adapters.memory_bytes,
-            adapter_bytes_used=self._adapters.bytes_used,
-            resident=self._adapters.resident(),
-            loads=(),
-            draining=self._draining,
-            observed_at=self._clock.wall(),
-            desired=tuple(sorted(desired)),
-            desired_version=version,
-            max_model_len=self._engine.engine.max_model_len,
-            counters=(
-                *stats.as_counters(),
-                *self._requests.counters.as_counters(),
-                *self._requests.rerouting.counters.as_counters(),
-                *self._adapters.counters(),
-            ),
-            host_bytes_limit=self._config.adapters.host_bytes,
-            host_bytes_used=self._adapters.host_bytes_used,
-        )
-
-    def on_host(self) -> tuple[ResidentAdapter, ...]:
-        """The adapters in this replica's host memory."""
-        return self._adapters.on_host()
+            host = node_address()
+        engine = self._engine.engine
+        engine.start()
+        self._state.address = f"{host}:{await links.start(host)}"
+        process.on_close(lambda: links.stop(1.0))
+        process.on_close(lambda: asyncio.to_thread(engine.stop, drain=False, timeout_s=5.0))
 
     # From the controller and the fronts, through Serve
 
     async def describe(self) -> ReplicaSnapshot:
-        """For discovery and for the controller."""
-        return dataclasses.replace(self.snapshot(), loads=self._requests.loads())
+        """Return a snapshot with all loads, for discovery and for the controller."""
+        return dataclasses.replace(self._state.snapshot(), loads=self._requests.loads())
 
     async def apply_placement(
         self, plans: dict[ReplicaId, tuple[int, tuple[AdapterDigest, ...]]], replica_count: int
     ) -> tuple[ReplicaId, PlacementAck | None]:
-        """Bring this replica's part of a plan about; None where the plan has none for it.
+        """Carry out this replica's part of a plan; returns None if the plan has none for it.
 
         Args:
-            plans: by replica, the plan's version and the adapters wanted, most wanted first.
+            plans: by replica, the plan's version and the desired adapters, most desired first.
             replica_count: how many replicas there should be; repeated to Serve's autoscaler.
         """
         self._desired_replicas = replica_count
         if self._id not in plans:
             return self._id, None
-        version, wanted = plans[self._id]
-        return self._id, await self._adapters.apply_placement(wanted, version)
+        version, desired = plans[self._id]
+        return self._id, await self._adapters.apply_placement(desired, version)
 
     async def describe_base(self) -> BaseShapes:
-        """What an adapter must fit to be served here."""
+        """Return the shapes that an adapter must fit to be served here."""
         return self._base
 
     async def prepare_adapter(self, digest: AdapterDigest) -> ReplicaAnswer:
-        """Whether a staged version can be served here; it is loaded where there is room."""
-        outcome, code, message = await self._versions.prepare(digest)
-        return ReplicaAnswer(self._id, outcome, code, message)
+        """Try a staged version; it is loaded if there is room."""
+        return await self._versions.prepare(digest)
 
     async def prepare_router(self, router: dict[str, Any]) -> ReplicaAnswer:
-        """Whether a router (a ``RouterConfig`` in JSON form) can be served here."""
-        outcome, code, message = await self._parts.prepare(RouterConfig.model_validate(router))
-        return ReplicaAnswer(self._id, outcome, code, message)
+        """Try a router, a ``RouterConfig`` in JSON form."""
+        return await self._routers.prepare(RouterConfig.model_validate(router))
 
     async def unload_adapters(
         self, digests: tuple[AdapterDigest, ...]
     ) -> tuple[ReplicaId, tuple[AdapterDigest, ...]]:
-        """Let retired versions go; those are answered that are gone and held by nobody."""
+        """Unload retired versions, and return those that are gone and leased by no request."""
         return self._id, await self._versions.unload(digests)
 
     async def check_integrity(self) -> tuple[ReplicaId, str | None]:
-        """What is wrong with the books of requests, engine, bank or adapter pool, if anything."""
+        """Check the ledgers of requests, engine, bank and adapters; returns the first problem."""
         try:
             self._engine.engine.check_integrity()
             self._engine.adapters.check_integrity()
@@ -276,70 +243,39 @@ class Replica:
         return self._id, None
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """What the scaling policy reads: the controller's word, carried by every replica."""
+        """Return the replica count for the scaling policy, as the controller last gave it."""
         return {"desired_replicas": float(self._desired_replicas)}
 
     async def check_health(self) -> None:
-        """Serve replaces a replica whose step loop has stopped."""
+        """Fail once the step loop has stopped: Serve then replaces this replica."""
         stalled = self._engine.engine.stalled_for()
         if stalled > STALL_LIMIT_S:
             raise EngineError(f"the step loop has not moved for {stalled:.0f} s")
 
     async def __del__(self) -> None:
-        """Serve calls this before it ends the actor: finish what runs, then leave."""
-        if not hasattr(self, "_ticker"):
-            return
-        self._draining = True
-        self._publish()
-        await self._requests.drain(DRAIN_S)
-        self._ticker.cancel()
-        await asyncio.to_thread(self._engine.engine.stop, drain=False, timeout_s=5.0)
-        await self._links.stop(1.0)
-        await self._parts.close()
-        await self._live.close()
-        await self._adapters.close()
-        self._executor.shutdown(wait=False)
+        """Finish the running requests, then leave; Serve calls this before it ends the actor."""
+        if hasattr(self, "_process"):
+            await self._process.close()
 
     # Inside
 
-    def _on_chunks(self, chunks: list[GenerationChunk]) -> None:
-        self._requests.on_chunks(chunks)
-
-    def _on_returned(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
-        self._requests.on_returned(request_id, token_ids)
-
-    def _deliver(self, chunks: list[GenerationChunk]) -> None:
-        stats = self._engine.engine.stats()
-        self._links.deliver(
-            chunks, stats.running, stats.waiting + self._requests.waiting_for_admission
-        )
+    async def _drain(self) -> None:
+        self._state.draining = True
+        self._publisher.publish()
+        await self._requests.wait_idle(DRAIN_S)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(PUBLISH_INTERVAL_S)
             try:
-                self._publish_if_changed()
-                self._parts.sweep()
+                self._publisher.publish_if_changed()
+                self._routers.sweep()
             except BraidError as error:
                 log.error("replica.publish_failed", error=error.message)
 
-    def _publish_if_changed(self) -> None:
-        if self._adapters.host_version != self._published_host:
-            self._published_host = self._adapters.host_version
-            self._links.publish_host(self.on_host())
-        stats = self._engine.engine.stats()
-        now = self._clock.monotonic()
-        state = (stats.running, stats.waiting, self._requests.waiting_for_admission)
-        if state != self._published or now - self._published_at >= HEARTBEAT_S:
-            self._published, self._published_at = state, now
-            self._publish()
-
-    def _publish(self) -> None:
-        self._links.publish(self.snapshot())
-
 
 def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deployment:
-    """The deployment with its options; the replica count follows the operator's policy."""
+    """Return the deployment with its options; the replica count follows the operator's policy."""
     return serve.deployment(
         name="Replica",
         logging_config=dict(SERVE_LOGGING),

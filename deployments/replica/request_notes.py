@@ -1,43 +1,43 @@
-"""What a replica's log says of single requests: ids, counts and codes, never text."""
+"""Lines of a replica's log about single requests: ids, counts and codes, never text."""
 
 from typing import Any
 
 import structlog
 
 from cluster.domain.request import FinishReason
-from deployments.replica.replica_request import Live
+from deployments.replica.replica_request import ReplicaRequest
 
 log = structlog.get_logger(__name__)
 
 AS_ASKED = frozenset({FinishReason.STOP, FinishReason.LENGTH})
 
 
-def ids_of(live: Live) -> dict[str, Any]:
-    """The HTTP request's id, by which all logs find it, and the sequence's own."""
-    return {"request": live.submit.request.http_request, "sequence": live.submit.request_id}
+def ids_of(request: ReplicaRequest) -> dict[str, Any]:
+    """Return the HTTP request's id, by which all logs find it, and the sequence's own."""
+    return {"request": request.http_request, "sequence": request.id}
 
 
-def note_end(live: Live, reason: FinishReason, code: str | None) -> None:
-    """A sequence that did not end as it was asked to leaves a line."""
+def note_end(request: ReplicaRequest, reason: FinishReason, code: str | None) -> None:
+    """Log a sequence that did not end as it was asked to."""
     if reason in AS_ASKED:
         return
     write = log.warning if reason is FinishReason.ERROR else log.info
     write(
         "replica.request_ended",
-        **ids_of(live),
+        **ids_of(request),
         reason=reason.value,
         code=code,
-        tenant=live.submit.tenant,
-        tokens=len(live.submit.request.resumed_token_ids) + live.tokens,
-        in_engine=live.in_engine,
+        tenant=request.tenant,
+        tokens=len(request.resumed) + request.tokens,
+        in_engine=request.in_engine,
     )
 
 
-def note_abandoned(live: Live) -> None:
-    """The front that it came from is gone; nobody else knows of the request."""
+def note_abandoned(request: ReplicaRequest) -> None:
+    """Log a request whose front is lost; no other process knows of it."""
     log.warning(
         "replica.request_abandoned",
-        **ids_of(live),
-        tenant=live.submit.tenant,
-        tokens=len(live.submit.request.resumed_token_ids) + live.tokens,
+        **ids_of(request),
+        tenant=request.tenant,
+        tokens=len(request.resumed) + request.tokens,
     )

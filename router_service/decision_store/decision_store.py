@@ -51,11 +51,6 @@ class StoreCounters:
     unavailable: int = 0  # no answer in time, or not asked because the breaker was open
     stored: int = 0
 
-    @property
-    def rejected(self) -> int:
-        """Return the number of stored decisions that failed a check."""
-        return self.tampered + self.expired + self.foreign
-
     def count_rejection(self, error: DecisionRejected) -> None:
         """Add one to the field of the failed check."""
         match error:

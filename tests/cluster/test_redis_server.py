@@ -16,10 +16,10 @@ from cluster.config import AppConfig, Settings
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
+from deployments.adapter_follower import AdapterFollower
 from deployments.cli.cluster.checks import Verdict, check_store
 from deployments.cli.cluster.launch import check_redis
-from deployments.live_adapters import LiveAdapters
-from deployments.wiring import Secrets
+from deployments.cluster_secrets import Secrets
 
 pytestmark = pytest.mark.redis
 
@@ -70,12 +70,12 @@ async def test_no_process_starts_on_a_node_of_a_cluster(
 ) -> None:
     """Front, replica and controller all begin with their view of the adapters."""
     url = serve(cluster_enabled="yes", cluster_config_file=str(tmp_path / "nodes.conf"))
-    live = LiveAdapters.build(
+    follower = AdapterFollower.build(
         AppConfig(), Secrets(url, b"key"), SystemClock(), "base", AdapterCatalog()
     )
     with pytest.raises(ConfigError, match="Redis Cluster, which is not supported"):
-        await live.start()
-    await live.close()
+        await follower.start()
+    await follower.close()
 
 
 async def test_a_cluster_that_shows_itself_later_is_named(

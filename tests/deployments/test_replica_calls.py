@@ -1,19 +1,18 @@
 """A replica that is silent hides nobody else's answer."""
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import DeploymentUnavailableError
-from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
+from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.registry.records import ReplicaAnswer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.errors import ReplicaLost
-from deployments.front.admin.broadcast import BroadcastCluster
+from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.replica_calls import ask_replicas, integrity_answer
 
 A, B = ReplicaId("a"), ReplicaId("b")
@@ -69,11 +68,6 @@ def saying(answer: Any) -> Call:
         return answer
 
     return call
-
-
-def test_serve_still_has_what_is_used_of_it() -> None:
-    """It is not public, so a new release may take it away."""
-    assert inspect.iscoroutinefunction(DeploymentBroadcastResponse._fetch_replica_results_async)
 
 
 async def test_answers_stay_when_one_is_silent_and_one_fails() -> None:
@@ -134,17 +128,17 @@ def test_integrity_without_any_answer_still_has_replicas() -> None:
 
 
 async def test_a_silent_replica_is_one_answer_of_an_addition() -> None:
-    loaded = ReplicaAnswer("a", "loaded")
-    cluster = BroadcastCluster(handle(FakeHandle(saying(loaded), silent)))
-    first, second = await cluster.prepare(AdapterDigest("sha256:" + "0" * 64), 0.05)
+    loaded = ReplicaAnswer("a", AddOutcome.LOADED)
+    cluster = ReplicaBroadcast(handle(FakeHandle(saying(loaded), silent)))
+    first, second = await cluster.prepare_adapter(AdapterDigest("sha256:" + "0" * 64), 0.05)
     assert first == loaded
-    assert second.outcome == "silent"
+    assert second.outcome is AddOutcome.SILENT
 
 
 async def test_a_replica_that_has_died_is_none_of_those_asked() -> None:
     async def dead() -> None:
         raise ActorDiedError
 
-    loaded = ReplicaAnswer("a", "loaded")
-    cluster = BroadcastCluster(handle(FakeHandle(dead, saying(loaded), dead)))
-    assert await cluster.prepare(AdapterDigest("0" * 64), 0.05) == (loaded,)
+    loaded = ReplicaAnswer("a", AddOutcome.LOADED)
+    cluster = ReplicaBroadcast(handle(FakeHandle(dead, saying(loaded), dead)))
+    assert await cluster.prepare_adapter(AdapterDigest("0" * 64), 0.05) == (loaded,)

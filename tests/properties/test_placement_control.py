@@ -242,7 +242,12 @@ class ReconcilerMachine(RuleBasedStateMachine):
             self.versions[replica] = told.version
             before = self.resident[replica]
             loaded = {d for d in told.desired if d not in failing}
-            kept = {d for d in before if d not in told.evict}
+            evicted = {
+                move.digest
+                for move in actions.moves
+                if move.replica_id == replica and move.kind.value == "evict"
+            }
+            kept = before - evicted
             room = 3 - len(loaded)
             self.resident[replica] = loaded | set(sorted(kept - loaded)[:room])
             self.told[replica] = (told.version, told.desired)
@@ -274,7 +279,7 @@ class ReconcilerMachine(RuleBasedStateMachine):
         if len(self.resident) > 1:
             replica = max(self.resident)
             del self.resident[replica]
-            self.reconciler.replica_lost(ReplicaId(replica), self.now, "died")
+            self.now += self.policy.placement.lost_after_s + 1  # the next tick misses it
 
     @rule()
     def be_born(self) -> None:

@@ -9,11 +9,11 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.planning.load import AdapterRate, LoadReport
 from cluster.placement.planning.plan import (
     AdapterInfo,
-    Held,
     MoveKind,
     Plan,
     PlanInputs,
     ReplicaRoom,
+    ResidentCopy,
 )
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy, PickingPolicy, PlacementPolicy
@@ -28,14 +28,18 @@ def rooms(draw: st.DrawFn, sizes: dict[str, int]) -> tuple[ReplicaRoom, ...]:
     for index in range(draw(st.integers(1, 4))):
         slots = draw(st.integers(1, 4))
         limit = draw(st.integers(1, 100))
-        held: list[Held] = []
+        resident: list[ResidentCopy] = []
         for digest in draw(st.lists(DIGESTS, unique=True, max_size=slots)):
-            if sum(h.nbytes for h in held) + sizes[digest] <= limit:
+            if sum(h.nbytes for h in resident) + sizes[digest] <= limit:
                 busy = draw(st.booleans())
                 ready = busy or draw(st.booleans())
-                held.append(Held(digest, sizes[digest], ready, busy, draw(st.integers(0, 9))))
+                resident.append(
+                    ResidentCopy(digest, sizes[digest], ready, busy, draw(st.integers(0, 9)))
+                )
         desired = draw(st.lists(DIGESTS, unique=True, max_size=slots))
-        made.append(ReplicaRoom(ReplicaId(f"r{index}"), slots, limit, tuple(held), tuple(desired)))
+        made.append(
+            ReplicaRoom(ReplicaId(f"r{index}"), slots, limit, tuple(resident), tuple(desired))
+        )
     return tuple(made)
 
 
@@ -90,10 +94,12 @@ def follow(given_inputs: PlanInputs, planned: Plan) -> PlanInputs:
             for m in planned.moves
             if m.replica_id == room.replica_id and m.kind is MoveKind.EVICT
         }
-        held = {h.digest: replace(h, ready=True) for h in room.held if h.digest not in evicted}
+        resident = {
+            h.digest: replace(h, ready=True) for h in room.resident if h.digest not in evicted
+        }
         for digest in desired:
-            held.setdefault(digest, Held(digest, sizes[digest], True, False))
-        replicas.append(replace(room, held=tuple(held.values()), desired=desired))
+            resident.setdefault(digest, ResidentCopy(digest, sizes[digest], True, False))
+        replicas.append(replace(room, resident=tuple(resident.values()), desired=desired))
     return replace(
         given_inputs,
         replicas=tuple(replicas),
@@ -130,11 +136,11 @@ def test_there_is_room_for_what_is_prefetched_and_nothing_busy_is_evicted(
             for kind in MoveKind
         }
         desired = set(planned.desired[room.replica_id])
-        held = {h.digest for h in room.held}
-        assert told[MoveKind.PREFETCH] <= desired - held - set(room.desired)
-        assert told[MoveKind.EVICT] <= {h.digest for h in room.held if not h.busy} - desired
-        if told[MoveKind.PREFETCH] and desired <= held | told[MoveKind.PREFETCH]:
-            there = (held - told[MoveKind.EVICT]) | desired
+        resident = {h.digest for h in room.resident}
+        assert told[MoveKind.PREFETCH] <= desired - resident - set(room.desired)
+        assert told[MoveKind.EVICT] <= {h.digest for h in room.resident if not h.busy} - desired
+        if told[MoveKind.PREFETCH] and desired <= resident | told[MoveKind.PREFETCH]:
+            there = (resident - told[MoveKind.EVICT]) | desired
             assert len(there) <= room.slots
             assert sum(sizes[digest] for digest in there) <= room.bytes_limit
 
@@ -167,7 +173,7 @@ def test_the_order_of_the_inputs_does_not_matter(problem: PlanInputs, rng) -> No
         problem,
         replicas=shuffled(
             [
-                replace(room, held=shuffled(room.held), desired=shuffled(room.desired))
+                replace(room, resident=shuffled(room.resident), desired=shuffled(room.desired))
                 for room in problem.replicas
             ]
         ),
@@ -205,7 +211,7 @@ def test_pins_are_placed_wherever_there_is_room_for_all_of_them(problem: PlanInp
             room,
             slots=max(room.slots, len(problem.pins)),
             bytes_limit=max(room.bytes_limit, need),
-            held=tuple(replace(h, busy=False) for h in room.held),
+            resident=tuple(replace(h, busy=False) for h in room.resident),
         )
         for room in problem.replicas
     )

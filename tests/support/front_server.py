@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from cluster.clock import SystemClock
-from cluster.config import FrontConfig
+from cluster.config import AppConfig, FrontConfig
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory, TenantEntry
 from deployments.front.app import build_http_app
@@ -51,6 +51,23 @@ class FrontServer:
         service = cluster.service
         tenants = TenantDirectory("tenants", [TenantEntry(**entry) for entry in TENANTS])
         nothing = SimpleNamespace(registry=None, routers=None, entries=lambda _: {})
+        door = Door(
+            authenticate=lambda request: tenants.authenticate(request.headers.get("authorization")),
+            admission=service._admission,
+            work=cluster.work,
+            config=config,
+            clock=SystemClock(),
+        )
+        admin = SimpleNamespace(
+            door=door,
+            app_config=AppConfig(front=config),
+            adapters=nothing,
+            adapter_admin=nothing,
+            router_admin=nothing,
+            replicas=cluster,
+            tenants=tenants,
+            controller_state=_placement,
+        )
         context = SimpleNamespace(
             version="test",
             started_at=0,
@@ -59,24 +76,11 @@ class FrontServer:
             service=service,
             names=service.names,
             clock=SystemClock(),
-            live=nothing,
-            adapter_admin=nothing,
-            router_admin=nothing,
             replicas=cluster,
             metrics=cluster.metrics,
-            tenants=tenants,
             directory=nothing,
-            door=Door(
-                authenticate=lambda request: tenants.authenticate(
-                    request.headers.get("authorization")
-                ),
-                admission=service._admission,
-                work=cluster.work,
-                config=config,
-                clock=SystemClock(),
-            ),
-            admission=service._admission,
-            controller_state=_placement,
+            door=door,
+            admin=admin,
         )
         self.http = HttpServer(build_http_app(cast("FrontContext", context)), config, drain_s=1)
 

@@ -6,8 +6,9 @@ Tests of a whole front know nothing of this. Whatever moves in the front, this f
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -18,14 +19,18 @@ from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, FrontConfig
 from cluster.domain.ids import RequestId
+from cluster.domain.model_names import base_names
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
+from deployments.adapter_follower import AdapterFollower
 from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
-from deployments.front.admin.front_routers import FrontRouters
+from deployments.front.admin.admin_context import AdminContext
+from deployments.front.admin.broadcast import ReplicaBroadcast
+from deployments.front.admin.front_routers import BuiltRouters, FrontRouters
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.app import build_http_app
 from deployments.front.entry.door import Door
@@ -49,10 +54,8 @@ from deployments.front.text.grammar_trial import GrammarTrial
 from deployments.front.text.grammars import GrammarChecker
 from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
-from deployments.live_adapters import LiveAdapters
-from deployments.live_routers import BuiltRouters
 from deployments.local.valkey import free_port
-from deployments.wiring import base_names, scan_adapters
+from deployments.process import scan_adapters
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.service import RoutingService
@@ -133,7 +136,7 @@ async def _context(
     registry = AdapterRegistry(
         MemoryRegistryStore(lambda: next(epochs)), clock, reserved=base_names(MODEL_ID)
     )
-    live = LiveAdapters(registry, catalog, config, clock)
+    live = AdapterFollower(registry, catalog, config, clock)
     await live.start()
     stack.push_async_callback(live.close)
     file = FollowedTenants(config.tenants_file)
@@ -185,56 +188,73 @@ async def _context(
     def new_id() -> RequestId:
         return RequestId(f"sequence-{next(ids)}")
 
-    return FrontContext(
-        version="1.2.3",
-        started_at=STARTED_AT,
-        app_config=config,
-        config=config.front,
+    service = RequestService(
         names=names,
-        tenants=tenants,
-        live=live,
+        sync=routers.sync,
+        routing=routing,
+        replicas=replicas,
+        codec=codec,
+        prompts=PromptReader(codec, work),
+        grammars=GrammarChecker(shared.trial),
+        admission=admission,
+        meter=meter,
+        metrics=metrics,
+        config=config.front,
+        max_model_len=config.engine.max_model_len,
+        clock=clock,
+        new_id=new_id,
+        templates=AdapterTemplates(live, directory),
+    )
+    door = Door(
+        authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
+        admission=admission,
+        work=work,
+        config=config.front,
+        clock=clock,
+    )
+    admin = AdminContext(
+        door=door,
+        app_config=config,
+        adapters=live,
         adapter_admin=AdapterAdmin(
-            live=live,
+            adapters=live,
             config=config.adapters,
-            cluster=cluster,
+            replicas=cast("ReplicaBroadcast", cluster),
             clock=clock,
             base_dir=location.path,
             base_template=codec.chat_template and digest_of(codec.chat_template),
         ),
         router_admin=RouterAdmin(
-            live=live, routers=routers, config=config, base=location, cluster=cluster, clock=clock
+            adapters=live,
+            routers=routers,
+            config=config,
+            base=location,
+            replicas=cast("ReplicaBroadcast", cluster),
+            clock=clock,
         ),
+        tenants=tenants,
+        replicas=replicas,
+        identity=lambda: {
+            "version": "1.2.3",
+            "model": names.model_id,
+            "routers": list(routing.router_names),
+        },
+        decision_store=lambda: {"breaker": "closed", **asdict(routing.store.counters)},
+        controller_state=cluster.controller_state,
+        check_integrity=cluster.check_integrity,
+    )
+    return FrontContext(
+        version="1.2.3",
+        started_at=STARTED_AT,
+        config=config.front,
+        names=names,
         directory=directory,
-        service=RequestService(
-            names=names,
-            sync=routers.sync,
-            routing=routing,
-            replicas=replicas,
-            codec=codec,
-            prompts=PromptReader(codec, work),
-            grammars=GrammarChecker(shared.trial),
-            admission=admission,
-            meter=meter,
-            metrics=metrics,
-            config=config.front,
-            max_model_len=config.engine.max_model_len,
-            clock=clock,
-            new_id=new_id,
-            templates=AdapterTemplates(live, directory),
-        ),
-        door=Door(
-            authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
-            admission=admission,
-            work=work,
-            config=config.front,
-            clock=clock,
-        ),
+        service=service,
+        door=door,
         replicas=replicas,
         metrics=metrics,
         clock=clock,
-        controller_state=cluster.controller_state,
-        breaker_state=lambda: "closed",
-        check_integrity=cluster.check_integrity,
+        admin=admin,
     )
 
 

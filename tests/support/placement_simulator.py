@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.planning.fleet import ReplicaPlan
-from cluster.placement.planning.load import BASE, REQUESTS_COUNTER
+from cluster.placement.planning.load import REQUESTS_COUNTER
 from cluster.placement.planning.plan import AdapterInfo, MoveKind
-from cluster.placement.planning.reconciler import Reconciler
+from cluster.placement.planning.reconciler import Actions, Reconciler
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.rendezvous import mixture_key, order
 
@@ -137,14 +137,24 @@ class SimReplica:
         return [request.request_id for request in finished]
 
     def apply(
-        self, told: ReplicaPlan, catalog: Mapping[AdapterDigest, AdapterInfo], now: float
+        self,
+        told: ReplicaPlan,
+        actions: Actions,
+        catalog: Mapping[AdapterDigest, AdapterInfo],
+        now: float,
     ) -> tuple[list[AdapterDigest], dict[AdapterDigest, str], list[AdapterDigest]]:
         """Follow a plan; returns loaded, failed with messages, and evicted."""
-        evicted = [d for d in told.evict if d in self.resident and self.resident[d].leases == 0]
+        to_evict = [
+            move.digest
+            for move in actions.moves
+            if move.replica_id == told.replica_id and move.kind is MoveKind.EVICT
+        ]
+        evicted = [d for d in to_evict if d in self.resident and self.resident[d].leases == 0]
         for digest in evicted:
             del self.resident[digest]
         self.desired, self.desired_version = told.desired, told.version
-        fetched = {d: self.fetch(catalog[d], now, told.desired) for d in told.prefetch}
+        missing = [d for d in told.desired if not self.ready((d,), now)]
+        fetched = {d: self.fetch(catalog[d], now, told.desired) for d in missing}
         loaded = [digest for digest, done in fetched.items() if done]
         failed = {digest: "no room beside leases" for digest, done in fetched.items() if not done}
         return loaded, failed, evicted
@@ -238,10 +248,12 @@ class Simulation:
             self._arrive(stream)
 
     def lose(self, replica_id: ReplicaId) -> None:
-        """A replica dies with all it held; its requests are not counted again."""
+        """A replica dies with all it held; its requests are not counted again.
+
+        The reconciler misses its snapshots.
+        """
         del self.replicas[replica_id]
         self._view.remove(replica_id, self.now)
-        self.reconciler.replica_lost(replica_id, self.now, "died")
 
     def add(self, replica: SimReplica) -> None:
         """A new, empty replica."""
@@ -261,8 +273,7 @@ class Simulation:
         if self._chooser is not None:
             chosen = self._chooser(self._view, mixture, self.now)
         else:
-            sizes = {digest: self.catalog[digest].nbytes for digest in mixture}
-            wanted = PickRequest(mixture, stream.tenant, nbytes=sizes)
+            wanted = PickRequest(mixture, stream.tenant)
             chosen = self._picker.pick(self._view, wanted, self.now).replica_id
         self._view.sent(request.request_id, chosen, stream.tenant, mixture, self.now)
         replica = self.replicas[chosen]
@@ -283,8 +294,10 @@ class Simulation:
         snapshots = [replica.snapshot(self.now) for _, replica in sorted(self.replicas.items())]
         actions = self.reconciler.tick(snapshots, self.catalog.values(), self.policy, self.now)
         for told in actions.replica_plans:
+            if told.replica_id not in self.replicas:
+                continue  # dead, and not missed yet
             loaded, failed, evicted = self.replicas[told.replica_id].apply(
-                told, self.catalog, self.now
+                told, actions, self.catalog, self.now
             )
             self.reconciler.acknowledge(
                 told.replica_id,

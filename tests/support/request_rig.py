@@ -24,7 +24,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.steps import StepOutput, StepPlan
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.mixing import DecisionMixing
-from deployments.replica.request_tracker import RequestBook
+from deployments.replica.request_tracker import RequestTracker
 from router_service.decision_store.decision_store import Origin, StoredDecision
 from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
@@ -148,14 +148,14 @@ class Rig:
             self.load,
             self.clock,
             executor,
-            on_close_to_new=lambda digests: self.book.give_way(digests),
+            on_close_to_new=lambda digests: self.book.yield_leases(digests),
             max_overtakes=max_overtakes,
         )
-        self.book = RequestBook(
+        self.book = RequestTracker(
             engine=self.engine,
             adapters=self.manager,
-            ensure=nothing_to_sync,
-            ensure_router=nothing_to_sync,
+            sync_adapters=nothing_to_sync,
+            sync_router=nothing_to_sync,
             reader=Reader(),
             mixing=DecisionMixing({}, "base", isolate_tenants=True),
             max_waiting=max_waiting,

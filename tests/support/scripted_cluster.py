@@ -4,7 +4,7 @@ import asyncio
 import itertools
 from typing import Any
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest
@@ -16,7 +16,7 @@ from tests.support.scripted_replica import Script, ScriptedReplica
 
 
 class ScriptedCluster:
-    """Implements the front's ``Cluster`` with replicas that follow one script."""
+    """Implements the front's ``ReplicaBroadcast`` with replicas that follow one script."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
@@ -41,16 +41,20 @@ class ScriptedCluster:
             await replica.stop()
 
     async def base(self) -> BaseShapes:
-        """See ``Cluster``."""
+        """Answer as ``ReplicaBroadcast`` does."""
         return SHAPES
 
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[Answer, ...]:
-        """See ``Cluster``."""
+    async def prepare_adapter(
+        self, digest: AdapterDigest, timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
+        """Answer as ``ReplicaBroadcast`` does."""
         await self.answering.wait()
         return tuple(replica.adapter_answer for replica in self._alive)
 
-    async def prepare_router(self, router: dict[str, Any], timeout_s: float) -> tuple[Answer, ...]:
-        """See ``Cluster``."""
+    async def prepare_router(
+        self, router: dict[str, Any], timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
+        """Answer as ``ReplicaBroadcast`` does."""
         return tuple(replica.router_answer for replica in self._alive)
 
     async def discover(self) -> list[ReplicaSnapshot]:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.clock import Clock
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
@@ -88,13 +88,13 @@ class ScriptedReplica:
         self.queued = 0
         self.counters: tuple[tuple[str, float], ...] = (("steps", 7.0), ("adapter_hits_host", 2.0))
         self.fault: str | None = None  # of its books
-        self.adapter_answer = Answer(self.id, "loaded")
-        self.router_answer = Answer(self.id, "loaded")
+        self.adapter_answer = ReplicaAnswer(self.id, AddOutcome.LOADED)
+        self.router_answer = ReplicaAnswer(self.id, AddOutcome.LOADED)
         self._script = script
         self._clock = clock
         self._end_of_text = end_of_text
         self._first_byte = first_byte
-        self._links = LinkServer(self, b"0123456789abcdef")
+        self._links = LinkServer(self, self, b"0123456789abcdef")
         self._tasks: dict[RequestId, asyncio.Task[None]] = {}
         self._rerouted: dict[RequestId, Reroute] = {}
         self._ending: asyncio.Task[None] | None = None

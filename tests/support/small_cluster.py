@@ -50,7 +50,7 @@ from deployments.link.link_client import ReplicaLink
 from deployments.link.link_messages import Reroute, StepItem, Submit, decode_to_front
 from deployments.link.link_server import LinkServer
 from deployments.replica.mixing import DecisionMixing
-from deployments.replica.request_tracker import RequestBook
+from deployments.replica.request_tracker import RequestTracker
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.reader import DecisionReader
@@ -177,12 +177,12 @@ class SmallReplica:
             SystemClock(),
             self._executor,
         )
-        self.links = LinkServer(self, KEY)
-        self.book = RequestBook(
+        self.links = LinkServer(self, self, KEY)
+        self.book = RequestTracker(
             engine=self.built.engine,
             adapters=self.adapters,
-            ensure=_nothing,
-            ensure_router=_nothing,
+            sync_adapters=_nothing,
+            sync_router=_nothing,
             reader=DecisionReader(
                 store=store, codec=codec, clock=SystemClock(), config=DecisionConfig(), leeway_s=60
             ),
@@ -226,8 +226,7 @@ class SmallReplica:
         self.book.cancel(request_id)
 
     def disconnected(self, request_ids: frozenset[RequestId]) -> None:
-        for request_id in request_ids:
-            self.book.abandon(request_id)
+        self.book.disconnected(request_ids)
 
     def on_host(self) -> tuple[()]:
         return ()
@@ -239,7 +238,7 @@ class SmallReplica:
 
     async def close(self) -> None:
         """Nothing may be left behind."""
-        await self.book.drain(20)
+        await self.book.wait_idle(20)
         assert await asyncio.to_thread(self.built.engine.stop, drain=True, timeout_s=20)
         self.built.engine.check_integrity()
         self.book.check_integrity()

@@ -49,12 +49,26 @@ class Place:
     path: str = ""
 
 
+class AddOutcome(StrEnum):
+    """How a replica's try of an adapter or a router ended."""
+
+    LOADED = "loaded"
+    CHECKED = "checked"  # an adapter's files are good; there is no room on the device now
+    REFUSED = "refused"
+    SILENT = "silent"  # no answer in time
+
+    @property
+    def works(self) -> bool:
+        """Report whether the replica can serve it."""
+        return self in (AddOutcome.LOADED, AddOutcome.CHECKED)
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaAnswer:
-    """One replica's answer when it was asked to serve a staged version."""
+    """One replica's answer when it was asked to serve a staged version or a router."""
 
     replica_id: str
-    outcome: str  # "loaded", "checked" (no room on the device now) or "refused"
+    outcome: AddOutcome
     code: str = ""  # of the error where refused
     message: str = ""
 

@@ -1,4 +1,4 @@
-"""What one front knows of the replicas: their own words, and what it sent them since.
+"""The replicas as one front knows them: their snapshots, and what it sent them since.
 
 One owner (the front's event loop). A request is counted from ``sent`` to ``finished``; once a
 snapshot is newer than the sending, the snapshot counts it and the view no longer does.
@@ -22,7 +22,7 @@ class ReplicaView:
     sent: int = 0  # requests this front sent since then
     incoming: frozenset[AdapterDigest] = frozenset()  # adapters of those requests
     on_host: frozenset[AdapterDigest] = frozenset()  # copies in its host memory
-    others: float = 0.0  # requests that this front lately sent there for other tenants, fading
+    others: float = 0.0  # recent requests that this front sent there for other tenants, fading
 
     @property
     def replica_id(self) -> ReplicaId:
@@ -30,7 +30,7 @@ class ReplicaView:
 
     @property
     def load(self) -> int:
-        """Requests queued, running or on their way."""
+        """Return the number of requests queued, running or on their way."""
         return self.snapshot.queued + self.snapshot.running + self.sent
 
 
@@ -83,14 +83,6 @@ class ClusterView:
         for request_id in self._by_replica.pop(replica_id, set()):
             del self._sent[request_id]
 
-    def retain(self, alive: Iterable[ReplicaId], now: float) -> tuple[ReplicaId, ...]:
-        """Drop every replica that is not alive; returns those dropped, sorted."""
-        alive_ids = set(alive)
-        lost = tuple(sorted(self._known.keys() - alive_ids))
-        for replica_id in lost:
-            self.remove(replica_id, now)
-        return lost
-
     def forget_removed(self, before: float) -> None:
         """Release the memory of removals older than ``before``."""
         self._removed_at = {r: at for r, at in self._removed_at.items() if at >= before}
@@ -103,14 +95,14 @@ class ClusterView:
         digests: Iterable[AdapterDigest],
         now: float,
     ) -> None:
-        """A request left for a replica; sending it again elsewhere moves it."""
+        """Note that a request left for a replica; sending it again elsewhere moves it."""
         self.finished(request_id)
         self._sent[request_id] = _Sent(replica_id, now, tuple(digests))
         self._by_replica.setdefault(replica_id, set()).add(request_id)
         self._neighbours.sent(replica_id, tenant, now)
 
     def finished(self, request_id: RequestId) -> None:
-        """A request ended, however; unknown ids are ignored (its replica may be lost)."""
+        """Note that a request ended, however; unknown ids are ignored (its replica may be lost)."""
         sent = self._sent.pop(request_id, None)
         if sent is None:
             return
@@ -120,12 +112,12 @@ class ClusterView:
             del self._by_replica[sent.replica_id]
 
     def snapshot(self, replica_id: ReplicaId) -> ReplicaSnapshot | None:
-        """The replica's latest word, or None."""
+        """Return the replica's latest snapshot, or None."""
         known = self._known.get(replica_id)
         return None if known is None else known.snapshot
 
     def replicas(self, now: float, tenant: TenantId | None = None) -> tuple[ReplicaView, ...]:
-        """All known replicas, by id, as a request of ``tenant`` meets them."""
+        """Return all known replicas, by id, as a request of ``tenant`` meets them."""
         return tuple(
             self._view(self._known[replica_id], now, tenant) for replica_id in sorted(self._known)
         )
@@ -153,7 +145,7 @@ class ClusterView:
         )
 
     def check_integrity(self) -> None:
-        """Raises IntegrityError where requests and their index by replica disagree."""
+        """Check that requests and their index by replica agree; raises IntegrityError."""
         indexed = sum(len(requests) for requests in self._by_replica.values())
         if indexed != len(self._sent):
             raise IntegrityError(

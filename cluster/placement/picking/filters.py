@@ -1,11 +1,11 @@
-"""Filters say which replicas a request may go to; a refusal is a word for metrics and people.
+"""Filters say which replicas a request may go to; a refusal has a name for metrics and people.
 
-Hard filters always hold. Soft ones are preferences: one that would leave nobody is passed over.
+Hard filters always hold. Soft ones are preferences: one that would leave no replica is passed over.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
@@ -14,11 +14,10 @@ from cluster.placement.picking.cluster_view import ReplicaView
 
 @dataclass(frozen=True, slots=True)
 class PickRequest:
-    """What a pick depends on."""
+    """The properties of a request that a pick depends on."""
 
     digests: tuple[AdapterDigest, ...]  # of the whole mixture; empty: the base alone
     tenant: TenantId | None = None  # who asks; None has no neighbours
-    nbytes: Mapping[AdapterDigest, int] = field(default_factory=dict)  # where known
     exclude: Collection[ReplicaId] = ()  # replicas that just failed this request
 
 
@@ -27,16 +26,16 @@ class Filter(Protocol):
 
     @property
     def name(self) -> str:
-        """The refusal's word."""
+        """Return the refusal's name."""
         ...
 
     @property
     def hard(self) -> bool:
-        """Whether it holds even where it leaves nobody."""
+        """Report whether it holds even if it leaves no replica."""
         ...
 
     def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
-        """For each replica, whether it is refused."""
+        """Report for each replica whether it is refused."""
         ...
 
 
@@ -65,7 +64,7 @@ class NotDraining:
 
 @dataclass(frozen=True, slots=True)
 class QueueBound:
-    """Room in the replica's queue, what this front sent since its last word included."""
+    """Room in the replica's queue, counting what this front sent since its last snapshot."""
 
     max_queued: int
     name: ClassVar[str] = "queue_full"
@@ -78,7 +77,7 @@ class QueueBound:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """Heard of lately."""
+    """Refuses replicas without a recent snapshot."""
 
     stale_after_s: float
     name: ClassVar[str] = "stale"

@@ -1,4 +1,4 @@
-"""What each replica was lately sent, by tenant, so that tenants can keep out of each other's way.
+"""Recent requests to each replica by tenant, so that tenants can keep out of each other's way.
 
 A tenant that is quiet for a moment is still there: what it sent counts on, and fades.
 """
@@ -28,7 +28,7 @@ class _Count:
 
 
 @dataclass(slots=True)
-class _Sent:
+class _RecentRequests:
     total: _Count = field(default_factory=_Count)
     by_tenant: dict[TenantId, _Count] = field(default_factory=dict)
     sweep_at: int = _SWEEP_AT
@@ -38,11 +38,11 @@ class Neighbours:
     """Fading counts of requests per replica and tenant. Times are wall-clock seconds."""
 
     def __init__(self) -> None:
-        self._sent: dict[ReplicaId, _Sent] = {}
+        self._sent: dict[ReplicaId, _RecentRequests] = {}
 
     def sent(self, replica_id: ReplicaId, tenant: TenantId, now: float) -> None:
         """Count a request."""
-        sent = self._sent.setdefault(replica_id, _Sent())
+        sent = self._sent.setdefault(replica_id, _RecentRequests())
         sent.total.add(now)
         sent.by_tenant.setdefault(tenant, _Count()).add(now)
         if len(sent.by_tenant) >= sent.sweep_at:
@@ -51,7 +51,7 @@ class Neighbours:
             sent.sweep_at = max(_SWEEP_AT, 2 * len(kept))
 
     def of_others(self, replica_id: ReplicaId, tenant: TenantId, now: float) -> float:
-        """What the replica was lately sent by all tenants but this one."""
+        """Return the recent requests of all other tenants to the replica, fading."""
         sent = self._sent.get(replica_id)
         if sent is None:
             return 0.0

@@ -31,7 +31,7 @@ _TIE = 9  # decimals of a score; finer differences are rounding errors
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class PickCandidate:
     """One replica as a pick saw it."""
 
     replica_id: ReplicaId
@@ -48,12 +48,12 @@ class Explanation:
 
     digests: tuple[AdapterDigest, ...]
     chosen: ReplicaId | None
-    candidates: tuple[Candidate, ...]  # best first, then the refused, by id
+    candidates: tuple[PickCandidate, ...]  # best first, then the refused, by id
     passed_over: tuple[str, ...]  # soft filters that would have refused everybody
 
     @property
     def refusals(self) -> dict[str, int]:
-        """Replicas refused, by filter."""
+        """Return the replicas refused, by filter."""
         counts: dict[str, int] = {}
         for candidate in self.candidates:
             if candidate.refused_by is not None:
@@ -71,7 +71,7 @@ class Picker:
         filters: Sequence[Filter] | None = None,
         scorers: Sequence[Scorer] | None = None,
     ) -> None:
-        """``filters`` and ``scorers`` replace the standard ones.
+        """Take ``filters`` and ``scorers`` in place of the standard ones.
 
         Raises:
             ValueError: a scorer has no weight in the policy.
@@ -91,7 +91,7 @@ class Picker:
         self._weights = weights
 
     def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaChoice:
-        """The best replica for the request.
+        """Return the best replica for the request.
 
         Raises:
             Overloaded: replicas are there, but the queue of each is full.
@@ -110,7 +110,7 @@ class Picker:
         )
 
     def explain(self, view: ClusterView, request: PickRequest, now: float) -> Explanation:
-        """The pick with every candidate's scores and every refusal; never raises."""
+        """Return the pick with every candidate's scores and every refusal; never raises."""
         everyone = view.replicas(now, request.tenant)
         candidates: Sequence[ReplicaView] = everyone
         refused: dict[ReplicaId, str] = {}
@@ -126,7 +126,7 @@ class Picker:
             candidates = [replica for replica, no in pairs if not no]
         ranked = self._rank(candidates, request)
         out = [
-            Candidate(r.replica_id, refused[r.replica_id], 0.0, (), r.load, r.age)
+            PickCandidate(r.replica_id, refused[r.replica_id], 0.0, (), r.load, r.age)
             for r in everyone
             if r.replica_id in refused
         ]
@@ -137,7 +137,7 @@ class Picker:
             passed_over=tuple(passed_over),
         )
 
-    def _rank(self, replicas: Sequence[ReplicaView], request: PickRequest) -> list[Candidate]:
+    def _rank(self, replicas: Sequence[ReplicaView], request: PickRequest) -> list[PickCandidate]:
         columns = [
             (scorer.name, [_clamp(value) for value in scorer.score(replicas, request)])
             for scorer in self._scorers
@@ -149,14 +149,14 @@ class Picker:
             scores = tuple((name, values[index]) for name, values in columns)
             score = sum(self._weights[name] * value for name, value in scores) / total_weight
             ranked.append(
-                Candidate(replica.replica_id, None, score, scores, replica.load, replica.age)
+                PickCandidate(replica.replica_id, None, score, scores, replica.load, replica.age)
             )
         ranked.sort(key=lambda c: (-round(c.score, _TIE), -weight(key, c.replica_id), c.replica_id))
         return ranked
 
 
 def standard_filters(policy: PickingPolicy) -> tuple[Filter, ...]:
-    """Hard ones first, so that the soft ones compare only replicas that could serve."""
+    """Return the filters, hard ones first: soft ones then compare only those that can serve."""
     return (
         NotExcluded(),
         NotDraining(),

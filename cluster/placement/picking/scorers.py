@@ -15,20 +15,20 @@ class Scorer(Protocol):
 
     @property
     def name(self) -> str:
-        """Its key in the policy's weights."""
+        """Return its key in the policy's weights."""
         ...
 
     def score(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[float]:
-        """One value in [0, 1] per replica, higher is better."""
+        """Return one value in [0, 1] per replica, higher is better."""
         ...
 
 
 class ResidencyScorer:
-    """How much of the whole mixture a replica has, by bytes.
+    """Scores by the share of the mixture that a replica has, in bytes.
 
     Each adapter's tier is the value of the nearest of: on the device, on its way there, promised
     by the placement, a free slot, a slot that can be freed, no room; room counts more where a copy
-    in host memory spares the disk. A mixture that nobody has anything of is drawn to its
+    in host memory spares the disk. A mixture that no replica has any part of is drawn to its
     rendezvous home, so that its next request meets it again.
     """
 
@@ -57,7 +57,7 @@ class ResidencyScorer:
         digests = tuple(sorted(set(request.digests)))
         if not digests:
             return [1.0] * len(replicas)
-        sizes = _sizes(digests, replicas, request)
+        sizes = _sizes(digests, replicas)
         total = sum(sizes.values())
         values = [self._mixture(replica, sizes) / total for replica in replicas]
         if replicas and max(values) <= self.FREE_SLOT:
@@ -113,14 +113,14 @@ _HOLDS_SLOT = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.
 
 
 def _sizes(
-    digests: Sequence[AdapterDigest], replicas: Sequence[ReplicaView], request: PickRequest
+    digests: Sequence[AdapterDigest], replicas: Sequence[ReplicaView]
 ) -> dict[AdapterDigest, float]:
-    """Bytes of each adapter; the mean of the others where unknown, 1 where all are."""
+    """Return the bytes of each adapter: the mean of the others if unknown, 1 if all are."""
     known: dict[AdapterDigest, int] = {}
     for replica in replicas:
         for adapter in replica.snapshot.resident:
             known[adapter.digest] = max(known.get(adapter.digest, 0), adapter.nbytes)
-    sizes = {d: float(request.nbytes.get(d) or known.get(d) or 0) for d in digests}
+    sizes = {d: float(known.get(d, 0)) for d in digests}
     positive = [size for size in sizes.values() if size > 0]
     mean = sum(positive) / len(positive) if positive else 1.0
     return {digest: size or mean for digest, size in sizes.items()}
@@ -129,7 +129,7 @@ def _sizes(
 class LoadScorer:
     """``1 / (1 + load / (mean + 1))``: 1 when idle, about a half at the mean of many.
 
-    The 1 beside the mean keeps a single request from weighing as much as a hundred.
+    The 1 added to the mean keeps a single request from weighing as much as a hundred.
     """
 
     name = "load"
@@ -143,7 +143,7 @@ class LoadScorer:
 
 
 class TenantScorer:
-    """Out of other tenants' way: 1 minus the replica's share of what they were lately sent.
+    """Keeps out of other tenants' way: 1 minus the replica's share of their recent requests.
 
     Two tenants so come apart where there is room, each with its adapters and prefixes, and one that
     asks without end leaves the other a quiet replica. A replica that has more than ``SLACK``

@@ -8,7 +8,7 @@ from cluster.domain.ids import AdapterDigest, ReplicaId
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class PrefetchFailure:
     """The latest failure of one adapter on one replica."""
 
     replica_id: ReplicaId
@@ -22,7 +22,7 @@ class PrefetchBackoff:
     """Remembers (replica, adapter) pairs that failed; one owner."""
 
     def __init__(self) -> None:
-        self._failures: dict[tuple[ReplicaId, AdapterDigest], Failure] = {}
+        self._failures: dict[tuple[ReplicaId, AdapterDigest], PrefetchFailure] = {}
 
     def failed(
         self,
@@ -33,12 +33,12 @@ class PrefetchBackoff:
         *,
         first_s: float,
         most_s: float,
-    ) -> Failure:
+    ) -> PrefetchFailure:
         """Record a failure; the wait is ``first_s * 2**(attempts - 1)``, at most ``most_s``."""
         before = self._failures.get((replica_id, digest))
         attempts = before.attempts + 1 if before else 1
         wait = min(most_s, first_s * 2.0 ** min(attempts - 1, 60))
-        failure = Failure(replica_id, digest, attempts, now + wait, message)
+        failure = PrefetchFailure(replica_id, digest, attempts, now + wait, message)
         self._failures[replica_id, digest] = failure
         return failure
 
@@ -56,30 +56,30 @@ class PrefetchBackoff:
         }
 
     def avoid(self, now: float) -> frozenset[tuple[ReplicaId, AdapterDigest]]:
-        """Pairs whose wait is not over."""
+        """Return the pairs whose wait is not over."""
         return frozenset(key for key, f in self._failures.items() if f.retry_at > now)
 
-    def failures(self) -> tuple[Failure, ...]:
-        """All remembered failures, sorted."""
+    def failures(self) -> tuple[PrefetchFailure, ...]:
+        """Return all remembered failures, sorted."""
         return tuple(self._failures[key] for key in sorted(self._failures))
 
     def to_state(self) -> list[list[Any]]:
-        """JSON-able; ``from_state`` is the inverse."""
+        """Return its state, JSON-able; ``from_state`` is the inverse."""
         return [
             [f.replica_id, f.digest, f.attempts, f.retry_at, f.message] for f in self.failures()
         ]
 
     @classmethod
     def from_state(cls, state: Iterable[list[Any]]) -> "PrefetchBackoff":
-        """The backoff that ``to_state`` described."""
+        """Return the backoff that ``to_state`` described."""
         backoff = cls()
         for replica_id, digest, attempts, retry_at, message in state:
             key = (ReplicaId(replica_id), AdapterDigest(digest))
-            backoff._failures[key] = Failure(*key, attempts, retry_at, message)
+            backoff._failures[key] = PrefetchFailure(*key, attempts, retry_at, message)
         return backoff
 
     def describe(self, aliases: Mapping[AdapterDigest, str]) -> list[dict[str, Any]]:
-        """For the admin API."""
+        """Return the failures for the admin API."""
         return [
             {
                 "replica": f.replica_id,

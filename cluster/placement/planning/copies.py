@@ -1,4 +1,4 @@
-"""How many copies of each adapter: proportional to load, with hysteresis.
+"""Numbers of copies of each adapter: proportional to load, with hysteresis.
 
 An adapter's demand is ``share * replicas``: the copies it needs so that none carries more than
 the mean load of a replica. It is compared with the copies decided last, not with those that
@@ -16,7 +16,7 @@ _ROUNDING = 1e-9
 
 
 def copy_targets(inputs: PlanInputs) -> tuple[CopyTarget, ...]:
-    """Copies of every adapter that has load, a pin or had copies; sorted by alias and digest.
+    """Return the copies of every adapter that has load or a pin or had copies, sorted by alias.
 
     More load never gives an adapter fewer copies. A copy is added when demand exceeds the present
     number by the tolerance, on the share that the evidence supports (``PlacementPolicy.evidence``),
@@ -40,13 +40,15 @@ def _target(
     replicas = len(inputs.replicas)
     per_second = rate.rate if rate else 0.0
     share = min(1.0, per_second / inputs.load.total) if inputs.load.total > 0 else 0.0
-    wanted, held_back = _wanted(inputs, info.digest, per_second, share, min(previous, replicas))
-    copies = max(wanted, pinned)
+    desired, held_back = _desired_copies(
+        inputs, info.digest, per_second, share, min(previous, replicas)
+    )
+    copies = max(desired, pinned)
     facts = _facts(rate, share)
     if pinned and copies == pinned:
         facts = f"pinned to {pinned}; {facts}"
     if held_back:
-        facts += "; changed lately, so no copy is taken away yet"
+        facts += "; changed recently, so no copy is taken away yet"
     noun = "copy" if copies == 1 else "copies"
     change = f"copies {previous} -> {copies}" if copies != previous else f"{copies} {noun}"
     return CopyTarget(
@@ -61,10 +63,10 @@ def _target(
     )
 
 
-def _wanted(
+def _desired_copies(
     inputs: PlanInputs, digest: AdapterDigest, rate: float, share: float, present: int
 ) -> tuple[int, bool]:
-    """Copies by load alone, and whether the cooldown kept copies that load does not ask for."""
+    """Return the copies by load alone, and whether the cooldown kept any beyond them."""
     policy = inputs.policy.placement
     replicas = len(inputs.replicas)
     most = replicas if policy.max_copies is None else min(replicas, policy.max_copies)
@@ -73,11 +75,11 @@ def _wanted(
     believed = share * seen / (seen + policy.evidence) if seen > 0 else 0.0
     raised = math.ceil(believed * replicas - policy.tolerance - _ROUNDING)
     lowered = math.ceil(share * replicas + policy.tolerance - _ROUNDING) if rate > 0 else 0
-    wanted = min(max(present, raised), max(lowered, raised))
-    wanted = min(max(wanted, least), most)
-    if wanted < present and digest in inputs.cooling:
+    desired = min(max(present, raised), max(lowered, raised))
+    desired = min(max(desired, least), most)
+    if desired < present and digest in inputs.cooling:
         return min(present, most), True
-    return wanted, False
+    return desired, False
 
 
 def _facts(rate: AdapterRate | None, share: float) -> str:
@@ -91,5 +93,5 @@ def _facts(rate: AdapterRate | None, share: float) -> str:
 
 
 def copies_by_digest(targets: tuple[CopyTarget, ...]) -> Mapping[AdapterDigest, int]:
-    """The ``previous`` of the next plan; adapters without copies are forgotten."""
+    """Return the ``previous`` of the next plan; adapters without copies are forgotten."""
     return {target.digest: target.copies for target in targets if target.copies}

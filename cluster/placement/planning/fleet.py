@@ -1,4 +1,4 @@
-"""The replicas as the controller knows them: their last word, and what each was told to have.
+"""The replicas as the controller knows them: their last snapshots, and what each should have.
 
 A plan is sent to a replica until it has acknowledged the version at which its desired adapters
 last changed, and again where an acknowledged adapter is missing.
@@ -12,9 +12,9 @@ from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.planning.history import History
-from cluster.placement.planning.plan import Held, MoveKind, Plan, ReplicaRoom
+from cluster.placement.planning.plan import MoveKind, Plan, ReplicaRoom, ResidentCopy
 
-_HOLDS_ROOM = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.EVICTING})
+_TAKES_ROOM = frozenset({AdapterState.READY, AdapterState.LOADING, AdapterState.EVICTING})
 _ON_ITS_WAY = frozenset(
     {AdapterState.FETCHING, AdapterState.ON_HOST, AdapterState.LOADING, AdapterState.READY}
 )
@@ -22,18 +22,16 @@ _ON_ITS_WAY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """What one replica is told."""
+    """The message to one replica."""
 
     replica_id: ReplicaId
     version: int
     desired: tuple[AdapterDigest, ...]  # what matters most first
-    prefetch: tuple[AdapterDigest, ...]  # of the desired, those not ready
-    evict: tuple[AdapterDigest, ...]  # to make room; never one in use
 
 
 @dataclass(slots=True)
 class Assignment:
-    """What one replica should have."""
+    """The adapters that one replica should have."""
 
     desired: tuple[AdapterDigest, ...]
     version: int  # of the last change of ``desired``
@@ -56,7 +54,7 @@ class Fleet:
     def observe(
         self, snapshots: Iterable[ReplicaSnapshot], *, lost_after_s: float, now: float
     ) -> None:
-        """Take in the replicas' words; drop those silent for longer than ``lost_after_s``."""
+        """Take in the replicas' snapshots; drop those silent for longer than ``lost_after_s``."""
         if self._started_at is None:
             self._started_at = now
         for snapshot in snapshots:
@@ -68,7 +66,7 @@ class Fleet:
             # A restored assignment has been heard of when this process began to listen.
             heard_at = heard.observed_at if heard is not None else self._started_at
             if now - heard_at > lost_after_s:
-                self.lost(replica_id, now, f"silent for more than {lost_after_s:g} s")
+                self._drop(replica_id, now, f"silent for more than {lost_after_s:g} s")
         for replica_id, snapshot in sorted(self.snapshots.items()):
             assignment = self.assignments.get(replica_id)
             if assignment is None:
@@ -80,8 +78,7 @@ class Fleet:
                 self.version = max(self.version, snapshot.desired_version) + 1
                 assignment.version = self.version
 
-    def lost(self, replica_id: ReplicaId, now: float, reason: str) -> None:
-        """Drop a replica."""
+    def _drop(self, replica_id: ReplicaId, now: float, reason: str) -> None:
         self.snapshots.pop(replica_id, None)
         assignment = self.assignments.pop(replica_id, None)
         if assignment is not None:
@@ -89,7 +86,7 @@ class Fleet:
             self._history.record(now, "replica_lost", words, replica_id)
 
     def _join(self, snapshot: ReplicaSnapshot, now: float) -> None:
-        """A replica that already follows a plan keeps it: the store may have lost ours."""
+        """Add a replica. One that already follows a plan keeps it: the store may have lost ours."""
         self.version = max(self.version, snapshot.desired_version)
         self.assignments[snapshot.replica_id] = Assignment(
             snapshot.desired, snapshot.desired_version, acknowledged=snapshot.desired_version
@@ -98,13 +95,13 @@ class Fleet:
         self._history.record(now, "replica_joined", words, snapshot.replica_id)
 
     def rooms(self, now: float) -> tuple[ReplicaRoom, ...]:
-        """The replicas that adapters may be placed on."""
+        """Return the replicas that adapters may be placed on."""
         return tuple(
             ReplicaRoom(
                 replica_id=replica_id,
                 slots=snapshot.slots_total,
                 bytes_limit=snapshot.adapter_bytes_limit,
-                held=_held(snapshot),
+                resident=_resident_copies(snapshot),
                 desired=self._still_desired(snapshot, now),
             )
             for replica_id, snapshot in sorted(self.snapshots.items())
@@ -112,7 +109,7 @@ class Fleet:
         )
 
     def _still_desired(self, snapshot: ReplicaSnapshot, now: float) -> tuple[AdapterDigest, ...]:
-        """What the replica was told to have, but for what it had and gave up again."""
+        """Return the replica's desired adapters without those that it loaded and evicted again."""
         assignment = self.assignments[snapshot.replica_id]
         settled = (
             snapshot.desired_version >= assignment.version
@@ -138,7 +135,7 @@ class Fleet:
             assignment.version = self.version
 
     def plans_to_send(self, planned: Plan, now: float) -> tuple[ReplicaPlan, ...]:
-        """What must be told, to whom; counts as sent."""
+        """Return the plans that must be sent; they count as sent."""
         plans = []
         for replica_id in sorted(planned.desired):
             assignment = self.assignments[replica_id]
@@ -153,22 +150,15 @@ class Fleet:
             news = assignment.sent_version != assignment.version
             if not news and now - assignment.sent_at < self._resend_s:
                 continue
-            evictions = [
-                move
-                for move in planned.moves
-                if move.replica_id == replica_id and move.kind is MoveKind.EVICT
-            ]
-            for move in evictions if news else ():
-                self._history.record(now, "evict", move.reason, replica_id, move.digest)
+            for move in planned.moves if news else ():
+                if move.replica_id == replica_id and move.kind is MoveKind.EVICT:
+                    self._history.record(now, "evict", move.reason, replica_id, move.digest)
             assignment.sent_version, assignment.sent_at = assignment.version, now
-            evict = tuple(move.digest for move in evictions)
-            plans.append(
-                ReplicaPlan(replica_id, assignment.version, assignment.desired, missing, evict)
-            )
+            plans.append(ReplicaPlan(replica_id, assignment.version, assignment.desired))
         return tuple(plans)
 
     def status(self) -> dict[str, Any]:
-        """For the admin API: each replica with what it should have and what it has."""
+        """Return, for the admin API, each replica with what it should have and what it has."""
         replicas: dict[str, Any] = {}
         for replica_id, assignment in sorted(self.assignments.items()):
             snapshot = self.snapshots.get(replica_id)
@@ -187,7 +177,7 @@ class Fleet:
         return replicas
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able; ``restore`` is the inverse. Snapshots are not state: they come again."""
+        """Return its state, JSON-able, without snapshots; ``restore`` is the inverse."""
         return {
             "version": self.version,
             "assignments": {
@@ -204,9 +194,9 @@ class Fleet:
             self.assignments[ReplicaId(replica_id)] = Assignment(**{**entry, "desired": desired})
 
 
-def _held(snapshot: ReplicaSnapshot) -> tuple[Held, ...]:
+def _resident_copies(snapshot: ReplicaSnapshot) -> tuple[ResidentCopy, ...]:
     return tuple(
-        Held(
+        ResidentCopy(
             digest=adapter.digest,
             nbytes=adapter.nbytes,
             ready=adapter.state is AdapterState.READY,
@@ -214,5 +204,5 @@ def _held(snapshot: ReplicaSnapshot) -> tuple[Held, ...]:
             last_used=adapter.last_used,
         )
         for adapter in snapshot.resident
-        if adapter.state in _HOLDS_ROOM
+        if adapter.state in _TAKES_ROOM
     )

@@ -1,4 +1,4 @@
-"""What the controller changed lately, and why."""
+"""The controller's last changes, and the reason of each."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ class Change:
 
     at: float  # wall clock, seconds
     kind: str
-    """copies, prefetch, evict (told), evicted (done), failed, replicas, replica_joined or
+    """copies, prefetch, evict (planned), evicted (done), failed, replicas, replica_joined or
     replica_lost"""
     message: str
     replica_id: str = ""
@@ -30,22 +30,22 @@ class History:
         self.aliases: Mapping[AdapterDigest, str] = {}
 
     def alias(self, digest: str) -> str:
-        """The adapter's name for people, empty where the catalog has none."""
+        """Return the adapter's name for people, empty if the catalog has none."""
         return self.aliases.get(AdapterDigest(digest), "")
 
     def record(
         self, now: float, kind: str, message: str, replica_id: str = "", digest: str = ""
     ) -> None:
-        """Add a line; the oldest one goes where there is no room."""
+        """Add a line; the oldest one is dropped if there is no room."""
         self._changes.append(Change(now, kind, message, replica_id, digest, self.alias(digest)))
 
     @property
     def changes(self) -> tuple[Change, ...]:
-        """All that is kept."""
+        """Return all changes that are kept."""
         return tuple(self._changes)
 
     def to_state(self) -> list[dict[str, Any]]:
-        """JSON-able; ``restore`` is the inverse."""
+        """Return its state, JSON-able; ``restore`` is the inverse."""
         return [asdict(change) for change in self._changes]
 
     def restore(self, state: Iterable[Mapping[str, Any]]) -> None:

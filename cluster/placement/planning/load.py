@@ -1,15 +1,12 @@
-"""From cumulative counters in snapshots to smoothed arrival rates per adapter and tenant."""
+"""Smoothed arrival rates per adapter and tenant, from cumulative counters in snapshots."""
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
-
-BASE = AdapterDigest("")
-"""The base without an adapter, as snapshots name it."""
 
 REQUESTS_COUNTER = "requests_arrived"
 """Engine counter with all requests of a replica. A request for a mixture counts once here, but
@@ -31,14 +28,14 @@ class AdapterRate:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What is asked of the cluster now."""
+    """The present demand on the cluster."""
 
     total: float  # requests per second, base included
     window_s: float  # time constant of the average
     adapters: tuple[AdapterRate, ...]  # without the base, by digest
 
     def tenants(self) -> dict[TenantId, float]:
-        """Adapter arrivals per second by tenant (a mixture counts once for each adapter)."""
+        """Return adapter arrivals per second by tenant (a mixture counts once for each adapter)."""
         rates: dict[TenantId, float] = {}
         for adapter in self.adapters:
             for tenant, rate in adapter.tenants:
@@ -119,7 +116,7 @@ class LoadTracker:
         )
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able; ``from_state`` goes on from it."""
+        """Return its state, JSON-able; ``from_state`` continues from it."""
         return {
             "updated_at": self._updated_at,
             "rates": [[*key, rate] for key, rate in sorted(self._rates.items())],
@@ -134,7 +131,7 @@ class LoadTracker:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "LoadTracker":
-        """The tracker that ``to_state`` described."""
+        """Return the tracker that ``to_state`` described."""
         tracker = cls()
         tracker._updated_at = state["updated_at"]
         tracker._rates = {_key(entry): float(entry[2]) for entry in state["rates"]}

@@ -11,9 +11,9 @@ from cluster.placement.policy import Pin
 def resolve_pins(
     pins: Iterable[Pin], adapters: Iterable[AdapterInfo], *, replicas: int
 ) -> tuple[dict[AdapterDigest, int], tuple[str, ...]]:
-    """Least copies by digest, and a message for each pin that names no single adapter.
+    """Return least copies by digest, and a message for each pin that names no single adapter.
 
-    Such a pin is no error of the file: the adapter may be registered later.
+    Such a pin is not an error of the file: the adapter may be registered later.
     """
     by_alias: dict[str, list[AdapterInfo]] = {}
     for info in adapters:

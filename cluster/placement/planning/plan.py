@@ -1,10 +1,9 @@
-"""What the planner reads and answers: data only."""
+"""The planner's inputs and answer: data only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.planning.load import LoadReport
 from cluster.placement.policy import ClusterPolicy
@@ -12,22 +11,17 @@ from cluster.placement.policy import ClusterPolicy
 
 @dataclass(frozen=True, slots=True)
 class AdapterInfo:
-    """What placement needs to know of one version."""
+    """The facts that placement needs about one version."""
 
     digest: AdapterDigest
     alias: str
     owner: TenantId
     nbytes: int  # on the device where known, else in the file
 
-    @classmethod
-    def from_entry(cls, entry: AdapterEntry) -> "AdapterInfo":
-        """The catalog's line, reduced."""
-        return cls(entry.key.digest, entry.key.alias, entry.key.owner, entry.manifest.nbytes)
-
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """One adapter that takes a replica's room now."""
+class ResidentCopy:
+    """One adapter that takes up room on a replica now."""
 
     digest: AdapterDigest
     nbytes: int
@@ -43,7 +37,7 @@ class ReplicaRoom:
     replica_id: ReplicaId
     slots: int
     bytes_limit: int
-    held: tuple[Held, ...] = ()
+    resident: tuple[ResidentCopy, ...] = ()
     desired: tuple[AdapterDigest, ...] = ()  # what the last plan put here
 
 
@@ -57,12 +51,12 @@ class PlanInputs:
     policy: ClusterPolicy
     pins: Mapping[AdapterDigest, int] = field(default_factory=dict)  # least copies
     previous: Mapping[AdapterDigest, int] = field(default_factory=dict)  # copies decided last
-    cooling: frozenset[AdapterDigest] = frozenset()  # changed lately: lose no copy
-    avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed lately
+    cooling: frozenset[AdapterDigest] = frozenset()  # changed recently: lose no copy
+    avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed recently
 
 
 class MoveKind(StrEnum):
-    """What a replica is told to do."""
+    """The kind of a change on a replica."""
 
     PREFETCH = "prefetch"
     EVICT = "evict"
@@ -80,7 +74,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class CopyTarget:
-    """How many copies an adapter should have, and why."""
+    """The number of copies that an adapter should have, and the reason."""
 
     digest: AdapterDigest
     alias: str
@@ -94,7 +88,7 @@ class CopyTarget:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Which adapters live where. Equal inputs in any order give an equal plan."""
+    """The adapters of each replica. Equal inputs in any order give an equal plan."""
 
     desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]  # what matters most first
     moves: tuple[Move, ...]

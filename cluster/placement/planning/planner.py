@@ -1,12 +1,12 @@
-"""Which adapters live where: capacity kept, few moves, everybody computes the same.
+"""Places adapters on replicas: within capacity, with few moves, the same wherever it is computed.
 
 Copies are served in order of worth: pins, then the first copy of every adapter with load, then
 further copies by the load each would carry (the highest-averages rule, which unlike largest
 remainders never takes a copy away because a replica was added). A copy stays where it is if it can.
 A new one goes to the first replica in the adapter's rendezvous order that has room and would
 not carry much more than the mean load; where no replica has room it may displace copies of
-clearly less worth. Adapters that replicas loaded on demand are in nobody's plan, but they are
-used: they give way only to a copy that would carry clearly more. Nothing is evicted before its
+clearly less worth. Adapters that replicas loaded on demand are in no plan, but they are
+used: they make room only for a copy that would carry clearly more. Nothing is evicted before its
 room is needed.
 """
 
@@ -19,12 +19,12 @@ from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.placement.planning.copies import copy_targets
 from cluster.placement.planning.plan import (
     CopyTarget,
-    Held,
     Move,
     MoveKind,
     Plan,
     PlanInputs,
     ReplicaRoom,
+    ResidentCopy,
 )
 from cluster.placement.rendezvous import order
 
@@ -36,20 +36,20 @@ _Worth = tuple[int, float, AdapterDigest]  # (class, minus load carried, digest)
 @dataclass(slots=True)
 class _Replica:
     room: ReplicaRoom
-    held: dict[AdapterDigest, Held]
+    resident: dict[AdapterDigest, ResidentCopy]
     assigned: dict[AdapterDigest, int] = field(default_factory=dict)  # digest -> bytes
     load: float = 0.0  # requests per second of the copies assigned
 
     def fits(self, digest: AdapterDigest, nbytes: int, without: Collection[AdapterDigest]) -> bool:
-        """Whether a new copy fits beside the assigned and the held ones but for ``without``."""
-        taken = {h.digest: h.nbytes for h in self.held.values() if h.busy}
-        taken |= {h.digest: h.nbytes for h in self.held.values() if h.digest not in without}
+        """Report whether a new copy fits with the others here, except ``without``."""
+        taken = {h.digest: h.nbytes for h in self.resident.values() if h.busy}
+        taken |= {h.digest: h.nbytes for h in self.resident.values() if h.digest not in without}
         taken |= {d: size for d, size in self.assigned.items() if d not in without}
         taken[digest] = nbytes
         return len(taken) <= self.room.slots and sum(taken.values()) <= self.room.bytes_limit
 
     def can_take(self, nbytes: int, spare_share: float) -> bool:
-        """Whether the plan may have one more copy here, sparing a share of the slots."""
+        """Report whether the plan may have one more copy here, sparing a share of the slots."""
         slots = max(1, self.room.slots - math.ceil(self.room.slots * spare_share))
         return (
             len(self.assigned) < min(slots, self.room.slots)
@@ -58,7 +58,7 @@ class _Replica:
 
 
 def plan(inputs: PlanInputs) -> Plan:
-    """The placement for the next tick. Pure; ``inputs`` may be in any order."""
+    """Return the placement for the next tick. Pure; ``inputs`` may be in any order."""
     return _Planning(inputs).run()
 
 
@@ -69,7 +69,7 @@ class _Planning:
         self._inputs = inputs
         self._policy = inputs.policy.placement
         self._replicas = {
-            room.replica_id: _Replica(room, {held.digest: held for held in room.held})
+            room.replica_id: _Replica(room, {copy.digest: copy for copy in room.resident})
             for room in sorted(inputs.replicas, key=lambda room: room.replica_id)
         }
         self._targets = {target.digest: target for target in copy_targets(inputs)}
@@ -80,8 +80,8 @@ class _Planning:
         self._unplaced: dict[AdapterDigest, str] = {}
 
     def run(self) -> Plan:
-        wanted = self._keep_what_is_there()
-        self._place(wanted)
+        to_place = self._keep_what_is_there()
+        self._place(to_place)
         self._keep_idle()
         self._make_room()
         ordered = {
@@ -102,7 +102,7 @@ class _Planning:
         return (_PIN if target.pinned else _FIRST, -target.rate, digest)
 
     def _worth(self, target: CopyTarget, nth: int) -> _Worth:
-        """Worth of an adapter's nth copy (from 1)."""
+        """Return the worth of an adapter's nth copy (from 1)."""
         if nth <= target.pinned:
             return (_PIN, -target.rate, target.digest)
         if nth == 1:
@@ -110,8 +110,8 @@ class _Planning:
         return (_EXTRA, -target.rate / nth, target.digest)
 
     def _nbytes(self, replica: _Replica, digest: AdapterDigest) -> int:
-        held = replica.held.get(digest)
-        return held.nbytes if held is not None else self._infos[digest].nbytes
+        copy = replica.resident.get(digest)
+        return copy.nbytes if copy is not None else self._infos[digest].nbytes
 
     def _can_take(self, replica: _Replica, target: CopyTarget, worth: _Worth) -> bool:
         spare = 0.0 if worth[0] == _PIN else self._policy.spare_share
@@ -147,14 +147,14 @@ class _Planning:
         return left_over
 
     def _holders(self, digest: AdapterDigest) -> list[_Replica]:
-        """Replicas that have the adapter or were told to, those worth keeping first."""
+        """Return the replicas that have the adapter or should, those worth keeping first."""
         ranks = {r: i for i, r in enumerate(order(digest, self._having(digest)))}
 
         def preference(replica: _Replica) -> tuple[bool, bool, int]:
-            held = replica.held.get(digest)
+            copy = replica.resident.get(digest)
             return (
                 digest not in replica.room.desired,
-                held is None or not held.ready,
+                copy is None or not copy.ready,
                 ranks[replica.room.replica_id],
             )
 
@@ -164,15 +164,15 @@ class _Planning:
         return [
             replica_id
             for replica_id, replica in self._replicas.items()
-            if (digest in replica.held or digest in replica.room.desired)
+            if (digest in replica.resident or digest in replica.room.desired)
             and (replica_id, digest) not in self._inputs.avoid
         ]
 
-    def _place(self, wanted: list[_Worth]) -> None:
+    def _place(self, to_place: list[_Worth]) -> None:
         """Find places for copies that have none, within the budget of moves."""
-        heapq.heapify(wanted)
-        while wanted:
-            worth = heapq.heappop(wanted)
+        heapq.heapify(to_place)
+        while to_place:
+            worth = heapq.heappop(to_place)
             target = self._targets[worth[2]]
             if self._count[target.digest] >= target.copies:
                 continue
@@ -189,12 +189,12 @@ class _Planning:
                 for digest in displaced:
                     loser = self._targets[digest]
                     self._unassign(replica, loser)
-                    heapq.heappush(wanted, self._worth(loser, self._count[digest] + 1))
+                    heapq.heappush(to_place, self._worth(loser, self._count[digest] + 1))
             self._prefetch(replica, target)
 
     def _why_not(self, target: CopyTarget, options: list[_Replica]) -> str:
         if not options:
-            return "no replica is left to try: prefetch failed lately"
+            return "no replica is left to try: prefetch failed recently"
         nbytes = self._infos[target.digest].nbytes
         if all(nbytes > replica.room.bytes_limit for replica in options):
             return f"its {nbytes} bytes are more than a replica has for adapters"
@@ -203,14 +203,14 @@ class _Planning:
     def _prefetch(self, replica: _Replica, target: CopyTarget) -> None:
         self._assign(replica, target)
         replica_id = replica.room.replica_id
-        held = replica.held.get(target.digest)
-        if held is not None or target.digest in replica.room.desired:
+        copy = replica.resident.get(target.digest)
+        if copy is not None or target.digest in replica.room.desired:
             return
         self._budget -= 1
         self._moves.append(Move(replica_id, target.digest, MoveKind.PREFETCH, target.reason))
 
     def _options(self, target: CopyTarget) -> list[_Replica]:
-        """Replicas that could take one more copy, in rendezvous order."""
+        """Return the replicas that could take one more copy, in rendezvous order."""
         free = [
             replica_id
             for replica_id, replica in self._replicas.items()
@@ -245,12 +245,12 @@ class _Planning:
     def _evictable(
         self, replica: _Replica, target: CopyTarget, worth: _Worth
     ) -> set[AdapterDigest]:
-        """Held adapters that no plan wants here and that would give way to the copy."""
+        """Return resident adapters that are not planned here and worth less than the copy."""
         carried = target.rate / target.copies
         margin = 1.0 + self._policy.tolerance
         return {
             digest
-            for digest in replica.held
+            for digest in replica.resident
             if digest not in replica.assigned
             and (
                 worth[0] == _PIN
@@ -260,12 +260,12 @@ class _Planning:
         }
 
     def _holder_count(self, digest: AdapterDigest) -> int:
-        return sum(1 for replica in self._replicas.values() if digest in replica.held)
+        return sum(1 for replica in self._replicas.values() if digest in replica.resident)
 
     def _displaceable(
         self, target: CopyTarget, worth: _Worth, options: list[_Replica]
     ) -> tuple[_Replica | None, list[AdapterDigest]]:
-        """The first replica where copies of clearly less worth make room, and those copies."""
+        """Return the first replica where clearly less worthy copies make room, and these."""
         for replica in options:
             losers = sorted(
                 (
@@ -292,33 +292,33 @@ class _Planning:
         return winner[0] != _PIN and -winner[1] > -loser[1] * (1.0 + self._policy.tolerance)
 
     def _keep_idle(self) -> None:
-        """Adapters that lost their load stay where they are, last used first, while they fit."""
+        """Keep adapters that lost their load where they are, last used first, while they fit."""
         for replica in self._replicas.values():
             idle = [
-                held
-                for digest, held in replica.held.items()
+                copy
+                for digest, copy in replica.resident.items()
                 if digest in replica.room.desired
                 and digest not in replica.assigned
                 and digest in self._infos
                 and (digest not in self._targets or not self._targets[digest].copies)
             ]
-            for held in sorted(idle, key=lambda held: (-held.last_used, held.digest)):
-                if replica.can_take(held.nbytes, self._policy.spare_share) and replica.fits(
-                    held.digest, held.nbytes, replica.held
+            for copy in sorted(idle, key=lambda copy: (-copy.last_used, copy.digest)):
+                if replica.can_take(copy.nbytes, self._policy.spare_share) and replica.fits(
+                    copy.digest, copy.nbytes, replica.resident
                 ):
-                    replica.assigned[held.digest] = held.nbytes
+                    replica.assigned[copy.digest] = copy.nbytes
 
     def _make_room(self) -> None:
         """Evict what the plan does not want, least used first, where room is short."""
         for replica_id, replica in self._replicas.items():
             sizes = dict(replica.assigned)
-            for held in replica.held.values():
-                sizes.setdefault(held.digest, held.nbytes)
+            for copy in replica.resident.values():
+                sizes.setdefault(copy.digest, copy.nbytes)
             victims = sorted(
-                (h for h in replica.held.values() if h.digest not in replica.assigned),
+                (h for h in replica.resident.values() if h.digest not in replica.assigned),
                 key=lambda h: (self._rate(h.digest), h.last_used, h.digest),
             )
-            arriving = sorted(d for d in replica.assigned if d not in replica.held)
+            arriving = sorted(d for d in replica.assigned if d not in replica.resident)
             for victim in victims:
                 fits = sum(sizes.values()) <= replica.room.bytes_limit
                 if len(sizes) <= replica.room.slots and fits:

@@ -35,7 +35,7 @@ _STATE_FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What the controller has to do after a tick."""
+    """The controller's tasks after a tick."""
 
     version: int
     replica_plans: tuple[ReplicaPlan, ...]  # only for replicas that must hear of it
@@ -49,7 +49,7 @@ class Actions:
 
 
 class Reconciler:
-    """See the module's text."""
+    """Compares the cluster with the policy once a tick, and says what to change."""
 
     def __init__(self, *, history: int = 200, resend_s: float = 5.0) -> None:
         """Keep ``history`` changes; repeat a plan that is not acknowledged every ``resend_s``."""
@@ -72,8 +72,8 @@ class Reconciler:
         """Compare what is with what should be.
 
         ``adapters`` is the catalog: only what it lists can be placed. A replica missing from
-        ``snapshots`` is kept until ``lost_after_s``; the actor calls ``replica_lost`` when it
-        knows better.
+        ``snapshots`` is kept until ``lost_after_s``: one that is replaced within that time costs
+        no moves, and fronts send its requests elsewhere at once.
         """
         fleet = self._fleet
         catalog = tuple(adapters)
@@ -129,7 +129,7 @@ class Reconciler:
         policy: ClusterPolicy,
         now: float,
     ) -> None:
-        """A replica's answer to a plan; ``failed`` has a message for each adapter.
+        """Take in a replica's answer to a plan; ``failed`` has a message for each adapter.
 
         An answer to an older plan still teaches what failed. Unknown replicas are ignored.
         """
@@ -154,10 +154,6 @@ class Reconciler:
             wait = failure.retry_at - now
             words = f"attempt {failure.attempts}: {message}; next one in {wait:.0f} s"
             self._history.record(now, "failed", words, replica_id, digest)
-
-    def replica_lost(self, replica_id: ReplicaId, now: float, reason: str) -> None:
-        """A replica is surely gone; the next tick re-places what it had."""
-        self._fleet.lost(replica_id, now, reason)
 
     def _scale(self, policy: ClusterPolicy, now: float) -> tuple[int, str]:
         snapshots = self._fleet.snapshots.values()
@@ -190,11 +186,11 @@ class Reconciler:
 
     @property
     def history(self) -> tuple[Change, ...]:
-        """The last changes, newest last."""
+        """Return the last changes, newest last."""
         return self._history.changes
 
     def status(self) -> dict[str, Any]:
-        """JSON-able, for people: the placement with its reasons."""
+        """Return the placement with its reasons, JSON-able, for people."""
         last = self._last
         return {
             "version": self._fleet.version,
@@ -216,7 +212,7 @@ class Reconciler:
         }
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able: all that a restarted controller needs to go on as if nothing happened."""
+        """Return, JSON-able, all that a restarted controller needs to continue as before."""
         return {
             "format": _STATE_FORMAT,
             "fleet": self._fleet.to_state(),
@@ -232,7 +228,7 @@ class Reconciler:
     def from_state(
         cls, state: Mapping[str, Any], *, history: int = 200, resend_s: float = 5.0
     ) -> "Reconciler":
-        """The reconciler that ``to_state`` described.
+        """Return the reconciler that ``to_state`` described.
 
         Raises:
             IntegrityError: the state is of another format.
@@ -255,7 +251,7 @@ class Reconciler:
 def _as_measured(
     catalog: Iterable[AdapterInfo], snapshots: Iterable[ReplicaSnapshot]
 ) -> tuple[AdapterInfo, ...]:
-    """The catalog, with sizes as they are on devices where a replica has measured them."""
+    """Return the catalog, with sizes on devices where a replica has measured them."""
     measured: dict[AdapterDigest, int] = {}
     for snapshot in snapshots:
         for adapter in snapshot.resident:

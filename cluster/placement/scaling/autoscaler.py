@@ -1,4 +1,4 @@
-"""How many replicas there should be: a pure function of load, policy, time and its own state."""
+"""Chooses the number of replicas: a pure function of load, policy, time and its own state."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -18,7 +18,7 @@ class AutoscalerState:
     modest: int = 0  # the wish nearest to the present count since then
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able; ``AutoscalerState(**state)`` is the inverse."""
+        """Return itself, JSON-able; ``AutoscalerState(**state)`` is the inverse."""
         return asdict(self)
 
 

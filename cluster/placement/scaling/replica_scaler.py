@@ -20,7 +20,7 @@ class ReplicaScaler:
     def observe(
         self, policy: ReplicasPolicy, *, load: int, replicas: int, now: float
     ) -> tuple[int, str]:
-        """The count to have and the reason.
+        """Return the count to have and the reason.
 
         ``load`` is the number of running and queued requests now, of all ``replicas`` that
         reported. Where none did nothing is known, and the count stays.
@@ -39,7 +39,7 @@ class ReplicaScaler:
         return decision.count, decision.reason
 
     def to_state(self) -> dict[str, Any]:
-        """JSON-able; ``from_state`` is the inverse."""
+        """Return its state, JSON-able; ``from_state`` is the inverse."""
         return {
             "count": self.count,
             "pending": self._state.to_state(),
@@ -49,7 +49,7 @@ class ReplicaScaler:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "ReplicaScaler":
-        """The scaler that ``to_state`` described."""
+        """Return the scaler that ``to_state`` described."""
         scaler = cls()
         scaler.count = state["count"]
         scaler._state = AutoscalerState(**state["pending"])

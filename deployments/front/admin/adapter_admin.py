@@ -16,6 +16,7 @@ from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.registry.operations import ABSENT
 from cluster.adapters.registry.records import (
     AdapterVersion,
+    AddOutcome,
     Name,
     Place,
     PlaceKind,
@@ -38,19 +39,18 @@ from cluster.errors import (
     BraidError,
     error_from_code,
 )
-from deployments.front.admin.broadcast import Cluster
-from deployments.live_adapters import NO_BASE, LiveAdapters, content_store
+from deployments.adapter_follower import NO_BASE, AdapterFollower, content_store
+from deployments.front.admin.broadcast import ReplicaBroadcast
 
 log = structlog.get_logger(__name__)
 
 POLL_S = 0.05
 REMOVE_WAIT_S = 30.0
-WORKING = ("loaded", "checked")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Where an addition or a switch goes."""
+class NameChange:
+    """The name that an addition or a switch is for."""
 
     alias: str
     owner: TenantId = SHARED_OWNER
@@ -65,9 +65,9 @@ class AdapterAdmin:
     def __init__(
         self,
         *,
-        live: LiveAdapters,
+        adapters: AdapterFollower,
         config: AdapterConfig,
-        cluster: Cluster,
+        replicas: ReplicaBroadcast,
         clock: Clock,
         hub_token: str | None = None,
         base_dir: Path | None = None,
@@ -76,21 +76,21 @@ class AdapterAdmin:
         self.hub_token = hub_token
         self._base_dir = base_dir
         self._base_template = base_template
-        self._live = live
-        self._registry = live.registry
+        self._adapters = adapters
+        self._registry = adapters.registry
         self._config = config
-        self._cluster = cluster
+        self._replicas = replicas
         self._clock = clock
 
     @property
     def config(self) -> AdapterConfig:
-        """What may be added, and from where."""
+        """Return the limits of what may be added, and from where."""
         return self._config
 
     async def add(
         self,
         source: AdapterSource,
-        wanted: Wanted,
+        change: NameChange,
         by: TenantId,
         base_check: BaseCheck | None = None,
     ) -> Name:
@@ -104,7 +104,7 @@ class AdapterAdmin:
             AdapterError: what is wrong with the adapter or its source, by a stable code.
         """
         await self._registry.sync()
-        self._registry.check_add(wanted.owner, wanted.alias, wanted.expected)
+        self._registry.check_add(change.owner, change.alias, change.expected)
         store = await self._store(base_check)
         stored = await store.add(source)
         now = self._clock.wall()
@@ -119,30 +119,30 @@ class AdapterAdmin:
             notes=stored.notes + self._template_notes(stored.manifest),
             base_check=base_check or stored.base_check,
         )
-        await self._registry.stage(version, name_id(wanted.owner, wanted.alias))
+        await self._registry.stage(version, name_id(change.owner, change.alias))
         try:
-            return await self._serve(store, stored.digest, wanted, by)
+            return await self._serve(store, stored.digest, change, by)
         except BaseException:
             await self._abandon(stored.digest)
             raise
 
-    async def switch(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
-        """Point a name to a version that is there already.
+    async def switch(self, digest: AdapterDigest, change: NameChange, by: TenantId) -> Name:
+        """Switch a name to a version that is stored already.
 
         Raises:
             AdapterConflict: the name does not point where expected.
-            AdapterNotFound: there is no such version.
+            AdapterNotFound: the version does not exist.
             AdapterNotStored: its files are not in the store any more.
         """
         version = (await self._registry.sync()).version(digest)
         if version.place.kind is PlaceKind.STORE:
-            await asyncio.to_thread(self._live.path_of, version)
-        return await self._switch(digest, wanted, by)
+            await asyncio.to_thread(self._adapters.path_of, version)
+        return await self._point(digest, change, by)
 
     async def roll_back(
         self, owner: TenantId, alias: str, expected: AdapterDigest | None, by: TenantId
     ) -> Name:
-        """See ``operations.roll_back``."""
+        """Switch a name back to the version before; see ``operations.roll_back``."""
         return await self._registry.roll_back(owner, alias, expected=expected, by=by)
 
     async def pin(self, owner: TenantId, alias: str, pinned: bool) -> Name:
@@ -168,7 +168,10 @@ class AdapterAdmin:
         force: bool,
         wait_s: float = REMOVE_WAIT_S,
     ) -> dict[AdapterDigest, bool]:
-        """Remove a name and wait until what only it had is gone everywhere: by digest, whether."""
+        """Remove a name, and wait until the versions that only it had are gone.
+
+        Returns, by digest, whether each of them is.
+        """
         view = await self._registry.sync()
         had = {step.digest for step in view.name(owner, alias).history}
         await self._registry.remove_name(owner, alias, expected=expected, force=force)
@@ -194,9 +197,9 @@ class AdapterAdmin:
                 raise AdapterSourceRefused("adapters.store_dir is not configured")
             await asyncio.to_thread(store.verify, digest)
             return
-        path = self._live.path_of(version)
+        path = self._adapters.path_of(version)
         manifest, _ = await asyncio.to_thread(
-            read_manifest, Path(path), links_below=self._live.adapters_dir
+            read_manifest, Path(path), links_below=self._adapters.adapters_dir
         )
         if manifest.digest != digest:
             raise AdapterCorrupt(
@@ -212,7 +215,7 @@ class AdapterAdmin:
         )
 
     async def _store(self, base_check: BaseCheck | None) -> ContentStore:
-        base = await self._cluster.base()
+        base = await self._replicas.base()
         base = dataclasses.replace(base, folder=self._base_dir)  # theirs, on this machine
         store = content_store(self._config, base, base_check)
         if store is None:
@@ -222,38 +225,40 @@ class AdapterAdmin:
         return store
 
     async def _serve(
-        self, store: ContentStore, digest: AdapterDigest, wanted: Wanted, by: TenantId
+        self, store: ContentStore, digest: AdapterDigest, change: NameChange, by: TenantId
     ) -> Name:
         if await asyncio.to_thread(store.get, digest) is None:
             raise AdapterConflict(f"version {digest} was being removed; try again")
-        answers = await self._cluster.prepare(digest, self._config.add_timeout_s)
+        answers = await self._replicas.prepare_adapter(digest, self._config.add_timeout_s)
         await self._registry.answered(digest, answers)
         self._judge(answers)
-        return await self._switch(digest, wanted, by)
+        return await self._point(digest, change, by)
 
     def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless enough replicas can serve it."""
-        working = sum(answer.outcome in WORKING for answer in answers)
+        working = sum(answer.outcome.works for answer in answers)
         needed = max(1, min(self._config.acknowledgements or len(answers), len(answers)))
         if working >= needed:
             return
         if not answers:
-            raise AdapterLoadFailed("no replica is there that could say whether it can serve it")
+            raise AdapterLoadFailed(
+                "no replica answered whether it can serve the adapter; try again when one is ready"
+            )
         summary = f"{working} of {len(answers)} replicas can serve it, {needed} must"
-        refused = next((answer for answer in answers if answer.outcome == "refused"), None)
+        refused = next((answer for answer in answers if answer.outcome is AddOutcome.REFUSED), None)
         if refused is None:
             raise AdapterLoadFailed(f"{summary}; the others did not answer in time")
         error = error_from_code(refused.code, f"{summary}: {refused.message}")
         raise error if isinstance(error, AdapterError) else AdapterLoadFailed(error.message)
 
-    async def _switch(self, digest: AdapterDigest, wanted: Wanted, by: TenantId) -> Name:
+    async def _point(self, digest: AdapterDigest, change: NameChange, by: TenantId) -> Name:
         name = await self._registry.switch(
-            wanted.owner,
-            wanted.alias,
+            change.owner,
+            change.alias,
             digest,
-            expected=wanted.expected,
+            expected=change.expected,
             by=by,
-            grants=wanted.grants,
+            grants=change.grants,
         )
         log.info("adapters.pointed", name=name.id, digest=digest, by=by)
         return name
@@ -261,11 +266,14 @@ class AdapterAdmin:
     async def _abandon(self, digest: AdapterDigest) -> None:
         try:
             await self._registry.retire_staged(digest)
-        except BraidError as error:  # the controller lets go of it later
+        except BraidError as error:  # the controller retires it later
             log.warning("adapters.not_abandoned", digest=digest, error=error.message)
 
     async def _gone(self, digests: set[AdapterDigest], wait_s: float) -> dict[AdapterDigest, bool]:
-        """Which of those that are retired now are forgotten within ``wait_s``."""
+        """Wait until those that are retired now are collected, at most ``wait_s`` seconds.
+
+        Returns, by digest, whether each of them is.
+        """
         view = self._registry.view
         served = VersionState.SERVED
         waited = {d for d in digests if d not in view.versions} | {

@@ -12,7 +12,7 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterNotFound, RequestError
 from cluster.tenancy.tenants import Tenant
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.admin.adapter_sources import is_archive, source_of, upload_of
 from deployments.front.admin.adapter_wire import (
     AddBody,
@@ -25,7 +25,7 @@ from deployments.front.admin.adapter_wire import (
     staged_for,
     version_card,
 )
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, OwnerQuery, RemoveQuery, read_query, refuse_body
 
@@ -33,11 +33,11 @@ B = TypeVar("B", bound=NameBody)
 DIGEST_CHARACTERS = 64
 
 
-def build_adapter_routes(context: FrontContext) -> APIRouter:
-    """All of them need an administrator's key."""
+def build_adapter_routes(context: AdminContext) -> APIRouter:
+    """Build the routes; all of them need an administrator's key."""
     routes = APIRouter(prefix="/admin/v1/adapters")
     admin = context.adapter_admin
-    registry = context.live.registry
+    registry = context.adapters.registry
 
     def card(name: Name) -> dict[str, Any]:
         return adapter_card(registry.view, name, context.replicas.holdings())
@@ -45,20 +45,20 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
     async def body_of(request: Request, tenant: Tenant, kind: type[B]) -> B:
         return await context.door.read_exact(request, tenant, kind)
 
-    def known(wanted: Wanted) -> Wanted:
-        check_tenants(wanted, {tenant.id for tenant in context.tenants.tenants})
-        return wanted
+    def known(change: NameChange) -> NameChange:
+        check_tenants(change, {tenant.id for tenant in context.tenants.tenants})
+        return change
 
     async def add_from(request: Request, tenant: Tenant) -> Name:
         if is_archive(request):
             parameters = upload_parameters(request)
-            wanted = known(parameters.wanted(parameters.name, replace=parameters.replace))
+            change = known(parameters.change(parameters.name, replace=parameters.replace))
             source, base_check = upload_of(request), parameters.base_check
-            return await admin.add(source, wanted, tenant.id, base_check)
+            return await admin.add(source, change, tenant.id, base_check)
         body = await body_of(request, tenant, AddBody)
-        wanted = known(body.wanted(body.name, replace=body.replace))
+        change = known(body.change(body.name, replace=body.replace))
         source = source_of(body.source, admin.config, admin.hub_token)
-        return await admin.add(source, wanted, tenant.id, body.base_check)
+        return await admin.add(source, change, tenant.id, body.base_check)
 
     @routes.post("")
     async def add(request: Request) -> Response:
@@ -68,10 +68,10 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("")
     async def list_adapters(request: Request) -> Response:
-        """Every name, and every version that no name points to."""
+        """List every name, and every version that no name points to."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
-        await context.live.sync()
+        await context.adapters.sync()
         view = registry.view
         snapshots = context.replicas.holdings()
         pointed = {name.digest for name in view.names.values()}
@@ -88,17 +88,17 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
                     "epoch": view.revision.epoch,
                     "revision": view.revision.number,
                     "age_s": registry.age_s,
-                    "error": context.live.away,
+                    "error": context.adapters.away,
                 },
             }
         )
 
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
-        """One name or one version; also what is being added for the name now."""
+        """Show one name or one version; also what is being added for the name now."""
         await context.door.enter_admin(request)
         owner = read_query(request, OwnerQuery).owner
-        await context.live.sync()
+        await context.adapters.sync()
         view = registry.view
         snapshots = context.replicas.holdings()
         if is_digest(name):
@@ -154,17 +154,17 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
     @routes.post("/{name}/alias")
     async def alias(request: Request, name: str) -> Response:
-        """Let a name, old or new, point to a version that is there."""
+        """Switch a name, old or new, to a version that is stored."""
         tenant = await context.door.enter_admin(request)
         body = await body_of(request, tenant, AliasBody)
         digest = AdapterDigest(body.version)
         return json_answer(
-            card(await admin.switch(digest, known(body.wanted(name, replace=True)), tenant.id))
+            card(await admin.switch(digest, known(body.change(name, replace=True)), tenant.id))
         )
 
     @routes.post("/{name}/rollback")
     async def roll_back(request: Request, name: str) -> Response:
-        """Point a name to what it pointed to before."""
+        """Switch a name back to the version before."""
         tenant = await context.door.enter_admin(request)
         body = await body_of(request, tenant, NameBody)
         return json_answer(
@@ -186,7 +186,7 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
         await refuse_body(request)
         digest = AdapterDigest(name)
         if not is_digest(name):
-            await context.live.sync()
+            await context.adapters.sync()
             digest = registry.view.name(query.owner, name).digest
         await admin.verify(digest)
         return json_answer({"object": "adapter.verified", "version": digest, "intact": True})
@@ -195,19 +195,19 @@ def build_adapter_routes(context: FrontContext) -> APIRouter:
 
 
 def is_digest(name: str) -> bool:
-    """Whether a path names a version: an alias is never that long and hexadecimal."""
+    """Report whether a path names a version: an alias is never that long and hexadecimal."""
     return len(name) == DIGEST_CHARACTERS and set(name) <= set("0123456789abcdef")
 
 
-def check_tenants(wanted: Wanted, tenants: Container[str]) -> None:
-    """Refuse a name for tenants that are not there: nobody could use it.
+def check_tenants(change: NameChange, tenants: Container[str]) -> None:
+    """Refuse a name for tenants that do not exist.
 
     Raises:
         RequestError: with the first of them.
     """
-    if wanted.owner != SHARED_OWNER and wanted.owner not in tenants:
-        raise RequestError(f"tenant: there is no tenant {wanted.owner!r}", param="tenant")
-    for grant in wanted.grants or ():
+    if change.owner != SHARED_OWNER and change.owner not in tenants:
+        raise RequestError(f"tenant: there is no tenant {change.owner!r}", param="tenant")
+    for grant in change.grants or ():
         if grant != EVERYONE and grant not in tenants:
             raise RequestError(f"grants: there is no tenant {grant!r}", param="grants")
 
@@ -224,7 +224,7 @@ def check_version_query(query: RemoveQuery) -> None:
 
 
 def upload_parameters(request: Request) -> UploadParameters:
-    """The query of an upload.
+    """Read the query of an upload.
 
     Raises:
         RequestError: fields are wrong; the message names each.

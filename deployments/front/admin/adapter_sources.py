@@ -1,4 +1,4 @@
-"""From what an administrator names to something that can be fetched."""
+"""Sources of adapters, as an administrator names them."""
 
 from starlette.requests import Request
 
@@ -34,7 +34,7 @@ JSON_TYPES = frozenset({"", "application/json", "text/plain", "application/x-www
 def source_of(
     body: SourceBody, config: AdapterConfig, hub_token: str | None = None
 ) -> AdapterSource:
-    """The source that a body names; nothing is opened yet.
+    """Return the source that a body names; nothing is opened yet.
 
     Raises:
         AdapterSourceRefused: this kind of source is not configured.
@@ -55,20 +55,20 @@ def source_of(
 
 
 def upload_of(request: Request) -> AdapterSource:
-    """The archive that is a request's body, as it arrives.
+    """Return the archive that is a request's body, as it arrives.
 
     Raises:
-        RequestError: its length is announced as something that is no number.
+        RequestError: its announced length is not a number.
     """
     declared = request.headers.get("content-length")
     if declared is not None and not declared.isdecimal():
-        raise RequestError(f"content-length: {declared!r} is no number")
+        raise RequestError(f"content-length: {declared!r} is not a number")
     length = None if declared is None else int(declared)
     return UploadSource(request.stream(), declared=length)
 
 
 def is_archive(request: Request) -> bool:
-    """Whether the body is an archive, by its declared type; else it is JSON.
+    """Report whether the body is an archive, by its declared type; else it is JSON.
 
     Raises:
         RequestError: it is declared as something else.

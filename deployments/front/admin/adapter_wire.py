@@ -10,7 +10,7 @@ from cluster.adapters.registry.registry_view import RegistryView
 from cluster.domain.adapter import AdapterState, BaseCheck
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.http.body_types import FEW, Body, NameText, NameToAdd, Off, ShortText
 from deployments.front.http.query import Digest, OwnerQuery
 
@@ -23,11 +23,11 @@ TIERS = {
     AdapterState.READY: "device",
     AdapterState.EVICTING: "device",
 }
-"""Where a version's weights are in each state."""
+"""Tier of a version's weights in each state."""
 
 
 class SourceBody(Body):
-    """Where an adapter comes from; exactly one."""
+    """The source of an adapter; exactly one."""
 
     folder: ShortText | None = None
     hub: ShortText | None = None
@@ -42,14 +42,14 @@ class SourceBody(Body):
 
 
 class NameBody(OwnerQuery):
-    """Which name is meant, and what is expected of it."""
+    """A name, and the version that it is expected to point to."""
 
     expected: Digest | None = None
     """The version that it must point to now."""
 
     @property
     def expected_digest(self) -> AdapterDigest | None:
-        """For compare-and-set; None: whatever it is."""
+        """Return the digest for compare-and-set; None accepts any."""
         return None if self.expected is None else AdapterDigest(self.expected)
 
 
@@ -59,7 +59,7 @@ class TargetBody(NameBody):
     replace: bool = False
     """Without ``expected``: whether the name may exist already."""
     grants: Annotated[tuple[GrantName, ...], FEW] | None = None
-    """Tenants that may use a shared name beside those with rights; "*" is everyone."""
+    """Tenants that may use a shared name, besides those with rights; "*" is everyone."""
 
     @model_validator(mode="after")
     def _own_or_granted(self) -> "TargetBody":
@@ -67,12 +67,12 @@ class TargetBody(NameBody):
             raise ValueError("grants: a tenant's own name is for that tenant alone")
         return self
 
-    def wanted(self, alias: str, *, replace: bool) -> Wanted:
-        """The same, for the registry."""
+    def change(self, alias: str, *, replace: bool) -> NameChange:
+        """Return the change of the name ``alias``."""
         expected = self.expected_digest
         if expected is None and not replace:
             expected = ABSENT
-        return Wanted(alias, self.owner, expected, self.grants)
+        return NameChange(alias, self.owner, expected, self.grants)
 
 
 class UploadParameters(TargetBody):
@@ -122,7 +122,7 @@ class VllmUnloadBody(Body):
 def adapter_card(
     view: RegistryView, name: Name, snapshots: tuple[ReplicaSnapshot, ...]
 ) -> dict[str, Any]:
-    """One name with the version it points to, its history, and who holds it."""
+    """Describe one name with its version, its history, and the replicas that have it."""
     version = view.of_name(name)
     return {
         "object": "adapter",
@@ -145,7 +145,7 @@ def adapter_card(
 def version_card(
     view: RegistryView, version: AdapterVersion, snapshots: tuple[ReplicaSnapshot, ...]
 ) -> dict[str, Any]:
-    """One version, whoever has it."""
+    """Describe one version and the replicas that have it."""
     return {
         "object": "adapter.version",
         "version": version.digest,
@@ -159,7 +159,7 @@ def version_card(
 
 
 def progress(version: AdapterVersion) -> dict[str, Any]:
-    """What replicas have said of it, while it is being added."""
+    """Describe the replicas' answers on a version that is being added."""
     return {
         "wanted_by": version.wanted_by,
         "answers": [
@@ -175,13 +175,13 @@ def progress(version: AdapterVersion) -> dict[str, Any]:
 
 
 def staged_for(view: RegistryView, name: str) -> list[AdapterVersion]:
-    """What is being added for a name (``owner/alias``) at this moment."""
+    """Return the versions that are being added for a name (``owner/alias``) now."""
     staged = view.in_state(VersionState.STAGED)
     return [version for version in staged if version.wanted_by == name]
 
 
 def holders(digest: AdapterDigest, snapshots: tuple[ReplicaSnapshot, ...]) -> list[dict[str, Any]]:
-    """Who holds a version, in the replicas' own words."""
+    """Describe the replicas that have a version."""
     return [
         {
             "replica": snapshot.replica_id,

@@ -12,25 +12,25 @@ from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import PermissionDenied
 from deployments.front.admin.adapter_wire import TIERS
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.http.json_answer import json_answer
 
 
-def build_admin_routes(context: FrontContext) -> APIRouter:
-    """``/admin/v1``: placement, residency, status."""
+def build_admin_routes(context: AdminContext) -> APIRouter:
+    """Build the routes under ``/admin/v1``: placement, residency, integrity, status."""
     routes = APIRouter(prefix="/admin/v1")
 
     @routes.get("/placement")
     async def placement(request: Request) -> Response:
-        """What the controller wants where, and why."""
+        """Show the placement that the controller aims at, and its reasons."""
         await context.door.enter_admin(request)
         return json_answer(await context.controller_state())
 
     @routes.get("/residency")
     async def residency(request: Request) -> Response:
-        """What each replica truly holds, in its own words."""
+        """Show the adapters that each replica reports as resident."""
         await context.door.enter_admin(request)
-        view = context.live.view
+        view = context.adapters.view
         return json_answer(
             {
                 "replicas": [
@@ -42,22 +42,21 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("/integrity")
     async def integrity(request: Request) -> Response:
-        """Whether the books of every replica's pools balance, and which did not answer."""
+        """Check the ledgers of every replica; shows problems, and which did not answer."""
         await context.door.enter_admin(request)
         return json_answer(await context.check_integrity())
 
     @routes.get("/status")
     async def status(request: Request) -> Response:
-        """Everything at a glance."""
+        """Show everything at a glance."""
         await context.door.enter_admin(request)
-        names = sorted(context.live.view.names.values(), key=lambda name: (name.alias, name.owner))
+        view = context.adapters.view
+        names = sorted(view.names.values(), key=lambda name: (name.alias, name.owner))
         return json_answer(
             {
-                "version": context.version,
-                "model": context.names.model_id,
-                "routers": list(context.router_names),
-                "adapters": [_adapter(context.live.view, name) for name in names],
-                "adapter_problems": [asdict(item) for item in context.live.catalog.problems],
+                **context.identity(),
+                "adapters": [_adapter(view, name) for name in names],
+                "adapter_problems": [asdict(item) for item in context.adapters.catalog.problems],
                 "tenants": [
                     {
                         "id": tenant.id,
@@ -68,7 +67,7 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
                     for tenant in context.tenants.tenants
                 ],
                 "tenants_file": asdict(context.tenants.state),
-                "decision_store": _store_state(context),
+                "decision_store": context.decision_store(),
                 "replicas": [asdict(item) for item in context.replicas.snapshots()],
                 "placement": await context.controller_state(),
             }
@@ -77,14 +76,14 @@ def build_admin_routes(context: FrontContext) -> APIRouter:
     return routes
 
 
-async def check_may_scrape(context: FrontContext, request: Request) -> None:
+async def check_may_scrape(context: AdminContext, request: Request) -> None:
     """Let an administrator or a tenant with ``metrics`` read metrics, or everybody by option.
 
     Raises:
         AuthenticationFailed: no key, or an unknown one.
         PermissionDenied: the key of another tenant.
     """
-    if context.config.metrics_open:
+    if context.app_config.front.metrics_open:
         return
     tenant = await context.door.enter(request)
     if not (tenant.admin or tenant.metrics):
@@ -110,7 +109,7 @@ def _adapter(view: RegistryView, name: Name) -> dict[str, Any]:
 def _residency(
     view: RegistryView, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]
 ) -> dict[str, Any]:
-    """A snapshot with the tier of each version, and the names that point to it now.
+    """Return a snapshot with the tier of each version, and the names that point to it now.
 
     ``on_host`` is everything in host memory; what has a slot as well is also ``resident``.
     """
@@ -127,7 +126,3 @@ def _residency(
         for resident in on_host
     ]
     return body
-
-
-def _store_state(context: FrontContext) -> dict[str, Any]:
-    return {"breaker": context.breaker_state(), **asdict(context.service.routing.store.counters)}

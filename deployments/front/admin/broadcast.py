@@ -1,11 +1,11 @@
-"""What the front asks of all replicas at once, through Serve."""
+"""Questions that a front asks all replicas at once, through Serve."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.registry.records import ReplicaAnswer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import ReplicaLost
@@ -14,52 +14,39 @@ from deployments.replica_calls import ask_replicas
 CALL_TIMEOUT_S = 5.0
 
 
-class Cluster(Protocol):
-    """All replicas, for adding adapters and routers."""
-
-    async def base(self) -> BaseShapes:
-        """What an adapter must fit.
-
-        Raises:
-            ReplicaLost: no replica answers.
-        """
-        ...
-
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[ReplicaAnswer, ...]:
-        """Every live replica's answer; "silent" of those that gave none in time."""
-        ...
-
-    async def prepare_router(
-        self, router: dict[str, Any], timeout_s: float
-    ) -> tuple[ReplicaAnswer, ...]:
-        """The same for a router, a ``RouterConfig`` in JSON form."""
-        ...
-
-
-class BroadcastCluster:
-    """Implements ``Cluster``."""
+class ReplicaBroadcast:
+    """Asks all replicas, for adding adapters and routers."""
 
     def __init__(self, replicas: DeploymentHandle[Any]) -> None:
         self._replicas = replicas
         self._base: BaseShapes | None = None
 
     async def base(self) -> BaseShapes:
-        """See ``Cluster``; asked once."""
+        """Return the shapes that an adapter must fit; the replicas are asked once.
+
+        Raises:
+            ReplicaLost: no replica answers.
+        """
         if self._base is None:
             found = await self._ask("describe_base", timeout_s=CALL_TIMEOUT_S)
             self._base = next((item for item in found if isinstance(item, BaseShapes)), None)
         if self._base is None:
-            raise ReplicaLost("no replica answers, so nothing can say what an adapter must fit")
+            raise ReplicaLost(
+                "no replica answers to say which shapes an adapter must fit; try again when "
+                "`braid status` lists one"
+            )
         return self._base
 
-    async def prepare(self, digest: AdapterDigest, timeout_s: float) -> tuple[ReplicaAnswer, ...]:
-        """See ``Cluster``."""
+    async def prepare_adapter(
+        self, digest: AdapterDigest, timeout_s: float
+    ) -> tuple[ReplicaAnswer, ...]:
+        """Let every live replica try a staged version, and return their answers."""
         return _answers(await self._ask("prepare_adapter", digest, timeout_s=timeout_s))
 
     async def prepare_router(
         self, router: dict[str, Any], timeout_s: float
     ) -> tuple[ReplicaAnswer, ...]:
-        """See ``Cluster``."""
+        """Let every live replica try a router, a ``RouterConfig`` in JSON form."""
         return _answers(await self._ask("prepare_router", router, timeout_s=timeout_s))
 
     async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
@@ -67,11 +54,11 @@ class BroadcastCluster:
 
 
 def _answers(found: list[Any]) -> tuple[ReplicaAnswer, ...]:
-    """A replica that has died is not asked: the one in its place catches up before it serves."""
+    """Skip replicas that have died: one in their place syncs before it serves."""
     return tuple(
         item
         if isinstance(item, ReplicaAnswer)
-        else ReplicaAnswer(f"replica {index}", "silent", message=repr(item)[:300])
+        else ReplicaAnswer(f"replica {index}", AddOutcome.SILENT, message=repr(item)[:300])
         for index, item in enumerate(found)
         if not isinstance(item, RayActorError)
     )

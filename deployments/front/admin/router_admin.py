@@ -17,7 +17,7 @@ from cluster.adapters.adapter_limits import AdapterLimits
 from cluster.adapters.blocking import paced
 from cluster.adapters.budget import ByteBudget
 from cluster.adapters.registry import router_operations
-from cluster.adapters.registry.records import ReplicaAnswer, RouterRecord
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer, RouterRecord
 from cluster.adapters.registry.registry_view import RegistryView
 from cluster.adapters.sources.files import save_stream
 from cluster.base_model.source import ModelLocation
@@ -32,10 +32,10 @@ from cluster.errors import (
     RouterOutdated,
     error_from_code,
 )
-from deployments.front.admin.broadcast import Cluster
+from deployments.adapter_follower import AdapterFollower
+from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.front.admin.front_routers import FrontRouters
-from deployments.live_adapters import LiveAdapters
-from deployments.live_routers import (
+from deployments.router_build import (
     added_path,
     bound_versions,
     build_router,
@@ -52,8 +52,8 @@ PACKED_FILE = "upload.tar"
 
 
 @dataclass(frozen=True, slots=True)
-class WantedRouter:
-    """Under which name, and how."""
+class RouterChange:
+    """The name and form under which a router is added."""
 
     name: str
     kind: str | None = None  # of a router that has no artifact
@@ -67,30 +67,30 @@ class RouterAdmin:
     def __init__(
         self,
         *,
-        live: LiveAdapters,
+        adapters: AdapterFollower,
         routers: FrontRouters,
         config: AppConfig,
         base: ModelLocation,
-        cluster: Cluster,
+        replicas: ReplicaBroadcast,
         clock: Clock,
     ) -> None:
-        self._live = live
+        self._adapters = adapters
         self._routers = routers
         self._config = config
         self._base = base
-        self._cluster = cluster
+        self._replicas = replicas
         self._clock = clock
 
     @property
     def routers(self) -> FrontRouters:
-        """What this front has."""
+        """Return this front's routers."""
         return self._routers
 
     async def upload(
         self,
         chunks: AsyncIterator[bytes],
         declared: int | None,
-        wanted: WantedRouter,
+        change: RouterChange,
         by: TenantId,
     ) -> RouterRecord:
         """Add the artifact in a .tar as it arrives; see ``add``.
@@ -103,7 +103,7 @@ class RouterAdmin:
             raise AdapterSourceRefused(
                 "nothing can be added: adapters.store_dir is not configured on this cluster"
             )
-        await self._check_name(wanted)
+        await self._check_name(change)
         limits = AdapterLimits.from_config(self._config.adapters)
         budget = ByteBudget(limits)
         with tempfile.TemporaryDirectory() as folder:
@@ -118,10 +118,10 @@ class RouterAdmin:
                     return store.add(file, budget)
 
             manifest = await asyncio.to_thread(unpack)
-        return await self.add(wanted, by, manifest)
+        return await self.add(change, by, manifest)
 
     async def add(
-        self, wanted: WantedRouter, by: TenantId, manifest: RouterManifest | None = None
+        self, change: RouterChange, by: TenantId, manifest: RouterManifest | None = None
     ) -> RouterRecord:
         """Try it here and on the replicas, and serve it under its name.
 
@@ -133,71 +133,71 @@ class RouterAdmin:
             RouterOutdated: it was made for versions that are not there.
             RouterConflict: the name exists.
         """
-        await self._check_name(wanted)
-        if manifest is None and wanted.kind is None:
+        await self._check_name(change)
+        if manifest is None and change.kind is None:
             raise RouterError("kind: needed for a router without an artifact", param="kind")
-        kind = wanted.kind if manifest is None else manifest.kind
+        kind = change.kind if manifest is None else manifest.kind
         version = "" if manifest is None else manifest.version
         router = RouterConfig(
-            name=wanted.name,
+            name=change.name,
             kind=kind,
             path=None if manifest is None else added_path(self._config, version),
-            options=wanted.options or {},
+            options=change.options or {},
         )
         await self._try(router)
         now = self._clock.wall()
-        record = await self._live.registry.put_router(
-            RouterRecord(wanted.name, kind or "", version, now, now, by, wanted.options or {}),
-            replaces=wanted.replaces,
+        record = await self._adapters.registry.put_router(
+            RouterRecord(change.name, kind or "", version, now, now, by, change.options or {}),
+            replaces=change.replaces,
         )
-        await self._routers.build_present()
+        await self._routers.rebuild()
         await self._tidy()
-        log.info("routers.added", name=wanted.name, kind=kind, version=version, by=by)
+        log.info("routers.added", name=change.name, kind=kind, version=version, by=by)
         return record
 
     async def remove(self, name: str, by: TenantId) -> None:
-        """Forget an added router; a configured one of its name answers again.
+        """Remove an added router; a configured one of its name answers again.
 
         Raises:
             RouterNotFound: none of this name was added.
         """
-        view = await self._live.registry.sync()
+        view = await self._adapters.registry.sync()
         if name not in view.routers and any(r.name == name for r in self._config.routers):
             raise RouterNotFound(
                 f"the router {name!r} is in the cluster's configuration; it was not added",
                 param="name",
             )
-        await self._live.registry.remove_router(name)
-        await self._routers.build_present()
+        await self._adapters.registry.remove_router(name)
+        await self._routers.rebuild()
         await self._tidy()
         log.info("routers.removed", name=name, by=by)
 
-    async def _check_name(self, wanted: WantedRouter) -> None:
-        view = await self._live.registry.sync()
-        router_operations.check_router(view, wanted.name, replaces=wanted.replaces)
+    async def _check_name(self, change: RouterChange) -> None:
+        view = await self._adapters.registry.sync()
+        router_operations.check_router(view, change.name, replaces=change.replaces)
         configured = {router.name for router in self._config.routers}
-        if wanted.name in configured - view.routers.keys() and not wanted.replaces:
-            raise router_operations.conflict(wanted.name)
+        if change.name in configured - view.routers.keys() and not change.replaces:
+            raise router_operations.conflict(change.name)
 
     async def _try(self, router: RouterConfig) -> None:
         try:
-            check_candidates(router, self._live.view)
-            entries = self._live.view.entries()
+            check_candidates(router, self._adapters.view)
+            entries = self._adapters.view.entries()
             await asyncio.to_thread(build_router, self._config, router, entries, self._base)
         except ConfigError as error:
             raise RouterError(_without(router.path, error.message)) from error
-        answers = await self._cluster.prepare_router(
+        answers = await self._replicas.prepare_router(
             router.model_dump(mode="json"), self._config.adapters.add_timeout_s
         )
         self._judge(answers)
 
     def _judge(self, answers: tuple[ReplicaAnswer, ...]) -> None:
         """Raise unless every replica that answers can serve it, and one does."""
-        refused = next((answer for answer in answers if answer.outcome == "refused"), None)
+        refused = next((answer for answer in answers if answer.outcome is AddOutcome.REFUSED), None)
         if refused is not None:
             error = error_from_code(refused.code, f"a replica refused it: {refused.message}")
             raise error if isinstance(error, RouterError) else RouterError(error.message)
-        silent = [answer for answer in answers if answer.outcome != "loaded"]
+        silent = [answer for answer in answers if answer.outcome is not AddOutcome.LOADED]
         if silent or not answers:
             raise error_from_code(
                 "replica_lost", f"{len(silent)} of {len(answers)} replicas did not answer in time"
@@ -206,7 +206,7 @@ class RouterAdmin:
     async def _tidy(self) -> None:
         store = router_store(self._config)
         if store is not None:
-            kept = {router.version for router in self._live.view.routers.values()}
+            kept = {router.version for router in self._adapters.view.routers.values()}
             before = self._clock.wall() - KEPT_S
             await asyncio.to_thread(store.remove_others, kept, before)
 
@@ -222,8 +222,8 @@ def check_candidates(router: RouterConfig, view: RegistryView) -> None:
     missing = [alias for alias in candidates_of(router) if alias not in aliases]
     if missing:
         raise RouterError(
-            f"candidates that are no adapters here: {', '.join(missing)}; add them first, or "
-            "train the router anew",
+            f"candidates that are not adapters here: {', '.join(missing)}; add them first, or "
+            "train the router again",
             param="name",
         )
     for alias, digest in bound_versions(router).items():
@@ -232,13 +232,13 @@ def check_candidates(router: RouterConfig, view: RegistryView) -> None:
             now = ", ".join(name.digest[:12] for name in names)
             raise RouterOutdated(
                 f"made for version {digest[:12]} of {alias!r}, which is {now} here; add that "
-                "version, or make the router anew",
+                "version, or build the router again",
                 param="name",
             )
 
 
 def describe(router: RouterConfig, problem: str) -> dict[str, Any]:
-    """What an artifact says about itself, for people."""
+    """Describe a router by its artifact, for people."""
     if router.path is None:
         return {"candidates": list(router.options.get("adapters", ()))}
     try:
@@ -254,5 +254,5 @@ def describe(router: RouterConfig, problem: str) -> dict[str, Any]:
 
 
 def _without(path: Path | None, message: str) -> str:
-    """Paths on the server are nobody's business."""
+    """Remove the server's paths from a message: clients need not know them."""
     return message if path is None else message.replace(f"{path}/", "")

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from cluster.errors import RequestError, RouterNotFound
 from deployments.front.admin.adapter_sources import is_archive
-from deployments.front.admin.router_admin import WantedRouter, describe
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
+from deployments.front.admin.router_admin import RouterChange, describe
 from deployments.front.http.body_types import Body, NameText, NameToAdd
 from deployments.front.http.json_answer import json_answer
 from deployments.front.http.query import NoQuery, read_query, refuse_body
-from deployments.live_routers import router_configs
+from deployments.router_build import router_configs
 
 
 class RouterBody(Body):
@@ -25,18 +25,18 @@ class RouterBody(Body):
     options: dict[str, Any] = Field(default_factory=dict)
     replace: bool = False
 
-    def wanted(self) -> WantedRouter:
-        """The same, for the administration."""
-        return WantedRouter(self.name, self.kind, self.options, self.replace)
+    def change(self) -> RouterChange:
+        """Return the change that it asks for."""
+        return RouterChange(self.name, self.kind, self.options, self.replace)
 
 
-def build_router_routes(context: FrontContext) -> APIRouter:
-    """All of them need an administrator's key."""
+def build_router_routes(context: AdminContext) -> APIRouter:
+    """Build the routes; all of them need an administrator's key."""
     routes = APIRouter(prefix="/admin/v1/routers")
     admin = context.router_admin
 
     def cards() -> list[dict[str, Any]]:
-        view = context.live.view
+        view = context.adapters.view
         present = admin.routers.present
         found = []
         for router in router_configs(context.app_config, view):
@@ -72,19 +72,19 @@ def build_router_routes(context: FrontContext) -> APIRouter:
         """Add a router, or replace one: a .tar of its artifact, or JSON where it has none."""
         tenant = await context.door.enter_admin(request)
         if is_archive(request):
-            wanted = _parameters(request).wanted()
+            change = _parameters(request).change()
             declared = request.headers.get("content-length", "")
             length = int(declared) if declared.isdecimal() else None
-            await admin.upload(request.stream(), length, wanted, tenant.id)
+            await admin.upload(request.stream(), length, change, tenant.id)
         else:
             body = await context.door.read_exact(request, tenant, RouterBody)
-            wanted = body.wanted()
-            await admin.add(wanted, tenant.id)
-        return json_answer(card(wanted.name), status=201)
+            change = body.change()
+            await admin.add(change, tenant.id)
+        return json_answer(card(change.name), status=201)
 
     @routes.get("")
     async def list_routers(request: Request) -> Response:
-        """All of them; the first one answers ``auto``."""
+        """List all routers; the first one answers ``auto``."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await admin.routers.sync()
@@ -92,7 +92,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
 
     @routes.get("/{name}")
     async def show(request: Request, name: str) -> Response:
-        """One of them."""
+        """Show one router."""
         await context.door.enter_admin(request)
         read_query(request, NoQuery)
         await admin.routers.sync()
@@ -111,7 +111,7 @@ def build_router_routes(context: FrontContext) -> APIRouter:
 
 
 def _parameters(request: Request) -> RouterBody:
-    """The query of an upload; ``options`` are a JSON object.
+    """Read the query of an upload; ``options`` are a JSON object.
 
     Raises:
         RequestError: fields are wrong; the message names each.

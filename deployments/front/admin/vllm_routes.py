@@ -7,14 +7,14 @@ from fastapi.responses import PlainTextResponse
 
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import AdapterSourceError
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.admin.adapter_sources import source_of
 from deployments.front.admin.adapter_wire import SourceBody, VllmLoadBody, VllmUnloadBody
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
 
 
-def build_vllm_routes(context: FrontContext) -> APIRouter:
-    """Both need an administrator's key."""
+def build_vllm_routes(context: AdminContext) -> APIRouter:
+    """Build both routes; they need an administrator's key."""
     routes = APIRouter(prefix="/v1")
     admin = context.adapter_admin
 
@@ -25,11 +25,11 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
         body = await context.door.read_exact(request, tenant, VllmLoadBody)
         named = source_named(body.lora_path, admin.config.source_dir)
         source = source_of(named, admin.config, admin.hub_token)
-        wanted = Wanted(body.lora_name)
+        change = NameChange(body.lora_name)
         if body.load_inplace:
-            wanted = Wanted(body.lora_name, expected=None)
+            change = NameChange(body.lora_name, expected=None)
         try:
-            await admin.add(source, wanted, tenant.id)
+            await admin.add(source, change, tenant.id)
         except AdapterSourceError as error:
             raise _explained(error, named) from error
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
@@ -46,18 +46,18 @@ def build_vllm_routes(context: FrontContext) -> APIRouter:
 
 
 def _explained(error: AdapterSourceError, named: SourceBody) -> AdapterSourceError:
-    """The error of a repository that may have been meant as a folder."""
+    """Explain the error of a repository that may have been meant as a folder."""
     if named.hub is None:
         return error
     return type(error)(
-        f"lora_path: {named.hub[:100]!r} is no folder under adapters.source_dir, and as a "
+        f"lora_path: {named.hub[:100]!r} is not a folder under adapters.source_dir, and as a "
         f"repository of the hub it was not found: {error.message}",
         param="lora_path",
     )
 
 
 def source_named(path: str, source_dir: Path | None) -> SourceBody:
-    """A path under ``source_dir``, absolute or relative to it, else a URL or a repository's id."""
+    """Read a path under ``source_dir``, absolute or relative to it, a URL, or a repository's id."""
     if "://" in path:
         return SourceBody(url=path)
     if path.startswith("/"):

@@ -95,8 +95,8 @@ class LiveTenants:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """Read the file once."""
-        change = await asyncio.to_thread(self._file.refresh)
+        """Look at the file once."""
+        change = await asyncio.to_thread(self._file.sync)
         if self._file.error != self._error:
             self._error = self._file.error
             if self._error is not None:

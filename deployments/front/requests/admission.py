@@ -17,8 +17,8 @@ from cluster.tenancy.limits import BucketState, QuotaAsk, QuotaSource, QuotaVerd
 from cluster.tenancy.quota import MemoryQuota, Quota, unlimited
 from cluster.tenancy.redis_quota import RENEW_S, RedisQuota
 from cluster.tenancy.tenants import Tenant
+from deployments.cluster_secrets import Secrets
 from deployments.front.http.problem import RefusedByQuota
-from deployments.wiring import Secrets
 
 log = structlog.get_logger(__name__)
 

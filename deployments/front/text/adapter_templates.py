@@ -17,8 +17,8 @@ from cluster.adapters.format.chat_template import (
 )
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterLoadFailed, ModelNotFound
+from deployments.adapter_follower import AdapterFollower
 from deployments.directory import TenantAdapters
-from deployments.live_adapters import LiveAdapters
 from router_service.request_decision import RequestDecision
 from router_service.routing_request import AdapterRequest, RoutingRequest
 
@@ -43,12 +43,12 @@ class AdapterTemplates:
     """Finds templates beside adapters' weights and keeps those used last.
 
     Args:
-        live: knows where the files are.
+        adapters: knows where the files are.
         directory: what a tenant's names mean.
     """
 
-    def __init__(self, live: LiveAdapters, directory: TenantAdapters) -> None:
-        self._live = live
+    def __init__(self, adapters: AdapterFollower, directory: TenantAdapters) -> None:
+        self._adapters = adapters
         self._directory = directory
         self._kept: OrderedDict[str, str] = OrderedDict()  # template's sha256 -> template
 
@@ -72,7 +72,7 @@ class AdapterTemplates:
         Raises:
             AdapterLoadFailed: as ``choose``.
         """
-        version = self._live.view.versions.get(digest)
+        version = self._adapters.view.versions.get(digest)
         wanted = None if version is None else version.manifest.chat_template
         if wanted is None:
             return ChosenTemplate(True, digest)
@@ -86,7 +86,7 @@ class AdapterTemplates:
         return ChosenTemplate(True, digest, text)
 
     def _read(self, digest: AdapterDigest, wanted: str) -> str:
-        entry = self._live.by_digest(digest)
+        entry = self._adapters.by_digest(digest)
         template, tokenizer = (Path(entry.path) / name for name in (TEMPLATE_FILE, TOKENIZER_FILE))
         found = read_chat_template(
             template if template.exists() else None, tokenizer if tokenizer.exists() else None

@@ -101,23 +101,23 @@ def test_a_broken_edit_keeps_the_last_good_policy(tmp_path: Path) -> None:
     path.write_text("replicas: {max: 3}")
     watched = PolicyFile(path)
     assert watched.policy.replicas.max == 3
-    assert not watched.refresh()
+    assert not watched.sync()
 
     path.write_text("replicas: {max: 4}")
-    assert watched.refresh()
+    assert watched.sync()
     assert watched.policy.replicas.max == 4
 
     path.write_text("replicas: {mxa: 5}")
-    assert not watched.refresh()
+    assert not watched.sync()
     assert watched.policy.replicas.max == 4
     assert "replicas.mxa" in (watched.error or "")
 
     path.unlink()
-    assert not watched.refresh()
+    assert not watched.sync()
     assert "cannot be read" in (watched.error or "")
 
     path.write_text("replicas: {max: 4}")
-    assert not watched.refresh()
+    assert not watched.sync()
     assert watched.error is None
 
 

@@ -25,8 +25,8 @@ def content(**keys: str) -> str:
 
 def look_twice(followed: FollowedTenants) -> TenantsChange | None:
     """A content counts with the second look that sees it."""
-    first = followed.refresh()
-    return followed.refresh() or first
+    first = followed.sync()
+    return followed.sync() or first
 
 
 def who(followed: FollowedTenants, key: str) -> str | None:
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_an_edit_takes_effect(path: Path) -> None:
     followed = FollowedTenants(path)
-    assert followed.refresh() is None
+    assert followed.sync() is None
     path.write_text(content(acme="other", initech="three"))
     assert look_twice(followed) == TenantsChange(
         added=(TenantId("initech"),), removed=(TenantId("globex"),), changed=(TenantId("acme"),)
@@ -59,12 +59,12 @@ def test_a_file_that_is_being_written_is_not_taken_for_a_shorter_one(path: Path)
     whole = content(acme="one", globex="two", initech="three")
     half = content(acme="one")  # what an editor has written so far is valid
     path.write_text(half)
-    assert followed.refresh() is None
+    assert followed.sync() is None
     assert followed.unsettled
     path.write_text(whole)
-    assert followed.refresh() is None
+    assert followed.sync() is None
     assert who(followed, "two") == "globex"
-    change = followed.refresh()
+    change = followed.sync()
     assert change is not None
     assert change.added == ("initech",)
     assert not followed.unsettled
@@ -206,7 +206,7 @@ class Following(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         before = self.followed.directory
-        change = self.followed.refresh()
+        change = self.followed.sync()
         self.in_row += 1
         assert (change is None) == (self.followed.directory is before)
 

@@ -124,7 +124,7 @@ def chunk(name: str, *tokens: int, last: bool = False) -> GenerationChunk:
 @pytest.fixture
 async def served() -> AsyncIterator[tuple[ScriptedReplica, LinkServer, int]]:
     replica = ScriptedReplica()
-    server = LinkServer(replica, KEY)
+    server = LinkServer(replica, replica, KEY)
     port = await server.start("127.0.0.1")
     yield replica, server, port
     await server.stop(0)

@@ -22,7 +22,7 @@ async def make_rig() -> AsyncIterator[Callable[..., Rig]]:
         for rig in made:
             rig.may_load.set()
             rig.runner.gate.release(100_000)
-            await rig.book.drain(20)
+            await rig.book.wait_idle(20)
             assert rig.book.waiting_for_admission == 0
             rig.book.check_integrity()
             assert rig.manager.leases == 0

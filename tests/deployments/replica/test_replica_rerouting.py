@@ -255,7 +255,7 @@ async def test_what_cannot_go_on_here_is_for_another_replica(make_rig) -> None:
     async def gone(digests):
         raise ReplicaLost("the registry has forgotten it")
 
-    rig.book._ensure = gone
+    rig.book._leases._sync_adapters = gone
     rig.runner.gate.release(1000)
     end = await rig.end(name)
     assert (end.finish_reason, end.error_code) == (FinishReason.ERROR, ReplicaLost.code)

@@ -111,7 +111,7 @@ async def test_cancelled_while_it_waits_for_a_slot(make_rig, turns):
 async def test_a_cancellation_that_is_swallowed_leaves_nothing_behind(make_rig, what, turns):
     """As ``asyncio.wait_for`` does before Python 3.12, when what it waits for is just done."""
     rig = make_rig()
-    owner = rig.book._reader if what == "read" else rig.book
+    owner = rig.book._decisions._reader if what == "read" else rig.book._leases
     honest = getattr(owner, what)
 
     async def swallowing(*arguments):
@@ -169,7 +169,7 @@ async def test_counts_of_a_version_that_has_gone_are_forgotten(make_rig) -> None
         ("a", 2),
         ("b", 1),
     }
-    rig.book.forget(AdapterDigest("a"))
+    rig.book.drop_loads(AdapterDigest("a"))
     assert [load.digest for load in rig.book.loads()] == ["", "b"]
     await rig.end(rig.submit("a"))
     assert [load.arrived for load in rig.book.loads()] == [1, 1, 1], "counted from zero"

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import redis
+from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish, RouterWish
 
 from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
@@ -20,7 +21,6 @@ from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
 from router_service.decision_store.redis_store import RedisDecisionStore
 from router_service.service import RoutingService, StoreState
-from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish, RouterWish
 from tests.support.word_routers import WordRouter, weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")

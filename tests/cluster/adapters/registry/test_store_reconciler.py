@@ -25,7 +25,7 @@ from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterCorrupt
-from deployments.controller.collector import RetiredCollector
+from deployments.controller.garbage_collector import GarbageCollector
 from tests.support.registry import digest, version
 
 ACME = TenantId("acme")
@@ -244,7 +244,7 @@ async def collect(bench: Bench) -> None:
     async def gone(digests: tuple[AdapterDigest, ...]):
         return [frozenset(digests)]
 
-    collector = RetiredCollector(
+    collector = GarbageCollector(
         bench.registry, bench.store, gone, bench.clock, abandon_after_s=1e9
     )
     await collector.tick()

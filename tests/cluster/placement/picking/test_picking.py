@@ -79,7 +79,7 @@ def test_a_clock_ahead_of_ours_hides_nothing_that_we_sent(build) -> None:
 def test_a_lost_replica_returns_only_with_news(build) -> None:
     view = view_of(build.snapshot("r0"), build.snapshot("r1"))
     view.sent("q1", "r0", "acme", [], NOW)
-    assert view.retain(["r1"], NOW + 5) == ("r0",)
+    view.remove("r0", NOW + 5)
     view.check_integrity()
     assert not view.update(build.snapshot("r0", at=NOW + 4), NOW + 6)
     assert [r.replica_id for r in view.replicas(NOW + 6)] == ["r1"]
@@ -96,9 +96,9 @@ def test_integrity_check_has_both_numbers(build) -> None:
         view.check_integrity()
 
 
-def residency(build, *snapshots, mixture=("a",), incoming=(), nbytes=None) -> list[float]:
+def residency(build, *snapshots, mixture=("a",), incoming=()) -> list[float]:
     replicas = [ReplicaView(s, 0.0, incoming=frozenset(incoming)) for s in snapshots]
-    request = PickRequest(tuple(f"digest-{n}" for n in mixture), nbytes=nbytes or {})
+    request = PickRequest(tuple(f"digest-{n}" for n in mixture))
     return list(ResidencyScorer().score(replicas, request))
 
 
@@ -124,7 +124,8 @@ def test_residency_tiers_are_in_order(build) -> None:
 def test_part_of_a_mixture_counts_by_bytes(build) -> None:
     full = tuple(build.resident(x, leases=1) for x in "xyz")
     holder = build.snapshot(resident=(build.resident("a", nbytes=30), *full))
-    assert residency(build, holder, mixture=("a", "b"), nbytes={"digest-b": 10}) == [0.75]
+    other = build.snapshot("other", resident=(build.resident("b", nbytes=10), *full))
+    assert residency(build, holder, other, mixture=("a", "b")) == [0.75, 0.25]
     assert residency(build, holder, mixture=("a", "b")) == [0.5]
 
 

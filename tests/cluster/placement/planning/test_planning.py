@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.placement.planning.load import AdapterRate, LoadReport, LoadTracker
-from cluster.placement.planning.plan import Held, MoveKind, PlanInputs, ReplicaRoom
+from cluster.placement.planning.plan import MoveKind, PlanInputs, ReplicaRoom, ResidentCopy
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy, PlacementPolicy, ReplicasPolicy
 from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
@@ -95,13 +95,15 @@ def load_of(seconds: float = 1000.0, base: float = 0.0, **per_second: float) -> 
     )
 
 
-def room(replica_id: str, *held: str, slots: int = 4, nbytes: int = 1000, desired=None, busy=()):
+def room(
+    replica_id: str, *resident: str, slots: int = 4, nbytes: int = 1000, desired=None, busy=()
+):
     return ReplicaRoom(
         replica_id=replica_id,
         slots=slots,
         bytes_limit=nbytes,
-        held=tuple(Held(f"digest-{n}", 10, True, n in busy) for n in held),
-        desired=tuple(f"digest-{n}" for n in (held if desired is None else desired)),
+        resident=tuple(ResidentCopy(f"digest-{n}", 10, True, n in busy) for n in resident),
+        desired=tuple(f"digest-{n}" for n in (resident if desired is None else desired)),
     )
 
 
@@ -183,7 +185,7 @@ def test_a_copy_is_not_taken_away_during_the_cooldown(build) -> None:
     inputs = ([room("r0", "a"), room("r1", "a")], load_of(a=0.1, base=0.9))
     kept = make(build, *inputs, previous={"a": 2}, cooling=frozenset({"digest-a"}))
     assert copies(kept) == {"a": 2}
-    assert "changed lately" in kept.copies[0].reason
+    assert "changed recently" in kept.copies[0].reason
     assert copies(make(build, *inputs, previous={"a": 2})) == {"a": 1}
 
 
@@ -290,7 +292,7 @@ def test_a_failed_place_is_avoided(build) -> None:
     assert placed(other) == {"a": 1}
     nowhere = frozenset({("r0", "digest-a"), ("r1", "digest-a")})
     assert make(build, rooms, load_of(a=1.0, base=1.0), avoid=nowhere).unplaced == (
-        ("digest-a", "no replica is left to try: prefetch failed lately"),
+        ("digest-a", "no replica is left to try: prefetch failed recently"),
     )
 
 

@@ -43,7 +43,6 @@ def test_a_plan_is_sent_until_it_is_acknowledged_and_loaded(build, infos) -> Non
 
     (told,) = tick(100.0).replica_plans
     assert (told.replica_id, told.version, told.desired) == ("r0", 1, ("digest-a",))
-    assert told.prefetch == ("digest-a",)
     assert tick(101.0).replica_plans == ()
     assert tick(105.0).replica_plans == (told,)
     loading = (build.resident("a", AdapterState.LOADING),)

@@ -15,9 +15,9 @@ from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory, TenantEntry
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from deployments.front.admin.adapter_routes import build_adapter_routes
-from deployments.front.front_context import FrontContext
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.http import problem
 from tests.deployments.front.admin.test_adapter_admin import ADMIN, Bench
 from tests.support.archives import tar_of_folder
@@ -42,14 +42,14 @@ class Routes:
         )
         context = SimpleNamespace(
             adapter_admin=bench.admin,
-            live=bench.live,
+            adapters=bench.adapters,
             tenants=tenants,
             replicas=SimpleNamespace(holdings=tuple),
             door=make_door(tenants, max_body_bytes=10_000),
         )
         app = FastAPI()
         problem.install(app)
-        app.include_router(build_adapter_routes(cast("FrontContext", context)))
+        app.include_router(build_adapter_routes(cast("AdminContext", context)))
         self._client = httpx2.AsyncClient(
             transport=httpx2.ASGITransport(app), base_url="http://front", headers=HEADERS
         )
@@ -77,8 +77,8 @@ class Routes:
 @pytest.fixture
 async def routes(tmp_path: Path) -> AsyncIterator[Routes]:
     bench = Bench(tmp_path)
-    await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
-    await bench.admin.add(bench.source(2), Wanted("one", ACME), ADMIN)
+    await bench.admin.add(bench.source(1), NameChange("one"), ADMIN)
+    await bench.admin.add(bench.source(2), NameChange("one", ACME), ADMIN)
     made = Routes(bench)
     yield made
     await made.close()

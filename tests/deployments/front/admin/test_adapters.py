@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from tests.support.admin_requests import (
     ADAPTERS,
     NO_VERSION,
@@ -129,13 +129,17 @@ async def test_nothing_is_added_where_no_folder_is_configured(
 @pytest.mark.parametrize(
     ("answered", "status", "code"),
     [
-        (Answer("r0", "silent"), 503, "adapter_load_failed"),
-        (Answer("r0", "refused", "adapter_wrong_base", "too wide"), 400, "adapter_wrong_base"),
+        (ReplicaAnswer("r0", AddOutcome.SILENT), 503, "adapter_load_failed"),
+        (
+            ReplicaAnswer("r0", AddOutcome.REFUSED, "adapter_wrong_base", "too wide"),
+            400,
+            "adapter_wrong_base",
+        ),
     ],
     ids=["silent", "refused"],
 )
 async def test_what_a_replica_cannot_serve_is_not_added(
-    front: HttpFront, answered: Answer, status: int, code: str
+    front: HttpFront, answered: ReplicaAnswer, status: int, code: str
 ) -> None:
     front.replicas[0].adapter_answer = answered
     answer = await add_adapter(front, "new")

@@ -12,7 +12,7 @@ from cluster.adapters.adapter_store import INCOMING, ContentStore
 from cluster.adapters.sources import AdapterSource, UploadSource
 from cluster.errors import BraidError
 from deployments.front.admin import adapter_admin
-from deployments.front.admin.adapter_admin import Wanted
+from deployments.front.admin.adapter_admin import NameChange
 from tests.deployments.front.admin.test_adapter_admin import ADMIN, BASE, Bench
 from tests.support.archives import tar_of_folder
 
@@ -38,10 +38,10 @@ async def chunks(data: bytes, *, hang: bool = False) -> AsyncIterator[bytes]:
 
 async def refused(bench: Bench, source: AdapterSource) -> BraidError:
     """The error of adding ``source`` in the place of a good adapter, which stays untouched."""
-    good = await bench.admin.add(bench.source(1), Wanted("one"), ADMIN)
+    good = await bench.admin.add(bench.source(1), NameChange("one"), ADMIN)
     before = (bench.registry.view.names, bench.registry.view.versions)
     with pytest.raises(BraidError) as caught:
-        await bench.admin.add(source, Wanted("one", expected=good.digest), ADMIN)
+        await bench.admin.add(source, NameChange("one", expected=good.digest), ADMIN)
     view = await bench.registry.sync()
     assert (view.names, view.versions) == before
     root = bench.folder / "store"

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
-from cluster.adapters.registry.records import ReplicaAnswer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.base_model.source import ModelLocation
 from cluster.clock import ManualClock
@@ -24,12 +24,12 @@ from cluster.errors import (
     RouterNotFound,
     RouterOutdated,
 )
+from deployments.adapter_follower import AdapterFollower, folder_versions
 from deployments.cli.routers.router_remote import packed
 from deployments.front.admin.front_routers import FrontRouters
-from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, WantedRouter
-from deployments.live_adapters import LiveAdapters, folder_versions
-from deployments.live_routers import BuiltRouters
+from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, RouterChange
 from deployments.local.quickstart import DEMO_ADAPTERS
+from deployments.router_build import BuiltRouters
 from router_service.routers.static import save_static
 
 ADMIN = TenantId("admin")
@@ -40,8 +40,8 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.answers: tuple[ReplicaAnswer, ...] = (
-            ReplicaAnswer("r0", "loaded"),
-            ReplicaAnswer("r1", "loaded"),
+            ReplicaAnswer("r0", AddOutcome.LOADED),
+            ReplicaAnswer("r1", AddOutcome.LOADED),
         )
         self.tried: list[str] = []
 
@@ -66,17 +66,17 @@ class Bench:
         self.clock = ManualClock(1e9)
         self.catalog = AdapterCatalog.scan(DEMO_ADAPTERS)
         self.registry = AdapterRegistry(MemoryRegistryStore(lambda: "epoch"), self.clock)
-        self.live = LiveAdapters(self.registry, self.catalog, self.config, self.clock)
+        self.adapters = AdapterFollower(self.registry, self.catalog, self.config, self.clock)
         self.cluster = FakeCluster()
         base = ModelLocation(folder, "org/base", "digest")
         self.present = BuiltRouters()
-        self.routers = FrontRouters(self.live, self.config, base, self.use)
+        self.routers = FrontRouters(self.adapters, self.config, base, self.use)
         self.admin = RouterAdmin(
-            live=self.live,
+            adapters=self.adapters,
             routers=self.routers,
             config=self.config,
             base=base,
-            cluster=self.cluster,  # type: ignore[arg-type]
+            replicas=self.cluster,  # type: ignore[arg-type]
             clock=self.clock,
         )
 
@@ -99,7 +99,7 @@ class Bench:
         async def chunks() -> AsyncIterator[bytes]:
             yield content
 
-        await self.admin.upload(chunks(), len(content), WantedRouter(name, **fields), ADMIN)
+        await self.admin.upload(chunks(), len(content), RouterChange(name, **fields), ADMIN)
 
     @property
     def stored(self) -> list[str]:
@@ -147,12 +147,18 @@ async def test_a_configured_router_comes_back(bench: Bench) -> None:
     ("answers", "error"),
     [
         (
-            (ReplicaAnswer("r0", "loaded"), ReplicaAnswer("r1", "refused", "router_invalid", "no")),
+            (
+                ReplicaAnswer("r0", AddOutcome.LOADED),
+                ReplicaAnswer("r1", AddOutcome.REFUSED, "router_invalid", "no"),
+            ),
             RouterError,
         ),
-        ((ReplicaAnswer("r0", "refused", "router_outdated", "old"),), RouterOutdated),
-        ((ReplicaAnswer("r0", "refused", "store_unavailable", "away"),), RouterError),
-        ((ReplicaAnswer("r0", "loaded"), ReplicaAnswer("r1", "silent")), ReplicaLost),
+        ((ReplicaAnswer("r0", AddOutcome.REFUSED, "router_outdated", "old"),), RouterOutdated),
+        ((ReplicaAnswer("r0", AddOutcome.REFUSED, "store_unavailable", "away"),), RouterError),
+        (
+            (ReplicaAnswer("r0", AddOutcome.LOADED), ReplicaAnswer("r1", AddOutcome.SILENT)),
+            ReplicaLost,
+        ),
         ((), ReplicaLost),
     ],
 )
@@ -167,7 +173,7 @@ async def test_what_replicas_cannot_serve_is_not_added(
 
 
 async def test_adapters_and_versions_must_be_there(bench: Bench) -> None:
-    with pytest.raises(RouterError, match="no adapters here: ghost"):
+    with pytest.raises(RouterError, match="not adapters here: ghost"):
         await bench.add("x", bench.artifact({"sql": 0.5, "ghost": 0.5}))
     bound = bench.artifact({"sql": 1.0}, adapter_digests={"sql": "f" * 64})
     with pytest.raises(RouterOutdated, match="version ffffffffffff of 'sql'"):
@@ -175,12 +181,12 @@ async def test_adapters_and_versions_must_be_there(bench: Bench) -> None:
     with pytest.raises(RouterError, match="max_fan_out"):
         await bench.add("x", bench.artifact(dict.fromkeys(bench.catalog.entries, 0.1)))
     with pytest.raises(RouterError, match="kind: needed"):
-        await bench.admin.add(WantedRouter("x"), ADMIN)
+        await bench.admin.add(RouterChange("x"), ADMIN)
     assert bench.cluster.tried == []
 
 
 async def test_what_is_made_of_adapters_is_broken_without_them(bench: Bench) -> None:
-    wanted = WantedRouter("arrow", "arrow", {"adapters": ["sql", "cron"]})
+    wanted = RouterChange("arrow", "arrow", {"adapters": ["sql", "cron"]})
     await bench.admin.add(wanted, ADMIN)
     version = bench.present.routers["arrow"].version
     name = bench.registry.view.names["shared/json"]
@@ -199,7 +205,7 @@ async def test_old_artifacts_are_deleted(bench: Bench) -> None:
     assert len(bench.stored) == 3
     bench.clock.advance(4e9)  # files have the machine's own time
     assert bench.clock.wall() > KEPT_S
-    await bench.admin.add(WantedRouter("a", "arrow", {"adapters": ["sql", "cron"]}), ADMIN)
+    await bench.admin.add(RouterChange("a", "arrow", {"adapters": ["sql", "cron"]}), ADMIN)
     assert bench.stored == [bench.registry.view.routers["both"].version]
 
 

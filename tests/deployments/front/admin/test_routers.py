@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cluster.adapters.registry.records import Answer
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from router_service.routers.static import save_static
 from tests.support.admin_requests import TAR
 from tests.support.archives import tar_of_folder
@@ -121,13 +121,13 @@ async def test_a_router_over_adapters_that_are_not_there_is_refused(
 @pytest.mark.parametrize(
     ("answered", "status", "code"),
     [
-        (Answer("r0", "silent"), 503, "replica_lost"),
-        (Answer("r0", "refused", "router_invalid", "no"), 400, "router_invalid"),
+        (ReplicaAnswer("r0", AddOutcome.SILENT), 503, "replica_lost"),
+        (ReplicaAnswer("r0", AddOutcome.REFUSED, "router_invalid", "no"), 400, "router_invalid"),
     ],
     ids=["silent", "refused"],
 )
 async def test_a_router_that_a_replica_cannot_serve_is_not_added(
-    front: HttpFront, tmp_path: Path, answered: Answer, status: int, code: str
+    front: HttpFront, tmp_path: Path, answered: ReplicaAnswer, status: int, code: str
 ) -> None:
     front.replicas[0].router_answer = answered
     answer = await upload(front, artifact(tmp_path / "mine", {"sql": 1.0}))

@@ -8,8 +8,8 @@ from fastapi import FastAPI
 
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory, TenantEntry
+from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.vllm_routes import build_vllm_routes
-from deployments.front.front_context import FrontContext
 from deployments.front.http import problem
 from tests.deployments.front.admin.test_adapter_admin import Bench
 from tests.support.doors import make_door
@@ -32,7 +32,7 @@ async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
     )
     app = FastAPI()
     problem.install(app)
-    app.include_router(build_vllm_routes(cast("FrontContext", context)))
+    app.include_router(build_vllm_routes(cast("AdminContext", context)))
     async with httpx2.AsyncClient(
         transport=httpx2.ASGITransport(app),
         base_url="http://front",
@@ -42,6 +42,6 @@ async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
         answer = await client.post("/v1/load_lora_adapter", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["param"]) == (502, "lora_path")
-    assert "'team/mistyped' is no folder under adapters.source_dir" in error["message"]
+    assert "'team/mistyped' is not a folder under adapters.source_dir" in error["message"]
     assert "repository of the hub" in error["message"]
     assert len(error["message"]) < 500

@@ -77,9 +77,9 @@ def test_every_route_is_described_and_no_other() -> None:
         clock=None,
         config=FrontConfig(),
         service=SimpleNamespace(),
-        adapter_admin=None,
-        router_admin=None,
-        live=SimpleNamespace(registry=None),
+        admin=SimpleNamespace(
+            adapter_admin=None, router_admin=None, adapters=SimpleNamespace(registry=None)
+        ),
     )
     app = build_http_app(cast(FrontContext, context))
     served = {

@@ -18,12 +18,12 @@ from cluster.config import AppConfig, DecisionConfig
 from cluster.domain.ids import TenantId
 from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.tenants import Tenant
+from deployments.adapter_follower import AdapterFollower
 from deployments.directory import TenantAdapters
 from deployments.front.requests.names import ModelNames
 from deployments.front.text.adapter_templates import MAX_KEPT, AdapterTemplates, ChosenTemplate
 from deployments.front.text.chat_template import TemplateOptions
 from deployments.front.text.text_stream import TextCodec
-from deployments.live_adapters import LiveAdapters
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.routing_request import MixtureTerm
@@ -58,10 +58,10 @@ class Bench:
         self.folder = folder
         self.registry = AdapterRegistry(MemoryRegistryStore(lambda: f"e{next(epochs)}"), clock)
         config = AppConfig.model_validate({"adapters_dir": folder})
-        self.live = LiveAdapters(self.registry, AdapterCatalog.scan(folder), config, clock)
+        self.adapters = AdapterFollower(self.registry, AdapterCatalog.scan(folder), config, clock)
         tenants = SimpleNamespace(tenant=lambda _: ACME)
-        self.directory = TenantAdapters(lambda: self.live.view, tenants)  # type: ignore[arg-type]
-        self.templates = AdapterTemplates(self.live, self.directory)
+        self.directory = TenantAdapters(lambda: self.adapters.view, tenants)  # type: ignore[arg-type]
+        self.templates = AdapterTemplates(self.adapters, self.directory)
         codec = DecisionCodec(b"0123456789abcdef")
         self.routing = RoutingService(
             routers={},
@@ -81,9 +81,9 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     made = Bench(tmp_path)
-    await made.live.start()
+    await made.adapters.start()
     yield made
-    await made.live.close()
+    await made.adapters.close()
 
 
 async def test_it_is_the_adapter_s_where_it_is_asked_alone(bench: Bench) -> None:

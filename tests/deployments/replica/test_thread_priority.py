@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from deployments.replica.background import NICENESS, give_way
+from deployments.replica.thread_priority import NICENESS, lower_priority
 
 
 def niceness() -> int:
@@ -15,11 +15,11 @@ def niceness() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own")
-def test_only_its_own_threads_give_way() -> None:
+def test_only_its_own_threads_lower_priority() -> None:
     own = niceness()
-    with ThreadPoolExecutor(1, initializer=give_way) as executor:
+    with ThreadPoolExecutor(1, initializer=lower_priority) as executor:
         assert executor.submit(niceness).result() == min(19, own + NICENESS)
         for _ in range(5):  # never beyond what the system knows, whoever began how low
-            executor.submit(give_way).result()
+            executor.submit(lower_priority).result()
         assert executor.submit(niceness).result() == 19
     assert niceness() == own

@@ -12,7 +12,8 @@ from cluster.adapters.registry.registry_view import RegistryView
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig, RouterConfig
 from cluster.errors import ConfigError
-from deployments.live_routers import (
+from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
+from deployments.router_build import (
     bound_versions,
     build_part,
     build_router,
@@ -20,7 +21,6 @@ from deployments.live_routers import (
     fingerprint,
     router_configs,
 )
-from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_ROUTER
 from router_service.routers.static import save_static
 
 CONFIG = AppConfig()

@@ -1,7 +1,7 @@
 """Routers over adapters that come and go, and routers that come and go themselves.
 
-`braid up` refuses a router whose adapters are not there. A process that is started anew, while an
-operator has removed or replaced one of them, must not: the router goes on without it.
+`braid up` refuses a router whose adapters are missing. A process that is restarted after an
+operator has removed or replaced one of them must not: the router continues without it.
 """
 
 import json
@@ -39,19 +39,21 @@ class BuiltRouters:
 
     routers: Mapping[str, PromptRouter] = field(default_factory=dict)  # the first answers `auto`
     bound: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By router, the version of each alias that it was made for, where it depends on it."""
+    """By router, the version of each alias that it was made for, if it depends on it."""
     broken: Mapping[str, str] = field(default_factory=dict)  # by name, why it cannot answer
 
 
 def router_store(config: AppConfig) -> RouterStore | None:
-    """Where artifacts of added routers are; None where there is no store."""
+    """Return the store of added routers' artifacts, or None if none is configured."""
     root = config.adapters.store_dir
     return None if root is None else RouterStore(root / STORE_FOLDER)
 
 
 def router_configs(config: AppConfig, view: RegistryView) -> tuple[RouterConfig, ...]:
-    """The configured routers, each replaced by an added namesake, and then those that were added,
-    in the order in which their names were new."""
+    """Return the configured routers, then the added ones in the order in which their names came.
+
+    A configured router is replaced by an added one of its name.
+    """
     store = router_store(config)
     added = {
         router.name: RouterConfig(
@@ -67,7 +69,7 @@ def router_configs(config: AppConfig, view: RegistryView) -> tuple[RouterConfig,
 
 
 def fingerprint(router: RouterConfig, adapters: Mapping[str, AdapterEntry]) -> str:
-    """What a router, once built, was built from: another one must be built anew.
+    """Return what a router is built from; a router with another fingerprint must be built again.
 
     One that has no artifact follows its adapters' versions.
     """
@@ -85,7 +87,7 @@ def build_router(
     adapters: Mapping[str, AdapterEntry],
     base: ModelLocation,
 ) -> PromptRouter:
-    """One router; ``adapters`` by alias.
+    """Build one router; ``adapters`` by alias.
 
     Raises:
         ConfigError: it cannot be used with this base.
@@ -99,7 +101,7 @@ def build_part(
     adapters: Mapping[str, AdapterEntry],
     base: ModelLocation,
 ) -> dict[str, EnginePart]:
-    """What of a router runs inside the engine, by its version; empty where nothing does.
+    """Build the parts of a router that run inside the engine, by its version; may be empty.
 
     ``adapters`` have the paths of their files.
 
@@ -114,19 +116,19 @@ def build_part(
 
 
 def bound_versions(router: RouterConfig) -> Mapping[str, str]:
-    """The version of each alias that a router was made for, where it depends on it."""
+    """Return the version of each alias that a router was made for, if it depends on it."""
     return {} if router.path is None else read_manifest(router.path).adapter_digests or {}
 
 
 def candidates_of(router: RouterConfig) -> tuple[str, ...]:
-    """The aliases that an artifact names, without the base; none where there is no artifact."""
+    """Return the aliases that an artifact names, without the base; none without an artifact."""
     if router.path is None:
         return ()
     return tuple(a for a in read_manifest(router.path).candidates if a != BASE_ALIAS)
 
 
 def added_path(config: AppConfig, version: str) -> Path:
-    """Where the artifact of an added router is.
+    """Return the folder of an added router's artifact.
 
     Raises:
         ConfigError: ``adapters.store_dir`` is not configured here.
@@ -143,7 +145,7 @@ def _context(
     adapters: Mapping[str, AdapterEntry],
     base: ModelLocation,
 ) -> RouterContext:
-    """Knows the router's own candidates as aliases, and no version that it was not made for."""
+    """Return a context with the router's own candidates, without versions it was not made for."""
     known = dict(adapters)
     if router.path is not None:
         manifest = read_manifest(router.path)

@@ -1,4 +1,4 @@
-"""A process's live view of the adapters: the registry, the configured folder, and the files."""
+"""The adapters as one process sees them: the registry, the configured folder, and the files."""
 
 import contextlib
 import uuid
@@ -28,17 +28,17 @@ from cluster.domain.model_names import base_names
 from cluster.errors import AdapterLoadFailed, StoreUnavailable
 from cluster.redis_client import redis_client
 from cluster.redis_server import check_server
-from deployments.wiring import Secrets
+from deployments.cluster_secrets import Secrets
 
 REDIS_TIMEOUT_S = 1.0
 NO_BASE = BaseShapes("", {})
 """For a store that is only read."""
 
 
-class LiveAdapters:
-    """The registry as one process sees it, caught up before it is used and followed from then on.
+class AdapterFollower:
+    """Keeps one process's view of the registry in sync, from its start to its end.
 
-    While Redis is away at the start, the configured folder alone is what there is.
+    If Redis is away at the start, the view has the configured folder's adapters alone.
 
     Args:
         catalog: the configured folder, as it was scanned.
@@ -64,23 +64,23 @@ class LiveAdapters:
         clock: Clock,
         model_id: str,
         catalog: AdapterCatalog,
-    ) -> "LiveAdapters":
-        """With a registry on the cluster's Redis."""
+    ) -> "AdapterFollower":
+        """Return a follower of the registry on the cluster's Redis."""
         client = redis_client(secrets.redis_url, timeout_s=REDIS_TIMEOUT_S, name="braid-adapters")
         store = RedisRegistryStore(client, model_id, lambda: uuid.uuid4().hex)
         registry = AdapterRegistry(store, clock, reserved=base_names(model_id))
-        live = cls(registry, catalog, config, clock)
-        live._check = partial(check_server, client)
-        return live
+        follower = cls(registry, catalog, config, clock)
+        follower._check = partial(check_server, client)
+        return follower
 
     @property
     def view(self) -> RegistryView:
-        """The present one; never waits."""
+        """Return the present view; never waits."""
         return self.registry.view
 
     @property
     def away(self) -> str | None:
-        """Why the registry cannot be read now, or None."""
+        """Return why the registry cannot be read now, or None."""
         return self._follower.error
 
     def on_change(self, listener: Callable[[RegistryView], None]) -> None:
@@ -88,7 +88,7 @@ class LiveAdapters:
         self.registry.on_change(listener)
 
     async def start(self) -> None:
-        """Register the configured folder and catch up; then follow.
+        """Register the configured folder, sync, and stay in sync until ``close``.
 
         Raises:
             ConfigError: the Redis server is of a form that is not supported.
@@ -98,23 +98,26 @@ class LiveAdapters:
         await self._follower.start()
 
     async def close(self) -> None:
-        """Stop following, and close the registry."""
+        """Stop syncing, and close the registry."""
         await self._follower.close()
         await self.registry.close()
 
     async def sync(self, since: float | None = None) -> None:
-        """Sync the registry, unless a sync has begun after ``since`` (monotonic seconds); while
-        Redis is away the view stays."""
+        """Read what changed in the registry; while Redis is away the view stays.
+
+        Args:
+            since: monotonic seconds; a sync that began later, by any caller, is enough.
+        """
         with contextlib.suppress(StoreUnavailable):
             await self.registry.sync(since)
 
-    async def ensure(self, digests: tuple[AdapterDigest, ...]) -> None:
-        """Sync if a version is not known yet: the process that asked for it is ahead."""
+    async def sync_for(self, digests: tuple[AdapterDigest, ...]) -> None:
+        """Sync if one of these versions is unknown: its caller has a newer view than this one."""
         if any(digest not in self.view.versions for digest in digests):
             await self.sync()
 
     def by_digest(self, digest: AdapterDigest) -> AdapterEntry:
-        """A version with the path of its files.
+        """Return a version with the path of its files.
 
         Raises:
             ModelNotFound: it is not registered.
@@ -123,7 +126,7 @@ class LiveAdapters:
         return self.view.by_digest(digest, self.path_of)
 
     def path_of(self, version: AdapterVersion) -> str:
-        """Where a version's files are on this machine.
+        """Return the folder of a version's files on this machine.
 
         Raises:
             AdapterLoadFailed: ``adapters_dir`` or ``adapters.store_dir`` is not configured here.
@@ -140,7 +143,10 @@ class LiveAdapters:
 
 
 def folder_versions(catalog: AdapterCatalog, now: float) -> dict[str, AdapterVersion]:
-    """The configured folder's adapters as versions, by alias; ``now`` is wall clock, seconds."""
+    """Return the configured folder's adapters as versions, by alias.
+
+    ``now`` is wall clock, in seconds.
+    """
     return {
         alias: AdapterVersion(
             manifest=entry.manifest,
@@ -159,7 +165,10 @@ def folder_versions(catalog: AdapterCatalog, now: float) -> dict[str, AdapterVer
 def content_store(
     config: AdapterConfig, base: BaseShapes, base_check: BaseCheck | None = None
 ) -> ContentStore | None:
-    """The configured store; None where there is none. ``base_check`` is for what is added now."""
+    """Return the configured store, or None if none is configured.
+
+    ``base_check`` applies to the adapter that is added now.
+    """
     if config.store_dir is None:
         return None
     limits = AdapterLimits.from_config(config, base_check)

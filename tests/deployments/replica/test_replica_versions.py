@@ -4,15 +4,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
+from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry
-from cluster.domain.ids import AdapterDigest
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.errors import AdapterCapacity, AdapterNotFinite, AdapterWrongBase
-from deployments.replica.versions import VersionKeeper
+from deployments.replica.replica_versions import ReplicaVersions
 from tests.support.registry import digest, version
 
 A = digest("a")
+REPLICA = ReplicaId("r0")
 
 
 class FakeManager:
@@ -46,7 +48,7 @@ class FakeManager:
         self.asked.append(("unpin", wanted))
 
 
-class FakeLive:
+class FakeFollower:
     """A registry in memory, without files."""
 
     def __init__(self) -> None:
@@ -59,7 +61,7 @@ class FakeLive:
     def on_change(self, listener) -> None:
         self.registry.on_change(listener)
 
-    async def ensure(self, digests) -> None:
+    async def sync_for(self, digests) -> None:
         await self.registry.sync()
 
     def by_digest(self, wanted: AdapterDigest) -> AdapterEntry:
@@ -68,20 +70,30 @@ class FakeLive:
 
 class Bench:
     def __init__(self) -> None:
-        self.live, self.manager = FakeLive(), FakeManager()
+        self.follower, self.manager = FakeFollower(), FakeManager()
         self.used: set[AdapterDigest] = set()
         self.forgotten: list[AdapterDigest] = []
         self.freed: list[int] = []  # how many were forgotten when memory was given back
-        self.keeper = VersionKeeper(
-            self.live, self.manager, self.used.__contains__, self.forgotten.append, self._freed
+        self.versions = ReplicaVersions(
+            replica_id=REPLICA,
+            follower=self.follower,
+            adapters=self.manager,
+            users=self,
+            on_freed=self._freed,
         )
+
+    def uses(self, wanted: AdapterDigest) -> bool:
+        return wanted in self.used
+
+    def drop_loads(self, wanted: AdapterDigest) -> None:
+        self.forgotten.append(wanted)
 
     async def _freed(self) -> None:
         self.freed.append(len(self.forgotten))
 
     async def switch(self, letter: str) -> None:
-        await self.live.registry.stage(version(letter), "shared/x")
-        await self.live.registry.switch(
+        await self.follower.registry.stage(version(letter), "shared/x")
+        await self.follower.registry.switch(
             SHARED_OWNER, "x", digest(letter), expected=None, by="admin"
         )
 
@@ -93,31 +105,35 @@ def bench():
 
 
 async def test_what_there_is_room_for_is_loaded(bench: Bench) -> None:
-    await bench.live.registry.stage(version("a"), "shared/x")
-    assert await bench.keeper.prepare(A) == ("loaded", "", "")
+    await bench.follower.registry.stage(version("a"), "shared/x")
+    assert await bench.versions.prepare(A) == ReplicaAnswer(REPLICA, AddOutcome.LOADED)
     assert bench.manager.asked == [("load", A)]
 
 
 async def test_what_there_is_no_room_for_is_read_and_checked(bench: Bench) -> None:
-    await bench.live.registry.stage(version("a"), "shared/x")
+    await bench.follower.registry.stage(version("a"), "shared/x")
     bench.manager.error = AdapterCapacity("full")
-    assert await bench.keeper.prepare(A) == ("checked", "", "")
+    assert await bench.versions.prepare(A) == ReplicaAnswer(REPLICA, AddOutcome.CHECKED)
     assert bench.manager.asked == [("load", A), ("read", A)]
     bench.manager.check = AdapterNotFinite("NaN in q_proj")
-    assert await bench.keeper.prepare(A) == ("refused", "adapter_not_finite", "NaN in q_proj")
+    assert await bench.versions.prepare(A) == ReplicaAnswer(
+        REPLICA, AddOutcome.REFUSED, "adapter_not_finite", "NaN in q_proj"
+    )
 
 
 async def test_what_cannot_be_served_is_refused_with_its_reason(bench: Bench) -> None:
     bench.manager.error = AdapterWrongBase("too wide")
-    assert await bench.keeper.prepare(A) == ("refused", "adapter_wrong_base", "too wide")
+    assert await bench.versions.prepare(A) == ReplicaAnswer(
+        REPLICA, AddOutcome.REFUSED, "adapter_wrong_base", "too wide"
+    )
 
 
 async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
     b = digest("b")
     bench.used.add(A)
-    assert await bench.keeper.unload((A, b)) == (b,)
+    assert await bench.versions.unload((A, b)) == (b,)
     bench.manager.gone = False
-    assert await bench.keeper.unload((b,)) == ()
+    assert await bench.versions.unload((b,)) == ()
     assert bench.manager.asked == [("evict", b), ("evict", b)]
     assert bench.forgotten == [b]
     assert bench.freed == [1]
@@ -125,12 +141,12 @@ async def test_what_a_request_has_is_not_even_tried(bench: Bench) -> None:
 
 async def test_pins_follow_the_name(bench: Bench) -> None:
     await bench.switch("a")
-    await bench.live.registry.pin_name(SHARED_OWNER, "x", True)
-    bench.keeper.start()
+    await bench.follower.registry.pin_name(SHARED_OWNER, "x", True)
+    bench.versions.start()
     assert bench.manager.asked == [("pin", A)]
     bench.manager.asked.clear()
     await bench.switch("b")
     assert bench.manager.asked == [("unpin", A), ("pin", digest("b"))]
     bench.manager.asked.clear()
-    await bench.live.registry.pin_name(SHARED_OWNER, "x", False)
+    await bench.follower.registry.pin_name(SHARED_OWNER, "x", False)
     assert bench.manager.asked == [("unpin", digest("b"))]

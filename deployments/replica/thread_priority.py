@@ -1,15 +1,15 @@
-"""Threads that give way to the step thread."""
+"""Priorities of threads that share cores with the step thread."""
 
 import os
 import sys
 import threading
 
 NICENESS = 5
-"""Added: beside a step thread on the same core, about a quarter of it is left for a load."""
+"""Added: with a step thread on the same core, a load gets about a quarter of it."""
 _MOST = 19
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Lower the calling thread's priority; only Linux has one for each thread."""
     if sys.platform == "linux":
         thread = threading.get_native_id()

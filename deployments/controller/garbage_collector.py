@@ -1,4 +1,4 @@
-"""Versions that nobody names any more: freed everywhere, then forgotten."""
+"""Collects versions that no name points to: unloaded everywhere, then deleted."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -24,14 +24,14 @@ age of its view, and the way of a request to its replica."""
 Unload = Callable[[tuple[AdapterDigest, ...]], Awaitable[list[frozenset[AdapterDigest]] | None]]
 
 
-class RetiredCollector:
+class GarbageCollector:
     """Frees what is retired. One in the cluster; every step can be taken again after a restart.
 
     Args:
-        store: of the files; None where there is none.
-        unload: asks every replica to let versions go; what is gone, by replica, or None where
-            one did not answer.
-        abandon_after_s: a version that is staged for so long is let go.
+        store: of the files, or None if none is configured.
+        unload: asks every replica to unload versions. Returns what is gone, by replica, or None
+            if one did not answer.
+        abandon_after_s: a version that is staged for so long is retired.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RetiredCollector:
         self._abandon_after_s = abandon_after_s
 
     async def tick(self) -> tuple[AdapterDigest, ...]:
-        """One look; what was forgotten.
+        """Collect what can be collected now, and return it.
 
         Raises:
             StoreUnavailable: the registry cannot be reached; nothing is lost.
@@ -89,7 +89,7 @@ class RetiredCollector:
 
 
 def placeable(view: RegistryView) -> tuple[AdapterInfo, ...]:
-    """What placement may put on replicas: every version that a name points to, once."""
+    """Return the versions that placement may use: each that a name points to, once."""
     infos: dict[AdapterDigest, AdapterInfo] = {}
     for name in view.names.values():
         version = view.of_name(name)

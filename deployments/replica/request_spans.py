@@ -1,4 +1,4 @@
-"""A request's spans, once its adapters are leased."""
+"""Spans of a request, once its adapters are leased."""
 
 from collections.abc import Sequence
 
@@ -8,6 +8,27 @@ from cluster.domain.decision import RoutingDecision
 from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
 from deployments.replica.mixing import DecisionMixing
+from deployments.replica.replica_request import ReplicaRequest
+
+
+def request_spans(
+    mixing: DecisionMixing, adapters: AdapterManager, request: ReplicaRequest
+) -> tuple[tuple[Span, ...], Mixing | None]:
+    """Return all spans of a leased request, prompt and completion, and the first one's mixing.
+
+    Raises:
+        RouterOutdated: see ``DecisionMixing.spans``.
+        RequestError: likewise.
+    """
+    assert request.decision is not None
+    assert request.lease is not None
+    prompt, lease = request.prompt, request.lease
+    spans, weighed = prompt_spans(mixing, adapters, request.decision, lease, prompt)
+    later = [
+        completion_span(mixing, adapters, span.decision, lease, prompt, len(prompt) + span.start)[0]
+        for span in request.later
+    ]
+    return (*spans, *later), weighed
 
 
 def prompt_spans(
@@ -17,7 +38,7 @@ def prompt_spans(
     lease: Lease,
     prompt: Sequence[int],
 ) -> tuple[tuple[Span, ...], Mixing | None]:
-    """The spans of a prompt under a decision, the first at 0, and their mixing.
+    """Return the spans of a prompt under a decision, the first at 0, and their mixing.
 
     They follow from the prompt and the adapters' files alone: a repeat, a replay and another
     replica cut it at the same tokens.
@@ -44,8 +65,9 @@ def completion_span(
     prompt: Sequence[int],
     start: int,
 ) -> tuple[Span, Mixing | None]:
-    """What a request goes on with by another decision, from the token at ``start`` on. Adapters
-    that the prompt does not invoke stay out of it.
+    """Return the span of another decision, from the token at ``start`` on, and its mixing.
+
+    Adapters that the prompt does not invoke stay out of it.
 
     Raises:
         RouterOutdated: see ``DecisionMixing.spans``.

@@ -12,7 +12,7 @@ from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterConflict
-from deployments.controller.collector import GRACE_S, RetiredCollector, placeable
+from deployments.controller.garbage_collector import GRACE_S, GarbageCollector, placeable
 from tests.support.registry import digest, version
 
 
@@ -41,8 +41,8 @@ class Bench:
         self.answers: list[frozenset[AdapterDigest]] | None = [frozenset({digest("a")})] * 2
         self.collector = self.restarted()
 
-    def restarted(self) -> RetiredCollector:
-        return RetiredCollector(
+    def restarted(self) -> GarbageCollector:
+        return GarbageCollector(
             self.registry, self.files, self.unload, self.clock, abandon_after_s=100
         )
 

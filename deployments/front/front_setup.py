@@ -1,0 +1,253 @@
+"""Builds one front from its process: step by step, each part from those before it.
+
+Parts are registered for closing in their order, so the HTTP server ends first.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+
+import structlog
+
+from cluster.adapters.format.chat_template import digest_of
+from cluster.domain.ids import RequestId
+from cluster.errors import ConfigError
+from cluster.placement.picking.picker import Picker
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy_load import PolicyFile
+from cluster.tenancy.followed_tenants import FollowedTenants
+from cluster.tenancy.metering import Meter
+from cluster.tenancy.tenants import TenantDirectory
+from deployments.directory import TenantAdapters
+from deployments.front.admin.adapter_admin import AdapterAdmin
+from deployments.front.admin.admin_context import AdminContext
+from deployments.front.admin.broadcast import ReplicaBroadcast
+from deployments.front.admin.front_routers import FrontRouters
+from deployments.front.admin.router_admin import RouterAdmin
+from deployments.front.cluster_calls import ClusterCalls
+from deployments.front.entry.door import Door
+from deployments.front.entry.heavy import HeavyWork
+from deployments.front.entry.live_tenants import LiveTenants
+from deployments.front.front_context import FrontContext
+from deployments.front.http.key_headers import authorization_of
+from deployments.front.requests.admission import Admission
+from deployments.front.requests.names import ModelNames
+from deployments.front.requests.replicas import ReplicaSet
+from deployments.front.requests.request_service import RequestService
+from deployments.front.telemetry.collectors import (
+    MeterCollector,
+    ReplicaCollector,
+    RoutingCollector,
+)
+from deployments.front.telemetry.metrics import FrontMetrics
+from deployments.front.text.adapter_templates import AdapterTemplates
+from deployments.front.text.grammar_trial import GrammarTrial
+from deployments.front.text.grammars import GrammarChecker
+from deployments.front.text.prompts import PromptReader
+from deployments.front.text.text_stream import TextCodec
+from deployments.process import Process, decision_store
+from kernels import __version__
+from router_service.service import RoutingService
+
+log = structlog.get_logger(__name__)
+
+
+def new_request_id() -> RequestId:
+    """Return a fresh id; also the engine's id of a sequence."""
+    return RequestId(uuid.uuid4().hex)
+
+
+async def build_front(
+    process: Process, calls: ClusterCalls, broadcast: ReplicaBroadcast
+) -> FrontContext:
+    """Start every part of a front but its HTTP server, and return what the routes share.
+
+    Raises:
+        ConfigError: the tenants file or a configured router is wrong.
+    """
+    config, clock = process.config.front, process.clock
+    codec = await _read_tokenizer(process)
+    admission = _open_quota(process)
+    work = HeavyWork()
+    process.on_close_sync(work.close)
+    tenants = await _follow_tenants(process)
+    directory = TenantAdapters(lambda: process.adapters.view, tenants)
+    routing, breaker_state = _open_routing(process, directory)
+    routers = await _follow_routers(process, routing)
+    replicas = _link_replicas(process, calls)
+    meter, metrics = _count(process, replicas, routing, tenants)
+    door = Door(
+        authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
+        admission=admission,
+        work=work,
+        config=config,
+        clock=clock,
+    )
+    names = ModelNames(process.base.model_id)
+    service = RequestService(
+        names=names,
+        sync=routers.sync,
+        routing=routing,
+        replicas=replicas,
+        codec=codec,
+        prompts=PromptReader(codec, work),
+        grammars=_check_grammars(process),
+        admission=admission,
+        meter=meter,
+        metrics=metrics,
+        config=config,
+        max_model_len=process.config.engine.max_model_len,
+        clock=clock,
+        new_id=new_request_id,
+        templates=AdapterTemplates(process.adapters, directory),
+    )
+    admin = AdminContext(
+        door=door,
+        app_config=process.config,
+        adapters=process.adapters,
+        adapter_admin=_adapter_admin(process, broadcast, codec),
+        router_admin=RouterAdmin(
+            adapters=process.adapters,
+            routers=routers,
+            config=process.config,
+            base=process.base,
+            replicas=broadcast,
+            clock=clock,
+        ),
+        tenants=tenants,
+        replicas=replicas,
+        identity=lambda: {
+            "version": __version__,
+            "model": names.model_id,
+            "routers": list(routing.router_names),
+        },
+        decision_store=lambda: {"breaker": breaker_state(), **asdict(routing.store.counters)},
+        controller_state=calls.controller_state,
+        check_integrity=lambda: calls.check_integrity(
+            [snapshot.replica_id for snapshot in replicas.snapshots()]
+        ),
+    )
+    replicas.start()
+    process.on_close(replicas.close)
+    tenants.start()
+    process.on_close(tenants.close)
+    return FrontContext(
+        version=__version__,
+        started_at=int(clock.wall()),
+        config=config,
+        names=names,
+        directory=directory,
+        service=service,
+        door=door,
+        replicas=replicas,
+        metrics=metrics,
+        clock=clock,
+        admin=admin,
+    )
+
+
+async def _read_tokenizer(process: Process) -> TextCodec:
+    return await asyncio.to_thread(
+        TextCodec,
+        process.base.path,
+        special_tokens_in_text=process.config.front.special_tokens_in_text,
+    )
+
+
+def _open_quota(process: Process) -> Admission:
+    admission = Admission.build(process.config, process.secrets, process.clock)
+    process.on_close(admission.close)
+    return admission
+
+
+async def _follow_tenants(process: Process) -> LiveTenants:
+    """Read the tenants file; log which rights have no effect yet, now and after each change."""
+
+    def check_rights(tenants: TenantDirectory) -> None:
+        try:
+            tenants.check_rights(process.adapters.view.entries().keys())
+        except ConfigError as error:  # not fatal: the adapters may be added later
+            log.warning("front.rights_unknown", reason=error.message)
+
+    config = process.config
+    assert config.tenants_file is not None  # checked when the application was built
+    file = await asyncio.to_thread(FollowedTenants, config.tenants_file)
+    check_rights(file.directory)
+    return LiveTenants(file, process.clock, config.front.tenants_interval_s, check_rights)
+
+
+def _open_routing(
+    process: Process, directory: TenantAdapters
+) -> tuple[RoutingService, Callable[[], str]]:
+    """Return the routing service, without routers yet, and its store's breaker state."""
+    store, codec = decision_store(process)
+    routing = RoutingService(
+        routers={},
+        store=store,
+        directory=directory,
+        codec=codec,
+        clock=process.clock,
+        config=process.config.decisions,
+        max_mixture=process.config.adapters.max_mixture,
+    )
+    return routing, lambda: store.breaker_state.value
+
+
+async def _follow_routers(process: Process, routing: RoutingService) -> FrontRouters:
+    routers = FrontRouters(
+        process.adapters,
+        process.config,
+        process.base,
+        lambda built: routing.use(built.routers, built.bound, built.broken),
+    )
+    await routers.start()
+    process.on_close(routers.close)
+    process.on_close(routing.close)
+    return routers
+
+
+def _link_replicas(process: Process, calls: ClusterCalls) -> ReplicaSet:
+    config = process.config
+    defaults = ClusterPolicy.fixed(config.replica.replicas)
+    policy = PolicyFile(config.controller.policy_file, defaults).policy
+    return ReplicaSet(
+        calls.discover,
+        Picker(policy.picking),
+        process.secrets.signing_key,
+        process.clock,
+        interval_s=config.front.view_interval_s,
+    )
+
+
+def _count(
+    process: Process, replicas: ReplicaSet, routing: RoutingService, tenants: LiveTenants
+) -> tuple[Meter, FrontMetrics]:
+    """Return the tenants' meter and this front's metrics."""
+    meter = Meter()
+    process.adapters.on_change(lambda view: meter.fold(view.versions))
+    metrics = FrontMetrics()
+    metrics.add_collector(MeterCollector(meter))
+    metrics.add_collector(ReplicaCollector(replicas))
+    metrics.add_collector(RoutingCollector(routing))
+    metrics.tenants_refused.set_function(lambda: tenants.state.error is not None)
+    return meter, metrics
+
+
+def _check_grammars(process: Process) -> GrammarChecker:
+    trial = GrammarTrial(process.base.path)
+    process.on_close_sync(trial.close)
+    return GrammarChecker(trial)
+
+
+def _adapter_admin(process: Process, broadcast: ReplicaBroadcast, codec: TextCodec) -> AdapterAdmin:
+    template = codec.chat_template
+    return AdapterAdmin(
+        adapters=process.adapters,
+        config=process.config.adapters,
+        hub_token=process.secrets.hub_token,
+        replicas=broadcast,
+        clock=process.clock,
+        base_dir=process.base.path,
+        base_template=template and digest_of(template),
+    )

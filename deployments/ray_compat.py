@@ -1,0 +1,126 @@
+"""Every use of Ray's private interfaces, in one place.
+
+Ray offers no public way to do any of this. The version is pinned; ``TESTED_VERSION`` is the one
+that ``tests/deployments/test_ray_compat.py`` ran against. After an upgrade run that test and
+``tests/deployments/local/test_ray_node.py``, then set the constant.
+
+Ray is imported inside the functions: a local run writes Ray's environment before the first import.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+TESTED_VERSION = "2.60.0"
+LOOPBACK = "127.0.0.1"
+CONTROL_SERVICE = "gcs_server"
+NODE_MANAGER = "raylet"
+
+
+def node_address() -> str:
+    """Return the address of this process's Ray node."""
+    import ray
+
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call] # Ray's
+
+
+def bind_serve_to_loopback() -> None:
+    """Keep Serve's gRPC port on the loopback interface, if the whole Ray node is there.
+
+    Call it first in an actor's constructor, before Serve opens that port. Serve would bind it to
+    every interface, whatever the node's address is, and it executes what it is sent.
+    """
+    from ray.serve._private import replica as module
+
+    if node_address() != LOOPBACK:
+        return
+    replica: Any = module
+    bind = replica.add_port_to_grpc_server
+
+    def bind_loopback(server: Any, address: str) -> Any:
+        return bind(server, address.replace("[::]", LOOPBACK))
+
+    replica.add_port_to_grpc_server = bind_loopback
+
+
+async def call_each_replica(
+    replicas: "DeploymentHandle[Any]", method: str, *arguments: Any, timeout_s: float
+) -> list[Awaitable[Any]]:
+    """Call ``method`` on every replica and return one awaitable answer for each.
+
+    Serve's public interface awaits all answers together: a single silent replica would lose those
+    of all others.
+
+    Raises:
+        TimeoutError: Serve did not list its replicas within ``timeout_s``.
+        RayServeException: Serve has no replica to call.
+    """
+    response = replicas.broadcast(method, *arguments)
+    calls = await asyncio.wait_for(response._fetch_replica_results_async(), timeout_s)
+    return [call.get_async() for call in calls]  # type: ignore[no-untyped-call]
+
+
+def init_loopback_node(temporary: Path, **options: Any) -> None:
+    """Start a Ray node of this process that listens on the loopback interface only.
+
+    Args:
+        temporary: folder for Ray's sessions.
+        options: passed on to ``ray.init``.
+    """
+    import ray
+
+    with _loopback_kept(), _only_what_serves():
+        ray.init(**options, _node_ip_address=LOOPBACK, _temp_dir=str(temporary))
+
+
+def has_ended(kind: str) -> bool:
+    """Report whether the node's process of a kind, such as ``CONTROL_SERVICE``, has ended."""
+    infos = _node().all_processes.get(kind, [])
+    return not infos or infos[0].process.poll() is not None
+
+
+def restart_control_service() -> None:
+    """Start the node's control service again, at its old port, from its tables.
+
+    Raises:
+        Exception: Ray's own, of many kinds; the service is still away.
+    """
+    node = _node()
+    with _loopback_kept():
+        node.kill_gcs_server(check_alive=False)
+        node.start_gcs_server()
+
+
+def _node() -> Any:
+    from ray._private import worker
+
+    return worker._global_node
+
+
+@contextmanager
+def _loopback_kept() -> Iterator[None]:
+    """Keep Ray from replacing a loopback address by the machine's own.
+
+    It would then listen on every interface.
+    """
+    with patch("ray._private.services.resolve_ip_for_localhost", lambda host: host):
+        yield
+
+
+@contextmanager
+def _only_what_serves() -> Iterator[None]:
+    """Keep Ray from starting its autoscaler and its dashboard with the node.
+
+    Nothing on one machine asks them, and each opens a port of metrics to every local user.
+    """
+    with (
+        patch("ray._private.node.Node.start_monitor", lambda _: None),
+        patch("ray._private.node.Node.start_api_server", lambda _, **__: None),
+    ):
+        yield

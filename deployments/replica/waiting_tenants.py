@@ -1,0 +1,55 @@
+"""Counts of requests that wait for the engine, by tenant."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from cluster.domain.ids import TenantId
+from cluster.errors import IntegrityError
+
+
+class WaitingTenants:
+    """Counts the requests of one replica that its engine does not know yet.
+
+    Args:
+        most: requests that may wait at once; beyond it only tenants are let in that have less
+            than an equal share of them.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._waiting: Counter[TenantId] = Counter()
+
+    @property
+    def total(self) -> int:
+        """Return the number of requests that wait."""
+        return self._waiting.total()
+
+    def is_full_for(self, tenant: TenantId) -> bool:
+        """Report whether one more request of this tenant must be refused."""
+        if self._waiting.total() < self.most:
+            return False
+        tenants = len(self._waiting) + (tenant not in self._waiting)
+        return self._waiting[tenant] * tenants >= self.most
+
+    def add(self, tenant: TenantId) -> None:
+        """Count one more request."""
+        self._waiting[tenant] += 1
+
+    def remove(self, tenant: TenantId) -> None:
+        """Count one request less."""
+        self._waiting[tenant] -= 1
+        if not self._waiting[tenant]:
+            del self._waiting[tenant]
+
+    def check_integrity(self, tenants: Iterable[TenantId]) -> None:
+        """Compare the counts with the tenants of all requests that wait, each as often as it has.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        waiting = Counter(tenants)
+        if waiting != self._waiting:
+            raise IntegrityError(
+                f"{self._waiting.total()} requests are counted as waiting for the engine, "
+                f"expected {waiting.total()}"
+            )
