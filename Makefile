@@ -12,7 +12,10 @@ PINNED := requirements.lock pyproject.toml
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help up down test check lock format bench manifests clean
+.PHONY: help up down unit cover types test check hooks lock format bench manifests clean
+
+# Without Ray, Redis and a base model; what is slow is left to `make test`.
+UNIT := -p tests.support.unit_guard -m "not ray and not redis and not model and not slow and not gpu"
 
 define check_python
 @$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -41,16 +44,31 @@ down: ## stop it; no process is left behind
 	@if [ -x $(BIN)/braid ]; then $(BIN)/braid down; else \
 	echo "nothing is installed in $(VENV); to stop a cluster that was started elsewhere, run \`make up\` first, then \`make down\`"; fi
 
-test: $(DEV) ## run all tests
-	@$(BIN)/braid model fetch
-	@$(BIN)/python -m pytest
+unit: $(DEV) ## run the tests that take no Ray, Redis or model, in a minute; ARGS="-k name" and so on
+	@$(BIN)/python -m pytest $(UNIT) --quiet --durations=5 $(ARGS)
 
-check: $(DEV) ## lint, types, import direction, lock file
+cover: $(DEV) ## run the unit tests and print which lines they reach; ARGS="--cov-report=html"
+	@$(BIN)/python -m pytest $(UNIT) --quiet --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m tools.cover
+
+types: $(DEV) ## check types
+	@$(BIN)/mypy
+
+test: $(DEV) ## run all tests, and print the slowest 20
+	@$(BIN)/braid model fetch
+	@$(BIN)/python -m pytest --durations=20
+
+check: $(DEV) ## lint, types, import direction, dead code, prose, lock file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.dead_code
+	@$(BIN)/python -m tools.prose
 	@$(BIN)/python -m tools.lock --check
+
+hooks: $(DEV) ## run lint, types and prose before each commit of this checkout
+	@$(BIN)/pre-commit install
 
 lock: ## resolve requirements.lock again; UPGRADE=1 takes the newest versions
 	$(check_python)
@@ -69,4 +87,4 @@ manifests: $(DEV) ## regenerate the Serve configs inside the Kubernetes overlays
 	@$(BIN)/python -m deployments.serve_config
 
 clean: ## remove the environment, built files and caches; stop the cluster first
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage htmlcov

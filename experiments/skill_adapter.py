@@ -4,11 +4,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from router_service.outputs import CHECKPOINT_FILE
+
 from cluster.adapters.format.manifest import WEIGHTS_FILE
 from training.adapter import train_adapter
 from training.config import AdapterTrainingConfig
 from training.jsonl import Example, write_examples
-from training.run import CHECKPOINT_FILE
 
 
 def train_skill(

@@ -14,6 +14,20 @@ from tests.support.engines import RunningEngine
 hypothesis.settings.register_profile("braid", deadline=None)
 hypothesis.settings.load_profile("braid")
 
+SLOW_FIXTURES = frozenset({"tiny_model", "wheel"})
+"""Fixtures whose tests run an engine, or build a wheel."""
+SLOW_FOLDERS = frozenset({"golden", "triton", "experiments", "integration"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is so by its fixtures or its folder."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        folders = item.nodeid.partition("::")[0].split("/")
+        if not SLOW_FIXTURES.isdisjoint(fixtures) or not SLOW_FOLDERS.isdisjoint(folders):
+            item.add_marker(pytest.mark.slow)
+
+
 _SMALL = {
     "vocab_size": 97,
     "hidden_size": 64,

@@ -45,10 +45,10 @@ async def test_commands_scripts_and_pipelines_reach_the_new_primary(pair: RedisP
     await script(keys=["script"], args=["1"])
     await pair.fail_over()
     async with client.pipeline(transaction=False) as pipeline:
-        assert await pipeline.set("plain", "1").get("plain").execute() == [True, b"1"]
+        assert await pipeline.set("plain", "1").get("plain").execute() == [True, b"1"]  # type: ignore[attr-defined] # pipelines chain
     await pair.fail_over()
     async with client.pipeline(transaction=True) as pipeline:
-        assert await pipeline.set("multi", "1").incr("count").execute() == [True, 1]
+        assert await pipeline.set("multi", "1").incr("count").execute() == [True, 1]  # type: ignore[attr-defined] # pipelines chain
     found = await pair.primary.mget(*(f"after-{n}" for n in range(8)), "script", "plain", "multi")
     assert found == [b"1"] * 11
     assert moves(client) >= 4

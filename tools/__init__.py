@@ -1,1 +1,5 @@
-"""Tools that `make` runs before the project is installed; they need the standard library alone."""
+"""Holds what `make` runs.
+
+`install`, `lock` and `pins` run before the project is installed, so they use the standard library
+alone.
+"""

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; run it again to continue from here", file=sys.stderr)
+        print("interrupted; the next call continues from here", file=sys.stderr)
         return 130
     print(f"installed: {megabytes:,.0f} MB of packages in {time.monotonic() - started:.0f} s")
     return 0
@@ -81,7 +81,7 @@ def check_machine(system: str, machine: str) -> None:
 
 
 def make_environment() -> None:
-    """Make .venv, again where its Python or its pip is none that serves."""
+    """Make .venv; make it again if its Python or its pip does not serve."""
     code = "import sys, pip; print('%d.%d' % sys.version_info[:2])"
     if PYTHON.exists() and run([str(PYTHON), "-c", code]).stdout.strip() in PYTHONS:
         return
@@ -145,7 +145,7 @@ def install_project(extras: str) -> float:
 
 
 def pip_command(*words: str) -> list[str]:
-    """Make one of pip's commands, under the lock file's constraints."""
+    """Return one of pip's commands, under the lock file's constraints."""
     command, *rest = words
     quiet = ("--disable-pip-version-check", "--progress-bar", "off")
     constraints = ("--constraint", str(LOCK)) if LOCK.exists() else ()
@@ -179,7 +179,7 @@ def pip(*words: str) -> float:
 
 
 def download(line: str) -> tuple[str, float] | None:
-    """Name and megabytes of a package whose download pip announces; None for any other line."""
+    """Return name and megabytes of a package whose download pip announces, else None."""
     found = _DOWNLOAD.match(line)
     if found is None or ".metadata" in line:
         return None
@@ -188,7 +188,7 @@ def download(line: str) -> tuple[str, float] | None:
 
 
 def installed_version(name: str) -> str:
-    """Find the version of a distribution in .venv; empty if it is not installed."""
+    """Return the version of a distribution in .venv, or "" if it is not installed."""
     code = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
     return run([str(PYTHON), "-c", code, name]).stdout.strip()
 

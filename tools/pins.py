@@ -15,7 +15,7 @@ _PIN = re.compile(r"(?P<name>[a-z0-9-]+)==(?P<version>\S+)")
 
 
 def read_pins(text: str) -> dict[str, str]:
-    """Read versions by normalised name; comments and markers are left out.
+    """Return versions by normalised name; comments and markers are left out.
 
     Raises:
         ValueError: a line is not a pin.

@@ -5,7 +5,7 @@ vocabularies (``texts``), other languages, small talk around a request, typing e
 base everything that speaks of a skill's matters and wants something else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from random import Random
 
 from demo.generator.datasets import generate
@@ -91,8 +91,3 @@ def _mistype(rng: Random, text: str) -> str:
     at = rng.choice(places)
     middle = text[at + 1] + text[at] if rng.random() < 0.5 else text[at + 1]
     return text[:at] + middle + text[at + 2 :]
-
-
-def every_text(texts: dict[str, list[str]]) -> Iterable[tuple[str, str]]:
-    """List (label, text) of all."""
-    return ((label, text) for label, group in texts.items() for text in group)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from router_service.outputs import CHECKPOINT_FILE
+
 from experiments.flow.tasks import Composite, composite_examples
 from router_service.artifacts.router_artifact import MANIFEST_FILE, read_manifest
 from training.config import GateTrainingConfig
@@ -13,7 +15,6 @@ from training.flow.train_gate import train_gate
 from training.jsonl import write_examples
 from training.merging.search import SearchConfig
 from training.merging.search_run import MixtureSearchConfig, search_mixture
-from training.run import CHECKPOINT_FILE
 
 Say = Callable[[str], None]
 

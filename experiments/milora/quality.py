@@ -14,6 +14,7 @@ from cluster.base_model.source import ModelLocation
 from cluster.engine.mixing import LAYER_MODULES
 from experiments.milora.recorded import RecordedRouter
 from experiments.milora.tasks import MiloraTaskData, write_mixed
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from router_service.artifacts.router_artifact import TENSOR_FILE, adapter_versions
 from router_service.milora.milora_artifact import load_milora
 from router_service.routers.kind import EnginePart
@@ -25,7 +26,7 @@ from training.evaluation.local_engine import Asked, LocalEngine, Weights
 from training.evaluation.records import Record
 from training.export import MANIFEST_FILE, WEIGHTS_FILE
 from training.milora.train_milora import train_milora
-from training.run import CHECKPOINT_FILE, TrainProgress
+from training.run import TrainProgress
 
 METHODS: dict[str, int | None] = {"lora": None, "milora-3": 3, "milora-1": 1}
 """Active modules of a layer; None is plain LoRA on all seven."""

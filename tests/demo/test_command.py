@@ -38,6 +38,7 @@ def test_a_missing_adapter_is_one_message(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_demo_data_is_the_same_for_a_seed(tmp_path: Path) -> None:
     for name in ("one", "two"):
         out = tmp_path / name

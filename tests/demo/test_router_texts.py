@@ -27,6 +27,7 @@ def texts() -> dict[str, list[str]]:
     return router_texts(0, held_back_texts())
 
 
+@pytest.mark.slow
 def test_every_skill_the_base_and_follow_ups_have_texts_in_plenty(
     texts: dict[str, list[str]],
 ) -> None:
@@ -35,11 +36,13 @@ def test_every_skill_the_base_and_follow_ups_have_texts_in_plenty(
     assert not [text for group in texts.values() for text in group if not text.strip()]
 
 
+@pytest.mark.slow
 def test_no_text_is_a_near_copy_of_a_wording(texts: dict[str, list[str]]) -> None:
     copies = NearCopies(held_back_texts())
     assert not [text for group in texts.values() for text in group if copies.of(text)]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_texts(texts: dict[str, list[str]]) -> None:
     assert router_texts(0, held_back_texts()) == texts
     assert router_texts(1)[FOLLOW_UP] != texts[FOLLOW_UP]

@@ -15,9 +15,10 @@ from deployments.front.openai.wire import CompletionBody
 from deployments.front.requests.running import Running
 from tests.support.small_cluster import ACME, SmallCluster, deltas_of, make_base, small_cluster
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 TOKENS = 1000  # refilled so slowly that a charge which stayed would show
 LIMITED = replace(ACME, limits=QuotaLimits(tokens_per_minute=TOKENS, max_concurrent=9))
 PROMPT = "Tell me of apples"

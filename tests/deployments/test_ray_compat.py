@@ -25,7 +25,7 @@ def test_serve_answers_replica_by_replica() -> None:
 
 
 def test_serve_opens_its_port_by_the_function_that_is_replaced() -> None:
-    assert list(inspect.signature(replica.add_port_to_grpc_server).parameters) == [
+    assert list(inspect.signature(replica.add_port_to_grpc_server).parameters) == [  # type: ignore[attr-defined]
         "server",
         "address",
     ]

@@ -11,9 +11,10 @@ import structlog
 from deployments.front.telemetry.request_log import RequestRecord, begin_record
 from tests.support.small_cluster import deltas_of, make_base, small_cluster
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 ID = "the-clients-own-id"
 LONG = {"prompt": "Tell me of apples", "max_tokens": 90, "ignore_eos": True}

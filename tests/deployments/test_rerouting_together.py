@@ -8,9 +8,10 @@ import pytest
 from deployments.front.requests.running import Running
 from tests.support.small_cluster import deltas_of, make_base, sentences_of, small_cluster, text_of
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 PROMPT = "Tell me of apples"
 FORCED = "It has bells on it. Then crabs. A"

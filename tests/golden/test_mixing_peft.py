@@ -164,7 +164,7 @@ def check(
         def weigh(layer: int, hidden: torch.Tensor) -> torch.Tensor:
             return gate.weights(layer, None, hidden)
     else:
-        router = running.mixing.routers[mixing.router].router
+        router = running.mixing.routers[mixing.router].router  # type: ignore[attr-defined] # MiLoRA's
 
         def weigh(layer: int, hidden: torch.Tensor) -> torch.Tensor:
             mask = router.masks(layer, hidden[0, : len(prompt)])

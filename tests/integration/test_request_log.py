@@ -28,6 +28,8 @@ from testing.waiting import wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
+pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
+
 REQUESTS = 220
 WAIT_S = 60.0
 

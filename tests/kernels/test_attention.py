@@ -207,6 +207,7 @@ def test_queries_may_lie_between_keys_and_values():
     assert_close("attention", got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_long_contexts_on_several_threads(threads):
     before = torch.get_num_threads()

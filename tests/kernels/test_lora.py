@@ -426,6 +426,7 @@ def test_misfits_are_refused(x, y):
         add_lora(y, x, bank, 0, batch)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("tokens", [2, 5, 63, 64, 131])
 def test_a_token_is_itself_in_any_step(path, tokens, storage):

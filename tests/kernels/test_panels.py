@@ -31,6 +31,7 @@ def test_equals_a_linear(rows, in_features, out_features):
     assert_close("lora", FloatPanels(weight, None)(x), x @ weight.t())
 
 
+@pytest.mark.slow
 def test_a_row_is_the_same_in_any_batch():
     product = FloatPanels(torch.randn(75, 576), None)
     x = torch.randn(70, 576)

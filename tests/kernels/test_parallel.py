@@ -29,6 +29,7 @@ assert_close("lora", y, want)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", ["1", "2"])
 def test_no_share_is_lost_where_fewer_threads_may_run(limit):
     environment = {**os.environ, "OMP_THREAD_LIMIT": limit}

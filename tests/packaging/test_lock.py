@@ -140,6 +140,7 @@ def test_markers_and_comments_are_no_versions() -> None:
     assert read_pins(text) == {"triton": "3.7.1", "rich": "15.0.0"}
 
 
+@pytest.mark.slow
 def test_without_an_index_the_check_is_skipped_and_counted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -162,6 +163,7 @@ def index() -> None:
         pytest.skip("no index reachable: the lock file was not resolved")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("index")
 def test_a_pin_that_does_not_resolve_is_a_fault_whatever_pips_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.domain.adapter import SHARED_OWNER, AdapterKey, WeightedAdapter
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import BASE, AdapterDigest, TenantId
 from cluster.domain.request import Outcome, Usage
 from cluster.errors import IntegrityError
-from cluster.tenancy.metering import BASE, REMOVED, Meter, TenantUsage, share
+from cluster.tenancy.metering import REMOVED, Meter, TenantUsage, share
 
 WEIGHTS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([0.0, -0.5, 1.0, 1e-300])

@@ -30,7 +30,7 @@ from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.broadcast import ReplicaBroadcast
-from deployments.front.admin.front_routers import BuiltRouters, FrontRouters
+from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.app import build_http_app
 from deployments.front.entry.door import Door
@@ -56,6 +56,7 @@ from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
 from deployments.local.valkey import free_port
 from deployments.process import scan_adapters
+from deployments.router_build import BuiltRouters
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.service import RoutingService

@@ -60,6 +60,7 @@ def test_copies_differ_in_a_few_numbers_and_in_their_digests(tiny: Path, tmp_pat
     assert last[differing[0]].flatten()[:3].tolist() == [0.0, 0.0, 1 / 1024]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [0, 1])
 def test_signatures_are_said_by_the_reference_alone_and_beside_a_faint_one(
     spoken: SignatureMaker, layer: int

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from testing.adapter_shelf import AdapterShelf
 
 from benchmarks.engine import run as run_module
 from benchmarks.engine.correctness import BenchmarkRefused
@@ -67,7 +68,7 @@ def test_a_run_writes_figures_that_follow_from_its_samples(
 def test_a_failed_check_leaves_no_figures(
     tiny_options: BenchOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoilt_shelf(*arguments: object) -> run_module.AdapterShelf:
+    def spoilt_shelf(*arguments: object) -> AdapterShelf:
         shelf = real(*arguments)  # type: ignore[arg-type]
         read = shelf.read
 
@@ -82,7 +83,7 @@ def test_a_failed_check_leaves_no_figures(
     def never(*_: object) -> None:
         raise AssertionError("measured in spite of a failed check")
 
-    real = run_module.AdapterShelf
+    real = AdapterShelf
     monkeypatch.setattr(run_module, "AdapterShelf", spoilt_shelf)
     monkeypatch.setattr(run_module, "StepView", never)
     monkeypatch.setattr(run_module.Bench, "_generate", never)

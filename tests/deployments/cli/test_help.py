@@ -40,6 +40,7 @@ COMMANDS = [
 HEAVY = ("torch", "ray", "transformers", "peft", "numpy", "redis", "fastapi", "huggingface_hub")
 
 
+@pytest.mark.slow
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"

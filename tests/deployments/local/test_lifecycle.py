@@ -46,6 +46,7 @@ def test_where_connections_may_not_be_listed(
     check_port_free(HOST, port)
 
 
+@pytest.mark.ray
 def test_an_interrupted_start_says_that_it_stops(tmp_path: Path) -> None:
     state = StateDir.open(tmp_path)
     said: list[str] = []

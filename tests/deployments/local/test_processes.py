@@ -44,6 +44,7 @@ def test_orphans_are_adopted_ended_and_reaped() -> None:
     assert said.split() == ["False"]
 
 
+@pytest.mark.slow
 def test_a_child_dies_with_its_parent() -> None:
     said = run("""
         import subprocess, sys

@@ -21,6 +21,7 @@ def test_the_weights_are_the_papers_formula() -> None:
     torch.testing.assert_close(w, expected[None])
 
 
+@pytest.mark.slow
 @given(k=st.integers(2, 5), seed=st.integers(0, 99), temperature=st.floats(0.2, 5))
 def test_the_weights_sum_to_one_plus_the_biases(k: int, seed: int, temperature: float) -> None:
     gate = random_gate(k, temperature, seed)

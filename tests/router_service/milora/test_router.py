@@ -11,6 +11,8 @@ from router_service.milora.milora_schema import Pooling, Weighting
 from router_service.milora.module_masks import balance_loss, choose, pool
 from router_service.milora.rational import gelu_coefficients, rational
 
+pytestmark = pytest.mark.slow
+
 POOLINGS: tuple[Pooling, ...] = ("self_attention", "mean", "last", "max")
 D = 12
 

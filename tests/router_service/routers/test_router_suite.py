@@ -209,11 +209,11 @@ def test_an_answer_does_not_depend_on_what_else_was_asked(row: Row, tmp_path: Pa
 def test_answers_are_mixtures(row: Row, tmp_path: Path) -> None:
     router = _build(row(tmp_path, 1))
     for answer in _answers(router):
-        aliases = [alias for alias, _ in answer.weights]
+        aliases = [alias for alias, _ in answer.weights]  # type: ignore[attr-defined] # mixtures
         order = [alias for alias in router.candidates if alias in aliases]
         assert aliases == order  # in candidate order, each once
         assert BASE_ALIAS not in aliases
-        assert all(math.isfinite(weight) and weight for _, weight in answer.weights)
+        assert all(math.isfinite(weight) and weight for _, weight in answer.weights)  # type: ignore[attr-defined] # mixtures
         limit = router.declares.max_fan_out
         assert limit is None or len(aliases) <= limit
 
@@ -342,7 +342,7 @@ def test_a_fan_out_that_is_not_served_is_refused_or_kept_to(row: Row, tmp_path: 
         return
     limit = router.declares.max_fan_out
     assert limit is None or limit <= 1
-    assert all(len(answer.weights) <= 1 for answer in _answers(router))
+    assert all(len(answer.weights) <= 1 for answer in _answers(router))  # type: ignore[attr-defined] # mixtures
 
 
 def test_other_versions_of_its_adapters_are_refused_or_another_version(

@@ -20,7 +20,8 @@ from cluster.errors import (
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
 from router_service.decision_store.redis_store import RedisDecisionStore
-from router_service.service import RoutingService, StoreState
+from router_service.request_decision import StoreState
+from router_service.service import RoutingService
 from tests.support.word_routers import WordRouter, weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")

@@ -21,7 +21,8 @@ from router_service.milora.rational import gelu_coefficients
 from tests.support.peft_oracle import ALL_MODULES, WeightedPeft, make_adapters
 from training.base_model import load_base
 from training.encoding import chat_prompt_ids
-from training.evaluation.evaluation_run import EvalConfig, evaluate
+from training.evaluation.evaluation_run import evaluate
+from training.evaluation.target import EvalConfig
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"
@@ -73,6 +74,7 @@ def perplexity(base: ModelLocation, oracle: Any) -> float:
     return math.exp(-nats / tokens)
 
 
+@pytest.mark.slow
 def test_a_gate_is_scored_as_it_serves(
     config: EvalConfig, adapters: tuple, chat_base: ModelLocation
 ) -> None:
@@ -99,6 +101,7 @@ def test_a_gate_is_scored_as_it_serves(
     assert evaluate(config).value == pytest.approx(perplexity(chat_base, oracle), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_prompts_masks_do_not_see_the_completion(
     config: EvalConfig, adapters: tuple, chat_base: ModelLocation
 ) -> None:

@@ -117,6 +117,7 @@ TARGETS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_perplexity_and_choice_are_those_of_the_reference(
     config: EvalConfig, oracle: Oracle, target: str
@@ -135,6 +136,7 @@ def test_perplexity_and_choice_are_those_of_the_reference(
     assert by_choice.value == right / 5
 
 
+@pytest.mark.slow
 def test_exact_matches_are_greedy_answers(config: EvalConfig, oracle: Oracle) -> None:
     model = oracle.model("one")
     seen: list[tuple[str, int, int]] = []
@@ -147,6 +149,7 @@ def test_exact_matches_are_greedy_answers(config: EvalConfig, oracle: Oracle) ->
     assert seen[-1] == ("answered", 5, 5)
 
 
+@pytest.mark.slow
 def test_a_static_router_is_its_mixture(config: EvalConfig, tmp_path: Path) -> None:
     save_static(tmp_path / "router", {"one": 0.6, "two": -0.8})
     routed = evaluate(_changed(config, metric="perplexity", router=tmp_path / "router"))
@@ -157,6 +160,7 @@ def test_a_static_router_is_its_mixture(config: EvalConfig, tmp_path: Path) -> N
     json.dumps(routed.as_json())
 
 
+@pytest.mark.slow
 def test_a_router_decides_for_each_prompt(config: EvalConfig, tmp_path: Path) -> None:
     tiny = DlpHyperparameters(
         features=FeatureConfig(buckets=64), network=NetworkConfig(width=4, hidden=(6, 5, 3))

@@ -44,9 +44,9 @@ def trained(model_dir: Path, folder: Path, options: dict[str, Any]) -> tuple[Pat
     """(trained, initial, PEFT's model): saved before and after its tensors were changed."""
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], **options)
     model = peft.get_peft_model(load_base(model_dir), config)
-    model.peft_config["default"].init_lora_weights = True
+    model.peft_config["default"].init_lora_weights = True  # type: ignore[attr-defined] # LoraConfig's
     model.save_pretrained(folder / "initial")
-    model.peft_config["default"].init_lora_weights = options["init_lora_weights"]
+    model.peft_config["default"].init_lora_weights = options["init_lora_weights"]  # type: ignore[attr-defined] # LoraConfig's
     with torch.random.fork_rng():
         torch.manual_seed(3)
         for name, parameter in model.named_parameters():

@@ -102,6 +102,7 @@ def config(folders: Path, chat_base: ModelLocation, tmp_path: Path) -> MixtureSe
     )
 
 
+@pytest.mark.slow
 def test_a_searched_mixture_is_served_as_a_router(config: MixtureSearchConfig) -> None:
     report = search_mixture(config)
     assert report.loss <= report.base_loss
@@ -118,6 +119,7 @@ def test_a_searched_mixture_is_served_as_a_router(config: MixtureSearchConfig) -
     assert again.loss == report.loss
 
 
+@pytest.mark.slow
 def test_the_search_in_factor_space_writes_an_adapter(config: MixtureSearchConfig) -> None:
     report = search_mixture(config.model_copy(update={"space": "factors"}))
     adapters = [read_adapter(path) for path in config.adapters]
@@ -138,6 +140,7 @@ def test_factors_of_different_ranks_are_refused(config: MixtureSearchConfig) -> 
         search_mixture(mixed)
 
 
+@pytest.mark.slow
 def test_the_exchanged_adapter_is_the_model_with_it_added(
     chat_base: ModelLocation, folders: Path
 ) -> None:

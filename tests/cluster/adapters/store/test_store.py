@@ -335,6 +335,7 @@ async def test_sweep_takes_what_was_abandoned_and_nothing_else(root, base, sourc
     store.verify(kept.digest)
 
 
+@pytest.mark.slow
 async def test_adding_and_removing_leaves_nothing(store, source, listing):
     """No file, no handle, no object: the memory of a process that adds for ever stays flat."""
 

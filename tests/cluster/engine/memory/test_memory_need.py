@@ -13,7 +13,8 @@ from cluster.engine.execution.captured_head import CapturedHead
 from cluster.engine.memory import available_memory
 from cluster.engine.memory.available_memory import cgroup_headrooms, check_memory
 from cluster.engine.memory.gpu_buffers import batch_bytes
-from cluster.engine.memory.memory_need import GIB, ModelShape, check_fits, memory_need
+from cluster.engine.memory.memory_need import GIB, check_fits, memory_need
+from cluster.engine.memory.model_shape import ModelShape
 from cluster.engine.model.model_loader import load_model
 from cluster.errors import ConfigError
 from kernels.attention.attention_triton_batch import TritonPagedBatch

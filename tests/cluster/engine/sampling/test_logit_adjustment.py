@@ -81,6 +81,7 @@ def test_repetition_penalty_and_bias_agree_with_transformers() -> None:
     torch.testing.assert_close(adjusted(logits, row), processors(seen, logits.clone()))
 
 
+@pytest.mark.slow
 @given(
     min_p=st.sampled_from([0.01, 0.1, 0.5, 0.99, 1.0]),
     seed=st.integers(0, 2**31),
@@ -117,6 +118,7 @@ options = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(rows=st.lists(options, min_size=1, max_size=6), seed=st.integers(0, 2**31))
 def test_a_row_does_not_depend_on_its_batch(rows: list[SamplingRow], seed: int) -> None:
     logits = torch.randn(len(rows), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
@@ -129,6 +131,7 @@ def test_a_row_does_not_depend_on_its_batch(rows: list[SamplingRow], seed: int) 
         assert alone.logprobs[0] == together.logprobs[i]
 
 
+@pytest.mark.slow
 @given(rows=st.lists(options, min_size=1, max_size=6), seed=st.integers(0, 2**31))
 def test_greedy_takes_the_best_adjusted_logit_and_reports_raw_logprobs(
     rows: list[SamplingRow], seed: int

@@ -83,6 +83,7 @@ def test_top_p_of_a_flat_row_looks_past_the_first_candidates():
     assert len(set(tokens)) > 256
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_a_row_does_not_depend_on_its_batch(data: st.DataObject):

@@ -3,6 +3,8 @@
 import random
 from dataclasses import dataclass, field
 
+import pytest
+
 from cluster.placement.policy import ClusterPolicy, PickingPolicy, ScorerWeights
 from tests.support.placement_simulator import SimReplica, Simulation, Stream
 
@@ -38,6 +40,7 @@ def share_met(build, weight: float, greedy_rate: float, *, seconds: float = 400.
     return sum(met) / len(met)
 
 
+@pytest.mark.slow
 def test_a_greedy_tenant_leaves_the_other_a_quiet_replica(build) -> None:
     for rate in (1.5, 2.5):
         together = share_met(build, 0.0, rate)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from deployments.cli.toolkit.interruption import INTERRUPTED
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from training import adapter
 from training.dlp import train_router as router
 from training.evaluation import evaluation_run as evaluation
 from training.flow import train_gate as gate
 from training.milora import train_milora as milora
-from training.run import CHECKPOINT_FILE
 
 Braid = Callable[..., Any]
 

@@ -73,6 +73,7 @@ def test_a_gates_maps_share_one_scale_and_name_the_tokens(
     assert scale.get_ylabel() == "weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 256])
 def test_answers_of_any_length_are_drawn(tmp_path: Path, count: int) -> None:
     weights = {name: [[0.5] * count] * 30 for name in ("cron", "sql", "json")}
@@ -242,6 +243,7 @@ def test_a_base_without_a_chat_template_is_asked_plainly(
     assert (asked["prompt"], asked["max_tokens"], asked["explain"]) == ("one?", 24, True)
 
 
+@pytest.mark.slow
 def test_masks_of_a_new_prompt_are_drawn(
     braid: Callable[..., Any], masked: Any, tmp_path: Path
 ) -> None:

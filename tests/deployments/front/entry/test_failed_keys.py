@@ -1,6 +1,7 @@
 """Failed keys by address."""
 
-from deployments.front.entry.failed_keys import BURST, MAX_ADDRESSES, FailedKeys, network_of
+from deployments.front.entry.failed_keys import BURST, MAX_ADDRESSES, FailedKeys
+from deployments.front.http.client_network import network_of
 
 
 def test_a_burst_then_so_many_a_minute() -> None:

@@ -176,6 +176,7 @@ async def test_many_log_probabilities_of_several_sequences_are_refused(front: Fr
     assert (answer.status, answer.error["param"]) == (400, "logprobs")
 
 
+@pytest.mark.slow
 async def test_others_are_answered_while_one_tenant_sends_its_worst(front: FrontServer) -> None:
     bodies = [
         f'{{"model":"base","prompt":[{many("1", 260_000)}]}}',

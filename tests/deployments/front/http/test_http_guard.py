@@ -96,6 +96,7 @@ async def test_a_head_in_small_pieces_is_counted_as_one(front: FrontServer) -> N
     writer.close()
 
 
+@pytest.mark.slow
 async def test_what_never_goes_on_is_closed(front: FrontServer) -> None:
     async def closed(data: bytes) -> None:
         reader, writer = await front.connect()
@@ -165,6 +166,7 @@ async def test_a_refused_body_that_ends_leaves_its_connection_open(front: FrontS
     writer.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_goes_on_after_too_large_a_body_meets_no_broken_connection(
     front: FrontServer,
 ) -> None:
@@ -216,6 +218,7 @@ async def test_lines_after_a_chunked_body_are_bounded(front: FrontServer) -> Non
     assert (await front.raw(start + end + b"a: b\r\n" * 5000)).status == 431
 
 
+@pytest.mark.slow
 async def test_pipelined_requests_are_answered_in_turn_up_to_a_bound(front: FrontServer) -> None:
     reader, writer = await front.connect()
     writer.write(HEALTH * 10)
@@ -317,6 +320,7 @@ async def test_an_idle_connection_makes_room(base: Path) -> None:
             writer.close()
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_is_cut_off() -> None:
     sent, ended = 0, asyncio.Event()
 

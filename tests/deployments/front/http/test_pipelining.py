@@ -57,6 +57,7 @@ async def test_a_client_that_leaves_is_noticed_whatever_it_sent_behind(
     assert ended(front, "failed_engine") == 0
 
 
+@pytest.mark.slow
 async def test_a_large_body_behind_does_not_hide_that_the_client_left(front: FrontServer) -> None:
     cancelled, running = ended(front, "cancelled"), front.cluster.metrics.in_flight
     _, writer = await front.connect()
@@ -80,6 +81,7 @@ async def test_no_refusal_is_written_into_another_answer(front: FrontServer) -> 
     assert received.count(b"HTTP/1.1 ") == 1
 
 
+@pytest.mark.slow
 async def test_nothing_that_waited_is_answered_behind_a_refusal(front: FrontServer) -> None:
     reader, writer = await front.connect()
     writer.write(long(stream=False) + request(PATH, "{}", "rate") * 5 + b"no request\r\n\r\n")
@@ -91,6 +93,7 @@ async def test_nothing_that_waited_is_answered_behind_a_refusal(front: FrontServ
     assert ended(front, "rejected_invalid", "rate") == 0
 
 
+@pytest.mark.slow
 async def test_a_body_that_began_behind_another_request_has_its_own_time(base: Path) -> None:
     async with front_server(base, header_timeout_s=0.5) as front:
         body = b'{"model": "base", "prompt": "a", "max_tokens": 1}'

@@ -145,6 +145,7 @@ def test_wrong_fields_are_named(fields: dict[str, Any], param: str) -> None:
     assert (invalid_body(caught.value).param or "").startswith(param)
 
 
+@pytest.mark.slow
 async def test_what_was_checked_is_bounded(checker: GrammarChecker) -> None:
     for number in range(MAX_CHECKED + 5):
         await checker.compile_grammar(

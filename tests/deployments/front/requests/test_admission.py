@@ -11,7 +11,8 @@ from cluster.expected_length import FIRST_GUESS
 from cluster.tenancy.limits import QuotaLimits, QuotaSource, QuotaVerdict
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant
-from deployments.front.requests.admission import Admission, RefusedByQuota
+from deployments.front.http.problem import RefusedByQuota
+from deployments.front.requests.admission import Admission
 
 
 def tenant(**limits: int) -> Tenant:

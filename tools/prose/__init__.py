@@ -1,0 +1,1 @@
+"""Checks the prose of docstrings, comments, messages and documents against the house's rules."""
