@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from router_service.outputs import CHECKPOINT_FILE
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 
 from cluster.adapters.format.manifest import WEIGHTS_FILE
 from training.adapter import train_adapter

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.engine.machine import cpu_info, load_average, usable_cores
+from benchmarks.shared.machine import cpu_info, load_average, usable_cores
 from benchmarks.relay import report
 from benchmarks.relay.front import LOOPS
 from benchmarks.relay.measure import ENDLESS, Case, Figures, idle_share, run_case

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from testing.adapter_shelf import AdapterShelf
+from benchmarks.engine.bank_loading import AdapterShelf
 
 from benchmarks.engine import run as run_module
 from benchmarks.engine.correctness import BenchmarkRefused

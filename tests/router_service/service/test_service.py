@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import redis
-from router_service.wish import AdapterWish, BaseWish, MixtureTerm, MixtureWish, RouterWish
 
 from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
@@ -21,15 +20,22 @@ from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.keys import decision_key
 from router_service.decision_store.redis_store import RedisDecisionStore
 from router_service.request_decision import StoreState
+from router_service.routing_request import (
+    AdapterRequest,
+    BaseModelRequest,
+    MixtureRequest,
+    MixtureTerm,
+    RouterRequest,
+)
 from router_service.service import RoutingService
 from tests.support.word_routers import WordRouter, weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
-AUTO = RouterWish()
+AUTO = RouterRequest()
 
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
-AUTO = RouterWish()
+AUTO = RouterRequest()
 
 
 async def test_a_prompt_is_computed_once_and_then_stored(
@@ -56,7 +62,7 @@ async def test_another_prompt_tenant_or_router_is_another_decision(
         await service.decide(ACME, AUTO, "sql"),
         await service.decide(ACME, AUTO, "json"),
         await service.decide(GLOBEX, AUTO, "sql"),
-        await service.decide(ACME, RouterWish("second"), "sql"),
+        await service.decide(ACME, RouterRequest("second"), "sql"),
     ]
     assert {one.source for one in decided} == {DecisionSource.COMPUTED}
     assert len({one.decision.id for one in decided}) == 4
@@ -93,7 +99,7 @@ async def test_an_outage_fails_nothing(service: RoutingService, flaky_store: Any
     known = await service.decide(ACME, AUTO, "sql")
     new = await service.decide(ACME, AUTO, "json")
     again = await service.decide(ACME, AUTO, "json")
-    named = await service.decide(ACME, AdapterWish("sql"), "anything")
+    named = await service.decide(ACME, AdapterRequest("sql"), "anything")
     assert (known.source, known.store_state) == (DecisionSource.STORED, StoreState.LOCAL)
     assert (new.source, new.store_state) == (DecisionSource.COMPUTED, StoreState.UNAVAILABLE)
     assert (again.source, again.store_state) == (DecisionSource.STORED, StoreState.LOCAL)
@@ -175,16 +181,16 @@ async def test_a_router_that_cannot_answer_leaves_it_to_the_base(
     assert flaky_store.counters.stored == 0
 
 
-async def test_explicit_wishes_are_kept_for_look_up_by_id(
+async def test_explicit_requests_are_kept_for_look_up_by_id(
     service: RoutingService, router: WordRouter
 ) -> None:
-    mixture = MixtureWish((MixtureTerm("sql", -0.5), MixtureTerm("cron", 0.0)))
-    for wish, weights in (
-        (BaseWish(), {}),
-        (AdapterWish("sql"), {"sql": 1.0}),
+    mixture = MixtureRequest((MixtureTerm("sql", -0.5), MixtureTerm("cron", 0.0)))
+    for request, weights in (
+        (BaseModelRequest(), {}),
+        (AdapterRequest("sql"), {"sql": 1.0}),
         (mixture, {"sql": -0.5}),
     ):
-        decided = await service.decide(ACME, wish, "text")
+        decided = await service.decide(ACME, request, "text")
         assert decided.source is DecisionSource.EXPLICIT
         assert weights_of(decided) == weights
         assert await service.get(ACME, decided.decision.id) == decided.decision
@@ -195,22 +201,22 @@ async def test_explicit_wishes_are_kept_for_look_up_by_id(
 async def test_explicit_decisions_differ_by_weights_and_not_by_prompt(
     service: RoutingService,
 ) -> None:
-    half, whole = (MixtureWish((MixtureTerm("sql", w),)) for w in (0.5, 1.0))
+    half, whole = (MixtureRequest((MixtureTerm("sql", w),)) for w in (0.5, 1.0))
     ids = [
-        (await service.decide(ACME, wish, text)).decision.id
-        for wish, text in ((half, "a"), (half, "b"), (whole, "a"))
+        (await service.decide(ACME, request, text)).decision.id
+        for request, text in ((half, "a"), (half, "b"), (whole, "a"))
     ]
     assert ids[0] == ids[1] != ids[2]
 
 
-async def test_wrong_wishes(service: RoutingService) -> None:
+async def test_wrong_requests(service: RoutingService) -> None:
     with pytest.raises(ModelNotFound, match="words, second"):
-        await service.decide(ACME, RouterWish("third"), "text")
+        await service.decide(ACME, RouterRequest("third"), "text")
     with pytest.raises(ModelNotFound):
-        await service.decide(GLOBEX, AdapterWish("cron"), "text")
+        await service.decide(GLOBEX, AdapterRequest("cron"), "text")
     terms = tuple(MixtureTerm(alias, 1.0) for alias in ("sql", "cron", "json"))
     with pytest.raises(RequestError):
-        await service.decide(ACME, MixtureWish(terms), "text")
+        await service.decide(ACME, MixtureRequest(terms), "text")
 
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "dec_" + "0" * 32])
@@ -266,7 +272,7 @@ async def test_redis_is_killed_and_comes_back_while_prompts_arrive(
 
 
 async def test_a_decision_for_prefill_is_of_the_whole_prompt(service: RoutingService) -> None:
-    whole = RouterWish("whole")
+    whole = RouterRequest("whole")
     one = await service.decide(ACME, whole, "sql", [1, 2, 3])
     other = await service.decide(ACME, whole, "sql", [1, 2, 4])
     again = await service.decide(ACME, whole, "sql", [1, 2, 3])
