@@ -30,6 +30,7 @@ RUN torch=$(grep -o '^torch==[^ ;]*' requirements.lock) \
 COPY kernels/ kernels/
 COPY cluster/ cluster/
 COPY router_service/ router_service/
+COPY training/ training/
 COPY deployments/ deployments/
 RUN pip install --no-deps --no-build-isolation --force-reinstall .
 

@@ -16,14 +16,16 @@ def first_problem(error: ValidationError) -> str:
     return _describe(first["loc"], first["msg"])
 
 
-def all_problems(error: ValidationError, *, with_input: bool = False) -> str:
+def all_problems(error: ValidationError, *, with_input: bool = False, root: str = "") -> str:
     """Describe every field that is wrong, separated by semicolons.
 
     Args:
-        with_input: append the value that was given.
+        with_input: append the value that was given. Leave it out where values may be secrets.
+        root: stands for a problem of the whole document.
     """
     return "; ".join(
-        _describe(item["loc"], item["msg"]) + (f", not {item['input']!r}" if with_input else "")
+        _describe(item["loc"] or (root,), item["msg"])
+        + (f", not {item['input']!r}" if with_input else "")
         for item in error.errors(include_url=False)
     )
 

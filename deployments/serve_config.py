@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import AppConfig, Section
 from cluster.errors import ConfigError
-from cluster.validation_text import describe_problems
+from cluster.field_problems import all_problems
 from deployments.serve_env import SERVE_ENVIRONMENT
 
 APP_IMPORT_PATH = "deployments.app:build_app"
@@ -88,7 +88,7 @@ def load_overlay_config(path: Path) -> OverlayConfig:
     except (OSError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: {error}") from error
     except ValidationError as error:
-        raise ConfigError(f"{path}: {describe_problems(error, root='file')}") from error
+        raise ConfigError(f"{path}: {all_problems(error, root='file')}") from error
 
 
 def serve_config(config: OverlayConfig) -> dict[str, Any]:

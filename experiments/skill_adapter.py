@@ -4,9 +4,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from router_service.artifacts.outputs import CHECKPOINT_FILE
-
 from cluster.adapters.format.manifest import WEIGHTS_FILE
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from training.adapter import train_adapter
 from training.config import AdapterTrainingConfig
 from training.jsonl import Example, write_examples

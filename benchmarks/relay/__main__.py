@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.shared.machine import cpu_info, load_average, usable_cores
 from benchmarks.relay import report
 from benchmarks.relay.front import LOOPS
 from benchmarks.relay.measure import ENDLESS, Case, Figures, idle_share, run_case
 from benchmarks.relay.rig import Rig, rig
 from benchmarks.relay.streams import Asked, TokenCount, events_in, logprobs_in, words_in
+from benchmarks.shared.machine import cpu_info, load_average, usable_cores
 from cluster.config import AppConfig
 
 PROGRAM = "python -m benchmarks.relay"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import GenerationRequest
-from cluster.engine.live_requests import LiveRequests
+from cluster.engine.engine_requests import EngineRequests
 from cluster.engine.mixing import Mixing
 from cluster.engine.port import EngineStats, OnChunks, OnReturned
 from cluster.engine.sampling.grammar import GrammarCompiler, TokenGrammar
@@ -72,7 +72,7 @@ class TorchEngine:
         self._new_seed = new_seed
         self._grammars = grammars
         self._may_return = on_returned is not None
-        self._live = LiveRequests(scheduler, pool)
+        self._live = EngineRequests(scheduler, pool)
         self._loop = StepLoop(self._live, runner, clock, on_chunks, on_returned)
         self._thread: threading.Thread | None = None
 

@@ -1,7 +1,7 @@
 """The step loop of the torch engine: one thread that schedules, computes and delivers.
 
 It alone runs the model and calls back: all chunks of a step in one ``on_chunks`` call, then nothing
-until the next step. It takes the lock of `LiveRequests` to schedule and to commit, and runs the
+until the next step. It takes the lock of `EngineRequests` to schedule and to commit, and runs the
 model without it: the sequences of a plan are changed by this thread only.
 """
 
@@ -15,7 +15,7 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk
-from cluster.engine.live_requests import LiveRequests
+from cluster.engine.engine_requests import EngineRequests
 from cluster.engine.port import EngineCounters, OnChunks, OnReturned
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampling.grammar import row_error
@@ -40,7 +40,7 @@ class StepLoop:
 
     def __init__(
         self,
-        live: LiveRequests,
+        live: EngineRequests,
         runner: Runner,
         clock: Clock,
         on_chunks: OnChunks,

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from router_service.artifacts.outputs import CHECKPOINT_FILE
-
 from experiments.flow.tasks import Composite, composite_examples
+from router_service.artifacts.outputs import CHECKPOINT_FILE
 from router_service.artifacts.router_artifact import MANIFEST_FILE, read_manifest
 from training.config import GateTrainingConfig
 from training.flow.train_gate import train_gate

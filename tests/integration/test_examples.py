@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from testing.local_cluster import LocalCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks.engine.bank_loading import AdapterShelf
 
 from benchmarks.engine import run as run_module
+from benchmarks.engine.bank_loading import AdapterShelf
 from benchmarks.engine.correctness import BenchmarkRefused
 from benchmarks.engine.options import BenchOptions, make_options
 from benchmarks.engine.results import EngineReport, rate

@@ -1,4 +1,4 @@
-"""The engines that must pass these tests. A new one is one more function in ``ENGINES``."""
+"""The engines that must pass these tests. A new one is one more maker in ``ENGINES``."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +19,37 @@ OPTIONS = {
     "max_batch_size": 8,
     "max_queued": 8,
 }
-ENGINES: dict[str, dict[str, object]] = {
-    "torch": {},
+MakeEngine = Callable[[Path, ManualClock, OnChunks, OnReturned], BuiltEngine]
+"""Makes an engine that is not running yet, of a base model's folder."""
+
+
+def torch_engine(**options: object) -> MakeEngine:
+    """Return what makes the project's own engine with these options."""
+    seeds = iter(range(1, 1_000_000))
+
+    def make(
+        base: Path, clock: ManualClock, on_chunks: OnChunks, on_returned: OnReturned
+    ) -> BuiltEngine:
+        return build_engine(
+            base,
+            EngineConfig(**(OPTIONS | options)),
+            AdapterConfig(slots=4, base_check="shapes"),
+            clock=clock,
+            on_chunks=on_chunks,
+            new_seed=lambda: next(seeds),
+            on_returned=on_returned,
+        )
+
+    return make
+
+
+ENGINES: dict[str, MakeEngine] = {
+    "torch": torch_engine(),
     # Room for about two answers, so that the others are preempted, and steps of few tokens.
-    "torch, int8, crowded": {"quantize": "int8", "kv_blocks": 26, "max_batch_tokens": 16},
-    "torch, no prefix cache, in order of arrival": {"prefix_cache": False, "fairness": "fifo"},
+    "torch, int8, crowded": torch_engine(quantize="int8", kv_blocks=26, max_batch_tokens=16),
+    "torch, no prefix cache, in order of arrival": torch_engine(
+        prefix_cache=False, fairness="fifo"
+    ),
 }
 
 
@@ -36,18 +62,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 def unstarted(kind: str, tiny_model: Callable[..., Path], tmp_path: Path) -> Iterator[PortRig]:
     """An engine that takes requests and has not begun; stopped and checked at the end."""
     base = tiny_model("llama", eos_token_id=EOS)
-    seeds = iter(range(1, 1_000_000))
 
     def make(*, clock: ManualClock, on_chunks: OnChunks, on_returned: OnReturned) -> BuiltEngine:
-        return build_engine(
-            base,
-            EngineConfig(**(OPTIONS | ENGINES[kind])),
-            AdapterConfig(slots=4, base_check="shapes"),
-            clock=clock,
-            on_chunks=on_chunks,
-            new_seed=lambda: next(seeds),
-            on_returned=on_returned,
-        )
+        return ENGINES[kind](base, clock, on_chunks, on_returned)
 
     rig = PortRig(make, base, tmp_path)
     yield rig

@@ -16,7 +16,7 @@ from cluster.errors import IntegrityError
 
 
 @dataclass(slots=True, eq=False)
-class LiveRequests:
+class EngineRequests:
     """The scheduler, the books around it, and the orders that the step thread has to follow."""
 
     scheduler: Scheduler
