@@ -58,7 +58,7 @@ async def test_commands_scripts_and_pipelines_reach_the_new_primary(pair: RedisP
 
 
 async def test_a_watched_transaction_fails_and_the_next_one_succeeds(pair: RedisPair) -> None:
-    """What was read under the watch was the old primary's."""
+    """The value that was read under the watch was the old primary's."""
     client = redis_client(pair.url, timeout_s=TIMEOUT_S, name="braid-test")
     await client.set("key", "1")
     async with client.pipeline(transaction=True) as pipeline:

@@ -37,7 +37,7 @@ async def client(valkey: EmbeddedValkey) -> AsyncIterator[Redis]:
 
 
 async def held(valkey: EmbeddedValkey) -> int:
-    """Connections of the client under test, as the server sees them."""
+    """Count the connections of the client under test, as the server sees them."""
     async with contextlib.aclosing(
         redis_client(valkey.url, timeout_s=5.0, name="braid-probe")
     ) as probe:

@@ -1,4 +1,4 @@
-"""Servers that cannot hold a cluster's state are told by their own word."""
+"""Recognises servers that cannot hold a cluster's state by what they say themselves."""
 
 import asyncio
 from collections.abc import Callable, Iterator

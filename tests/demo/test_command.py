@@ -17,7 +17,7 @@ def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*words: object) -> Any:
-    """The result of a command: exit_code, stdout and stderr."""
+    """Run a command; return its result: exit_code, stdout and stderr."""
     return CliRunner().invoke(app, [str(word) for word in words])
 
 

@@ -1,4 +1,4 @@
-"""What requests cost their tenant: front, link, replica and engine together."""
+"""Checks what requests cost their tenant: front, link, replica and engine together."""
 
 import asyncio
 from dataclasses import replace
@@ -39,7 +39,7 @@ async def begin(cluster: SmallCluster, **fields: Any) -> Running:
 
 
 async def booked(cluster: SmallCluster) -> tuple[int, int, float, int]:
-    """(prompt tokens, completion tokens, tokens taken from the bucket, places) of the tenant."""
+    """Return a tenant's prompt and completion tokens, tokens taken from the bucket, and places."""
     await asyncio.gather(*cluster.service._admission._settling)
     (usage,) = cluster.meter.snapshot().tenants
     quota: Any = cluster.service._admission._quota

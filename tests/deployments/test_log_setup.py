@@ -1,4 +1,4 @@
-"""What a process logs is JSON of one form, whoever said it, and has no text of clients."""
+"""Checks that a process logs JSON of one form, from every source, without text of clients."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 def run(
     code: str, tmp_path: Path, *, hears_text: bool = False, **environment: str
 ) -> list[dict[str, Any]]:
-    """The lines that a process writes to standard output, all of them JSON."""
+    """Return the lines that a process writes to standard output, all of them JSON."""
     source = SETUP.format(part="front", hears_text=hears_text) + code
     done = subprocess.run(
         [sys.executable, "-c", source],

@@ -1,4 +1,4 @@
-"""What front, replica and controller start with ends in the reverse order, whatever fails."""
+"""Checks that what front, replica and controller start with ends in reverse, whatever fails."""
 
 from pathlib import Path
 from typing import Any, cast

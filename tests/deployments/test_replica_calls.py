@@ -1,4 +1,4 @@
-"""A replica that is silent hides nobody else's answer."""
+"""Checks that a silent replica does not hide another's answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,7 +20,7 @@ Call = Callable[[], Awaitable[Any]]
 
 
 class FakeResponse:
-    """What Serve answers to a broadcast: one result for each replica, later."""
+    """Answers a broadcast as Serve does: one result for each replica, later."""
 
     def __init__(self, calls: list[Call] | Exception) -> None:
         self._calls = calls
@@ -40,7 +40,7 @@ class FakeResult:
 
 
 class FakeHandle:
-    """Of replicas that do what they are told."""
+    """Stands in for the handle of replicas that do as the test says."""
 
     def __init__(self, *calls: Call, unavailable: Exception | None = None) -> None:
         self._response = FakeResponse(unavailable or list(calls))

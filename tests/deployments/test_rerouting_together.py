@@ -94,7 +94,7 @@ async def test_neighbours_do_not_notice(base: Path) -> None:
 
 
 async def test_a_crowded_replica_gives_the_same_answers(base: Path) -> None:
-    """Preempted in later spans, whose earlier adapters have been let go."""
+    """Requests are preempted in later spans, whose earlier adapters have been released."""
     prompts = [f"{PROMPT} {n}" for n in range(4)]
     async with small_cluster(base) as roomy:
         for prompt in prompts:

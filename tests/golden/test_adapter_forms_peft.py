@@ -124,7 +124,7 @@ def forms(tiny_model, tmp_path) -> Forms:
 
 
 def ask(engine: RunningEngine, folder: Path, model_dir: Path) -> tuple[list[int], torch.Tensor]:
-    """A greedy answer, and its log-probabilities in the vocabulary's order."""
+    """Return a greedy answer, and its log-probabilities in the vocabulary's order."""
     base = BaseShapes.of_model(model_dir, "base", NAMED, engine.built.module_shapes)
     engine.load(0, load_adapter(folder, base, AdapterConfig()).tensors)
     prompt = [3, 14, 15, 92, 65, 35]
@@ -178,7 +178,7 @@ def test_a_wrapped_model_s_names_mean_the_model_s(running_engine, forms, wrapped
 
 
 def test_peft_itself_reads_a_compiled_base_s_names_so(forms):
-    """What PEFT computes around a compiled base is what it computes without, by these names."""
+    """PEFT computes the same around a compiled base as without, by these names."""
     tokens = [3, 14, 15, 92, 65]
     plain = peft_log_probs(load_base(forms.model_dir), forms.write(), tokens)
     folder = forms.write(name=WRAPPED["compiled base"])

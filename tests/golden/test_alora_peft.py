@@ -56,7 +56,7 @@ GREEDY = SamplingParams(max_tokens=TOKENS, temperature=0.0, logprobs=VOCAB, igno
 
 
 def words(count: int, salt: int = 0) -> list[int]:
-    """Tokens that invoke nothing."""
+    """Return tokens that invoke nothing."""
     return [(7 * i * i + 3 * i + salt) % 79 for i in range(count)]
 
 
@@ -114,7 +114,7 @@ def ask(running: RunningEngine, name: str, prompt: list[int], *adapters: str, **
 def generated(
     model: peft.PeftModel, adapter: str, prompt: list[int], count: int = TOKENS
 ) -> tuple[list[int], Any]:
-    """Greedy tokens of PEFT's ``generate`` and their log-probabilities [tokens, vocabulary]."""
+    """Return PEFT's greedy ``generate`` tokens and log-probabilities [tokens, vocabulary]."""
     ids = torch.tensor([prompt])
     options = {
         "attention_mask": torch.ones_like(ids),
@@ -193,8 +193,10 @@ def test_prompts_are_scored_as_peft_does(engine, made, adapter: str) -> None:
 
 
 def test_blocks_before_the_invocation_are_the_bases(engine, made) -> None:
-    """From the base to two activated LoRAs, and back. The block in which an adapter begins is
-    found by its own requests alone."""
+    """Goes from the base to two activated LoRAs, and back.
+
+    The block in which an adapter begins is found by its own requests alone.
+    """
     running = engine()
     shared = words(18)
     tails = {"xa": [*CALL, 5, 6], "xb": [*OTHER_CALL, 5, 6], "": [5, 6, 7], "xc": [5, 6, 7]}
@@ -217,7 +219,7 @@ def test_blocks_before_the_invocation_are_the_bases(engine, made) -> None:
 
 
 def test_an_earlier_turns_invocation_is_computed_by_the_base(engine, made) -> None:
-    """A second turn invokes anew: what the first one adapted is the base's now."""
+    """A second turn invokes again: what the first one adapted is the base's now."""
     running = engine()
     first = [*words(9), *CALL, *words(3, 4)]
     ask(running, "first", first, "xa")
@@ -232,7 +234,7 @@ def test_an_earlier_turns_invocation_is_computed_by_the_base(engine, made) -> No
 def mixed_log_probs(
     folder: Path, base: Path, weights: dict[str, float], starts: dict[str, int], tokens: list[int]
 ) -> torch.Tensor:
-    """[tokens, vocabulary], each adapter's product added to the tokens from its start on."""
+    """Compute [tokens, vocabulary], each adapter's product added to tokens from its start on."""
     model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     shapes = {
         path: tuple(module.weight.shape)
@@ -274,7 +276,7 @@ def test_a_mixture_activates_each_by_itself(engine, made, tiny_model) -> None:
 
 
 def test_a_preempted_request_is_cut_at_the_same_tokens(engine, made) -> None:
-    """What they have is computed again, prompt and completion together."""
+    """Their tokens are computed again, prompt and completion together."""
     running = engine(kv_blocks=20, max_batch_size=6, prefix_cache=False)
     sampling = SamplingParams(max_tokens=30, temperature=0.0, logprobs=VOCAB, ignore_eos=True)
     long = {f"r{i}": [*words(5 + i, i), *CALL, *words(8, 2 * i)] for i in range(4)}
@@ -287,7 +289,7 @@ def test_a_preempted_request_is_cut_at_the_same_tokens(engine, made) -> None:
 
 
 def test_another_replica_goes_on(engine, made) -> None:
-    """What is generated invokes nothing, wherever it was generated."""
+    """Generated tokens invoke nothing, wherever they were generated."""
     prompt = PROMPTS["in the middle"]
     tokens, log_probs = generated(made[0], "xa", prompt)
     running = engine()

@@ -73,7 +73,7 @@ class Oracle:
     folders: Mapping[str, Path]
 
     def log_probs(self, mixture: Mapping[str, float], tokens: list[int]) -> torch.Tensor:
-        """[tokens, vocabulary] in fp32, with the mixture merged by concatenation."""
+        """Compute [tokens, vocabulary] in fp32, with the mixture merged by concatenation."""
         ids = torch.tensor([tokens])
         with torch.inference_mode():
             if not mixture:

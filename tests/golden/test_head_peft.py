@@ -69,7 +69,7 @@ class WeightedAdapters:
         self.folder = folder
 
     def log_probs(self, mixture: Mapping[str, float], tokens: list[int]) -> torch.Tensor:
-        """[tokens, vocabulary] in fp32."""
+        """Compute [tokens, vocabulary] in fp32."""
         with torch.inference_mode():
             if not mixture:
                 with self.model.disable_adapter():
@@ -172,7 +172,7 @@ def test_a_head_changes_answers_and_embeddings_stay(oracle) -> None:
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
 def test_rows_without_it_keep_their_bits(engine, quantize: str) -> None:
-    """Alone, and beside rows with LoRA on the head, in prompts and in decoding."""
+    """They keep them alone, and next to rows with LoRA on the head, in prompts and in decoding."""
     sampling = SamplingParams(
         max_tokens=9, temperature=0.0, logprobs=VOCAB, prompt_logprobs=VOCAB, ignore_eos=True
     )

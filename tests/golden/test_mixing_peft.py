@@ -156,7 +156,7 @@ def submit(
 def check(
     running: RunningEngine, model: peft.PeftModel, case: str, prompt: list[int], answer: Answer
 ) -> None:
-    """The answer's log-probabilities are PEFT's."""
+    """Assert that the answer's log-probabilities are PEFT's."""
     names, mixing = CASES[case]
     if mixing.gate:
         gate = running.mixing.gates[mixing.gate]

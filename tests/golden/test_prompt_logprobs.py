@@ -39,7 +39,7 @@ def expected(tiny_model: Callable) -> Callable[[str, list[int]], torch.Tensor]:
 
 
 def check(answer: Answer, tokens: list[int], log_probs: torch.Tensor, top: int = TOP) -> None:
-    """Every token but the first, once and in order."""
+    """Check every token but the first, once and in order."""
     assert answer.error_code is None
     assert len(answer.prompt_logprobs) == len(tokens) - 1
     for row, told in enumerate(answer.prompt_logprobs):

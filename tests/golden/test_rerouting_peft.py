@@ -71,8 +71,10 @@ def mixture(weights: Weights) -> tuple[tuple[Slot, float], ...]:
 def change_while_it_runs(
     running: RunningEngine, plans: dict[str, tuple[Change, ...]]
 ) -> dict[str, list[int]]:
-    """Ask for each change as soon as the one before has begun, in the step thread; where spans
-    begin, by request, as they are told."""
+    """Ask for each change in the step thread, as soon as the one before has begun.
+
+    Returns where spans begin, by request, as they are reported.
+    """
     due = {name: list(plan) for name, plan in plans.items()}
     told: dict[str, list[int]] = {name: [] for name in plans}
 
@@ -109,7 +111,7 @@ def check(
     answer: Answer,
     resumed: int = 0,
 ) -> None:
-    """Each token's log-probabilities are PEFT's, every position with its span's weights."""
+    """Assert that log-probabilities are PEFT's, every position with its span's weights."""
     names = list(OPTIONS)
     table = torch.zeros(len(prompt) + len(answer.tokens), len(names))
     for start, weights in ((-len(prompt), first), *changes):
@@ -245,7 +247,7 @@ def test_what_cannot_be_re_routed_is_refused(engine) -> None:
     assert running.engine.reroute(RequestId("r"), "n", (), after=5) == 5
     with pytest.raises(EngineError, match="already"):
         running.engine.reroute(RequestId("r"), "n", (), after=9)
-    assert running.engine.release_before(RequestId("r"), 5) is False  # nobody would take it back
+    assert running.engine.release_before(RequestId("r"), 5) is False  # no one would take it back
     running.wait("r")
     span = Span(0, "n", ())
     with pytest.raises(EngineError, match="spans begin"):

@@ -17,7 +17,7 @@ REPLICAS = 2
 
 
 def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
-    """What `braid up` runs, with a policy that reacts within a test's patience."""
+    """Return what `braid up` runs, with a policy that reacts within a test's patience."""
     policy = state.root / "policy.yaml"
     policy.write_text(
         f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\n"

@@ -35,7 +35,7 @@ def acme(cluster: LocalCluster) -> Iterator[openai.OpenAI]:
 
 
 def complete(client: openai.OpenAI, **fields: Any) -> tuple[str, str]:
-    """(text, finish reason) of a greedy completion; streamed must equal whole."""
+    """Return the text and finish reason of a greedy completion; streamed must equal whole."""
     known = {name: fields.pop(name) for name in list(fields) if name in KNOWN}
     wish = {"model": BASE, "prompt": PROMPT, "max_tokens": 20, "temperature": 0, **known}
     whole = client.completions.create(**wish, extra_body=fields)

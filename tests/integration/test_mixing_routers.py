@@ -36,7 +36,7 @@ def digest(alias: str) -> str:
 
 
 def with_mixing(config: AppConfig, state: StateDir, base: ModelLocation) -> AppConfig:
-    """``config`` with two gates over sql and shell, and routers over the modules of json."""
+    """Return ``config`` with two gates over sql and shell, and routers over the modules of json."""
     layers, width = base_dimensions(base.path)
     generator = torch.Generator().manual_seed(1)
     routers = list(config.routers)
@@ -89,7 +89,7 @@ def fused(
 
 
 def fresh(text: str) -> str:
-    """A prompt that no earlier run has asked."""
+    """Return a prompt that no earlier run has asked."""
     return f"{text} ({time.time_ns()})"
 
 
@@ -170,7 +170,7 @@ def test_a_prompts_modules_are_chosen_once_for_the_whole_cluster(fused: LocalClu
 
 
 def test_another_history_is_another_prompt(fused: LocalCluster) -> None:
-    """What routers read is the last message; a mask is of everything that is prefilled."""
+    """Routers read the last message; a mask is of everything that is prefilled."""
     question = fresh("And as JSON?")
     decisions = set()
     for first in ("Ann is 31.", "Bob is 45 and lives in Rome."):

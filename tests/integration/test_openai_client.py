@@ -1,4 +1,4 @@
-"""What the openai client library sees."""
+"""Checks what the openai client library sees."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

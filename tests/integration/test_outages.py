@@ -56,7 +56,7 @@ def test_redis_dies_and_comes_back(cluster: LocalCluster) -> None:
     (server,) = cluster.processes(VALKEY)
     with Traffic(cluster) as traffic:
         wait_for("traffic flows", lambda: len(traffic.answers) >= 6, 60)
-        server.suspend()  # alive but silent: the worst way to be away
+        server.suspend()  # alive but silent: the worst way to be down
         away_from = len(traffic.answers)
         wait_for("requests go on", lambda: len(traffic.answers) >= away_from + 8, 60)
         server.kill()
@@ -124,7 +124,7 @@ def test_integrity_names_a_replica_that_hangs(cluster: LocalCluster) -> None:
 
 
 def versions(cluster: LocalCluster) -> dict[str, str]:
-    """Every name that is registered, with what it points to."""
+    """Return every name that is registered, with what it points to."""
     cards = cluster.get("/admin/v1/adapters", "admin").json()["data"]
     return {card["name"]: card["version"] for card in cards}
 

@@ -18,7 +18,7 @@ def placement(cluster: LocalCluster) -> dict[str, Any]:
 
 
 def copies(cluster: LocalCluster, alias: str) -> int:
-    """Replicas whose placement has the adapter and that truly hold it."""
+    """Count the replicas whose placement has the adapter and that truly hold it."""
     return sum(
         any(item["adapter"] == alias for item in replica["desired"])
         and any(

@@ -40,7 +40,7 @@ def registered(cluster: LocalCluster, archives: list[bytes]) -> Iterator[list[st
 
 
 def names(cluster: LocalCluster) -> dict[str, object] | None:
-    """Everything registered but who holds it; None where no front answers.
+    """Return everything registered but who holds it, or None if no front answers.
 
     When the configured folder was read is not part of it: each process reads it at its start.
     """
@@ -89,7 +89,7 @@ def kill(title: str, *, actor: bool) -> Callable[[LocalCluster], None]:
 
 
 def forget(cluster: LocalCluster) -> None:
-    """As a server that has lost its file; only when the journal has been written."""
+    """Empty the server, as if it had lost its file, but only when the journal has been written."""
     journals = list((cluster.state.root / "adapters").glob(".registry-*.json"))
     assert len(journals) == 1
 

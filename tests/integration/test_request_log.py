@@ -1,4 +1,4 @@
-"""What an operator sees and keeps: a line of each request, and tenants as the file has them now."""
+"""Checks what an operator sees and keeps: request lines, and tenants as the file has them now."""
 
 import asyncio
 import json
@@ -64,7 +64,7 @@ def edit_tenants(cluster: LocalCluster, edit: Any) -> None:
 
 
 def statuses(cluster: LocalCluster, key: str, tries: int = 12) -> set[int]:
-    """Over fresh connections, so that every front of the port answers some."""
+    """Return the statuses over fresh connections, so that every front of the port answers some."""
     headers = {"authorization": f"Bearer {key}"}
     return {
         httpx2.get(f"{cluster.url}/v1/models", headers=headers, timeout=30).status_code
@@ -73,7 +73,7 @@ def statuses(cluster: LocalCluster, key: str, tries: int = 12) -> set[int]:
 
 
 def errors_of_file(cluster: LocalCluster, tries: int = 12) -> set[str | None]:
-    """Over fresh connections, so that every front of the port says what it knows."""
+    """Return the errors over fresh connections, so that every front of the port gives its own."""
     return {
         cluster.get("/admin/v1/status", "admin").json()["tenants_file"]["error"]
         for _ in range(tries)

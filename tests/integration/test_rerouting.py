@@ -29,7 +29,7 @@ COMPUTED = "braid_router_computations_total"
 
 
 def fresh(text: str) -> str:
-    """A prompt that no earlier run has asked; the router reads its last characters alone."""
+    """Return a prompt that no earlier run has asked; the router reads its last characters alone."""
     return f"{text} ({time.time_ns()})"
 
 
@@ -43,7 +43,7 @@ def ask(
 
 
 def applied(cluster: LocalCluster) -> tuple[float, float]:
-    """Decisions applied to running answers, as the front and as the replicas count them."""
+    """Return the decisions applied to running answers, as front and replicas count them."""
     return (
         cluster.metric("braid_reroutes_total", result="applied"),
         cluster.metric("braid_engine_reroutes_applied_total"),
@@ -112,7 +112,7 @@ def test_a_lost_replica_takes_no_span_with_it(cluster: LocalCluster) -> None:
         return cluster.metric("braid_engine_rerouted_total", replica=replica["replica_id"])
 
     def busy() -> dict | None:
-        """A replica that computes an answer's later sentences."""
+        """Return a replica that computes an answer's later sentences, or None if there is none."""
         for replica in cluster.replicas():
             if replica["running"] and rerouted(replica) > before[replica["replica_id"]]:
                 return replica

@@ -35,7 +35,7 @@ ROUTERS, ADAPTERS = "/admin/v1/routers", "/admin/v1/adapters"
 
 
 def fresh(text: str) -> str:
-    """A prompt that no earlier run has asked."""
+    """Return a prompt that no earlier run has asked."""
     return f"{text} ({time.time_ns()})"
 
 
@@ -61,7 +61,7 @@ def removed_after(cluster: LocalCluster, *paths: str) -> Iterator[None]:
 
 
 def retrained(folder: Path, out: Path) -> Path:
-    """The same adapter with other weights, in bf16 too: another version."""
+    """Write the same adapter with other weights, in bf16 too: another version."""
     out.mkdir()
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({k: v * 1.02 for k, v in tensors.items()}, out / "adapter_model.safetensors")
@@ -70,7 +70,7 @@ def retrained(folder: Path, out: Path) -> Path:
 
 
 def alike(got: object, want: object) -> bool:
-    """Equal but for the last digits of numbers, which the prefix cache may change."""
+    """Return whether both agree but for numbers' last digits, which the prefix cache may change."""
     if isinstance(want, dict):
         assert isinstance(got, dict)
         return got.keys() == want.keys() and all(alike(got[key], want[key]) for key in want)
@@ -154,7 +154,7 @@ def test_a_configured_router_is_replaced_and_comes_back(
 def test_a_gate_keeps_its_versions_and_says_when_they_are_gone(
     cluster: LocalCluster, base_model: ModelLocation, tmp_path: Path
 ) -> None:
-    # A version of its own: it is deleted below, whoever else names it.
+    # A version of its own: it is deleted below, whatever else names it.
     old = add_adapter(cluster, "live-sql", retrained(DEMO_ADAPTERS / "sql", tmp_path / "old"))
     shell = str(read_manifest(DEMO_ADAPTERS / "shell")[0].digest)
     save_gate_of(tmp_path / "gate", base_model, {"shell": shell, "live-sql": old})

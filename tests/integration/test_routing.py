@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
 
 def fresh(text: str) -> str:
-    """A prompt that no earlier run has asked."""
+    """Return a prompt that no earlier run has asked."""
     return f"{text} ({time.time_ns()})"
 
 

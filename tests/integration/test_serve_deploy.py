@@ -36,14 +36,14 @@ START_TIMEOUT_S = 240.0
 
 
 def overlay_serve_config() -> dict[str, Any]:
-    """The config file that KubeRay hands to Serve."""
+    """Return the config file that KubeRay hands to Serve."""
     patch = yaml.safe_load((OVERLAY / "serve-config.patch.yaml").read_text(encoding="utf-8"))
     config: dict[str, Any] = yaml.safe_load(patch["spec"]["serveConfigV2"])
     return config
 
 
 def with_local_places(config: dict[str, Any], folder: Path, port: int) -> dict[str, Any]:
-    """``config`` with this machine's paths and addresses in the place of the container's."""
+    """Return ``config`` with this machine's paths and addresses in the place of the container's."""
     local = deepcopy(config)
     args = local["applications"][0]["args"]
     tenants = folder / "tenants.yaml"
@@ -62,7 +62,7 @@ def with_local_places(config: dict[str, Any], folder: Path, port: int) -> dict[s
 
 
 def group_resources() -> dict[str, float]:
-    """Custom resources of one pod of each worker group."""
+    """Return the custom resources of one pod of each worker group."""
     text = (OVERLAY.parents[1] / "base" / "rayservice.yaml").read_text(encoding="utf-8")
     groups = yaml.safe_load(text)["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     return {
@@ -75,7 +75,7 @@ def group_resources() -> dict[str, float]:
 
 @contextlib.contextmanager
 def running_ray(environment: dict[str, str], output: Path) -> Iterator[str]:
-    """A Ray node of its own; the dashboard's address. No process of it is left afterwards.
+    """Run a Ray node of its own, and yield the dashboard's address. No process of it is left.
 
     ``output`` takes the place of a container's standard output and error.
     """
@@ -115,7 +115,7 @@ def running_ray(environment: dict[str, str], output: Path) -> Iterator[str]:
 
 
 def serve_details(dashboard: str) -> dict[str, Any]:
-    """What Serve says about itself."""
+    """Return what Serve says about itself."""
     headers = {"authorization": f"Bearer {RAY_TOKEN}"}
     answer = httpx2.get(f"{dashboard}/api/serve/applications/", headers=headers, timeout=30)
     answer.raise_for_status()
@@ -124,7 +124,10 @@ def serve_details(dashboard: str) -> dict[str, Any]:
 
 
 def wait_until_running(dashboard: str, url: str) -> dict[str, Any]:
-    """Until Serve calls the application healthy and a front knows a replica; Serve's details."""
+    """Wait until Serve calls the application healthy and a front knows a replica.
+
+    Returns Serve's details.
+    """
 
     def running() -> dict[str, Any] | None:
         details = serve_details(dashboard)
@@ -144,7 +147,7 @@ def wait_until_running(dashboard: str, url: str) -> dict[str, Any]:
 
 
 def line_of(output: Path, request: str) -> dict[str, Any]:
-    """The line of a request that has been answered."""
+    """Return the line of a request that has been answered."""
     lines = output.read_bytes().splitlines()
     parsed = [json.loads(line) for line in lines if line.startswith(b'{"request":')]
     (found,) = [line for line in parsed if line["request"] == request]

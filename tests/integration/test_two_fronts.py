@@ -1,4 +1,4 @@
-"""Two fronts behind one port: whatever one is told, the other acts upon."""
+"""Checks two fronts behind one port: what one receives, the other acts upon."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +47,7 @@ def twofold(
 
 
 def fronts(cluster: LocalCluster) -> list[psutil.Process]:
-    """Processes that listen on the cluster's port."""
+    """Return the processes that listen on the cluster's port."""
     return cluster.listening(FRONT, cluster.port)
 
 
@@ -57,7 +57,7 @@ def maker(base_model: ModelLocation) -> SignatureMaker:
 
 
 def words(maker: SignatureMaker, number: int) -> str:
-    """What the reference says with an archive's adapter."""
+    """Return what the reference says with an archive's adapter."""
     return maker.answer([(maker.signatures[number], Voice(), 1.0)], PROMPT, TOKENS)
 
 
@@ -68,7 +68,7 @@ def put(cluster: LocalCluster, name: str, archive: bytes, **query: str) -> str:
 
 
 def ask(cluster: LocalCluster, name: str) -> tuple[str, str]:
-    """The text, and the version that is said to have made it."""
+    """Return the text, and the version that is said to have made it."""
     answer = cluster.complete("acme", name, PROMPT, max_tokens=TOKENS, ignore_eos=True)
     assert answer.status_code == 200, answer.text
     adapter = answer.headers["x-braid-adapters"]
@@ -78,7 +78,7 @@ def ask(cluster: LocalCluster, name: str) -> tuple[str, str]:
 
 
 def ask_many(cluster: LocalCluster, name: str) -> set[tuple[str, str]]:
-    """Each over a connection of its own, which either front may take."""
+    """Ask many times at once, each over a connection of its own, which either front may take."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return set(pool.map(partial(ask, cluster), [name] * AT_ONCE))
 

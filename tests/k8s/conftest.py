@@ -32,7 +32,7 @@ def overlay(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture
 def rendered(kubectl: str, overlay: Path) -> Documents:
-    """What ``kubectl apply -k`` would send for the overlay; a copy the test may break."""
+    """Return what ``kubectl apply -k`` would send for the overlay; a copy the test may break."""
     return deepcopy(manifests.render(kubectl, overlay))
 
 

@@ -34,7 +34,7 @@ def test_python_is_the_projects_and_no_stage_uses_latest():
 
 
 def _stages() -> list[str]:
-    """The Dockerfile's text by stage."""
+    """Split the Dockerfile's text by stage."""
     return re.split(r"^(?=FROM )", DOCKERFILE, flags=re.MULTILINE)[1:]
 
 
@@ -62,7 +62,7 @@ def test_torchs_pin_is_found_without_its_marker():
 
 
 def test_no_host_is_named():
-    """pip's default index serves, or the one that the build is told."""
+    """pip's default index serves, or the one that is given to the build."""
     assert not re.search(r"://|index-url|\b[a-z0-9-]+\.(org|com|io|net)\b", DOCKERFILE)
 
 

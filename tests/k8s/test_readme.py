@@ -25,7 +25,7 @@ COMMANDS = [
 
 
 def position(start: str) -> int:
-    """Where the one command that begins so stands."""
+    """Return the position of the one command that begins so."""
     (found,) = (n for n, command in enumerate(COMMANDS) if command.startswith(start))
     return found
 
@@ -50,7 +50,7 @@ def test_the_operator_is_the_one_that_the_manifests_are_written_for():
 
 
 def pod(name: str, template: dict[str, Any]) -> dict[str, Any]:
-    """A running pod of a group, as the API server has it."""
+    """Return a running pod of a group, as the API server has it."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -73,7 +73,7 @@ class Api(ThreadingHTTPServer):
         self.forwarded: list[str] = []
 
     def answer(self, url: str) -> dict[str, Any] | None:
-        """The object at an address; None where there is none."""
+        """Return the object at an address, or None if it does not exist."""
         parts = urlsplit(url)
         core = "/api/v1/namespaces/braid"
         if parts.path == "/api":

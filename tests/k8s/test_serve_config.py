@@ -145,7 +145,7 @@ def test_front_readiness_asks_serve_and_replica_readiness_does_not(workers):
 
 
 def _per_pod(group: dict, wanted: dict[str, float]) -> int:
-    """How many of what asks for ``wanted`` fit a pod of the group."""
+    """Return how many of what asks for ``wanted`` fit a pod of the group."""
     ((resource, amount),) = wanted.items()
     count = float(group["resources"].get(resource, 0)) / amount
     assert count == int(count)
@@ -272,7 +272,7 @@ def test_mounted_files_are_where_the_config_looks(config, rendered, rayservice):
 
 
 def _groups_for(options: dict, rayservice: dict) -> dict[str, dict]:
-    """The groups whose nodes Ray may start an actor on; the head offers no custom resource."""
+    """Return the groups on which Ray may start an actor; the head offers no custom resource."""
     wanted = options.get("resources", {}) | {"GPU": options["num_gpus"]}
     return {
         name: group
@@ -308,7 +308,7 @@ def test_the_controller_is_on_a_group_that_does_not_shrink(config, rayservice):
 
 
 def test_an_actor_that_asks_for_nothing_may_start_on_the_head(rayservice):
-    """What the two tests above rest on."""
+    """The two tests above rest on this."""
     assert "head" in _groups_for({"num_gpus": 0}, rayservice)
 
 

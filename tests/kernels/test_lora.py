@@ -47,7 +47,7 @@ def make_bank(adapters, slots=16, max_rank=128, dtype=torch.float32):
 
 
 def check(adapters, rows, bank=None, dtype=torch.float32):
-    """Every site's result for these rows equals the reference."""
+    """Assert that every site's result for these rows equals the reference."""
     bank = bank or make_bank(adapters, dtype=dtype)
     batch = LoraBatch.build(rows, bank)
     mixtures = [mixture for count, mixture in rows for _ in range(count)]
@@ -298,7 +298,7 @@ def test_a_batch_whose_working_set_moved_on_is_refused():
 
 
 def by_pair(batch, table):
-    """[pairs, ...] out of ``table[token][term]``."""
+    """Gather [pairs, ...] out of ``table[token][term]``."""
     pairs = zip(batch.pair_tokens.tolist(), batch.pair_terms.tolist(), strict=True)
     return torch.tensor([table[token][term] for token, term in pairs])
 

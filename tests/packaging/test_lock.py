@@ -29,7 +29,7 @@ CLOSED_PORT = "http://127.0.0.1:9"
 
 
 def environments() -> Iterator[dict[str, str]]:
-    """Each Python on each platform, as markers see it."""
+    """Yield each Python on each platform, as markers see it."""
     for python in PYTHONS:
         for system, name, machine in SYSTEMS:
             yield {

@@ -186,7 +186,7 @@ def _more(kind: str, base: Any, tensors: dict[str, torch.Tensor]) -> dict[str, t
 def _as_peft_names(
     adapter: Path, tensors: dict[str, torch.Tensor], name: str, wrapper: str
 ) -> None:
-    """What we take out of names, PEFT is not shown."""
+    """Save tensors without the parts of names that we take out: PEFT is not shown them."""
     renamed = {}
     for key, tensor in tensors.items():
         parts = key.split(".")
@@ -199,7 +199,7 @@ def _as_peft_names(
 
 
 def _by_peft(base: Any, adapter: Path) -> dict[str, torch.Tensor]:
-    """Module path -> the weight that PEFT computes with."""
+    """Return by module path the weight that PEFT computes with."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = peft.PeftModel.from_pretrained(copy.deepcopy(base), str(adapter)).eval()

@@ -80,12 +80,12 @@ class AdapterPoolMachine(RuleBasedStateMachine):
         return {t for t, at in self.seen_at.items() if at > since}
 
     def held_by(self, tenant: TenantId, gone: set[str] = frozenset()) -> Amount:
-        """What counts for a tenant."""
+        """Return the amount that counts for a tenant."""
         names = [n for n in self.state if tenant in self.users(n) and n not in self.pinned | gone]
         return Amount(len(names), sum(self.size[n] for n in names))
 
     def check_shares(self, tenant: TenantId, victims: set[str], names: set[str]) -> None:
-        """Nobody else has lost what a share protects."""
+        """Assert that no one else has lost what a share protects."""
         tenants = self.tenants() | {tenant}
         pinned = self.pinned & self.state.keys()
         share = Amount(
@@ -374,7 +374,7 @@ def test_with_slots_short_the_undesired_and_least_recent_go_first(idle, slots):
 
 @given(idle=EVICTABLES, tenant=TENANTS, need=st.integers(1, 4), total=st.integers(7, 12))
 def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total):
-    """Everything is idle: whoever asks for no more than a share is let in, at nobody's cost."""
+    """All is idle: a tenant that asks for no more than a share is let in, at no one's cost."""
     tenants = frozenset(user for e in idle for user in e.room.users) | {tenant}
     held = {e.digest: e.room for e in idle}
     total_bytes = 10_000

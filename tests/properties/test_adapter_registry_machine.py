@@ -48,7 +48,7 @@ class Model:
         return self.served | self.staged | self.leaving | self.collecting
 
     def settle(self, before: set[str]) -> None:
-        """What was served before and is not now is retired."""
+        """Retire what was served before and is not now."""
         self.leaving |= before - self.served
         self.leaving -= self.served
         self.staged -= self.served
@@ -61,7 +61,7 @@ class Model:
         self.settle(before)
 
     def earlier(self, name: tuple[str, str]) -> str | None:
-        """What was current just before the present one was put there, by playing it back."""
+        """Return what was current just before the present one was put there, by playing it back."""
         undo: dict[int, int] = {}  # place in the history -> place of what it replaced
         steps = self.histories[name]
         at = -1
@@ -270,7 +270,7 @@ class RegistryMachine(RuleBasedStateMachine):
 
     @invariant()
     def everybody_arrives_at_the_same_view(self) -> None:
-        """By differences or in full, from however far behind."""
+        """Assert that all views are equal, by differences or in full, from however far behind."""
         everything = AdapterRegistry(self.store, self.clock)
         whole = asyncio.run(everything.sync())
         follower = AdapterRegistry(self.store, self.clock)

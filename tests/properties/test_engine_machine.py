@@ -1,7 +1,7 @@
 """The step loop under arbitrary arrivals, cancellations, deadlines and failures, step by step.
 
 Whatever happens, every request ends in exactly one last chunk, its tokens are the ones it would
-have got alone, its prompt is told once where that was asked for, and no block stays behind.
+have got alone, its prompt is reported once where that was asked for, and no block stays behind.
 """
 
 import itertools
@@ -53,7 +53,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.live: dict[RequestId, int] = {}  # tokens still to come, were it left alone
         self.tokens: dict[RequestId, list[int]] = {}
         self.told: dict[RequestId, list[float]] = {}  # of the prompts
-        self.rows: dict[RequestId, int] = {}  # of each prompt, to be told
+        self.rows: dict[RequestId, int] = {}  # of each prompt, to be reported
         self.doomed: set[RequestId] = set()  # cancelled: ends before another token
 
     def receive(self, chunks: list[GenerationChunk]) -> None:

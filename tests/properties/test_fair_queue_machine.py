@@ -189,7 +189,7 @@ class FairQueueMachine(RuleBasedStateMachine):
                 assert cost <= own + 2 * self.largest
 
     def check_shares(self, key: Key, cost: int) -> None:
-        """Queues of a tenant, and tenants, that wait throughout are served alike."""
+        """Assert that queues of a tenant, and tenants, that wait throughout are served alike."""
         waiting = {one.key for one in self.waiting} - self.held.keys()
         pairs = [(k, key) for k in waiting if k[0] == key[0] and k != key]
         waits = {key[0] for key in waiting}

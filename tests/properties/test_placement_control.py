@@ -295,7 +295,7 @@ class ReconcilerMachine(RuleBasedStateMachine):
 
     @rule()
     def comes_to_rest(self) -> None:
-        """Without failures and new load, the cluster soon is as the plan wants it."""
+        """Assert that the cluster soon is as the plan wants it, without failures and new load."""
         for _ in range(25):
             self.tick(8, "")
         desired = {r: set(d) for r, (_, d) in self.told.items() if r in self.resident}

@@ -84,7 +84,7 @@ def inputs(draw: st.DrawFn) -> PlanInputs:
 
 
 def follow(given_inputs: PlanInputs, planned: Plan) -> PlanInputs:
-    """The cluster after every replica did what it was told."""
+    """Return the cluster after every replica followed its plan."""
     sizes = {info.digest: info.nbytes for info in given_inputs.adapters}
     replicas = []
     for room in given_inputs.replicas:

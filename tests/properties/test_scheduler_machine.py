@@ -201,7 +201,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         after=st.sampled_from((0, 0, 1, 3, 9)),
     )
     def reroute(self, data: st.DataObject, namespace: str, after: int) -> None:
-        """At any time, also while a plan is being computed."""
+        """Reroute a request at any time, also while a plan is being computed."""
         running = sorted(n for n, e in self.live.items() if e.sequence.num_computed)
         request_id = data.draw(st.sampled_from(running))
         expected = self.live[request_id]
@@ -264,7 +264,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(1, 12))
     def run(self, count: int) -> None:
-        """Several steps in a row, with nothing between."""
+        """Run several steps in a row, with nothing between."""
         for _ in range(count):
             self.schedule()
             if self.plan is None:
@@ -331,7 +331,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert id(live[0]) in running  # the oldest always advances
 
     def check_admissions(self, before: set[RequestId]) -> None:
-        """Within a queue in order of arrival, and not beside preempted ones that wait."""
+        """Assert that a queue admits in order of arrival, and never while preempted ones wait."""
         admitted = [s for s in self.scheduler.sequences if s.request_id in before]
         admitted = [s for s in admitted if s.admission >= 0]
         for sequence in sorted(admitted, key=lambda s: s.admission):
@@ -344,7 +344,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         waiting = [s for s in self.scheduler.sequences if s.status is SequenceStatus.WAITING]
         if admitted:
             assert all(s.admission < 0 for s in waiting)
-        # Whoever is held waits for a block that a running sequence computes.
+        # A held sequence waits for a block that a running sequence computes.
         queue, pending = self.scheduler._queue, self.scheduler._prefixes._pending
         assert all(pending.is_pending(key) for key in queue._deferred)
 
@@ -387,7 +387,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(len(namespaces) == 1 for namespaces in families.values())
 
     def teardown(self) -> None:
-        """Without further arrivals everything ends, and the pool is whole again."""
+        """Assert that all ends without further arrivals, and that the pool is whole again."""
         if not hasattr(self, "scheduler"):
             return
         if self.plan is not None:

@@ -57,7 +57,7 @@ class RedisServer:
         self._server.start()
 
     def kill(self) -> None:
-        """SIGKILL; what was stored is gone."""
+        """Kill the server by SIGKILL; what was stored is gone."""
         if self._server is not None:
             self._server.terminate()
             self._server = None
@@ -178,7 +178,7 @@ def directory() -> FakeDirectory:
 
 
 class FlakyStore(MemoryDecisionStore):
-    """A memory store that can be away."""
+    """Keeps decisions in memory, and can be unreachable."""
 
     away = False
     loses_next_read = False

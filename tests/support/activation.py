@@ -13,7 +13,7 @@ def cut(
     mixture: Sequence[tuple[Slot, float]],
     invocations: Mapping[Slot, Sequence[int]],
 ) -> list[Span]:
-    """The spans of a prompt; adapters without an invocation are ordinary ones."""
+    """Cut a prompt into spans; adapters without an invocation are ordinary ones."""
     starts = [active_from(prompt, invocations.get(slot, ())) for slot, _ in mixture]
     found = []
     for start, places in stretches(starts):

@@ -16,7 +16,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def linear_shapes(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
-    """Module path -> (d_out, d_in), without the output head."""
+    """Map module paths to (d_out, d_in), without the output head."""
     return {
         name: (module.out_features, module.in_features)
         for name, module in model.named_modules()
@@ -31,7 +31,7 @@ def random_lora(
     seed: int = 0,
     name: str = "base_model.model.{module}.{side}.weight",
 ) -> dict[str, torch.Tensor]:
-    """Tensors for some modules, under names of the given form."""
+    """Return tensors for some modules, under names of the given form."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for module in modules:
@@ -43,7 +43,7 @@ def random_lora(
 
 
 def write_folder(folder: Path, tensors: Tensors, **config: Any) -> Path:
-    """A PEFT folder of rank 4; ``config`` overrides and adds keys."""
+    """Write a PEFT folder of rank 4; ``config`` overrides and adds keys."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
     (folder / CONFIG).write_text(json.dumps(content | config))
@@ -52,12 +52,12 @@ def write_folder(folder: Path, tensors: Tensors, **config: Any) -> Path:
 
 
 def load_base(model_dir: Path) -> Any:
-    """The base in fp32, anew: PEFT changes what it is given."""
+    """Load the base in fp32, again for each caller: PEFT changes what it is given."""
     return transformers.AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
 
 
 def peft_log_probs(base: Any, folder: Path, tokens: Sequence[int]) -> torch.Tensor:
-    """[tokens, vocabulary] with the adapter as PEFT loads it."""
+    """Compute [tokens, vocabulary] with the adapter as PEFT loads it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = peft.PeftModel.from_pretrained(base, str(folder)).eval()

@@ -1,4 +1,4 @@
-"""What tests of the administrator's routes ask for again and again."""
+"""Holds the requests that tests of the administrator's routes make again and again."""
 
 from typing import Any
 

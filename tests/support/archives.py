@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def tar_of_folder(folder: Path) -> bytes:
-    """A tar of the folder's own files."""
+    """Return a tar of the folder's own files."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for path in sorted(folder.iterdir()):

@@ -9,7 +9,7 @@ from deployments.front.requests.sequence_answer import Delta
 
 
 async def run_choice(choice: Choice) -> AsyncIterator[Delta]:
-    """Deltas until it is over, each before the next chunk is read."""
+    """Yield deltas until the choice is over, each before the next chunk is read."""
     while not choice.is_over:
         chunks: asyncio.Queue[GenerationChunk | None] = asyncio.Queue()
         await choice.submit_to_replica(chunks)

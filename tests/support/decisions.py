@@ -11,14 +11,14 @@ TENANT = TenantId("t")
 
 
 def mixture(adapters: str, owner: TenantId = SHARED_OWNER) -> tuple[WeightedAdapter, ...]:
-    """One adapter of weight 1 for each letter, which is its name and digest."""
+    """Return one adapter of weight 1 for each letter, which is its name and digest."""
     return tuple(
         WeightedAdapter(AdapterKey(owner, name, AdapterDigest(name)), 1.0) for name in adapters
     )
 
 
 def decision_over(adapters: str = "", **changes: Any) -> RoutingDecision:
-    """An explicit decision that never expires; ``changes`` are fields of it."""
+    """Return an explicit decision that never expires; ``changes`` are fields of it."""
     decision = RoutingDecision(
         id=DecisionId("dec_0"),
         tenant=TENANT,

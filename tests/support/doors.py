@@ -10,7 +10,7 @@ from deployments.front.requests.admission import Admission
 
 
 def make_door(tenants: TenantDirectory, **config: object) -> Door:
-    """A door with its quota in memory; ``config`` are fields of the front's."""
+    """Make a door with its quota in memory; ``config`` are fields of the front's."""
     clock = SystemClock()
     return Door(
         authenticate=lambda request: tenants.authenticate(request.headers.get("authorization")),

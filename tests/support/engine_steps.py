@@ -67,7 +67,7 @@ class TokenGate:
 
 
 def random_gates(layers: int = 2) -> MixingParts:
-    """A gate over two adapters that answers by layer, and one that answers by site."""
+    """Make a gate over two adapters that answers by layer, and one that answers by site."""
     generator = torch.Generator().manual_seed(5)
     weight = torch.randn(layers, 2, WIDTH, generator=generator) * 0.2
     return MixingParts({"layer": TokenGate(weight), "site": TokenGate(weight, "site")})
@@ -130,7 +130,7 @@ class Steps:
         )
 
     def run(self, cases: Mapping[str, Case]) -> dict[str, torch.Tensor]:
-        """[tokens, vocabulary] log-probabilities of every request, all submitted at once."""
+        """Compute log-probabilities [tokens, vocabulary] of all requests, submitted at once."""
         for salt, (name, case) in enumerate(cases.items()):
             prompt = [(31 * position + 7 * salt + 1) % VOCAB for position in range(case.prompt)]
             sampling = SamplingParams(max_tokens=case.tokens, temperature=0.0, logprobs=VOCAB)

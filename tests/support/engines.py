@@ -34,7 +34,7 @@ LoraTensors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]
 def make_request(
     name: str, prompt: Sequence[int], sampling: SamplingParams | None = None, **fields: object
 ) -> GenerationRequest:
-    """A request; greedy and 8 tokens long unless ``sampling`` says otherwise."""
+    """Make a request; greedy and 8 tokens long unless ``sampling`` says otherwise."""
     return GenerationRequest(
         request_id=RequestId(name),
         tenant=TENANT,

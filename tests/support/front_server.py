@@ -30,9 +30,9 @@ TENANTS: tuple[dict[str, Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """Holds the status, headers and body that came back."""
 
-    status: int  # 0: the connection was closed without a word
+    status: int  # 0: the connection was closed without an answer
     headers: Mapping[str, str]
     body: bytes
 
@@ -85,11 +85,11 @@ class FrontServer:
         self.http = HttpServer(build_http_app(cast("FrontContext", context)), config, drain_s=1)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection of one's own."""
+        """Open a connection of one's own."""
         return await asyncio.open_connection("127.0.0.1", self.http.port, limit=1 << 26)
 
     async def raw(self, data: bytes, timeout_s: float = 20) -> Answer:
-        """What is answered to ``data``, which may be no request at all."""
+        """Return what is answered to ``data``, which may not be a request at all."""
         reader, writer = await self.connect()
         try:
             writer.write(data)
@@ -101,7 +101,7 @@ class FrontServer:
     async def post(
         self, path: str, body: object, key: str = "acme", method: str = "POST"
     ) -> Answer:
-        """The answer to one request; ``body`` is bytes, text or what becomes JSON."""
+        """Return the answer to one request; ``body`` is bytes, text or what becomes JSON."""
         if not isinstance(body, bytes | str):
             body = json.dumps(body)
         return await self.raw(request(path, body, key, method))
@@ -112,7 +112,7 @@ async def _placement() -> dict[str, Any]:
 
 
 def request(path: str, body: bytes | str, key: str, method: str = "POST") -> bytes:
-    """The bytes of a request."""
+    """Return the bytes of a request."""
     data = body.encode() if isinstance(body, str) else body
     head = (
         f"{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
@@ -122,7 +122,7 @@ def request(path: str, body: bytes | str, key: str, method: str = "POST") -> byt
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
-    """One answer; of a connection that is closed or cut without one, the status is 0."""
+    """Read one answer; of a connection that is closed or cut without one, the status is 0."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -138,7 +138,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
 
 @asynccontextmanager
 async def front_server(folder: Path, **config: object) -> AsyncIterator[FrontServer]:
-    """``folder`` is of `make_base`; ``config`` are fields of the front's."""
+    """Run a front's server; ``folder`` is of `make_base`, ``config`` are fields of the front's."""
     async with small_cluster(folder) as cluster:
         server = FrontServer(cluster, FrontConfig.model_validate({"port": free_port(), **config}))
         await server.http.start()
@@ -149,7 +149,7 @@ async def front_server(folder: Path, **config: object) -> AsyncIterator[FrontSer
 
 
 def free_port() -> int:
-    """One that nobody listens on at this moment."""
+    """Return a port that no one listens on at this moment."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port: int = one.getsockname()[1]

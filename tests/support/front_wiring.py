@@ -1,4 +1,4 @@
-"""How a front is put together: as its deployment does it, without Serve and Redis.
+"""Puts a front together: as its deployment does it, without Serve and Redis.
 
 Tests of a whole front know nothing of this. Whatever moves in the front, this file alone follows.
 """

@@ -13,12 +13,12 @@ SLOTS = {"x": (Slot(1),), "y": (Slot(2),), "z": (Slot(1), Slot(2))}
 
 
 def mixture(namespace: str) -> tuple[tuple[Slot, float], ...]:
-    """The adapters of each namespace."""
+    """Return the adapters of a namespace."""
     return tuple((slot, 1.0) for slot in SLOTS[namespace])
 
 
 def entry_of(path: Path, tokens: list[int]) -> Entry:
-    """Of the last of ``tokens``; a change to the same namespace is none."""
+    """Return the entry of the last of ``tokens``; a change to the same namespace does not count."""
     taken: list[tuple[int, str]] = []
     for start, namespace in path:
         if start < len(tokens) and (not taken or taken[-1][1] != namespace):
@@ -27,18 +27,18 @@ def entry_of(path: Path, tokens: list[int]) -> Entry:
 
 
 def path_of(sequence: EngineSequence) -> Path:
-    """What a sequence's tokens are to be computed with."""
+    """Return what a sequence's tokens are to be computed with."""
     return tuple((span.start, span.namespace) for span in sequence.spans)
 
 
 def next_token(entry: Entry) -> int:
-    """1 to 3, or in one case of forty the stop token: other histories often look the same."""
+    """Return 1 to 3, or the stop token in one case of 40: other histories often look the same."""
     drawn = zlib.crc32(repr(entry).encode())
     return STOP if drawn % 40 == 0 else 1 + drawn // 40 % 3
 
 
 def alone(path: Path, tokens: list[int], max_len: int) -> list[int]:
-    """A request's tokens at its end, computed without a scheduler."""
+    """Compute a request's tokens at its end, without a scheduler."""
     tokens = list(tokens)
     while len(tokens) < max_len:
         tokens.append(next_token(entry_of(path, tokens)))
@@ -48,5 +48,5 @@ def alone(path: Path, tokens: list[int], max_len: int) -> list[int]:
 
 
 def used_blocks(pool: BlockPool) -> int:
-    """Blocks with at least one holder."""
+    """Count the blocks with at least one holder."""
     return sum(pool.ref_count(block) > 0 for block in range(pool.num_blocks))

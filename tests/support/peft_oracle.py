@@ -13,7 +13,7 @@ ALL_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 def make_adapters(
     base: Any, options: Mapping[str, Mapping[str, Any]], folder: Path, *, std: float = 1.0
 ) -> peft.PeftModel:
-    """Random adapters by name, saved to ``folder``/<name>; the PEFT model that holds them all."""
+    """Save random adapters to ``folder``/<name>; returns the PEFT model that holds them all."""
     model: Any = None
     with torch.random.fork_rng():
         torch.manual_seed(5)
@@ -73,7 +73,7 @@ class WeightedPeft:
                     self._hooks.append(module.register_forward_hook(scale))
 
     def logits(self, tokens: Sequence[int]) -> torch.Tensor:
-        """[T, vocabulary] in fp32."""
+        """Compute [T, vocabulary] in fp32."""
         with torch.inference_mode():
             return self.model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
 

@@ -76,7 +76,7 @@ class SimReplica:
         return sum(resident.info.nbytes for resident in self.resident.values())
 
     def ready(self, mixture: Mixture, now: float) -> bool:
-        """Whether the whole mixture is on the device."""
+        """Return whether the whole mixture is on the device."""
         return all(d in self.resident and self.resident[d].ready_at <= now for d in mixture)
 
     def fetch(self, info: AdapterInfo, now: float, keep: Iterable[AdapterDigest] = ()) -> bool:
@@ -160,7 +160,7 @@ class SimReplica:
         return loaded, failed, evicted
 
     def snapshot(self, now: float) -> ReplicaSnapshot:
-        """The replica's word about itself."""
+        """Return the replica's report about itself."""
         return ReplicaSnapshot(
             replica_id=self.replica_id,
             address="",
@@ -194,7 +194,7 @@ class SimReplica:
 
 @dataclass(slots=True)
 class SimReport:
-    """What happened."""
+    """Counts what happened."""
 
     requests: int = 0
     hits: int = 0  # the whole mixture was on the picked replica's device
@@ -248,7 +248,7 @@ class Simulation:
             self._arrive(stream)
 
     def lose(self, replica_id: ReplicaId) -> None:
-        """A replica dies with all it held; its requests are not counted again.
+        """Remove a replica with all it held; its requests are not counted again.
 
         The reconciler misses its snapshots.
         """
@@ -256,7 +256,7 @@ class Simulation:
         self._view.remove(replica_id, self.now)
 
     def add(self, replica: SimReplica) -> None:
-        """A new, empty replica."""
+        """Add a new, empty replica."""
         self.replicas[replica.replica_id] = replica
 
     def _pass_time(self, until: float) -> None:
@@ -316,13 +316,13 @@ class Simulation:
 
 
 def rendezvous_chooser(view: ClusterView, mixture: Mixture, now: float) -> ReplicaId:
-    """The first replica in the mixture's rendezvous order, whatever it holds."""
+    """Choose the first replica in the mixture's rendezvous order, whatever it holds."""
     ids = [replica.replica_id for replica in view.replicas(now)]
     return order(mixture_key(mixture), ids)[0]
 
 
 def random_chooser(rng: random.Random) -> Chooser:
-    """Any replica."""
+    """Return a chooser of any replica."""
 
     def choose(view: ClusterView, mixture: Mixture, now: float) -> ReplicaId:
         del mixture

@@ -66,7 +66,7 @@ class PortRig:
         self._arrived = threading.Condition()
 
     def folder(self, seed: int, *, rank: int = 4, scale: float = 1.0) -> Path:
-        """A PEFT folder on all projections, large enough to change the answers."""
+        """Write a PEFT folder on all projections, large enough to change the answers."""
         shapes = {m: s for m, s in self.built.module_shapes.items() if m.endswith("_proj")}
         tensors = random_lora(shapes, list(shapes), rank, seed)
         names = sorted({module.rpartition(".")[2] for module in shapes})
@@ -117,7 +117,7 @@ class PortRig:
         return self.wait(request.request_id)[0]
 
     def finish(self) -> None:
-        """Stop, and check that nothing is left."""
+        """Stop the engine, and check that nothing is left."""
         assert self.engine.stop(drain=False, timeout_s=120)
         self.engine.check_integrity()
         self.adapters.check_integrity()

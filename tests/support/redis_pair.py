@@ -75,7 +75,7 @@ class RedisPair:
         await self._until_linked(1)
 
     async def fail_over(self, *, move: bool = True) -> None:
-        """The replica becomes primary, and the old primary its replica; connections stay open."""
+        """Make the replica primary, and the old primary its replica; connections stay open."""
         old, new = self._primary, 1 - self._primary
         await self._clients[new].execute_command("REPLICAOF", "NO", "ONE")
         await self._clients[old].execute_command("REPLICAOF", "127.0.0.1", str(self._ports[new]))
@@ -89,7 +89,7 @@ class RedisPair:
         self._address.target = self._ports[self._primary]
 
     async def names(self, which: int) -> set[str]:
-        """Names of the clients that are connected to one of the servers."""
+        """Return the names of the clients that are connected to one of the servers."""
         return {item["name"] for item in await self._clients[which].client_list()}
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ def digest(letter: str) -> AdapterDigest:
 
 
 def version(letter: str, kind: PlaceKind = PlaceKind.STORE, path: str = "") -> AdapterVersion:
-    """A staged version whose digest is ``letter``, 64 times."""
+    """Return a staged version whose digest is ``letter``, 64 times."""
     manifest = AdapterManifest(
         digest=digest(letter),
         rank=4,

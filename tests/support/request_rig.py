@@ -52,7 +52,7 @@ def entry(name: str) -> AdapterEntry:
 
 
 async def nothing_to_sync(digests: tuple[str, ...]) -> None:
-    """Every generation of these tests is known from the start."""
+    """Do nothing: every generation of these tests is known from the start."""
 
 
 class Bank:
@@ -206,7 +206,7 @@ class Rig:
         return sum(len(chunk.token_ids) for chunk in self.chunks.get(name, ()))
 
     def starts(self, name: str) -> list[int]:
-        """Where spans began, as the chunks tell."""
+        """Return where spans began, as the chunks tell."""
         told = [chunk.span_start for chunk in self.chunks.get(name, ())]
         return [start for start in told if start is not None]
 
@@ -214,7 +214,7 @@ class Rig:
         return [c.reroute_error for c in self.chunks.get(name, ()) if c.reroute_error is not None]
 
     def compute(self, steps: int) -> None:
-        """Steps, the first ever, and the next one begun, before this loop hears of any of them."""
+        """Compute the first steps and begin the next one, before this loop hears of any of them."""
         for _ in range(steps):
             self.runner.gate.release()
         for _ in range(steps + 1):

@@ -20,7 +20,7 @@ from deployments.link.link_messages import Reroute, Submit
 from deployments.link.link_server import LinkServer
 
 MAX_MODEL_LEN = 200
-"""What a scripted replica says that it takes, in tokens."""
+"""Limits what a scripted replica says that it takes, in tokens."""
 GRACE_S = 5.0
 LOGPROB = -0.5
 """Of every token; the alternatives behind it are ever less likely."""

@@ -65,7 +65,7 @@ ADAPTERS = ("apples", "bells", "crabs")
 
 
 def make_base(folder: Path) -> Path:
-    """A Llama of two layers whose tokens are bytes, and adapters for it in ``folder``/adapters."""
+    """Make a Llama of two layers whose tokens are bytes, with adapters in ``folder``/adapters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate(["<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
@@ -146,7 +146,7 @@ class Directory:
 
 
 async def _nothing(*_: object) -> None:
-    """All is known from the start."""
+    """Do nothing: all is known from the start."""
 
 
 class SmallReplica:
@@ -198,7 +198,7 @@ class SmallReplica:
         self.built.engine.start()
 
     def _on_chunks(self, chunks: list[GenerationChunk]) -> None:
-        """In the step thread."""
+        """Hand chunks to the book in the step thread, and wait until all is quiet."""
         self.book.on_chunks(chunks)
         asyncio.run_coroutine_threadsafe(self.quiet(), self.loop).result(timeout=60)
 
@@ -237,7 +237,7 @@ class SmallReplica:
         )
 
     async def close(self) -> None:
-        """Nothing may be left behind."""
+        """Close the replica; nothing may be left behind."""
         await self.book.wait_idle(20)
         assert await asyncio.to_thread(self.built.engine.stop, drain=True, timeout_s=20)
         self.built.engine.check_integrity()
@@ -335,7 +335,7 @@ class SmallCluster:
         self.open.append(link)
 
     async def quiet(self) -> None:
-        """Until nothing is left to be done between two steps."""
+        """Wait until nothing is left to be done between two steps."""
         await asyncio.sleep(0)
         while not (self.closing or self._is_quiet):  # noqa: ASYNC110 - many parts change it
             await asyncio.sleep(0.0005)
@@ -387,7 +387,7 @@ class SmallCluster:
 async def small_cluster(
     folder: Path, replicas: int = 1, **config: object
 ) -> AsyncIterator[SmallCluster]:
-    """``folder`` is of `make_base`."""
+    """Run a small cluster; ``folder`` is of `make_base`."""
     codec = DecisionCodec(KEY)
     store = MemoryDecisionStore(codec, SystemClock())
     cluster = SmallCluster(folder, codec, store)
@@ -406,7 +406,7 @@ async def small_cluster(
 
 
 async def deltas_of(running: Running) -> AsyncGenerator[tuple[int, Delta], None]:
-    """(index of the choice, delta) one by one; closing it early cancels the choices."""
+    """Yield each delta with the index of its choice; closing it early cancels the choices."""
     try:
         while deltas := await running.relay.next_deltas():
             for choice, delta in deltas:

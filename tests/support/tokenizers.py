@@ -34,7 +34,7 @@ def _add_tokens(tokenizer: Tokenizer, **flags: bool) -> None:
 
 
 def byte_level(**flags: bool) -> Tokenizer:
-    """As GPT-2, Llama 3 and Qwen."""
+    """Build a tokenizer like those of GPT-2, Llama 3 and Qwen."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -63,7 +63,7 @@ def _pieces() -> models.BPE:
 
 
 def byte_fallback(**flags: bool) -> Tokenizer:
-    """As Llama 2: each stretch of text begins with a blank."""
+    """Build a tokenizer like Llama 2's: each stretch of text begins with a blank."""
     tokenizer = Tokenizer(_pieces())
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
@@ -81,7 +81,7 @@ def byte_fallback(**flags: bool) -> Tokenizer:
 
 
 def byte_fallback_first(**flags: bool) -> Tokenizer:
-    """As Mistral: only the first stretch of a text begins with a blank."""
+    """Build a tokenizer like Mistral's: only the first stretch of a text begins with a blank."""
     tokenizer = byte_fallback(**flags)
     tokenizer.normalizer = None
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
@@ -89,7 +89,7 @@ def byte_fallback_first(**flags: bool) -> Tokenizer:
 
 
 def byte_fallback_plain(**flags: bool) -> Tokenizer:
-    """As Gemma: blanks are as they are written."""
+    """Build a tokenizer like Gemma's: blanks are as they are written."""
     tokenizer = byte_fallback(**flags)
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.decoder = decoders.Sequence(
@@ -107,7 +107,7 @@ KINDS: dict[str, Callable[..., Tokenizer]] = {
 
 
 def wrapped(tokenizer: Tokenizer, template: str) -> PreTrainedTokenizerFast:
-    """As transformers has it."""
+    """Wrap the tokenizer as transformers has it."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", chat_template=template
     )

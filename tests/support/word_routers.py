@@ -58,5 +58,5 @@ class SentenceWords(WordRouter):
 
 
 def weights_of(decided: RequestDecision) -> dict[str, float]:
-    """By alias."""
+    """Return the weights by alias."""
     return {term.key.alias: term.weight for term in decided.decision.mixture}

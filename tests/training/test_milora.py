@@ -150,7 +150,7 @@ def dev_loss_of(
     prompt: tuple[int, ...],
     answer: tuple[int, ...],
 ) -> float:
-    """The trainee's own loss with the artifact's weights, padded by a longer neighbour."""
+    """Compute the trainee's own loss with the artifact's weights, padded by a longer neighbour."""
     model, tokenizer = load_base(base.path)
     lora = peft.LoraConfig(
         r=2, lora_alpha=2, target_modules=list(ALL_MODULES), task_type="CAUSAL_LM"

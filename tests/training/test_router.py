@@ -33,7 +33,7 @@ HELD_OUT_WORDS = ("green", "small", "dry")
 
 
 def _ignore(progress: RouterProgress) -> None:
-    """No progress is shown."""
+    """Show no progress."""
 
 
 def _write(folder: Path, words: tuple[str, ...]) -> Path:

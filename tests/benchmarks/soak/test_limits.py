@@ -18,7 +18,7 @@ def drift(
     threads: tuple[float, float] = (12, 12),
     store: tuple[int, int] = (0, 0),
 ) -> Drift:
-    """Memory in MiB."""
+    """Return a drift from memory in MiB."""
     return Drift(name, (before * MIB, after * MIB), fds, threads, store)
 
 

@@ -1,4 +1,4 @@
-"""Where an activated LoRA begins to apply, against PEFT's own search."""
+"""Checks where an activated LoRA begins to apply, against PEFT's own search."""
 
 import torch
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The catalog: aliases, and broken folders that hide nobody."""
+"""Checks the catalog: aliases, and broken folders that hide no other."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What every engine test gets."""
+"""Provides what every engine test gets."""
 
 from collections.abc import Iterator
 

@@ -28,7 +28,7 @@ def mix(*terms: tuple[int, float]) -> Mixture:
 
 
 def random_adapter(engine: RunningEngine, seed: int, rank: int, *modules: str) -> dict:
-    """An adapter large enough to change the answers; on all modules unless some are named."""
+    """Make an adapter large enough to change the answers; on all modules unless some are named."""
     generator = torch.Generator().manual_seed(seed)
     return {
         path: (

@@ -17,14 +17,14 @@ from cluster.tenancy.keys import hash_key
 
 
 def content(**keys: str) -> str:
-    """Tenants by id, each with one key."""
+    """Return tenants by id, each with one key."""
     return yaml.safe_dump(
         {"tenants": [{"id": id, "keys": [hash_key(key)]} for id, key in keys.items()]}
     )
 
 
 def look_twice(followed: FollowedTenants) -> TenantsChange | None:
-    """A content counts with the second look that sees it."""
+    """Look twice: a content counts with the second look that sees it."""
     first = followed.sync()
     return followed.sync() or first
 

@@ -46,7 +46,7 @@ STEPS = st.lists(
 
 
 async def play(quota, clock, limits, steps):
-    """All verdicts, without their source; milliseconds pass as the steps say."""
+    """Return all verdicts, without their source; milliseconds pass as the steps say."""
     verdicts, last = [], {}
     for kind, number, what in steps:
         if kind == "wait":

@@ -93,11 +93,11 @@ class Cluster:
         if verdict.allowed:
             assert known or verdict.source is QuotaSource.LOCAL
             front.running.append((verdict, known))
-        else:  # maybe allowed in Redis where nobody heard it; it never ran
+        else:  # maybe allowed in Redis where no one heard it; it never ran
             assert verdict.unsure or not known
 
     async def unpaid(self, front):
-        """What a dead front took along: reservations stay charged as they were reserved."""
+        """Sum what a dead front took along: reservations stay charged as they were reserved."""
         unpaid = 0
         for verdict, tokens in front.quota._owed.values():
             if await self.probe.hexists(HASH, f"r:{verdict.reservation_id}"):
@@ -105,7 +105,7 @@ class Cluster:
         return unpaid
 
     async def books(self):
-        """(places, exposure) as kept and as summed, ids as in the hash and in the sorted set."""
+        """Return places and exposure as kept and as summed, and ids as in hash and sorted set."""
         found = await self.probe.hgetall(HASH)
         asks = {
             key[2:]: tuple(map(int, text.split()))
@@ -121,7 +121,7 @@ class Cluster:
         return kept[0]
 
     async def heal(self):
-        """Every connection works again, and what is owed is paid."""
+        """Make every connection work again, and pay what is owed."""
         for front in self.fronts:
             front.wire.fault = "none"
         self.clock.advance(2.0)

@@ -45,7 +45,7 @@ async def test_without_limits_redis_is_not_asked(clock):
 
 
 async def test_two_keys_for_each_tenant_without_a_ttl(client, clock):
-    """What has none is not dropped by a full server. Nothing of an ended request stays."""
+    """A full server does not drop keys without a TTL. Nothing of an ended request stays."""
     quota = RedisQuota(client, MemoryQuota(clock, LEASE), clock, LEASE, 1.0)
     limits = QuotaLimits(requests_per_minute=10, tokens_per_minute=100, max_concurrent=5)
     assert (await quota.enter(ACME, limits, "e")).source is QuotaSource.SHARED

@@ -1,4 +1,4 @@
-"""What nobody names is freed everywhere first, and forgotten last."""
+"""Checks that a version that no one names is freed everywhere first, and forgotten last."""
 
 import itertools
 from dataclasses import dataclass, field

@@ -30,7 +30,7 @@ COPY = ResidentAdapter(AdapterDigest("a" * 64), "sql", AdapterState.ON_HOST, 10,
 
 
 class ScriptedReplica:
-    """Remembers what it was told; the test decides what it answers."""
+    """Remembers what it was sent; the test decides what it answers."""
 
     def __init__(self) -> None:
         self.submitted: list[Submit] = []

@@ -1,4 +1,4 @@
-"""A taken port is refused before anything starts; a start that is broken off leaves nothing."""
+"""Checks that a taken port is refused before anything starts, and a failed start leaves nothing."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the node says reaches the supervisor, in order and whole."""
+"""Checks that what the node says reaches the supervisor, in order and whole."""
 
 import os
 

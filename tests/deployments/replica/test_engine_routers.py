@@ -1,4 +1,4 @@
-"""What of the routers a replica has: what the registry names, and for a while what it named."""
+"""Checks which routers a replica has: what the registry names, and for a while what it named."""
 
 from collections.abc import Mapping
 from typing import Any

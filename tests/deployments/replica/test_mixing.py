@@ -1,4 +1,4 @@
-"""From a decision to what the engine is told."""
+"""Checks the way from a decision to what the engine receives."""
 
 import dataclasses
 
@@ -77,7 +77,7 @@ def test_a_prompts_router_is_asked_until_it_has_answered(mixing: DecisionMixing)
     assert repeated is not None
     assert not repeated.is_pending
     assert repeated.site_weights == WEIGHTS
-    # What the first request computes is found by the repeat, and by nobody before it.
+    # What the first request computes is found by the repeat, and by no one before it.
     assert planned.complete(WEIGHTS) == mixing.namespace(known) != mixing.namespace(made)
 
 
@@ -132,7 +132,7 @@ def test_ordinary_adapters_are_one_span(mixing: DecisionMixing) -> None:
 def test_it_is_not_weighed_inside_the_engine(
     mixing: DecisionMixing, granularity: Granularity, prompt: tuple[int, ...]
 ) -> None:
-    """Whether a prompt invokes it or not."""
+    """The prompt may invoke it or not."""
     with pytest.raises(RequestError, match="'a' inside the model") as caught:
         mixing.spans(decision(granularity, "a", "v2"), [Slot(0)], prompt, [(6,)])
     assert caught.value.param == "model"

@@ -1,4 +1,4 @@
-"""Running requests that go on with other adapters: leases, loads, refusals, and computing again."""
+"""Checks requests that continue with other adapters: leases, loads, refusals, computing again."""
 
 import asyncio
 import itertools
@@ -15,7 +15,7 @@ PROMPT = 3  # tokens of every prompt
 
 
 def adapters_by_token(rig: Rig, name: str) -> list[str]:
-    """Of each token; whenever it was computed, it was computed with the same."""
+    """Return the adapters of each token, the same whenever it was computed."""
     found: dict[int, str] = {}
     for token, names in rig.runner.computed[name]:
         assert found.setdefault(token, names) == names, f"token {token} with {names}"
@@ -27,7 +27,7 @@ def runs(names: list[str]) -> list[tuple[str, int]]:
 
 
 async def ready(rig: Rig, name: str) -> None:
-    """Its re-route has been told to the engine."""
+    """Wait until the engine has been notified of its re-route."""
     await rig.until(lambda: rig.book._live[RequestId(name)].coming.task.done())
 
 
@@ -196,7 +196,7 @@ async def test_where_earlier_adapters_are_gone_the_newest_compute_everything(mak
 
 
 async def test_a_preempted_request_gets_its_earlier_adapters_back(make_rig) -> None:
-    """It has let go of "a", whose slot "c" took meanwhile."""
+    """The request has released "a", whose slot "c" took meanwhile."""
     rig = make_rig(slots=3, batch=2, kv_blocks=8, prefix_cache=False)
     old = rig.submit("c", max_tokens=26)
     await rig.step(old, 1)

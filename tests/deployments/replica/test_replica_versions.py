@@ -1,4 +1,4 @@
-"""What one replica does for the life of a version."""
+"""Checks what one replica does for the life of a version."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -18,7 +18,7 @@ REPLICA = ReplicaId("r0")
 
 
 class FakeManager:
-    """Says what it is told to, and remembers what it was asked."""
+    """Answers as the test says, and remembers what it was asked."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None

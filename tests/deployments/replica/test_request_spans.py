@@ -12,7 +12,10 @@ PROMPT = 3
 
 
 def runs(rig: Rig, name: str) -> list[tuple[str, int]]:
-    """Adapters and for how many tokens; whenever a token was computed it was with the same."""
+    """Return the adapters of each run of tokens, and for how many tokens.
+
+    Whenever a token was computed it was with the same.
+    """
     found: dict[int, str] = {}
     for token, names in rig.runner.computed[name]:
         assert found.setdefault(token, names) == names

@@ -1,4 +1,4 @@
-"""Requests on their way to the engine: waiting for adapters, giving way, deadlines, ends."""
+"""Checks requests on their way to the engine: waiting for adapters, yielding, deadlines, ends."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ async def test_queued_requests_give_way_to_one_that_waits_long(make_rig):
     await rig.until(lambda: rig.in_engine() == 1)
     assert [name for name in flood if rig.end_of(name)] == flood[:2]
     assert rig.book.waiting_for_admission == 6
-    for _ in range(7):  # what has begun goes on to its end, and then it is the turn of the other
+    for _ in range(7):  # what has begun continues to its end, and then it is the other's turn
         rig.runner.gate.release()
     assert (await rig.end(cold)).finish_reason is FinishReason.LENGTH
     assert [name for name in flood if rig.end_of(name)] == flood[:3]

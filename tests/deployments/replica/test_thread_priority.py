@@ -1,4 +1,4 @@
-"""Threads that give way."""
+"""Checks threads that lower their priority."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ def test_only_its_own_threads_lower_priority() -> None:
     own = niceness()
     with ThreadPoolExecutor(1, initializer=lower_priority) as executor:
         assert executor.submit(niceness).result() == min(19, own + NICENESS)
-        for _ in range(5):  # never beyond what the system knows, whoever began how low
+        for _ in range(5):  # never beyond what the system knows, however low a thread began
             executor.submit(lower_priority).result()
         assert executor.submit(niceness).result() == 19
     assert niceness() == own

@@ -59,7 +59,7 @@ def groups(rayservice: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def pod_templates(documents: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (where, pod template) for every object that makes pods."""
+    """Yield each object that makes pods as (where, pod template)."""
     for doc in documents:
         name = f"{doc['kind']}/{doc['metadata']['name']}"
         if doc["kind"] == "RayService":

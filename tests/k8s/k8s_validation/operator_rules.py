@@ -1,4 +1,4 @@
-"""What the KubeRay operator refuses although the schema allows it."""
+"""Finds what the KubeRay operator refuses although the schema allows it."""
 
 import re
 from collections.abc import Iterator

@@ -150,7 +150,7 @@ own_rayservice_problems = _checker(
         ),
     )
 )
-"""The fields of a RayService that this project uses; checked also where there is no CRD."""
+"""Checks the fields of a RayService that this project uses, also without a CRD."""
 
 _SELECTOR = _closed([], matchLabels=_STRINGS, matchExpressions={"type": "array"})
 podmonitor_problems = _checker(

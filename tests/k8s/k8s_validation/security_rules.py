@@ -1,4 +1,4 @@
-"""What every pod and object of the overlays must satisfy."""
+"""Checks what every pod and object of the overlays must satisfy."""
 
 import re
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """Triton kernels run in Triton's interpreter here: on CPU tensors, one program after another.
 
 Triton reads TRITON_INTERPRET when a function is decorated. The modules that hold kernels are
-imported anew under it, Triton's own library functions are decorated again (another test may have
+imported again under it, Triton's own library functions are decorated again (another test may have
 imported Triton before), and all is put back: no other test sees an interpreted kernel.
 """
 
@@ -25,7 +25,7 @@ _KERNEL_MODULES = (
 
 @dataclass(frozen=True)
 class Launch:
-    """What a CUDA graph keeps of a launch: the kernel, its grid, addresses and numbers."""
+    """Holds what a CUDA graph keeps of a launch: the kernel, its grid, addresses and numbers."""
 
     name: str
     kernel: Any
@@ -66,8 +66,11 @@ def record_launches(monkeypatch):
 
 
 def _interpret_library(patch):
-    """Triton's own functions as interpreted ones. A launch patches the module that kernels see; the
-    one that Triton's functions see is patched here, once, as each call would do for good."""
+    """Replace Triton's own functions by interpreted ones.
+
+    A launch patches the module that kernels see. The one that Triton's functions see is patched
+    here, once, as each call would do for good.
+    """
     importlib.import_module("triton.experimental.gluon")  # else imported in mid-launch, and refused
     interpreted = {}
     for library in (triton.language, triton.language.standard):
@@ -85,7 +88,7 @@ def _interpret_library(patch):
 
 
 def _mend_products(patch):
-    """The interpreter keeps bf16 as bit patterns, which its products would take for integers."""
+    """Widen bf16 in products: they would take the interpreter's bit patterns for integers."""
     builder = interpreter.InterpreterBuilder
     multiply = builder.create_dot
 

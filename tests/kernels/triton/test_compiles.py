@@ -37,7 +37,10 @@ def compiler_cache(tmp_path, monkeypatch):
 
 
 def compiled(launch, capability):
-    """Machine code of a launch, specialised as Triton would: multiples of 16 are known as such."""
+    """Compile a launch to machine code, specialised as Triton would.
+
+    Multiples of 16 are known as such.
+    """
     constants = {n: v for n, v in launch.options.items() if n in launch.kernel.arg_names}
     options = {n: v for n, v in launch.options.items() if n not in constants}
     signature, attributes = {}, {}
@@ -63,7 +66,7 @@ def compiled(launch, capability):
 
 
 def stack_bytes(cubin, folder):
-    """Bytes per thread that registers have no room for."""
+    """Return the bytes per thread that registers have no room for."""
     path = folder / "kernel.cubin"
     path.write_bytes(cubin)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -57,7 +57,10 @@ def per_token(rows):
 
 
 def check(adapters, rows, batch=None, sites=SITES, dtype=torch.float32, form=None):
-    """Every site's result for these rows equals the reference; rows without adapters keep bits."""
+    """Assert that every site's result for these rows equals the reference.
+
+    Rows without adapters keep their bits.
+    """
     batch = batch or make_batch(make_bank(adapters, sites, dtype))
     batch.update(rows)
     if form is not None:
@@ -229,7 +232,7 @@ def test_a_row_alone_has_the_same_bits_as_in_company(count):
 
 
 def weighted_reference(y, x, adapters, site, rows, batch, weights):
-    """The reference with weights [pairs, slices] in place of the mixtures' own."""
+    """Compute the reference with weights [pairs, slices] in place of the mixtures' own."""
     pieces = []
     column = 0
     mixtures = per_token(rows)

@@ -44,7 +44,7 @@ class Published:
     state: dict[str, torch.Tensor]
 
     def logits(self, ids: list[int]) -> list[float]:
-        """The authors' formula, on token ids."""
+        """Compute the authors' formula on token ids."""
         with torch.inference_mode():
             states = self.model(torch.tensor([ids])).last_hidden_state[:, 0, :]
             return self.decode(self.norm(states))[0].tolist()

@@ -36,7 +36,7 @@ def adapters(base: ModelLocation, tmp_path_factory: Any) -> dict[str, Path]:
 
 
 def published(**changes: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """A gate file's content; a change of None takes a tensor away."""
+    """Return a gate file's content; a change of None takes a tensor away."""
     generator = torch.Generator().manual_seed(1)
     content: dict[str, Any] = {}
     for layer in range(LAYERS):

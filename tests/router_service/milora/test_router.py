@@ -134,7 +134,7 @@ def test_of_equal_logits_the_first_are_chosen() -> None:
 def reference_logits(
     tensors: dict[str, torch.Tensor], layer: int, rows: np.ndarray, pooling: Pooling, scale: bool
 ) -> np.ndarray:
-    """u [7] of one prompt's rows [n, d] in float64, from the paper's equations alone."""
+    """Compute u [7] of one prompt's rows [n, d] in float64, from the paper's equations alone."""
     t = {name: tensor.double().numpy()[layer] for name, tensor in tensors.items()}
     h = rows.astype(np.float64)
     if scale:

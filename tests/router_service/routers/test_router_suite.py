@@ -67,7 +67,7 @@ Row = Callable[[Path, int], Made]
 
 
 def make_context(salt: str = "") -> RouterContext:
-    """A context with every need met; ``salt`` makes other versions of the adapters."""
+    """Make a context with every need met; ``salt`` makes other versions of the adapters."""
     entries = []
     for alias in ALIASES:
         digest = AdapterDigest(f"digest-{alias}{salt}")
@@ -161,7 +161,7 @@ def _dlp_by_sentence(folder: Path, seed: int) -> Made:
 
 
 _MIXTURES = (Granularity.REQUEST, Granularity.SENTENCE)
-"""What a mixture alone says, whichever router it is of."""
+"""Lists what a mixture alone says, whichever router it is of."""
 
 VARIANTS: dict[str, Row] = {"dlp by sentence": _dlp_by_sentence}
 """Kinds again, with options that change what they declare."""

@@ -1,4 +1,4 @@
-"""A routing service over a store that can be away."""
+"""Provides a routing service over a store that can be unreachable."""
 
 from collections.abc import Callable
 from typing import Any

@@ -89,7 +89,7 @@ async def test_a_router_whose_version_is_gone_says_which(
         await service.decide(ACME, AUTO, "hello")
     assert f"'sql' was {before[:12]} and is {now.digest[:12]}" in caught.value.message
     assert (caught.value.status, caught.value.code) == (409, "router_outdated")
-    del directory.keys[ACME]["sql"]  # not there, or not the tenant's: nobody is told which
+    del directory.keys[ACME]["sql"]  # not there, or not the tenant's: no client learns which
     fallen = await service.decide(ACME, AUTO, "hello")
     assert fallen.source is DecisionSource.FALLBACK
 

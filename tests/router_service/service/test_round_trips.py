@@ -56,7 +56,7 @@ class CountedStore(RedisDecisionStore):
         self._redis.execute_command = execute
 
     def sent(self) -> list[str]:
-        """The commands since the last call."""
+        """Return the commands since the last call."""
         commands, self.commands = self.commands, []
         return commands
 
@@ -72,14 +72,14 @@ class Pair:
     async def begin(
         self, request: RoutingRequest, text: str = "sql", prompt: tuple[int, ...] = (1,)
     ) -> RequestDecision:
-        """All that happens to a decision before the first token."""
+        """Run all that happens to a decision before the first token."""
         decided = await self.service.decide(ACME, request, text, prompt)
         read = await self.reader.read(decided.encoded)
         assert read.decision.mixture == decided.decision.mixture
         return decided
 
     def sent(self) -> tuple[list[str], list[str]]:
-        """Commands of the front and of the replica."""
+        """Return the commands of the front and of the replica."""
         return self.front_store.sent(), self.replica_store.sent()
 
     async def close(self) -> None:
@@ -193,7 +193,7 @@ async def test_what_the_store_has_lost_is_still_found_and_written_again(
 
 
 async def test_a_decision_for_prefill_is_looked_for_until_it_is_complete(pair: Pair) -> None:
-    """What prefill completes is better in the store than what the front sent along."""
+    """The decision in the store, completed by prefill, is better than the one the front sent."""
     whole = RouterRequest("whole")
     decided = await pair.begin(whole)
     assert pair.sent() == (["GET", "SET"], ["GET"])

@@ -59,7 +59,7 @@ def config(chat_base: ModelLocation, adapters: tuple, tmp_path: Path) -> EvalCon
 
 
 def perplexity(base: ModelLocation, oracle: Any) -> float:
-    """``oracle(prompt length)`` gives the model for a prompt."""
+    """Return the perplexity; ``oracle(prompt length)`` gives the model for a prompt."""
     _, tokenizer = load_base(base.path)
     nats, tokens = 0.0, 0
     for prompt, completion in PAIRS:

@@ -41,7 +41,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def trained(model_dir: Path, folder: Path, options: dict[str, Any]) -> tuple[Path, Path, Any]:
-    """(trained, initial, PEFT's model): saved before and after its tensors were changed."""
+    """Save a model before and after its tensors are changed.
+
+    Returns (trained, initial, PEFT's model).
+    """
     config = peft.LoraConfig(r=4, lora_alpha=6, target_modules=["q_proj", "v_proj"], **options)
     model = peft.get_peft_model(load_base(model_dir), config)
     model.peft_config["default"].init_lora_weights = True  # type: ignore[attr-defined] # LoraConfig's

@@ -68,7 +68,7 @@ class Oracle:
             return self.model(TOKENS).logits
 
     def logits_of(self, folder: Path) -> torch.Tensor:
-        """Through PEFT's loader, on a fresh base."""
+        """Compute logits through PEFT's loader, on a fresh base."""
         model = peft.PeftModel.from_pretrained(self.base(), folder).eval()
         with torch.inference_mode():
             return model(TOKENS).logits

@@ -81,7 +81,7 @@ def test_patterns_choose_rank_and_alpha_as_peft_does(
 )
 def test_targets_are_peft_s(tmp_path_factory, module, target, exclude, layers, layers_pattern):
     if isinstance(target, str):
-        layers = layers_pattern = None  # PEFT refuses layers beside a pattern
+        layers = layers_pattern = None  # PEFT refuses layers next to a pattern
     if not layers and layers != 0:
         layers_pattern = None  # PEFT refuses a pattern without layers
     content = {

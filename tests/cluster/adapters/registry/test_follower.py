@@ -25,7 +25,7 @@ FOLDER = {
 
 
 class Flaky(MemoryRegistryStore):
-    """A store that can be away."""
+    """Keeps the registry in memory, and can be unreachable."""
 
     def __init__(self) -> None:
         epochs = itertools.count()

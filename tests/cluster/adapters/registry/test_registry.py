@@ -1,4 +1,4 @@
-"""What an operator can do, over both stores."""
+"""Checks what an operator can do, over both stores."""
 
 import asyncio
 from collections.abc import Callable

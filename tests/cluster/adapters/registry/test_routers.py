@@ -1,4 +1,4 @@
-"""Routers in the registry: beside adapters, under the same versions."""
+"""Checks routers in the registry: next to adapters, under the same versions."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""A registry that loses everything comes back from the store; the store loses what is nobody's."""
+"""Checks that a lost registry comes back from the store, which loses what has no owner."""
 
 import itertools
 import os

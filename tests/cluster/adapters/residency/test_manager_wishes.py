@@ -1,4 +1,4 @@
-"""What is loaded without a request: prefetches, pins, placements, and taking them back."""
+"""Checks what is loaded without a request: prefetches, pins, placements, and taking them back."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Whose adapters make room for whom, on a pool that several tenants share."""
+"""Checks whose adapters make room for whom, on a pool that several tenants share."""
 
 from collections import Counter
 
@@ -39,7 +39,7 @@ class Rig:
         return answer
 
     def use(self, tenant: TenantId, *names: str, nbytes: int = 10) -> bool:
-        """Ask and let go; whether it was served."""
+        """Ask and release the lease; return whether it was served."""
         answer = self.ask(tenant, *names, nbytes=nbytes)
         if isinstance(answer, Admitted):
             self.pool.release_lease(answer.lease.id)

@@ -82,7 +82,7 @@ def test_only_the_kept_files_are_written(members, format):
             complete = True
         written = {str(p.relative_to(folder)) for p in Path(folder).rglob("*")}
         allowed = {"archive", "deep", "deep/into", *(f"deep/into/{name}" for name in KEPT_FILES)}
-        # What waits to be put beside the adapter has names of ours, and goes with the archive.
+        # Files that wait to be put next to the adapter have names of ours, and go with the archive.
         waiting = {path for path in written if path.startswith("deep/into/.aside-")}
         assert not (waiting and complete)
         assert written - waiting <= allowed

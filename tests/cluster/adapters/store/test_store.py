@@ -363,7 +363,10 @@ async def test_the_first_description_stays(store, adapter, source):
 
 
 def _full_after(room: int):
-    """A disk with ``room`` bytes left; a write that does not fit writes what does, and fails."""
+    """Return a write to a disk with ``room`` bytes left.
+
+    A write that does not fit writes what does, and fails.
+    """
     left = room
 
     def write(file, data):

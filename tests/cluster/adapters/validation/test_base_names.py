@@ -1,4 +1,4 @@
-"""Which names on the hub are of one base."""
+"""Checks which names on the hub are of one base."""
 
 import pytest
 

@@ -19,7 +19,7 @@ LORA = ["model.layers.0.self_attn.q_proj"]
 
 @pytest.fixture
 def served(tmp_path, base, write_adapter, make_tensors):
-    """Whether a file with these vocabulary tensors is served beside a base with those."""
+    """Return whether a file with these vocabulary tensors is served next to a base with those."""
 
     def check(saved, own, *, folder=True):
         model = tmp_path / "model"

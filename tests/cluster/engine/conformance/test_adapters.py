@@ -1,4 +1,4 @@
-"""What every engine promises about adapters, mixtures and changes of them."""
+"""Checks what every engine promises about adapters, mixtures and changes of them."""
 
 import math
 
@@ -162,7 +162,7 @@ def test_spans_must_follow_each_other(rig: PortRig) -> None:
 
 
 def reroute_after(rig: PortRig, name: str, tokens: int, *, after: int) -> list[int | None]:
-    """Re-route a request to slot 1 from the engine's own thread, at its given token."""
+    """Reroute a request to slot 1 from the engine's own thread, at its given token."""
     answers: list[int | None] = []
 
     def on_chunk(chunk):

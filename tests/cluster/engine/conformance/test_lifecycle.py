@@ -1,4 +1,4 @@
-"""What every engine promises about cancelling, stopping and its numbers."""
+"""Checks what every engine promises about cancelling, stopping and its numbers."""
 
 import math
 import threading
@@ -97,7 +97,7 @@ def test_stopping_at_once_ends_what_is_live_so_that_it_can_be_continued(rig: Por
 
 
 def _refuses(rig: PortRig) -> bool:
-    """The engine is stopping."""
+    """Return whether the engine refuses requests because it is stopping."""
     try:
         rig.engine.submit(make_request("probe", prompt(5)), "n", mix())
     except EngineError:

@@ -1,4 +1,4 @@
-"""What every engine promises about the tokens and the end of a request."""
+"""Checks what every engine promises about the tokens and the end of a request."""
 
 import math
 

@@ -95,7 +95,7 @@ def both_ways(
     mixtures: Sequence[Mixture],
     mixings: Sequence[Mixing | None] = (),
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of one step by the program, and by its operations alone."""
+    """Compute the logits of one step by the program, and by its operations alone."""
     assert runner._fused is not None
     tables = fill(runner, contexts)
     program = runner._fused._program

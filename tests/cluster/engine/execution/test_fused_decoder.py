@@ -29,7 +29,7 @@ def make_runner(folder: Path, **config: object) -> ModelRunner:
 
 
 def logits(runner: ModelRunner) -> list[torch.Tensor]:
-    """Three rows: a prefill, another one, then a decode of the first beside the second's rest."""
+    """Compute three steps: two prefills, then a decode of the first next to the second's rest."""
     answers = []
     for tables, contexts, counts in (
         ([[0, 1, 2]], [0], [9]),

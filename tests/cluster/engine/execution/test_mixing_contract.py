@@ -1,5 +1,7 @@
-"""What a `MixingGate` is called with, at either resolution, against the inputs of the same linears
-in transformers' own model."""
+"""Checks what a `MixingGate` is called with, at either resolution.
+
+It is compared with the inputs of the same linears in transformers' own model.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,7 +54,7 @@ class RecordingGate:
 
 
 def record(folder: Path, gate: RecordingGate, modules: tuple[str, ...] = LAYER_MODULES) -> None:
-    """One step: a prompt that the gate weighs, beside one that has nothing to do with it."""
+    """Run one step: a prompt that the gate weighs, next to one that has nothing to do with it."""
     engine = RunningEngine(folder, prefix_cache=False, device="cpu")
     generator = torch.Generator().manual_seed(0)
     engine.load(
@@ -79,7 +81,7 @@ def record(folder: Path, gate: RecordingGate, modules: tuple[str, ...] = LAYER_M
 
 
 def true_inputs(folder: Path) -> tuple[dict[tuple[int, int], torch.Tensor], list[torch.Tensor]]:
-    """By (layer, index in LAYER_MODULES) what each linear reads, and what enters each layer."""
+    """Return each linear's input by (layer, index in LAYER_MODULES), and each layer's input."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     linears: dict[tuple[int, int], torch.Tensor] = {}
     entering: list[torch.Tensor] = []

@@ -1,4 +1,7 @@
-"""Which batches a step gets, and what is captured. The kernels behind them are tested elsewhere."""
+"""Checks which batches a step gets, and what is captured.
+
+The kernels behind them are tested elsewhere.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whether a model fits, from numbers alone."""
+"""Checks whether a model fits, from numbers alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -97,7 +97,7 @@ def seven_b_sites() -> list[FusedSite]:
 
 
 def device_bytes(*owners: object) -> int:
-    """Of the tensors that are attributes of these, each storage once."""
+    """Sum the bytes of the tensors that are attributes of these, each storage once."""
     found: dict[int, int] = {}
     for owner in owners:
         for value in vars(owner).values():

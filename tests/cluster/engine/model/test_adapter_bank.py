@@ -1,4 +1,4 @@
-"""What adapters are held in."""
+"""Checks the bank that adapters are held in."""
 
 import pytest
 import torch

@@ -85,7 +85,7 @@ def test_one_product_serves_all_members_and_each_slice_goes_once():
         for member in range(3):
             check(member, x)
         assert len(calls) == 1
-        # The same tensor may have been changed in place since: it is computed anew.
+        # The same tensor may have been changed in place since: it is computed again.
         check(0, x.add_(1.0))
         assert len(calls) == 2
         # Members called with different inputs, and out of order.
@@ -124,7 +124,7 @@ def test_a_product_equals_a_linear(rows: int, bias: bool, dtype: torch.dtype):
 
 
 class OtherRMSNorm(nn.Module):
-    """Looks like an RMSNorm and is none."""
+    """Looks like an RMSNorm but is not one."""
 
     def __init__(self) -> None:
         super().__init__()

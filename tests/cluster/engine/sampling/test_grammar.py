@@ -35,7 +35,7 @@ LIST = LLMatcher.grammar_from_lark('start: "[" item ("," item){2,4} "]"\nitem: /
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """Two tokens that are no text, and one for each printable ASCII character."""
+    """Return a tokenizer of two tokens without text, and one for each printable ASCII character."""
     characters = {chr(code): chr(code) for code in range(33, 127)} | {" ": "Ġ"}
     vocabulary = {"<pad>": 0, "</s>": EOS}
     for spelled in characters.values():

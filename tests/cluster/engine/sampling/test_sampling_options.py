@@ -46,7 +46,7 @@ class GeneratedPenalties(transformers.LogitsProcessor):
 
 
 def reference(folder: Path, options: dict) -> list[int]:
-    """Greedy tokens of transformers' ``generate`` with its own processors."""
+    """Return the greedy tokens of transformers' ``generate`` with its own processors."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     processors = transformers.LogitsProcessorList([])
     if options.get("logit_bias"):

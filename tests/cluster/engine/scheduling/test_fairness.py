@@ -1,4 +1,4 @@
-"""Whose turn it is, and who waits for whose blocks."""
+"""Checks whose turn it is, and who waits for whose blocks."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from cluster.expected_length import FIRST_GUESS, ExpectedLength
 
 
 def admissions(rig: Any) -> Iterator[str]:
-    """Ids in the order in which they enter the batch, until nothing is left."""
+    """Yield ids in the order in which they enter the batch, until nothing is left."""
     seen: set[str] = set()
     while rig.scheduler.sequences:
         for name in rig.step():
@@ -81,7 +81,7 @@ class TestTurns:
         assert sum(name[0] == "c" for name in first) == 8
 
     def test_the_one_whose_turn_it_is_gets_its_blocks(self, make_rig: Callable[..., Any]) -> None:
-        """Nobody passes it while it waits for blocks, newcomers of other tenants neither."""
+        """No request passes it while it waits for blocks, newcomers of other tenants neither."""
         rig = make_rig(kv_blocks=8)
         running = rig.add("a", 12, max_tokens=12)
         rig.step()
@@ -208,7 +208,7 @@ class TestEqualPrompts:
         for name in others:
             rig.add(name, 1, tenant="u", max_tokens=1)
         order = list(rig.step())
-        # Let go after so many, it takes its turn behind the one that is first by then.
+        # Released after so many, it takes its turn behind the one that is first by then.
         assert order.index("b") == 1 + MAX_PASSES + 1
         assert set(order) == {"a", "b", *others}
 

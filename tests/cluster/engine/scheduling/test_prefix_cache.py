@@ -8,7 +8,7 @@ TOKENS = list(range(12))
 
 
 def cached(namespace: str = "ns", tokens: list[int] = TOKENS) -> tuple[BlockPool, PrefixCache]:
-    """A cache of three published blocks of four tokens that nobody holds."""
+    """Make a cache of three published blocks of four tokens that no one holds."""
     pool = BlockPool(8, 4)
     cache = PrefixCache(pool)
     table = pool.allocate(3)

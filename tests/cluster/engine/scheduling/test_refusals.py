@@ -1,4 +1,4 @@
-"""What the scheduler refuses, and what its integrity check finds."""
+"""Checks what the scheduler refuses, and what its integrity check finds."""
 
 from collections.abc import Callable
 from typing import Any

@@ -25,7 +25,7 @@ class Watched(SimReplica):
 
 
 def share_met(build, weight: float, greedy_rate: float, *, seconds: float = 400.0) -> float:
-    """Share of the quiet tenant's requests whose replica was busy with the other tenant."""
+    """Return the share of the quiet tenant's requests that met a replica busy with the other."""
     cold = [build.info(f"cold-{n}", owner=GREEDY, nbytes=100) for n in range(40)]
     hot = build.info("hot", owner=QUIET, nbytes=100)
     replicas = [Watched(f"r{n}", 8, 800, batch=8, service_s=0.7, load_s=0.03) for n in range(2)]

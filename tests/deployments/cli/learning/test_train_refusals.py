@@ -22,7 +22,7 @@ Braid = Callable[..., Any]
 
 
 def said(result: Any) -> str:
-    """The one message of a command that has failed as it should."""
+    """Return the one message of a command that has failed as it should."""
     assert result.exit_code == 1, result.output
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("error: ")

@@ -1,4 +1,4 @@
-"""What an administrator may write, over HTTP: nothing of it is ignored."""
+"""Checks what an administrator may write, over HTTP: nothing of it is ignored."""
 
 import json
 from collections.abc import AsyncIterator
@@ -58,7 +58,7 @@ class Routes:
         return await self._client.request(method, f"/admin/v1/adapters{path}", **fields)
 
     async def refused(self, method: str, path: str, param: str | None, **fields: Any) -> str:
-        """The message of a 400 that names ``param``, and changes nothing."""
+        """Return the message of a 400 that names ``param``, and changes nothing."""
         before = self.names()
         answer = await self.ask(method, path, **fields)
         assert answer.status_code == 400, answer.text

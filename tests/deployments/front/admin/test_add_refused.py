@@ -37,7 +37,7 @@ async def chunks(data: bytes, *, hang: bool = False) -> AsyncIterator[bytes]:
 
 
 async def refused(bench: Bench, source: AdapterSource) -> BraidError:
-    """The error of adding ``source`` in the place of a good adapter, which stays untouched."""
+    """Return the error of adding ``source`` in place of a good adapter, which stays untouched."""
     good = await bench.admin.add(bench.source(1), NameChange("one"), ADMIN)
     before = (bench.registry.view.names, bench.registry.view.versions)
     with pytest.raises(BraidError) as caught:

@@ -36,7 +36,7 @@ ADMIN = TenantId("admin")
 
 
 class FakeCluster:
-    """Replicas that answer as they are told."""
+    """Stands in for replicas that answer as the test says."""
 
     def __init__(self) -> None:
         self.answers: tuple[ReplicaAnswer, ...] = (

@@ -1,4 +1,4 @@
-"""What an administrator reads of the cluster."""
+"""Checks what an administrator reads of the cluster."""
 
 import pytest
 

@@ -20,7 +20,7 @@ async def test_a_mistyped_folder_is_not_only_a_repository(tmp_path):
     bench = Bench(
         tmp_path,
         source_dir=tmp_path / "loras",
-        hub_endpoint="http://127.0.0.1:9",  # nobody is there
+        hub_endpoint="http://127.0.0.1:9",  # no server is there
         stall_timeout_s=2,
     )
     tenants = TenantDirectory(

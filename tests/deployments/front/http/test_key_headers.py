@@ -1,4 +1,4 @@
-"""Where a key may be, and that two must not differ."""
+"""Checks where a key may be, and that two must not differ."""
 
 import pytest
 from starlette.datastructures import Headers

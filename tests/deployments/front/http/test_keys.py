@@ -1,4 +1,4 @@
-"""Who is let in, and what those are told who are not."""
+"""Checks who is let in, and the answers to those who are not."""
 
 import pytest
 

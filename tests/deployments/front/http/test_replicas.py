@@ -1,4 +1,4 @@
-"""What a client sees while replicas come, go, refuse and fail."""
+"""Checks what a client sees while replicas come, go, refuse and fail."""
 
 import asyncio
 

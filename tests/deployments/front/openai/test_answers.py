@@ -45,12 +45,12 @@ def test_streamed_equals_whole(echoes: tuple[Echo, ...]) -> None:
 
 
 def scored(*items: tuple[int, float]) -> tuple[TokenLogprobs, ...]:
-    """The likeliest two are told: tokens 5 and 6."""
+    """Return log-probabilities of these tokens; the likeliest two are always tokens 5 and 6."""
     return tuple(TokenLogprobs(value, ((5, -0.1), (6, -0.2))) for _, value in items)
 
 
 def delta(text: str, *tokens: tuple[int, float], at: int = 0, **fields: Any) -> Delta:
-    """All of a delta's tokens begin at ``at`` in the text that was generated."""
+    """Make a delta whose tokens all begin at ``at`` in the text that was generated."""
     places = tuple(TokenPlace(at, at == 0, True) for _ in tokens)
     ids = tuple(token for token, _ in tokens)
     return Delta(text, ids, scored(*tokens), places=places, **fields)

@@ -1,4 +1,4 @@
-"""What the server sends is accepted back, and what of a message the model reads."""
+"""Checks that what the server sends is accepted back, and what of a message the model reads."""
 
 from typing import Any
 

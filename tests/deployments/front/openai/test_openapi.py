@@ -35,7 +35,7 @@ def references(value: Any) -> list[str]:
 
 
 def validator(name: str) -> jsonschema.Draft202012Validator:
-    """Of one schema, with the others within reach."""
+    """Return a validator of one schema, with the others within reach."""
     defs = orjson.loads(orjson.dumps(SCHEMAS).replace(b"#/components/schemas/", b"#/$defs/"))
     return jsonschema.Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": defs})
 

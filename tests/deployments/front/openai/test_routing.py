@@ -1,4 +1,4 @@
-"""What a request's ``model`` and ``adapters`` lead to, and what its answer says about it.
+"""Checks what a request's ``model`` and ``adapters`` lead to, and what its answer says about it.
 
 The router ``words`` keeps the adapters whose names are words of the prompt, in equal parts; the
 router ``fixed`` always has the same mixture.

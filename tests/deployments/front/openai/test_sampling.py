@@ -1,4 +1,4 @@
-"""From the fields of a body to sampling parameters, and across the link."""
+"""Checks the way from the fields of a body to sampling parameters, and across the link."""
 
 from typing import Any
 

@@ -30,7 +30,7 @@ EXTENSIONS = """
     return_tokens_as_token_ids skip_special_tokens spaces_between_special_tokens stop_token_ids
     structured_outputs top_k truncate_prompt_tokens use_beam_search vllm_xargs adapters
 """.split()  # noqa: SIM905 # one on each line is a page
-"""vLLM's fields beside OpenAI's, and this server's own."""
+"""Lists vLLM's fields besides OpenAI's, and this server's own."""
 
 
 def parse(endpoint: str, **fields: Any) -> ChatBody | CompletionBody:
@@ -46,7 +46,7 @@ def refusal(endpoint: str, **fields: Any) -> RequestError:
 
 
 def fields_of_client(module: Any) -> set[str]:
-    """What the official client's types know."""
+    """Return the fields that the official client's types know."""
     kinds = (module.CompletionCreateParamsNonStreaming, module.CompletionCreateParamsStreaming)
     return {name for kind in kinds for name in typing.get_type_hints(kind)}
 
@@ -150,7 +150,7 @@ def test_the_documentation_has_the_table() -> None:
 
 
 def _documented(row: UnservedField) -> str:
-    """The line of the documentation's table: field, where, what is accepted, what else is said."""
+    """Return the documentation's table row: field, where, what is accepted, what else is said."""
     where = "both" if row.endpoints == BOTH else row.endpoints[0]
     values = [f"any {row.hint}"] if row.hint else [orjson.dumps(v).decode() for v in row.off]
     accepted = ", ".join(f"`{value}`" if not row.hint else value for value in values) or "-"

@@ -1,4 +1,4 @@
-"""A sequence goes on elsewhere, whether its replica vanishes or says that it is stopping."""
+"""Checks that a sequence continues elsewhere if its replica vanishes or says that it stops."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a decision says of itself."""
+"""Checks what a decision says of itself."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""What a gate weighed, in answers that ask for it."""
+"""Checks what a gate weighed, in answers that ask for it."""
 
 from typing import Any
 

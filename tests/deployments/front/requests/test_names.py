@@ -1,4 +1,4 @@
-"""What `model` and `adapters` mean."""
+"""Checks what `model` and `adapters` mean."""
 
 import pytest
 

@@ -74,7 +74,7 @@ class Rig:
         return None, next(one for one in self.links if one.replica_id not in request.exclude)
 
     def send(self, name: str, text: str = "", **fields: Any) -> None:
-        """A chunk of a sequence, a token for each byte."""
+        """Send a chunk of a sequence, a token for each byte."""
         tokens = tuple(self.codec.encode(text))
         sink = next(link.sinks[name] for link in self.links if name in link.sinks)
         sink.put_nowait(GenerationChunk(RequestId(name), tokens, **fields))

@@ -1,4 +1,4 @@
-"""Sentences of an answer: when they are decided, what the replica is told, what becomes of it."""
+"""Checks an answer's sentences: when they are decided, what the replica gets, what comes of it."""
 
 import asyncio
 from types import SimpleNamespace
@@ -28,7 +28,7 @@ TENANT = TenantId("acme")
 def decided(
     adapters: str, source: DecisionSource = DecisionSource.COMPUTED, delay: int | None = None
 ) -> RequestDecision:
-    """One adapter of weight 1 for each letter."""
+    """Return a decision over one adapter of weight 1 for each letter."""
     decision = decision_over(
         adapters,
         id=DecisionId(f"dec_{adapters}"),
@@ -78,7 +78,7 @@ class Desk:
         self.rerouting.attach(lambda signed, after: self.told.append((signed, after)))
 
     async def say(self, text: str) -> None:
-        """One token."""
+        """Say one token."""
         self.tokens += 1
         self.rerouting.feed_text(text, self.tokens)
         await self.settle()

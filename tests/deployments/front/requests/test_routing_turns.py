@@ -1,4 +1,4 @@
-"""Which of a conversation's messages reach a router."""
+"""Checks which of a conversation's messages reach a router."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the front's own collectors expose."""
+"""Checks what the front's own collectors expose."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 

@@ -1,4 +1,4 @@
-"""Where requests found their adapters, as Prometheus reads it."""
+"""Checks where requests found their adapters, as Prometheus reads it."""
 
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot

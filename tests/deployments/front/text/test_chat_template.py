@@ -91,14 +91,14 @@ def messages_of(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[st
 
 
 def plainly(hf: Any, messages: list[dict[str, str]], **options: Any) -> list[int]:
-    """As transformers encodes the rendered text, special tokens wherever they are written."""
+    """Encode the rendered text as transformers does, special tokens wherever they are written."""
     options = {"add_generation_prompt": True, **options}
     text = hf.apply_chat_template(messages, tokenize=False, **options)
     return list(hf.backend_tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def joins(messages: list[dict[str, str]]) -> bool:
-    """A token would come of the ends of two messages."""
+    """Return whether a token would come of the ends of two messages."""
     whole = "".join(message["content"] for message in messages)
     return any(token in whole for token in TURNS)
 

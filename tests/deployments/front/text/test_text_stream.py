@@ -93,7 +93,7 @@ def test_a_stop_string_may_begin_before_min_tokens(backend: Tokenizer) -> None:
 
 @given(text=texts, stop=stops)
 def test_nothing_is_taken_back(backend: Tokenizer, text: str, stop: list[str]) -> None:
-    """What was released never contains the beginning of a stop string that then completes."""
+    """Released text never contains the beginning of a stop string that then completes."""
     stream = TextStream(backend, stop)
     released = ""
     for token in backend.encode(text).ids:

@@ -30,7 +30,7 @@ def places_of(vocabulary: TokenBytes, ids: list[int], *, skip: bool = True) -> T
 
 
 def check(tokenizer: Tokenizer, vocabulary: TokenBytes, ids: list[int]) -> None:
-    """A sequence of these tokens: joined bytes, and offsets, against the incremental decoder."""
+    """Check joined bytes and offsets of these tokens against the incremental decoder."""
     stream = TextStream(tokenizer, ())
     text = "".join(stream.push([number]) for number in ids) + stream.finish()
     placed = places_of(vocabulary, ids)
@@ -107,7 +107,7 @@ def real() -> TextCodec:
 def test_the_real_tokenizer(real: TextCodec, text: str) -> None:
     ids = real.encode(text)
     if real.prompt_text(ids) != text:
-        return  # its vocabulary lacks some bytes, so that this text cannot be told to the model
+        return  # its vocabulary lacks some bytes, so this text cannot be given to the model
     if "\ufffd" not in text:
         check(real.backend, real.vocabulary, ids)
     assert b"".join(bytes(real.token_bytes(number) or ()) for number in ids) == text.encode()
