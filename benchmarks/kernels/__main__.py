@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import linear
 
-from benchmarks.kernels.correctness import check_attention, check_lora
 from benchmarks.kernels.data import fill_bank, make_cache
+from benchmarks.kernels.kernel_correctness import check_attention, check_lora
 from benchmarks.kernels.shapes import (
     ATTENTION_CASES,
     LORA_CASES,

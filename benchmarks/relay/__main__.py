@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.relay import report
+from benchmarks.relay import relay_report
 from benchmarks.relay.front import LOOPS
-from benchmarks.relay.measure import ENDLESS, Case, Figures, idle_share, run_case
+from benchmarks.relay.measure import ENDLESS, Figures, RelayCase, idle_share, run_case
 from benchmarks.relay.rig import Rig, rig
-from benchmarks.relay.streams import Asked, TokenCount, events_in, logprobs_in, words_in
+from benchmarks.relay.streams import StreamsAsked, TokenCount, events_in, logprobs_in, words_in
 from benchmarks.shared.machine import cpu_info, load_average, usable_cores
 from cluster.config import AppConfig
 
@@ -57,17 +57,17 @@ async def _front_cases(options: argparse.Namespace) -> list[Figures]:
         for kind in options.kinds:
             fields, count = KINDS[kind]
             body = {"model": running.model, "messages": MESSAGES, **fields}
-            asked = Asked("127.0.0.1", running.port, CHAT, running.key, body, count)
+            asked = StreamsAsked("127.0.0.1", running.port, CHAT, running.key, body, count)
             for streams in options.streams:
                 await running.sent()
-                case = Case(kind, streams, options.interval)
+                case = RelayCase(kind, streams, options.interval)
                 found.append(await _measure(options, case, asked, running.pid, idle, running.sent))
         return found
 
 
 async def _warm_up(running: Rig) -> None:
     body = {"model": running.model, "messages": MESSAGES}
-    asked = Asked("127.0.0.1", running.port, CHAT, running.key, body, words_in)
+    asked = StreamsAsked("127.0.0.1", running.port, CHAT, running.key, body, words_in)
     for number in range(20):
         client = await asked.stream(f"warm-{number}", max_tokens=3, at_least=3)
         await client.begun
@@ -82,15 +82,25 @@ async def _other_cases(options: argparse.Namespace) -> list[Figures]:
     found = []
     for kind in options.kinds:
         body = {"model": options.model, "messages": MESSAGES, "ignore_eos": True, **KINDS[kind][0]}
-        asked = Asked(address.hostname, address.port, CHAT, options.key, body, events_in)
+        asked = StreamsAsked(address.hostname, address.port, CHAT, options.key, body, events_in)
         for streams in options.streams:
-            case = Case(kind, streams, 0.0)
+            case = RelayCase(kind, streams, 0.0)
             found.append(await _measure(options, case, asked, options.pid, idle, None))
     return found
 
 
 async def _measure(
-    options: argparse.Namespace, case: Case, asked: Asked, pid: int, idle: float, sent: Any
+    options: argparse.Namespace,
+    case: RelayCase,
+    asked: StreamsAsked,
+    pid: int,
+    idle: float,
+    sent: Any,
+    case: RelayCase,
+    asked: StreamsAsked,
+    pid: int,
+    idle: float,
+    sent: Any,
 ) -> Figures:
     found = await run_case(
         case,
@@ -115,7 +125,7 @@ async def _measure(
 def main(arguments: list[str] | None = None) -> int:
     """Entry point."""
     options = _options(arguments)
-    beside = None if options.beside is None else report.Run.read(options.beside)
+    beside = None if options.beside is None else relay_report.RelayRun.read(options.beside)
     load = load_average()
     cases = _front_cases(options) if options.url is None else _other_cases(options)
     found = asyncio.run(cases)
@@ -127,8 +137,8 @@ def main(arguments: list[str] | None = None) -> int:
             "Windows": f"{options.windows} of {options.window:g} s for each case; medians",
         }
         command = shlex.join([*PROGRAM.split(), *(arguments or sys.argv[1:])])
-        run = report.Run(command, setup, tuple(found))
-        for path in report.write(options.out, run, beside):
+        run = relay_report.RelayRun(command, setup, tuple(found))
+        for path in relay_report.write(options.out, run, beside):
             print(path)
     return 0
 

@@ -39,7 +39,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def serve(commands: Connection, args: dict[str, Any], replica: str, log: Path, loop: str) -> None:
-    """Run a front until the other side says a word.
+    """RelayRun a front until the other side says a word.
 
     Args:
         args: an ``AppConfig`` in JSON form.

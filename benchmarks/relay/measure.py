@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.relay.streams import Asked, StreamClient
+from benchmarks.relay.streams import StreamClient, StreamsAsked
 
 ENDLESS = 1 << 19  # tokens that no stream reaches
 SETTLED = 5  # tokens of every stream before anything is measured
@@ -16,7 +16,7 @@ ids = map("stream-{}".format, itertools.count())
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class RelayCase:
     """What is measured."""
 
     name: str
@@ -75,8 +75,8 @@ async def idle_share(pid: int, seconds: float) -> float:
 
 
 async def run_case(
-    case: Case,
-    asked: Asked,
+    case: RelayCase,
+    asked: StreamsAsked,
     pid: int,
     *,
     max_tokens: int = ENDLESS,
@@ -140,7 +140,7 @@ async def _window(clients: Sequence[StreamClient], pid: int, seconds: float) -> 
     return Window(elapsed, cpu, int(tokens), int(events))
 
 
-async def _probe(asked: Asked) -> float:
+async def _probe(asked: StreamsAsked) -> float:
     client = await asked.stream(next(ids), max_tokens=2)
     async with asyncio.timeout(START_TIMEOUT_S):
         await client.begun

@@ -97,7 +97,7 @@ class StreamClient(asyncio.Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class StreamsAsked:
     """How requests to one server look."""
 
     host: str

@@ -8,11 +8,11 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.config import AppConfig
 from deployments.front.admin.broadcast import ReplicaBroadcast
-from deployments.front.app import build_http_app
 from deployments.front.cluster_calls import ClusterCalls
 from deployments.front.front_setup import build_front
 from deployments.front.garbage import spare_long_lived
 from deployments.front.http.http_server import HttpServer
+from deployments.front.http_app import build_http_app
 from deployments.process import start_process
 from deployments.serve_env import SERVE_LOGGING
 

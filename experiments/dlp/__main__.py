@@ -13,10 +13,10 @@ from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import Settings, cache_folder
 from demo.generator.skills import SKILLS
 from experiments.dlp.decode import measure_decode
-from experiments.dlp.quality import measure_quality, train_real_adapter
-from experiments.dlp.report import write_report
+from experiments.dlp.dlp_quality import measure_quality, train_real_adapter
+from experiments.dlp.dlp_report import write_report
+from experiments.dlp.dlp_tasks import load_tasks
 from experiments.dlp.routing import measure_speed, train_and_measure
-from experiments.dlp.tasks import load_tasks
 from experiments.kept_results import kept_results, measure_once
 from router_service.artifacts.router_artifact import read_manifest
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from demo.generator.skills import GENERAL
-from experiments.dlp.tasks import load_tasks, write_router_data
+from experiments.dlp.dlp_tasks import load_tasks, write_router_data
 from router_service.artifacts.router_artifact import load_artifact, save_artifact
 from router_service.dlp.dlp_router import DlpRouter, load_dlp
 from router_service.dlp.dlp_schema import KIND

@@ -14,9 +14,9 @@ from cluster.adapters.format.manifest import read_manifest as read_adapter_manif
 from cluster.base_model.source import QUICKSTART_MODEL, resolve_model
 from cluster.config import Settings, cache_folder
 from demo.generator.skills import SKILLS
-from experiments.flow.quality import measure_alone, measure_quality
-from experiments.flow.report import write_report
-from experiments.flow.tasks import (
+from experiments.flow.flow_quality import measure_alone, measure_quality
+from experiments.flow.flow_report import write_report
+from experiments.flow.flow_tasks import (
     COMPOSITES,
     Composite,
     composite_tests,
@@ -25,7 +25,7 @@ from experiments.flow.tasks import (
     skill_examples,
     skill_tests,
 )
-from experiments.flow.timing import measure_timing
+from experiments.flow.flow_timing import measure_timing
 from experiments.flow.training import gate, searched
 from experiments.kept_results import kept_results, measure_once
 from experiments.skill_adapter import train_skill

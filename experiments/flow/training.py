@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.flow.tasks import Composite, composite_examples
+from experiments.flow.flow_tasks import Composite, composite_examples
 from router_service.artifacts.outputs import CHECKPOINT_FILE
 from router_service.artifacts.router_artifact import MANIFEST_FILE, read_manifest
 from training.config import GateTrainingConfig

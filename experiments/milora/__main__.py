@@ -17,10 +17,10 @@ from typing import Any
 from cluster.base_model.source import QUICKSTART_MODEL, ModelLocation, resolve_model
 from cluster.config import Settings, cache_folder
 from experiments.kept_results import kept_results, measure_once
-from experiments.milora.quality import METHODS, TrainingSize, measure, train
-from experiments.milora.report import write_report
-from experiments.milora.tasks import TASKS, MiloraTaskData, Tokens, load_task
-from experiments.milora.timing import measure_decode
+from experiments.milora.milora_quality import METHODS, TrainingSize, measure, train
+from experiments.milora.milora_report import write_report
+from experiments.milora.milora_tasks import TASKS, MiloraTaskData, Tokens, load_task
+from experiments.milora.milora_timing import measure_decode
 from experiments.milora.untrained import measure_untrained
 from training.encoding import chat_prompt_ids
 from training.evaluation.records import Record

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from cluster.base_model.source import ModelLocation
-from experiments.milora.tasks import MiloraTaskData
+from experiments.milora.milora_tasks import MiloraTaskData
 from router_service.milora.milora_network import MiloraRouter
 from training.base_model import load_base
 from training.config import MiloraTrainingConfig

@@ -10,9 +10,9 @@ import pytest
 
 from demo.generator.skills import SKILLS
 from experiments.answers import KeptAnswers
-from experiments.dlp.report import render, write_report
+from experiments.dlp.dlp_report import render, write_report
+from experiments.dlp.dlp_tasks import load_tasks, write_router_data
 from experiments.dlp.routing import load_any, measure_speed, widen
-from experiments.dlp.tasks import load_tasks, write_router_data
 from experiments.intervals import mean_interval
 from experiments.kept_results import kept_results, measure_once
 from router_service.artifacts.router_artifact import RouterManifest, save_artifact

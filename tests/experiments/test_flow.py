@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.answers import Decode, KeptAnswers
-from experiments.flow.formats import FORMATS, capitals, opened, spell, words
-from experiments.flow.report import render, write_report
-from experiments.flow.tasks import (
+from experiments.flow.flow_report import render, write_report
+from experiments.flow.flow_tasks import (
     COMPOSITES,
     FORMAT_SKILLS,
     Composite,
@@ -23,6 +22,7 @@ from experiments.flow.tasks import (
     skill_examples,
     skill_tests,
 )
+from experiments.flow.formats import FORMATS, capitals, opened, spell, words
 from experiments.intervals import difference_interval
 from training.evaluation.local_engine import Asked
 from training.evaluation.records import Record

@@ -15,10 +15,10 @@ from cluster.engine.mixing import Mixing
 from cluster.engine.mixing_parts import MixingParts
 from experiments.milora.decoding import TimedEngine
 from experiments.milora.experts import random_token_router
+from experiments.milora.milora_report import render, write_report
+from experiments.milora.milora_tasks import load_task, reworded, write_mixed
+from experiments.milora.milora_timing import measure_decode, random_prompt_router
 from experiments.milora.recorded import RecordedRouter
-from experiments.milora.report import render, write_report
-from experiments.milora.tasks import load_task, reworded, write_mixed
-from experiments.milora.timing import measure_decode, random_prompt_router
 from training.evaluation.records import Record
 from training.jsonl import read_examples
 

@@ -14,10 +14,10 @@ from cluster.clock import SystemClock
 from cluster.config import AppConfig, FrontConfig
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory, TenantEntry
-from deployments.front.app import build_http_app
 from deployments.front.entry.door import Door
 from deployments.front.front_context import FrontContext
 from deployments.front.http.http_server import HttpServer
+from deployments.front.http_app import build_http_app
 from tests.support.small_cluster import SmallCluster, small_cluster
 
 TENANTS: tuple[dict[str, Any], ...] = (

@@ -32,13 +32,13 @@ from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import RouterAdmin
-from deployments.front.app import build_http_app
 from deployments.front.entry.door import Door
 from deployments.front.entry.heavy import HeavyWork
 from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
+from deployments.front.http_app import build_http_app
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet

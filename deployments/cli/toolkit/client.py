@@ -58,7 +58,7 @@ class ServerAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerStream:
+class StreamedAnswer:
     """A streamed answer: headers first, then pieces of text."""
 
     headers: ServerAnswer
@@ -197,7 +197,7 @@ class BraidClient:
         return self.post("/v1/chat/completions", body)
 
     @contextmanager
-    def stream_chat(self, body: Mapping[str, Any]) -> Iterator[AnswerStream]:
+    def stream_chat(self, body: Mapping[str, Any]) -> Iterator[StreamedAnswer]:
         """Ask ``POST /v1/chat/completions`` for a stream.
 
         Raises:
@@ -212,7 +212,7 @@ class BraidClient:
             if response.status_code >= 400:
                 response.read()
                 _object(response)
-            yield AnswerStream(ServerAnswer({}, response.headers), _pieces(response))
+            yield StreamedAnswer(ServerAnswer({}, response.headers), _pieces(response))
 
     def decision(self, decision_id: str) -> dict[str, Any] | None:
         """Read a decision; returns None if it is not kept (a fallback, or the store is away)."""

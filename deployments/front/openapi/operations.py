@@ -35,7 +35,7 @@ HUB = {502: "Where the adapter comes from does not answer."}
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class ApiOperation:
     """One method of one path.
 
     Args:
@@ -109,7 +109,7 @@ ADAPTERS = "/admin/v1/adapters"
 ROUTERS = "/admin/v1/routers"
 
 OPERATIONS = (
-    Operation(
+    ApiOperation(
         "post",
         "/v1/chat/completions",
         "Answer a conversation.",
@@ -117,7 +117,7 @@ OPERATIONS = (
         body="ChatBody",
         streams=True,
     ),
-    Operation(
+    ApiOperation(
         "post",
         "/v1/completions",
         "Complete a prompt.",
@@ -125,30 +125,32 @@ OPERATIONS = (
         body="CompletionBody",
         streams=True,
     ),
-    Operation("post", "/v1/route", "Decide only.", {200: "Decision"}, body="RouteBody"),
-    Operation("get", "/v1/decisions/{decision_id}", "Show a decision.", {200: "Decision"}),
-    Operation("get", "/v1/models", "List models.", {200: "ModelList"}),
-    Operation("get", "/v1/models/{name}", "Show a model.", {200: "Model"}),
-    Operation("get", "/health", "Say that the process lives.", {200: "Status"}, access="open"),
-    Operation(
+    ApiOperation("post", "/v1/route", "Decide only.", {200: "Decision"}, body="RouteBody"),
+    ApiOperation("get", "/v1/decisions/{decision_id}", "Show a decision.", {200: "Decision"}),
+    ApiOperation("get", "/v1/models", "List models.", {200: "ModelList"}),
+    ApiOperation("get", "/v1/models/{name}", "Show a model.", {200: "Model"}),
+    ApiOperation("get", "/health", "Say that the process lives.", {200: "Status"}, access="open"),
+    ApiOperation(
         "get", "/ready", "Count the replicas.", {200: "Status", 503: "Status"}, access="open"
     ),
-    Operation("get", "/-/healthz", "As /ready.", {200: "Status", 503: "Status"}, access="open"),
-    Operation("get", "/version", "Say the version.", {200: "Version"}, access="open"),
-    Operation("get", "/openapi.json", "Show this document.", {200: "Document"}, access="open"),
-    Operation("get", "/metrics", "Show metrics.", {200: ""}, media=PLAIN, access="open"),
-    Operation(
+    ApiOperation("get", "/-/healthz", "As /ready.", {200: "Status", 503: "Status"}, access="open"),
+    ApiOperation("get", "/version", "Say the version.", {200: "Version"}, access="open"),
+    ApiOperation("get", "/openapi.json", "Show this document.", {200: "Document"}, access="open"),
+    ApiOperation("get", "/metrics", "Show metrics.", {200: ""}, media=PLAIN, access="open"),
+    ApiOperation(
         "get", "/admin/v1/placement", "Show the placement.", {200: "Placement"}, access="admin"
     ),
-    Operation(
+    ApiOperation(
         "get", "/admin/v1/residency", "Show who holds what.", {200: "Residency"}, access="admin"
     ),
-    Operation("get", "/admin/v1/integrity", "Check the books.", {200: "Integrity"}, access="admin"),
-    Operation(
+    ApiOperation(
+        "get", "/admin/v1/integrity", "Check the books.", {200: "Integrity"}, access="admin"
+    ),
+    ApiOperation(
         "get", "/admin/v1/status", "Show everything.", {200: "ClusterStatus"}, access="admin"
     ),
-    Operation("get", ADAPTERS, "List adapters.", {200: "AdapterList"}, access="admin"),
-    Operation(
+    ApiOperation("get", ADAPTERS, "List adapters.", {200: "AdapterList"}, access="admin"),
+    ApiOperation(
         "post",
         ADAPTERS,
         "Add or replace an adapter; of an archive, the query says what JSON says else.",
@@ -158,7 +160,7 @@ OPERATIONS = (
         archive=True,
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "get",
         f"{ADAPTERS}/{{name}}",
         "Show a name, or a version by its digest.",
@@ -166,7 +168,7 @@ OPERATIONS = (
         query=OwnerQuery,
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "delete",
         f"{ADAPTERS}/{{name}}",
         "Remove a name, or a version by its digest.",
@@ -174,7 +176,7 @@ OPERATIONS = (
         query=RemoveQuery,
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "post",
         f"{ADAPTERS}/{{name}}/alias",
         "Point a name to a version.",
@@ -182,7 +184,7 @@ OPERATIONS = (
         body="AliasBody",
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "post",
         f"{ADAPTERS}/{{name}}/rollback",
         "Point a name to what it pointed to before.",
@@ -190,7 +192,7 @@ OPERATIONS = (
         body="NameBody",
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "post",
         f"{ADAPTERS}/{{name}}/pin",
         "Keep a name's version on every replica.",
@@ -198,7 +200,7 @@ OPERATIONS = (
         body="PinBody",
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "post",
         f"{ADAPTERS}/{{name}}/verify",
         "Compare a version's files with its digest.",
@@ -206,8 +208,8 @@ OPERATIONS = (
         query=OwnerQuery,
         access="admin",
     ),
-    Operation("get", ROUTERS, "List routers.", {200: "RouterList"}, access="admin"),
-    Operation(
+    ApiOperation("get", ROUTERS, "List routers.", {200: "RouterList"}, access="admin"),
+    ApiOperation(
         "post",
         ROUTERS,
         "Add or replace a router; of an archive, the query says what JSON says else.",
@@ -217,15 +219,15 @@ OPERATIONS = (
         archive=True,
         access="admin",
     ),
-    Operation("get", f"{ROUTERS}/{{name}}", "Show a router.", {200: "Router"}, access="admin"),
-    Operation(
+    ApiOperation("get", f"{ROUTERS}/{{name}}", "Show a router.", {200: "Router"}, access="admin"),
+    ApiOperation(
         "delete",
         f"{ROUTERS}/{{name}}",
         "Remove a router.",
         {200: "RouterDeleted"},
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "post",
         "/v1/load_lora_adapter",
         "Add a shared adapter, as vLLM does.",
@@ -234,7 +236,7 @@ OPERATIONS = (
         media=PLAIN,
         access="admin",
     ),
-    Operation(
+    ApiOperation(
         "post",
         "/v1/unload_lora_adapter",
         "Remove a shared adapter, as vLLM does.",

@@ -10,8 +10,8 @@ from fastapi.routing import APIRoute
 from pydantic import ValidationError
 
 from cluster.config import FrontConfig
-from deployments.front.app import build_http_app
 from deployments.front.front_context import FrontContext
+from deployments.front.http_app import build_http_app
 from deployments.front.openai.unserved import BOTH, CHAT, TABLE
 from deployments.front.openai.wire import ChatBody, CompletionBody, RouteBody
 from deployments.front.openapi.bodies import ServerFacts

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.base_model.source import ModelLocation
-from experiments.flow.quality import gate_part
+from experiments.flow.flow_quality import gate_part
 from experiments.flow.training import Say
 from training.evaluation.local_engine import Asked, LocalEngine, Weights
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.engine.mixing import LAYER_MODULES
 from experiments.intervals import difference_interval, mean_interval
-from experiments.milora.quality import METHODS
+from experiments.milora.milora_quality import METHODS
 
 Parts = Mapping[str, dict[str, Any]]
 

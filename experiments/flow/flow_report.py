@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.flow.quality import WAYS
-from experiments.flow.tasks import COMPOSITES, FORMAT_SKILLS, Composite
+from experiments.flow.flow_quality import WAYS
+from experiments.flow.flow_tasks import COMPOSITES, FORMAT_SKILLS, Composite
 from experiments.intervals import difference_interval, mean_interval
 from training.evaluation.answer_metrics import wilson
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
+from experiments.dlp.dlp_tasks import DlpTaskData
 from experiments.dlp.routing import load_any
-from experiments.dlp.tasks import DlpTaskData
 from experiments.skill_adapter import train_skill
 from router_service.dlp.dlp_options import DlpOptions
 from training.evaluation.answer_metrics import has_value, is_exact, wilson

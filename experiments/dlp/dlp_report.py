@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.dlp.quality import WAYS
+from experiments.dlp.dlp_quality import WAYS
 from experiments.intervals import mean_interval
 
 Parts = Mapping[str, dict[str, Any]]

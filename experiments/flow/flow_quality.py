@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.base_model.source import ModelLocation
 from experiments.answers import KeptAnswers
-from experiments.flow.tasks import Composite
+from experiments.flow.flow_tasks import Composite
 from experiments.flow.training import Say
 from router_service.artifacts.router_artifact import adapter_versions, read_manifest
 from router_service.flow.flow_artifact import load_gate

@@ -44,7 +44,7 @@ def table(figures: Sequence[Figures]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RelayRun:
     """One server's figures, and how they came about."""
 
     command: str
@@ -52,7 +52,7 @@ class Run:
     cases: tuple[Figures, ...]
 
     @classmethod
-    def read(cls, path: Path) -> "Run":
+    def read(cls, path: Path) -> "RelayRun":
         """Read a ``relay.json``."""
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         cases = [{**case, "cpu_us_each": tuple(case["cpu_us_each"])} for case in found["cases"]]
@@ -64,7 +64,7 @@ class Run:
         return f"`{self.command}`\n\n{lines}\n{table(self.cases)}"
 
 
-def page(run: Run, beside: Run | None = None) -> str:
+def page(run: RelayRun, beside: RelayRun | None = None) -> str:
     """Return the whole page.
 
     Args:
@@ -77,7 +77,7 @@ def page(run: Run, beside: Run | None = None) -> str:
     return text
 
 
-def write(folder: Path, run: Run, beside: Run | None) -> tuple[Path, Path]:
+def write(folder: Path, run: RelayRun, beside: RelayRun | None) -> tuple[Path, Path]:
     """Write ``relay.json`` and ``relay.md`` into a folder, which is made if it is not there."""
     folder.mkdir(parents=True, exist_ok=True)
     data, text = folder / "relay.json", folder / "relay.md"

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 
 from cluster.base_model.source import ModelLocation
 from cluster.engine.mixing import LAYER_MODULES
+from experiments.milora.milora_tasks import MiloraTaskData, write_mixed
 from experiments.milora.recorded import RecordedRouter
-from experiments.milora.tasks import MiloraTaskData, write_mixed
 from router_service.artifacts.outputs import CHECKPOINT_FILE
 from router_service.artifacts.router_artifact import TENSOR_FILE, adapter_versions
 from router_service.milora.milora_artifact import load_milora
