@@ -96,11 +96,6 @@ async def _measure(
     pid: int,
     idle: float,
     sent: Any,
-    case: RelayCase,
-    asked: StreamsAsked,
-    pid: int,
-    idle: float,
-    sent: Any,
 ) -> Figures:
     found = await run_case(
         case,
