@@ -38,7 +38,7 @@ NO_BASE = BaseShapes("", {})
 class AdapterFollower:
     """Keeps one process's view of the registry in sync, from its start to its end.
 
-    If Redis is away at the start, the view has the configured folder's adapters alone.
+    If Redis is down at the start, the view has the configured folder's adapters alone.
 
     Args:
         catalog: the configured folder, as it was scanned.
@@ -103,7 +103,7 @@ class AdapterFollower:
         await self.registry.close()
 
     async def sync(self, since: float | None = None) -> None:
-        """Read what changed in the registry; while Redis is away the view stays.
+        """Read what changed in the registry; while Redis is down the view stays.
 
         Args:
             since: monotonic seconds; a sync that began later, by any caller, is enough.

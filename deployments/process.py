@@ -53,7 +53,7 @@ class Process:
 async def start_process(args: dict[str, Any], role: str, *, hears_text: bool = False) -> Process:
     """Start an actor: its log, its ports, the base model's files and the adapters' registry.
 
-    The registry is in sync before this returns, unless Redis is away.
+    The registry is in sync before this returns, unless Redis is down.
 
     Args:
         args: an ``AppConfig`` in JSON form.

@@ -83,7 +83,7 @@ class Controller:
         self._process = process
 
     async def state(self) -> dict[str, Any]:
-        """Return, for people, the placement and its reasons, the policy in force, and problems."""
+        """Return the placement and its reasons, the policy in force and problems, for people."""
         keeping = self._store_reconciler
         return {
             **self._reconciler.status(),

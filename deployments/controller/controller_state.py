@@ -21,7 +21,7 @@ class ControllerState:
         self._redis = redis_client(url, timeout_s=TIMEOUT_S, name="braid-controller")
         self._written = b""
         self.error: str | None = None
-        """Why the last access failed, or None."""
+        """Says why the last access failed; None if it did not."""
 
     async def load(self) -> dict[str, Any] | None:
         """Return what was last saved, or None if there is nothing or Redis does not answer."""

@@ -8,7 +8,7 @@ streams makes a thousand that are gone before the next one."""
 
 
 def spare_long_lived() -> None:
-    """Exempt everything that is there from collections, and collect less often.
+    """Exclude everything that is there from collections, and collect less often.
 
     Call once, when a process has been set up: a full collection looks through all modules'
     objects, and nothing else runs meanwhile.

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 RUNNING = "running"
 RECOVERING = "recovering"
-"""Requests are answered, but Ray's control service is away: nothing is started or moved."""
+"""Requests are answered, but Ray's control service is down: nothing is started or moved."""
 RESTARTING = "restarting"
 STOPPING = "stopping"
 STOPPED = "stopped"

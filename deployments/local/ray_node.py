@@ -21,7 +21,7 @@ OBJECT_STORE_BYTES = 100 * 2**20
 MIN_CPUS = 2
 PRIVATE = 0o700
 RECONNECT_S = 120
-"""How long Ray's other processes wait for a control service that is away before they end."""
+"""Seconds that Ray's other processes wait for a control service that is down before they end."""
 SOCKET_PATH_BYTES = 107
 SESSION_PATH_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 

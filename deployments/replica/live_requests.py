@@ -55,12 +55,12 @@ class LiveRequests(Mapping[RequestId, ReplicaRequest]):
             self._idle.set()
 
     def enter_engine(self, request: ReplicaRequest) -> None:
-        """Note that a request waits no longer."""
+        """Count a request as one in the engine, which waits no longer."""
         request.in_engine = True
         self._waiting.remove(request.tenant)
 
     def leave_engine(self, request: ReplicaRequest) -> None:
-        """Note that a request waits again."""
+        """Count a request as waiting again."""
         request.in_engine = False
         self._waiting.add(request.tenant)
 
@@ -80,7 +80,7 @@ class LiveRequests(Mapping[RequestId, ReplicaRequest]):
         )
 
     def check_integrity(self) -> None:
-        """Check that the counted requests are those that are not in the engine.
+        """Verify that the counted requests are those that are not in the engine.
 
         Raises:
             IntegrityError: with both numbers.

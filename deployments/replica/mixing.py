@@ -59,7 +59,7 @@ class DecisionMixing:
     def plan(
         self, decision: RoutingDecision, slots: Sequence[Slot]
     ) -> tuple[tuple[tuple[Slot, float], ...], Mixing | None]:
-        """Return (slot, weight) of the adapters in the order the engine needs, and their mixing.
+        """Return the adapters' (slot, weight) in the order the engine needs, and their mixing.
 
         Args:
             decision: of the request.

@@ -16,7 +16,7 @@ class RequestCounters:
     decisions_carried: int = 0
     decisions_rejected: int = 0
     decisions_completed: int = 0  # in prefill, and written to the store
-    decisions_not_written: int = 0  # in prefill, and the store was away
+    decisions_not_written: int = 0  # in prefill, and the store was down
     requests_finished: int = 0
     requests_failed: int = 0
     requests_cancelled: int = 0

@@ -44,7 +44,7 @@ switch synchronise sync take tell terminate test throttle throw tie time tokenis
 track train transfer transform translate transpose treat trim truncate try tune turn type
 undo unify uninstall unload unlock unpack unpin unwrap update upgrade upload use validate
 vary verify vouch wait wake walk want warm warn watch weigh widen withdraw wrap write yield
-zero
+zero advise
 """
 VERBS = frozenset(_VERBS.split())
 """Base forms, in British spelling; American -ize is taken for -ise."""

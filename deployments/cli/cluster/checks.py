@@ -72,7 +72,7 @@ def graded(name: str, value: float, least: float, enough: float, found: str, fix
 
 
 def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
-    """Check that Python is a version that the project is tested with."""
+    """Verify that Python is a version that the project is tested with."""
     found = ".".join(str(part) for part in version)
     if LEAST_PYTHON <= version < BEYOND_PYTHON:
         return Check("Python", Verdict.OK, found)
@@ -80,7 +80,7 @@ def check_python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
 
 
 def check_packages() -> Check:
-    """Check that every dependency is installed in a version that the project allows."""
+    """Verify that every dependency is installed in a version that the project allows."""
     from packaging.requirements import Requirement
 
     wrong = []
@@ -101,7 +101,7 @@ def check_packages() -> Check:
 
 
 def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
-    """Check that the installed versions are those of the lock file."""
+    """Verify that the installed versions are those of the lock file."""
     if not lock.exists():
         return Check("Lock file", Verdict.OK, "only this installation has one")
     pins = dict(
@@ -123,7 +123,7 @@ def check_lock(lock: Path = PROJECT_ROOT / "requirements.lock") -> Check:
 
 
 def check_kernels() -> Check:
-    """Check that Hugging Face's package of the same name does not replace this project's."""
+    """Verify that Hugging Face's package of the same name does not replace this project's."""
     found = installed_version("kernels")
     if found is not None:
         return Check(
@@ -151,7 +151,7 @@ def check_cores() -> Check:
 
 
 def check_memory() -> Check:
-    """Check that there is memory for two replicas of the quickstart model, and Ray."""
+    """Verify that there is memory for two replicas of the quickstart model, and Ray."""
     free = psutil.virtual_memory().available
     fix = "close other programs, or start with --replicas 1"
     return graded(
@@ -170,7 +170,7 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:
 
 
 def check_port(state: StateDir, port: int) -> Check:
-    """Check that the port is free, or used by this state folder's own cluster."""
+    """Verify that the port is free, or used by this state folder's own cluster."""
     name = f"Port {port}"
     running = find_running(state)
     if running is not None and running.port == port:
@@ -184,7 +184,7 @@ def check_port(state: StateDir, port: int) -> Check:
 
 
 def check_model(cache: Path) -> Check:
-    """Check that the quickstart's model is in the cache, or that there is room for it."""
+    """Verify that the quickstart's model is in the cache, or that there is room for it."""
     from cluster.base_model.source import resolve_model
 
     name = "Model cache"
@@ -208,7 +208,7 @@ def check_model(cache: Path) -> Check:
 
 
 def check_store(settings: Settings) -> Check:
-    """Check that the Redis of BRAID_REDIS_URL answers, or that the embedded server can start."""
+    """Verify that the Redis of BRAID_REDIS_URL answers, or that the embedded server can start."""
     name = "Redis"
     if settings.redis_url is not None:
         from deployments.cli.cluster.launch import check_redis
@@ -232,7 +232,7 @@ def check_store(settings: Settings) -> Check:
 
 
 def check_state(state: StateDir) -> Check:
-    """Check that secrets are private to their owner, and that the folder can be written."""
+    """Verify that secrets are private to their owner, and that the folder can be written."""
     name = "State folder"
     there = next(path for path in (state.root, *state.root.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):

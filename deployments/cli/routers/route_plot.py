@@ -80,7 +80,7 @@ def _nothing_to_draw(decision: dict[str, Any]) -> str:
     if weighs_tokens(decision):
         return f"{router} tells no weights by layer: nothing to draw"
     if weighs_modules(decision):
-        return f"{router}: the modules that prefill chose are not kept, the decision store is away"
+        return f"{router}: the modules that prefill chose are not kept, the decision store is down"
     return "the decision has neither candidates nor weights to draw"
 
 

@@ -180,7 +180,7 @@ class BraidClient:
         """Send a file as it is read, and return the answer.
 
         Raises:
-            NoServer: nobody answers.
+            NoServer: no server answers.
             BraidError: the server's refusal.
         """
         nbytes = archive.seek(0, os.SEEK_END)
@@ -215,7 +215,7 @@ class BraidClient:
             yield StreamedAnswer(ServerAnswer({}, response.headers), _pieces(response))
 
     def decision(self, decision_id: str) -> dict[str, Any] | None:
-        """Read a decision; returns None if it is not kept (a fallback, or the store is away)."""
+        """Read a decision; returns None if it is not kept (a fallback, or the store is down)."""
         try:
             return self.get(f"/v1/decisions/{decision_id}")
         except (DecisionNotFound, StoreUnavailable):

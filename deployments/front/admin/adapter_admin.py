@@ -94,7 +94,7 @@ class AdapterAdmin:
         by: TenantId,
         base_check: BaseCheck | None = None,
     ) -> Name:
-        """Store, check, let replicas try, and point the name to it.
+        """Store an adapter, check it, let replicas try it, and point the name to it.
 
         ``base_check`` is what must agree with the base for this one; None: as configured.
 

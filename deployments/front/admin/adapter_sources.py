@@ -26,7 +26,7 @@ ARCHIVE_TYPES = frozenset(
         "application/octet-stream",
     }
 )
-"""What is in an archive is found out from its bytes."""
+"""Holds the content types of archives; an archive's format is found out from its bytes."""
 JSON_TYPES = frozenset({"", "application/json", "text/plain", "application/x-www-form-urlencoded"})
 """The last is what curl says of any data."""
 

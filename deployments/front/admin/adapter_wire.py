@@ -80,7 +80,7 @@ class UploadParameters(TargetBody):
 
     name: NameToAdd
     base_check: BaseCheck | None = None
-    """What must agree with the base for this one; null: as configured."""
+    """Sets what must agree with the base for this one; null: as configured."""
 
 
 class AddBody(UploadParameters):

@@ -68,7 +68,7 @@ class Door:
         """Authenticate an administrator's request and charge for it.
 
         Raises:
-            PermissionDenied: the key of a tenant that is none; also as ``enter``.
+            PermissionDenied: the tenant of the key is not an administrator; also as ``enter``.
         """
         tenant = await self.enter(request)
         if not tenant.admin:

@@ -15,7 +15,7 @@ from deployments.front.telemetry.request_log import current_record
 log = structlog.get_logger(__name__)
 
 SETTLE_S = 0.2
-"""From a look that finds another content to the look that may confirm it."""
+"""Seconds from the look that finds other content to the look that may confirm it."""
 MAX_DEPARTED = 1000
 
 

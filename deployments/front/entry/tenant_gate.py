@@ -71,7 +71,7 @@ class TenantGate:
 
     @property
     def idle(self) -> bool:
-        """Tell that nobody holds or awaits a place."""
+        """Return whether no request holds or awaits a place."""
         return not self._used and not self._waiting
 
     def _take(self, tenant: TenantId) -> None:

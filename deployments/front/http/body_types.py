@@ -35,7 +35,7 @@ WHOLE = BeforeValidator(_whole)
 
 
 def _all_whole(values: object) -> object:
-    """Apply ``_whole`` to a list; a list of integers alone is recognised in one pass."""
+    """Call ``_whole`` on a list's items; a list of integers alone is recognised in one pass."""
     if not isinstance(values, list) or float not in set(map(type, values)):
         return values
     return [_whole(value) for value in values]

@@ -24,7 +24,7 @@ class Connection(Protocol):
 
 
 class ConnectionBook:
-    """Counts connections; where there is no place left, the longest idle one gives up its own."""
+    """Counts connections; if no place is left, the longest idle one gives up its own."""
 
     def __init__(self, most: int, most_per_address: int) -> None:
         self._most = most

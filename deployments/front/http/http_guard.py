@@ -1,4 +1,4 @@
-"""Bounds uvicorn's HTTP protocol: what a client sends before, beside and after a request.
+"""Bounds uvicorn's HTTP protocol: what a client sends before, with and after a request.
 
 The parser below it bounds nothing by itself: a head without end would fill memory, and a connection
 that says nothing would stay. Bytes, lines and time are counted here, without a timer per request:
@@ -216,11 +216,11 @@ class GuardedProtocol(HttpToolsProtocol):
         return self._quiet_since
 
     def close_idle(self) -> None:
-        """Implement ``Connection``."""
+        """Close the connection, which is idle."""
         self.transport.close()
 
     def check(self, now: float) -> None:
-        """Implement ``Connection``."""
+        """End the connection if its time is up."""
         if self._stalled_since is not None and now - self._stalled_since > self._patience:
             self.transport.abort()  # closing would wait for the reader
         elif self._answering and self.flow.read_paused and hung_up(self.transport):
@@ -283,7 +283,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _give_up(self) -> None:
-        """Tell the application that nobody awaits its answer, and start nothing that is queued."""
+        """Tell the application that no client awaits its answer, and start nothing queued."""
         self.pipeline.clear()
         if self._turn is not None and not self._turn.response_complete:
             self._turn.disconnected = True

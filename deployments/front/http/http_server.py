@@ -1,7 +1,7 @@
 """Implements the front's own HTTP server: clients' bytes pass through no proxy.
 
 Serve's direct ingress would do nearly the same, but it binds without address reuse (a restarted
-front waits out the kernel's TIME_WAIT, a minute) and keeps a proxy process beside it. Here every
+front waits out the kernel's TIME_WAIT, a minute) and keeps a proxy process next to it. Here every
 front of a machine listens on one port (SO_REUSEPORT), and the kernel shares connections out.
 """
 
@@ -21,7 +21,7 @@ from deployments.front.http.http_guard import GuardedProtocol, GuardLimits
 
 UNREAD_BODIES = 4
 """Of the largest size: how much of a body is still read after it was refused, so that its sender
-sees the answer and can go on with the connection."""
+sees the answer and can keep the connection."""
 KEEP_ALIVE_S = 75
 START_TIMEOUT_S = 10.0
 CHECK_INTERVAL_S = 1.0

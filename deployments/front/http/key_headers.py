@@ -12,7 +12,7 @@ def authorization_of(headers: Headers) -> str | None:
     """Return the request's key in the form of ``Authorization``, or None if there is none.
 
     Raises:
-        AuthenticationFailed: two keys that differ, so that nobody knows whose request it is.
+        AuthenticationFailed: two keys that differ, so that it is unclear whose request it is.
     """
     given = headers.getlist("authorization")
     given += [f"Bearer {key}" for name in KEY_HEADERS for key in headers.getlist(name)]

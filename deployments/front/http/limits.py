@@ -36,7 +36,7 @@ MAX_STOP_CHARS = 4096
 MAX_LIST_ITEMS = 1024
 """Of lists that have no bound of their own."""
 MAX_TEXT_CHARS = 16 * 1024
-"""Of strings beside the prompt."""
+"""Of strings other than the prompt."""
 
 MAX_FAULTS = 8
 """Named in one error answer."""

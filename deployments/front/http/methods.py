@@ -1,4 +1,4 @@
-"""Answers methods beside those of the routes: HEAD, OPTIONS, and what a path allows."""
+"""Answers methods other than those of the routes: HEAD, OPTIONS, and what a path allows."""
 
 from collections.abc import Iterable
 
@@ -81,7 +81,7 @@ def install_methods(app: FastAPI, origins: tuple[str, ...]) -> None:
 
 
 def allowed_methods(routes: Iterable[BaseRoute], scope: Scope) -> list[str]:
-    """Return the methods of all routes of a path, with HEAD where there is GET."""
+    """Return the methods of all routes of a path, with HEAD if GET is among them."""
     found = [
         method
         for method in METHODS

@@ -115,7 +115,7 @@ def outcome_of(error: BraidError) -> Outcome:
 
 
 def invalid_body(error: ValidationError) -> RequestError:
-    """Word one sentence for each of the first wrong fields; ``param`` is the first one's name."""
+    """Describe the first wrong fields, a sentence each; ``param`` is the first one's name."""
     lines: list[str] = []
     params: list[str] = []
     for item in error.errors(include_url=False, include_input=False)[:MAX_FAULTS]:

@@ -26,7 +26,7 @@ class NoQuery(Body):
 
 
 class OwnerQuery(Body):
-    """Whose name is meant."""
+    """Selects the owner of the name that is meant."""
 
     tenant: TenantName | None = None
     """Unset: a shared one."""

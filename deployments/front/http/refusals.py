@@ -1,4 +1,4 @@
-"""Answers of the server below the application, to what is no request that it can have."""
+"""Holds the answers that the server below the application gives to what it cannot pass on."""
 
 from deployments.front.http.limits import (
     MAX_HEAD_BYTES,

@@ -31,7 +31,7 @@ async def unless_disconnected(request: Request, work: Awaitable[T]) -> T:
     The request's body must have been read.
 
     Raises:
-        ClientDisconnect: nobody is waiting for an answer any more.
+        ClientDisconnect: the client no longer waits for an answer.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_gone(request.receive))

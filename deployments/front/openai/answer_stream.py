@@ -46,7 +46,7 @@ class AnswerStream:
         """Yield events, joined as they come, and end the request.
 
         Args:
-            first: deltas that have come already; the very first one is told in any case.
+            first: deltas that have come already; the very first one is always sent.
         """
         service, running = self._service, self._running
         try:
@@ -79,7 +79,7 @@ class AnswerStream:
         return b"".join(events)
 
     async def _chunk(self, choice: Choice, delta: Delta) -> dict[str, object]:
-        """Word one chunk; a choice's last one has its explanation."""
+        """Build one chunk; a choice's last one has its explanation."""
         explanation = {}
         if delta.finish_reason is not None:
             await self._service.explain(self._running)

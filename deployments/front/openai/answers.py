@@ -17,7 +17,7 @@ PLACE_OF_TEXT = "\ue000text of a chunk\ue001"
 
 
 def usage_body(answers: Sequence[SequenceAnswer], prompts: int) -> JsonObject:
-    """Word the token counts of a whole answer. A prompt with several choices is counted once.
+    """Return the token counts of a whole answer. A prompt with several choices is counted once.
 
     Args:
         answers: all sequences, in order of prompt, then of choice.

@@ -14,7 +14,7 @@ class CompletionAnswer:
 
     Args:
         envelope: what every chunk repeats.
-        echoes: the prompt that each choice begins with; empty where none does. Where
+        echoes: the prompt that each choice begins with, or empty if none does. If
             log-probabilities are asked for, they begin with the prompt's.
     """
 
@@ -36,7 +36,10 @@ class CompletionAnswer:
     def _logprobs(
         self, index: int, said: SequenceAnswer | Delta, text_end: int | None = None
     ) -> JsonObject | None:
-        """Word those of an echoed prompt and of what follows; offsets are at most ``text_end``."""
+        """Return the log-probabilities of an echoed prompt and of what follows, if asked for.
+
+        Offsets are at most ``text_end``.
+        """
         if not self._envelope.logprobs:
             return None
         codec = self._envelope.codec
@@ -73,7 +76,7 @@ class CompletionAnswer:
         }
 
     def _top(self, token: str, item: TokenLogprobs, place: TokenPlace) -> dict[str, float]:
-        """Word alternatives by text; the token itself is always among them, as in OpenAI's."""
+        """Return alternatives by text; the token itself is always among them, as in OpenAI's."""
         found: dict[str, float] = {}
         for other, value in item.top:
             found.setdefault(self._envelope.codec.token_name(other, place), value)

@@ -1,4 +1,4 @@
-"""Routes of Braid's own beside OpenAI's: decide a prompt, and look a decision up."""
+"""Serves Braid's own routes next to OpenAI's: decide a prompt, and look a decision up."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response

@@ -26,7 +26,7 @@ class JsonSchema(Body):
 
 
 class ResponseFormat(Body):
-    """What kind of text an answer is."""
+    """Selects the kind of text that an answer is."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None

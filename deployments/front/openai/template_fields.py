@@ -30,7 +30,7 @@ RESERVED = FIELDS | {
     "tools",
     "truncation",
 }
-"""What a template has from the server, or what steers the rendering."""
+"""Holds names that a template has from the server, and those that steer the rendering."""
 
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 

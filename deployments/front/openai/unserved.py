@@ -179,7 +179,7 @@ def fields_of(endpoint: str) -> dict[str, UnservedField]:
 def check_unserved(
     given: Mapping[str, Any], table: Mapping[str, UnservedField], served: Iterable[str]
 ) -> None:
-    """Refuse the first field that would change the answer, or that nobody knows.
+    """Refuse the first field that would change the answer, or that is unknown.
 
     Args:
         given: fields of a body that are not served, with their values.

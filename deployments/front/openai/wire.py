@@ -102,7 +102,7 @@ class StreamOptions(Body):
 
 
 class GenerationBody(Body):
-    """What chat and completions have in common.
+    """Holds the fields that chat and completions have in common.
 
     Fields that are not served are let through by the parser and judged by the endpoint's table.
     """

@@ -12,22 +12,22 @@ ANY_OBJECT: Schema = {"type": "object"}
 
 
 def ref(name: str) -> Schema:
-    """A reference to a schema of the document."""
+    """Return a reference to a schema of the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def list_of(items: Schema) -> Schema:
-    """An array."""
+    """Return the schema of an array."""
     return {"type": "array", "items": items}
 
 
 def or_null(schema: Schema) -> Schema:
-    """What may be null."""
+    """Return a schema that allows null as well."""
     return {"anyOf": [schema, {"type": "null"}]}
 
 
 def member(required: dict[str, Schema], **optional: Schema) -> Schema:
-    """An object with members that are always there, and others."""
+    """Return the schema of an object with members that are always there, and others."""
     return {
         "type": "object",
         "properties": required | optional,
@@ -36,7 +36,7 @@ def member(required: dict[str, Schema], **optional: Schema) -> Schema:
 
 
 def listing(items: Schema) -> Schema:
-    """OpenAI's form of a list."""
+    """Return the schema of a list in OpenAI's form."""
     return member({"object": {"const": "list"}, "data": list_of(items)})
 
 
@@ -60,7 +60,7 @@ def _answer(kind: str, choice: Schema, usage: dict[str, Schema]) -> Schema:
 
 
 def answer_schemas() -> dict[str, Schema]:
-    """Schemas by name."""
+    """Return the schemas of answers, by name."""
     chat_logprobs = or_null(
         member(
             {

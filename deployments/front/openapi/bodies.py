@@ -59,7 +59,7 @@ TRUE: Schema = {"const": True}
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What a server's schema depends on beside the code.
+    """Holds the facts that a server's schemas depend on, apart from the code.
 
     Args:
         limits: bounds that the front's configuration sets.
@@ -77,7 +77,7 @@ class ServerFacts:
 
 
 def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
-    """Schemas by name, of all bodies and what they consist of."""
+    """Return the schemas of all bodies and of what they consist of, by name."""
     limits = facts.limits
     _, described = models_json_schema(
         [(kind, "validation") for kind in BODIES], by_alias=True, ref_template=REF
@@ -153,7 +153,7 @@ def body_schemas(facts: ServerFacts) -> dict[str, Schema]:
 
 
 def _simplified(schema: Any) -> Any:
-    """The same with shorter words: of a type or null, without titles and defaults of null."""
+    """Shorten a schema: a type or null becomes one list; titles and null defaults are left out."""
     if isinstance(schema, list):
         return [_simplified(item) for item in schema]
     if not isinstance(schema, dict):
@@ -184,7 +184,10 @@ def _close(schema: Schema, unserved: Mapping[str, UnservedField]) -> None:
 
 
 def _structured_contradictions() -> list[Schema]:
-    """More than one field gives the answer its form, or what does not go with any of them."""
+    """Return schemas of bodies in which two fields contradict each other.
+
+    Either both give the answer its form, or one does and the other does not go with it.
+    """
     forms: dict[str, Schema] = dict.fromkeys(STRUCTURED, NOT_NULL)
     forms["response_format"] = {
         **OBJECT,
@@ -197,12 +200,12 @@ def _structured_contradictions() -> list[Schema]:
 
 
 def _both(**fields: Schema) -> Schema:
-    """All of these fields are there, and like this."""
+    """Return a schema that requires all of these fields, each as given."""
     return {"properties": fields, "required": list(fields)}
 
 
 def _lacking(field: str, given: Schema, switch: str) -> list[Schema]:
-    """A field is given without the switch that it needs, which is off or left out."""
+    """Return schemas of a field without the switch that it needs, which is off or left out."""
     return [
         _both(**{field: given, switch: {"enum": [False, None]}}),
         {"properties": {field: given, switch: False}, "required": [field]},

@@ -8,7 +8,7 @@ from deployments.front.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECU
 
 
 def openapi_document(version: str, facts: ServerFacts) -> dict[str, Any]:
-    """The document of a front.
+    """Build the document of a front.
 
     Args:
         version: of the server.

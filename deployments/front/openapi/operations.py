@@ -272,7 +272,7 @@ def _path_parameters(path: str) -> list[Schema]:
 
 
 def _query_parameters(model: type[BaseModel] | None) -> list[Schema]:
-    """Each once. Null cannot be written in a query: it is left out."""
+    """Describe each field of a query. Null cannot be written in a query: it is left out."""
     if model is None:
         return []
     properties: dict[str, Any] = model.model_json_schema()["properties"]

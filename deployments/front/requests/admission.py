@@ -35,7 +35,7 @@ class Admission:
 
     @classmethod
     def build(cls, config: AppConfig, secrets: Secrets, clock: Clock) -> "Admission":
-        """Build on a running loop: quota in Redis, counted by this process while Redis is away."""
+        """Build on a running loop: quota in Redis, counted by this process while Redis is down."""
         longest_s = config.front.request_timeout_s + 60
         client = redis_client(
             secrets.redis_url, timeout_s=config.decisions.redis_timeout_s, name="braid-quota"

@@ -38,7 +38,7 @@ def decision_body(
     *,
     explain: bool = False,
 ) -> dict[str, Any]:
-    """Word a decision for ``POST /v1/route`` and ``GET /v1/decisions/{id}``.
+    """Describe a decision for ``POST /v1/route`` and ``GET /v1/decisions/{id}``.
 
     With ``explain`` it says how the mixture came about, in one place and ready to be drawn.
     """
@@ -70,7 +70,7 @@ def decision_body(
 
 
 def mixture_body(mixture: Sequence[WeightedAdapter]) -> list[dict[str, Any]]:
-    """Word the terms of a mixture, the heaviest first."""
+    """List the terms of a mixture, the heaviest first."""
     return [
         {"name": term.key.alias, "weight": term.weight, "digest": term.key.digest}
         for term in sorted(mixture, key=lambda term: -abs(term.weight))
@@ -78,7 +78,7 @@ def mixture_body(mixture: Sequence[WeightedAdapter]) -> list[dict[str, Any]]:
 
 
 def sentences_body(sentences: Sequence[SentenceDecision]) -> list[dict[str, Any]]:
-    """Word the decision of each sentence of an answer; the first is the prompt's.
+    """Describe the decision of each sentence of an answer; the first is the prompt's.
 
     ``tokens`` were generated when it had begun, ``start`` before its adapters were applied.
     """
@@ -104,7 +104,7 @@ def explanation(
     weights: Mapping[str, float],
     sites: SiteWeights | None = None,
 ) -> dict[str, Any]:
-    """Word how a mixture came about: candidates with weights; weights by layer and module.
+    """Explain how a mixture came about: candidates with weights; weights by layer and module.
 
     Args:
         scores: of the candidates, as in the answer's ``scores``.
@@ -135,7 +135,7 @@ def _by_layer(sites: SiteWeights) -> dict[str, Any]:
 
 
 def adapters_header(mixture: Sequence[WeightedAdapter]) -> str:
-    """Word the exact versions of an answer: ``alias@digest;w=weight``, comma-separated.
+    """Write the exact versions of an answer: ``alias@digest;w=weight``, comma-separated.
 
     Returns an empty text if the base answers alone.
     """

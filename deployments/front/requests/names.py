@@ -46,7 +46,7 @@ class ModelNames:
         """Resolve to the base, an adapter, an explicit mixture or a router.
 
         Raises:
-            RequestError: ``adapters`` beside a ``model`` that already names an adapter or router.
+            RequestError: ``adapters`` with a ``model`` that already names an adapter or router.
         """
         if adapters is not None:
             if model not in self.with_mixture:

@@ -80,7 +80,7 @@ class ReplicaSet:
         return self._host_tiers.get(replica_id, ())
 
     def holdings(self) -> tuple[ReplicaSnapshot, ...]:
-        """Return ``snapshots`` with adapters in host memory alone beside those in slots."""
+        """Return ``snapshots`` with adapters in host memory alone as well as those in slots."""
         return tuple(_with_host(item, self.on_host(item.replica_id)) for item in self.snapshots())
 
     async def pick(

@@ -1,7 +1,7 @@
 """Routes a sequence again at each sentence's end (DLP-LoRA, option of a router).
 
 The text is cut into sentences as it comes. At the beginning of a new one the router is asked for
-its decision; where that is another mixture the replica is told, and decodes on with what it has
+its decision. If that is another mixture, the replica receives it, and decodes on with what it has
 until the adapters are there. One re-route is under way at a time; of the sentences that begin
 meanwhile the newest is decided next.
 
@@ -104,7 +104,7 @@ class SentenceRerouting:
         )
 
     def started_segments(self) -> tuple[SpanStart, ...]:
-        """Return what another replica must know to go on with the tokens so far."""
+        """Return what another replica must know to continue after the tokens so far."""
         return tuple(
             SpanStart(one.start, one.decided.encoded)
             for one in self.applied[1:]

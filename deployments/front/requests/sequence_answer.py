@@ -20,7 +20,7 @@ class Delta(msgspec.Struct, frozen=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens
-    gate_adapters: tuple[str, ...] = ()  # aliases, in the gate's order, beside its weights
+    gate_adapters: tuple[str, ...] = ()  # aliases, in the gate's order, as in its weights
     gate_weights: tuple[tuple[float, ...], ...] = ()  # [layers][adapters] behind the token
     places: tuple[TokenPlace, ...] = ()  # one per token id where log-probabilities are asked for
 

@@ -27,7 +27,7 @@ DIGEST_CHARACTERS = 12
 CLIENT_CLOSED = "client_closed"
 SERVER_ERROR = "server_error"
 UNNAMED = "(not a name)"
-"""Stands for what a client wrote where a name belongs, and that is none."""
+"""Stands for what a client wrote where a name belongs, if it is not a name."""
 
 
 @dataclass(slots=True)
@@ -128,7 +128,7 @@ def current_record() -> RequestRecord:
 
 
 def outcome_of_status(status: int | None) -> Outcome:
-    """Return the outcome of a request by the status of its answer; None is no answer."""
+    """Return the outcome of a request by the status of its answer; None stands for no answer."""
     match status:
         case None | 499:
             return Outcome.CANCELLED
@@ -146,7 +146,7 @@ def outcome_of_status(status: int | None) -> Outcome:
 
 
 def mixture_terms(mixture: Iterable[WeightedAdapter]) -> list[dict[str, Any]]:
-    """Word name, start of the digest and weight of each adapter, at most ``MIXTURE_TERMS``."""
+    """List name, start of the digest and weight of each adapter, at most ``MIXTURE_TERMS``."""
     return [
         {
             "adapter": term.key.alias,

@@ -40,7 +40,7 @@ class ChosenTemplate:
 
 
 class AdapterTemplates:
-    """Finds templates beside adapters' weights and keeps those used last.
+    """Finds templates next to adapters' weights and keeps those used last.
 
     Args:
         adapters: knows where the files are.
@@ -62,7 +62,7 @@ class AdapterTemplates:
             return ChosenTemplate()
         try:
             digest = self._directory.resolve(tenant, request.alias).digest
-        except ModelNotFound:  # whoever decides looks again
+        except ModelNotFound:  # the caller looks again as it decides
             return ChosenTemplate(alone=True)
         return await self.of_adapter(digest)
 

@@ -35,7 +35,7 @@ def serve(source: BinaryIO, answers: BinaryIO, tokenizer: LLTokenizer | None) ->
 
 
 def main() -> None:
-    """``python -m deployments.front.text.grammar_helper TOKENIZER_JSON``."""
+    """Run ``python -m deployments.front.text.grammar_helper TOKENIZER_JSON``."""
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY_BYTES, MAX_MEMORY_BYTES))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

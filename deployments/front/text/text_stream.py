@@ -83,7 +83,7 @@ class TextCodec:
     def token_text(self, token_id: int, place: TokenPlace | None = None) -> str:
         """Return one token as text, special tokens included; for reports of log-probabilities.
 
-        What is no character, or a part of one, is U+FFFD.
+        Bytes that are not a whole character become U+FFFD.
         """
         return self._bytes(token_id, place).decode(errors="replace")
 

@@ -44,7 +44,7 @@ class WrittenTokens:
     Args:
         backend: the tokenizer.
         template: the source of the chat template.
-        nonce: characters that nobody can guess. They name the template's tokens while a text is
+        nonce: characters that no client can guess. They name the template's tokens while a text is
             encoded that has others.
     """
 
@@ -193,7 +193,7 @@ class _Finder:
         return sorted(found)
 
     def divide(self, text: str, marks: list[int]) -> tuple[list[tuple[int, str]], list[str]]:
-        """Return (start, token) of those without a mark, in order and apart; and those with one."""
+        """Return tokens without a mark as (start, token), in order and apart; and the others."""
         own: list[tuple[int, str]] = []
         others: list[str] = []
         position = 0
