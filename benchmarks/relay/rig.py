@@ -42,11 +42,6 @@ class Rig:
         found: dict[str, list[float]] = await asyncio.to_thread(self._replica.recv)
         return found
 
-    async def step_every(self, seconds: float) -> None:
-        """Let the replica step at another pace."""
-        self._replica.send(seconds)
-        await asyncio.to_thread(self._replica.recv)
-
 
 @asynccontextmanager
 async def rig(model: str, interval_s: float, loop: str) -> AsyncIterator[Rig]:
