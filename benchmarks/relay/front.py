@@ -15,7 +15,7 @@ from deployments.front.front import Front
 
 
 class _OneReplica:
-    """Stands for Serve's handle: whoever is asked is the one scripted replica."""
+    """Stands for Serve's handle: every request goes to the one scripted replica."""
 
     def __init__(self, address: str) -> None:
         self._address = address
