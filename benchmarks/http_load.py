@@ -105,7 +105,7 @@ async def ask(
     """Send one streamed request and time its events.
 
     Raises:
-        RuntimeError: the server refused it, broke off, or generated another number of tokens.
+        RuntimeError: the server refused it, ended early, or generated another number of tokens.
     """
     body: dict[str, Any] = {
         **target,

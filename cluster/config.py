@@ -40,8 +40,8 @@ class EngineConfig(Section):
     """Requests that may wait for admission on one replica. With fairness "adapter" a tenant that
     has less than an equal share of them waiting is let in beyond."""
     fairness: Literal["adapter", "fifo"] = "adapter"
-    """Whose turn admission is: "adapter" lets tenants take turns by tokens, and within a tenant its
-    adapter sets; "fifo" is the order of arrival, whoever asks."""
+    """The order of admission: "adapter" lets tenants take turns by tokens, and within a tenant its
+    adapter sets; "fifo" is the order of arrival, for all tenants together."""
     prefix_cache: bool = True
     cuda_graphs: bool = True
     """On a GPU, capture decode steps when the engine is built: a launch per step in place of some
@@ -62,30 +62,30 @@ class AdapterConfig(Section):
     """Host memory of each replica for adapters as a slot holds them, so that a load to a slot is
     one copy and needs no disk; 0 keeps none."""
     share_window_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long a use counts for its tenant: while n tenants use adapters, none can push another's
-    below an n-th of the slots and bytes."""
+    """Time for which a use counts for its tenant: while n tenants use adapters, none can push
+    another's below an n-th of the slots and bytes."""
     max_mixture: Annotated[int, Field(ge=1)] = 8
     """Most adapters in one mixture."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type that adapters are stored in; auto is the engine's dtype, or bfloat16 with int8 weights.
     On a CPU bfloat16 halves what a step reads of them and rounds each of their values to 8 bits."""
     base_check: Literal["digest", "name", "shapes"] = "digest"
-    """What must agree where an adapter says which base it was trained on: the base's digest or, if
-    it has none, the last part of the base's name on the hub. With "name" the same name is enough
-    where digests differ, as they do between copies of one model of which one was quantised; with
-    "shapes" neither is compared. Shapes are compared always."""
+    """The facts that must agree if an adapter says which base it was trained on: the base's digest
+    or, if it has none, the last part of the base's name on the hub. With "name" the same name is
+    enough if digests differ, as they do between copies of one model of which one was quantised;
+    with "shapes" neither is compared. Shapes are always compared."""
     load_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     failure_ttl_s: Annotated[float, Field(gt=0)] = 30.0
-    """How long a failed load is remembered before it is tried again."""
+    """Time for which a failed load is remembered before it is tried again."""
     store_dir: Path | None = None
     """Content-addressed store of adapters added at run time; fronts, replicas and the controller
     must see the same folder. Unset: none can be added."""
     source_dir: Path | None = None
     """Folder under which an administrator may name a folder to add; unset: none."""
     source_urls: tuple[str, ...] = ()
-    """Where adapters may be fetched from: schemes ("s3://") or prefixes of URLs."""
+    """Sources that adapters may be fetched from: schemes ("s3://") or prefixes of URLs."""
     source_hub: bool = True
-    """Whether adapters may be fetched from the Hugging Face hub."""
+    """True if adapters may be fetched from the Hugging Face hub."""
     hub_endpoint: Annotated[str, Field(pattern=r"^https?://[^/]+")] = "https://huggingface.co"
     """The hub, or a server that speaks like it."""
     max_source_bytes: Annotated[int, Field(ge=1)] = 1024 * 2**20
@@ -95,16 +95,16 @@ class AdapterConfig(Section):
     max_files: Annotated[int, Field(ge=1)] = 256
     """Most files in a folder or archive, whether they are used or not."""
     fetch_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """How long one fetch may take."""
+    """Most time that one fetch may take."""
     stall_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    """How long a source may send nothing."""
+    """Most time for which a source may send nothing."""
     orphan_grace_s: Annotated[float, Field(gt=0)] = 86400.0
     """Files in the store that the registry does not know are removed after so long."""
     acknowledgements: Annotated[int, Field(ge=0)] = 0
     """Replicas that must be able to serve a new version before its name points to it; 0 is all
     that are there."""
     add_timeout_s: Annotated[float, Field(gt=0)] = 60.0
-    """How long replicas may take to say so."""
+    """Most time that replicas may take to acknowledge it."""
 
 
 class DecisionConfig(Section):
@@ -153,12 +153,12 @@ class FrontConfig(Section):
     cors_origins: tuple[Origin, ...] = ()
     """Web pages whose scripts may call: origins such as https://chat.example.com, or "*"."""
     view_interval_s: Annotated[float, Field(gt=0)] = 1.0
-    """How often replicas are looked up; their load also arrives with every step."""
+    """Time between two look-ups of the replicas; their load also arrives with every step."""
     metrics_open: bool = False
-    """Whether GET /metrics needs no key; else an administrator's, or that of a tenant with
+    """True if GET /metrics needs no key; else it needs an administrator's, or that of a tenant with
     ``metrics: true``."""
     tenants_interval_s: Annotated[float, Field(gt=0, le=3)] = 1.0
-    """How often the tenants file is looked at."""
+    """Time between two looks at the tenants file."""
     max_connections: Annotated[int, Field(ge=1)] = 4096
     """Open at once in one front. An idle one makes room, else a new one is answered 503."""
     max_connections_per_address: Annotated[int, Field(ge=1)] = 1024
@@ -175,7 +175,7 @@ class ReplicaConfig(Section):
     """The replica deployment."""
 
     replicas: Annotated[int, Field(ge=1)] = 1
-    """How many there are where the operator's policy does not say."""
+    """Number of replicas if the operator's policy does not say."""
     num_cpus: Annotated[float, Field(ge=0)] = 0
     """Ray's logical CPUs per replica; 0 leaves placement to other resources."""
     num_gpus: Annotated[float, Field(ge=0)] = 0
@@ -201,7 +201,7 @@ class AppConfig(Section):
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     """Hub id or folder of the base model."""
     cache_dir: Path | None = None
-    """Where fetched base models are kept; unset is the user's cache folder."""
+    """Folder in which fetched base models are kept; unset is the user's cache folder."""
     adapters_dir: Path | None = None
     """Folder of PEFT folders; alias = folder name."""
     tenants_file: Path | None = None

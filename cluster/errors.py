@@ -73,7 +73,7 @@ class BraidError(Exception):
 
 
 def _rebuild(cls: type[BraidError], message: str, param: str | None) -> BraidError:
-    """Errors cross process boundaries; keyword-only arguments need help to be unpickled."""
+    """Rebuild an error in another process: pickle cannot pass its keyword-only arguments."""
     return cls(message, param=param)
 
 

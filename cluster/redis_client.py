@@ -131,7 +131,7 @@ def redis_client(url: str, *, timeout_s: float, name: str) -> Redis:
     """Return a client whose commands fail after ``timeout_s``; connections are opened on first use.
 
     Make it inside the event loop that uses it. A broken connection is tried again once, and so is
-    a server that is no primary any more; a silent server is not.
+    a server that is not the primary any more; a silent server is not.
 
     Args:
         url: ``redis://``, ``rediss://`` or ``unix://``.

@@ -7,9 +7,10 @@ class Upload:
     """Copies rows onto one device.
 
     On a GPU the copies have a stream of their own. A copy begins after what the device was given
-    before, since the memory it writes may have belonged to that. Whoever asks for it waits for its
-    end, without the interpreter's lock; what the device is given meanwhile does not. The source
-    should be page-locked: the driver takes any other through a buffer, piece by piece.
+    before, since the memory it writes may have belonged to that. The thread that asks for it
+    waits for its end, without the interpreter's lock; what the device is given meanwhile does
+    not. The source should be page-locked: the driver takes any other through a buffer, piece by
+    piece.
     """
 
     def __init__(self, device: torch.device) -> None:

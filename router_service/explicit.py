@@ -58,7 +58,7 @@ def mix_explicit(
 
 
 def mixture_digest(mixture: tuple[WeightedAdapter, ...]) -> str:
-    """Digest of adapters and exact weights: the candidates of an explicit decision."""
+    """Return the digest of adapters and exact weights: the candidates of an explicit decision."""
     parts = []
     for term in mixture:
         parts.append(("adapter", term.key.digest.encode()))

@@ -1,6 +1,6 @@
 """Decides requests for a router: stored, computed, or the fallback.
 
-A request never fails because the store is away: its decision is then computed, or read from this
+A request never fails because the store is down: its decision is then computed, or read from this
 process's cache, and travels with the request.
 """
 
@@ -143,7 +143,7 @@ class RoutedDecisions:
             if candidates.gone:
                 raise RouterOutdated(
                     f"router {router.name!r} was made for versions that are no longer kept: "
-                    f"{'; '.join(candidates.gone)}; make it anew for those that are served now",
+                    f"{'; '.join(candidates.gone)}; make it again for those that are served now",
                     param="model",
                 ) from error
             _log.error("router_failed", router=router.name, reason=error.message)

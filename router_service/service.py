@@ -168,7 +168,7 @@ class RoutingService:
         return decided
 
     async def keep_delay(self, decided: RequestDecision, delay: int) -> None:
-        """Record, best effort, how many tokens late a sentence's decision took effect."""
+        """Try to record how many tokens late a sentence's decision took effect."""
         decision = decided.decision
         left = self._signer.seconds_left(decision)
         if decision.delay is not None or decided.source is DecisionSource.FALLBACK or left <= 0:

@@ -37,7 +37,7 @@ def load_base(path: Path) -> tuple[Any, Any]:
 
 
 def linear_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """List (d_out, d_in) of every linear of a model, by module path."""
+    """Return (d_out, d_in) of every linear of a model, by module path."""
     return {
         path: (module.out_features, module.in_features)
         for path, module in model.named_modules()

@@ -40,8 +40,9 @@ REST_S = 60.0
 async def prove(
     cluster: LocalCluster, base: str, supply: list[Made], options: argparse.Namespace
 ) -> tuple[Churn, list[SignatureAsked], list[str], float]:
-    """Fill, ask and change at once, empty; returns the answers, and what is left or out of
-    balance."""
+    """Run the signature test: fill, ask and change at once, then empty.
+
+    Returns the answers, and what is left or out of balance."""
     rng = random.Random(options.seed)
     async with (
         cluster.client() as admin_client,

@@ -1,9 +1,9 @@
-"""Proof that 2,000 adapters cost little more than five, and that one tenant's do not hurt another.
+"""Proves that 2,000 adapters cost little more than five and spare the other tenants.
 
 Rounds of both loads take turns. Throughput: the same clients ask 5 adapters, or 2,000 of which 8 %
-are hot. Fairness: a victim asks its own adapter while another tenant is away, asks a few adapters
-that every replica has loaded, or asks 500 in turn, which no pool has room for. The last two are the
-same load, so they show what the 500 do that any other request would not.
+are hot. Fairness: a victim asks its own adapter while another tenant asks nothing, asks a few
+adapters that every replica has loaded, or asks 500 in turn, which no pool has room for. The last
+two are the same load, so they show what the 500 do that any other request would not.
 """
 
 import argparse

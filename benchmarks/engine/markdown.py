@@ -81,7 +81,7 @@ def _generation_lines(rows: Sequence[GenerationRow]) -> list[str]:
         "`Engine.submit`; transformers' and PEFT's `generate` with the same prompts in the same "
         f"round. Rounds: {len(rows[0].seconds)}.",
         "",
-        "| batch | adapters | tokens/s | of base | of the bound | beside it | its tokens/s | "
+        "| batch | adapters | tokens/s | of base | of the bound | compared with | its tokens/s | "
         "faster |",
         "|---:|---|---:|---:|---:|---|---:|---:|",
     ]

@@ -44,7 +44,7 @@ class Reference:
         self._folders = tuple(adapters)
 
     def name(self, mixtures: Sequence[Mixture]) -> str:
-        """Name of the program that computes this batch."""
+        """Return the name of the program that computes this batch."""
         return "PEFT" if any(mixtures) else "transformers"
 
     def generate(

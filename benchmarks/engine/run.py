@@ -1,4 +1,4 @@
-"""A whole run: correctness, the machine's peaks, generations beside their reference, single steps.
+"""Runs it all: correctness, the machine's peaks, generations and their reference, single steps.
 
 Everything is interleaved: a round goes through all cases once, so that a machine that slows down
 for a while slows all of them down. The machine's peaks are measured before, between and after, and
@@ -65,7 +65,7 @@ class Bench:
         self._peaks: list[tuple[float, float, float]] = []  # GEMM, linear, bandwidth
 
     def report(self) -> EngineReport:
-        """Measure.
+        """Measure everything and return the report.
 
         Raises:
             BenchmarkRefused: the engine disagrees with the reference.
@@ -355,5 +355,5 @@ class _Generations:
 
 
 def run_bench(options: BenchOptions, progress: Progress) -> EngineReport:
-    """Measure, as ``Bench.report``."""
+    """Measure everything, as ``Bench.report`` does."""
     return Bench(options, progress).report()

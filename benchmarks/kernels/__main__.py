@@ -79,7 +79,7 @@ def _attention_step(case: AttentionCase) -> Callable[[], object]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check, then time. Returns the exit status: 1 if a case disagrees with its reference."""
+    """Check the kernels, then time them; returns 1 if a case disagrees with its reference."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=0.8, help="bound per timed case")

@@ -1,5 +1,8 @@
-"""Measure the CPU that a front spends on each streamed token, beside a replica that follows a
-script: no model, no Ray. Another server is measured alike with --url and --pid."""
+"""Measure the CPU that a front spends on each streamed token.
+
+Its replica follows a script: no model, no Ray. Another server is measured alike with --url and
+--pid.
+"""
 
 import argparse
 import asyncio
@@ -118,7 +121,7 @@ async def _measure(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point."""
+    """Run the command; returns the exit status."""
     options = _options(arguments)
     beside = None if options.beside is None else relay_report.RelayRun.read(options.beside)
     load = load_average()

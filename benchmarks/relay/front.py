@@ -15,7 +15,7 @@ from deployments.front.front import Front
 
 
 class _OneReplica:
-    """Stands for Serve's handle: whoever is asked is the one scripted replica."""
+    """Stands for Serve's handle: every request goes to the one scripted replica."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -39,7 +39,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 
 
 def serve(commands: Connection, args: dict[str, Any], replica: str, log: Path, loop: str) -> None:
-    """RelayRun a front until the other side says a word.
+    """Run a front until the other side says a word.
 
     Args:
         args: an ``AppConfig`` in JSON form.

@@ -17,7 +17,7 @@ ids = map("stream-{}".format, itertools.count())
 
 @dataclass(frozen=True, slots=True)
 class RelayCase:
-    """What is measured."""
+    """Describes one load to measure."""
 
     name: str
     streams: int
@@ -52,7 +52,7 @@ class Figures:
     events_per_s: float
     relay_ms_p50: float  # from the replica's sending to the client's reading; 0: not known
     relay_ms_p99: float
-    ttft_ms_p50: float  # of requests one after another beside the streams
+    ttft_ms_p50: float  # of requests one after another next to the streams
     ttft_ms_p99: float
 
 

@@ -18,14 +18,14 @@ server-sent events.
 - CPU: the front process's user and system time, without what it takes with nothing to do, over the
   tokens that clients have read.
 - Relay: from the replica's sending to the client's reading.
-- First token: of requests that are asked one after another beside the streams, from the client's
-  sending to its reading. The replica sends that token at once.
+- First token: of requests that are asked one after another next to the streams, from the
+  client's sending to its reading. The replica sends that token at once.
 - Log-probabilities: of each token, and of two alternatives.
 - With one stream, each message of the link is for one token, so its cost shows. The more streams a
   step has, the more tokens share it.
 """
 BESIDE = """\
-## Another server beside it
+## Another server for comparison
 
 The same clients, the same machine, and the CPU of the process that speaks HTTP. Its engine sets the
 pace, and its first tokens wait for that engine, so compare neither relay nor first token.
@@ -65,12 +65,7 @@ class RelayRun:
 
 
 def page(run: RelayRun, beside: RelayRun | None = None) -> str:
-    """Return the whole page.
-
-    Args:
-        run: a front's.
-        beside: another server's.
-    """
+    """Return the whole page of a front's run, and of another server's in ``beside``."""
     text = f"{HEADING}\n{run.described()}"
     if beside is not None:
         text += f"\n{BESIDE}\n{beside.described()}"

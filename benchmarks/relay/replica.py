@@ -123,7 +123,7 @@ class ScriptedReplica:
 def serve(
     commands: Connection, signing_key: bytes, words: tuple[int, ...], interval_s: float
 ) -> None:
-    """RelayRun the replica; tells its port, and after each "sent" when tokens were sent."""
+    """Run the replica; tells its port, and after each "sent" when tokens were sent."""
     asyncio.run(_serve(commands, ScriptedReplica(signing_key, words, interval_s)))
 
 

@@ -28,7 +28,7 @@ tenants:
 
 @dataclass(frozen=True, slots=True)
 class Rig:
-    """What runs."""
+    """Holds the running front and the connection to its replica."""
 
     port: int
     pid: int  # of the front

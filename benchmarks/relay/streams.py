@@ -31,7 +31,7 @@ def events_in(events: bytes) -> int:
 
 @dataclass(slots=True)
 class Arrivals:
-    """What one stream has brought."""
+    """Collects the events of one stream."""
 
     id: str
     asked_at: float = 0.0  # monotonic, seconds
@@ -98,7 +98,7 @@ class StreamClient(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StreamsAsked:
-    """How requests to one server look."""
+    """Describes the requests to one server."""
 
     host: str
     port: int

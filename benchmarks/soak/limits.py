@@ -41,7 +41,7 @@ class Limits:
         return found
 
     def text(self) -> str:
-        """Limits in words."""
+        """Return the limits in words."""
         return (
             f"memory {self.memory:.0%} or {self.memory_floor:g} MiB, whichever is more; "
             f"{self.spare} descriptors or threads"
@@ -67,7 +67,7 @@ def is_own(drift: Drift) -> bool:
 
 
 def store_bounds(names: Iterable[str]) -> dict[str, int]:
-    """List, by process name, the most connections to the store that it may have.
+    """List the most connections to the store that each process may have, by process name.
 
     That is the sum of its pools' bounds; the store itself may have as many as all others together.
     """

@@ -66,7 +66,7 @@ def load_adapter(
     base_check: BaseCheck | None = None,
     links_below: Path | None = None,
 ) -> HostAdapter:
-    """Read, verify and return an adapter; limits and shapes are checked before any data is read.
+    """Read and verify an adapter; limits and shapes are checked before any data is read.
 
     Args:
         path: folder with PEFT's files.

@@ -7,7 +7,7 @@ from typing import Literal
 from cluster.domain.ids import AdapterDigest, TenantId
 
 BaseCheck = Literal["digest", "name", "shapes"]
-"""What must agree where an adapter says which base it was trained on; see ``AdapterConfig``."""
+"""Facts that must agree if an adapter names the base it was trained on; see ``AdapterConfig``."""
 SHARED_OWNER = TenantId("shared")
 """Owner of adapters that every tenant may be given."""
 

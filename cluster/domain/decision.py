@@ -57,7 +57,7 @@ class RoutingDecision:
     id: DecisionId
     tenant: TenantId
     router: str  # "explicit", "dlp", ...
-    router_version: str  # digest of the router's artifact; "1" where there is none
+    router_version: str  # digest of the router's artifact; "1" if it has none
     granularity: Granularity
     mixture: tuple[WeightedAdapter, ...]  # empty: the base alone
     source: DecisionSource
@@ -118,8 +118,8 @@ def kv_namespace(base_digest: str, decision: RoutingDecision, *, isolate_tenant:
 
     KV content depends on the adapters applied, so every block's key carries: base digest, router
     and version, adapter digests in order, D exactly as applied, and the tenant where tenants are
-    isolated. A static mixture is the same mathematics whoever chose it, for a request or for one of
-    its sentences, so router and version enter only for decisions finer than that.
+    isolated. A static mixture is the same mathematics whichever router chose it, for a request or
+    for one of its sentences, so router and version enter only for decisions finer than that.
     """
     parts = [("base", base_digest.encode())]
     for term in decision.mixture:

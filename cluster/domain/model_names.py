@@ -1,4 +1,4 @@
-"""Names that a request's ``model`` may have beside those of adapters."""
+"""Holds the names that a request's ``model`` may have besides those of adapters."""
 
 from typing import Final
 

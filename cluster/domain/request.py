@@ -8,7 +8,7 @@ from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended."""
+    """Names the reasons for which a sequence ends."""
 
     STOP = "stop"  # end-of-sequence token, stop token or stop string
     LENGTH = "length"  # max_tokens or the context window

@@ -44,7 +44,7 @@ class BankSlots:
         self._config = config
 
     def required_nbytes(self, ranks: Mapping[str, int]) -> int:
-        """As in `AdapterSlots`."""
+        """Return the bytes that an adapter will take, as in `AdapterSlots`."""
         return self._bank.required_nbytes(ranks)
 
     def read_adapter(
@@ -56,7 +56,7 @@ class BankSlots:
         base_check: BaseCheck | None = None,
         links_below: Path | None = None,
     ) -> BankAdapter:
-        """As in `AdapterSlots`; the values are rounded to the bank's dtype here."""
+        """Read an adapter as in `AdapterSlots`; its values are rounded to the bank's dtype here."""
         loaded = load_adapter(
             folder, base, self._config, digest, base_check=base_check, links_below=links_below
         )
@@ -68,7 +68,11 @@ class BankSlots:
         return BankAdapter(loaded.manifest, packed)
 
     def place(self, slot: int, adapter: LoadableAdapter) -> None:
-        """As in `AdapterSlots`. Raises TypeError for an adapter that another engine read."""
+        """Load an adapter into a slot, as in `AdapterSlots`.
+
+        Raises:
+            TypeError: another engine read the adapter.
+        """
         if not isinstance(adapter, BankAdapter):
             raise TypeError(
                 f"slot {slot} is given a {type(adapter).__name__}, expected BankAdapter"
@@ -76,15 +80,15 @@ class BankSlots:
         self._bank.place(slot, adapter.packed)
 
     def clear(self, slot: int) -> None:
-        """As in `AdapterSlots`."""
+        """Empty a slot, as in `AdapterSlots`."""
         self._bank.clear(slot)
 
     def nbytes(self, slot: int) -> int:
-        """As in `AdapterSlots`."""
+        """Return the device bytes of a slot's content, as in `AdapterSlots`."""
         return self._bank.nbytes(slot)
 
     def check_integrity(self) -> None:
-        """As in `AdapterSlots`."""
+        """Check the books of the slots, as in `AdapterSlots`."""
         try:
             self._bank.check_integrity()
         except BankIntegrityError as error:

@@ -7,7 +7,7 @@ refusal is raised to the caller. From then on its chunks come from the step thre
 A request may continue with other adapters (``reroute``): the chunk with the first token computed
 with them has ``span_start``. From then on ``release_before`` frees those it had before. Should it
 then lose its KV to others, it is handed back through ``on_returned`` in place of a last chunk;
-whoever has the adapters of all its spans submits it again with the tokens it has.
+its owner has the adapters of all its spans and submits it again with the tokens it has.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TorchEngine:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """As in `Engine`: start the step thread."""
+        """Start the step thread, as in `Engine`."""
         if self._thread is not None:
             raise EngineError("the engine was started before; build another one")
         self._thread = threading.Thread(target=self._loop.run, name="engine-step", daemon=True)
@@ -91,7 +91,7 @@ class TorchEngine:
         mixing: Mixing | None = None,
         spans: Sequence[Span] = (),
     ) -> None:
-        """As in `Engine`."""
+        """Take a request, as in `Engine`."""
         check_sampling(request.sampling)
         for terms in (adapters, *(span.adapters for span in spans)):
             self._runner.check_adapters(terms)
@@ -119,7 +119,7 @@ class TorchEngine:
             self._live.changed.notify()
 
     def compile_grammar(self, request: GenerationRequest) -> None:
-        """As in `Engine`; the newest grammars are kept."""
+        """Compile a request's grammar, as in `Engine`; the newest grammars are kept."""
         self._grammar_of(request)
 
     def _grammar_of(self, request: GenerationRequest) -> TokenGrammar | None:
@@ -134,7 +134,7 @@ class TorchEngine:
         return self._grammars.start(sampling.grammar, request.resumed_token_ids)
 
     def cancel(self, request_id: RequestId) -> bool:
-        """As in `Engine`."""
+        """End a request, as in `Engine`."""
         with self._live.changed:
             if request_id not in self._live.seeds:
                 return False
@@ -143,7 +143,7 @@ class TorchEngine:
         return True
 
     def withdraw(self, request_id: RequestId) -> bool:
-        """As in `Engine`."""
+        """Take a request back that has not begun, as in `Engine`."""
         with self._live.changed:
             if request_id in self._live.cancelled or not self._live.scheduler.withdraw(request_id):
                 return False
@@ -158,18 +158,21 @@ class TorchEngine:
         *,
         after: int,
     ) -> int | None:
-        """As in `Engine`."""
+        """Continue a request with other adapters, as in `Engine`."""
         self._runner.check_adapters(adapters)
         with self._live.changed:
             return self._live.scheduler.reroute(request_id, namespace, adapters, after)
 
     def release_before(self, request_id: RequestId, start: int) -> bool:
-        """As in `Engine`; always False without ``on_returned``."""
+        """Release the adapters of earlier spans, as in `Engine`.
+
+        Always returns False without ``on_returned``.
+        """
         with self._live.changed:
             return self._may_return and self._live.scheduler.release_before(request_id, start)
 
     def stop(self, *, drain: bool, timeout_s: float | None = None) -> bool:
-        """As in `Engine`."""
+        """Refuse new requests and end, as in `Engine`."""
         live = self._live
         with live.changed:
             live.stopping = True
@@ -182,7 +185,7 @@ class TorchEngine:
         return not self._thread.is_alive()
 
     def stats(self) -> EngineStats:
-        """As in `Engine`."""
+        """Return the numbers of this moment, as in `Engine`."""
         scheduler, pool = self._live.scheduler, self._live.pool
         with self._live.changed:
             return EngineStats(
@@ -195,11 +198,11 @@ class TorchEngine:
             )
 
     def stalled_for(self) -> float:
-        """As in `Engine`."""
+        """Return the seconds since the last sign of life, as in `Engine`."""
         if self._thread is None or not self._thread.is_alive():
             return float("inf")
         return self._loop.stalled_for()
 
     def check_integrity(self) -> None:
-        """As in `Engine`; checks scheduler, pool and the engine's own books."""
+        """Check scheduler, pool and the engine's own books, as in `Engine`."""
         self._live.check_integrity()

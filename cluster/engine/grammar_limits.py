@@ -39,7 +39,8 @@ def problem_of(
         cpu_time: seconds of processor time that this thread has had.
 
     Returns:
-        Whether it is too complex rather than wrong, and the reason; empty where nothing is wrong.
+        True if it is too complex rather than wrong, and the reason, which is empty if nothing is
+        wrong.
     """
     began = cpu_time()
     problem = LLMatcher.validate_grammar(grammar, limits=LIMITS)

@@ -110,7 +110,7 @@ class MixingParts:
             self.routers[name] = router if self.device is None else router.to(self.device)
 
     def remove_part(self, name: str) -> None:
-        """Forget a gate or router; nothing where there is none."""
+        """Forget a gate or router; does nothing if the name is not known."""
         self.gates.pop(name, None)
         self.routers.pop(name, None)
 

@@ -2,7 +2,7 @@
 
 An engine generates tokens for requests, with the adapters in its slots. `Engine` takes requests and
 hands chunks back, `AdapterSlots` takes adapters in and out, and a factory answers both as a
-`BuiltEngine`. Nobody else may reach into an engine, so that another one (in another process, on
+`BuiltEngine`. No other module may reach into an engine, so that another one (in another process, on
 other hardware) can stand behind the same port; `tests/cluster/engine/conformance` is what each of
 them must pass, and docs/decisions/0009 says why the line is drawn here.
 

@@ -75,7 +75,7 @@ class Runner(Protocol):
         ...
 
     def rest(self) -> None:
-        """Drop what was kept for a next step: there may be none for long."""
+        """Drop what was kept for a next step, which may be far off."""
         ...
 
 

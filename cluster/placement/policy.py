@@ -113,7 +113,7 @@ class PickingPolicy(Section):
     load_bound: Annotated[float, Field(ge=1)] = 1.25
     """A replica with more than this many times the mean load is passed over."""
     load_slack: Annotated[int, Field(ge=0)] = 1
-    """Requests above that bound that are still fine; matters where there is little load."""
+    """Requests above that bound that are still fine; it matters at low load."""
     max_queued: Annotated[int, Field(ge=1)] = 1024
     """A replica with this many requests waiting gets no more."""
     stale_after_s: Annotated[float, Field(gt=0)] = 5.0

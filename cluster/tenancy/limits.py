@@ -12,7 +12,7 @@ MINUTE_MS = 60_000
 SLACK = 1e-6
 """Levels are floating-point sums: a bucket this close to the need is full enough."""
 DEBT_MINUTES = 10
-"""What running requests may at most still generate beyond what was reserved for them, in minutes of
+"""Most that running requests may still generate beyond what was reserved for them, in minutes of
 the tenant's tokens."""
 FREE_SEQUENCES = 8
 """So many sequences of a tenant may run whatever they may still generate."""

@@ -1,4 +1,4 @@
-"""Quotas counted in Redis for all fronts together, and locally while Redis is away.
+"""Quotas counted in Redis for all fronts together, and locally while Redis is down.
 
 Fail-open: when Redis does not answer or takes no more writes, requests are limited by
 buckets of this process alone, so that with F fronts a tenant may use up to F times its limits until
@@ -37,9 +37,9 @@ KEY_PREFIX = "braid:v1"
 LEASE_S = 12.0
 """Places that were not renewed for so long are free."""
 RENEW_S = 4.0
-"""How often a front should call ``renew``: two calls may fail before places lapse."""
+"""Time between two calls of ``renew`` by a front: two calls may fail before places lapse."""
 ENTRY_S = 5.0
-"""How long an entry's id is remembered: longer than the client tries again."""
+"""Time for which an entry's id is remembered: longer than the client tries again."""
 _AWAY = (RedisError, OSError, asyncio.TimeoutError)
 _MAX_OWED = 10_000
 _PER_CALL = 500
@@ -83,7 +83,7 @@ class RedisQuota:
         self._held: dict[str, QuotaVerdict] = {}  # reserved in Redis and not settled
         self._owed: OrderedDict[str, tuple[QuotaVerdict, int]] = OrderedDict()
         self.fallbacks = 0
-        """Requests and reservations counted locally because Redis was away."""
+        """Requests and reservations counted locally because Redis was down."""
 
     @property
     def available(self) -> bool:
@@ -145,7 +145,7 @@ class RedisQuota:
         return verdict
 
     async def settle(self, verdict: QuotaVerdict, tokens: int) -> None:
-        """Free places and charge tokens. While Redis is away settlements are kept for later."""
+        """Free places and charge tokens. While Redis is down settlements are kept for later."""
         if not verdict.allowed or verdict.source is QuotaSource.UNLIMITED:
             return
         if verdict.source is QuotaSource.LOCAL:
@@ -257,7 +257,7 @@ class RedisQuota:
             self._close_breaker()
 
     def _may_ask(self) -> bool:
-        """Report whether Redis is worth asking; while it is away one call at a time finds out."""
+        """Report whether Redis is worth asking; while it is down one call at a time finds out."""
         now = self._clock.monotonic()
         if now < self._closed_until:
             return False

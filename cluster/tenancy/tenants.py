@@ -201,7 +201,7 @@ def parse_tenants(content: bytes, *, source: str) -> TenantDirectory:
 
 
 def _mistakes(error: ValidationError) -> list[str]:
-    """Word each mistake; a list that is too short only because its items are wrong is left out."""
+    """Describe each mistake; lists that are too short only for their wrong items are left out."""
     found = error.errors()
     return [
         f"{_location(one['loc'])}: {_words(one['loc'], one['type'], one['msg'])}"

@@ -27,7 +27,7 @@ def measure_decode(
     threads: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time of whole requests, routing included, relative to the same requests with one adapter.
+    """Time whole requests, routing included, relative to the same requests with one adapter.
 
     Cases alternate within a round, so that a busy machine slows all of them alike; ratios are of
     the same round, and their median is reported. CPU time is of the whole process.

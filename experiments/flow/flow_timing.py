@@ -64,7 +64,7 @@ def measure_timing(
 
 
 def _time(engine: LocalEngine, asked: list[Asked], tokens: int) -> tuple[float, float]:
-    """Measure (wall, CPU of the process) in seconds."""
+    """Measure wall time and CPU time of the process, in seconds."""
     wall, cpu = time.perf_counter(), time.process_time()
     engine.answers(asked, tokens, ignore_eos=True)
     return time.perf_counter() - wall, time.process_time() - cpu

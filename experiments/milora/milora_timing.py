@@ -157,7 +157,7 @@ def _summary(timings: Sequence[Timed], reference: Sequence[Timed], batch: int) -
 
 
 def rate(timed: Timed, of: Literal["wall_s", "cpu_s"]) -> float:
-    """Decoded tokens per second."""
+    """Return the decoded tokens per second."""
     seconds: float = getattr(timed, of)
     return timed.decoded / seconds
 

@@ -125,7 +125,7 @@ class PagedBatch:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "PagedBatch":
-        """Work out a step's writes; reads follow per window, on first use.
+        """Compute a step's writes; reads follow per window, on first use.
 
         Args:
             block_tables: blocks of positions 0, block_size, ... of each row.

@@ -1,6 +1,6 @@
 """Paged attention on a GPU.
 
-Imported only where there is a device for it (``kernels.attention.attention_triton_dispatch``).
+Imported only if a device for it is present (``kernels.attention.attention_triton_dispatch``).
 """
 
 import math
@@ -101,7 +101,7 @@ def _decode(
     group = heads // cache.kv_heads
     splits = batch.splits(window)
     rows = batch.decode_rows
-    sums = stats = out  # not written where there is one piece
+    sums = stats = out  # not written if each row is one piece
     if splits > 1:
         sums = torch.empty((rows, heads, splits, dim), dtype=torch.float32, device=q.device)
         stats = torch.empty((rows, heads, splits, 2), dtype=torch.float32, device=q.device)

@@ -44,7 +44,7 @@ def norm_call(
 def norm_heads_call(
     x: torch.Tensor, weight: torch.Tensor, eps: torch.Tensor, rows: int, first: int, heads: int
 ) -> Operation:
-    """Norm heads [first, first + heads) of each row of ``x`` [.., any, D] in place."""
+    """Normalise heads [first, first + heads) of each row of ``x`` [.., any, D] in place."""
     dim = weight.shape[0]
     place = x.data_ptr() + first * dim * x.element_size()
     return Operation(

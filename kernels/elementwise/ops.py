@@ -86,7 +86,7 @@ def rotate_and_store(
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """Turn (a, b) into (a cos - b sin, b cos + a sin) for the halves of each head, in place."""
+    """Rotate the halves (a, b) of each head to (a cos - b sin, b cos + a sin), in place."""
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1).mul_(sin)
     x.mul_(cos).add_(turned)

@@ -216,7 +216,7 @@ def _merged(mixture: Mixture) -> dict[int, tuple[float, int]]:
 
 
 def _pairs(runs: Iterable[Run]) -> Iterable[Run]:
-    """Runs of one token each."""
+    """Split runs into runs of one token each."""
     for run in runs:
         for token in range(run.start, run.stop):
             yield Run(token, token + 1, run.weight, run.term)

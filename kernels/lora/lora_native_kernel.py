@@ -9,7 +9,7 @@ four go through it together (`kernels.lora.native_blocks`).
 
 A step's work is a list of groups, one per adapter, of the (token, adapter) pairs that use it. How
 the threads share it out depends on the step, but no two ever add to one value, and a token's result
-is the sum over its own pairs, in the order of the groups, whoever computes it.
+is the sum over its own pairs, in the order of the groups, on any thread.
 """
 
 from __future__ import annotations

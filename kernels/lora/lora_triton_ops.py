@@ -1,6 +1,6 @@
 """The fused multi-LoRA operator on a GPU: two launches per site.
 
-Imported only where there is a device for it (``kernels.lora.lora_triton_dispatch``).
+Imported only if a device for it is present (``kernels.lora.lora_triton_dispatch``).
 """
 
 import torch

@@ -36,7 +36,7 @@ class GroupedRun:
     first: int  # pairs [first, last), ordered by token
     last: int
     width: int  # m
-    grid: torch.Tensor  # [n * m] int64: token at each place, 0 where there is none
+    grid: torch.Tensor  # [n * m] int64: token at each place, 0 if it has none
     places: torch.Tensor  # [pairs] int64: place of each pair
     offsets: torch.Tensor | None  # [tokens] int64: first pair of each token; None: one pair each
     start: int  # tokens [start, stop) where ``tokens`` is None

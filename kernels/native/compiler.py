@@ -22,7 +22,7 @@ _engines: list[Any] = []  # compiled code lives as long as its engine
 
 @cache
 def cpu_features() -> frozenset[str]:
-    """Return the host's instruction sets by LLVM's names, e.g. ``avx512f``; empty where unknown."""
+    """Return the host's instruction sets by LLVM's names, e.g. ``avx512f``; empty if unknown."""
     _initialize()
     try:
         features = llvm.get_host_cpu_features()

@@ -13,7 +13,7 @@ class BreakerState(StrEnum):
     """
 
     CLOSED = "closed"  # everyone calls
-    OPEN = "open"  # nobody calls
+    OPEN = "open"  # no caller calls
     HALF_OPEN = "half_open"  # one caller is trying
 
 

@@ -106,7 +106,7 @@ class DecisionCodec:
         """Decode and check that this is the decision that was asked for and still valid.
 
         ``now`` is wall time in seconds; ``leeway_s`` accepts a decision that much after its expiry.
-        Router, version, candidates and prompt are checked through the id, which is derived anew
+        Router, version, candidates and prompt are checked through the id, which is derived again
         from the decision's own fields.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Keeps verified decisions in a process beside the store."""
+"""Keeps verified decisions in a process, in front of the store."""
 
 from collections import OrderedDict
 

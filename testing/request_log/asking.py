@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-PROMPT = "The ship sails at dawn and nobody may see what this says."
+PROMPT = "The ship sails at dawn and no one may see what this says."
 """Stands in every prompt, and must never stand in a log."""
 SECRET = "sk-value-that-nobody-may-see"
 LEFT_AFTER_S = 0.3

@@ -3,7 +3,7 @@
 import re
 
 _VERBS = """
-abandon abort accept account accumulate acknowledge acquire activate adapt add adjust admit
+abandon abort accept account accumulate acknowledge acquire act activate adapt add adjust admit
 adopt advance aggregate align allocate allow announce annotate answer append apply approve
 archive arrange ask assemble assert assign assume attach attend authenticate authorise average
 await balance batch become begin bind blank block book bound bracket break bring broadcast
@@ -20,27 +20,27 @@ exclude execute exit expand expect expire explain export expose express extend e
 fetch fill filter finalise find fine-tune finish fire fit fix flag flatten flush focus fold
 follow forbid force forget fork form format forward free freeze fuse gather generate get give
 go grant group grow guarantee guard guess hand handle hash have heal help hide hold identify
-ignore import impose include increase increment index infer inherit initialise inject insert
-inspect install interpolate interpret interrupt intersect invalidate invert invoke isolate
+ignore implement import impose include increase increment index infer inherit initialise inject
+insert inspect install interpolate interpret interrupt intersect invalidate invert invoke isolate
 issue iterate join judge jump keep kill know label launch lay lead learn lease leave lend let
 limit link list listen load locate lock log look loop lower make manage map mark mask match
 materialise measure meet merge meter migrate mimic minimise mirror mix model modify monitor
 mount move multiply name narrow need negate normalise note notice notify number observe obtain
 offer omit open operate optimise order organise own pack pad parse partition pass patch pause
-perform permit permute persist pick pin place plan play plot poll pool pop populate post
+perform permit permute persist pick pin place plan play plot point poll pool pop populate post
 prefer prefetch prefill prepare prepend preserve press prevent print probe proceed process
 produce project promise promote propagate protect prove provide prune publish pull push put
 qualify quantise query queue quote raise rank read realise rebalance rebuild receive reclaim
 recognise recompute reconcile reconnect record recover reduce refer refill refine refresh
-refuse register reject relate relay release reload rely remember remove rename render reorder
+refuse register reject relate relay release reload rely remember remove rename render renew reorder
 repeat replace replay replicate reply report represent request require reroute reschedule
 rescale reserve reset reshape resize resolve respond restart restore restrict resume retire
-retrieve retry return reuse reveal reverse revert revoke rewind rewrite rotate round route run
-sample satisfy save say scale scan schedule score scrape search see seed select send separate
-serialise serve set settle shape share shift shorten show shrink shut sign simulate skip sleep
-slice solve sort spawn specialise specify split spread stack stage stamp start state stay step
-stop store stream strip submit subscribe subtract sum summarise supply support suspend swap
-switch synchronise sync take tell terminate test throttle throw tie time tokenise touch trace
+retrieve retry return reuse reveal reverse revert revoke reword rewind rewrite rotate round route
+run sample satisfy save say scale scan schedule score scrape search see seed select send separate
+serialise serve set settle shape share shift shorten show shrink shut sign silence simulate skip
+sleep slice solve sort spawn specialise specify spell split spread stack stage stamp start state
+stay step stop store stream strip submit subscribe subtract sum summarise supply support suspend
+swap switch synchronise sync take tell terminate test throttle throw tie time tokenise touch trace
 track train transfer transform translate transpose treat trim truncate try tune turn type
 undo unify uninstall unload unlock unpack unpin unwrap update upgrade upload use validate
 vary verify vouch wait wake walk want warm warn watch weigh widen withdraw wrap write yield
@@ -59,14 +59,16 @@ exchange exit export extract fill filter fit fix flag flush fold follow form for
 free group guess hand hash hold import index issue jump label launch lead lease leave limit
 link list load lock log look loop map mark mask match measure mirror mix model move name need
 note notice number offer open order pack pad pass patch pause pick pin place plan play plot
-poll pool pop post press probe process produce project promise query queue quote rank read
-record reply report request reserve rest return round route run sample scale scan schedule
-score search seed share shape shift sign slice sort split spread stack stage stamp start state
-step stop store stream strip sum supply support swap switch test time touch trace track
+point poll pool pop post press probe process produce project promise query queue quote rank read
+record reply report request reserve rest round route run sample scale scan schedule
+score search seed share shape shift sign silence slice sort split spread stack stage stamp start
+state step stop store stream strip sum supply support swap switch test time touch trace track
 transfer trim turn type use wait walk warm watch wrap yield zero copy
 """
 _ALSO_NOUNS = frozenset(_NOUNS.split())
 """Verbs that are as often nouns: the next word tells."""
+_TAKE_CLAUSES = frozenset({"check", "note", "record", "report"})
+"""Those that are verbs before "that": "Record that a load has failed"."""
 
 
 def is_verb(text: str) -> bool:
@@ -76,7 +78,8 @@ def is_verb(text: str) -> bool:
     where a preposition, a relative or a bracket follows: "Name of the block", "Copies that ...".
     """
     words = text.split(maxsplit=2)
-    if len(words) > 1 and words[0].endswith("ly") and words[0][0].isupper():
+    adverb = bool(words) and words[0].endswith("ly") and words[0].lower() not in VERBS
+    if adverb and len(words) > 1 and words[0][0].isupper():
         words = text.split(maxsplit=3)[1:]
     if not words:
         return False
@@ -89,6 +92,8 @@ def is_verb(text: str) -> bool:
     if words[0] != words[0].rstrip(".,:;"):
         return bare == base and words[0].endswith(".") and len(words) == 1
     after = words[1] if len(words) > 1 else ""
+    if after == "that" and bare == base and base in _TAKE_CLAUSES:
+        return True
     return not _NOUN_AFTER.match(after) and not (bare != base and _NOUNS_AFTER.match(after))
 
 

@@ -75,7 +75,7 @@ class Target:
         return self._router.route(prompt, self._allowed).weights
 
     def version(self, manifests: Mapping[str, AdapterManifest]) -> str:
-        """Digest of the router, else digests and weights of the adapters; "" for the base."""
+        """Return the router's digest, else the adapters' digests and weights; "" for the base."""
         if self._router is not None:
             return self._router.version
         return ",".join(f"{manifests[alias].digest}={weight!r}" for alias, weight in self._fixed)

@@ -41,7 +41,7 @@ class AdaptedModel:
             self._slots[path] = slot
 
     def set_adapter(self, tensors: Mapping[str, LoraTensors]) -> None:
-        """Apply these, and nothing where a module has none; {} is the base alone."""
+        """Apply these tensors, and nothing to the other modules; {} is the base alone."""
         for path, slot in self._slots.items():
             slot.adapter = tensors.get(path)
 

@@ -23,7 +23,7 @@ class Labels:
     description: str = ""
     tags: tuple[str, ...] = ()
     is_foreign: bool = False
-    """Whether the file is another tool's: without ``base_digest``, and not as Braid writes it."""
+    """True if the file is another tool's: without ``base_digest``, and not as Braid writes it."""
 
 
 def read_labels(path: Path) -> Labels:

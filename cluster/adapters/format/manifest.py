@@ -45,7 +45,7 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 PICKLE_FILE = "adapter_model.bin"
 ANYWHERE = Path("/")
-"""Where links of a user's own files may lead, for commands on the user's own machine."""
+"""Folder below which a user's own files may link, for commands on the user's own machine."""
 PEFT_NAME = "default"
 """The name under which PEFT loads an adapter that is given none."""
 MAX_NAMED = 5

@@ -105,7 +105,7 @@ def check_pattern(pattern: str) -> None:
     """
     if _POSIX in pattern or _FUZZY.search(_ESCAPED.sub("", pattern)):
         raise AdapterUnsupported(
-            f"{shown(pattern)}: expected a pattern without '[:' and without braces that are no "
+            f"{shown(pattern)}: expected a pattern without '[:' and with braces only for a "
             "number of repetitions; list the modules' names"
         )
     with _syntax_errors(pattern):

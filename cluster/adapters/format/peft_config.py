@@ -47,7 +47,7 @@ class PeftLoraConfig:
     base_model: str | None
     invocation_tokens: tuple[int, ...] = ()  # of an activated LoRA
     starts_at_zero: bool = True
-    """Whether a targeted module without tensors adds nothing, as PEFT initialises it."""
+    """True if a targeted module without tensors adds nothing, as PEFT initialises it."""
     ties_vocabulary: bool = False  # PEFT's ensure_weight_tying
     unknown_keys: tuple[str, ...] = ()  # on, ignored by PEFT, and taken for data
     initial: str = ""  # the initialisation that has changed the base; empty: none

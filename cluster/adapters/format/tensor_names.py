@@ -15,7 +15,7 @@ from cluster.errors import AdapterMalformed, AdapterUnsupported
 PREFIX = ("base_model", "model")
 SIDES = ("lora_A", "lora_B")
 WRAPPERS = ("_orig_mod", "module")
-"""What ``torch.compile`` and distributed training put into the path of a model."""
+"""Names that ``torch.compile`` and distributed training put into the path of a model."""
 VOCABULARY_MODULES = frozenset(("embed_tokens", "lm_head"))
 MAX_NAME_CHARS = 256
 

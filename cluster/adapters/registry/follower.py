@@ -39,7 +39,7 @@ class RegistryFollower:
         """The reason why the last sync failed, or None."""
 
     async def start(self) -> None:
-        """Sync once, then keep syncing. While Redis is away the configured folder alone serves."""
+        """Sync once, then keep syncing. While Redis is down the configured folder alone serves."""
         await self.sync()
         if self.error is not None:
             self._registry.assume_folder(self._folder)

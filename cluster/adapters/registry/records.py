@@ -50,7 +50,7 @@ class Place:
 
 
 class AddOutcome(StrEnum):
-    """How a replica's try of an adapter or a router ended."""
+    """Names the ways in which a replica's try of an adapter or a router can end."""
 
     LOADED = "loaded"
     CHECKED = "checked"  # an adapter's files are good; there is no room on the device now

@@ -393,7 +393,7 @@ class AdapterManager:
 
 
 def sized_version(entry: AdapterEntry, bank: AdapterBankProtocol) -> SizedVersion:
-    """Work out the room that a version needs.
+    """Compute the room that a version needs.
 
     Raises:
         AdapterError: it does not fit the base model.

@@ -131,12 +131,12 @@ class ShareGuard:
 
     @property
     def within_share(self) -> bool:
-        """Whether the tenant's own adapters and the versions it asks for fit in its share."""
+        """True if the tenant's own adapters and the versions it asks for fit in its share."""
         return (self._own + self._need).fits(self.share)
 
     @property
     def too_wide(self) -> bool:
-        """Whether one request asks for more than a share, so that waiting within it is useless."""
+        """True if one request asks for more than a share, so that waiting within it is useless."""
         return not self._whole.fits(self.share)
 
     def is_own(self, room: Occupancy) -> bool:

@@ -160,7 +160,7 @@ class DecodeProgram:
         return buffers.logits[:rows]
 
     def _weigh(self, mixing: LayerMixing) -> bool:
-        """Point the sites' calls to a step's weights; False where these come too late for that."""
+        """Point the sites' calls to a step's weights; False if these come too late."""
         if self._weighed is mixing:
             return True
         views = [mixing.view(site) for site in self._sites]

@@ -105,11 +105,11 @@ class ModelRunner:
             torch.set_num_threads(self._threads)
 
     def check_adapters(self, adapters: Sequence[tuple[Slot, float]]) -> None:
-        """As in `Runner`."""
+        """Refuse a mixture that cannot be applied, as in `Runner`."""
         self._checks.check_adapters(adapters)
 
     def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
-        """As in `Runner`."""
+        """Refuse a mixing that cannot be applied, as in `Runner`."""
         self._checks.check_mixing(num_adapters, mixing)
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:

@@ -92,7 +92,7 @@ class TorchBatches:
     def attention(
         self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
     ) -> AnyPagedBatch:
-        """As in `StepBatches`."""
+        """Return the step's view of the cache, as in `StepBatches`."""
         return PagedBatch.build(
             tables,
             starts,
@@ -103,11 +103,11 @@ class TorchBatches:
         )
 
     def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
-        """As in `StepBatches`."""
+        """Return the step's adapters, as in `StepBatches`."""
         return LoraBatch.build(rows, self._bank)
 
     def head(self, mixtures: Sequence[Mixture]) -> AnyLoraBatch | None:
-        """As in `StepBatches`."""
+        """Return the adapters at the output head, as in `StepBatches`."""
         rows = [(1, head_terms(self._bank, self._head_site, terms)) for terms in mixtures]
         return LoraBatch.build(rows, self._bank)
 
@@ -154,7 +154,7 @@ class TritonBatches:
     def attention(
         self, tables: Sequence[Sequence[int]], starts: Sequence[int], counts: Sequence[int]
     ) -> AnyPagedBatch:
-        """As in `StepBatches`."""
+        """Return the step's view of the cache, as in `StepBatches`."""
         paged = self._paged
         if sum(counts) > paged.max_tokens or len(counts) > paged.max_rows:
             return self._larger.attention(tables, starts, counts)
@@ -162,7 +162,7 @@ class TritonBatches:
         return paged
 
     def lora(self, rows: Sequence[tuple[int, Mixture]]) -> AnyLoraBatch | None:
-        """As in `StepBatches`."""
+        """Return the step's adapters, as in `StepBatches`."""
         lora = self._lora
         if (
             sum(count for count, _ in rows) > lora.max_tokens
@@ -175,7 +175,7 @@ class TritonBatches:
         return lora if lora.update(rows) else None
 
     def head(self, mixtures: Sequence[Mixture]) -> AnyLoraBatch | None:
-        """As in `StepBatches`."""
+        """Return the adapters at the output head, as in `StepBatches`."""
         if not self._head.has_room(mixtures):
             return self._larger.head(mixtures)
         return self._head.batch(mixtures)
@@ -197,8 +197,10 @@ class TritonBatches:
         log.info("decode steps captured", rows=list(buckets))
 
     def decode(self, scheduled: Sequence[ScheduledSequence]) -> torch.Tensor | None:
-        """As in `StepBatches`: captured are steps of one token per row whose adapters have one
-        weight each."""
+        """Return the logits of a captured step, as in `StepBatches`.
+
+        Only steps of one token per row whose adapters have one weight each are captured.
+        """
         most = self._lora.max_pairs
         if self._graphs is None or any(
             item.count != 1

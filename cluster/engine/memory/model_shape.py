@@ -30,7 +30,7 @@ class ModelShape:
         """Read config.json and the headers of the weights, or return None if they do not say
         enough.
 
-        A model that cannot be read is refused by whoever loads it, with the reason.
+        A model that cannot be read is refused when it is loaded, with the reason.
         """
         try:
             config: dict[str, Any] = json.loads((model_dir / "config.json").read_text())

@@ -165,7 +165,7 @@ def replace_projections(
 
 
 def _linear_groups(parent: nn.Module) -> Iterator[tuple[str, ...]]:
-    """Names of the child linears of ``parent``, those that read one input together."""
+    """Yield the names of the child linears of ``parent``, grouped by the input that they share."""
     left = [name for name, child in parent.named_children() if type(child) is nn.Linear]
     while left:
         name = left[0]

@@ -46,7 +46,7 @@ class BlockPool:
         return len(self._cached)
 
     def blocks_for(self, num_tokens: int) -> int:
-        """Blocks that ``num_tokens`` tokens occupy."""
+        """Return the number of blocks that ``num_tokens`` tokens occupy."""
         return -(-num_tokens // self.block_size)
 
     def ref_count(self, block: int) -> int:

@@ -1,6 +1,6 @@
 """Queues the sequences that wait for their first admission, and decides whose turn it is.
 
-A replica is shared by tenants, and a tenant's adapters by its applications. Whoever waits wants:
+A replica is shared by tenants, and a tenant's adapters by its applications. What they want:
 
 - a tenant's wait does not grow with what others have queued, and no share grows by sending
   more requests, longer ones, or under more adapters. So tenants take turns, and their shares are
@@ -62,7 +62,9 @@ class _Queue(Flow):
 
 
 class FairQueue:
-    """See the module. Everything but looking at all sequences costs a few comparisons.
+    """Queues waiting sequences by tenant and adapter set, as the module describes.
+
+    Everything but looking at all sequences costs a few comparisons.
 
     Args:
         fair: false makes one queue of everything, in order of arrival.

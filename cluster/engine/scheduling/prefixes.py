@@ -22,7 +22,7 @@ from cluster.errors import IntegrityError
 
 
 def block_key(namespace: str, parent: str | None, token_ids: Sequence[int]) -> str:
-    """Name of the content of a full block.
+    """Return the name of the content of a full block.
 
     Args:
         namespace: ``cluster.domain.decision.kv_namespace`` of the request.
@@ -50,7 +50,7 @@ class PrefixCache:
     def match(
         self, namespace: str, token_ids: Sequence[int], keys: list[str] | None = None
     ) -> list[int]:
-        """Blocks of the longest cached run from the start of ``token_ids``.
+        """Return the blocks of the longest cached run from the start of ``token_ids``.
 
         Only full blocks match, and never all tokens: at least one must be computed, because its
         logits are needed.
@@ -173,7 +173,7 @@ class SharedPrefixes:
         self._pending = PendingPrefixes()
 
     def find_cached(self, sequence: EngineSequence) -> list[int]:
-        """Blocks at the start of a waiting sequence whose content is in the cache."""
+        """Return the blocks at the start of a waiting sequence whose content is in the cache."""
         if sequence.needs_every_row:
             return []
         if len(sequence.spans) > 1:

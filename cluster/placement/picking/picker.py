@@ -37,14 +37,14 @@ class PickCandidate:
     replica_id: ReplicaId
     refused_by: str | None  # name of the filter, or None
     score: float  # weighted mean, 0 where refused
-    scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1]), empty where refused
+    scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1]), empty if refused
     load: int  # queued, running and on the way
     age: float  # seconds since it spoke
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a replica was picked, or why none was."""
+    """Explains why a replica was picked, or why none was."""
 
     digests: tuple[AdapterDigest, ...]
     chosen: ReplicaId | None

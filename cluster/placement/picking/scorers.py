@@ -145,10 +145,10 @@ class LoadScorer:
 class TenantScorer:
     """Keeps out of other tenants' way: 1 minus the replica's share of their recent requests.
 
-    Two tenants so come apart where there is room, each with its adapters and prefixes, and one that
-    asks without end leaves the other a quiet replica. A replica that has more than ``SLACK``
-    requests above the least loaded one scores nothing: keeping apart is not worth waiting. There is
-    nothing to compare where there is one tenant, and little where there are many.
+    So two tenants come apart if replicas have room, each with its adapters and prefixes, and one
+    that asks without end leaves the other a quiet replica. A replica that has more than ``SLACK``
+    requests above the least loaded one scores nothing: keeping apart is not worth waiting. With
+    one tenant the replicas do not differ in this, and with many they differ little.
     """
 
     name = "tenants"

@@ -158,7 +158,7 @@ class Fleet:
         return tuple(plans)
 
     def status(self) -> dict[str, Any]:
-        """Return, for the admin API, each replica with what it should have and what it has."""
+        """Return each replica with what it should have and what it has, for the admin API."""
         replicas: dict[str, Any] = {}
         for replica_id, assignment in sorted(self.assignments.items()):
             snapshot = self.snapshots.get(replica_id)

@@ -212,7 +212,7 @@ class Reconciler:
         }
 
     def to_state(self) -> dict[str, Any]:
-        """Return, JSON-able, all that a restarted controller needs to continue as before."""
+        """Return all that a restarted controller needs to continue as before, JSON-able."""
         return {
             "format": _STATE_FORMAT,
             "fleet": self._fleet.to_state(),
