@@ -14,8 +14,9 @@ export RAY_USAGE_STATS_ENABLED := 0
 .DEFAULT_GOAL := help
 .PHONY: help up down unit cover types test check hooks lock format bench manifests clean
 
-# Without Ray, Redis and a base model; what is slow is left to `make test`.
-UNIT := -p tests.support.unit_guard -m "not ray and not redis and not model and not slow and not gpu"
+# Without Ray, Redis and a base model, on every core; what is slow is left to `make test`.
+UNIT := -p tests.support.unit_guard -n logical --dist worksteal -m "not ray and not redis and not model and not slow and not gpu" \
+	tests/cluster tests/router_service tests/deployments
 
 define check_python
 @$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
@@ -45,10 +46,10 @@ down: ## stop it; no process is left behind
 	echo "nothing is installed in $(VENV); to stop a cluster that was started elsewhere, run \`make up\` first, then \`make down\`"; fi
 
 unit: $(DEV) ## run the tests that take no Ray, Redis or model, in a minute; ARGS="-k name" and so on
-	@$(BIN)/python -m pytest $(UNIT) --quiet --durations=5 $(ARGS)
+	@COLUMNS=200 $(BIN)/python -m pytest $(UNIT) --quiet --durations=5 $(ARGS)
 
 cover: $(DEV) ## run the unit tests and print which lines they reach; ARGS="--cov-report=html"
-	@$(BIN)/python -m pytest $(UNIT) --quiet --cov --cov-report= $(ARGS)
+	@COLUMNS=200 $(BIN)/python -m pytest $(UNIT) --quiet --cov --cov-report= $(ARGS)
 	@$(BIN)/python -m tools.cover
 
 types: $(DEV) ## check types

@@ -17,6 +17,16 @@ hypothesis.settings.load_profile("braid")
 SLOW_FIXTURES = frozenset({"tiny_model", "wheel"})
 """Fixtures whose tests run an engine, or build a wheel."""
 SLOW_FOLDERS = frozenset({"golden", "triton", "experiments", "integration"})
+SLOW_FILES = frozenset(  # seconds each, in many small tests
+    {
+        "test_structured.py",
+        "test_hostile_bodies.py",
+        "test_route_plot.py",
+        "test_train_refusals.py",
+        "test_adapters_remote.py",
+        "test_remote_sources.py",
+    }
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         folders = item.nodeid.partition("::")[0].split("/")
-        if not SLOW_FIXTURES.isdisjoint(fixtures) or not SLOW_FOLDERS.isdisjoint(folders):
+        slow = not SLOW_FIXTURES.isdisjoint(fixtures) or not SLOW_FOLDERS.isdisjoint(folders)
+        if slow or folders[-1] in SLOW_FILES:
             item.add_marker(pytest.mark.slow)
 
 

@@ -20,12 +20,20 @@ HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parent / "openai", HERE.parent / "admin")
 
 
+def parse(source: str) -> ast.Module:
+    """Parse a source; Python 3.11 shares the parser's depth between threads and may stumble once."""
+    try:
+        return ast.parse(source)
+    except SystemError:
+        return ast.parse(source)
+
+
 def asked_paths(source: str) -> Iterator[tuple[str, str]]:
     """Find method and path of each call such as ``front.get("/v1/models")`` in a source.
 
     A placeholder of an f-string stands as ``x``, a name of a constant for its value.
     """
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parse(source)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         method = node.func.attr.upper()
