@@ -21,7 +21,7 @@ FOLDERS = (HERE, HERE.parent / "openai", HERE.parent / "admin")
 
 
 def parse(source: str) -> ast.Module:
-    """Parse a source; Python 3.11 shares the parser's depth between threads and may stumble once."""
+    """Parse a source; Python 3.11 shares the parser's depth between threads: try twice."""
     try:
         return ast.parse(source)
     except SystemError:
