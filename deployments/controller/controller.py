@@ -150,19 +150,19 @@ class Controller:
 
     async def _keep(self) -> None:
         """Write the registry down, recover it if it was lost, and sweep the store."""
-        keeper, metrics = self._store_reconciler, StoreMetrics()
+        reconciler, metrics = self._store_reconciler, StoreMetrics()
         swept_at = -SWEEP_INTERVAL_S
-        while keeper is not None:
+        while reconciler is not None:
             try:
-                await keeper.reconcile()
+                await reconciler.reconcile()
                 if self._clock.monotonic() - swept_at >= SWEEP_INTERVAL_S:
-                    await keeper.sweep()
+                    await reconciler.sweep()
                     swept_at = self._clock.monotonic()
             except BraidError as error:
                 log.warning("controller.registry_not_kept", error=error.message)
             except Exception as error:  # a failure of one pass must not end the loop
                 log.error("controller.registry_not_kept", exc_info=error)
-            metrics.report(keeper.counters)
+            metrics.report(reconciler.counters)
             await asyncio.sleep(KEEP_INTERVAL_S)
         await asyncio.Event().wait()
 

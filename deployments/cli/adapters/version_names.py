@@ -8,7 +8,7 @@ from cluster.errors import AdapterNotFound, ConfigError
 from deployments.cli.toolkit.client import BraidClient
 
 ROUTES = "/admin/v1/adapters"
-SWITCH_PATH = "alias"
+SWITCH_PATH = "switch"
 """Below a name's path: switches the name to a version."""
 WHOLE_DIGEST = 64  # characters
 BEGINNING = re.compile("[0-9a-f]{4,63}")

@@ -152,7 +152,7 @@ def build_adapter_routes(context: AdminContext) -> APIRouter:
             status=202 if waiting else 200,
         )
 
-    @routes.post("/{name}/alias")
+    @routes.post("/{name}/switch")
     async def alias(request: Request, name: str) -> Response:
         """Switch a name, old or new, to a version that is stored."""
         tenant = await context.door.enter_admin(request)

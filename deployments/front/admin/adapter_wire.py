@@ -90,7 +90,7 @@ class AddBody(UploadParameters):
 
 
 class AliasBody(TargetBody):
-    """``POST /admin/v1/adapters/{name}/alias``."""
+    """``POST /admin/v1/adapters/{name}/switch``."""
 
     version: Digest
 

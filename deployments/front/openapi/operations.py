@@ -178,7 +178,7 @@ OPERATIONS = (
     ),
     ApiOperation(
         "post",
-        f"{ADAPTERS}/{{name}}/alias",
+        f"{ADAPTERS}/{{name}}/switch",
         "Point a name to a version.",
         {200: "Adapter"},
         body="AliasBody",

@@ -114,7 +114,7 @@ async def test_removing_takes_no_body(routes: Routes) -> None:
     [
         ("/one/pin", {"pinned": True}),
         ("/one/rollback", {}),
-        ("/one/alias", {"version": DIGEST}),
+        ("/one/switch", {"version": DIGEST}),
         ("", {"name": "two", "source": {"folder": "adapter-1"}}),
     ],
 )
@@ -144,7 +144,7 @@ async def test_a_name_is_for_tenants_that_are_there(
 ) -> None:
     digest = routes.names()[f"{SHARED_OWNER}/one"].digest
     body = {"version": digest, **fields}
-    await routes.refused("POST", "/two/alias", param, json=body)
+    await routes.refused("POST", "/two/switch", param, json=body)
     archive = tar_of_folder(routes.bench.folder / "sources" / "adapter-1")
     query = {"name": "two"} | {
         key: ",".join(value) if isinstance(value, list) else value for key, value in fields.items()
@@ -157,7 +157,7 @@ async def test_grants_to_all_and_to_some(routes: Routes) -> None:
     digest = routes.names()[f"{SHARED_OWNER}/one"].digest
     for grants in (["*"], ["acme", "admin"], []):
         body = {"version": digest, "grants": grants}
-        answer = await routes.ask("POST", "/two/alias", json=body)
+        answer = await routes.ask("POST", "/two/switch", json=body)
         assert answer.json()["grants"] == grants
 
 

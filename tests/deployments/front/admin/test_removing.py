@@ -20,7 +20,7 @@ async def test_a_removed_adapter_is_refused_from_then_on(front: HttpFront) -> No
 async def test_a_removal_waits_for_no_version_that_another_name_has(front: HttpFront) -> None:
     await add_adapter(front, "fresh")
     digest = await version(front, "fresh")
-    await front.post(f"{ADAPTERS}/second/alias", {"version": digest}, "root")
+    await front.post(f"{ADAPTERS}/second/switch", {"version": digest}, "root")
     answer = await front.delete("/admin/v1/adapters/fresh", "root")
     assert answer.status_code == 200
     assert answer.json()["waiting"] == []

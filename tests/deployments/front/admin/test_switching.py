@@ -9,7 +9,7 @@ from tests.support.http_front import HttpFront
 async def test_a_name_is_switched_and_rolled_back(front: HttpFront) -> None:
     await add_adapter(front, "fresh")
     digest, before = await version(front, "fresh"), await version(front, "sql")
-    answer = await front.post("/admin/v1/adapters/sql/alias", {"version": digest}, "root")
+    answer = await front.post("/admin/v1/adapters/sql/switch", {"version": digest}, "root")
     assert answer.status_code == 200
     assert (answer.json()["version"], answer.json()["previous"]) == (digest, before)
     answer = await front.post("/admin/v1/adapters/sql/rollback", {}, "root")
@@ -24,7 +24,7 @@ async def test_a_name_without_a_past_is_not_rolled_back(front: HttpFront) -> Non
 
 @pytest.mark.parametrize("body", [{"version": NO_VERSION}, {"version": "x"}, {}])
 async def test_a_name_is_not_switched_to_nothing(front: HttpFront, body: dict[str, str]) -> None:
-    answer = await front.post("/admin/v1/adapters/sql/alias", body, "root")
+    answer = await front.post("/admin/v1/adapters/sql/switch", body, "root")
     assert answer.status_code == (404 if body.get("version") == NO_VERSION else 400)
     assert answer.json()["error"]["param"] == "version"
 
