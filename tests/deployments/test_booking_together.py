@@ -1,6 +1,5 @@
 """Checks what requests cost their tenant: front, link, replica and engine together."""
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ async def begin(cluster: SmallCluster, **fields: Any) -> Running:
 
 async def booked(cluster: SmallCluster) -> tuple[int, int, float, int]:
     """Return a tenant's prompt and completion tokens, tokens taken from the bucket, and places."""
-    await asyncio.gather(*cluster.service._admission._settling)
+    await cluster.service._admission._settling.wait(60)
     (usage,) = cluster.meter.snapshot().tenants
     quota: Any = cluster.service._admission._quota
     account = quota._accounts[ACME.id]

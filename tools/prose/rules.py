@@ -28,7 +28,7 @@ def _phrase(pattern: str, rewrite: str) -> Phrase:
 _POINTS_ELSEWHERE = re.compile(r"See (?:`|the |[A-Z])")
 _BE = r"(?:is|are|was|were|be)"
 _THERE = r"(?P<fine>\bthere )?"
-"""Where this is found too, the phrase is English: "there is no"."""
+"""Lets the phrase pass if it is found too: "there is no" is English."""
 PHRASES = (
     # "is no longer" and "is no more than" are English as well.
     _phrase(

@@ -13,6 +13,7 @@ from cluster.domain.ids import TenantId
 from cluster.errors import QuotaExceeded, RequestError
 from cluster.expected_length import FIRST_GUESS
 from cluster.redis_client import redis_client
+from cluster.tasks import Tasks
 from cluster.tenancy.limits import BucketState, QuotaAsk, QuotaSource, QuotaVerdict
 from cluster.tenancy.quota import MemoryQuota, Quota, unlimited
 from cluster.tenancy.redis_quota import RENEW_S, RedisQuota
@@ -29,7 +30,7 @@ class Admission:
     def __init__(self, quota: Quota, client: Redis | None = None) -> None:
         self._quota = quota
         self._client = client
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling = Tasks()
         self._renewing: asyncio.Task[None] | None = None
         self._entered: dict[TenantId, BucketState] = {}  # of requests, as last heard
 
@@ -118,16 +119,13 @@ class Admission:
         """
         if not verdict.allowed or verdict.source is QuotaSource.UNLIMITED:
             return
-        task = asyncio.create_task(self._quota.settle(verdict, tokens))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        self._settling.start(self._quota.settle(verdict, tokens))
 
     async def close(self) -> None:
         """Wait for what is being settled, then close the connection."""
         if self._renewing is not None:
             self._renewing.cancel()
-        if self._settling:
-            await asyncio.wait(self._settling, timeout=2.0)
+        await self._settling.wait(2.0)
         if self._client is not None:
             await self._client.aclose()
 

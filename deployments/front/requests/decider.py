@@ -1,11 +1,11 @@
 """Decides which adapters answer a prompt and its later sentences, counted and timed."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 
 from cluster.clock import Clock
 from cluster.domain.ids import TenantId
 from cluster.errors import ModelNotFound
+from cluster.tasks import Tasks
 from deployments.front.requests.rerouting import SentenceRerouting
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.telemetry.request_log import current_record
@@ -35,7 +35,7 @@ class Decider:
         self._sync_names = sync_names
         self._metrics = metrics
         self._clock = clock
-        self.keeping: set[asyncio.Task[None]] = set()  # delays on their way to the store
+        self.keeping = Tasks()  # delays on their way to the store
 
     async def decide(
         self, tenant: TenantId, request: RoutingRequest, prompts: Prompts
@@ -86,9 +86,7 @@ class Decider:
         return SentenceRerouting(decided, sentences, decide_sentence, self._keep_delay)
 
     def _keep_delay(self, decided: RequestDecision, delay: int) -> None:
-        task = asyncio.create_task(self._routing.keep_delay(decided, delay))
-        self.keeping.add(task)
-        task.add_done_callback(self.keeping.discard)
+        self.keeping.start(self._routing.keep_delay(decided, delay))
 
     def _count(self, tenant: TenantId, decided: RequestDecision, started: float) -> None:
         source = decided.source.value
