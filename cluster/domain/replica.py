@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.work import WorkTotals
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,13 @@ class ReplicaSnapshot:
     max_model_len: int = 0  # longest prompt plus completion that it takes, in tokens
     host_bytes_limit: int = 0  # host memory for adapters
     host_bytes_used: int = 0
+    sequence: int = 0  # counts this replica's snapshots; the highest is the newest
+    max_batch_size: int = 1  # sequences that run at once, at most
+    backlog: tuple[tuple[TenantId, int], ...] = ()  # prompt tokens not yet computed, by tenant
+    loading_bytes: int = 0  # of adapters on their way to the device or waiting for it
+    eviction_age_s: float = 0.0  # from last use to eviction, in its pool; 0: nothing was evicted
+    prefix_age_s: float = 0.0  # as long the prefix cache keeps a block; 0: nothing was evicted
+    work: WorkTotals = WorkTotals()
 
     @property
     def kv_usage(self) -> float:

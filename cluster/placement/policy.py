@@ -10,12 +10,69 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Section
 
+Mode = Literal["on", "observe", "off"]
+"""``observe`` decides and gives its reasons, and changes nothing."""
+
+
+class TierPolicy(Section):
+    """Promises to a group of tenants."""
+
+    ttft: Annotated[float, Field(gt=0)] = 2.0
+    """Seconds to the first token, at most."""
+    itl: Annotated[float, Field(gt=0)] = 0.15
+    """Seconds between tokens, at most."""
+
+
+class UpPolicy(Section):
+    """Adding replicas."""
+
+    stable: Annotated[float, Field(ge=0)] = 10.0
+    """Seconds for which more replicas must be wanted without a break."""
+    step: Annotated[int, Field(ge=1)] = 4
+    """Replicas added at once, at most."""
+
+
+class DownPolicy(Section):
+    """Taking replicas away."""
+
+    stable: Annotated[float, Field(ge=0)] = 300.0
+    """Seconds for which one replica less must have been enough at every look."""
+    step: Annotated[int, Field(ge=1)] = 1
+    """Replicas taken away at once, at most."""
+    drain: Annotated[float, Field(ge=0)] = 60.0
+    """Seconds that a replica has to hand over what only it holds."""
+
+
+class ScheduleEntry(Section):
+    """Other bounds of the replica count at certain times of the week."""
+
+    days: str = "mon-sun"
+    """``mon-fri``, ``sat``, or a list with commas."""
+    from_: Annotated[str, Field(alias="from")] = "00:00"
+    to: str = "24:00"
+    zone: str = "UTC"
+    min: Annotated[int, Field(ge=0)] | None = None
+    max: Annotated[int, Field(ge=1)] | None = None
+
 
 class ReplicasPolicy(Section):
     """Bounds of the number of replicas."""
 
-    min: Annotated[int, Field(ge=1)] = 1
+    mode: Mode = "on"
+    """``off``: the count is ``min``."""
+    min: Annotated[int, Field(ge=0)] = 1
     max: Annotated[int, Field(ge=1)] = 2
+    target: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Share of a replica's time that work may take."""
+    cold_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    """Share of requests that may find an adapter missing before a replica is added for memory."""
+    up: UpPolicy = UpPolicy()
+    down: DownPolicy = DownPolicy()
+    zero_after: Annotated[float, Field(gt=0)] | None = None
+    """Seconds without a request after which no replica is kept; needs ``min`` 0."""
+    hold: Annotated[float, Field(ge=0)] = 30.0
+    """Seconds that a request waits for the first replica."""
+    schedule: tuple[ScheduleEntry, ...] = ()
     target_running_per_replica: Annotated[float, Field(gt=0)] = 8.0
     """Requests (running and queued) that one replica should have."""
     upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
@@ -37,6 +94,8 @@ class ReplicasPolicy(Section):
 class PlacementPolicy(Section):
     """Parameters of placing adapters on replicas."""
 
+    mode: Mode = "on"
+    """``off``: nothing is placed; demand alone brings adapters in."""
     window_s: Annotated[float, Field(gt=0)] = 30.0
     """Time constant of the exponential average of arrivals."""
     idle_rate: Annotated[float, Field(gt=0)] = 0.001
@@ -109,6 +168,14 @@ class ScorerWeights(Section):
 class PickingPolicy(Section):
     """Parameters of picking a replica for a request."""
 
+    bound: Annotated[float, Field(ge=1)] = 1.25
+    """A replica with a full batch and more than this many times the mean load is passed over."""
+    harm: Annotated[float, Field(ge=0)] = 0.25
+    """Weight of the seconds that a request costs others."""
+    prefix: bool = True
+    """Prefer the replica that has the prompt's beginning in its prefix cache."""
+    explain: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of requests whose pick is explained in the request log."""
     weights: ScorerWeights = ScorerWeights()
     load_bound: Annotated[float, Field(ge=1)] = 1.25
     """A replica with more than this many times the mean load is passed over."""
@@ -123,6 +190,9 @@ class PickingPolicy(Section):
 class ClusterPolicy(Section):
     """The whole file."""
 
+    tiers: dict[str, TierPolicy] = Field(default_factory=lambda: {"standard": TierPolicy()})
+    tenants: dict[str, str] = Field(default_factory=lambda: {"*": "standard"})
+    """Tier by pattern of tenants; the first that matches holds."""
     replicas: ReplicasPolicy = ReplicasPolicy()
     placement: PlacementPolicy = PlacementPolicy()
     pins: tuple[Pin, ...] = ()

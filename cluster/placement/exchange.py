@@ -1,0 +1,43 @@
+"""What a front and the controller tell each other, once a second: data only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NewType
+
+from cluster.domain.ids import ReplicaId
+from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.demand import DemandTotals
+from cluster.placement.policy import PickingPolicy
+
+FrontId = NewType("FrontId", str)
+"""One life of one front: a restarted front gets a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FrontReport:
+    """What one front tells the controller."""
+
+    front: FrontId
+    sequence: int  # counts reports; an older one that comes late is ignored
+    demand: tuple[DemandTotals, ...] = ()  # keys that changed since the last acknowledged report
+    dead: tuple[ReplicaId, ...] = ()  # whose link ended since the last acknowledged report
+    held: int = 0  # requests that wait because no replica can be reached
+    predicted_ttft: Mapping[str, float] = field(default_factory=dict)
+    """Median predicted time to the first token of the last picks, by tier, in seconds."""
+    cold: int = 0  # requests that were sent to a replica without their whole set, since its start
+    picked: int = 0  # requests that were sent to a replica, since its start
+
+
+@dataclass(frozen=True, slots=True)
+class FrontOrders:
+    """What the controller answers."""
+
+    acknowledged: int  # sequence of the newest report taken in
+    epoch: int  # of the controller's life
+    model: CostModel = CostModel()
+    draining: frozenset[ReplicaId] = frozenset()  # about to leave: pick others
+    fronts: int = 1  # that reported lately
+    picking: PickingPolicy = PickingPolicy()
+    tiers: Mapping[str, str] = field(default_factory=dict)  # patterns of tenants, in order
+    hold_s: float = 30.0  # a request waits so long for the first replica
+    retry_after_s: float = 30.0  # for clients that cannot wait
