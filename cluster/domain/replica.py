@@ -4,22 +4,13 @@ from dataclasses import dataclass, field
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.plan_version import PlanVersion
 from cluster.domain.work import WorkTotals
 
 
 @dataclass(frozen=True, slots=True)
-class AdapterLoad:
-    """Requests that asked one replica for one adapter, by tenant."""
-
-    digest: AdapterDigest  # "" is the base without an adapter
-    tenant: TenantId
-    arrived: int  # since the replica started
-    tokens: int  # generated since the replica started, credited whole to each adapter
-
-
-@dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
-    """A replica's account of itself."""
+    """A replica's account of itself; of two, the one of the higher ``sequence`` is the newer."""
 
     replica_id: ReplicaId
     address: str  # host:port of its link server
@@ -31,16 +22,14 @@ class ReplicaSnapshot:
     adapter_bytes_limit: int
     adapter_bytes_used: int
     resident: tuple[ResidentAdapter, ...]
-    loads: tuple[AdapterLoad, ...]  # cumulative counters; readers take differences
     draining: bool
-    observed_at: float  # wall clock, seconds
     desired: tuple[AdapterDigest, ...] = ()  # the placement it last acknowledged
-    desired_version: int = 0
+    desired_version: PlanVersion = PlanVersion()
     counters: tuple[tuple[str, float], ...] = field(default=())  # engine counters for metrics
     max_model_len: int = 0  # longest prompt plus completion that it takes, in tokens
     host_bytes_limit: int = 0  # host memory for adapters
     host_bytes_used: int = 0
-    sequence: int = 0  # counts this replica's snapshots; the highest is the newest
+    sequence: int = 0  # counts this replica's snapshots
     max_batch_size: int = 1  # sequences that run at once, at most
     backlog: tuple[tuple[TenantId, int], ...] = ()  # prompt tokens not yet computed, by tenant
     loading_bytes: int = 0  # of adapters on their way to the device or waiting for it

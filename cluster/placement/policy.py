@@ -96,13 +96,6 @@ class PlacementPolicy(Section):
 
     mode: Mode = "on"
     """``off``: nothing is placed; demand alone brings adapters in."""
-    window_s: Annotated[float, Field(gt=0)] = 30.0
-    """Time constant of the exponential average of arrivals."""
-    idle_rate: Annotated[float, Field(gt=0)] = 0.001
-    """Requests per second below which an adapter counts as unused."""
-    evidence: Annotated[float, Field(ge=0)] = 4.0
-    """Requests of doubt: copies are added for ``n / (n + evidence)`` of the seen share only, so
-    that the first few requests do not look like a trend."""
     tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.15
     """Difference in copies between demand and the present number before that changes."""
     max_moves_per_tick: Annotated[int, Field(ge=1)] = 4
@@ -119,8 +112,6 @@ class PlacementPolicy(Section):
     retry_s: Annotated[float, Field(gt=0)] = 5.0
     """First wait after a failed prefetch; doubles with each failure."""
     max_retry_s: Annotated[float, Field(gt=0)] = 300.0
-    lost_after_s: Annotated[float, Field(gt=0)] = 15.0
-    """A replica that has not been heard of for this long is gone."""
 
     @model_validator(mode="after")
     def _bounds(self) -> "PlacementPolicy":

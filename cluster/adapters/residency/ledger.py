@@ -37,7 +37,7 @@ class Resident:
     uses: int = 0
     priority: int = 0
     last_use: int = 0  # sequence number
-    last_used: float = 0.0  # wall clock, seconds
+    last_used: float = 0.0  # monotonic, seconds
 
 
 class AdapterLedger:
@@ -243,6 +243,7 @@ class AdapterLedger:
 
         In host memory, claims are of loads and of waiting requests, and not leases.
         """
+        now = self._clock.monotonic()
         ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
         return tuple(
             ResidentAdapter(
@@ -253,7 +254,7 @@ class AdapterLedger:
                 rank=r.version.rank,
                 leases=0 if self.slots is None else r.claims,
                 pinned=digest in self.pinned,
-                last_used=r.last_used,
+                idle_s=max(0.0, now - r.last_used),
             )
             for digest, r in ordered
         )
@@ -288,7 +289,7 @@ class AdapterLedger:
     def _touch(self, resident: Resident) -> None:
         self._use_number += 1
         resident.last_use = self._use_number
-        resident.last_used = self._clock.wall()
+        resident.last_used = self._clock.monotonic()
         cost = 1 if self.slots is None else resident.nbytes
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 

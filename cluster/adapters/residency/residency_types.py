@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from cluster.domain.adapter import AdapterEntry, AdapterState
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
+from cluster.domain.plan_version import PlanVersion
 
 ANY_TENANT = TenantId("")
 """Asks for adapters where tenants do not matter: one for all."""
@@ -66,7 +67,7 @@ class MustWait:
 class PlacementAck:
     """The result of a placement."""
 
-    version: int  # the one in force; newer than the one sent when that was stale
+    version: PlanVersion  # the one in force; later than the one sent where that was refused
     loaded: tuple[AdapterDigest, ...]  # of the placement, READY now
     failed: tuple[tuple[AdapterDigest, str, str], ...]  # (digest, error code, message)
     evicted: tuple[AdapterDigest, ...]  # here before, gone now

@@ -1,12 +1,13 @@
 """The controller's tasks after a tick: data only."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.plan_version import PlanVersion
+from cluster.placement.control.history import Change
 from cluster.placement.demand.demand import Demand
 from cluster.placement.planning.plan import CopyTarget, Move
-from cluster.placement.scaling.count import ScaleDecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +33,5 @@ class Actions:
     unplaced: tuple[tuple[AdapterDigest, str], ...]
     unknown_pins: tuple[str, ...]
     demand: Demand
-    scaling: ScaleDecision
+    wishes: Mapping[str, int]  # replicas that each reason alone would ask for
+    changes: tuple[Change, ...]  # new lines of the history
