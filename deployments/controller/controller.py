@@ -17,6 +17,7 @@ from cluster.config import AppConfig
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import BraidError, IntegrityError, ReplicaLost
+from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.planning.reconciler import Actions, Reconciler
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
@@ -24,6 +25,7 @@ from cluster.tasks import Tasks
 from deployments.adapter_follower import NO_BASE, content_store
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.garbage_collector import GarbageCollector, placeable
+from deployments.controller.serve_target import ServeTarget
 from deployments.controller.store_keeping import StoreMetrics, store_reconciler
 from deployments.process import start_process
 from deployments.replica_calls import ask_replicas
@@ -71,7 +73,9 @@ class Controller:
         self._state = ControllerState(process.secrets.redis_url)
         process.on_close(self._state.close)
         self._reconciler = await self._restore()
-        self._replica_count = self._policy.policy.replicas.min
+        self._serve = ServeTarget(serve.get_replica_context().app_name)
+        self._counts: ServeCounts | None = None
+        self._counted: int | None = None  # the count handed to Serve; None: none yet
         self._applying = Tasks()
         self._ticks = 0
         self._tick_error: str | None = None
@@ -92,8 +96,17 @@ class Controller:
             "policy": self._policy.policy.model_dump(mode="json"),
             "policy_error": self._policy.error,
             "state_error": self._state.error,
+            "serve": {
+                "counts": None if self._counts is None else asdict(self._counts),
+                "error": self._serve.error,
+            },
             "adapter_store": None if keeping is None else asdict(keeping.counters),
         }
+
+    async def wake(self) -> None:
+        """Have a first replica started where none is to run; a front holds requests for it."""
+        if self._counted == 0:
+            await self._serve.set_count(1)
 
     async def check_health(self) -> None:
         """Fail once a loop has ended: Serve then replaces this controller."""
@@ -131,12 +144,23 @@ class Controller:
             snapshots, placeable(self._adapters.view), self._policy.policy, now
         )
         self._ticks += 1
-        count_changed = actions.replica_count != self._replica_count
-        self._replica_count = actions.replica_count
-        if actions.replica_plans or count_changed or self._ticks == 1:
+        await self._hand_on(actions.replica_count)
+        if actions.replica_plans:
             # Replicas go by the version, so a plan may overtake one that is still being applied.
             self._applying.start(self._apply(actions))
         await self._state.save(self._reconciler.to_state())
+
+    async def _hand_on(self, count: int) -> None:
+        """Hand the replica count to Serve."""
+        self._counts = await self._serve.read()
+        if count != self._counted:
+            await self._serve.set_count(count)
+            self._counted = count
+
+    @property
+    def _is_empty(self) -> bool:
+        """Return whether no replica is there, by intent."""
+        return self._counts == ServeCounts(target=0, running=0, starting=0)
 
     async def _collect(self) -> None:
         while True:
@@ -175,7 +199,7 @@ class Controller:
                 self._replicas, "unload_adapters", digests, timeout_s=CALL_TIMEOUT_S
             )
         except ReplicaLost:
-            return None
+            return [] if self._is_empty else None
         if any(isinstance(item, BaseException) for item in found):
             return None
         return [frozenset(gone) for _, gone in found]
@@ -197,7 +221,6 @@ class Controller:
                 self._replicas,
                 "apply_placement",
                 plans,
-                actions.replica_count,
                 timeout_s=PLACEMENT_TIMEOUT_S,
             )
         except ReplicaLost as error:

@@ -58,7 +58,6 @@ class Replica:
     ) -> None:
         process = await start_process(args, "replica")
         self._id = ReplicaId(serve.get_replica_context().replica_id.unique_id)
-        self._desired_replicas: float = 0
         mixing = DecisionMixing(
             {}, process.base.digest, isolate_tenants=process.config.tenant_isolation
         )
@@ -198,15 +197,13 @@ class Replica:
         return dataclasses.replace(self._state.snapshot(), loads=self._requests.loads())
 
     async def apply_placement(
-        self, plans: dict[ReplicaId, tuple[int, tuple[AdapterDigest, ...]]], replica_count: int
+        self, plans: dict[ReplicaId, tuple[int, tuple[AdapterDigest, ...]]]
     ) -> tuple[ReplicaId, PlacementAck | None]:
         """Carry out this replica's part of a plan; returns None if the plan has none for it.
 
         Args:
             plans: by replica, the plan's version and the desired adapters, most desired first.
-            replica_count: how many replicas there should be; repeated to Serve's autoscaler.
         """
-        self._desired_replicas = replica_count
         if self._id not in plans:
             return self._id, None
         version, desired = plans[self._id]
@@ -242,10 +239,6 @@ class Replica:
             return self._id, str(error)
         return self._id, None
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return the replica count for the scaling policy, as the controller last gave it."""
-        return {"desired_replicas": float(self._desired_replicas)}
-
     async def check_health(self) -> None:
         """Fail once the step loop has stopped: Serve then replaces this replica."""
         stalled = self._engine.engine.stalled_for()
@@ -275,7 +268,10 @@ class Replica:
 
 
 def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deployment:
-    """Return the deployment with its options; the replica count follows the operator's policy."""
+    """Return the deployment with its options.
+
+    The controller sets its number of replicas as soon as it runs. Serve needs one to start with.
+    """
     return serve.deployment(
         name="Replica",
         logging_config=dict(SERVE_LOGGING),
@@ -283,14 +279,7 @@ def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deplo
         health_check_period_s=2.0,
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=DRAIN_S + 10.0,
-        autoscaling_config={
-            "min_replicas": policy.min,
-            "max_replicas": policy.max,
-            "initial_replicas": policy.min,
-            "upscale_delay_s": 0,
-            "downscale_delay_s": 0,
-            "policy": {"policy_function": "deployments.scaling_policy:replica_count_policy"},
-        },
+        num_replicas=max(1, policy.min),
         ray_actor_options={
             "num_cpus": config.replica.num_cpus,
             "num_gpus": config.replica.num_gpus,

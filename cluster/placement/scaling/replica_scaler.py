@@ -26,7 +26,7 @@ class ReplicaScaler:
         reported. Where none did nothing is known, and the count stays.
         """
         if self.count is None:
-            self.count = min(max(replicas, policy.min), policy.max)
+            self.count = min(max(replicas, policy.min, 1), policy.max)
         if replicas == 0:
             return self.count, f"{self.count}: no replica has reported"
         smoothed = float(load)

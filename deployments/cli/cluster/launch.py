@@ -303,4 +303,4 @@ def _replicas(config: AppConfig) -> int:
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     path = config.controller.policy_file
     policy = load_policy(path, defaults) if path is not None else defaults
-    return policy.replicas.min
+    return max(1, policy.replicas.min)  # a cluster that may be empty starts with one

@@ -205,8 +205,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
             f"a cluster is running already (process {running.pid}, {running.url}) with another "
             f"configuration; it differs in {', '.join(changed)}. Stop it first with `braid down`"
         )
-    ready = lifecycle.ready_replicas(running)
-    if ready == 0:
+    if not lifecycle.takes_requests(running):
         raise ConfigError(
             f"a cluster is running already (process {running.pid}, {running.url}, phase "
             f"{running.phase}) but no replica answers; see {state.log}, or stop it with "
@@ -214,7 +213,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
         )
     console.out.print(
         f"already running at [bold]{running.url}[/bold]: "
-        f"{ready} of {launch.replicas} replicas ready"
+        f"{lifecycle.ready_replicas(running)} of {launch.replicas} replicas ready"
     )
 
 
