@@ -8,3 +8,7 @@ class PlanVersion(NamedTuple):
 
     epoch: int = 0  # of the controller's life; 0: no controller
     number: int = 0  # counts the plans of that life
+
+
+NO_PLAN = PlanVersion()
+"""What a replica obeys before any controller has sent it a plan."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
-from cluster.domain.plan_version import PlanVersion
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.domain.work import WorkTotals
 
 
@@ -24,7 +24,7 @@ class ReplicaSnapshot:
     resident: tuple[ResidentAdapter, ...]
     draining: bool
     desired: tuple[AdapterDigest, ...] = ()  # the placement it last acknowledged
-    desired_version: PlanVersion = PlanVersion()
+    desired_version: PlanVersion = NO_PLAN
     counters: tuple[tuple[str, float], ...] = field(default=())  # engine counters for metrics
     max_model_len: int = 0  # longest prompt plus completion that it takes, in tokens
     host_bytes_limit: int = 0  # host memory for adapters

@@ -1,7 +1,6 @@
 """The replica actor: one engine, one adapter pool, one link server."""
 
 import asyncio
-import dataclasses
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AppConfig, RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.plan_version import PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.engine.factory import build_engine
 from cluster.engine.port import BuiltEngine, LoadableAdapter
@@ -78,7 +78,6 @@ class Replica:
             engine=self._engine.engine,
             adapters=self._adapters,
             requests=self._requests,
-            clock=process.clock,
         )
         links = LinkServer(self._requests, self._state, process.secrets.signing_key)
         self._publisher = StatePublisher(self._state, self._adapters, links, process.clock)
@@ -193,21 +192,20 @@ class Replica:
     # From the controller and the fronts, through Serve
 
     async def describe(self) -> ReplicaSnapshot:
-        """Return a snapshot with all loads, for discovery and for the controller."""
-        return dataclasses.replace(self._state.snapshot(), loads=self._requests.loads())
+        """Return a snapshot, for discovery and for the controller."""
+        return self._state.snapshot()
 
     async def apply_placement(
-        self, plans: dict[ReplicaId, tuple[int, tuple[AdapterDigest, ...]]]
-    ) -> tuple[ReplicaId, PlacementAck | None]:
-        """Carry out this replica's part of a plan; returns None if the plan has none for it.
+        self, version: PlanVersion, desired: tuple[AdapterDigest, ...]
+    ) -> PlacementAck:
+        """Carry out a plan, most desired adapters first; one older than that in force is refused.
 
-        Args:
-            plans: by replica, the plan's version and the desired adapters, most desired first.
+        The answer has the version in force, so that a controller learns of a later one.
         """
-        if self._id not in plans:
-            return self._id, None
-        version, desired = plans[self._id]
-        return self._id, await self._adapters.apply_placement(desired, version)
+        ack = await self._adapters.apply_placement(desired, version)
+        if ack.version > version:
+            log.warning("replica.plan_refused", sent=tuple(version), obeys=tuple(ack.version))
+        return ack
 
     async def describe_base(self) -> BaseShapes:
         """Return the shapes that an adapter must fit to be served here."""

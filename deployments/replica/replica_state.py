@@ -25,7 +25,6 @@ class ReplicaState:
         engine: Engine,
         adapters: AdapterManager,
         requests: RequestTracker,
-        clock: Clock,
     ) -> None:
         self.address = ""  # of the links; set once they are open
         self.draining = False
@@ -34,7 +33,7 @@ class ReplicaState:
         self._engine = engine
         self._adapters = adapters
         self._requests = requests
-        self._clock = clock
+        self._sequence = 0
 
     def load(self) -> tuple[int, int, int]:
         """Return the numbers of requests that run, wait in the engine, and wait for it."""
@@ -42,7 +41,8 @@ class ReplicaState:
         return stats.running, stats.waiting, self._requests.waiting_for_admission
 
     def snapshot(self) -> ReplicaSnapshot:
-        """Return a snapshot; fronts pick without ``loads``, which may be many."""
+        """Return a snapshot."""
+        self._sequence += 1
         stats = self._engine.stats()
         desired, version = self._adapters.desired
         return ReplicaSnapshot(
@@ -56,9 +56,8 @@ class ReplicaState:
             adapter_bytes_limit=self._config.adapters.memory_bytes,
             adapter_bytes_used=self._adapters.bytes_used,
             resident=self._adapters.resident(),
-            loads=(),
             draining=self.draining,
-            observed_at=self._clock.wall(),
+            sequence=self._sequence,
             desired=tuple(sorted(desired)),
             desired_version=version,
             max_model_len=self._engine.max_model_len,

@@ -37,7 +37,7 @@ from cluster.clock import Clock
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.domain.plan_version import PlanVersion
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.errors import (
     AdapterCapacity,
     AdapterError,
@@ -112,7 +112,7 @@ class AdapterManager:
         )
         self._versions: dict[AdapterDigest, SizedVersion] = {}
         self._counters = TierCounters()
-        self._placement = PlanVersion()  # the version of the one in force
+        self._placement = NO_PLAN  # the version of the one in force
         self._closed = False
 
     # Requests

@@ -1,11 +1,12 @@
-"""The replica count that Serve is to be given: the scaler's decision, by mode and after draining."""
+"""The replica count for Serve: the scaler's decision, by mode, and after draining."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
-from cluster.placement.control.drain import Drain
+from cluster.placement.control.drain import Drain, ServeReplica, ServeReplicas
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.fronts import Fronts
 from cluster.placement.control.history import History
@@ -43,15 +44,12 @@ class Counting:
         self._history = history
         self._scaler = CountScaler()
         self._drain = Drain()
-
-    @property
-    def draining(self) -> frozenset[ReplicaId]:
-        """Return the replicas that are about to leave."""
-        return self._drain.marked
+        self.draining: frozenset[ReplicaId] = frozenset()
+        """Replicas that are about to leave."""
 
     def hold(self, serve: ServeCounts, reason: str) -> None:
         """Keep the count as it is."""
-        self._drain.mark(self._fleet.members, 0, 0.0)
+        self._drain, self.draining = Drain(), frozenset()
         self.last = Counted(serve.target, reason)
 
     def decide(
@@ -62,6 +60,7 @@ class Counting:
         adapters: Collection[AdapterInfo],
         serve: ServeCounts,
         *,
+        replicas: ServeReplicas | None,
         needed: Collection[AdapterDigest],
         complete: bool,
         now: float,
@@ -70,15 +69,17 @@ class Counting:
         """Decide the count to have now; it is ``last`` afterwards.
 
         Args:
+            replicas: Serve's list, from which it chooses who leaves; None: one node with the
+                replicas that were heard of.
             needed: adapters that must be ready elsewhere before a replica with them may go.
             complete: every replica that Serve counts has been heard of.
         """
-        before, marked = self.last.count, self._drain.marked
+        before, marked = self.last.count, self.draining
         inputs = self._inputs(policy, demand, model, adapters, serve, complete, now, wall)
-        self.last = self._decided(inputs, serve, needed, now)
+        self.last = self._decided(inputs, serve, replicas or self._listed(), needed, now)
         if self.last.count not in (serve.target, before):
             self._history.record(now, "replicas", self.last.reason)
-        for replica_id in sorted(self._drain.marked - marked):
+        for replica_id in sorted(self.draining - marked):
             words = "marked as the next to leave; what only it has is placed elsewhere"
             self._history.record(now, "draining", words, replica_id)
 
@@ -86,30 +87,50 @@ class Counting:
         self,
         inputs: ScaleInputs,
         serve: ServeCounts,
+        replicas: ServeReplicas,
         needed: Collection[AdapterDigest],
         now: float,
     ) -> Counted:
-        policy, members = inputs.policy.replicas, self._fleet.members
+        policy = inputs.policy.replicas
         decision = _without_scaling(inputs) if policy.mode == "off" else None
         if decision is None:
             decision = self._scaler.decide(inputs, now)
         goal = decision.count - decision.drain
         if policy.mode == "observe":
-            self._drain.mark(members, 0, now)
-            reason = f"{serve.target}: only observed; would be {decision.reason}"
-            return Counted(serve.target, reason, decision.wishes)
+            self.hold(serve, f"{serve.target}: only observed; would be {decision.reason}")
+            return Counted(serve.target, self.last.reason, decision.wishes)
         if goal < serve.target and not inputs.complete:
-            self._drain.mark(members, 0, now)
-            reason = f"{serve.target}: {len(members)} of {serve.counted} replicas have reported"
-            return Counted(max(serve.target, decision.count), reason, decision.wishes)
-        falling = goal < serve.target or bool(self._drain.marked)
-        self._drain.mark(members, serve.running - goal if falling else 0, now)
-        count = decision.count
-        # Where nothing is placed, nothing that leaves comes back elsewhere: no use to wait.
-        wanted = needed if inputs.policy.placement.mode == "on" else ()
-        if self._drain.done(members, wanted, drain_s=policy.down.drain, now=now):
-            count = goal
-        return Counted(count, decision.reason, decision.wishes)
+            heard = len(self._fleet.members)
+            self.hold(serve, f"{serve.target}: {heard} of {serve.counted} replicas have reported")
+            return Counted(serve.target, self.last.reason, decision.wishes)
+        step = self._drain.look(
+            goal,
+            serve.target,
+            replicas,
+            # Where nothing is placed, what leaves comes back nowhere: there is nothing to wait for.
+            sole=self._sole(needed) if inputs.policy.placement.mode == "on" else (),
+            drain_s=policy.down.drain,
+            now=now,
+        )
+        self.draining = step.draining
+        for replica_id in step.surprises:
+            self._fleet.bury(replica_id, now, "it left although another one was marked")
+        return Counted(step.count, decision.reason, decision.wishes)
+
+    def _sole(self, needed: Collection[AdapterDigest]) -> frozenset[ReplicaId]:
+        """Return the replicas that alone serve an adapter of ``needed``, the marked ones apart."""
+        staying = self._fleet.staying(self.draining)
+        copies = Counter(digest for member in staying.values() for digest in member.ready)
+        return frozenset(
+            replica_id
+            for replica_id, member in self._fleet.members.items()
+            for digest in member.ready.intersection(needed)
+            if copies[digest] <= (replica_id in staying)
+        )
+
+    def _listed(self) -> ServeReplicas:
+        members = sorted(self._fleet.members.items(), key=lambda item: item[1].joined)
+        return ServeReplicas(tuple(ServeReplica(replica_id, "") for replica_id, _ in members))
 
     def _inputs(
         self,

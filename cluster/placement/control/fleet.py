@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId
-from cluster.domain.plan_version import PlanVersion
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.control.actions import ReplicaPlan
 from cluster.placement.control.history import History
@@ -39,7 +39,7 @@ class Member:
     desired: tuple[AdapterDigest, ...]
     version: PlanVersion  # of the last change of ``desired``
     acknowledged: PlanVersion
-    sent: PlanVersion = PlanVersion()
+    sent: PlanVersion = NO_PLAN
     sent_at: float = float("-inf")
     doubted_at: float | None = None  # a front lost its link then, and it has not answered since
     suspect: bool = False

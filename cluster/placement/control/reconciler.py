@@ -16,12 +16,18 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.control.actions import Actions
 from cluster.placement.control.attendance import Attendance
 from cluster.placement.control.counting import Counting
+from cluster.placement.control.drain import ServeReplicas
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.fronts import Fronts
 from cluster.placement.control.history import Change, History
 from cluster.placement.control.placing import Placing
 from cluster.placement.control.serve_counts import ServeCounts
-from cluster.placement.control.status import describe_demand, describe_fleet, describe_load
+from cluster.placement.control.status import (
+    describe_demand,
+    describe_fleet,
+    describe_load,
+    describe_plan,
+)
 from cluster.placement.cost.fit import CostFit
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
@@ -136,6 +142,7 @@ class Reconciler:
             tiers=policy.tenants,
             hold_s=policy.replicas.hold,
             retry_after_s=self._model.start_s,
+            zero=policy.replicas.min == 0,
         )
 
     def replica_died(self, replica_id: ReplicaId, now: float, why: str) -> None:
@@ -180,12 +187,21 @@ class Reconciler:
         serve: ServeCounts,
         now: float,
         wall: datetime,
+        *,
+        replicas: ServeReplicas | None = None,
     ) -> Actions:
         """Compare what is with what should be.
 
-        ``catalog``: only what it lists can be placed. ``wall`` is aware.
+        Args:
+            catalog: only what it lists can be placed.
+            policy: the operator's.
+            serve: Serve's counts.
+            now: of this tick.
+            wall: aware.
+            replicas: Serve's list, from which it chooses who leaves; None: one node with the
+                replicas that were heard of.
         """
-        inputs = self.begin_tick(catalog, policy, serve, now, wall)
+        inputs = self.begin_tick(catalog, policy, serve, now, wall, replicas=replicas)
         return self.finish_tick(plan(inputs) if inputs is not None else None, now, wall)
 
     def begin_tick(
@@ -195,6 +211,8 @@ class Reconciler:
         serve: ServeCounts,
         now: float,
         wall: datetime,
+        *,
+        replicas: ServeReplicas | None = None,
     ) -> PlanInputs | None:
         """Decide the count, and return the plan's inputs, or None where nothing is planned.
 
@@ -221,6 +239,7 @@ class Reconciler:
             self._model,
             self._placing.adapters,
             serve,
+            replicas=replicas,
             needed={rate.digest for rate in load.adapters} | self._placing.pins.keys(),
             complete=complete,
             now=now,
@@ -283,11 +302,7 @@ class Reconciler:
             "replica_count": counted.count,
             "replica_reason": counted.reason,
             "replicas": describe_fleet(self._fleet, history, now),
-            "adapters": [asdict(target) for target in self._planned.copies],
-            "unplaced": [
-                {"digest": digest, "adapter": history.alias(digest), "reason": reason}
-                for digest, reason in self._planned.unplaced
-            ],
+            **describe_plan(self._planned, history),
             "unknown_pins": list(self._placing.unknown_pins),
             "load": describe_load(self._demand),
             "demand": describe_demand(self._demand, history.aliases),

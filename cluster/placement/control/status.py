@@ -1,6 +1,7 @@
 """The controller's knowledge for people, JSON-able."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from cluster.domain.ids import AdapterDigest
@@ -8,6 +9,7 @@ from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.history import History
 from cluster.placement.demand.demand import Demand
 from cluster.placement.planning.load import load_of
+from cluster.placement.planning.plan import Plan
 
 TOP_KEYS = 50
 
@@ -29,6 +31,17 @@ def describe_fleet(fleet: Fleet, history: History, now: float) -> dict[str, Any]
             ],
         }
         for replica_id, member in sorted(fleet.members.items())
+    }
+
+
+def describe_plan(planned: Plan, history: History) -> dict[str, Any]:
+    """Return the copies of each adapter with the reason, and what has no place."""
+    return {
+        "adapters": [asdict(target) for target in planned.copies],
+        "unplaced": [
+            {"digest": digest, "adapter": history.alias(digest), "reason": reason}
+            for digest, reason in planned.unplaced
+        ],
     }
 
 

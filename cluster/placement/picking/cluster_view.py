@@ -48,13 +48,13 @@ class _Sent:
 
 
 class ClusterView:
-    """Latest snapshot per replica, with local corrections. Times are wall-clock seconds."""
+    """Latest snapshot per replica, with local corrections. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._known: dict[ReplicaId, _Known] = {}
         self._sent: dict[RequestId, _Sent] = {}
         self._by_replica: dict[ReplicaId, set[RequestId]] = {}
-        self._removed_at: dict[ReplicaId, float] = {}
+        self._removed: dict[ReplicaId, tuple[int, float]] = {}  # last sequence, and when
         self._on_host: dict[ReplicaId, frozenset[AdapterDigest]] = {}
         self._neighbours = Neighbours()
 
@@ -62,11 +62,11 @@ class ClusterView:
         """Take in a snapshot; False where a newer one, or the replica's removal, is known."""
         replica_id = snapshot.replica_id
         known = self._known.get(replica_id)
-        if known is not None and snapshot.observed_at < known.snapshot.observed_at:
+        if known is not None and snapshot.sequence < known.snapshot.sequence:
             return False
-        if snapshot.observed_at <= self._removed_at.get(replica_id, float("-inf")):
+        if snapshot.sequence <= self._removed.get(replica_id, (-1, now))[0]:
             return False
-        self._removed_at.pop(replica_id, None)
+        self._removed.pop(replica_id, None)
         self._known[replica_id] = _Known(snapshot, now)
         return True
 
@@ -75,17 +75,18 @@ class ClusterView:
         self._on_host[replica_id] = frozenset(digests)
 
     def remove(self, replica_id: ReplicaId, now: float) -> None:
-        """Drop a lost replica; only a snapshot made after ``now`` brings it back."""
-        self._known.pop(replica_id, None)
+        """Drop a lost replica; only a newer snapshot than its last one brings it back."""
+        known = self._known.pop(replica_id, None)
         self._on_host.pop(replica_id, None)
         self._neighbours.remove(replica_id)
-        self._removed_at[replica_id] = now
+        if known is not None:
+            self._removed[replica_id] = (known.snapshot.sequence, now)
         for request_id in self._by_replica.pop(replica_id, set()):
             del self._sent[request_id]
 
     def forget_removed(self, before: float) -> None:
         """Release the memory of removals older than ``before``."""
-        self._removed_at = {r: at for r, at in self._removed_at.items() if at >= before}
+        self._removed = {r: item for r, item in self._removed.items() if item[1] >= before}
 
     def sent(
         self,
@@ -124,16 +125,14 @@ class ClusterView:
 
     def _view(self, known: _Known, now: float, tenant: TenantId | None) -> ReplicaView:
         snapshot = known.snapshot
-        # A replica's clock may be ahead of ours: what we sent after hearing it is surely not in.
-        counted_until = min(snapshot.observed_at, known.received_at)
         since = [
             self._sent[request_id]
             for request_id in self._by_replica.get(snapshot.replica_id, ())
-            if self._sent[request_id].at > counted_until
+            if self._sent[request_id].at > known.received_at
         ]
         return ReplicaView(
             snapshot=snapshot,
-            age=max(0.0, now - snapshot.observed_at),
+            age=max(0.0, now - known.received_at),
             sent=len(since),
             incoming=frozenset(digest for sent in since for digest in sent.digests),
             on_host=self._on_host.get(snapshot.replica_id, frozenset()),
@@ -156,7 +155,7 @@ class ClusterView:
                 raise IntegrityError(
                     f"cluster view: request {request_id} is not indexed under {sent.replica_id}"
                 )
-        overlap = self._known.keys() & self._removed_at.keys()
+        overlap = self._known.keys() & self._removed.keys()
         if overlap:
             raise IntegrityError(
                 f"cluster view: {len(overlap)} of {len(self._known)} known replicas are removed"

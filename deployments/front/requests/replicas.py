@@ -94,7 +94,7 @@ class ReplicaSet:
 
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
         """Return the latest snapshot of every linked replica."""
-        return tuple(view.snapshot for view in self.view.replicas(self._clock.wall()))
+        return tuple(view.snapshot for view in self.view.replicas(self._clock.monotonic()))
 
     def on_host(self, replica_id: ReplicaId) -> tuple[ResidentAdapter, ...]:
         """Return what a replica last said it has in host memory."""
@@ -117,7 +117,7 @@ class ReplicaSet:
         while True:
             self._changed.clear()
             try:
-                choice = self._picker.pick(self.view, request, self._clock.wall())
+                choice = self._picker.pick(self.view, request, self._clock.monotonic())
             except (Overloaded, ReplicaLost):
                 remaining = deadline - self._clock.monotonic()
                 if remaining <= 0 or not self.ready:
@@ -158,7 +158,7 @@ class ReplicaSet:
         return snapshot is not None and snapshot.draining
 
     def _reconcile(self, found: list[ReplicaSnapshot]) -> None:
-        self.view.forget_removed(self._clock.wall() - REMEMBER_LOST_S)
+        self.view.forget_removed(self._clock.monotonic() - REMEMBER_LOST_S)
         for snapshot in found:
             link = self._links.get(snapshot.replica_id)
             if link is None or not link.open:
@@ -183,7 +183,7 @@ class ReplicaSet:
 
     def _on_snapshot(self, snapshot: ReplicaSnapshot) -> None:
         if snapshot.replica_id in self._links:
-            self.view.update(snapshot, self._clock.wall())
+            self.view.update(snapshot, self._clock.monotonic())
             self._changed.set()
 
     def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
@@ -195,14 +195,14 @@ class ReplicaSet:
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
         known = self.view.snapshot(replica_id)
         if known is not None and (known.running, known.queued) != (running, queued):
-            now = self._clock.wall()
-            fresh = dataclasses.replace(known, running=running, queued=queued, observed_at=now)
+            now = self._clock.monotonic()
+            fresh = dataclasses.replace(known, running=running, queued=queued)
             self.view.update(fresh, now)
 
     def _on_lost(self, replica_id: ReplicaId) -> None:
         self._links.pop(replica_id, None)
         self._host_tiers.pop(replica_id, None)
-        self.view.remove(replica_id, self._clock.wall())
+        self.view.remove(replica_id, self._clock.monotonic())
         self._changed.set()
 
 
