@@ -28,7 +28,6 @@ from cluster.placement.planning.plan import (
 )
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.scaling.replica_scaler import ReplicaScaler
 
 _STATE_FORMAT = 1
 
@@ -57,7 +56,7 @@ class Reconciler:
         self._fleet = Fleet(self._history, resend_s)
         self._backoff = PrefetchBackoff()
         self._tracker = LoadTracker()
-        self._scaler = ReplicaScaler()
+        self._count: int | None = None
         self._copies: dict[AdapterDigest, int] = {}
         self._changed_at: dict[AdapterDigest, float] = {}
         self._last: Actions | None = None
@@ -86,7 +85,7 @@ class Reconciler:
             window_s=policy.placement.window_s,
             idle_rate=policy.placement.idle_rate,
         )
-        count, reason = self._scale(policy, now)
+        count, reason = self._scale(policy)
         rooms = fleet.rooms(now)
         pins, unknown = resolve_pins(policy.pins, catalog, replicas=len(rooms))
         planned = Plan(desired={}, moves=(), copies=())
@@ -155,18 +154,11 @@ class Reconciler:
             words = f"attempt {failure.attempts}: {message}; next one in {wait:.0f} s"
             self._history.record(now, "failed", words, replica_id, digest)
 
-    def _scale(self, policy: ClusterPolicy, now: float) -> tuple[int, str]:
-        snapshots = self._fleet.snapshots.values()
-        before = self._scaler.count
-        count, reason = self._scaler.observe(
-            policy.replicas,
-            load=sum(snapshot.queued + snapshot.running for snapshot in snapshots),
-            replicas=len(snapshots),
-            now=now,
-        )
-        if before is not None and count != before:
-            self._history.record(now, "replicas", reason)
-        return count, reason
+    def _scale(self, policy: ClusterPolicy) -> tuple[int, str]:
+        low, high = policy.replicas.min, policy.replicas.max
+        before = self._count if self._count is not None else len(self._fleet.snapshots)
+        self._count = min(max(before, low), high)
+        return self._count, f"{self._count}: within {low} to {high}"
 
     def _cooling(self, cooldown_s: float, now: float) -> frozenset[AdapterDigest]:
         self._changed_at = {d: at for d, at in self._changed_at.items() if now - at < cooldown_s}
@@ -194,7 +186,7 @@ class Reconciler:
         last = self._last
         return {
             "version": self._fleet.version,
-            "replica_count": self._scaler.count,
+            "replica_count": self._count,
             "replica_reason": last.replica_reason if last else "",
             "replicas": self._fleet.status(),
             "adapters": [asdict(target) for target in (last.copies if last else ())],
@@ -221,7 +213,7 @@ class Reconciler:
             "history": self._history.to_state(),
             "backoff": self._backoff.to_state(),
             "tracker": self._tracker.to_state(),
-            "scaler": self._scaler.to_state(),
+            "count": self._count,
         }
 
     @classmethod
@@ -244,7 +236,7 @@ class Reconciler:
         made._history.restore(state["history"])
         made._backoff = PrefetchBackoff.from_state(state["backoff"])
         made._tracker = LoadTracker.from_state(state["tracker"])
-        made._scaler = ReplicaScaler.from_state(state["scaler"])
+        made._count = state["count"]
         return made
 
 
