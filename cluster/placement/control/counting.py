@@ -19,7 +19,6 @@ from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.count import (
     CountScaler,
     ReplicaShape,
-    ScaleDecision,
     ScaleInputs,
 )
 
@@ -92,19 +91,16 @@ class Counting:
         now: float,
     ) -> Counted:
         policy = inputs.policy.replicas
-        decision = _without_scaling(inputs) if policy.mode == "off" else None
-        if decision is None:
-            decision = self._scaler.decide(inputs, now)
-        goal = decision.count - decision.drain
+        decision = self._scaler.decide(inputs, now)
         if policy.mode == "observe":
-            self.hold(serve, f"{serve.target}: only observed; would be {decision.reason}")
-            return Counted(serve.target, self.last.reason, decision.wishes)
-        if goal < serve.target and not inputs.complete:
+            self.hold(serve, decision.reason)
+            return Counted(serve.target, decision.reason, decision.wishes)
+        if decision.count < serve.target and not inputs.complete:
             heard = len(self._fleet.members)
             self.hold(serve, f"{serve.target}: {heard} of {serve.counted} replicas have reported")
             return Counted(serve.target, self.last.reason, decision.wishes)
         step = self._drain.look(
-            goal,
+            decision.count,
             serve.target,
             replicas,
             # Where nothing is placed, what leaves comes back nowhere: there is nothing to wait for.
@@ -167,15 +163,6 @@ class Counting:
             complete=complete,
             wall=wall,
         )
-
-
-def _without_scaling(inputs: ScaleInputs) -> ScaleDecision:
-    least = inputs.policy.replicas.min
-    return ScaleDecision(
-        max(least, inputs.target),
-        f"{least}: scaling is off",
-        drain=max(0, inputs.target - least),
-    )
 
 
 def _shape(fleet: Fleet) -> ReplicaShape | None:
