@@ -9,14 +9,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.errors import ConfigError
-from cluster.placement.policy import ClusterPolicy, Pin, ScorerWeights
+from cluster.placement.policy import ClusterPolicy, Pin
 from cluster.regular_file import read_regular
 from cluster.strict_yaml import load_strict_yaml
 
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
     (): ClusterPolicy,
     ("pins",): Pin,
-    ("picking", "weights"): ScorerWeights,
     **{
         (name,): field.annotation
         for name, field in ClusterPolicy.model_fields.items()
