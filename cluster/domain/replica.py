@@ -7,6 +7,9 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.domain.work import WorkTotals
 
+HEARTBEAT_S = 1.0
+"""A replica sends its snapshot at least this often."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
@@ -47,10 +50,13 @@ class ReplicaSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaChoice:
-    """A pick, with its explanation."""
+    """A pick, with its explanation. All costs are seconds."""
 
     replica_id: ReplicaId
-    score: float
-    scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1])
+    cost: float
+    terms: tuple[tuple[str, float], ...]  # (queue, load, prefill, harm), seconds each
+    predicted_ttft: float  # from the pick to the first token
+    whole: bool  # all of the request's adapters are on the replica's device
+    decided_by: str  # cost, home, guard or random
     considered: int  # replicas that passed the filters
-    snapshot_age: float  # seconds
+    snapshot_age: float  # since the replica was heard of

@@ -151,21 +151,6 @@ class Pin(Section):
         raise ValueError(f'must be a whole number of at least 1, or "all", not {value!r}')
 
 
-class ScorerWeights(Section):
-    """Weights of the scorers' values, each in [0, 1]."""
-
-    residency: Annotated[Number, Field(ge=0)] = 2.0
-    load: Annotated[Number, Field(ge=0)] = 1.0
-    tenants: Annotated[Number, Field(ge=0)] = 1.5
-    kv: Annotated[Number, Field(ge=0)] = 0.5
-
-    @model_validator(mode="after")
-    def _something(self) -> "ScorerWeights":
-        if not any(self.model_dump().values()):
-            raise ValueError("all weights are 0: nothing would tell replicas apart")
-        return self
-
-
 class PickingPolicy(Section):
     """Parameters of picking a replica for a request."""
 
@@ -177,15 +162,8 @@ class PickingPolicy(Section):
     """Prefer the replica that has the prompt's beginning in its prefix cache."""
     explain: Annotated[Share, Field(ge=0, le=1)] = 0.01
     """Share of requests whose pick is explained in the request log."""
-    weights: ScorerWeights = ScorerWeights()
-    load_bound: Annotated[Number, Field(ge=1)] = 1.25
-    """A replica with more than this many times the mean load is passed over."""
-    load_slack: Annotated[Count, Field(ge=0)] = 1
-    """Requests above that bound that are still fine; it matters at low load."""
     max_queued: Annotated[Count, Field(ge=1)] = 1024
     """A replica with this many requests waiting gets no more."""
-    stale_after_s: Annotated[Seconds, Field(ge=1)] = 5.0
-    """A replica not heard of for this long is used only if there is no other."""
 
 
 class ClusterPolicy(Section):

@@ -15,7 +15,6 @@ from cluster.placement.policy import (
     DownPolicy,
     Pin,
     ScheduleEntry,
-    ScorerWeights,
     TierPolicy,
     UpPolicy,
 )
@@ -30,7 +29,6 @@ _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
     ("replicas", "up"): UpPolicy,
     ("replicas", "down"): DownPolicy,
     ("replicas", "schedule"): ScheduleEntry,
-    ("picking", "weights"): ScorerWeights,
     **{
         (name,): field.annotation
         for name, field in ClusterPolicy.model_fields.items()

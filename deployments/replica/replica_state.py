@@ -5,13 +5,11 @@ from cluster.clock import Clock
 from cluster.config import AppConfig
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import HEARTBEAT_S, ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.engine.port import Engine
 from deployments.link.link_server import LinkServer
 from deployments.replica.request_tracker import RequestTracker
-
-HEARTBEAT_S = 1.0
 
 
 class ReplicaState:

@@ -237,7 +237,7 @@ class _Planning:
             return None
         carried = target.rate / target.copies
         mean = sum(t.rate for t in self._targets.values()) / len(self._replicas)
-        bound = self._inputs.policy.picking.load_bound * mean
+        bound = self._inputs.policy.picking.bound * mean
         for replica in roomy:
             if replica.load + carried <= bound:
                 return replica
