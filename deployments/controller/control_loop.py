@@ -21,6 +21,7 @@ from cluster.placement.planning.planner import plan
 from cluster.placement.policy_load import PolicyFile
 from cluster.tasks import Tasks
 from deployments.controller.controller_state import ControllerState
+from deployments.controller.cost_priors import CostPriors
 from deployments.controller.replica_watch import ReplicaWatch
 from deployments.controller.serve_target import ServeTarget
 from deployments.replica_calls import ReplicaCalls
@@ -43,6 +44,7 @@ class ControlLoop:
         replicas: reaches them.
         serve: reads and sets Serve's target.
         state: in Redis. Without it a controller that has an epoch goes on; a new one acts not.
+        priors: find the costs to begin with, once a replica has said what it runs on.
         policy: the operator's.
         catalog: returns what can be placed now.
         interval_s: from the start of a tick to the next.
@@ -54,6 +56,7 @@ class ControlLoop:
         replicas: ReplicaCalls,
         serve: ServeTarget,
         state: ControllerState,
+        priors: CostPriors,
         policy: PolicyFile,
         catalog: Callable[[], Iterable[AdapterInfo]],
         clock: Clock,
@@ -62,6 +65,9 @@ class ControlLoop:
         self._replicas = replicas
         self._serve = serve
         self._state = state
+        self._priors = priors
+        self._cost_error: str | None = None
+        self._device = ""  # that the costs are of
         self._policy = policy
         self._catalog = catalog
         self._clock = clock
@@ -150,6 +156,7 @@ class ControlLoop:
             "ticks": self._ticks,
             "tick_error": self._tick_error,
             "state_error": self._state.error,
+            "cost_profile_error": self._cost_error,
         }
 
     # Inside
@@ -161,6 +168,7 @@ class ControlLoop:
         _, _, (self.counts, replicas) = await asyncio.gather(
             self._watch.look(LOOK_S), asyncio.to_thread(self._policy.sync), self._read_serve()
         )
+        await self._find_prior()
         policy = self._policy.policy
         inputs = self._reconciler.begin_tick(
             self._catalog(),
@@ -184,6 +192,14 @@ class ControlLoop:
             return counts, await self._serve.read_replicas()
         except ReplicaLost:  # Serve has just fallen silent; its last counts stand
             return counts, None
+
+    async def _find_prior(self) -> None:
+        device = self._reconciler.device
+        if device != self._device:
+            self._device = device
+            prior = await self._priors.find(device)
+            self._cost_error = prior.error
+            self._reconciler.replace_prior(prior.costs, prior.source)
 
     def _wall(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)

@@ -22,6 +22,7 @@ from cluster.placement.policy_load import PolicyFile
 from deployments.adapter_follower import NO_BASE, content_store
 from deployments.controller.control_loop import ControlLoop
 from deployments.controller.controller_state import ControllerState
+from deployments.controller.cost_priors import CostPriors
 from deployments.controller.garbage_collector import GarbageCollector, placeable
 from deployments.controller.serve_target import ServeTarget
 from deployments.controller.store_keeping import StoreMetrics, store_reconciler
@@ -69,10 +70,13 @@ class Controller:
         state = ControllerState(process.secrets.redis_url)
         process.on_close(state.close)
         self._serve = ServeTarget(serve.get_replica_context().app_name)
+        priors = CostPriors(config, process.base.digest, process.secrets.redis_url)
+        process.on_close(priors.close)
         self._control = ControlLoop(
             replicas=ReplicaCalls(replicas),
             serve=self._serve,
             state=state,
+            priors=priors,
             policy=self._policy,
             catalog=lambda: placeable(process.adapters.view),
             clock=process.clock,

@@ -78,6 +78,7 @@ class Replica:
             engine=self._engine.engine,
             adapters=self._adapters,
             requests=self._requests,
+            device=self._engine.device,
         )
         links = LinkServer(self._requests, self._state, process.secrets.signing_key)
         self._publisher = StatePublisher(self._state, self._adapters, links, process.clock)

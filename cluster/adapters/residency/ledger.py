@@ -18,11 +18,8 @@ from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.errors import IntegrityError
 
-NO_SLOT = Slot(-1)
-"""The slot of a resident in a ledger of bytes alone."""
-
-MAX_COUNTED_USES = 8
-"""More uses raise no priority, so that a popular adapter leaves after as many evictions."""
+NO_SLOT = Slot(-1)  # of a resident in a ledger of bytes alone
+MAX_COUNTED_USES = 8  # more raise no priority: what was popular leaves after as many evictions
 
 
 @dataclass(slots=True)
@@ -226,6 +223,10 @@ class AdapterLedger:
     def unpin_adapter(self, digest: AdapterDigest) -> None:
         """Undo ``pin_adapter``."""
         self.pinned.discard(digest)
+
+    def unused_for(self, digest: AdapterDigest) -> float:
+        """Return the seconds since a resident's last use."""
+        return self._clock.monotonic() - self.residents[digest].last_used
 
     def is_idle(self, digest: AdapterDigest) -> bool:
         """Return whether a resident may be evicted: at rest, unclaimed and unpinned."""

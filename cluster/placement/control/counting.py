@@ -169,5 +169,7 @@ def _shape(fleet: Fleet) -> ReplicaShape | None:
     """Return the capacity of a replica; they are alike, and any may say it."""
     for member in fleet.members.values():
         said = member.snapshot
-        return ReplicaShape(said.slots_total, said.adapter_bytes_limit, said.max_batch_size)
+        return ReplicaShape(
+            said.slots_total, said.adapter_bytes_limit, said.max_batch_size, said.block_size
+        )
     return None

@@ -28,7 +28,7 @@ from cluster.placement.control.status import (
     describe_load,
     describe_plan,
 )
-from cluster.placement.cost.fit import CostFit
+from cluster.placement.cost.fit import CostFit, PriorSource
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.rates import DemandRates
@@ -125,6 +125,15 @@ class Reconciler:
         took = self._counting.starts.joined(now) if new and self._attendance.opened else None
         if took is not None:
             self._fit.note_start(took)
+
+    @property
+    def device(self) -> str:
+        """Return the device that replicas run on; empty before one has said it."""
+        return next((m.snapshot.device for m in self._fleet.members.values()), "")
+
+    def replace_prior(self, costs: CostModel, source: PriorSource) -> None:
+        """Begin with other costs, now that it is known what replicas run on."""
+        self._fit.replace_prior(costs, source)
 
     def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
         """Take in a front's report; the answer is what it is to go by."""

@@ -92,6 +92,15 @@ def up(
             rich_help_panel=OPERATOR,
         ),
     ] = None,
+    cost_profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Costs of steps, loads and starts to begin with, as `braid bench profile` wrote "
+            "them. Default: learnt while serving.",
+            rich_help_panel=OPERATOR,
+        ),
+    ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +189,7 @@ def up(
         sources=sources,
         source_urls=tuple(source_url or ()),
         base_check=base_check,
+        cost_profile=cost_profile,
     )
     with console.spinner("checking files"):
         launch = plan_launch(wish, state, settings)
