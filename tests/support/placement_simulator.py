@@ -10,16 +10,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cluster.placement.planning.fleet import ReplicaPlan
+from cluster.placement.planning.reconciler import Actions, Reconciler
+
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
-from cluster.placement.planning.fleet import ReplicaPlan
 from cluster.placement.planning.load import REQUESTS_COUNTER
 from cluster.placement.planning.plan import AdapterInfo, MoveKind
-from cluster.placement.planning.reconciler import Actions, Reconciler
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.rendezvous import mixture_key, order
 

@@ -21,7 +21,7 @@ def test_every_section_is_read() -> None:
         b"""
 replicas: {min: 2, max: 5, target_running_per_replica: 3, upscale_delay_s: 1,
            downscale_delay_s: 9, tolerance: 0.2}
-placement: {window_s: 12, max_moves_per_tick: 2, min_copies: 1, max_copies: 3, cooldown_s: 7}
+placement: {max_moves_per_tick: 2, min_copies: 1, max_copies: 3, cooldown_s: 7}
 pins:
   - {adapter: sql, copies: all}
   - {adapter: shell, owner: acme, copies: 2}
