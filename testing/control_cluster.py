@@ -109,7 +109,7 @@ class ControlCluster:
         self.wall_offset_s = 0.0
         self.counters = DemandCounters(now=self.now)
         self._reports = itertools.count(1)
-        self._turn = itertools.cycle(sorted(self.replicas))
+        self._turn = itertools.count()
 
     def controller(self, epoch: int = 1) -> Reconciler:
         """Make a controller without a memory."""
@@ -131,8 +131,8 @@ class ControlCluster:
         for _ in range(count):
             self.counters.arrive(DemandKey(TenantId("acme"), digests), 20)
             holding = [r for r in self.replicas.values() if set(digests) <= set(r.resident)]
-            turn = next(name for name in self._turn if name in self.replicas)
-            chosen = (holding or [self.replicas[turn]])[0]
+            everybody = [self.replicas[name] for name in sorted(self.replicas)]
+            chosen = (holding or [everybody[next(self._turn) % len(everybody)]])[0]
             for digest in digests:
                 chosen.bring_in(digest)
 
