@@ -70,7 +70,7 @@ def inputs(draw: st.DrawFn) -> PlanInputs:
                 tolerance=draw(st.sampled_from([0.0, 0.15])),
                 max_copies=draw(st.sampled_from([None, 1, 2])),
             ),
-            picking=PickingPolicy(load_bound=draw(st.sampled_from([1.0, 1.25]))),
+            picking=PickingPolicy(bound=draw(st.sampled_from([1.0, 1.25]))),
         ),
         pins=draw(st.dictionaries(DIGESTS, st.integers(1, 4), max_size=2)),
         previous=draw(st.dictionaries(DIGESTS, st.integers(1, 4), max_size=4)),

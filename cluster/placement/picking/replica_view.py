@@ -1,5 +1,6 @@
 """One replica as a front knows it: what it said last, and what this front sent it since."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -62,6 +63,14 @@ class ReplicaView:
     def replica_id(self) -> ReplicaId:
         """Return the replica's id."""
         return self.snapshot.replica_id
+
+    @property
+    def latest(self) -> ReplicaSnapshot:
+        """Return the last snapshot, with the last word on the load."""
+        snapshot = self.snapshot
+        if (snapshot.queued, snapshot.running) == (self.queued, self.running):
+            return snapshot
+        return dataclasses.replace(snapshot, queued=self.queued, running=self.running)
 
     def age(self, now: float) -> float:
         """Return the seconds since the replica was heard of."""

@@ -6,12 +6,13 @@ sampling the client cannot tell. Where sentences were routed again, their decisi
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -21,7 +22,7 @@ from cluster.domain.request import (
     Usage,
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
-from cluster.placement.picking.filters import PickRequest
+from deployments.front.requests.pick_hints import PickHints
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.rerouting import SentenceRerouting
 from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
@@ -50,6 +51,7 @@ class SequenceSpec:
     deadline_at: float  # wall clock, seconds
     skip_special_tokens: bool = True  # leave them out of the text
     include_stop: bool = False  # end the text behind what stopped it
+    hints: PickHints = field(default_factory=PickHints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,7 @@ class Choice:
         self.answer = SequenceAnswer()
         self.failovers = 0
         self.replica: ReplicaId | None = None  # that it was submitted to last
+        self.picked: ReplicaChoice | None = None  # the pick of that replica
         self.is_over = False
         self._services = services
         self._http_request = http_request
@@ -131,12 +134,16 @@ class Choice:
             ReplicaLost: no replica could be reached in time.
             Overloaded: all replicas stayed full.
         """
-        services, tenant = self._services, self.spec.tenant
+        services = self._services
         while not self.is_over:
-            digests = self._digests
-            _, link = await services.replicas.pick(
-                PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
+            wanted = self.spec.hints.pick_request(
+                self.spec.tenant,
+                self._digests,
+                prompt=len(self.spec.prompt_token_ids),
+                generated=self.generated,
+                lost=self._lost,
             )
+            picked, link = await services.replicas.pick(wanted, wait_s=REPLICA_WAIT_S)
             if self.is_over:  # its client has gone meanwhile
                 return
             request_id = services.new_id()
@@ -145,8 +152,9 @@ class Choice:
             except ReplicaLost:
                 continue
             self._join_replica(link, request_id)
-            now = services.clock.wall()
-            services.replicas.view.sent(request_id, link.replica_id, tenant, digests, now)
+            self.picked = picked
+            now = services.clock.monotonic()
+            services.replicas.view.sent(request_id, link.replica_id, wanted, now)
             return
 
     def take_chunk(self, chunk: GenerationChunk | None) -> Delta | None:

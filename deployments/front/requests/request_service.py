@@ -22,6 +22,7 @@ from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
 from deployments.front.requests.names import ModelNames
+from deployments.front.requests.pick_hints import PickHints
 from deployments.front.requests.prompt_request import Endpoint, PromptRequest
 from deployments.front.requests.relay import Relay
 from deployments.front.requests.replicas import ReplicaSet
@@ -209,7 +210,10 @@ class RequestService:
         """Build the sequences, in order of prompt, then of choice; none is submitted yet."""
         now = self.clock.wall()
         choices: list[Choice] = []
+        names, explain = request.asked_names, request.explain
         for ids, shared in zip(prompts.ids, sampling, strict=True):
+            expected = self._expected.one(tenant.id, names, shared)
+            hints = PickHints.of(decided.decision, tenant.id, ids, expected, explain=explain)
             for number in range(request.n):
                 own = shared
                 if shared.seed is not None and number:
@@ -224,6 +228,7 @@ class RequestService:
                     deadline_at=now + self.config.request_timeout_s,
                     skip_special_tokens=request.skip_special_tokens,
                     include_stop=request.include_stop,
+                    hints=hints,
                 )
                 choices.append(
                     Choice(
