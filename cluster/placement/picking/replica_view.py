@@ -132,6 +132,12 @@ class ReplicaView:
         if sent is not None:
             self.sent_tokens[sent.tenant] -= sent.tokens
             self.sent_total -= sent.tokens
+            for digest in sent.digests:
+                others = [other.at for other in self.unreported.values() if digest in other.digests]
+                if others:
+                    self.incoming[digest] = others[0]
+                else:
+                    self.incoming.pop(digest, None)
 
     def drain(self, now: float, seconds_per_token: float) -> None:
         """Estimate how much of the reported backlog has been computed since it was reported."""

@@ -1,6 +1,7 @@
 """Builders shared by the placement tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,7 @@ class Builder:
         desired: tuple[str, ...] = (),
         desired_version: int = 0,
         counters: tuple[tuple[str, float], ...] = (),
+        **others: Any,
     ) -> ReplicaSnapshot:
         return ReplicaSnapshot(
             replica_id=ReplicaId(replica_id),
@@ -70,6 +72,7 @@ class Builder:
             desired=tuple(digest_of(name) for name in desired),
             desired_version=desired_version,
             counters=counters,
+            **{"max_batch_size": 16, **others},
         )
 
 
