@@ -1,6 +1,7 @@
-"""The replica count under swinging load, the view's books, and a controller that restarts."""
+"""Rendezvous order, and the books of a front's view."""
 
-import math
+import dataclasses
+import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
 from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.filters import PickRequest
 from cluster.placement.rendezvous import order
 
 
@@ -46,7 +48,6 @@ def snapshot_of(
         adapter_bytes_used=0,
         resident=resident,
         draining=False,
-        sequence=int(at),
         desired=desired,
         desired_version=version,
     )
@@ -59,26 +60,32 @@ class ViewMachine(RuleBasedStateMachine):
         super().__init__()
         self.view = ClusterView()
         self.now = 0.0
-        self.heard: dict[str, tuple[float, int]] = {}
-        self.removed: dict[str, float] = {}
+        self.heard: dict[str, tuple[int, float, int]] = {}  # sequence, time, running
+        self.removed: dict[str, int] = {}
+        self.sequence = 10
         self.sent: dict[str, tuple[str, float]] = {}
 
     @rule(replica=st.sampled_from("abc"), lag=st.integers(0, 3), running=st.integers(0, 5))
     def hear(self, replica: str, lag: int, running: int) -> None:
         self.now += 1
-        at = self.now - lag
-        taken = self.view.update(snapshot_of(replica, at, running=running), self.now)
+        self.sequence += 1
+        sequence = self.sequence - lag
+        wall = random.Random(self.sequence).uniform(-1e9, 1e9)
+        said = snapshot_of(replica, wall, running=running)
+        taken = self.view.update(dataclasses.replace(said, sequence=sequence), self.now)
         known = self.heard.get(replica)
-        fresh = (known is None or at >= known[0]) and at > self.removed.get(replica, -math.inf)
+        fresh = (known is None or sequence >= known[0]) and sequence > self.removed.get(replica, 0)
         assert taken == fresh
         if fresh:
-            self.heard[replica] = (at, running)
+            self.heard[replica] = (sequence, self.now, running)
             self.removed.pop(replica, None)
 
     @rule(replica=st.sampled_from("abc"), request=st.sampled_from("123456"))
     def send(self, replica: str, request: str) -> None:
         self.now += 1
-        self.view.sent(RequestId(request), ReplicaId(replica), TenantId("acme"), [], self.now)
+        self.view.sent(
+            RequestId(request), ReplicaId(replica), PickRequest((), TenantId("acme")), self.now
+        )
         self.sent[request] = (replica, self.now)
 
     @rule(request=st.sampled_from("123456"))
@@ -89,9 +96,10 @@ class ViewMachine(RuleBasedStateMachine):
     @rule(replica=st.sampled_from("abc"))
     def lose(self, replica: str) -> None:
         self.now += 1
-        self.view.remove(ReplicaId(replica), self.now)
-        self.heard.pop(replica, None)
-        self.removed[replica] = self.now
+        self.view.remove(ReplicaId(replica))
+        known = self.heard.pop(replica, None)
+        if known is not None:
+            self.removed[replica] = known[0]
         self.sent = {k: v for k, v in self.sent.items() if v[0] != replica}
 
     @invariant()
@@ -99,9 +107,9 @@ class ViewMachine(RuleBasedStateMachine):
         self.view.check_integrity()
         expected = {
             replica: running + sum(1 for r, t in self.sent.values() if r == replica and t > at)
-            for replica, (at, running) in self.heard.items()
+            for replica, (_, at, running) in self.heard.items()
         }
-        assert {r.replica_id: r.load for r in self.view.replicas(self.now)} == expected
+        assert {r.replica_id: r.load for r in self.view.replicas()} == expected
 
 
 TestView = ViewMachine.TestCase

@@ -254,7 +254,7 @@ class Simulation:
         The reconciler misses its snapshots.
         """
         del self.replicas[replica_id]
-        self._view.remove(replica_id, self.now)
+        self._view.remove(replica_id)
 
     def add(self, replica: SimReplica) -> None:
         """Add a new, empty replica."""
@@ -271,12 +271,12 @@ class Simulation:
         mixture = tuple(sorted(stream.mixture))
         request = _Request(stream.tenant, mixture, RequestId(f"req-{self.report.requests}"))
         self._refresh()
+        wanted = PickRequest(mixture, stream.tenant)
         if self._chooser is not None:
             chosen = self._chooser(self._view, mixture, self.now)
         else:
-            wanted = PickRequest(mixture, stream.tenant)
             chosen = self._picker.pick(self._view, wanted, self.now).replica_id
-        self._view.sent(request.request_id, chosen, stream.tenant, mixture, self.now)
+        self._view.sent(request.request_id, chosen, wanted, self.now)
         replica = self.replicas[chosen]
         self.report.requests += 1
         self.report.hits += replica.ready(mixture, self.now)
@@ -318,7 +318,7 @@ class Simulation:
 
 def rendezvous_chooser(view: ClusterView, mixture: Mixture, now: float) -> ReplicaId:
     """Choose the first replica in the mixture's rendezvous order, whatever it holds."""
-    ids = [replica.replica_id for replica in view.replicas(now)]
+    ids = [replica.replica_id for replica in view.replicas()]
     return order(mixture_key(mixture), ids)[0]
 
 
@@ -327,6 +327,6 @@ def random_chooser(rng: random.Random) -> Chooser:
 
     def choose(view: ClusterView, mixture: Mixture, now: float) -> ReplicaId:
         del mixture
-        return rng.choice([replica.replica_id for replica in view.replicas(now)])
+        return rng.choice([replica.replica_id for replica in view.replicas()])
 
     return choose

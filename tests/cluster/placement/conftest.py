@@ -1,6 +1,7 @@
 """Builders shared by the placement tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,7 @@ class Builder:
         desired: tuple[str, ...] = (),
         desired_version: PlanVersion = NO_PLAN,
         counters: tuple[tuple[str, float], ...] = (),
+        **others: Any,
     ) -> ReplicaSnapshot:
         return ReplicaSnapshot(
             replica_id=ReplicaId(replica_id),
@@ -64,6 +66,7 @@ class Builder:
             desired=tuple(digest_of(name) for name in desired),
             desired_version=desired_version,
             counters=counters,
+            **{"max_batch_size": 16, **others},
         )
 
 
