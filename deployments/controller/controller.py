@@ -96,10 +96,7 @@ class Controller:
             "policy": self._policy.policy.model_dump(mode="json"),
             "policy_error": self._policy.error,
             "state_error": self._state.error,
-            "serve": {
-                "counts": None if self._counts is None else asdict(self._counts),
-                "error": self._serve.error,
-            },
+            "serve": self._serve.status(),
             "adapter_store": None if keeping is None else asdict(keeping.counters),
         }
 

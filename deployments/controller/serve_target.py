@@ -1,7 +1,8 @@
 """Sets how many replicas Serve runs, and reads how many it has."""
 
+import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -36,8 +37,19 @@ class ServeTarget:
         self._wanted: int | None = None  # None: Serve's own target stands
         self._counts: ServeCounts | None = None
         self._target = 0  # Serve's own, as last read or set
-        self.error: str | None = None
-        """Says why Serve was not reached last time; None if it was."""
+        self._set_took_s: float | None = None
+        self._error: str | None = None  # of the last call; None: it was answered
+
+    def status(self) -> dict[str, Any]:
+        """Return Serve's account, and how long its target took to set last, for people."""
+        counts = self._counts
+        return {
+            "target": None if counts is None else self._target,
+            "running": None if counts is None else counts.running,
+            "starting": None if counts is None else counts.starting,
+            "set_took_s": self._set_took_s,
+            "error": self._error,
+        }
 
     async def read(self) -> ServeCounts:
         """Return the replicas' counts.
@@ -55,7 +67,7 @@ class ServeTarget:
             if self._counts is None:
                 raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
             return self._counts
-        self.error = None
+        self._error = None
         self._target = details.target_num_replicas
         states = Counter(replica.state.value for replica in details.replicas)
         starting = states[STARTING]
@@ -89,20 +101,20 @@ class ServeTarget:
         self._wanted = count
         if self._counts is not None and self._target == count:
             return
-        before = self._target
+        before, began = self._target, time.monotonic()
         try:
             await set_target(self._app, REPLICAS, count, TIMEOUT_S)
         except Exception as error:  # Ray raises many kinds; the next call may succeed
             self._failed(error)
             return
-        self.error = None
-        self._target = count
+        self._error = None
+        self._target, self._set_took_s = count, round(time.monotonic() - began, 4)
         log.info("controller.count_set", before=before, after=count)
 
     def _failed(self, error: Exception) -> None:
-        if self.error is None:
+        if self._error is None:
             log.warning("controller.serve_silent", error=repr(error))
-        self.error = repr(error)
+        self._error = repr(error)
 
 
 def serve_replicas(

@@ -110,7 +110,8 @@ def test_the_target_follows() -> None:
             await asyncio.to_thread(run, 1, external=False)
             await target.read()
             await target.set_count(3)
-            assert "external_scaler_enabled" in target.error
+            assert "external_scaler_enabled" in target.status()["error"]
+            assert target.status()["target"] == 1
             print("- refused")
         asyncio.run(main())
         serve.shutdown()
