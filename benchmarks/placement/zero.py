@@ -16,6 +16,7 @@ from benchmarks.adapters.base_models import QUICKSTART
 from benchmarks.placement.policy_edits import EditedCluster
 from benchmarks.placement.row import ResultRow
 from benchmarks.shared.quiet import quiet
+from cluster.domain.model_names import short_name
 from cluster.tenancy.quickstart import DEMO_TENANTS
 
 TENANT = DEMO_TENANTS[0]
@@ -113,17 +114,17 @@ def _fall(rig: EditedCluster) -> None:
 
 async def _ask(rig: EditedCluster, requests: int) -> list[tuple[float, float] | None]:
     """Ask at once; returns when each answer's first and last bytes came, None for lost ones."""
+    model = short_name(rig.cluster.config.model)
     async with rig.cluster.client(TENANT) as client:
-        return await asyncio.gather(
-            *(_answer(client, number, stream=number % 2 == 1) for number in range(requests))
-        )
+        return await asyncio.gather(*(_answer(client, model, number) for number in range(requests)))
 
 
 async def _answer(
-    client: httpx2.AsyncClient, number: int, *, stream: bool
+    client: httpx2.AsyncClient, model: str, number: int
 ) -> tuple[float, float] | None:
+    stream = number % 2 == 1
     body = {
-        "model": "base",
+        "model": model,
         "prompt": [100 + number] * 8,
         "max_tokens": TOKENS,
         "temperature": 0,
