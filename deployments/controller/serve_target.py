@@ -2,18 +2,16 @@
 
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
+from ray.serve.schema import DeploymentDetails
 
 from cluster.domain.ids import ReplicaId
 from cluster.errors import ReplicaLost
 from cluster.placement.control.drain import ServeReplica, ServeReplicas
 from cluster.placement.control.serve_counts import ServeCounts
 from deployments.ray_compat import head_node, read_deployments, set_target
-
-if TYPE_CHECKING:
-    from ray.serve.schema import DeploymentDetails
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +116,7 @@ class ServeTarget:
 
 
 def serve_replicas(
-    own: "DeploymentDetails", others: "list[DeploymentDetails]", head: str
+    own: DeploymentDetails, others: list[DeploymentDetails], head: str
 ) -> ServeReplicas:
     """Translate Serve's account of the deployments."""
     beside = Counter(

@@ -52,14 +52,9 @@ def leaving_order(serve: ServeReplicas) -> tuple[ReplicaId, ...]:
     return (*unsettled, *settled)
 
 
-def next_to_leave(serve: ServeReplicas) -> ReplicaId | None:
-    """Return the replica that Serve ends first when the count falls, or None if there is none."""
-    return next(iter(leaving_order(serve)), None)
-
-
 @dataclass(frozen=True, slots=True)
 class DrainStep:
-    """What to do after a look."""
+    """Tells what to do after a look."""
 
     count: int  # to hand to Serve
     draining: frozenset[ReplicaId] = frozenset()  # about to leave
