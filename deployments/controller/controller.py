@@ -135,7 +135,8 @@ class Controller:
 
     async def _tick(self) -> None:
         await asyncio.to_thread(self._policy.sync)
-        snapshots = await self._ask_snapshots()
+        self._counts = await self._serve.read()
+        snapshots = await self._ask_snapshots() if self._counts.running else []
         now = self._clock.wall()
         actions = self._reconciler.tick(
             snapshots, placeable(self._adapters.view), self._policy.policy, now
@@ -149,7 +150,6 @@ class Controller:
 
     async def _hand_on(self, count: int) -> None:
         """Hand the replica count to Serve."""
-        self._counts = await self._serve.read()
         if count != self._counted:
             await self._serve.set_count(count)
             self._counted = count
