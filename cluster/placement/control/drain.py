@@ -1,6 +1,6 @@
 """Makes before it breaks: a replica is emptied before the count falls.
 
-Serve chooses the replicas that end. Nobody can tell it which, so its choice is predicted by its own
+Serve chooses the replicas that end. It cannot be told which, so its choice is predicted by its own
 order, and those replicas hand over what only they hold. Where the prediction was wrong, the replica
 that left is named, to be handled as a death.
 """
@@ -126,7 +126,7 @@ class Drain:
     def _finish_fall(self, wanted: int, target: int, serve: ServeReplicas) -> Iterator[ReplicaId]:
         """End a fall that Serve has carried out, or that is not wanted any more.
 
-        Yields the replicas that left although nobody predicted it.
+        Yields the replicas that left without having been predicted.
         """
         fall = self._fall
         if fall is None:
