@@ -1,5 +1,6 @@
 """Sets how many replicas Serve runs, and reads how many it has."""
 
+import asyncio
 import time
 from collections import Counter
 from typing import Any
@@ -35,6 +36,9 @@ class ServeTarget:
         self._wanted: int | None = None  # None: Serve's own target stands
         self._counts: ServeCounts | None = None
         self._target = 0  # Serve's own, as last read or set
+        self._head: str | None = None
+        """Ray's id of the head node. It is not looked up twice: a lookup blocks while the control
+        service is down, and with an outdated id a prediction is wrong at worst."""
         self._set_took_s: float | None = None
         self._error: str | None = None  # of the last call; None: it was answered
 
@@ -83,12 +87,13 @@ class ServeTarget:
             ReplicaLost: Serve does not answer.
         """
         try:
-            head = await head_node()
+            if self._head is None:
+                self._head = await asyncio.wait_for(head_node(), TIMEOUT_S)
             own, *others = await read_deployments(self._app, (REPLICAS, *OTHERS), TIMEOUT_S)
         except Exception as error:  # Ray raises many kinds; the next look may succeed
             self._failed(error)
             raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
-        return serve_replicas(own, others, head)
+        return serve_replicas(own, others, self._head)
 
     async def set_count(self, count: int) -> None:
         """Have Serve run ``count`` replicas from now on.

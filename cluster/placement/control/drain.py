@@ -1,8 +1,8 @@
 """Makes before it breaks: a replica is emptied before the count falls.
 
-Serve chooses the replicas that end. It cannot be told which, so its choice is predicted by its own
-order, and those replicas hand over what only they hold. Where the prediction was wrong, the replica
-that left is named, to be handled as a death.
+Serve alone chooses the replicas that end. Its choice is predicted by its own order, and those
+replicas hand over what only they hold. Where the prediction was wrong, the replica that left is
+named, to be handled as a death.
 """
 
 from collections import Counter
