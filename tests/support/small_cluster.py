@@ -269,6 +269,8 @@ class CountingLink(ReplicaLink):
 class SmallCluster:
     """Requests go to the first replica that is not lost."""
 
+    ready = True
+
     def __init__(self, folder: Path, codec: DecisionCodec, store: MemoryDecisionStore) -> None:
         self.replicas: list[SmallReplica] = []
         self.open: list[CountingLink] = []

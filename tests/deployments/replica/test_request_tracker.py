@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from cluster.domain.ids import AdapterDigest, RequestId
+from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
 from cluster.errors import Overloaded
 
