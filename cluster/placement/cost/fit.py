@@ -67,6 +67,7 @@ class CostFit:
         if before is None or _went_back(before, totals):
             self._totals[replica_id], self._heard[replica_id] = totals, now
             self._paces.setdefault(replica_id, ReplicaPace(len(STEP_FEATURES)))
+            self._model = None
             return
         self._heard[replica_id] = now
         steps = totals.steps.since(before.steps)
