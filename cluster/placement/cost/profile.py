@@ -40,7 +40,7 @@ class LoadProfile(Section):
 class CostProfile(Section):
     """What `braid bench profile` writes."""
 
-    version: Literal[1] = 1
+    version: Literal[1]
     model: str
     """Name of the base model, for people."""
     model_digest: Digest

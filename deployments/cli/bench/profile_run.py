@@ -52,6 +52,7 @@ def measure_profile(
         [([getattr(step, name) for name in STEP_FEATURES], step.seconds) for step in engine.steps],
     )
     return CostProfile(
+        version=1,
         model=model.model_id,
         model_digest=model.digest,
         engine_digest=engine_digest(config.engine, config.adapters),
