@@ -1,4 +1,4 @@
-"""Checks how a replica's backlog is told."""
+"""Checks the backlog that a replica reports."""
 
 from hypothesis import given
 from hypothesis import strategies as st
