@@ -1,5 +1,6 @@
 """Laws of the cost fit: what it learns, what it never answers, what it does not depend on."""
 
+import json
 import math
 import random
 from dataclasses import replace
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.domain.ids import ReplicaId
 from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
-from cluster.placement.cost.fit import STEP_NAMES, CostFit
+from cluster.placement.cost.fit import STEP_FEATURES, STEP_NAMES, CostFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 
 A, B = ReplicaId("a"), ReplicaId("b")
@@ -94,6 +95,11 @@ def is_sane(model: CostModel) -> bool:
     return all(math.isfinite(value) and value >= 0 for value in values) and all(
         0.25 <= value <= 4 for value in model.slowness.values()
     )
+
+
+def test_each_cost_multiplies_its_own_count():
+    counts = [name.removesuffix("s") for name in STEP_FEATURES]
+    assert counts == [name.removeprefix("per_") for name in STEP_NAMES]
 
 
 @settings(max_examples=12, deadline=None)
@@ -263,7 +269,8 @@ def test_nothing_that_is_told_makes_it_answer_nonsense(told, prior):
         assert is_sane(fit.model)
         if gone:
             fit.remove_replica(replica_id)
-    fit.describe()
+    json.dumps(fit.describe(), allow_nan=False)
+    assert is_sane(CostFit.from_state(prior, json.loads(json.dumps(fit.to_state()))).model)
 
 
 @pytest.mark.parametrize("constant", range(6))
