@@ -332,6 +332,17 @@ def test_loads_of_both_tiers_are_fitted_apart():
     assert fit.describe()["loads"]["disk"]["rules"] == "fit"
 
 
+def test_loads_that_differ_a_lot_are_known_by_their_mean():
+    rng, fit, loads = random.Random(0), CostFit(CostModel()), LoadTotals()
+    for now in range(300):
+        fit.observe(A, WorkTotals(host_loads=loads), float(now))
+        loads = LoadTotals(
+            loads.loads + 1, loads.nbytes + 10**7, loads.seconds + rng.choice((0.001, 0.001, 0.007))
+        )
+    assert fit.describe()["loads"]["host"]["r2"] < 0.8
+    assert fit.model.host_load.seconds(10**7) == pytest.approx(0.003, rel=0.2)
+
+
 def test_few_loads_leave_the_prior():
     fit = CostFit(CostModel())
     fit.observe(A, WorkTotals(), 0.0)
