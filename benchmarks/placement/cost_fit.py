@@ -157,7 +157,7 @@ def result_of(runs: list[FitRun], command: str, setup: dict[str, Any], load: flo
     """Put the runs on a page."""
     medians = [median(run.errors("paced_s")) for run in runs]
     result = ProofResult(
-        "The cost model beside measured steps",
+        "Predicted and measured seconds of steps",
         command,
         "Seconds of steps in windows of ten seconds, predicted before the window is observed.",
         setup,

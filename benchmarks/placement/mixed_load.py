@@ -16,8 +16,8 @@ WORDS = ("the", "a", "stone", "river", "light", "seven", "quick", "green", "nort
 class MixedLoad:
     """Sends requests until it is cancelled.
 
-    Every few seconds it draws the number of requests at once and the kinds of requests anew, so
-    that no two counters of the replicas grow in one proportion.
+    Every few seconds it draws the number of requests at once and their kinds again, so that no two
+    counters of the replicas grow in one proportion.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class EngineStats:
     kv_blocks_total: int
     kv_blocks_free: int  # reclaimable ones included
     preemptions: int
-    prefix_age_s: float  # for which blocks stay in the prefix cache lately; 0: none was reclaimed
+    prefix_age_s: float  # for which the prefix cache keeps blocks; 0: none was reclaimed
     counters: EngineCounters  # a copy
 
     def as_counters(self) -> tuple[tuple[str, float], ...]:

@@ -25,14 +25,17 @@ def step_totals(
     prefill = decode = blocks = rank_rows = nbytes = 0
     sizes: dict[Slot, AdapterSize] = {}
     for item in plan.scheduled:
-        sequence, count = item.sequence, item.count
-        if count == 1 and item.samples and item.start >= sequence.prompt_len:
+        sequence, start, count = item.sequence, item.start, item.count
+        spans = sequence.spans
+        if count == 1 and item.samples and start >= sequence.prompt_len:
             decode += 1
         else:
             prefill += count
-        blocks += -(-item.end // block_size)
-        for span, rows in sequence.spans_between(item.start, item.end):
-            for slot, _ in sequence.spans[span].adapters:
+        blocks += -(-(start + count) // block_size)
+        # One span, as nearly all have, is worth a short cut: this runs in every step.
+        parts = ((0, count),) if len(spans) == 1 else sequence.spans_between(start, start + count)
+        for span, rows in parts:
+            for slot, _ in spans[span].adapters:
                 size = sizes.get(slot)
                 if size is None:
                     size = sizes[slot] = adapter_size(slot)

@@ -81,7 +81,8 @@ class CostPriors:
         content = await self._redis.get(key)
         if content is None:
             return None
-        return self._checked(parse_profile(content, key), device, key)
+        data = content if isinstance(content, bytes) else content.encode()
+        return self._checked(parse_profile(data, key), device, key)
 
     async def _keep(self, profile: CostProfile) -> None:
         try:

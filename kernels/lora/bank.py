@@ -160,6 +160,12 @@ class AdapterBank:
             entry = self._entries.get(slot)
         return 0 if entry is None else entry.lane.layout.max_rank
 
+    def size(self, slot: int) -> tuple[int, int]:
+        """Return ``nbytes`` and ``rank`` of a slot at once."""
+        with self._lock:
+            entry = self._entries.get(slot)
+        return (0, 0) if entry is None else (entry.lane.row_nbytes, entry.lane.layout.max_rank)
+
     @property
     def occupied(self) -> frozenset[int]:
         """Slots that hold an adapter."""

@@ -114,7 +114,7 @@ class ModelRunner:
 
     def adapter_size(self, slot: Slot) -> tuple[int, int]:
         """Return the bytes and the largest rank of a slot's adapter, as in `Runner`."""
-        return self._bank.nbytes(slot), self._bank.rank(slot)
+        return self._bank.size(slot)
 
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan.

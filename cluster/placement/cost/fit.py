@@ -48,7 +48,11 @@ class CostFit:
             _steps_of(prior), prior_mass=PRIOR_STEPS_S, least_mass=LEAST_STEPS_S
         )
         self._loads = {
-            tier: LinearFit(_loads_of(cost), prior_mass=PRIOR_LOADS, least_mass=LEAST_LOADS)
+            # Loads of one size differ a lot on a busy machine: their mean is worth knowing all the
+            # same, so no share of it must be explained.
+            tier: LinearFit(
+                _loads_of(cost), prior_mass=PRIOR_LOADS, least_mass=LEAST_LOADS, least_r2=0.0
+            )
             for tier, cost in _tiers(prior).items()
         }
         self._starts: deque[float] = deque(maxlen=STARTS)
@@ -67,6 +71,7 @@ class CostFit:
         if before is None or _went_back(before, totals):
             self._totals[replica_id], self._heard[replica_id] = totals, now
             self._paces.setdefault(replica_id, ReplicaPace(len(STEP_FEATURES)))
+            self._model = None
             return
         self._heard[replica_id] = now
         steps = totals.steps.since(before.steps)

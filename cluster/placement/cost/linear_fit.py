@@ -13,7 +13,7 @@ from cluster.placement.cost.nonnegative import inverse_diagonal, solve_nonnegati
 LEAST_NOISE = 0.02  # relative error of an observation, at least
 UNCERTAIN = 0.1  # of all seconds: what any coefficient may account for besides its prior
 MOST = 1e18
-"""Larger features are no observations."""
+"""An observation with a larger feature is refused."""
 
 
 class LinearFit:
@@ -97,7 +97,7 @@ class LinearFit:
 
     @property
     def rules(self) -> bool:
-        """Whether enough was observed, and the fit explains it."""
+        """Return whether enough was observed, and the fit explains it."""
         return self.mass >= self._least_mass and self.r2 >= self._least_r2
 
     @property

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-_TINY = 1e-12  # a pivot below it, of a matrix with ones on its diagonal, is no pivot
+_TINY = 1e-12  # smallest pivot of a matrix with ones on its diagonal
 
 
 def solve_nonnegative(gram: Sequence[Sequence[float]], moments: Sequence[float]) -> list[float]:
@@ -56,7 +56,7 @@ def solve_nonnegative(gram: Sequence[Sequence[float]], moments: Sequence[float])
 
 
 def inverse_diagonal(gram: Sequence[Sequence[float]]) -> list[float]:
-    """Return the diagonal of a symmetric matrix's inverse; 0 where there is none."""
+    """Return the diagonal of a symmetric matrix's inverse; 0 where it cannot be inverted."""
     size = len(gram)
     scale = [gram[i][i] ** -0.5 if gram[i][i] > 0 else 0.0 for i in range(size)]
     used = [i for i in range(size) if scale[i] > 0]

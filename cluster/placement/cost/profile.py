@@ -38,9 +38,9 @@ class LoadProfile(Section):
 
 
 class CostProfile(Section):
-    """What `braid bench profile` writes."""
+    """Holds the measurements that `braid bench profile` writes."""
 
-    version: Literal[1] = 1
+    version: Literal[1]
     model: str
     """Name of the base model, for people."""
     model_digest: Digest
@@ -51,7 +51,7 @@ class CostProfile(Section):
     disk_load: LoadProfile
     start_s: Seconds
     r2: Annotated[float, Field(ge=0, le=1)]
-    """How well the steps' coefficients explain the steps that were measured."""
+    """Share of the measured steps' seconds that the coefficients explain, 0 to 1."""
     observed_s: Seconds
     """Time of those steps."""
 

@@ -42,7 +42,7 @@ class ProfileEngine:
         self._errors: list[str] = []
         self._totals = StepTotals()
         self.steps: list[StepTotals] = []
-        """What was computed between two deliveries of chunks, in order."""
+        """Work between two deliveries of chunks, in order."""
         started = self._clock.monotonic()
         self._built = build_engine(
             model.path,
@@ -64,7 +64,7 @@ class ProfileEngine:
 
     @property
     def device(self) -> str:
-        """What it computes on."""
+        """Name of the processor that it computes on."""
         return self._built.device
 
     @property

@@ -14,11 +14,12 @@ from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig
 from cluster.domain.work import LoadTotals
 from cluster.engine.port import LoadableAdapter
+from cluster.errors import ConfigError
 from cluster.placement.cost.fit import STEP_FEATURES, STEP_NAMES
 from cluster.placement.cost.linear_fit import LinearFit
 from cluster.placement.cost.model import CostModel, LoadCost
 from cluster.placement.cost.profile import CostProfile, LoadProfile, StepProfile, engine_digest
-from deployments.cli.bench.profile_cells import RANKS, profile_cells
+from deployments.cli.bench.profile_cells import ANSWER, RANKS, profile_cells
 from deployments.cli.bench.profile_engine import ProfileEngine
 
 BUDGET_S, QUICK_BUDGET_S = 100.0, 20.0
@@ -52,6 +53,7 @@ def measure_profile(
         [([getattr(step, name) for name in STEP_FEATURES], step.seconds) for step in engine.steps],
     )
     return CostProfile(
+        version=1,
         model=model.model_id,
         model_digest=model.digest,
         engine_digest=engine_digest(config.engine, config.adapters),
@@ -76,9 +78,7 @@ def _load_adapters(
     adapters: dict[int, list[LoadableAdapter]] = {}
     host: list[LoadTotals] = []
     disk: list[LoadTotals] = []
-    for rank in RANKS:
-        if rank > config.adapters.max_rank:
-            continue
+    for rank in sorted({min(rank, config.adapters.max_rank) for rank in RANKS}):
         kept = adapters.setdefault(rank, [])
         while len(kept) < config.adapters.slots:
             number = len(kept)
@@ -112,6 +112,11 @@ def _run_cells(
         room=config.engine.kv_blocks * config.engine.block_size,
         quick=quick,
     )
+    if not cells:
+        raise ConfigError(
+            f"the engine has room for {engine.longest} tokens, expected at least {ANSWER + 1}: "
+            "raise engine.kv_blocks or engine.max_model_len"
+        )
     engine.run(cells[0], rng)  # untimed: it fills what is allocated on first use
     engine.steps.clear()
     budget = QUICK_BUDGET_S if quick else BUDGET_S

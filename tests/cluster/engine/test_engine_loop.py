@@ -396,3 +396,29 @@ def test_an_engine_starts_once(harness):
     h.engine.start()
     with pytest.raises(EngineError, match="started before"):
         h.engine.start()
+
+
+def test_steps_are_counted_by_what_they_computed(harness):
+    h = harness(max_batch_tokens=16)
+    h.runner.sizes[Slot(3)] = (50, 4)
+    h.engine.submit(request("a", prompt=19, max_tokens=3), "a", ((Slot(3), 1.0),))
+    assert h.engine.backlog() == {TENANT: 19}
+    h.engine.start()
+    h.wait("a")
+    assert h.engine.backlog() == {}
+    totals = h.engine.stats().counters.step_totals
+    # Chunks of 16 and 3 tokens, then two rows over 20 and 21 tokens, in blocks of 4.
+    assert (totals.steps, totals.prefill_tokens, totals.decode_rows) == (4, 19, 2)
+    assert totals.context_blocks == 4 + 5 + 5 + 6
+    assert (totals.adapter_bytes, totals.rank_rows) == (4 * 50, 21 * 4)
+    assert dict(h.engine.stats().as_counters())["rank_rows"] == 84
+
+
+def test_a_step_that_fails_counts_for_nothing(harness):
+    h = harness()
+    h.runner.raises["a"] = RuntimeError("broken")
+    h.submit(request("a"))
+    h.engine.start()
+    assert h.end("a").finish_reason is FinishReason.ERROR
+    counters = h.engine.stats().counters
+    assert (counters.steps, counters.prefill_tokens, counters.failed_steps) == (0, 0, 1)

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from cluster.domain.ids import Slot
 from cluster.domain.request import FinishReason, SamplingParams
 from cluster.errors import EngineError
 from tests.support.engines import make_request
@@ -175,3 +176,27 @@ def test_a_receiver_that_fails_does_not_stop_the_others(rig: PortRig) -> None:
     rig.on_chunk = None
     assert rig.engine.stats().counters.callback_failures > 0
     assert len(rig.ask(make_request("b", prompt(9))).tokens) == 8
+
+
+def test_the_work_of_steps_adds_up(rig: PortRig) -> None:
+    rig.load(0, seed=1)
+    nbytes = rig.adapters.nbytes(0)
+    rig.ask(make_request("base", prompt(9)))
+    before = rig.engine.stats().counters.step_totals
+    assert (before.adapter_bytes, before.rank_rows) == (0, 0)
+    assert (before.prefill_tokens, before.decode_rows) == (9, 7)
+    rig.ask(make_request("adapted", prompt(9)), ((Slot(0), 1.0),))
+    done = rig.engine.stats().counters.step_totals.since(before)
+    assert (done.prefill_tokens, done.decode_rows) == (9, 7)
+    assert done.adapter_bytes == done.steps * nbytes
+    assert done.rank_rows == 4 * (9 + 7)
+
+
+def test_prompts_that_wait_are_backlog_of_their_tenants(unstarted: PortRig) -> None:
+    for name, length in (("a", 9), ("b", 20)):
+        unstarted.submit(make_request(name, prompt(length)))
+    (tokens,) = unstarted.engine.backlog().values()
+    assert tokens == 29
+    unstarted.engine.start()
+    unstarted.wait("a", "b")
+    assert unstarted.engine.backlog() == {}

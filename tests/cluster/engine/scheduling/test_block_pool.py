@@ -1,5 +1,6 @@
 import pytest
 
+from cluster.clock import ManualClock
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.errors import IntegrityError
 from tests.support.kv_model import used_blocks
@@ -144,3 +145,26 @@ def test_integrity_finds_damage() -> None:
     nameless._block_of.clear()
     with pytest.raises(IntegrityError, match="0 cached blocks have one, expected 1"):
         nameless.check_integrity()
+
+
+def test_the_age_of_a_prefix_is_the_time_until_it_is_reclaimed():
+    clock = ManualClock()
+    pool = BlockPool(2, 4, clock)
+    for key, seconds in (("a", 30.0), ("b", 10.0)):
+        (block,) = pool.allocate(1)
+        pool.publish(block, key)
+        pool.release([block])
+        clock.advance(seconds)
+    assert pool.prefix_age_s == 0
+    pool.allocate(1)  # reclaims a, released 40 s ago
+    assert pool.prefix_age_s == 40
+    assert pool.lookup("b") is not None
+
+
+def test_a_block_that_never_had_a_key_has_no_age():
+    clock = ManualClock()
+    pool = BlockPool(1, 4, clock)
+    for _ in range(3):
+        pool.release(pool.allocate(1))
+        clock.advance(5)
+    assert pool.prefix_age_s == 0

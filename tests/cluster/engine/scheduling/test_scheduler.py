@@ -387,3 +387,17 @@ class TestWholePrefill:
         rig.add("a", 20, resumed=(7,) * 5, whole_prefill=True)
         assert rig.step() == {"a": (0, 20, False)}
         assert rig.step() == {"a": (20, 5, True)}
+
+
+def test_the_backlog_is_what_prompts_still_need(make_rig):
+    rig = make_rig(max_batch_tokens=16, prefix_cache=False)
+    rig.add("a", 20, tenant="acme")
+    rig.add("b", 5, tenant="globex")
+    rig.add("c", 3, resumed=(7, 7), tenant="globex")
+    assert rig.scheduler.backlog() == {"acme": 20, "globex": 8}
+    rig.step()
+    assert rig.scheduler.backlog() == {"acme": 4, "globex": 8}
+    rig.step()
+    assert rig.scheduler.backlog() == {}
+    rig.scheduler.cancel("a")
+    assert rig.scheduler.backlog() == {}

@@ -26,6 +26,7 @@ from cluster.errors import ConfigError
 from cluster.tenancy.keys import hash_key
 from deployments.cli.cluster.launch import (
     Wish,
+    _check_profile,
     check_machine,
     check_redis,
     differences,
@@ -74,6 +75,15 @@ def test_a_missing_file_is_named(
     result = braid("up", *no_demo, option, missing)
     assert result.exit_code == 1
     assert str(missing) in result.stderr
+
+
+def test_a_cost_profile_that_is_none_is_refused(state: StateDir, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_text("{}")
+    launch = plan(state, no_demo=True, cost_profile=path)
+    assert launch.config.controller.cost_profile == path
+    with pytest.raises(ConfigError, match=rf"{path}: version"):
+        _check_profile(launch.config, ModelLocation(tmp_path, "org/tiny", "a" * 64))
 
 
 def test_a_taken_port_is_refused(braid: Braid, state: StateDir) -> None:

@@ -18,6 +18,18 @@ async def test_the_placement_is_the_controllers_word(front: HttpFront) -> None:
     assert (answer.status_code, answer.json()) == (200, front.cluster.placement)
 
 
+async def test_the_cost_model_is_the_controllers_word(front: HttpFront) -> None:
+    front.cluster.placement = {"version": 3, "model": {"rules": "fit", "loads": {}}}
+    answer = await front.get("/admin/v1/model", "root")
+    assert (answer.status_code, answer.json()) == (200, {"rules": "fit", "loads": {}})
+    assert (await front.get("/admin/v1/model", "acme")).status_code == 403
+
+
+async def test_a_controller_without_a_cost_model_has_an_empty_one(front: HttpFront) -> None:
+    answer = await front.get("/admin/v1/model", "root")
+    assert (answer.status_code, answer.json()) == (200, {})
+
+
 async def test_the_status_has_everything_at_a_glance(front: HttpFront) -> None:
     status = (await front.get("/admin/v1/status", "root")).json()
     assert (status["version"], status["model"]) == ("1.2.3", "org/tiny")
