@@ -65,3 +65,5 @@ class ReplicaChoice:
     scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1])
     considered: int  # replicas that passed the filters
     snapshot_age: float  # seconds
+    predicted_ttft: float | None = None  # seconds from the pick to the first token
+    whole: bool = True  # all of the request's adapters are on the replica's device

@@ -9,6 +9,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import ReplicaLost
+from cluster.placement.exchange import FrontOrders, FrontReport
 from deployments.replica_calls import ask_replicas, integrity_answer
 
 CALL_TIMEOUT_S = 2.0
@@ -46,6 +47,12 @@ class ClusterCalls:
         except ReplicaLost as error:
             found = [error]
         return integrity_answer(found, known)
+
+    async def exchange(self, report: FrontReport) -> FrontOrders:
+        """Hand a report to the controller and return its orders; fails while it is away."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            orders: FrontOrders = await self._controller.exchange.remote(report)
+            return orders
 
     async def controller_state(self) -> dict[str, Any]:
         """Return the controller's state, or ``error`` while it does not answer."""

@@ -13,6 +13,7 @@ import structlog
 from cluster.adapters.format.chat_template import digest_of
 from cluster.domain.ids import RequestId
 from cluster.errors import ConfigError
+from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
@@ -32,6 +33,8 @@ from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.requests.admission import Admission
+from deployments.front.requests.exchange import Exchange
+from deployments.front.requests.front_demand import FrontDemand
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
@@ -76,6 +79,8 @@ async def build_front(
     routing, breaker_state = _open_routing(process, directory)
     routers = await _follow_routers(process, routing)
     replicas = _link_replicas(process, calls)
+    demand = FrontDemand(clock)
+    exchange = _exchange(process, calls, demand, replicas)
     meter, metrics = _count(process, replicas, routing, tenants)
     door = Door(
         authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
@@ -101,6 +106,7 @@ async def build_front(
         clock=clock,
         new_id=new_request_id,
         templates=AdapterTemplates(process.adapters, directory),
+        demand=demand,
     )
     admin = AdminContext(
         door=door,
@@ -130,6 +136,8 @@ async def build_front(
     )
     replicas.start()
     process.on_close(replicas.close)
+    exchange.start()
+    process.on_close(exchange.close)
     tenants.start()
     process.on_close(tenants.close)
     return FrontContext(
@@ -218,6 +226,17 @@ def _link_replicas(process: Process, calls: ClusterCalls) -> ReplicaSet:
         process.clock,
         interval_s=config.front.view_interval_s,
     )
+
+
+def _exchange(
+    process: Process, calls: ClusterCalls, demand: FrontDemand, replicas: ReplicaSet
+) -> Exchange:
+    """Return what talks to the controller for this front."""
+    first = FrontOrders(acknowledged=0, epoch=0)
+    front = FrontId(uuid.uuid4().hex)
+    exchange = Exchange(front, calls.exchange, demand, process.clock, first=first)
+    replicas.on_lost = exchange.note_dead
+    return exchange
 
 
 def _count(

@@ -1,8 +1,7 @@
-"""The replica count under swinging load, the view's books, and a controller that restarts."""
+"""The view's books, and a controller that restarts."""
 
 import json
 import math
-from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,81 +15,6 @@ from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.planning.reconciler import Reconciler
 from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
 from cluster.placement.rendezvous import order
-from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
-
-POLICIES = st.builds(
-    lambda low, more, target, up, down, tolerance: ReplicasPolicy(
-        min=low,
-        max=low + more,
-        target_running_per_replica=target,
-        upscale_delay_s=up,
-        downscale_delay_s=down,
-        tolerance=tolerance,
-    ),
-    st.integers(1, 3),
-    st.integers(0, 6),
-    st.floats(0.5, 20),
-    st.integers(0, 20),
-    st.integers(0, 20),
-    st.floats(0, 0.5),
-)
-
-
-@given(POLICIES, st.lists(st.floats(0, 300), min_size=1, max_size=60), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_bounds_hold_and_steps_go_towards_the_load(policy, loads, start) -> None:
-    count, state = start, AutoscalerState()
-    for now, load in enumerate(loads):
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        assert policy.min <= decision.count <= policy.max
-        if policy.min <= count <= policy.max:
-            if decision.count > count:
-                assert load > count * policy.target_running_per_replica
-            if decision.count < count:
-                assert load <= decision.count * policy.target_running_per_replica or (
-                    decision.count == policy.min
-                )
-        count, state = decision.count, decision.state
-
-
-@given(POLICIES, st.floats(0, 300), st.floats(0, 300), st.integers(1, 19), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_a_wave_faster_than_the_delays_changes_at_most_one_way(
-    policy, low, high, half_period, start
-) -> None:
-    """Delays longer than half a period: after settling, the count never goes back and forth."""
-    policy = policy.model_copy(
-        update={"upscale_delay_s": half_period + 1.0, "downscale_delay_s": half_period + 1.0}
-    )
-    count, state = start, AutoscalerState()
-    counts = []
-    for now in range(12 * half_period + 60):
-        load = (low, high)[now // half_period % 2]
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        count, state = decision.count, decision.state
-        counts.append(count)
-    settled = counts[1:]  # the first tick may clamp to the bounds
-    rises = any(b > a for a, b in pairwise(settled))
-    falls = any(b < a for a, b in pairwise(settled))
-    assert not (rises and falls)
-
-
-@given(POLICIES, st.floats(0, 300), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_constant_load_reaches_a_count_and_stays(policy, load, start) -> None:
-    count, state = start, AutoscalerState()
-    for now in range(0, 400, 5):
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        count, state = decision.count, decision.state
-    for now in range(400, 600, 5):
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        assert decision.count == count
-        state = decision.state
-    if count < policy.max:
-        assert load <= count * policy.target_running_per_replica * (1 + policy.tolerance)
-    if count > policy.min:
-        smaller = (count - 1) * policy.target_running_per_replica * (1 - policy.tolerance)
-        assert load > smaller or math.isclose(load, smaller)
 
 
 @given(st.text(max_size=20), st.sets(st.text(min_size=1, max_size=8), min_size=2, max_size=8))

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel, StepCost
-from cluster.placement.demand.clocks import FAST, down_rate, up_rate
+from cluster.placement.demand.clocks import FAST, SLOW, down_rate, up_rate
 from cluster.placement.demand.demand import Demand, DemandRate
+
+K = 1.0
+Z = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,16 @@ class WorkModel:
         How sure a rise is depends on how many requests are behind it; a few costly ones are
         few, whatever comes beside them.
         """
-        fast = slow = squares = 0.0
+        fast = slow = squares = slow_squares = 0.0
         for rate in demand.rates:
             seconds = self.request_seconds(rate)
             fast += rate.fast * seconds
             slow += rate.slow * seconds
             squares += rate.fast * seconds * seconds
+            slow_squares += rate.slow * seconds * seconds
         events = fast * fast / squares / FAST if squares > 0.0 else 0.0
-        return Work(up_rate(fast, slow, events), down_rate(fast, slow))
+        doubt = K * math.sqrt(SLOW * slow_squares)
+        return Work(up_rate(fast, slow, events=events, deviations=Z), down_rate(fast, slow + doubt))
 
 
 def work_model(

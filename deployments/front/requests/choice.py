@@ -12,6 +12,7 @@ import structlog
 
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -61,6 +62,7 @@ class ChoiceServices:
     clock: Clock
     new_id: Callable[[], RequestId]
     on_failover: Callable[[], None]
+    on_pick: Callable[[TenantId, ReplicaChoice], None] = lambda *_: None
 
 
 class Choice:
@@ -134,7 +136,7 @@ class Choice:
         services, tenant = self._services, self.spec.tenant
         while not self.is_over:
             digests = self._digests
-            _, link = await services.replicas.pick(
+            choice, link = await services.replicas.pick(
                 PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
             )
             if self.is_over:  # its client has gone meanwhile
@@ -145,6 +147,7 @@ class Choice:
             except ReplicaLost:
                 continue
             self._join_replica(link, request_id)
+            services.on_pick(tenant, choice)
             now = services.clock.wall()
             services.replicas.view.sent(request_id, link.replica_id, tenant, digests, now)
             return

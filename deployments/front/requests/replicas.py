@@ -53,6 +53,8 @@ class ReplicaSet:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.view = ClusterView()
+        self.on_lost: Callable[[ReplicaId], None] = lambda _: None
+        """Hears of each replica whose link has ended."""
 
     def start(self) -> None:
         """Begin discovering."""
@@ -170,6 +172,7 @@ class ReplicaSet:
         self._host_tiers.pop(replica_id, None)
         self.view.remove(replica_id, self._clock.wall())
         self._changed.set()
+        self.on_lost(replica_id)
 
 
 def _with_host(snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]) -> ReplicaSnapshot:

@@ -21,6 +21,7 @@ from deployments.front.requests.decider import Decider
 from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
+from deployments.front.requests.front_demand import FrontDemand
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.prompt_request import Endpoint, PromptRequest
 from deployments.front.requests.relay import Relay
@@ -75,6 +76,7 @@ class RequestService:
         clock: Clock,
         new_id: Callable[[], RequestId],
         templates: AdapterTemplates | None = None,
+        demand: FrontDemand | None = None,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -83,6 +85,7 @@ class RequestService:
         self.metrics = metrics
         self.config = config
         self.clock = clock
+        self.demand = demand or FrontDemand(clock)
         self.decider = Decider(routing, sync, metrics, clock)
         self._templates = templates
         self._prompts = prompts
@@ -93,7 +96,7 @@ class RequestService:
         self._new_id = new_id
         self._expected = ExpectedAnswers()
         self._choice_services = ChoiceServices(
-            replicas, codec, clock, new_id, metrics.failovers.inc
+            replicas, codec, clock, new_id, metrics.failovers.inc, self.demand.note_pick
         )
 
     @property
@@ -154,6 +157,7 @@ class RequestService:
             decided = await self.decider.decide(tenant.id, routing, prompts)
             if not template.is_for(decided):
                 raise _TemplateChanged
+            self.demand.arrive(tenant.id, decided, prompts.ids, request.n)
             choices = self._choices(tenant, request, routing, prompts, sampling, decided)
             echoes = echoes_of(request, prompts, self.codec)
         except BaseException:
@@ -282,6 +286,7 @@ class RequestService:
         self.metrics.requests.labels(tenant, endpoint, running.outcome.value).inc()
         self.metrics.request_seconds.observe(now - running.times.started)
         spent = spent_on(running.choices, running.prompts)
+        self.demand.finish(running, error)
         self._meter.record_parts(tenant, running.outcome, spent.parts)
         for choice in running.choices:
             if choice.is_complete:

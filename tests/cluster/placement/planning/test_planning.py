@@ -5,8 +5,7 @@ import pytest
 from cluster.placement.planning.load import AdapterRate, LoadReport, LoadTracker
 from cluster.placement.planning.plan import MoveKind, PlanInputs, ReplicaRoom, ResidentCopy
 from cluster.placement.planning.planner import plan
-from cluster.placement.policy import ClusterPolicy, PlacementPolicy, ReplicasPolicy
-from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
+from cluster.placement.policy import ClusterPolicy, PlacementPolicy
 
 WINDOW = {"window_s": 10.0, "idle_rate": 0.001}
 
@@ -305,55 +304,3 @@ def test_new_copies_do_not_pile_up_on_one_replica(build) -> None:
 def test_without_replicas_there_is_nothing_to_plan(build) -> None:
     planned = make(build, [], load_of(a=1.0))
     assert (planned.desired, planned.moves) == ({}, ())
-
-
-REPLICAS = ReplicasPolicy(
-    min=1, max=5, target_running_per_replica=10, upscale_delay_s=5, downscale_delay_s=20
-)
-
-
-def scale(load: float, current: int, state: AutoscalerState, now: float, policy=REPLICAS):
-    return autoscale(policy, load=load, current=current, state=state, now=now)
-
-
-def test_more_replicas_after_the_delay_and_not_before() -> None:
-    first = scale(35, 1, AutoscalerState(), 100)
-    assert first.count == 1
-    assert "asks for 4, in 5 s" in first.reason
-    assert scale(35, 1, first.state, 104.9).count == 1
-    done = scale(35, 1, first.state, 105)
-    assert done.count == 4
-    assert done.reason == "1 -> 4: 35.0 requests at 10 per replica for 5 s"
-    assert done.state == AutoscalerState()
-
-
-def test_the_most_modest_wish_of_the_delay_is_granted() -> None:
-    state = AutoscalerState()
-    for now, load in ((0, 45), (2, 22), (4, 45)):
-        state = scale(load, 1, state, now).state
-    assert scale(45, 1, state, 5).count == 3
-
-
-def test_a_break_starts_the_delay_again() -> None:
-    state = scale(35, 1, AutoscalerState(), 0).state
-    state = scale(9, 1, state, 4).state
-    assert scale(35, 1, state, 6).count == 1
-
-
-def test_the_tolerance_changes_nothing() -> None:
-    for load in (21.9, 20, 18.1):
-        assert scale(load, 2, AutoscalerState(), 0).state == AutoscalerState()
-    assert scale(22.1, 2, AutoscalerState(), 0).state.direction == "up"
-    assert scale(8.9, 2, AutoscalerState(), 0).state.direction == "down"
-    assert scale(9.1, 2, AutoscalerState(), 0).state.direction is None
-
-
-def test_bounds_hold_at_once() -> None:
-    assert scale(0, 9, AutoscalerState(), 0).count == 5
-    assert scale(1000, 5, AutoscalerState(), 0).state.direction is None
-    assert scale(0, 1, AutoscalerState(), 0).state.direction is None
-
-
-def test_no_delay_means_now() -> None:
-    eager = REPLICAS.model_copy(update={"upscale_delay_s": 0.0})
-    assert scale(35, 1, AutoscalerState(), 0, eager).count == 4

@@ -197,24 +197,6 @@ def test_an_old_state_does_not_fall_behind_the_replicas(build, infos) -> None:
     assert told.desired == ("digest-a",)
 
 
-def test_replica_count_follows_the_load_and_holds_without_news(build, infos) -> None:
-    policy = ClusterPolicy(
-        replicas=ReplicasPolicy(
-            min=1, max=3, target_running_per_replica=4, upscale_delay_s=2, window_s=1
-        )
-    )
-    reconciler = Reconciler()
-    counts = [
-        reconciler.tick([build.snapshot(at=at, running=12)], infos, policy, at).replica_count
-        for at in (100.0, 101.0, 102.0, 103.0)
-    ]
-    assert counts == [1, 1, 3, 3]
-    (change,) = (c for c in reconciler.history if c.kind == "replicas")
-    assert change.message.startswith("1 -> 3")
-    later = reconciler.tick([], infos, policy, 1000.0)
-    assert later.replica_count == 3
-
-
 # In virtual time. The seeds are fixed: these are statements about one long run each.
 
 
