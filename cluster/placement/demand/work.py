@@ -13,8 +13,9 @@ from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.demand.clocks import FAST, SLOW, down_rate, up_rate
 from cluster.placement.demand.demand import Demand, DemandRate
 
-K = 1.0
-Z = 1.0
+ACCIDENT = 3.0
+"""Standard deviations of a number of requests that are no reason to change anything: the count is
+looked at thousands of times a day, and one deviation is exceeded every few minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,9 @@ class WorkModel:
     def work(self, demand: Demand) -> Work:
         """Return the work of all demand.
 
-        How sure a rise is depends on how many requests are behind it; a few costly ones are
-        few, whatever comes beside them.
+        A rise must be more than what the number of requests behind it makes by accident, and
+        before a replica goes, the slow clock is believed only so far. A few costly requests
+        are few, whatever comes beside them.
         """
         fast = slow = squares = slow_squares = 0.0
         for rate in demand.rates:
@@ -60,8 +62,10 @@ class WorkModel:
             squares += rate.fast * seconds * seconds
             slow_squares += rate.slow * seconds * seconds
         events = fast * fast / squares / FAST if squares > 0.0 else 0.0
-        doubt = K * math.sqrt(SLOW * slow_squares)
-        return Work(up_rate(fast, slow, events=events, deviations=Z), down_rate(fast, slow + doubt))
+        doubt = ACCIDENT * math.sqrt(SLOW * slow_squares)
+        return Work(
+            up_rate(fast, slow, events=events, deviations=ACCIDENT), down_rate(fast, slow + doubt)
+        )
 
 
 def work_model(
