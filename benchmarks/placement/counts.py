@@ -30,7 +30,7 @@ from cluster.simulation.trace import TraceRequest
 TENANT = TenantId("acme")
 WALL = datetime(2026, 1, 5, tzinfo=UTC)
 MODEL = CostModel()
-SHAPE = ReplicaShape(slots=8, adapter_bytes=80_000_000, max_batch_size=16)
+SLOTS = 8
 ADAPTER_BYTES = 9_800_000
 COLD_HALF_LIFE_S = 60.0
 SEEDS = 10
@@ -79,8 +79,9 @@ class Scaler(Protocol):
 class Braid:
     """The parts that run in the cluster: counters, rates, count."""
 
-    def __init__(self, policy: ClusterPolicy) -> None:
+    def __init__(self, policy: ClusterPolicy, places: int) -> None:
         self._policy = policy
+        self._shape = ReplicaShape(SLOTS, SLOTS * ADAPTER_BYTES, places)
         self._counters = DemandCounters()
         self._rates = DemandRates()
         self._scaler = CountScaler()
@@ -104,7 +105,7 @@ class Braid:
                 policy=self._policy,
                 demand=demand,
                 model=MODEL,
-                shape=SHAPE,
+                shape=self._shape,
                 adapter_bytes=sizes,
                 target=look.target,
                 ready=look.ready,
@@ -171,8 +172,13 @@ class CountRun:
         return statistics.fmean(cold for at, cold in self.colds if at >= begin)
 
 
-def run(trace: Sequence[TraceRequest], scaler: Scaler, replicas: int, seconds: int) -> CountRun:
-    """Serve the arrivals while the scaler decides the count once a second."""
+def run(
+    trace: Sequence[TraceRequest], scaler: Scaler, *, replicas: int, places: int, seconds: int
+) -> CountRun:
+    """Serve the arrivals while the scaler decides the count once a second.
+
+    A replica computes ``places`` requests at once; more of them share its time.
+    """
     cluster = [_Replica(0.0) for _ in range(replicas)]
     ends: list[tuple[float, int, _Replica, TraceRequest]] = []
     arrivals: Iterator[TraceRequest] = iter(trace)
@@ -184,7 +190,7 @@ def run(trace: Sequence[TraceRequest], scaler: Scaler, replicas: int, seconds: i
         while due is not None and due.at <= second:
             _finish(ends, due.at, scaler)
             scaler.arrive(due)
-            missing = _serve(due, cluster, ends, len(outcome.colds))
+            missing = _serve(due, cluster, ends, places, len(outcome.colds))
             outcome.colds.append((due.at, missing))
             cold, picked = cold + missing, picked + 1
             due = next(arrivals, None)
@@ -210,19 +216,20 @@ def _serve(
     request: TraceRequest,
     cluster: list[_Replica],
     ends: list[tuple[float, int, _Replica, TraceRequest]],
+    places: int,
     number: int,
 ) -> bool:
     """Send a request to a replica; returns whether its adapter was missing there."""
     (adapter,) = request.adapters
     ready = [one for one in cluster if one.ready_at <= request.at]
-    free = [one for one in ready if one.running < SHAPE.max_batch_size] or ready
+    free = [one for one in ready if one.running < places] or ready
     holders = [one for one in free if adapter in one.resident]
     missing = not holders
     chosen = min(
         holders or free,
-        key=lambda one: (missing and len(one.resident) >= SHAPE.slots, one.running),
+        key=lambda one: (missing and len(one.resident) >= SLOTS, one.running),
     )
-    if missing and len(chosen.resident) >= SHAPE.slots:
+    if missing and len(chosen.resident) >= SLOTS:
         idle = next((name for name, users in chosen.resident.items() if not users), None)
         if idle is not None:
             del chosen.resident[idle]
@@ -230,8 +237,8 @@ def _serve(
     chosen.resident.move_to_end(adapter)
     chosen.running += 1
     step = MODEL.step
-    rows = min(chosen.running, SHAPE.max_batch_size)
-    crowd = max(1.0, chosen.running / SHAPE.max_batch_size)
+    rows = min(chosen.running, places)
+    crowd = max(1.0, chosen.running / places)
     seconds = request.prompt_tokens * step.per_prefill_token
     seconds += request.generated_tokens * (step.per_step + step.per_decode_row * rows) * crowd
     if missing:
@@ -258,11 +265,15 @@ def _key(request: TraceRequest) -> DemandKey:
 def constant_rate_row(seeds: int) -> ResultRow:
     """Count the changes in an hour at 3.6 requests a second, by the default policy."""
     policy = ClusterPolicy()
-    ours, theirs = [], []
+    ours: list[int] = []
+    theirs: list[int] = []
     for seed in range(seeds):
-        trace = constant_arrivals(3.6, 6, 3600.0, 80, seed)
-        ours.append(run(trace, Braid(policy), 1, 3600).changes)
-        theirs.append(run(trace, RequestsInFlight(policy, 8.0), 1, 3600).changes)
+        trace = constant_arrivals(3.6, 6, 3600.0, 38, seed)  # a replica alone is just too slow
+        for found, scaler in (
+            (ours, Braid(policy, 4)),
+            (theirs, RequestsInFlight(policy, 8.0)),
+        ):
+            found.append(run(trace, scaler, replicas=1, places=4, seconds=3600).changes)
     return ResultRow(
         "N1",
         "changes of the count in an hour at a constant 3.6/s, default policy; "
@@ -282,8 +293,8 @@ def widening_row(seeds: int) -> ResultRow:
     ours, counts, theirs, their_counts = [], [], [], []
     for seed in range(seeds):
         trace = constant_arrivals(6.0, 64, 900.0, 30, seed)
-        mine = run(trace, Braid(policy), 2, 900)
-        rival = run(trace, RequestsInFlight(policy, 8.0), 2, 900)
+        mine = run(trace, Braid(policy, 16), replicas=2, places=16, seconds=900)
+        rival = run(trace, RequestsInFlight(policy, 8.0), replicas=2, places=16, seconds=900)
         ours.append(100.0 * mine.cold_share(begin))
         counts.append(mine.counts[-1])
         theirs.append(100.0 * rival.cold_share(begin))
