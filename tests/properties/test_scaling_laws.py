@@ -246,7 +246,7 @@ def test_dividing_tenants_changes_no_wish(model, rates) -> None:
         whole.work.up / 0.7 % 1.0, 0.0, abs_tol=1e-6
     )
     for replicas in (1, 2, 3):
-        assert whole.rising.cold(replicas) == pytest.approx(divided.rising.cold(replicas))
+        assert whole.curve.cold(replicas) == pytest.approx(divided.curve.cold(replicas))
 
 
 @given(MODELS, st.integers(1, 30), st.floats(0.1, 5.0))
@@ -258,7 +258,7 @@ def test_zero_and_back(model, requests, rate) -> None:
     assert loop.count >= 1
     loop.run(2000, lambda _: [])
     assert loop.count == 0
-    loop.shape = None  # nobody is there to say what replicas are like
+    loop.shape = None  # no replica is there to say what it is like
     loop.arrive(key("acme", "a"))
     assert loop.look() == 1
 

@@ -78,7 +78,7 @@ class ScaleLoop:
         self.owed[which] = owed - int(owed + 1e-9)
 
     def look(self, **changes: object) -> int:
-        """Report, decide, and take the count over."""
+        """Send a report, decide, and take the count over."""
         self.now += self.look_s
         self.sequence += 1
         report = self.counters.changed_since(self.sequence - 1, self.now)

@@ -102,10 +102,8 @@ class RequestService:
     @property
     def max_model_len(self) -> int:
         """Return the longest prompt plus completion: as replicas say, or as configured."""
-        return min(
-            (snapshot.max_model_len for snapshot in self.replicas.snapshots()),
-            default=self._configured_max_model_len,
-        )
+        said = (snapshot.max_model_len for snapshot in self.replicas.snapshots())
+        return min(said, default=self._configured_max_model_len)
 
     async def route(self, tenant: Tenant, request: PromptRequest) -> RequestDecision:
         """Decide only: as the same prompt's completion would be decided.

@@ -18,7 +18,7 @@ def key(number: int, members: int = 1) -> DemandKey:
 
 
 class Books:
-    """What the controller has counted of one front."""
+    """Holds what the controller has counted of one front."""
 
     def __init__(self) -> None:
         self.fronts = FrontBaselines()

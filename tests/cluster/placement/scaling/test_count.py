@@ -7,7 +7,6 @@ import pytest
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel, StepCost
-from cluster.placement.demand.clocks import up_rate
 from cluster.placement.demand.demand import Demand, DemandRate
 from cluster.placement.demand.work import operating_batch, work_model
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, ScheduleEntry
@@ -147,7 +146,7 @@ def test_a_measured_share_above_the_predicted_one_counts_up_to_three_times() -> 
     given = replace(inputs(*rates, target=1), cold=0.017)
     (few, many) = (needs_of(replace(given, cold=cold), SHAPE) for cold in (None, 0.9))
     assert (few.factor, many.factor) == (1.0, 3.0)
-    assert few.rising.cold(1) < 0.02 < 3.0 * many.rising.cold(1)
+    assert few.curve.cold(1) < 0.02 < 3.0 * many.curve.cold(1)
     assert (few.memory(1, 12).count, many.memory(1, 12).count) == (1, 2)
 
 
@@ -163,13 +162,13 @@ def test_big_adapters_do_not_share_a_pool() -> None:
     rates = [demand(0.1, f"a{number}") for number in range(6)]
     for share, pools in ((0.6, 6), (0.4, 3), (0.1, 1)):
         sizes = {AdapterDigest(f"a{number}"): int(share * 1e6) for number in range(6)}
-        curve = cold_curve(Demand(tuple(rates)), up_rate, PoolShape(32, 1_000_000), sizes)
+        curve = cold_curve(Demand(tuple(rates)), PoolShape(32, 1_000_000), sizes)
         assert curve.least(0.0, 40) == pools
 
 
 def test_members_that_sets_share_count_once() -> None:
     rates = [demand(1.0, "a", f"b{number}") for number in range(7)]
-    curve = cold_curve(Demand(tuple(rates)), up_rate, PoolShape(8, 1), {})
+    curve = cold_curve(Demand(tuple(rates)), PoolShape(8, 1), {})
     assert curve.cold(1) == 0.0
 
 

@@ -1,4 +1,4 @@
-"""What a front tells the controller, with real counters on both sides."""
+"""The reports of a front to the controller, with real counters on both sides."""
 
 import asyncio
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ ACME = TenantId("acme")
 
 
 class Hearing:
-    """A controller's ear: takes reports in, and may be away or new."""
+    """Takes reports in as a controller does, unless it is silent."""
 
     def __init__(self, clock: ManualClock) -> None:
         self.clock = clock
