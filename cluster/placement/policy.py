@@ -7,14 +7,14 @@ entries is ``policy_check``.
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.config import Section
 from cluster.placement import policy_check
-from cluster.placement.policy_units import Count, Number, Seconds, Share
+from cluster.placement.policy_units import Count, Number, Seconds, Share, read_switch
 from cluster.placement.week import days_of, minute_of, zone_of
 
-Mode = Literal["on", "observe", "off"]
+Mode = Annotated[Literal["on", "observe", "off"], BeforeValidator(read_switch)]
 """``observe`` decides and gives its reasons, and changes nothing."""
 
 

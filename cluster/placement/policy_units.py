@@ -60,6 +60,13 @@ def _finite(number: float, value: object) -> float:
     return number
 
 
+def read_switch(value: object) -> object:
+    """Read ``on`` and ``off``, which are truth values in YAML; return all else as it is."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value
+
+
 Seconds = Annotated[float, BeforeValidator(read_seconds)]
 Share = Annotated[float, BeforeValidator(read_share)]
 Number = Annotated[float, BeforeValidator(read_number)]

@@ -108,13 +108,15 @@ class Controller:
             "adapter_store": None if keeping is None else asdict(keeping.counters),
         }
 
-    async def wake(self) -> None:
-        """Have a first replica started where none is to run; a front holds requests for it."""
-        await self._control.start_first()
-
     async def exchange(self, report: FrontReport) -> FrontOrders:
-        """Take in a front's report; the answer is what it is to go by."""
-        return self._control.exchange(report)
+        """Take in a front's report; the answer is what it is to go by.
+
+        Where requests are held and no replica is to run, a first one is started.
+        """
+        orders = self._control.exchange(report)
+        if report.held:
+            await self._control.start_first()
+        return orders
 
     async def check_health(self) -> None:
         """Fail once a loop has ended: Serve then replaces this controller."""

@@ -1,7 +1,6 @@
 """Calls that a front makes to the replicas and to the controller, through Serve."""
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +9,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import ReplicaLost
-from cluster.tasks import Tasks
+from cluster.placement.exchange import FrontOrders, FrontReport
 from deployments.replica_calls import ask_replicas, integrity_answer
 
 CALL_TIMEOUT_S = 2.0
@@ -29,7 +28,6 @@ class ClusterCalls:
     def __init__(self, replicas: DeploymentHandle[Any], controller: DeploymentHandle[Any]) -> None:
         self._replicas = replicas
         self._controller = controller
-        self._calling = Tasks()
 
     async def discover(self) -> Iterable[ReplicaSnapshot]:
         """Return a snapshot of every replica that answers.
@@ -51,15 +49,11 @@ class ClusterCalls:
             found = [error] if known else []  # none runs: nothing to check
         return integrity_answer(found, known)
 
-    def call_controller(self) -> None:
-        """Tell the controller that requests wait for a first replica."""
-        if not self._calling:
-            self._calling.start(self._call_controller())
-
-    async def _call_controller(self) -> None:
-        with contextlib.suppress(Exception):  # Ray raises many kinds; requests call again
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                await self._controller.wake.remote()
+    async def exchange(self, report: FrontReport) -> FrontOrders:
+        """Hand a report to the controller and return its orders; fails while it is away."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            orders: FrontOrders = await self._controller.exchange.remote(report)
+            return orders
 
     async def controller_state(self) -> dict[str, Any]:
         """Return the controller's state, or ``error`` while it does not answer."""

@@ -16,7 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.adapters.format.chat_template import digest_of
 from cluster.domain.ids import RequestId
 from cluster.errors import ConfigError
-from cluster.placement.exchange import FrontOrders
+from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
@@ -36,6 +36,8 @@ from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.requests.admission import Admission
+from deployments.front.requests.exchange import Exchange
+from deployments.front.requests.front_demand import FrontDemand
 from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
@@ -86,7 +88,10 @@ async def build_front(
     routing, breaker_state = _open_routing(process, directory)
     routers = await _follow_routers(process, routing)
     metrics = FrontMetrics()
-    replicas, holding = _link_replicas(process, calls, metrics)
+    policy = _policy(process)
+    replicas = _link_replicas(process, calls, metrics, policy)
+    demand = FrontDemand(clock)
+    exchange, holding = _exchange(process, calls, demand, replicas, policy)
     broadcast = ReplicaBroadcast(handle, holding.wait_for_replica)
     meter = _count(process, metrics, replicas, routing, tenants)
     door = Door(
@@ -114,6 +119,7 @@ async def build_front(
         new_id=new_request_id,
         templates=AdapterTemplates(process.adapters, directory),
         wait_for_replica=holding.wait_for_replica,
+        demand=demand,
     )
     admin = AdminContext(
         door=door,
@@ -143,6 +149,8 @@ async def build_front(
     )
     replicas.start()
     process.on_close(replicas.close)
+    exchange.start()
+    process.on_close(exchange.close)
     tenants.start()
     process.on_close(tenants.close)
     return FrontContext(
@@ -222,26 +230,49 @@ async def _follow_routers(process: Process, routing: RoutingService) -> FrontRou
 
 
 def _link_replicas(
-    process: Process, calls: ClusterCalls, metrics: FrontMetrics
-) -> tuple[ReplicaSet, Holding]:
-    config = process.config
-    defaults = ClusterPolicy.fixed(config.replica.replicas)
-    policy = PolicyFile(config.controller.policy_file, defaults).policy
-    replicas = ReplicaSet(
+    process: Process, calls: ClusterCalls, metrics: FrontMetrics, policy: ClusterPolicy
+) -> ReplicaSet:
+    return ReplicaSet(
         calls.discover,
         Picker(policy.picking, rng=random.Random()),
         process.secrets.signing_key,
         process.clock,
-        interval_s=config.front.view_interval_s,
+        interval_s=process.config.front.view_interval_s,
         on_pick=metrics.note_pick,
     )
-    orders = FrontOrders(
+
+
+def _exchange(
+    process: Process,
+    calls: ClusterCalls,
+    demand: FrontDemand,
+    replicas: ReplicaSet,
+    policy: ClusterPolicy,
+) -> tuple[Exchange, Holding]:
+    """Return what talks to the controller for this front, and what holds requests meanwhile."""
+    first = FrontOrders(
         acknowledged=0,
         epoch=0,
+        picking=policy.picking,
+        tiers=policy.tenants,
         hold_s=policy.replicas.hold,
         zero=policy.replicas.min == 0,
     )
-    return replicas, Holding(replicas, lambda: orders, calls.call_controller)
+    front = FrontId(uuid.uuid4().hex)
+    exchange = Exchange(
+        front, calls.exchange, demand, process.clock, first=first, held=lambda: holding.held
+    )
+    holding = Holding(replicas, lambda: exchange.orders, exchange.now)
+    replicas.on_lost = exchange.note_dead
+    exchange.on_orders(replicas.follow_orders)
+    return exchange, holding
+
+
+def _policy(process: Process) -> ClusterPolicy:
+    """Return the operator's policy, which rules until the controller has given orders."""
+    config = process.config
+    defaults = ClusterPolicy.fixed(config.replica.replicas)
+    return PolicyFile(config.controller.policy_file, defaults).policy
 
 
 def _count(

@@ -19,6 +19,7 @@ class Increase:
     prompt_tokens: int
     generated_tokens: int
     finished: int
+    cached_tokens: int
     spread_s: float  # it arrived within the last seconds, evenly
 
 
@@ -60,6 +61,7 @@ class FrontBaseline:
             max(known.generated_tokens, total.generated_tokens),
             max(known.finished, total.finished),
             life=total.life,
+            cached_tokens=max(known.cached_tokens, total.cached_tokens),
         )
         self._totals[total.key] = highest
         self._totals.move_to_end(total.key)
@@ -70,6 +72,7 @@ class FrontBaseline:
             highest.prompt_tokens - known.prompt_tokens,
             highest.generated_tokens - known.generated_tokens,
             highest.finished - known.finished,
+            highest.cached_tokens - known.cached_tokens,
             spread,
         )
         return more if more.arrived or more.finished or more.generated_tokens else None

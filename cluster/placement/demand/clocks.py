@@ -9,13 +9,17 @@ FAST = math.log(2.0) / FAST_HALF_LIFE_S
 SLOW = math.log(2.0) / SLOW_HALF_LIFE_S
 
 
-def up_rate(fast: float, slow: float, events: float | None = None) -> float:
+def up_rate(
+    fast: float, slow: float, *, events: float | None = None, deviations: float = 1.0
+) -> float:
     """Return what must be served: the slow rate, or a rise that is no accident.
 
-    ``events`` is how many requests are behind the fast clock; by default its rate says so.
+    Args:
+        events: requests behind the fast clock; by default its rate says how many.
+        deviations: standard deviations of such a number that may be accident.
     """
     seen = fast / FAST if events is None else events
-    sure = max(0.0, 1.0 - 1.0 / math.sqrt(seen)) if seen > 0.0 else 0.0
+    sure = max(0.0, 1.0 - deviations / math.sqrt(seen)) if seen > 0.0 else 0.0
     return max(slow, fast * sure)
 
 

@@ -21,6 +21,7 @@ class _Entry:
     finished: int = 0
     refused: int = 0
     waited_s: float = 0.0
+    cached_tokens: int = 0
 
 
 class DemandCounters:
@@ -66,11 +67,12 @@ class DemandCounters:
         """Count a first token."""
         self._changing(key).waited_s += max(0.0, waited_s)
 
-    def finish(self, key: DemandKey, generated_tokens: int) -> None:
-        """Count an end, whatever it was."""
+    def finish(self, key: DemandKey, generated_tokens: int, cached_tokens: int = 0) -> None:
+        """Count an end, whatever it was; ``cached_tokens`` of the prompt needed no computing."""
         entry = self._changing(key)
         entry.finished += 1
         entry.generated_tokens += generated_tokens
+        entry.cached_tokens += cached_tokens
 
     def changed_since(self, sequence: int, now: float = 0.0) -> tuple[DemandTotals, ...]:
         """Return the totals that changed after report ``sequence`` was composed.
@@ -144,5 +146,6 @@ def _totals(key: DemandKey, entry: _Entry, now: float) -> DemandTotals:
         entry.refused,
         entry.waited_s,
         entry.life,
+        entry.cached_tokens,
         max(0.0, now - entry.since),
     )

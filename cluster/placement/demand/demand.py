@@ -32,6 +32,7 @@ class DemandTotals:
     refused: int = 0  # counted in ``arrived`` too: unserved demand is demand
     waited_s: float = 0.0  # to the first token, summed over those that have one
     life: int = 0  # a later life of the key at this front has a higher number
+    cached_tokens: int = 0  # of the prompts of those that finished, found in a prefix cache
     age_s: float = 0.0  # since that life began, at most a report's interval too long
 
 
@@ -43,7 +44,7 @@ class DemandRate:
     up: float  # what must be served: the slow rate, or a rise that is no accident
     down: float  # what must be gone from both clocks before anything is taken away
     hold: float  # what both clocks agree on: worth keeping
-    prompt_tokens: float  # mean of a request
+    prompt_tokens: float  # mean of a request, what prefix caches had left out
     generated_tokens: float  # mean of a request
     fast: float = 0.0  # requests per second, half-life 15 s
     slow: float = 0.0  # requests per second, half-life 240 s

@@ -10,7 +10,7 @@ from cluster.placement.demand.clocks import FAST, SLOW
 class KeyRate:
     """Exponentially decayed counts; all are of one moment, which only advances."""
 
-    __slots__ = ("_at", "fast", "finished", "generated", "prompt", "slow")
+    __slots__ = ("_at", "cached", "fast", "finished", "generated", "prompt", "slow")
 
     def __init__(self, now: float) -> None:
         self._at = now
@@ -19,6 +19,7 @@ class KeyRate:
         self.prompt = 0.0  # tokens per second
         self.generated = 0.0  # tokens per second, of those that finished
         self.finished = 0.0  # requests per second
+        self.cached = 0.0  # prompt tokens per second, of those that finished
 
     def add(self, more: Increase, share: float, spread_s: float, now: float) -> None:
         """Add the newest ``share`` of an increase, spread evenly over the last seconds."""
@@ -29,6 +30,7 @@ class KeyRate:
         self.prompt += more.prompt_tokens * slow
         self.generated += more.generated_tokens * slow
         self.finished += more.finished * slow
+        self.cached += more.cached_tokens * slow
 
     def decay(self, now: float) -> None:
         """Let time go by until ``now``; an earlier one changes nothing."""
@@ -42,6 +44,7 @@ class KeyRate:
         self.prompt *= kept
         self.generated *= kept
         self.finished *= kept
+        self.cached *= kept
 
     def merge(self, other: "KeyRate") -> None:
         """Add another key's averages of the same moment."""
@@ -50,10 +53,11 @@ class KeyRate:
         self.prompt += other.prompt
         self.generated += other.generated
         self.finished += other.finished
+        self.cached += other.cached
 
     def figures(self) -> list[float]:
         """Return the averages; ``of`` is the inverse."""
-        return [self.fast, self.slow, self.prompt, self.generated, self.finished]
+        return [self.fast, self.slow, self.prompt, self.generated, self.finished, self.cached]
 
     @classmethod
     def of(cls, figures: Sequence[float], now: float) -> "KeyRate":
@@ -63,9 +67,9 @@ class KeyRate:
             TypeError, ValueError: these are not the figures.
         """
         rate = cls(now)
-        fast, slow, prompt, generated, finished = (float(figure) for figure in figures)
-        rate.fast, rate.slow = fast, slow
-        rate.prompt, rate.generated, rate.finished = prompt, generated, finished
+        rate.fast, rate.slow, rate.prompt, rate.generated, rate.finished, rate.cached = (
+            float(figure) for figure in figures
+        )
         return rate
 
 

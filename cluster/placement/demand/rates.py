@@ -128,13 +128,15 @@ class DemandRates:
 
 def _described(key: DemandKey, rate: KeyRate, typical: float) -> DemandRate:
     fast, slow = rate.fast, rate.slow
+    ended = rate.finished > 0.0
+    cached = rate.cached / rate.finished if ended else 0.0
     return DemandRate(
         key,
         up=up_rate(fast, slow),
         down=down_rate(fast, slow),
         hold=hold_rate(fast, slow),
-        prompt_tokens=rate.prompt / slow,
-        generated_tokens=rate.generated / rate.finished if rate.finished > 0.0 else typical,
+        prompt_tokens=max(0.0, rate.prompt / slow - cached),
+        generated_tokens=rate.generated / rate.finished if ended else typical,
         fast=fast,
         slow=slow,
     )

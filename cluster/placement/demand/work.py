@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel, StepCost
-from cluster.placement.demand.clocks import FAST, down_rate, up_rate
+from cluster.placement.demand.clocks import FAST, SLOW, down_rate, up_rate
 from cluster.placement.demand.demand import Demand, DemandRate
+
+ACCIDENT = 3.0
+"""Standard deviations of a number of requests that are no reason to change anything: the count is
+looked at thousands of times a day, and one deviation is exceeded every few minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +50,22 @@ class WorkModel:
     def work(self, demand: Demand) -> Work:
         """Return the work of all demand.
 
-        How sure a rise is depends on how many requests are behind it; a few costly ones are
-        few, whatever comes beside them.
+        A rise must be more than what the number of requests behind it makes by accident, and
+        before a replica goes, the slow clock is believed only so far. A few costly requests
+        are few, whatever comes beside them.
         """
-        fast = slow = squares = 0.0
+        fast = slow = squares = slow_squares = 0.0
         for rate in demand.rates:
             seconds = self.request_seconds(rate)
             fast += rate.fast * seconds
             slow += rate.slow * seconds
             squares += rate.fast * seconds * seconds
+            slow_squares += rate.slow * seconds * seconds
         events = fast * fast / squares / FAST if squares > 0.0 else 0.0
-        return Work(up_rate(fast, slow, events), down_rate(fast, slow))
+        doubt = ACCIDENT * math.sqrt(SLOW * slow_squares)
+        return Work(
+            up_rate(fast, slow, events=events, deviations=ACCIDENT), down_rate(fast, slow + doubt)
+        )
 
 
 def work_model(

@@ -153,7 +153,8 @@ class CountScaler:
             reason = f"{before} -> {count}: {reason}"
         else:
             reason = f"{count}: {reason}"
-        return ScaleDecision(count, reason, drain=max(0, inputs.target - count))
+        drain = max(0, inputs.target - count)
+        return ScaleDecision(count + drain, reason, drain=drain)
 
 
 def _floor_reason(inputs: ScaleInputs, low: int) -> str:

@@ -43,9 +43,14 @@ class ScaleInputs:
 
 @dataclass(frozen=True, slots=True)
 class ScaleDecision:
-    """The count to have from now on."""
+    """The count to have from now on, and what is to follow it."""
 
     count: int
-    reason: str
+    reason: str  # begins with the count that is decided on, draining done
     wishes: Mapping[str, int] = field(default_factory=dict)  # load, memory, queue, floor
     drain: int = 0  # replicas to drain before the count may fall by as many
+
+    @property
+    def goal(self) -> int:
+        """Return the count that is left once replicas have been drained."""
+        return self.count - self.drain

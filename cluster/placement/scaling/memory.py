@@ -1,10 +1,11 @@
 """Says how many requests would find an adapter missing, for any number of replicas."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.domain.ids import AdapterDigest
+from cluster.placement.demand.clocks import up_rate
 from cluster.placement.demand.demand import AdapterSet, Demand
 
 SPARE = 0.1
@@ -64,12 +65,9 @@ class ColdCurve:
 
 
 def cold_curve(
-    demand: Demand,
-    rate_of: Callable[[float, float], float],
-    pool: PoolShape,
-    adapter_bytes: Mapping[AdapterDigest, int],
+    demand: Demand, pool: PoolShape, adapter_bytes: Mapping[AdapterDigest, int]
 ) -> ColdCurve:
-    """Return the curve of a demand; ``rate_of`` makes one rate of a set's fast and slow ones.
+    """Return the curve of a demand; a set counts with the rate that must be served.
 
     A set that does not fit in one pool is left out: no number of replicas helps it. An adapter
     of unknown size counts for one slot.
@@ -78,7 +76,7 @@ def cold_curve(
     for rate in demand.rates:
         fast, slow = clocks.get(rate.key.adapters, (0.0, 0.0))
         clocks[rate.key.adapters] = fast + rate.fast, slow + rate.slow
-    by_set = {members: rate_of(fast, slow) for members, (fast, slow) in clocks.items()}
+    by_set = {members: up_rate(fast, slow) for members, (fast, slow) in clocks.items()}
     total = sum(by_set.values())
     by_set.pop((), None)
     shares = {

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from cluster.placement.demand.clocks import down_rate, up_rate
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.work import Work, WorkModel, work_model
 from cluster.placement.policy import ClusterPolicy
@@ -31,8 +30,7 @@ class Needs:
 
     policy: ClusterPolicy
     work: Work
-    rising: ColdCurve
-    falling: ColdCurve
+    curve: ColdCurve
     factor: float  # measured over predicted share of cold requests, 1 to MOST_FACTOR
     tiers: tuple[FirstToken, ...]
     inputs: ScaleInputs
@@ -48,8 +46,8 @@ class Needs:
 
         Where the present pools have room for them, none is added: they are to be moved.
         """
-        curve, allowed = self.rising, self.policy.replicas.cold_share
-        cold = self._cold(curve, present)
+        curve, allowed = self.curve, self.policy.replicas.cold_share
+        cold = self._cold(present)
         if cold <= allowed:
             return Wish(min(present, curve.least(allowed / self.factor, high)), "adapters fit")
         return Wish(
@@ -89,7 +87,7 @@ class Needs:
         replicas = self.policy.replicas
         if self.work.down > count * replicas.target * MARGIN:
             return False
-        if self._cold(self.falling, count * MARGIN) > replicas.cold_share:
+        if self._cold(count * MARGIN) > replicas.cold_share:
             return False
         predicted = self.inputs.predicted_ttft
         return all(
@@ -97,8 +95,8 @@ class Needs:
             for tier in self.tiers
         )
 
-    def _cold(self, curve: ColdCurve, replicas: float) -> float:
-        return self.factor * curve.cold(replicas)
+    def _cold(self, replicas: float) -> float:
+        return self.factor * self.curve.cold(replicas)
 
 
 def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
@@ -106,16 +104,15 @@ def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
     policy, demand = inputs.policy, inputs.demand
     costs = _costs(inputs, shape, demand)
     pool = PoolShape(max(1, shape.slots), shape.adapter_bytes)
-    rising = cold_curve(demand, up_rate, pool, inputs.adapter_bytes)
-    predicted = rising.cold(inputs.ready) if inputs.ready else 0.0
+    curve = cold_curve(demand, pool, inputs.adapter_bytes)
+    predicted = curve.cold(inputs.ready) if inputs.ready else 0.0
     factor = 1.0
     if inputs.cold is not None and predicted > 0.0:
         factor = min(max(inputs.cold / predicted, 1.0), MOST_FACTOR)
     return Needs(
         policy,
         costs.work(demand),
-        rising,
-        cold_curve(demand, down_rate, pool, inputs.adapter_bytes),
+        curve,
         factor,
         tuple(first_tokens(policy, demand, costs).values()),
         inputs,

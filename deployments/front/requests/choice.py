@@ -67,6 +67,7 @@ class ChoiceServices:
     new_id: Callable[[], RequestId]
     on_failover: Callable[[], None]
     wait_for_replica: WaitForReplica = at_once
+    on_pick: Callable[[TenantId, ReplicaChoice], None] = lambda *_: None
 
 
 class Choice:
@@ -164,6 +165,7 @@ class Choice:
                 continue
             self._join_replica(link, request_id)
             self.picked = picked
+            services.on_pick(self.spec.tenant, picked)
             now = services.clock.monotonic()
             services.replicas.view.sent(request_id, link.replica_id, wanted, now)
             return

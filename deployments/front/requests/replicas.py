@@ -65,6 +65,8 @@ class ReplicaSet:
         self._rng = random.Random()
         self._explained_share = PickingPolicy().explain
         self.view = ClusterView()
+        self.on_lost: Callable[[ReplicaId], None] = lambda _: None
+        """Hears of each replica whose link has ended."""
 
     def start(self) -> None:
         """Begin discovering."""
@@ -226,6 +228,7 @@ class ReplicaSet:
         self.view.remove(replica_id)
         self._dead[replica_id] = None
         self._changed.set()
+        self.on_lost(replica_id)
 
 
 def _with_host(snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]) -> ReplicaSnapshot:

@@ -21,6 +21,7 @@ from deployments.front.requests.decider import Decider
 from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
+from deployments.front.requests.front_demand import FrontDemand
 from deployments.front.requests.holding import WaitForReplica, at_once
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.pick_hints import PickHints
@@ -78,6 +79,7 @@ class RequestService:
         new_id: Callable[[], RequestId],
         templates: AdapterTemplates | None = None,
         wait_for_replica: WaitForReplica = at_once,
+        demand: FrontDemand | None = None,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -86,6 +88,7 @@ class RequestService:
         self.metrics = metrics
         self.config = config
         self.clock = clock
+        self.demand = demand or FrontDemand(clock)
         self.decider = Decider(routing, sync, metrics, clock)
         self._templates = templates
         self._prompts = prompts
@@ -102,15 +105,14 @@ class RequestService:
             new_id,
             metrics.failovers.inc,
             wait_for_replica,
+            self.demand.note_pick,
         )
 
     @property
     def max_model_len(self) -> int:
         """Return the longest prompt plus completion: as replicas say, or as configured."""
-        return min(
-            (snapshot.max_model_len for snapshot in self.replicas.snapshots()),
-            default=self._configured_max_model_len,
-        )
+        said = (snapshot.max_model_len for snapshot in self.replicas.snapshots())
+        return min(said, default=self._configured_max_model_len)
 
     async def route(self, tenant: Tenant, request: PromptRequest) -> RequestDecision:
         """Decide only: as the same prompt's completion would be decided.
@@ -162,6 +164,7 @@ class RequestService:
             decided = await self.decider.decide(tenant.id, routing, prompts)
             if not template.is_for(decided):
                 raise _TemplateChanged
+            self.demand.arrive(tenant.id, decided, prompts.ids, request.n)
             choices = self._choices(tenant, request, routing, prompts, sampling, decided)
             echoes = echoes_of(request, prompts, self.codec)
         except BaseException:
@@ -295,6 +298,7 @@ class RequestService:
         self.metrics.requests.labels(tenant, endpoint, running.outcome.value).inc()
         self.metrics.request_seconds.observe(now - running.times.started)
         spent = spent_on(running.choices, running.prompts)
+        self.demand.finish(running, error)
         self._meter.record_parts(tenant, running.outcome, spent.parts)
         for choice in running.choices:
             if choice.is_complete:

@@ -19,8 +19,18 @@ def test_an_empty_file_is_the_defaults() -> None:
 def test_every_section_is_read() -> None:
     policy = parse_policy(
         b"""
-replicas: {min: 2, max: 5, target_running_per_replica: 3, upscale_delay_s: 1,
-           downscale_delay_s: 9, tolerance: 0.2}
+tiers: {gold: {ttft: 500ms, itl: 0.08}, standard: {}}
+tenants: {acme: gold, "*": standard}
+replicas:
+  min: 0
+  max: 5
+  target: 60%
+  cold_share: 5%
+  up: {stable: 20s, step: 2}
+  down: {stable: 10m, step: 2, drain: 1m}
+  zero_after: 2h
+  hold: 500ms
+  schedule: [{days: mon-fri, from: "22:00", to: "06:00", zone: Europe/Berlin, min: 3}]
 placement: {max_moves_per_tick: 2, min_copies: 1, max_copies: 3, cooldown_s: 7}
 pins:
   - {adapter: sql, copies: all}
@@ -29,7 +39,12 @@ picking: {harm: 0.5, bound: 1.5}
 """,
         source="p.yaml",
     )
-    assert (policy.replicas.min, policy.replicas.max) == (2, 5)
+    replicas = policy.replicas
+    assert (policy.tiers["gold"].ttft, policy.tiers["gold"].itl) == (0.5, 0.08)
+    assert (replicas.target, replicas.cold_share) == (0.6, 0.05)
+    assert (replicas.up.stable, replicas.down.stable, replicas.down.drain) == (20.0, 600.0, 60.0)
+    assert (replicas.zero_after, replicas.hold) == (7200.0, 0.5)
+    assert replicas.schedule[0].from_ == "22:00"
     assert policy.placement.max_copies == 3
     assert policy.pins == (
         Pin(adapter="sql", copies="all"),
@@ -52,13 +67,75 @@ picking: {harm: 0.5, bound: 1.5}
             "pins: [{adapter: sql}, {adaptor: x}]",
             'pins[1].adaptor: unknown key; did you mean "adapter"?',
         ),
-        ("replicas: {min: 5, max: 2}", "replicas: min (5) is above max (2)"),
-        ("replicas: {min: two}", "replicas.min: Input should be a valid integer"),
-        ("replicas: {min: two}", "not 'two'"),
+        ("replicas: {min: 5, max: 2}", "replicas.min: 5 is above max 2; lower min or raise max"),
+        ("replicas: {min: two}", "replicas.min: must be a whole number, not 'two'"),
+        ("replicas: {min: yes}", "replicas.min: must be a whole number, not True"),
+        ("replicas: {max: 2.5}", "replicas.max: must be a whole number, not 2.5"),
+        ("replicas: {max: 1000000}", "replicas.max: 1000000 is above 10000"),
+        ("replicas: {target: yes}", "replicas.target: must be a share"),
+        ("replicas: {target: .nan}", "replicas.target: must be finite, not nan"),
+        ("replicas: {target: 170%}", "replicas.target: Input should be less than"),
+        ("replicas: {hold: .inf}", "replicas.hold: must be finite, not inf"),
+        ("replicas: {hold: 5 minutes}", "replicas.hold: must be seconds, or a duration"),
+        ("replicas: {hold: -5s}", "replicas.hold: must be seconds, or a duration"),
+        ("replicas: {min: 0}", "replicas.min: 0 needs zero_after; set it to a time such as 15m"),
+        ("replicas: {zero_after: 15m}", "replicas.zero_after: it needs min 0, and min is 1"),
+        ("replicas: {min: 0, zero_after: 1m, mode: off}", "replicas.mode: off keeps min replicas"),
+        ("replicas: {up: {stabel: 3}}", 'replicas.up.stabel: unknown key; did you mean "stable"?'),
+        ("replicas: {schedule: [{}]}", "replicas.schedule[0].min: the entry changes nothing"),
+        (
+            'replicas: {schedule: [{from: "07:30", to: "07:30", min: 1}]}',
+            "replicas.schedule[0].to: 07:30 to 07:30 is empty",
+        ),
+        (
+            "replicas: {schedule: [{min: 3, max: 2}]}",
+            "replicas.schedule[0].min: 3 is above max 2",
+        ),
+        ("replicas: {schedule: [{min: 3}]}", "replicas.schedule[0].min: 3 is above replicas.max 2"),
+        (
+            "replicas: {min: 2, schedule: [{max: 1}]}",
+            "replicas.schedule[0].max: 1 is below replicas.min 2",
+        ),
+        (
+            "replicas: {schedule: [{days: mo-fri, min: 1}]}",
+            "replicas.schedule[0].days: 'mo' is not a day; did you mean \"mon\"?",
+        ),
+        (
+            "replicas: {schedule: [{zone: Europe/Berln, min: 1}]}",
+            'is not a time zone of this machine; did you mean "Europe/Berlin"?',
+        ),
+        (
+            'replicas: {schedule: [{from: "25:00", min: 1}]}',
+            "replicas.schedule[0].from: must be a time in quotes such as",
+        ),
+        (
+            "replicas: {schedule: [{from: 19:30, min: 1}]}",
+            "replicas.schedule[0].from: must be a time in quotes such as",
+        ),
+        (
+            'replicas: {schedule: [{form: "07:30", min: 1}]}',
+            'replicas.schedule[0].form: unknown key; did you mean "from"?',
+        ),
+        (
+            "tiers: {gold: {}}\ntenants: {acme: gld}",
+            "tenants.acme: there is no tier 'gld'; did you mean \"gold\"?",
+        ),
+        ("tiers: {gold: {ttft: 0}}", "tiers.gold.ttft: Input should be greater than 0"),
+        ("tiers: {gold: {tft: 1}}", 'tiers.gold.tft: unknown key; did you mean "ttft"?'),
+        (
+            "replicas: {target_running_per_replica: 8}",
+            'replicas.target_running_per_replica: is gone; set "target"',
+        ),
+        ("replicas: {upscale_delay_s: 8}", 'is gone; set "up: {stable: 10s}"'),
+        ("replicas: {downscale_delay_s: 8}", 'is gone; set "down: {stable: 5m}"'),
+        ("replicas: {tolerance: .1}", "replicas.tolerance: is gone; remove it"),
+        ("replicas: {window_s: 8}", "replicas.window_s: is gone; remove it"),
+        ("placement: {lost_after_s: 0.01}", "placement.lost_after_s: Input should be greater than"),
+        ("picking: {bound: yes}", "picking.bound: must be a number, not True"),
         ("replicas: 3", "replicas: Input should be a valid dictionary"),
         (
             "placement: {min_copies: 4, max_copies: 2}",
-            "placement: min_copies (4) is above max_copies (2)",
+            "placement.min_copies: 4 is above max_copies 2",
         ),
         ("picking: {bound: 0.5}", "picking.bound: Input should be greater than"),
         ("pins: [{copies: 1}]", "pins[0].adapter: Field required"),
@@ -83,6 +160,21 @@ def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_policy(b"replicas: {mni: 1}\npicking: {bound: x}", source="p")
     assert len(caught.value.message.splitlines()) == 2
+
+
+def test_an_unknown_key_hides_no_contradiction() -> None:
+    text = b"replicas: {min: 8, max: 4, window_s: 3}\ntenants: {a: b}"
+    with pytest.raises(ConfigError) as caught:
+        parse_policy(text, source="p")
+    assert [line.split(":")[1].strip() for line in caught.value.message.splitlines()] == [
+        "replicas.window_s",
+        "replicas.min",
+    ]
+
+
+def test_a_policy_survives_being_dumped_and_read_again() -> None:
+    policy = parse_policy(b"replicas: {schedule: [{from: '07:30', max: 2}]}", source="p")
+    assert ClusterPolicy.model_validate(policy.model_dump(by_alias=True)) == policy
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""Tells the controller what a front sees, once a second, and hands on its orders."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.domain.ids import ReplicaId
+from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
+from deployments.front.requests.front_demand import FrontDemand
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_S = 1.0
+
+Send = Callable[[FrontReport], Awaitable[FrontOrders]]
+
+
+class Exchange:
+    """Reports to the controller and follows its orders; one owner, on one event loop.
+
+    Without a controller the last orders hold, and what was counted meanwhile is told later.
+
+    Args:
+        front: this life of this front.
+        send: hands a report to the controller; any exception means that it is away.
+        demand: counted by this front.
+        first: orders until the controller has given some.
+        held: returns how many requests wait because no replica can be reached.
+    """
+
+    def __init__(
+        self,
+        front: FrontId,
+        send: Send,
+        demand: FrontDemand,
+        clock: Clock,
+        *,
+        first: FrontOrders,
+        held: Callable[[], int] = lambda: 0,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self.orders = first
+        self.error: str | None = None
+        """Says why the controller did not answer the last report; None if it did."""
+        self._front = front
+        self._send = send
+        self._demand = demand
+        self._clock = clock
+        self._held = held
+        self._interval_s = interval_s
+        self._sequence = 0
+        self._acknowledged = 0
+        self._epoch: int | None = None  # of the controller that answered last
+        self._dead: dict[ReplicaId, None] = {}  # not yet acknowledged, in order
+        self._followers: list[Callable[[FrontOrders], None]] = [demand.follow]
+        self._due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def on_orders(self, follow: Callable[[FrontOrders], None]) -> None:
+        """Call ``follow`` with the present orders, and with all later ones."""
+        self._followers.append(follow)
+        follow(self.orders)
+
+    def start(self) -> None:
+        """Begin to report."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop reporting."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def now(self) -> None:
+        """Report at once; a report that is under way is followed by another."""
+        self._due.set()
+
+    def note_dead(self, replica_id: ReplicaId) -> None:
+        """Tell the controller at once that the link to a replica ended."""
+        self._dead[replica_id] = None
+        self.now()
+
+    async def report(self) -> None:
+        """Send one report and follow the answer, if one comes."""
+        self._sequence += 1
+        sequence, now, counters = self._sequence, self._clock.monotonic(), self._demand.counters
+        report = FrontReport(
+            self._front,
+            sequence,
+            demand=counters.changed_since(self._acknowledged, now),
+            dead=tuple(self._dead),
+            held=self._held(),
+            predicted_ttft=self._demand.predicted_ttft(),
+            cold=self._demand.cold,
+            picked=self._demand.picked,
+        )
+        counters.compose(sequence, now)
+        try:
+            orders = await self._send(report)
+        except Exception as error:  # Ray raises many kinds; the next report has it all
+            if self.error is None:  # one line for a controller that stays away
+                log.warning("front.controller_silent", error=repr(error))
+            self.error = repr(error)
+            return
+        self.error = None
+        self._take(orders, report)
+
+    def _take(self, orders: FrontOrders, report: FrontReport) -> None:
+        if self._epoch is not None and 0 < orders.epoch < self._epoch:
+            return  # of a controller that has been replaced
+        if self._epoch not in (None, orders.epoch):
+            # It knows nothing of what the one before it acknowledged.
+            self._acknowledged = 0
+            self._demand.counters.forget_acknowledgements()
+            self.now()
+        else:
+            heard = min(orders.acknowledged, self._sequence)
+            self._acknowledged = max(self._acknowledged, heard)
+        self._epoch = orders.epoch
+        if orders.acknowledged >= report.sequence:
+            for replica_id in report.dead:
+                self._dead.pop(replica_id, None)
+        self.orders = orders
+        for follow in self._followers:
+            follow(orders)
+
+    async def _run(self) -> None:
+        while True:
+            self._due.clear()
+            try:
+                await self.report()
+            except Exception as error:  # a failure of one report must not end the loop
+                log.error("front.exchange_failed", exc_info=error)
+            try:
+                await asyncio.wait_for(self._due.wait(), self._interval_s)
+            except TimeoutError:
+                continue
