@@ -5,6 +5,7 @@ import pytest
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest
 from tests.support.http_front import HttpFront, OpenFront, write_tenants
+from tests.support.openai_bodies import COMPLETIONS, completion
 
 
 def held(digest: str, state: AdapterState, leases: int) -> ResidentAdapter:
@@ -145,11 +146,11 @@ async def test_a_pick_of_an_unknown_adapter_or_without_a_right_is_refused(front:
 
 
 async def test_an_explained_answer_says_how_its_replica_was_picked(front: HttpFront) -> None:
-    body = {"model": "base", "prompt": "a", "max_tokens": 2, "explain": True}
-    answer = (await front.post("/v1/completions", body)).json()
+    body = completion(explain=True)
+    answer = (await front.post(COMPLETIONS, body)).json()
     pick = answer["choices"][0]["explain"]["pick"]
     assert (pick["replica"], pick["decided_by"]) == ("r0", "cost")
-    plain = (await front.post("/v1/completions", {**body, "explain": False})).json()
+    plain = (await front.post(COMPLETIONS, completion())).json()
     assert "explain" not in plain["choices"][0]
     metrics = (await front.get("/metrics", "root")).text
     assert 'braid_pick_cost_seconds_count{term="load"}' in metrics
