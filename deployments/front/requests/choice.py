@@ -94,7 +94,7 @@ class Choice:
         self.answer = SequenceAnswer()
         self.failovers = 0
         self.replica: ReplicaId | None = None  # that it was submitted to last
-        self.picked: ReplicaChoice | None = None  # the pick of that replica
+        self.picked: ReplicaChoice | None = None  # its pick
         self.is_over = False
         self._services = services
         self._http_request = http_request
@@ -136,12 +136,9 @@ class Choice:
         """
         services = self._services
         while not self.is_over:
-            wanted = self.spec.hints.pick_request(
-                self.spec.tenant,
-                self._digests,
-                prompt=len(self.spec.prompt_token_ids),
-                generated=self.generated,
-                lost=self._lost,
+            spec, prompt = self.spec, len(self.spec.prompt_token_ids)
+            wanted = spec.hints.pick_request(
+                spec.tenant, self._digests, prompt=prompt, generated=self.generated, lost=self._lost
             )
             picked, link = await services.replicas.pick(wanted, wait_s=REPLICA_WAIT_S)
             if self.is_over:  # its client has gone meanwhile
