@@ -11,7 +11,7 @@ RATE = 6.0  # requests per second
 
 
 def moving_hot_set(seed: int, *, every_s: float = 60.0, seconds: float = 600.0) -> list[Arrival]:
-    """Return requests for 6 hot of 30 adapters, which are drawn anew every ``every_s`` seconds."""
+    """Return requests for 6 hot of 30 adapters, which change every ``every_s`` seconds."""
     rng = random.Random(seed)
     names = [AdapterDigest(f"adapter-{number:02d}") for number in range(30)]
     hot: list[AdapterDigest] = []

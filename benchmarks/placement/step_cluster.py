@@ -122,7 +122,7 @@ class StepReplica:
         return any(o.arrival.tenant != request.arrival.tenant for o in self.requests())
 
     def admit(self) -> None:
-        """Claim adapters for those that wait, in order, and queue those that have theirs."""
+        """Queue those that wait and have their adapters, after claiming them in order."""
         for request in list(self.waiting):
             digests = request.arrival.digests
             if request.claim is None and not self._claim(request):

@@ -166,17 +166,19 @@ async def _context(
     await routers.start()
     stack.push_async_callback(routers.close)
     picking = ClusterPolicy.fixed(config.replica.replicas).picking
+    metrics = FrontMetrics()
     replicas = ReplicaSet(
         cluster.discover,
         Picker(picking),
         SIGNING_KEY,
         clock,
         interval_s=config.front.view_interval_s,
+        on_pick=metrics.note_pick,
     )
     replicas.start()
     stack.push_async_callback(replicas.close)
     holding = Holding(replicas, lambda: cluster.orders, cluster.call_controller)
-    meter, metrics = Meter(), FrontMetrics()
+    meter = Meter()
     live.on_change(lambda view: meter.fold(view.versions))
     for collector in (MeterCollector(meter), ReplicaCollector(replicas), RoutingCollector(routing)):
         metrics.add_collector(collector)

@@ -189,6 +189,7 @@ class SimReplica:
             observed_at=now,
             desired=self.desired,
             desired_version=self.desired_version,
+            max_batch_size=self.batch,
             counters=((REQUESTS_COUNTER, float(self.requests)),),
         )
 

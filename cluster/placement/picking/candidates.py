@@ -13,7 +13,7 @@ from cluster.placement.picking.replica_view import ReplicaView
 MOST = 16
 _WITH_ALL = 3
 _WITH_SOME = 6
-_SCANNED = 32
+_SCANNED = 64
 """Replicas with members of the set that are compared before candidates are chosen among them."""
 _CHEAPEST = 2
 _AT_RANDOM = 2
@@ -28,14 +28,14 @@ def candidates(
     rng: random.Random,
     most: int = MOST,
 ) -> list[ReplicaView]:
-    """Return at most ``most`` replicas, all where there are no more.
+    """Return at most ``most`` replicas, which may be all.
 
     Args:
         key: of the set, for its homes.
 
-    They are those that computed the prompt's beginning, the set's homes if nobody has a member of
-    it, the cheapest with all of the set, with some of it on the device or the host, with free
-    slots, and of all, and a few at random.
+    They are those that computed the prompt's beginning, the set's homes if no replica has a
+    member of it, the cheapest with some of it on the device or the host, with free slots, and of
+    all, and a few at random.
     """
     order = view.order
     if len(order) <= most:
@@ -49,7 +49,6 @@ def candidates(
         if replica is not None:
             found[replica] = None
     if digests:
-        found.update(dict.fromkeys(order.cheapest(_WITH_ALL, view.holders.of_all(digests))))
         found.update(dict.fromkeys(_with_some(view, asked)))
     cheap = 0
     room = not asked.members
@@ -83,8 +82,10 @@ def _with_some(view: ClusterView, asked: Asked) -> list[ReplicaView]:
     for group in groups:
         if len(pool) + len(group) <= _SCANNED:
             pool |= group
-        else:
-            pool.update(view.order.cheapest(_WITH_SOME, group))
+    if not pool and groups:
+        cheapest = view.order.cheapest
+        pool.update(cheapest(_WITH_ALL, view.holders.of_all([d for d, _, _ in members])))
+        pool.update(*(cheapest(_WITH_ALL, group) for group in groups))
     estimates = []
     for replica in pool:
         held, on_host = replica.held, replica.on_host

@@ -184,7 +184,7 @@ class ClusterView:
         return Moment(now, self.order.total_load / max(1, len(self._known)), self.draining)
 
     def asked(self, request: PickRequest, *, harm: float, prefix: bool, now: float) -> Asked:
-        """Return the request with all that its cost depends on beside the replica.
+        """Return the request with all but the replica that its cost depends on.
 
         Args:
             harm: weight of the seconds that it costs others.

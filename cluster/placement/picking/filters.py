@@ -21,7 +21,7 @@ class PickRequest:
     """The properties of a request that a pick depends on."""
 
     digests: tuple[AdapterDigest, ...]  # of the whole mixture; empty: the base alone
-    tenant: TenantId | None = None  # who asks; None shares nobody's turns
+    tenant: TenantId | None = None  # who asks; None waits for all others
     exclude: Collection[ReplicaId] = ()  # replicas that just failed this request
     prompt_tokens: int = 0
     expected_tokens: int = 64  # that it will probably generate
@@ -122,7 +122,7 @@ class FitsContext:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """Refuses replicas that have not been heard of lately."""
+    """Refuses replicas that have been silent for long."""
 
     stale_after_s: float = STALE_AFTER_S
     name: ClassVar[str] = "stale"

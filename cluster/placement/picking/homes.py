@@ -11,7 +11,7 @@ from cluster.placement.rendezvous import first
 
 COUNT = 2
 _MOST_KEPT = 16_384  # sets
-_MOST_JOINED = 256  # joins that are replayed rather than ranked anew
+_MOST_JOINED = 256  # joins that are replayed rather than ranked again
 
 
 class Homes:

@@ -161,7 +161,7 @@ def _rank(key: str, replica: ReplicaView) -> tuple[int, ReplicaId]:
 
 
 def _cold_homes(view: ClusterView, pick: _Pick, asked: Asked, key: str) -> Sequence[ReplicaView]:
-    """Return the homes with free places where nobody has any of the set; else all that passed.
+    """Return the homes with free places where no replica has any of the set; else all that passed.
 
     So a set that is seldom asked for does not leave copies wherever it was cheapest at the time.
     Homes that would have to evict something do not count while others would not.

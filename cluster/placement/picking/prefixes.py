@@ -18,7 +18,7 @@ def prefix_keys(namespace: int, token_ids: Sequence[int]) -> tuple[int, ...]:
     """Return a key for each of ``LENGTHS`` that a prompt reaches.
 
     Args:
-        namespace: stands for all that its KV blocks depend on beside the tokens.
+        namespace: stands for all but the tokens that its KV blocks depend on.
 
     Keys mean something within one process only. Two prompts with one key would cost a detour.
     """

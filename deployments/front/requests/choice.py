@@ -99,7 +99,7 @@ class Choice:
         self.answer = SequenceAnswer()
         self.failovers = 0
         self.replica: ReplicaId | None = None  # that it was submitted to last
-        self.picked: ReplicaChoice | None = None  # the pick of that replica
+        self.picked: ReplicaChoice | None = None  # its pick
         self.is_over = False
         self._services = services
         self._http_request = http_request
@@ -143,12 +143,9 @@ class Choice:
         services = self._services
         while not self.is_over:
             await services.wait_for_replica(self._patience_s)
-            wanted = self.spec.hints.pick_request(
-                self.spec.tenant,
-                self._digests,
-                prompt=len(self.spec.prompt_token_ids),
-                generated=self.generated,
-                lost=self._lost,
+            spec, prompt = self.spec, len(self.spec.prompt_token_ids)
+            wanted = spec.hints.pick_request(
+                spec.tenant, self._digests, prompt=prompt, generated=self.generated, lost=self._lost
             )
             try:
                 picked, link = await services.replicas.pick(wanted, wait_s=REPLICA_WAIT_S)

@@ -1,4 +1,4 @@
-"""What a front knows of its replicas, and what it counts itself."""
+"""Tests what a front knows of its replicas, and what it counts itself."""
 
 import pytest
 

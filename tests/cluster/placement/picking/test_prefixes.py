@@ -1,4 +1,4 @@
-"""Which replica computed the beginning of a prompt last."""
+"""Tests the memory of which replica computed the beginning of a prompt last."""
 
 from cluster.placement.picking.prefixes import LENGTHS, PrefixAffinity, prefix_keys
 

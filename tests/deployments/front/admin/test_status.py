@@ -5,6 +5,7 @@ import pytest
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest
 from tests.support.http_front import HttpFront, OpenFront, write_tenants
+from tests.support.openai_bodies import COMPLETIONS, completion
 
 
 def held(digest: str, state: AdapterState, leases: int) -> ResidentAdapter:
@@ -133,3 +134,35 @@ async def test_a_broken_tenants_file_is_told_and_changes_nothing(front: HttpFron
     assert "tenants[0].id" in error
     assert (await front.get("/v1/models", "acme")).status_code == 200
     assert (await front.figures())["braid_tenants_file_refused"] == 1
+
+
+async def test_a_pick_is_explained_before_there_is_a_request(front: HttpFront) -> None:
+    url = "/admin/v1/pick?adapters=sql,json&tenant=acme&prompt_tokens=20&expected_tokens=8"
+    answer = await front.get(url, "root")
+    assert answer.status_code == 200
+    found = answer.json()
+    assert (found["replica"], found["replicas"]) == ("r0", 1)
+    (candidate,) = found["candidates"]
+    terms = {"queue_ms", "load_ms", "prefill_ms", "harm_ms"}
+    assert candidate.keys() == {"replica", "load", "age_s", "cost_ms", *terms}
+    base = (await front.get("/admin/v1/pick", "root")).json()
+    assert base["candidates"][0]["load_ms"] == 0.0
+    assert candidate["load_ms"] > 0.0
+
+
+async def test_a_pick_of_an_unknown_adapter_or_without_a_right_is_refused(front: HttpFront) -> None:
+    unknown = await front.get("/admin/v1/pick?adapters=vibes", "root")
+    assert unknown.status_code == 404
+    assert (await front.get("/admin/v1/pick?adapter=sql", "root")).status_code == 400
+    assert (await front.get("/admin/v1/pick")).status_code == 403
+
+
+async def test_an_explained_answer_says_how_its_replica_was_picked(front: HttpFront) -> None:
+    body = completion(explain=True)
+    answer = (await front.post(COMPLETIONS, body)).json()
+    pick = answer["choices"][0]["explain"]["pick"]
+    assert (pick["replica"], pick["decided_by"]) == ("r0", "cost")
+    plain = (await front.post(COMPLETIONS, completion())).json()
+    assert "explain" not in plain["choices"][0]
+    metrics = (await front.get("/metrics", "root")).text
+    assert 'braid_pick_cost_seconds_count{term="load"}' in metrics

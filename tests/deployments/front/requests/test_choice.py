@@ -48,7 +48,7 @@ class Replicas:
 
     async def pick(self, request: PickRequest, *, wait_s: float) -> tuple[Any, ScriptedLink]:
         link = next(one for one in self.links if one.replica_id not in request.exclude)
-        return SimpleNamespace(replica_id=link.replica_id), link
+        return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
 
 
 class Words:

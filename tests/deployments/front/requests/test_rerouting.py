@@ -243,7 +243,7 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     async def pick(request: Any, *, wait_s: float) -> Any:
         picked.append(request.digests)
         link = next(one for one in links if one.replica_id not in request.exclude)
-        return SimpleNamespace(replica_id=link.replica_id), link
+        return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
 
     desk = Desk(decided("b"), decided("c"))
     stream = SimpleNamespace(
