@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from benchmarks.placement.mixed_load import MixedLoad
-from benchmarks.shared.machine import load_average
+from benchmarks.shared.machine import load_average, usable_cores
 from cluster.adapters.random_adapters import write_adapters
 from cluster.base_model.source import resolve_model
 from cluster.config import AppConfig, Settings, cache_folder
@@ -166,6 +166,11 @@ def result_of(runs: list[FitRun], command: str, setup: dict[str, Any], load: flo
     result.verdicts.append(
         ProofVerdict("median error of a window, worst seed", max(medians), DEMANDED)
     )
+    if load > usable_cores():
+        result.problems.append(
+            f"the load average was {load:.1f} before: other programs used the cores, and how much "
+            "they took from one window to the next is in every error"
+        )
     rows: list[tuple[Any, ...]] = []
     for which, title in (
         ("default_s", "before: the default costs"),
