@@ -67,10 +67,10 @@ class Scaler(Protocol):
     """Decides the count of one run."""
 
     def arrive(self, request: TraceRequest) -> None:
-        """Hear of a request when it arrives."""
+        """Count a request when it arrives."""
 
     def finish(self, request: TraceRequest) -> None:
-        """Hear of a request's end."""
+        """Count the end of a request."""
 
     def count(self, look: Look) -> int:
         """Return the replicas to have from now on."""
@@ -133,10 +133,10 @@ class RequestsInFlight:
         self._wishes: deque[int] = deque(maxlen=300)
 
     def arrive(self, request: TraceRequest) -> None:
-        """Requests are seen where they run."""
+        """Count nothing: requests are seen where they run."""
 
     def finish(self, request: TraceRequest) -> None:
-        """Requests are seen where they run."""
+        """Count nothing: requests are seen where they run."""
 
     def count(self, look: Look) -> int:
         self._last.append(look.in_flight)

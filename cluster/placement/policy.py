@@ -54,7 +54,7 @@ class ScheduleEntry(Section):
     """``mon-fri``, ``sat``, or a list with commas: the days on which it begins."""
     from_: Annotated[str, Field(alias="from")] = "00:00"
     to: str = "24:00"
-    """Where it is before ``from`` the entry ends on the next day."""
+    """Ends the entry on the next day if it is before ``from``."""
     zone: str = "UTC"
     min: Annotated[Count, Field(ge=0)] | None = None
     max: Annotated[Count, Field(ge=1)] | None = None
@@ -100,7 +100,7 @@ class ReplicasPolicy(Section):
     hold: Annotated[Seconds, Field(ge=0)] = 30.0
     """Time that a request waits for the first replica."""
     schedule: tuple[ScheduleEntry, ...] = ()
-    """Where several entries hold, a later one wins."""
+    """Of several entries that hold, the last one wins."""
 
     @model_validator(mode="after")
     def _agree(self) -> "ReplicasPolicy":

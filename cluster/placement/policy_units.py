@@ -1,6 +1,6 @@
 """Values as operators write them: durations, shares and numbers, each read strictly.
 
-``yes`` and ``true`` are no numbers, and infinity and NaN are no values, wherever they stand.
+``yes`` and ``true`` are refused as numbers, and so are infinity and NaN.
 """
 
 import math

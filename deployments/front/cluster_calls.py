@@ -50,7 +50,7 @@ class ClusterCalls:
         return integrity_answer(found, known)
 
     async def exchange(self, report: FrontReport) -> FrontOrders:
-        """Hand a report to the controller and return its orders; fails while it is away."""
+        """Hand a report to the controller and return its orders; fail if it does not answer."""
         async with asyncio.timeout(CALL_TIMEOUT_S):
             orders: FrontOrders = await self._controller.exchange.remote(report)
             return orders

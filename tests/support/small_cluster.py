@@ -315,7 +315,9 @@ class SmallCluster:
     async def pick(self, request: Any, *, wait_s: float) -> tuple[Any, ReplicaLink]:
         for link in self.open:
             if link.open and link.replica_id not in request.exclude:
-                return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
+                return SimpleNamespace(
+                    replica_id=link.replica_id, whole=True, predicted_ttft=0.0, explanation=None
+                ), link
         raise ReplicaLost("none is left")
 
     async def add(self, replica: SmallReplica) -> None:

@@ -93,7 +93,7 @@ class FrontBaselines:
         return baseline
 
     def forget_silent(self, now: float) -> None:
-        """Drop fronts that are long gone, and the longest silent ones where there are too many."""
+        """Drop fronts that are long gone, and the longest silent ones if there are too many."""
         keys = sum(len(baseline) for baseline in self._fronts.values())
         while len(self._fronts) > 1:
             front, baseline = next(iter(self._fronts.items()))

@@ -12,7 +12,7 @@ SLOW = math.log(2.0) / SLOW_HALF_LIFE_S
 def up_rate(
     fast: float, slow: float, *, events: float | None = None, deviations: float = 1.0
 ) -> float:
-    """Return what must be served: the slow rate, or a rise that is no accident.
+    """Return what must be served: the slow rate, or a rise that is not an accident.
 
     Args:
         events: requests behind the fast clock; by default its rate says how many.

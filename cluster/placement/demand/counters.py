@@ -60,7 +60,7 @@ class DemandCounters:
         entry.prompt_tokens += prompt_tokens
 
     def refuse(self, key: DemandKey) -> None:
-        """Count that a request, counted as arrived, was refused."""
+        """Count a refusal of a request that is counted as arrived."""
         self._changing(key).refused += 1
 
     def start_answer(self, key: DemandKey, waited_s: float) -> None:

@@ -41,7 +41,7 @@ class DemandRate:
     """One key's smoothed demand, in requests per second on two clocks (15 s and 240 s)."""
 
     key: DemandKey
-    up: float  # what must be served: the slow rate, or a rise that is no accident
+    up: float  # what must be served: the slow rate, or a rise that is not an accident
     down: float  # what must be gone from both clocks before anything is taken away
     hold: float  # what both clocks agree on: worth keeping
     prompt_tokens: float  # mean of a request, what prefix caches had left out

@@ -33,7 +33,7 @@ class KeyRate:
         self.cached += more.cached_tokens * slow
 
     def decay(self, now: float) -> None:
-        """Let time go by until ``now``; an earlier one changes nothing."""
+        """Apply the time until ``now``; an earlier one changes nothing."""
         elapsed = now - self._at
         if elapsed <= 0.0:
             return

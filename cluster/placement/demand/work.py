@@ -14,7 +14,7 @@ from cluster.placement.demand.clocks import FAST, SLOW, down_rate, up_rate
 from cluster.placement.demand.demand import Demand, DemandRate
 
 ACCIDENT = 3.0
-"""Standard deviations of a number of requests that are no reason to change anything: the count is
+"""Standard deviations of a number of requests that are put down to accident: the count is
 looked at thousands of times a day, and one deviation is exceeded every few minutes."""
 
 
@@ -52,7 +52,7 @@ class WorkModel:
 
         A rise must be more than what the number of requests behind it makes by accident, and
         before a replica goes, the slow clock is believed only so far. A few costly requests
-        are few, whatever comes beside them.
+        are few, however many cheap ones there are.
         """
         fast = slow = squares = slow_squares = 0.0
         for rate in demand.rates:

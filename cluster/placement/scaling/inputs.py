@@ -22,7 +22,7 @@ class ReplicaShape:
 
 @dataclass(frozen=True, slots=True)
 class ScaleInputs:
-    """All that a count depends on, beside what was decided before."""
+    """All that a count depends on, apart from what was decided before."""
 
     policy: ClusterPolicy
     demand: Demand
@@ -30,7 +30,7 @@ class ScaleInputs:
     shape: ReplicaShape | None  # None: no replica has reported yet
     adapter_bytes: Mapping[AdapterDigest, int]  # of the catalog
     target: int  # replicas that Serve is to run now
-    ready: int  # replicas that reported lately
+    ready: int  # replicas that reported recently
     starting_for_s: float | None  # age of the oldest start under way; None: none is
     backlog_s: float  # seconds of work that wait, in the whole cluster
     in_flight: int  # requests that run, wait or are held by fronts

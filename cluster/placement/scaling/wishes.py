@@ -70,14 +70,14 @@ class Needs:
     def queue(self, missed: tuple[str, ...]) -> Wish:
         """Return the replicas that work off what waits in the time that one takes to start.
 
-        What ready replicas do within the strictest of the missed promises is no reason. The
+        What ready replicas do within the strictest of the missed promises does not count. The
         ready ones are counted, so that those under way are not asked for again.
         """
         inputs = self.inputs
         promised = min((t.promise_s for t in self.tiers if t.tier in missed), default=0.0)
         excess = inputs.backlog_s - inputs.ready * promised
         if not missed or excess <= 0.0:
-            return Wish(0, "nobody waits too long")
+            return Wish(0, "no tier waits too long")
         more = math.ceil(excess / max(inputs.model.start_s, 1.0))
         words = ", ".join(f"{tier} waits {inputs.predicted_ttft[tier]:.1f} s" for tier in missed)
         return Wish(inputs.ready + more, f"{words}; {inputs.backlog_s:.0f} s of work queued")

@@ -20,11 +20,11 @@ Send = Callable[[FrontReport], Awaitable[FrontOrders]]
 class Exchange:
     """Reports to the controller and follows its orders; one owner, on one event loop.
 
-    Without a controller the last orders hold, and what was counted meanwhile is told later.
+    Without a controller the last orders hold, and a later report has all that was counted.
 
     Args:
         front: this life of this front.
-        send: hands a report to the controller; any exception means that it is away.
+        send: hands a report to the controller; any exception means that it did not answer.
         demand: counted by this front.
         first: orders until the controller has given some.
         held: returns how many requests wait because no replica can be reached.

@@ -24,8 +24,8 @@ REFUSED_STATUS = 503
 class FrontDemand:
     """Counts requests by tenant and adapter set from the moment that they are decided.
 
-    One that no replica took is demand as well. One that its tenant's quota refuses is none:
-    more replicas would not serve it.
+    One that no replica took counts as well. One that its tenant's quota refuses does not: more
+    replicas would not serve it.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -60,7 +60,7 @@ def ask(demand: FrontDemand, *adapters: str, n: int = 1, tokens: int = 5) -> Non
     demand.arrive(ACME, decided, [tuple(range(tokens))], n)  # type: ignore[arg-type]
 
 
-async def test_requests_are_counted_by_set_and_told_once(clock) -> None:
+async def test_requests_are_counted_by_set_and_told_once(clock: ManualClock) -> None:
     hearing = Hearing(clock)
     exchange, demand = exchange_of(hearing, clock)
     ask(demand, "b", "a", "b", n=3)
@@ -75,7 +75,9 @@ async def test_requests_are_counted_by_set_and_told_once(clock) -> None:
     assert hearing.reports[1].demand == ()
 
 
-async def test_a_controller_that_is_away_or_answers_into_the_void_loses_nothing(clock) -> None:
+async def test_a_controller_that_is_away_or_answers_into_the_void_loses_nothing(
+    clock: ManualClock,
+) -> None:
     hearing = Hearing(clock)
     exchange, demand = exchange_of(hearing, clock)
     for number in range(20):
@@ -89,7 +91,7 @@ async def test_a_controller_that_is_away_or_answers_into_the_void_loses_nothing(
     assert hearing.rates.demand(clock.monotonic()).arrived == 20
 
 
-async def test_a_new_controller_hears_everything_again(clock) -> None:
+async def test_a_new_controller_hears_everything_again(clock: ManualClock) -> None:
     hearing = Hearing(clock)
     exchange, demand = exchange_of(hearing, clock)
     for _ in range(60):
@@ -102,7 +104,9 @@ async def test_a_new_controller_hears_everything_again(clock) -> None:
     assert hearing.rates.demand(clock.monotonic()).fast == pytest.approx(1.0, rel=0.1)
 
 
-async def test_the_orders_of_a_controller_that_was_replaced_are_not_followed(clock) -> None:
+async def test_the_orders_of_a_controller_that_was_replaced_are_not_followed(
+    clock: ManualClock,
+) -> None:
     hearing = Hearing(clock)
     exchange, _ = exchange_of(hearing, clock)
     hearing.epoch = 5
@@ -112,7 +116,7 @@ async def test_the_orders_of_a_controller_that_was_replaced_are_not_followed(clo
     assert exchange.orders.epoch == 5
 
 
-async def test_the_dead_are_told_until_they_are_heard_of(clock) -> None:
+async def test_the_dead_are_told_until_they_are_heard_of(clock: ManualClock) -> None:
     hearing = Hearing(clock)
     exchange, _ = exchange_of(hearing, clock)
     exchange.note_dead(ReplicaId("r1"))
@@ -124,7 +128,7 @@ async def test_the_dead_are_told_until_they_are_heard_of(clock) -> None:
     assert [report.dead for report in hearing.reports] == [("r1",), ("r1",), ()]
 
 
-async def test_followers_get_the_orders_and_picks_are_told_by_tier(clock) -> None:
+async def test_followers_get_the_orders_and_picks_are_told_by_tier(clock: ManualClock) -> None:
     hearing = Hearing(clock)
     exchange, demand = exchange_of(hearing, clock)
     seen: list[int] = []
@@ -144,7 +148,7 @@ async def test_followers_get_the_orders_and_picks_are_told_by_tier(clock) -> Non
     assert hearing.reports[-1].predicted_ttft == {}  # picks so old say nothing
 
 
-async def test_it_reports_at_once_when_asked(clock) -> None:
+async def test_it_reports_at_once_when_asked(clock: ManualClock) -> None:
     hearing = Hearing(clock)
     exchange, _ = exchange_of(hearing, clock)
     exchange.start()
