@@ -1,11 +1,10 @@
-"""Who asks for which adapters: one (tenant, set) for each request.
+"""Chooses who asks for which adapters: one (tenant, set) for each request.
 
 Adapters are numbered. Number i is named ``a0000`` and so on, and belongs to tenant i modulo the
 number of tenants; a set's tenant is that of its first drawn member, and it may hold adapters of
 others, as adapters that all tenants share.
 """
 
-import bisect
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -174,13 +173,4 @@ class BaseOnly:
         return Asked(self.names.tenant_of(rng.randrange(self.names.tenants)), ())
 
 
-@dataclass(frozen=True)
-class Phases:
-    """One rule after the other."""
-
-    rules: tuple[tuple[float, AskRule], ...]  # (from when, rule), by time, the first from 0
-
-    def ask(self, rng: Random, at: float) -> Asked:
-        """Ask the rule in force."""
-        index = bisect.bisect_right(self.rules, at, key=lambda rule: rule[0]) - 1
-        return self.rules[max(0, index)][1].ask(rng, at)
+BASE_ONLY = BaseOnly()

@@ -51,9 +51,7 @@ def _one(
     spread: float = 0.0,
     cv: float = 1.0,
 ) -> Iterator[TraceRequest]:
-    stream = TraceStream(
-        rate, asking, _lengths(prompt, spread), _lengths(answer, spread), cv=cv
-    )
+    stream = TraceStream(rate, asking, _lengths(prompt, spread), _lengths(answer, spread), cv=cv)
     return generate([stream], seed, duration)
 
 
@@ -289,7 +287,7 @@ def adversary(
     prompt: Whole = 64,
     answer: Whole = 32,
 ) -> Iterator[TraceRequest]:
-    """Ask now and then for a quiet tenant's only adapter, beside a tenant of many cold ones."""
+    """Ask now and then for a quiet tenant's only adapter, and often for another's many cold ones."""
     sizes = FixedLength(prompt), FixedLength(answer)
     quiet = OneByPopularity(uniform(1), AdapterNames(1, "quiet", "quiet"))
     loud = InTurn(cold, AdapterNames(1, "cold", "loud"))

@@ -1,7 +1,6 @@
 """Beginnings of prompts that requests share, as chains of block hashes."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -16,7 +15,7 @@ BLOCK_TOKENS = 16
 class PromptPrefixes(Protocol):
     """Draws the chain of one prompt's whole blocks."""
 
-    def draw(self, rng: Random, tenant: str, adapters: Sequence[str], tokens: int) -> tuple[int, ...]:
+    def draw(self, rng: Random, tenant: str, tokens: int) -> tuple[int, ...]:
         """Return a chain; () for a prompt that shares nothing."""
         ...
 
@@ -25,10 +24,13 @@ class PromptPrefixes(Protocol):
 class NoPrefixes:
     """Every prompt is unlike all others."""
 
-    def draw(self, rng: Random, tenant: str, adapters: Sequence[str], tokens: int) -> tuple[int, ...]:
+    def draw(self, rng: Random, tenant: str, tokens: int) -> tuple[int, ...]:
         """Return nothing."""
-        del rng, tenant, adapters, tokens
+        del rng, tenant, tokens
         return ()
+
+
+NO_PREFIXES = NoPrefixes()
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,8 @@ class SystemPrompts:
     each: int = 1  # system prompts of a tenant, drawn evenly
     block_tokens: int = BLOCK_TOKENS
 
-    def draw(self, rng: Random, tenant: str, adapters: Sequence[str], tokens: int) -> tuple[int, ...]:
+    def draw(self, rng: Random, tenant: str, tokens: int) -> tuple[int, ...]:
         """Return the chain of one prompt."""
-        del adapters
         whole = tokens // self.block_tokens
         common = 0
         which = rng.randrange(self.each)
@@ -60,7 +61,7 @@ def chain_hash(key: bytes, before: bytes, tokens: bytes) -> bytes:
     """Return the hash of a block that follows the block of hash ``before``.
 
     Args:
-        key: secret, at most 64 bytes: without it, nobody can test guesses of a prompt.
+        key: secret, at most 64 bytes: without it, guesses of a prompt cannot be tested.
         before: b"" or what tells chains apart, for the first block.
         tokens: the block's token ids, in any one form.
     """

@@ -1,4 +1,4 @@
-"""Traces by formula: streams of requests, each of four parts, laid beside each other.
+"""Traces by formula: streams of requests, each of four parts, merged by time.
 
 A stream is when (a rate and a cv) x who asks for what x how long x which beginnings. Each part
 draws from a generator of its own, so that changing one part leaves what the others draw as it is.
@@ -13,8 +13,8 @@ from random import Random
 from cluster.simulation.trace import TraceRequest
 from cluster.simulation.traces.arrivals import Rate, arrival_times
 from cluster.simulation.traces.asking import AskRule
-from cluster.simulation.traces.lengths import FixedLength, Lengths
-from cluster.simulation.traces.prompt_prefixes import NoPrefixes, PromptPrefixes
+from cluster.simulation.traces.lengths import Lengths
+from cluster.simulation.traces.prompt_prefixes import NO_PREFIXES, PromptPrefixes
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class TraceStream:
 
     rate: Rate
     asking: AskRule
-    prompts: Lengths = FixedLength(64)
-    answers: Lengths = FixedLength(32)
-    prefixes: PromptPrefixes = NoPrefixes()
+    prompts: Lengths
+    answers: Lengths
+    prefixes: PromptPrefixes = NO_PREFIXES
     cv: float = 1.0  # of the gaps between arrivals
     max_tokens: int | None = None  # limit of an answer; None: as long as it will be
     deadline_s: float | None = None
@@ -45,7 +45,7 @@ class TraceStream:
                 prompt_tokens=prompt,
                 generated_tokens=min(answer, limit),
                 max_tokens=limit,
-                prefix=self.prefixes.draw(starts, tenant, adapters, prompt),
+                prefix=self.prefixes.draw(starts, tenant, prompt),
                 deadline_s=self.deadline_s,
             )
 

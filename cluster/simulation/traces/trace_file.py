@@ -135,7 +135,7 @@ def read_requests(path: Path) -> Iterator[TraceRequest]:
 def load_trace(paths: Path | Sequence[Path]) -> list[TraceRequest]:
     """Return the requests of one trace, or of several fronts' logs together, by time.
 
-    Several files are laid beside each other by the ``start`` of their headers; t = 0 is the
+    Several files are merged by the ``start`` of their headers; t = 0 is the
     earliest of them.
 
     Raises:

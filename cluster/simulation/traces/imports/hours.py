@@ -95,7 +95,7 @@ def hour_like_mooncake(seed: int, *, duration_s: float = HOUR_S) -> Iterator[str
     """Yield the lines of a file in Mooncake's format.
 
     12,000 requests in an hour, whose times are multiples of 3 s; prompts of 12,000 tokens on
-    average; all begin with one common block, and two thirds go on with an earlier request's blocks.
+    average; all begin with one common block, and two thirds then repeat an earlier one's blocks.
     """
     rng = Random(f"{seed}/mooncake")
     rate = MarkovRate((2.4, 4.6), (200.0, 150.0))

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 from cluster.domain.ids import TenantId
 from cluster.errors import ConfigError
 from cluster.simulation.trace import TraceRequest
-from cluster.simulation.traces.asking import AskRule, BaseOnly
+from cluster.simulation.traces.asking import BASE_ONLY, AskRule
 
 TenantSource = Literal["rule", "label", "session"]
-"""Where a request's tenant comes from: the asking rule, or the file's own label or session."""
+"""The origin of a request's tenant: the asking rule, or the file's own label or session."""
 
 
 class PublishedRequest(NamedTuple):
@@ -33,9 +33,9 @@ class PublishedRequest(NamedTuple):
 
 @dataclass(frozen=True)
 class ImportMapping:
-    """What is added to a published trace, and what is cut from it."""
+    """Says what to add to a published trace, and what to cut from it."""
 
-    asking: AskRule = BaseOnly()
+    asking: AskRule = BASE_ONLY
     """Chooses tenant and adapters of each request."""
     seed: int = 0
     tenant: TenantSource = "rule"
@@ -84,7 +84,7 @@ class ImportedTrace:
 def import_requests(
     found: Iterable[PublishedRequest], mapping: ImportMapping, source: str
 ) -> ImportedTrace:
-    """Sort, cut and map what an importer read.
+    """Return the trace made of what an importer read: sorted, cut and mapped.
 
     Args:
         found: in any order.
@@ -92,7 +92,8 @@ def import_requests(
         source: the format's name, for people.
 
     Raises:
-        ConfigError: nothing is left; or blocks of the source are no multiple of ``block_tokens``.
+        ConfigError: nothing is left; or the length of the source's blocks is not a multiple of
+            ``block_tokens``.
     """
     rows = sorted(found, key=attrgetter("at"))
     first = rows[0].at if rows else 0.0
