@@ -1,5 +1,6 @@
 """The outcome of a simulation: data only, and its one JSON form."""
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -102,7 +103,7 @@ class SimulationResult:
     def count_changes(self) -> int:
         """Return how often the replica count asked for changed."""
         targets = [sample.target for sample in self.samples]
-        return sum(before != after for before, after in zip(targets, targets[1:], strict=False))
+        return sum(before != after for before, after in itertools.pairwise(targets))
 
     @property
     def whole_resident_share(self) -> float:
