@@ -14,8 +14,11 @@ from cluster.simulation.result import SimulationResult
 from cluster.simulation.spec import Delays, SimulationSpec
 from cluster.simulation.trace import TraceRequest
 
-FITTED = ("front_s", "hop_s", "publish_s")
-"""Fields of ``Delays``, the one that explains most first."""
+FITTED = {"front_s": (1e-4, 0.25), "hop_s": (1e-5, 0.05), "publish_s": (0.005, 1.0)}
+"""Fields of ``Delays`` with their least and greatest seconds, the one that explains most first.
+
+A log that needs more than these is explained by other costs of steps and loads, not by delays.
+"""
 FACTORS = (4.0, 2.0, 1.4, 1.15)
 """A constant is multiplied and divided by each in turn, for as long as that helps."""
 GAIN = 0.005
@@ -161,8 +164,7 @@ class _Search:
         for factor in FACTORS:
             for name in FITTED:
                 for by in (factor, 1 / factor):
-                    value = max(getattr(delays, name), 1e-5) * by
-                    tried = replace(delays, **{name: value})
+                    tried = _with(delays, name, getattr(delays, name) * by)
                     found = self._loss(self._figures(tried))
                     if found < loss * (1 - GAIN):
                         delays, loss = tried, found
@@ -175,7 +177,7 @@ class _Search:
         before = self._figures(delays)
         loss = self._loss(before)
         front = delays.front_s + self._recorded.ttft_p50 - before.ttft_p50
-        shifted = replace(delays, front_s=max(1e-5, front))
+        shifted = _with(delays, "front_s", front)
         found = self._loss(self._figures(shifted))
         return (shifted, found) if found < loss else (delays, loss)
 
@@ -192,6 +194,11 @@ class _Search:
             + _distance(found.e2e_p50, wanted.e2e_p50)
             + abs(found.whole_resident - wanted.whole_resident)
         )
+
+
+def _with(delays: Delays, name: str, seconds: float) -> Delays:
+    least, most = FITTED[name]
+    return replace(delays, **{name: min(max(seconds, least), most)})
 
 
 def _is_answered(request: TraceRequest) -> bool:
