@@ -54,14 +54,14 @@ class CalibrationErrors:
 
     @property
     def worst(self) -> float:
-        """Return the largest of the errors, without its sign."""
-        given = (self.ttft_p50, self.ttft_p99, self.e2e_p50, self.whole_resident)
-        return max(*map(abs, given), abs(self.replicas or 0.0))
+        """Return the largest of the errors, without its sign; infinity if one is not a number."""
+        errors = (self.ttft_p50, self.ttft_p99, self.e2e_p50, self.whole_resident, self.replicas)
+        return max(math.inf if math.isnan(error or 0.0) else abs(error or 0.0) for error in errors)
 
     @property
     def is_red(self) -> bool:
         """Return whether an error is so large that reports should say so."""
-        return not self.worst <= RED
+        return self.worst > RED
 
     @property
     def words(self) -> list[str]:
