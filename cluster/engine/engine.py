@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cluster.clock import Clock
-from cluster.domain.ids import RequestId, Slot
+from cluster.domain.ids import RequestId, Slot, TenantId
 from cluster.domain.request import GenerationRequest
 from cluster.engine.engine_requests import EngineRequests
 from cluster.engine.mixing import Mixing
@@ -194,8 +194,14 @@ class TorchEngine:
                 kv_blocks_total=pool.num_blocks,
                 kv_blocks_free=pool.num_free,
                 preemptions=scheduler.preemptions,
+                prefix_age_s=pool.prefix_age_s,
                 counters=dataclasses.replace(self._loop.counters),
             )
+
+    def backlog(self) -> Mapping[TenantId, int]:
+        """Return the tokens of prompts still to be computed, as in `Engine`."""
+        with self._live.changed:
+            return self._live.scheduler.backlog()
 
     def stalled_for(self) -> float:
         """Return the seconds since the last sign of life, as in `Engine`."""

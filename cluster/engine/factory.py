@@ -63,7 +63,7 @@ def build_engine(
     loaded = load_model(model_dir, config)
     bank = make_bank(loaded, config, adapter_config)
     batches = make_batches(loaded, config, bank, adapter_config.max_mixture)
-    pool = BlockPool(config.kv_blocks, config.block_size)
+    pool = BlockPool(config.kv_blocks, config.block_size, clock)
     scheduler = Scheduler(config, pool, clock)
     engine = TorchEngine(
         scheduler=scheduler,

@@ -25,8 +25,9 @@ from typing import Protocol
 
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.adapter import AdapterManifest, BaseCheck
-from cluster.domain.ids import AdapterDigest, RequestId, Slot
+from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import GenerationChunk, GenerationRequest
+from cluster.domain.work import StepTotals
 from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
 
@@ -46,6 +47,11 @@ class EngineCounters:
     generated_tokens: int = 0
     steps: int = 0  # successful ones
     step_tokens: int = 0  # computed in them, prefill and decode
+    prefill_tokens: int = 0  # of which prompts, and what is computed again after a preemption
+    decode_rows: int = 0  # and newest tokens of sequences that generate
+    context_blocks: int = 0  # KV blocks read in them
+    adapter_bytes: int = 0  # of the distinct adapters of each of them
+    rank_rows: int = 0  # over their rows, ranks of the adapters applied
     step_seconds: float = 0.0  # spent in them
     failed_steps: int = 0
     failed_requests: int = 0  # ended with finish_reason error
@@ -57,6 +63,30 @@ class EngineCounters:
     callback_failures: int = 0  # raised by the receiver of chunks
     integrity_failures: int = 0
 
+    def count_step(self, step: StepTotals) -> None:
+        """Add a successful step."""
+        self.steps += step.steps
+        self.step_tokens += step.prefill_tokens + step.decode_rows
+        self.prefill_tokens += step.prefill_tokens
+        self.decode_rows += step.decode_rows
+        self.context_blocks += step.context_blocks
+        self.adapter_bytes += step.adapter_bytes
+        self.rank_rows += step.rank_rows
+        self.step_seconds += step.seconds
+
+    @property
+    def step_totals(self) -> StepTotals:
+        """All successful steps together."""
+        return StepTotals(
+            self.steps,
+            self.prefill_tokens,
+            self.decode_rows,
+            self.context_blocks,
+            self.adapter_bytes,
+            self.rank_rows,
+            self.step_seconds,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
@@ -67,6 +97,7 @@ class EngineStats:
     kv_blocks_total: int
     kv_blocks_free: int  # reclaimable ones included
     preemptions: int
+    prefix_age_s: float  # for which blocks stay in the prefix cache lately; 0: none was reclaimed
     counters: EngineCounters  # a copy
 
     def as_counters(self) -> tuple[tuple[str, float], ...]:
@@ -179,6 +210,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Return the numbers of this moment."""
+        ...
+
+    def backlog(self) -> Mapping[TenantId, int]:
+        """Return the tokens of prompts that are still to be computed, by tenant; none has 0."""
         ...
 
     def stalled_for(self) -> float:
