@@ -134,7 +134,7 @@ class WallClockSteps:
     """The wall clock of one process jumps."""
 
     at: float
-    process: str  # ``controller``, ``front-0``, ``replica-2``: numbered in order of start
+    process: str  # ``controller``, ``front-0``, ``r2``: numbered in order of start
     seconds: float  # forward; negative: back
 
 
