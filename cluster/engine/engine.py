@@ -19,9 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot, TenantId
 from cluster.domain.request import GenerationRequest
+from cluster.engine.engine_counters import EngineStats
 from cluster.engine.engine_requests import EngineRequests
 from cluster.engine.mixing import Mixing
-from cluster.engine.port import EngineStats, OnChunks, OnReturned
+from cluster.engine.port import OnChunks, OnReturned
 from cluster.engine.sampling.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampling.sampler import check_sampling
 from cluster.engine.scheduling.block_pool import BlockPool

@@ -27,7 +27,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import GenerationChunk, GenerationRequest
-from cluster.domain.work import StepTotals
+from cluster.engine.engine_counters import EngineStats
 from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
 
@@ -37,74 +37,6 @@ OnChunks = Callable[[list[GenerationChunk]], None]
 OnReturned = Callable[[RequestId, tuple[int, ...]], None]
 """Receives a request that is handed back, with all tokens of its completion, after its chunks and
 from the same thread. It gets no last chunk: its owner submits it again."""
-
-
-@dataclass(slots=True)
-class EngineCounters:
-    """Totals since the start. Only the engine changes them."""
-
-    prompt_tokens: int = 0  # of requests whose prefill has begun
-    generated_tokens: int = 0
-    steps: int = 0  # successful ones
-    step_tokens: int = 0  # computed in them, prefill and decode
-    prefill_tokens: int = 0  # of which prompts, and what is computed again after a preemption
-    decode_rows: int = 0  # and newest tokens of sequences that generate
-    context_blocks: int = 0  # KV blocks read in them
-    adapter_bytes: int = 0  # of the distinct adapters of each of them
-    rank_rows: int = 0  # over their rows, ranks of the adapters applied
-    step_seconds: float = 0.0  # spent in them
-    failed_steps: int = 0
-    failed_requests: int = 0  # ended with finish_reason error
-    prefix_queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
-    prefix_hit_tokens: int = 0  # and found
-    routed_prompts: int = 0  # whose router was asked, once for each layer
-    rerouted: int = 0  # changes of a running request's adapters
-    returned: int = 0  # re-routed requests handed back when they were preempted
-    callback_failures: int = 0  # raised by the receiver of chunks
-    integrity_failures: int = 0
-
-    def count_step(self, step: StepTotals) -> None:
-        """Add a successful step."""
-        self.steps += step.steps
-        self.step_tokens += step.prefill_tokens + step.decode_rows
-        self.prefill_tokens += step.prefill_tokens
-        self.decode_rows += step.decode_rows
-        self.context_blocks += step.context_blocks
-        self.adapter_bytes += step.adapter_bytes
-        self.rank_rows += step.rank_rows
-        self.step_seconds += step.seconds
-
-    @property
-    def step_totals(self) -> StepTotals:
-        """All successful steps together."""
-        return StepTotals(
-            self.steps,
-            self.prefill_tokens,
-            self.decode_rows,
-            self.context_blocks,
-            self.adapter_bytes,
-            self.rank_rows,
-            self.step_seconds,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """One engine's numbers at one moment."""
-
-    running: int  # sequences in the batch
-    waiting: int  # sequences not in it
-    kv_blocks_total: int
-    kv_blocks_free: int  # reclaimable ones included
-    preemptions: int
-    prefix_age_s: float  # for which blocks stay in the prefix cache lately; 0: none was reclaimed
-    counters: EngineCounters  # a copy
-
-    def as_counters(self) -> tuple[tuple[str, float], ...]:
-        """Return the totals by name, for metrics."""
-        counters = self.counters
-        named = [(name, float(getattr(counters, name))) for name in EngineCounters.__slots__]
-        return (*named, ("preemptions", float(self.preemptions)))
 
 
 class Engine(Protocol):
@@ -327,3 +259,4 @@ class BuiltEngine:
     adapters: AdapterSlots
     module_shapes: dict[str, tuple[int, int]]  # module path -> (d_out, d_in)
     vocab_size: int
+    device: str  # what it computes on, for people and for profiles of its costs

@@ -16,8 +16,9 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk
+from cluster.engine.engine_counters import EngineCounters
 from cluster.engine.engine_requests import EngineRequests
-from cluster.engine.port import EngineCounters, OnChunks, OnReturned
+from cluster.engine.port import OnChunks, OnReturned
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampling.grammar import row_error
 from cluster.engine.sequence import EngineSequence
@@ -117,9 +118,7 @@ class StepLoop:
             self._hand_back(returned)
             if plan is not None:
                 # Before their last chunks: afterwards the slots may hold other adapters.
-                totals = step_totals(
-                    plan, self._live.pool.block_size, self._runner.adapter_size
-                )
+                totals = step_totals(plan, self._live.pool.block_size, self._runner.adapter_size)
                 chunks = self._compute(plan)
                 seconds = self._clock.monotonic() - started
                 self.counters.count_step(replace(totals, seconds=seconds))

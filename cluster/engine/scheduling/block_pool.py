@@ -24,9 +24,12 @@ class BlockPool:
 
     Blocks that have no holder but whose content has a key are kept for reuse and reclaimed, least
     recently released first, only when no other block is free.
+
+    Args:
+        clock: tells how long they are kept; None: ``prefix_age_s`` stays 0.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, clock: Clock | None = None) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"need at least one block and token: {num_blocks=}, {block_size=}")
         self.num_blocks = num_blocks
