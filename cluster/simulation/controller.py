@@ -9,7 +9,6 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.reconciling import (
-    Actions,
     ControllerBook,
     Reconciler,
     ReplicaPlan,
@@ -56,9 +55,7 @@ class SimulatedController:
         self._records = records
         self._delays = delays
         self._scale = scale
-        self._reconciler: Reconciler = new_reconciler(
-            book, prior, restore=restore, now=process.clock.monotonic()
-        )
+        self._reconciler: Reconciler = new_reconciler(book, prior, restore=restore)
         self._known: dict[ReplicaId, SimulatedReplica] = {}  # to call, until known to be dead
         self._told: int | None = None  # the count last handed to Serve
         process.after(0.0, self._look)
@@ -107,10 +104,10 @@ class SimulatedController:
         actions = reconciler.tick(
             self._catalog.infos, policy, serve, now, datetime.fromtimestamp(wall, UTC)
         )
-        self._book.save(reconciler, now)
+        self._book.save(reconciler)
         count, reason = actions.replica_count, actions.replica_reason
         if self._scale is not None:
-            count, reason = self._scale.decide(policy, actions, now, wall)
+            count, reason = self._scale.decide(policy, now, wall)
         if count != self._serve.target and count != self._told:
             self._told = count
             self.process.loop.at(
@@ -120,9 +117,9 @@ class SimulatedController:
             self._told = None
         self._records.note_tick(actions, count, reason)
         for plan in actions.replica_plans:
-            self._send(plan, actions)
+            self._send(plan)
 
-    def _send(self, plan: ReplicaPlan, actions: Actions) -> None:
+    def _send(self, plan: ReplicaPlan) -> None:
         replica = self._known.get(plan.replica_id)
         if replica is not None:
             replica.process.after(self._delays.call_s, self._apply, replica, plan)

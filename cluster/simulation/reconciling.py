@@ -35,14 +35,17 @@ class Reconciler:
 
     def hear_replica(self, snapshot: ReplicaSnapshot, now: float) -> None:
         """Take in a replica's answer."""
+        del now
         self._heard[snapshot.replica_id] = snapshot
 
     def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
         """Take in a front's report."""
+        del now
         return FrontOrders(acknowledged=report.sequence, epoch=1, model=self._prior)
 
     def replica_died(self, replica_id: ReplicaId, now: float, why: str) -> None:
         """Take in that a replica's actor is dead; it is missed once it was silent for long."""
+        del now, why
         self._heard.pop(replica_id, None)
 
     def tick(
@@ -54,6 +57,7 @@ class Reconciler:
         wall: datetime,
     ) -> Actions:
         """Compare what is with what should be."""
+        del serve, wall
         heard, self._heard = self._heard, {}
         actions = self.inner.tick(heard.values(), catalog, policy, now)
         if policy.placement.mode != "on":
@@ -97,7 +101,7 @@ class ControllerBook:
         self._keeps = keeps
         self._state = ""
 
-    def save(self, reconciler: Reconciler, now: float) -> None:
+    def save(self, reconciler: Reconciler) -> None:
         """Write the state down, where the store can be reached."""
         if self._keeps and self.reachable:
             self._state = json.dumps(reconciler.inner.to_state())
@@ -107,9 +111,7 @@ class ControllerBook:
         return self._state if self.reachable else ""
 
 
-def new_reconciler(
-    book: ControllerBook, prior: CostModel, *, restore: bool, now: float
-) -> Reconciler:
+def new_reconciler(book: ControllerBook, prior: CostModel, *, restore: bool) -> Reconciler:
     """Return the reconciler of a new life."""
     state = book.read() if restore else ""
     if state:

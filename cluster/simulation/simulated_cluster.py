@@ -1,5 +1,6 @@
 """The parts of a simulated cluster, put together, and the trace that comes in."""
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -34,7 +35,7 @@ class SimulatedCluster:
 
     def __init__(self, spec: SimulationSpec, progress: Callable[[float], None] | None) -> None:
         _check(spec)
-        self.loop = VirtualLoop()
+        self.loop = VirtualLoop()  # type: ignore[abstract] # of no use here: sockets, signals
         self.policy = spec.policy
         self.catalog = SimulatedCatalog(spec.catalog, spec.ranks)
         self.book = ControllerBook(keeps=any(isinstance(f, ControllerDies) for f in spec.faults))
@@ -119,7 +120,7 @@ class SimulatedCluster:
             rule,
             lambda: [r for r in self.serve.replicas if not r.draining],
             self,
-            self._end_request,
+            lambda _: self._count_end(),
             spec.delays,
             self._decided,
             hold_s=self.policy.replicas.hold,
@@ -204,9 +205,6 @@ class SimulatedCluster:
             self._progress(self._arrived / len(self._requests))
         self._await_arrival()
 
-    def _end_request(self, tracked: Tracked) -> None:
-        self._count_end()
-
     def _count_end(self) -> None:
         self._ended += 1
         if self._ended == len(self._requests) and self._spec.until is None:
@@ -219,7 +217,7 @@ class SimulatedCluster:
 
 def _check(spec: SimulationSpec) -> None:
     times = [asked.at for asked in spec.trace]
-    if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(times)):
         raise ValueError("trace: requests are not in order of time; sort them by at")
     if spec.fronts < 1:
         raise ValueError(f"fronts is {spec.fronts}, expected at least 1")

@@ -1,4 +1,4 @@
-"""Ray Serve as the cluster meets it: replicas that start late, leave in its order, and are replaced.
+"""Ray Serve as the cluster meets it: replicas that start late, leave in order, and are replaced.
 
 It is the one part that exists as a model only. Who leaves: replicas that are still starting first,
 then those that run, in both the newest first. A leaving one finishes its requests, for a while.
