@@ -111,7 +111,7 @@ class SimulatedReplica:
             bank.read,
             process.clock,
             executor,
-            on_change=lambda _: self._publish(),
+            on_change=lambda _: self._adapters_changed(),
             on_close_to_new=self._yield_leases,
             max_parallel_loads=shape.parallel_loads,
         )
@@ -136,7 +136,12 @@ class SimulatedReplica:
         self._bank = bank
         self._last: dict[RequestId, int] | None = None  # tokens by request, at its death
         self._last_counts: TierCounts | None = None
-        process.after(0.0, self._look)
+        self._changed = True  # since the last snapshot
+        self._resident: tuple[ResidentAdapter, ...] = ()
+        self._adapter_loads: tuple[AdapterLoad, ...] | None = ()
+        self._began = process.loop.time()
+        self._looking = False
+        self._beat()
 
     # From fronts
 
@@ -158,9 +163,11 @@ class SimulatedReplica:
         live = _Live(work, digests, request.tenant, link)
         self._live[request.request_id] = live
         self._arrived += 1
+        self._note_change()
         for digest in digests or (BASE,):
             key = digest, request.tenant
             self._loads[key] = self._loads.get(key, 0) + 1
+        self._adapter_loads = None
         if self._waiting >= self._shape.engine.max_queued:
             self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
             return
@@ -224,6 +231,7 @@ class SimulatedReplica:
             self._waiting -= 1
 
     def _hear_engine(self, news: list[SequenceNews]) -> None:
+        self._note_change()
         told: dict[LinkEnd, list[RequestNews]] = {}
         for item in news:
             live = self._live[item.request_id]
@@ -259,6 +267,7 @@ class SimulatedReplica:
 
     def _close(self, request_id: RequestId) -> None:
         live = self._live.pop(request_id)
+        self._note_change()
         if not live.in_engine and live.task is not None:
             self._waiting -= 1
         if live.lease is not None:
@@ -281,9 +290,13 @@ class SimulatedReplica:
         self._sequence += 1
         shape, engine = self._shape, self.engine
         desired, version = self.adapters.desired
-        loads: tuple[AdapterLoad, ...] = ()
-        if with_loads:
+        if self._changed or self._live:
+            self._resident = self.adapters.resident()
+            self._changed = False
+        loads = self._adapter_loads
+        if with_loads and loads is None:
             loads = tuple(AdapterLoad(d, t, n, 0) for (d, t), n in sorted(self._loads.items()))
+            self._adapter_loads = loads
         return ReplicaSnapshot(
             replica_id=self.replica_id,
             address="",
@@ -294,8 +307,8 @@ class SimulatedReplica:
             slots_total=shape.slots,
             adapter_bytes_limit=shape.adapter_bytes,
             adapter_bytes_used=self.adapters.bytes_used,
-            resident=self.adapters.resident(),
-            loads=loads,
+            resident=self._resident,
+            loads=(loads or ()) if with_loads else (),
             draining=self.draining,
             observed_at=self.process.clock.wall(),
             desired=tuple(sorted(desired)),
@@ -339,14 +352,37 @@ class SimulatedReplica:
         self.draining = True
         self._publish()
 
+    def _adapters_changed(self) -> None:
+        self._changed = True
+        self._publish()
+
+    def _note_change(self) -> None:
+        """Let the next look at its own state, which comes at even intervals, find a change."""
+        self._changed = True
+        if self._looking:
+            return
+        self._looking = True
+        every = self._delays.publish_s
+        since = self.process.loop.time() - self._began
+        self.process.after(every - since % every, self._look)
+
     def _look(self) -> None:
-        """Publish what has changed since the last time, or a heartbeat if it is due."""
+        """Publish what has changed since the last time."""
+        self._looking = False
         load = self.engine.running, self.engine.waiting + self._waiting
-        now = self.process.loop.time()
-        due = now - self._published_at >= self._delays.heartbeat_s
-        if load != self._published or due or self.adapters.host_version != self._published_host:
+        if load != self._published or self.adapters.host_version != self._published_host:
             self._publish()
-        self.process.after(self._delays.publish_s, self._look)
+        if load[1]:
+            self._note_change()  # who waits may begin at any step
+
+    def _beat(self) -> None:
+        """Publish a heartbeat if nothing else was published for so long."""
+        every = self._delays.heartbeat_s
+        left = every - (self.process.loop.time() - self._published_at)
+        if left <= 1e-6:
+            self._publish()
+            left = every
+        self.process.after(left, self._beat)
 
     def _publish(self) -> None:
         self._published = self.engine.running, self.engine.waiting + self._waiting
