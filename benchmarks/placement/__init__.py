@@ -1,0 +1,1 @@
+"""Figures of picking, placing and scaling: before, demanded, after."""
