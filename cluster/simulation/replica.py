@@ -12,8 +12,8 @@ from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import AdapterTier, Lease
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import ResidentAdapter
-from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, RequestId, TenantId
-from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason
 from cluster.domain.work import WorkTotals
 from cluster.errors import BraidError, Overloaded
@@ -25,10 +25,6 @@ from cluster.simulation.result import TierCounts, TierFound
 from cluster.simulation.simulated_adapters import SimulatedBank, SimulatedCatalog
 from cluster.simulation.spec import Delays, ReplicaEngine, ReplicaSpec
 from cluster.simulation.virtual_process import VirtualExecutor, VirtualProcess
-
-REQUESTS_ARRIVED = "requests_arrived"
-"""Name of the counter of requests, as a replica's snapshot has it."""
-
 
 _NEAREST_FIRST: tuple[AdapterTier, ...] = ("device", "loading", "host", "disk")
 
@@ -126,19 +122,15 @@ class SimulatedReplica:
         )
         self._live: dict[RequestId, _Live] = {}
         self._waiting = 0  # for adapters
-        self._arrived = 0
-        self._loads: dict[tuple[AdapterDigest, TenantId], int] = {}
         self._links: dict[LinkEnd, None] = {}
         self._sequence = 0
         self._published: tuple[int, int] | None = None
         self._published_at = -delays.heartbeat_s
         self._published_host = -1
-        self._bank = bank
         self._last: dict[RequestId, int] | None = None  # tokens by request, at its death
         self._last_counts: TierCounts | None = None
         self._changed = True  # since the last snapshot
         self._resident: tuple[ResidentAdapter, ...] = ()
-        self._adapter_loads: tuple[AdapterLoad, ...] | None = ()
         self._began = process.loop.time()
         self._looking = False
         self._beat()
@@ -162,12 +154,7 @@ class SimulatedReplica:
         request = work.request
         live = _Live(work, digests, request.tenant, link)
         self._live[request.request_id] = live
-        self._arrived += 1
         self._note_change()
-        for digest in digests or (BASE,):
-            key = digest, request.tenant
-            self._loads[key] = self._loads.get(key, 0) + 1
-        self._adapter_loads = None
         if self._waiting >= self._shape.engine.max_queued:
             self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
             return
@@ -285,18 +272,14 @@ class SimulatedReplica:
 
     # Its account of itself
 
-    def snapshot(self, *, with_loads: bool = False) -> ReplicaSnapshot:
-        """Return a snapshot; the controller's have ``loads``."""
+    def snapshot(self) -> ReplicaSnapshot:
+        """Return a snapshot."""
         self._sequence += 1
         shape, engine = self._shape, self.engine
         desired, version = self.adapters.desired
         if self._changed or self._live:
             self._resident = self.adapters.resident()
             self._changed = False
-        loads = self._adapter_loads
-        if with_loads and loads is None:
-            loads = tuple(AdapterLoad(d, t, n, 0) for (d, t), n in sorted(self._loads.items()))
-            self._adapter_loads = loads
         return ReplicaSnapshot(
             replica_id=self.replica_id,
             address="",
@@ -308,20 +291,20 @@ class SimulatedReplica:
             adapter_bytes_limit=shape.adapter_bytes,
             adapter_bytes_used=self.adapters.bytes_used,
             resident=self._resident,
-            loads=(loads or ()) if with_loads else (),
             draining=self.draining,
-            observed_at=self.process.clock.wall(),
             desired=tuple(sorted(desired)),
             desired_version=version,
-            counters=((REQUESTS_ARRIVED, float(self._arrived)),),
             max_model_len=engine.max_model_len,
             host_bytes_limit=shape.host_bytes,
             host_bytes_used=self.adapters.host_bytes_used,
             sequence=self._sequence,
             max_batch_size=shape.engine.max_batch_size,
             backlog=tuple(sorted(engine.backlog().items())),
+            loading_bytes=self.adapters.loading_bytes,
+            eviction_age_s=self.adapters.eviction_age_s,
             prefix_age_s=engine.prefix_age_s,
-            work=WorkTotals(engine.totals),
+            work=WorkTotals(engine.totals, self.adapters.loads.host, self.adapters.loads.disk),
+            block_size=shape.engine.block_size,
         )
 
     def tier_counts(self) -> TierCounts:
@@ -329,12 +312,12 @@ class SimulatedReplica:
         if self._last_counts is not None:
             return self._last_counts
         counters = dict(self.adapters.counters())
-        totals = self.engine.totals
+        totals, loads = self.engine.totals, self.adapters.loads
         return TierCounts(
-            loads_from_host=int(counters["adapter_loads_from_host"]),
-            loads_from_disk=int(counters["adapter_reads_from_disk"]),
-            bytes_from_host=self._bank.bytes_placed,
-            bytes_from_disk=self._bank.bytes_read,
+            loads_from_host=loads.host.loads,
+            loads_from_disk=loads.disk.loads,
+            bytes_from_host=loads.host.nbytes,
+            bytes_from_disk=loads.disk.nbytes,
             evictions=int(counters["adapter_evictions_device"]),
             evictions_host=int(counters["adapter_evictions_host"]),
             steps=totals.steps,

@@ -8,9 +8,10 @@ from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.simulation.controller import SimulatedController
+from cluster.simulation.controller_book import ControllerBook
 from cluster.simulation.fault_injection import FaultInjector
-from cluster.simulation.front import FRONT_LOST, RealPicker, SimulatedFront
-from cluster.simulation.reconciling import ControllerBook
+from cluster.simulation.front import FRONT_LOST, SimulatedFront
+from cluster.simulation.front_rules import FrontPicks
 from cluster.simulation.records import Records
 from cluster.simulation.replica import SimulatedReplica
 from cluster.simulation.requests import DecidedSets
@@ -52,6 +53,7 @@ class SimulatedCluster:
         self._arrived = 0
         self._ended = 0
         self._fronts_made = 0
+        self._front_processes: dict[FrontId, VirtualProcess] = {}
         self._seeds = random.Random(spec.seed)
         self._scale: RuledScale | None = None
         if spec.scaler is not None:
@@ -113,17 +115,18 @@ class SimulatedCluster:
         number = self._fronts_made
         self._fronts_made += 1
         seed = self._seeds.randrange(2**32)
-        rule = RealPicker(self.policy.picking) if spec.picker is None else spec.picker(place, seed)
+        rule = None if spec.picker is None else spec.picker(place, seed)
+        front_id = FrontId(f"front-{number}")
+        process = self._front_processes[front_id] = self.new_process(front_id)
         self.fronts[place] = SimulatedFront(
-            FrontId(f"front-{number}"),
-            self.new_process(f"front-{number}"),
-            rule,
+            front_id,
+            process,
+            FrontPicks(rule, self.policy.picking, seed),
             lambda: [r for r in self.serve.replicas if not r.draining],
             self,
             lambda _: self._count_end(),
             spec.delays,
             self._decided,
-            hold_s=self.policy.replicas.hold,
             block_size=spec.shape.engine.block_size,
             exact_tokens=spec.engine == "exact",
         )
@@ -154,21 +157,20 @@ class SimulatedCluster:
 
     def report(self, report: FrontReport, answer: Callable[[FrontOrders], None]) -> None:
         """Carry a front's report to the controller, and the answer back."""
-        front = next(f for f in self.fronts if f is not None and f.front_id == report.front)
+        process = self._front_processes[report.front]
         controller, call_s = self.controller, self._spec.delays.call_s
 
         def carry_back(orders: FrontOrders) -> None:
-            front.process.after(call_s, answer, orders)
+            process.after(call_s, answer, orders)
 
         if controller is not None:
             controller.process.after(call_s, controller.report, report, carry_back)
 
-    def _make_replica(self, number: int) -> SimulatedReplica:
+    def _make_replica(self, replica_id: ReplicaId) -> SimulatedReplica:
         spec = self._spec
-        name = f"r{number}"
         return SimulatedReplica(
-            ReplicaId(name),
-            self.new_process(name),
+            replica_id,
+            self.new_process(replica_id),
             spec.shape,
             self.catalog,
             spec.model,
