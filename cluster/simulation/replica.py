@@ -5,6 +5,7 @@ for its turn in the engine, and gives the lease back at its end.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -346,8 +347,9 @@ class SimulatedReplica:
             return
         self._looking = True
         every = self._delays.publish_s
-        since = self.process.loop.time() - self._began
-        self.process.after(every - since % every, self._look)
+        now = self.process.loop.time()
+        looks = math.floor((now - self._began) / every + 1e-6) + 1
+        self.process.after(max(0.0, self._began + looks * every - now), self._look)
 
     def _look(self) -> None:
         """Publish what has changed since the last time."""
