@@ -24,6 +24,7 @@ from benchmarks.adapters.base_models import QUICKSTART, BaseModel, base_model
 from benchmarks.placement.recording import TRACE, RecordedAdapter, Recording
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
+from cluster.adapters.random_adapters import write_adapters
 from cluster.config import AppConfig
 from cluster.simulation.trace import TraceRequest
 from cluster.simulation.traces.arrivals import Diurnal
@@ -39,7 +40,6 @@ from deployments.local import lifecycle
 from deployments.local.local_state import StateDir
 from testing.admin_client import Admin
 from testing.local_cluster import LocalCluster, show_phase
-from testing.random_adapters import write_adapters
 from testing.timed_request import ask
 
 RANK = 8

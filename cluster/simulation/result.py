@@ -71,14 +71,20 @@ class PlacementSample:
 class TierCounts:
     """Sums over all replicas, those that are gone included."""
 
-    loads_from_host: int = 0
-    loads_from_disk: int = 0
+    loads_from_host: int = 0  # to the device
+    loads_from_disk: int = 0  # to the device, through host memory
     bytes_from_host: int = 0
     bytes_from_disk: int = 0
     evictions: int = 0  # from device slots
     evictions_host: int = 0
-    steps: int = 0
+    steps: int = 0  # of the engines
     step_seconds: float = 0.0
+    generated_tokens: int = 0
+
+    def __add__(self, other: "TierCounts") -> "TierCounts":
+        return TierCounts(
+            *(getattr(self, name) + getattr(other, name) for name in TierCounts.__slots__)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,8 @@ from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.errors import IntegrityError
 
-NO_SLOT = Slot(-1)
-"""The slot of a resident in a ledger of bytes alone."""
-
-MAX_COUNTED_USES = 8
-"""More uses raise no priority, so that a popular adapter leaves after as many evictions."""
+NO_SLOT = Slot(-1)  # of a resident in a ledger of bytes alone
+MAX_COUNTED_USES = 8  # more raise no priority: what was popular leaves after as many evictions
 
 
 @dataclass(slots=True)
@@ -37,7 +34,7 @@ class Resident:
     uses: int = 0
     priority: int = 0
     last_use: int = 0  # sequence number
-    last_used: float = 0.0  # wall clock, seconds
+    last_used: float = 0.0  # monotonic, seconds
 
 
 class AdapterLedger:
@@ -227,6 +224,10 @@ class AdapterLedger:
         """Undo ``pin_adapter``."""
         self.pinned.discard(digest)
 
+    def unused_for(self, digest: AdapterDigest) -> float:
+        """Return the seconds since a resident's last use."""
+        return self._clock.monotonic() - self.residents[digest].last_used
+
     def is_idle(self, digest: AdapterDigest) -> bool:
         """Return whether a resident may be evicted: at rest, unclaimed and unpinned."""
         resident = self.residents[digest]
@@ -243,6 +244,7 @@ class AdapterLedger:
 
         In host memory, claims are of loads and of waiting requests, and not leases.
         """
+        now = self._clock.monotonic()
         ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
         return tuple(
             ResidentAdapter(
@@ -253,7 +255,7 @@ class AdapterLedger:
                 rank=r.version.rank,
                 leases=0 if self.slots is None else r.claims,
                 pinned=digest in self.pinned,
-                last_used=r.last_used,
+                idle_s=max(0.0, now - r.last_used),
             )
             for digest, r in ordered
         )
@@ -288,7 +290,7 @@ class AdapterLedger:
     def _touch(self, resident: Resident) -> None:
         self._use_number += 1
         resident.last_use = self._use_number
-        resident.last_used = self._clock.wall()
+        resident.last_used = self._clock.monotonic()
         cost = 1 if self.slots is None else resident.nbytes
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 

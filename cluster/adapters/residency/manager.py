@@ -20,13 +20,16 @@ from dataclasses import dataclass
 
 from cluster.adapters.format.peft_config import module_ranks
 from cluster.adapters.residency.dispatcher import ResidencyDispatcher
-from cluster.adapters.residency.loading import HostTier, SlotLoader
+from cluster.adapters.residency.host_tier import HostTier
+from cluster.adapters.residency.load_counts import LoadCounts
+from cluster.adapters.residency.loading import SlotLoader
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.queue import Waiter, WaitQueue
 from cluster.adapters.residency.residency_types import (
     ANY_TENANT,
     AdapterBankProtocol,
     AdapterEvent,
+    AdapterTier,
     HostAdapterProtocol,
     Lease,
     PlacementAck,
@@ -37,6 +40,7 @@ from cluster.clock import Clock
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.errors import (
     AdapterCapacity,
     AdapterError,
@@ -100,18 +104,21 @@ class AdapterManager:
             config.load_timeout_s,
         )
         self._queue = WaitQueue(self._pool, max_overtakes)
+        self._loader = SlotLoader(
+            self._pool, bank, self._host, catalog, clock, executor, max_parallel_loads
+        )
         self._dispatcher = ResidencyDispatcher(
             self._pool,
             self._host,
             self._queue,
-            SlotLoader(self._pool, bank, self._host, catalog, executor, max_parallel_loads),
+            self._loader,
             catalog,
             on_change=on_change,
             on_close_to_new=on_close_to_new,
         )
         self._versions: dict[AdapterDigest, SizedVersion] = {}
         self._counters = TierCounters()
-        self._placement = 0  # the version of the one in force
+        self._placement = NO_PLAN  # the version of the one in force
         self._closed = False
 
     # Requests
@@ -184,25 +191,21 @@ class AdapterManager:
 
     # Operators and the controller
 
-    async def apply_placement(self, digests: Sequence[AdapterDigest], version: int) -> PlacementAck:
-        """Load ``digests``, most wanted first, and evict what has left the placement.
+    async def apply_placement(
+        self, digests: Sequence[AdapterDigest], version: PlanVersion
+    ) -> PlacementAck:
+        """Load ``digests``, most wanted first, and spare them in evictions from now on.
 
-        A version that left it and is idle is evicted now; one that demand alone loaded stays until
-        its room is needed. A placement older than the one in force changes nothing; the same one
-        again retries what is missing.
+        What has left the placement is like what demand alone loaded: it stays until its room is
+        needed. A placement older than the one in force changes nothing; the same one again
+        retries what is missing.
         """
         self._refuse_if_closed()
         before = {r.digest for r in self._pool.residents()}
         failed: list[tuple[AdapterDigest, str, str]] = []
         if version >= self._placement:
             self._placement = version
-            withdrawn = self._pool.desired.difference(digests)
             self._pool.set_desired(digests)
-            evictions = [
-                self._dispatcher.start_eviction(d) for d in sorted(withdrawn) if self._pool.evict(d)
-            ]
-            if evictions:
-                await asyncio.wait(evictions)
             outcomes = await asyncio.gather(
                 *(self._place(digest) for digest in dict.fromkeys(digests))
             )
@@ -279,6 +282,15 @@ class AdapterManager:
         """Return every version that takes host memory, by digest; most may be in slots as well."""
         return self._host.residents()
 
+    def tier_of(self, digest: AdapterDigest) -> AdapterTier:
+        """Return the tier that a request for a version would find it in now."""
+        state = self._pool.state(digest)
+        if state is AdapterState.READY:
+            return "device"
+        if self._pool.slot_of(digest) is not None and state is not AdapterState.EVICTING:
+            return "loading"
+        return "host" if digest in self._host else "disk"
+
     @property
     def host_version(self) -> int:
         """Changes whenever ``on_host`` does."""
@@ -294,18 +306,48 @@ class AdapterManager:
         """Bytes of host memory promised or taken."""
         return self._host.bytes_used
 
+    @property
+    def loading_bytes(self) -> int:
+        """Bytes of the versions on their way to the device, or waited for without room there."""
+        settled = (AdapterState.READY, AdapterState.EVICTING)
+        sizes = {r.digest: r.nbytes for r in self._pool.residents() if r.state not in settled}
+        sizes |= {
+            v.digest: v.nbytes for v in self._queue.wanted() if self._pool.slot_of(v.digest) is None
+        }
+        return sum(sizes.values())
+
+    @property
+    def eviction_age_s(self) -> float:
+        """Mean time from a version's last use until it left the device for others; 0: none did."""
+        return self._pool.eviction_age_s
+
+    @property
+    def loads(self) -> LoadCounts:
+        """Totals of the loads to the device."""
+        return self._loader.counts
+
     def counters(self) -> tuple[tuple[str, float], ...]:
         """Return cumulative numbers for metrics, by name."""
+        loads = self._loader.counts
         return (
             *((name, float(getattr(self._counters, name))) for name in TierCounters.__slots__),
             ("adapter_loads_from_host", float(self._host.loads_from_host)),
             ("adapter_reads_from_disk", float(self._host.reads_from_disk)),
+            *(
+                (f"adapter_load_{what}_{tier}", float(value))
+                for tier, totals in (("host", loads.host), ("disk", loads.disk))
+                for what, value in (
+                    ("count", totals.loads),
+                    ("bytes", totals.nbytes),
+                    ("seconds", totals.seconds),
+                )
+            ),
             ("adapter_evictions_device", float(self._pool.evictions)),
             ("adapter_evictions_host", float(self._host.evictions)),
         )
 
     @property
-    def desired(self) -> tuple[frozenset[AdapterDigest], int]:
+    def desired(self) -> tuple[frozenset[AdapterDigest], PlanVersion]:
         """The placement in force and its version."""
         return self._pool.desired, self._placement
 

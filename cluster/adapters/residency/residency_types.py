@@ -2,10 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cluster.domain.adapter import AdapterEntry, AdapterState
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
+from cluster.domain.plan_version import PlanVersion
+
+AdapterTier = Literal["device", "loading", "host", "disk"]
+"""How near an adapter is: in its slot, on its way there, in host memory, or in its files alone."""
 
 ANY_TENANT = TenantId("")
 """Asks for adapters where tenants do not matter: one for all."""
@@ -66,7 +70,7 @@ class MustWait:
 class PlacementAck:
     """The result of a placement."""
 
-    version: int  # the one in force; newer than the one sent when that was stale
+    version: PlanVersion  # the one in force; later than the one sent where that was refused
     loaded: tuple[AdapterDigest, ...]  # of the placement, READY now
     failed: tuple[tuple[AdapterDigest, str, str], ...]  # (digest, error code, message)
     evicted: tuple[AdapterDigest, ...]  # here before, gone now
