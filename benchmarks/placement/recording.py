@@ -112,17 +112,18 @@ def recorded_spec(folder: Path, recording: Recording) -> SimulationSpec:
 
 
 def cost_model(found: dict[str, Any]) -> CostModel:
-    """Return the model that a cluster reported; what is not there stays as by default."""
-    costs = found.get("model", found)
-    base = CostModel()
+    """Return the model that ``GET /admin/v1/model`` described; what it lacks is as by default."""
+    base, loads = CostModel(), found.get("loads", {})
     return CostModel(
-        step=_filled(base.step, costs.get("step")),
-        host_load=_filled(base.host_load, costs.get("host_load")),
-        disk_load=_filled(base.disk_load, costs.get("disk_load")),
-        start_s=float(costs.get("start_s", base.start_s)),
+        step=_filled(base.step, found.get("step")),
+        host_load=_filled(base.host_load, loads.get("host")),
+        disk_load=_filled(base.disk_load, loads.get("disk")),
+        start_s=float(found.get("start", {}).get("seconds", base.start_s)),
     )
 
 
-def _filled(base: Cost, found: dict[str, Any] | None) -> Cost:
-    known = {key: float(found[key]) for key in asdict(base) if found and key in found}
-    return replace(base, **known)
+def _filled(base: Cost, described: dict[str, Any] | None) -> Cost:
+    known = (described or {}).get("coefficients", {})
+    return replace(
+        base, **{key: float(known[key]["value"]) for key in asdict(base) if key in known}
+    )

@@ -17,7 +17,8 @@ from benchmarks.placement.recording import (
 from benchmarks.placement.replay import replay, rows_of
 from cluster.config import EngineConfig
 from cluster.errors import ConfigError
-from cluster.placement.cost.model import CostModel
+from cluster.placement.cost.fit import CostFit
+from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 from cluster.simulation.calibrate import Calibration, CalibrationErrors, LogFigures
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import Delays
@@ -25,7 +26,10 @@ from cluster.simulation.trace import ServedFacts
 from cluster.simulation.traces.catalogue import named_trace
 from cluster.simulation.traces.trace_file import TraceHeader, write_trace
 
-COSTS = {"model": {"step": {"per_step": 0.03}, "host_load": {"latency": 0.5}, "start_s": 12}}
+STEP = StepCost(0.03, 0.001, 0.002, 1e-5, 1e-10, 1e-6)
+LOAD = LoadCost(0.05, 2e-8)
+MODEL = CostModel(STEP, LOAD, LOAD, start_s=12.0)
+COSTS = CostFit(MODEL).describe()
 RECORDING = Recording(
     model="tiny",
     replicas=2,
@@ -77,12 +81,11 @@ def test_what_came_before_the_load_is_left_out(tmp_path: Path) -> None:
     )
 
 
-def test_costs_that_are_not_there_stay_as_by_default() -> None:
-    found, base = cost_model(COSTS), CostModel()
-    assert (found.step.per_step, found.step.per_decode_row) == (0.03, base.step.per_decode_row)
-    assert (found.host_load.latency, found.host_load.per_byte) == (0.5, base.host_load.per_byte)
-    assert (found.disk_load, found.start_s) == (base.disk_load, 12)
-    assert cost_model({}) == base
+def test_costs_are_read_as_a_cluster_describes_them() -> None:
+    assert cost_model(COSTS) == MODEL
+    assert cost_model({}) == CostModel()
+    some = cost_model({"step": {"coefficients": {"per_step": {"value": 0.5}}}})
+    assert some.step == replace(CostModel().step, per_step=0.5)
 
 
 def test_a_recording_of_the_simulator_is_met(tmp_path: Path) -> None:
