@@ -47,7 +47,7 @@ class Recording:
     begin: float  # wall clock when the load began; what came before warmed the cluster up
     counts: tuple[tuple[float, int], ...]  # (seconds since ``begin``, ready replicas), by time
     costs: dict[str, Any] = field(default_factory=dict)
-    """As ``GET /admin/v1/model`` gives them; empty where the cluster does not."""
+    """As ``GET /admin/v1/model`` gives them, or nothing if the cluster did not."""
     notes: tuple[str, ...] = ()  # for people
 
     def save(self, folder: Path) -> None:

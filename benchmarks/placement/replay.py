@@ -19,7 +19,7 @@ DEMANDED = {"ttft_p50": 0.10, "ttft_p99": 0.15, "whole_resident": 0.03}
 
 
 def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate) -> Calibration:
-    """Calibrate on a recording.
+    """Return the calibration on a recording.
 
     Raises:
         ConfigError: it is not a recording, or too short.

@@ -22,7 +22,7 @@ A log that needs more than these is explained by other costs of steps and loads,
 FACTORS = (4.0, 2.0, 1.4, 1.15)
 """A constant is multiplied and divided by each in turn, for as long as that helps."""
 GAIN = 0.005
-"""Of the loss; less is no improvement."""
+"""Of the loss; a smaller gain does not count."""
 LEAST_REQUESTS = 40
 """Answered ones, of each half."""
 RED = 0.15
@@ -33,7 +33,7 @@ Simulate = Callable[[SimulationSpec], SimulationResult]
 
 @dataclass(frozen=True, slots=True)
 class LogFigures:
-    """What is compared between a log and its simulation. Times are in seconds."""
+    """Holds what a log and its simulation are compared by. Times are in seconds."""
 
     answered: int
     ttft_p50: float
