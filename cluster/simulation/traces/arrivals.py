@@ -6,7 +6,7 @@ cv 0 a metronome, above 1 a bursty one. A rate is a row of pieces, each constant
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol
@@ -151,11 +151,7 @@ def arrival_times(rate: Rate, rng: Random, duration_s: float, cv: float = 1.0) -
             return
 
 
-class _Gap(Protocol):
-    def __call__(self) -> float: ...
-
-
-def _gaps(rng: Random, cv: float) -> _Gap:
+def _gaps(rng: Random, cv: float) -> Callable[[], float]:
     """Return a function that draws gaps of mean 1."""
     if cv < LEAST_CV:
         return lambda: 1.0
@@ -165,10 +161,6 @@ def _gaps(rng: Random, cv: float) -> _Gap:
     return lambda: rng.gammavariate(shape, 1 / shape)
 
 
-class _Curve(Protocol):
-    def __call__(self, t: float, /) -> float: ...
-
-
-def _sampled(curve: _Curve, step_s: float, duration_s: float) -> Iterator[Piece]:
+def _sampled(curve: Callable[[float], float], step_s: float, duration_s: float) -> Iterator[Piece]:
     for number in range(math.ceil(duration_s / step_s)):
         yield (number + 1) * step_s, curve((number + 0.5) * step_s)
