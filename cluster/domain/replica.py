@@ -101,4 +101,5 @@ class ReplicaChoice:
     decided_by: DecidedBy
     considered: int  # replicas that passed the filters
     snapshot_age: float  # since the replica was heard of
+    tier_found: str = ""  # where its worst adapter was: device, loading, host, disk, base
     explanation: PickExplanation | None = None  # if the request asked for it

@@ -42,6 +42,7 @@ from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
+from deployments.front.requests.trace_notes import TraceNotes, open_trace_log
 from deployments.front.telemetry.collectors import (
     MeterCollector,
     ReplicaCollector,
@@ -118,6 +119,7 @@ async def build_front(
         clock=clock,
         new_id=new_request_id,
         templates=AdapterTemplates(process.adapters, directory),
+        traces=_open_trace_log(process, metrics),
         wait_for_replica=holding.wait_for_replica,
         demand=demand,
     )
@@ -273,6 +275,13 @@ def _policy(process: Process) -> ClusterPolicy:
     config = process.config
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     return PolicyFile(config.controller.policy_file, defaults).policy
+
+
+def _open_trace_log(process: Process, metrics: FrontMetrics) -> TraceNotes:
+    trace_log = open_trace_log(process.config, process.secrets.signing_key, process.clock, metrics)
+    if trace_log is not None:
+        process.on_close(lambda: asyncio.to_thread(trace_log.close))
+    return TraceNotes(trace_log)
 
 
 def _count(

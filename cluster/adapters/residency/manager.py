@@ -29,6 +29,7 @@ from cluster.adapters.residency.residency_types import (
     ANY_TENANT,
     AdapterBankProtocol,
     AdapterEvent,
+    AdapterTier,
     HostAdapterProtocol,
     Lease,
     PlacementAck,
@@ -280,6 +281,15 @@ class AdapterManager:
     def on_host(self) -> tuple[ResidentAdapter, ...]:
         """Return every version that takes host memory, by digest; most may be in slots as well."""
         return self._host.residents()
+
+    def tier_of(self, digest: AdapterDigest) -> AdapterTier:
+        """Return the tier that a request for a version would find it in now."""
+        state = self._pool.state(digest)
+        if state is AdapterState.READY:
+            return "device"
+        if self._pool.slot_of(digest) is not None and state is not AdapterState.EVICTING:
+            return "loading"
+        return "host" if digest in self._host else "disk"
 
     @property
     def host_version(self) -> int:

@@ -10,7 +10,7 @@ import structlog
 
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import PickExplanation, ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.exchange import FrontOrders
@@ -24,6 +24,14 @@ log = structlog.get_logger(__name__)
 
 HURRY_S = 0.1
 """Between discoveries while a request waits for the first replica."""
+
+DEVICE, LOADING, HOST, DISK, BASE = "device", "loading", "host", "disk", "base"
+_TIERS = {
+    AdapterState.READY: DEVICE,
+    AdapterState.LOADING: LOADING,
+    AdapterState.FETCHING: LOADING,
+    AdapterState.ON_HOST: HOST,
+}
 
 Discover = Callable[[], Awaitable[Iterable[ReplicaSnapshot]]]
 
@@ -60,7 +68,6 @@ class ReplicaSet:
         self._waiting = 0  # for the first replica
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._dead: dict[ReplicaId, None] = {}  # in order of their links' ends
         self._on_pick = on_pick
         self._rng = random.Random()
         self._explained_share = PickingPolicy().explain
@@ -113,6 +120,18 @@ class ReplicaSet:
         """Return ``snapshots`` with adapters in host memory alone as well as those in slots."""
         return tuple(_with_host(item, self.on_host(item.replica_id)) for item in self.snapshots())
 
+    def _tier_found(self, replica_id: ReplicaId, digests: Iterable[AdapterDigest]) -> str:
+        """Return where the worst of some adapters is on a replica, as far as this front knows.
+
+        That is ``disk``, ``host``, ``loading`` or ``device``; ``base`` for none at all.
+        """
+        snapshot = self.view.snapshot(replica_id)
+        resident = () if snapshot is None else snapshot.resident
+        tiers = {one.digest: _TIERS.get(one.state, DISK) for one in resident}
+        on_host = {one.digest for one in self.on_host(replica_id) if one.state in _TIERS}
+        found = {tiers.get(digest, HOST if digest in on_host else DISK) for digest in digests}
+        return next((tier for tier in (DISK, HOST, LOADING, DEVICE) if tier in found), BASE)
+
     async def pick(
         self, request: PickRequest, *, wait_s: float
     ) -> tuple[ReplicaChoice, ReplicaLink]:
@@ -135,6 +154,8 @@ class ReplicaSet:
                     raise
                 await self._wait_for_change(min(remaining, self._interval_s))
                 continue
+            found = self._tier_found(choice.replica_id, request.digests)
+            choice = dataclasses.replace(choice, tier_found=found)
             if self._on_pick is not None:
                 self._on_pick(choice)
             return choice, self._links[choice.replica_id]
@@ -148,11 +169,6 @@ class ReplicaSet:
         self.view.follow(orders)
         self._picker.follow(orders.picking)
         self._explained_share = orders.picking.explain
-
-    def take_dead(self) -> tuple[ReplicaId, ...]:
-        """Return the replicas whose links have ended since the last call, unless they are back."""
-        dead, self._dead = self._dead, {}
-        return tuple(replica_id for replica_id in dead if replica_id not in self._links)
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         try:
@@ -226,7 +242,6 @@ class ReplicaSet:
         self._links.pop(replica_id, None)
         self._host_tiers.pop(replica_id, None)
         self.view.remove(replica_id)
-        self._dead[replica_id] = None
         self._changed.set()
         self.on_lost(replica_id)
 

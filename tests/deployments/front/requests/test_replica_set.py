@@ -78,16 +78,16 @@ async def test_no_wall_clock_has_an_effect_on_a_pick() -> None:
     assert await picks(600.0, -3600.0) == steady
 
 
-async def test_a_lost_link_is_told_once_unless_the_replica_is_back() -> None:
+async def test_a_lost_link_is_told_at_once() -> None:
     clock = JumpingClock(0.0)
     replicas = replica_set(clock)
     for name in NAMES:
         replicas._on_snapshot(snapshot(name, 1, 0.0))
+    told: list[ReplicaId] = []
+    replicas.on_lost = told.append
     replicas._on_lost(NAMES[0])
     replicas._on_lost(NAMES[2])
-    replicas._links[NAMES[2]] = replicas._links[NAMES[1]]
-    assert replicas.take_dead() == (NAMES[0],)
-    assert replicas.take_dead() == ()
+    assert told == [NAMES[0], NAMES[2]]
     assert [item.replica_id for item in replicas.snapshots()] == ["r1"]
 
 
