@@ -82,7 +82,9 @@ class FastEngine:
 
     @property
     def generated_tokens(self) -> int:
-        return self._generated
+        run = self._run
+        ended = run.ended_by(self._now) * len(run.decoding) if run is not None else 0
+        return self._generated + ended
 
     @property
     def totals(self) -> StepTotals:
