@@ -10,6 +10,7 @@ Ray is imported inside the functions: a local run writes Ray's environment befor
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -126,9 +127,10 @@ async def read_deployments(
     Raises:
         Exception: Ray's own, of many kinds; Serve does not answer, or has no such deployment.
     """
-    controller = await asyncio.to_thread(_serve_controller)
-    calls = [controller.get_deployment_details.remote(app, name) for name in names]
-    return list(await asyncio.wait_for(asyncio.gather(*calls), timeout_s))
+    async with asyncio.timeout(timeout_s):
+        controller = await asyncio.to_thread(_serve_controller)
+        calls = [controller.get_deployment_details.remote(app, name) for name in names]
+        return list(await asyncio.gather(*calls))
 
 
 async def set_target(app: str, name: str, count: int, timeout_s: float) -> None:
@@ -142,9 +144,9 @@ async def set_target(app: str, name: str, count: int, timeout_s: float) -> None:
     """
     from ray.serve._private.common import DeploymentID
 
-    controller = await asyncio.to_thread(_serve_controller)
-    call = controller.update_deployment_replicas.remote(DeploymentID(name, app), count)
-    await asyncio.wait_for(call, timeout_s)
+    async with asyncio.timeout(timeout_s):
+        controller = await asyncio.to_thread(_serve_controller)
+        await controller.update_deployment_replicas.remote(DeploymentID(name, app), count)
 
 
 async def head_node() -> str:
@@ -154,6 +156,7 @@ async def head_node() -> str:
     return await asyncio.to_thread(get_head_node_id)
 
 
+@cache  # it is found by the control service, which may be down; the handle outlives restarts
 def _serve_controller() -> Any:
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE

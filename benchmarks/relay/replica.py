@@ -27,9 +27,7 @@ def snapshot_of(address: str) -> ReplicaSnapshot:
         adapter_bytes_limit=1 << 30,
         adapter_bytes_used=0,
         resident=(),
-        loads=(),
         draining=False,
-        observed_at=time.time(),
         max_model_len=1 << 20,
     )
 

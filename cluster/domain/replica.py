@@ -1,6 +1,8 @@
 """Facts about a replica, and nothing else, so that policies can be pure functions."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from typing import Literal
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
@@ -50,15 +52,53 @@ class ReplicaSnapshot:
         return 1.0 - self.kv_blocks_free / self.kv_blocks_total
 
 
+DecidedBy = Literal["cost", "home", "guard", "random"]
+"""What decided a pick.
+
+``cost``: it costs least. ``home``: it is the first of the set's rendezvous order among those that
+cost about as much, or a home of a set that nobody has. ``guard``: a soft filter refused one that
+costs less. ``random``: soft filters refused all, and this is the better of two.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class PickCandidate:
+    """One replica as a pick saw it."""
+
+    replica_id: ReplicaId
+    refused_by: str | None  # name of the filter, or None
+    cost: float | None  # seconds; None where a hard filter refused it
+    terms: tuple[tuple[str, float], ...]  # (queue, load, prefill, harm), seconds each
+    load: int  # requests queued, running and on the way
+    age: float  # seconds since it was heard of
+
+
+@dataclass(frozen=True, slots=True)
+class PickExplanation:
+    """Explains why a replica was picked, or why none was."""
+
+    digests: tuple[AdapterDigest, ...]
+    chosen: ReplicaId | None
+    decided_by: DecidedBy
+    candidates: tuple[PickCandidate, ...]  # the chosen one, others by cost, the refused last
+    replicas: int  # known in all
+
+    @property
+    def refusals(self) -> dict[str, int]:
+        """Return the number of candidates refused, by filter."""
+        return Counter(c.refused_by for c in self.candidates if c.refused_by is not None)
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaChoice:
-    """A pick, with its explanation. All costs are seconds."""
+    """A pick. All costs are seconds."""
 
     replica_id: ReplicaId
     cost: float
     terms: tuple[tuple[str, float], ...]  # (queue, load, prefill, harm), seconds each
     predicted_ttft: float  # from the pick to the first token
     whole: bool  # all of the request's adapters are on the replica's device
-    decided_by: str  # cost, home, guard or random
+    decided_by: DecidedBy
     considered: int  # replicas that passed the filters
     snapshot_age: float  # since the replica was heard of
+    explanation: PickExplanation | None = None  # if the request asked for it

@@ -146,7 +146,11 @@ class ControlLoop:
 
     async def start_first(self) -> None:
         """Have a first replica started where none is to run."""
-        if self.counts is not None and self.counts.target == 0 and self._reconciler.leads:
+        if (
+            self.counts is not None
+            and self.counts.target == 0
+            and self._reconciler.leadership.leads
+        ):
             await self._serve.set_count(1)
 
     def status(self) -> dict[str, Any]:
@@ -183,7 +187,7 @@ class ControlLoop:
         self._ticks += 1
         self._state.add_lines(actions.changes)
         self._send(actions)
-        if self._reconciler.leads and policy.replicas.mode != "observe":
+        if self._reconciler.leadership.leads and policy.replicas.mode != "observe":
             await self._serve.set_count(actions.replica_count)
 
     async def _read_serve(self) -> tuple[ServeCounts, ServeReplicas | None]:
@@ -231,18 +235,18 @@ class ControlLoop:
         )
 
     async def _renew(self) -> None:
-        reconciler, now = self._reconciler, self._clock.monotonic()
-        if reconciler.leads:
+        right, now = self._reconciler.leadership, self._clock.monotonic()
+        if right.leads:
             due = now - self._demand_at >= DEMAND_S
-            demand = reconciler.demand_state(now) if due else None
-            found = await self._state.write(reconciler.epoch, demand)
+            demand = self._reconciler.demand_state(now) if due else None
+            found = await self._state.write(right.epoch, demand)
             if found is not None:
-                reconciler.yield_to(found)
+                right.learn(found)
                 self._demand_at = now if due else self._demand_at
         else:
-            epoch = await self._state.take_epoch(reconciler.highest_epoch, last=reconciler.epoch)
+            epoch = await self._state.take_epoch(right.highest, last=right.epoch)
             if epoch is not None:
-                reconciler.lead(epoch, now)
-        if reconciler.leads != self._led:
-            self._led = reconciler.leads
-            log.info("controller.standing", epoch=reconciler.epoch, standing=reconciler.standing)
+                self._reconciler.lead(epoch, now)
+        if right.leads != self._led:
+            self._led = right.leads
+            log.info("controller.standing", epoch=right.epoch, standing=right.words)

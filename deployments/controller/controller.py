@@ -99,15 +99,12 @@ class Controller:
 
     async def state(self) -> dict[str, Any]:
         """Return the placement and its reasons, the policy in force and problems, for people."""
-        keeping, counts = self._store_reconciler, self._control.counts
+        keeping = self._store_reconciler
         return {
             **self._control.status(),
             "policy": self._policy.policy.model_dump(mode="json"),
             "policy_error": self._policy.error,
-            "serve": {
-                "counts": None if counts is None else asdict(counts),
-                "error": self._serve.error,
-            },
+            "serve": self._serve.status(),
             "adapter_store": None if keeping is None else asdict(keeping.counters),
         }
 

@@ -1,18 +1,18 @@
 """Sets how many replicas Serve runs, and reads how many it has."""
 
+import asyncio
+import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import Any
 
 import structlog
+from ray.serve.schema import DeploymentDetails
 
 from cluster.domain.ids import ReplicaId
 from cluster.errors import ReplicaLost
 from cluster.placement.control.drain import ServeReplica, ServeReplicas
 from cluster.placement.control.serve_counts import ServeCounts
 from deployments.ray_compat import head_node, read_deployments, set_target
-
-if TYPE_CHECKING:
-    from ray.serve.schema import DeploymentDetails
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +36,22 @@ class ServeTarget:
         self._wanted: int | None = None  # None: Serve's own target stands
         self._counts: ServeCounts | None = None
         self._target = 0  # Serve's own, as last read or set
-        self.error: str | None = None
-        """Says why Serve was not reached last time; None if it was."""
+        self._head: str | None = None
+        """Ray's id of the head node. It is not looked up twice: a lookup blocks while the control
+        service is down, and with an outdated id a prediction is wrong at worst."""
+        self._set_took_s: float | None = None
+        self._error: str | None = None  # of the last call; None: it was answered
+
+    def status(self) -> dict[str, Any]:
+        """Return Serve's account, and how long its target took to set last, for people."""
+        counts = self._counts
+        return {
+            "target": None if counts is None else self._target,
+            "running": None if counts is None else counts.running,
+            "starting": None if counts is None else counts.starting,
+            "set_took_s": self._set_took_s,
+            "error": self._error,
+        }
 
     async def read(self) -> ServeCounts:
         """Return the replicas' counts.
@@ -55,7 +69,7 @@ class ServeTarget:
             if self._counts is None:
                 raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
             return self._counts
-        self.error = None
+        self._error = None
         self._target = details.target_num_replicas
         states = Counter(replica.state.value for replica in details.replicas)
         starting = states[STARTING]
@@ -73,12 +87,13 @@ class ServeTarget:
             ReplicaLost: Serve does not answer.
         """
         try:
-            head = await head_node()
+            if self._head is None:
+                self._head = await asyncio.wait_for(head_node(), TIMEOUT_S)
             own, *others = await read_deployments(self._app, (REPLICAS, *OTHERS), TIMEOUT_S)
         except Exception as error:  # Ray raises many kinds; the next look may succeed
             self._failed(error)
             raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
-        return serve_replicas(own, others, head)
+        return serve_replicas(own, others, self._head)
 
     async def set_count(self, count: int) -> None:
         """Have Serve run ``count`` replicas from now on.
@@ -89,24 +104,24 @@ class ServeTarget:
         self._wanted = count
         if self._counts is not None and self._target == count:
             return
-        before = self._target
+        before, began = self._target, time.monotonic()
         try:
             await set_target(self._app, REPLICAS, count, TIMEOUT_S)
         except Exception as error:  # Ray raises many kinds; the next call may succeed
             self._failed(error)
             return
-        self.error = None
-        self._target = count
+        self._error = None
+        self._target, self._set_took_s = count, round(time.monotonic() - began, 4)
         log.info("controller.count_set", before=before, after=count)
 
     def _failed(self, error: Exception) -> None:
-        if self.error is None:
+        if self._error is None:
             log.warning("controller.serve_silent", error=repr(error))
-        self.error = repr(error)
+        self._error = repr(error)
 
 
 def serve_replicas(
-    own: "DeploymentDetails", others: "list[DeploymentDetails]", head: str
+    own: DeploymentDetails, others: list[DeploymentDetails], head: str
 ) -> ServeReplicas:
     """Translate Serve's account of the deployments."""
     beside = Counter(

@@ -42,12 +42,13 @@ class ClusterCalls:
 
     async def check_integrity(self, known: Iterable[ReplicaId]) -> dict[str, Any]:
         """Let every replica check its ledgers; see ``integrity_answer``."""
+        known = tuple(known)
         try:
             found = await ask_replicas(
                 self._replicas, "check_integrity", timeout_s=INTEGRITY_TIMEOUT_S
             )
         except ReplicaLost as error:
-            found = [error]
+            found = [error] if known else []  # none runs: nothing to check
         return integrity_answer(found, known)
 
     def call_controller(self) -> None:

@@ -4,6 +4,7 @@ Parts are registered for closing in their order, so the HTTP server ends first.
 """
 
 import asyncio
+import random
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
@@ -84,9 +85,10 @@ async def build_front(
     directory = TenantAdapters(lambda: process.adapters.view, tenants)
     routing, breaker_state = _open_routing(process, directory)
     routers = await _follow_routers(process, routing)
-    replicas, holding = _link_replicas(process, calls)
+    metrics = FrontMetrics()
+    replicas, holding = _link_replicas(process, calls, metrics)
     broadcast = ReplicaBroadcast(handle, holding.wait_for_replica)
-    meter, metrics = _count(process, replicas, routing, tenants)
+    meter = _count(process, metrics, replicas, routing, tenants)
     door = Door(
         authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
         admission=admission,
@@ -219,16 +221,19 @@ async def _follow_routers(process: Process, routing: RoutingService) -> FrontRou
     return routers
 
 
-def _link_replicas(process: Process, calls: ClusterCalls) -> tuple[ReplicaSet, Holding]:
+def _link_replicas(
+    process: Process, calls: ClusterCalls, metrics: FrontMetrics
+) -> tuple[ReplicaSet, Holding]:
     config = process.config
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     policy = PolicyFile(config.controller.policy_file, defaults).policy
     replicas = ReplicaSet(
         calls.discover,
-        Picker(policy.picking),
+        Picker(policy.picking, rng=random.Random()),
         process.secrets.signing_key,
         process.clock,
         interval_s=config.front.view_interval_s,
+        on_pick=metrics.note_pick,
     )
     orders = FrontOrders(
         acknowledged=0,
@@ -240,17 +245,20 @@ def _link_replicas(process: Process, calls: ClusterCalls) -> tuple[ReplicaSet, H
 
 
 def _count(
-    process: Process, replicas: ReplicaSet, routing: RoutingService, tenants: LiveTenants
-) -> tuple[Meter, FrontMetrics]:
-    """Return the tenants' meter and this front's metrics."""
+    process: Process,
+    metrics: FrontMetrics,
+    replicas: ReplicaSet,
+    routing: RoutingService,
+    tenants: LiveTenants,
+) -> Meter:
+    """Complete this front's metrics with figures that live elsewhere; return the tenants' meter."""
     meter = Meter()
     process.adapters.on_change(lambda view: meter.fold(view.versions))
-    metrics = FrontMetrics()
     metrics.add_collector(MeterCollector(meter))
     metrics.add_collector(ReplicaCollector(replicas))
     metrics.add_collector(RoutingCollector(routing))
     metrics.tenants_refused.set_function(lambda: tenants.state.error is not None)
-    return meter, metrics
+    return meter
 
 
 def _check_grammars(process: Process) -> GrammarChecker:

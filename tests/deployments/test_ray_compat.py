@@ -8,12 +8,17 @@ import sys
 import ray
 from ray._private import node, services, worker
 from ray.serve._private import replica
+from ray.serve._private.common import ReplicaState
+from ray.serve._private.controller import ServeController
 from ray.serve._private.default_impl import get_request_metadata
+from ray.serve._private.deployment_scheduler import DeploymentScheduler
 from ray.serve._private.request_router.common import PendingRequest
 from ray.serve._private.request_router.replica_wrapper import RunningReplica
 from ray.serve._private.request_router.request_router import RequestRouter
 from ray.serve._private.router import AsyncioRouter, Router
+from ray.serve._private.utils import get_head_node_id
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
+from ray.serve.schema import DeploymentDetails, ReplicaDetails
 
 from deployments.ray_compat import TESTED_VERSION
 
@@ -65,6 +70,26 @@ def test_a_node_has_what_a_local_cluster_uses() -> None:
     assert "check_alive" in inspect.signature(node.Node.kill_gcs_server).parameters
     assert "self.all_processes" in inspect.getsource(node.Node.__init__)
     assert hasattr(worker, "_global_node")
+
+
+def test_serves_controller_is_asked_as_it_can_be() -> None:
+    """Its behaviour is tested in ``controller/test_serve_target.py``, on a real Serve."""
+    details = inspect.signature(ServeController.get_deployment_details).parameters
+    update = inspect.signature(ServeController.update_deployment_replicas).parameters
+    assert list(details) == ["self", "app_name", "deployment_name"]
+    assert list(update) == ["self", "deployment_id", "target_num_replicas"]
+    assert {"target_num_replicas", "replicas"} <= DeploymentDetails.model_fields.keys()
+    assert {"replica_id", "node_id", "state"} <= ReplicaDetails.model_fields.keys()
+    assert callable(get_head_node_id)
+    known = {"STARTING", "UPDATING", "RECOVERING", "RUNNING", "STOPPING", "STOPPED"}
+    assert {state.value for state in ReplicaState} == known | {"PENDING_MIGRATION"}
+
+
+def test_serve_ends_replicas_in_the_order_that_draining_expects() -> None:
+    """A change of the order makes predictions wrong, which is safe; but then mend them."""
+    source = inspect.getsource(DeploymentScheduler._get_replicas_to_stop)
+    assert "return int(is_head_node), int(match_labels), len(all_replicas)" in source
+    assert "ordered_running_replicas.reverse()" in source
 
 
 def test_importing_the_module_does_not_import_ray() -> None:

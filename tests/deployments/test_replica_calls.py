@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.domain.ids import AdapterDigest, ReplicaId
-from cluster.errors import ReplicaLost
+from cluster.errors import ReplicaLost, Starting
 from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.replica_calls import ask_replicas, integrity_answer
 
@@ -53,6 +53,10 @@ class FakeHandle:
 
 def handle(fake: FakeHandle) -> DeploymentHandle[Any]:
     return cast("DeploymentHandle[Any]", fake)
+
+
+async def at_hand() -> None:
+    """Wait for nothing: replicas run."""
 
 
 async def silent() -> None:
@@ -129,7 +133,7 @@ def test_integrity_without_any_answer_still_has_replicas() -> None:
 
 async def test_a_silent_replica_is_one_answer_of_an_addition() -> None:
     loaded = ReplicaAnswer("a", AddOutcome.LOADED)
-    cluster = ReplicaBroadcast(handle(FakeHandle(saying(loaded), silent)))
+    cluster = ReplicaBroadcast(handle(FakeHandle(saying(loaded), silent)), at_hand)
     first, second = await cluster.prepare_adapter(AdapterDigest("sha256:" + "0" * 64), 0.05)
     assert first == loaded
     assert second.outcome is AddOutcome.SILENT
@@ -140,5 +144,29 @@ async def test_a_replica_that_has_died_is_none_of_those_asked() -> None:
         raise ActorDiedError
 
     loaded = ReplicaAnswer("a", AddOutcome.LOADED)
-    cluster = ReplicaBroadcast(handle(FakeHandle(dead, saying(loaded), dead)))
+    cluster = ReplicaBroadcast(handle(FakeHandle(dead, saying(loaded), dead)), at_hand)
     assert await cluster.prepare_adapter(AdapterDigest("0" * 64), 0.05) == (loaded,)
+
+
+async def test_questions_wait_for_the_first_replica() -> None:
+    loaded = ReplicaAnswer(A, AddOutcome.LOADED)
+    fake, there = FakeHandle(saying(loaded)), asyncio.Event()
+
+    async def wait() -> None:
+        await there.wait()
+
+    asked = asyncio.create_task(
+        ReplicaBroadcast(handle(fake), wait).prepare_adapter(AdapterDigest("d"), 1.0)
+    )
+    await asyncio.sleep(0.01)
+    assert fake.asked == []
+    there.set()
+    assert await asked == (loaded,)
+
+
+async def test_no_first_replica_in_time_is_told_to_whoever_asks() -> None:
+    async def fail() -> None:
+        raise Starting("none came", retry_after_s=9)
+
+    with pytest.raises(Starting, match="none came"):
+        await ReplicaBroadcast(handle(FakeHandle()), fail).base()

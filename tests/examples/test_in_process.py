@@ -22,11 +22,11 @@ def test_own_router_weighs_by_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert main("Hello").weights == ()
 
 
-def test_own_scorer_prefers_its_zone(capsys: pytest.CaptureFixture[str]) -> None:
-    choice = load("own_scorer.py")["main"]()
-    assert choice.replica_id == "near"
-    assert dict(choice.scores)["zone"] == 1.0
-    assert capsys.readouterr().out.startswith("near ")
+def test_a_busy_replica_with_the_adapter_is_picked(capsys: pytest.CaptureFixture[str]) -> None:
+    pick = load("pick_replica.py")["main"]()
+    assert pick.chosen == "busy"
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["busy", "idle"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

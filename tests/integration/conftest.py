@@ -20,8 +20,7 @@ def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
     """Return what `braid up` runs, with a policy that reacts within a test's patience."""
     policy = state.root / "policy.yaml"
     policy.write_text(
-        f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\n"
-        "placement: {window_s: 5, cooldown_s: 3}\n"
+        f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\nplacement: {{cooldown_s: 3}}\n"
     )
     sources = state.root / "sources"
     sources.mkdir(exist_ok=True)

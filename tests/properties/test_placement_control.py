@@ -1,96 +1,19 @@
-"""The replica count under swinging load, the view's books, and a controller that restarts."""
+"""Rendezvous order, and the books of a front's view."""
 
-import json
-import math
-from itertools import pairwise
+import dataclasses
+import random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
-from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
+from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.picking.cluster_view import ClusterView
-from cluster.placement.planning.plan import AdapterInfo
-from cluster.placement.planning.reconciler import Reconciler
-from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
+from cluster.placement.picking.filters import PickRequest
 from cluster.placement.rendezvous import order
-from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
-
-POLICIES = st.builds(
-    lambda low, more, target, up, down, tolerance: ReplicasPolicy(
-        min=low,
-        max=low + more,
-        target_running_per_replica=target,
-        upscale_delay_s=up,
-        downscale_delay_s=down,
-        tolerance=tolerance,
-    ),
-    st.integers(1, 3),
-    st.integers(0, 6),
-    st.floats(0.5, 20),
-    st.integers(0, 20),
-    st.integers(0, 20),
-    st.floats(0, 0.5),
-)
-
-
-@given(POLICIES, st.lists(st.floats(0, 300), min_size=1, max_size=60), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_bounds_hold_and_steps_go_towards_the_load(policy, loads, start) -> None:
-    count, state = start, AutoscalerState()
-    for now, load in enumerate(loads):
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        assert policy.min <= decision.count <= policy.max
-        if policy.min <= count <= policy.max:
-            if decision.count > count:
-                assert load > count * policy.target_running_per_replica
-            if decision.count < count:
-                assert load <= decision.count * policy.target_running_per_replica or (
-                    decision.count == policy.min
-                )
-        count, state = decision.count, decision.state
-
-
-@given(POLICIES, st.floats(0, 300), st.floats(0, 300), st.integers(1, 19), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_a_wave_faster_than_the_delays_changes_at_most_one_way(
-    policy, low, high, half_period, start
-) -> None:
-    """Delays longer than half a period: after settling, the count never goes back and forth."""
-    policy = policy.model_copy(
-        update={"upscale_delay_s": half_period + 1.0, "downscale_delay_s": half_period + 1.0}
-    )
-    count, state = start, AutoscalerState()
-    counts = []
-    for now in range(12 * half_period + 60):
-        load = (low, high)[now // half_period % 2]
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        count, state = decision.count, decision.state
-        counts.append(count)
-    settled = counts[1:]  # the first tick may clamp to the bounds
-    rises = any(b > a for a, b in pairwise(settled))
-    falls = any(b < a for a, b in pairwise(settled))
-    assert not (rises and falls)
-
-
-@given(POLICIES, st.floats(0, 300), st.integers(1, 12))
-@settings(max_examples=60, deadline=None)
-def test_constant_load_reaches_a_count_and_stays(policy, load, start) -> None:
-    count, state = start, AutoscalerState()
-    for now in range(0, 400, 5):
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        count, state = decision.count, decision.state
-    for now in range(400, 600, 5):
-        decision = autoscale(policy, load=load, current=count, state=state, now=float(now))
-        assert decision.count == count
-        state = decision.state
-    if count < policy.max:
-        assert load <= count * policy.target_running_per_replica * (1 + policy.tolerance)
-    if count > policy.min:
-        smaller = (count - 1) * policy.target_running_per_replica * (1 - policy.tolerance)
-        assert load > smaller or math.isclose(load, smaller)
 
 
 @given(st.text(max_size=20), st.sets(st.text(min_size=1, max_size=8), min_size=2, max_size=8))
@@ -109,9 +32,8 @@ def snapshot_of(
     *,
     running: int = 0,
     resident: tuple[ResidentAdapter, ...] = (),
-    loads: tuple[AdapterLoad, ...] = (),
     desired: tuple[AdapterDigest, ...] = (),
-    version: int = 0,
+    version: PlanVersion = NO_PLAN,
     slots: int = 3,
 ) -> ReplicaSnapshot:
     return ReplicaSnapshot(
@@ -125,9 +47,7 @@ def snapshot_of(
         adapter_bytes_limit=10 * slots,
         adapter_bytes_used=0,
         resident=resident,
-        loads=loads,
         draining=False,
-        observed_at=at,
         desired=desired,
         desired_version=version,
     )
@@ -140,26 +60,32 @@ class ViewMachine(RuleBasedStateMachine):
         super().__init__()
         self.view = ClusterView()
         self.now = 0.0
-        self.heard: dict[str, tuple[float, int]] = {}
-        self.removed: dict[str, float] = {}
+        self.heard: dict[str, tuple[int, float, int]] = {}  # sequence, time, running
+        self.removed: dict[str, int] = {}
+        self.sequence = 10
         self.sent: dict[str, tuple[str, float]] = {}
 
     @rule(replica=st.sampled_from("abc"), lag=st.integers(0, 3), running=st.integers(0, 5))
     def hear(self, replica: str, lag: int, running: int) -> None:
         self.now += 1
-        at = self.now - lag
-        taken = self.view.update(snapshot_of(replica, at, running=running), self.now)
+        self.sequence += 1
+        sequence = self.sequence - lag
+        wall = random.Random(self.sequence).uniform(-1e9, 1e9)
+        said = snapshot_of(replica, wall, running=running)
+        taken = self.view.update(dataclasses.replace(said, sequence=sequence), self.now)
         known = self.heard.get(replica)
-        fresh = (known is None or at >= known[0]) and at > self.removed.get(replica, -math.inf)
+        fresh = (known is None or sequence >= known[0]) and sequence > self.removed.get(replica, 0)
         assert taken == fresh
         if fresh:
-            self.heard[replica] = (at, running)
+            self.heard[replica] = (sequence, self.now, running)
             self.removed.pop(replica, None)
 
     @rule(replica=st.sampled_from("abc"), request=st.sampled_from("123456"))
     def send(self, replica: str, request: str) -> None:
         self.now += 1
-        self.view.sent(RequestId(request), ReplicaId(replica), TenantId("acme"), [], self.now)
+        self.view.sent(
+            RequestId(request), ReplicaId(replica), PickRequest((), TenantId("acme")), self.now
+        )
         self.sent[request] = (replica, self.now)
 
     @rule(request=st.sampled_from("123456"))
@@ -170,9 +96,10 @@ class ViewMachine(RuleBasedStateMachine):
     @rule(replica=st.sampled_from("abc"))
     def lose(self, replica: str) -> None:
         self.now += 1
-        self.view.remove(ReplicaId(replica), self.now)
-        self.heard.pop(replica, None)
-        self.removed[replica] = self.now
+        self.view.remove(ReplicaId(replica))
+        known = self.heard.pop(replica, None)
+        if known is not None:
+            self.removed[replica] = known[0]
         self.sent = {k: v for k, v in self.sent.items() if v[0] != replica}
 
     @invariant()
@@ -180,132 +107,10 @@ class ViewMachine(RuleBasedStateMachine):
         self.view.check_integrity()
         expected = {
             replica: running + sum(1 for r, t in self.sent.values() if r == replica and t > at)
-            for replica, (at, running) in self.heard.items()
+            for replica, (_, at, running) in self.heard.items()
         }
-        assert {r.replica_id: r.load for r in self.view.replicas(self.now)} == expected
+        assert {r.replica_id: r.load for r in self.view.replicas()} == expected
 
 
 TestView = ViewMachine.TestCase
 TestView.settings = settings(max_examples=30, stateful_step_count=25, deadline=None)
-
-NAMES = [AdapterDigest(name) for name in "abcde"]
-CATALOG = [AdapterInfo(name, name, TenantId("t"), 10) for name in NAMES]
-
-
-class ReconcilerMachine(RuleBasedStateMachine):
-    """Replicas that follow, fail, vanish and load on their own; the controller may restart."""
-
-    @initialize(pins=st.booleans(), budget=st.integers(1, 3))
-    def start(self, pins: bool, budget: int) -> None:
-        self.policy = ClusterPolicy(
-            replicas=ReplicasPolicy(min=1, max=3),
-            placement=PlacementPolicy(max_moves_per_tick=budget, lost_after_s=30.0),
-            pins=(Pin(adapter="a", copies="all"),) if pins else (),
-        )
-        self.reconciler = Reconciler()
-        self.now = 1000.0
-        self.resident: dict[str, set[AdapterDigest]] = {"r0": set(), "r1": set()}
-        self.told: dict[str, tuple[int, tuple[AdapterDigest, ...]]] = {}
-        self.arrived: dict[tuple[str, AdapterDigest], int] = {}
-        self.versions: dict[str, int] = {}
-        self.born = 2
-
-    def snapshots(self) -> list[ReplicaSnapshot]:
-        return [
-            snapshot_of(
-                replica,
-                self.now,
-                resident=tuple(
-                    ResidentAdapter(d, d, AdapterState.READY, 10, 8, 0) for d in sorted(resident)
-                ),
-                loads=tuple(
-                    AdapterLoad(d, TenantId("t"), n, 0)
-                    for (r, d), n in sorted(self.arrived.items())
-                    if r == replica
-                ),
-                desired=self.told.get(replica, (0, ()))[1],
-                version=self.told.get(replica, (0, ()))[0],
-            )
-            for replica, resident in sorted(self.resident.items())
-        ]
-
-    @rule(seconds=st.integers(1, 8), failing=st.sampled_from(["", "a", "b", "abcde"]))
-    def tick(self, seconds: int, failing: str) -> None:
-        self.now += seconds
-        actions = self.reconciler.tick(self.snapshots(), CATALOG, self.policy, self.now)
-        prefetches = sum(1 for move in actions.moves if move.kind.value == "prefetch")
-        assert prefetches <= self.policy.placement.max_moves_per_tick
-        for told in actions.replica_plans:
-            replica = str(told.replica_id)
-            assert told.version >= self.versions.get(replica, 0)
-            assert len(set(told.desired)) == len(told.desired) <= 3
-            self.versions[replica] = told.version
-            before = self.resident[replica]
-            loaded = {d for d in told.desired if d not in failing}
-            evicted = {
-                move.digest
-                for move in actions.moves
-                if move.replica_id == replica and move.kind.value == "evict"
-            }
-            kept = before - evicted
-            room = 3 - len(loaded)
-            self.resident[replica] = loaded | set(sorted(kept - loaded)[:room])
-            self.told[replica] = (told.version, told.desired)
-            self.reconciler.acknowledge(
-                told.replica_id,
-                told.version,
-                loaded=loaded,
-                failed={d: "no" for d in told.desired if d in failing and d not in before},
-                evicted=before - self.resident[replica],
-                policy=self.policy,
-                now=self.now,
-            )
-
-    @rule(
-        replica=st.sampled_from(["r0", "r1", "r2"]), d=st.sampled_from(NAMES), n=st.integers(1, 9)
-    )
-    def requests(self, replica: str, d: AdapterDigest, n: int) -> None:
-        if replica not in self.resident:
-            return
-        self.arrived[replica, d] = self.arrived.get((replica, d), 0) + n
-        resident = self.resident[replica]
-        if d not in resident:
-            if len(resident) == 3:
-                resident.discard(max(resident))
-            resident.add(d)
-
-    @rule()
-    def die(self) -> None:
-        if len(self.resident) > 1:
-            replica = max(self.resident)
-            del self.resident[replica]
-            self.now += self.policy.placement.lost_after_s + 1  # the next tick misses it
-
-    @rule()
-    def be_born(self) -> None:
-        if len(self.resident) < 3:
-            self.resident[f"r{self.born}"] = set()
-            self.born += 1
-
-    @rule()
-    def restart(self) -> None:
-        state = json.loads(json.dumps(self.reconciler.to_state()))
-        self.reconciler = Reconciler.from_state(state)
-        assert self.reconciler.to_state() == state
-
-    @rule()
-    def comes_to_rest(self) -> None:
-        """Assert that the cluster soon is as the plan wants it, without failures and new load."""
-        for _ in range(25):
-            self.tick(8, "")
-        desired = {r: set(d) for r, (_, d) in self.told.items() if r in self.resident}
-        status = self.reconciler.status()
-        assert status["failures"] == [] or status["failures"][0]["retry_at"] > self.now
-        for replica, entry in status["replicas"].items():
-            wanted = {item["digest"] for item in entry["desired"]}
-            assert wanted == desired.get(replica, set())
-            assert wanted <= self.resident[replica]
-
-
-TestReconciler = ReconcilerMachine.TestCase
-TestReconciler.settings = settings(max_examples=12, stateful_step_count=15, deadline=None)

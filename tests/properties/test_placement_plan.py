@@ -56,9 +56,9 @@ def inputs(draw: st.DrawFn) -> PlanInputs:
         ),
         load=LoadReport(
             total=sum(rates.values()) + base,
-            window_s=draw(st.sampled_from([1.0, 30.0, 1000.0])),
+            falling=draw(st.sampled_from([1.0, 2.0])) * (sum(rates.values()) + base),
             adapters=tuple(
-                AdapterRate(AdapterDigest(name), rate, ((TenantId("t"), rate),))
+                AdapterRate(AdapterDigest(name), rate, rate, ((TenantId("t"), rate),))
                 for name, rate in rates.items()
                 if rate
             ),
@@ -70,7 +70,7 @@ def inputs(draw: st.DrawFn) -> PlanInputs:
                 tolerance=draw(st.sampled_from([0.0, 0.15])),
                 max_copies=draw(st.sampled_from([None, 1, 2])),
             ),
-            picking=PickingPolicy(load_bound=draw(st.sampled_from([1.0, 1.25]))),
+            picking=PickingPolicy(bound=draw(st.sampled_from([1.0, 1.25]))),
         ),
         pins=draw(st.dictionaries(DIGESTS, st.integers(1, 4), max_size=2)),
         previous=draw(st.dictionaries(DIGESTS, st.integers(1, 4), max_size=4)),
@@ -230,14 +230,18 @@ def test_pins_are_placed_wherever_there_is_room_for_all_of_them(problem: PlanInp
 @settings(max_examples=60, deadline=None)
 def test_more_load_never_means_fewer_copies(problem: PlanInputs, name: str, extra: float) -> None:
     digest = AdapterDigest(name)
-    rates = {rate.digest: rate.rate for rate in problem.load.adapters}
-    rates[digest] = rates.get(digest, 0.0) + extra
+    rates = {rate.digest: (rate.rate, rate.falling) for rate in problem.load.adapters}
+    up, down = rates.get(digest, (0.0, 0.0))
+    rates[digest] = (up + extra, down + extra)
     busier = replace(
         problem,
         load=replace(
             problem.load,
             total=problem.load.total + extra,
-            adapters=tuple(AdapterRate(d, r, ((TenantId("t"), r),)) for d, r in rates.items()),
+            falling=problem.load.falling + extra,
+            adapters=tuple(
+                AdapterRate(d, up, down, ((TenantId("t"), up),)) for d, (up, down) in rates.items()
+            ),
         ),
     )
     before = {target.digest: target.copies for target in plan(problem).copies}

@@ -33,7 +33,7 @@ class ScriptedCluster:
     async def add_replica(self) -> ScriptedReplica:
         """Start another replica."""
         name = next(self._names)
-        replica = ScriptedReplica(name, self.script, self.clock, END_OF_TEXT, FIRST_BYTE)
+        replica = ScriptedReplica(name, self.script, END_OF_TEXT, FIRST_BYTE)
         await replica.start()
         self.replicas.append(replica)
         return replica

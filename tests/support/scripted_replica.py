@@ -1,11 +1,11 @@
 """A replica that answers by a script, at the far end of a real link."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
-from cluster.clock import Clock
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
@@ -77,9 +77,7 @@ class ScriptedReplica:
         first_byte: the token of the byte 0; the others follow in order.
     """
 
-    def __init__(
-        self, name: str, script: Script, clock: Clock, end_of_text: int, first_byte: int
-    ) -> None:
+    def __init__(self, name: str, script: Script, end_of_text: int, first_byte: int) -> None:
         self.id = ReplicaId(name)
         self.address = ""
         self.alive = False
@@ -91,7 +89,7 @@ class ScriptedReplica:
         self.adapter_answer = ReplicaAnswer(self.id, AddOutcome.LOADED)
         self.router_answer = ReplicaAnswer(self.id, AddOutcome.LOADED)
         self._script = script
-        self._clock = clock
+        self._sequences = itertools.count(1)
         self._end_of_text = end_of_text
         self._first_byte = first_byte
         self._links = LinkServer(self, self, b"0123456789abcdef")
@@ -159,9 +157,8 @@ class ScriptedReplica:
             adapter_bytes_limit=4096,
             adapter_bytes_used=sum(item.nbytes for item in self.resident),
             resident=self.resident,
-            loads=(),
             draining=False,
-            observed_at=self._clock.wall(),
+            sequence=next(self._sequences),
             counters=self.counters,
             max_model_len=MAX_MODEL_LEN,
         )

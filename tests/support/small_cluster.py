@@ -232,9 +232,7 @@ class SmallReplica:
         return ()
 
     def snapshot(self) -> ReplicaSnapshot:
-        return ReplicaSnapshot(
-            self.id, "", 0, 0, 1, 1, 4, 1, 0, (), (), draining=False, observed_at=0.0
-        )
+        return ReplicaSnapshot(self.id, "", 0, 0, 1, 1, 4, 1, 0, (), draining=False)
 
     async def close(self) -> None:
         """Close the replica; nothing may be left behind."""
@@ -270,6 +268,8 @@ class CountingLink(ReplicaLink):
 
 class SmallCluster:
     """Requests go to the first replica that is not lost."""
+
+    ready = True
 
     def __init__(self, folder: Path, codec: DecisionCodec, store: MemoryDecisionStore) -> None:
         self.replicas: list[SmallReplica] = []

@@ -1,8 +1,8 @@
 """Makes before it breaks: a replica is emptied before the count falls.
 
-Serve chooses the replicas that end. Nobody can tell it which, so its choice is predicted by its own
-order, and those replicas hand over what only they hold. Where the prediction was wrong, the replica
-that left is named, to be handled as a death.
+Serve alone chooses the replicas that end. Its choice is predicted by its own order, and those
+replicas hand over what only they hold. Where the prediction was wrong, the replica that left is
+named, to be handled as a death.
 """
 
 from collections import Counter
@@ -52,14 +52,9 @@ def leaving_order(serve: ServeReplicas) -> tuple[ReplicaId, ...]:
     return (*unsettled, *settled)
 
 
-def next_to_leave(serve: ServeReplicas) -> ReplicaId | None:
-    """Return the replica that Serve ends first when the count falls, or None if there is none."""
-    return next(iter(leaving_order(serve)), None)
-
-
 @dataclass(frozen=True, slots=True)
 class DrainStep:
-    """What to do after a look."""
+    """Tells what to do after a look."""
 
     count: int  # to hand to Serve
     draining: frozenset[ReplicaId] = frozenset()  # about to leave
@@ -131,7 +126,7 @@ class Drain:
     def _finish_fall(self, wanted: int, target: int, serve: ServeReplicas) -> Iterator[ReplicaId]:
         """End a fall that Serve has carried out, or that is not wanted any more.
 
-        Yields the replicas that left although nobody predicted it.
+        Yields the replicas that left without having been predicted.
         """
         fall = self._fall
         if fall is None:

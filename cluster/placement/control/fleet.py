@@ -15,6 +15,7 @@ from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.control.actions import ReplicaPlan
 from cluster.placement.control.history import History
+from cluster.placement.control.leadership import Leadership
 from cluster.placement.planning.plan import Move, MoveKind, ReplicaRoom, ResidentCopy
 
 SUSPECT_S = 3.0
@@ -57,10 +58,9 @@ class Member:
 class Fleet:
     """One owner. Times are monotonic seconds."""
 
-    def __init__(self, epoch: int, history: History, resend_s: float) -> None:
-        self.epoch = epoch
+    def __init__(self, leadership: Leadership, history: History, resend_s: float) -> None:
+        self._leadership = leadership
         self.members: dict[ReplicaId, Member] = {}
-        self.highest_epoch = 0  # that a replica has obeyed
         self._number = 0  # of the newest plan
         self._joined = 0
         self._reviewed_at: float | None = None
@@ -77,7 +77,7 @@ class Fleet:
         replica_id = snapshot.replica_id
         if replica_id in self._dead:
             return False
-        self.highest_epoch = max(self.highest_epoch, snapshot.desired_version.epoch)
+        self._leadership.learn(snapshot.desired_version.epoch)
         member = self.members.get(replica_id)
         if member is None:
             self._join(snapshot, now)
@@ -106,7 +106,7 @@ class Fleet:
 
     def acknowledge(self, replica_id: ReplicaId, version: PlanVersion) -> bool:
         """Take in the version that a replica obeys; False where the replica is unknown."""
-        self.highest_epoch = max(self.highest_epoch, version.epoch)
+        self._leadership.learn(version.epoch)
         member = self.members.get(replica_id)
         if member is not None:
             member.acknowledged = max(member.acknowledged, version)
@@ -190,13 +190,12 @@ class Fleet:
     @property
     def version(self) -> PlanVersion:
         """Return the newest plan's version."""
-        return PlanVersion(self.epoch, self._number)
+        return PlanVersion(self._leadership.epoch, self._number)
 
     # What should be
 
-    def lead(self, epoch: int) -> None:
-        """Begin to act under an epoch: every replica is told its present plan once more."""
-        self.epoch = epoch
+    def claim(self) -> None:
+        """Begin to act under a new epoch: every replica is told once more what it follows."""
         version = self._next_version()
         for member in self.members.values():
             member.desired, member.version = (

@@ -20,6 +20,7 @@ from cluster.placement.control.drain import ServeReplicas
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.fronts import Fronts
 from cluster.placement.control.history import Change, History
+from cluster.placement.control.leadership import Leadership
 from cluster.placement.control.placing import Placing
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.control.status import (
@@ -64,8 +65,9 @@ class Reconciler:
             rates: the demand as an earlier life left it.
             policy: tells fronts what to go by until the first tick brings one.
         """
+        self.leadership = Leadership(epoch)
         self._history = History(history)
-        self._fleet = Fleet(epoch, self._history, resend_s)
+        self._fleet = Fleet(self.leadership, self._history, resend_s)
         self._fronts = Fronts()
         self._fit = CostFit(prior)
         self._rates = rates or DemandRates()
@@ -77,40 +79,11 @@ class Reconciler:
         self._demand = Demand()
         self._planned = _NOTHING
 
-    # The right to act
-
-    @property
-    def epoch(self) -> int:
-        """Return the epoch that this controller acts under; 0 before it has one."""
-        return self._fleet.epoch
-
-    @property
-    def highest_epoch(self) -> int:
-        """Return the highest epoch that is known of."""
-        return max(self._fleet.epoch, self._fleet.highest_epoch)
-
-    @property
-    def leads(self) -> bool:
-        """Return whether this controller may act."""
-        return 0 < self._fleet.epoch == self.highest_epoch
-
-    @property
-    def standing(self) -> str:
-        """Return in words whether this controller may act, and why not."""
-        if self.leads:
-            return "leads"
-        if self._fleet.epoch == 0:
-            return "passive: it has no epoch yet, since Redis does not answer"
-        return f"passive: another controller has the higher epoch {self.highest_epoch}"
-
     def lead(self, epoch: int, now: float) -> None:
         """Act under a new epoch from now on."""
-        self._fleet.lead(epoch)
+        self.leadership.take(epoch)
+        self._fleet.claim()
         self._history.record(now, "epoch", f"this controller leads, epoch {epoch}")
-
-    def yield_to(self, epoch: int) -> None:
-        """Take in that another controller has an epoch; a higher one ends this one's right."""
-        self._fleet.highest_epoch = max(self._fleet.highest_epoch, epoch)
 
     # What is heard
 
@@ -143,7 +116,7 @@ class Reconciler:
         policy = self._policy
         return FrontOrders(
             acknowledged=self._fronts.acknowledged(report.front),
-            epoch=self._fleet.epoch,
+            epoch=self.leadership.epoch,
             model=self._model,
             draining=self._counting.draining,
             fronts=self._fronts.count(now),
@@ -238,8 +211,8 @@ class Reconciler:
         complete = self._attendance.call(
             len(fleet.members), running=serve.running, starting=serve.starting, now=now
         )
-        if not self.leads:
-            counting.hold(serve, self.standing)
+        if not self.leadership.leads:
+            counting.hold(serve, self.leadership.words)
             return None
         load = load_of(self._demand)
         counting.decide(
@@ -261,18 +234,18 @@ class Reconciler:
     def finish_tick(self, planned: Plan | None, now: float, wall: datetime) -> Actions:
         """Return what to do, with the plan that was made of ``begin_tick``'s inputs."""
         mode = self._policy.placement.mode
-        self._planned = planned if planned is not None and self.leads else _NOTHING
-        if mode == "off" and self.leads and self._attendance.opened:
+        self._planned = planned if planned is not None and self.leadership.leads else _NOTHING
+        if mode == "off" and self.leadership.leads and self._attendance.opened:
             self._placing.give_up()
             self._fleet.adopt(dict.fromkeys(self._fleet.members, ()))
         if self._planned is not _NOTHING:
             self._placing.note(self._planned, now)
         if mode == "on":
             self._fleet.adopt(self._planned.desired)
-        sends = self.leads and mode != "observe"
+        sends = self.leadership.leads and mode != "observe"
         moves = self._planned.moves
         return Actions(
-            epoch=self._fleet.epoch,
+            epoch=self.leadership.epoch,
             replica_plans=self._fleet.plans_to_send(moves, now) if sends else (),
             replica_count=self._counting.last.count,
             replica_reason=self._counting.last.reason,
@@ -305,8 +278,8 @@ class Reconciler:
         """Return the placement with its reasons, JSON-able, for people."""
         counted, history = self._counting.last, self._history
         return {
-            "epoch": self._fleet.epoch,
-            "standing": self.standing,
+            "epoch": self.leadership.epoch,
+            "standing": self.leadership.words,
             "version": list(self._fleet.version),
             "replica_count": counted.count,
             "replica_reason": counted.reason,

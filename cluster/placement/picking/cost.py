@@ -92,7 +92,7 @@ def cost_of(replica: ReplicaView, asked: Asked, model: CostModel) -> Terms:
     computing = own * step.per_prefill_token
     row = step.per_decode_row + step.per_adapter_byte * new_bytes
     harm = asked.harm * running * (computing + asked.expected * row) + evicted
-    slowness = model.slowness_of(replica.replica_id)
+    slowness = model.slowness.get(snapshot.replica_id, 1.0) if model.slowness else 1.0
     prefill = computing + step_s
     cost = slowness * ((queue if queue > loading else loading) + prefill) + harm
     return Terms(cost, queue, loading, prefill, harm, slowness)

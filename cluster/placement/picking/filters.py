@@ -27,6 +27,7 @@ class PickRequest:
     expected_tokens: int = 64  # that it will probably generate
     prefix: tuple[int, ...] = ()
     """Keys of the prompt's beginnings, one for each of ``prefixes.LENGTHS`` that it reaches."""
+    explain: bool = False  # keep how the replica was picked
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import ReplicaId
-from cluster.domain.replica import ReplicaChoice
+from cluster.domain.replica import DecidedBy, PickCandidate, PickExplanation, ReplicaChoice
+from cluster.errors import BraidError, Overloaded, ReplicaLost
 from cluster.placement.picking.candidates import MOST, candidates
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import Asked, Terms, cost_of
-from cluster.placement.picking.explanation import DecidedBy, Explanation, PickCandidate, nobody
 from cluster.placement.picking.filters import (
     Filter,
     FitsContext,
@@ -75,7 +75,7 @@ class Picker:
         pick = self._pick(view, request, now)
         chosen = pick.chosen
         if chosen is None:
-            raise nobody(_explain(view, request, pick, now).refusals)
+            raise _nobody(_explain(view, request, pick, now).refusals)
         terms = pick.terms[chosen]
         return ReplicaChoice(
             replica_id=chosen.replica_id,
@@ -86,9 +86,10 @@ class Picker:
             decided_by=pick.decided_by,
             considered=len(pick.passed),
             snapshot_age=chosen.age(now),
+            explanation=_explain(view, request, pick, now) if request.explain else None,
         )
 
-    def explain(self, view: ClusterView, request: PickRequest, now: float) -> Explanation:
+    def explain(self, view: ClusterView, request: PickRequest, now: float) -> PickExplanation:
         """Return the pick with the candidates' costs and refusals; never raises."""
         return _explain(view, request, self._pick(view, request, now), now)
 
@@ -163,18 +164,17 @@ def _cold_homes(view: ClusterView, pick: _Pick, asked: Asked, key: str) -> Seque
     """Return the homes with free places where nobody has any of the set; else all that passed.
 
     So a set that is seldom asked for does not leave copies wherever it was cheapest at the time.
+    Homes that would have to evict something do not count while others would not.
     """
     if not asked.members or any(
         view.holders.of(digest) or view.host_holders.of(digest) for digest, _ in asked.members
     ):
         return pick.passed
+    size = len(asked.members)
+    free = [r for r in pick.passed if r.load < max(1, r.snapshot.max_batch_size)]
+    free = [r for r in free if r.free_slots >= size] or free
     homes = view.homes.of(key)
-    free = [
-        r
-        for r in pick.passed
-        if r.replica_id in homes and r.load < max(1, r.snapshot.max_batch_size)
-    ]
-    return free or pick.passed
+    return [r for r in free if r.replica_id in homes] or pick.passed
 
 
 def _holds_all(replica: ReplicaView, request: PickRequest) -> bool:
@@ -184,20 +184,35 @@ def _holds_all(replica: ReplicaView, request: PickRequest) -> bool:
     )
 
 
-def _explain(view: ClusterView, request: PickRequest, pick: _Pick, now: float) -> Explanation:
+def _explain(view: ClusterView, request: PickRequest, pick: _Pick, now: float) -> PickExplanation:
     def candidate(replica: ReplicaView) -> PickCandidate:
-        refused_by = pick.refused.get(replica) if replica is not pick.chosen else None
         terms = pick.terms.get(replica)
-        return PickCandidate(replica.replica_id, refused_by, terms, replica.load, replica.age(now))
+        return PickCandidate(
+            replica_id=replica.replica_id,
+            refused_by=pick.refused.get(replica),
+            cost=None if terms is None else terms.cost,
+            terms=() if terms is None else terms.named(),
+            load=replica.load,
+            age=replica.age(now),
+        )
 
-    everyone = [candidate(replica) for replica in (*pick.passed, *pick.refused)]
-    chosen = pick.chosen.replica_id if pick.chosen is not None else None
-    everyone.sort(
+    chosen = None if pick.chosen is None else pick.chosen.replica_id
+    candidates = sorted(
+        (candidate(replica) for replica in (*pick.passed, *pick.refused)),
         key=lambda c: (
             c.replica_id != chosen,
             c.refused_by is not None,
-            c.terms.cost if c.terms is not None else 0.0,
+            c.cost or 0.0,
             c.replica_id,
-        )
+        ),
     )
-    return Explanation(request.digests, chosen, pick.decided_by, tuple(everyone), len(view))
+    return PickExplanation(request.digests, chosen, pick.decided_by, tuple(candidates), len(view))
+
+
+def _nobody(refusals: dict[str, int]) -> BraidError:
+    if not refusals:
+        return ReplicaLost("no replica is ready")
+    listed = ", ".join(f"{count} {name}" for name, count in sorted(refusals.items()))
+    if QueueBound.name in refusals:
+        return Overloaded(f"no replica has room in its queue ({listed})")
+    return ReplicaLost(f"no replica can take the request ({listed})")

@@ -75,15 +75,16 @@ class LoadOrder:
         del self._order[bisect.bisect_left(self._order, (replica.order_key, replica.serial))]
         self.total_load -= replica.load
 
-    def cheapest(self, count: int, among: Collection[ReplicaView]) -> list[ReplicaView]:
-        """Return the first ``count`` of some replicas."""
-        if len(among) <= count:
-            return list(among)
+    def cheapest(
+        self, count: int, among: Collection[ReplicaView], *, free_slots: int = 0
+    ) -> list[ReplicaView]:
+        """Return the first ``count`` of some replicas that have so many slots free."""
         if len(among) <= _SCANNED:
-            return heapq.nsmallest(count, among, key=_place)
+            fit = [r for r in among if r.free_slots >= free_slots] if free_slots else among
+            return heapq.nsmallest(count, fit, key=_place) if len(fit) > count else list(fit)
         found: list[ReplicaView] = []
         for _, _, replica in self._order:
-            if replica in among:
+            if replica in among and replica.free_slots >= free_slots:
                 found.append(replica)
                 if len(found) == count:
                     break

@@ -1,5 +1,6 @@
 """One replica as a front knows it: what it said last, and what this front sent it since."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -63,6 +64,14 @@ class ReplicaView:
         """Return the replica's id."""
         return self.snapshot.replica_id
 
+    @property
+    def latest(self) -> ReplicaSnapshot:
+        """Return the last snapshot, with the last word on the load."""
+        snapshot = self.snapshot
+        if (snapshot.queued, snapshot.running) == (self.queued, self.running):
+            return snapshot
+        return dataclasses.replace(snapshot, queued=self.queued, running=self.running)
+
     def age(self, now: float) -> float:
         """Return the seconds since the replica was heard of."""
         return max(0.0, now - self.heard_at)
@@ -123,6 +132,12 @@ class ReplicaView:
         if sent is not None:
             self.sent_tokens[sent.tenant] -= sent.tokens
             self.sent_total -= sent.tokens
+            for digest in sent.digests:
+                others = [other.at for other in self.unreported.values() if digest in other.digests]
+                if others:
+                    self.incoming[digest] = others[0]
+                else:
+                    self.incoming.pop(digest, None)
 
     def drain(self, now: float, seconds_per_token: float) -> None:
         """Estimate how much of the reported backlog has been computed since it was reported."""

@@ -185,6 +185,7 @@ def answer_schemas() -> dict[str, Schema]:
         "RouterDeleted": member(
             {"object": {"const": "router.deleted"}, "name": TEXT, "deleted": FLAG}
         ),
+        "Pick": ANY_OBJECT,
         "Placement": ANY_OBJECT,
         "CostModel": ANY_OBJECT,
         "Residency": member({"replicas": list_of(ANY_OBJECT)}),

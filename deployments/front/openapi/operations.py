@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from deployments.front.admin.adapter_sources import ARCHIVE_TYPES
 from deployments.front.admin.adapter_wire import UploadParameters
+from deployments.front.admin.pick_routes import PickQuery
 from deployments.front.admin.router_routes import RouterBody
 from deployments.front.http.query import OwnerQuery, RemoveQuery
 from deployments.front.openapi.answer_schemas import ANY_OBJECT, Schema, ref
@@ -142,6 +143,14 @@ OPERATIONS = (
     ),
     ApiOperation(
         "get", "/admin/v1/model", "Show the costs in force.", {200: "CostModel"}, access="admin"
+    ),
+    ApiOperation(
+        "get",
+        "/admin/v1/pick",
+        "Explain which replica a request would be given.",
+        {200: "Pick"},
+        query=PickQuery,
+        access="admin",
     ),
     ApiOperation(
         "get", "/admin/v1/residency", "Show who holds what.", {200: "Residency"}, access="admin"

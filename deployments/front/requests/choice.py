@@ -7,12 +7,13 @@ sampling the client cannot tell. Where sentences were routed again, their decisi
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -22,8 +23,8 @@ from cluster.domain.request import (
     Usage,
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
-from cluster.placement.picking.filters import PickRequest
 from deployments.front.requests.holding import WaitForReplica, at_once
+from deployments.front.requests.pick_hints import PickHints
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.rerouting import SentenceRerouting
 from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
@@ -53,6 +54,7 @@ class SequenceSpec:
     skip_special_tokens: bool = True  # leave them out of the text
     include_stop: bool = False  # end the text behind what stopped it
     max_wait_s: float = math.inf  # for the first replica
+    hints: PickHints = field(default_factory=PickHints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Choice:
         self.answer = SequenceAnswer()
         self.failovers = 0
         self.replica: ReplicaId | None = None  # that it was submitted to last
+        self.picked: ReplicaChoice | None = None  # the pick of that replica
         self.is_over = False
         self._services = services
         self._http_request = http_request
@@ -136,14 +139,18 @@ class Choice:
             ReplicaLost: none that could be was fit to be picked.
             Overloaded: all replicas stayed full.
         """
-        services, tenant = self._services, self.spec.tenant
+        services = self._services
         while not self.is_over:
-            digests = self._digests
             await services.wait_for_replica(self._patience_s)
+            wanted = self.spec.hints.pick_request(
+                self.spec.tenant,
+                self._digests,
+                prompt=len(self.spec.prompt_token_ids),
+                generated=self.generated,
+                lost=self._lost,
+            )
             try:
-                _, link = await services.replicas.pick(
-                    PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
-                )
+                picked, link = await services.replicas.pick(wanted, wait_s=REPLICA_WAIT_S)
             except ReplicaLost:
                 if services.replicas.ready:
                     raise
@@ -156,8 +163,9 @@ class Choice:
             except ReplicaLost:
                 continue
             self._join_replica(link, request_id)
-            now = services.clock.wall()
-            services.replicas.view.sent(request_id, link.replica_id, tenant, digests, now)
+            self.picked = picked
+            now = services.clock.monotonic()
+            services.replicas.view.sent(request_id, link.replica_id, wanted, now)
             return
 
     def take_chunk(self, chunk: GenerationChunk | None) -> Delta | None:

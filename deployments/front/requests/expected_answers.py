@@ -23,7 +23,14 @@ class ExpectedAnswers:
         samplings: Sequence[SamplingParams],
     ) -> int:
         """Return the tokens that these sequences will probably generate together."""
-        return sum(self._one(tenant, asked, sampling) for sampling in samplings)
+        return sum(self.one(tenant, asked, sampling) for sampling in samplings)
+
+    def one(self, tenant: TenantId, asked: tuple[str, ...], sampling: SamplingParams) -> int:
+        """Return the tokens that one sequence will probably generate."""
+        if sampling.ignore_eos:
+            return sampling.max_tokens
+        expected = self._lengths.expect((tenant, asked), sampling.max_tokens)
+        return max(expected, min(sampling.min_tokens, sampling.max_tokens))
 
     def observe(
         self,
@@ -35,9 +42,3 @@ class ExpectedAnswers:
         """Learn from a sequence that came to its own end, or to its limit."""
         if not sampling.ignore_eos:
             self._lengths.observe((tenant, asked), generated, sampling.max_tokens)
-
-    def _one(self, tenant: TenantId, asked: tuple[str, ...], sampling: SamplingParams) -> int:
-        if sampling.ignore_eos:
-            return sampling.max_tokens
-        expected = self._lengths.expect((tenant, asked), sampling.max_tokens)
-        return max(expected, min(sampling.min_tokens, sampling.max_tokens))

@@ -6,9 +6,11 @@ from typing import Any
 
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision, SiteWeights
+from cluster.domain.replica import PickCandidate, PickExplanation
 from cluster.errors import DecisionNotFound, StoreUnavailable
 from deployments.front.requests.rerouting import SentenceDecision
 from deployments.front.requests.running import Running
+from deployments.front.telemetry.request_log import milliseconds
 from router_service.service import RoutingService
 
 
@@ -26,9 +28,36 @@ async def explain_answers(running: Running, routing: RoutingService) -> None:
         for answer in running.answers:
             answer.decision = {"router": decision.router, **body["explain"]}
     for choice in running.choices:
+        if choice.picked is not None and choice.picked.explanation is not None:
+            pick = pick_body(choice.picked.explanation)
+            choice.answer.decision = {**choice.answer.decision, "pick": pick}
         if choice.rerouting is not None:
             sentences = sentences_body(choice.rerouting.sentences)
             choice.answer.decision = {**choice.answer.decision, "sentences": sentences}
+
+
+def pick_body(pick: PickExplanation) -> dict[str, Any]:
+    """Describe a pick: the candidates with their costs in milliseconds, the chosen one first."""
+    return {
+        "replica": pick.chosen,
+        "decided_by": pick.decided_by if pick.chosen is not None else None,
+        "replicas": pick.replicas,
+        "candidates": [_candidate_body(candidate) for candidate in pick.candidates],
+    }
+
+
+def _candidate_body(candidate: PickCandidate) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "replica": candidate.replica_id,
+        "load": candidate.load,
+        "age_s": round(candidate.age, 3),
+    }
+    if candidate.refused_by is not None:
+        body["refused_by"] = candidate.refused_by
+    if candidate.cost is not None:
+        body["cost_ms"] = milliseconds(candidate.cost)
+        body |= {f"{name}_ms": milliseconds(seconds) for name, seconds in candidate.terms}
+    return body
 
 
 def decision_body(

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import random
 from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
@@ -10,19 +11,19 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import ReplicaId
-from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
+from cluster.domain.replica import PickExplanation, ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
+from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
+from cluster.placement.policy import PickingPolicy
 from deployments.link.link_client import ReplicaLink
 
 log = structlog.get_logger(__name__)
 
 HURRY_S = 0.1
 """Between discoveries while a request waits for the first replica."""
-REMEMBER_LOST_S = 60.0
-"""A lost replica's older snapshots may still be on their way for so long."""
 
 Discover = Callable[[], Awaitable[Iterable[ReplicaSnapshot]]]
 
@@ -35,6 +36,7 @@ class ReplicaSet:
         picker: chooses among those known; its view is fed from the links.
         signing_key: opens the links.
         interval_s: seconds between discoveries.
+        on_pick: called with every pick.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ReplicaSet:
         clock: Clock,
         *,
         interval_s: float,
+        on_pick: Callable[[ReplicaChoice], None] | None = None,
     ) -> None:
         self._discover = discover
         self._picker = picker
@@ -57,6 +60,10 @@ class ReplicaSet:
         self._waiting = 0  # for the first replica
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._dead: dict[ReplicaId, None] = {}  # in order of their links' ends
+        self._on_pick = on_pick
+        self._rng = random.Random()
+        self._explained_share = PickingPolicy().explain
         self.view = ClusterView()
 
     def start(self) -> None:
@@ -94,7 +101,7 @@ class ReplicaSet:
 
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
         """Return the latest snapshot of every linked replica."""
-        return tuple(view.snapshot for view in self.view.replicas(self._clock.monotonic()))
+        return tuple(replica.latest for replica in self.view.replicas())
 
     def on_host(self, replica_id: ReplicaId) -> tuple[ResidentAdapter, ...]:
         """Return what a replica last said it has in host memory."""
@@ -114,6 +121,8 @@ class ReplicaSet:
             Overloaded: the queues of all replicas stayed full for as long.
         """
         deadline = self._clock.monotonic() + wait_s
+        if self._rng.random() < self._explained_share:  # for the request log
+            request = dataclasses.replace(request, explain=True)
         while True:
             self._changed.clear()
             try:
@@ -124,7 +133,24 @@ class ReplicaSet:
                     raise
                 await self._wait_for_change(min(remaining, self._interval_s))
                 continue
+            if self._on_pick is not None:
+                self._on_pick(choice)
             return choice, self._links[choice.replica_id]
+
+    def explain(self, request: PickRequest) -> PickExplanation:
+        """Return how a request would be picked now, and send nothing."""
+        return self._picker.explain(self.view, request, self._clock.monotonic())
+
+    def follow_orders(self, orders: FrontOrders) -> None:
+        """Pick by the controller's costs and policy from now on."""
+        self.view.follow(orders)
+        self._picker.follow(orders.picking)
+        self._explained_share = orders.picking.explain
+
+    def take_dead(self) -> tuple[ReplicaId, ...]:
+        """Return the replicas whose links have ended since the last call, unless they are back."""
+        dead, self._dead = self._dead, {}
+        return tuple(replica_id for replica_id in dead if replica_id not in self._links)
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         try:
@@ -158,7 +184,6 @@ class ReplicaSet:
         return snapshot is not None and snapshot.draining
 
     def _reconcile(self, found: list[ReplicaSnapshot]) -> None:
-        self.view.forget_removed(self._clock.monotonic() - REMEMBER_LOST_S)
         for snapshot in found:
             link = self._links.get(snapshot.replica_id)
             if link is None or not link.open:
@@ -193,16 +218,13 @@ class ReplicaSet:
             self.view.set_on_host(replica_id, there)
 
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
-        known = self.view.snapshot(replica_id)
-        if known is not None and (known.running, known.queued) != (running, queued):
-            now = self._clock.monotonic()
-            fresh = dataclasses.replace(known, running=running, queued=queued)
-            self.view.update(fresh, now)
+        self.view.hear_load(replica_id, running, queued, self._clock.monotonic())
 
     def _on_lost(self, replica_id: ReplicaId) -> None:
         self._links.pop(replica_id, None)
         self._host_tiers.pop(replica_id, None)
-        self.view.remove(replica_id, self._clock.monotonic())
+        self.view.remove(replica_id)
+        self._dead[replica_id] = None
         self._changed.set()
 
 

@@ -7,6 +7,7 @@ from starlette.requests import ClientDisconnect
 from cluster.domain.request import Outcome
 from cluster.errors import BraidError
 from deployments.front.http.problem import outcome_of
+from deployments.front.requests.explain import pick_body
 from deployments.front.requests.running import Running
 from deployments.front.telemetry.request_log import current_record, longest, milliseconds
 
@@ -37,10 +38,13 @@ def note_end(running: Running, error: BaseException | None, now: float) -> None:
         len(choice.rerouting.sentences) - 1 for choice in choices if choice.rerouting is not None
     )
     first = running.times.first_token_at
+    picked = choices[0].picked
+    explanation = None if picked is None else picked.explanation
     record.endpoint = running.request.endpoint.value
     record.outcome = running.outcome
     record.fields |= {
         "replica": running.replica or None,
+        "pick": None if explanation is None else pick_body(explanation),
         "choices": len(choices),
         "prompt_tokens": sum(len(choice.spec.prompt_token_ids) for choice in choices[::n]),
         "cached_tokens": sum(usage.cached_tokens for usage in usages[::n] if usage is not None),

@@ -23,6 +23,7 @@ from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
 from deployments.front.requests.holding import WaitForReplica, at_once
 from deployments.front.requests.names import ModelNames
+from deployments.front.requests.pick_hints import PickHints
 from deployments.front.requests.prompt_request import Endpoint, PromptRequest
 from deployments.front.requests.relay import Relay
 from deployments.front.requests.replicas import ReplicaSet
@@ -216,7 +217,10 @@ class RequestService:
         """Build the sequences, in order of prompt, then of choice; none is submitted yet."""
         now = self.clock.wall()
         choices: list[Choice] = []
+        names, explain = request.asked_names, request.explain
         for ids, shared in zip(prompts.ids, sampling, strict=True):
+            expected = self._expected.one(tenant.id, names, shared)
+            hints = PickHints.of(decided.decision, tenant.id, ids, expected, explain=explain)
             for number in range(request.n):
                 own = shared
                 if shared.seed is not None and number:
@@ -232,6 +236,7 @@ class RequestService:
                     skip_special_tokens=request.skip_special_tokens,
                     include_stop=request.include_stop,
                     max_wait_s=request.max_wait_s,
+                    hints=hints,
                 )
                 choices.append(
                     Choice(

@@ -6,13 +6,14 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 TTFT_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 2, 5, 10, 30, 60)
 LATENCY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600)
 GAP_BUCKETS = (0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2)
 ROUTE_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5)
+PICK_COST_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 HITS = "adapter_hits_"
 """A replica's counter of this prefix is followed by a tier."""
@@ -68,6 +69,13 @@ class FrontMetrics:
             "Sequences continued on another replica after theirs was lost.",
             registry=self.registry,
         )
+        self.pick_cost_seconds = Histogram(
+            "braid_pick_cost_seconds",
+            "Predicted cost of the replicas picked, by term.",
+            ["term"],
+            buckets=PICK_COST_BUCKETS,
+            registry=self.registry,
+        )
         self.tenants_refused = Gauge(
             "braid_tenants_file_refused",
             "1 while the tenants file's present content is refused and the last good one in force.",
@@ -79,6 +87,11 @@ class FrontMetrics:
             ["result"],
             registry=self.registry,
         )
+
+    def note_pick(self, choice: ReplicaChoice) -> None:
+        """Count what a pick is predicted to cost."""
+        for term, seconds in choice.terms:
+            self.pick_cost_seconds.labels(term).observe(seconds)
 
     def add_collector(self, collector: Collector) -> None:
         """Expose figures that live elsewhere."""

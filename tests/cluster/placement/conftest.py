@@ -1,15 +1,15 @@
 """Builders shared by the placement tests."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
-from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
+from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.planning.plan import AdapterInfo
-
-Loads = dict[tuple[str, str], int]  # (adapter letter, tenant) -> arrived
 
 
 def digest_of(name: str) -> AdapterDigest:
@@ -30,25 +30,25 @@ class Builder:
         nbytes: int = 10,
         leases: int = 0,
         pinned: bool = False,
-        last_used: float = 0.0,
+        idle_s: float = 0.0,
     ) -> ResidentAdapter:
-        return ResidentAdapter(digest_of(name), name, state, nbytes, 8, leases, pinned, last_used)
+        return ResidentAdapter(digest_of(name), name, state, nbytes, 8, leases, pinned, idle_s)
 
     def snapshot(
         self,
         replica_id: str = "r0",
         *,
-        at: float = 100.0,
+        sequence: int = 0,
         queued: int = 0,
         running: int = 0,
         kv_free: int = 100,
         slots: int = 4,
         resident: tuple[ResidentAdapter, ...] = (),
-        loads: Loads | None = None,
         draining: bool = False,
         desired: tuple[str, ...] = (),
-        desired_version: int = 0,
+        desired_version: PlanVersion = NO_PLAN,
         counters: tuple[tuple[str, float], ...] = (),
+        **others: Any,
     ) -> ReplicaSnapshot:
         return ReplicaSnapshot(
             replica_id=ReplicaId(replica_id),
@@ -61,15 +61,12 @@ class Builder:
             adapter_bytes_limit=1000,
             adapter_bytes_used=sum(adapter.nbytes for adapter in resident),
             resident=resident,
-            loads=tuple(
-                AdapterLoad(digest_of(name) if name else AdapterDigest(""), TenantId(tenant), n, 0)
-                for (name, tenant), n in (loads or {}).items()
-            ),
             draining=draining,
-            observed_at=at,
+            sequence=sequence,
             desired=tuple(digest_of(name) for name in desired),
             desired_version=desired_version,
             counters=counters,
+            **{"max_batch_size": 16, **others},
         )
 
 

@@ -21,11 +21,11 @@ def test_every_section_is_read() -> None:
         b"""
 replicas: {min: 2, max: 5, target_running_per_replica: 3, upscale_delay_s: 1,
            downscale_delay_s: 9, tolerance: 0.2}
-placement: {window_s: 12, max_moves_per_tick: 2, min_copies: 1, max_copies: 3, cooldown_s: 7}
+placement: {max_moves_per_tick: 2, min_copies: 1, max_copies: 3, cooldown_s: 7}
 pins:
   - {adapter: sql, copies: all}
   - {adapter: shell, owner: acme, copies: 2}
-picking: {weights: {residency: 3, load: 1, kv: 0}, load_bound: 1.5}
+picking: {harm: 0.5, bound: 1.5}
 """,
         source="p.yaml",
     )
@@ -35,8 +35,8 @@ picking: {weights: {residency: 3, load: 1, kv: 0}, load_bound: 1.5}
         Pin(adapter="sql", copies="all"),
         Pin(adapter="shell", owner="acme", copies=2),
     )
-    assert policy.picking.weights.residency == 3
-    assert policy.picking.load_bound == 1.5
+    assert policy.picking.harm == 0.5
+    assert policy.picking.bound == 1.5
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ picking: {weights: {residency: 3, load: 1, kv: 0}, load_bound: 1.5}
         ("replicas: {mni: 1}", 'replicas.mni: unknown key; did you mean "min"?'),
         ("replcias: {min: 1}", 'replcias: unknown key; did you mean "replicas"?'),
         (
-            "picking: {weights: {residence: 1}}",
-            'picking.weights.residence: unknown key; did you mean "residency"?',
+            "picking: {bond: 1}",
+            'picking.bond: unknown key; did you mean "bound"?',
         ),
         (
             "pins: [{adapter: sql}, {adaptor: x}]",
@@ -60,8 +60,7 @@ picking: {weights: {residency: 3, load: 1, kv: 0}, load_bound: 1.5}
             "placement: {min_copies: 4, max_copies: 2}",
             "placement: min_copies (4) is above max_copies (2)",
         ),
-        ("picking: {load_bound: 0.5}", "picking.load_bound: Input should be greater than"),
-        ("picking: {weights: {residency: 0, load: 0, tenants: 0, kv: 0}}", "all weights are 0"),
+        ("picking: {bound: 0.5}", "picking.bound: Input should be greater than"),
         ("pins: [{copies: 1}]", "pins[0].adapter: Field required"),
         ("pins: [{adapter: a, copies: none}]", "pins[0].copies: must be a whole number"),
         ("pins: [{adapter: a, copies: 0}]", "pins[0].copies: must be a whole number"),
@@ -82,7 +81,7 @@ def test_a_mistake_is_named_with_its_path(text: str, message: str) -> None:
 
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_policy(b"replicas: {mni: 1}\npicking: {load_bound: x}", source="p")
+        parse_policy(b"replicas: {mni: 1}\npicking: {bound: x}", source="p")
     assert len(caught.value.message.splitlines()) == 2
 
 

@@ -67,9 +67,7 @@ class ScriptedReplica:
             adapter_bytes_limit=100,
             adapter_bytes_used=0,
             resident=(),
-            loads=(),
             draining=False,
-            observed_at=1.0,
         )
 
     def on_host(self) -> tuple[ResidentAdapter, ...]:

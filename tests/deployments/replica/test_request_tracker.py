@@ -5,7 +5,7 @@ import contextlib
 
 import pytest
 
-from cluster.domain.ids import AdapterDigest, RequestId
+from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
 from cluster.errors import Overloaded
 
@@ -157,5 +157,3 @@ async def test_a_full_house_takes_only_whoever_has_less_than_a_share(make_rig):
     assert rig.end_of(rig.submit("b", "quiet")) is None
     assert rig.end_of(rig.submit("b", "quiet")).error_code == Overloaded.code
     assert rig.book.waiting_for_admission == 6
-
-

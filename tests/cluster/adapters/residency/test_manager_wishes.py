@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from cluster.domain.ids import AdapterDigest
+from cluster.domain.plan_version import PlanVersion
 from cluster.errors import (
     AdapterCapacity,
     AdapterUnsupported,
@@ -58,32 +59,42 @@ async def test_pins_survive_pressure(make_rig):
 
 async def test_placement_brings_in_and_lets_go(make_rig):
     rig = make_rig(slots=3)
-    ack = await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], 1)
-    assert (ack.version, ack.loaded, ack.failed, ack.evicted) == (1, ("a", "b"), (), ())
+    ack = await rig.manager.apply_placement(
+        [AdapterDigest("a"), AdapterDigest("b")], PlanVersion(1, 1)
+    )
+    assert (ack.version, ack.loaded, ack.failed, ack.evicted) == ((1, 1), ("a", "b"), (), ())
     rig.manager.release(await acquire(rig, "c"))
-    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("d")], 2)
+    ack = await rig.manager.apply_placement(
+        [AdapterDigest("b"), AdapterDigest("d")], PlanVersion(1, 2)
+    )
     assert ack.loaded == ("b", "d")
     assert ack.evicted == ("a",)
     assert set(rig.state()) == {"b", "c", "d"}, "what demand brought in stays"
-    assert rig.manager.desired == ({"b", "d"}, 2)
+    assert rig.manager.desired == ({"b", "d"}, (1, 2))
 
 
 async def test_placement_never_takes_what_is_leased(make_rig):
     rig = make_rig(slots=2)
-    await rig.manager.apply_placement([AdapterDigest("a")], 1)
+    await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(1, 1))
     lease = await acquire(rig, "a")
-    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("c")], 2)
+    ack = await rig.manager.apply_placement(
+        [AdapterDigest("b"), AdapterDigest("c")], PlanVersion(1, 2)
+    )
     assert rig.holds(lease) == ["a"]
     assert ack.loaded == ("b",)
     assert [(d, code) for d, code, _ in ack.failed] == [("c", "adapter_capacity")]
     rig.manager.release(lease)
-    ack = await rig.manager.apply_placement([AdapterDigest("b"), AdapterDigest("c")], 2)
+    ack = await rig.manager.apply_placement(
+        [AdapterDigest("b"), AdapterDigest("c")], PlanVersion(1, 2)
+    )
     assert (ack.loaded, ack.failed, ack.evicted) == (("b", "c"), (), ("a",))
 
 
 async def test_a_placement_too_large_keeps_its_most_wanted(make_rig):
     rig = make_rig(slots=1)
-    ack = await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], 1)
+    ack = await rig.manager.apply_placement(
+        [AdapterDigest("a"), AdapterDigest("b")], PlanVersion(1, 1)
+    )
     assert ack.loaded == ("a",)
     assert [(d, code) for d, code, _ in ack.failed] == [("b", "adapter_capacity")]
     assert rig.bank.writes == {"a": 1}
@@ -92,7 +103,7 @@ async def test_a_placement_too_large_keeps_its_most_wanted(make_rig):
 async def test_placement_reports_failures_and_unknown_versions(make_rig):
     rig = make_rig(slots=3)
     rig.loader.failing["a"] = AdapterUnsupported("DoRA")
-    ack = await rig.manager.apply_placement([AdapterDigest(n) for n in "azb"], 5)
+    ack = await rig.manager.apply_placement([AdapterDigest(n) for n in "azb"], PlanVersion(1, 5))
     assert ack.loaded == ("b",)
     assert ack.failed[0] == ("a", "adapter_unsupported", "DoRA")
     assert ack.failed[1][:2] == ("z", "model_not_found")
@@ -100,15 +111,33 @@ async def test_placement_reports_failures_and_unknown_versions(make_rig):
 
 async def test_a_stale_placement_changes_nothing(make_rig):
     rig = make_rig(slots=3)
-    await rig.manager.apply_placement([AdapterDigest("a")], 7)
-    ack = await rig.manager.apply_placement([AdapterDigest("b")], 6)
-    assert (ack.version, ack.loaded) == (7, ())
+    await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(1, 7))
+    ack = await rig.manager.apply_placement([AdapterDigest("b")], PlanVersion(1, 6))
+    assert (ack.version, ack.loaded) == ((1, 7), ())
     assert set(rig.state()) == {"a"}
+
+
+async def test_a_controller_of_a_lower_epoch_is_refused_whatever_its_version(make_rig):
+    rig = make_rig(slots=3)
+    await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(2, 1))
+    ack = await rig.manager.apply_placement([AdapterDigest("b")], PlanVersion(1, 99))
+    assert ack.version == PlanVersion(2, 1)
+    assert rig.manager.desired == ({"a"}, (2, 1))
+    ack = await rig.manager.apply_placement([AdapterDigest("c")], PlanVersion(3, 1))
+    assert (ack.version, ack.loaded) == (PlanVersion(3, 1), ("c",))
+
+
+async def test_an_empty_placement_evicts_nothing(make_rig):
+    rig = make_rig(slots=3)
+    await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], PlanVersion(1, 1))
+    ack = await rig.manager.apply_placement([], PlanVersion(1, 2))
+    assert (ack.loaded, ack.failed, ack.evicted) == ((), (), ())
+    assert set(rig.state()) == {"a", "b"}
 
 
 async def test_demand_evicts_outside_the_placement_first(make_rig):
     rig = make_rig(slots=2)
-    await rig.manager.apply_placement([AdapterDigest("a")], 1)
+    await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(1, 1))
     rig.manager.release(await acquire(rig, "b"))
     rig.manager.release(await acquire(rig, "c"))
     assert set(rig.state()) == {"a", "c"}
@@ -137,7 +166,7 @@ async def test_loading_without_a_lease_says_what_came_of_it(make_rig):
 async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
     rig = make_rig()
     rig.manager.pin_adapter(AdapterDigest("a"))
-    await rig.manager.apply_placement([AdapterDigest("a")], version=1)
+    await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(1, 1))
     lease = await acquire(rig, "a")
     assert not await rig.manager.evict_adapter(AdapterDigest("a"))
     assert rig.holds(lease) == ["a"]
@@ -146,7 +175,7 @@ async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
     assert await rig.manager.evict_adapter(AdapterDigest("a"))
     assert (rig.state(), rig.bank.slots) == ({}, {})
     assert rig.manager.bytes_used == used - 10
-    assert rig.manager.desired == (frozenset(), 1)
+    assert rig.manager.desired == (frozenset(), (1, 1))
     assert await rig.manager.evict_adapter(AdapterDigest("a")), "again is fine"
     lease = await acquire(rig, "a")
     assert rig.bank.writes["a"] == 2

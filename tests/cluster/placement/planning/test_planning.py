@@ -1,94 +1,20 @@
-"""Load rates, copies, the planner and the replica count, case by case."""
+"""Demand by adapter, copies and the planner, case by case."""
 
 import pytest
 
-from cluster.placement.planning.load import AdapterRate, LoadReport, LoadTracker
+from cluster.placement.planning.load import AdapterRate, LoadReport
 from cluster.placement.planning.plan import MoveKind, PlanInputs, ReplicaRoom, ResidentCopy
 from cluster.placement.planning.planner import plan
-from cluster.placement.policy import ClusterPolicy, PlacementPolicy, ReplicasPolicy
-from cluster.placement.scaling.autoscaler import AutoscalerState, autoscale
-
-WINDOW = {"window_s": 10.0, "idle_rate": 0.001}
+from cluster.placement.policy import ClusterPolicy, PlacementPolicy
 
 
-def rates(report: LoadReport) -> dict[str, float]:
-    return {adapter.digest: adapter.rate for adapter in report.adapters}
-
-
-def test_rates_converge_to_arrivals_per_second(build) -> None:
-    tracker = LoadTracker()
-    for second in range(101):
-        loads = {("a", "acme"): 3 * second, ("a", "globex"): second, ("", "acme"): 6 * second}
-        report = tracker.observe([build.snapshot(loads=loads)], float(second), **WINDOW)
-    assert rates(report) == {"digest-a": pytest.approx(4.0, rel=0.001)}
-    assert report.adapters[0].tenants == (
-        ("acme", pytest.approx(3.0, rel=0.001)),
-        ("globex", pytest.approx(1.0, rel=0.001)),
-    )
-    assert report.total == pytest.approx(10.0, rel=0.001)
-    assert report.tenants() == dict(report.adapters[0].tenants)
-
-
-def test_irregular_ticks_see_the_same_rate(build) -> None:
-    tracker = LoadTracker()
-    for second in (0, 1, 2, 30, 31, 31.5, 60, 90, 100):
-        loads = {("a", "acme"): int(4 * second)}
-        report = tracker.observe([build.snapshot(loads=loads)], float(second), **WINDOW)
-    assert rates(report)["digest-a"] == pytest.approx(4.0, rel=0.01)
-
-
-def test_history_before_the_first_look_is_not_load(build) -> None:
-    report = LoadTracker().observe([build.snapshot(loads={("a", "t"): 999})], 5.0, **WINDOW)
-    assert report.adapters == ()
-
-
-def test_a_new_replica_counts_from_zero_and_a_restarted_counter_too(build) -> None:
-    tracker = LoadTracker()
-    first = build.snapshot("r0", loads={("a", "t"): 100})
-    tracker.observe([first], 0.0, **WINDOW)
-    report = tracker.observe(
-        [build.snapshot("r0", loads={("a", "t"): 6}), build.snapshot("r1", loads={("a", "t"): 4})],
-        0.0,
-        **WINDOW,
-    )
-    assert rates(report) == {"digest-a": pytest.approx(1.0)}
-
-
-def test_a_mixture_is_one_request_where_replicas_count_requests(build) -> None:
-    tracker = LoadTracker()
-    for second in range(61):
-        snapshot = build.snapshot(
-            loads={("a", "t"): 2 * second, ("b", "t"): 2 * second},
-            counters=(("requests_arrived", 2.0 * second), ("steps", 7.0)),
-        )
-        report = tracker.observe([snapshot], float(second), **WINDOW)
-    assert report.total == pytest.approx(2.0, rel=0.01)
-    assert rates(report)["digest-a"] == pytest.approx(2.0, rel=0.01)
-
-
-def test_idle_adapters_are_forgotten(build) -> None:
-    tracker = LoadTracker()
-    snapshot = build.snapshot(loads={("a", "t"): 5})
-    tracker.observe([build.snapshot()], 0.0, **WINDOW)
-    assert tracker.observe([snapshot], 1.0, **WINDOW).adapters
-    assert not tracker.observe([snapshot], 200.0, **WINDOW).adapters
-
-
-def test_a_restored_tracker_goes_on(build) -> None:
-    tracker = LoadTracker()
-    tracker.observe([build.snapshot(loads={("a", "t"): 5})], 0.0, **WINDOW)
-    tracker.observe([build.snapshot(loads={("a", "t"): 9})], 1.0, **WINDOW)
-    restored = LoadTracker.from_state(tracker.to_state())
-    news = [build.snapshot(loads={("a", "t"): 12})]
-    assert restored.observe(news, 2.0, **WINDOW) == tracker.observe(news, 2.0, **WINDOW)
-
-
-def load_of(seconds: float = 1000.0, base: float = 0.0, **per_second: float) -> LoadReport:
+def load_of(base: float = 0.0, **per_second: float) -> LoadReport:
+    total = sum(per_second.values()) + base
     return LoadReport(
-        total=sum(per_second.values()) + base,
-        window_s=seconds,
+        total=total,
+        falling=total,
         adapters=tuple(
-            AdapterRate(f"digest-{name}", rate, (("acme", rate),))
+            AdapterRate(f"digest-{name}", rate, rate, (("acme", rate),))
             for name, rate in sorted(per_second.items())
             if rate > 0
         ),
@@ -154,12 +80,6 @@ def test_two_equal_adapters_need_one_copy_each_on_two_replicas(build) -> None:
     planned = make(build, [room("r0"), room("r1")], load_of(a=1.0, b=1.0))
     assert copies(planned) == {"a": 1, "b": 1}
     assert {len(desired) for desired in planned.desired.values()} == {1}
-
-
-def test_a_few_requests_are_no_trend(build) -> None:
-    rooms = [room("r0"), room("r1")]
-    assert copies(make(build, rooms, load_of(seconds=1.0, a=3.0))) == {"a": 1}
-    assert copies(make(build, rooms, load_of(seconds=10.0, a=3.0))) == {"a": 2}
 
 
 def test_base_requests_take_their_share_of_the_replicas(build) -> None:
@@ -305,55 +225,3 @@ def test_new_copies_do_not_pile_up_on_one_replica(build) -> None:
 def test_without_replicas_there_is_nothing_to_plan(build) -> None:
     planned = make(build, [], load_of(a=1.0))
     assert (planned.desired, planned.moves) == ({}, ())
-
-
-REPLICAS = ReplicasPolicy(
-    min=1, max=5, target_running_per_replica=10, upscale_delay_s=5, downscale_delay_s=20
-)
-
-
-def scale(load: float, current: int, state: AutoscalerState, now: float, policy=REPLICAS):
-    return autoscale(policy, load=load, current=current, state=state, now=now)
-
-
-def test_more_replicas_after_the_delay_and_not_before() -> None:
-    first = scale(35, 1, AutoscalerState(), 100)
-    assert first.count == 1
-    assert "asks for 4, in 5 s" in first.reason
-    assert scale(35, 1, first.state, 104.9).count == 1
-    done = scale(35, 1, first.state, 105)
-    assert done.count == 4
-    assert done.reason == "1 -> 4: 35.0 requests at 10 per replica for 5 s"
-    assert done.state == AutoscalerState()
-
-
-def test_the_most_modest_wish_of_the_delay_is_granted() -> None:
-    state = AutoscalerState()
-    for now, load in ((0, 45), (2, 22), (4, 45)):
-        state = scale(load, 1, state, now).state
-    assert scale(45, 1, state, 5).count == 3
-
-
-def test_a_break_starts_the_delay_again() -> None:
-    state = scale(35, 1, AutoscalerState(), 0).state
-    state = scale(9, 1, state, 4).state
-    assert scale(35, 1, state, 6).count == 1
-
-
-def test_the_tolerance_changes_nothing() -> None:
-    for load in (21.9, 20, 18.1):
-        assert scale(load, 2, AutoscalerState(), 0).state == AutoscalerState()
-    assert scale(22.1, 2, AutoscalerState(), 0).state.direction == "up"
-    assert scale(8.9, 2, AutoscalerState(), 0).state.direction == "down"
-    assert scale(9.1, 2, AutoscalerState(), 0).state.direction is None
-
-
-def test_bounds_hold_at_once() -> None:
-    assert scale(0, 9, AutoscalerState(), 0).count == 5
-    assert scale(1000, 5, AutoscalerState(), 0).state.direction is None
-    assert scale(0, 1, AutoscalerState(), 0).state.direction is None
-
-
-def test_no_delay_means_now() -> None:
-    eager = REPLICAS.model_copy(update={"upscale_delay_s": 0.0})
-    assert scale(35, 1, AutoscalerState(), 0, eager).count == 4

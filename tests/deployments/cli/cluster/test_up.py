@@ -275,6 +275,12 @@ def test_paths_are_absolute_because_the_supervisor_works_elsewhere(
     assert launch.replicas == 3, "the policy file says how many must be ready"
 
 
+def test_a_cluster_that_may_be_empty_starts_with_one_replica(state: StateDir) -> None:
+    policy = state.root / "policy.yaml"
+    policy.write_text("replicas: {min: 0, max: 4, zero_after: 60}")
+    assert plan(state, no_demo=True, policy=policy).replicas == 1
+
+
 def test_redis_from_the_environment_counts_like_the_option(
     state: StateDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,9 +17,7 @@ def test_hits_are_one_metric_by_tier() -> None:
         adapter_bytes_limit=100,
         adapter_bytes_used=10,
         resident=(),
-        loads=(),
         draining=False,
-        observed_at=1.0,
         counters=(("adapter_hits_device", 3.0), ("adapter_hits_disk", 1.0), ("steps", 9.0)),
         host_bytes_used=20,
     )

@@ -1,0 +1,228 @@
+"""Filters, homes, ties and explanations."""
+
+import pytest
+
+from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import ReplicaId
+from cluster.errors import Overloaded, ReplicaLost
+from cluster.placement.cost.model import CostModel, StepCost
+from cluster.placement.exchange import FrontOrders
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.filters import STALE_AFTER_S, PickRequest
+from cluster.placement.picking.picker import Picker
+from cluster.placement.policy import PickingPolicy
+from cluster.placement.rendezvous import order
+
+NOW = 100.0
+PLAIN = CostModel(step=StepCost(0.022, 0.0, 0.001, 0.0, 0.0, 0.0))
+
+
+def view_of(*snapshots, model: CostModel = PLAIN) -> ClusterView:
+    view = ClusterView()
+    view.follow(FrontOrders(0, 0, model=model))
+    for snapshot in snapshots:
+        assert view.update(snapshot, NOW)
+    return view
+
+
+def request(*names: str, **others) -> PickRequest:
+    return PickRequest(tuple(f"digest-{n}" for n in names), **others)
+
+
+def pick(view, *names: str, policy=None, now: float = NOW, **others):
+    return Picker(policy or PickingPolicy()).pick(view, request(*names, **others), now)
+
+
+def explain(view, *names: str, policy=None, now: float = NOW, **others):
+    return Picker(policy or PickingPolicy()).explain(view, request(*names, **others), now)
+
+
+def test_the_replica_with_the_whole_mixture_wins_over_parts(build) -> None:
+    choice = pick(
+        view_of(
+            build.snapshot("r0", resident=(build.resident("a"),)),
+            build.snapshot("r1", resident=(build.resident("a"), build.resident("b")), running=1),
+            build.snapshot("r2", resident=(build.resident("b"),)),
+        ),
+        "a",
+        "b",
+    )
+    assert (choice.replica_id, choice.whole, choice.decided_by) == ("r1", True, "cost")
+    assert [name for name, _ in choice.terms] == ["queue", "load", "prefill", "harm"]
+    assert choice.considered == 3
+    assert choice.predicted_ttft == pytest.approx(0.023)
+    assert choice.explanation is None
+
+
+def test_a_replica_with_free_places_keeps_its_adapters_requests(build) -> None:
+    """A load elsewhere would take longer than the busier steps."""
+    big = build.resident("a", nbytes=10_000_000)
+    busy = build.snapshot("r0", resident=(big,), running=10)
+    assert pick(view_of(busy, build.snapshot("r1"), build.snapshot("r2")), "a").replica_id == "r0"
+
+
+def test_a_replica_whose_wait_is_longer_than_a_load_is_left(build) -> None:
+    full = build.snapshot("r0", resident=(build.resident("a"),), running=16, queued=20)
+    view = view_of(full, build.snapshot("r1", running=12))
+    assert pick(view, "a").replica_id == "r1"
+
+
+def test_the_guard_holds_where_the_model_is_wrong(build) -> None:
+    wrong = CostModel(step=StepCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
+    full = build.snapshot("r0", resident=(build.resident("a"),), running=16, queued=20)
+    pick_ = explain(view_of(full, build.snapshot("r1", running=1), model=wrong), "a")
+    assert (pick_.chosen, pick_.decided_by) == ("r1", "guard")
+    assert pick_.refusals == {"guard": 1}
+    assert [c.refused_by for c in pick_.candidates] == [None, "guard"]
+    assert all(c.cost is not None for c in pick_.candidates)
+
+
+def test_a_burst_spreads_before_any_replica_has_spoken(build) -> None:
+    view = view_of(build.snapshot("r0"), build.snapshot("r1"))
+    chosen = []
+    for index in range(20):
+        choice = pick(view)
+        chosen.append(choice.replica_id)
+        view.sent(f"q{index}", choice.replica_id, request(), NOW + 0.001)
+    assert 8 <= chosen.count("r0") <= 12
+
+
+def test_draining_replicas_get_nothing_whoever_says_so(build) -> None:
+    view = view_of(build.snapshot("r0", draining=True), build.snapshot("r1", running=14))
+    assert pick(view).replica_id == "r1"
+    view = view_of(build.snapshot("r0"), build.snapshot("r1", running=14))
+    view.follow(FrontOrders(0, 0, draining=frozenset({ReplicaId("r0")})))
+    assert pick(view).replica_id == "r1"
+    view.follow(FrontOrders(0, 0, draining=frozenset({ReplicaId("r0"), ReplicaId("r1")})))
+    with pytest.raises(ReplicaLost, match="2 draining"):
+        pick(view)
+
+
+def test_silent_replicas_are_a_last_resort(build) -> None:
+    later = NOW + STALE_AFTER_S + 0.1
+    view = view_of(build.snapshot("r0", resident=(build.resident("a"),)), build.snapshot("r1"))
+    view.update(build.snapshot("r1", running=9, sequence=1), later)
+    assert pick(view, "a", now=later).replica_id == "r1"
+    assert pick(view, "a", now=NOW + STALE_AFTER_S - 0.1).replica_id == "r0"
+    alone = explain(view_of(build.snapshot("r0")), now=later)
+    assert (alone.chosen, alone.decided_by) == ("r0", "random")
+
+
+def test_a_word_on_the_load_is_a_word(build) -> None:
+    later = NOW + STALE_AFTER_S + 0.1
+    view = view_of(build.snapshot("r0"))
+    view.hear_load("r0", 1, 0, later - 0.2)
+    assert explain(view, now=later).decided_by == "cost"
+
+
+def test_the_better_of_two_where_soft_filters_leave_nobody(build) -> None:
+    later = NOW + STALE_AFTER_S + 0.1
+    view = view_of(build.snapshot("r0", running=16, queued=9), build.snapshot("r1"))
+    assert pick(view, now=later).replica_id == "r1"
+
+
+def test_a_replica_that_could_not_load_the_adapter_is_avoided(build) -> None:
+    failed = build.snapshot("r0", resident=(build.resident("a", AdapterState.FAILED),))
+    view = view_of(failed, build.snapshot("r1", running=12))
+    assert pick(view, "a").replica_id == "r1"
+    assert explain(view, "a").refusals == {"load_failed": 1}
+    assert explain(view, "b").refusals == {}
+    assert pick(view_of(failed), "a").replica_id == "r0"
+
+
+def test_a_retry_avoids_the_replica_that_failed(build) -> None:
+    view = view_of(build.snapshot("r0", resident=(build.resident("a"),)), build.snapshot("r1"))
+    assert pick(view, "a", exclude=("r0",)).replica_id == "r1"
+    with pytest.raises(ReplicaLost, match="2 excluded"):
+        pick(view, exclude=("r0", "r1"))
+
+
+def test_full_queues_are_overload_and_nobody_is_a_lost_replica(build) -> None:
+    policy = PickingPolicy(max_queued=2)
+    full = view_of(build.snapshot("r0", queued=2), build.snapshot("r1", draining=True))
+    with pytest.raises(Overloaded, match=r"1 draining, 1 queue_full"):
+        pick(full, policy=policy)
+    with pytest.raises(ReplicaLost, match="1 draining"):
+        pick(view_of(build.snapshot(draining=True)))
+    with pytest.raises(ReplicaLost, match="no replica is ready"):
+        pick(ClusterView())
+    sent = view_of(build.snapshot("r0", queued=1))
+    sent.sent("q1", "r0", request(), NOW)
+    with pytest.raises(Overloaded):
+        pick(sent, policy=policy)
+
+
+def test_a_prompt_goes_where_its_context_fits(build) -> None:
+    view = view_of(
+        build.snapshot("r0", max_model_len=128), build.snapshot("r1", max_model_len=256, running=9)
+    )
+    assert pick(view, prompt_tokens=100, expected_tokens=28).replica_id == "r0"
+    assert pick(view, prompt_tokens=100, expected_tokens=29).replica_id == "r1"
+    with pytest.raises(ReplicaLost, match="2 context"):
+        pick(view, prompt_tokens=1000)
+
+
+def test_ties_go_by_rendezvous_whatever_the_order_of_arrival(build) -> None:
+    snapshots = [build.snapshot(f"r{i}") for i in range(5)]
+    forward, backward = view_of(*snapshots), view_of(*reversed(snapshots))
+    for name in "abcdefghijklmnop":
+        choice = pick(forward, name)
+        assert choice == pick(backward, name)
+        assert choice.replica_id == order(f"digest-{name}", [f"r{i}" for i in range(5)])[0]
+        assert choice.decided_by == "home"
+
+
+def test_a_set_that_nobody_has_goes_to_one_of_its_homes(build) -> None:
+    names = [f"r{i}" for i in range(5)]
+    home, second, *others = order("digest-a", names)
+    view = view_of(*(build.snapshot(name, running=8 if name == home else 0) for name in names))
+    assert pick(view, "a").replica_id == second
+    full = {home: 16, second: 16}
+    view = view_of(*(build.snapshot(name, running=full.get(name, 3)) for name in names))
+    assert pick(view, "a").replica_id in others
+    idle = tuple(build.resident(x) for x in "wxyz")
+    view = view_of(*(build.snapshot(n, resident=idle if n != others[0] else ()) for n in names))
+    assert pick(view, "a").replica_id == others[0]
+
+
+def test_a_copy_in_host_memory_beats_the_home(build) -> None:
+    home, other = order("digest-a", ("r0", "r1"))
+    view = view_of(build.snapshot("r0"), build.snapshot("r1"))
+    assert pick(view, "a").replica_id == home
+    view.set_on_host(ReplicaId(other), ["digest-a"])
+    assert pick(view, "a").replica_id == other
+    view.set_on_host(ReplicaId(other), [])
+    assert pick(view, "a").replica_id == home
+
+
+def test_a_prompt_goes_back_to_where_its_beginning_is(build) -> None:
+    model = CostModel()
+    view = view_of(build.snapshot("r0"), build.snapshot("r1"), model=model)
+    home, other = order("", ("r0", "r1"))
+    asked = {"prompt_tokens": 256, "prefix": (11, 12)}
+    assert pick(view, **asked).replica_id == home
+    view.sent("q1", ReplicaId(other), request(**asked), NOW)
+    view.finished("q1")
+    assert pick(view, **asked).replica_id == other
+    assert pick(view, **asked, policy=PickingPolicy(prefix=False)).replica_id == home
+    assert pick(view, prompt_tokens=256, prefix=(13,)).replica_id == home
+
+
+def test_another_policy_holds_from_the_next_pick_on(build) -> None:
+    view = view_of(build.snapshot("r0", queued=5))
+    picker = Picker(PickingPolicy())
+    assert picker.pick(view, request(), NOW).replica_id == "r0"
+    picker.follow(PickingPolicy(max_queued=5))
+    with pytest.raises(Overloaded):
+        picker.pick(view, request(), NOW)
+
+
+def test_an_explained_pick_says_what_was_picked(build) -> None:
+    view = view_of(*(build.snapshot(f"r{n}", running=n % 7) for n in range(100)))
+    choice = pick(view, "a", explain=True)
+    assert choice.explanation is not None
+    assert choice.explanation.chosen == choice.replica_id
+    assert choice.explanation.candidates[0].replica_id == choice.replica_id
+    assert choice.explanation.candidates[0].terms == choice.terms
+    assert choice.explanation.replicas == 100
+    assert len(choice.explanation.candidates) <= 16

@@ -1,0 +1,272 @@
+"""The controller's laws: what holds for any order, loss and repetition of what it hears."""
+
+import random
+from dataclasses import replace
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.placement.control.actions import Actions, ReplicaPlan
+from cluster.placement.control.reconciler import Reconciler
+from cluster.placement.exchange import FrontReport
+from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
+from testing.control_cluster import ControlCluster, FollowingReplica
+
+NAMES = "abcde"
+
+
+def policy_of(replicas: int = 3, *, mode: str = "on", pinned: str = "") -> ClusterPolicy:
+    return ClusterPolicy(
+        replicas=ReplicasPolicy(min=1, max=replicas),
+        placement=PlacementPolicy(mode=mode, cooldown_s=0.0, retry_s=1.0, max_retry_s=1.0),
+        pins=tuple(Pin(adapter=name, copies=1) for name in pinned),
+    )
+
+
+class ControlMachine(RuleBasedStateMachine):
+    """Two controllers at most, replicas that come and go, and a network that does as it likes."""
+
+    @initialize(pinned=st.sampled_from(["", "a", "ab"]))
+    def start(self, pinned: str) -> None:
+        self.cluster = ControlCluster(3, NAMES, policy_of(pinned=pinned))
+        self.controllers = [self.cluster.controller(1)]
+        self.epochs = 1
+        self.snapshots: list[tuple[int, ReplicaSnapshot, float]] = []  # (controller, it, asked)
+        self.reports: list[tuple[int, FrontReport]] = []
+        self.plans: list[tuple[int, ReplicaPlan]] = []
+        self.born = 3
+
+    def _of(self, number: int) -> Reconciler:
+        return self.controllers[number % len(self.controllers)]
+
+    @rule(number=st.integers(0, 1))
+    def ask(self, number: int) -> None:
+        for replica in self.cluster.replicas.values():
+            self.snapshots.append((number, replica.snapshot(), self.cluster.now))
+
+    @rule(number=st.integers(0, 1))
+    def push(self, number: int) -> None:
+        self.reports.append((number, self.cluster.report()))
+
+    @rule(data=st.data(), repeat=st.booleans())
+    def deliver_snapshot(self, data: st.DataObject, repeat: bool) -> None:
+        if self.snapshots:
+            at = data.draw(st.integers(0, len(self.snapshots) - 1))
+            number, said, asked = self.snapshots[at] if repeat else self.snapshots.pop(at)
+            self._of(number).hear_replica(said, self.cluster.now, asked_at=asked)
+
+    @rule(data=st.data(), repeat=st.booleans())
+    def deliver_report(self, data: st.DataObject, repeat: bool) -> None:
+        if self.reports:
+            at = data.draw(st.integers(0, len(self.reports) - 1))
+            number, report = self.reports[at] if repeat else self.reports.pop(at)
+            self._of(number).hear_front(report, self.cluster.now)
+
+    @rule(data=st.data(), repeat=st.booleans(), answered=st.booleans())
+    def deliver_plan(self, data: st.DataObject, repeat: bool, answered: bool) -> None:
+        if not self.plans:
+            return
+        at = data.draw(st.integers(0, len(self.plans) - 1))
+        number, told = self.plans[at] if repeat else self.plans.pop(at)
+        replica = self.cluster.replicas.get(told.replica_id)
+        if replica is None:
+            return
+        answer = replica.obey(told)
+        if answered:
+            self._of(number).acknowledge(
+                told.replica_id,
+                answer.version,
+                loaded=answer.loaded,
+                policy=self.cluster.policy,
+                now=self.cluster.now,
+            )
+
+    @rule()
+    def lose_everything_under_way(self) -> None:
+        self.snapshots.clear()
+        self.reports.clear()
+        self.plans.clear()
+
+    @rule(number=st.integers(0, 1), seconds=st.sampled_from([0.1, 1.0, 4.0]))
+    def tick(self, number: int, seconds: float) -> None:
+        self.cluster.now += seconds
+        actions = self._of(number).tick(
+            self.cluster.catalog,
+            self.cluster.policy,
+            self.cluster.serve,
+            self.cluster.now,
+            self.cluster.wall,
+        )
+        self.plans += [(number, told) for told in actions.replica_plans]
+
+    @rule(hours=st.floats(-1000, 1000))
+    def step_the_wall_clock(self, hours: float) -> None:
+        self.cluster.wall_offset_s = 3600 * hours
+
+    @rule(names=st.sets(st.sampled_from(NAMES), max_size=2), count=st.integers(1, 9))
+    def requests(self, names: set[str], count: int) -> None:
+        self.cluster.request(*names, count=count)
+
+    @rule()
+    def replace_a_replica(self) -> None:
+        gone = min(self.cluster.replicas)
+        del self.cluster.replicas[gone]
+        name = ReplicaId(f"r{self.born}")
+        self.born += 1
+        self.cluster.replicas[name] = FollowingReplica(name)
+
+    @rule(both=st.booleans())
+    def begin_a_controller(self, both: bool) -> None:
+        """Serve starts another one; the one before may go on, cut off from it."""
+        self.epochs += 1
+        newest = self.cluster.controller(self.epochs)
+        self.controllers = [self.controllers[-1], newest] if both else [newest]
+
+    @invariant()
+    def replicas_never_go_back_to_a_lower_epoch(self) -> None:
+        if hasattr(self, "cluster"):
+            for replica in self.cluster.replicas.values():
+                versions = [version for version, _ in replica.changes]
+                assert versions == sorted(versions)
+
+    @rule()
+    def all_is_well_again(self) -> None:
+        """With everything delivered the newest controller's placement is in force, and at rest."""
+        self.lose_everything_under_way()
+        newest = self.controllers[-1]
+        for _ in range(30):
+            self.cluster.step(newest)
+        obeyed = {name: one.version for name, one in self.cluster.replicas.items()}
+        actions = self.cluster.step(newest)
+        assert actions.moves == ()
+        status = newest.status(self.cluster.now)["replicas"]
+        assert sorted(status) == sorted(self.cluster.replicas)
+        for name, replica in self.cluster.replicas.items():
+            assert {item["digest"] for item in status[name]["desired"]} == set(replica.desired)
+            assert set(replica.desired) <= set(replica.resident)
+            assert replica.version == obeyed[name]
+            assert replica.version.epoch == newest.leadership.epoch == self.epochs
+
+
+TestControl = ControlMachine.TestCase
+TestControl.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+def busy_cluster(policy: ClusterPolicy, *, seconds: int = 60) -> tuple[ControlCluster, Reconciler]:
+    """Return a cluster that has served for a while, and its controller."""
+    cluster = ControlCluster(4, NAMES, policy)
+    controller = cluster.controller(1)
+    for _ in range(seconds):
+        for name in NAMES:
+            cluster.request(name)
+        cluster.step(controller)
+    return cluster, controller
+
+
+def evictions(actions: Actions) -> list[AdapterDigest]:
+    return [move.digest for move in actions.moves if move.kind.value == "evict"]
+
+
+@given(
+    heard=st.sets(st.integers(0, 3)),
+    mode=st.sampled_from(["on", "off", "observe"]),
+    remembered=st.sampled_from(["all", "half", "nothing"]),
+)
+@settings(max_examples=25, deadline=None)
+def test_a_restart_takes_nothing_away_in_its_first_tick(heard, mode, remembered) -> None:
+    cluster, before = busy_cluster(policy_of(4))
+    cluster.policy = policy_of(4, mode=mode)
+    state = before.demand_state(cluster.now)
+    if remembered == "half":
+        state["rates"] = state["rates"][::2]
+    after = cluster.controller(2)
+    if remembered != "nothing":
+        rates = type(after._rates).from_state(state, cluster.now)
+        after = Reconciler(2, after._model, rates=rates, policy=cluster.policy)
+    held = {name: set(one.resident) for name, one in cluster.replicas.items()}
+    silent = {ReplicaId(f"r{n}") for n in range(4) if n not in heard}
+    actions = cluster.step(after, silent=silent)
+    assert actions.replica_count == 4
+    if len(heard) < 4:
+        assert evictions(actions) == []
+        assert {name: set(one.resident) for name, one in cluster.replicas.items()} == held
+    while silent and cluster.now < 1000.0 + 60 + 28:
+        cluster.step(after, silent=silent)
+        assert cluster.step(after, silent=silent).replica_count == 4
+
+
+@given(st.randoms(use_true_random=False), st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_two_controllers_make_no_contrary_changes(rng: random.Random, old_hears: bool) -> None:
+    cluster, old = busy_cluster(policy_of(4), seconds=20)
+    new = cluster.controller(2)
+    for replica in cluster.replicas.values():
+        replica.changes.clear()
+    for _ in range(60):
+        for name in NAMES:
+            cluster.request(name, count=rng.randrange(4))
+        cluster.step(new)
+        if old_hears:
+            cluster.look(old)
+        cluster.tick(old)
+    for replica in cluster.replicas.values():
+        assert {version.epoch for version, _ in replica.changes} <= {2}
+    assert old.leadership.leads is not old_hears
+
+
+@given(st.lists(st.floats(-1e9, 1e9), min_size=20, max_size=20))
+@settings(max_examples=15, deadline=None)
+def test_no_wall_clock_changes_anything(offsets: list[float]) -> None:
+    def run(offsets: list[float]) -> list[Actions]:
+        cluster = ControlCluster(3, NAMES, policy_of())
+        controller = cluster.controller(1)
+        found = []
+        for offset in offsets:
+            cluster.wall_offset_s = offset
+            for name in NAMES[:3]:
+                cluster.request(name)
+            found.append(replace(cluster.step(controller), changes=()))
+        return found
+
+    assert run(offsets) == run([0.0] * len(offsets))
+
+
+@given(st.sampled_from(["killed", "link lost", "hung"]), st.integers(0, 3), st.floats(0.0, 1.0))
+@settings(max_examples=30, deadline=None)
+def test_sole_copies_are_told_elsewhere_in_time(how: str, number: int, phase: float) -> None:
+    cluster, controller = busy_cluster(policy_of(4))
+    lost = ReplicaId(f"r{number}")
+    sole = {d for d in cluster.replicas[lost].resident if cluster.homes(d) == [lost]}
+    cluster.now += phase
+    died_at = cluster.now
+    gone = cluster.replicas.pop(lost)
+    if how == "killed":
+        controller.replica_died(lost, cluster.now, "ActorDiedError")
+    elif how == "link lost":
+        controller.hear_front(cluster.report(dead=[lost]), cluster.now)
+    allowed = 5.0 if how == "hung" else 2.0
+    while cluster.now <= died_at + 20.0:
+        cluster.step(controller)
+        if all(cluster.homes(d) for d in sole):
+            break
+    assert cluster.now - died_at <= allowed, (how, sole, gone)
+
+
+@given(st.integers(0, 3))
+@settings(max_examples=8, deadline=None)
+def test_a_front_without_a_network_moves_nothing(number: int) -> None:
+    """Its links are lost to all, and all answer the controller."""
+    cluster, controller = busy_cluster(policy_of(4))
+    for replica in cluster.replicas.values():
+        replica.changes.clear()
+    for _ in range(5):
+        cluster.now += 0.5
+        controller.hear_front(cluster.report(dead=sorted(cluster.replicas)), cluster.now)
+        cluster.now += 0.1
+        cluster.look(controller)
+        cluster.tick(controller)
+    assert all(replica.changes == [] for replica in cluster.replicas.values())
+    assert "replica_suspect" not in [change.kind for change in controller.history], number
