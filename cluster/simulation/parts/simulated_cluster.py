@@ -72,10 +72,10 @@ class SimulatedCluster:
         """Serve the whole trace, or as much of it as there is time for."""
         spec = self._spec
         self.serve.begin(spec.replicas)
+        self.start_controller(restore=False)
         for _ in range(spec.fronts):
             self.fronts.append(None)
             self.start_front(len(self.fronts) - 1)
-        self.start_controller(restore=False)
         FaultInjector(self).schedule(spec.faults)
         self._await_arrival()
         if self._requests or spec.until is not None:
