@@ -11,7 +11,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.errors import ModelNotFound
 from cluster.placement.cost.model import CostModel
 from cluster.placement.planning.plan import AdapterInfo
-from cluster.simulation.virtual_process import VirtualExecutor
+from cluster.simulation.virtual.virtual_process import VirtualExecutor
 
 DEFAULT_RANK = 8
 
@@ -69,7 +69,7 @@ class SimulatedCatalog:
 
 
 @dataclass(frozen=True, slots=True)
-class HostCopy:
+class SimulatedCopy:
     """An adapter in simulated host memory."""
 
     digest: AdapterDigest
@@ -86,17 +86,17 @@ class SimulatedBank:
         self._catalog = catalog
         self._model = model
         self._executor = executor
-        self._slots: list[HostCopy | None] = [None] * slots
+        self._slots: list[SimulatedCopy | None] = [None] * slots
 
-    def read(self, entry: AdapterEntry) -> HostCopy:
+    def read(self, entry: AdapterEntry) -> SimulatedCopy:
         """Read an adapter's files: all of a load from disk but what follows in host memory."""
         digest = entry.key.digest
         nbytes = self._catalog.nbytes[digest]
         whole = self._model.disk_load.seconds(nbytes)
         self._executor.spend(max(0.0, whole - self._model.host_load.seconds(nbytes)))
-        return HostCopy(digest, nbytes, entry.manifest.max_rank)
+        return SimulatedCopy(digest, nbytes, entry.manifest.max_rank)
 
-    def place(self, slot: int, packed: HostCopy) -> None:
+    def place(self, slot: int, packed: SimulatedCopy) -> None:
         """Fill a slot from host memory."""
         self._executor.spend(self._model.host_load.seconds(packed.nbytes))
         self._slots[slot] = packed

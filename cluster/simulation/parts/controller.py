@@ -13,14 +13,14 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.controller_book import ControllerBook
-from cluster.simulation.records import Records
-from cluster.simulation.replica import SimulatedReplica
-from cluster.simulation.scaling import RuledScale
-from cluster.simulation.simulated_adapters import SimulatedCatalog
-from cluster.simulation.simulated_serve import SimulatedServe
+from cluster.simulation.parts.controller_book import ControllerBook
+from cluster.simulation.parts.records import Records
+from cluster.simulation.parts.scaling import RuledScale
+from cluster.simulation.parts.simulated_serve import SimulatedServe
+from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
+from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.spec import Delays
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 DEMAND_S = 10.0
 """Between two writes of the demand to the store."""
@@ -80,7 +80,7 @@ class SimulatedController:
         if self._scale is not None:
             self._scale.hear_front(report, now)
         answer(self._reconciler.hear_front(report, now))
-        if report.held and self._serve.target == 0 and self._reconciler.leads:
+        if report.held and self._serve.target == 0 and self._reconciler.leadership.leads:
             self._hand_on(1)
         if report.dead or report.held:
             pause = self._looked_at + SHORTEST_PAUSE_S - self.process.loop.time()
@@ -136,7 +136,7 @@ class SimulatedController:
         count, reason = actions.replica_count, actions.replica_reason
         if self._scale is not None:
             count, reason = self._scale.decide(policy, now, wall)
-        if reconciler.leads and policy.replicas.mode != "observe":
+        if reconciler.leadership.leads and policy.replicas.mode != "observe":
             self._hand_on(count)
         self._records.note_tick(actions, count, reason)
         for plan in actions.replica_plans:
@@ -147,7 +147,7 @@ class SimulatedController:
     def _keep_right(self, now: float) -> None:
         """Get the right to act where it is missing, and leave the demand to a later life."""
         reconciler = self._reconciler
-        if not reconciler.leads:
+        if not reconciler.leadership.leads:
             epoch = self._book.take_epoch()
             if epoch is not None:
                 reconciler.lead(epoch, now)
