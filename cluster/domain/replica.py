@@ -46,7 +46,9 @@ class ReplicaSnapshot:
     loading_bytes: int = 0  # of adapters on their way to the device or waiting for it
     eviction_age_s: float = 0.0  # from last use to eviction, in its pool; 0: nothing was evicted
     prefix_age_s: float = 0.0  # as long the prefix cache keeps a block; 0: nothing was evicted
-    work: WorkTotals = WorkTotals()
+    work: WorkTotals = field(default_factory=WorkTotals)
+    block_size: int = 16  # tokens of a KV block
+    device: str = ""  # what its engine computes on, for people and for profiles of its costs
 
     @property
     def kv_usage(self) -> float:

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from cluster.clock import Clock
-from cluster.domain.ids import RequestId, Slot
+from cluster.domain.ids import RequestId, Slot, TenantId
 from cluster.domain.request import GenerationRequest
+from cluster.engine.engine_counters import EngineStats
 from cluster.engine.engine_requests import EngineRequests
 from cluster.engine.mixing import Mixing
-from cluster.engine.port import EngineStats, OnChunks, OnReturned
+from cluster.engine.port import OnChunks, OnReturned
 from cluster.engine.sampling.grammar import GrammarCompiler, TokenGrammar
 from cluster.engine.sampling.sampler import check_sampling
 from cluster.engine.scheduling.block_pool import BlockPool
@@ -194,8 +195,14 @@ class TorchEngine:
                 kv_blocks_total=pool.num_blocks,
                 kv_blocks_free=pool.num_free,
                 preemptions=scheduler.preemptions,
+                prefix_age_s=pool.prefix_age_s,
                 counters=dataclasses.replace(self._loop.counters),
             )
+
+    def backlog(self) -> Mapping[TenantId, int]:
+        """Return the tokens of prompts still to be computed, as in `Engine`."""
+        with self._live.changed:
+            return self._live.scheduler.backlog()
 
     def stalled_for(self) -> float:
         """Return the seconds since the last sign of life, as in `Engine`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from cluster.clock import Clock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.adapter_slots import BankSlots
+from cluster.engine.device_name import device_name
 from cluster.engine.engine import TorchEngine
 from cluster.engine.execution.model_runner import ModelRunner
 from cluster.engine.execution.step_batches import make_batches
@@ -63,7 +64,7 @@ def build_engine(
     loaded = load_model(model_dir, config)
     bank = make_bank(loaded, config, adapter_config)
     batches = make_batches(loaded, config, bank, adapter_config.max_mixture)
-    pool = BlockPool(config.kv_blocks, config.block_size)
+    pool = BlockPool(config.kv_blocks, config.block_size, clock)
     scheduler = Scheduler(config, pool, clock)
     engine = TorchEngine(
         scheduler=scheduler,
@@ -83,6 +84,7 @@ def build_engine(
         adapters=BankSlots(bank, adapter_config),
         module_shapes=_module_shapes(loaded),
         vocab_size=loaded.vocab_size,
+        device=device_name(loaded.device, config.threads),
         bank=bank,
     )
 

@@ -25,8 +25,9 @@ from typing import Protocol
 
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.adapter import AdapterManifest, BaseCheck
-from cluster.domain.ids import AdapterDigest, RequestId, Slot
+from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import GenerationChunk, GenerationRequest
+from cluster.engine.engine_counters import EngineStats
 from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
 
@@ -36,44 +37,6 @@ OnChunks = Callable[[list[GenerationChunk]], None]
 OnReturned = Callable[[RequestId, tuple[int, ...]], None]
 """Receives a request that is handed back, with all tokens of its completion, after its chunks and
 from the same thread. It gets no last chunk: its owner submits it again."""
-
-
-@dataclass(slots=True)
-class EngineCounters:
-    """Totals since the start. Only the engine changes them."""
-
-    prompt_tokens: int = 0  # of requests whose prefill has begun
-    generated_tokens: int = 0
-    steps: int = 0  # successful ones
-    step_tokens: int = 0  # computed in them, prefill and decode
-    step_seconds: float = 0.0  # spent in them
-    failed_steps: int = 0
-    failed_requests: int = 0  # ended with finish_reason error
-    prefix_queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
-    prefix_hit_tokens: int = 0  # and found
-    routed_prompts: int = 0  # whose router was asked, once for each layer
-    rerouted: int = 0  # changes of a running request's adapters
-    returned: int = 0  # re-routed requests handed back when they were preempted
-    callback_failures: int = 0  # raised by the receiver of chunks
-    integrity_failures: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    """One engine's numbers at one moment."""
-
-    running: int  # sequences in the batch
-    waiting: int  # sequences not in it
-    kv_blocks_total: int
-    kv_blocks_free: int  # reclaimable ones included
-    preemptions: int
-    counters: EngineCounters  # a copy
-
-    def as_counters(self) -> tuple[tuple[str, float], ...]:
-        """Return the totals by name, for metrics."""
-        counters = self.counters
-        named = [(name, float(getattr(counters, name))) for name in EngineCounters.__slots__]
-        return (*named, ("preemptions", float(self.preemptions)))
 
 
 class Engine(Protocol):
@@ -179,6 +142,10 @@ class Engine(Protocol):
 
     def stats(self) -> EngineStats:
         """Return the numbers of this moment."""
+        ...
+
+    def backlog(self) -> Mapping[TenantId, int]:
+        """Return the tokens of prompts that are still to be computed, by tenant; none has 0."""
         ...
 
     def stalled_for(self) -> float:
@@ -292,3 +259,4 @@ class BuiltEngine:
     adapters: AdapterSlots
     module_shapes: dict[str, tuple[int, int]]  # module path -> (d_out, d_in)
     vocab_size: int
+    device: str  # what it computes on, for people and for profiles of its costs

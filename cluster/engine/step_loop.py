@@ -8,6 +8,7 @@ model without it: the sequences of a plan are changed by this thread only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -15,12 +16,14 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk
+from cluster.engine.engine_counters import EngineCounters
 from cluster.engine.engine_requests import EngineRequests
-from cluster.engine.port import EngineCounters, OnChunks, OnReturned
+from cluster.engine.port import OnChunks, OnReturned
 from cluster.engine.request_notes import note_failed, note_preempted
 from cluster.engine.sampling.grammar import row_error
 from cluster.engine.sequence import EngineSequence
 from cluster.engine.spans import span_at
+from cluster.engine.step_totals import step_totals
 from cluster.engine.steps import Runner, ScheduledSequence, StepPlan, last_chunk, step_chunk
 from cluster.errors import BraidError, EngineError, IntegrityError, ReplicaLost
 
@@ -114,10 +117,11 @@ class StepLoop:
             note_preempted(preempted)
             self._hand_back(returned)
             if plan is not None:
+                # Before their last chunks: afterwards the slots may hold other adapters.
+                totals = step_totals(plan, self._live.pool.block_size, self._runner.adapter_size)
                 chunks = self._compute(plan)
-                self.counters.steps += 1
-                self.counters.step_tokens += plan.num_tokens
-                self.counters.step_seconds += self._clock.monotonic() - started
+                seconds = self._clock.monotonic() - started
+                self.counters.count_step(replace(totals, seconds=seconds))
         except Exception as error:
             self._fail_step(plan, error)
         self._deliver(chunks + self._take_ended())

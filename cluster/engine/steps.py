@@ -70,6 +70,10 @@ class Runner(Protocol):
         """Raise EngineError for a mixing that cannot be; called from any thread."""
         ...
 
+    def adapter_size(self, slot: Slot) -> tuple[int, int]:
+        """Return the bytes and the largest rank of a slot's adapter; zeros if it is empty."""
+        ...
+
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan, in the prepared thread; ``seeds`` has those of its requests."""
         ...

@@ -1,5 +1,6 @@
 """The outcome of a simulation: data only, and its one JSON form."""
 
+import itertools
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -70,14 +71,20 @@ class PlacementSample:
 class TierCounts:
     """Sums over all replicas, those that are gone included."""
 
-    loads_from_host: int = 0
-    loads_from_disk: int = 0
-    bytes_from_host: int = 0
+    loads_from_host: int = 0  # into a slot, of a copy that was in host memory
+    loads_from_disk: int = 0  # into host memory, those read ahead included
+    bytes_from_host: int = 0  # written to slots
     bytes_from_disk: int = 0
     evictions: int = 0  # from device slots
     evictions_host: int = 0
-    steps: int = 0
+    steps: int = 0  # of the engines
     step_seconds: float = 0.0
+    generated_tokens: int = 0
+
+    def __add__(self, other: "TierCounts") -> "TierCounts":
+        return TierCounts(
+            *(getattr(self, name) + getattr(other, name) for name in TierCounts.__slots__)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ class SimulationResult:
     def count_changes(self) -> int:
         """Return how often the replica count asked for changed."""
         targets = [sample.target for sample in self.samples]
-        return sum(before != after for before, after in zip(targets, targets[1:], strict=False))
+        return sum(before != after for before, after in itertools.pairwise(targets))
 
     @property
     def whole_resident_share(self) -> float:

@@ -53,7 +53,7 @@ class ReplicaSpec:
     slots: int = 8
     adapter_bytes: int = 512 * 2**20  # on the device
     host_bytes: int = 512 * 2**20  # host memory for adapters
-    engine: EngineConfig = EngineConfig()  # KV blocks, batch, context, fairness
+    engine: EngineConfig = field(default_factory=EngineConfig)  # KV blocks, batch, fairness
     share_window_s: float = 60.0
     load_timeout_s: float = 60.0
     parallel_loads: int = 2
@@ -65,15 +65,16 @@ class Delays:
 
     front_s: float = 0.003  # from a request's arrival at a front to its pick
     hop_s: float = 0.001  # one way between a front and a replica
-    snapshot_s: float = 0.05  # from a change of a replica's state to its next snapshot
+    publish_s: float = 0.1  # between a replica's looks at whether its state has changed
     heartbeat_s: float = 1.0  # between snapshots while nothing changes
     discovery_s: float = 1.0  # between a front's looks for new replicas
-    link_lost_s: float = 0.05  # from a replica's death to the end of its links
+    link_lost_s: float = 0.05  # from a process's death to the end of its links
     exchange_s: float = 1.0  # between a front's reports to the controller
-    call_s: float = 0.005  # one way of a call between controller and others
-    call_timeout_s: float = 5.0  # after which a call to a hung replica counts as failed
     tick_s: float = 1.0  # between the controller's looks
-    write_share: float = 0.05  # of a load from disk that writing to the slot takes
+    call_s: float = 0.005  # one way of a call through Serve
+    target_s: float = 0.5  # from the controller's word to Serve's target
+    notice_s: float = 1.0  # from a replica's death until Serve starts another
+    health_s: float = 30.0  # a replica that hangs longer is ended by Serve
     drain_s: float = 60.0  # that a leaving replica has to finish its requests
 
 
@@ -133,7 +134,7 @@ class WallClockSteps:
     """The wall clock of one process jumps."""
 
     at: float
-    process: str  # ``controller``, ``front-0``, ``replica-2``: numbered in order of start
+    process: str  # ``controller``, ``front-0``, ``r2``: numbered in order of start
     seconds: float  # forward; negative: back
 
 
@@ -156,7 +157,7 @@ class SimulationSpec:
     policy: ClusterPolicy
     catalog: Sequence[AdapterInfo]  # the trace's adapters, by digest or by alias
     shape: ReplicaSpec = ReplicaSpec()
-    model: CostModel = CostModel()  # what steps, loads and starts really take
+    model: CostModel = field(default_factory=CostModel)  # what steps, loads, starts really take
     prior: CostModel | None = None  # what the controller believes at first; None: the truth
     replicas: int = 1  # that run when the trace begins
     fronts: int = 1

@@ -1,6 +1,7 @@
 """The live requests of one replica, and how many of them wait for its engine."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
@@ -35,6 +36,14 @@ class LiveRequests(Mapping[RequestId, ReplicaRequest]):
     def waiting(self) -> int:
         """Return the number of requests that the engine does not know yet."""
         return self._waiting.total
+
+    def backlog(self) -> Mapping[TenantId, int]:
+        """Return the prompt tokens of requests that the engine does not know yet, by tenant."""
+        tokens: Counter[TenantId] = Counter()
+        for request in self._requests.values():
+            if not request.in_engine:
+                tokens[request.tenant] += len(request.prompt)
+        return tokens
 
     def is_full_for(self, tenant: TenantId) -> bool:
         """Report whether one more request of this tenant must be refused."""

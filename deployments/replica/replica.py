@@ -80,6 +80,7 @@ class Replica:
             adapters=self._adapters,
             requests=self._requests,
             clock=process.clock,
+            device=self._engine.device,
         )
         links = LinkServer(self._requests, self._state, process.secrets.signing_key)
         self._publisher = StatePublisher(self._state, self._adapters, links, process.clock)

@@ -7,8 +7,10 @@ from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
+from cluster.domain.work import WorkTotals
 from cluster.engine.port import Engine
 from deployments.link.link_server import LinkServer
+from deployments.replica.backlog import sum_backlog
 from deployments.replica.request_tracker import RequestTracker
 
 HEARTBEAT_S = 1.0
@@ -26,6 +28,7 @@ class ReplicaState:
         adapters: AdapterManager,
         requests: RequestTracker,
         clock: Clock,
+        device: str = "",
     ) -> None:
         self.address = ""  # of the links; set once they are open
         self.draining = False
@@ -35,6 +38,7 @@ class ReplicaState:
         self._adapters = adapters
         self._requests = requests
         self._clock = clock
+        self._device = device
 
     def load(self) -> tuple[int, int, int]:
         """Return the numbers of requests that run, wait in the engine, and wait for it."""
@@ -45,6 +49,7 @@ class ReplicaState:
         """Return a snapshot; fronts pick without ``loads``, which may be many."""
         stats = self._engine.stats()
         desired, version = self._adapters.desired
+        loads = self._adapters.loads
         return ReplicaSnapshot(
             replica_id=self._replica_id,
             address=self.address,
@@ -70,6 +75,14 @@ class ReplicaState:
             ),
             host_bytes_limit=self._config.adapters.host_bytes,
             host_bytes_used=self._adapters.host_bytes_used,
+            max_batch_size=self._config.engine.max_batch_size,
+            block_size=self._config.engine.block_size,
+            device=self._device,
+            backlog=sum_backlog(self._engine.backlog(), self._requests.backlog()),
+            loading_bytes=self._adapters.loading_bytes,
+            eviction_age_s=self._adapters.eviction_age_s,
+            prefix_age_s=stats.prefix_age_s,
+            work=WorkTotals(stats.counters.step_totals, loads.host, loads.disk),
         )
 
     def on_host(self) -> tuple[ResidentAdapter, ...]:

@@ -16,7 +16,7 @@ back, it needs the adapters of all of them at once. Where they cannot be had, th
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
@@ -24,7 +24,7 @@ import structlog
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import Clock
 from cluster.domain.decision import SiteWeights
-from cluster.domain.ids import AdapterDigest, RequestId
+from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, Usage
 from cluster.engine.port import Engine
@@ -264,6 +264,10 @@ class RequestTracker:
     def waiting_for_admission(self) -> int:
         """Return the number of requests that the engine does not know yet."""
         return self._live.waiting
+
+    def backlog(self) -> Mapping[TenantId, int]:
+        """Return the prompt tokens of the requests that the engine does not know yet, by tenant."""
+        return self._live.backlog()
 
     def loads(self) -> tuple[AdapterLoad, ...]:
         """Return the cumulative load by adapter and tenant, in a stable order."""

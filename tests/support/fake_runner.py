@@ -26,6 +26,7 @@ class FakeRunner:
         self.entered = threading.Semaphore(0)
         self.at_start: Exception | None = None
         self.rests = 0
+        self.sizes: dict[Slot, tuple[int, int]] = {}
 
     def start(self) -> None:
         if self.at_start is not None:
@@ -38,6 +39,9 @@ class FakeRunner:
     def check_mixing(self, num_adapters: int, mixing: Mixing) -> None:
         if mixing.router and num_adapters != 1:
             raise EngineError("a router weighs one adapter")
+
+    def adapter_size(self, slot: Slot) -> tuple[int, int]:
+        return self.sizes.get(slot, (0, 0))
 
     def rest(self) -> None:
         self.rests += 1

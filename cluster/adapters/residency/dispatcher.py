@@ -6,7 +6,8 @@ Runs on the event loop of ``residency.manager``, which owns it.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from cluster.adapters.residency.loading import HostTier, LoadEnded, SlotLoader
+from cluster.adapters.residency.host_tier import HostCopy, HostTier
+from cluster.adapters.residency.loading import LoadEnded, SlotLoader
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.queue import (
     CloseToNew,
@@ -16,11 +17,7 @@ from cluster.adapters.residency.queue import (
     UnpinCopies,
     WaitQueue,
 )
-from cluster.adapters.residency.residency_types import (
-    AdapterEvent,
-    HostAdapterProtocol,
-    VersionSource,
-)
+from cluster.adapters.residency.residency_types import AdapterEvent, VersionSource
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterError, BraidError, IntegrityError
@@ -52,7 +49,7 @@ class ResidencyDispatcher:
         self._catalog = catalog
         self._on_change = on_change
         self._on_close_to_new = on_close_to_new
-        self._read_ahead: asyncio.Task[HostAdapterProtocol] | None = None
+        self._read_ahead: asyncio.Task[HostCopy] | None = None
         self._closed = False
         self.tasks: dict[AdapterDigest, asyncio.Task[None]] = {}
         """One for each version that is being loaded or evicted."""

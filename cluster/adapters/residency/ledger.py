@@ -18,11 +18,8 @@ from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.errors import IntegrityError
 
-NO_SLOT = Slot(-1)
-"""The slot of a resident in a ledger of bytes alone."""
-
-MAX_COUNTED_USES = 8
-"""More uses raise no priority, so that a popular adapter leaves after as many evictions."""
+NO_SLOT = Slot(-1)  # of a resident in a ledger of bytes alone
+MAX_COUNTED_USES = 8  # more raise no priority: what was popular leaves after as many evictions
 
 
 @dataclass(slots=True)
@@ -38,6 +35,7 @@ class Resident:
     priority: int = 0
     last_use: int = 0  # sequence number
     last_used: float = 0.0  # wall clock, seconds
+    touched_at: float = 0.0  # then, monotonic
 
 
 class AdapterLedger:
@@ -227,6 +225,10 @@ class AdapterLedger:
         """Undo ``pin_adapter``."""
         self.pinned.discard(digest)
 
+    def unused_for(self, digest: AdapterDigest) -> float:
+        """Return the seconds since a resident's last use."""
+        return self._clock.monotonic() - self.residents[digest].touched_at
+
     def is_idle(self, digest: AdapterDigest) -> bool:
         """Return whether a resident may be evicted: at rest, unclaimed and unpinned."""
         resident = self.residents[digest]
@@ -289,6 +291,7 @@ class AdapterLedger:
         self._use_number += 1
         resident.last_use = self._use_number
         resident.last_used = self._clock.wall()
+        resident.touched_at = self._clock.monotonic()
         cost = 1 if self.slots is None else resident.nbytes
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 

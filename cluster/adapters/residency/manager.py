@@ -20,13 +20,16 @@ from dataclasses import dataclass
 
 from cluster.adapters.format.peft_config import module_ranks
 from cluster.adapters.residency.dispatcher import ResidencyDispatcher
-from cluster.adapters.residency.loading import HostTier, SlotLoader
+from cluster.adapters.residency.host_tier import HostTier
+from cluster.adapters.residency.load_counts import LoadCounts
+from cluster.adapters.residency.loading import SlotLoader
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.queue import Waiter, WaitQueue
 from cluster.adapters.residency.residency_types import (
     ANY_TENANT,
     AdapterBankProtocol,
     AdapterEvent,
+    AdapterTier,
     HostAdapterProtocol,
     Lease,
     PlacementAck,
@@ -100,11 +103,14 @@ class AdapterManager:
             config.load_timeout_s,
         )
         self._queue = WaitQueue(self._pool, max_overtakes)
+        self._loader = SlotLoader(
+            self._pool, bank, self._host, catalog, clock, executor, max_parallel_loads
+        )
         self._dispatcher = ResidencyDispatcher(
             self._pool,
             self._host,
             self._queue,
-            SlotLoader(self._pool, bank, self._host, catalog, executor, max_parallel_loads),
+            self._loader,
             catalog,
             on_change=on_change,
             on_close_to_new=on_close_to_new,
@@ -279,6 +285,15 @@ class AdapterManager:
         """Return every version that takes host memory, by digest; most may be in slots as well."""
         return self._host.residents()
 
+    def tier_of(self, digest: AdapterDigest) -> AdapterTier:
+        """Return the tier that a request for a version would find it in now."""
+        state = self._pool.state(digest)
+        if state is AdapterState.READY:
+            return "device"
+        if self._pool.slot_of(digest) is not None and state is not AdapterState.EVICTING:
+            return "loading"
+        return "host" if digest in self._host else "disk"
+
     @property
     def host_version(self) -> int:
         """Changes whenever ``on_host`` does."""
@@ -294,12 +309,42 @@ class AdapterManager:
         """Bytes of host memory promised or taken."""
         return self._host.bytes_used
 
+    @property
+    def loading_bytes(self) -> int:
+        """Bytes of the versions on their way to the device, or waited for without room there."""
+        settled = (AdapterState.READY, AdapterState.EVICTING)
+        sizes = {r.digest: r.nbytes for r in self._pool.residents() if r.state not in settled}
+        sizes |= {
+            v.digest: v.nbytes for v in self._queue.wanted() if self._pool.slot_of(v.digest) is None
+        }
+        return sum(sizes.values())
+
+    @property
+    def eviction_age_s(self) -> float:
+        """Mean time from a version's last use until it left the device for others; 0: none did."""
+        return self._pool.eviction_age_s
+
+    @property
+    def loads(self) -> LoadCounts:
+        """Totals of the loads to the device."""
+        return self._loader.counts
+
     def counters(self) -> tuple[tuple[str, float], ...]:
         """Return cumulative numbers for metrics, by name."""
+        loads = self._loader.counts
         return (
             *((name, float(getattr(self._counters, name))) for name in TierCounters.__slots__),
             ("adapter_loads_from_host", float(self._host.loads_from_host)),
             ("adapter_reads_from_disk", float(self._host.reads_from_disk)),
+            *(
+                (f"adapter_load_{what}_{tier}", float(value))
+                for tier, totals in (("host", loads.host), ("disk", loads.disk))
+                for what, value in (
+                    ("count", totals.loads),
+                    ("bytes", totals.nbytes),
+                    ("seconds", totals.seconds),
+                )
+            ),
             ("adapter_evictions_device", float(self._pool.evictions)),
             ("adapter_evictions_host", float(self._host.evictions)),
         )

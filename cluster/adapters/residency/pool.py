@@ -26,6 +26,7 @@ from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.errors import AdapterCapacity, AdapterError, IntegrityError
+from cluster.mean_age import MeanAge
 
 TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = MappingProxyType(
     {
@@ -64,6 +65,7 @@ class AdapterPool:
         self._residents = self._ledger.residents
         self._failures = FailureMemory(failure_ttl_s, clock)
         self._events: list[AdapterEvent] = []
+        self._ages = MeanAge()  # of those that made room
 
     # Asking for room
 
@@ -220,6 +222,11 @@ class AdapterPool:
         """Cumulative number of evictions begun."""
         return self._ledger.evictions
 
+    @property
+    def eviction_age_s(self) -> float:
+        """Mean time from a version's last use until it made room for others; 0 before any."""
+        return self._ages.seconds
+
     def state(self, digest: AdapterDigest) -> AdapterState:
         """Return the state of a version; ABSENT once the time of a failure is over."""
         if digest in self._residents:
@@ -294,6 +301,7 @@ class AdapterPool:
         if victims is None:
             return MustWait()
         for digest in victims:
+            self._ages.observe(self._ledger.unused_for(digest))
             self._begin_eviction(digest)
         return MustEvict(victims)
 

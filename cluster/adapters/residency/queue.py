@@ -14,7 +14,7 @@ it cannot starve, and no two requests wait for each other.
 """
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from cluster.adapters.residency.pool import AdapterPool
@@ -106,6 +106,11 @@ class WaitQueue:
     def waiting(self) -> int:
         """Requests that wait for room or for a load."""
         return len(self._requests) + sum(waiter.lease is not None for waiter in self._admitted)
+
+    def wanted(self) -> Iterator[SizedVersion]:
+        """Yield the versions that requests and prefetches without room wait for."""
+        for waiter in (*self._requests, *self._prefetches):
+            yield from waiter.wanted
 
     def add_request(self, waiter: Waiter) -> None:
         """Append a request for a lease; call ``serve_waiters`` next."""

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from cluster.domain.adapter import AdapterEntry, AdapterState
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
+
+AdapterTier = Literal["device", "loading", "host", "disk"]
+"""How near an adapter is: in its slot, on its way there, in host memory, or in its files alone."""
 
 ANY_TENANT = TenantId("")
 """Asks for adapters where tenants do not matter: one for all."""

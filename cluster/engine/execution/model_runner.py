@@ -112,6 +112,10 @@ class ModelRunner:
         """Refuse a mixing that cannot be applied, as in `Runner`."""
         self._checks.check_mixing(num_adapters, mixing)
 
+    def adapter_size(self, slot: Slot) -> tuple[int, int]:
+        """Return the bytes and the largest rank of a slot's adapter, as in `Runner`."""
+        return self._bank.nbytes(slot), self._bank.rank(slot)
+
     def execute(self, plan: StepPlan, seeds: Mapping[RequestId, int]) -> StepOutput:
         """Compute a plan.
 

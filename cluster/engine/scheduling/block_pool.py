@@ -14,7 +14,9 @@ The pool knows ids, not tensors: a block's keys and values lie at its index in t
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
+from cluster.clock import Clock
 from cluster.errors import IntegrityError
+from cluster.mean_age import MeanAge
 
 
 class BlockPool:
@@ -22,16 +24,21 @@ class BlockPool:
 
     Blocks that have no holder but whose content has a key are kept for reuse and reclaimed, least
     recently released first, only when no other block is free.
+
+    Args:
+        clock: tells how long they are kept; None: ``prefix_age_s`` stays 0.
     """
 
-    def __init__(self, num_blocks: int, block_size: int) -> None:
+    def __init__(self, num_blocks: int, block_size: int, clock: Clock | None = None) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"need at least one block and token: {num_blocks=}, {block_size=}")
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._refs = [0] * num_blocks
         self._free = list(range(num_blocks - 1, -1, -1))  # a stack: block 0 goes first
-        self._cached: OrderedDict[int, None] = OrderedDict()  # oldest release first
+        self._clock = clock
+        self._ages = MeanAge()
+        self._cached: OrderedDict[int, float] = OrderedDict()  # when released, oldest first
         self._key_of: dict[int, str] = {}
         self._block_of: dict[str, int] = {}
 
@@ -44,6 +51,11 @@ class BlockPool:
     def num_cached(self) -> int:
         """Blocks without a holder that are kept for reuse."""
         return len(self._cached)
+
+    @property
+    def prefix_age_s(self) -> float:
+        """Mean time from a cached block's release until it is reclaimed; 0 if none ever was."""
+        return self._ages.seconds
 
     def blocks_for(self, num_tokens: int) -> int:
         """Return the number of blocks that ``num_tokens`` tokens occupy."""
@@ -67,10 +79,14 @@ class BlockPool:
         if self._free:
             block = self._free.pop()
         else:
-            block, _ = self._cached.popitem(last=False)
+            block, released = self._cached.popitem(last=False)
+            self._ages.observe(self._now() - released)
             del self._block_of[self._key_of.pop(block)]
         self._refs[block] = 1
         return block
+
+    def _now(self) -> float:
+        return 0.0 if self._clock is None else self._clock.monotonic()
 
     def acquire(self, block: int) -> None:
         """Add a holder to a used or cached block.
@@ -93,13 +109,14 @@ class BlockPool:
         Raises:
             IntegrityError: a block has no holder.
         """
+        now = self._now()
         for block in reversed(blocks):
             if self._refs[block] == 0:
                 raise IntegrityError(f"block {block} released with 0 holders, expected at least 1")
             self._refs[block] -= 1
             if self._refs[block] == 0:
                 if block in self._key_of:
-                    self._cached[block] = None
+                    self._cached[block] = now
                 else:
                     self._free.append(block)
 

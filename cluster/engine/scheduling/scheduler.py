@@ -31,7 +31,7 @@ exactly once.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 
 from cluster.clock import Clock
@@ -125,6 +125,15 @@ class Scheduler:
     def sequences(self) -> tuple[EngineSequence, ...]:
         """All sequences not yet ended: those admitted before in that order, then the others."""
         return (*self._running, *self._preempted, *self._queue)
+
+    def backlog(self) -> dict[TenantId, int]:
+        """Return the tokens of prompts that are still to be computed, by tenant; none has 0."""
+        tokens: Counter[TenantId] = Counter()
+        for sequence in self.sequences:
+            left = sequence.prompt_len - sequence.num_computed
+            if left > 0:
+                tokens[sequence.request.tenant] += left
+        return dict(tokens)
 
     def add_sequence(self, sequence: EngineSequence) -> None:
         """Queue a sequence. One whose resumed tokens already complete it ends at ``expire``.

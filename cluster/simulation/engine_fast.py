@@ -1,0 +1,382 @@
+"""The steps of a replica without its scheduler: many at once, by what is in the batch.
+
+The batch is a list of rows with numbers. While nobody comes or goes, all steps are alike but for
+the context that grows, so they are taken together; whoever comes cuts them at the end of the step
+under way. The order of admission is the real ``FairQueue``'s. Approximate are the prefix cache,
+which remembers chains of blocks without their places, and how far KV blocks reach.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+
+from cluster.config import EngineConfig
+from cluster.domain.ids import RequestId, Slot, TenantId
+from cluster.domain.request import FinishReason
+from cluster.domain.work import StepTotals
+from cluster.engine.scheduling.fair_queue import FairQueue
+from cluster.engine.scheduling.queue_limit import refuse_if_full
+from cluster.engine.scheduling.scheduler import MAX_PASSES
+from cluster.engine.sequence import EngineSequence
+from cluster.engine.step_totals import AdapterSize
+from cluster.expected_length import ExpectedLength
+from cluster.placement.cost.model import StepCost
+from cluster.simulation.engine_port import (
+    STOP_TOKEN,
+    EngineWork,
+    OnNews,
+    SequenceNews,
+    add_totals,
+)
+from cluster.simulation.fast_rows import FastRow, StepRun
+from cluster.simulation.prefix_memory import PrefixMemory
+from cluster.simulation.virtual_process import VirtualProcess
+
+_STOPS = frozenset({STOP_TOKEN})
+
+
+class FastEngine:
+    """Takes runs of equal steps at once; the arguments are those of ``ExactEngine``."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        cost: StepCost,
+        slowness: float,
+        adapter_size: Callable[[Slot], AdapterSize],
+        process: VirtualProcess,
+        on_news: OnNews,
+    ) -> None:
+        self._config = config
+        self._cost = cost
+        self._slowness = slowness
+        self._adapter_size = adapter_size
+        self._process = process
+        self._on_news = on_news
+        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
+        self._expected = ExpectedLength()
+        self._memory = PrefixMemory(config.kv_blocks, process.clock)
+        self._rows: dict[RequestId, FastRow] = {}
+        self._running: list[FastRow] = []  # in order of admission
+        self._preempted: deque[FastRow] = deque()
+        self._slots: Counter[int] = Counter()  # rows over each slot
+        self._adapter_bytes = 0  # of the slots with rows
+        self._cancelled: list[RequestId] = []
+        self._next_deadline = math.inf
+        self._run: StepRun | None = None
+        self._turn = 0  # names the run whose end is awaited
+        self._waking = False
+        self._totals = StepTotals()
+        self._generated = 0
+        self._arrivals = 0
+
+    @property
+    def max_model_len(self) -> int:
+        return min(self._config.max_model_len, self._config.kv_blocks * self._config.block_size)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._preempted) + len(self._queue)
+
+    @property
+    def kv_blocks_free(self) -> int:
+        return self._memory.free
+
+    @property
+    def prefix_age_s(self) -> float:
+        return self._memory.age_s
+
+    @property
+    def generated_tokens(self) -> int:
+        return self._generated
+
+    @property
+    def totals(self) -> StepTotals:
+        """Return the work of all steps that have ended."""
+        if self._run is None:
+            return self._totals
+        return add_totals(self._totals, self._run.totals(self._run.ended_by(self._now)))
+
+    @property
+    def _now(self) -> float:
+        return self._process.loop.time()
+
+    def backlog(self) -> dict[TenantId, int]:
+        tokens: Counter[TenantId] = Counter()
+        for row in self._rows.values():
+            left = row.sequence.prompt_len - row.computed
+            if left > 0:
+                tokens[row.sequence.request.tenant] += left
+        return dict(tokens)
+
+    def generated(self, request_id: RequestId) -> int:
+        row = self._rows.get(request_id)
+        if row is None:
+            return 0
+        run = self._run
+        ended = run.ended_by(self._now) if run is not None and row in run.decoding else 0
+        return row.generated + ended
+
+    def submit(self, work: EngineWork) -> None:
+        sequence = EngineSequence.create(
+            work.request,
+            namespace=work.namespace,
+            adapters=(),
+            stop_token_ids=_STOPS,
+            max_model_len=self.max_model_len,
+        )
+        tenant = sequence.request.tenant
+        waiting = [row.sequence for row in self._preempted]
+        refuse_if_full(tenant, self._config, self._queue, waiting, self.running)
+        sizes = tuple((slot, *self._adapter_size(slot)) for slot in work.slots)
+        whole = sequence.prompt_len // self._config.block_size if self._config.prefix_cache else 0
+        names = tuple(f"{work.namespace}{block:x}" for block in work.prefix[:whole])
+        row = FastRow(sequence, work.generated_tokens, names, sizes, sequence.num_tokens)
+        row.rank = sum(rank for _, _, rank in sizes)
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        self._rows[sequence.request_id] = row
+        self._queue.append(sequence)
+        if sequence.request.deadline_at is not None:
+            self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
+        if len(self._running) < self._config.max_batch_size:
+            self._cut()
+
+    def withdraw(self, request_id: RequestId) -> bool:
+        row = self._rows.get(request_id)
+        if row is None or row.was_admitted:
+            return False
+        del self._rows[request_id]
+        self._queue.remove(row.sequence)
+        return True
+
+    def cancel(self, request_id: RequestId) -> None:
+        self._cancelled.append(request_id)
+        self._cut()
+
+    def check_integrity(self) -> None:
+        """Check the queue's books; raises IntegrityError."""
+        self._queue.check_integrity()
+
+    # Runs of steps
+
+    def _cut(self) -> None:
+        """Plan again as soon as the step under way has ended; now if there is none."""
+        run = self._run
+        if run is None:
+            if not self._waking:
+                self._waking = True
+                self._process.after(0.0, self._wake)
+            return
+        steps = max(1, run.needed_until(self._now))
+        if steps < run.steps:
+            run.steps = steps
+            self._await_end(run)
+
+    def _wake(self) -> None:
+        self._waking = False
+        if self._run is None:
+            self._plan([])
+
+    def _await_end(self, run: StepRun) -> None:
+        self._turn += 1
+        left = run.began + run.seconds(run.steps) - self._now
+        self._process.after(max(0.0, left), self._end_run, self._turn)
+
+    def _end_run(self, turn: int) -> None:
+        run = self._run
+        if turn != self._turn or run is None:
+            return  # cut meanwhile
+        self._run = None
+        self._totals = add_totals(self._totals, run.totals(run.steps))
+        news: list[SequenceNews] = []
+        for row in run.decoding:
+            self._advance(row, run.steps, run.steps, news)
+        for row, count in run.prefills:
+            self._advance(row, count, 1 if count == row.uncomputed else 0, news)
+        self._plan(news)
+
+    def _advance(self, row: FastRow, computed: int, sampled: int, news: list[SequenceNews]) -> None:
+        size, sequence = self._config.block_size, row.sequence
+        first = row.computed < sequence.prompt_len
+        before = row.computed // size
+        row.computed += computed
+        row.tokens += sampled
+        self._generated += sampled
+        blocks = max(row.blocks, -(-row.computed // size))
+        self._memory.unnamed += blocks - row.blocks
+        row.blocks = blocks
+        if first and before < len(row.names):
+            self._resume(self._memory.publish(row.names[before : row.computed // size]))
+        if row.generated >= row.end:
+            room = sequence.max_len - sequence.prompt_len
+            self._expected.observe(_kind(sequence), row.generated, room)
+            stopped = row.tokens < sequence.max_len
+            self._end(row, FinishReason.STOP if stopped else FinishReason.LENGTH, news)
+        elif first and sampled:
+            news.append(SequenceNews(sequence.request_id, row.generated, row.cached))
+
+    def _plan(self, news: list[SequenceNews]) -> None:
+        self._end_early(news)
+        decoding = self._decodes()
+        budget = self._config.max_batch_tokens - len(decoding)
+        prefills: list[tuple[FastRow, int]] = []
+        for row in self._running:
+            if row.uncomputed > 1:
+                count = min(row.uncomputed, budget)
+                if count <= 0:
+                    break
+                prefills.append((row, count))
+                budget -= count
+        self._admit(prefills, budget)
+        self._memory.make_room()
+        if decoding or prefills:
+            self._start_run(decoding, prefills)
+        if news:
+            self._on_news(news)
+
+    def _start_run(self, decoding: list[FastRow], prefills: list[tuple[FastRow, int]]) -> None:
+        size, rows = self._config.block_size, len(decoding)
+        steps = 1
+        if not prefills:
+            steps = min(row.end - row.generated for row in decoding)
+            steps = max(1, min(steps, size * (self._memory.free // rows)))
+        first = StepTotals(
+            1,
+            sum(count for _, count in prefills),
+            rows,
+            sum(-(-row.tokens // size) for row in decoding)
+            + sum(-(-(row.computed + count) // size) for row, count in prefills),
+            self._adapter_bytes,
+            sum(row.rank for row in decoding) + sum(row.rank * count for row, count in prefills),
+        )
+        run = StepRun(
+            self._now, steps, first, rows / size, decoding, prefills, self._cost, self._slowness
+        )
+        left = self._next_deadline - self._process.clock.wall()
+        if run.seconds(steps) > left:
+            run.steps = max(1, run.needed_until(self._now + left))
+        self._run = run
+        self._await_end(run)
+
+    def _decodes(self) -> list[FastRow]:
+        """Return the rows that lack only their newest token, each with room for it."""
+        size = self._config.block_size
+        while True:
+            decoding = [row for row in self._running if row.uncomputed == 1]
+            short = sum(-(-row.tokens // size) > row.blocks for row in decoding)
+            if short <= self._memory.free or len(self._running) < 2:
+                return decoding
+            self._preempt(self._running[-1])
+
+    # Who is in the batch
+
+    def _admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> None:
+        memory, size = self._memory, self._config.block_size
+        while len(self._running) < self._config.max_batch_size and budget > 0:
+            again = bool(self._preempted)
+            head = None if again else self._queue.peek()
+            if not again and head is None:
+                return
+            row = self._preempted[0] if head is None else self._rows[head.request_id]
+            matchable = min(len(row.names), (row.tokens - 1) // size)
+            hits = memory.find(row.names[:matchable])
+            if not again:
+                awaited = memory.find_awaited(row.names[hits:matchable])
+                if awaited is not None and self._queue.defer(awaited):
+                    continue
+            if not self._take_blocks(row, hits):
+                return
+            if again:
+                self._preempted.popleft()
+            else:
+                room = row.sequence.max_len - row.tokens
+                expected = self._expected.expect(_kind(row.sequence), room)
+                self._queue.pop(row.uncomputed + expected)
+                row.cached = min(row.computed, row.sequence.prompt_len)
+                row.was_admitted = True
+            self._running.append(row)
+            memory.announce(row.sequence.request_id, row.names[hits:])
+            self._count_adapters(row, 1)
+            count = min(row.uncomputed, budget)
+            prefills.append((row, count))
+            budget -= count
+
+    def _take_blocks(self, row: FastRow, hits: int) -> bool:
+        memory, size = self._memory, self._config.block_size
+        blocks = -(-row.tokens // size)
+        reserve = 0
+        if self._running:
+            reserve = sum(other.may_grow(size) for other in self._running)
+            reserve += -(-(row.sequence.max_len - 1) // size) > blocks
+        if memory.free < memory.new_blocks(row.names, blocks) + reserve:
+            return False
+        memory.hold(row.names)
+        memory.unnamed += blocks - len(row.names)
+        row.blocks = blocks
+        row.computed = hits * size
+        return True
+
+    def _leave(self, row: FastRow) -> None:
+        self._running.remove(row)
+        size = self._config.block_size
+        left = row.names[row.computed // size :]
+        self._resume(self._memory.withdraw(row.sequence.request_id, left))
+        self._memory.release(row.names)
+        self._memory.unnamed -= row.blocks - len(row.names)
+        self._count_adapters(row, -1)
+        row.blocks = row.computed = 0
+
+    def _preempt(self, row: FastRow) -> None:
+        self._leave(row)
+        self._preempted.appendleft(row)
+
+    def _resume(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._queue.resume_deferred(name)
+
+    def _count_adapters(self, row: FastRow, change: int) -> None:
+        for slot, nbytes, _ in row.sizes:
+            before = self._slots[slot]
+            self._slots[slot] = before + change
+            if before == 0:
+                self._adapter_bytes += nbytes
+            elif before + change == 0:
+                self._adapter_bytes -= nbytes
+
+    def _end(self, row: FastRow, reason: FinishReason, news: list[SequenceNews]) -> None:
+        request_id = row.sequence.request_id
+        if row in self._running:
+            self._leave(row)
+        elif row.was_admitted:
+            self._preempted.remove(row)
+        else:
+            self._queue.remove(row.sequence)
+        del self._rows[request_id]
+        news.append(SequenceNews(request_id, row.generated, row.cached, reason))
+
+    def _end_early(self, news: list[SequenceNews]) -> None:
+        """End what was cancelled, is past its deadline, or was complete as it came."""
+        for request_id in self._cancelled:
+            row = self._rows.get(request_id)
+            if row is not None:
+                self._end(row, FinishReason.CANCELLED, news)
+        self._cancelled.clear()
+        now = self._process.clock.wall()
+        if now < self._next_deadline:
+            return
+        self._next_deadline = math.inf
+        for row in tuple(self._rows.values()):
+            deadline = row.sequence.request.deadline_at
+            if deadline is not None and deadline <= now:
+                self._end(row, FinishReason.DEADLINE, news)
+            elif deadline is not None:
+                self._next_deadline = min(self._next_deadline, deadline)
+
+
+def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[str, ...]]:
+    return sequence.request.tenant, sequence.request.digests

@@ -1,0 +1,353 @@
+"""One simulated front: the real view, picker and demand counters, behind links with delays."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
+
+from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.ids import ReplicaId, RequestId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.request import FinishReason
+from cluster.errors import BraidError, DeadlineExceeded, Overloaded, ReplicaLost
+from cluster.expected_length import ExpectedLength
+from cluster.placement.demand.counters import DemandCounters
+from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.filters import PickRequest
+from cluster.placement.picking.picker import Picker
+from cluster.placement.policy import PickingPolicy
+from cluster.simulation.engine_port import EngineWork
+from cluster.simulation.replica import RequestNews, SimulatedReplica
+from cluster.simulation.requests import DecidedSets, expected_end, generation_request
+from cluster.simulation.result import IN_FLIGHT
+from cluster.simulation.spec import Delays, PickRule
+from cluster.simulation.tracked import Tracked
+from cluster.simulation.virtual_process import VirtualProcess
+
+MAX_FAILOVERS = 3
+"""Replicas that may be lost under one request, as the front of the cluster has it."""
+
+OVERDUE_S = 5.0
+"""After its deadline a request that no replica answers for is given up."""
+
+FRONT_LOST = "front_lost"
+"""Outcome of a request whose front died."""
+
+
+class RealPicker:
+    """The cluster's own way to pick."""
+
+    def __init__(self, policy: PickingPolicy) -> None:
+        self._picker = Picker(policy)
+
+    def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaId:
+        """Return the replica for a request; raises as ``Picker.pick``."""
+        return self._picker.pick(view, request, now).replica_id
+
+
+class ControllerCalls(Protocol):
+    """The controller, as fronts call it. Answers take as long as calls do."""
+
+    def report(self, report: FrontReport, answer: Callable[[FrontOrders], None]) -> None:
+        """Hand in a report; ``answer`` is called in the front, or never."""
+        ...
+
+
+class SimulatedFront:
+    """Picks replicas for requests and follows them to their ends.
+
+    Args:
+        replicas: asks Serve for the replicas that run.
+        on_end: hears of each request once it has ended.
+        exact_tokens: whether the engines look at tokens.
+    """
+
+    def __init__(
+        self,
+        front_id: FrontId,
+        process: VirtualProcess,
+        rule: PickRule,
+        replicas: Callable[[], list[SimulatedReplica]],
+        controller: ControllerCalls,
+        on_end: Callable[[Tracked], None],
+        delays: Delays,
+        decided: DecidedSets,
+        *,
+        hold_s: float,
+        block_size: int,
+        exact_tokens: bool,
+    ) -> None:
+        self.front_id = front_id
+        self.process = process
+        self._rule = rule
+        self._replicas = replicas
+        self._controller = controller
+        self._on_end = on_end
+        self._delays = delays
+        self._decided = decided
+        self._hold_s = hold_s
+        self._block_size = block_size
+        self._exact_tokens = exact_tokens
+        self._view = ClusterView()
+        self._links: dict[ReplicaId, SimulatedReplica] = {}
+        self._live: dict[RequestId, Tracked] = {}  # at replicas
+        self._picking: dict[int, Tracked] = {}  # arrived, and not at a replica yet
+        self._held: dict[int, Tracked] = {}  # of these, without a replica to go to
+        self._retrying = False
+        self._demand = DemandCounters()
+        self._lengths = ExpectedLength()
+        self._sequence = 0
+        self._acknowledged = 0
+        self._dead: list[ReplicaId] = []
+        self._exchanging = False
+        self._cold = 0
+        self._picked = 0
+        process.after(0.0, self._discover)
+        process.after(0.0, self._exchange_each)
+
+    @property
+    def in_flight(self) -> int:
+        """Return the requests that have arrived and not ended."""
+        return len(self._live) + len(self._picking)
+
+    @property
+    def held(self) -> int:
+        """Return the requests that wait for a replica to go to."""
+        return len(self._held)
+
+    # The way of a request
+
+    def arrive(self, tracked: Tracked) -> None:
+        """Take a request; it is picked for once it is read and decided."""
+        self._picking[tracked.index] = tracked
+        self.process.after(self._delays.front_s, self._begin, tracked)
+
+    def _begin(self, tracked: Tracked) -> None:
+        self._demand.arrive(tracked.key, tracked.asked.prompt_tokens)
+        self._pick(tracked)
+
+    def _pick(self, tracked: Tracked) -> None:
+        if tracked.outcome != IN_FLIGHT:
+            return
+        tenant, adapters = tracked.key
+        request = PickRequest(adapters, tenant, exclude=tuple(tracked.lost))
+        now = self.process.clock.monotonic()
+        error: BraidError = ReplicaLost("no replica is to take it")
+        chosen: ReplicaId | None = None
+        try:
+            chosen = self._rule.pick(self._view, request, now)
+        except (Overloaded, ReplicaLost) as refusal:
+            error = refusal
+        if chosen is None or chosen not in self._links:
+            self._hold(tracked, error)
+            return
+        self._held.pop(tracked.index, None)
+        del self._picking[tracked.index]
+        tracked.held_until = None
+        self._submit(tracked, self._links[chosen], now)
+
+    def _hold(self, tracked: Tracked, error: BraidError) -> None:
+        now = self.process.loop.time()
+        if tracked.held_until is None:
+            tracked.held_until = min(now + self._hold_s, tracked.deadline)
+            self._held[tracked.index] = tracked
+            self._exchange()
+        if now >= tracked.held_until:
+            self._held.pop(tracked.index)
+            self._end(tracked, error.code)
+
+    def _submit(self, tracked: Tracked, replica: SimulatedReplica, now: float) -> None:
+        tenant, adapters = tracked.key
+        replica_id = replica.replica_id
+        tracked.attempts += 1
+        tracked.replica = replica_id
+        tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")
+        self._live[tracked.request_id] = tracked
+        self._note_pick(tracked, replica_id)
+        self._view.sent(tracked.request_id, replica_id, tenant, adapters, now)
+        decision, namespace = self._decided.of(tenant, adapters)
+        clock = replica.process.clock
+        request = generation_request(
+            tracked.asked,
+            tracked.index,
+            tracked.request_id,
+            decision,
+            block_size=self._block_size,
+            resumed=tracked.generated,
+            deadline_at=clock.wall() + tracked.deadline - self.process.loop.time(),
+            with_tokens=self._exact_tokens,
+        )
+        end = expected_end(tracked.asked)
+        work = EngineWork(request, namespace, (), tracked.asked.prefix, end)
+        replica.process.after(self._delays.hop_s, self._reach, tracked, replica, work)
+
+    def _reach(self, tracked: Tracked, replica: SimulatedReplica, work: EngineWork) -> None:
+        """Happens in the replica's process."""
+        if not self.process.alive:
+            return
+        tracked.queued_at = self.process.loop.time()
+        tracked.tier_found = replica.tier_of(tracked.key.adapters)
+        replica.submit(work, tracked.key.adapters, self)
+
+    def _note_pick(self, tracked: Tracked, replica_id: ReplicaId) -> None:
+        known = self._view.snapshot(replica_id)
+        ready = {a.digest for a in known.resident if a.state is AdapterState.READY} if known else ()
+        tracked.cold = not set(tracked.key.adapters).issubset(ready)
+        self._picked += 1
+        self._cold += tracked.cold
+
+    def _end(self, tracked: Tracked, outcome: str) -> None:
+        self._live.pop(tracked.request_id, None)
+        self._picking.pop(tracked.index, None)
+        self._held.pop(tracked.index, None)
+        tracked.outcome = outcome
+        tracked.ended_at = self.process.loop.time()
+        if outcome in (Overloaded.code, ReplicaLost.code):
+            self._demand.refuse(tracked.key)
+        self._demand.finish(tracked.key, tracked.generated)
+        self._on_end(tracked)
+
+    # From replicas
+
+    def hear_step(
+        self, replica_id: ReplicaId, news: list[RequestNews], running: int, queued: int
+    ) -> None:
+        """Take in what a step brought, and the load that it leaves."""
+        if replica_id not in self._links:
+            return
+        for item in news:
+            tracked = self._live.get(item.request_id)
+            if tracked is not None:
+                self._hear_request(tracked, item)
+        self._hear_load(replica_id, running, queued)
+        self._retry()
+
+    def _hear_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
+        known = self._view.snapshot(replica_id)
+        if known is not None and (known.running, known.queued) != (running, queued):
+            now = self.process.clock.monotonic()
+            fresh = replace(known, running=running, queued=queued, observed_at=now)
+            self._view.update(fresh, now)
+
+    def _hear_request(self, tracked: Tracked, news: RequestNews) -> None:
+        tracked.generated = news.generated
+        tracked.cached_tokens = max(tracked.cached_tokens, news.cached_tokens)
+        now = self.process.loop.time()
+        if tracked.first_token_at is None and news.generated:
+            tracked.first_token_at = now
+            self._demand.start_answer(tracked.key, now - tracked.asked.at)
+        if news.reason is None:
+            return
+        self._view.finished(tracked.request_id)
+        if news.reason in (FinishReason.STOP, FinishReason.LENGTH):
+            limit = tracked.asked.max_tokens
+            self._lengths.observe(tracked.key, tracked.generated, limit)
+            self._end(tracked, "ok")
+        elif news.reason is FinishReason.DEADLINE:
+            self._end(tracked, DeadlineExceeded.code)
+        else:
+            self._end(tracked, news.error or "cancelled")
+
+    def hear_snapshot(
+        self, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...] | None
+    ) -> None:
+        """Take in a snapshot; ``on_host`` is None where it has not changed."""
+        if snapshot.replica_id not in self._links:
+            return
+        self._view.update(snapshot, self.process.clock.monotonic())
+        if on_host is not None:
+            there = (a.digest for a in on_host if a.state is AdapterState.ON_HOST)
+            self._view.set_on_host(snapshot.replica_id, there)
+        self._retry()
+
+    def hear_lost(self, replica: SimulatedReplica) -> None:
+        """Take in that a link has ended: its requests go on elsewhere."""
+        replica_id = replica.replica_id
+        if self._links.pop(replica_id, None) is None:
+            return
+        self._dead.append(replica_id)
+        self._view.remove(replica_id, self.process.clock.monotonic())
+        for tracked in [t for t in self._live.values() if t.replica == replica_id]:
+            del self._live[tracked.request_id]
+            tracked.generated = max(tracked.generated, replica.generated(tracked.request_id))
+            tracked.lost.append(replica_id)
+            self._picking[tracked.index] = tracked
+            if tracked.generated >= expected_end(tracked.asked) > 0:
+                tracked.generated = expected_end(tracked.asked) - 1  # its end did not arrive
+            if len(tracked.lost) > MAX_FAILOVERS:
+                self._end(tracked, ReplicaLost.code)
+            else:
+                self._pick(tracked)
+
+    def _retry(self) -> None:
+        """Try again to pick for those held, once whatever happens now has happened."""
+        if self._held and not self._retrying:
+            self._retrying = True
+            self.process.after(0.0, self._retry_held)
+
+    def _retry_held(self) -> None:
+        self._retrying = False
+        for tracked in tuple(self._held.values()):
+            self._pick(tracked)
+
+    def _discover(self) -> None:
+        for replica in self._replicas():
+            if replica.replica_id not in self._links and replica.process.responds:
+                self._links[replica.replica_id] = replica
+                replica.process.after(self._delays.hop_s, replica.connect, self)
+        self._retry()
+        self._give_up()
+        self.process.after(self._delays.discovery_s, self._discover)
+
+    def _give_up(self) -> None:
+        """End what is long overdue: its replica does not say anything."""
+        now = self.process.loop.time()
+        for tracked in [t for t in self._live.values() if now > t.deadline + OVERDUE_S]:
+            self._view.finished(tracked.request_id)
+            self._end(tracked, DeadlineExceeded.code)
+
+    # With the controller
+
+    def _exchange_each(self) -> None:
+        self._exchange()
+        self.process.after(self._delays.exchange_s, self._exchange_each)
+
+    def _exchange(self) -> None:
+        """Report to the controller, unless a report is under way already."""
+        if self._exchanging:
+            return
+        self._exchanging = True
+        self._sequence += 1
+        sequence, dead = self._sequence, tuple(self._dead)
+        report = FrontReport(
+            front=self.front_id,
+            sequence=sequence,
+            demand=self._demand.changed_since(self._acknowledged),
+            dead=dead,
+            held=len(self._held),
+            cold=self._cold,
+            picked=self._picked,
+        )
+        self._demand.compose(sequence)
+        self._controller.report(report, self._follow)
+        self.process.after(self._delays.exchange_s, self._give_up_exchange, sequence)
+
+    def _give_up_exchange(self, sequence: int) -> None:
+        if sequence == self._sequence:
+            self._exchanging = False
+
+    def _follow(self, orders: FrontOrders) -> None:
+        """Take in the controller's answer."""
+        self._exchanging = False
+        self._acknowledged = orders.acknowledged
+        self._hold_s = orders.hold_s
+
+    def die(self) -> Iterable[Tracked]:
+        """End the process; returns the requests that are lost with it."""
+        self.process.kill()
+        lost = [*self._live.values(), *self._picking.values()]
+        for tracked in lost:
+            tracked.outcome, tracked.ended_at = FRONT_LOST, self.process.loop.time()
+        for replica in self._links.values():
+            replica.process.after(self._delays.link_lost_s, replica.disconnect, self)
+        return lost

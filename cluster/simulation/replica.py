@@ -1,0 +1,362 @@
+"""One simulated replica: the real adapter manager, an engine in virtual time, and what it tells.
+
+The way of a request is that of ``deployments.replica``: it waits for a lease on its adapters, then
+for its turn in the engine, and gives the lease back at its end.
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cluster.adapters.residency.manager import AdapterManager
+from cluster.adapters.residency.residency_types import AdapterTier, Lease
+from cluster.config import AdapterConfig
+from cluster.domain.adapter import ResidentAdapter
+from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
+from cluster.domain.request import FinishReason
+from cluster.domain.work import WorkTotals
+from cluster.errors import BraidError, Overloaded
+from cluster.placement.cost.model import CostModel
+from cluster.simulation.engine_exact import ExactEngine
+from cluster.simulation.engine_fast import FastEngine
+from cluster.simulation.engine_port import EngineWork, SequenceNews, SimulatedEngine
+from cluster.simulation.result import TierCounts, TierFound
+from cluster.simulation.simulated_adapters import SimulatedBank, SimulatedCatalog
+from cluster.simulation.spec import Delays, ReplicaEngine, ReplicaSpec
+from cluster.simulation.virtual_process import VirtualExecutor, VirtualProcess
+
+REQUESTS_ARRIVED = "requests_arrived"
+"""Name of the counter of requests, as a replica's snapshot has it."""
+
+
+_NEAREST_FIRST: tuple[AdapterTier, ...] = ("device", "loading", "host", "disk")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestNews:
+    """What a replica tells a front of one of its requests."""
+
+    request_id: RequestId
+    generated: int  # tokens so far, those resumed from elsewhere included
+    cached_tokens: int = 0
+    reason: FinishReason | None = None  # of its end
+    error: str | None = None  # code, with reason ERROR
+
+
+class LinkEnd(Protocol):
+    """The front's end of a link to one replica. Called when a message has arrived."""
+
+    process: VirtualProcess
+
+    def hear_step(
+        self, replica_id: ReplicaId, news: list[RequestNews], running: int, queued: int
+    ) -> None:
+        """Take in what a step brought, and the load that it leaves."""
+        ...
+
+    def hear_snapshot(
+        self, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...] | None
+    ) -> None:
+        """Take in a snapshot; ``on_host`` is None where it has not changed."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Live:
+    work: EngineWork
+    digests: tuple[AdapterDigest, ...]
+    tenant: TenantId
+    link: LinkEnd
+    task: asyncio.Task[None] | None = None
+    lease: Lease | None = None
+    in_engine: bool = False
+
+
+class SimulatedReplica:
+    """Serves requests in one process.
+
+    Args:
+        catalog: of all adapters there are.
+        model: what steps and loads really take.
+    """
+
+    def __init__(
+        self,
+        replica_id: ReplicaId,
+        process: VirtualProcess,
+        shape: ReplicaSpec,
+        catalog: SimulatedCatalog,
+        model: CostModel,
+        delays: Delays,
+        engine: ReplicaEngine,
+    ) -> None:
+        self.replica_id = replica_id
+        self.process = process
+        self.draining = False
+        self._shape = shape
+        self._delays = delays
+        executor = VirtualExecutor(process)
+        bank = SimulatedBank(catalog, shape.slots, model, executor)
+        self.adapters = AdapterManager(
+            AdapterConfig(
+                slots=shape.slots,
+                memory_bytes=shape.adapter_bytes,
+                host_bytes=shape.host_bytes,
+                share_window_s=shape.share_window_s,
+                load_timeout_s=shape.load_timeout_s,
+            ),
+            catalog,
+            bank,
+            bank.read,
+            process.clock,
+            executor,
+            on_change=lambda _: self._publish(),
+            on_close_to_new=self._yield_leases,
+            max_parallel_loads=shape.parallel_loads,
+        )
+        make = ExactEngine if engine == "exact" else FastEngine
+        self.engine: SimulatedEngine = make(
+            shape.engine,
+            model.step,
+            model.slowness_of(replica_id),
+            bank.size,
+            process,
+            self._hear_engine,
+        )
+        self._live: dict[RequestId, _Live] = {}
+        self._waiting = 0  # for adapters
+        self._arrived = 0
+        self._loads: dict[tuple[AdapterDigest, TenantId], int] = {}
+        self._links: dict[LinkEnd, None] = {}
+        self._sequence = 0
+        self._published: tuple[int, int] | None = None
+        self._published_at = -delays.heartbeat_s
+        self._published_host = -1
+        self._bank = bank
+        self._last: dict[RequestId, int] | None = None  # tokens by request, at its death
+        self._last_counts: TierCounts | None = None
+        process.after(0.0, self._look)
+
+    # From fronts
+
+    def connect(self, link: LinkEnd) -> None:
+        """Take a front's link, and greet it."""
+        self._links[link] = None
+        snapshot, on_host = self.snapshot(), self.adapters.on_host()
+        link.process.after(self._delays.hop_s, link.hear_snapshot, snapshot, on_host)
+
+    def disconnect(self, link: LinkEnd) -> None:
+        """End the link of a front that is lost, and its requests."""
+        self._links.pop(link, None)
+        for request_id in [r for r, live in self._live.items() if live.link is link]:
+            self.cancel(request_id)
+
+    def submit(self, work: EngineWork, digests: tuple[AdapterDigest, ...], link: LinkEnd) -> None:
+        """Take a request; its link hears of its first token and of its end."""
+        request = work.request
+        live = _Live(work, digests, request.tenant, link)
+        self._live[request.request_id] = live
+        self._arrived += 1
+        for digest in digests or (BASE,):
+            key = digest, request.tenant
+            self._loads[key] = self._loads.get(key, 0) + 1
+        if self._waiting >= self._shape.engine.max_queued:
+            self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
+            return
+        self._admit(live)
+
+    def cancel(self, request_id: RequestId) -> None:
+        """End a request that nobody waits for; an unknown id has ended already."""
+        live = self._live.get(request_id)
+        if live is None:
+            return
+        if live.in_engine:
+            self.engine.cancel(request_id)
+        else:
+            if live.task is not None:
+                live.task.cancel()
+            self._end(request_id, FinishReason.CANCELLED)
+
+    def tier_of(self, digests: tuple[AdapterDigest, ...]) -> TierFound:
+        """Return where the worst of these adapters is now."""
+        tiers = [self.adapters.tier_of(digest) for digest in digests]
+        return max(tiers, key=_NEAREST_FIRST.index, default="base")
+
+    def generated(self, request_id: RequestId) -> int:
+        """Return the tokens of a request so far, of a dead replica until its death."""
+        if self._last is not None:
+            return self._last.get(request_id, 0)
+        return self.engine.generated(request_id)
+
+    def die(self) -> None:
+        """End the process, with all that it has."""
+        self._last = {request_id: self.engine.generated(request_id) for request_id in self._live}
+        self._last_counts = self.tier_counts()
+        self.process.kill()
+        for live in self._live.values():
+            if live.task is not None:
+                live.task.cancel()
+
+    # The way of a request
+
+    def _admit(self, live: _Live) -> None:
+        live.in_engine = False
+        self._waiting += 1
+        live.task = self.process.loop.create_task(self._serve(live))
+
+    async def _serve(self, live: _Live) -> None:
+        request_id = live.work.request.request_id
+        deadline = live.work.request.deadline_at
+        assert deadline is not None
+        try:
+            async with asyncio.timeout(deadline - self.process.clock.wall()):
+                live.lease = await self.adapters.acquire(live.digests, live.tenant)
+            if self._live.get(request_id) is not live or not self.process.alive:
+                return
+            self.engine.submit(replace(live.work, slots=live.lease.slots))
+        except TimeoutError:
+            self._end(request_id, FinishReason.DEADLINE)
+        except BraidError as error:
+            self._end(request_id, FinishReason.ERROR, error.code)
+        else:
+            live.in_engine = True
+            self._waiting -= 1
+
+    def _hear_engine(self, news: list[SequenceNews]) -> None:
+        told: dict[LinkEnd, list[RequestNews]] = {}
+        for item in news:
+            live = self._live[item.request_id]
+            told.setdefault(live.link, []).append(
+                RequestNews(item.request_id, item.generated, item.cached_tokens, item.reason)
+            )
+            if item.reason is not None:
+                self._close(item.request_id)
+        self._deliver(told)
+
+    def _deliver(self, told: dict[LinkEnd, list[RequestNews]]) -> None:
+        queued = self.engine.waiting + self._waiting
+        for link, items in told.items():
+            if link in self._links:
+                link.process.after(
+                    self._delays.hop_s,
+                    link.hear_step,
+                    self.replica_id,
+                    items,
+                    self.engine.running,
+                    queued,
+                )
+
+    def _end(self, request_id: RequestId, reason: FinishReason, error: str | None = None) -> None:
+        """End a request that is not in the engine."""
+        live = self._live.get(request_id)
+        if live is None or not self.process.alive:
+            return
+        link = live.link
+        generated = len(live.work.request.resumed_token_ids)
+        self._close(request_id)
+        self._deliver({link: [RequestNews(request_id, generated, 0, reason, error)]})
+
+    def _close(self, request_id: RequestId) -> None:
+        live = self._live.pop(request_id)
+        if not live.in_engine and live.task is not None:
+            self._waiting -= 1
+        if live.lease is not None:
+            self.adapters.release(live.lease)
+
+    def _yield_leases(self, digests: frozenset[AdapterDigest]) -> None:
+        """Let requests that have not begun wait again, where they hold one of these adapters."""
+        for request_id, live in tuple(self._live.items()):
+            if live.lease is None or not live.in_engine or digests.isdisjoint(live.digests):
+                continue
+            if self.engine.withdraw(request_id):
+                lease, live.lease = live.lease, None
+                self.adapters.release(lease)
+                self._admit(live)
+
+    # Its account of itself
+
+    def snapshot(self, *, with_loads: bool = False) -> ReplicaSnapshot:
+        """Return a snapshot; the controller's have ``loads``."""
+        self._sequence += 1
+        shape, engine = self._shape, self.engine
+        desired, version = self.adapters.desired
+        loads: tuple[AdapterLoad, ...] = ()
+        if with_loads:
+            loads = tuple(AdapterLoad(d, t, n, 0) for (d, t), n in sorted(self._loads.items()))
+        return ReplicaSnapshot(
+            replica_id=self.replica_id,
+            address="",
+            queued=engine.waiting + self._waiting,
+            running=engine.running,
+            kv_blocks_total=shape.engine.kv_blocks,
+            kv_blocks_free=engine.kv_blocks_free,
+            slots_total=shape.slots,
+            adapter_bytes_limit=shape.adapter_bytes,
+            adapter_bytes_used=self.adapters.bytes_used,
+            resident=self.adapters.resident(),
+            loads=loads,
+            draining=self.draining,
+            observed_at=self.process.clock.wall(),
+            desired=tuple(sorted(desired)),
+            desired_version=version,
+            counters=((REQUESTS_ARRIVED, float(self._arrived)),),
+            max_model_len=engine.max_model_len,
+            host_bytes_limit=shape.host_bytes,
+            host_bytes_used=self.adapters.host_bytes_used,
+            sequence=self._sequence,
+            max_batch_size=shape.engine.max_batch_size,
+            backlog=tuple(sorted(engine.backlog().items())),
+            prefix_age_s=engine.prefix_age_s,
+            work=WorkTotals(engine.totals),
+        )
+
+    def tier_counts(self) -> TierCounts:
+        """Return the sums of its loads, evictions and steps."""
+        if self._last_counts is not None:
+            return self._last_counts
+        counters = dict(self.adapters.counters())
+        totals = self.engine.totals
+        return TierCounts(
+            loads_from_host=int(counters["adapter_loads_from_host"]),
+            loads_from_disk=int(counters["adapter_reads_from_disk"]),
+            bytes_from_host=self._bank.bytes_placed,
+            bytes_from_disk=self._bank.bytes_read,
+            evictions=int(counters["adapter_evictions_device"]),
+            evictions_host=int(counters["adapter_evictions_host"]),
+            steps=totals.steps,
+            step_seconds=totals.seconds,
+            generated_tokens=self.engine.generated_tokens,
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Report whether it has no request."""
+        return not self._live
+
+    def drain(self) -> None:
+        """Say that it is about to leave; it goes on with the requests that it has."""
+        self.draining = True
+        self._publish()
+
+    def _look(self) -> None:
+        """Publish what has changed since the last time, or a heartbeat if it is due."""
+        load = self.engine.running, self.engine.waiting + self._waiting
+        now = self.process.loop.time()
+        due = now - self._published_at >= self._delays.heartbeat_s
+        if load != self._published or due or self.adapters.host_version != self._published_host:
+            self._publish()
+        self.process.after(self._delays.publish_s, self._look)
+
+    def _publish(self) -> None:
+        self._published = self.engine.running, self.engine.waiting + self._waiting
+        self._published_at = self.process.loop.time()
+        on_host: tuple[ResidentAdapter, ...] | None = None
+        if self.adapters.host_version != self._published_host:
+            self._published_host = self.adapters.host_version
+            on_host = self.adapters.on_host()
+        if not self._links:
+            return
+        snapshot = self.snapshot()
+        for link in self._links:
+            link.process.after(self._delays.hop_s, link.hear_snapshot, snapshot, on_host)

@@ -1,0 +1,52 @@
+"""One request of the trace on its way through a front."""
+
+from dataclasses import dataclass, field
+
+from cluster.domain.ids import ReplicaId, RequestId
+from cluster.placement.demand.demand import DemandKey
+from cluster.simulation.result import IN_FLIGHT, ServedRequest, TierFound
+from cluster.simulation.trace import TraceRequest
+
+
+@dataclass(slots=True, eq=False)
+class Tracked:
+    """All that is known of one request so far. Times are virtual seconds."""
+
+    index: int  # in the trace
+    asked: TraceRequest
+    key: DemandKey
+    deadline: float
+    outcome: str = IN_FLIGHT
+    replica: ReplicaId | None = None
+    request_id: RequestId = RequestId("")  # at that replica
+    attempts: int = 0
+    lost: list[ReplicaId] = field(default_factory=list)  # that served it and were lost
+    held_until: float | None = None  # while it waits for a replica
+    tier_found: TierFound = ""
+    queued_at: float | None = None
+    first_token_at: float | None = None
+    ended_at: float | None = None
+    generated: int = 0
+    cached_tokens: int = 0
+    cold: bool = False
+
+    def served(self) -> ServedRequest:
+        """Return it as the result has it."""
+        arrived, first, ended = self.asked.at, self.first_token_at, self.ended_at
+        itl = None
+        if first is not None and ended is not None and self.generated > 1:
+            itl = (ended - first) / (self.generated - 1)
+        return ServedRequest(
+            asked=self.asked,
+            outcome=self.outcome,
+            replica=self.replica,
+            tier_found=self.tier_found,
+            queued_at=self.queued_at,
+            ttft=None if first is None else first - arrived,
+            e2e=None if ended is None else ended - arrived,
+            itl=itl,
+            tokens=self.generated,
+            cached_tokens=self.cached_tokens,
+            failovers=len(self.lost),
+            cold=self.cold,
+        )

@@ -1,0 +1,99 @@
+"""One simulated process: its clocks, and whether it runs, stands still or is dead."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
+
+from cluster.simulation.virtual_loop import VirtualLoop
+
+
+class VirtualClock:
+    """A process's clocks. Both begin at the same number; ``skew`` moves the wall clock alone."""
+
+    def __init__(self, loop: VirtualLoop, start: float) -> None:
+        self._loop = loop
+        self._start = start
+        self.skew = 0.0
+
+    def monotonic(self) -> float:
+        return self._start + self._loop.time()
+
+    def wall(self) -> float:
+        return self._start + self._loop.time() + self.skew
+
+
+class VirtualProcess:
+    """Whatever is to happen in a process goes through it, so that it ends and stands still whole.
+
+    What was due while it stood still happens when it goes on, in order. What was due after its
+    death never happens.
+    """
+
+    def __init__(self, loop: VirtualLoop, name: str, start_wall: float) -> None:
+        self.loop = loop
+        self.name = name
+        self.clock = VirtualClock(loop, start_wall)
+        self.alive = True
+        self.hung = False
+        self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    @property
+    def responds(self) -> bool:
+        """Report whether it would answer a call now."""
+        return self.alive and not self.hung
+
+    def after(self, seconds: float, callback: Callable[..., object], *arguments: Any) -> None:
+        """Call back in this process after so many seconds."""
+        self.loop.at(self.loop.time() + seconds, self._call, callback, arguments)
+
+    def hang(self) -> None:
+        """Stand still."""
+        self.hung = True
+
+    def resume(self) -> None:
+        """Go on, with what was due meanwhile first."""
+        self.hung = False
+        held, self._held = self._held, []
+        for callback, arguments in held:
+            self._call(callback, arguments)
+
+    def kill(self) -> None:
+        """End at once."""
+        self.alive = False
+        self._held.clear()
+
+    def _call(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+        if not self.alive:
+            return
+        if self.hung:
+            self._held.append((callback, arguments))
+        else:
+            callback(*arguments)
+
+
+class VirtualExecutor(Executor):
+    """Runs functions in virtual time: each says by ``spend`` how long it takes."""
+
+    def __init__(self, process: VirtualProcess) -> None:
+        self._process = process
+        self._spent = 0.0
+
+    def spend(self, seconds: float) -> None:
+        """Let the function that runs now take so much longer."""
+        self._spent += seconds
+
+    def start(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...]
+    ) -> asyncio.Future[Any]:
+        """Call a function; the future gets the result once the time of the call is over."""
+        future = self._process.loop.create_future()
+        self._spent = 0.0
+        result = function(*arguments)
+        self._process.after(self._spent, _settle, future, result)
+        return future
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
