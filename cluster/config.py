@@ -134,6 +134,17 @@ class RouterConfig(Section):
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/?#\s]+)$")]
 
 
+class TraceLogConfig(Section):
+    """One file of a front in which every request is kept without its text, for simulations."""
+
+    path: Path
+    """Each further front of one machine inserts its number: ``trace-1.jsonl``."""
+    max_bytes: Annotated[int, Field(ge=4096)] = 64 * 2**20
+    """A file of this size becomes ``NAME.1``, and older ones move on by one."""
+    files: Annotated[int, Field(ge=2, le=1000)] = 8
+    """Files kept in all, the one that is written included."""
+
+
 class FrontConfig(Section):
     """The HTTP side."""
 
@@ -167,6 +178,8 @@ class FrontConfig(Section):
     """A connection without a whole request head is closed after so long."""
     body_timeout_s: Annotated[float, Field(gt=0)] = 30.0
     """A body, or a reader of an answer, that stands still for so long loses its connection."""
+    trace_log: TraceLogConfig | None = None
+    """Unset: no request is kept."""
     failed_keys_per_minute: Annotated[int, Field(ge=1)] = 60
     """Answered 401 for one client address; more are 429. A valid key passes all the same."""
 

@@ -67,3 +67,4 @@ class ReplicaChoice:
     scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1])
     considered: int  # replicas that passed the filters
     snapshot_age: float  # seconds
+    tier_found: str = ""  # where its worst adapter was: device, loading, host, disk, base

@@ -1,6 +1,8 @@
 """One line of a trace: a request without its text."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from cluster.domain.ids import TenantId
 
@@ -15,7 +17,10 @@ class ServedFacts:
     tier_found: str  # where the worst of its adapters was: device, loading, host, disk, base
     ttft: float | None  # seconds; None without a token
     e2e: float  # seconds
-    outcome: str  # of the request log: ok, cancelled, or an error's code
+    outcome: str  # ok, cancelled, or an error's code
+    queued: float | None = None  # seconds at its replica until its first step; None: not known
+    pick: Mapping[str, Any] | None = field(default=None, hash=False)
+    """The explanation of its pick, of the few requests where one was kept."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
+from deployments.front.requests.trace_notes import TraceNotes, open_trace_log
 from deployments.front.telemetry.collectors import (
     MeterCollector,
     ReplicaCollector,
@@ -101,6 +102,7 @@ async def build_front(
         clock=clock,
         new_id=new_request_id,
         templates=AdapterTemplates(process.adapters, directory),
+        traces=_open_trace_log(process, metrics),
     )
     admin = AdminContext(
         door=door,
@@ -209,15 +211,27 @@ async def _follow_routers(process: Process, routing: RoutingService) -> FrontRou
 
 def _link_replicas(process: Process, calls: ClusterCalls) -> ReplicaSet:
     config = process.config
-    defaults = ClusterPolicy.fixed(config.replica.replicas)
-    policy = PolicyFile(config.controller.policy_file, defaults).policy
     return ReplicaSet(
         calls.discover,
-        Picker(policy.picking),
+        Picker(_policy(process).picking),
         process.secrets.signing_key,
         process.clock,
         interval_s=config.front.view_interval_s,
     )
+
+
+def _policy(process: Process) -> ClusterPolicy:
+    config = process.config
+    defaults = ClusterPolicy.fixed(config.replica.replicas)
+    return PolicyFile(config.controller.policy_file, defaults).policy
+
+
+def _open_trace_log(process: Process, metrics: FrontMetrics) -> TraceNotes:
+    trace_log = open_trace_log(process.config, process.secrets.signing_key, process.clock, metrics)
+    if trace_log is not None:
+        process.on_close(lambda: asyncio.to_thread(trace_log.close))
+    explained = _policy(process).picking.explain
+    return TraceNotes(trace_log, lambda: explained)
 
 
 def _count(

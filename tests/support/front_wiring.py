@@ -43,6 +43,7 @@ from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
+from deployments.front.requests.trace_notes import TraceNotes, open_trace_log
 from deployments.front.telemetry.collectors import (
     MeterCollector,
     ReplicaCollector,
@@ -183,6 +184,9 @@ async def _context(
     stack.push_async_callback(admission.close)
     work = HeavyWork()
     stack.callback(work.close)
+    trace_log = open_trace_log(config, SIGNING_KEY, clock, metrics)
+    if trace_log is not None:
+        stack.callback(trace_log.close)
     names = ModelNames(MODEL_ID)
     ids = map(str, itertools.count())
 
@@ -205,6 +209,7 @@ async def _context(
         clock=clock,
         new_id=new_id,
         templates=AdapterTemplates(live, directory),
+        traces=TraceNotes(trace_log, lambda: picking.explain),
     )
     door = Door(
         authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),

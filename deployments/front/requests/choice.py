@@ -12,6 +12,7 @@ import structlog
 
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -92,6 +93,7 @@ class Choice:
         self.answer = SequenceAnswer()
         self.failovers = 0
         self.replica: ReplicaId | None = None  # that it was submitted to last
+        self.picked: ReplicaChoice | None = None  # the pick before its first token
         self.is_over = False
         self._services = services
         self._http_request = http_request
@@ -134,11 +136,13 @@ class Choice:
         services, tenant = self._services, self.spec.tenant
         while not self.is_over:
             digests = self._digests
-            _, link = await services.replicas.pick(
+            picked, link = await services.replicas.pick(
                 PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
             )
             if self.is_over:  # its client has gone meanwhile
                 return
+            if not self.generated:
+                self.picked = picked
             request_id = services.new_id()
             try:
                 link.submit(self._submission(request_id), sink)
@@ -290,6 +294,6 @@ class Choice:
         )
 
     def _usage(self, reported: Usage | None, generated: int) -> Usage:
-        cached = reported.cached_tokens if reported is not None else 0
-        queued = reported.queued_s if reported is not None else None
-        return Usage(len(self.spec.prompt_token_ids), generated, cached, queued)
+        found = reported or Usage(0, 0)
+        prompt = len(self.spec.prompt_token_ids)
+        return Usage(prompt, generated, found.cached_tokens, found.queued_s)

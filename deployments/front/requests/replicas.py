@@ -8,7 +8,7 @@ import structlog
 
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.picking.cluster_view import ClusterView
@@ -20,6 +20,14 @@ log = structlog.get_logger(__name__)
 
 REMEMBER_LOST_S = 60.0
 """A lost replica's older snapshots may still be on their way for so long."""
+
+DEVICE, LOADING, HOST, DISK, BASE = "device", "loading", "host", "disk", "base"
+_TIERS = {
+    AdapterState.READY: DEVICE,
+    AdapterState.LOADING: LOADING,
+    AdapterState.FETCHING: LOADING,
+    AdapterState.ON_HOST: HOST,
+}
 
 Discover = Callable[[], Awaitable[Iterable[ReplicaSnapshot]]]
 
@@ -83,6 +91,18 @@ class ReplicaSet:
         """Return ``snapshots`` with adapters in host memory alone as well as those in slots."""
         return tuple(_with_host(item, self.on_host(item.replica_id)) for item in self.snapshots())
 
+    def _tier_found(self, replica_id: ReplicaId, digests: Iterable[AdapterDigest]) -> str:
+        """Return where the worst of some adapters is on a replica, as far as this front knows.
+
+        That is ``disk``, ``host``, ``loading`` or ``device``; ``base`` for none at all.
+        """
+        snapshot = self.view.snapshot(replica_id)
+        resident = () if snapshot is None else snapshot.resident
+        tiers = {one.digest: _TIERS.get(one.state, DISK) for one in resident}
+        on_host = {one.digest for one in self.on_host(replica_id) if one.state in _TIERS}
+        found = {tiers.get(digest, HOST if digest in on_host else DISK) for digest in digests}
+        return next((tier for tier in (DISK, HOST, LOADING, DEVICE) if tier in found), BASE)
+
     async def pick(
         self, request: PickRequest, *, wait_s: float
     ) -> tuple[ReplicaChoice, ReplicaLink]:
@@ -103,7 +123,8 @@ class ReplicaSet:
                     raise
                 await self._wait_for_change(min(remaining, self._interval_s))
                 continue
-            return choice, self._links[choice.replica_id]
+            found = self._tier_found(choice.replica_id, request.digests)
+            return dataclasses.replace(choice, tier_found=found), self._links[choice.replica_id]
 
     async def _wait_for_change(self, timeout_s: float) -> None:
         try:

@@ -31,6 +31,7 @@ from deployments.front.requests.sampling import sampling_for
 from deployments.front.requests.sequence_answer import Echo
 from deployments.front.requests.spent import spent_on
 from deployments.front.requests.token_times import TokenTimes
+from deployments.front.requests.trace_notes import TraceNotes
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.telemetry.request_log import current_record
 from deployments.front.text.adapter_templates import AdapterTemplates, ChosenTemplate
@@ -75,6 +76,7 @@ class RequestService:
         clock: Clock,
         new_id: Callable[[], RequestId],
         templates: AdapterTemplates | None = None,
+        traces: TraceNotes | None = None,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -92,6 +94,7 @@ class RequestService:
         self._configured_max_model_len = max_model_len
         self._new_id = new_id
         self._expected = ExpectedAnswers()
+        self._traces = traces or TraceNotes()
         self._choice_services = ChoiceServices(
             replicas, codec, clock, new_id, metrics.failovers.inc
         )
@@ -293,3 +296,4 @@ class RequestService:
                     self.metrics.reroutes.labels(sentence.state.value).inc()
         self._admission.settle(running.verdict, tokens=spent.tokens)
         note_end(running, error, now)
+        self._traces.note(running, now)

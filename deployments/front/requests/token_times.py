@@ -14,9 +14,10 @@ class TokenTimes:
     def __init__(self, metrics: FrontMetrics, clock: Clock) -> None:
         self.started = clock.monotonic()  # seconds
         self.first_token_at: float | None = None  # monotonic, seconds
+        self.firsts: dict[int, float] = {}  # first token of each choice; monotonic, seconds
+        self.latest: dict[int, float] = {}  # newest token of each choice
         self._metrics = metrics
         self._clock = clock
-        self._latest: dict[int, float] = {}  # by choice
 
     def note(self, deltas: Iterable[tuple[Choice, Delta]]) -> None:
         """Note deltas that came just now."""
@@ -27,7 +28,9 @@ class TokenTimes:
             if self.first_token_at is None:
                 self.first_token_at = now
                 self._metrics.ttft_seconds.observe(now - self.started)
-            before = self._latest.get(choice.index)
+            before = self.latest.get(choice.index)
             if before is not None:
                 self._metrics.inter_token_seconds.observe(now - before)
-            self._latest[choice.index] = now
+            else:
+                self.firsts[choice.index] = now
+            self.latest[choice.index] = now

@@ -73,6 +73,12 @@ class FrontMetrics:
             "1 while the tenants file's present content is refused and the last good one in force.",
             registry=self.registry,
         )
+        self.trace_lines = Counter(
+            "braid_trace_log_lines_total",
+            "Lines of the trace log, by what became of them.",
+            ["result"],
+            registry=self.registry,
+        )
         self.reroutes = Counter(
             "braid_reroutes_total",
             "Sentences of answers that were routed again, by what became of it.",

@@ -1,0 +1,1 @@
+"""Traces: their file format, generators by formula, and importers of published formats."""

@@ -1,0 +1,1 @@
+"""Importers of published traces, and generators of files in their formats."""
