@@ -5,11 +5,13 @@ Every column serves the same requests for a seed, so columns can be compared see
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
 
+from cluster.errors import BraidError
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.report.figures import Figures, run_figures
 from cluster.simulation.report.series import RunSeries, run_series
@@ -20,6 +22,12 @@ SpecMaker = Callable[[int], SimulationSpec]
 """Makes the description of a seed's run; picklable."""
 SpecChange = Callable[[SimulationSpec], SimulationSpec]
 """Makes a column's description; picklable."""
+
+
+class SimulationStopped(BraidError):
+    """A simulation could not be brought to its end."""
+
+    code = "simulation_stopped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +68,16 @@ def _with_policy(spec: SimulationSpec, policy: ClusterPolicy) -> SimulationSpec:
     return replace(spec, policy=policy)
 
 
-def run_trial(experiment: Experiment, column: int, seed: int) -> Trial:
+def run_trial(
+    experiment: Experiment,
+    column: int,
+    seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> Trial:
     """Simulate one column's run of one seed."""
     spec = experiment.columns[column].change(experiment.make(seed))
     aliases = {info.digest: info.alias for info in spec.catalog}
-    result = simulate(spec)
+    result = simulate(spec, progress=progress)
     return Trial(
         column,
         seed,
@@ -73,33 +86,70 @@ def run_trial(experiment: Experiment, column: int, seed: int) -> Trial:
     )
 
 
-def run_experiment(experiment: Experiment, workers: int) -> Iterator[Trial]:
-    """Run all trials on so many processes; yields each as it ends.
+def run_experiment(
+    experiment: Experiment, workers: int, progress: Callable[[float], None] = lambda _: None
+) -> list[Trial]:
+    """Run all trials on so many processes; returns them by column and seed.
 
-    Closing the iterator, or an exception in it, ends the processes at once.
+    An exception, Ctrl-C's included, ends the processes at once.
+
+    Args:
+        progress: called with the share that is done, 0 to 1.
     """
     jobs = [
         (column, seed) for seed in experiment.seeds for column in range(len(experiment.columns))
     ]
+    trials: list[Trial] = []
+
+    def take(trial: Trial) -> None:
+        trials.append(trial)
+        progress(len(trials) / len(jobs))
+
     if workers <= 1 or len(jobs) == 1:
-        for column, seed in jobs:
-            yield run_trial(experiment, column, seed)
-        return
+        for number, (column, seed) in enumerate(jobs):
+            within = partial(_within, progress, number, len(jobs))
+            take(run_trial(experiment, column, seed, within))
+    else:
+        _run_in_processes(experiment, jobs, min(workers, len(jobs)), take)
+    return sorted(trials, key=lambda trial: (trial.column, trial.seed))
+
+
+def _within(progress: Callable[[float], None], number: int, jobs: int, share: float) -> None:
+    """Report progress within one of several jobs."""
+    progress((number + min(1.0, share)) / jobs)
+
+
+def _run_in_processes(
+    experiment: Experiment,
+    jobs: Sequence[tuple[int, int]],
+    workers: int,
+    take: Callable[[Trial], None],
+) -> None:
+    """Call ``take`` with each trial as it ends; an exception ends the processes.
+
+    Raises:
+        SimulationStopped: a process was ended from outside, for instance for want of memory.
+    """
     others = multiprocessing.active_children()
     pool = ProcessPoolExecutor(
-        min(workers, len(jobs)),
+        workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_begin_worker,
         initargs=(experiment,),
     )
     try:
         for done in as_completed([pool.submit(_run_in_worker, *job) for job in jobs]):
-            yield done.result()
-    except BaseException:
+            take(done.result())
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():
             if process not in others:
                 process.terminate()
+        if isinstance(error, BrokenProcessPool):
+            raise SimulationStopped(
+                "a process of the simulation was ended from outside, perhaps for want of memory; "
+                "give fewer --workers or a shorter trace"
+            ) from error
         raise
     pool.shutdown()
 
@@ -115,8 +165,3 @@ def _begin_worker(experiment: Experiment) -> None:
 
 def _run_in_worker(column: int, seed: int) -> Trial:
     return run_trial(_worker_experiment[0], column, seed)
-
-
-def ordered(trials: Sequence[Trial]) -> list[Trial]:
-    """Sort trials by column and seed, whatever order they ended in."""
-    return sorted(trials, key=lambda trial: (trial.column, trial.seed))
