@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from testing.random_adapters import write_adapters
+from cluster.adapters.random_adapters import write_adapters
 
 
 def main() -> None:

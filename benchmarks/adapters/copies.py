@@ -4,7 +4,7 @@ import json
 import struct
 from pathlib import Path
 
-from testing.random_adapters import write_adapters
+from cluster.adapters.random_adapters import write_adapters
 from testing.signatures.signature_maker import tar_of
 
 WEIGHTS = "adapter_model.safetensors"

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.adapters.loader import LoraTensors, load_adapter
+from cluster.adapters.random_adapters import write_adapters
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AdapterConfig
 from kernels.lora.bank import AdapterBank
-from testing.random_adapters import write_adapters
 
 
 class AdapterShelf:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx2
 
+from cluster.adapters.random_adapters import write_adapters
 from cluster.base_model.source import resolve_model
 from cluster.config import AppConfig, Settings, cache_folder
 from cluster.tenancy.quickstart import ADMIN_TENANT, write_demo_tenants
@@ -18,7 +19,6 @@ from deployments.local.quickstart import DEMO_ADAPTERS, DEMO_RIGHTS, demo_config
 from testing.at_rest import broken_books
 from testing.exposition import Metrics
 from testing.local_cluster import LocalCluster, show_phase
-from testing.random_adapters import write_adapters
 
 PATIENCE = 6
 PAUSE_S = 5.0

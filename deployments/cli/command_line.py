@@ -8,6 +8,7 @@ from typer.core import TyperGroup
 from cluster.errors import BraidError
 from deployments.cli import chat
 from deployments.cli.adapters.adapter_commands import adapters_app
+from deployments.cli.bench.bench_commands import bench_app
 from deployments.cli.cluster import doctor, down, logs, status, up
 from deployments.cli.cluster.model import model_app
 from deployments.cli.cluster.tenants import tenants_app
@@ -58,6 +59,7 @@ app.command(rich_help_panel=RUN)(down.down)
 app.command(rich_help_panel=RUN)(status.status)
 app.command(rich_help_panel=RUN)(logs.logs)
 app.command(rich_help_panel=RUN)(doctor.doctor)
+app.add_typer(bench_app, name="bench", rich_help_panel=RUN)
 
 USE = "Use it"
 app.command(rich_help_panel=USE)(chat.chat)

@@ -13,6 +13,7 @@ COMMANDS = [
     ("down",),
     ("status",),
     ("doctor",),
+    ("bench", "profile"),
     ("chat",),
     ("route",),
     ("adapters", "list"),
