@@ -76,12 +76,23 @@ def cell_text(cell: Cell | None, figure: Figure) -> str:
     """Write one cell: mean, interval, unit, and whether it differs from the first column."""
     if cell is None:
         return ABSENT
-    words = interval_text(cell.interval, figure.unit)
-    if cell.differs and figure.better != "neither":
-        assert cell.difference is not None
-        lower = cell.difference.mean < 0
-        words += f" {BETTER if lower == (figure.better == 'less') else WORSE}"
-    return words
+    return f"{interval_text(cell.interval, figure.unit)} {mark(cell, figure)}".rstrip()
+
+
+def mean_text(cell: Cell | None, figure: Figure) -> str:
+    """Write one cell without its interval."""
+    if cell is None:
+        return ABSENT
+    alone = Interval(cell.interval.mean, None)
+    return f"{interval_text(alone, figure.unit)} {mark(cell, figure)}".rstrip()
+
+
+def mark(cell: Cell, figure: Figure) -> str:
+    """Return the sign of a cell that is surely better or worse than the first column's."""
+    if cell.difference is None or not cell.differs or figure.better == "neither":
+        return ""
+    lower = cell.difference.mean < 0
+    return BETTER if lower == (figure.better == "less") else WORSE
 
 
 def interval_text(value: Interval, unit: Unit) -> str:

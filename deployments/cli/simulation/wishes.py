@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from cluster.placement.cost.model import CostModel
+from cluster.placement.cost.profile import read_profile
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import load_policy, parse_policy
 from cluster.simulation.baselines.catalogue import BASELINES
@@ -19,8 +20,8 @@ from cluster.simulation.report.recipe import ImportSource, LogSource, NamedSourc
 from cluster.simulation.spec import ReplicaSpec
 from deployments.cli.simulation.cluster_facts import ClusterFacts
 
-DEFAULT_TRACE = "diurnal,duration=600,period=600,mean=2,adapters=24"
-"""Ten minutes of a day in small: more adapters than slots, four tenants, a valley and a peak."""
+DEFAULT_TRACE = "diurnal,duration=400,period=400,mean=5,adapters=40"
+"""A day in small: a valley and a peak, four tenants, more adapters than slots."""
 DEFAULT_BASELINES = ("off", "least-loaded", "ray-serve-fitted")
 ALL, NONE = "all", "none"
 MOST_STEPS = 50
@@ -211,8 +212,6 @@ def chosen_model(text: str | None, facts: ClusterFacts | None) -> tuple[CostMode
     if text in (None, DEFAULT_MODEL):
         return CostModel(), "default costs: SmolLM2-135M on two CPU cores"
     assert text is not None
-    from cluster.placement.cost.profile import read_profile
-
     return read_profile(Path(text)).costs, f"costs of the profile {Path(text).name}"
 
 
@@ -230,4 +229,4 @@ def chosen_shape(slots: int | None, facts: ClusterFacts | None) -> ReplicaSpec:
         )
     if slots is None:
         return shape
-    return ReplicaSpec(slots, shape.adapter_bytes, shape.host_bytes, shape.engine)
+    return replace(shape, slots=slots)
