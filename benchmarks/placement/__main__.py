@@ -43,8 +43,10 @@ JOBS = (
     RowJob("counts", ("N1", "N2"), "the count at a constant load, and with a widening set"),
     RowJob("pick", ("N5",), "time of a pick", arguments={"picks": 5000, "seed": 0}),
     RowJob("control", ("N8", "N14", "N15", "N16", "N17"), "deaths, clocks, controllers, state"),
-    RowJob("quiet_tenant", ("N13",), "a quiet tenant beside 39 cold adapters"),
-    RowJob("real_traces", ("traces",), "hours of published shapes beside counts by requests"),
+    RowJob("quiet_tenant", ("N13",), "a quiet tenant next to 39 cold adapters"),
+    RowJob(
+        "real_traces", ("traces",), "hours of published shapes, compared with counts by requests"
+    ),
     RowJob("hand_on", ("N9",), "the controller's word to Serve's target", live=True),
     RowJob("zero", ("N20",), "no replica, and back", live=True),
     RowJob("replay", ("N22",), "the simulator against a recorded live run", live=True),

@@ -216,7 +216,7 @@ def _sample(cluster: LocalCluster, began: float) -> CountSample:
         answer = cluster.get("/admin/v1/status", "admin", STATUS_TIMEOUT_S)
         wanted = answer.json().get("placement", {}).get("replica_count")
     except (httpx2.HTTPError, ValueError):
-        pass  # the front asks the controller, which may be away
+        pass  # the front asks the controller, which may be down
     return CountSample(time.perf_counter() - began, len(cluster.actors(REPLICA)), wanted)
 
 

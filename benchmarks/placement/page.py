@@ -31,7 +31,7 @@ def this_machine() -> str:
 
 
 def read_rows(path: Path) -> list[MeasuredRow]:
-    """Read what earlier runs measured; nothing where there is no file."""
+    """Read what earlier runs measured, if there is a file."""
     if not path.is_file():
         return []
     found: list[Mapping[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]

@@ -1,4 +1,4 @@
-"""N13: a tenant with one adapter, beside a tenant that asks for 39 cold ones in turn.
+"""N13: a tenant with one adapter, next to a tenant that asks for 39 cold ones in turn.
 
 Simulated: 3 replicas of 8 slots; the quiet tenant's arrivals are the same with and without the
 other. Live: `python -m benchmarks.adapters skew`, whose page is read here, since it takes half an
@@ -77,10 +77,8 @@ def _alone(spec: SimulationSpec) -> SimulationSpec:
 
 
 def live_row(path: Path) -> ResultRow:
-    """Cite the page of the live proof; it has no figure where the proof has not run."""
-    what = (
-        "the same live, 2 replicas, beside 500 cold adapters (`python -m benchmarks.adapters skew`)"
-    )
+    """Return the row of the live proof's page, without a figure if the proof has not run."""
+    what = "the same live, 2 replicas, next to 500 cold adapters (`python -m benchmarks.adapters skew`)"
     if not path.is_file():
         return ResultRow("N13 live", what, BEFORE_LIVE, f"<= {MOST}", "not run", "-", None)
     found = next(

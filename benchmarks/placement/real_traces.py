@@ -1,4 +1,4 @@
-"""An hour of each published trace's shape: waits and replica-hours beside counts by requests.
+"""An hour of each published trace's shape: waits and replica-hours, compared with counts by requests.
 
 Every column has Braid's picks and placement, the same bounds and the same costs; only the count
 differs. The others' target is the most that decides how they do, so several are shown.

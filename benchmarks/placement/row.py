@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One demand on placement, beside what was measured before it and what is measured now."""
+    """One demand on placement, next to what was measured before it and what is measured now."""
 
     name: str  # of the row, as the command line takes it
     what: str  # the load and the figure, in words

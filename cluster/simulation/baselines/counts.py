@@ -70,7 +70,7 @@ class RayServeCount:
         factor = self.upscaling_factor if wished > running else self.downscaling_factor
         scaled = math.ceil(running + factor * (wished - running))
         if scaled == running and math.ceil(wished) < running:
-            return running - 1  # else a small factor would never let go of the last one
+            return running - 1  # else a small factor would never release the last one
         return scaled
 
 

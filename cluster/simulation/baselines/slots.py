@@ -1,7 +1,7 @@
 """Slots in proportion to load: each adapter gets replicas by its share of the requests.
 
 So NVIDIA Dynamo allots LoRA adapters: its routers keep a table from adapter to replicas and make it
-anew each 30 seconds. An adapter's share of the smoothed load times all slots, rounded and at least
+again each 30 seconds. An adapter's share of the smoothed load times all slots, rounded and at least
 one, is its number of replicas. Rendezvous hashing chooses them among those with slots left. The
 table only narrows a router's choice; replicas load what they are sent.
 """

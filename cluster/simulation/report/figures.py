@@ -180,7 +180,7 @@ def _by_tenant(requests: Iterable[ServedRequest]) -> dict[TenantId, list[ServedR
 def _by_tier(
     requests: Iterable[ServedRequest], policy: ClusterPolicy
 ) -> dict[str, list[ServedRequest]]:
-    """Group requests by tier in the policy's order; empty where all have one tier."""
+    """Group requests by tier in the policy's order, or not at all if all have one tier."""
     grouped: dict[str, list[ServedRequest]] = {name: [] for name in policy.tiers}
     for tenant, served in _by_tenant(requests).items():
         grouped.setdefault(tier_name(policy, tenant), []).extend(served)

@@ -19,7 +19,7 @@ def report_page(report: Report, pictures: Sequence[tuple[str, str]] = ()) -> str
     """Write the report as Markdown.
 
     Args:
-        pictures: (file name, caption) of each picture beside the page.
+        pictures: (file name, caption) of each picture next to the page.
     """
     lines = ["# What these policies would have done", ""]
     lines += [*calibration_lines(report.calibration), ""]

@@ -18,7 +18,7 @@ SHOWN_ADAPTERS = 40
 
 @dataclass(frozen=True, slots=True)
 class RunSeries:
-    """What is drawn of one run. Times are virtual seconds."""
+    """Holds what is drawn of one run. Times are virtual seconds."""
 
     duration_s: float
     arrivals: tuple[tuple[float, float], ...]  # (time, requests per second)

@@ -67,7 +67,7 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 def jain_index(values: Sequence[float]) -> float:
     """Return Jain's index of fairness: 1 when all are equal, 1/n when one has everything.
 
-    Nobody, or nothing for anybody, is fair: 1.
+    No values, or zeros alone, are fair: 1.
     """
     squares = sum(value * value for value in values)
     return sum(values) ** 2 / (len(values) * squares) if squares > 0 else 1.0

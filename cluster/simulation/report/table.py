@@ -50,7 +50,7 @@ class Report:
     notes: tuple[str, ...] = field(default=())  # what a reader must know before comparing
 
     def row(self, section: str, name: str) -> ReportRow | None:
-        """Return the row of a figure; None where no column has it."""
+        """Return the row of a figure, or None if no column has it."""
         for row in self.rows:
             if (row.figure.section, row.figure.name) == (section, name):
                 return row

@@ -110,7 +110,7 @@ def model_of(body: Mapping[str, Any]) -> CostModel:
     """Read the costs in force from the answer of ``GET /admin/v1/model``.
 
     Raises:
-        BraidError: it has no coefficients, for instance because the controller is away.
+        BraidError: it has no coefficients, for instance because the controller is down.
     """
     try:
         step = _values(body["step"])

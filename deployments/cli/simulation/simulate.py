@@ -200,7 +200,7 @@ def simulate(
     )
     setup = {
         "requests": source.words,
-        "cluster": f"{start} replicas at the start, {shape.slots} slots each, "
+        "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, {shape.slots} slots each, "
         f"batches of {shape.engine.max_batch_size}; {engine.value} engine",
         "costs": costs_from,
         "promises": "; ".join(
@@ -230,7 +230,7 @@ def simulate(
 
 
 def _facts(url: str | None, key: str | None, model: str | None) -> "ClusterFacts | None":
-    """Ask the cluster; None where none runs and none was named."""
+    """Ask the cluster, or return None if none runs and none was named."""
     from deployments.cli.simulation.cluster_facts import read_cluster
     from deployments.cli.toolkit.client import admin_client, open_state
     from deployments.local.lifecycle import find_running
