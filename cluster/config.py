@@ -204,6 +204,9 @@ class ControllerConfig(Section):
     interval_s: Annotated[float, Field(gt=0)] = 1.0
     policy_file: Path | None = None
     """Operator's placement and scaling policy; read again when it changes."""
+    cost_profile: Path | None = None
+    """Costs to begin with, as `braid bench profile` wrote them. Unset: those that a controller was
+    given before for this model, engine and device, else defaults."""
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Ray custom resources the controller takes; they tie it to nodes that have the models."""
 

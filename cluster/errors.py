@@ -49,6 +49,7 @@ BraidError                       server_error          500
 ├── StoreUnavailable             store_unavailable     503   Redis cannot be reached; retryable
 ├── DecisionRejected             decision_rejected     500   a stored decision failed its checks
 ├── ReplicaLost                  replica_lost          503   retryable
+├── Starting                     starting              503   retryable
 ├── EngineError                  engine_error          500   a step failed
 └── IntegrityError               integrity             500   a pool's sums do not add up
 """
@@ -408,6 +409,19 @@ class ReplicaLost(BraidError):
     code = "replica_lost"
     status = 503
     retryable = True
+
+
+class Starting(BraidError):
+    """No replica runs; the first one is being started."""
+
+    code = "starting"
+    status = 503
+    retryable = True
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int = 1) -> None:
+        super().__init__(message, param=param)
+        self.retry_after_s = retry_after_s
+        """Whole seconds until the start should be over."""
 
 
 class EngineError(BraidError):

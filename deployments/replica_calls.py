@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from cluster.domain.ids import ReplicaId
 from cluster.errors import ReplicaLost
-from deployments.ray_compat import call_each_replica
+from deployments.ray_compat import call_each_replica, call_replica, listed_replicas
 
 
 async def ask_replicas(
@@ -33,6 +33,30 @@ async def ask_replicas(
     return await asyncio.gather(
         *(asyncio.wait_for(answer, remaining) for answer in answers), return_exceptions=True
     )
+
+
+class ReplicaCalls:
+    """Reaches replicas one by one, through Serve.
+
+    Args:
+        replicas: handle of the replica deployment.
+    """
+
+    def __init__(self, replicas: DeploymentHandle[Any]) -> None:
+        self._replicas = replicas
+
+    async def listed(self) -> frozenset[ReplicaId]:
+        """Return the replicas that Serve says run."""
+        return frozenset(ReplicaId(name) for name in await listed_replicas(self._replicas))
+
+    async def call(self, replica_id: ReplicaId, method: str, *arguments: Any) -> Any:
+        """Call a method on one replica; it is not tried again.
+
+        Raises:
+            LookupError: Serve does not list the replica.
+            RayActorError: its actor has died, or cannot be reached.
+        """
+        return await call_replica(self._replicas, replica_id, method, *arguments)
 
 
 def integrity_answer(answers: Iterable[Any], known: Iterable[ReplicaId]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from cluster.field_problems import all_problems
 from deployments.serve_env import SERVE_ENVIRONMENT
 
 APP_IMPORT_PATH = "deployments.app:build_app"
-SCALING_POLICY_PATH = "deployments.scaling_policy:replica_count_policy"
 RAYSERVICE_NAME = "braid"
 PATCH_NAME = "serve-config.patch.yaml"
 _PATCH_HEADER = "# Generated from app.yaml by `python -m deployments.serve_config`; do not edit.\n"
@@ -36,31 +35,12 @@ class DeploymentOptions(Section):
     health_check_timeout_s: Annotated[float, Field(gt=0)] | None = None
 
 
-class AutoscalingOptions(Section):
-    """Bounds Serve keeps whatever the scaling policy answers."""
-
-    min_replicas: Annotated[int, Field(ge=1)] = 1
-    max_replicas: Annotated[int, Field(ge=1)] = 1
-    upscale_delay_s: Annotated[float, Field(ge=0)] = 0.0
-    """Added to the policy's own delay, which the operator's policy file sets."""
-    downscale_delay_s: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _ordered(self) -> "AutoscalingOptions":
-        if self.min_replicas > self.max_replicas:
-            raise ValueError(
-                f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
-            )
-        return self
-
-
 class ServeOptions(Section):
     """The ``serve`` part of an overlay's app.yaml."""
 
     front: DeploymentOptions = DeploymentOptions()
     replica: DeploymentOptions = DeploymentOptions()
     controller: DeploymentOptions = DeploymentOptions()
-    autoscaling: AutoscalingOptions = AutoscalingOptions()
 
 
 class OverlayConfig(Section):
@@ -104,6 +84,8 @@ def serve_config(config: OverlayConfig) -> dict[str, Any]:
                 # Absent would be "/".
                 "route_prefix": None,
                 "import_path": APP_IMPORT_PATH,
+                # The application's controller sets how many replicas run.
+                "external_scaler_enabled": True,
                 "args": app.model_dump(mode="json", exclude_unset=True),
                 "deployments": [
                     {
@@ -114,7 +96,6 @@ def serve_config(config: OverlayConfig) -> dict[str, Any]:
                     },
                     {
                         "name": "Replica",
-                        "autoscaling_config": _autoscaling(options.autoscaling),
                         **_deployment(options.replica),
                         "ray_actor_options": _resources(
                             app.replica.num_cpus, app.replica.num_gpus, app.replica.resources
@@ -207,13 +188,6 @@ def _resources(cpus: float, gpus: float, custom: dict[str, float]) -> dict[str, 
     if custom:
         options["resources"] = dict(custom)
     return options
-
-
-def _autoscaling(options: AutoscalingOptions) -> dict[str, Any]:
-    return {
-        **options.model_dump(),
-        "policy": {"policy_function": SCALING_POLICY_PATH},
-    }
 
 
 if __name__ == "__main__":

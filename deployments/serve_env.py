@@ -14,9 +14,6 @@ SERVE_ENVIRONMENT: Final = MappingProxyType(
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         # The flag above implies it, but fronts run their own HTTP server (front/http_server.py).
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0",
-        # How soon the controller's replica count reaches Serve's autoscaler.
-        "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",
         "RAY_USAGE_STATS_ENABLED": "0",
         # The first flag also keeps 1,000 records before they reach the log, and standard error from
         # the process's own; both cost nothing here, where fronts and links carry the requests.

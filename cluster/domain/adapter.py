@@ -82,7 +82,7 @@ class ResidentAdapter:
     rank: int
     leases: int  # in-flight requests that hold it
     pinned: bool = False
-    last_used: float = 0.0  # wall clock, seconds
+    idle_s: float = 0.0  # since its last use, or since it was given room
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,22 +4,16 @@ from dataclasses import dataclass, field
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.domain.work import WorkTotals
 
-
-@dataclass(frozen=True, slots=True)
-class AdapterLoad:
-    """Requests that asked one replica for one adapter, by tenant."""
-
-    digest: AdapterDigest  # "" is the base without an adapter
-    tenant: TenantId
-    arrived: int  # since the replica started
-    tokens: int  # generated since the replica started, credited whole to each adapter
+HEARTBEAT_S = 1.0
+"""A replica sends its snapshot at least this often."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
-    """A replica's account of itself."""
+    """A replica's account of itself; of two, the one of the higher ``sequence`` is the newer."""
 
     replica_id: ReplicaId
     address: str  # host:port of its link server
@@ -31,16 +25,14 @@ class ReplicaSnapshot:
     adapter_bytes_limit: int
     adapter_bytes_used: int
     resident: tuple[ResidentAdapter, ...]
-    loads: tuple[AdapterLoad, ...]  # cumulative counters; readers take differences
     draining: bool
-    observed_at: float  # wall clock, seconds
     desired: tuple[AdapterDigest, ...] = ()  # the placement it last acknowledged
-    desired_version: int = 0
+    desired_version: PlanVersion = NO_PLAN
     counters: tuple[tuple[str, float], ...] = field(default=())  # engine counters for metrics
     max_model_len: int = 0  # longest prompt plus completion that it takes, in tokens
     host_bytes_limit: int = 0  # host memory for adapters
     host_bytes_used: int = 0
-    sequence: int = 0  # counts this replica's snapshots; the highest is the newest
+    sequence: int = 0  # counts this replica's snapshots
     max_batch_size: int = 1  # sequences that run at once, at most
     backlog: tuple[tuple[TenantId, int], ...] = ()  # prompt tokens not yet computed, by tenant
     loading_bytes: int = 0  # of adapters on their way to the device or waiting for it
@@ -60,11 +52,14 @@ class ReplicaSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaChoice:
-    """A pick, with its explanation."""
+    """A pick, with its explanation. All costs are seconds."""
 
     replica_id: ReplicaId
-    score: float
-    scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1])
+    cost: float
+    terms: tuple[tuple[str, float], ...]  # (queue, load, prefill, harm), seconds each
+    predicted_ttft: float  # from the pick to the first token
+    whole: bool  # all of the request's adapters are on the replica's device
+    decided_by: str  # cost, home, guard or random
     considered: int  # replicas that passed the filters
-    snapshot_age: float  # seconds
+    snapshot_age: float  # since the replica was heard of
     tier_found: str = ""  # where its worst adapter was: device, loading, host, disk, base

@@ -40,4 +40,5 @@ class FrontOrders:
     picking: PickingPolicy = PickingPolicy()
     tiers: Mapping[str, str] = field(default_factory=dict)  # patterns of tenants, in order
     hold_s: float = 30.0  # a request waits so long for the first replica
-    retry_after_s: float = 30.0  # for clients that cannot wait
+    retry_after_s: float = 30.0  # until a start is over; for clients that cannot wait
+    zero: bool = False  # the policy lets all replicas go: a front without any is ready

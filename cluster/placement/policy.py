@@ -1,7 +1,8 @@
 """The operator's policy: how many replicas, which adapters where, how a replica is picked.
 
 Every field has a default, so a cluster without a policy file is completely described. Reading the
-file, and turning mistakes into messages with a path, is ``policy_load``.
+file, and turning mistakes into messages with a path, is ``policy_load``; what must agree between
+entries is ``policy_check``.
 """
 
 from typing import Annotated, Literal
@@ -9,6 +10,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Section
+from cluster.placement import policy_check
+from cluster.placement.policy_units import Count, Number, Seconds, Share
+from cluster.placement.week import days_of, minute_of, zone_of
 
 Mode = Literal["on", "observe", "off"]
 """``observe`` decides and gives its reasons, and changes nothing."""
@@ -17,78 +21,90 @@ Mode = Literal["on", "observe", "off"]
 class TierPolicy(Section):
     """Promises to a group of tenants."""
 
-    ttft: Annotated[float, Field(gt=0)] = 2.0
-    """Seconds to the first token, at most."""
-    itl: Annotated[float, Field(gt=0)] = 0.15
-    """Seconds between tokens, at most."""
+    ttft: Annotated[Seconds, Field(gt=0)] = 2.0
+    """Time to the first token, at most."""
+    itl: Annotated[Seconds, Field(gt=0)] = 0.15
+    """Time between tokens, at most."""
 
 
 class UpPolicy(Section):
     """Adding replicas."""
 
-    stable: Annotated[float, Field(ge=0)] = 10.0
-    """Seconds for which more replicas must be wanted without a break."""
-    step: Annotated[int, Field(ge=1)] = 4
+    stable: Annotated[Seconds, Field(ge=0)] = 10.0
+    """Time for which more replicas must be wanted without a break."""
+    step: Annotated[Count, Field(ge=1)] = 4
     """Replicas added at once, at most."""
 
 
 class DownPolicy(Section):
     """Taking replicas away."""
 
-    stable: Annotated[float, Field(ge=0)] = 300.0
-    """Seconds for which one replica less must have been enough at every look."""
-    step: Annotated[int, Field(ge=1)] = 1
+    stable: Annotated[Seconds, Field(ge=0)] = 300.0
+    """Time for which fewer replicas must have been enough at every look."""
+    step: Annotated[Count, Field(ge=1)] = 1
     """Replicas taken away at once, at most."""
-    drain: Annotated[float, Field(ge=0)] = 60.0
-    """Seconds that a replica has to hand over what only it holds."""
+    drain: Annotated[Seconds, Field(ge=0)] = 60.0
+    """Time that a replica has to hand over what only it holds."""
 
 
 class ScheduleEntry(Section):
     """Other bounds of the replica count at certain times of the week."""
 
     days: str = "mon-sun"
-    """``mon-fri``, ``sat``, or a list with commas."""
+    """``mon-fri``, ``sat``, or a list with commas: the days on which it begins."""
     from_: Annotated[str, Field(alias="from")] = "00:00"
     to: str = "24:00"
+    """Where it is before ``from`` the entry ends on the next day."""
     zone: str = "UTC"
-    min: Annotated[int, Field(ge=0)] | None = None
-    max: Annotated[int, Field(ge=1)] | None = None
+    min: Annotated[Count, Field(ge=0)] | None = None
+    max: Annotated[Count, Field(ge=1)] | None = None
+
+    @field_validator("days")
+    @classmethod
+    def _days(cls, value: str) -> str:
+        days_of(value)
+        return value
+
+    @field_validator("from_", "to", mode="before")
+    @classmethod
+    def _times(cls, value: object) -> object:
+        minute_of(value)
+        return value
+
+    @field_validator("zone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        zone_of(value)
+        return value
+
+    @model_validator(mode="after")
+    def _agree(self) -> "ScheduleEntry":
+        return policy_check.agreeing(self, policy_check.of_schedule(self))
 
 
 class ReplicasPolicy(Section):
-    """Bounds of the number of replicas."""
+    """Bounds of the number of replicas, and what asks for more and fewer."""
 
     mode: Mode = "on"
     """``off``: the count is ``min``."""
-    min: Annotated[int, Field(ge=0)] = 1
-    max: Annotated[int, Field(ge=1)] = 2
-    target: Annotated[float, Field(gt=0, le=1)] = 0.7
+    min: Annotated[Count, Field(ge=0)] = 1
+    max: Annotated[Count, Field(ge=1)] = 2
+    target: Annotated[Share, Field(gt=0, le=1)] = 0.7
     """Share of a replica's time that work may take."""
-    cold_share: Annotated[float, Field(ge=0, le=1)] = 0.02
+    cold_share: Annotated[Share, Field(ge=0, le=1)] = 0.02
     """Share of requests that may find an adapter missing before a replica is added for memory."""
     up: UpPolicy = UpPolicy()
     down: DownPolicy = DownPolicy()
-    zero_after: Annotated[float, Field(gt=0)] | None = None
-    """Seconds without a request after which no replica is kept; needs ``min`` 0."""
-    hold: Annotated[float, Field(ge=0)] = 30.0
-    """Seconds that a request waits for the first replica."""
+    zero_after: Annotated[Seconds, Field(gt=0)] | None = None
+    """Time without a request after which no replica is kept; needs ``min`` 0."""
+    hold: Annotated[Seconds, Field(ge=0)] = 30.0
+    """Time that a request waits for the first replica."""
     schedule: tuple[ScheduleEntry, ...] = ()
-    target_running_per_replica: Annotated[float, Field(gt=0)] = 8.0
-    """Requests (running and queued) that one replica should have."""
-    upscale_delay_s: Annotated[float, Field(ge=0)] = 10.0
-    """Load must ask for more replicas this long without a break before there are more."""
-    downscale_delay_s: Annotated[float, Field(ge=0)] = 120.0
-    """Load must ask for fewer replicas this long without a break before there are fewer."""
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Relative distance from the target that changes nothing."""
-    window_s: Annotated[float, Field(gt=0)] = 10.0
-    """Time constant of the exponential average of the load."""
+    """Where several entries hold, a later one wins."""
 
     @model_validator(mode="after")
-    def _bounds(self) -> "ReplicasPolicy":
-        if self.min > self.max:
-            raise ValueError(f"min ({self.min}) is above max ({self.max})")
-        return self
+    def _agree(self) -> "ReplicasPolicy":
+        return policy_check.agreeing(self, policy_check.of_replicas(self))
 
 
 class PlacementPolicy(Section):
@@ -96,41 +112,26 @@ class PlacementPolicy(Section):
 
     mode: Mode = "on"
     """``off``: nothing is placed; demand alone brings adapters in."""
-    window_s: Annotated[float, Field(gt=0)] = 30.0
-    """Time constant of the exponential average of arrivals."""
-    idle_rate: Annotated[float, Field(gt=0)] = 0.001
-    """Requests per second below which an adapter counts as unused."""
-    evidence: Annotated[float, Field(ge=0)] = 4.0
-    """Requests of doubt: copies are added for ``n / (n + evidence)`` of the seen share only, so
-    that the first few requests do not look like a trend."""
-    tolerance: Annotated[float, Field(ge=0, lt=1)] = 0.15
+    tolerance: Annotated[Share, Field(ge=0, lt=1)] = 0.15
     """Difference in copies between demand and the present number before that changes."""
-    max_moves_per_tick: Annotated[int, Field(ge=1)] = 4
+    max_moves_per_tick: Annotated[Count, Field(ge=1)] = 4
     """Prefetches that one tick may order, in the whole cluster."""
-    min_copies: Annotated[int, Field(ge=1)] = 1
+    min_copies: Annotated[Count, Field(ge=1)] = 1
     """Copies of any adapter that has load."""
-    max_copies: Annotated[int, Field(ge=1)] | None = None
+    max_copies: Annotated[Count, Field(ge=1)] | None = None
     """Most copies of an adapter; unset is one on every replica. Pins may go above it."""
-    spare_share: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    spare_share: Annotated[Share, Field(ge=0, lt=1)] = 0.25
     """Share of each replica's slots, rounded up, where only pins are placed: they take what is
     loaded on demand. A replica's only slot is never spared."""
-    cooldown_s: Annotated[float, Field(ge=0)] = 30.0
+    cooldown_s: Annotated[Seconds, Field(ge=0)] = 30.0
     """After a change an adapter gains copies freely but loses none for this long."""
-    retry_s: Annotated[float, Field(gt=0)] = 5.0
+    retry_s: Annotated[Seconds, Field(gt=0)] = 5.0
     """First wait after a failed prefetch; doubles with each failure."""
-    max_retry_s: Annotated[float, Field(gt=0)] = 300.0
-    lost_after_s: Annotated[float, Field(gt=0)] = 15.0
-    """A replica that has not been heard of for this long is gone."""
+    max_retry_s: Annotated[Seconds, Field(gt=0)] = 300.0
 
     @model_validator(mode="after")
-    def _bounds(self) -> "PlacementPolicy":
-        if self.max_copies is not None and self.min_copies > self.max_copies:
-            raise ValueError(
-                f"min_copies ({self.min_copies}) is above max_copies ({self.max_copies})"
-            )
-        if self.retry_s > self.max_retry_s:
-            raise ValueError(f"retry_s ({self.retry_s}) is above max_retry_s ({self.max_retry_s})")
-        return self
+    def _agree(self) -> "PlacementPolicy":
+        return policy_check.agreeing(self, policy_check.of_placement(self))
 
 
 class Pin(Section):
@@ -150,41 +151,19 @@ class Pin(Section):
         raise ValueError(f'must be a whole number of at least 1, or "all", not {value!r}')
 
 
-class ScorerWeights(Section):
-    """Weights of the scorers' values, each in [0, 1]."""
-
-    residency: Annotated[float, Field(ge=0)] = 2.0
-    load: Annotated[float, Field(ge=0)] = 1.0
-    tenants: Annotated[float, Field(ge=0)] = 1.5
-    kv: Annotated[float, Field(ge=0)] = 0.5
-
-    @model_validator(mode="after")
-    def _something(self) -> "ScorerWeights":
-        if not any(self.model_dump().values()):
-            raise ValueError("all weights are 0: nothing would tell replicas apart")
-        return self
-
-
 class PickingPolicy(Section):
     """Parameters of picking a replica for a request."""
 
-    bound: Annotated[float, Field(ge=1)] = 1.25
+    bound: Annotated[Number, Field(ge=1)] = 1.25
     """A replica with a full batch and more than this many times the mean load is passed over."""
-    harm: Annotated[float, Field(ge=0)] = 0.25
+    harm: Annotated[Number, Field(ge=0)] = 0.25
     """Weight of the seconds that a request costs others."""
     prefix: bool = True
     """Prefer the replica that has the prompt's beginning in its prefix cache."""
-    explain: Annotated[float, Field(ge=0, le=1)] = 0.01
+    explain: Annotated[Share, Field(ge=0, le=1)] = 0.01
     """Share of requests whose pick is explained in the request log."""
-    weights: ScorerWeights = ScorerWeights()
-    load_bound: Annotated[float, Field(ge=1)] = 1.25
-    """A replica with more than this many times the mean load is passed over."""
-    load_slack: Annotated[int, Field(ge=0)] = 1
-    """Requests above that bound that are still fine; it matters at low load."""
-    max_queued: Annotated[int, Field(ge=1)] = 1024
+    max_queued: Annotated[Count, Field(ge=1)] = 1024
     """A replica with this many requests waiting gets no more."""
-    stale_after_s: Annotated[float, Field(gt=0)] = 5.0
-    """A replica not heard of for this long is used only if there is no other."""
 
 
 class ClusterPolicy(Section):
@@ -199,20 +178,8 @@ class ClusterPolicy(Section):
     picking: PickingPolicy = PickingPolicy()
 
     @model_validator(mode="after")
-    def _pins(self) -> "ClusterPolicy":
-        seen: dict[tuple[str | None, str], int] = {}
-        for index, pin in enumerate(self.pins):
-            first = seen.setdefault((pin.owner, pin.adapter), index)
-            if first != index:
-                raise ValueError(
-                    f'pins[{index}].adapter: "{pin.adapter}" is pinned already by pins[{first}]'
-                )
-            if pin.copies != "all" and pin.copies > self.replicas.max:
-                raise ValueError(
-                    f"pins[{index}].copies: {pin.copies} copies need as many replicas, "
-                    f"but replicas.max is {self.replicas.max}"
-                )
-        return self
+    def _agree(self) -> "ClusterPolicy":
+        return policy_check.agreeing(self, policy_check.of_policy(self))
 
     @classmethod
     def fixed(cls, replicas: int) -> "ClusterPolicy":

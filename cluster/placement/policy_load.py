@@ -1,7 +1,8 @@
 """Reads the operator's policy file; a mistake becomes a ``ConfigError`` naming file and entry."""
 
+import copy
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,44 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from cluster.errors import ConfigError
-from cluster.placement.policy import ClusterPolicy, Pin, ScorerWeights
+from cluster.placement.policy import (
+    ClusterPolicy,
+    DownPolicy,
+    Pin,
+    ScheduleEntry,
+    TierPolicy,
+    UpPolicy,
+)
+from cluster.placement.policy_check import CONTRADICTIONS
 from cluster.regular_file import read_regular
 from cluster.strict_yaml import load_strict_yaml
 
 _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
     (): ClusterPolicy,
     ("pins",): Pin,
-    ("picking", "weights"): ScorerWeights,
+    ("tiers", "*"): TierPolicy,
+    ("replicas", "up"): UpPolicy,
+    ("replicas", "down"): DownPolicy,
+    ("replicas", "schedule"): ScheduleEntry,
     **{
         (name,): field.annotation
         for name, field in ClusterPolicy.model_fields.items()
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
     },
 }
+
+_GONE = {
+    ("replicas", "target_running_per_replica"): 'set "target", a share of a replica\'s time',
+    ("replicas", "upscale_delay_s"): 'set "up: {stable: 10s}"',
+    ("replicas", "downscale_delay_s"): 'set "down: {stable: 5m}"',
+    ("replicas", "tolerance"): "remove it; fewer replicas must be enough with a margin",
+    ("replicas", "window_s"): "remove it; demand is averaged on two clocks",
+    ("placement", "window_s"): "remove it; demand is averaged on two clocks",
+    ("placement", "idle_rate"): "remove it; demand fades by itself",
+    ("placement", "evidence"): "remove it; a rise counts once it is no accident",
+    ("placement", "lost_after_s"): "remove it; a dead replica is noticed by its lost link",
+}
+"""Keys that earlier versions had, and what to do instead."""
 
 
 def load_policy(path: Path, defaults: ClusterPolicy | None = None) -> ClusterPolicy:
@@ -55,10 +80,12 @@ def parse_policy(
     if not isinstance(tree, dict):
         raise ConfigError(f"{source}: expected a mapping of sections, found {_kind(tree)}")
     try:
-        base = (defaults or ClusterPolicy()).model_dump(exclude_unset=True)
-        return ClusterPolicy.model_validate(_merge(base, tree))
+        base = (defaults or ClusterPolicy()).model_dump(exclude_unset=True, by_alias=True)
+        merged = _merge(base, tree)
+        return ClusterPolicy.model_validate(merged)
     except ValidationError as error:
-        problems = [_problem(dict(entry)) for entry in error.errors()]
+        problems = [text for entry in error.errors() for text in _problems(dict(entry))]
+        problems += [each for each in _hidden_problems(merged, error) if each not in problems]
         raise ConfigError("\n".join(f"{source}: {problem}" for problem in problems)) from error
 
 
@@ -120,7 +147,29 @@ def _merge(base: Mapping[str, Any], tree: Mapping[Any, Any]) -> dict[Any, Any]:
     return merged
 
 
-def _problem(entry: dict[str, Any]) -> str:
+def _hidden_problems(tree: dict[Any, Any], error: ValidationError) -> list[str]:
+    """Return what contradicts itself once unknown keys, which hide it, are out of the way."""
+    known = copy.deepcopy(tree)
+    for entry in error.errors():
+        if entry["type"] == "extra_forbidden":
+            *parents, last = entry["loc"]
+            place: Any = known
+            for part in parents:
+                place = place[part]
+            place.pop(last, None)
+    try:
+        ClusterPolicy.model_validate(known)
+    except ValidationError as found:
+        return [
+            text
+            for entry in found.errors()
+            if entry["type"] == CONTRADICTIONS
+            for text in _problems(dict(entry))
+        ]
+    return []
+
+
+def _problems(entry: dict[str, Any]) -> Iterator[str]:
     location: tuple[str | int, ...] = entry["loc"]
     path = ""
     for part in location:
@@ -128,23 +177,35 @@ def _problem(entry: dict[str, Any]) -> str:
             path += f"[{part}]"
         else:
             path += f".{part}" if path else str(part)
+    if entry["type"] == CONTRADICTIONS:
+        for problem in entry["ctx"]["problems"]:
+            yield f"{path}.{problem}" if path else problem
+        return
     if entry["type"] == "extra_forbidden":
-        message = "unknown key" + _suggestion(location)
+        message = _unknown(location)
     else:
         message = entry["msg"].removeprefix("Value error, ")
         if entry["type"] not in ("value_error", "missing"):
             message += f", not {entry['input']!r}"
-    return f"{path}: {message}" if path else message
+    yield f"{path}: {message}" if path else message
 
 
-def _suggestion(location: tuple[str | int, ...]) -> str:
-    parents = tuple(part for part in location[:-1] if isinstance(part, str))
+def _unknown(location: tuple[str | int, ...]) -> str:
+    """Say what to write in place of a key that does not exist, or no longer does."""
+    parts = tuple(part for part in location if isinstance(part, str))
+    if parts in _GONE:
+        return f"is gone; {_GONE[parts]}"
+    parents = parts[:-1]
+    if len(parents) == 2 and parents[0] == "tiers":
+        parents = ("tiers", "*")  # tiers have names of the operator's choice
     model = _MODELS_BY_PATH.get(parents)
-    known = sorted(model.model_fields) if model else []
+    known = (
+        sorted(field.alias or name for name, field in model.model_fields.items()) if model else []
+    )
     close = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
     if close:
-        return f'; did you mean "{close[0]}"?'
-    return f"; known keys: {', '.join(known)}" if known else ""
+        return f'unknown key; did you mean "{close[0]}"?'
+    return f"unknown key; known keys: {', '.join(known)}" if known else "unknown key"
 
 
 def _kind(value: object) -> str:

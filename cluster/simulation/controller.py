@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.adapters.residency.residency_types import PlacementAck
+from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
+from cluster.placement.control.actions import ReplicaPlan
+from cluster.placement.control.reconciler import Reconciler
+from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.reconciling import (
-    Actions,
-    ControllerBook,
-    Reconciler,
-    ReplicaPlan,
-    ServeCounts,
-    new_reconciler,
-)
+from cluster.simulation.controller_book import ControllerBook
 from cluster.simulation.records import Records
 from cluster.simulation.replica import SimulatedReplica
 from cluster.simulation.scaling import RuledScale
@@ -24,6 +22,11 @@ from cluster.simulation.simulated_serve import SimulatedServe
 from cluster.simulation.spec import Delays
 from cluster.simulation.virtual_process import VirtualProcess
 
+DEMAND_S = 10.0
+"""Between two writes of the demand to the store."""
+SHORTEST_PAUSE_S = 0.1
+"""Between two ticks, where one is asked for at once."""
+
 
 class SimulatedController:
     """One life of the controller.
@@ -31,6 +34,7 @@ class SimulatedController:
     Args:
         policy: in force; asked each tick.
         book: what outlives it in the store.
+        restore: whether it reads what earlier lives left.
         scale: decides the count in place of the reconciler, or None.
     """
 
@@ -56,12 +60,17 @@ class SimulatedController:
         self._records = records
         self._delays = delays
         self._scale = scale
-        self._reconciler: Reconciler = new_reconciler(
-            book, prior, restore=restore, now=process.clock.monotonic()
-        )
+        now = process.clock.monotonic()
+        demand, history = book.read() if restore else (None, [])
+        rates = DemandRates.from_state(demand, now) if demand is not None else None
+        self._reconciler = Reconciler(0, prior, rates=rates, policy=policy())
+        self._reconciler.restore_history(history)
+        self._demand_at = now
         self._known: dict[ReplicaId, SimulatedReplica] = {}  # to call, until known to be dead
-        self._told: int | None = None  # the count last handed to Serve
-        process.after(0.0, self._look)
+        self._told: int | None = None  # the count last handed to Serve, until it has it
+        self._turn = 0  # names the look that is awaited
+        self._looked_at = -delays.tick_s
+        self._await_look(0.0)
 
     # From fronts
 
@@ -71,61 +80,91 @@ class SimulatedController:
         if self._scale is not None:
             self._scale.hear_front(report, now)
         answer(self._reconciler.hear_front(report, now))
+        if report.held and self._serve.target == 0 and self._reconciler.leads:
+            self._hand_on(1)
+        if report.dead or report.held:
+            pause = self._looked_at + SHORTEST_PAUSE_S - self.process.loop.time()
+            self._await_look(max(0.0, pause))
 
     # Each tick
 
-    def _look(self) -> None:
+    def _await_look(self, seconds: float) -> None:
+        self._turn += 1
+        self.process.after(seconds, self._look, self._turn)
+
+    def _look(self, turn: int) -> None:
         """Ask every replica that Serve has; a tick follows with what they answered."""
-        self.process.after(self._delays.tick_s, self._look)
+        if turn != self._turn:
+            return
+        self._looked_at = self.process.loop.time()
+        self._await_look(self._delays.tick_s)
         for replica in self._serve.replicas:
             self._known.setdefault(replica.replica_id, replica)
         answers: list[ReplicaSnapshot] = []
+        asked_at = self.process.clock.monotonic()
         self.process.after(self._delays.call_s, self._ask, answers)
-        self.process.after(2 * self._delays.call_s, self._tick, answers)
+        self.process.after(2 * self._delays.call_s, self._tick, answers, asked_at)
 
     def _ask(self, answers: list[ReplicaSnapshot]) -> None:
         """Happens in the replicas' processes."""
         answers += [
-            replica.snapshot(with_loads=True)
-            for replica in self._known.values()
-            if replica.process.responds
+            replica.snapshot() for replica in self._known.values() if replica.process.responds
         ]
 
-    def _tick(self, answers: list[ReplicaSnapshot]) -> None:
+    def _tick(self, answers: list[ReplicaSnapshot], asked_at: float) -> None:
         now, wall = self.process.clock.monotonic(), self.process.clock.wall()
         policy, reconciler = self._policy(), self._reconciler
+        self._keep_right(now)
         for snapshot in answers:
-            reconciler.hear_replica(snapshot, now)
+            reconciler.hear_replica(snapshot, now, asked_at=asked_at)
             if self._scale is not None:
                 self._scale.hear_replica(snapshot)
-        dead = [r for r in self._known.values() if not r.process.alive]
-        for replica in dead:
+        for replica in [r for r in self._known.values() if not r.process.alive]:
             del self._known[replica.replica_id]
             reconciler.replica_died(replica.replica_id, now, "its process has ended")
             self._records.note_death(replica.replica_id)
-        serve = ServeCounts(self._serve.target, self._serve.running, self._serve.starting)
+        serve = self._serve
         actions = reconciler.tick(
-            self._catalog.infos, policy, serve, now, datetime.fromtimestamp(wall, UTC)
+            self._catalog.infos,
+            policy,
+            ServeCounts(serve.target, serve.running, serve.starting),
+            now,
+            datetime.fromtimestamp(wall, UTC),
+            replicas=serve.listed(),
         )
-        self._book.save(reconciler, now)
+        self._book.add_lines(actions.changes)
         count, reason = actions.replica_count, actions.replica_reason
         if self._scale is not None:
-            count, reason = self._scale.decide(policy, actions, now, wall)
-        if count != self._serve.target and count != self._told:
-            self._told = count
-            self.process.loop.at(
-                self.process.loop.time() + self._delays.target_s, self._serve.set_target, count
-            )
-        elif count == self._serve.target:
-            self._told = None
+            count, reason = self._scale.decide(policy, now, wall)
+        if reconciler.leads and policy.replicas.mode != "observe":
+            self._hand_on(count)
         self._records.note_tick(actions, count, reason)
         for plan in actions.replica_plans:
-            self._send(plan, actions)
+            told = self._known.get(plan.replica_id)
+            if told is not None:
+                told.process.after(self._delays.call_s, self._apply, told, plan)
 
-    def _send(self, plan: ReplicaPlan, actions: Actions) -> None:
-        replica = self._known.get(plan.replica_id)
-        if replica is not None:
-            replica.process.after(self._delays.call_s, self._apply, replica, plan)
+    def _keep_right(self, now: float) -> None:
+        """Get the right to act where it is missing, and leave the demand to a later life."""
+        reconciler = self._reconciler
+        if not reconciler.leads:
+            epoch = self._book.take_epoch()
+            if epoch is not None:
+                reconciler.lead(epoch, now)
+        elif now - self._demand_at >= DEMAND_S:
+            self._demand_at = now
+            self._book.write_demand(reconciler.demand_state(now))
+
+    def _hand_on(self, count: int) -> None:
+        """Tell Serve the count, where it has another one and was not told yet."""
+        if count == self._serve.target:
+            self._told = None
+        elif count != self._told:
+            self._told = count
+            loop = self.process.loop
+            loop.at(loop.time() + self._delays.target_s, self._serve.set_target, count)
+
+    # Plans
 
     def _apply(self, replica: SimulatedReplica, plan: ReplicaPlan) -> None:
         """Happens in the replica's process."""
@@ -135,30 +174,15 @@ class SimulatedController:
     async def _carry_out(self, replica: SimulatedReplica, plan: ReplicaPlan) -> None:
         ack = await replica.adapters.apply_placement(plan.desired, plan.version)
         if replica.process.responds:
-            self.process.after(
-                self._delays.call_s,
-                self._acknowledge,
-                plan.replica_id,
-                ack.version,
-                ack.loaded,
-                {digest: f"{code}: {message}" for digest, code, message in ack.failed},
-                ack.evicted,
-            )
+            self.process.after(self._delays.call_s, self._acknowledge, plan.replica_id, ack)
 
-    def _acknowledge(
-        self,
-        replica_id: ReplicaId,
-        version: int,
-        loaded: tuple[AdapterDigest, ...],
-        failed: dict[AdapterDigest, str],
-        evicted: tuple[AdapterDigest, ...],
-    ) -> None:
+    def _acknowledge(self, replica_id: ReplicaId, ack: PlacementAck) -> None:
         self._reconciler.acknowledge(
             replica_id,
-            version,
-            loaded=loaded,
-            failed=failed,
-            evicted=evicted,
+            ack.version,
+            loaded=ack.loaded,
+            failed={digest: f"{code}: {message}" for digest, code, message in ack.failed},
+            evicted=ack.evicted,
             policy=self._policy(),
             now=self.process.clock.monotonic(),
         )

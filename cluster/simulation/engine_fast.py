@@ -141,6 +141,8 @@ class FastEngine:
         self._arrivals += 1
         self._rows[sequence.request_id] = row
         self._queue.append(sequence)
+        if row.generated >= row.end:
+            self._next_deadline = -math.inf
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
         if len(self._running) < self._config.max_batch_size:
@@ -255,7 +257,14 @@ class FastEngine:
             sum(row.rank for row in decoding) + sum(row.rank * count for row, count in prefills),
         )
         run = StepRun(
-            self._now, steps, first, rows / size, decoding, prefills, self._cost, self._slowness
+            self._now,
+            steps,
+            first,
+            rows / size,
+            decoding,
+            prefills,
+            self._cost.seconds(first) * self._slowness,
+            self._cost.per_context_block * self._slowness,
         )
         left = self._next_deadline - self._process.clock.wall()
         if run.seconds(steps) > left:
@@ -324,9 +333,10 @@ class FastEngine:
     def _leave(self, row: FastRow) -> None:
         self._running.remove(row)
         size = self._config.block_size
-        left = row.names[row.computed // size :]
-        self._resume(self._memory.withdraw(row.sequence.request_id, left))
-        self._memory.release(row.names)
+        full, request_id = row.computed // size, row.sequence.request_id
+        self._resume(self._memory.withdraw(request_id, row.names[full:]))
+        cached = full - len(row.names) if self._config.prefix_cache else 0
+        self._memory.release(request_id, row.names, cached)
         self._memory.unnamed -= row.blocks - len(row.names)
         self._count_adapters(row, -1)
         row.blocks = row.computed = 0
@@ -372,7 +382,9 @@ class FastEngine:
         self._next_deadline = math.inf
         for row in tuple(self._rows.values()):
             deadline = row.sequence.request.deadline_at
-            if deadline is not None and deadline <= now:
+            if row.generated >= row.end:
+                self._end(row, FinishReason.LENGTH, news)
+            elif deadline is not None and deadline <= now:
                 self._end(row, FinishReason.DEADLINE, news)
             elif deadline is not None:
                 self._next_deadline = min(self._next_deadline, deadline)

@@ -39,7 +39,10 @@ OnNews = Callable[[list[SequenceNews]], None]
 class SimulatedEngine(Protocol):
     """Computes sequences in virtual time."""
 
-    totals: StepTotals
+    @property
+    def totals(self) -> StepTotals:
+        """Return the work of all steps that have ended."""
+        ...
 
     @property
     def running(self) -> int:

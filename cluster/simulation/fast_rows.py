@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from cluster.domain.work import StepTotals
 from cluster.engine.sequence import EngineSequence
-from cluster.placement.cost.model import StepCost
 from cluster.simulation.prefix_memory import BlockName
 
 
@@ -49,15 +48,12 @@ class StepRun:
     growth: float  # KV blocks that each step reads more than the one before
     decoding: list[FastRow]
     prefills: list[tuple[FastRow, int]]  # with the tokens to compute; then there is one step
-    cost: StepCost
-    slowness: float
+    first_s: float  # seconds of the first step
+    block_s: float  # seconds that one more block read adds to a step
 
     def seconds(self, steps: int) -> float:
         """Return the time of the first ``steps``."""
-        more = self.growth * steps * (steps - 1) / 2
-        return self.slowness * (
-            steps * self.cost.seconds(self.first) + self.cost.per_context_block * more
-        )
+        return steps * (self.first_s + self.block_s * self.growth * (steps - 1) / 2)
 
     def ended_by(self, now: float) -> int:
         """Return how many steps have ended at a time, all of them at most."""
@@ -82,8 +78,8 @@ class StepRun:
 
     def _count(self, elapsed: float, *, whole: bool) -> int:
         low, high = 0, self.steps
-        if self.growth * self.cost.per_context_block == 0:
-            each = self.seconds(1)
+        if self.growth * self.block_s == 0:
+            each = self.first_s
             if each <= 0:
                 return high
             exact = elapsed / each

@@ -5,8 +5,8 @@ from typing import Protocol
 
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.controller import SimulatedController
+from cluster.simulation.controller_book import ControllerBook
 from cluster.simulation.front import SimulatedFront
-from cluster.simulation.reconciling import ControllerBook
 from cluster.simulation.simulated_serve import SimulatedServe
 from cluster.simulation.spec import (
     ControllerDies,

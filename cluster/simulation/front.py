@@ -1,56 +1,38 @@
 """One simulated front: the real view, picker and demand counters, behind links with delays."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Callable
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason
-from cluster.errors import BraidError, DeadlineExceeded, Overloaded, ReplicaLost
+from cluster.errors import BraidError, DeadlineExceeded, Overloaded, ReplicaLost, Starting
 from cluster.expected_length import ExpectedLength
-from cluster.placement.demand.counters import DemandCounters
-from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
+from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from cluster.placement.picking.picker import Picker
-from cluster.placement.policy import PickingPolicy
 from cluster.simulation.engine_port import EngineWork
+from cluster.simulation.front_reports import ControllerCalls, FrontReports
+from cluster.simulation.front_rules import FrontPicks, prefix_of
 from cluster.simulation.replica import RequestNews, SimulatedReplica
 from cluster.simulation.requests import DecidedSets, expected_end, generation_request
 from cluster.simulation.result import IN_FLIGHT
-from cluster.simulation.spec import Delays, PickRule
+from cluster.simulation.spec import Delays
 from cluster.simulation.tracked import Tracked
 from cluster.simulation.virtual_process import VirtualProcess
 
+REPLICA_WAIT_S = 30.0
+"""A request waits so long for a free replica, as in the front of the cluster; so do these two."""
+HURRY_S = 0.1
+"""Between looks for replicas while a request waits for the first one."""
 MAX_FAILOVERS = 3
-"""Replicas that may be lost under one request, as the front of the cluster has it."""
+"""Replicas that may be lost under one request."""
 
 OVERDUE_S = 5.0
 """After its deadline a request that no replica answers for is given up."""
 
 FRONT_LOST = "front_lost"
 """Outcome of a request whose front died."""
-
-
-class RealPicker:
-    """The cluster's own way to pick."""
-
-    def __init__(self, policy: PickingPolicy) -> None:
-        self._picker = Picker(policy)
-
-    def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaId:
-        """Return the replica for a request; raises as ``Picker.pick``."""
-        return self._picker.pick(view, request, now).replica_id
-
-
-class ControllerCalls(Protocol):
-    """The controller, as fronts call it. Answers take as long as calls do."""
-
-    def report(self, report: FrontReport, answer: Callable[[FrontOrders], None]) -> None:
-        """Hand in a report; ``answer`` is called in the front, or never."""
-        ...
 
 
 class SimulatedFront:
@@ -66,26 +48,23 @@ class SimulatedFront:
         self,
         front_id: FrontId,
         process: VirtualProcess,
-        rule: PickRule,
+        picks: FrontPicks,
         replicas: Callable[[], list[SimulatedReplica]],
         controller: ControllerCalls,
         on_end: Callable[[Tracked], None],
         delays: Delays,
         decided: DecidedSets,
         *,
-        hold_s: float,
         block_size: int,
         exact_tokens: bool,
     ) -> None:
         self.front_id = front_id
         self.process = process
-        self._rule = rule
+        self._picks = picks
         self._replicas = replicas
-        self._controller = controller
         self._on_end = on_end
         self._delays = delays
         self._decided = decided
-        self._hold_s = hold_s
         self._block_size = block_size
         self._exact_tokens = exact_tokens
         self._view = ClusterView()
@@ -94,16 +73,19 @@ class SimulatedFront:
         self._picking: dict[int, Tracked] = {}  # arrived, and not at a replica yet
         self._held: dict[int, Tracked] = {}  # of these, without a replica to go to
         self._retrying = False
-        self._demand = DemandCounters()
+        self._looks = 0  # names the look for replicas that is awaited
         self._lengths = ExpectedLength()
-        self._sequence = 0
-        self._acknowledged = 0
-        self._dead: list[ReplicaId] = []
-        self._exchanging = False
-        self._cold = 0
-        self._picked = 0
-        process.after(0.0, self._discover)
-        process.after(0.0, self._exchange_each)
+        self._orders = FrontOrders(0, 0)
+        process.after(0.0, self._discover, self._looks)
+        self._reports = FrontReports(
+            front_id,
+            process,
+            controller,
+            picks,
+            lambda: 0 if self._ready else len(self._held),
+            self._follow,
+            delays.exchange_s,
+        )
 
     @property
     def in_flight(self) -> int:
@@ -123,19 +105,23 @@ class SimulatedFront:
         self.process.after(self._delays.front_s, self._begin, tracked)
 
     def _begin(self, tracked: Tracked) -> None:
-        self._demand.arrive(tracked.key, tracked.asked.prompt_tokens)
+        self._reports.demand.arrive(tracked.key, tracked.asked.prompt_tokens)
         self._pick(tracked)
+
+    @property
+    def _ready(self) -> bool:
+        """Report whether a replica can be reached that is not about to end."""
+        return any(not replica.snapshot.draining for replica in self._view.replicas())
 
     def _pick(self, tracked: Tracked) -> None:
         if tracked.outcome != IN_FLIGHT:
             return
-        tenant, adapters = tracked.key
-        request = PickRequest(adapters, tenant, exclude=tuple(tracked.lost))
+        request, namespace = self._pick_request(tracked)
         now = self.process.clock.monotonic()
         error: BraidError = ReplicaLost("no replica is to take it")
         chosen: ReplicaId | None = None
         try:
-            chosen = self._rule.pick(self._view, request, now)
+            chosen = self._picks.pick(self._view, request, now)
         except (Overloaded, ReplicaLost) as refusal:
             error = refusal
         if chosen is None or chosen not in self._links:
@@ -144,28 +130,48 @@ class SimulatedFront:
         self._held.pop(tracked.index, None)
         del self._picking[tracked.index]
         tracked.held_until = None
-        self._submit(tracked, self._links[chosen], now)
+        tracked.attempts += 1
+        tracked.replica = chosen
+        tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")
+        tracked.cold = self._picks.note_sent(self._view, request, chosen)
+        self._live[tracked.request_id] = tracked
+        self._view.sent(tracked.request_id, chosen, request, now)
+        self._submit(tracked, self._links[chosen], namespace)
+
+    def _pick_request(self, tracked: Tracked) -> tuple[PickRequest, str]:
+        asked, (tenant, adapters) = tracked.asked, tracked.key
+        _, namespace = self._decided.of(tenant, adapters)
+        left = max(0, asked.max_tokens - tracked.generated)
+        request = PickRequest(
+            adapters,
+            tenant,
+            exclude=tuple(tracked.lost),
+            prompt_tokens=asked.prompt_tokens + tracked.generated,
+            expected_tokens=self._lengths.expect(tracked.key, left),
+            prefix=prefix_of(asked, namespace, self._block_size),
+        )
+        return request, namespace
 
     def _hold(self, tracked: Tracked, error: BraidError) -> None:
-        now = self.process.loop.time()
+        """Let a request wait: for a first replica as the controller says, else for a free one."""
+        now, ready = self.process.loop.time(), self._ready
         if tracked.held_until is None:
-            tracked.held_until = min(now + self._hold_s, tracked.deadline)
+            left = tracked.deadline - now
+            if not ready and left < self._orders.retry_after_s:
+                self._end(tracked, Starting.code)
+                return
+            patience = REPLICA_WAIT_S if ready else self._orders.hold_s
+            tracked.held_until = now + min(patience, left)
             self._held[tracked.index] = tracked
-            self._exchange()
+            self.process.after(tracked.held_until - now, self._retry)
+            if not ready:
+                self._reports.send()
+                self._look_again(0.0)
         if now >= tracked.held_until:
-            self._held.pop(tracked.index)
-            self._end(tracked, error.code)
+            self._end(tracked, error.code if ready else Starting.code)
 
-    def _submit(self, tracked: Tracked, replica: SimulatedReplica, now: float) -> None:
-        tenant, adapters = tracked.key
-        replica_id = replica.replica_id
-        tracked.attempts += 1
-        tracked.replica = replica_id
-        tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")
-        self._live[tracked.request_id] = tracked
-        self._note_pick(tracked, replica_id)
-        self._view.sent(tracked.request_id, replica_id, tenant, adapters, now)
-        decision, namespace = self._decided.of(tenant, adapters)
+    def _submit(self, tracked: Tracked, replica: SimulatedReplica, namespace: str) -> None:
+        decision, _ = self._decided.of(*tracked.key)
         clock = replica.process.clock
         request = generation_request(
             tracked.asked,
@@ -189,22 +195,15 @@ class SimulatedFront:
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
         replica.submit(work, tracked.key.adapters, self)
 
-    def _note_pick(self, tracked: Tracked, replica_id: ReplicaId) -> None:
-        known = self._view.snapshot(replica_id)
-        ready = {a.digest for a in known.resident if a.state is AdapterState.READY} if known else ()
-        tracked.cold = not set(tracked.key.adapters).issubset(ready)
-        self._picked += 1
-        self._cold += tracked.cold
-
     def _end(self, tracked: Tracked, outcome: str) -> None:
         self._live.pop(tracked.request_id, None)
         self._picking.pop(tracked.index, None)
         self._held.pop(tracked.index, None)
         tracked.outcome = outcome
         tracked.ended_at = self.process.loop.time()
-        if outcome in (Overloaded.code, ReplicaLost.code):
-            self._demand.refuse(tracked.key)
-        self._demand.finish(tracked.key, tracked.generated)
+        if outcome in (Overloaded.code, ReplicaLost.code, Starting.code):
+            self._reports.demand.refuse(tracked.key)
+        self._reports.demand.finish(tracked.key, tracked.generated)
         self._on_end(tracked)
 
     # From replicas
@@ -219,15 +218,8 @@ class SimulatedFront:
             tracked = self._live.get(item.request_id)
             if tracked is not None:
                 self._hear_request(tracked, item)
-        self._hear_load(replica_id, running, queued)
+        self._view.hear_load(replica_id, running, queued, self.process.clock.monotonic())
         self._retry()
-
-    def _hear_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
-        known = self._view.snapshot(replica_id)
-        if known is not None and (known.running, known.queued) != (running, queued):
-            now = self.process.clock.monotonic()
-            fresh = replace(known, running=running, queued=queued, observed_at=now)
-            self._view.update(fresh, now)
 
     def _hear_request(self, tracked: Tracked, news: RequestNews) -> None:
         tracked.generated = news.generated
@@ -235,7 +227,7 @@ class SimulatedFront:
         now = self.process.loop.time()
         if tracked.first_token_at is None and news.generated:
             tracked.first_token_at = now
-            self._demand.start_answer(tracked.key, now - tracked.asked.at)
+            self._reports.demand.start_answer(tracked.key, now - tracked.asked.at)
         if news.reason is None:
             return
         self._view.finished(tracked.request_id)
@@ -265,8 +257,8 @@ class SimulatedFront:
         replica_id = replica.replica_id
         if self._links.pop(replica_id, None) is None:
             return
-        self._dead.append(replica_id)
-        self._view.remove(replica_id, self.process.clock.monotonic())
+        self._view.remove(replica_id)
+        self._reports.note_dead(replica_id)
         for tracked in [t for t in self._live.values() if t.replica == replica_id]:
             del self._live[tracked.request_id]
             tracked.generated = max(tracked.generated, replica.generated(tracked.request_id))
@@ -290,14 +282,21 @@ class SimulatedFront:
         for tracked in tuple(self._held.values()):
             self._pick(tracked)
 
-    def _discover(self) -> None:
+    def _look_again(self, seconds: float) -> None:
+        self._looks += 1
+        self.process.after(seconds, self._discover, self._looks)
+
+    def _discover(self, look: int) -> None:
+        if look != self._looks:
+            return
         for replica in self._replicas():
             if replica.replica_id not in self._links and replica.process.responds:
                 self._links[replica.replica_id] = replica
                 replica.process.after(self._delays.hop_s, replica.connect, self)
         self._retry()
         self._give_up()
-        self.process.after(self._delays.discovery_s, self._discover)
+        hurry = self._held and not self._ready
+        self._look_again(HURRY_S if hurry else self._delays.discovery_s)
 
     def _give_up(self) -> None:
         """End what is long overdue: its replica does not say anything."""
@@ -306,43 +305,13 @@ class SimulatedFront:
             self._view.finished(tracked.request_id)
             self._end(tracked, DeadlineExceeded.code)
 
-    # With the controller
-
-    def _exchange_each(self) -> None:
-        self._exchange()
-        self.process.after(self._delays.exchange_s, self._exchange_each)
-
-    def _exchange(self) -> None:
-        """Report to the controller, unless a report is under way already."""
-        if self._exchanging:
-            return
-        self._exchanging = True
-        self._sequence += 1
-        sequence, dead = self._sequence, tuple(self._dead)
-        report = FrontReport(
-            front=self.front_id,
-            sequence=sequence,
-            demand=self._demand.changed_since(self._acknowledged),
-            dead=dead,
-            held=len(self._held),
-            cold=self._cold,
-            picked=self._picked,
-        )
-        self._demand.compose(sequence)
-        self._controller.report(report, self._follow)
-        self.process.after(self._delays.exchange_s, self._give_up_exchange, sequence)
-
-    def _give_up_exchange(self, sequence: int) -> None:
-        if sequence == self._sequence:
-            self._exchanging = False
-
     def _follow(self, orders: FrontOrders) -> None:
         """Take in the controller's answer."""
-        self._exchanging = False
-        self._acknowledged = orders.acknowledged
-        self._hold_s = orders.hold_s
+        self._orders = orders
+        self._view.follow(orders)
+        self._picks.follow(orders)
 
-    def die(self) -> Iterable[Tracked]:
+    def die(self) -> list[Tracked]:
         """End the process; returns the requests that are lost with it."""
         self.process.kill()
         lost = [*self._live.values(), *self._picking.values()]

@@ -14,23 +14,27 @@ BlockName = str
 class PrefixMemory:
     """Remembers named blocks: those in use, and others until their room is needed.
 
+    Blocks that no chain names are in use or idle as well, but never found.
+
     Args:
-        blocks: of the pool. Unnamed ones in use are the caller's to count.
+        blocks: of the pool.
     """
 
     def __init__(self, blocks: int, clock: Clock) -> None:
         self._blocks = blocks
         self._clock = clock
         self._held: Counter[BlockName] = Counter()  # by running sequences
-        self._there: OrderedDict[BlockName, float] = OrderedDict()  # computed; time of last release
-        self._idle = 0  # of ``_there``, those not held
-        self._ages = MeanAge()
+        self._computed: set[BlockName] = set()
+        self._idle: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        """(time of release, blocks) by name, or by the request whose unnamed blocks they are."""
+        self._idle_blocks = 0
         self._pending: dict[BlockName, RequestId] = {}  # who computes it
+        self._ages = MeanAge()
         self.unnamed = 0  # blocks in use that no chain names
 
     @property
     def free(self) -> int:
-        """Return the blocks that can be handed out, those that are only remembered included."""
+        """Return the blocks that can be handed out, idle ones included."""
         return self._blocks - self.unnamed - len(self._held)
 
     @property
@@ -40,9 +44,9 @@ class PrefixMemory:
 
     def find(self, names: Sequence[BlockName]) -> int:
         """Return how many of the first blocks are there."""
-        there = self._there
+        computed = self._computed
         for count, name in enumerate(names):
-            if name not in there:
+            if name not in computed:
                 return count
         return len(names)
 
@@ -55,9 +59,47 @@ class PrefixMemory:
         """Count a holder of each of these blocks, computed or not."""
         held = self._held
         for name in names:
+            if name not in held and self._idle.pop(name, None) is not None:
+                self._idle_blocks -= 1
             held[name] += 1
-            if held[name] == 1 and name in self._there:
-                self._idle -= 1
+
+    def release(self, owner: RequestId, names: Sequence[BlockName], unnamed: int) -> None:
+        """Drop a holder of each block, and idle the unnamed ones: what comes last goes first.
+
+        Args:
+            unnamed: blocks that were full and computed.
+        """
+        now = self._clock.monotonic()
+        if unnamed > 0:
+            self._idle[owner] = now, unnamed
+            self._idle_blocks += unnamed
+        held = self._held
+        for name in reversed(names):
+            held[name] -= 1
+            if held[name] == 0:
+                del held[name]
+                if name in self._computed:
+                    self._idle[name] = now, 1
+                    self._idle_blocks += 1
+
+    def make_room(self) -> None:
+        """Forget idle blocks, least recently released first, where others take their room."""
+        excess = self._idle_blocks - self.free
+        if excess <= 0:
+            return
+        now = self._clock.monotonic()
+        while excess > 0:
+            name, (released, blocks) = self._idle.popitem(last=False)
+            dropped = min(blocks, excess)
+            self._ages.observe(now - released)
+            if dropped < blocks:
+                self._idle[name] = released, blocks - dropped
+                self._idle.move_to_end(name, last=False)
+            self._computed.discard(name)
+            self._idle_blocks -= dropped
+            excess -= dropped
+
+    # Blocks on their way
 
     def announce(self, owner: RequestId, names: Sequence[BlockName]) -> None:
         """Note that ``owner`` will compute these blocks; those that have an owner keep it."""
@@ -75,9 +117,7 @@ class PrefixMemory:
 
     def publish(self, names: Sequence[BlockName]) -> list[BlockName]:
         """Note that these blocks, which are held, are computed; return those that were pending."""
-        now = self._clock.monotonic()
-        for name in names:
-            self._there[name] = now
+        self._computed.update(names)
         return [name for name in names if self._pending.pop(name, None) is not None]
 
     def withdraw(self, owner: RequestId, names: Sequence[BlockName]) -> list[BlockName]:
@@ -86,26 +126,3 @@ class PrefixMemory:
         for name in gone:
             del self._pending[name]
         return gone
-
-    def release(self, names: Sequence[BlockName]) -> None:
-        """Drop one holder of each block, the last block first."""
-        now = self._clock.monotonic()
-        held, there = self._held, self._there
-        for name in reversed(names):
-            held[name] -= 1
-            if held[name] == 0:
-                del held[name]
-                if name in there:
-                    there[name] = now
-                    there.move_to_end(name)
-                    self._idle += 1
-
-    def make_room(self) -> None:
-        """Forget idle blocks, least recently released first, where others take their room."""
-        excess = self._idle - self.free
-        if excess <= 0:
-            return
-        now = self._clock.monotonic()
-        for name in [n for n in self._there if n not in self._held][:excess]:
-            self._ages.observe(now - self._there.pop(name))
-            self._idle -= 1

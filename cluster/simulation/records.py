@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
-from cluster.simulation.reconciling import Actions
+from cluster.placement.control.actions import Actions
 from cluster.simulation.result import ClusterSample, MoveSample, PlacementSample
 
 Counts = tuple[int, int, int, int]

@@ -5,6 +5,7 @@ for its turn in the engine, and gives the lease back at its end.
 """
 
 import asyncio
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -12,8 +13,8 @@ from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import AdapterTier, Lease
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import ResidentAdapter
-from cluster.domain.ids import BASE, AdapterDigest, ReplicaId, RequestId, TenantId
-from cluster.domain.replica import AdapterLoad, ReplicaSnapshot
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason
 from cluster.domain.work import WorkTotals
 from cluster.errors import BraidError, Overloaded
@@ -25,10 +26,6 @@ from cluster.simulation.result import TierCounts, TierFound
 from cluster.simulation.simulated_adapters import SimulatedBank, SimulatedCatalog
 from cluster.simulation.spec import Delays, ReplicaEngine, ReplicaSpec
 from cluster.simulation.virtual_process import VirtualExecutor, VirtualProcess
-
-REQUESTS_ARRIVED = "requests_arrived"
-"""Name of the counter of requests, as a replica's snapshot has it."""
-
 
 _NEAREST_FIRST: tuple[AdapterTier, ...] = ("device", "loading", "host", "disk")
 
@@ -111,7 +108,7 @@ class SimulatedReplica:
             bank.read,
             process.clock,
             executor,
-            on_change=lambda _: self._publish(),
+            on_change=lambda _: self._adapters_changed(),
             on_close_to_new=self._yield_leases,
             max_parallel_loads=shape.parallel_loads,
         )
@@ -126,17 +123,18 @@ class SimulatedReplica:
         )
         self._live: dict[RequestId, _Live] = {}
         self._waiting = 0  # for adapters
-        self._arrived = 0
-        self._loads: dict[tuple[AdapterDigest, TenantId], int] = {}
         self._links: dict[LinkEnd, None] = {}
         self._sequence = 0
         self._published: tuple[int, int] | None = None
         self._published_at = -delays.heartbeat_s
         self._published_host = -1
-        self._bank = bank
         self._last: dict[RequestId, int] | None = None  # tokens by request, at its death
         self._last_counts: TierCounts | None = None
-        process.after(0.0, self._look)
+        self._changed = True  # since the last snapshot
+        self._resident: tuple[ResidentAdapter, ...] = ()
+        self._began = process.loop.time()
+        self._looking = False
+        self._beat()
 
     # From fronts
 
@@ -157,10 +155,7 @@ class SimulatedReplica:
         request = work.request
         live = _Live(work, digests, request.tenant, link)
         self._live[request.request_id] = live
-        self._arrived += 1
-        for digest in digests or (BASE,):
-            key = digest, request.tenant
-            self._loads[key] = self._loads.get(key, 0) + 1
+        self._note_change()
         if self._waiting >= self._shape.engine.max_queued:
             self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
             return
@@ -224,6 +219,7 @@ class SimulatedReplica:
             self._waiting -= 1
 
     def _hear_engine(self, news: list[SequenceNews]) -> None:
+        self._note_change()
         told: dict[LinkEnd, list[RequestNews]] = {}
         for item in news:
             live = self._live[item.request_id]
@@ -259,6 +255,7 @@ class SimulatedReplica:
 
     def _close(self, request_id: RequestId) -> None:
         live = self._live.pop(request_id)
+        self._note_change()
         if not live.in_engine and live.task is not None:
             self._waiting -= 1
         if live.lease is not None:
@@ -276,14 +273,14 @@ class SimulatedReplica:
 
     # Its account of itself
 
-    def snapshot(self, *, with_loads: bool = False) -> ReplicaSnapshot:
-        """Return a snapshot; the controller's have ``loads``."""
+    def snapshot(self) -> ReplicaSnapshot:
+        """Return a snapshot."""
         self._sequence += 1
         shape, engine = self._shape, self.engine
         desired, version = self.adapters.desired
-        loads: tuple[AdapterLoad, ...] = ()
-        if with_loads:
-            loads = tuple(AdapterLoad(d, t, n, 0) for (d, t), n in sorted(self._loads.items()))
+        if self._changed or self._live:
+            self._resident = self.adapters.resident()
+            self._changed = False
         return ReplicaSnapshot(
             replica_id=self.replica_id,
             address="",
@@ -294,21 +291,21 @@ class SimulatedReplica:
             slots_total=shape.slots,
             adapter_bytes_limit=shape.adapter_bytes,
             adapter_bytes_used=self.adapters.bytes_used,
-            resident=self.adapters.resident(),
-            loads=loads,
+            resident=self._resident,
             draining=self.draining,
-            observed_at=self.process.clock.wall(),
             desired=tuple(sorted(desired)),
             desired_version=version,
-            counters=((REQUESTS_ARRIVED, float(self._arrived)),),
             max_model_len=engine.max_model_len,
             host_bytes_limit=shape.host_bytes,
             host_bytes_used=self.adapters.host_bytes_used,
             sequence=self._sequence,
             max_batch_size=shape.engine.max_batch_size,
             backlog=tuple(sorted(engine.backlog().items())),
+            loading_bytes=self.adapters.loading_bytes,
+            eviction_age_s=self.adapters.eviction_age_s,
             prefix_age_s=engine.prefix_age_s,
-            work=WorkTotals(engine.totals),
+            work=WorkTotals(engine.totals, self.adapters.loads.host, self.adapters.loads.disk),
+            block_size=shape.engine.block_size,
         )
 
     def tier_counts(self) -> TierCounts:
@@ -316,12 +313,12 @@ class SimulatedReplica:
         if self._last_counts is not None:
             return self._last_counts
         counters = dict(self.adapters.counters())
-        totals = self.engine.totals
+        totals, loads = self.engine.totals, self.adapters.loads
         return TierCounts(
-            loads_from_host=int(counters["adapter_loads_from_host"]),
-            loads_from_disk=int(counters["adapter_reads_from_disk"]),
-            bytes_from_host=self._bank.bytes_placed,
-            bytes_from_disk=self._bank.bytes_read,
+            loads_from_host=loads.host.loads,
+            loads_from_disk=loads.disk.loads,
+            bytes_from_host=loads.host.nbytes,
+            bytes_from_disk=loads.disk.nbytes,
             evictions=int(counters["adapter_evictions_device"]),
             evictions_host=int(counters["adapter_evictions_host"]),
             steps=totals.steps,
@@ -339,14 +336,38 @@ class SimulatedReplica:
         self.draining = True
         self._publish()
 
-    def _look(self) -> None:
-        """Publish what has changed since the last time, or a heartbeat if it is due."""
-        load = self.engine.running, self.engine.waiting + self._waiting
+    def _adapters_changed(self) -> None:
+        self._changed = True
+        self._publish()
+
+    def _note_change(self) -> None:
+        """Let the next look at its own state, which comes at even intervals, find a change."""
+        self._changed = True
+        if self._looking:
+            return
+        self._looking = True
+        every = self._delays.publish_s
         now = self.process.loop.time()
-        due = now - self._published_at >= self._delays.heartbeat_s
-        if load != self._published or due or self.adapters.host_version != self._published_host:
+        looks = math.floor((now - self._began) / every + 1e-6) + 1
+        self.process.after(max(0.0, self._began + looks * every - now), self._look)
+
+    def _look(self) -> None:
+        """Publish what has changed since the last time."""
+        self._looking = False
+        load = self.engine.running, self.engine.waiting + self._waiting
+        if load != self._published or self.adapters.host_version != self._published_host:
             self._publish()
-        self.process.after(self._delays.publish_s, self._look)
+        if load[1]:
+            self._note_change()  # who waits may begin at any step
+
+    def _beat(self) -> None:
+        """Publish a heartbeat if nothing else was published for so long."""
+        every = self._delays.heartbeat_s
+        left = every - (self.process.loop.time() - self._published_at)
+        if left <= 1e-6:
+            self._publish()
+            left = every
+        self.process.after(left, self._beat)
 
     def _publish(self) -> None:
         self._published = self.engine.running, self.engine.waiting + self._waiting

@@ -56,10 +56,8 @@ def generation_request(
         deadline_at: wall clock, seconds.
         with_tokens: whether tokens matter; else only their number is right.
     """
-    if with_tokens:
-        prompt = _tokens(asked, index, block_size)
-    else:
-        prompt = (A_TOKEN,) * asked.prompt_tokens
+    whole = _tokens(asked, index, block_size) if with_tokens else None
+    prompt = (A_TOKEN,) * asked.prompt_tokens if whole is None else whole
     return GenerationRequest(
         request_id=request_id,
         tenant=asked.tenant,

@@ -71,9 +71,9 @@ class PlacementSample:
 class TierCounts:
     """Sums over all replicas, those that are gone included."""
 
-    loads_from_host: int = 0  # into a slot, of a copy that was in host memory
-    loads_from_disk: int = 0  # into host memory, those read ahead included
-    bytes_from_host: int = 0  # written to slots
+    loads_from_host: int = 0  # to the device
+    loads_from_disk: int = 0  # to the device, through host memory
+    bytes_from_host: int = 0
     bytes_from_disk: int = 0
     evictions: int = 0  # from device slots
     evictions_host: int = 0

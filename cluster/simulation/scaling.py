@@ -9,8 +9,7 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontReport
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.scaling.count import ReplicaShape, ScaleInputs
-from cluster.simulation.reconciling import Actions
+from cluster.placement.scaling.inputs import ReplicaShape, ScaleInputs
 from cluster.simulation.simulated_adapters import SimulatedCatalog
 from cluster.simulation.simulated_serve import SimulatedServe
 from cluster.simulation.spec import ReplicaSpec, ScaleRule
@@ -49,9 +48,7 @@ class RuledScale:
         """Take in a replica's answer."""
         self._snapshots[snapshot.replica_id] = snapshot
 
-    def decide(
-        self, policy: ClusterPolicy, actions: Actions, now: float, wall: float
-    ) -> tuple[int, str]:
+    def decide(self, policy: ClusterPolicy, now: float, wall: float) -> tuple[int, str]:
         """Return the count that the rule wants, within the policy's bounds, and why."""
         running = {replica.replica_id for replica in self._serve.replicas}
         self._snapshots = {r: s for r, s in self._snapshots.items() if r in running}

@@ -87,21 +87,17 @@ class SimulatedBank:
         self._model = model
         self._executor = executor
         self._slots: list[HostCopy | None] = [None] * slots
-        self.bytes_read = 0
-        self.bytes_placed = 0
 
     def read(self, entry: AdapterEntry) -> HostCopy:
         """Read an adapter's files: all of a load from disk but what follows in host memory."""
         digest = entry.key.digest
         nbytes = self._catalog.nbytes[digest]
-        self.bytes_read += nbytes
         whole = self._model.disk_load.seconds(nbytes)
         self._executor.spend(max(0.0, whole - self._model.host_load.seconds(nbytes)))
         return HostCopy(digest, nbytes, entry.manifest.max_rank)
 
     def place(self, slot: int, packed: HostCopy) -> None:
         """Fill a slot from host memory."""
-        self.bytes_placed += packed.nbytes
         self._executor.spend(self._model.host_load.seconds(packed.nbytes))
         self._slots[slot] = packed
 

@@ -1,5 +1,6 @@
 """The parts of a simulated cluster, put together, and the trace that comes in."""
 
+import itertools
 import random
 from collections.abc import Callable
 
@@ -7,9 +8,10 @@ from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.simulation.controller import SimulatedController
+from cluster.simulation.controller_book import ControllerBook
 from cluster.simulation.fault_injection import FaultInjector
-from cluster.simulation.front import FRONT_LOST, RealPicker, SimulatedFront
-from cluster.simulation.reconciling import ControllerBook
+from cluster.simulation.front import FRONT_LOST, SimulatedFront
+from cluster.simulation.front_rules import FrontPicks
 from cluster.simulation.records import Records
 from cluster.simulation.replica import SimulatedReplica
 from cluster.simulation.requests import DecidedSets
@@ -34,7 +36,7 @@ class SimulatedCluster:
 
     def __init__(self, spec: SimulationSpec, progress: Callable[[float], None] | None) -> None:
         _check(spec)
-        self.loop = VirtualLoop()
+        self.loop = VirtualLoop()  # type: ignore[abstract] # of no use here: sockets, signals
         self.policy = spec.policy
         self.catalog = SimulatedCatalog(spec.catalog, spec.ranks)
         self.book = ControllerBook(keeps=any(isinstance(f, ControllerDies) for f in spec.faults))
@@ -51,6 +53,7 @@ class SimulatedCluster:
         self._arrived = 0
         self._ended = 0
         self._fronts_made = 0
+        self._front_processes: dict[FrontId, VirtualProcess] = {}
         self._seeds = random.Random(spec.seed)
         self._scale: RuledScale | None = None
         if spec.scaler is not None:
@@ -112,17 +115,18 @@ class SimulatedCluster:
         number = self._fronts_made
         self._fronts_made += 1
         seed = self._seeds.randrange(2**32)
-        rule = RealPicker(self.policy.picking) if spec.picker is None else spec.picker(place, seed)
+        rule = None if spec.picker is None else spec.picker(place, seed)
+        front_id = FrontId(f"front-{number}")
+        process = self._front_processes[front_id] = self.new_process(front_id)
         self.fronts[place] = SimulatedFront(
-            FrontId(f"front-{number}"),
-            self.new_process(f"front-{number}"),
-            rule,
+            front_id,
+            process,
+            FrontPicks(rule, self.policy.picking, seed),
             lambda: [r for r in self.serve.replicas if not r.draining],
             self,
-            self._end_request,
+            lambda _: self._count_end(),
             spec.delays,
             self._decided,
-            hold_s=self.policy.replicas.hold,
             block_size=spec.shape.engine.block_size,
             exact_tokens=spec.engine == "exact",
         )
@@ -153,21 +157,20 @@ class SimulatedCluster:
 
     def report(self, report: FrontReport, answer: Callable[[FrontOrders], None]) -> None:
         """Carry a front's report to the controller, and the answer back."""
-        front = next(f for f in self.fronts if f is not None and f.front_id == report.front)
+        process = self._front_processes[report.front]
         controller, call_s = self.controller, self._spec.delays.call_s
 
         def carry_back(orders: FrontOrders) -> None:
-            front.process.after(call_s, answer, orders)
+            process.after(call_s, answer, orders)
 
         if controller is not None:
             controller.process.after(call_s, controller.report, report, carry_back)
 
-    def _make_replica(self, number: int) -> SimulatedReplica:
+    def _make_replica(self, replica_id: ReplicaId) -> SimulatedReplica:
         spec = self._spec
-        name = f"r{number}"
         return SimulatedReplica(
-            ReplicaId(name),
-            self.new_process(name),
+            replica_id,
+            self.new_process(replica_id),
             spec.shape,
             self.catalog,
             spec.model,
@@ -204,9 +207,6 @@ class SimulatedCluster:
             self._progress(self._arrived / len(self._requests))
         self._await_arrival()
 
-    def _end_request(self, tracked: Tracked) -> None:
-        self._count_end()
-
     def _count_end(self) -> None:
         self._ended += 1
         if self._ended == len(self._requests) and self._spec.until is None:
@@ -219,7 +219,7 @@ class SimulatedCluster:
 
 def _check(spec: SimulationSpec) -> None:
     times = [asked.at for asked in spec.trace]
-    if any(later < earlier for earlier, later in zip(times, times[1:], strict=False)):
+    if any(later < earlier for earlier, later in itertools.pairwise(times)):
         raise ValueError("trace: requests are not in order of time; sort them by at")
     if spec.fronts < 1:
         raise ValueError(f"fronts is {spec.fronts}, expected at least 1")

@@ -1,21 +1,25 @@
-"""Ray Serve as the cluster meets it: replicas that start late, leave in its order, and are replaced.
+"""Ray Serve as the cluster meets it: replicas that start late, leave in order, and are replaced.
 
-It is the one part that exists as a model only. Who leaves: replicas that are still starting first,
-then those that run, in both the newest first. A leaving one finishes its requests, for a while.
+It is the one part that exists as a model only. Who leaves is predicted by the controller's own
+knowledge of Serve's order. A leaving replica finishes its requests, for a while.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.domain.ids import ReplicaId
+from cluster.placement.control.drain import ServeReplica, ServeReplicas, leaving_order
 from cluster.simulation.replica import SimulatedReplica
 from cluster.simulation.result import TierCounts
 from cluster.simulation.spec import Delays
 from cluster.simulation.virtual_loop import VirtualLoop
 
+_NODE = "node"
+
 
 @dataclass(slots=True, eq=False)
 class _Managed:
+    replica_id: ReplicaId
     asked_at: float
     replica: SimulatedReplica | None = None  # None while it starts
     leaving: bool = False
@@ -26,7 +30,7 @@ class SimulatedServe:
     """Keeps as many replicas as its target says.
 
     Args:
-        make: makes a replica, given its number in order of start.
+        make: makes a replica, given its id.
         start_s: from asking for a replica to its first breath.
         on_lost: hears of each replica whose process has ended.
     """
@@ -34,7 +38,7 @@ class SimulatedServe:
     def __init__(
         self,
         loop: VirtualLoop,
-        make: Callable[[int], SimulatedReplica],
+        make: Callable[[ReplicaId], SimulatedReplica],
         start_s: float,
         delays: Delays,
         on_lost: Callable[[SimulatedReplica], None],
@@ -45,7 +49,7 @@ class SimulatedServe:
         self._delays = delays
         self._on_lost = on_lost
         self._managed: list[_Managed] = []
-        self._made = 0
+        self._asked = 0
         self._past_seconds = 0.0
         self._past_tiers = TierCounts()
         self.target = 0
@@ -54,9 +58,7 @@ class SimulatedServe:
         """Have so many replicas run at once, as if they had always been there."""
         self.target = replicas
         for _ in range(replicas):
-            managed = _Managed(self._loop.time())
-            self._managed.append(managed)
-            self._start(managed)
+            self._start(self._ask())
 
     @property
     def replicas(self) -> list[SimulatedReplica]:
@@ -79,6 +81,16 @@ class SimulatedServe:
         asked = [m.asked_at for m in self._managed if m.replica is None]
         return self._loop.time() - min(asked) if asked else None
 
+    def listed(self) -> ServeReplicas:
+        """Return Serve's list of those that run or start and do not leave; all on one node."""
+        return ServeReplicas(
+            tuple(
+                ServeReplica(m.replica_id, _NODE, running=m.replica is not None)
+                for m in self._managed
+                if not m.leaving
+            )
+        )
+
     @property
     def replica_seconds(self) -> float:
         """Return the time for which replicas were there or asked for, added up."""
@@ -95,7 +107,7 @@ class SimulatedServe:
         self._reconcile()
 
     def by_number(self, number: int) -> SimulatedReplica | None:
-        """Return the replica that was the so-manieth to start, if it is there."""
+        """Return the replica that was asked for after so many others, if it runs."""
         wanted = ReplicaId(f"r{number}")
         return next((r for r in self.replicas if r.replica_id == wanted), None)
 
@@ -121,20 +133,23 @@ class SimulatedServe:
         staying = [m for m in self._managed if not m.leaving]
         now = self._loop.time()
         for _ in range(self.target - len(staying)):
-            managed = _Managed(now)
-            self._managed.append(managed)
-            self._loop.at(now + self._start_s, self._start, managed)
+            self._loop.at(now + self._start_s, self._start, self._ask())
         excess = len(staying) - self.target
         if excess > 0:
-            order = sorted(staying, key=lambda m: m.replica is None)  # stable: the newest last
-            for managed in order[-excess:]:
-                self._leave(managed)
+            by_id = {managed.replica_id: managed for managed in staying}
+            for replica_id in leaving_order(self.listed())[:excess]:
+                self._leave(by_id[replica_id])
+
+    def _ask(self) -> _Managed:
+        managed = _Managed(ReplicaId(f"r{self._asked}"), self._loop.time())
+        self._asked += 1
+        self._managed.append(managed)
+        return managed
 
     def _start(self, managed: _Managed) -> None:
         if managed.gone:
             return
-        managed.replica = self._make(self._made)
-        self._made += 1
+        managed.replica = self._make(managed.replica_id)
 
     def _leave(self, managed: _Managed) -> None:
         managed.leaving = True

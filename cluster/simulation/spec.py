@@ -15,7 +15,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.scaling.count import ScaleInputs
+from cluster.placement.scaling.inputs import ScaleInputs
 from cluster.simulation.trace import TraceRequest
 
 ReplicaEngine = Literal["exact", "fast"]
@@ -80,7 +80,7 @@ class Delays:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaDies:
-    """A replica's process ends at once. ``replica`` counts replicas in order of their start."""
+    """A replica's process ends at once. ``replica`` counts replicas as asked for."""
 
     at: float
     replica: int

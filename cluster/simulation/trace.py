@@ -11,7 +11,7 @@ TRACE_FORMAT = "braid.request.v1"
 
 @dataclass(frozen=True, slots=True)
 class ServedFacts:
-    """What became of a recorded request."""
+    """Says what became of a recorded request."""
 
     replica: str
     tier_found: str  # where the worst of its adapters was: device, loading, host, disk, base

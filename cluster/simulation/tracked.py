@@ -7,6 +7,8 @@ from cluster.placement.demand.demand import DemandKey
 from cluster.simulation.result import IN_FLIGHT, ServedRequest, TierFound
 from cluster.simulation.trace import TraceRequest
 
+_NOWHERE = RequestId("")
+
 
 @dataclass(slots=True, eq=False)
 class Tracked:
@@ -18,7 +20,7 @@ class Tracked:
     deadline: float
     outcome: str = IN_FLIGHT
     replica: ReplicaId | None = None
-    request_id: RequestId = RequestId("")  # at that replica
+    request_id: RequestId = _NOWHERE  # at that replica
     attempts: int = 0
     lost: list[ReplicaId] = field(default_factory=list)  # that served it and were lost
     held_until: float | None = None  # while it waits for a replica

@@ -1,7 +1,7 @@
-"""The controller actor: asks the replicas for snapshots, plans, and sends them their plans.
+"""The controller actor: places adapters, sets the number of replicas, collects what is retired.
 
-It keeps its state in Redis, so that Serve may restart it at any time. Without Redis it continues
-from memory; without the controller the replicas keep the placement they have.
+Serve may restart it at any time. Without Redis it continues from memory; without the controller the
+replicas keep the placement they have.
 """
 
 import asyncio
@@ -12,27 +12,28 @@ import structlog
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.config import AppConfig
-from cluster.domain.ids import AdapterDigest, ReplicaId
-from cluster.domain.replica import ReplicaSnapshot
-from cluster.errors import BraidError, IntegrityError, ReplicaLost
-from cluster.placement.planning.reconciler import Actions, Reconciler
+from cluster.domain.ids import AdapterDigest
+from cluster.errors import BraidError, ReplicaLost
+from cluster.placement.control.serve_counts import ServeCounts
+from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
-from cluster.tasks import Tasks
 from deployments.adapter_follower import NO_BASE, content_store
+from deployments.controller.control_loop import ControlLoop
 from deployments.controller.controller_state import ControllerState
+from deployments.controller.cost_priors import CostPriors
 from deployments.controller.garbage_collector import GarbageCollector, placeable
+from deployments.controller.serve_target import ServeTarget
 from deployments.controller.store_keeping import StoreMetrics, store_reconciler
 from deployments.process import start_process
-from deployments.replica_calls import ask_replicas
+from deployments.replica_calls import ReplicaCalls, ask_replicas
 from deployments.serve_env import SERVE_LOGGING
 
 log = structlog.get_logger(__name__)
 
 CALL_TIMEOUT_S = 5.0
-PLACEMENT_TIMEOUT_S = 60.0
+NO_REPLICAS = ServeCounts(target=0, running=0, starting=0)
 COLLECT_INTERVAL_S = 0.25
 KEEP_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 60.0
@@ -54,8 +55,6 @@ class Controller:
         process = await start_process(args, "controller")
         config = process.config
         self._clock = process.clock
-        self._adapters = process.adapters
-        self._interval_s = config.controller.interval_s
         self._replicas = replicas
         self._policy = PolicyFile(
             config.controller.policy_file, ClusterPolicy.fixed(config.replica.replicas)
@@ -68,15 +67,31 @@ class Controller:
             abandon_after_s=ABANDON_FACTOR * config.adapters.add_timeout_s,
         )
         self._store_reconciler = store_reconciler(process)
-        self._state = ControllerState(process.secrets.redis_url)
-        process.on_close(self._state.close)
-        self._reconciler = await self._restore()
-        self._replica_count = self._policy.policy.replicas.min
-        self._applying = Tasks()
-        self._ticks = 0
-        self._tick_error: str | None = None
+        state = ControllerState(process.secrets.redis_url)
+        process.on_close(state.close)
+        self._serve = ServeTarget(serve.get_replica_context().app_name)
+        priors = CostPriors(config, process.base.digest, process.secrets.redis_url)
+        process.on_close(priors.close)
+        self._control = ControlLoop(
+            replicas=ReplicaCalls(replicas),
+            serve=self._serve,
+            state=state,
+            priors=priors,
+            policy=self._policy,
+            catalog=lambda: placeable(process.adapters.view),
+            clock=process.clock,
+            interval_s=config.controller.interval_s,
+        )
+        await self._control.begin()
+        process.on_close(self._control.close)
         self._loops = tuple(
-            asyncio.create_task(loop) for loop in (self._run(), self._collect(), self._keep())
+            asyncio.create_task(loop)
+            for loop in (
+                self._control.run(),
+                self._control.keep_right(),
+                self._collect(),
+                self._keep(),
+            )
         )
         for loop in self._loops:
             process.on_close_sync(loop.cancel)
@@ -84,59 +99,30 @@ class Controller:
 
     async def state(self) -> dict[str, Any]:
         """Return the placement and its reasons, the policy in force and problems, for people."""
-        keeping = self._store_reconciler
+        keeping, counts = self._store_reconciler, self._control.counts
         return {
-            **self._reconciler.status(),
-            "ticks": self._ticks,
-            "tick_error": self._tick_error,
+            **self._control.status(),
             "policy": self._policy.policy.model_dump(mode="json"),
             "policy_error": self._policy.error,
-            "state_error": self._state.error,
+            "serve": {
+                "counts": None if counts is None else asdict(counts),
+                "error": self._serve.error,
+            },
             "adapter_store": None if keeping is None else asdict(keeping.counters),
         }
+
+    async def wake(self) -> None:
+        """Have a first replica started where none is to run; a front holds requests for it."""
+        await self._control.start_first()
+
+    async def exchange(self, report: FrontReport) -> FrontOrders:
+        """Take in a front's report; the answer is what it is to go by."""
+        return self._control.exchange(report)
 
     async def check_health(self) -> None:
         """Fail once a loop has ended: Serve then replaces this controller."""
         if any(loop.done() for loop in self._loops):
             raise RuntimeError("the control loop has ended")
-
-    async def _restore(self) -> Reconciler:
-        saved = await self._state.load()
-        if saved is None:
-            return Reconciler()
-        try:
-            restored = Reconciler.from_state(saved)
-        except (IntegrityError, KeyError, TypeError, ValueError) as error:
-            log.error("controller.state_refused", error=repr(error))
-            return Reconciler()
-        log.info("controller.restored", version=restored.status()["version"])
-        return restored
-
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._tick()
-                self._tick_error = None
-            except Exception as error:  # one bad tick must not end the loop
-                if repr(error) != self._tick_error:  # one line for a failure that lasts
-                    log.error("controller.tick_failed", exc_info=error)
-                self._tick_error = repr(error)
-            await asyncio.sleep(self._interval_s)
-
-    async def _tick(self) -> None:
-        await asyncio.to_thread(self._policy.sync)
-        snapshots = await self._ask_snapshots()
-        now = self._clock.wall()
-        actions = self._reconciler.tick(
-            snapshots, placeable(self._adapters.view), self._policy.policy, now
-        )
-        self._ticks += 1
-        count_changed = actions.replica_count != self._replica_count
-        self._replica_count = actions.replica_count
-        if actions.replica_plans or count_changed or self._ticks == 1:
-            # Replicas go by the version, so a plan may overtake one that is still being applied.
-            self._applying.start(self._apply(actions))
-        await self._state.save(self._reconciler.to_state())
 
     async def _collect(self) -> None:
         while True:
@@ -175,52 +161,10 @@ class Controller:
                 self._replicas, "unload_adapters", digests, timeout_s=CALL_TIMEOUT_S
             )
         except ReplicaLost:
-            return None
+            return [] if self._control.counts == NO_REPLICAS else None
         if any(isinstance(item, BaseException) for item in found):
             return None
         return [frozenset(gone) for _, gone in found]
-
-    async def _ask_snapshots(self) -> list[ReplicaSnapshot]:
-        found = await ask_replicas(self._replicas, "describe", timeout_s=CALL_TIMEOUT_S)
-        snapshots = []
-        for item in found:
-            if isinstance(item, ReplicaSnapshot):
-                snapshots.append(item)
-            else:
-                log.warning("controller.replica_silent", error=repr(item))
-        return snapshots
-
-    async def _apply(self, actions: Actions) -> None:
-        plans = {plan.replica_id: (plan.version, plan.desired) for plan in actions.replica_plans}
-        try:
-            answers = await ask_replicas(
-                self._replicas,
-                "apply_placement",
-                plans,
-                actions.replica_count,
-                timeout_s=PLACEMENT_TIMEOUT_S,
-            )
-        except ReplicaLost as error:
-            log.warning("controller.placement_unanswered", error=error.message)
-            return
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                log.warning("controller.placement_unanswered", error=repr(answer))
-                continue
-            replica_id, ack = answer
-            if ack is not None:
-                self._acknowledge(replica_id, ack)
-
-    def _acknowledge(self, replica_id: ReplicaId, ack: PlacementAck) -> None:
-        self._reconciler.acknowledge(
-            replica_id,
-            ack.version,
-            loaded=ack.loaded,
-            failed={digest: f"{code}: {message}" for digest, code, message in ack.failed},
-            evicted=ack.evicted,
-            policy=self._policy.policy,
-            now=self._clock.wall(),
-        )
 
     async def __del__(self) -> None:
         if hasattr(self, "_process"):

@@ -1,53 +1,113 @@
-"""The controller's state in Redis, which outlives it."""
+"""The controller's state in Redis, which outlives it, and its right to act.
 
-from typing import Any
+Keys: ``braid:v1:controller:epoch`` counts the lives of controllers; ``...:lease`` lasts while one
+of them renews it; ``...:demand`` is the demand, compressed JSON; ``...:history:<topic>`` are lists
+of lines, newest last. A controller whose epoch is not the highest cannot write any of them. What
+replicas follow is not kept: they know it, and say so.
+"""
+
+import zlib
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any, cast
 
 import orjson
 import structlog
 from redis.exceptions import RedisError
 
-from cluster.redis_client import redis_client
+from cluster.placement.control.history import TOPICS, Change
+from cluster.redis_client import ServerScript, redis_client
 
 log = structlog.get_logger(__name__)
 
-KEY = "braid:v1:controller:state"
+STEM = "braid:v1:controller"
+EPOCH, LEASE, DEMAND = f"{STEM}:epoch", f"{STEM}:lease", f"{STEM}:demand"
+HISTORY = tuple(f"{STEM}:history:{topic}" for topic in dict.fromkeys(TOPICS.values()))
 TIMEOUT_S = 1.0
+LEASE_MS = 10_000
+LINES_KEPT = 10_000
+"""Of each topic."""
+LINES_READ = 200
+_LINES_AT_ONCE = 500
+_LIST_OF_TOPIC = {topic: number + 4 for number, topic in enumerate(dict.fromkeys(TOPICS.values()))}
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierLife:
+    """The state that an earlier controller has left."""
+
+    demand: dict[str, Any] | None
+    history: tuple[Change, ...]  # oldest first within each topic
 
 
 class ControllerState:
-    """The reconciler's state as one JSON document in Redis, written when it changed."""
+    """Writes differences only; what could not be written is written by a later call."""
 
     def __init__(self, url: str) -> None:
         self._redis = redis_client(url, timeout_s=TIMEOUT_S, name="braid-controller")
-        self._written = b""
+        self._take = ServerScript(self._redis, _script("take_epoch.lua"))
+        self._write = ServerScript(self._redis, _script("write_state.lua"))
+        self._lines: deque[Change] = deque(maxlen=LINES_KEPT)  # not written yet
         self.error: str | None = None
         """Says why the last access failed; None if it did not."""
 
-    async def load(self) -> dict[str, Any] | None:
-        """Return what was last saved, or None if there is nothing or Redis does not answer."""
-        try:
-            data = await self._redis.get(KEY)
-        except (RedisError, OSError) as error:
-            self._failed(error)
-            return None
-        self.error = None
-        if data is None:
-            return None
-        value: dict[str, Any] = orjson.loads(data)
-        return value
+    async def take_epoch(self, above: int, *, last: int) -> int | None:
+        """Begin a life; return its epoch, or None where Redis does not answer.
 
-    async def save(self, state: dict[str, Any]) -> None:
-        """Keep ``state``; tried again at the next call if Redis does not answer."""
-        data = orjson.dumps(state)
-        if data == self._written:
-            return
+        Args:
+            above: an epoch that is known to have been used, whatever Redis has.
+            last: the caller's last epoch, where a higher one ended its right to act: it returns
+                None as well while another controller renews its lease. 0 for a new process,
+                which takes over at once.
+        """
         try:
-            await self._redis.set(KEY, data)
+            epoch = await self._take(keys=[EPOCH, LEASE], args=[above, LEASE_MS, last or ""])
         except (RedisError, OSError) as error:
             self._failed(error)
-            return
+            return None
         self.error = None
-        self._written = data
+        return int(epoch) or None
+
+    async def load(self) -> EarlierLife | None:
+        """Return what earlier lives have left, or None where Redis does not answer."""
+        try:
+            demand: bytes | None = await cast("Any", self._redis.get(DEMAND))
+            lists = [await cast("Any", self._redis.lrange(key, -LINES_READ, -1)) for key in HISTORY]
+        except (RedisError, OSError) as error:
+            self._failed(error)
+            return None
+        self.error = None
+        lines = tuple(Change(**orjson.loads(line)) for found in lists for line in found)
+        return EarlierLife(None if demand is None else orjson.loads(zlib.decompress(demand)), lines)
+
+    def add_lines(self, lines: Iterable[Change]) -> None:
+        """Have lines of the history written by the next call of ``write``."""
+        self._lines.extend(lines)
+
+    async def write(self, epoch: int, demand: dict[str, Any] | None) -> int | None:
+        """Renew the lease, and write the demand, if any, and the lines of the history.
+
+        Returns:
+            the epoch in force, which has refused all of it if it is higher than ``epoch``; None
+            where Redis does not answer.
+        """
+        lines = tuple(self._lines)[:_LINES_AT_ONCE]
+        packed = b"" if demand is None else zlib.compress(orjson.dumps(demand), 1)
+        arguments: list[Any] = [epoch, LEASE_MS, LINES_KEPT, packed]
+        for line in lines:
+            arguments += [_LIST_OF_TOPIC[line.topic], orjson.dumps(asdict(line))]
+        try:
+            found = int(await self._write(keys=[EPOCH, LEASE, DEMAND, *HISTORY], args=arguments))
+        except (RedisError, OSError) as error:
+            self._failed(error)
+            return None
+        self.error = None
+        if found == epoch:
+            for _ in lines:
+                self._lines.popleft()
+        return found
 
     async def close(self) -> None:
         """Close the connection."""
@@ -57,3 +117,7 @@ class ControllerState:
         if self.error is None:
             log.warning("controller.state_unavailable", error=str(error))
         self.error = f"{type(error).__name__}: {error}"
+
+
+def _script(name: str) -> str:
+    return files("deployments.controller").joinpath(name).read_text(encoding="utf-8")

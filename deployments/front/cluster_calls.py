@@ -1,6 +1,7 @@
 """Calls that a front makes to the replicas and to the controller, through Serve."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import ReplicaLost
+from cluster.tasks import Tasks
 from deployments.replica_calls import ask_replicas, integrity_answer
 
 CALL_TIMEOUT_S = 2.0
@@ -27,6 +29,7 @@ class ClusterCalls:
     def __init__(self, replicas: DeploymentHandle[Any], controller: DeploymentHandle[Any]) -> None:
         self._replicas = replicas
         self._controller = controller
+        self._calling = Tasks()
 
     async def discover(self) -> Iterable[ReplicaSnapshot]:
         """Return a snapshot of every replica that answers.
@@ -46,6 +49,16 @@ class ClusterCalls:
         except ReplicaLost as error:
             found = [error]
         return integrity_answer(found, known)
+
+    def call_controller(self) -> None:
+        """Tell the controller that requests wait for a first replica."""
+        if not self._calling:
+            self._calling.start(self._call_controller())
+
+    async def _call_controller(self) -> None:
+        with contextlib.suppress(Exception):  # Ray raises many kinds; requests call again
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await self._controller.wake.remote()
 
     async def controller_state(self) -> dict[str, Any]:
         """Return the controller's state, or ``error`` while it does not answer."""

@@ -7,7 +7,6 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.config import AppConfig
-from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.front.cluster_calls import ClusterCalls
 from deployments.front.front_setup import build_front
 from deployments.front.garbage import spare_long_lived
@@ -37,9 +36,7 @@ class Front:
         controller: DeploymentHandle[Any],
     ) -> None:
         process = await start_process(args, "front", hears_text=True)
-        context = await build_front(
-            process, ClusterCalls(replicas, controller), ReplicaBroadcast(replicas)
-        )
+        context = await build_front(process, ClusterCalls(replicas, controller), replicas)
         for problem in process.adapters.catalog.problems:
             log.warning("front.adapter_refused", alias=problem.alias, reason=problem.message)
         config = process.config.front

@@ -7,6 +7,7 @@ from cluster.config import FrontConfig
 from deployments.directory import TenantAdapters
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.entry.door import Door
+from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
@@ -25,6 +26,7 @@ class FrontContext:
     service: RequestService
     door: Door
     replicas: ReplicaSet
+    holding: Holding
     metrics: FrontMetrics
     clock: Clock
     admin: AdminContext

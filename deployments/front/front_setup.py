@@ -7,12 +7,15 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 import structlog
+from ray.serve.handle import DeploymentHandle
 
 from cluster.adapters.format.chat_template import digest_of
 from cluster.domain.ids import RequestId
 from cluster.errors import ConfigError
+from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
@@ -32,6 +35,7 @@ from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.requests.admission import Admission
+from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
@@ -60,9 +64,14 @@ def new_request_id() -> RequestId:
 
 
 async def build_front(
-    process: Process, calls: ClusterCalls, broadcast: ReplicaBroadcast
+    process: Process, calls: ClusterCalls, handle: DeploymentHandle[Any]
 ) -> FrontContext:
     """Start every part of a front but its HTTP server, and return what the routes share.
+
+    Args:
+        process: this front's.
+        calls: asks the other actors.
+        handle: of the replica deployment.
 
     Raises:
         ConfigError: the tenants file or a configured router is wrong.
@@ -76,7 +85,8 @@ async def build_front(
     directory = TenantAdapters(lambda: process.adapters.view, tenants)
     routing, breaker_state = _open_routing(process, directory)
     routers = await _follow_routers(process, routing)
-    replicas = _link_replicas(process, calls)
+    replicas, holding = _link_replicas(process, calls)
+    broadcast = ReplicaBroadcast(handle, holding.wait_for_replica)
     meter, metrics = _count(process, replicas, routing, tenants)
     door = Door(
         authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
@@ -103,6 +113,7 @@ async def build_front(
         new_id=new_request_id,
         templates=AdapterTemplates(process.adapters, directory),
         traces=_open_trace_log(process, metrics),
+        wait_for_replica=holding.wait_for_replica,
     )
     admin = AdminContext(
         door=door,
@@ -143,6 +154,7 @@ async def build_front(
         service=service,
         door=door,
         replicas=replicas,
+        holding=holding,
         metrics=metrics,
         clock=clock,
         admin=admin,
@@ -209,15 +221,23 @@ async def _follow_routers(process: Process, routing: RoutingService) -> FrontRou
     return routers
 
 
-def _link_replicas(process: Process, calls: ClusterCalls) -> ReplicaSet:
+def _link_replicas(process: Process, calls: ClusterCalls) -> tuple[ReplicaSet, Holding]:
     config = process.config
-    return ReplicaSet(
+    policy = _policy(process)
+    replicas = ReplicaSet(
         calls.discover,
-        Picker(_policy(process).picking),
+        Picker(policy.picking),
         process.secrets.signing_key,
         process.clock,
         interval_s=config.front.view_interval_s,
     )
+    orders = FrontOrders(
+        acknowledged=0,
+        epoch=0,
+        hold_s=policy.replicas.hold,
+        zero=policy.replicas.min == 0,
+    )
+    return replicas, Holding(replicas, lambda: orders, calls.call_controller)
 
 
 def _policy(process: Process) -> ClusterPolicy:

@@ -65,7 +65,7 @@ def _server_routes(context: FrontContext) -> APIRouter:
     @routes.get("/ready")
     @routes.get("/-/healthz")
     async def ready() -> Response:
-        if not context.replicas.ready:
+        if not context.holding.serving:
             return json_answer({"status": "no replica yet"}, status=503)
         return json_answer({"status": "ready", "replicas": len(context.replicas.snapshots())})
 

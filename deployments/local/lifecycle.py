@@ -173,11 +173,20 @@ def stop_process(process: psutil.Process | None) -> list[int]:
 
 def ready_replicas(running: RunningCluster) -> int:
     """Return the number of replicas that the front can reach; 0 while it does not answer."""
+    return _ready_replicas(running) or 0
+
+
+def takes_requests(running: RunningCluster) -> bool:
+    """Return whether the front takes requests; it may need no replica for that."""
+    return _ready_replicas(running) is not None
+
+
+def _ready_replicas(running: RunningCluster) -> int | None:
     try:
         answer = httpx2.get(f"{running.url}/ready", timeout=2.0)
     except httpx2.HTTPError:
-        return 0
-    return int(answer.json()["replicas"]) if answer.status_code == 200 else 0
+        return None
+    return int(answer.json()["replicas"]) if answer.status_code == 200 else None
 
 
 def check_port_free(host: str, port: int) -> None:

@@ -76,7 +76,10 @@ class Node:
         from deployments.app import APP_NAME, build_app
 
         serve.run(
-            build_app(_arguments(config, values, self._state)), name=APP_NAME, route_prefix=None
+            build_app(_arguments(config, values, self._state)),
+            name=APP_NAME,
+            route_prefix=None,
+            external_scaler_enabled=True,  # the application's controller sets the replica count
         )
         self._handle_signals()
         self._phases.write_phase(Phase(RUNNING))

@@ -1,7 +1,6 @@
 """The replica actor: one engine, one adapter pool, one link server."""
 
 import asyncio
-import dataclasses
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.config import AppConfig, RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.plan_version import PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.engine.factory import build_engine
 from cluster.engine.port import BuiltEngine, LoadableAdapter
@@ -58,7 +58,6 @@ class Replica:
     ) -> None:
         process = await start_process(args, "replica")
         self._id = ReplicaId(serve.get_replica_context().replica_id.unique_id)
-        self._desired_replicas: float = 0
         mixing = DecisionMixing(
             {}, process.base.digest, isolate_tenants=process.config.tenant_isolation
         )
@@ -79,7 +78,6 @@ class Replica:
             engine=self._engine.engine,
             adapters=self._adapters,
             requests=self._requests,
-            clock=process.clock,
             device=self._engine.device,
         )
         links = LinkServer(self._requests, self._state, process.secrets.signing_key)
@@ -195,23 +193,20 @@ class Replica:
     # From the controller and the fronts, through Serve
 
     async def describe(self) -> ReplicaSnapshot:
-        """Return a snapshot with all loads, for discovery and for the controller."""
-        return dataclasses.replace(self._state.snapshot(), loads=self._requests.loads())
+        """Return a snapshot, for discovery and for the controller."""
+        return self._state.snapshot()
 
     async def apply_placement(
-        self, plans: dict[ReplicaId, tuple[int, tuple[AdapterDigest, ...]]], replica_count: int
-    ) -> tuple[ReplicaId, PlacementAck | None]:
-        """Carry out this replica's part of a plan; returns None if the plan has none for it.
+        self, version: PlanVersion, desired: tuple[AdapterDigest, ...]
+    ) -> PlacementAck:
+        """Carry out a plan, most desired adapters first; one older than that in force is refused.
 
-        Args:
-            plans: by replica, the plan's version and the desired adapters, most desired first.
-            replica_count: how many replicas there should be; repeated to Serve's autoscaler.
+        The answer has the version in force, so that a controller learns of a later one.
         """
-        self._desired_replicas = replica_count
-        if self._id not in plans:
-            return self._id, None
-        version, desired = plans[self._id]
-        return self._id, await self._adapters.apply_placement(desired, version)
+        ack = await self._adapters.apply_placement(desired, version)
+        if ack.version > version:
+            log.warning("replica.plan_refused", sent=tuple(version), obeys=tuple(ack.version))
+        return ack
 
     async def describe_base(self) -> BaseShapes:
         """Return the shapes that an adapter must fit to be served here."""
@@ -243,10 +238,6 @@ class Replica:
             return self._id, str(error)
         return self._id, None
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return the replica count for the scaling policy, as the controller last gave it."""
-        return {"desired_replicas": float(self._desired_replicas)}
-
     async def check_health(self) -> None:
         """Fail once the step loop has stopped: Serve then replaces this replica."""
         stalled = self._engine.engine.stalled_for()
@@ -276,7 +267,10 @@ class Replica:
 
 
 def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deployment:
-    """Return the deployment with its options; the replica count follows the operator's policy."""
+    """Return the deployment with its options.
+
+    The controller sets its number of replicas as soon as it runs. Serve needs one to start with.
+    """
     return serve.deployment(
         name="Replica",
         logging_config=dict(SERVE_LOGGING),
@@ -284,14 +278,7 @@ def replica_deployment(config: AppConfig, policy: ReplicasPolicy) -> serve.Deplo
         health_check_period_s=2.0,
         health_check_timeout_s=30.0,
         graceful_shutdown_timeout_s=DRAIN_S + 10.0,
-        autoscaling_config={
-            "min_replicas": policy.min,
-            "max_replicas": policy.max,
-            "initial_replicas": policy.min,
-            "upscale_delay_s": 0,
-            "downscale_delay_s": 0,
-            "policy": {"policy_function": "deployments.scaling_policy:replica_count_policy"},
-        },
+        num_replicas=max(1, policy.min),
         ray_actor_options={
             "num_cpus": config.replica.num_cpus,
             "num_gpus": config.replica.num_gpus,

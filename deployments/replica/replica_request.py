@@ -48,7 +48,6 @@ class ReplicaRequest:
     arrived: float = 0.0  # monotonic, seconds
     admitted: float = 0.0  # to the engine, first; monotonic, seconds; 0 before
     tokens: int = 0
-    credited: int = 0  # of ``tokens``, that were credited to their adapters
 
     @property
     def id(self) -> RequestId:

@@ -5,15 +5,13 @@ from cluster.clock import Clock
 from cluster.config import AppConfig
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import HEARTBEAT_S, ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.domain.work import WorkTotals
 from cluster.engine.port import Engine
 from deployments.link.link_server import LinkServer
 from deployments.replica.backlog import sum_backlog
 from deployments.replica.request_tracker import RequestTracker
-
-HEARTBEAT_S = 1.0
 
 
 class ReplicaState:
@@ -27,7 +25,6 @@ class ReplicaState:
         engine: Engine,
         adapters: AdapterManager,
         requests: RequestTracker,
-        clock: Clock,
         device: str = "",
     ) -> None:
         self.address = ""  # of the links; set once they are open
@@ -37,8 +34,8 @@ class ReplicaState:
         self._engine = engine
         self._adapters = adapters
         self._requests = requests
-        self._clock = clock
         self._device = device
+        self._sequence = 0
 
     def load(self) -> tuple[int, int, int]:
         """Return the numbers of requests that run, wait in the engine, and wait for it."""
@@ -46,7 +43,8 @@ class ReplicaState:
         return stats.running, stats.waiting, self._requests.waiting_for_admission
 
     def snapshot(self) -> ReplicaSnapshot:
-        """Return a snapshot; fronts pick without ``loads``, which may be many."""
+        """Return a snapshot."""
+        self._sequence += 1
         stats = self._engine.stats()
         desired, version = self._adapters.desired
         loads = self._adapters.loads
@@ -61,9 +59,8 @@ class ReplicaState:
             adapter_bytes_limit=self._config.adapters.memory_bytes,
             adapter_bytes_used=self._adapters.bytes_used,
             resident=self._adapters.resident(),
-            loads=(),
             draining=self.draining,
-            observed_at=self._clock.wall(),
+            sequence=self._sequence,
             desired=tuple(sorted(desired)),
             desired_version=version,
             max_model_len=self._engine.max_model_len,

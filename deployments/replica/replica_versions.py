@@ -22,10 +22,6 @@ class VersionUsers(Protocol):
         """Report whether a live request has been decided on a version, or may have been."""
         ...
 
-    def drop_loads(self, digest: AdapterDigest) -> None:
-        """Drop the counts of a version that was unloaded."""
-        ...
-
 
 class ReplicaVersions:
     """Keeps pins in sync with the registry, and answers the front and the controller.
@@ -75,7 +71,6 @@ class ReplicaVersions:
         gone = []
         for digest in digests:
             if not self._users.uses(digest) and await self._adapters.evict_adapter(digest):
-                self._users.drop_loads(digest)
                 gone.append(digest)
         if gone:
             await self._on_freed()

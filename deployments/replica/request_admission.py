@@ -7,7 +7,6 @@ from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import Clock
 from cluster.engine.port import Engine
 from deployments.replica.live_requests import LiveRequests
-from deployments.replica.load_ledger import LoadLedger
 from deployments.replica.mixing import DecisionMixing
 from deployments.replica.replica_request import LaterSpan, ReplicaRequest
 from deployments.replica.request_counters import RequestCounters
@@ -33,7 +32,6 @@ class RequestAdmission:
         adapters: AdapterManager,
         mixing: DecisionMixing,
         live: LiveRequests,
-        loads: LoadLedger,
         counters: RequestCounters,
         decisions: RequestDecisions,
         leases: RequestLeases,
@@ -44,7 +42,6 @@ class RequestAdmission:
         self._adapters = adapters
         self._mixing = mixing
         self._live = live
-        self._loads = loads
         self._counters = counters
         self._decisions = decisions
         self._leases = leases
@@ -82,7 +79,6 @@ class RequestAdmission:
         self._check_live(request)
         request.decision, request.later = decision, later
         self._counters.requests_arrived += 1
-        self._loads.count_arrival(request)
 
     async def _sync_routers(self, request: ReplicaRequest) -> None:
         """Sync if the front decided by a router that is not known here yet."""

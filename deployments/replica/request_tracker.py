@@ -25,13 +25,11 @@ from cluster.adapters.residency.manager import AdapterManager
 from cluster.clock import Clock
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
-from cluster.domain.replica import AdapterLoad
 from cluster.domain.request import FinishReason, GenerationChunk, Usage
 from cluster.engine.port import Engine
 from cluster.errors import BraidError, Overloaded, ReplicaLost
 from deployments.link.link_messages import Reroute, Submit
 from deployments.replica.live_requests import LiveRequests
-from deployments.replica.load_ledger import LoadLedger
 from deployments.replica.mixing import DecisionMixing
 from deployments.replica.replica_request import ReplicaRequest
 from deployments.replica.replica_rerouting import ReplicaRerouting
@@ -78,7 +76,6 @@ class RequestTracker:
         self._loop = loop
         self._deliver = deliver
         self._live = LiveRequests(max_waiting)
-        self._loads = LoadLedger()
         self.counters = RequestCounters()
         rerouted = RerouteCounters()
         self._decisions = RequestDecisions(reader, self.counters)
@@ -88,7 +85,6 @@ class RequestTracker:
             adapters=adapters,
             mixing=mixing,
             live=self._live,
-            loads=self._loads,
             counters=self.counters,
             decisions=self._decisions,
             leases=self._leases,
@@ -181,9 +177,7 @@ class RequestTracker:
             if request is None:
                 continue
             if chunk.span_start is not None:
-                self._loads.credit_tokens(request)
                 self.rerouting.span_begun(request, chunk.span_start)
-                self._loads.count_arrival(request)
             request.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
                 chunks[index] = request.with_wait(chunks[index])
@@ -255,7 +249,6 @@ class RequestTracker:
         note_end(request, reason, code)
         self.rerouting.stop(request)
         self._leases.release_all(request)
-        self._loads.credit_tokens(request)
         self.counters.count_end(reason)
 
     # For the replica
@@ -268,14 +261,6 @@ class RequestTracker:
     def backlog(self) -> Mapping[TenantId, int]:
         """Return the prompt tokens of the requests that the engine does not know yet, by tenant."""
         return self._live.backlog()
-
-    def loads(self) -> tuple[AdapterLoad, ...]:
-        """Return the cumulative load by adapter and tenant, in a stable order."""
-        return self._loads.loads()
-
-    def drop_loads(self, digest: AdapterDigest) -> None:
-        """Drop the counts of a version that was unloaded; no live request may use it."""
-        self._loads.drop(digest)
 
     def uses(self, digest: AdapterDigest) -> bool:
         """Report whether a live request has been decided on this version, or may have been."""

@@ -1,5 +1,6 @@
 """Ray still has every private thing that is used of it; a new release may take one away."""
 
+import dataclasses
 import inspect
 import subprocess
 import sys
@@ -7,6 +8,11 @@ import sys
 import ray
 from ray._private import node, services, worker
 from ray.serve._private import replica
+from ray.serve._private.default_impl import get_request_metadata
+from ray.serve._private.request_router.common import PendingRequest
+from ray.serve._private.request_router.replica_wrapper import RunningReplica
+from ray.serve._private.request_router.request_router import RequestRouter
+from ray.serve._private.router import AsyncioRouter, Router
 from ray.serve.handle import DeploymentBroadcastResponse, DeploymentHandle
 
 from deployments.ray_compat import TESTED_VERSION
@@ -22,6 +28,24 @@ def test_serve_answers_replica_by_replica() -> None:
         "self",
         "method_name",
     ]
+
+
+def test_serve_calls_one_replica() -> None:
+    assert list(inspect.signature(get_request_metadata).parameters) == [
+        "init_options",
+        "handle_options",
+    ]
+    assert list(inspect.signature(RunningReplica.try_send_request).parameters) == [
+        "self",
+        "pr",
+        "with_rejection",
+    ]
+    assert isinstance(AsyncioRouter.request_router, property)
+    assert isinstance(RequestRouter.curr_replicas, property)
+    assert isinstance(Router.event_loop, property)
+    assert inspect.isfunction(DeploymentHandle._init_router)
+    fields = {field.name for field in dataclasses.fields(PendingRequest)}
+    assert {"args", "kwargs", "metadata"} <= fields
 
 
 def test_serve_opens_its_port_by_the_function_that_is_replaced() -> None:

@@ -192,10 +192,10 @@ def _edit_serve_config(rayservice: dict, edit) -> str:
             "applications[0].deployments[0].num_replica: unknown key",
         ),
         (
-            lambda c: c["applications"][0]["deployments"][1]["autoscaling_config"].update(
-                maximum=3
+            lambda c: c["applications"][0]["deployments"][1].update(
+                autoscaling_config={"min_replicas": 1}
             ),
-            "autoscaling_config.maximum: unknown key",
+            "external_scaler_enabled is set to True, but",
         ),
         (
             lambda c: c["applications"][0]["deployments"][0]["ray_actor_options"].update(gpus=1),
@@ -204,12 +204,6 @@ def _edit_serve_config(rayservice: dict, edit) -> str:
         (lambda c: c.update(http_options={"port": "no"}), "http_options.port"),
         (lambda c: c.update(proxy_location="Nowhere"), "proxy_location"),
         (lambda c: c["applications"][0].update(import_path="deployments"), "import_path"),
-        (
-            lambda c: c["applications"][0]["deployments"][1]["autoscaling_config"].update(
-                min_replicas=9
-            ),
-            "min_replicas",
-        ),
         (lambda c: c["applications"][0]["args"].update(modle="x"), "args.modle: Extra inputs"),
         (
             lambda c: c["applications"][0]["args"]["engine"].update(dtype="int4"),

@@ -21,7 +21,6 @@ from deployments.replica.replica import replica_deployment
 from deployments.serve_config import (
     APP_IMPORT_PATH,
     PATCH_NAME,
-    SCALING_POLICY_PATH,
     OverlayConfig,
     load_overlay_config,
     main,
@@ -72,7 +71,7 @@ def test_serve_runs_no_proxy_and_no_route(config):
     assert application["route_prefix"] is None
 
 
-def test_deployments_and_their_bounds(config):
+def test_deployments_and_their_counts(config):
     front, replica, controller = serve_config(config)["applications"][0]["deployments"]
     assert (front["name"], replica["name"], controller["name"]) == (
         "Front",
@@ -81,8 +80,8 @@ def test_deployments_and_their_bounds(config):
     )
     assert front["num_replicas"] == config.app.front.replicas
     assert controller["num_replicas"] == 1
-    assert "num_replicas" not in replica
-    assert replica["autoscaling_config"]["max_replicas"] == config.serve.autoscaling.max_replicas
+    assert "num_replicas" not in replica  # the controller's to set
+    assert "autoscaling_config" not in replica
     assert replica["ray_actor_options"]["num_gpus"] == config.app.replica.num_gpus
     assert controller["ray_actor_options"]["resources"] == config.app.controller.resources
 
@@ -182,26 +181,21 @@ def test_logical_cpus_are_the_containers_cpus(workers):
         assert group["resources"]["CPU"] == limits["cpu"], name
 
 
-def test_group_sizes_follow_the_config(config, workers):
-    front, replica, scaling = workers["front"], workers["replica"], config.serve.autoscaling
+def test_group_sizes_follow_the_config_and_the_policy(config, workers, overlay):
+    front, replica = workers["front"], workers["replica"]
     sizes = (front["minReplicas"], front["replicas"], front["maxReplicas"])
     pods, rest = divmod(config.app.front.replicas, _per_pod(front, config.app.front.resources))
     assert rest == 0
     assert sizes == (pods,) * 3
-    assert (replica["minReplicas"], replica["maxReplicas"]) == (
-        scaling.min_replicas,
-        scaling.max_replicas,
-    )
+    policy = load_policy(overlay / "policy.yaml").replicas
+    assert (replica["minReplicas"], replica["maxReplicas"]) == (policy.min, policy.max)
 
 
-def test_operator_policy_stays_within_serves_bounds(config, overlay):
-    """Serve clips what the policy answers: other bounds there would be silently ignored."""
-    policy = load_policy(overlay / "policy.yaml")
-    scaling = config.serve.autoscaling
-    assert (policy.replicas.min, policy.replicas.max) == (
-        scaling.min_replicas,
-        scaling.max_replicas,
-    )
+def test_serve_lets_the_controller_set_the_count(config):
+    """Serve refuses the calls otherwise, and it refuses its own autoscaling together with them."""
+    application = ServeDeploySchema.model_validate(serve_config(config)).applications[0]
+    assert application.external_scaler_enabled
+    assert not any(entry.is_autoscaling_configured() for entry in application.deployments)
 
 
 def test_tenants_file_is_valid_and_lets_nobody_in(overlay):
@@ -213,9 +207,8 @@ def test_tenants_file_is_valid_and_lets_nobody_in(overlay):
     assert all(int(key, 16) < 16 for entry in entries for key in entry["keys"])
 
 
-@pytest.mark.parametrize("path", [APP_IMPORT_PATH, SCALING_POLICY_PATH])
-def test_import_paths_lead_somewhere(path):
-    module, _, name = path.partition(":")
+def test_the_import_path_leads_somewhere():
+    module, _, name = APP_IMPORT_PATH.partition(":")
     assert callable(getattr(importlib.import_module(module), name))
 
 
@@ -321,7 +314,7 @@ def test_command_rewrites_a_stale_patch_and_check_only_reports_it(tmp_path, over
     assert not (folder / PATCH_NAME).exists()
     assert main([str(tmp_path)]) == 0
     assert main(["--check", str(tmp_path)]) == 0
-    text = source.read_text(encoding="utf-8").replace("max_replicas:", "max_replicas: 1")
+    text = source.read_text(encoding="utf-8").replace("model: ", "model: other-", 1)
     source.write_text(text, encoding="utf-8")
     assert main(["--check", str(tmp_path)]) == 1
     assert "is stale" in capsys.readouterr().err
@@ -332,7 +325,7 @@ def test_command_rewrites_a_stale_patch_and_check_only_reports_it(tmp_path, over
     [
         ({"app": {"engine": {"treads": 2}}}, r"app\.yaml: app\.engine\.treads: Extra inputs"),
         ({"app": {"front": {"port": "eight"}}}, r"app\.front\.port"),
-        ({"app": {}, "serve": {"autoscaling": {"min_replicas": 3}}}, "is above max_replicas"),
+        ({"app": {}, "serve": {"autoscaling": {}}}, r"serve\.autoscaling: Extra"),
         ({"app": {}, "serve": {"proxy_port": 8999}}, "serve.proxy_port: Extra"),
         (
             {"app": {}, "serve": {"front": {"max_ongoing_requests": 4}}},

@@ -40,6 +40,7 @@ from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.http_app import build_http_app
 from deployments.front.requests.admission import Admission
+from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
@@ -175,6 +176,7 @@ async def _context(
     )
     replicas.start()
     stack.push_async_callback(replicas.close)
+    holding = Holding(replicas, lambda: cluster.orders, cluster.call_controller)
     meter, metrics = Meter(), FrontMetrics()
     live.on_change(lambda view: meter.fold(view.versions))
     for collector in (MeterCollector(meter), ReplicaCollector(replicas), RoutingCollector(routing)):
@@ -210,6 +212,7 @@ async def _context(
         new_id=new_id,
         templates=AdapterTemplates(live, directory),
         traces=TraceNotes(trace_log, lambda: picking.explain),
+        wait_for_replica=holding.wait_for_replica,
     )
     door = Door(
         authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),
@@ -258,6 +261,7 @@ async def _context(
         service=service,
         door=door,
         replicas=replicas,
+        holding=holding,
         metrics=metrics,
         clock=clock,
         admin=admin,

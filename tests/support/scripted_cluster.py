@@ -10,6 +10,7 @@ from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import ReplicaLost
+from cluster.placement.exchange import FrontOrders
 from deployments.replica_calls import integrity_answer
 from tests.support.byte_base import END_OF_TEXT, FIRST_BYTE, SHAPES
 from tests.support.scripted_replica import Script, ScriptedReplica
@@ -25,6 +26,8 @@ class ScriptedCluster:
         self.placement: dict[str, Any] = {"plan": "as scripted"}
         self.answering = asyncio.Event()  # cleared: replicas say nothing of what is added
         self.answering.set()
+        self.orders = FrontOrders(acknowledged=0, epoch=0)
+        self.calls = 0  # of the controller, because requests wait for a replica
         self._names = (f"r{number}" for number in itertools.count())
 
     async def add_replica(self) -> ScriptedReplica:
@@ -39,6 +42,10 @@ class ScriptedCluster:
         """End all replicas."""
         for replica in self.replicas:
             await replica.stop()
+
+    def call_controller(self) -> None:
+        """Take note of a front's call."""
+        self.calls += 1
 
     async def base(self) -> BaseShapes:
         """Answer as ``ReplicaBroadcast`` does."""

@@ -34,8 +34,7 @@ class Resident:
     uses: int = 0
     priority: int = 0
     last_use: int = 0  # sequence number
-    last_used: float = 0.0  # wall clock, seconds
-    touched_at: float = 0.0  # then, monotonic
+    last_used: float = 0.0  # monotonic, seconds
 
 
 class AdapterLedger:
@@ -227,7 +226,7 @@ class AdapterLedger:
 
     def unused_for(self, digest: AdapterDigest) -> float:
         """Return the seconds since a resident's last use."""
-        return self._clock.monotonic() - self.residents[digest].touched_at
+        return self._clock.monotonic() - self.residents[digest].last_used
 
     def is_idle(self, digest: AdapterDigest) -> bool:
         """Return whether a resident may be evicted: at rest, unclaimed and unpinned."""
@@ -245,6 +244,7 @@ class AdapterLedger:
 
         In host memory, claims are of loads and of waiting requests, and not leases.
         """
+        now = self._clock.monotonic()
         ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
         return tuple(
             ResidentAdapter(
@@ -255,7 +255,7 @@ class AdapterLedger:
                 rank=r.version.rank,
                 leases=0 if self.slots is None else r.claims,
                 pinned=digest in self.pinned,
-                last_used=r.last_used,
+                idle_s=max(0.0, now - r.last_used),
             )
             for digest, r in ordered
         )
@@ -290,8 +290,7 @@ class AdapterLedger:
     def _touch(self, resident: Resident) -> None:
         self._use_number += 1
         resident.last_use = self._use_number
-        resident.last_used = self._clock.wall()
-        resident.touched_at = self._clock.monotonic()
+        resident.last_used = self._clock.monotonic()
         cost = 1 if self.slots is None else resident.nbytes
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 

@@ -40,6 +40,7 @@ from cluster.clock import Clock
 from cluster.config import AdapterConfig
 from cluster.domain.adapter import AdapterEntry, AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.plan_version import NO_PLAN, PlanVersion
 from cluster.errors import (
     AdapterCapacity,
     AdapterError,
@@ -117,7 +118,7 @@ class AdapterManager:
         )
         self._versions: dict[AdapterDigest, SizedVersion] = {}
         self._counters = TierCounters()
-        self._placement = 0  # the version of the one in force
+        self._placement = NO_PLAN  # the version of the one in force
         self._closed = False
 
     # Requests
@@ -190,25 +191,21 @@ class AdapterManager:
 
     # Operators and the controller
 
-    async def apply_placement(self, digests: Sequence[AdapterDigest], version: int) -> PlacementAck:
-        """Load ``digests``, most wanted first, and evict what has left the placement.
+    async def apply_placement(
+        self, digests: Sequence[AdapterDigest], version: PlanVersion
+    ) -> PlacementAck:
+        """Load ``digests``, most wanted first, and spare them in evictions from now on.
 
-        A version that left it and is idle is evicted now; one that demand alone loaded stays until
-        its room is needed. A placement older than the one in force changes nothing; the same one
-        again retries what is missing.
+        What has left the placement is like what demand alone loaded: it stays until its room is
+        needed. A placement older than the one in force changes nothing; the same one again
+        retries what is missing.
         """
         self._refuse_if_closed()
         before = {r.digest for r in self._pool.residents()}
         failed: list[tuple[AdapterDigest, str, str]] = []
         if version >= self._placement:
             self._placement = version
-            withdrawn = self._pool.desired.difference(digests)
             self._pool.set_desired(digests)
-            evictions = [
-                self._dispatcher.start_eviction(d) for d in sorted(withdrawn) if self._pool.evict(d)
-            ]
-            if evictions:
-                await asyncio.wait(evictions)
             outcomes = await asyncio.gather(
                 *(self._place(digest) for digest in dict.fromkeys(digests))
             )
@@ -350,7 +347,7 @@ class AdapterManager:
         )
 
     @property
-    def desired(self) -> tuple[frozenset[AdapterDigest], int]:
+    def desired(self) -> tuple[frozenset[AdapterDigest], PlanVersion]:
         """The placement in force and its version."""
         return self._pool.desired, self._placement
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, Protocol
 
 from cluster.domain.adapter import AdapterEntry, AdapterState
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
+from cluster.domain.plan_version import PlanVersion
 
 AdapterTier = Literal["device", "loading", "host", "disk"]
 """How near an adapter is: in its slot, on its way there, in host memory, or in its files alone."""
@@ -69,7 +70,7 @@ class MustWait:
 class PlacementAck:
     """The result of a placement."""
 
-    version: int  # the one in force; newer than the one sent when that was stale
+    version: PlanVersion  # the one in force; later than the one sent where that was refused
     loaded: tuple[AdapterDigest, ...]  # of the placement, READY now
     failed: tuple[tuple[AdapterDigest, str, str], ...]  # (digest, error code, message)
     evicted: tuple[AdapterDigest, ...]  # here before, gone now

@@ -13,7 +13,6 @@ from cluster.field_problems import all_problems
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 from cluster.regular_file import read_regular
 
-VERSION = 1
 REMEDY = "measure this one with `braid bench profile`, or leave controller.cost_profile out"
 
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -41,7 +40,7 @@ class LoadProfile(Section):
 class CostProfile(Section):
     """What `braid bench profile` writes."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     model: str
     """Name of the base model, for people."""
     model_digest: Digest

@@ -1,163 +1,234 @@
 """The replicas as one front knows them: their snapshots, and what it sent them since.
 
-One owner (the front's event loop). A request is counted from ``sent`` to ``finished``; once a
-snapshot is newer than the sending, the snapshot counts it and the view no longer does.
+One owner (the front's event loop). Times are monotonic seconds of this process, so nothing depends
+on anybody's wall clock: of two snapshots of a replica the one with the higher sequence is newer.
 """
 
+import itertools
+from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import IntegrityError
-from cluster.placement.picking.neighbours import Neighbours
+from cluster.placement.cost.model import CostModel
+from cluster.placement.exchange import FrontOrders
+from cluster.placement.picking.cost import Asked, bare_cost
+from cluster.placement.picking.filters import Moment, PickRequest
+from cluster.placement.picking.homes import Homes
+from cluster.placement.picking.prefixes import PrefixAffinity
+from cluster.placement.picking.replica_index import Holders, LoadOrder
+from cluster.placement.picking.replica_view import ReplicaView, Sent
 
-
-@dataclass(frozen=True, slots=True)
-class ReplicaView:
-    """One replica at the moment of a pick."""
-
-    snapshot: ReplicaSnapshot
-    age: float  # seconds since the replica spoke
-    sent: int = 0  # requests this front sent since then
-    incoming: frozenset[AdapterDigest] = frozenset()  # adapters of those requests
-    on_host: frozenset[AdapterDigest] = frozenset()  # copies in its host memory
-    others: float = 0.0  # recent requests that this front sent there for other tenants, fading
-
-    @property
-    def replica_id(self) -> ReplicaId:
-        return self.snapshot.replica_id
-
-    @property
-    def load(self) -> int:
-        """Return the number of requests queued, running or on their way."""
-        return self.snapshot.queued + self.snapshot.running + self.sent
-
-
-@dataclass(slots=True)
-class _Known:
-    snapshot: ReplicaSnapshot
-    received_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    replica_id: ReplicaId
-    at: float
-    digests: tuple[AdapterDigest, ...] = field(default=())
+FIRST_MEAN_TOKENS = 64.0
+"""Tokens that a request generates, before any was seen."""
+_MEAN_WEIGHT = 1 / 64  # of the newest request
+_REMOVED_KEPT = 4096  # lost replicas whose late snapshots are known as such
+_SIZES_KEPT = 65_536
 
 
 class ClusterView:
-    """Latest snapshot per replica, with local corrections. Times are wall-clock seconds."""
+    """Latest snapshot of each replica, local corrections, and indexes to find candidates by.
+
+    A request counts from ``sent`` to ``finished``, or until its replica's own figures have it.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[ReplicaId, _Known] = {}
-        self._sent: dict[RequestId, _Sent] = {}
+        self.model = CostModel()
+        self.fronts = 1
+        self.draining: frozenset[ReplicaId] = frozenset()
+        self.mean_tokens = FIRST_MEAN_TOKENS
+        self.prefixes = PrefixAffinity()
+        self.homes = Homes()
+        self.holders = Holders()
+        self.host_holders = Holders()
+        self.order = LoadOrder()
+        self._known: dict[ReplicaId, ReplicaView] = {}
+        self._nbytes: dict[AdapterDigest, int] = {}
+        self._sent: dict[RequestId, ReplicaId] = {}
         self._by_replica: dict[ReplicaId, set[RequestId]] = {}
-        self._removed_at: dict[ReplicaId, float] = {}
-        self._on_host: dict[ReplicaId, frozenset[AdapterDigest]] = {}
-        self._neighbours = Neighbours()
+        self._removed: OrderedDict[ReplicaId, int] = OrderedDict()  # and its last sequence
+        self._serials = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    # Words of replicas and of the controller
 
     def update(self, snapshot: ReplicaSnapshot, now: float) -> bool:
         """Take in a snapshot; False where a newer one, or the replica's removal, is known."""
         replica_id = snapshot.replica_id
-        known = self._known.get(replica_id)
-        if known is not None and snapshot.observed_at < known.snapshot.observed_at:
+        replica = self._known.get(replica_id)
+        if replica is None:
+            if snapshot.sequence <= self._removed.get(replica_id, -1):
+                return False
+            self._removed.pop(replica_id, None)
+            replica = self._known[replica_id] = ReplicaView(snapshot, next(self._serials))
+            self.homes.join(replica_id)
+        elif snapshot.sequence < replica.snapshot.sequence:
             return False
-        if snapshot.observed_at <= self._removed_at.get(replica_id, float("-inf")):
+        else:
+            self.order.remove(replica)
+        before = replica.held.keys()
+        replica.take_snapshot(snapshot, now)
+        for digest in self.holders.change(replica, before, replica.held.keys()):
+            self._nbytes[digest] = replica.held[digest].nbytes
+        if len(self._nbytes) > _SIZES_KEPT:
+            self._nbytes = {d: n for d, n in self._nbytes.items() if self.holders.of(d)}
+        self._place(replica)
+        return True
+
+    def hear_load(self, replica_id: ReplicaId, running: int, queued: int, now: float) -> bool:
+        """Take in a replica's load between snapshots; False if the replica is unknown."""
+        replica = self._known.get(replica_id)
+        if replica is None:
             return False
-        self._removed_at.pop(replica_id, None)
-        self._known[replica_id] = _Known(snapshot, now)
+        self.order.remove(replica)
+        replica.heard_at = now
+        replica.running, replica.queued = running, queued
+        replica.uncounted.clear()
+        slowness = self.model.slowness_of(replica_id)
+        replica.drain(now, slowness * self.model.step.per_prefill_token)
+        self._place(replica)
         return True
 
     def set_on_host(self, replica_id: ReplicaId, digests: Iterable[AdapterDigest]) -> None:
         """Take in what a replica says it has copies of, until it is removed."""
-        self._on_host[replica_id] = frozenset(digests)
+        replica = self._known.get(replica_id)
+        if replica is not None:
+            before, replica.on_host = replica.on_host, frozenset(digests)
+            self.host_holders.change(replica, before, replica.on_host)
 
-    def remove(self, replica_id: ReplicaId, now: float) -> None:
-        """Drop a lost replica; only a snapshot made after ``now`` brings it back."""
-        self._known.pop(replica_id, None)
-        self._on_host.pop(replica_id, None)
-        self._neighbours.remove(replica_id)
-        self._removed_at[replica_id] = now
+    def follow(self, orders: FrontOrders) -> None:
+        """Take in the controller's word: costs, replicas about to leave, number of fronts.
+
+        A replica is placed by the new costs with its next word.
+        """
+        self.model = orders.model
+        self.draining = orders.draining
+        self.fronts = max(1, orders.fronts)
+
+    def remove(self, replica_id: ReplicaId) -> None:
+        """Drop a lost replica; only a snapshot newer than its last one brings it back."""
         for request_id in self._by_replica.pop(replica_id, set()):
             del self._sent[request_id]
+        replica = self._known.pop(replica_id, None)
+        if replica is None:
+            return
+        self.order.remove(replica)
+        self.holders.change(replica, replica.held.keys(), set())
+        self.host_holders.change(replica, replica.on_host, set())
+        self.homes.leave(replica_id)
+        self._removed[replica_id] = replica.snapshot.sequence
+        if len(self._removed) > _REMOVED_KEPT:
+            self._removed.popitem(last=False)
 
-    def forget_removed(self, before: float) -> None:
-        """Release the memory of removals older than ``before``."""
-        self._removed_at = {r: at for r, at in self._removed_at.items() if at >= before}
+    # Requests of this front
 
     def sent(
-        self,
-        request_id: RequestId,
-        replica_id: ReplicaId,
-        tenant: TenantId,
-        digests: Iterable[AdapterDigest],
-        now: float,
+        self, request_id: RequestId, replica_id: ReplicaId, request: PickRequest, now: float
     ) -> None:
         """Note that a request left for a replica; sending it again elsewhere moves it."""
         self.finished(request_id)
-        self._sent[request_id] = _Sent(replica_id, now, tuple(digests))
+        self.mean_tokens += _MEAN_WEIGHT * (max(0, request.expected_tokens) - self.mean_tokens)
+        self._sent[request_id] = replica_id
         self._by_replica.setdefault(replica_id, set()).add(request_id)
-        self._neighbours.sent(replica_id, tenant, now)
+        replica = self._known.get(replica_id)
+        if replica is not None:
+            self.order.remove(replica)
+            cached, _ = self.prefixes.cached(request.prefix).get(replica_id, (0, 0.0))
+            tokens = max(0, request.prompt_tokens - cached)
+            replica.add_sent(request_id, Sent(request.tenant, tokens, request.digests, now))
+            self._place(replica)
+        self.prefixes.note(request.prefix, replica_id, now)
 
     def finished(self, request_id: RequestId) -> None:
         """Note that a request ended, however; unknown ids are ignored (its replica may be lost)."""
-        sent = self._sent.pop(request_id, None)
-        if sent is None:
+        replica_id = self._sent.pop(request_id, None)
+        if replica_id is None:
             return
-        requests = self._by_replica[sent.replica_id]
+        requests = self._by_replica[replica_id]
         requests.discard(request_id)
         if not requests:
-            del self._by_replica[sent.replica_id]
+            del self._by_replica[replica_id]
+        replica = self._known.get(replica_id)
+        if replica is not None and request_id in replica.unreported:
+            self.order.remove(replica)
+            replica.remove_sent(request_id)
+            self._place(replica)
+
+    def _place(self, replica: ReplicaView) -> None:
+        """Add a replica to the order with the load and the cost that it now has."""
+        uncounted = len(replica.uncounted) * self.fronts
+        replica.load = replica.queued + replica.running + uncounted
+        replica.order_key = bare_cost(replica, self.model)
+        self.order.add(replica)
+
+    # Reading
 
     def snapshot(self, replica_id: ReplicaId) -> ReplicaSnapshot | None:
         """Return the replica's latest snapshot, or None."""
-        known = self._known.get(replica_id)
-        return None if known is None else known.snapshot
+        replica = self._known.get(replica_id)
+        return None if replica is None else replica.snapshot
 
-    def replicas(self, now: float, tenant: TenantId | None = None) -> tuple[ReplicaView, ...]:
-        """Return all known replicas, by id, as a request of ``tenant`` meets them."""
-        return tuple(
-            self._view(self._known[replica_id], now, tenant) for replica_id in sorted(self._known)
-        )
+    def get(self, replica_id: ReplicaId) -> ReplicaView | None:
+        """Return what is known of a replica, or None."""
+        return self._known.get(replica_id)
 
-    def _view(self, known: _Known, now: float, tenant: TenantId | None) -> ReplicaView:
-        snapshot = known.snapshot
-        # A replica's clock may be ahead of ours: what we sent after hearing it is surely not in.
-        counted_until = min(snapshot.observed_at, known.received_at)
-        since = [
-            self._sent[request_id]
-            for request_id in self._by_replica.get(snapshot.replica_id, ())
-            if self._sent[request_id].at > counted_until
-        ]
-        return ReplicaView(
-            snapshot=snapshot,
-            age=max(0.0, now - snapshot.observed_at),
-            sent=len(since),
-            incoming=frozenset(digest for sent in since for digest in sent.digests),
-            on_host=self._on_host.get(snapshot.replica_id, frozenset()),
-            others=(
-                self._neighbours.of_others(snapshot.replica_id, tenant, now)
-                if tenant is not None
-                else 0.0
-            ),
+    def replicas(self) -> tuple[ReplicaView, ...]:
+        """Return all known replicas, by id."""
+        return tuple(self._known[replica_id] for replica_id in sorted(self._known))
+
+    def moment(self, now: float) -> Moment:
+        """Return the facts about the whole cluster that filters need."""
+        return Moment(now, self.order.total_load / max(1, len(self._known)), self.draining)
+
+    def asked(self, request: PickRequest, *, harm: float, prefix: bool, now: float) -> Asked:
+        """Return the request with all that its cost depends on beside the replica.
+
+        Args:
+            harm: weight of the seconds that it costs others.
+            prefix: whether replicas that computed its beginning have an advantage.
+        """
+        nbytes = self._nbytes
+        return Asked(
+            tenant=request.tenant,
+            prompt=max(0, request.prompt_tokens),
+            expected=max(0, request.expected_tokens),
+            members=tuple((d, nbytes.get(d, 0)) for d in dict.fromkeys(request.digests)),
+            cached=self.prefixes.cached(request.prefix) if prefix and request.prefix else {},
+            mean_tokens=self.mean_tokens,
+            fronts=self.fronts,
+            harm=harm,
+            now=now,
         )
 
     def check_integrity(self) -> None:
-        """Check that requests and their index by replica agree; raises IntegrityError."""
+        """Check that requests, replicas and their indexes agree; raises IntegrityError."""
         indexed = sum(len(requests) for requests in self._by_replica.values())
         if indexed != len(self._sent):
             raise IntegrityError(
                 f"cluster view: {len(self._sent)} requests sent but {indexed} indexed by replica"
             )
-        for request_id, sent in self._sent.items():
-            if request_id not in self._by_replica.get(sent.replica_id, ()):
+        for request_id, replica_id in self._sent.items():
+            if request_id not in self._by_replica.get(replica_id, ()):
                 raise IntegrityError(
-                    f"cluster view: request {request_id} is not indexed under {sent.replica_id}"
+                    f"cluster view: request {request_id} is not indexed under {replica_id}"
                 )
-        overlap = self._known.keys() & self._removed_at.keys()
+        overlap = self._known.keys() & self._removed.keys()
         if overlap:
             raise IntegrityError(
                 f"cluster view: {len(overlap)} of {len(self._known)} known replicas are removed"
             )
+        load = sum(replica.load for replica in self._known.values())
+        if len(self.order) != len(self._known) or load != self.order.total_load:
+            raise IntegrityError(
+                f"cluster view: {len(self.order)} replicas of load {self.order.total_load} are "
+                f"in order, {len(self._known)} of load {load} are known"
+            )
+        for replica in self._known.values():
+            missing = [d for d in replica.held if replica not in self.holders.of(d)]
+            if missing:
+                raise IntegrityError(
+                    f"cluster view: {replica.replica_id} is not indexed under {missing[0]}"
+                )

@@ -1,15 +1,19 @@
 """Filters say which replicas a request may go to; a refusal has a name for metrics and people.
 
-Hard filters always hold. Soft ones are preferences: one that would leave no replica is passed over.
+Hard filters always hold. Soft ones are preferences: where they leave no replica, the pick is made
+among those that the hard ones let pass.
 """
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
-from cluster.placement.picking.cluster_view import ReplicaView
+from cluster.domain.replica import HEARTBEAT_S
+from cluster.placement.picking.replica_view import ReplicaView
+
+STALE_AFTER_S = 3 * HEARTBEAT_S
+"""A replica that has been silent for this long is used only if there is no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +21,25 @@ class PickRequest:
     """The properties of a request that a pick depends on."""
 
     digests: tuple[AdapterDigest, ...]  # of the whole mixture; empty: the base alone
-    tenant: TenantId | None = None  # who asks; None has no neighbours
+    tenant: TenantId | None = None  # who asks; None shares nobody's turns
     exclude: Collection[ReplicaId] = ()  # replicas that just failed this request
+    prompt_tokens: int = 0
+    expected_tokens: int = 64  # that it will probably generate
+    prefix: tuple[int, ...] = ()
+    """Keys of the prompt's beginnings, one for each of ``prefixes.LENGTHS`` that it reaches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Facts about the whole cluster that filters compare a replica with."""
+
+    now: float  # monotonic seconds of this process
+    mean_load: float  # requests of a replica
+    draining: frozenset[ReplicaId] = frozenset()  # by the controller's word
 
 
 class Filter(Protocol):
-    """Judges each candidate among the candidates that the filters before it let pass."""
+    """Judges replicas one by one."""
 
     @property
     def name(self) -> str:
@@ -34,7 +51,9 @@ class Filter(Protocol):
         """Report whether it holds even if it leaves no replica."""
         ...
 
-    def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
         """Report for each replica whether it is refused."""
         ...
 
@@ -46,65 +65,107 @@ class NotExcluded:
     name: ClassVar[str] = "excluded"
     hard: ClassVar[bool] = True
 
-    def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
-        return [replica.replica_id in request.exclude for replica in replicas]
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del moment
+        exclude = request.exclude
+        return [replica.replica_id in exclude for replica in replicas]
 
 
 @dataclass(frozen=True, slots=True)
 class NotDraining:
-    """Not a replica that is about to leave."""
+    """Not a replica that is about to leave, by its own word or the controller's."""
 
     name: ClassVar[str] = "draining"
     hard: ClassVar[bool] = True
 
-    def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
         del request
-        return [replica.snapshot.draining for replica in replicas]
+        leaving = moment.draining
+        return [r.snapshot.draining or r.replica_id in leaving for r in replicas]
 
 
 @dataclass(frozen=True, slots=True)
 class QueueBound:
-    """Room in the replica's queue, counting what this front sent since its last snapshot."""
+    """Room in the replica's queue, counting what this front sent since its last word."""
 
     max_queued: int
     name: ClassVar[str] = "queue_full"
     hard: ClassVar[bool] = True
 
-    def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
-        del request
-        return [replica.snapshot.queued + replica.sent >= self.max_queued for replica in replicas]
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del request, moment
+        most = self.max_queued
+        return [replica.queued + len(replica.uncounted) >= most for replica in replicas]
+
+
+@dataclass(frozen=True, slots=True)
+class FitsContext:
+    """Prompt and answer fit the replica's context window, where it has told one."""
+
+    name: ClassVar[str] = "context"
+    hard: ClassVar[bool] = True
+
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del moment
+        tokens = request.prompt_tokens + request.expected_tokens
+        return [0 < replica.snapshot.max_model_len < tokens for replica in replicas]
 
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """Refuses replicas without a recent snapshot."""
+    """Refuses replicas that have not been heard of lately."""
 
-    stale_after_s: float
+    stale_after_s: float = STALE_AFTER_S
     name: ClassVar[str] = "stale"
     hard: ClassVar[bool] = False
 
-    def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
         del request
-        return [replica.age > self.stale_after_s for replica in replicas]
+        oldest = moment.now - self.stale_after_s
+        return [replica.heard_at < oldest for replica in replicas]
 
 
 @dataclass(frozen=True, slots=True)
-class LoadBound:
-    """Consistent hashing with bounded loads (Mirrokni et al., 2018): no replica far above the mean.
+class NotFailed:
+    """Refuses replicas where loading one of the request's adapters failed."""
 
-    With n replicas and L requests one more may go where the load stays within
-    ``ceil(bound * (L + 1) / n) + slack``.
-    """
-
-    bound: float  # >= 1
-    slack: int
-    name: ClassVar[str] = "load_bound"
+    name: ClassVar[str] = "load_failed"
     hard: ClassVar[bool] = False
 
-    def refused(self, replicas: Sequence[ReplicaView], request: PickRequest) -> Sequence[bool]:
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del moment
+        return [
+            bool(replica.failed) and not replica.failed.isdisjoint(request.digests)
+            for replica in replicas
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadGuard:
+    """Bounds the load of replicas whose batch is full, in case the cost model is wrong.
+
+    A replica with free places is never refused: filling them costs less than a load elsewhere.
+    """
+
+    bound: float  # times the mean load, >= 1
+    name: ClassVar[str] = "guard"
+    hard: ClassVar[bool] = False
+
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
         del request
-        if not replicas:
-            return []
-        total = sum(replica.load for replica in replicas)
-        limit = math.ceil(self.bound * (total + 1) / len(replicas)) + self.slack
-        return [replica.load + 1 > limit for replica in replicas]
+        limit = self.bound * moment.mean_load + 1.0
+        return [r.load > limit and r.load >= r.snapshot.max_batch_size for r in replicas]

@@ -1,182 +1,203 @@
-"""Chooses the replica for a request: filters, weighted scores, rendezvous order for ties."""
+"""Chooses the replica for a request: filters, then the least cost in seconds."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaChoice
-from cluster.errors import BraidError, Overloaded, ReplicaLost
-from cluster.placement.picking.cluster_view import ClusterView, ReplicaView
+from cluster.placement.picking.candidates import MOST, candidates
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.cost import Asked, Terms, cost_of
+from cluster.placement.picking.explanation import DecidedBy, Explanation, PickCandidate, nobody
 from cluster.placement.picking.filters import (
     Filter,
+    FitsContext,
     Fresh,
-    LoadBound,
+    LoadGuard,
+    Moment,
     NotDraining,
     NotExcluded,
+    NotFailed,
     PickRequest,
     QueueBound,
 )
-from cluster.placement.picking.scorers import (
-    KvHeadroomScorer,
-    LoadScorer,
-    ResidencyScorer,
-    Scorer,
-    TenantScorer,
-)
+from cluster.placement.picking.replica_view import ReplicaView
 from cluster.placement.policy import PickingPolicy
 from cluster.placement.rendezvous import mixture_key, weight
 
-_TIE = 9  # decimals of a score; finer differences are rounding errors
+TIE_SHARE = 0.05
+TIE_S = 0.010
+"""Costs that differ by less than this, or by less than ``TIE_SHARE``, are alike."""
 
 
-@dataclass(frozen=True, slots=True)
-class PickCandidate:
-    """One replica as a pick saw it."""
+@dataclass(slots=True)
+class _Pick:
+    """A pick in the making."""
 
-    replica_id: ReplicaId
-    refused_by: str | None  # name of the filter, or None
-    score: float  # weighted mean, 0 where refused
-    scores: tuple[tuple[str, float], ...]  # (scorer, value in [0, 1]), empty if refused
-    load: int  # queued, running and on the way
-    age: float  # seconds since it spoke
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """Explains why a replica was picked, or why none was."""
-
-    digests: tuple[AdapterDigest, ...]
-    chosen: ReplicaId | None
-    candidates: tuple[PickCandidate, ...]  # best first, then the refused, by id
-    passed_over: tuple[str, ...]  # soft filters that would have refused everybody
-
-    @property
-    def refusals(self) -> dict[str, int]:
-        """Return the replicas refused, by filter."""
-        counts: dict[str, int] = {}
-        for candidate in self.candidates:
-            if candidate.refused_by is not None:
-                counts[candidate.refused_by] = counts.get(candidate.refused_by, 0) + 1
-        return counts
+    passed: list[ReplicaView]
+    softly: list[ReplicaView]  # refused by soft filters alone
+    refused: dict[ReplicaView, str]
+    terms: dict[ReplicaView, Terms] = field(default_factory=dict)  # of those above, where known
+    chosen: ReplicaView | None = None
+    decided_by: DecidedBy = "cost"
 
 
 class Picker:
-    """Stateless: everything it knows comes with the call."""
+    """Remembers nothing: all that it knows comes with the call.
+
+    Args:
+        policy: bound and weights; ``follow`` replaces it.
+        rng: for the few candidates and the last resort that are left to chance.
+        most: candidates that are compared.
+    """
 
     def __init__(
-        self,
-        policy: PickingPolicy,
-        *,
-        filters: Sequence[Filter] | None = None,
-        scorers: Sequence[Scorer] | None = None,
+        self, policy: PickingPolicy, *, rng: random.Random | None = None, most: int = MOST
     ) -> None:
-        """Take ``filters`` and ``scorers`` in place of the standard ones.
+        self._rng = rng or random.Random(0)
+        self._most = most
+        self.follow(policy)
 
-        Raises:
-            ValueError: a scorer has no weight in the policy.
-        """
-        self._filters: Sequence[Filter] = (
-            filters if filters is not None else standard_filters(policy)
-        )
-        self._scorers: Sequence[Scorer] = (
-            scorers
-            if scorers is not None
-            else (ResidencyScorer(), LoadScorer(), TenantScorer(), KvHeadroomScorer())
-        )
-        weights: Mapping[str, float] = policy.weights.model_dump()
-        unweighted = [scorer.name for scorer in self._scorers if scorer.name not in weights]
-        if unweighted:
-            raise ValueError(f"scorers without a weight in the policy: {', '.join(unweighted)}")
-        self._weights = weights
+    def follow(self, policy: PickingPolicy) -> None:
+        """Pick by another policy from now on."""
+        self._policy = policy
+        self._filters = standard_filters(policy)
 
     def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaChoice:
-        """Return the best replica for the request.
+        """Return the best replica for the request; ``now`` in the view's monotonic seconds.
 
         Raises:
             Overloaded: replicas are there, but the queue of each is full.
             ReplicaLost: no replica can take requests.
         """
-        explanation = self.explain(view, request, now)
-        if explanation.chosen is None:
-            raise _nobody(explanation)
-        best = explanation.candidates[0]
+        pick = self._pick(view, request, now)
+        chosen = pick.chosen
+        if chosen is None:
+            raise nobody(_explain(view, request, pick, now).refusals)
+        terms = pick.terms[chosen]
         return ReplicaChoice(
-            replica_id=best.replica_id,
-            score=best.score,
-            scores=best.scores,
-            considered=sum(1 for c in explanation.candidates if c.refused_by is None),
-            snapshot_age=best.age,
+            replica_id=chosen.replica_id,
+            cost=terms.cost,
+            terms=terms.named(),
+            predicted_ttft=terms.ttft,
+            whole=_holds_all(chosen, request),
+            decided_by=pick.decided_by,
+            considered=len(pick.passed),
+            snapshot_age=chosen.age(now),
         )
 
     def explain(self, view: ClusterView, request: PickRequest, now: float) -> Explanation:
-        """Return the pick with every candidate's scores and every refusal; never raises."""
-        everyone = view.replicas(now, request.tenant)
-        candidates: Sequence[ReplicaView] = everyone
-        refused: dict[ReplicaId, str] = {}
-        passed_over: list[str] = []
-        for rule in self._filters:
-            verdicts = rule.refused(candidates, request)
-            if not rule.hard and all(verdicts):
-                if candidates:
-                    passed_over.append(rule.name)
-                continue
-            pairs = list(zip(candidates, verdicts, strict=True))
-            refused.update({replica.replica_id: rule.name for replica, no in pairs if no})
-            candidates = [replica for replica, no in pairs if not no]
-        ranked = self._rank(candidates, request)
-        out = [
-            PickCandidate(r.replica_id, refused[r.replica_id], 0.0, (), r.load, r.age)
-            for r in everyone
-            if r.replica_id in refused
-        ]
-        return Explanation(
-            digests=request.digests,
-            chosen=ranked[0].replica_id if ranked else None,
-            candidates=(*ranked, *out),
-            passed_over=tuple(passed_over),
-        )
+        """Return the pick with the candidates' costs and refusals; never raises."""
+        return _explain(view, request, self._pick(view, request, now), now)
 
-    def _rank(self, replicas: Sequence[ReplicaView], request: PickRequest) -> list[PickCandidate]:
-        columns = [
-            (scorer.name, [_clamp(value) for value in scorer.score(replicas, request)])
-            for scorer in self._scorers
-        ]
-        total_weight = sum(self._weights[name] for name, _ in columns) or 1.0
+    def _pick(self, view: ClusterView, request: PickRequest, now: float) -> _Pick:
+        policy, moment = self._policy, view.moment(now)
+        asked = view.asked(request, harm=policy.harm, prefix=policy.prefix, now=now)
         key = mixture_key(request.digests)
-        ranked = []
-        for index, replica in enumerate(replicas):
-            scores = tuple((name, values[index]) for name, values in columns)
-            score = sum(self._weights[name] * value for name, value in scores) / total_weight
-            ranked.append(
-                PickCandidate(replica.replica_id, None, score, scores, replica.load, replica.age)
-            )
-        ranked.sort(key=lambda c: (-round(c.score, _TIE), -weight(key, c.replica_id), c.replica_id))
-        return ranked
+        few = candidates(view, asked, key, request.exclude, self._rng, self._most)
+        pick = self._filter(few, request, moment)
+        if not pick.passed and len(few) < len(view):
+            pick = self._filter(view.replicas(), request, moment)
+        if pick.passed:
+            pick.terms = {r: cost_of(r, asked, view.model) for r in (*pick.passed, *pick.softly)}
+            _choose(pick, key, _cold_homes(view, pick, asked, key))
+        elif pick.softly:
+            two = self._rng.sample(pick.softly, min(2, len(pick.softly)))
+            pick.terms = {r: cost_of(r, asked, view.model) for r in two}
+            pick.chosen = min(two, key=lambda replica: pick.terms[replica].cost)
+            pick.decided_by = "random"
+        return pick
+
+    def _filter(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> _Pick:
+        """Apply the hard filters, then the soft ones to those that are left."""
+        passed = list(replicas)
+        refused: dict[ReplicaView, str] = {}
+        softly: list[ReplicaView] = []
+        for rule in self._filters:
+            verdicts = rule.refused(passed, request, moment)
+            if any(verdicts):
+                out = [r for r, no in zip(passed, verdicts, strict=True) if no]
+                refused.update(dict.fromkeys(out, rule.name))
+                if not rule.hard:
+                    softly += out
+                passed = [r for r, no in zip(passed, verdicts, strict=True) if not no]
+        return _Pick(passed, softly, refused)
 
 
 def standard_filters(policy: PickingPolicy) -> tuple[Filter, ...]:
-    """Return the filters, hard ones first: soft ones then compare only those that can serve."""
+    """Return the filters, hard ones first."""
     return (
         NotExcluded(),
         NotDraining(),
         QueueBound(policy.max_queued),
-        Fresh(policy.stale_after_s),
-        LoadBound(policy.load_bound, policy.load_slack),
+        FitsContext(),
+        Fresh(),
+        NotFailed(),
+        LoadGuard(policy.bound),
     )
 
 
-def _clamp(value: float) -> float:
-    if math.isnan(value):
-        return 0.0
-    return min(1.0, max(0.0, value))
+def _choose(pick: _Pick, key: str, among: Sequence[ReplicaView]) -> None:
+    """Choose the first in the set's order among those that cost about as much as the cheapest."""
+    terms = pick.terms
+    least = min([terms[replica].cost for replica in among])
+    limit = least + max(TIE_S, TIE_SHARE * least)
+    alike = [replica for replica in among if terms[replica].cost <= limit]
+    pick.chosen = alike[0] if len(alike) == 1 else min(alike, key=lambda r: _rank(key, r))
+    cost = terms[pick.chosen].cost
+    if any(terms[replica].cost < cost - TIE_S for replica in pick.softly):
+        pick.decided_by = "guard"
+    elif len(alike) > 1 or len(among) < len(pick.passed):
+        pick.decided_by = "home"
 
 
-def _nobody(explanation: Explanation) -> BraidError:
-    refusals = explanation.refusals
-    if not refusals:
-        return ReplicaLost("no replica is ready")
-    listed = ", ".join(f"{count} {name}" for name, count in sorted(refusals.items()))
-    if QueueBound.name in refusals:
-        return Overloaded(f"no replica has room in its queue ({listed})")
-    return ReplicaLost(f"no replica can take the request ({listed})")
+def _rank(key: str, replica: ReplicaView) -> tuple[int, ReplicaId]:
+    return -weight(key, replica.replica_id), replica.replica_id
+
+
+def _cold_homes(view: ClusterView, pick: _Pick, asked: Asked, key: str) -> Sequence[ReplicaView]:
+    """Return the homes with free places where nobody has any of the set; else all that passed.
+
+    So a set that is seldom asked for does not leave copies wherever it was cheapest at the time.
+    """
+    if not asked.members or any(
+        view.holders.of(digest) or view.host_holders.of(digest) for digest, _ in asked.members
+    ):
+        return pick.passed
+    homes = view.homes.of(key)
+    free = [
+        r
+        for r in pick.passed
+        if r.replica_id in homes and r.load < max(1, r.snapshot.max_batch_size)
+    ]
+    return free or pick.passed
+
+
+def _holds_all(replica: ReplicaView, request: PickRequest) -> bool:
+    held = replica.held
+    return all(
+        digest in held and held[digest].state is AdapterState.READY for digest in request.digests
+    )
+
+
+def _explain(view: ClusterView, request: PickRequest, pick: _Pick, now: float) -> Explanation:
+    def candidate(replica: ReplicaView) -> PickCandidate:
+        refused_by = pick.refused.get(replica) if replica is not pick.chosen else None
+        terms = pick.terms.get(replica)
+        return PickCandidate(replica.replica_id, refused_by, terms, replica.load, replica.age(now))
+
+    everyone = [candidate(replica) for replica in (*pick.passed, *pick.refused)]
+    chosen = pick.chosen.replica_id if pick.chosen is not None else None
+    everyone.sort(
+        key=lambda c: (
+            c.replica_id != chosen,
+            c.refused_by is not None,
+            c.terms.cost if c.terms is not None else 0.0,
+            c.replica_id,
+        )
+    )
+    return Explanation(request.digests, chosen, pick.decided_by, tuple(everyone), len(view))

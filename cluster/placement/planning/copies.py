@@ -18,9 +18,9 @@ _ROUNDING = 1e-9
 def copy_targets(inputs: PlanInputs) -> tuple[CopyTarget, ...]:
     """Return the copies of every adapter that has load or a pin or had copies, sorted by alias.
 
-    More load never gives an adapter fewer copies. A copy is added when demand exceeds the present
-    number by the tolerance, on the share that the evidence supports (``PlacementPolicy.evidence``),
-    and taken away when one less would do with the tolerance to spare.
+    More load never gives an adapter fewer copies. A copy is added when the demand that must be
+    served exceeds the present number by the tolerance, and taken away when one less would do for
+    the demand that may come back, with the tolerance to spare.
     """
     rates = {rate.digest: rate for rate in inputs.load.adapters}
     targets = []
@@ -39,10 +39,8 @@ def _target(
 ) -> CopyTarget:
     replicas = len(inputs.replicas)
     per_second = rate.rate if rate else 0.0
-    share = min(1.0, per_second / inputs.load.total) if inputs.load.total > 0 else 0.0
-    desired, held_back = _desired_copies(
-        inputs, info.digest, per_second, share, min(previous, replicas)
-    )
+    share = _share(per_second, inputs.load.total)
+    desired, held_back = _desired_copies(inputs, info.digest, rate, min(previous, replicas))
     copies = max(desired, pinned)
     facts = _facts(rate, share)
     if pinned and copies == pinned:
@@ -64,22 +62,28 @@ def _target(
 
 
 def _desired_copies(
-    inputs: PlanInputs, digest: AdapterDigest, rate: float, share: float, present: int
+    inputs: PlanInputs, digest: AdapterDigest, rate: AdapterRate | None, present: int
 ) -> tuple[int, bool]:
     """Return the copies by load alone, and whether the cooldown kept any beyond them."""
     policy = inputs.policy.placement
     replicas = len(inputs.replicas)
     most = replicas if policy.max_copies is None else min(replicas, policy.max_copies)
-    least = min(policy.min_copies, most) if rate > 0 else 0
-    seen = inputs.load.total * inputs.load.window_s
-    believed = share * seen / (seen + policy.evidence) if seen > 0 else 0.0
-    raised = math.ceil(believed * replicas - policy.tolerance - _ROUNDING)
-    lowered = math.ceil(share * replicas + policy.tolerance - _ROUNDING) if rate > 0 else 0
+    least = raised = lowered = 0
+    if rate is not None:
+        least = min(policy.min_copies, most)
+        rising = _share(rate.rate, inputs.load.total) * replicas
+        falling = _share(rate.falling, inputs.load.falling) * replicas
+        raised = math.ceil(rising - policy.tolerance - _ROUNDING)
+        lowered = math.ceil(falling + policy.tolerance - _ROUNDING)
     desired = min(max(present, raised), max(lowered, raised))
     desired = min(max(desired, least), most)
     if desired < present and digest in inputs.cooling:
         return min(present, most), True
     return desired, False
+
+
+def _share(part: float, total: float) -> float:
+    return min(1.0, part / total) if total > 0 else 0.0
 
 
 def _facts(rate: AdapterRate | None, share: float) -> str:
@@ -88,7 +92,8 @@ def _facts(rate: AdapterRate | None, share: float) -> str:
     facts = f"{rate.rate:.2g} req/s is {share:.0%} of load"
     if len(rate.tenants) == 1:
         return f"{facts}; tenant {rate.tenants[0][0]}"
-    leading = ", ".join(f"{tenant} {part / rate.rate:.0%}" for tenant, part in rate.tenants[:3])
+    whole = max(rate.rate, 1e-12)
+    leading = ", ".join(f"{tenant} {part / whole:.0%}" for tenant, part in rate.tenants[:3])
     return f"{facts}; tenants {leading}"
 
 

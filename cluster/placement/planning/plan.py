@@ -27,7 +27,7 @@ class ResidentCopy:
     nbytes: int
     ready: bool
     busy: bool  # leased, pinned or on its way in or out: cannot be evicted now
-    last_used: float = 0.0  # wall clock, seconds
+    idle_s: float = 0.0  # since its last use
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class PlanInputs:
     previous: Mapping[AdapterDigest, int] = field(default_factory=dict)  # copies decided last
     cooling: frozenset[AdapterDigest] = frozenset()  # changed recently: lose no copy
     avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed recently
+    lost: frozenset[AdapterDigest] = frozenset()  # whose only copies have gone: outside the budget
 
 
 class MoveKind(StrEnum):

@@ -176,7 +176,7 @@ class _Planning:
             target = self._targets[worth[2]]
             if self._count[target.digest] >= target.copies:
                 continue
-            if self._budget == 0:
+            if self._budget == 0 and target.digest not in self._inputs.lost:
                 self._unplaced[target.digest] = "waits for the next tick: move budget spent"
                 continue
             options = self._options(target)
@@ -206,7 +206,8 @@ class _Planning:
         copy = replica.resident.get(target.digest)
         if copy is not None or target.digest in replica.room.desired:
             return
-        self._budget -= 1
+        if target.digest not in self._inputs.lost:
+            self._budget -= 1
         self._moves.append(Move(replica_id, target.digest, MoveKind.PREFETCH, target.reason))
 
     def _options(self, target: CopyTarget) -> list[_Replica]:
@@ -236,7 +237,7 @@ class _Planning:
             return None
         carried = target.rate / target.copies
         mean = sum(t.rate for t in self._targets.values()) / len(self._replicas)
-        bound = self._inputs.policy.picking.load_bound * mean
+        bound = self._inputs.policy.picking.bound * mean
         for replica in roomy:
             if replica.load + carried <= bound:
                 return replica
@@ -302,7 +303,7 @@ class _Planning:
                 and digest in self._infos
                 and (digest not in self._targets or not self._targets[digest].copies)
             ]
-            for copy in sorted(idle, key=lambda copy: (-copy.last_used, copy.digest)):
+            for copy in sorted(idle, key=lambda copy: (copy.idle_s, copy.digest)):
                 if replica.can_take(copy.nbytes, self._policy.spare_share) and replica.fits(
                     copy.digest, copy.nbytes, replica.resident
                 ):
@@ -316,7 +317,7 @@ class _Planning:
                 sizes.setdefault(copy.digest, copy.nbytes)
             victims = sorted(
                 (h for h in replica.resident.values() if h.digest not in replica.assigned),
-                key=lambda h: (self._rate(h.digest), h.last_used, h.digest),
+                key=lambda h: (self._rate(h.digest), -h.idle_s, h.digest),
             )
             arriving = sorted(d for d in replica.assigned if d not in replica.resident)
             for victim in victims:

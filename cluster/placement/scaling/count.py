@@ -1,61 +1,162 @@
 """Decides the number of replicas."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import replace
 
-from cluster.domain.ids import AdapterDigest
-from cluster.placement.cost.model import CostModel
-from cluster.placement.demand.demand import Demand
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.scaling.inputs import ReplicaShape, ScaleDecision, ScaleInputs
+from cluster.placement.scaling.patience import Patience
+from cluster.placement.scaling.schedule import bounds_at
+from cluster.placement.scaling.wishes import Needs, Wish, needs_of
 
+__all__ = ["CountScaler", "ReplicaShape", "ScaleDecision", "ScaleInputs"]
 
-@dataclass(frozen=True, slots=True)
-class ReplicaShape:
-    """The capacity of one replica; all have the same."""
-
-    slots: int
-    adapter_bytes: int
-    max_batch_size: int
-    block_size: int = 16  # tokens of a KV block
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleInputs:
-    """All that a count depends on, beside what was decided before."""
-
-    policy: ClusterPolicy
-    demand: Demand
-    model: CostModel
-    shape: ReplicaShape | None  # None: no replica has reported yet
-    adapter_bytes: Mapping[AdapterDigest, int]  # of the catalog
-    target: int  # replicas that Serve is to run now
-    ready: int  # replicas that reported lately
-    starting_for_s: float | None  # age of the oldest start under way; None: none is
-    backlog_s: float  # seconds of work that wait, in the whole cluster
-    in_flight: int  # requests that run, wait or are held by fronts
-    predicted_ttft: Mapping[str, float]  # by tier, median of the last picks
-    cold: float | None  # measured share of requests whose set was not whole; None: unknown
-    least: int  # copies that pins and tiers need
-    complete: bool  # every replica that Serve counts has reported: only then may the count fall
-    wall: datetime  # aware, for the schedule alone
-
-
-@dataclass(frozen=True, slots=True)
-class ScaleDecision:
-    """The count to have from now on."""
-
-    count: int
-    reason: str
-    wishes: Mapping[str, int] = field(default_factory=dict)  # load, memory, queue, floor
-    drain: int = 0  # replicas to drain before the count may fall by as many
+LATE = 2.0
+"""Times a start's usual time after which it is late."""
 
 
 class CountScaler:
-    """Remembers how long more or fewer replicas are wanted; one owner, fed once a tick."""
+    """Remembers how long more or fewer replicas are wanted; one owner, fed once a tick.
+
+    The count is its own from the first look on, when it is what Serve runs. Where Serve runs
+    more, replicas are to be drained until it does not.
+    """
+
+    def __init__(self) -> None:
+        self._count: int | None = None
+        self._more = Patience()
+        self._fewer = Patience()
+        self._missing = Patience()
+        self._quiet = Patience()
+        self._arrived: int | None = None  # requests at the last look
 
     def decide(self, inputs: ScaleInputs, now: float) -> ScaleDecision:
         """Return the count to have; ``now`` in monotonic seconds."""
-        low, high = inputs.policy.replicas.min, inputs.policy.replicas.max
-        count = min(max(inputs.target, low), high)
-        return ScaleDecision(count, f"{count}: within {low} to {high}")
+        policy = inputs.policy.replicas
+        quiet_s = self._quiet_for(inputs, now)
+        if self._count is None or policy.mode == "observe":
+            self._count = inputs.target
+        if policy.mode == "off":
+            return self._become(inputs, policy.min, "scaling is off, and min holds")
+        decision = self._decide(inputs, self._count, quiet_s, now)
+        if policy.mode == "observe":
+            reason = f"observed only: {decision.reason}"
+            return ScaleDecision(inputs.target, reason, decision.wishes)
+        return decision
+
+    def _decide(
+        self, inputs: ScaleInputs, count: int, quiet_s: float | None, now: float
+    ) -> ScaleDecision:
+        policy = inputs.policy.replicas
+        low, high = bounds_at(policy, inputs.wall)
+        patience_s = policy.zero_after if low == 0 else None
+        if patience_s is not None and quiet_s is not None and (not count or quiet_s >= patience_s):
+            return self._become(inputs, 0, f"no request for {quiet_s:.0f} s")
+        floor = Wish(min(max(low, inputs.least, 1), high), _floor_reason(inputs, low))
+        if inputs.shape is None:
+            return self._become(
+                inputs, min(max(count, floor.count), high), "no replica has reported"
+            )
+        needs = needs_of(inputs, inputs.shape)
+        missed = needs.missed()
+        if not missed:
+            self._missing.reset()
+        elif self._missing.wait(now) < policy.up.stable:
+            missed = ()
+        wishes = {
+            "load": needs.load(),
+            "memory": needs.memory(max(count, 1), high),
+            "queue": needs.queue(missed),
+            "floor": floor,
+        }
+        chosen = self._choose(inputs, needs, wishes, count, high, now)
+        return replace(chosen, wishes={name: wish.count for name, wish in wishes.items()})
+
+    def _choose(
+        self,
+        inputs: ScaleInputs,
+        needs: Needs,
+        wishes: dict[str, Wish],
+        count: int,
+        high: int,
+        now: float,
+    ) -> ScaleDecision:
+        policy, floor = inputs.policy.replicas, wishes["floor"]
+        if count < floor.count:
+            if count == 0:  # the first replicas are for what waits, not for what may come
+                return self._become(
+                    inputs, min(max(wishes["load"].count, floor.count), high), "a request came"
+                )
+            return self._become(inputs, floor.count, floor.reason)
+        if count > high:
+            return self._become(inputs, high, f"at most {high} are allowed")
+        wish = max(wishes.values(), key=lambda each: each.count)
+        wanted = min(wish.count, high)
+        if wanted <= count:
+            self._more.reset()
+            return self._fewer_replicas(inputs, needs, wishes, count, now)
+        self._fewer.reset()
+        most = count + policy.up.step
+        if wishes["queue"].count > count:
+            granted = min(wanted, most)
+            return self._become(inputs, granted, wishes["queue"].reason)
+        if inputs.starting_for_s is not None and (
+            inputs.starting_for_s > LATE * inputs.model.start_s
+        ):
+            self._more.reset()
+            late = f"a start takes {inputs.starting_for_s:.0f} s already"
+            return self._become(inputs, count, f"{wish.reason} asks for {wanted}, but {late}")
+        least, waited = self._more.least(wanted, now)
+        if waited < policy.up.stable:
+            left = policy.up.stable - waited
+            return self._become(inputs, count, f"{wish.reason} asks for {wanted}, in {left:.0f} s")
+        granted = min(least, most)
+        return self._become(inputs, granted, wish.reason)
+
+    def _fewer_replicas(
+        self, inputs: ScaleInputs, needs: Needs, wishes: dict[str, Wish], count: int, now: float
+    ) -> ScaleDecision:
+        policy, least = inputs.policy.replicas, wishes["floor"].count
+        needed = count
+        while needed > max(least, count - policy.down.step) and needs.enough(needed - 1, count):
+            needed -= 1
+        if wishes["queue"].count >= count:
+            needed = count
+        if needed == count:
+            self._fewer.reset()
+            return self._become(inputs, count, max(wishes.values(), key=lambda w: w.count).reason)
+        most, waited = self._fewer.most(needed, now)
+        words = f"work of {needs.work.down:.2f} replicas needs {most}"
+        if waited < policy.down.stable:
+            left = policy.down.stable - waited
+            return self._become(inputs, count, f"{words}, in {left:.0f} s")
+        if inputs.target > count:
+            return self._become(inputs, count, f"{words}, but replicas are drained already")
+        return self._become(inputs, most, words)
+
+    def _quiet_for(self, inputs: ScaleInputs, now: float) -> float | None:
+        """Return for how many seconds nothing has come or was in flight; None while it does."""
+        arrived, before = inputs.demand.arrived, self._arrived
+        self._arrived = arrived
+        if inputs.in_flight or (before is not None and arrived > before):
+            self._quiet.reset()
+            return None
+        return self._quiet.wait(now)
+
+    def _become(self, inputs: ScaleInputs, count: int, reason: str) -> ScaleDecision:
+        """Take ``count`` as the one to have, and put both counts before the reason."""
+        before = self._count
+        if before is not None and count < before and not inputs.complete:
+            count, reason = before, f"{reason}, but not every replica has reported"
+        if count != before:
+            self._count = count
+            for patience in (self._more, self._fewer):
+                patience.reset()
+            reason = f"{before} -> {count}: {reason}"
+        else:
+            reason = f"{count}: {reason}"
+        return ScaleDecision(count, reason, drain=max(0, inputs.target - count))
+
+
+def _floor_reason(inputs: ScaleInputs, low: int) -> str:
+    if inputs.least > low:
+        return f"pins and tiers need {inputs.least} replicas"
+    return f"at least {max(low, 1)} must run"

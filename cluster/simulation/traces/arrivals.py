@@ -17,6 +17,9 @@ Piece = tuple[float, float]
 PIECES = 288
 """A period of a smooth rate is cut into so many, each with the rate at its middle."""
 
+LEAST_CV, MOST_CV = 0.001, 20.0
+"""Below the one, gaps are even; above the other, almost all requests would come at once."""
+
 
 class Rate(Protocol):
     """Requests per second over time."""
@@ -131,10 +134,10 @@ def arrival_times(rate: Rate, rng: Random, duration_s: float, cv: float = 1.0) -
         cv: standard deviation over mean of the gaps, measured on the integral of the rate.
 
     Raises:
-        ValueError: ``cv`` is negative.
+        ValueError: ``cv`` is out of range.
     """
-    if cv < 0:
-        raise ValueError(f"cv: expected at least 0, found {cv}")
+    if not 0 <= cv <= MOST_CV:
+        raise ValueError(f"cv: expected 0 to {MOST_CV:g}, found {cv}")
     gap = _gaps(rng, cv)
     begin, passed, wanted = 0.0, 0.0, gap()  # passed: the integral at ``begin``
     for end, level in rate.pieces(rng, duration_s):
@@ -154,7 +157,7 @@ class _Gap(Protocol):
 
 def _gaps(rng: Random, cv: float) -> _Gap:
     """Return a function that draws gaps of mean 1."""
-    if cv == 0:
+    if cv < LEAST_CV:
         return lambda: 1.0
     if cv == 1:
         return lambda: rng.expovariate(1.0)

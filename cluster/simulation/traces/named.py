@@ -26,7 +26,14 @@ from cluster.simulation.traces.asking import (
     WideningSet,
 )
 from cluster.simulation.traces.lengths import FixedLength, Lengths, LogNormalLength
-from cluster.simulation.traces.parameters import NotNegative, Positive, Share, Whole, WholeOrZero
+from cluster.simulation.traces.parameters import (
+    NotNegative,
+    Positive,
+    Share,
+    Variation,
+    Whole,
+    WholeOrZero,
+)
 from cluster.simulation.traces.popularity import power_law, uniform, zipf
 from cluster.simulation.traces.prompt_prefixes import SystemPrompts
 from cluster.simulation.traces.stream import TraceStream, generate
@@ -63,7 +70,7 @@ def constant(
     adapters: Whole = 8,
     s: NotNegative = 0.0,
     tenants: Whole = 1,
-    cv: NotNegative = 1.0,
+    cv: Variation = 1.0,
     prompt: Whole = 64,
     answer: Whole = 32,
     spread: NotNegative = 0.0,
@@ -81,7 +88,7 @@ def bursty(
     duration: Positive = 3600.0,
     *,
     rate: Positive = 4.0,
-    cv: NotNegative = 3.0,
+    cv: Variation = 3.0,
     adapters: Whole = 24,
     s: NotNegative = 1.0,
     tenants: Whole = 4,
@@ -287,7 +294,7 @@ def adversary(
     prompt: Whole = 64,
     answer: Whole = 32,
 ) -> Iterator[TraceRequest]:
-    """Ask now and then for a quiet tenant's only adapter, and often for another's many cold ones."""
+    """Ask now and then for a quiet tenant's only adapter, and often for many cold ones."""
     sizes = FixedLength(prompt), FixedLength(answer)
     quiet = OneByPopularity(uniform(1), AdapterNames(1, "quiet", "quiet"))
     loud = InTurn(cold, AdapterNames(1, "cold", "loud"))

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from cluster.errors import ConfigError
+from cluster.simulation.traces.arrivals import MOST_CV
 
 MOST = 1e9
 Positive = Annotated[float, msgspec.Meta(gt=0, le=MOST)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0, le=MOST)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Variation = Annotated[float, msgspec.Meta(ge=0, le=MOST_CV)]
 Whole = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 WholeOrZero = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 

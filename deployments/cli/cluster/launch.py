@@ -16,6 +16,7 @@ from cluster.domain.adapter import AdapterEntry
 from cluster.domain.model_names import base_names
 from cluster.errors import AdapterSourceRefused, ConfigError
 from cluster.field_problems import all_problems
+from cluster.placement.cost.profile import engine_digest, read_profile
 from deployments.local.lifecycle import default_threads
 from deployments.local.local_state import StateDir, read_json
 from deployments.local.quickstart import DEMO_RIGHTS, demo_config
@@ -47,6 +48,7 @@ class Wish:
     sources: Path | None = None  # whose folders may be added; the state folder has one
     source_urls: tuple[str, ...] = ()  # schemes, or beginnings of URLs
     base_check: str | None = None  # what must agree of an adapter's base
+    cost_profile: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +95,15 @@ def check_machine(launch: Launch, model: ModelLocation) -> str | None:
         A warning, or None if there is none.
 
     Raises:
-        ConfigError: the replicas or a router do not fit, or the Redis server cannot be
-            used.
+        ConfigError: the replicas, a router or the cost profile do not fit, or the Redis server
+            cannot be used.
     """
     from cluster.engine.memory.available_memory import check_memory
     from router_service.router_kinds import default_registry
     from router_service.routers.kind import SERVED_NEEDS, router_context
 
     check_memory(model.path, launch.config.engine, launch.config.adapters, replicas=launch.replicas)
+    _check_profile(launch.config, model)
     context = router_context(
         {**launch.catalog.entries, **launch.registered},
         launch.config.adapters.max_mixture,
@@ -112,6 +115,14 @@ def check_machine(launch: Launch, model: ModelLocation) -> str | None:
     if launch.config.redis_url is None:
         return None
     return check_redis(launch.config.redis_url.get_secret_value())
+
+
+def _check_profile(config: AppConfig, model: ModelLocation) -> None:
+    """Refuse a cost profile of another model or engine; its device is checked by the controller."""
+    path = config.controller.cost_profile
+    if path is not None:
+        digest = engine_digest(config.engine, config.adapters)
+        read_profile(path).check_engine(model.digest, digest, str(path))
 
 
 def check_redis(url: str) -> str | None:
@@ -199,7 +210,10 @@ def _config(wish: Wish, state: StateDir, settings: Settings) -> AppConfig:
         },
         "front": {"host": wish.host, "port": wish.port},
         "replica": {"replicas": wish.replicas},
-        "controller": {"policy_file": wish.policy.resolve() if wish.policy else None},
+        "controller": {
+            "policy_file": wish.policy.resolve() if wish.policy else None,
+            "cost_profile": wish.cost_profile.resolve() if wish.cost_profile else None,
+        },
     }
     try:
         return AppConfig.model_validate(_given(values))
@@ -303,4 +317,4 @@ def _replicas(config: AppConfig) -> int:
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     path = config.controller.policy_file
     policy = load_policy(path, defaults) if path is not None else defaults
-    return policy.replicas.min
+    return max(1, policy.replicas.min)  # a cluster that may be empty starts with one

@@ -92,6 +92,15 @@ def up(
             rich_help_panel=OPERATOR,
         ),
     ] = None,
+    cost_profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Costs of steps, loads and starts to begin with, as `braid bench profile` wrote "
+            "them. Default: learnt while serving.",
+            rich_help_panel=OPERATOR,
+        ),
+    ] = None,
     redis_url: Annotated[
         str | None,
         typer.Option(
@@ -180,6 +189,7 @@ def up(
         sources=sources,
         source_urls=tuple(source_url or ()),
         base_check=base_check,
+        cost_profile=cost_profile,
     )
     with console.spinner("checking files"):
         launch = plan_launch(wish, state, settings)
@@ -205,8 +215,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
             f"a cluster is running already (process {running.pid}, {running.url}) with another "
             f"configuration; it differs in {', '.join(changed)}. Stop it first with `braid down`"
         )
-    ready = lifecycle.ready_replicas(running)
-    if ready == 0:
+    if not lifecycle.takes_requests(running):
         raise ConfigError(
             f"a cluster is running already (process {running.pid}, {running.url}, phase "
             f"{running.phase}) but no replica answers; see {state.log}, or stop it with "
@@ -214,7 +223,7 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
         )
     console.out.print(
         f"already running at [bold]{running.url}[/bold]: "
-        f"{ready} of {launch.replicas} replicas ready"
+        f"{lifecycle.ready_replicas(running)} of {launch.replicas} replicas ready"
     )
 
 

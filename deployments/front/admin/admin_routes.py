@@ -17,7 +17,7 @@ from deployments.front.http.json_answer import json_answer
 
 
 def build_admin_routes(context: AdminContext) -> APIRouter:
-    """Build the routes under ``/admin/v1``: placement, residency, integrity, status."""
+    """Build the routes under ``/admin/v1``: placement, model, residency, integrity, status."""
     routes = APIRouter(prefix="/admin/v1")
 
     @routes.get("/placement")
@@ -25,6 +25,12 @@ def build_admin_routes(context: AdminContext) -> APIRouter:
         """Show the placement that the controller aims at, and its reasons."""
         await context.door.enter_admin(request)
         return json_answer(await context.controller_state())
+
+    @routes.get("/model")
+    async def model(request: Request) -> Response:
+        """Show the cost model in force, and how well it explains what replicas report."""
+        await context.door.enter_admin(request)
+        return json_answer((await context.controller_state()).get("model", {}))
 
     @routes.get("/residency")
     async def residency(request: Request) -> Response:

@@ -1,5 +1,6 @@
 """Questions that a front asks all replicas at once, through Serve."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -15,16 +16,29 @@ CALL_TIMEOUT_S = 5.0
 
 
 class ReplicaBroadcast:
-    """Asks all replicas, for adding adapters and routers."""
+    """Asks all replicas, for adding adapters and routers.
 
-    def __init__(self, replicas: DeploymentHandle[Any]) -> None:
+    Where none runs, one is started for it.
+
+    Args:
+        replicas: handle of the replica deployment.
+        wait_for_replica: returns once a replica can be reached.
+    """
+
+    def __init__(
+        self,
+        replicas: DeploymentHandle[Any],
+        wait_for_replica: Callable[[], Awaitable[None]],
+    ) -> None:
         self._replicas = replicas
+        self._wait_for_replica = wait_for_replica
         self._base: BaseShapes | None = None
 
     async def base(self) -> BaseShapes:
         """Return the shapes that an adapter must fit; the replicas are asked once.
 
         Raises:
+            Starting: no replica runs, and the first one was not there in time.
             ReplicaLost: no replica answers.
         """
         if self._base is None:
@@ -50,6 +64,7 @@ class ReplicaBroadcast:
         return _answers(await self._ask("prepare_router", router, timeout_s=timeout_s))
 
     async def _ask(self, method: str, *arguments: Any, timeout_s: float) -> list[Any]:
+        await self._wait_for_replica()
         return await ask_replicas(self._replicas, method, *arguments, timeout_s=timeout_s)
 
 

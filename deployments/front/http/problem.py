@@ -20,6 +20,7 @@ from cluster.errors import (
     ReplicaLost,
     RequestError,
     RouterError,
+    Starting,
     TooManyFailedKeys,
 )
 from deployments.front.http.limits import MAX_ERROR_BYTES, MAX_FAULTS, MAX_PARAM_CHARS
@@ -90,6 +91,8 @@ def headers_of(error: BraidError) -> dict[str, str]:
         headers["www-authenticate"] = "Bearer"
     if error.retryable:
         headers["retry-after"] = "1"
+    if isinstance(error, Starting):
+        headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, TooManyFailedKeys):
         headers |= {"retry-after": "60", "connection": "close"}
     if isinstance(error, RefusedByQuota):
@@ -105,7 +108,7 @@ def outcome_of(error: BraidError) -> Outcome:
         return Outcome.REJECTED_QUOTA
     if isinstance(error, RequestError):
         return Outcome.REJECTED_INVALID
-    if isinstance(error, Overloaded | ReplicaLost):
+    if isinstance(error, Overloaded | ReplicaLost | Starting):
         return Outcome.REJECTED_CAPACITY
     if isinstance(error, DeadlineExceeded):
         return Outcome.EVICTED_DEADLINE

@@ -1,5 +1,6 @@
 """Routes of OpenAI's API: chat, completions and models."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from cluster.errors import ModelNotFound
 from cluster.tenancy.tenants import Tenant
 from deployments.front.entry.door import Door
 from deployments.front.http.json_answer import json_answer
+from deployments.front.http.max_wait import max_wait_of
 from deployments.front.http.request_id import request_id_of
 from deployments.front.http.sse import EventStream, unless_disconnected
 from deployments.front.openai.answer_stream import AnswerStream
@@ -95,7 +97,10 @@ class OpenAIRoutes:
             await self._door.charge(tenant)
             body = await self._door.read(request, tenant, kind)
             current_record().asks(endpoint, body.model, stream=body.stream)
-            running = await self._service.begin(tenant, to_prompt_request(body))
+            asked = dataclasses.replace(
+                to_prompt_request(body), max_wait_s=max_wait_of(request.headers)
+            )
+            running = await self._service.begin(tenant, asked)
         except ClientDisconnect as error:
             self._service.refuse(_id_of(tenant), endpoint, error)
             return Response(status_code=CLIENT_CLOSED)

@@ -186,6 +186,7 @@ def answer_schemas() -> dict[str, Schema]:
             {"object": {"const": "router.deleted"}, "name": TEXT, "deleted": FLAG}
         ),
         "Placement": ANY_OBJECT,
+        "CostModel": ANY_OBJECT,
         "Residency": member({"replicas": list_of(ANY_OBJECT)}),
         "Integrity": ANY_OBJECT,
         "ClusterStatus": member({"version": TEXT, "model": TEXT}),

@@ -141,6 +141,9 @@ OPERATIONS = (
         "get", "/admin/v1/placement", "Show the placement.", {200: "Placement"}, access="admin"
     ),
     ApiOperation(
+        "get", "/admin/v1/model", "Show the costs in force.", {200: "CostModel"}, access="admin"
+    ),
+    ApiOperation(
         "get", "/admin/v1/residency", "Show who holds what.", {200: "Residency"}, access="admin"
     ),
     ApiOperation(

@@ -5,6 +5,7 @@ sent to another one with the same decision, which continues after them. With gre
 sampling the client cannot tell. Where sentences were routed again, their decisions go along.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from cluster.domain.request import (
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
 from cluster.placement.picking.filters import PickRequest
+from deployments.front.requests.holding import WaitForReplica, at_once
 from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.rerouting import SentenceRerouting
 from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
@@ -51,6 +53,7 @@ class SequenceSpec:
     deadline_at: float  # wall clock, seconds
     skip_special_tokens: bool = True  # leave them out of the text
     include_stop: bool = False  # end the text behind what stopped it
+    max_wait_s: float = math.inf  # for the first replica
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class ChoiceServices:
     clock: Clock
     new_id: Callable[[], RequestId]
     on_failover: Callable[[], None]
+    wait_for_replica: WaitForReplica = at_once
 
 
 class Choice:
@@ -130,15 +134,22 @@ class Choice:
         """Pick a replica and submit the sequence, to go on after the tokens so far.
 
         Raises:
-            ReplicaLost: no replica could be reached in time.
+            Starting: no replica could be reached in time.
+            ReplicaLost: none that could be was fit to be picked.
             Overloaded: all replicas stayed full.
         """
         services, tenant = self._services, self.spec.tenant
         while not self.is_over:
             digests = self._digests
-            picked, link = await services.replicas.pick(
-                PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
-            )
+            await services.wait_for_replica(self._patience_s)
+            try:
+                picked, link = await services.replicas.pick(
+                    PickRequest(digests, tenant, exclude=tuple(self._lost)), wait_s=REPLICA_WAIT_S
+                )
+            except ReplicaLost:
+                if services.replicas.ready:
+                    raise
+                continue  # the last one has gone meanwhile
             if self.is_over:  # its client has gone meanwhile
                 return
             if not self.generated:
@@ -263,6 +274,12 @@ class Choice:
             lost=self.replica,
             tokens=self.generated,
         )
+
+    @property
+    def _patience_s(self) -> float:
+        """Return how long it may wait for a replica, in seconds."""
+        left = self.spec.deadline_at - self._services.clock.wall()
+        return max(0.0, min(left, self.spec.max_wait_s))
 
     @property
     def _digests(self) -> tuple[AdapterDigest, ...]:

@@ -1,5 +1,6 @@
 """Defines what the core takes from any API: a request without the API's own fields."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -40,6 +41,7 @@ class PromptRequest:
     include_stop: bool = False  # end the text behind what stopped it
     echo: bool = False  # begin each choice with its prompt
     explain: bool = False  # tell with each choice how its mixture came about
+    max_wait_s: float = math.inf  # for the first replica, where none runs
     logprobs_field: str = "logprobs"  # name of this field in the caller's API, for errors
 
     @property

@@ -1,6 +1,7 @@
 """Keeps track of the replicas: who exists, an open link to each, and the pick."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable, Iterable
 
@@ -18,6 +19,8 @@ from deployments.link.link_client import ReplicaLink
 
 log = structlog.get_logger(__name__)
 
+HURRY_S = 0.1
+"""Between discoveries while a request waits for the first replica."""
 REMEMBER_LOST_S = 60.0
 """A lost replica's older snapshots may still be on their way for so long."""
 
@@ -59,6 +62,8 @@ class ReplicaSet:
         self._links: dict[ReplicaId, ReplicaLink] = {}
         self._host_tiers: dict[ReplicaId, tuple[ResidentAdapter, ...]] = {}
         self._changed = asyncio.Event()
+        self._waiting = 0  # for the first replica
+        self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.view = ClusterView()
 
@@ -76,12 +81,28 @@ class ReplicaSet:
 
     @property
     def ready(self) -> bool:
-        """Return whether at least one replica can be reached."""
-        return any(link.open for link in self._links.values())
+        """Return whether at least one replica can be reached and is not about to end."""
+        return any(link.open and not self._ends(name) for name, link in self._links.items())
+
+    async def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until a replica can be reached, and look for one often; return whether one can."""
+        deadline = self._clock.monotonic() + timeout_s
+        self._waiting += 1
+        self._hurry.set()
+        try:
+            while not self.ready:
+                remaining = deadline - self._clock.monotonic()
+                if remaining <= 0:
+                    return False
+                self._changed.clear()
+                await self._wait_for_change(min(remaining, self._interval_s))
+        finally:
+            self._waiting -= 1
+        return True
 
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
         """Return the latest snapshot of every linked replica."""
-        return tuple(view.snapshot for view in self.view.replicas(self._clock.wall()))
+        return tuple(view.snapshot for view in self.view.replicas(self._clock.monotonic()))
 
     def on_host(self, replica_id: ReplicaId) -> tuple[ResidentAdapter, ...]:
         """Return what a replica last said it has in host memory."""
@@ -106,20 +127,20 @@ class ReplicaSet:
     async def pick(
         self, request: PickRequest, *, wait_s: float
     ) -> tuple[ReplicaChoice, ReplicaLink]:
-        """Pick the replica for a request; waits while none can be reached.
+        """Pick the replica for a request; waits while none of those that can be reached fits.
 
         Raises:
-            ReplicaLost: no replica could be reached within ``wait_s`` seconds.
+            ReplicaLost: no replica fitted for ``wait_s`` seconds, or none can be reached.
             Overloaded: the queues of all replicas stayed full for as long.
         """
         deadline = self._clock.monotonic() + wait_s
         while True:
             self._changed.clear()
             try:
-                choice = self._picker.pick(self.view, request, self._clock.wall())
+                choice = self._picker.pick(self.view, request, self._clock.monotonic())
             except (Overloaded, ReplicaLost):
                 remaining = deadline - self._clock.monotonic()
-                if remaining <= 0:
+                if remaining <= 0 or not self.ready:
                     raise
                 await self._wait_for_change(min(remaining, self._interval_s))
                 continue
@@ -142,10 +163,23 @@ class ReplicaSet:
                 if repr(error) != failure:  # one line for a failure that goes on
                     log.warning("replicas.discovery_failed", error=repr(error))
                 failure = repr(error)
-            await asyncio.sleep(self._interval_s)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Wait until it is time to look again."""
+        if self._waiting:
+            await asyncio.sleep(HURRY_S)
+            return
+        self._hurry.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._interval_s)
+
+    def _ends(self, replica_id: ReplicaId) -> bool:
+        snapshot = self.view.snapshot(replica_id)
+        return snapshot is not None and snapshot.draining
 
     def _reconcile(self, found: list[ReplicaSnapshot]) -> None:
-        self.view.forget_removed(self._clock.wall() - REMEMBER_LOST_S)
+        self.view.forget_removed(self._clock.monotonic() - REMEMBER_LOST_S)
         for snapshot in found:
             link = self._links.get(snapshot.replica_id)
             if link is None or not link.open:
@@ -170,7 +204,7 @@ class ReplicaSet:
 
     def _on_snapshot(self, snapshot: ReplicaSnapshot) -> None:
         if snapshot.replica_id in self._links:
-            self.view.update(snapshot, self._clock.wall())
+            self.view.update(snapshot, self._clock.monotonic())
             self._changed.set()
 
     def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
@@ -182,14 +216,14 @@ class ReplicaSet:
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
         known = self.view.snapshot(replica_id)
         if known is not None and (known.running, known.queued) != (running, queued):
-            now = self._clock.wall()
-            fresh = dataclasses.replace(known, running=running, queued=queued, observed_at=now)
+            now = self._clock.monotonic()
+            fresh = dataclasses.replace(known, running=running, queued=queued)
             self.view.update(fresh, now)
 
     def _on_lost(self, replica_id: ReplicaId) -> None:
         self._links.pop(replica_id, None)
         self._host_tiers.pop(replica_id, None)
-        self.view.remove(replica_id, self._clock.wall())
+        self.view.remove(replica_id, self._clock.monotonic())
         self._changed.set()
 
 

@@ -21,6 +21,7 @@ from deployments.front.requests.decider import Decider
 from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
+from deployments.front.requests.holding import WaitForReplica, at_once
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.prompt_request import Endpoint, PromptRequest
 from deployments.front.requests.relay import Relay
@@ -77,6 +78,7 @@ class RequestService:
         new_id: Callable[[], RequestId],
         templates: AdapterTemplates | None = None,
         traces: TraceNotes | None = None,
+        wait_for_replica: WaitForReplica = at_once,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -96,7 +98,12 @@ class RequestService:
         self._expected = ExpectedAnswers()
         self._traces = traces or TraceNotes()
         self._choice_services = ChoiceServices(
-            replicas, codec, clock, new_id, metrics.failovers.inc
+            replicas,
+            codec,
+            clock,
+            new_id,
+            metrics.failovers.inc,
+            wait_for_replica,
         )
 
     @property
@@ -227,6 +234,7 @@ class RequestService:
                     deadline_at=now + self.config.request_timeout_s,
                     skip_special_tokens=request.skip_special_tokens,
                     include_stop=request.include_stop,
+                    max_wait_s=request.max_wait_s,
                 )
                 choices.append(
                     Choice(

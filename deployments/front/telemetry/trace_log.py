@@ -5,6 +5,7 @@ The log's line of a request (``request_log``) is for people who look for one; th
 crowd, leaves no room for is counted and lost.
 """
 
+import contextlib
 import fcntl
 import os
 import threading
@@ -195,7 +196,8 @@ class TraceLog:
         self._on_lines("written", lines)
         if self._failing:
             self._failing = False
-            log.info("trace_log.writes_again", path=str(self._path))
+            with contextlib.suppress(OSError):
+                log.info("trace_log.writes_again", path=str(self._path))
 
     def _append(self, file: int, content: bytes) -> None:
         """Write all or nothing, so that no line is cut.
@@ -211,8 +213,7 @@ class TraceLog:
             try:
                 os.ftruncate(file, self._size)
             except OSError:  # the next lines go to a new file
-                os.close(file)
-                self._file = None
+                self._give_up()
             raise
         self._size += len(content)
 
@@ -224,15 +225,22 @@ class TraceLog:
         """
         if self._lock is None:
             self._lock = self._take_path()
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        self._give_up()
         turn_over(self._path, 1, self._config.files - 1)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
         file = os.open(self._path, flags, 0o600)
         self._file, self._size = file, 0
-        self._append(file, encode_header(self._header))
+        try:
+            self._append(file, encode_header(self._header))
+        except OSError:  # no line may come without a header
+            self._give_up()
+            raise
         return file
+
+    def _give_up(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
 
     def _take_path(self) -> int:
         """Choose the first path that no other front of this machine has, and lock it.
@@ -258,7 +266,8 @@ class TraceLog:
         self._on_lines("lost", lines)
         if not self._failing:  # one line for a failure that goes on
             self._failing = True
-            log.warning("trace_log.failed", path=str(self._path), error=repr(error))
+            with contextlib.suppress(OSError):  # the log may be on the same full disk
+                log.warning("trace_log.failed", path=str(self._path), error=repr(error))
 
 
 def _lock_of(path: Path) -> Path:

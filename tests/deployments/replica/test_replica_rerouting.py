@@ -43,8 +43,6 @@ async def test_it_goes_on_with_the_new_adapters_at_its_token(make_rig) -> None:
     assert rig.starts(name) == [5]
     assert rig.refusals(name) == []
     assert rig.tokens(name) == 12
-    loads = {load.digest: (load.arrived, load.tokens) for load in rig.book.loads()}
-    assert loads == {"a": (1, 6), "b": (1, 6)}
     assert rig.book.rerouting.counters.reroutes_applied == 1
 
 

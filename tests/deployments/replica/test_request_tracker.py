@@ -159,17 +159,3 @@ async def test_a_full_house_takes_only_whoever_has_less_than_a_share(make_rig):
     assert rig.book.waiting_for_admission == 6
 
 
-async def test_counts_of_a_version_that_has_gone_are_forgotten(make_rig) -> None:
-    rig = make_rig()
-    rig.runner.gate.release(100_000)
-    for adapters in ("a", "ab", ""):
-        await rig.end(rig.submit(adapters))
-    assert {(load.digest, load.arrived) for load in rig.book.loads()} == {
-        ("", 1),
-        ("a", 2),
-        ("b", 1),
-    }
-    rig.book.drop_loads(AdapterDigest("a"))
-    assert [load.digest for load in rig.book.loads()] == ["", "b"]
-    await rig.end(rig.submit("a"))
-    assert [load.arrived for load in rig.book.loads()] == [1, 1, 1], "counted from zero"

@@ -5,7 +5,6 @@ from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
-from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
 from cluster.config import AppConfig
@@ -24,14 +23,6 @@ def serve_config_problems(text: str) -> list[str]:
             AppConfig.model_validate(application.get("args", {}))
         except ValidationError as error:
             problems += [f"args.{_place(problem)}" for problem in error.errors()]
-        for deployment in application["deployments"]:
-            scaling = deployment.get("autoscaling_config")
-            if scaling is None:
-                continue
-            try:
-                AutoscalingConfig.model_validate(scaling)
-            except ValidationError as error:
-                problems += [f"autoscaling_config.{_place(p)}" for p in error.errors()]
     return problems
 
 

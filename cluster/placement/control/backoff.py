@@ -14,12 +14,12 @@ class PrefetchFailure:
     replica_id: ReplicaId
     digest: AdapterDigest
     attempts: int
-    retry_at: float  # wall clock, seconds
+    retry_at: float
     message: str
 
 
 class PrefetchBackoff:
-    """Remembers (replica, adapter) pairs that failed; one owner."""
+    """Remembers (replica, adapter) pairs that failed; one owner. Times are monotonic seconds."""
 
     def __init__(self) -> None:
         self._failures: dict[tuple[ReplicaId, AdapterDigest], PrefetchFailure] = {}
@@ -59,26 +59,7 @@ class PrefetchBackoff:
         """Return the pairs whose wait is not over."""
         return frozenset(key for key, f in self._failures.items() if f.retry_at > now)
 
-    def failures(self) -> tuple[PrefetchFailure, ...]:
-        """Return all remembered failures, sorted."""
-        return tuple(self._failures[key] for key in sorted(self._failures))
-
-    def to_state(self) -> list[list[Any]]:
-        """Return its state, JSON-able; ``from_state`` is the inverse."""
-        return [
-            [f.replica_id, f.digest, f.attempts, f.retry_at, f.message] for f in self.failures()
-        ]
-
-    @classmethod
-    def from_state(cls, state: Iterable[list[Any]]) -> "PrefetchBackoff":
-        """Return the backoff that ``to_state`` described."""
-        backoff = cls()
-        for replica_id, digest, attempts, retry_at, message in state:
-            key = (ReplicaId(replica_id), AdapterDigest(digest))
-            backoff._failures[key] = PrefetchFailure(*key, attempts, retry_at, message)
-        return backoff
-
-    def describe(self, aliases: Mapping[AdapterDigest, str]) -> list[dict[str, Any]]:
+    def describe(self, aliases: Mapping[AdapterDigest, str], now: float) -> list[dict[str, Any]]:
         """Return the failures for the admin API."""
         return [
             {
@@ -86,8 +67,8 @@ class PrefetchBackoff:
                 "digest": f.digest,
                 "adapter": aliases.get(f.digest, ""),
                 "attempts": f.attempts,
-                "retry_at": f.retry_at,
+                "retry_in_s": round(max(0.0, f.retry_at - now), 3),
                 "message": f.message,
             }
-            for f in self.failures()
+            for _, f in sorted(self._failures.items())
         ]

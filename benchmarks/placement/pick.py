@@ -1,0 +1,181 @@
+"""Times picks and the upkeep of a front's view, at 3 replicas x 8 slots and 1,000 x 64.
+
+python -m benchmarks.placement.pick
+
+Between picks replicas send snapshots, whose residents and load differ from the last ones, and
+requests are counted as sent and finished. Each of these is timed on its own.
+"""
+
+import argparse
+import gc
+import itertools
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.placement.row import ResultRow
+from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.placement.picking.cluster_view import ClusterView
+from cluster.placement.picking.filters import PickRequest
+from cluster.placement.picking.picker import Picker
+from cluster.placement.policy import PickingPolicy
+
+NBYTES = 10_000_000
+TENANTS = tuple(TenantId(f"tenant-{number}") for number in range(8))
+WORDS_PER_PICK = 4
+"""Snapshots that come between two picks."""
+ROWS = (
+    ("N5a", 3, 8, "0.10 ms (median)", 0.10),
+    ("N5b", 1000, 64, "75 ms (median)", 0.25),
+)
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds of each call."""
+
+    firsts: list[float]  # of each set's first pick
+    picks: list[float]
+    updates: list[float]
+    sends: list[float]  # with the end of the request
+
+
+class _Cluster:
+    """Replicas that change between picks; adapters are Zipf-popular, pairs are asked for."""
+
+    def __init__(self, replicas: int, slots: int, rng: random.Random) -> None:
+        self.slots = slots
+        self.rng = rng
+        self.names = [ReplicaId(f"replica-{number:04d}") for number in range(replicas)]
+        self.adapters = [AdapterDigest(f"{number:064x}") for number in range(replicas * slots // 2)]
+        weights = [1 / (rank + 1) for rank in range(len(self.adapters))]
+        self.weights = list(itertools.accumulate(weights))
+        self.held = {name: self.some(slots - 1) for name in self.names}
+        self.sequence = 0
+
+    def some(self, count: int) -> list[AdapterDigest]:
+        """Return distinct adapters, popular ones more often."""
+        return list(
+            dict.fromkeys(self.rng.choices(self.adapters, cum_weights=self.weights, k=count))
+        )
+
+    def snapshot(self, name: ReplicaId) -> ReplicaSnapshot:
+        """Return what the replica says, after one of its adapters has made room for another."""
+        held, rng = self.held[name], self.rng
+        if len(held) >= self.slots - 1:
+            held.pop(rng.randrange(len(held)))
+        held[:] = dict.fromkeys([*held, *self.some(1)])
+        self.sequence += 1
+        running = rng.randrange(17)
+        waiting = rng.sample(TENANTS, 2) if rng.random() < 0.3 else ()
+        return ReplicaSnapshot(
+            replica_id=name,
+            address="",
+            queued=rng.randrange(4) if running == 16 else 0,
+            running=running,
+            kv_blocks_total=1000,
+            kv_blocks_free=1000 - 40 * running,
+            slots_total=self.slots,
+            adapter_bytes_limit=self.slots * NBYTES,
+            adapter_bytes_used=len(held) * NBYTES,
+            resident=tuple(
+                ResidentAdapter(d, "", AdapterState.READY, NBYTES, 8, int(rng.random() < 0.2))
+                for d in held
+            ),
+            loads=(),
+            draining=False,
+            observed_at=0.0,
+            max_model_len=8192,
+            sequence=self.sequence,
+            max_batch_size=16,
+            backlog=tuple((tenant, rng.randrange(2000)) for tenant in waiting),
+        )
+
+
+def measure(replicas: int, slots: int, picks: int, seed: int) -> Timings:
+    """Return the times of so many picks and of what comes between them."""
+    rng = random.Random(seed)
+    cluster = _Cluster(replicas, slots, rng)
+    view, picker = ClusterView(), Picker(PickingPolicy(), rng=random.Random(seed))
+    for name in cluster.names:
+        view.update(cluster.snapshot(name), 0.0)
+    clock = time.perf_counter
+    timings = Timings([], [], [], [])
+    pairs = [tuple(sorted(cluster.some(2))) for _ in range(4096)]
+    for pair in pairs:  # ranking replicas for a set is done once
+        request = PickRequest(pair, TENANTS[0], (), 200, 64)
+        began = clock()
+        picker.pick(view, request, 0.0)
+        timings.firsts.append(clock() - began)
+    gc.collect()
+    gc.freeze()
+    now = 0.0
+    for number in range(picks):
+        now += 1e-3
+        for _ in range(WORDS_PER_PICK):
+            snapshot = cluster.snapshot(rng.choice(cluster.names))
+            began = clock()
+            view.update(snapshot, now)
+            timings.updates.append(clock() - began)
+        request = PickRequest(rng.choice(pairs), rng.choice(TENANTS), (), 200, 64)
+        began = clock()
+        choice = picker.pick(view, request, now)
+        timings.picks.append(clock() - began)
+        began = clock()
+        view.sent(RequestId(f"r{number}"), choice.replica_id, request, now)
+        view.finished(RequestId(f"r{number - 500}"))
+        timings.sends.append(clock() - began)
+    gc.unfreeze()
+    return timings
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value that ``share`` of all do not exceed."""
+    ranked = sorted(values)
+    return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
+
+
+def rows(picks: int, seed: int) -> list[ResultRow]:
+    """Return a row for each size of cluster."""
+    found = []
+    for name, replicas, slots, before, demanded in ROWS:
+        timings = measure(replicas, slots, picks, seed)
+        p99 = 1e3 * percentile(timings.picks, 0.99)
+        spread = ", ".join(
+            f"{what} p50 {1e3 * percentile(times, 0.5):.3f} p99 {1e3 * percentile(times, 0.99):.3f}"
+            for what, times in (
+                ("pick", timings.picks),
+                ("first pick of a set", timings.firsts),
+                ("update", timings.updates),
+                ("sent and finished", timings.sends),
+            )
+        )
+        found.append(
+            ResultRow(
+                name,
+                f"pick of a pair, p99, {replicas} replicas x {slots} slots",
+                before,
+                f"<= {demanded:.2f} ms",
+                f"{p99:.3f} ms",
+                f"{picks} picks; ms: {spread}",
+                p99 <= demanded,
+            )
+        )
+    return found
+
+
+def main() -> None:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--picks", type=int, default=5000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    for row in rows(options.picks, options.seed):
+        print(f"{row.name}: {row.after} ({row.demanded}; before {row.before}); {row.interval}")
+
+
+if __name__ == "__main__":
+    main()

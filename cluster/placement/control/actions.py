@@ -1,0 +1,37 @@
+"""The controller's tasks after a tick: data only."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.plan_version import PlanVersion
+from cluster.placement.control.history import Change
+from cluster.placement.demand.demand import Demand
+from cluster.placement.planning.plan import CopyTarget, Move
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """The message to one replica."""
+
+    replica_id: ReplicaId
+    version: PlanVersion
+    desired: tuple[AdapterDigest, ...]  # what matters most first
+
+
+@dataclass(frozen=True, slots=True)
+class Actions:
+    """What to tell whom after a tick."""
+
+    epoch: int
+    replica_plans: tuple[ReplicaPlan, ...]  # only for replicas that must hear of it
+    replica_count: int  # to have from now on; Serve's target where nothing is to change
+    replica_reason: str
+    draining: frozenset[ReplicaId]  # about to leave: picks pass them over
+    copies: tuple[CopyTarget, ...]
+    moves: tuple[Move, ...]  # new in this tick
+    unplaced: tuple[tuple[AdapterDigest, str], ...]
+    unknown_pins: tuple[str, ...]
+    demand: Demand
+    wishes: Mapping[str, int]  # replicas that each reason alone would ask for
+    changes: tuple[Change, ...]  # new lines of the history

@@ -1,0 +1,129 @@
+"""What is to be placed, from tick to tick: the planner's inputs, and what its plans changed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.placement.control.backoff import PrefetchBackoff
+from cluster.placement.control.fleet import Fleet
+from cluster.placement.control.history import History
+from cluster.placement.planning.copies import copies_by_digest
+from cluster.placement.planning.load import LoadReport
+from cluster.placement.planning.pins import resolve_pins
+from cluster.placement.planning.plan import AdapterInfo, MoveKind, Plan, PlanInputs
+from cluster.placement.policy import ClusterPolicy
+
+
+class Placing:
+    """One owner. Times are monotonic seconds."""
+
+    def __init__(self, fleet: Fleet, history: History) -> None:
+        self.adapters: tuple[AdapterInfo, ...] = ()
+        self.pins: dict[AdapterDigest, int] = {}  # least copies
+        self.unknown_pins: tuple[str, ...] = ()
+        self._fleet = fleet
+        self._history = history
+        self._backoff = PrefetchBackoff()
+        self._copies: dict[AdapterDigest, int] = {}
+        self._changed_at: dict[AdapterDigest, float] = {}
+        self._noted: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # of the last plan
+
+    def observe(self, catalog: Iterable[AdapterInfo], policy: ClusterPolicy) -> None:
+        """Take in the catalog, and forget what it does not list any more."""
+        self.adapters = _as_measured(tuple(catalog), self._fleet)
+        self._history.aliases = {info.digest: info.alias for info in self.adapters}
+        self._fleet.forget_unlisted(self._history.aliases.keys())
+        self._backoff.retain(self._fleet.members, self._history.aliases)
+        self.pins, self.unknown_pins = resolve_pins(
+            policy.pins, self.adapters, replicas=len(self._fleet.members)
+        )
+
+    def inputs(
+        self, load: LoadReport, policy: ClusterPolicy, leaving: frozenset[ReplicaId], now: float
+    ) -> PlanInputs | None:
+        """Return what the planner goes by; None where there is no replica to place on."""
+        rooms = self._fleet.rooms(now, leaving)
+        if not rooms:
+            return None
+        cooldown_s = policy.placement.cooldown_s
+        self._changed_at = {d: at for d, at in self._changed_at.items() if now - at < cooldown_s}
+        return PlanInputs(
+            replicas=rooms,
+            adapters=self.adapters,
+            load=load,
+            policy=policy,
+            pins={digest: min(copies, len(rooms)) for digest, copies in self.pins.items()},
+            previous=self._copies,
+            cooling=frozenset(self._changed_at),
+            avoid=self._backoff.avoid(now),
+            lost=self._fleet.lost(leaving),
+        )
+
+    def note(self, planned: Plan, now: float) -> None:
+        """Remember what a plan changed, and when."""
+        for target in planned.copies:
+            if target.copies != target.previous:
+                self._changed_at[target.digest] = now
+                self._history.record(now, "copies", target.reason, digest=target.digest)
+        self._copies = dict(copies_by_digest(planned.copies))
+        prefetches = {
+            (move.replica_id, move.digest): move.reason
+            for move in planned.moves
+            if move.kind is MoveKind.PREFETCH
+        }
+        for (replica_id, digest), reason in prefetches.items():
+            if (replica_id, digest) not in self._noted:  # where plans are not sent they repeat
+                self._changed_at[digest] = now
+                self._history.record(now, "prefetch", reason, replica_id, digest)
+        self._noted = frozenset(prefetches)
+
+    def give_up(self) -> None:
+        """Forget the copies decided so far: nothing is placed any more."""
+        self._copies = {}
+
+    def acknowledge(
+        self,
+        replica_id: ReplicaId,
+        *,
+        loaded: Iterable[AdapterDigest],
+        failed: Mapping[AdapterDigest, str],
+        policy: ClusterPolicy,
+        now: float,
+    ) -> None:
+        """Take in what a replica could bring in, and what failed, with a message for each."""
+        for digest in loaded:
+            self._backoff.succeeded(replica_id, digest)
+        for digest, message in sorted(failed.items()):
+            failure = self._backoff.failed(
+                replica_id,
+                digest,
+                message,
+                now,
+                first_s=policy.placement.retry_s,
+                most_s=policy.placement.max_retry_s,
+            )
+            wait = failure.retry_at - now
+            words = f"attempt {failure.attempts}: {message}; next one in {wait:.0f} s"
+            self._history.record(now, "failed", words, replica_id, digest)
+
+    def failures(self, now: float) -> list[dict[str, Any]]:
+        """Return the failed prefetches for the admin API."""
+        return self._backoff.describe(self._history.aliases, now)
+
+
+def _as_measured(catalog: tuple[AdapterInfo, ...], fleet: Fleet) -> tuple[AdapterInfo, ...]:
+    """Return the catalog, with sizes on devices where a replica has measured them."""
+    measured: dict[AdapterDigest, int] = {}
+    for member in fleet.members.values():
+        for adapter in member.snapshot.resident:
+            if adapter.state is AdapterState.READY:
+                seen = measured.get(adapter.digest, 0)
+                measured[adapter.digest] = max(seen, adapter.nbytes)
+    return tuple(
+        info
+        if measured.get(info.digest, info.nbytes) == info.nbytes
+        else replace(info, nbytes=measured[info.digest])
+        for info in catalog
+    )

@@ -1,0 +1,323 @@
+"""The controller's state machine: what is, what should be, and what to tell whom.
+
+Pure: reports in, actions out; the actor around it does the talking and writes down what ``Actions``
+and ``demand_state`` say. Only the controller of the highest epoch acts. One owner. Times are
+monotonic seconds of its process; a wall time is for people and for schedules alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.plan_version import PlanVersion
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.placement.control.actions import Actions
+from cluster.placement.control.attendance import Attendance
+from cluster.placement.control.counting import Counting
+from cluster.placement.control.drain import ServeReplicas
+from cluster.placement.control.fleet import Fleet
+from cluster.placement.control.fronts import Fronts
+from cluster.placement.control.history import Change, History
+from cluster.placement.control.placing import Placing
+from cluster.placement.control.serve_counts import ServeCounts
+from cluster.placement.control.status import (
+    describe_demand,
+    describe_fleet,
+    describe_load,
+    describe_plan,
+)
+from cluster.placement.cost.fit import CostFit, PriorSource
+from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.demand import Demand
+from cluster.placement.demand.rates import DemandRates
+from cluster.placement.exchange import FrontOrders, FrontReport
+from cluster.placement.planning.load import load_of
+from cluster.placement.planning.plan import AdapterInfo, Plan, PlanInputs
+from cluster.placement.planning.planner import plan
+from cluster.placement.policy import ClusterPolicy
+
+_NOTHING = Plan(desired={}, moves=(), copies=())
+
+
+class Reconciler:
+    """Compares the cluster with the policy once a tick, and says what to change.
+
+    Epoch 0 is a controller that may not act yet: it listens, plans nothing and keeps the count.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        prior: CostModel,
+        *,
+        rates: DemandRates | None = None,
+        policy: ClusterPolicy | None = None,
+        history: int = 200,
+        resend_s: float = 5.0,
+    ) -> None:
+        """Keep ``history`` changes of a topic; repeat unacknowledged plans every ``resend_s``.
+
+        Args:
+            prior: the costs until enough was measured.
+            rates: the demand as an earlier life left it.
+            policy: tells fronts what to go by until the first tick brings one.
+        """
+        self._history = History(history)
+        self._fleet = Fleet(epoch, self._history, resend_s)
+        self._fronts = Fronts()
+        self._fit = CostFit(prior)
+        self._rates = rates or DemandRates()
+        self._counting = Counting(self._fleet, self._fronts, self._history)
+        self._placing = Placing(self._fleet, self._history)
+        self._attendance = Attendance()
+        self._policy = policy or ClusterPolicy()
+        self._model = prior
+        self._demand = Demand()
+        self._planned = _NOTHING
+
+    # The right to act
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch that this controller acts under; 0 before it has one."""
+        return self._fleet.epoch
+
+    @property
+    def highest_epoch(self) -> int:
+        """Return the highest epoch that is known of."""
+        return max(self._fleet.epoch, self._fleet.highest_epoch)
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this controller may act."""
+        return 0 < self._fleet.epoch == self.highest_epoch
+
+    @property
+    def standing(self) -> str:
+        """Return in words whether this controller may act, and why not."""
+        if self.leads:
+            return "leads"
+        if self._fleet.epoch == 0:
+            return "passive: it has no epoch yet, since Redis does not answer"
+        return f"passive: another controller has the higher epoch {self.highest_epoch}"
+
+    def lead(self, epoch: int, now: float) -> None:
+        """Act under a new epoch from now on."""
+        self._fleet.lead(epoch)
+        self._history.record(now, "epoch", f"this controller leads, epoch {epoch}")
+
+    def yield_to(self, epoch: int) -> None:
+        """Take in that another controller has an epoch; a higher one ends this one's right."""
+        self._fleet.highest_epoch = max(self._fleet.highest_epoch, epoch)
+
+    # What is heard
+
+    def hear_replica(
+        self, snapshot: ReplicaSnapshot, now: float, *, asked_at: float | None = None
+    ) -> None:
+        """Take in a replica's answer to a call that began at ``asked_at`` (default: ``now``)."""
+        new = snapshot.replica_id not in self._fleet.members
+        if not self._fleet.hear(snapshot, now, now if asked_at is None else asked_at):
+            return
+        self._fit.observe(snapshot.replica_id, snapshot.work, now)
+        took = self._counting.starts.joined(now) if new and self._attendance.opened else None
+        if took is not None:
+            self._fit.note_start(took)
+
+    @property
+    def device(self) -> str:
+        """Return the device that replicas run on; empty before one has said it."""
+        return next((m.snapshot.device for m in self._fleet.members.values()), "")
+
+    def replace_prior(self, costs: CostModel, source: PriorSource) -> None:
+        """Begin with other costs, now that it is known what replicas run on."""
+        self._fit.replace_prior(costs, source)
+
+    def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
+        """Take in a front's report; the answer is what it is to go by."""
+        if self._fronts.hear(report, now):
+            self._rates.observe(report.front, report.demand, now)
+            self._fleet.doubt(report.dead, now)
+        policy = self._policy
+        return FrontOrders(
+            acknowledged=self._fronts.acknowledged(report.front),
+            epoch=self._fleet.epoch,
+            model=self._model,
+            draining=self._counting.draining,
+            fronts=self._fronts.count(now),
+            picking=policy.picking,
+            tiers=policy.tenants,
+            hold_s=policy.replicas.hold,
+            retry_after_s=self._model.start_s,
+            zero=policy.replicas.min == 0,
+        )
+
+    def replica_died(self, replica_id: ReplicaId, now: float, why: str) -> None:
+        """Take in that a replica's actor is dead, which is final."""
+        self._fleet.bury(replica_id, now, why)
+
+    def replica_unreachable(self, replica_id: ReplicaId, now: float) -> None:
+        """Take in that a call to a replica failed, though its actor may live."""
+        self._fleet.doubt((replica_id,), now)
+
+    def acknowledge(
+        self,
+        replica_id: ReplicaId,
+        version: PlanVersion,
+        *,
+        loaded: Iterable[AdapterDigest] = (),
+        failed: Mapping[AdapterDigest, str] | None = None,
+        evicted: Iterable[AdapterDigest] = (),
+        policy: ClusterPolicy,
+        now: float,
+    ) -> None:
+        """Take in a replica's answer to a plan: ``version`` is the one that it obeys now.
+
+        ``failed`` has a message for each adapter. An answer to an older plan still teaches what
+        failed. Unknown replicas are ignored.
+        """
+        if not self._fleet.acknowledge(replica_id, version):
+            return
+        for digest in evicted:
+            words = f"done, version {version.epoch}.{version.number}"
+            self._history.record(now, "evicted", words, replica_id, digest)
+        self._placing.acknowledge(
+            replica_id, loaded=loaded, failed=failed or {}, policy=policy, now=now
+        )
+
+    # A tick
+
+    def tick(
+        self,
+        catalog: Iterable[AdapterInfo],
+        policy: ClusterPolicy,
+        serve: ServeCounts,
+        now: float,
+        wall: datetime,
+        *,
+        replicas: ServeReplicas | None = None,
+    ) -> Actions:
+        """Compare what is with what should be.
+
+        Args:
+            catalog: only what it lists can be placed.
+            policy: the operator's.
+            serve: Serve's counts.
+            now: of this tick.
+            wall: aware.
+            replicas: Serve's list, from which it chooses who leaves; None: one node with the
+                replicas that were heard of.
+        """
+        inputs = self.begin_tick(catalog, policy, serve, now, wall, replicas=replicas)
+        return self.finish_tick(plan(inputs) if inputs is not None else None, now, wall)
+
+    def begin_tick(
+        self,
+        catalog: Iterable[AdapterInfo],
+        policy: ClusterPolicy,
+        serve: ServeCounts,
+        now: float,
+        wall: datetime,
+        *,
+        replicas: ServeReplicas | None = None,
+    ) -> PlanInputs | None:
+        """Decide the count, and return the plan's inputs, or None where nothing is planned.
+
+        ``plan`` may run in another thread meanwhile; ``finish_tick`` takes its answer.
+        """
+        fleet, counting = self._fleet, self._counting
+        self._policy = policy
+        for gone in fleet.review(now):
+            self._fit.remove_replica(gone)
+        self._fronts.forget_silent(now)
+        self._placing.observe(catalog, policy)
+        self._model, self._demand = self._fit.model, self._rates.demand(now)
+        counting.starts.observe(serve.target, serve.starting, now)
+        complete = self._attendance.call(
+            len(fleet.members), running=serve.running, starting=serve.starting, now=now
+        )
+        if not self.leads:
+            counting.hold(serve, self.standing)
+            return None
+        load = load_of(self._demand)
+        counting.decide(
+            policy,
+            self._demand,
+            self._model,
+            self._placing.adapters,
+            serve,
+            replicas=replicas,
+            needed={rate.digest for rate in load.adapters} | self._placing.pins.keys(),
+            complete=complete,
+            now=now,
+            wall=wall,
+        )
+        if not self._attendance.opened or policy.placement.mode == "off":
+            return None
+        return self._placing.inputs(load, policy, counting.draining, now)
+
+    def finish_tick(self, planned: Plan | None, now: float, wall: datetime) -> Actions:
+        """Return what to do, with the plan that was made of ``begin_tick``'s inputs."""
+        mode = self._policy.placement.mode
+        self._planned = planned if planned is not None and self.leads else _NOTHING
+        if mode == "off" and self.leads and self._attendance.opened:
+            self._placing.give_up()
+            self._fleet.adopt(dict.fromkeys(self._fleet.members, ()))
+        if self._planned is not _NOTHING:
+            self._placing.note(self._planned, now)
+        if mode == "on":
+            self._fleet.adopt(self._planned.desired)
+        sends = self.leads and mode != "observe"
+        moves = self._planned.moves
+        return Actions(
+            epoch=self._fleet.epoch,
+            replica_plans=self._fleet.plans_to_send(moves, now) if sends else (),
+            replica_count=self._counting.last.count,
+            replica_reason=self._counting.last.reason,
+            draining=self._counting.draining,
+            copies=self._planned.copies,
+            moves=moves,
+            unplaced=self._planned.unplaced,
+            unknown_pins=self._placing.unknown_pins,
+            demand=self._demand,
+            wishes=self._counting.last.wishes,
+            changes=self._history.stamp(now, wall),
+        )
+
+    # What others see
+
+    def demand_state(self, now: float) -> dict[str, Any]:
+        """Return the demand for the next life of the controller, JSON-able; ages, not times."""
+        return self._rates.to_state(now)
+
+    def restore_history(self, changes: Iterable[Change]) -> None:
+        """Take in the last lines of an earlier life."""
+        self._history.restore(changes)
+
+    @property
+    def history(self) -> tuple[Change, ...]:
+        """Return the last changes, newest last."""
+        return self._history.changes
+
+    def status(self, now: float) -> dict[str, Any]:
+        """Return the placement with its reasons, JSON-able, for people."""
+        counted, history = self._counting.last, self._history
+        return {
+            "epoch": self._fleet.epoch,
+            "standing": self.standing,
+            "version": list(self._fleet.version),
+            "replica_count": counted.count,
+            "replica_reason": counted.reason,
+            "replicas": describe_fleet(self._fleet, history, now),
+            **describe_plan(self._planned, history),
+            "unknown_pins": list(self._placing.unknown_pins),
+            "load": describe_load(self._demand),
+            "demand": describe_demand(self._demand, history.aliases),
+            "scaling": {**asdict(counted), "draining": sorted(self._counting.draining)},
+            "model": self._fit.describe(),
+            "fronts": self._fronts.count(now),
+            "failures": self._placing.failures(now),
+            "history": [asdict(change) for change in history.changes],
+        }

@@ -1,0 +1,103 @@
+"""Turns demand into work: seconds of replicas that it needs each second.
+
+Work follows from arrivals, not from what runs, so another replica does not change it. It is
+linear in requests: to divide a tenant or a set changes nothing in the sum.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cluster.domain.ids import AdapterDigest
+from cluster.placement.cost.model import CostModel, StepCost
+from cluster.placement.demand.clocks import FAST, down_rate, up_rate
+from cluster.placement.demand.demand import Demand, DemandRate
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Replicas' seconds per second; 1.5 keeps one and a half replicas busy."""
+
+    up: float = 0.0  # what must be done
+    down: float = 0.0  # what must be gone before a replica may go
+
+
+@dataclass(frozen=True, slots=True)
+class WorkModel:
+    """The seconds of one replica that requests take."""
+
+    step: StepCost
+    batch: int  # sequences that run together where the replica is busy
+    block_size: int
+    adapter_bytes: Mapping[AdapterDigest, int]
+
+    def request_seconds(self, rate: DemandRate) -> float:
+        """Return the seconds that one request of this key takes, its mean lengths assumed."""
+        step, shared = self.step, 1.0 / self.batch
+        nbytes = sum(self.adapter_bytes.get(digest, 0) for digest in rate.key.adapters)
+        token = (
+            step.per_step * shared
+            + step.per_decode_row
+            + step.per_context_block * _context_blocks(rate, self.block_size)
+            + step.per_adapter_byte * nbytes * shared
+        )
+        return step.per_prefill_token * rate.prompt_tokens + rate.generated_tokens * token
+
+    def work(self, demand: Demand) -> Work:
+        """Return the work of all demand.
+
+        How sure a rise is depends on how many requests are behind it; a few costly ones are
+        few, whatever comes beside them.
+        """
+        fast = slow = squares = 0.0
+        for rate in demand.rates:
+            seconds = self.request_seconds(rate)
+            fast += rate.fast * seconds
+            slow += rate.slow * seconds
+            squares += rate.fast * seconds * seconds
+        events = fast * fast / squares / FAST if squares > 0.0 else 0.0
+        return Work(up_rate(fast, slow, events), down_rate(fast, slow))
+
+
+def work_model(
+    model: CostModel,
+    demand: Demand,
+    *,
+    itl_s: float,
+    max_batch_size: int,
+    block_size: int,
+    adapter_bytes: Mapping[AdapterDigest, int],
+) -> WorkModel:
+    """Return the costs at the batch that replicas work with when they are busy.
+
+    ``itl_s`` is the most that a token may take, by the strictest tier.
+    """
+    batch = operating_batch(
+        model.step,
+        itl_s=itl_s,
+        most=max_batch_size,
+        context_blocks=_mean_context_blocks(demand.rates, block_size),
+    )
+    return WorkModel(model.step, batch, block_size, adapter_bytes)
+
+
+def operating_batch(step: StepCost, *, itl_s: float, most: int, context_blocks: float) -> int:
+    """Return the largest batch whose steps take at most ``itl_s``, from 1 to ``most``."""
+    row = step.per_decode_row + step.per_context_block * context_blocks
+    if row <= 0.0:
+        return max(1, most)
+    fits = (itl_s - step.per_step) / row
+    return max(1, min(most, math.floor(fits + 1e-9))) if fits < most else max(1, most)
+
+
+def _context_blocks(rate: DemandRate, block_size: int) -> float:
+    """Return the mean KV blocks that a request's tokens read."""
+    return (rate.prompt_tokens + rate.generated_tokens / 2.0) / block_size
+
+
+def _mean_context_blocks(rates: Iterable[DemandRate], block_size: int) -> float:
+    total = weighted = 0.0
+    for rate in rates:
+        total += rate.slow
+        weighted += rate.slow * _context_blocks(rate, block_size)
+    return weighted / total if total > 0.0 else 0.0

@@ -1,0 +1,94 @@
+"""Finds replicas by what they hold and by how soon they would serve.
+
+Kept by differences: a snapshot costs as much as changed in it.
+"""
+
+import bisect
+import heapq
+from collections.abc import Collection, Iterator, Sequence, Set
+
+from cluster.domain.ids import AdapterDigest
+from cluster.placement.picking.replica_view import ReplicaView
+
+_SCANNED = 64
+"""Of fewer replicas all are compared; of more, the order is walked until enough are met."""
+_NOBODY: Set[ReplicaView] = frozenset()
+
+
+class Holders:
+    """The replicas that have each adapter in one tier."""
+
+    def __init__(self) -> None:
+        self._of: dict[AdapterDigest, set[ReplicaView]] = {}
+
+    def of(self, digest: AdapterDigest) -> Set[ReplicaView]:
+        """Return those that have an adapter."""
+        return self._of.get(digest, _NOBODY)
+
+    def of_all(self, digests: Sequence[AdapterDigest]) -> Set[ReplicaView]:
+        """Return those that have every one of some adapters (at least one)."""
+        fewest, *rest = sorted((self.of(digest) for digest in digests), key=len)
+        for holders in rest:
+            fewest = fewest & holders
+        return fewest
+
+    def change(
+        self, replica: ReplicaView, before: Set[AdapterDigest], after: Set[AdapterDigest]
+    ) -> Set[AdapterDigest]:
+        """Take in what a replica has now; returns what is new."""
+        for digest in before - after:
+            holders = self._of[digest]
+            holders.discard(replica)
+            if not holders:
+                del self._of[digest]
+        new = after - before
+        for digest in new:
+            if digest not in self._of:
+                self._of[digest] = set()
+            self._of[digest].add(replica)
+        return new
+
+
+class LoadOrder:
+    """Replicas by the cost of a request that needs no adapter, cheapest first."""
+
+    def __init__(self) -> None:
+        self._order: list[tuple[float, int, ReplicaView]] = []
+        self.total_load = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[ReplicaView]:
+        return (replica for _, _, replica in self._order)
+
+    def __getitem__(self, index: int) -> ReplicaView:
+        return self._order[index][2]
+
+    def add(self, replica: ReplicaView) -> None:
+        """Add a replica with the cost and load that it has."""
+        bisect.insort(self._order, (replica.order_key, replica.serial, replica))
+        self.total_load += replica.load
+
+    def remove(self, replica: ReplicaView) -> None:
+        """Remove a replica, before its cost or load changes."""
+        del self._order[bisect.bisect_left(self._order, (replica.order_key, replica.serial))]
+        self.total_load -= replica.load
+
+    def cheapest(self, count: int, among: Collection[ReplicaView]) -> list[ReplicaView]:
+        """Return the first ``count`` of some replicas."""
+        if len(among) <= count:
+            return list(among)
+        if len(among) <= _SCANNED:
+            return heapq.nsmallest(count, among, key=_place)
+        found: list[ReplicaView] = []
+        for _, _, replica in self._order:
+            if replica in among:
+                found.append(replica)
+                if len(found) == count:
+                    break
+        return found
+
+
+def _place(replica: ReplicaView) -> tuple[float, int]:
+    return replica.order_key, replica.serial

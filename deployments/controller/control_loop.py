@@ -1,0 +1,248 @@
+"""The loop around the reconciler: looks, plans in a thread, sends, hands on, writes down."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.errors import ReplicaLost
+from cluster.placement.control.actions import Actions, ReplicaPlan
+from cluster.placement.control.drain import ServeReplicas
+from cluster.placement.control.reconciler import Reconciler
+from cluster.placement.control.serve_counts import ServeCounts
+from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.rates import DemandRates
+from cluster.placement.exchange import FrontOrders, FrontReport
+from cluster.placement.planning.plan import AdapterInfo
+from cluster.placement.planning.planner import plan
+from cluster.placement.policy_load import PolicyFile
+from cluster.tasks import Tasks
+from deployments.controller.controller_state import ControllerState
+from deployments.controller.cost_priors import CostPriors
+from deployments.controller.replica_watch import ReplicaWatch
+from deployments.controller.serve_target import ServeTarget
+from deployments.replica_calls import ReplicaCalls
+
+log = structlog.get_logger(__name__)
+
+LOOK_S = 0.3
+"""A tick takes those who answer within this; the others are a tick older."""
+SHORTEST_PAUSE_S = 0.2
+"""Between two ticks, however much happens."""
+RENEW_S = 1.0
+DEMAND_S = 10.0
+PLACEMENT_TIMEOUT_S = 60.0
+
+
+class ControlLoop:
+    """Runs one reconciler; one owner, on one event loop.
+
+    Args:
+        replicas: reaches them.
+        serve: reads and sets Serve's target.
+        state: in Redis. Without it a controller that has an epoch goes on; a new one acts not.
+        priors: find the costs to begin with, once a replica has said what it runs on.
+        policy: the operator's.
+        catalog: returns what can be placed now.
+        interval_s: from the start of a tick to the next.
+    """
+
+    def __init__(
+        self,
+        *,
+        replicas: ReplicaCalls,
+        serve: ServeTarget,
+        state: ControllerState,
+        priors: CostPriors,
+        policy: PolicyFile,
+        catalog: Callable[[], Iterable[AdapterInfo]],
+        clock: Clock,
+        interval_s: float,
+    ) -> None:
+        self._replicas = replicas
+        self._serve = serve
+        self._state = state
+        self._priors = priors
+        self._cost_error: str | None = None
+        self._device = ""  # that the costs are of
+        self._policy = policy
+        self._catalog = catalog
+        self._clock = clock
+        self._interval_s = interval_s
+        self._reconciler = Reconciler(0, CostModel(), policy=policy.policy)
+        self._watch = ReplicaWatch(replicas, self._reconciler, clock, self._wake)
+        self._sending = Tasks()
+        self._woken = asyncio.Event()
+        self._demand_at = clock.monotonic()
+        self._led = False
+        self.counts: ServeCounts | None = None
+        """Serve's counts, as last read."""
+        self._ticks = 0
+        self._tick_error: str | None = None
+
+    async def begin(self) -> None:
+        """Take an epoch, and what the controller before has left, if Redis answers."""
+        epoch = await self._state.take_epoch(0, last=0)
+        if epoch is None:
+            return
+        earlier = await self._state.load()
+        now, rates = self._clock.monotonic(), None
+        if earlier is not None and earlier.demand is not None:
+            try:
+                rates = DemandRates.from_state(earlier.demand, now)
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("controller.state_refused", error=repr(error))
+        self._reconciler = Reconciler(0, CostModel(), rates=rates, policy=self._policy.policy)
+        self._watch = ReplicaWatch(self._replicas, self._reconciler, self._clock, self._wake)
+        if earlier is not None:
+            self._reconciler.restore_history(earlier.history)
+        self._reconciler.lead(epoch, now)
+
+    async def run(self) -> None:
+        """Tick until cancelled, at once where a replica died or requests are held."""
+        while True:
+            began = self._clock.monotonic()
+            self._woken.clear()
+            try:
+                await self._tick()
+                self._tick_error = None
+            except Exception as error:  # one bad tick must not end the loop
+                if repr(error) != self._tick_error:  # one line for a failure that lasts
+                    log.error("controller.tick_failed", exc_info=error)
+                self._tick_error = repr(error)
+            await asyncio.sleep(min(SHORTEST_PAUSE_S, self._interval_s))
+            left = self._interval_s - (self._clock.monotonic() - began)
+            if left > 0.0:
+                try:
+                    await asyncio.wait_for(self._woken.wait(), left)
+                except TimeoutError:
+                    continue
+
+    async def keep_right(self) -> None:
+        """Renew the lease and write the state until cancelled; without the right, try to get it."""
+        while True:
+            try:
+                await self._renew()
+            except Exception as error:  # a failure of one pass must not end the loop
+                log.error("controller.right_not_renewed", exc_info=error)
+            await asyncio.sleep(RENEW_S)
+
+    async def close(self) -> None:
+        """End the calls under way."""
+        self._watch.close()
+        await self._sending.cancel()
+
+    # From the fronts
+
+    def exchange(self, report: FrontReport) -> FrontOrders:
+        """Take in a front's report; the answer is what it is to go by."""
+        orders = self._reconciler.hear_front(report, self._clock.monotonic())
+        if report.dead or report.held:
+            self._wake()
+        return orders
+
+    async def start_first(self) -> None:
+        """Have a first replica started where none is to run."""
+        if self.counts is not None and self.counts.target == 0 and self._reconciler.leads:
+            await self._serve.set_count(1)
+
+    def status(self) -> dict[str, Any]:
+        """Return what the reconciler knows, and how the loop fares, for people."""
+        return {
+            **self._reconciler.status(self._clock.monotonic()),
+            "ticks": self._ticks,
+            "tick_error": self._tick_error,
+            "state_error": self._state.error,
+            "cost_profile_error": self._cost_error,
+        }
+
+    # Inside
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    async def _tick(self) -> None:
+        _, _, (self.counts, replicas) = await asyncio.gather(
+            self._watch.look(LOOK_S), asyncio.to_thread(self._policy.sync), self._read_serve()
+        )
+        await self._find_prior()
+        policy = self._policy.policy
+        inputs = self._reconciler.begin_tick(
+            self._catalog(),
+            policy,
+            self.counts,
+            self._clock.monotonic(),
+            self._wall(),
+            replicas=replicas,
+        )
+        planned = None if inputs is None else await asyncio.to_thread(plan, inputs)
+        actions = self._reconciler.finish_tick(planned, self._clock.monotonic(), self._wall())
+        self._ticks += 1
+        self._state.add_lines(actions.changes)
+        self._send(actions)
+        if self._reconciler.leads and policy.replicas.mode != "observe":
+            await self._serve.set_count(actions.replica_count)
+
+    async def _read_serve(self) -> tuple[ServeCounts, ServeReplicas | None]:
+        counts = await self._serve.read()
+        try:
+            return counts, await self._serve.read_replicas()
+        except ReplicaLost:  # Serve has just fallen silent; its last counts stand
+            return counts, None
+
+    async def _find_prior(self) -> None:
+        device = self._reconciler.device
+        if device != self._device:
+            self._device = device
+            prior = await self._priors.find(device)
+            self._cost_error = prior.error
+            self._reconciler.replace_prior(prior.costs, prior.source)
+
+    def _wall(self) -> datetime:
+        return datetime.fromtimestamp(self._clock.wall(), UTC)
+
+    def _send(self, actions: Actions) -> None:
+        # Replicas go by the version, so a plan may overtake one that is still being applied.
+        for told in actions.replica_plans:
+            self._sending.start(self._tell(told))
+
+    async def _tell(self, told: ReplicaPlan) -> None:
+        try:
+            ack = await asyncio.wait_for(
+                self._replicas.call(told.replica_id, "apply_placement", told.version, told.desired),
+                PLACEMENT_TIMEOUT_S,
+            )
+        except Exception as error:  # Ray raises many kinds; the plan is sent again
+            log.warning(
+                "controller.placement_unanswered", replica=told.replica_id, error=repr(error)
+            )
+            return
+        self._reconciler.acknowledge(
+            told.replica_id,
+            ack.version,
+            loaded=ack.loaded,
+            failed={digest: f"{code}: {message}" for digest, code, message in ack.failed},
+            evicted=ack.evicted,
+            policy=self._policy.policy,
+            now=self._clock.monotonic(),
+        )
+
+    async def _renew(self) -> None:
+        reconciler, now = self._reconciler, self._clock.monotonic()
+        if reconciler.leads:
+            due = now - self._demand_at >= DEMAND_S
+            demand = reconciler.demand_state(now) if due else None
+            found = await self._state.write(reconciler.epoch, demand)
+            if found is not None:
+                reconciler.yield_to(found)
+                self._demand_at = now if due else self._demand_at
+        else:
+            epoch = await self._state.take_epoch(reconciler.highest_epoch, last=reconciler.epoch)
+            if epoch is not None:
+                reconciler.lead(epoch, now)
+        if reconciler.leads != self._led:
+            self._led = reconciler.leads
+            log.info("controller.standing", epoch=reconciler.epoch, standing=reconciler.standing)

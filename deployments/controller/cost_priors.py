@@ -1,0 +1,99 @@
+"""The costs that a controller begins with: its profile, or the one kept in Redis, or defaults.
+
+Profiles are kept by model, engine and device, so that a controller which is started without its
+file begins with what another one was given for the same.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import structlog
+from redis.exceptions import RedisError
+
+from cluster.config import AppConfig
+from cluster.errors import ConfigError
+from cluster.placement.cost.fit import PriorSource
+from cluster.placement.cost.model import CostModel
+from cluster.placement.cost.profile import CostProfile, engine_digest, parse_profile, read_profile
+from cluster.redis_client import redis_client
+
+log = structlog.get_logger(__name__)
+
+PREFIX = "braid:v1:cost_profile"
+TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CostPrior:
+    """Costs to begin with."""
+
+    costs: CostModel
+    source: PriorSource
+    error: str | None = None
+    """Says why a profile is not used; None: nothing is wrong."""
+
+
+class CostPriors:
+    """Finds the prior for the device that the replicas turn out to run on; one owner.
+
+    Args:
+        config: names the file, and the engine's settings.
+        model_digest: of the base model.
+        redis_url: where profiles are kept.
+    """
+
+    def __init__(self, config: AppConfig, model_digest: str, redis_url: str) -> None:
+        self._path = config.controller.cost_profile
+        self._model_digest = model_digest
+        self._engine_digest = engine_digest(config.engine, config.adapters)
+        self._redis = redis_client(redis_url, timeout_s=TIMEOUT_S, name="braid-cost-profile")
+
+    async def find(self, device: str) -> CostPrior:
+        """Return the prior for a device; keeps the file's profile in Redis.
+
+        Raises nothing: without a profile, or with one of something else, the defaults are used, and
+        ``error`` says why.
+        """
+        try:
+            found = await self._kept(device) if self._path is None else self._of_file(device)
+        except ConfigError as error:
+            log.error("controller.cost_profile_refused", error=error.message)
+            return CostPrior(CostModel(), "default", error.message)
+        except (RedisError, OSError) as error:
+            log.warning("controller.cost_profile_unavailable", error=str(error))
+            return CostPrior(CostModel(), "default", f"{type(error).__name__}: {error}")
+        if found is None:
+            return CostPrior(CostModel(), "default")
+        if self._path is not None:
+            await self._keep(found)
+        return CostPrior(found.costs, "profile")
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._redis.aclose()
+
+    def _of_file(self, device: str) -> CostProfile:
+        assert self._path is not None
+        return self._checked(read_profile(self._path), device, str(self._path))
+
+    async def _kept(self, device: str) -> CostProfile | None:
+        key = self._key(device)
+        content = await self._redis.get(key)
+        if content is None:
+            return None
+        return self._checked(parse_profile(content, key), device, key)
+
+    async def _keep(self, profile: CostProfile) -> None:
+        try:
+            await self._redis.set(self._key(profile.device), profile.model_dump_json())
+        except (RedisError, OSError) as error:
+            log.warning("controller.cost_profile_not_kept", error=str(error))
+
+    def _checked(self, profile: CostProfile, device: str, source: str) -> CostProfile:
+        profile.check_engine(self._model_digest, self._engine_digest, source)
+        profile.check_device(device, source)
+        return profile
+
+    def _key(self, device: str) -> str:
+        name = hashlib.sha256(device.encode()).hexdigest()
+        return f"{PREFIX}:{self._model_digest}:{self._engine_digest}:{name}"
