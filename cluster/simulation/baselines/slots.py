@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
-from cluster.placement.picking.cluster_view import ClusterView, ReplicaView
+from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
+from cluster.placement.picking.replica_view import ReplicaView
 from cluster.placement.rendezvous import order
 from cluster.simulation.baselines.candidates import candidates, least_loaded
 

@@ -36,9 +36,7 @@ def snapshot(name: ReplicaId, running: int = 0, draining: bool = False) -> Repli
         adapter_bytes_limit=100,
         adapter_bytes_used=0,
         resident=(),
-        loads=(),
         draining=draining,
-        observed_at=0.0,
         sequence=1,
     )
 
@@ -94,10 +92,11 @@ def test_rendezvous_keeps_a_set_together_until_the_bound() -> None:
     ranked = order(mixture_key([AdapterDigest("a"), AdapterDigest("b")]), NAMES)
     picked = []
     for number in range(8):
-        chosen = rule.pick(view, ask("b", "a"), 1.0)
+        request = ask("b", "a")
+        chosen = rule.pick(view, request, 1.0)
         assert chosen is not None
         picked.append(chosen)
-        view.sent(RequestId(f"q{number}"), chosen, T, (), 1.0)
+        view.sent(RequestId(f"q{number}"), chosen, request, 1.0)
     assert picked[0] == ranked[0]
     # With 4 replicas and 8 requests, none has more than ceil(1.25 * 8 / 4).
     assert max(Counter(picked).values()) <= 3
@@ -132,7 +131,7 @@ def test_a_table_is_made_anew_after_each_step() -> None:
     def pick(at: float) -> ReplicaId:
         chosen = rule.pick(view, ask("a"), at)
         assert chosen is not None
-        view.sent(RequestId(f"q{at}"), chosen, T, (), at)
+        view.sent(RequestId(f"q{at}"), chosen, ask("a"), at)
         return chosen
 
     assert len({pick(second) for second in range(1, 25)}) == 1
