@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
+from cluster.simulation.parts.simulated_cluster import SimulatedCluster
 from cluster.simulation.result import SimulationResult
-from cluster.simulation.simulated_cluster import SimulatedCluster
 from cluster.simulation.spec import SimulationSpec
 
 

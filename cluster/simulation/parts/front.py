@@ -11,28 +11,23 @@ from cluster.expected_length import ExpectedLength
 from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from cluster.simulation.engine_port import EngineWork
-from cluster.simulation.front_reports import ControllerCalls, FrontReports
-from cluster.simulation.front_rules import FrontPicks, prefix_of
-from cluster.simulation.replica import RequestNews, SimulatedReplica
-from cluster.simulation.requests import DecidedSets, expected_end, generation_request
+from cluster.simulation.parts.front_limits import (
+    FRONT_LOST,
+    HURRY_S,
+    MAX_FAILOVERS,
+    OVERDUE_S,
+    REPLICA_WAIT_S,
+)
+from cluster.simulation.parts.front_reports import ControllerCalls, FrontReports
+from cluster.simulation.parts.front_rules import FrontPicks
+from cluster.simulation.parts.tracked import Tracked
+from cluster.simulation.replica.engine_port import EngineWork
+from cluster.simulation.replica.link_end import RequestNews
+from cluster.simulation.replica.requests import WorkMaker, expected_end
+from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.result import IN_FLIGHT
 from cluster.simulation.spec import Delays
-from cluster.simulation.tracked import Tracked
-from cluster.simulation.virtual_process import VirtualProcess
-
-REPLICA_WAIT_S = 30.0
-"""A request waits so long for a free replica, as in the front of the cluster; so do these two."""
-HURRY_S = 0.1
-"""Between looks for replicas while a request waits for the first one."""
-MAX_FAILOVERS = 3
-"""Replicas that may be lost under one request."""
-
-OVERDUE_S = 5.0
-"""After its deadline a request that no replica answers for is given up."""
-
-FRONT_LOST = "front_lost"
-"""Outcome of a request whose front died."""
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 
 class SimulatedFront:
@@ -53,10 +48,7 @@ class SimulatedFront:
         controller: ControllerCalls,
         on_end: Callable[[Tracked], None],
         delays: Delays,
-        decided: DecidedSets,
-        *,
-        block_size: int,
-        exact_tokens: bool,
+        works: WorkMaker,
     ) -> None:
         self.front_id = front_id
         self.process = process
@@ -64,9 +56,7 @@ class SimulatedFront:
         self._replicas = replicas
         self._on_end = on_end
         self._delays = delays
-        self._decided = decided
-        self._block_size = block_size
-        self._exact_tokens = exact_tokens
+        self._works = works
         self._view = ClusterView()
         self._links: dict[ReplicaId, SimulatedReplica] = {}
         self._live: dict[RequestId, Tracked] = {}  # at replicas
@@ -116,7 +106,7 @@ class SimulatedFront:
     def _pick(self, tracked: Tracked) -> None:
         if tracked.outcome != IN_FLIGHT:
             return
-        request, namespace = self._pick_request(tracked)
+        request = self._pick_request(tracked)
         now = self.process.clock.monotonic()
         error: BraidError = ReplicaLost("no replica is to take it")
         chosen: ReplicaId | None = None
@@ -136,21 +126,19 @@ class SimulatedFront:
         tracked.cold = self._picks.note_sent(self._view, request, chosen)
         self._live[tracked.request_id] = tracked
         self._view.sent(tracked.request_id, chosen, request, now)
-        self._submit(tracked, self._links[chosen], namespace)
+        self._submit(tracked, self._links[chosen])
 
-    def _pick_request(self, tracked: Tracked) -> tuple[PickRequest, str]:
-        asked, (tenant, adapters) = tracked.asked, tracked.key
-        _, namespace = self._decided.of(tenant, adapters)
+    def _pick_request(self, tracked: Tracked) -> PickRequest:
+        asked = tracked.asked
         left = max(0, asked.max_tokens - tracked.generated)
-        request = PickRequest(
-            adapters,
-            tenant,
+        return PickRequest(
+            tracked.key.adapters,
+            tracked.key.tenant,
             exclude=tuple(tracked.lost),
             prompt_tokens=asked.prompt_tokens + tracked.generated,
             expected_tokens=self._lengths.expect(tracked.key, left),
-            prefix=prefix_of(asked, namespace, self._block_size),
+            prefix=self._works.prefix_keys(asked, tracked.key),
         )
-        return request, namespace
 
     def _hold(self, tracked: Tracked, error: BraidError) -> None:
         """Let a request wait: for a first replica as the controller says, else for a free one."""
@@ -170,21 +158,16 @@ class SimulatedFront:
         if now >= tracked.held_until:
             self._end(tracked, error.code if ready else Starting.code)
 
-    def _submit(self, tracked: Tracked, replica: SimulatedReplica, namespace: str) -> None:
-        decision, _ = self._decided.of(*tracked.key)
-        clock = replica.process.clock
-        request = generation_request(
+    def _submit(self, tracked: Tracked, replica: SimulatedReplica) -> None:
+        deadline_at = replica.process.clock.wall() + tracked.deadline - self.process.loop.time()
+        work = self._works.make(
             tracked.asked,
             tracked.index,
+            tracked.key,
             tracked.request_id,
-            decision,
-            block_size=self._block_size,
             resumed=tracked.generated,
-            deadline_at=clock.wall() + tracked.deadline - self.process.loop.time(),
-            with_tokens=self._exact_tokens,
+            deadline_at=deadline_at,
         )
-        end = expected_end(tracked.asked)
-        work = EngineWork(request, namespace, (), tracked.asked.prefix, end)
         replica.process.after(self._delays.hop_s, self._reach, tracked, replica, work)
 
     def _reach(self, tracked: Tracked, replica: SimulatedReplica, work: EngineWork) -> None:
@@ -215,8 +198,7 @@ class SimulatedFront:
         if replica_id not in self._links:
             return
         for item in news:
-            tracked = self._live.get(item.request_id)
-            if tracked is not None:
+            if (tracked := self._live.get(item.request_id)) is not None:
                 self._hear_request(tracked, item)
         self._view.hear_load(replica_id, running, queued, self.process.clock.monotonic())
         self._retry()

@@ -7,30 +7,27 @@ which remembers chains of blocks without their places, and how far KV blocks rea
 """
 
 import math
-from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
 from cluster.domain.work import StepTotals
-from cluster.engine.scheduling.fair_queue import FairQueue
-from cluster.engine.scheduling.queue_limit import refuse_if_full
-from cluster.engine.scheduling.scheduler import MAX_PASSES
 from cluster.engine.sequence import EngineSequence
 from cluster.engine.step_totals import AdapterSize
-from cluster.expected_length import ExpectedLength
 from cluster.placement.cost.model import StepCost
-from cluster.simulation.engine_port import (
+from cluster.simulation.replica.engine_port import (
     STOP_TOKEN,
     EngineWork,
     OnNews,
     SequenceNews,
     add_totals,
 )
-from cluster.simulation.fast_rows import FastRow, StepRun
-from cluster.simulation.prefix_memory import PrefixMemory
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.replica.fast_batch import FastBatch
+from cluster.simulation.replica.fast_rows import FastRow, StepRun
+from cluster.simulation.replica.prefix_memory import PrefixMemory
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 _STOPS = frozenset({STOP_TOKEN})
 
@@ -53,14 +50,8 @@ class FastEngine:
         self._adapter_size = adapter_size
         self._process = process
         self._on_news = on_news
-        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
-        self._expected = ExpectedLength()
         self._memory = PrefixMemory(config.kv_blocks, process.clock)
-        self._rows: dict[RequestId, FastRow] = {}
-        self._running: list[FastRow] = []  # in order of admission
-        self._preempted: deque[FastRow] = deque()
-        self._slots: Counter[int] = Counter()  # rows over each slot
-        self._adapter_bytes = 0  # of the slots with rows
+        self._batch = FastBatch(config, self._memory)
         self._cancelled: list[RequestId] = []
         self._next_deadline = math.inf
         self._run: StepRun | None = None
@@ -68,7 +59,6 @@ class FastEngine:
         self._waking = False
         self._totals = StepTotals()
         self._generated = 0
-        self._arrivals = 0
 
     @property
     def max_model_len(self) -> int:
@@ -76,11 +66,11 @@ class FastEngine:
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return len(self._batch.running)
 
     @property
     def waiting(self) -> int:
-        return len(self._preempted) + len(self._queue)
+        return self._batch.waiting
 
     @property
     def kv_blocks_free(self) -> int:
@@ -107,14 +97,14 @@ class FastEngine:
 
     def backlog(self) -> dict[TenantId, int]:
         tokens: Counter[TenantId] = Counter()
-        for row in self._rows.values():
+        for row in self._batch.rows.values():
             left = row.sequence.prompt_len - row.computed
             if left > 0:
                 tokens[row.sequence.request.tenant] += left
         return dict(tokens)
 
     def generated(self, request_id: RequestId) -> int:
-        row = self._rows.get(request_id)
+        row = self._batch.rows.get(request_id)
         if row is None:
             return 0
         run = self._run
@@ -129,32 +119,21 @@ class FastEngine:
             stop_token_ids=_STOPS,
             max_model_len=self.max_model_len,
         )
-        tenant = sequence.request.tenant
-        waiting = [row.sequence for row in self._preempted]
-        refuse_if_full(tenant, self._config, self._queue, waiting, self.running)
         sizes = tuple((slot, *self._adapter_size(slot)) for slot in work.slots)
         whole = sequence.prompt_len // self._config.block_size if self._config.prefix_cache else 0
         names = tuple(f"{work.namespace}{block:x}" for block in work.prefix[:whole])
         row = FastRow(sequence, work.generated_tokens, names, sizes, sequence.num_tokens)
         row.rank = sum(rank for _, _, rank in sizes)
-        sequence.arrival = self._arrivals
-        self._arrivals += 1
-        self._rows[sequence.request_id] = row
-        self._queue.append(sequence)
+        self._batch.add(row)
         if row.generated >= row.end:
             self._next_deadline = -math.inf
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
-        if len(self._running) < self._config.max_batch_size:
+        if self._batch.has_places:
             self._cut()
 
     def withdraw(self, request_id: RequestId) -> bool:
-        row = self._rows.get(request_id)
-        if row is None or row.was_admitted:
-            return False
-        del self._rows[request_id]
-        self._queue.remove(row.sequence)
-        return True
+        return self._batch.withdraw(request_id)
 
     def cancel(self, request_id: RequestId) -> None:
         self._cancelled.append(request_id)
@@ -162,7 +141,7 @@ class FastEngine:
 
     def check_integrity(self) -> None:
         """Check the queue's books; raises IntegrityError."""
-        self._queue.check_integrity()
+        self._batch.check_integrity()
 
     # Runs of steps
 
@@ -213,10 +192,8 @@ class FastEngine:
         self._memory.unnamed += blocks - row.blocks
         row.blocks = blocks
         if first and before < len(row.names):
-            self._resume(self._memory.publish(row.names[before : row.computed // size]))
+            self._batch.publish(row, before)
         if row.generated >= row.end:
-            room = sequence.max_len - sequence.prompt_len
-            self._expected.observe(_kind(sequence), row.generated, room)
             stopped = row.tokens < sequence.max_len
             self._end(row, FinishReason.STOP if stopped else FinishReason.LENGTH, news)
         elif first and sampled:
@@ -224,17 +201,17 @@ class FastEngine:
 
     def _plan(self, news: list[SequenceNews]) -> None:
         self._end_early(news)
-        decoding = self._decodes()
+        decoding = self._batch.decodes()
         budget = self._config.max_batch_tokens - len(decoding)
         prefills: list[tuple[FastRow, int]] = []
-        for row in self._running:
+        for row in self._batch.running:
             if row.uncomputed > 1:
                 count = min(row.uncomputed, budget)
                 if count <= 0:
                     break
                 prefills.append((row, count))
                 budget -= count
-        self._admit(prefills, budget)
+        self._batch.admit(prefills, budget)
         self._memory.make_room()
         if decoding or prefills:
             self._start_run(decoding, prefills)
@@ -253,7 +230,7 @@ class FastEngine:
             rows,
             sum(-(-row.tokens // size) for row in decoding)
             + sum(-(-(row.computed + count) // size) for row, count in prefills),
-            self._adapter_bytes,
+            self._batch.adapter_bytes,
             sum(row.rank for row in decoding) + sum(row.rank * count for row, count in prefills),
         )
         run = StepRun(
@@ -272,107 +249,15 @@ class FastEngine:
         self._run = run
         self._await_end(run)
 
-    def _decodes(self) -> list[FastRow]:
-        """Return the rows that lack only their newest token, each with room for it."""
-        size = self._config.block_size
-        while True:
-            decoding = [row for row in self._running if row.uncomputed == 1]
-            short = sum(-(-row.tokens // size) > row.blocks for row in decoding)
-            if short <= self._memory.free or len(self._running) < 2:
-                return decoding
-            self._preempt(self._running[-1])
-
-    # Who is in the batch
-
-    def _admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> None:
-        memory, size = self._memory, self._config.block_size
-        while len(self._running) < self._config.max_batch_size and budget > 0:
-            again = bool(self._preempted)
-            head = None if again else self._queue.peek()
-            if not again and head is None:
-                return
-            row = self._preempted[0] if head is None else self._rows[head.request_id]
-            matchable = min(len(row.names), (row.tokens - 1) // size)
-            hits = memory.find(row.names[:matchable])
-            if not again:
-                awaited = memory.find_awaited(row.names[hits:matchable])
-                if awaited is not None and self._queue.defer(awaited):
-                    continue
-            if not self._take_blocks(row, hits):
-                return
-            if again:
-                self._preempted.popleft()
-            else:
-                room = row.sequence.max_len - row.tokens
-                expected = self._expected.expect(_kind(row.sequence), room)
-                self._queue.pop(row.uncomputed + expected)
-                row.cached = min(row.computed, row.sequence.prompt_len)
-                row.was_admitted = True
-            self._running.append(row)
-            memory.announce(row.sequence.request_id, row.names[hits:])
-            self._count_adapters(row, 1)
-            count = min(row.uncomputed, budget)
-            prefills.append((row, count))
-            budget -= count
-
-    def _take_blocks(self, row: FastRow, hits: int) -> bool:
-        memory, size = self._memory, self._config.block_size
-        blocks = -(-row.tokens // size)
-        reserve = 0
-        if self._running:
-            reserve = sum(other.may_grow(size) for other in self._running)
-            reserve += -(-(row.sequence.max_len - 1) // size) > blocks
-        if memory.free < memory.new_blocks(row.names, blocks) + reserve:
-            return False
-        memory.hold(row.names)
-        memory.unnamed += blocks - len(row.names)
-        row.blocks = blocks
-        row.computed = hits * size
-        return True
-
-    def _leave(self, row: FastRow) -> None:
-        self._running.remove(row)
-        size = self._config.block_size
-        full, request_id = row.computed // size, row.sequence.request_id
-        self._resume(self._memory.withdraw(request_id, row.names[full:]))
-        cached = full - len(row.names) if self._config.prefix_cache else 0
-        self._memory.release(request_id, row.names, cached)
-        self._memory.unnamed -= row.blocks - len(row.names)
-        self._count_adapters(row, -1)
-        row.blocks = row.computed = 0
-
-    def _preempt(self, row: FastRow) -> None:
-        self._leave(row)
-        self._preempted.appendleft(row)
-
-    def _resume(self, names: Iterable[str]) -> None:
-        for name in names:
-            self._queue.resume_deferred(name)
-
-    def _count_adapters(self, row: FastRow, change: int) -> None:
-        for slot, nbytes, _ in row.sizes:
-            before = self._slots[slot]
-            self._slots[slot] = before + change
-            if before == 0:
-                self._adapter_bytes += nbytes
-            elif before + change == 0:
-                self._adapter_bytes -= nbytes
-
     def _end(self, row: FastRow, reason: FinishReason, news: list[SequenceNews]) -> None:
-        request_id = row.sequence.request_id
-        if row in self._running:
-            self._leave(row)
-        elif row.was_admitted:
-            self._preempted.remove(row)
-        else:
-            self._queue.remove(row.sequence)
-        del self._rows[request_id]
-        news.append(SequenceNews(request_id, row.generated, row.cached, reason))
+        completed = reason in (FinishReason.STOP, FinishReason.LENGTH)
+        self._batch.remove(row, completed=completed)
+        news.append(SequenceNews(row.sequence.request_id, row.generated, row.cached, reason))
 
     def _end_early(self, news: list[SequenceNews]) -> None:
         """End what was cancelled, is past its deadline, or was complete as it came."""
         for request_id in self._cancelled:
-            row = self._rows.get(request_id)
+            row = self._batch.rows.get(request_id)
             if row is not None:
                 self._end(row, FinishReason.CANCELLED, news)
         self._cancelled.clear()
@@ -380,7 +265,7 @@ class FastEngine:
         if now < self._next_deadline:
             return
         self._next_deadline = math.inf
-        for row in tuple(self._rows.values()):
+        for row in tuple(self._batch.rows.values()):
             deadline = row.sequence.request.deadline_at
             if row.generated >= row.end:
                 self._end(row, FinishReason.LENGTH, news)
@@ -388,7 +273,3 @@ class FastEngine:
                 self._end(row, FinishReason.DEADLINE, news)
             elif deadline is not None:
                 self._next_deadline = min(self._next_deadline, deadline)
-
-
-def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[str, ...]]:
-    return sequence.request.tenant, sequence.request.digests

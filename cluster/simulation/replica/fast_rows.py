@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.domain.work import StepTotals
 from cluster.engine.sequence import EngineSequence
-from cluster.simulation.prefix_memory import BlockName
+from cluster.simulation.replica.prefix_memory import BlockName
 
 
 @dataclass(slots=True, eq=False)

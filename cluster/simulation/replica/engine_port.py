@@ -8,6 +8,9 @@ from cluster.domain.ids import RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest
 from cluster.domain.work import StepTotals
 
+A_TOKEN = 1
+"""Stands for all tokens that mean nothing."""
+
 STOP_TOKEN = 0
 """Ends a completion; a simulated engine generates it where the trace says that the answer ends."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from cluster.simulation.virtual_loop import VirtualLoop
+from cluster.simulation.virtual.virtual_loop import VirtualLoop
 
 
 class VirtualClock:

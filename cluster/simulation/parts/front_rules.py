@@ -9,11 +9,9 @@ from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
-from cluster.placement.picking.prefixes import LENGTHS
 from cluster.placement.policy import PickingPolicy
 from cluster.placement.tiers import tier_of
 from cluster.simulation.spec import PickRule
-from cluster.simulation.trace import TraceRequest
 
 
 class FrontPicks:
@@ -69,14 +67,3 @@ class FrontPicks:
         if orders.picking != self._policy:
             self._policy = orders.picking
             self._picker.follow(orders.picking)
-
-
-def prefix_of(asked: TraceRequest, namespace: str, block_size: int) -> tuple[int, ...]:
-    """Return a key for each of the picker's lengths that the known part of a prompt reaches."""
-    blocks, space = asked.prefix, int(namespace[:15], 16)
-    known = min(asked.prompt_tokens, len(blocks) * block_size)
-    return tuple(
-        hash((space, length, blocks[length // block_size - 1]))
-        for length in LENGTHS
-        if block_size <= length <= known
-    )

@@ -10,8 +10,8 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleInputs
-from cluster.simulation.simulated_adapters import SimulatedCatalog
-from cluster.simulation.simulated_serve import SimulatedServe
+from cluster.simulation.parts.simulated_serve import SimulatedServe
+from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.spec import ReplicaSpec, ScaleRule
 
 

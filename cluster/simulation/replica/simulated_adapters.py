@@ -11,7 +11,7 @@ from cluster.domain.ids import AdapterDigest
 from cluster.errors import ModelNotFound
 from cluster.placement.cost.model import CostModel
 from cluster.placement.planning.plan import AdapterInfo
-from cluster.simulation.virtual_process import VirtualExecutor
+from cluster.simulation.virtual.virtual_process import VirtualExecutor
 
 DEFAULT_RANK = 8
 

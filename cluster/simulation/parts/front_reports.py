@@ -6,8 +6,8 @@ from typing import Protocol
 from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from cluster.simulation.front_rules import FrontPicks
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.parts.front_rules import FrontPicks
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 
 class ControllerCalls(Protocol):

@@ -5,9 +5,7 @@ for its turn in the engine, and gives the lease back at its end.
 """
 
 import asyncio
-import math
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import AdapterTier, Lease
@@ -19,44 +17,18 @@ from cluster.domain.request import FinishReason
 from cluster.domain.work import WorkTotals
 from cluster.errors import BraidError, Overloaded
 from cluster.placement.cost.model import CostModel
-from cluster.simulation.engine_exact import ExactEngine
-from cluster.simulation.engine_fast import FastEngine
-from cluster.simulation.engine_port import EngineWork, SequenceNews, SimulatedEngine
+from cluster.simulation.replica.announcer import Announcer
+from cluster.simulation.replica.engine_exact import ExactEngine
+from cluster.simulation.replica.engine_fast import FastEngine
+from cluster.simulation.replica.engine_port import EngineWork, SequenceNews, SimulatedEngine
+from cluster.simulation.replica.link_end import LinkEnd, RequestNews
+from cluster.simulation.replica.simulated_adapters import SimulatedBank, SimulatedCatalog
+from cluster.simulation.replica.tier_counts import count_tiers
 from cluster.simulation.result import TierCounts, TierFound
-from cluster.simulation.simulated_adapters import SimulatedBank, SimulatedCatalog
 from cluster.simulation.spec import Delays, ReplicaEngine, ReplicaSpec
-from cluster.simulation.virtual_process import VirtualExecutor, VirtualProcess
+from cluster.simulation.virtual.virtual_process import VirtualExecutor, VirtualProcess
 
 _NEAREST_FIRST: tuple[AdapterTier, ...] = ("device", "loading", "host", "disk")
-
-
-@dataclass(frozen=True, slots=True)
-class RequestNews:
-    """What a replica tells a front of one of its requests."""
-
-    request_id: RequestId
-    generated: int  # tokens so far, those resumed from elsewhere included
-    cached_tokens: int = 0
-    reason: FinishReason | None = None  # of its end
-    error: str | None = None  # code, with reason ERROR
-
-
-class LinkEnd(Protocol):
-    """The front's end of a link to one replica. Called when a message has arrived."""
-
-    process: VirtualProcess
-
-    def hear_step(
-        self, replica_id: ReplicaId, news: list[RequestNews], running: int, queued: int
-    ) -> None:
-        """Take in what a step brought, and the load that it leaves."""
-        ...
-
-    def hear_snapshot(
-        self, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...] | None
-    ) -> None:
-        """Take in a snapshot; ``on_host`` is None where it has not changed."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -123,30 +95,22 @@ class SimulatedReplica:
         )
         self._live: dict[RequestId, _Live] = {}
         self._waiting = 0  # for adapters
-        self._links: dict[LinkEnd, None] = {}
         self._sequence = 0
-        self._published: tuple[int, int] | None = None
-        self._published_at = -delays.heartbeat_s
-        self._published_host = -1
         self._last: dict[RequestId, int] | None = None  # tokens by request, at its death
         self._last_counts: TierCounts | None = None
         self._changed = True  # since the last snapshot
         self._resident: tuple[ResidentAdapter, ...] = ()
-        self._began = process.loop.time()
-        self._looking = False
-        self._beat()
+        self._announcer = Announcer(self, process, delays)
 
     # From fronts
 
     def connect(self, link: LinkEnd) -> None:
         """Take a front's link, and greet it."""
-        self._links[link] = None
-        snapshot, on_host = self.snapshot(), self.adapters.on_host()
-        link.process.after(self._delays.hop_s, link.hear_snapshot, snapshot, on_host)
+        self._announcer.connect(link)
 
     def disconnect(self, link: LinkEnd) -> None:
         """End the link of a front that is lost, and its requests."""
-        self._links.pop(link, None)
+        self._announcer.links.pop(link, None)
         for request_id in [r for r, live in self._live.items() if live.link is link]:
             self.cancel(request_id)
 
@@ -155,7 +119,7 @@ class SimulatedReplica:
         request = work.request
         live = _Live(work, digests, request.tenant, link)
         self._live[request.request_id] = live
-        self._note_change()
+        self._announcer.note_change()
         if self._waiting >= self._shape.engine.max_queued:
             self._end(request.request_id, FinishReason.ERROR, Overloaded.code)
             return
@@ -219,7 +183,7 @@ class SimulatedReplica:
             self._waiting -= 1
 
     def _hear_engine(self, news: list[SequenceNews]) -> None:
-        self._note_change()
+        self._announcer.note_change()
         told: dict[LinkEnd, list[RequestNews]] = {}
         for item in news:
             live = self._live[item.request_id]
@@ -233,7 +197,7 @@ class SimulatedReplica:
     def _deliver(self, told: dict[LinkEnd, list[RequestNews]]) -> None:
         queued = self.engine.waiting + self._waiting
         for link, items in told.items():
-            if link in self._links:
+            if link in self._announcer.links:
                 link.process.after(
                     self._delays.hop_s,
                     link.hear_step,
@@ -255,7 +219,7 @@ class SimulatedReplica:
 
     def _close(self, request_id: RequestId) -> None:
         live = self._live.pop(request_id)
-        self._note_change()
+        self._announcer.note_change()
         if not live.in_engine and live.task is not None:
             self._waiting -= 1
         if live.lease is not None:
@@ -272,6 +236,20 @@ class SimulatedReplica:
                 self._admit(live)
 
     # Its account of itself
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """Return the requests that run and that wait."""
+        return self.engine.running, self.engine.waiting + self._waiting
+
+    @property
+    def host_version(self) -> int:
+        """Return a number that changes whenever ``on_host`` does."""
+        return self.adapters.host_version
+
+    def on_host(self) -> tuple[ResidentAdapter, ...]:
+        """Return the adapters in its host memory."""
+        return self.adapters.on_host()
 
     def snapshot(self) -> ReplicaSnapshot:
         """Return a snapshot."""
@@ -312,19 +290,7 @@ class SimulatedReplica:
         """Return the sums of its loads, evictions and steps."""
         if self._last_counts is not None:
             return self._last_counts
-        counters = dict(self.adapters.counters())
-        totals, loads = self.engine.totals, self.adapters.loads
-        return TierCounts(
-            loads_from_host=loads.host.loads,
-            loads_from_disk=loads.disk.loads,
-            bytes_from_host=loads.host.nbytes,
-            bytes_from_disk=loads.disk.nbytes,
-            evictions=int(counters["adapter_evictions_device"]),
-            evictions_host=int(counters["adapter_evictions_host"]),
-            steps=totals.steps,
-            step_seconds=totals.seconds,
-            generated_tokens=self.engine.generated_tokens,
-        )
+        return count_tiers(self.adapters, self.engine)
 
     @property
     def idle(self) -> bool:
@@ -334,50 +300,8 @@ class SimulatedReplica:
     def drain(self) -> None:
         """Say that it is about to leave; it goes on with the requests that it has."""
         self.draining = True
-        self._publish()
+        self._announcer.publish()
 
     def _adapters_changed(self) -> None:
         self._changed = True
-        self._publish()
-
-    def _note_change(self) -> None:
-        """Let the next look at its own state, which comes at even intervals, find a change."""
-        self._changed = True
-        if self._looking:
-            return
-        self._looking = True
-        every = self._delays.publish_s
-        now = self.process.loop.time()
-        looks = math.floor((now - self._began) / every + 1e-6) + 1
-        self.process.after(max(0.0, self._began + looks * every - now), self._look)
-
-    def _look(self) -> None:
-        """Publish what has changed since the last time."""
-        self._looking = False
-        load = self.engine.running, self.engine.waiting + self._waiting
-        if load != self._published or self.adapters.host_version != self._published_host:
-            self._publish()
-        if load[1]:
-            self._note_change()  # who waits may begin at any step
-
-    def _beat(self) -> None:
-        """Publish a heartbeat if nothing else was published for so long."""
-        every = self._delays.heartbeat_s
-        left = every - (self.process.loop.time() - self._published_at)
-        if left <= 1e-6:
-            self._publish()
-            left = every
-        self.process.after(left, self._beat)
-
-    def _publish(self) -> None:
-        self._published = self.engine.running, self.engine.waiting + self._waiting
-        self._published_at = self.process.loop.time()
-        on_host: tuple[ResidentAdapter, ...] | None = None
-        if self.adapters.host_version != self._published_host:
-            self._published_host = self.adapters.host_version
-            on_host = self.adapters.on_host()
-        if not self._links:
-            return
-        snapshot = self.snapshot()
-        for link in self._links:
-            link.process.after(self._delays.hop_s, link.hear_snapshot, snapshot, on_host)
+        self._announcer.publish()

@@ -7,23 +7,24 @@ from collections.abc import Callable
 from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from cluster.simulation.controller import SimulatedController
-from cluster.simulation.controller_book import ControllerBook
-from cluster.simulation.fault_injection import FaultInjector
-from cluster.simulation.front import FRONT_LOST, SimulatedFront
-from cluster.simulation.front_rules import FrontPicks
-from cluster.simulation.records import Records
-from cluster.simulation.replica import SimulatedReplica
-from cluster.simulation.requests import DecidedSets
+from cluster.simulation.parts.controller import SimulatedController
+from cluster.simulation.parts.controller_book import ControllerBook
+from cluster.simulation.parts.fault_injection import FaultInjector
+from cluster.simulation.parts.front import SimulatedFront
+from cluster.simulation.parts.front_limits import FRONT_LOST
+from cluster.simulation.parts.front_rules import FrontPicks
+from cluster.simulation.parts.records import Records
+from cluster.simulation.parts.scaling import RuledScale
+from cluster.simulation.parts.simulated_serve import SimulatedServe
+from cluster.simulation.parts.tracked import Tracked
+from cluster.simulation.replica.requests import WorkMaker
+from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
+from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.result import SimulationResult
-from cluster.simulation.scaling import RuledScale
-from cluster.simulation.simulated_adapters import SimulatedCatalog
-from cluster.simulation.simulated_serve import SimulatedServe
 from cluster.simulation.spec import ControllerDies, SimulationSpec
 from cluster.simulation.trace import TraceRequest
-from cluster.simulation.tracked import Tracked
-from cluster.simulation.virtual_loop import VirtualLoop
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.virtual.virtual_loop import VirtualLoop
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 REQUEST_TIMEOUT_S = 600.0
 """Time of a request whose trace names no deadline, as a front gives it."""
@@ -47,7 +48,8 @@ class SimulatedCluster:
         self.controller: SimulatedController | None = None
         self._spec = spec
         self._progress = progress
-        self._decided = DecidedSets()
+        block_size = spec.shape.engine.block_size
+        self._works = WorkMaker(block_size, with_tokens=spec.engine == "exact")
         self._records = Records(self.loop.time, self._counts, self.catalog.nbytes)
         self._requests = [self._track(index, asked) for index, asked in enumerate(spec.trace)]
         self._arrived = 0
@@ -126,9 +128,7 @@ class SimulatedCluster:
             self,
             lambda _: self._count_end(),
             spec.delays,
-            self._decided,
-            block_size=spec.shape.engine.block_size,
-            exact_tokens=spec.engine == "exact",
+            self._works,
         )
 
     def end_front(self, place: int) -> None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from cluster.domain.ids import ReplicaId
 from cluster.placement.control.drain import ServeReplica, ServeReplicas, leaving_order
-from cluster.simulation.replica import SimulatedReplica
+from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.result import TierCounts
 from cluster.simulation.spec import Delays
-from cluster.simulation.virtual_loop import VirtualLoop
+from cluster.simulation.virtual.virtual_loop import VirtualLoop
 
 _NODE = "node"
 

@@ -13,14 +13,14 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.controller_book import ControllerBook
-from cluster.simulation.records import Records
-from cluster.simulation.replica import SimulatedReplica
-from cluster.simulation.scaling import RuledScale
-from cluster.simulation.simulated_adapters import SimulatedCatalog
-from cluster.simulation.simulated_serve import SimulatedServe
+from cluster.simulation.parts.controller_book import ControllerBook
+from cluster.simulation.parts.records import Records
+from cluster.simulation.parts.scaling import RuledScale
+from cluster.simulation.parts.simulated_serve import SimulatedServe
+from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
+from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.spec import Delays
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 DEMAND_S = 10.0
 """Between two writes of the demand to the store."""

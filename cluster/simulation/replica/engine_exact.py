@@ -12,16 +12,16 @@ from cluster.engine.sequence import EngineSequence
 from cluster.engine.step_totals import AdapterSize, step_totals
 from cluster.engine.steps import StepPlan
 from cluster.placement.cost.model import StepCost
-from cluster.simulation.engine_port import (
+from cluster.simulation.replica.engine_port import (
+    A_TOKEN,
     STOP_TOKEN,
     EngineWork,
     OnNews,
     SequenceNews,
     add_totals,
 )
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
-A_TOKEN = 1
 _STOPS = frozenset({STOP_TOKEN})
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.controller import SimulatedController
-from cluster.simulation.controller_book import ControllerBook
-from cluster.simulation.front import SimulatedFront
-from cluster.simulation.simulated_serve import SimulatedServe
+from cluster.simulation.parts.controller import SimulatedController
+from cluster.simulation.parts.controller_book import ControllerBook
+from cluster.simulation.parts.front import SimulatedFront
+from cluster.simulation.parts.simulated_serve import SimulatedServe
 from cluster.simulation.spec import (
     ControllerDies,
     Fault,
@@ -18,8 +18,8 @@ from cluster.simulation.spec import (
     StoreLeaves,
     WallClockSteps,
 )
-from cluster.simulation.virtual_loop import VirtualLoop
-from cluster.simulation.virtual_process import VirtualProcess
+from cluster.simulation.virtual.virtual_loop import VirtualLoop
+from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 
 class FaultyCluster(Protocol):

@@ -1,0 +1,39 @@
+"""The front's end of a link to a simulated replica, and what arrives there."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cluster.domain.adapter import ResidentAdapter
+from cluster.domain.ids import ReplicaId, RequestId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.request import FinishReason
+from cluster.simulation.virtual.virtual_process import VirtualProcess
+
+
+@dataclass(frozen=True, slots=True)
+class RequestNews:
+    """What a replica tells a front of one of its requests."""
+
+    request_id: RequestId
+    generated: int  # tokens so far, those resumed from elsewhere included
+    cached_tokens: int = 0
+    reason: FinishReason | None = None  # of its end
+    error: str | None = None  # code, with reason ERROR
+
+
+class LinkEnd(Protocol):
+    """The front's end of a link to one replica. Called when a message has arrived."""
+
+    process: VirtualProcess
+
+    def hear_step(
+        self, replica_id: ReplicaId, news: list[RequestNews], running: int, queued: int
+    ) -> None:
+        """Take in what a step brought, and the load that it leaves."""
+        ...
+
+    def hear_snapshot(
+        self, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...] | None
+    ) -> None:
+        """Take in a snapshot; ``on_host`` is None where it has not changed."""
+        ...
