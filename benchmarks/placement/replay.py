@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cluster.simulation.simulate import simulate
-
 from benchmarks.placement.recording import read_recording, recorded_spec
 from benchmarks.placement.row import ResultRow
 from cluster.simulation.calibrate import Calibration, Simulate, calibrate
+from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaEngine
 
 DEMANDED = {"ttft_p50": 0.10, "ttft_p99": 0.15, "whole_resident": 0.03}
@@ -27,6 +26,11 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     recording = read_recording(folder)
     spec = replace(recorded_spec(folder, recording), engine=engine)
     return calibrate(spec, simulation, recording.counts)
+
+
+def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> list[ResultRow]:
+    """Replay a folder of `python -m benchmarks.placement.record`, and return the rows of N22."""
+    return rows_of(replay(folder, engine))
 
 
 def rows_of(found: Calibration) -> list[ResultRow]:

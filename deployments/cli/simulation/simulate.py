@@ -200,7 +200,8 @@ def simulate(
     )
     setup = {
         "requests": source.words,
-        "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, {shape.slots} slots each, "
+        "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, "
+        f"{shape.slots} slots each, "
         f"batches of {shape.engine.max_batch_size}; {engine.value} engine",
         "costs": costs_from,
         "promises": "; ".join(
@@ -276,7 +277,6 @@ def _calibrated(recipe: "RunRecipe") -> "tuple[SimulationSpec, CalibrationNote]"
     from dataclasses import replace
 
     from cluster.simulation.calibrate import calibrate
-
     from cluster.simulation.report.table import CalibrationNote
     from cluster.simulation.simulate import simulate
 
