@@ -28,6 +28,11 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     return calibrate(spec, simulation, recording.counts)
 
 
+def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> list[ResultRow]:
+    """Replay a folder of `python -m benchmarks.placement.record`, and return the rows of N22."""
+    return rows_of(replay(folder, engine))
+
+
 def rows_of(found: Calibration) -> list[ResultRow]:
     """Return the rows of N22."""
     errors, recorded, simulated = found.errors, found.recorded, found.simulated

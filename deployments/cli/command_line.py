@@ -17,6 +17,7 @@ from deployments.cli.learning.mixture_commands import mixture_app
 from deployments.cli.learning.train import train_app
 from deployments.cli.routers import route
 from deployments.cli.routers.router_commands import router_app
+from deployments.cli.simulation import simulate
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.interruption import INTERRUPTED
 from deployments.cli.toolkit.options import JSON_WANTED
@@ -60,6 +61,7 @@ app.command(rich_help_panel=RUN)(status.status)
 app.command(rich_help_panel=RUN)(logs.logs)
 app.command(rich_help_panel=RUN)(doctor.doctor)
 app.add_typer(bench_app, name="bench", rich_help_panel=RUN)
+app.command(rich_help_panel=RUN)(simulate.simulate)
 
 USE = "Use it"
 app.command(rich_help_panel=USE)(chat.chat)

@@ -13,6 +13,7 @@ COMMANDS = [
     ("down",),
     ("status",),
     ("doctor",),
+    ("simulate",),
     ("bench", "profile"),
     ("chat",),
     ("route",),

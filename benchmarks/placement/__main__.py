@@ -1,0 +1,107 @@
+"""Measure picking, placing and scaling, and write the table "before, demanded, after".
+
+Without names, every job that needs no live cluster runs. Rows of other jobs stay as they are.
+Exit status 1: a demand is not met.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.placement.page import (
+    STEM,
+    MeasuredRow,
+    merge_rows,
+    read_rows,
+    this_machine,
+    write_rows,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RowJob:
+    """One module that measures rows; its function ``rows`` returns them."""
+
+    name: str
+    rows: tuple[str, ...]
+    what: str
+    live: bool = False  # starts a cluster of its own
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """Return the module's whole name."""
+        return f"{__package__}.{self.name}"
+
+
+JOBS = (
+    RowJob("spill", ("N0",), "requests leave replicas that have free places"),
+    RowJob("counts", ("N1", "N2"), "the count at a constant load, and with a widening set"),
+    RowJob("pick", ("N5",), "time of a pick", arguments={"picks": 5000, "seed": 0}),
+    RowJob("control", ("N8", "N14", "N15", "N16", "N17"), "deaths, clocks, controllers, state"),
+    RowJob("quiet_tenant", ("N13",), "a quiet tenant next to 39 cold adapters"),
+    RowJob(
+        "real_traces", ("traces",), "hours of published shapes, compared with counts by requests"
+    ),
+    RowJob("hand_on", ("N9",), "the controller's word to Serve's target", live=True),
+    RowJob("zero", ("N20",), "no replica, and back", live=True),
+    RowJob("replay", ("N22",), "the simulator against a recorded live run", live=True),
+    RowJob("live_faults", ("faults",), "requests while parts of a live cluster break", live=True),
+)
+
+
+def chosen_jobs(names: Sequence[str], live: bool) -> list[RowJob]:
+    """Return the jobs of these rows or modules; without names all, live ones only if asked for.
+
+    Raises:
+        ValueError: a name is not known.
+    """
+    if not names:
+        return [job for job in JOBS if live or not job.live]
+    known = {name: job for job in JOBS for name in (job.name, *job.rows)}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{unknown[0]}: not a row; expected some of {', '.join(known)}")
+    chosen = {known[name].name for name in names}
+    return [job for job in JOBS if job.name in chosen]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    listed = "\n".join(
+        f"  {', '.join(job.rows):22} {job.name:14} {'(live) ' if job.live else ''}{job.what}"
+        for job in JOBS
+    )
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}",
+        description=f"{__doc__}\n\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows or modules")
+    parser.add_argument("--live", action="store_true", help="without names: live jobs as well")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    options = parser.parse_args(arguments)
+    try:
+        jobs = chosen_jobs(options.rows, options.live)
+    except ValueError as error:
+        parser.error(str(error))
+    rows: list[MeasuredRow] = []
+    for job in jobs:
+        print(f"{job.name}: {job.what}", flush=True)
+        command = f"{parser.prog} {job.rows[0]}"
+        new = [
+            MeasuredRow(job.name, command, this_machine(), row)
+            for row in importlib.import_module(job.module).rows(**job.arguments)
+        ]
+        rows += new
+        path = write_rows(options.out, merge_rows(read_rows(options.out / f"{STEM}.json"), new))
+    print(path.read_text(encoding="utf-8"))
+    return 0 if all(measured.row.met is not False for measured in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Known ways to pick, to place and to scale, which Braid's are compared with."""

@@ -1,0 +1,1 @@
+"""The report of a simulation: figures with intervals, a page, a JSON file and pictures."""

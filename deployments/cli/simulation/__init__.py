@@ -1,0 +1,1 @@
+"""`braid simulate`: policies and baselines on a simulated cluster."""

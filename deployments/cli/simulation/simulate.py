@@ -1,0 +1,290 @@
+"""``braid simulate``."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import ConfigError
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.interruption import importing
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
+
+if TYPE_CHECKING:
+    from cluster.placement.policy import ClusterPolicy
+    from cluster.simulation.report.recipe import RunRecipe
+    from cluster.simulation.report.table import CalibrationNote
+    from cluster.simulation.spec import SimulationSpec
+    from deployments.cli.simulation.cluster_facts import ClusterFacts
+
+WHAT, CLUSTER, OUTPUT = "Requests", "The cluster", "The report"
+SEEDS = 5
+
+
+class EngineName(StrEnum):
+    """Choices of ``--engine``."""
+
+    FAST = "fast"
+    EXACT = "exact"
+
+
+class PublishedFormat(StrEnum):
+    """Choices of ``--import``'s first word."""
+
+    AZURE = "azure"
+    BURSTGPT = "burstgpt"
+    MOONCAKE = "mooncake"
+
+
+def simulate(
+    policies: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[POLICY.yaml]...", help="Policies to compare.", show_default=False),
+    ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,KEY=VALUE...]",
+            help="Requests by formula (docs/simulator.md lists them). Default: a day in "
+            "small, in 400 s.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    log: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Requests that fronts recorded; may be given again for several fronts.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    published: Annotated[
+        tuple[PublishedFormat, Path] | None,
+        typer.Option(
+            "--import",
+            metavar="azure|burstgpt|mooncake FILE",
+            help="Requests of a published trace.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1000,
+            help=f"Traces of the same kind, for intervals. Default: {SEEDS}; 1 with --log.",
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="current|default|FILE",
+            help="Costs of steps, loads and starts: as a running cluster has fitted them, the "
+            "defaults, or a profile of `braid bench profile`. Default: current, if one runs.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    engine: Annotated[
+        EngineName,
+        typer.Option(
+            help="fast: requests share a replica's time. exact: every step of the real scheduler.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = EngineName.FAST,
+    replicas: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Replicas at the start. Default: as many as run, else the policy's least.",
+            show_default=False,
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Adapter slots of a replica. Default: the cluster's, else those of `braid up`.",
+            show_default=False,
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Fit delays to the first half of a recorded log, and show the error on its second "
+            "half.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    baselines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|none|NAME,...",
+            help="Known ways to pick, place and scale to compare with. Default: a few.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    sweep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH=LOW:HIGH:STEP",
+            help="Vary one field of the policy, or PATH=A,B,C.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Write report.md, report.json and pictures here.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes. Default: one for each core.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try policies on a simulated cluster: only time is simulated, the parts are the real ones.
+
+    The policy in force is always among them; without a cluster that is the default one.
+    """
+    with importing():
+        from cluster.simulation.report.document import report_document
+        from cluster.simulation.report.experiment import Experiment, run_experiment
+        from cluster.simulation.report.recipe import LogSource, RunRecipe
+        from cluster.simulation.report.table import make_report
+        from cluster.simulation.spec import SimulationSpec
+        from deployments.cli.simulation import summary, wishes
+
+    _check_out(out)
+    facts = _facts(url, key, model)
+    force = wishes.policy_in_force(facts)
+    columns = wishes.chosen_columns(force, policies or (), sweep, baselines)
+    shape = wishes.chosen_shape(slots, facts)
+    costs, costs_from = wishes.chosen_model(model, facts)
+    source = wishes.chosen_source(trace, log or (), published, calibrate or (), shape)
+    start = replicas or (facts.replicas if facts else 0) or max(1, force.policy.replicas.min)
+    base = SimulationSpec(
+        trace=(),
+        policy=force.policy,
+        catalog=(),
+        shape=shape,
+        model=costs,
+        replicas=start,
+        engine=engine.value,
+        ranks=facts.ranks if facts else {},
+    )
+    known = facts.adapters if facts else {}
+    _check_replicas(start, [column.change(base).policy for column in columns])
+    note = None
+    if calibrate:
+        base, note = _calibrated(RunRecipe(base, LogSource(tuple(calibrate)), known))
+    count = seeds or (1 if isinstance(source, LogSource) else SEEDS)
+    experiment = Experiment(
+        RunRecipe(base, source, known), columns, tuple(range(count)), force.policy
+    )
+    setup = {
+        "requests": source.words,
+        "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, "
+        f"{shape.slots} slots each, "
+        f"batches of {shape.engine.max_batch_size}; {engine.value} engine",
+        "costs": costs_from,
+        "promises": "; ".join(
+            f"{name}: {tier.ttft:g} s to the first token, {tier.itl:g} s between tokens"
+            for name, tier in force.policy.tiers.items()
+        ),
+    }
+    experiment.make(0)  # a wrong trace is refused before processes start
+    jobs = len(columns) * count
+    with console.counter(transient=True) as counter:
+        trials = run_experiment(
+            experiment,
+            workers or os.cpu_count() or 1,
+            lambda share: counter("simulating", f"{jobs} runs", round(1000 * share), 1000),
+        )
+    report = make_report(
+        experiment, trials, setup, calibration=note, notes=summary.notes(source, count)
+    )
+    if out is not None:
+        summary.write_report(report, [trial.series for trial in trials], out)
+    if as_json:
+        console.print_json(report_document(report))
+        return
+    summary.show_report(report)
+    if out is not None:
+        console.plain(f"written: {out / summary.PAGE}")
+
+
+def _facts(url: str | None, key: str | None, model: str | None) -> "ClusterFacts | None":
+    """Ask the cluster, or return None if none runs and none was named."""
+    from deployments.cli.simulation.cluster_facts import read_cluster
+    from deployments.cli.toolkit.client import admin_client, open_state
+    from deployments.local.lifecycle import find_running
+
+    if url is None and find_running(open_state()) is None:
+        return None
+    with console.spinner("asking the cluster"), admin_client(url, key) as client:
+        facts = read_cluster(client)
+    if model is None and facts.model is None:
+        console.note(f"the default costs are used: {facts.model_problem}")
+    return facts
+
+
+def _check_out(out: Path | None) -> None:
+    """Refuse a place for the report before anything is simulated.
+
+    Raises:
+        ConfigError: it is a file, or cannot be written.
+    """
+    if out is None:
+        return
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise ConfigError(f"--out {out}: is not a directory; name a directory") from error
+    except OSError as error:
+        raise ConfigError(f"--out {out}: cannot be made: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: cannot be written; name another directory")
+
+
+def _check_replicas(start: int, policies: "list[ClusterPolicy]") -> None:
+    most = min(policy.replicas.max for policy in policies)
+    if start > most:
+        raise ConfigError(
+            f"--replicas {start}: a policy's replicas.max is {most}; give a policy file with a "
+            "larger one, or fewer replicas"
+        )
+
+
+def _calibrated(recipe: "RunRecipe") -> "tuple[SimulationSpec, CalibrationNote]":
+    """Fit the delays to a log; returns the description with them, and the words for the report."""
+    from dataclasses import replace
+
+    from cluster.simulation.calibrate import calibrate
+    from cluster.simulation.report.table import CalibrationNote
+    from cluster.simulation.simulate import simulate
+
+    with console.spinner("calibrating"):
+        found = calibrate(recipe(0), simulate)
+    lines = (
+        "Error on the second half of a recorded log, whose first half three delays were fitted to: "
+        + "; ".join(found.errors.words)
+        + ".",
+    )
+    return replace(recipe.base, delays=found.delays), CalibrationNote(lines, found.errors.is_red)

@@ -1,0 +1,89 @@
+"""Experiments run the real simulator on small traces."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.placement.planning.plan import AdapterInfo
+from cluster.placement.policy import ClusterPolicy
+from cluster.simulation.baselines.catalogue import BASELINES, fitted_target
+from cluster.simulation.report.experiment import Column, Experiment, policy_column, run_experiment
+from cluster.simulation.report.figures import Figure
+from cluster.simulation.report.recipe import (
+    ADAPTER_BYTES,
+    ImportSource,
+    NamedSource,
+    RunRecipe,
+    catalog_of,
+)
+from cluster.simulation.spec import SimulationSpec
+from cluster.simulation.trace import TraceRequest
+
+POLICY = ClusterPolicy()
+BASE = SimulationSpec(trace=(), policy=POLICY, catalog=())
+REQUESTS = Figure("all requests", "requests", "", "neither")
+
+
+def asked(*names: str, tenant: str = "acme") -> TraceRequest:
+    return TraceRequest(0.0, TenantId(tenant), names, 4, 4, 4)
+
+
+@pytest.mark.slow
+def test_every_baseline_serves_the_same_requests() -> None:
+    columns = [policy_column("policy", POLICY)]
+    columns += [Column(b.name, b.what, b.change) for b in BASELINES.values()]
+    recipe = RunRecipe(BASE, NamedSource("constant,duration=15,rate=2,adapters=12"))
+    shares: list[float] = []
+    trials = run_experiment(Experiment(recipe, tuple(columns), (3,), POLICY), 1, shares.append)
+    assert len(trials) == len(columns)
+    assert len({trial.figures[REQUESTS] for trial in trials}) == 1
+    assert all(trial.figures[REQUESTS] > 5 for trial in trials)
+    assert all(trial.series is not None for trial in trials)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_rules_with_a_memory_are_made_anew_for_each_run() -> None:
+    for baseline in BASELINES.values():
+        first, second = baseline.change(BASE), baseline.change(BASE)
+        assert first.scaler is None or first.scaler is not second.scaler
+
+
+def test_a_fitted_target_is_the_policys_share_of_a_batch() -> None:
+    batch = BASE.shape.engine.max_batch_size
+    assert fitted_target(BASE) == pytest.approx(POLICY.replicas.target * batch)
+
+
+def test_unknown_adapters_have_the_usual_size_and_their_first_tenant() -> None:
+    known = {
+        name: AdapterInfo(AdapterDigest(name * 8), name, TenantId("x"), size)
+        for name, size in (("a", 10), ("b", 20), ("c", 90))
+    }
+    found = catalog_of([asked("a", "new"), asked("new", tenant="later")], known)
+    assert [(info.alias, info.owner, info.nbytes) for info in found] == [
+        ("a", "x", 10),
+        ("new", "acme", 20),
+    ]
+    (alone,) = catalog_of([asked("new")], {})
+    assert alone.nbytes == ADAPTER_BYTES
+    assert len(alone.digest) == 64
+
+
+def test_seeds_make_traces_that_differ_and_repeat() -> None:
+    recipe = RunRecipe(BASE, NamedSource("constant,duration=30"))
+    assert recipe(1).trace == recipe(1).trace
+    assert recipe(1).trace != recipe(2).trace
+    assert recipe(1).seed == 1
+
+
+def test_a_published_trace_gets_adapters_by_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "azure.csv"
+    rows = [f"2024-05-10 00:00:{second:02}.000000,64,8" for second in range(30)]
+    path.write_text("\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *rows, ""]))
+    source = ImportSource("azure", path, most_tokens=128)
+    first, again, other = (source.requests(seed) for seed in (1, 1, 2))
+    assert first == again
+    assert [request.at for request in first] == [request.at for request in other]
+    assert [r.adapters for r in first] != [r.adapters for r in other]
+    assert "Zipf" in source.words

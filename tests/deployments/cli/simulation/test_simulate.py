@@ -1,0 +1,251 @@
+"""`braid simulate` on small traces, with and without a cluster to ask."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
+from cluster.simulation.trace import TRACE_FORMAT
+from deployments.local.local_state import StateDir
+
+SMALL = ("--trace", "constant,duration=20,rate=1", "--seeds", 1, "--workers", 1)
+Braid = Callable[..., Any]
+
+
+def columns(document: dict[str, Any]) -> list[str]:
+    return [column["name"] for column in document["columns"]]
+
+
+def figure(document: dict[str, Any], section: str, name: str, column: str) -> float:
+    (row,) = [r for r in document["rows"] if (r["section"], r["name"]) == (section, name)]
+    return float(row["columns"][column]["mean"])
+
+
+@pytest.mark.slow
+def test_a_first_report_needs_no_option_but_a_trace(braid: Braid) -> None:
+    result = braid("simulate", *SMALL)
+    assert result.exit_code == 0, result.stderr
+    assert "Not calibrated" in result.stdout
+    assert "default costs" in result.stdout
+    assert "ray-serve-fitted" in result.stdout
+    assert "simulating" in result.stderr
+
+
+@pytest.mark.slow
+def test_files_have_every_figure_and_the_same_bytes_each_time(braid: Braid, tmp_path: Path) -> None:
+    written = []
+    for name in ("one", "two"):
+        out = tmp_path / name
+        result = braid("simulate", *SMALL, "--baselines", "off,random", "--out", out, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout) == json.loads((out / "report.json").read_text())
+        written.append({path.name: path.read_bytes() for path in out.iterdir()})
+    assert written[0] == written[1]
+    assert {"report.md", "report.json", "course.png", "ttft.png", "costs.png"} <= set(written[0])
+    document = json.loads(written[0]["report.json"])
+    assert columns(document) == ["default", "off", "random"]
+    assert figure(document, "adapters", "moved by the controller", "random") == 0
+
+
+@pytest.mark.slow
+def test_processes_give_what_one_gives(braid: Braid) -> None:
+    trace = ("--trace", "constant,duration=10,rate=1", "--seeds", 2, "--baselines", "off")
+    one, two = (braid("simulate", *trace, "--workers", workers, "--json") for workers in (1, 2))
+    assert one.exit_code == two.exit_code == 0, two.stderr
+    assert json.loads(one.stdout) == json.loads(two.stdout)
+
+
+@pytest.mark.slow
+def test_policies_and_steps_of_a_sweep_are_columns(braid: Braid, tmp_path: Path) -> None:
+    policy = tmp_path / "wide.yaml"
+    policy.write_text("replicas: {min: 1, max: 5}\n")
+    result = braid(
+        "simulate", policy, *SMALL, "--baselines", "none", "--json",
+        "--sweep", "replicas.target=0.5:0.9:0.2",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    steps = [f"replicas.target={value}" for value in ("0.5", "0.7", "0.9")]
+    assert columns(json.loads(result.stdout)) == ["default", "wide", *steps]
+
+
+@pytest.mark.slow
+def test_a_recorded_log_is_replayed_as_it_is(braid: Braid, tmp_path: Path) -> None:
+    log = tmp_path / "requests.jsonl"
+    request = {
+        "tenant": "acme", "set": ["sql"], "prompt_tokens": 8, "generated_tokens": 4,
+        "max_tokens": 4,
+    }  # fmt: skip
+    lines = [{"format": TRACE_FORMAT}, *({"t": float(n), **request} for n in range(5))]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = braid("simulate", "--log", log, "--workers", 1, "--baselines", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["seeds"] == [0]
+    assert figure(document, "all requests", "requests", "default") == 5
+
+
+def refused(*arguments: object, words: str) -> Any:
+    return pytest.param(arguments, words, id=words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        refused("--trace", "constnt", words='trace "constnt": not known; did you mean "constant"?'),
+        refused("--trace", "constant,rat=3", words='did you mean "rate"?'),
+        refused("--trace", "constant", "--log", "x", words="--trace and --log: expected one trace"),
+        refused("--log", "no.jsonl", words="no.jsonl"),
+        refused("--import", "azure", "no.csv", words="no.csv: cannot be read"),
+        refused("--baselines", "randm", words='"randm" is not one; did you mean "random"?'),
+        refused("--baselines", "zzz", words="expected all, none, or some of off, random"),
+        refused("--baselines", "", words='--baselines: "" is not one'),
+        refused("--model", "current", words="no cluster was asked; start one with `braid up`"),
+        refused("--model", "no.json", words="no.json"),
+        refused("--sweep", "replicas.target", words="expected PATH=LOW:HIGH:STEP or PATH=A,B,C"),
+        refused("--sweep", "replicas.target=1:0:.1", words="expected PATH=LOW:HIGH:STEP"),
+        refused("--sweep", "replicas.target=.1:.9:0", words="expected PATH=LOW:HIGH:STEP"),
+        refused("--sweep", "replicas.target=nan:1:1", words="expected PATH=LOW:HIGH:STEP"),
+        refused("--sweep", "replicas.target=.1:.9:.001", words="expected at most 50"),
+        refused("--sweep", "replicas.tarket=1,2", words='did you mean "target"?'),
+        refused("--sweep", "replicas.max=0", words="replicas.max"),
+        refused("--sweep", "replicas.max=2,2", words="two columns are called 'replicas.max=2'"),
+        refused("--replicas", "7", words="--replicas 7: a policy's replicas.max is 2"),
+        refused("no.yaml", words="no.yaml"),
+        refused("--url", "http://127.0.0.1:9", "--key", "k", words="no server answers"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_runs(
+    braid: Braid, arguments: tuple[object, ...], words: str
+) -> None:
+    result = braid("simulate", *arguments)
+    assert result.exit_code == 1
+    assert words in " ".join(result.stderr.split())
+    assert "simulating" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--engine", "slow"), ("--seeds", "0"), ("--slots", "0"), ("--import", "gcp", "x.csv")],
+)
+def test_choices_are_checked_by_the_option(braid: Braid, arguments: tuple[str, ...]) -> None:
+    result = braid("simulate", *arguments)
+    assert result.exit_code == 2
+    assert arguments[0] in result.stderr
+
+
+def test_a_file_is_not_a_place_for_a_report(braid: Braid, tmp_path: Path) -> None:
+    out = tmp_path / "file"
+    out.write_text("kept")
+    result = braid("simulate", *SMALL, "--out", out)
+    assert result.exit_code == 1
+    assert "is not a directory" in result.stderr
+    assert out.read_text() == "kept"
+
+
+def value(number: float) -> dict[str, float]:
+    return {"value": number}
+
+
+MODEL = {
+    "step": {
+        "coefficients": {
+            "per_step": value(0.5),
+            "per_prefill_token": value(0.0),
+            "per_decode_row": value(0.0),
+            "per_context_block": value(0.0),
+            "per_adapter_byte": value(0.0),
+            "per_rank_row": value(0.0),
+        }
+    },
+    "loads": {
+        tier: {"coefficients": {"latency": value(0.01), "per_byte": value(0.0)}}
+        for tier in ("host", "disk")
+    },
+    "start": {"seconds": 5.0},
+}
+
+
+@pytest.fixture
+def asked_server(server: Any) -> Any:
+    """A server whose steps take half a second, with one adapter that the trace asks for."""
+    replica = {
+        "slots_total": 3, "adapter_bytes_limit": 10**8, "host_bytes_limit": 0,
+        "kv_blocks_total": 64, "max_batch_size": 4, "max_model_len": 512,
+    }  # fmt: skip
+    adapter = {
+        "name": "a0000", "owner": "acme", "digest": "d" * 64, "rank": 8, "bytes": 1000,
+    }  # fmt: skip
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=2, max=6)).model_dump(mode="json")
+    status = {
+        "replicas": [replica, replica], "adapters": [adapter], "placement": {"policy": policy},
+    }  # fmt: skip
+    server.answer("GET", "/admin/v1/status", status)
+    server.answer("GET", "/admin/v1/model", MODEL)
+    return server
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_policy_costs_and_shape(braid: Braid, asked_server: Any) -> None:
+    at = ("--url", asked_server.url, "--key", "k")
+    result = braid("simulate", *SMALL, *at, "--baselines", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert columns(document) == ["in force"]
+    assert asked_server.url in document["setup"]["costs"]
+    assert "2 replicas at the start, 3 slots each, batches of 4" in document["setup"]["cluster"]
+    assert figure(document, "all requests", "TTFT p50", "in force") >= 0.5
+
+
+@pytest.mark.slow
+def test_a_cluster_that_tells_no_costs_is_simulated_with_the_default_ones(
+    braid: Braid, asked_server: Any
+) -> None:
+    asked_server.answer("GET", "/admin/v1/model", {"error": "the controller is away"})
+    at = ("--url", asked_server.url, "--key", "k")
+    result = braid("simulate", *SMALL, *at, "--baselines", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "the default costs are used" in result.stderr
+    assert "default costs" in json.loads(result.stdout)["setup"]["costs"]
+    insisted = braid("simulate", *SMALL, *at, "--model", "current")
+    assert insisted.exit_code == 1
+    assert "the controller is away" in " ".join(insisted.stderr.split())
+
+
+def test_a_cluster_without_its_controller_is_named(braid: Braid, asked_server: Any) -> None:
+    status = {"replicas": [], "adapters": [], "placement": {"error": "it does not answer"}}
+    asked_server.answer("GET", "/admin/v1/status", status)
+    result = braid("simulate", *SMALL, "--url", asked_server.url, "--key", "k")
+    assert result.exit_code == 1
+    said = " ".join(result.stderr.split())
+    assert "does not tell the policy in force (it does not answer)" in said
+
+
+@pytest.mark.slow
+def test_an_interruption_ends_every_process(state: StateDir) -> None:
+    code = "from deployments.cli import main; main()"
+    command = [
+        sys.executable, "-c", code, "simulate", "--trace", "constant,duration=3600,rate=9",
+        "--seeds", "4", "--workers", "2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    watched = psutil.Process(process.pid)
+    deadline = time.monotonic() + 120
+    while len(children := watched.children(recursive=True)) < 2:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.decode().split()[-1] == "interrupted"
+    assert "Traceback" not in said.decode()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
