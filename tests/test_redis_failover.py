@@ -171,7 +171,9 @@ async def test_decisions_quotas_and_the_controller_s_state_are_written_again(
     first = codec.sign(decision_over("a"))
     await decisions.put(first, 600)
     running = await quota.reserve(ACME, limits, "before", QuotaAsk(1, 100, 100))
-    await state.save({"version": 1})
+    epoch = await state.take_epoch(0, last=0)
+    assert epoch == 1
+    assert await state.write(epoch, {"version": 1}) == epoch
     await pair.fail_over()
 
     second = codec.sign(decision_over("b", id="dec_" + "1" * 32))
@@ -181,13 +183,15 @@ async def test_decisions_quotas_and_the_controller_s_state_are_written_again(
     assert (after.source, after.in_flight) == (QuotaSource.SHARED, 2), "the first still counts"
     await quota.renew()
     await quota.settle(running, 10)
-    await state.save({"version": 2})
+    assert await state.write(epoch, {"version": 2}) == epoch
     assert state.error is None
     assert quota.fallbacks == 0
     assert decisions.counters.unavailable == 0
     keys = await pair.primary.keys("*")
     assert f"braid:v1:{{t}}:decision:{second.decision.id}".encode() in keys
-    assert await pair.primary.get("braid:v1:controller:state") == b'{"version":2}'
+    left = await state.load()
+    assert left is not None
+    assert left.demand == {"version": 2}
     await decisions.close()
     await state.close()
     await client.aclose()

@@ -62,7 +62,9 @@ async def test_a_flood_of_decisions_pushes_out_decisions_alone(
     state = ControllerState(valkey.url)
     fields = {f"names/{number}": b"x" * 200 for number in range(50)}
     assert await registry.commit({}, fields) is not None
-    await state.save({"version": 1})
+    epoch = await state.take_epoch(0, last=0)
+    assert epoch == 1
+    assert await state.write(epoch, {"version": 1}) == epoch
     for number in range(5):
         assert (await quota.enter(ACME, LIMITS, f"e{number}")).allowed
     held = await quota.reserve(ACME, LIMITS, "held", QuotaAsk(3, 400, 400))

@@ -85,9 +85,7 @@ class _Cluster:
                 ResidentAdapter(d, "", AdapterState.READY, NBYTES, 8, int(rng.random() < 0.2))
                 for d in held
             ),
-            loads=(),
             draining=False,
-            observed_at=0.0,
             max_model_len=8192,
             sequence=self.sequence,
             max_batch_size=16,

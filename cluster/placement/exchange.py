@@ -34,10 +34,10 @@ class FrontOrders:
 
     acknowledged: int  # sequence of the newest report taken in
     epoch: int  # of the controller's life
-    model: CostModel = CostModel()
+    model: CostModel = field(default_factory=CostModel)
     draining: frozenset[ReplicaId] = frozenset()  # about to leave: pick others
     fronts: int = 1  # that reported lately
-    picking: PickingPolicy = PickingPolicy()
+    picking: PickingPolicy = field(default_factory=PickingPolicy)
     tiers: Mapping[str, str] = field(default_factory=dict)  # patterns of tenants, in order
     hold_s: float = 30.0  # a request waits so long for the first replica
     retry_after_s: float = 30.0  # until a start is over; for clients that cannot wait

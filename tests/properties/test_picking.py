@@ -68,9 +68,7 @@ def snapshots(draw, name: str = "r0") -> ReplicaSnapshot:
             )
             for letter, state in held.items()
         ),
-        loads=(),
         draining=draw(st.sampled_from([False, False, True])),
-        observed_at=draw(st.floats(-1e12, 1e12)),
         max_model_len=draw(st.sampled_from([0, 400, 4000])),
         max_batch_size=BATCH,
         backlog=draw(
@@ -210,7 +208,6 @@ def random_view(rng: random.Random, replicas: int, slots: int) -> tuple[ClusterV
                 ),
                 (),
                 draining=False,
-                observed_at=0.0,
                 max_batch_size=BATCH,
                 backlog=((TenantId("x"), rng.randrange(500)),) if rng.random() < 0.3 else (),
             ),

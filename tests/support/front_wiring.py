@@ -213,7 +213,7 @@ async def _context(
         clock=clock,
         new_id=new_id,
         templates=AdapterTemplates(live, directory),
-        traces=TraceNotes(trace_log, lambda: picking.explain),
+        traces=TraceNotes(trace_log),
         wait_for_replica=holding.wait_for_replica,
     )
     door = Door(

@@ -58,6 +58,11 @@ def recorded(requests: Sequence[TraceRequest], delays: Delays = TRUE) -> list[Tr
     ]
 
 
+def with_served(one: TraceRequest, **changes: str) -> TraceRequest:
+    assert one.served is not None
+    return replace(one, served=replace(one.served, **changes))
+
+
 def spec_of(trace: Sequence[TraceRequest], delays: Delays = GUESS) -> SimulationSpec:
     return SimulationSpec(trace, ClusterPolicy.fixed(2), [], delays=delays)
 
@@ -78,10 +83,12 @@ def test_delays_are_found_where_the_model_is_right() -> None:
 
 def test_the_second_half_is_not_fitted() -> None:
     trace = recorded(asked())
-    slow = [
-        replace(one, served=replace(one.served, ttft=one.served.ttft * 3, e2e=one.served.e2e * 3))
-        for one in trace[200:]
-    ]
+    slow = []
+    for one in trace[200:]:
+        assert one.served is not None
+        assert one.served.ttft is not None
+        served = replace(one.served, ttft=one.served.ttft * 3, e2e=one.served.e2e * 3)
+        slow.append(replace(one, served=served))
     plain = calibrate(spec_of(trace), simulated)
     changed = calibrate(spec_of([*trace[:200], *slow]), simulated)
     assert changed.delays == plain.delays
@@ -141,14 +148,12 @@ def test_a_simulation_that_answers_nothing_is_red() -> None:
 def test_requests_that_failed_are_not_compared() -> None:
     trace = recorded(asked())
     plain = recorded_figures(trace)
-    failed = [replace(one, served=replace(one.served, outcome="overloaded")) for one in trace[:8]]
+    failed = [with_served(one, outcome="overloaded") for one in trace[:8]]
     assert recorded_figures([*failed, *trace]) == plain
 
 
 def test_shares_of_residents_leave_the_base_out() -> None:
-    base = [
-        replace(one, served=replace(one.served, tier_found="base")) for one in recorded(asked())
-    ]
+    base = [with_served(one, tier_found="base") for one in recorded(asked())]
     figures = recorded_figures([*base, *recorded(asked())])
     assert figures.whole_resident == 0.75
     assert recorded_figures(base).whole_resident == 1

@@ -3,7 +3,10 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import cluster.simulation
 from cluster.adapters.residency.manager import AdapterManager
@@ -19,7 +22,7 @@ from cluster.simulation.parts import controller, front, front_reports, front_rul
 from cluster.simulation.replica import engine_exact, fast_batch, simulated_replica
 
 FOLDER = Path(cluster.simulation.__file__).parent
-HERE = {
+HERE: set[tuple[ModuleType, type | Callable[..., Any]]] = {
     (controller, Reconciler),
     (front, ClusterView),
     (front_reports, DemandCounters),

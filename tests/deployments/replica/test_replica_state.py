@@ -16,7 +16,6 @@ def state_of(rig) -> ReplicaState:
         engine=rig.engine,
         adapters=rig.manager,
         requests=rig.book,
-        clock=rig.clock,
         device="cpu: one",
     )
 

@@ -135,14 +135,21 @@ async def test_followers_get_the_orders_and_picks_are_told_by_tier(clock: Manual
     exchange.on_orders(lambda orders: seen.append(orders.epoch))
     await exchange.report()
     assert seen == [0, 1]
-    for ttft in (0.1, 0.5, 0.3, None):
+    for number, ttft in enumerate((0.1, 0.5, 0.3, 0.2)):
         choice = ReplicaChoice(
-            ReplicaId("r"), 0.0, (), 1, 0.0, predicted_ttft=ttft, whole=ttft is None
+            ReplicaId("r"),
+            cost=ttft,
+            terms=(),
+            predicted_ttft=ttft,
+            whole=number == 3,
+            decided_by="cost",
+            considered=1,
+            snapshot_age=0.0,
         )
         demand.note_pick(ACME, choice)
     await exchange.report()
     last = hearing.reports[-1]
-    assert (last.predicted_ttft, last.cold, last.picked) == ({"gold": 0.3}, 3, 4)
+    assert (last.predicted_ttft, last.cold, last.picked) == ({"gold": 0.25}, 3, 4)
     clock.advance(31.0)
     await exchange.report()
     assert hearing.reports[-1].predicted_ttft == {}  # picks so old say nothing
