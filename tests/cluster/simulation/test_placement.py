@@ -102,7 +102,7 @@ def test_mixtures_are_resident_more_often_than_by_hashing_or_chance() -> None:
     streams = [("acme", (f"a{n}",), 3 * w / sum(weights)) for n, w in enumerate(weights)]
     streams += [("acme", tuple({f"a{rng.randrange(40)}" for _ in "ab"}), 0.06) for _ in range(20)]
     trace = TraceMaker(2).serve(streams, 120).requests
-    rules = (None, lambda front, seed: ByHashing(), lambda front, seed: ByChance(seed))
+    rules = (None, lambda *_: ByHashing(), lambda *made_for: ByChance(made_for[1]))
     settings = {"policy": ClusterPolicy.fixed(4), "replicas": 4}
     planned, hashed, chance = (
         simulate(spec_of(trace, 40, picker=rule, **settings)).whole_resident_share for rule in rules
