@@ -78,13 +78,8 @@ class SimulatedFront:
         )
 
     @property
-    def in_flight(self) -> int:
-        """Return the requests that have arrived and not ended."""
-        return len(self._live) + len(self._picking)
-
-    @property
     def held(self) -> int:
-        """Return the requests that wait for a replica to go to."""
+        """Return the requests that wait for a replica."""
         return len(self._held)
 
     # The way of a request
@@ -109,11 +104,10 @@ class SimulatedFront:
         request = self._pick_request(tracked)
         now = self.process.clock.monotonic()
         error: BraidError = ReplicaLost("no replica is to take it")
-        chosen: ReplicaId | None = None
         try:
             chosen = self._picks.pick(self._view, request, now)
         except (Overloaded, ReplicaLost) as refusal:
-            error = refusal
+            chosen, error = None, refusal
         if chosen is None or chosen not in self._links:
             self._hold(tracked, error)
             return
@@ -299,6 +293,7 @@ class SimulatedFront:
         lost = [*self._live.values(), *self._picking.values()]
         for tracked in lost:
             tracked.outcome, tracked.ended_at = FRONT_LOST, self.process.loop.time()
+        after_s = self._delays.link_lost_s
         for replica in self._links.values():
-            replica.process.after(self._delays.link_lost_s, replica.disconnect, self)
+            replica.process.after(after_s, replica.disconnect, self)
         return lost

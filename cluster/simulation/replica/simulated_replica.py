@@ -186,26 +186,17 @@ class SimulatedReplica:
         self._announcer.note_change()
         told: dict[LinkEnd, list[RequestNews]] = {}
         for item in news:
-            live = self._live[item.request_id]
-            told.setdefault(live.link, []).append(
-                RequestNews(item.request_id, item.generated, item.cached_tokens, item.reason)
-            )
+            words = RequestNews(item.request_id, item.generated, item.cached_tokens, item.reason)
+            told.setdefault(self._live[item.request_id].link, []).append(words)
             if item.reason is not None:
                 self._close(item.request_id)
         self._deliver(told)
 
     def _deliver(self, told: dict[LinkEnd, list[RequestNews]]) -> None:
-        queued = self.engine.waiting + self._waiting
+        hop_s = self._delays.hop_s
         for link, items in told.items():
             if link in self._announcer.links:
-                link.process.after(
-                    self._delays.hop_s,
-                    link.hear_step,
-                    self.replica_id,
-                    items,
-                    self.engine.running,
-                    queued,
-                )
+                link.process.after(hop_s, link.hear_step, self.replica_id, items, *self.load)
 
     def _end(self, request_id: RequestId, reason: FinishReason, error: str | None = None) -> None:
         """End a request that is not in the engine."""
