@@ -44,7 +44,7 @@ class FrontBaseline:
         """Note that the front was heard."""
         self._heard_at = now if self._heard_at is None else max(now, self._heard_at)
 
-    def advance(self, total: DemandTotals, now: float) -> Increase | None:
+    def raise_to(self, total: DemandTotals, now: float) -> Increase | None:
         """Return by how much ``total`` exceeds all before it; None if by nothing."""
         known = self._totals.get(total.key)
         if known is not None and total.life < known.life:

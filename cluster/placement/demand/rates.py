@@ -40,7 +40,7 @@ class DemandRates:
         """Take in a front's totals; differences are taken here, so a lost report loses nothing."""
         base = self._fronts.open(front)
         for total in totals:
-            more = base.advance(total, now)
+            more = base.raise_to(total, now)
             if more is None:
                 continue
             spread = max(more.spread_s, 0.0)

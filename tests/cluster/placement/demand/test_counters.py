@@ -27,7 +27,7 @@ class Books:
     def hear(self, report: tuple[DemandTotals, ...], now: float) -> None:
         baseline = self.fronts.open("front")
         for total in report:
-            more = baseline.advance(total, now)
+            more = baseline.raise_to(total, now)
             if more is not None:
                 self.arrived += more.arrived
                 self.prompt += more.prompt_tokens
@@ -134,7 +134,7 @@ def test_many_fronts_that_come_and_go_do_not_fill_the_memory() -> None:
     for number in range(60):
         baseline = fronts.open(f"front-{number}")
         for _ in range(10_000):
-            baseline.advance(DemandTotals(key(rng.randrange(10**9)), 1), float(number))
+            baseline.raise_to(DemandTotals(key(rng.randrange(10**9)), 1), float(number))
         baseline.hear(float(number))
         fronts.forget_silent(float(number))
     kept = sum(len(front) for front in fronts._fronts.values())
