@@ -137,7 +137,7 @@ class ControlCluster:
                 chosen.bring_in(digest)
 
     def report(self, *, dead: Iterable[ReplicaId] = (), held: int = 0) -> FrontReport:
-        """Compose the front's next report, with all totals: any controller may be told them."""
+        """Compose the front's next report, with all totals: any controller may receive it."""
         sequence = next(self._reports)
         totals = self.counters.changed_since(0, self.now)
         self.counters.compose(sequence, self.now)
@@ -150,7 +150,7 @@ class ControlCluster:
                 controller.hear_replica(replica.snapshot(), self.now)
 
     def tick(self, controller: Reconciler, *, deaf: Collection[ReplicaId] = ()) -> Actions:
-        """Tick a controller, and let replicas follow what they are sent, but for the ``deaf``."""
+        """Run a controller's tick; all replicas but the ``deaf`` follow what they are sent."""
         actions = controller.tick(self.catalog, self.policy, self.serve, self.now, self.wall)
         for told in actions.replica_plans:
             if told.replica_id in self.replicas and told.replica_id not in deaf:
@@ -168,7 +168,7 @@ class ControlCluster:
     def step(
         self, controller: Reconciler, *, silent: Collection[ReplicaId] = (), seconds: float = 1.0
     ) -> Actions:
-        """Let time go by, everybody report, and a controller tick."""
+        """Advance the time, have everybody report, and run a controller's tick."""
         self.now += seconds
         controller.hear_front(self.report(), self.now)
         self.look(controller, silent)

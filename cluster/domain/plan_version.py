@@ -1,13 +1,18 @@
 """Orders the plans of all controllers' lives."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class PlanVersion(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class PlanVersion:
     """Names one plan for a replica: later ones compare greater, whichever controller made them."""
 
     epoch: int = 0  # of the controller's life; 0: no controller
     number: int = 0  # counts the plans of that life
+
+    def __str__(self) -> str:
+        """Return it for people."""
+        return f"{self.epoch}.{self.number}"
 
 
 NO_PLAN = PlanVersion()

@@ -90,8 +90,8 @@ class ControllerState:
         """Renew the lease, and write the demand, if any, and the lines of the history.
 
         Returns:
-            the epoch in force, which has refused all of it if it is higher than ``epoch``; None
-            where Redis does not answer.
+            the epoch in force, which has refused all of it if it is higher than ``epoch``, or
+            None if Redis does not answer.
         """
         lines = tuple(self._lines)[:_LINES_AT_ONCE]
         packed = b"" if demand is None else zlib.compress(orjson.dumps(demand), 1)

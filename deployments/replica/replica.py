@@ -205,7 +205,7 @@ class Replica:
         """
         ack = await self._adapters.apply_placement(desired, version)
         if ack.version > version:
-            log.warning("replica.plan_refused", sent=tuple(version), obeys=tuple(ack.version))
+            log.warning("replica.plan_refused", sent=str(version), obeys=str(ack.version))
         return ack
 
     async def describe_base(self) -> BaseShapes:

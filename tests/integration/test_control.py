@@ -93,7 +93,7 @@ def home(cluster: LocalCluster) -> str:
 
 def process_of(cluster: LocalCluster, replica_id: str) -> Any:
     residency = cluster.get("/admin/v1/residency", "admin").json()["replicas"]
-    (found,) = [one for one in residency if one["replica"] == replica_id]
+    (found,) = [one for one in residency if one["replica_id"] == replica_id]
     return cluster.process_of(found)
 
 

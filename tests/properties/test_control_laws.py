@@ -134,7 +134,7 @@ class ControlMachine(RuleBasedStateMachine):
 
     @rule()
     def all_is_well_again(self) -> None:
-        """With everything delivered the newest controller's placement is in force, and at rest."""
+        """Deliver everything: the newest controller's placement comes into force, and to rest."""
         self.lose_everything_under_way()
         newest = self.controllers[-1]
         for _ in range(30):

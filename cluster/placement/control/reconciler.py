@@ -154,7 +154,7 @@ class Reconciler:
         if not self._fleet.acknowledge(replica_id, version):
             return
         for digest in evicted:
-            words = f"done, version {version.epoch}.{version.number}"
+            words = f"done, version {version}"
             self._history.record(now, "evicted", words, replica_id, digest)
         self._placing.acknowledge(
             replica_id, loaded=loaded, failed=failed or {}, policy=policy, now=now
@@ -280,7 +280,7 @@ class Reconciler:
         return {
             "epoch": self.leadership.epoch,
             "standing": self.leadership.words,
-            "version": list(self._fleet.version),
+            "version": [self._fleet.version.epoch, self._fleet.version.number],
             "replica_count": counted.count,
             "replica_reason": counted.reason,
             "replicas": describe_fleet(self._fleet, history, now),

@@ -18,8 +18,8 @@ def describe_fleet(fleet: Fleet, history: History, now: float) -> dict[str, Any]
     """Return each replica with what it should have and what it has."""
     return {
         replica_id: {
-            "version": list(member.version),
-            "acknowledged": list(member.acknowledged),
+            "version": [member.version.epoch, member.version.number],
+            "acknowledged": [member.acknowledged.epoch, member.acknowledged.number],
             "suspect": member.suspect,
             "heard_s": round(max(0.0, now - member.heard_at), 3),
             "desired": [

@@ -62,7 +62,12 @@ async def test_placement_brings_in_and_lets_go(make_rig):
     ack = await rig.manager.apply_placement(
         [AdapterDigest("a"), AdapterDigest("b")], PlanVersion(1, 1)
     )
-    assert (ack.version, ack.loaded, ack.failed, ack.evicted) == ((1, 1), ("a", "b"), (), ())
+    assert (ack.version, ack.loaded, ack.failed, ack.evicted) == (
+        PlanVersion(1, 1),
+        ("a", "b"),
+        (),
+        (),
+    )
     rig.manager.release(await acquire(rig, "c"))
     ack = await rig.manager.apply_placement(
         [AdapterDigest("b"), AdapterDigest("d")], PlanVersion(1, 2)
@@ -70,7 +75,7 @@ async def test_placement_brings_in_and_lets_go(make_rig):
     assert ack.loaded == ("b", "d")
     assert ack.evicted == ("a",)
     assert set(rig.state()) == {"b", "c", "d"}, "what demand brought in stays"
-    assert rig.manager.desired == ({"b", "d"}, (1, 2))
+    assert rig.manager.desired == ({"b", "d"}, PlanVersion(1, 2))
 
 
 async def test_placement_never_takes_what_is_leased(make_rig):
@@ -113,7 +118,7 @@ async def test_a_stale_placement_changes_nothing(make_rig):
     rig = make_rig(slots=3)
     await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(1, 7))
     ack = await rig.manager.apply_placement([AdapterDigest("b")], PlanVersion(1, 6))
-    assert (ack.version, ack.loaded) == ((1, 7), ())
+    assert (ack.version, ack.loaded) == (PlanVersion(1, 7), ())
     assert set(rig.state()) == {"a"}
 
 
@@ -122,7 +127,7 @@ async def test_a_controller_of_a_lower_epoch_is_refused_whatever_its_version(mak
     await rig.manager.apply_placement([AdapterDigest("a")], PlanVersion(2, 1))
     ack = await rig.manager.apply_placement([AdapterDigest("b")], PlanVersion(1, 99))
     assert ack.version == PlanVersion(2, 1)
-    assert rig.manager.desired == ({"a"}, (2, 1))
+    assert rig.manager.desired == ({"a"}, PlanVersion(2, 1))
     ack = await rig.manager.apply_placement([AdapterDigest("c")], PlanVersion(3, 1))
     assert (ack.version, ack.loaded) == (PlanVersion(3, 1), ("c",))
 
@@ -175,7 +180,7 @@ async def test_unloading_waits_for_leases_and_undoes_wishes(make_rig):
     assert await rig.manager.evict_adapter(AdapterDigest("a"))
     assert (rig.state(), rig.bank.slots) == ({}, {})
     assert rig.manager.bytes_used == used - 10
-    assert rig.manager.desired == (frozenset(), (1, 1))
+    assert rig.manager.desired == (frozenset(), PlanVersion(1, 1))
     assert await rig.manager.evict_adapter(AdapterDigest("a")), "again is fine"
     lease = await acquire(rig, "a")
     assert rig.bank.writes["a"] == 2

