@@ -59,14 +59,14 @@ def rows(seed: int) -> list[ResultRow]:
 
 
 def death_rows(rng: random.Random) -> list[ResultRow]:
-    """Measure how long after a death or a hang what only that replica had is told elsewhere."""
+    """Measure how long after a death or a hang what only that replica had is planned elsewhere."""
     found = []
     for how, demanded in (("killed", 2.0), ("hung", 5.0)):
         took = sorted(told_elsewhere_s(rng, how) for _ in range(DEATHS))
         found.append(
             ResultRow(
                 f"N8-{how}",
-                f"a replica is {how}: its sole copies are told elsewhere, longest of {DEATHS}",
+                f"a replica is {how}: its sole copies are planned elsewhere, longest of {DEATHS}",
                 "16 s",
                 f"<= {demanded:g} s",
                 f"{took[-1]:.1f} s",
@@ -82,7 +82,7 @@ def told_elsewhere_s(rng: random.Random, how: str) -> float:
     cluster, controller = busy(rng)
     lost = rng.choice(sorted(cluster.replicas))
     sole = {d for d in cluster.replicas[lost].resident if cluster.homes(d) == [lost]}
-    assert sole, "nothing would have to be told elsewhere"
+    assert sole, "nothing would have to be planned elsewhere"
     cluster.now += rng.random()
     died_at = cluster.now
     del cluster.replicas[lost]

@@ -16,4 +16,4 @@ class PlanVersion:
 
 
 NO_PLAN = PlanVersion()
-"""What a replica obeys before any controller has sent it a plan."""
+"""Stands for the time before any controller has sent a replica a plan."""

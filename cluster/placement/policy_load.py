@@ -44,7 +44,7 @@ _GONE = {
     ("replicas", "window_s"): "remove it; demand is averaged on two clocks",
     ("placement", "window_s"): "remove it; demand is averaged on two clocks",
     ("placement", "idle_rate"): "remove it; demand fades by itself",
-    ("placement", "evidence"): "remove it; a rise counts once it is no accident",
+    ("placement", "evidence"): "remove it; a rise counts once it is significant",
     ("placement", "lost_after_s"): "remove it; a dead replica is noticed by its lost link",
 }
 """Keys that earlier versions had, and what to do instead."""

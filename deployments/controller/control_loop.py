@@ -102,7 +102,7 @@ class ControlLoop:
         self._reconciler.lead(epoch, now)
 
     async def run(self) -> None:
-        """Tick until cancelled, at once where a replica died or requests are held."""
+        """Run ticks until cancelled; one comes at once if a replica died or requests are held."""
         while True:
             began = self._clock.monotonic()
             self._woken.clear()

@@ -54,7 +54,7 @@ class ControllerState:
         """Says why the last access failed; None if it did not."""
 
     async def take_epoch(self, above: int, *, last: int) -> int | None:
-        """Begin a life; return its epoch, or None where Redis does not answer.
+        """Begin a life; return its epoch, or None if Redis does not answer.
 
         Args:
             above: an epoch that is known to have been used, whatever Redis has.
@@ -71,7 +71,7 @@ class ControllerState:
         return int(epoch) or None
 
     async def load(self) -> EarlierLife | None:
-        """Return what earlier lives have left, or None where Redis does not answer."""
+        """Return what earlier lives have left, or None if Redis does not answer."""
         try:
             demand: bytes | None = await cast("Any", self._redis.get(DEMAND))
             lists = [await cast("Any", self._redis.lrange(key, -LINES_READ, -1)) for key in HISTORY]

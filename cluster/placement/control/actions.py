@@ -21,7 +21,7 @@ class ReplicaPlan:
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What to tell whom after a tick."""
+    """Holds what the controller has to do after a tick."""
 
     epoch: int
     replica_plans: tuple[ReplicaPlan, ...]  # only for replicas that must hear of it

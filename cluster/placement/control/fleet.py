@@ -195,7 +195,7 @@ class Fleet:
     # What should be
 
     def claim(self) -> None:
-        """Begin to act under a new epoch: every replica is told once more what it follows."""
+        """Begin to act under a new epoch: every replica is sent once more what it follows."""
         version = self._next_version()
         for member in self.members.values():
             member.desired, member.version = (

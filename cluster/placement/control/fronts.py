@@ -54,7 +54,7 @@ class Fronts:
         }
 
     def count(self, now: float) -> int:
-        """Return how many fronts reported lately; at least 1, the one that asks."""
+        """Return how many fronts reported recently; at least 1, the one that asks."""
         return max(1, len(self._lately(now)))
 
     def held(self, now: float) -> int:
@@ -70,7 +70,7 @@ class Fronts:
         return {tier: statistics.median(found) for tier, found in sorted(by_tier.items())}
 
     def cold_share(self, now: float) -> float | None:
-        """Return the recent share of picks without the whole set; None where there are too few."""
+        """Return the recent share of picks without the whole set, or None if they are too few."""
         self._fade(now)
         return self._cold / self._picked if self._picked >= _FEWEST_PICKS else None
 

@@ -33,5 +33,5 @@ class Leadership:
         self.learn(epoch)
 
     def learn(self, epoch: int) -> None:
-        """Take in that somebody has an epoch; a higher one ends this controller's right."""
+        """Take in an epoch that a controller has; a higher one ends this controller's right."""
         self._highest = max(self._highest, epoch)

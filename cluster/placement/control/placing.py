@@ -1,4 +1,4 @@
-"""What is to be placed, from tick to tick: the planner's inputs, and what its plans changed."""
+"""Keeps, from tick to tick, the planner's inputs and what its plans changed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -43,7 +43,7 @@ class Placing:
     def inputs(
         self, load: LoadReport, policy: ClusterPolicy, leaving: frozenset[ReplicaId], now: float
     ) -> PlanInputs | None:
-        """Return what the planner goes by; None where there is no replica to place on."""
+        """Return what the planner goes by, or None if no replica can take adapters."""
         rooms = self._fleet.rooms(now, leaving)
         if not rooms:
             return None

@@ -196,7 +196,7 @@ class Reconciler:
         *,
         replicas: ServeReplicas | None = None,
     ) -> PlanInputs | None:
-        """Decide the count, and return the plan's inputs, or None where nothing is planned.
+        """Decide the count, and return the plan's inputs, or None if nothing is planned.
 
         ``plan`` may run in another thread meanwhile; ``finish_tick`` takes its answer.
         """

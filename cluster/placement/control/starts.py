@@ -29,5 +29,5 @@ class Starts:
         return now - self._asked.popleft() if self._asked else None
 
     def age(self, now: float) -> float | None:
-        """Return how long a replica has been starting; None where none is."""
+        """Return how long a replica has been starting, or None if none is."""
         return now - self._since if self._since is not None else None
