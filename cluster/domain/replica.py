@@ -44,13 +44,6 @@ class ReplicaSnapshot:
     block_size: int = 16  # tokens of a KV block
     device: str = ""  # what its engine computes on, for people and for profiles of its costs
 
-    @property
-    def kv_usage(self) -> float:
-        """Return the share of KV blocks in use, 0 to 1."""
-        if self.kv_blocks_total == 0:
-            return 0.0
-        return 1.0 - self.kv_blocks_free / self.kv_blocks_total
-
 
 DecidedBy = Literal["cost", "home", "guard", "random"]
 """Names the rule that settled a pick.
@@ -67,7 +60,7 @@ class PickCandidate:
 
     replica_id: ReplicaId
     refused_by: str | None  # name of the filter, or None
-    cost: float | None  # seconds; None where a hard filter refused it
+    cost: float | None  # seconds, or None if a hard filter refused it
     terms: tuple[tuple[str, float], ...]  # (queue, load, prefill, harm), seconds each
     load: int  # requests queued, running and on the way
     age: float  # seconds since it was heard of

@@ -1,4 +1,4 @@
-"""What a front and the controller tell each other, once a second: data only."""
+"""Defines the messages that a front and the controller exchange once a second."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ FrontId = NewType("FrontId", str)
 
 @dataclass(frozen=True, slots=True)
 class FrontReport:
-    """What one front tells the controller."""
+    """Reports what one front has seen to the controller."""
 
     front: FrontId
     sequence: int  # counts reports; an older one that comes late is ignored
@@ -30,13 +30,13 @@ class FrontReport:
 
 @dataclass(frozen=True, slots=True)
 class FrontOrders:
-    """What the controller answers."""
+    """Carries the controller's answer, which the front follows."""
 
     acknowledged: int  # sequence of the newest report taken in
     epoch: int  # of the controller's life
     model: CostModel = field(default_factory=CostModel)
     draining: frozenset[ReplicaId] = frozenset()  # about to leave: pick others
-    fronts: int = 1  # that reported lately
+    fronts: int = 1  # that reported recently
     picking: PickingPolicy = field(default_factory=PickingPolicy)
     tiers: Mapping[str, str] = field(default_factory=dict)  # patterns of tenants, in order
     hold_s: float = 30.0  # a request waits so long for the first replica

@@ -1,15 +1,14 @@
-"""The outcome of a simulation: data only, and its one JSON form."""
+"""The outcome of a simulation: data only."""
 
 import itertools
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.simulation.trace import TraceRequest
 
 TierFound = Literal["base", "device", "loading", "host", "disk", ""]
-"""Where the worst of a request's adapters was when it reached its replica; "": it never did."""
+"""Says where the worst of a request's adapters was when it reached its replica; "": never."""
 
 IN_FLIGHT = "in_flight"
 """Outcome of a request that had not ended when the simulation did."""
@@ -17,7 +16,7 @@ IN_FLIGHT = "in_flight"
 
 @dataclass(frozen=True, slots=True)
 class ServedRequest:
-    """What became of one request of the trace. Times are virtual seconds since the trace began."""
+    """Reports the course of one request of the trace, in virtual seconds since the trace began."""
 
     asked: TraceRequest
     outcome: str  # ``ok``, an error's code, or ``in_flight``
@@ -119,7 +118,3 @@ class SimulationResult:
         if not with_adapters:
             return 1.0
         return with_adapters.count("device") / len(with_adapters)
-
-    def to_json(self) -> str:
-        """Return everything as JSON; equal results give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))

@@ -9,7 +9,7 @@ from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.domain.plan_version import PlanVersion
 
 AdapterTier = Literal["device", "loading", "host", "disk"]
-"""How near an adapter is: in its slot, on its way there, in host memory, or in its files alone."""
+"""Says how near an adapter is: in its slot, on its way there, in host memory, or in its files."""
 
 ANY_TENANT = TenantId("")
 """Asks for adapters where tenants do not matter: one for all."""

@@ -106,7 +106,7 @@ class SimulatedController:
         self.process.after(2 * self._delays.call_s, self._tick, answers, asked_at)
 
     def _ask(self, answers: list[ReplicaSnapshot]) -> None:
-        """Happens in the replicas' processes."""
+        """Collect snapshots; runs in the replicas' processes."""
         answers += [
             replica.snapshot() for replica in self._known.values() if replica.process.responds
         ]
@@ -167,7 +167,7 @@ class SimulatedController:
     # Plans
 
     def _apply(self, replica: SimulatedReplica, plan: ReplicaPlan) -> None:
-        """Happens in the replica's process."""
+        """Hand a plan over; runs in the replica's process."""
         self._records.note_plan(plan.replica_id, plan.desired)
         replica.process.loop.create_task(self._carry_out(replica, plan))
 

@@ -22,7 +22,7 @@ class ControllerBook:
         self._changes: list[Change] = []
 
     def take_epoch(self) -> int | None:
-        """Return the next epoch, or None while the store is away."""
+        """Return the next epoch, or None while the store is unreachable."""
         if not self.reachable:
             return None
         self._epoch += 1
@@ -39,7 +39,7 @@ class ControllerBook:
             self._changes += changes
 
     def read(self) -> tuple[dict[str, Any] | None, list[Change]]:
-        """Return the demand and the history of the lives before; nothing while it is away."""
+        """Return the demand and the history of the lives before; nothing while it is unreachable."""
         if not self.reachable:
             return None, []
         return json.loads(self._demand) if self._demand else None, list(self._changes)

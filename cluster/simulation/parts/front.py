@@ -165,7 +165,7 @@ class SimulatedFront:
         replica.process.after(self._delays.hop_s, self._reach, tracked, replica, work)
 
     def _reach(self, tracked: Tracked, replica: SimulatedReplica, work: EngineWork) -> None:
-        """Happens in the replica's process."""
+        """Hand a request over; runs in the replica's process."""
         if not self.process.alive:
             return
         tracked.queued_at = self.process.loop.time()
@@ -219,7 +219,7 @@ class SimulatedFront:
     def hear_snapshot(
         self, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...] | None
     ) -> None:
-        """Take in a snapshot; ``on_host`` is None where it has not changed."""
+        """Take in a snapshot; ``on_host`` is None if it has not changed."""
         if snapshot.replica_id not in self._links:
             return
         self._view.update(snapshot, self.process.clock.monotonic())
@@ -229,7 +229,7 @@ class SimulatedFront:
         self._retry()
 
     def hear_lost(self, replica: SimulatedReplica) -> None:
-        """Take in that a link has ended: its requests go on elsewhere."""
+        """Take in that a link has ended: its requests continue on other replicas."""
         replica_id = replica.replica_id
         if self._links.pop(replica_id, None) is None:
             return

@@ -1,4 +1,4 @@
-"""How a simulated front picks: by the cluster's own picker, or by a baseline's rule."""
+"""Picks at a simulated front: by the cluster's own picker, or by a baseline's rule."""
 
 import random
 from statistics import median
@@ -31,7 +31,7 @@ class FrontPicks:
         self.picked = 0
 
     def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaId | None:
-        """Return the replica for a request, or None where a rule holds it.
+        """Return the replica for a request, or None if a rule holds it.
 
         Raises:
             Overloaded, ReplicaLost: as ``Picker.pick``.

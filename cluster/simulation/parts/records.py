@@ -1,4 +1,4 @@
-"""Collects what a simulation's result tells beside its requests."""
+"""Collects a simulation's figures that belong to no single request."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,8 +1,8 @@
 """The steps of a replica without its scheduler: many at once, by what is in the batch.
 
-The batch is a list of rows with numbers. While nobody comes or goes, all steps are alike but for
-the context that grows, so they are taken together; whoever comes cuts them at the end of the step
-under way. The order of admission is the real ``FairQueue``'s. Approximate are the prefix cache,
+The batch is a list of rows with numbers. While no request comes or goes, all steps are alike but
+for the context that grows, so they are taken together; a request that comes cuts them at the end of
+the step under way. The order of admission is the real ``FairQueue``'s. Approximate are the prefix cache,
 which remembers chains of blocks without their places, and how far KV blocks reach.
 """
 

@@ -1,4 +1,4 @@
-"""What the two simulated engines have in common."""
+"""Defines what a simulated replica needs of either simulated engine."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class EngineWork:
 
 @dataclass(frozen=True, slots=True)
 class SequenceNews:
-    """What a step brought for one sequence: its first token here, or its end."""
+    """Reports what a step brought for one sequence: its first token here, or its end."""
 
     request_id: RequestId
     generated: int  # tokens so far, those resumed from elsewhere included
@@ -64,7 +64,7 @@ class SimulatedEngine(Protocol):
 
     @property
     def prefix_age_s(self) -> float:
-        """Return for how long the prefix cache keeps blocks lately; 0 if it dropped none."""
+        """Return how many seconds the prefix cache keeps a block at present; 0 if it dropped none."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Who is in the fast engine's batch: admission in the real queue's order, blocks and preemption."""
+"""Fills the fast engine's batch: admission in the real queue's order, blocks, preemption."""
 
 from collections import Counter, deque
 from collections.abc import Iterable

@@ -12,7 +12,7 @@ from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 @dataclass(frozen=True, slots=True)
 class RequestNews:
-    """What a replica tells a front of one of its requests."""
+    """Reports to a front what became of one of its requests."""
 
     request_id: RequestId
     generated: int  # tokens so far, those resumed from elsewhere included
@@ -35,5 +35,5 @@ class LinkEnd(Protocol):
     def hear_snapshot(
         self, snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...] | None
     ) -> None:
-        """Take in a snapshot; ``on_host`` is None where it has not changed."""
+        """Take in a snapshot; ``on_host`` is None if it has not changed."""
         ...

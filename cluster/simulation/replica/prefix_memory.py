@@ -39,7 +39,7 @@ class PrefixMemory:
 
     @property
     def age_s(self) -> float:
-        """Return for how long blocks are remembered lately; 0 if none was dropped."""
+        """Return how many seconds a block is remembered at present; 0 if none was dropped."""
         return self._ages.seconds
 
     def find(self, names: Sequence[BlockName]) -> int:
@@ -107,7 +107,7 @@ class PrefixMemory:
             self._pending.setdefault(name, owner)
 
     def find_awaited(self, names: Sequence[BlockName]) -> BlockName | None:
-        """Return the last of the first blocks that somebody is computing, or None."""
+        """Return the last of the first blocks that are being computed, or None."""
         awaited = None
         for name in names:
             if name not in self._pending:

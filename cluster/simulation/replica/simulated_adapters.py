@@ -19,7 +19,7 @@ DEFAULT_RANK = 8
 class SimulatedCatalog:
     """The adapters of a simulation, as the manager reads them from the registry.
 
-    Each has one module, named by its digest, so that its bytes can be told by its modules.
+    Each has one module, named by its digest, so that its bytes follow from its modules.
     """
 
     def __init__(self, catalog: Sequence[AdapterInfo], ranks: Mapping[AdapterDigest, int]) -> None:

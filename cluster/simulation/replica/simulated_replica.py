@@ -126,7 +126,7 @@ class SimulatedReplica:
         self._admit(live)
 
     def cancel(self, request_id: RequestId) -> None:
-        """End a request that nobody waits for; an unknown id has ended already."""
+        """End a request that no front waits for; an unknown id has ended already."""
         live = self._live.get(request_id)
         if live is None:
             return
@@ -289,7 +289,7 @@ class SimulatedReplica:
         return not self._live
 
     def drain(self) -> None:
-        """Say that it is about to leave; it goes on with the requests that it has."""
+        """Announce that it is about to leave; it finishes the requests that it has."""
         self.draining = True
         self._announcer.publish()
 

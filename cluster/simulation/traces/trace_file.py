@@ -6,7 +6,7 @@ that is not as expected is an error with its line's number.
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -89,17 +89,6 @@ def encode_request(request: TraceRequest) -> bytes:
         pick=None if served is None or served.pick is None else dict(served.pick),
     )
     return _encoder.encode(line) + b"\n"
-
-
-def write_trace(path: Path, requests: Iterable[TraceRequest], header: TraceHeader) -> int:
-    """Write a whole trace and return the number of its requests."""
-    count = 0
-    with path.open("wb") as file:
-        file.write(encode_header(header))
-        for request in requests:
-            file.write(encode_request(request))
-            count += 1
-    return count
 
 
 def read_header(path: Path) -> TraceHeader:

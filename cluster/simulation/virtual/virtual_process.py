@@ -48,7 +48,7 @@ class VirtualProcess:
         self.loop.at(self.loop.time() + seconds, self._call, callback, arguments)
 
     def hang(self) -> None:
-        """Stand still."""
+        """Stop computing and answering, without an end."""
         self.hung = True
 
     def resume(self) -> None:

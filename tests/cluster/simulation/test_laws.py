@@ -106,13 +106,15 @@ def test_tokens_of_a_lost_replica_are_not_computed_again(engine) -> None:
 
 
 PROGRAM = """
+import dataclasses, json
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaDies
 from tests.cluster.simulation.test_laws import small_trace
 from tests.support.small_traces import spec_of
 for engine in ("exact", "fast"):
     faults = [ReplicaDies(9.0, 1)]
-    print(simulate(spec_of(small_trace(7), 12, engine=engine, fronts=2, faults=faults)).to_json())
+    result = simulate(spec_of(small_trace(7), 12, engine=engine, fronts=2, faults=faults))
+    print(json.dumps(dataclasses.asdict(result)))
 """
 
 

@@ -38,7 +38,7 @@ def inputs(target: int, ready: int, in_flight: int) -> ScaleInputs:
 
 
 def run(rule: ScaleRule, load: list[int], start: int = 1) -> list[int]:
-    """Feed one in-flight count a second; replicas are ready at once."""
+    """Give a rule one count of requests each second; replicas are ready at once."""
     counts, target = [], start
     for second, in_flight in enumerate(load):
         target = rule.count(inputs(target, target, in_flight), in_flight, float(second))

@@ -16,8 +16,8 @@ from cluster.simulation.traces.trace_file import (
     load_trace,
     read_header,
     read_requests,
-    write_trace,
 )
+from tests.support.written_trace import write_trace
 
 HEADER = encode_header(TraceHeader()).decode()
 LINE = (
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_back(
 ) -> None:
     path = tmp_path_factory.mktemp("trace") / "trace.jsonl"
     header = TraceHeader(start=12.5, block_tokens=32, about="made up")
-    assert write_trace(path, written, header) == len(written)
+    write_trace(path, written, header)
     assert list(read_requests(path)) == written
     assert load_trace(path) == sorted(written, key=lambda request: request.at)
     found = read_header(path)
