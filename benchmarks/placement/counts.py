@@ -149,7 +149,7 @@ class RequestsInFlight:
 
 
 @dataclass
-class _Replica:
+class _CountedReplica:
     ready_at: float
     running: int = 0
     resident: OrderedDict[str, int] = field(default_factory=OrderedDict)  # users, by last use
@@ -179,8 +179,8 @@ def run(
 
     A replica computes ``places`` requests at once; more of them share its time.
     """
-    cluster = [_Replica(0.0) for _ in range(replicas)]
-    ends: list[tuple[float, int, _Replica, TraceRequest]] = []
+    cluster = [_CountedReplica(0.0) for _ in range(replicas)]
+    ends: list[tuple[float, int, _CountedReplica, TraceRequest]] = []
     arrivals: Iterator[TraceRequest] = iter(trace)
     due = next(arrivals, None)
     outcome = CountRun([], [])
@@ -206,7 +206,7 @@ def run(
         )
         cold, picked = cold * fade, picked * fade
         count = scaler.count(look)
-        cluster += [_Replica(second + MODEL.start_s) for _ in range(count - len(cluster))]
+        cluster += [_CountedReplica(second + MODEL.start_s) for _ in range(count - len(cluster))]
         del cluster[count:]
         outcome.counts.append(count)
     return outcome
@@ -214,8 +214,8 @@ def run(
 
 def _serve(
     request: TraceRequest,
-    cluster: list[_Replica],
-    ends: list[tuple[float, int, _Replica, TraceRequest]],
+    cluster: list[_CountedReplica],
+    ends: list[tuple[float, int, _CountedReplica, TraceRequest]],
     places: int,
     number: int,
 ) -> bool:
@@ -248,7 +248,7 @@ def _serve(
 
 
 def _finish(
-    ends: list[tuple[float, int, _Replica, TraceRequest]], now: float, scaler: Scaler
+    ends: list[tuple[float, int, _CountedReplica, TraceRequest]], now: float, scaler: Scaler
 ) -> None:
     while ends and ends[0][0] <= now:
         _, _, replica, request = heapq.heappop(ends)

@@ -18,7 +18,7 @@ BEFORE = "15 s up by one replica, 25 s up by three (the count travelled as a met
 
 
 @dataclass(frozen=True)
-class Change:
+class CountChange:
     """One change of the count, in seconds after the policy file was replaced."""
 
     up: bool
@@ -64,7 +64,7 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def measure(options: argparse.Namespace) -> list[Change]:
+def measure(options: argparse.Namespace) -> list[CountChange]:
     """Start a cluster, change the count up and down in turn, and stop it."""
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-hand-on-"))
     with quiet():
@@ -80,13 +80,13 @@ def _policy(count: int) -> dict[str, Any]:
     return {"replicas": {"min": count, "max": count, "down": {"drain": 0}}}
 
 
-def _change(rig: EditedCluster, count: int) -> Change:
+def _change(rig: EditedCluster, count: int) -> CountChange:
     edited = rig.edit(_policy(count))
     target = rig.wait(f"target {count}", lambda: rig.serve().get("target") == count)
     call_s = rig.serve()["set_took_s"]
     done = rig.wait(f"{count} run", lambda: rig.cluster.ready_replicas() == count)
     rig.wait("Serve agrees", lambda: rig.serve().get("running") == count)
-    return Change(count == 2, target - edited, call_s, done - edited)
+    return CountChange(count == 2, target - edited, call_s, done - edited)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.steady_load import Outcome, Phase, Question, SteadyLoad
+from benchmarks.placement.steady_load import SteadyLoad, SteadyOutcome, SteadyPhase, SteadyQuestion
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 from cluster.tenancy.quickstart import DEMO_TENANTS
@@ -39,6 +39,7 @@ REPLICAS, MOST = 3, 4
 HANG_S = 20.0
 DRAIN_S = 90.0
 SAMPLE_S = 1.0
+_LOST = (SteadyOutcome.FAILED, SteadyOutcome.OTHER, SteadyOutcome.LATE)
 STATUS_TIMEOUT_S = 3.0
 BEFORE = (
     "0 of 232 failed; longest wait for a first token 18.2 s; 0 sent to the hung replica after 5 s"
@@ -59,7 +60,7 @@ class CountSample:
 class FaultLog:
     """Everything that was seen."""
 
-    phases: list[Phase] = field(default_factory=list)
+    phases: list[SteadyPhase] = field(default_factory=list)
     samples: list[CountSample] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)  # replica id -> A, B, C, ...
 
@@ -151,7 +152,7 @@ async def _run(
             copies.write(sources_of(cluster.state) / name, number)
             await admin.add_folder(name, name)
             prompt = tuple(rng.randrange(100, 40_000) for _ in range(24))
-            questions.append(Question(name, prompt))
+            questions.append(SteadyQuestion(name, prompt))
         load = SteadyLoad(client, questions, options.rate, options.tokens, rng)
         await load.learn_answers()
         log.phases = load.phases
@@ -224,8 +225,10 @@ def report(
     options: argparse.Namespace, base: str, log: FaultLog, books: Sequence[str]
 ) -> ProofResult:
     """Make the result."""
-    outcomes = sum((phase.outcomes for phase in log.phases), Counter[Outcome]())
-    lost = sum(outcomes[kind] for kind in (Outcome.FAILED, Outcome.OTHER, Outcome.LATE))
+    outcomes = sum((phase.outcomes for phase in log.phases), Counter[SteadyOutcome]())
+    lost = sum(
+        outcomes[kind] for kind in (SteadyOutcome.FAILED, SteadyOutcome.OTHER, SteadyOutcome.LATE)
+    )
     wanted = [sample.wanted for sample in log.samples if sample.wanted is not None]
     hung = next(phase for phase in log.phases if phase.name == "A hangs")
     longest = max((wait for phase in log.phases for wait in phase.ttft), default=float("nan"))
@@ -259,13 +262,13 @@ def report(
         tables=[
             Table(
                 "Requests by phase",
-                ("phase", "s", "sent", *Outcome, "TTFT p50, ms", "p99", "longest, s"),
+                ("phase", "s", "sent", *SteadyOutcome, "TTFT p50, ms", "p99", "longest, s"),
                 tuple(
                     (
                         phase.name,
                         phase.seconds,
                         phase.outcomes.total(),
-                        *(phase.outcomes[kind] for kind in Outcome),
+                        *(phase.outcomes[kind] for kind in SteadyOutcome),
                         round(median(phase.ttft) * 1e3),
                         round(percentile(phase.ttft, 0.99) * 1e3),
                         round(max(phase.ttft, default=float("nan")), 2),

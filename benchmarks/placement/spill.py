@@ -22,7 +22,7 @@ T_95 = 2.26
 
 
 @dataclass(frozen=True)
-class Load:
+class SpillLoad:
     """One load, with the figures of the picker before (bound on counts, slack 1)."""
 
     name: str
@@ -33,13 +33,13 @@ class Load:
 
 
 LOADS = (
-    Load("6 hot of 30 adapters, others each 60 s", moving_hot_set, 0.978, 589.2, 0.945),
-    Load("12 pairs over 3 x 8 slots", pairs, 0.917, 614.3, 0.995),
+    SpillLoad("6 hot of 30 adapters, others each 60 s", moving_hot_set, 0.978, 589.2, 0.945),
+    SpillLoad("12 pairs over 3 x 8 slots", pairs, 0.917, 614.3, 0.995),
 )
 
 
 @dataclass(frozen=True)
-class Figures:
+class SpillFigures:
     """Of one rule under one load, by seed."""
 
     resident: list[float]  # share of requests whose whole set was on the device
@@ -48,9 +48,9 @@ class Figures:
     loads: list[float]
 
 
-def measure(rule: str, load: Load, seeds: int) -> Figures:
+def measure(rule: str, load: SpillLoad, seeds: int) -> SpillFigures:
     """Serve the load once for each seed."""
-    found = Figures([], [], [], [])
+    found = SpillFigures([], [], [], [])
     for seed in range(seeds):
         cluster = StepCluster(CHOOSERS[rule](seed))
         served = cluster.serve(load.arrivals(seed))

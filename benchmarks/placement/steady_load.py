@@ -15,7 +15,7 @@ REFUSALS = (429, 503)
 """Statuses that tell a client to come back: nothing was accepted."""
 
 
-class Outcome(StrEnum):
+class SteadyOutcome(StrEnum):
     """The end of one request."""
 
     SAME = "finished, the same tokens"
@@ -26,7 +26,7 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class SteadyQuestion:
     """One request that has exactly one right answer."""
 
     model: str
@@ -34,12 +34,12 @@ class Question:
 
 
 @dataclass
-class Phase:
+class SteadyPhase:
     """The requests that were sent during one phase."""
 
     name: str
     seconds: float = 0.0
-    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    outcomes: Counter[SteadyOutcome] = field(default_factory=Counter)
     picks: Counter[str] = field(default_factory=Counter)  # by replica
     ttft: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
@@ -50,13 +50,13 @@ class SteadyLoad:
     """Asks questions at random as one tenant; requests outlive the phase that sent them."""
 
     client: httpx2.AsyncClient
-    questions: Sequence[Question]
+    questions: Sequence[SteadyQuestion]
     rate: float  # requests per second
     tokens: int  # of each answer
     rng: random.Random
-    phases: list[Phase] = field(default_factory=list)
-    _expected: dict[Question, str] = field(default_factory=dict)
-    _under_way: dict[asyncio.Task[None], Phase] = field(default_factory=dict)
+    phases: list[SteadyPhase] = field(default_factory=list)
+    _expected: dict[SteadyQuestion, str] = field(default_factory=dict)
+    _under_way: dict[asyncio.Task[None], SteadyPhase] = field(default_factory=dict)
 
     async def learn_answers(self) -> None:
         """Ask every question once, one after another.
@@ -70,10 +70,10 @@ class SteadyLoad:
                 raise RuntimeError(f"{question.model}: {reply.status} {reply.code} {reply.problem}")
             self._expected[question] = reply.text
 
-    async def run_phase(self, name: str, seconds: float) -> Phase:
+    async def run_phase(self, name: str, seconds: float) -> SteadyPhase:
         """Send for so long; the phase's figures go on growing until ``drain`` has ended."""
         loop = asyncio.get_running_loop()
-        phase = Phase(name, seconds)
+        phase = SteadyPhase(name, seconds)
         self.phases.append(phase)
         end = loop.time() + seconds
         at = loop.time() + self.rng.expovariate(self.rate)
@@ -92,11 +92,11 @@ class SteadyLoad:
             return
         _, pending = await asyncio.wait(set(self._under_way), timeout=seconds)
         for task in pending:
-            self._under_way[task].outcomes[Outcome.LATE] += 1
+            self._under_way[task].outcomes[SteadyOutcome.LATE] += 1
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
 
-    async def _one(self, question: Question, phase: Phase) -> None:
+    async def _one(self, question: SteadyQuestion, phase: SteadyPhase) -> None:
         reply = await self._ask(question)
         outcome = judge(reply, self._expected[question])
         phase.outcomes[outcome] += 1
@@ -104,10 +104,10 @@ class SteadyLoad:
             phase.picks[reply.replica] += 1
         if reply.arrivals:
             phase.ttft.append(reply.ttft)
-        if outcome is not Outcome.SAME:
+        if outcome is not SteadyOutcome.SAME:
             phase.errors[f"{reply.status} {reply.code or reply.problem[:60]}".strip()] += 1
 
-    async def _ask(self, question: Question) -> Reply:
+    async def _ask(self, question: SteadyQuestion) -> Reply:
         body = {
             "model": question.model,
             "prompt": list(question.prompt),
@@ -119,10 +119,10 @@ class SteadyLoad:
         return await ask(self.client, body)
 
 
-def judge(reply: Reply, expected: str) -> Outcome:
+def judge(reply: Reply, expected: str) -> SteadyOutcome:
     """Name the end of a request; only a status that says "come back" counts as refused."""
     if reply.status in REFUSALS and not reply.arrivals:
-        return Outcome.REFUSED
+        return SteadyOutcome.REFUSED
     if reply.status != 200 or reply.code or reply.problem:
-        return Outcome.FAILED
-    return Outcome.SAME if reply.text == expected else Outcome.OTHER
+        return SteadyOutcome.FAILED
+    return SteadyOutcome.SAME if reply.text == expected else SteadyOutcome.OTHER

@@ -7,7 +7,7 @@ from collections.abc import Collection
 
 from cluster.domain.ids import ReplicaId
 from cluster.placement.picking.cluster_view import ClusterView
-from cluster.placement.picking.cost import Asked
+from cluster.placement.picking.cost import PickNeeds
 from cluster.placement.picking.replica_view import ReplicaView
 
 MOST = 16
@@ -22,7 +22,7 @@ _WALKED = 32  # of the order, for one with free slots
 
 def candidates(
     view: ClusterView,
-    asked: Asked,
+    asked: PickNeeds,
     key: str,
     excluded: Collection[ReplicaId],
     rng: random.Random,
@@ -68,7 +68,7 @@ def candidates(
     return list(itertools.islice(found, most))
 
 
-def _with_some(view: ClusterView, asked: Asked) -> list[ReplicaView]:
+def _with_some(view: ClusterView, asked: PickNeeds) -> list[ReplicaView]:
     """Return the cheapest that have members of the set in either tier, by a rough estimate.
 
     Only the holders of the rarest members are looked at: those of the others are many, so that

@@ -13,10 +13,10 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import IntegrityError
 from cluster.placement.cost.model import CostModel
 from cluster.placement.exchange import FrontOrders
-from cluster.placement.picking.cost import Asked, bare_cost
+from cluster.placement.picking.cost import PickNeeds, bare_cost
 from cluster.placement.picking.filters import Moment, PickRequest
 from cluster.placement.picking.homes import Homes
-from cluster.placement.picking.prefixes import PrefixAffinity
+from cluster.placement.picking.prefix_affinity import PrefixAffinity
 from cluster.placement.picking.replica_index import Holders, LoadOrder
 from cluster.placement.picking.replica_view import ReplicaView, Sent
 
@@ -183,7 +183,7 @@ class ClusterView:
         """Return the facts about the whole cluster that filters need."""
         return Moment(now, self.order.total_load / max(1, len(self._known)), self.draining)
 
-    def asked(self, request: PickRequest, *, harm: float, prefix: bool, now: float) -> Asked:
+    def asked(self, request: PickRequest, *, harm: float, prefix: bool, now: float) -> PickNeeds:
         """Return the request with all but the replica that its cost depends on.
 
         Args:
@@ -191,7 +191,7 @@ class ClusterView:
             prefix: whether replicas that computed its beginning have an advantage.
         """
         nbytes = self._nbytes
-        return Asked(
+        return PickNeeds(
             tenant=request.tenant,
             prompt=max(0, request.prompt_tokens),
             expected=max(0, request.expected_tokens),

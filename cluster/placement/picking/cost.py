@@ -50,7 +50,7 @@ class Terms(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PickNeeds:
     """A request as its cost depends on it; the same for all candidates."""
 
     tenant: TenantId | None
@@ -64,7 +64,7 @@ class Asked:
     now: float  # monotonic seconds
 
 
-def cost_of(replica: ReplicaView, asked: Asked, model: CostModel) -> Terms:
+def cost_of(replica: ReplicaView, asked: PickNeeds, model: CostModel) -> Terms:
     """Return the cost of sending the request to the replica."""
     step, snapshot = model.step, replica.snapshot
     places = max(1, snapshot.max_batch_size)
@@ -99,7 +99,7 @@ def cost_of(replica: ReplicaView, asked: Asked, model: CostModel) -> Terms:
 
 
 def _load(
-    replica: ReplicaView, asked: Asked, model: CostModel, step_s: float
+    replica: ReplicaView, asked: PickNeeds, model: CostModel, step_s: float
 ) -> tuple[float, int, float]:
     """Return the seconds until all members are there, the bytes that steps gain, and the harm of
     what has to be evicted for them."""
@@ -158,7 +158,7 @@ def _ahead(replica: ReplicaView, model: CostModel) -> float:
     return (count * model.disk_load.latency + nbytes * model.disk_load.per_byte) / PARALLEL_LOADS
 
 
-def _cached_tokens(replica: ReplicaView, asked: Asked) -> int:
+def _cached_tokens(replica: ReplicaView, asked: PickNeeds) -> int:
     found = asked.cached.get(replica.replica_id)
     if found is None:
         return 0
@@ -172,7 +172,7 @@ def bare_cost(replica: ReplicaView, model: CostModel) -> float:
     return cost_of(replica, _BARE, model).cost
 
 
-_BARE = Asked(
+_BARE = PickNeeds(
     tenant=None,
     prompt=64,
     expected=64,

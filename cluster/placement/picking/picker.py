@@ -10,7 +10,7 @@ from cluster.domain.replica import DecidedBy, PickCandidate, PickExplanation, Re
 from cluster.errors import BraidError, Overloaded, ReplicaLost
 from cluster.placement.picking.candidates import MOST, candidates
 from cluster.placement.picking.cluster_view import ClusterView
-from cluster.placement.picking.cost import Asked, Terms, cost_of
+from cluster.placement.picking.cost import PickNeeds, Terms, cost_of
 from cluster.placement.picking.filters import (
     Filter,
     FitsContext,
@@ -82,7 +82,7 @@ class Picker:
             cost=terms.cost,
             terms=terms.named(),
             predicted_ttft=terms.ttft,
-            whole=_holds_all(chosen, request),
+            whole=holds_all(chosen, request),
             decided_by=pick.decided_by,
             considered=len(pick.passed),
             snapshot_age=chosen.age(now),
@@ -160,7 +160,9 @@ def _rank(key: str, replica: ReplicaView) -> tuple[int, ReplicaId]:
     return -weight(key, replica.replica_id), replica.replica_id
 
 
-def _cold_homes(view: ClusterView, pick: _Pick, asked: Asked, key: str) -> Sequence[ReplicaView]:
+def _cold_homes(
+    view: ClusterView, pick: _Pick, asked: PickNeeds, key: str
+) -> Sequence[ReplicaView]:
     """Return the homes with free places where no replica has any of the set; else all that passed.
 
     So a set that is seldom asked for does not leave copies wherever it was cheapest at the time.
@@ -177,7 +179,8 @@ def _cold_homes(view: ClusterView, pick: _Pick, asked: Asked, key: str) -> Seque
     return [r for r in free if r.replica_id in homes] or pick.passed
 
 
-def _holds_all(replica: ReplicaView, request: PickRequest) -> bool:
+def holds_all(replica: ReplicaView, request: PickRequest) -> bool:
+    """Report whether all of the request's adapters are on the replica's device."""
     held = replica.held
     return all(
         digest in held and held[digest].state is AdapterState.READY for digest in request.digests

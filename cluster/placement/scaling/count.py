@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleDecision, ScaleInputs
-from cluster.placement.scaling.patience import Patience
 from cluster.placement.scaling.schedule import bounds_at
-from cluster.placement.scaling.wishes import Needs, Wish, needs_of
+from cluster.placement.scaling.wish_age import WishAge
+from cluster.placement.scaling.wishes import CountWish, Needs, needs_of
 
 __all__ = ["CountScaler", "ReplicaShape", "ScaleDecision", "ScaleInputs"]
 
@@ -22,10 +22,10 @@ class CountScaler:
 
     def __init__(self) -> None:
         self._count: int | None = None
-        self._more = Patience()
-        self._fewer = Patience()
-        self._missing = Patience()
-        self._quiet = Patience()
+        self._more = WishAge()
+        self._fewer = WishAge()
+        self._missing = WishAge()
+        self._quiet = WishAge()
         self._arrived: int | None = None  # requests at the last look
 
     def decide(self, inputs: ScaleInputs, now: float) -> ScaleDecision:
@@ -50,7 +50,7 @@ class CountScaler:
         patience_s = policy.zero_after if low == 0 else None
         if patience_s is not None and quiet_s is not None and (not count or quiet_s >= patience_s):
             return self._become(inputs, 0, f"no request for {quiet_s:.0f} s")
-        floor = Wish(min(max(low, inputs.least, 1), high), _floor_reason(inputs, low))
+        floor = CountWish(min(max(low, inputs.least, 1), high), _floor_reason(inputs, low))
         if inputs.shape is None:
             return self._become(
                 inputs, min(max(count, floor.count), high), "no replica has reported"
@@ -74,7 +74,7 @@ class CountScaler:
         self,
         inputs: ScaleInputs,
         needs: Needs,
-        wishes: dict[str, Wish],
+        wishes: dict[str, CountWish],
         count: int,
         high: int,
         now: float,
@@ -112,7 +112,12 @@ class CountScaler:
         return self._become(inputs, granted, wish.reason)
 
     def _fewer_replicas(
-        self, inputs: ScaleInputs, needs: Needs, wishes: dict[str, Wish], count: int, now: float
+        self,
+        inputs: ScaleInputs,
+        needs: Needs,
+        wishes: dict[str, CountWish],
+        count: int,
+        now: float,
     ) -> ScaleDecision:
         policy, least = inputs.policy.replicas, wishes["floor"].count
         needed = count

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cluster.placement.demand.demand import Demand
-from cluster.placement.demand.work import WorkModel
+from cluster.placement.demand.work_model import WorkModel
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.tiers import tier_of
 

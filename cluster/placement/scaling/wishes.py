@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from cluster.placement.demand.demand import Demand
-from cluster.placement.demand.work import Work, WorkModel, work_model
+from cluster.placement.demand.work_model import Work, WorkModel, work_model
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.first_token import FirstToken, first_tokens
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleInputs
@@ -17,7 +17,7 @@ MOST_FACTOR = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class CountWish:
     """A number of replicas, and the reason for it."""
 
     count: int
@@ -35,13 +35,13 @@ class Needs:
     tiers: tuple[FirstToken, ...]
     inputs: ScaleInputs
 
-    def load(self) -> Wish:
+    def load(self) -> CountWish:
         """Return the replicas whose time suffices for the work."""
         target = self.policy.replicas.target
         count = math.ceil(self.work.up / target - 1e-9)
-        return Wish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
+        return CountWish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
 
-    def memory(self, present: int, high: int) -> Wish:
+    def memory(self, present: int, high: int) -> CountWish:
         """Return the replicas that hold the adapters asked for.
 
         Where the present pools have room for them, none is added: they are to be moved.
@@ -49,8 +49,8 @@ class Needs:
         curve, allowed = self.curve, self.policy.replicas.cold_share
         cold = self._cold(present)
         if cold <= allowed:
-            return Wish(min(present, curve.least(allowed / self.factor, high)), "adapters fit")
-        return Wish(
+            return CountWish(min(present, curve.least(allowed / self.factor, high)), "adapters fit")
+        return CountWish(
             curve.least(allowed / self.factor, high),
             f"working set {_bytes(curve.nbytes)} in {len(curve.room)} sets, "
             f"pools {_bytes(present * curve.pool.nbytes)} and "
@@ -67,7 +67,7 @@ class Needs:
             if tier.possible and predicted.get(tier.tier, 0.0) > tier.promise_s
         )
 
-    def queue(self, missed: tuple[str, ...]) -> Wish:
+    def queue(self, missed: tuple[str, ...]) -> CountWish:
         """Return the replicas that work off what waits in the time that one takes to start.
 
         What ready replicas do within the strictest of the missed promises does not count. The
@@ -77,10 +77,10 @@ class Needs:
         promised = min((t.promise_s for t in self.tiers if t.tier in missed), default=0.0)
         excess = inputs.backlog_s - inputs.ready * promised
         if not missed or excess <= 0.0:
-            return Wish(0, "no tier waits too long")
+            return CountWish(0, "no tier waits too long")
         more = math.ceil(excess / max(inputs.model.start_s, 1.0))
         words = ", ".join(f"{tier} waits {inputs.predicted_ttft[tier]:.1f} s" for tier in missed)
-        return Wish(inputs.ready + more, f"{words}; {inputs.backlog_s:.0f} s of work queued")
+        return CountWish(inputs.ready + more, f"{words}; {inputs.backlog_s:.0f} s of work queued")
 
     def enough(self, count: int, present: int) -> bool:
         """Return whether ``count`` replicas would be enough, with a margin."""

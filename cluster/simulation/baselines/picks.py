@@ -7,7 +7,7 @@ from cluster.domain.ids import ReplicaId
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.rendezvous import mixture_key, order
-from cluster.simulation.baselines.candidates import candidates, least_loaded
+from cluster.simulation.baselines.open_replicas import candidates, least_loaded
 
 
 class RandomPick:

@@ -14,7 +14,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.replica_view import ReplicaView
 from cluster.placement.rendezvous import order
-from cluster.simulation.baselines.candidates import candidates, least_loaded
+from cluster.simulation.baselines.open_replicas import candidates, least_loaded
 
 Allotment = Mapping[AdapterDigest, tuple[ReplicaId, ...]]
 

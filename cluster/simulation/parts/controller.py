@@ -14,9 +14,9 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.parts.controller_book import ControllerBook
-from cluster.simulation.parts.records import Records
 from cluster.simulation.parts.scaling import RuledScale
 from cluster.simulation.parts.simulated_serve import SimulatedServe
+from cluster.simulation.parts.simulation_records import Records
 from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.spec import Delays

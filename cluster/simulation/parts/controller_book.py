@@ -39,7 +39,7 @@ class ControllerBook:
             self._changes += changes
 
     def read(self) -> tuple[dict[str, Any] | None, list[Change]]:
-        """Return the demand and the history of the lives before; nothing while it is unreachable."""
+        """Return demand and history of the lives before; nothing while it is unreachable."""
         if not self.reachable:
             return None, []
         return json.loads(self._demand) if self._demand else None, list(self._changes)

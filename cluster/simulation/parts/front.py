@@ -71,7 +71,7 @@ class SimulatedFront:
             front_id,
             process,
             controller,
-            picks,
+            picks.recent,
             lambda: 0 if self._ready else len(self._held),
             self._follow,
             delays.exchange_s,
@@ -117,7 +117,7 @@ class SimulatedFront:
         tracked.attempts += 1
         tracked.replica = chosen
         tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")
-        tracked.cold = self._picks.note_sent(self._view, request, chosen)
+        tracked.cold = self._picks.note_sent(self._view, request, chosen, now)
         self._live[tracked.request_id] = tracked
         self._view.sent(tracked.request_id, chosen, request, now)
         self._submit(tracked, self._links[chosen])

@@ -1,4 +1,4 @@
-"""A simulated front's exchange with the controller: what it tells, and when."""
+"""Sends a simulated front's reports to the controller, at the right times."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -6,7 +6,8 @@ from typing import Protocol
 from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from cluster.simulation.parts.front_rules import FrontPicks
+from cluster.placement.front_reporter import FrontReporter
+from cluster.placement.picking.recent_picks import RecentPicks
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 
@@ -31,30 +32,25 @@ class FrontReports:
         front_id: FrontId,
         process: VirtualProcess,
         controller: ControllerCalls,
-        picks: FrontPicks,
+        picks: RecentPicks,
         held: Callable[[], int],
         follow: Callable[[FrontOrders], None],
         interval_s: float,
     ) -> None:
-        self._front_id = front_id
         self._process = process
         self._controller = controller
-        self._picks = picks
         self._held = held
         self._follow = follow
         self._interval_s = interval_s
         self.demand = DemandCounters(now=process.clock.monotonic())
-        self._sequence = 0
-        self._acknowledged = 0
-        self._epoch = 0
-        self._dead: dict[ReplicaId, int] = {}  # with the first report that tells of it
+        self._reporter = FrontReporter(front_id, self.demand, picks)
         self._under_way = False
         self._turn = 0  # names the report whose time has yet to come
         self.send()
 
     def note_dead(self, replica_id: ReplicaId) -> None:
         """Tell of a replica whose link ended, now."""
-        self._dead[replica_id] = self._sequence + 1
+        self._reporter.note_dead(replica_id)
         self.send()
 
     def send(self) -> None:
@@ -62,19 +58,7 @@ class FrontReports:
         if self._under_way:
             return
         self._under_way = True
-        self._sequence += 1
-        now = self._process.clock.monotonic()
-        report = FrontReport(
-            front=self._front_id,
-            sequence=self._sequence,
-            demand=self.demand.changed_since(self._acknowledged, now),
-            dead=tuple(self._dead),
-            held=self._held(),
-            predicted_ttft=self._picks.take_predictions(),
-            cold=self._picks.cold,
-            picked=self._picks.picked,
-        )
-        self.demand.compose(self._sequence, now)
+        report = self._reporter.compose(self._held(), self._process.clock.monotonic())
         self._controller.report(report, self._hear)
         self._turn += 1
         self._process.after(self._interval_s, self._send_next, self._turn)
@@ -86,11 +70,9 @@ class FrontReports:
 
     def _hear(self, orders: FrontOrders) -> None:
         self._under_way = False
-        self._acknowledged = orders.acknowledged
-        self._dead = {r: first for r, first in self._dead.items() if first > self._acknowledged}
-        if orders.epoch != self._epoch:
-            if self._epoch:
-                self._acknowledged = 0
-                self.demand.forget_acknowledgements()
-            self._epoch = orders.epoch
+        if self._reporter.is_replaced(orders):
+            return
+        needs_all = self._reporter.take(orders)
         self._follow(orders)
+        if needs_all:
+            self.send()

@@ -1,21 +1,19 @@
 """Picks at a simulated front: by the cluster's own picker, or by a baseline's rule."""
 
 import random
-from statistics import median
 
-from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import ReplicaId
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from cluster.placement.picking.picker import Picker
+from cluster.placement.picking.picker import Picker, holds_all
+from cluster.placement.picking.recent_picks import RecentPicks
 from cluster.placement.policy import PickingPolicy
-from cluster.placement.tiers import tier_of
 from cluster.simulation.spec import PickRule
 
 
 class FrontPicks:
-    """Picks for one front, and keeps what its reports tell of the picks.
+    """Picks for one front, and counts the picks for its reports.
 
     Args:
         rule: None: the real picker.
@@ -25,10 +23,8 @@ class FrontPicks:
         self._rule = rule
         self._policy = policy
         self._picker = Picker(policy, rng=random.Random(seed))
-        self._tiers: dict[str, str] = {}
-        self._predicted: dict[str, list[float]] = {}  # by tier, since the last report
-        self.cold = 0
-        self.picked = 0
+        self.recent = RecentPicks()
+        self._predicted_ttft: float | None = None  # of the last pick; a rule predicts nothing
 
     def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaId | None:
         """Return the replica for a request, or None if a rule holds it.
@@ -39,31 +35,23 @@ class FrontPicks:
         if self._rule is not None:
             return self._rule.pick(view, request, now)
         choice = self._picker.pick(view, request, now)
-        tier = tier_of(self._tiers, request.tenant or "")
-        if tier is not None:
-            self._predicted.setdefault(tier, []).append(choice.predicted_ttft)
+        self._predicted_ttft = choice.predicted_ttft
         return choice.replica_id
 
-    def note_sent(self, view: ClusterView, request: PickRequest, replica_id: ReplicaId) -> bool:
+    def note_sent(
+        self, view: ClusterView, request: PickRequest, replica_id: ReplicaId, now: float
+    ) -> bool:
         """Count a request that is sent; return whether the replica lacks some of its set."""
         replica = view.get(replica_id)
-        held = {} if replica is None else replica.held
-        cold = not all(
-            digest in held and held[digest].state is AdapterState.READY
-            for digest in request.digests
+        whole = replica is not None and holds_all(replica, request)
+        self.recent.note(
+            request.tenant or "", whole=whole, predicted_ttft=self._predicted_ttft, now=now
         )
-        self.picked += 1
-        self.cold += cold
-        return cold
-
-    def take_predictions(self) -> dict[str, float]:
-        """Return the median prediction of each tier since the last call."""
-        taken, self._predicted = self._predicted, {}
-        return {tier: median(seconds) for tier, seconds in taken.items()}
+        return not whole
 
     def follow(self, orders: FrontOrders) -> None:
         """Pick by what the controller says."""
-        self._tiers = dict(orders.tiers)
+        self.recent.follow(orders.tiers)
         if orders.picking != self._policy:
             self._policy = orders.picking
             self._picker.follow(orders.picking)

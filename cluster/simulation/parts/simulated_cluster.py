@@ -13,9 +13,9 @@ from cluster.simulation.parts.fault_injection import FaultInjector
 from cluster.simulation.parts.front import SimulatedFront
 from cluster.simulation.parts.front_limits import FRONT_LOST
 from cluster.simulation.parts.front_rules import FrontPicks
-from cluster.simulation.parts.records import Records
 from cluster.simulation.parts.scaling import RuledScale
 from cluster.simulation.parts.simulated_serve import SimulatedServe
+from cluster.simulation.parts.simulation_records import Records
 from cluster.simulation.parts.tracked import Tracked
 from cluster.simulation.replica.requests import WorkMaker
 from cluster.simulation.replica.simulated_adapters import SimulatedCatalog

@@ -2,8 +2,8 @@
 
 The batch is a list of rows with numbers. While no request comes or goes, all steps are alike but
 for the context that grows, so they are taken together; a request that comes cuts them at the end of
-the step under way. The order of admission is the real ``FairQueue``'s. Approximate are the prefix cache,
-which remembers chains of blocks without their places, and how far KV blocks reach.
+the step under way. The order of admission is the real ``FairQueue``'s. Approximate are the prefix
+cache, which remembers chains of blocks without their places, and how far KV blocks reach.
 """
 
 import math

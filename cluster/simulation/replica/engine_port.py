@@ -64,7 +64,7 @@ class SimulatedEngine(Protocol):
 
     @property
     def prefix_age_s(self) -> float:
-        """Return how many seconds the prefix cache keeps a block at present; 0 if it dropped none."""
+        """Return how many seconds the prefix cache keeps a block; 0 if it dropped none."""
         ...
 
     @property

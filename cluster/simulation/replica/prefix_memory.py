@@ -39,7 +39,7 @@ class PrefixMemory:
 
     @property
     def age_s(self) -> float:
-        """Return how many seconds a block is remembered at present; 0 if none was dropped."""
+        """Return how many seconds a block is remembered; 0 if none was dropped."""
         return self._ages.seconds
 
     def find(self, names: Sequence[BlockName]) -> int:

@@ -10,7 +10,7 @@ from cluster.domain.decision import (
 from cluster.domain.ids import AdapterDigest, DecisionId, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.placement.demand.demand import AdapterSet, DemandKey
-from cluster.placement.picking.prefixes import LENGTHS
+from cluster.placement.picking.prefix_affinity import LENGTHS
 from cluster.simulation.replica.engine_port import A_TOKEN, EngineWork
 from cluster.simulation.trace import TraceRequest
 

@@ -1,9 +1,8 @@
 """Judges requests by the promise to their tenant."""
 
-from fnmatch import fnmatchcase
-
 from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy, TierPolicy
+from cluster.placement.tiers import tier_of
 from cluster.simulation.result import ServedRequest
 
 UNPROMISED = "no tier"
@@ -11,10 +10,7 @@ UNPROMISED = "no tier"
 
 def tier_name(policy: ClusterPolicy, tenant: TenantId) -> str:
     """Return the tenant's tier: that of the first pattern that matches, else ``UNPROMISED``."""
-    for pattern, tier in policy.tenants.items():
-        if fnmatchcase(tenant, pattern):
-            return tier
-    return UNPROMISED
+    return tier_of(policy.tenants, tenant) or UNPROMISED
 
 
 def keeps_promise(served: ServedRequest, policy: ClusterPolicy) -> bool:

@@ -11,11 +11,11 @@ from cluster.placement.planning.plan import AdapterInfo
 from cluster.simulation.spec import SimulationSpec
 from cluster.simulation.trace import TraceRequest
 from cluster.simulation.traces.asking import AdapterNames, OneByPopularity
-from cluster.simulation.traces.catalogue import named_trace
 from cluster.simulation.traces.imports.formats import import_trace
 from cluster.simulation.traces.imports.imported import ImportMapping
 from cluster.simulation.traces.popularity import zipf
 from cluster.simulation.traces.trace_file import load_trace
+from cluster.simulation.traces.trace_names import named_trace
 
 ADAPTER_BYTES = 10_000_000
 """Of an adapter that no cluster has told the size of: rank 8 to 16 of a small model."""

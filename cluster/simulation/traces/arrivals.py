@@ -21,7 +21,7 @@ LEAST_CV, MOST_CV = 0.001, 20.0
 """Below the one, gaps are even; above the other, almost all requests would come at once."""
 
 
-class Rate(Protocol):
+class ArrivalRate(Protocol):
     """Requests per second over time."""
 
     def pieces(self, rng: Random, duration_s: float) -> Iterator[Piece]:
@@ -124,7 +124,9 @@ class MarkovRate:
             state = rng.choice(others) if others else state
 
 
-def arrival_times(rate: Rate, rng: Random, duration_s: float, cv: float = 1.0) -> Iterator[float]:
+def arrival_times(
+    rate: ArrivalRate, rng: Random, duration_s: float, cv: float = 1.0
+) -> Iterator[float]:
     """Yield the times of all arrivals before ``duration_s``.
 
     Args:

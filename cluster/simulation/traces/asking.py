@@ -15,7 +15,7 @@ from cluster.domain.ids import TenantId
 from cluster.simulation.traces.popularity import Popularity
 
 
-class Asked(NamedTuple):
+class AdapterAsk(NamedTuple):
     """The tenant of one request, and its adapters, sorted."""
 
     tenant: TenantId
@@ -25,7 +25,7 @@ class Asked(NamedTuple):
 class AskRule(Protocol):
     """Chooses tenant and set of each request, in order of time. One object serves one trace."""
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return those of the request at ``at`` seconds."""
         ...
 
@@ -38,10 +38,10 @@ class AdapterNames:
     adapter: str = "a"
     tenant: str = "tenant"
 
-    def asked(self, numbers: Sequence[int]) -> Asked:
+    def asked(self, numbers: Sequence[int]) -> AdapterAsk:
         """Return the request for some adapters; its tenant is that of the first."""
         names = tuple(sorted(f"{self.adapter}{number:04d}" for number in set(numbers)))
-        return Asked(self.tenant_of(numbers[0] if numbers else 0), names)
+        return AdapterAsk(self.tenant_of(numbers[0] if numbers else 0), names)
 
     def tenant_of(self, number: int) -> TenantId:
         """Return the tenant of an adapter."""
@@ -60,7 +60,7 @@ class OneByPopularity:
     rotate_s: float | None = None
     shift: int = 1
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return one adapter and its tenant."""
         return self.names.asked([self.draw(rng, at)])
 
@@ -87,7 +87,7 @@ class Mixtures:
     block: int = 4
     within: float = 0.9
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return a set and the tenant of its first member."""
         total = len(self.first.popularity)
         members = [self.first.draw(rng, at)]
@@ -112,7 +112,7 @@ class FixedSets:
     popularity: Popularity
     names: AdapterNames = AdapterNames()
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return a set and the tenant of its first member."""
         del at
         return self.names.asked(self.sets[self.popularity.draw(rng)])
@@ -127,7 +127,7 @@ class MovingHotSet:
     move_s: float
     names: AdapterNames = AdapterNames()
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return one hot adapter."""
         begin = int(at // self.move_s) * self.hot
         return self.names.asked([(begin + rng.randrange(self.hot)) % self.total])
@@ -141,7 +141,7 @@ class WideningSet:
     step_s: float
     names: AdapterNames = AdapterNames()
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return one of the adapters in use now."""
         step = min(int(at // self.step_s), len(self.steps) - 1)
         return self.names.asked([rng.randrange(self.steps[step])])
@@ -155,7 +155,7 @@ class InTurn:
     names: AdapterNames = AdapterNames()
     _next: "itertools.count[int]" = field(default_factory=itertools.count)
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return the next adapter."""
         del rng, at
         return self.names.asked([next(self._next) % self.count])
@@ -167,10 +167,10 @@ class BaseOnly:
 
     names: AdapterNames = AdapterNames()
 
-    def ask(self, rng: Random, at: float) -> Asked:
+    def ask(self, rng: Random, at: float) -> AdapterAsk:
         """Return an empty set; tenants are drawn evenly."""
         del at
-        return Asked(self.names.tenant_of(rng.randrange(self.names.tenants)), ())
+        return AdapterAsk(self.names.tenant_of(rng.randrange(self.names.tenants)), ())
 
 
 BASE_ONLY = BaseOnly()

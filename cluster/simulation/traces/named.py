@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from cluster.simulation.trace import TraceRequest
 from cluster.simulation.traces.arrivals import (
+    ArrivalRate,
     ConstantRate,
     Diurnal,
     FlashCrowd,
     MarkovRate,
-    Rate,
     SquareWave,
 )
 from cluster.simulation.traces.asking import (
@@ -48,7 +48,7 @@ def _lengths(tokens: int, spread: float) -> Lengths:
 
 
 def _one(
-    rate: Rate,
+    rate: ArrivalRate,
     asking: AskRule,
     seed: int,
     duration: float,

@@ -11,7 +11,7 @@ from operator import attrgetter
 from random import Random
 
 from cluster.simulation.trace import TraceRequest
-from cluster.simulation.traces.arrivals import Rate, arrival_times
+from cluster.simulation.traces.arrivals import ArrivalRate, arrival_times
 from cluster.simulation.traces.asking import AskRule
 from cluster.simulation.traces.lengths import Lengths
 from cluster.simulation.traces.prompt_prefixes import NO_PREFIXES, PromptPrefixes
@@ -21,7 +21,7 @@ from cluster.simulation.traces.prompt_prefixes import NO_PREFIXES, PromptPrefixe
 class TraceStream:
     """One source of requests."""
 
-    rate: Rate
+    rate: ArrivalRate
     asking: AskRule
     prompts: Lengths
     answers: Lengths

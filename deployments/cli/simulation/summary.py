@@ -7,7 +7,6 @@ from rich.table import Table
 from rich.text import Text
 
 from cluster.errors import ConfigError
-from cluster.simulation.report.document import report_json
 from cluster.simulation.report.drawing import draw_report
 from cluster.simulation.report.markdown import (
     BETTER,
@@ -17,6 +16,7 @@ from cluster.simulation.report.markdown import (
     report_page,
 )
 from cluster.simulation.report.recipe import LogSource, TraceSource
+from cluster.simulation.report.report_document import report_json
 from cluster.simulation.report.series import RunSeries
 from cluster.simulation.report.table import Report
 from deployments.cli.toolkit import console

@@ -14,7 +14,7 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.cost.profile import read_profile
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import load_policy, parse_policy
-from cluster.simulation.baselines.catalogue import BASELINES
+from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.experiment import Column, policy_column
 from cluster.simulation.report.recipe import ImportSource, LogSource, NamedSource, TraceSource
 from cluster.simulation.spec import ReplicaSpec

@@ -8,6 +8,7 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import ReplicaId
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
+from cluster.placement.front_reporter import FrontReporter
 from deployments.front.requests.front_demand import FrontDemand
 
 log = structlog.get_logger(__name__)
@@ -44,16 +45,11 @@ class Exchange:
         self.orders = first
         self.error: str | None = None
         """Says why the controller did not answer the last report; None if it did."""
-        self._front = front
         self._send = send
-        self._demand = demand
         self._clock = clock
         self._held = held
         self._interval_s = interval_s
-        self._sequence = 0
-        self._acknowledged = 0
-        self._epoch: int | None = None  # of the controller that answered last
-        self._dead: dict[ReplicaId, None] = {}  # not yet acknowledged, in order
+        self._reporter = FrontReporter(front, demand.counters, demand.picks)
         self._followers: list[Callable[[FrontOrders], None]] = [demand.follow]
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -79,24 +75,12 @@ class Exchange:
 
     def note_dead(self, replica_id: ReplicaId) -> None:
         """Tell the controller at once that the link to a replica ended."""
-        self._dead[replica_id] = None
+        self._reporter.note_dead(replica_id)
         self.now()
 
     async def report(self) -> None:
         """Send one report and follow the answer, if one comes."""
-        self._sequence += 1
-        sequence, now, counters = self._sequence, self._clock.monotonic(), self._demand.counters
-        report = FrontReport(
-            self._front,
-            sequence,
-            demand=counters.changed_since(self._acknowledged, now),
-            dead=tuple(self._dead),
-            held=self._held(),
-            predicted_ttft=self._demand.predicted_ttft(),
-            cold=self._demand.cold,
-            picked=self._demand.picked,
-        )
-        counters.compose(sequence, now)
+        report = self._reporter.compose(self._held(), self._clock.monotonic())
         try:
             orders = await self._send(report)
         except Exception as error:  # Ray raises many kinds; the next report has it all
@@ -105,23 +89,10 @@ class Exchange:
             self.error = repr(error)
             return
         self.error = None
-        self._take(orders, report)
-
-    def _take(self, orders: FrontOrders, report: FrontReport) -> None:
-        if self._epoch is not None and 0 < orders.epoch < self._epoch:
-            return  # of a controller that has been replaced
-        if self._epoch not in (None, orders.epoch):
-            # It knows nothing of what the one before it acknowledged.
-            self._acknowledged = 0
-            self._demand.counters.forget_acknowledgements()
+        if self._reporter.is_replaced(orders):
+            return
+        if self._reporter.take(orders):
             self.now()
-        else:
-            heard = min(orders.acknowledged, self._sequence)
-            self._acknowledged = max(self._acknowledged, heard)
-        self._epoch = orders.epoch
-        if orders.acknowledged >= report.sequence:
-            for replica_id in report.dead:
-                self._dead.pop(replica_id, None)
         self.orders = orders
         for follow in self._followers:
             follow(orders)

@@ -1,7 +1,5 @@
 """Counts what a front is asked for, and what its picks promise."""
 
-import statistics
-from collections import deque
 from collections.abc import Sequence
 
 from cluster.clock import Clock
@@ -11,13 +9,10 @@ from cluster.errors import BraidError
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontOrders
-from cluster.placement.tiers import tier_of
+from cluster.placement.picking.recent_picks import RecentPicks
 from deployments.front.requests.running import Running
 from router_service.request_decision import RequestDecision
 
-LAST_PICKS = 64
-PICK_AGE_S = 30.0
-"""A pick that is older says nothing about the next one."""
 REFUSED_STATUS = 503
 
 
@@ -31,14 +26,11 @@ class FrontDemand:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.counters = DemandCounters(now=clock.monotonic())
-        self.cold = 0  # sequences sent to a replica without their whole set
-        self.picked = 0
-        self._tiers: dict[str, str] = {}
-        self._predicted: dict[str, deque[tuple[float, float]]] = {}  # (picked at, seconds)
+        self.picks = RecentPicks()
 
     def follow(self, orders: FrontOrders) -> None:
         """Take over which tenants are of which tier."""
-        self._tiers = dict(orders.tiers)
+        self.picks.follow(orders.tiers)
 
     def arrive(
         self, tenant: TenantId, decided: RequestDecision, prompts: Sequence[Sequence[int]], n: int
@@ -54,22 +46,12 @@ class FrontDemand:
 
     def note_pick(self, tenant: TenantId, choice: ReplicaChoice) -> None:
         """Take in what the picker expects of its choice."""
-        self.picked += 1
-        self.cold += not choice.whole
-        tier = tier_of(self._tiers, tenant)
-        if choice.predicted_ttft is not None and tier is not None:
-            last = self._predicted.setdefault(tier, deque(maxlen=LAST_PICKS))
-            last.append((self._clock.monotonic(), choice.predicted_ttft))
-
-    def predicted_ttft(self) -> dict[str, float]:
-        """Return the median of what recent picks expect, by tier, in seconds."""
-        since = self._clock.monotonic() - PICK_AGE_S
-        recent = {
-            tier: [seconds for at, seconds in picks if at >= since]
-            for tier, picks in self._predicted.items()
-        }
-        self._predicted = {tier: self._predicted[tier] for tier, found in recent.items() if found}
-        return {tier: statistics.median(found) for tier, found in recent.items() if found}
+        self.picks.note(
+            tenant,
+            whole=choice.whole,
+            predicted_ttft=choice.predicted_ttft,
+            now=self._clock.monotonic(),
+        )
 
     def finish(self, running: Running, error: BaseException | None) -> None:
         """Count the end of each sequence that ran, and those that no replica took."""

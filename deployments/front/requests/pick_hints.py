@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cluster.domain.decision import Granularity, RoutingDecision
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.picking.filters import PickRequest
-from cluster.placement.picking.prefixes import prefix_keys
+from cluster.placement.picking.prefix_affinity import prefix_keys
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,8 +23,8 @@ from cluster.simulation.calibrate import Calibration, CalibrationErrors, LogFigu
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import Delays
 from cluster.simulation.trace import ServedFacts
-from cluster.simulation.traces.catalogue import named_trace
 from cluster.simulation.traces.trace_file import TraceHeader
+from cluster.simulation.traces.trace_names import named_trace
 from tests.support.written_trace import write_trace
 
 STEP = StepCost(0.03, 0.001, 0.002, 1e-5, 1e-10, 1e-6)

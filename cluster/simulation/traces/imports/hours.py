@@ -12,14 +12,14 @@ from random import Random
 from typing import Literal
 
 from cluster.errors import ConfigError
-from cluster.simulation.traces.arrivals import MarkovRate, Rate, arrival_times
+from cluster.simulation.traces.arrivals import ArrivalRate, MarkovRate, arrival_times
 from cluster.simulation.traces.imports.formats import MOONCAKE_BLOCK
 from cluster.simulation.traces.lengths import Lengths, LogNormalLength, QuantileLength
 
 HOUR_S = 3600.0
 AzureService = Literal["code", "conversation"]
 
-_AZURE_RATES: dict[str, Rate] = {
+_AZURE_RATES: dict[str, ArrivalRate] = {
     # Requests per second: 19,366 and 8,819 in 58 minutes; code comes in bursts.
     "conversation": MarkovRate((4.2, 7.6), (240.0, 160.0)),
     "code": MarkovRate((1.0, 3.0, 8.4), (150.0, 140.0, 20.0)),

@@ -10,7 +10,7 @@ from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import COMES_BACK, Terms, cost_of
 from cluster.placement.picking.filters import PickRequest
-from cluster.placement.picking.prefixes import prefix_keys
+from cluster.placement.picking.prefix_affinity import prefix_keys
 
 NOW = 50.0
 MODEL = CostModel(

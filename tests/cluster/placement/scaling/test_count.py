@@ -8,7 +8,7 @@ import pytest
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.demand.demand import Demand, DemandRate
-from cluster.placement.demand.work import operating_batch, work_model
+from cluster.placement.demand.work_model import operating_batch, work_model
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, ScheduleEntry
 from cluster.placement.scaling.count import CountScaler, ScaleInputs
 from cluster.placement.scaling.memory import PoolShape, cold_curve

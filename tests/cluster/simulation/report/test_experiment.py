@@ -7,7 +7,7 @@ import pytest
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.baselines.catalogue import BASELINES, fitted_target
+from cluster.simulation.baselines.baseline_names import BASELINES, fitted_target
 from cluster.simulation.report.experiment import Column, Experiment, policy_column, run_experiment
 from cluster.simulation.report.figures import Figure
 from cluster.simulation.report.recipe import (

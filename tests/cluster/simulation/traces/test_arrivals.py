@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.simulation.traces.arrivals import (
+    ArrivalRate,
     ConstantRate,
     Diurnal,
     FlashCrowd,
     MarkovRate,
-    Rate,
     SquareWave,
     arrival_times,
 )
@@ -24,7 +24,7 @@ SIGMAS = 4.0
 """Of a sum's deviation that a seed may have: one test of 16,000 would fail by accident."""
 
 
-def drawn(rate: Rate, duration_s: float, cv: float = 1.0, seed: int = 7) -> list[float]:
+def drawn(rate: ArrivalRate, duration_s: float, cv: float = 1.0, seed: int = 7) -> list[float]:
     return list(arrival_times(rate, Random(seed), duration_s, cv))
 
 
@@ -116,7 +116,7 @@ def test_an_mmpp_is_burstier_than_poisson() -> None:
     st.integers(0, 1000),
 )
 def test_times_rise_and_stay_within_the_duration(
-    rate: Rate, cv: float, duration_s: float, seed: int
+    rate: ArrivalRate, cv: float, duration_s: float, seed: int
 ) -> None:
     times = drawn(rate, duration_s, cv, seed)
     assert all(0 <= at <= duration_s for at in times)

@@ -1,6 +1,6 @@
 """Tests the memory of which replica computed the beginning of a prompt last."""
 
-from cluster.placement.picking.prefixes import LENGTHS, PrefixAffinity, prefix_keys
+from cluster.placement.picking.prefix_affinity import LENGTHS, PrefixAffinity, prefix_keys
 
 
 def test_a_key_for_each_length_that_the_prompt_reaches() -> None:

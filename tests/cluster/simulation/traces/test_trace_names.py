@@ -7,7 +7,7 @@ import pytest
 
 from cluster.errors import ConfigError
 from cluster.simulation.trace import TraceRequest
-from cluster.simulation.traces.catalogue import NAMED_TRACES, named_trace
+from cluster.simulation.traces.trace_names import NAMED_TRACES, named_trace
 
 
 def made(text: str, seed: int = 1, duration_s: float | None = 120.0) -> list[TraceRequest]:

@@ -1,7 +1,7 @@
 """Remembers how long something has been wanted without a break."""
 
 
-class Patience:
+class WishAge:
     """The time and the most modest of wishes that agree; one owner."""
 
     def __init__(self) -> None:
