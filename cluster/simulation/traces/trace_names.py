@@ -1,6 +1,6 @@
 """All traces that have a name, and how the command line asks for one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from cluster.errors import ConfigError
 from cluster.simulation.trace import TraceRequest
@@ -21,7 +21,6 @@ from cluster.simulation.traces.imports.imported import (
     PublishedRequest,
     import_requests,
 )
-from cluster.simulation.traces.named import GENERATED_TRACES, NamedTrace
 from cluster.simulation.traces.parameters import (
     NotNegative,
     Positive,
@@ -30,6 +29,26 @@ from cluster.simulation.traces.parameters import (
     parse_named,
 )
 from cluster.simulation.traces.popularity import zipf
+from cluster.simulation.traces.rate_traces import (
+    bursty,
+    constant,
+    diurnal,
+    flash_crowd,
+    mmpp,
+    square,
+)
+from cluster.simulation.traces.set_traces import (
+    adversary,
+    drifting,
+    lasting,
+    moving_hot_set,
+    pair_sets,
+    system_prompts,
+    widening,
+)
+
+NamedTrace = Callable[..., Iterator[TraceRequest]]
+"""Called with ``seed`` and ``duration`` (seconds), and its parameters by name."""
 
 
 def azure_hour(
@@ -83,7 +102,19 @@ def mooncake_hour(
 
 
 NAMED_TRACES: Mapping[str, NamedTrace] = {
-    **GENERATED_TRACES,
+    "constant": constant,
+    "bursty": bursty,
+    "mmpp": mmpp,
+    "square": square,
+    "diurnal": diurnal,
+    "flash-crowd": flash_crowd,
+    "lasting": lasting,
+    "pairs": pair_sets,
+    "moving-hot-set": moving_hot_set,
+    "widening": widening,
+    "drifting": drifting,
+    "adversary": adversary,
+    "system-prompts": system_prompts,
     "azure-hour": azure_hour,
     "burstgpt-hour": burstgpt_hour,
     "mooncake-hour": mooncake_hour,

@@ -5,69 +5,29 @@ sent to another one with the same decision, which continues after them. With gre
 sampling the client cannot tell. Where sentences were routed again, their decisions go along.
 """
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
-
 import structlog
 
-from cluster.clock import Clock
-from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
+from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId
 from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
     GenerationRequest,
-    SamplingParams,
     TokenLogprobs,
     Usage,
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
-from deployments.front.requests.holding import WaitForReplica, at_once
-from deployments.front.requests.pick_hints import PickHints
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.rerouting import SentenceRerouting
 from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
-from deployments.front.text.text_stream import TextCodec
+from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.front.text.token_bytes import TokenPlace
 from deployments.link.link_client import ChunkSink, ReplicaLink
 from deployments.link.link_messages import Reroute, Submit
-from router_service.request_decision import RequestDecision
 
 log = structlog.get_logger(__name__)
 
 REPLICA_WAIT_S = 30.0
 MAX_FAILOVERS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class SequenceSpec:
-    """Says what to generate."""
-
-    tenant: TenantId
-    prompt_token_ids: tuple[int, ...]
-    sampling: SamplingParams
-    stop: tuple[str, ...]
-    decided: RequestDecision
-    arrived_at: float  # wall clock, seconds
-    deadline_at: float  # wall clock, seconds
-    skip_special_tokens: bool = True  # leave them out of the text
-    include_stop: bool = False  # end the text behind what stopped it
-    max_wait_s: float = math.inf  # for the first replica
-    hints: PickHints = field(default_factory=PickHints)
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceServices:
-    """Holds what all choices of a front share."""
-
-    replicas: ReplicaSet
-    codec: TextCodec
-    clock: Clock
-    new_id: Callable[[], RequestId]
-    on_failover: Callable[[], None]
-    wait_for_replica: WaitForReplica = at_once
-    on_pick: Callable[[TenantId, ReplicaChoice], None] = lambda *_: None
 
 
 class Choice:

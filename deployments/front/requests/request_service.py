@@ -16,7 +16,7 @@ from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
 from deployments.front.requests.admission import Admission
-from deployments.front.requests.choice import Choice, ChoiceServices, SequenceSpec
+from deployments.front.requests.choice import Choice
 from deployments.front.requests.decider import Decider
 from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
@@ -32,6 +32,7 @@ from deployments.front.requests.request_end import note_end, outcome_of_end
 from deployments.front.requests.running import Running
 from deployments.front.requests.sampling import sampling_for
 from deployments.front.requests.sequence_answer import Echo
+from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.front.requests.spent import spent_on
 from deployments.front.requests.token_times import TokenTimes
 from deployments.front.requests.trace_notes import TraceNotes

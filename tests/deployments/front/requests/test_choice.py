@@ -16,7 +16,8 @@ from cluster.domain.request import (
 from cluster.errors import EngineError
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from deployments.front.requests.choice import Choice, ChoiceServices, SequenceSpec
+from deployments.front.requests.choice import Choice
+from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
 from tests.support.choices import run_choice
 from tests.support.scripted_link import ScriptedLink
 

@@ -11,8 +11,9 @@ from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import EngineError, Overloaded, ReplicaLost
 from cluster.placement.picking.cluster_view import ClusterView
-from deployments.front.requests.choice import MAX_FAILOVERS, Choice, ChoiceServices, SequenceSpec
+from deployments.front.requests.choice import MAX_FAILOVERS, Choice
 from deployments.front.requests.relay import Relay
+from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.front.requests.token_times import TokenTimes
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.text_stream import TextCodec
