@@ -136,7 +136,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ranked[min(len(ranked) - 1, int(share * len(ranked)))]
 
 
-def rows(picks: int, seed: int) -> list[ResultRow]:
+def rows(picks: int = 5000, seed: int = 0) -> list[ResultRow]:
     """Return a row for each size of cluster."""
     found = []
     for name, replicas, slots, before, demanded in ROWS:
