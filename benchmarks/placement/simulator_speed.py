@@ -17,7 +17,12 @@ from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaEngine, SimulationSpec
 from cluster.simulation.trace import TraceRequest
 
-DEMANDED = {("exact", 3): 40.0, ("exact", 32): 4.0, ("fast", 3): 500.0, ("fast", 32): 500.0}
+DEMANDED: dict[tuple[ReplicaEngine, int], float] = {
+    ("exact", 3): 40.0,
+    ("exact", 32): 4.0,
+    ("fast", 3): 500.0,
+    ("fast", 32): 500.0,
+}
 DAY_RATE = 100_000 / 86_400  # requests per second
 DAY_REQUESTS = 10_000
 DAY_DEMANDED = 2 * 86_400 / 60.0  # two policies over a day in a minute
