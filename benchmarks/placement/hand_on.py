@@ -38,7 +38,7 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
         done = [change.done_s for change in part]
         made.append(
             ResultRow(
-                name=f"hand-on-{word}",
+                name=f"N9 {word}",
                 what=f"live: from an edit of the policy to Serve's target, {word} by one replica",
                 before=BEFORE,
                 demanded=f"at most {DEMANDED_S:g} s",

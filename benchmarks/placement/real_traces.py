@@ -9,18 +9,19 @@ from functools import partial
 
 from benchmarks.placement.row import ResultRow
 from benchmarks.placement.simulated import cell_of, run_columns, seconds
-from cluster.config import EngineConfig
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
 from cluster.simulation.baselines.counts import PodAutoscalerCount, RayServeCount
 from cluster.simulation.report.experiment import Column, policy_column
 from cluster.simulation.report.markdown import interval_text
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.report.table import Cell, Report
-from cluster.simulation.spec import ReplicaSpec, SimulationSpec
+from cluster.simulation.spec import Delays, ReplicaSpec, SimulationSpec
 
 SEEDS = 5
 LEAST, MOST = 1, 12
 SLOTS = 16
+DELAYS = Delays(tick_s=5.0, exchange_s=2.5)
+"""The controller looks each 5 s, for the sake of the run's length; the others look as often."""
 POLICY = ClusterPolicy(replicas=ReplicasPolicy(min=LEAST, max=MOST))
 TRACES = ("azure-hour", "burstgpt-hour", "mooncake-hour")
 BEFORE = "a count by requests in flight, 8 a replica"
@@ -37,8 +38,9 @@ def measure(trace: str, seeds: int) -> Report:
         trace=(),
         policy=POLICY,
         catalog=(),
-        shape=ReplicaSpec(slots=SLOTS, engine=EngineConfig()),
+        shape=ReplicaSpec(slots=SLOTS),
         replicas=LEAST,
+        delays=DELAYS,
     )
     columns = [
         policy_column("braid", POLICY),

@@ -1,20 +1,32 @@
 """Shared by rows that come from the simulator: runs columns over seeds and words their figures."""
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 from benchmarks.shared.machine import usable_cores
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.report.experiment import Column, Experiment, run_experiment
+from cluster.simulation.report.experiment import (
+    Column,
+    Experiment,
+    SpecChange,
+    SpecMaker,
+    run_experiment,
+)
 from cluster.simulation.report.markdown import interval_text
 from cluster.simulation.report.statistics import Interval
 from cluster.simulation.report.table import Cell, Report, make_report
-from cluster.simulation.spec import SimulationSpec
+from cluster.simulation.result import SimulationResult
+from cluster.simulation.simulate import simulate
 
 FIRST_SEED = 1
+T = TypeVar("T")
 
 
 def run_columns(
-    make: Callable[[int], SimulationSpec],
+    make: SpecMaker,
     columns: Sequence[Column],
     seeds: int,
     promises: ClusterPolicy,
@@ -35,6 +47,31 @@ def run_columns(
     return make_report(experiment, run_experiment(experiment, usable_cores(), progress), {})
 
 
+def measure_columns(
+    make: SpecMaker,
+    changes: Sequence[SpecChange],
+    seeds: int,
+    measure: Callable[[SimulationResult], T],
+    what: str,
+) -> list[list[T]]:
+    """Return figures of a row's own by column and seed; every column serves the same requests."""
+    jobs = [(change, seed) for change in changes for seed in range(FIRST_SEED, FIRST_SEED + seeds)]
+    found: list[T] = []
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(usable_cores(), mp_context=spawn) as pool:
+        for figures in pool.map(partial(_measured, make, measure), *zip(*jobs, strict=True)):
+            found.append(figures)
+            if 10 * len(found) // len(jobs) != 10 * (len(found) - 1) // len(jobs):
+                print(f"  {what}: {100 * len(found) // len(jobs)} %", flush=True)
+    return [found[first : first + seeds] for first in range(0, len(jobs), seeds)]
+
+
+def _measured(
+    make: SpecMaker, measure: Callable[[SimulationResult], T], change: SpecChange, seed: int
+) -> T:
+    return measure(simulate(change(make(seed))))
+
+
 def cell_of(report: Report, section: str, name: str, column: int = 0) -> Cell:
     """Return one cell of a report.
 
@@ -51,3 +88,9 @@ def cell_of(report: Report, section: str, name: str, column: int = 0) -> Cell:
 def seconds(value: Interval) -> str:
     """Write seconds with their interval."""
     return interval_text(value, "s")
+
+
+def count_range(counts: Sequence[int]) -> str:
+    """Write the least and the most of some counts."""
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"

@@ -39,12 +39,12 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
         trace = poisson(RATE_EACH * replicas, options.seconds, seed=1)
         speeds = [speed(trace, engine, replicas) for _ in range(options.rounds)]
         what = f"{engine}, {replicas} replicas, {RATE_EACH * replicas:g} requests/s"
-        made.append(_row(f"simulator-{engine}-{replicas}", what, demanded, speeds))
+        made.append(_row(f"speed {engine} {replicas}", what, demanded, speeds))
     seconds = options.day_requests / DAY_RATE
     day = poisson(DAY_RATE, seconds, seed=2)
     speeds = [speed(day, "fast", 3) for _ in range(options.rounds)]
     what = f"fast, 3 replicas, {len(day):,} requests of a day of 100,000"
-    made.append(_row("simulator-day", what, DAY_DEMANDED, speeds))
+    made.append(_row("speed day", what, DAY_DEMANDED, speeds))
     return made
 
 

@@ -46,7 +46,7 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
     asked = options.requests * len(rounds)
     return [
         ResultRow(
-            name="zero",
+            name="N20",
             what=f"live: {options.requests} requests at once come to a cluster without a replica",
             before="not possible",
             demanded=f"first answer within the time of a start + {SLACK_S:g} s; none lost",

@@ -206,7 +206,6 @@ def random_view(rng: random.Random, replicas: int, slots: int) -> tuple[ClusterV
                     )
                     for d in held
                 ),
-                (),
                 draining=False,
                 max_batch_size=BATCH,
                 backlog=((TenantId("x"), rng.randrange(500)),) if rng.random() < 0.3 else (),
@@ -237,7 +236,8 @@ def test_the_candidates_have_the_best_of_all() -> None:
             full = Picker(POLICY, rng=rng, most=10**6).pick(view, request, NOW)
             total += 1
             same += few.cost <= full.cost + max(0.010, 0.05 * full.cost) + 1e-9
-    assert same >= 0.98 * total
+            assert few.cost <= full.cost + max(0.010, 0.10 * full.cost) + 1e-9
+    assert same >= 0.99 * total
 
 
 def test_a_quiet_set_stays_with_two_replicas() -> None:

@@ -132,10 +132,9 @@ def _load(
     seconds = max(longest, total / PARALLEL_LOADS)
     evicted = 0.0
     if missing:
-        seconds += _ahead(replica, model)
-        absent = [d for d in replica.incoming if d not in held] if replica.incoming else ()
-        free = replica.free_slots - len(absent)
-        short = max(0, missing - max(0, free))
+        absent = len([d for d in replica.incoming if d not in held]) if replica.incoming else 0
+        seconds += _ahead(replica, absent, model)
+        short = max(0, missing - max(0, replica.free_slots - absent))
         if (
             not short
             and replica.snapshot.adapter_bytes_limit
@@ -149,9 +148,9 @@ def _load(
     return seconds, new_bytes, evicted
 
 
-def _ahead(replica: ReplicaView, model: CostModel) -> float:
-    """Return the seconds that a new load waits for those ahead of it."""
-    count = len(replica.coming) + len(replica.incoming.keys() - replica.held.keys())
+def _ahead(replica: ReplicaView, sent: int, model: CostModel) -> float:
+    """Return the seconds that a new load waits for those ahead of it, ``sent`` ones included."""
+    count = len(replica.coming) + sent
     nbytes = replica.snapshot.loading_bytes
     if count < PARALLEL_LOADS and not nbytes:
         return 0.0

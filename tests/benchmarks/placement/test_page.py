@@ -1,11 +1,13 @@
 """The table of results keeps the rows that a run did not renew."""
 
+import importlib
 import importlib.util
+import inspect
 from pathlib import Path
 
 import pytest
 
-from benchmarks.placement.__main__ import JOBS, chosen_jobs
+from benchmarks.placement.__main__ import JOBS, chosen_jobs, main
 from benchmarks.placement.page import MeasuredRow, merge_rows, page, read_rows, write_rows
 from benchmarks.placement.quiet_tenant import live_row
 from benchmarks.placement.row import ResultRow
@@ -53,6 +55,20 @@ def test_rows_are_chosen_by_name_or_module() -> None:
 def test_every_job_has_its_module() -> None:
     missing = [job.name for job in JOBS if importlib.util.find_spec(job.module) is None]
     assert missing == []
+
+
+def test_every_job_runs_without_arguments_and_takes_seeds_where_it_says_so() -> None:
+    for job in JOBS:
+        parameters = inspect.signature(importlib.import_module(job.module).rows).parameters
+        assert all(p.default is not p.empty for p in parameters.values()), job.name
+        assert ("seeds" in parameters) is job.seeded, job.name
+
+
+def test_a_job_that_fails_keeps_the_rows_of_others(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where nothing was recorded
+    write_rows(tmp_path, [measured("counts", "N1"), measured("replay", "N22")])
+    assert main(["N22", "--out", str(tmp_path)]) == 1
+    assert [m.row.name for m in read_rows(tmp_path / "placement.json")] == ["N1", "N22"]
 
 
 def test_the_live_proof_is_cited(tmp_path: Path) -> None:
