@@ -98,7 +98,7 @@ class _Estimate:
     __slots__ = ("_fronts", "_members", "_per_running", "_per_token", "_prompt", "_slowness")
 
     def __init__(
-        self, view: ClusterView, asked: Asked, members: list[tuple[AdapterDigest, float, float]]
+        self, view: ClusterView, asked: PickNeeds, members: list[tuple[AdapterDigest, float, float]]
     ) -> None:
         step = view.model.step
         self._members = members
