@@ -338,6 +338,19 @@ def test_a_lower_bound_ends_a_replica_as_soon_as_nothing_is_lost_by_it(build, in
     assert (actions.replica_count, actions.draining) == (2, {"r2"})
 
 
+def test_the_last_replica_goes_at_once_though_it_alone_has_adapters(build, infos) -> None:
+    replicas = ReplicasPolicy(min=0, max=2, zero_after=20)
+    policy = ClusterPolicy(replicas=replicas, pins=tuple(ONE_A))
+    bench = Bench(build, infos, policy)
+    serve = ServeCounts(target=1, running=1, starting=0)
+    counts = []
+    for second in range(100, 122):
+        bench.hear(float(second), "r0", resident=(build.resident("a"),))
+        actions = bench.reconciler.tick(infos, policy, serve, float(second), WALL)
+        counts.append(actions.replica_count)
+    assert counts == [1] * 20 + [0] * 2
+
+
 def test_a_front_is_told_how_long_the_start_under_way_still_takes(build, infos) -> None:
     bench = Bench(build, infos, policy_of(1))
     usual_s = CostModel().start_s
