@@ -1,16 +1,16 @@
 """The operator's policy: how many replicas, which adapters where, how a replica is picked.
 
 Every field has a default, so a cluster without a policy file is completely described. Reading the
-file, and turning mistakes into messages with a path, is ``policy_load``; what must agree between
-entries is ``policy_check``.
+file, and turning mistakes into messages with a path, is ``policy_load``.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from cluster.config import Section
-from cluster.placement import policy_check
+from cluster.placement.policy_check import MANY_REPLICAS, agreeing, nearest
 from cluster.placement.policy_units import Count, Number, Seconds, Share, read_switch
 from cluster.placement.week import days_of, minute_of, zone_of
 
@@ -79,7 +79,15 @@ class ScheduleEntry(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> "ScheduleEntry":
-        return policy_check.agreeing(self, policy_check.of_schedule(self))
+        return agreeing(self, self._problems())
+
+    def _problems(self) -> Iterable[str]:
+        if minute_of(self.from_) == minute_of(self.to) or self.from_ == "24:00":
+            yield f"to: {self.from_} to {self.to} is empty; name a later time"
+        if self.min is None and self.max is None:
+            yield "min: the entry changes nothing; give min or max"
+        if self.min is not None and self.max is not None and self.min > self.max:
+            yield f"min: {self.min} is above max {self.max}; lower min or raise max"
 
 
 class ReplicasPolicy(Section):
@@ -104,7 +112,38 @@ class ReplicasPolicy(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> "ReplicasPolicy":
-        return policy_check.agreeing(self, policy_check.of_replicas(self))
+        return agreeing(self, self._problems())
+
+    def _problems(self) -> Iterable[str]:
+        low, high = self.min, self.max
+        if high > MANY_REPLICAS:
+            yield f"max: {high} is above {MANY_REPLICAS}, the most that is supported; lower it"
+        if low > high:
+            yield f"min: {low} is above max {high}; lower min or raise max"
+        zeros = [f"schedule[{at}].min" for at, entry in enumerate(self.schedule) if entry.min == 0]
+        if low == 0:
+            zeros.insert(0, "min")
+        if self.zero_after is None:
+            for path in zeros:
+                yield f"{path}: 0 needs zero_after; set it to a time such as 15m, or {path} to 1"
+        elif not zeros:
+            yield (
+                f"zero_after: it needs min 0, and min is {low}; set min to 0 or leave "
+                "zero_after out"
+            )
+        if self.mode == "off" and low == 0:
+            yield "mode: off keeps min replicas, and min is 0; set min to at least 1"
+        for at, entry in enumerate(self.schedule):
+            if entry.min is not None and entry.max is None and entry.min > high:
+                yield (
+                    f"schedule[{at}].min: {entry.min} is above replicas.max {high}; "
+                    "lower it, or give the entry a max"
+                )
+            if entry.max is not None and entry.min is None and entry.max < low:
+                yield (
+                    f"schedule[{at}].max: {entry.max} is below replicas.min {low}; "
+                    "raise it, or give the entry a min"
+                )
 
 
 class PlacementPolicy(Section):
@@ -131,7 +170,17 @@ class PlacementPolicy(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> "PlacementPolicy":
-        return policy_check.agreeing(self, policy_check.of_placement(self))
+        return agreeing(self, self._problems())
+
+    def _problems(self) -> Iterable[str]:
+        least, most = self.min_copies, self.max_copies
+        if most is not None and least > most:
+            yield f"min_copies: {least} is above max_copies {most}; lower it or raise max_copies"
+        if self.retry_s > self.max_retry_s:
+            yield (
+                f"retry_s: {self.retry_s:g} is above max_retry_s {self.max_retry_s:g}; "
+                "lower it or raise max_retry_s"
+            )
 
 
 class Pin(Section):
@@ -179,7 +228,28 @@ class ClusterPolicy(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> "ClusterPolicy":
-        return policy_check.agreeing(self, policy_check.of_policy(self))
+        return agreeing(self, self._problems())
+
+    def _problems(self) -> Iterable[str]:
+        for pattern, tier in self.tenants.items():
+            if tier not in self.tiers:
+                yield f"tenants.{pattern}: there is no tier {tier!r}; {nearest(tier, self.tiers)}"
+        most = max(
+            [self.replicas.max, *(entry.max or 0 for entry in self.replicas.schedule)],
+        )
+        seen: dict[tuple[str | None, str], int] = {}
+        for at, pin in enumerate(self.pins):
+            first = seen.setdefault((pin.owner, pin.adapter), at)
+            if first != at:
+                yield (
+                    f'pins[{at}].adapter: "{pin.adapter}" is pinned already by pins[{first}]; '
+                    "remove one of the two"
+                )
+            if pin.copies != "all" and pin.copies > most:
+                yield (
+                    f"pins[{at}].copies: {pin.copies} copies need as many replicas, but "
+                    f"replicas.max is {most}; lower copies or raise replicas.max"
+                )
 
     @classmethod
     def fixed(cls, replicas: int) -> "ClusterPolicy":

@@ -130,7 +130,6 @@ picking: {harm: 0.5, bound: 1.5}
         ("replicas: {downscale_delay_s: 8}", 'is gone; set "down: {stable: 5m}"'),
         ("replicas: {tolerance: .1}", "replicas.tolerance: is gone; remove it"),
         ("replicas: {window_s: 8}", "replicas.window_s: is gone; remove it"),
-        ("placement: {lost_after_s: 0.01}", "placement.lost_after_s: Input should be greater than"),
         ("picking: {bound: yes}", "picking.bound: must be a number, not True"),
         ("replicas: 3", "replicas: Input should be a valid dictionary"),
         (

@@ -53,7 +53,7 @@ async def test_reading_that_began_ahead_counts_whole_and_once(make_rig):
     await until(lambda: rig.loader.loads["b"] == 1)  # a still has the slot
     rig.clock.advance(5)
     rig.manager.release(lease)
-    await until(lambda: rig.manager.loading_bytes == BYTES)
+    await until(lambda: [one.digest for one in rig.manager.resident()] == ["b"])
     rig.loader.held["b"].set()
     rig.manager.release(await waiting)
     assert rig.manager.loads.disk == LoadTotals(2, 2 * BYTES, 5.0)
