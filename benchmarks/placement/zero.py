@@ -84,7 +84,8 @@ def measure(options: argparse.Namespace) -> list[ZeroRound]:
 
 
 def _policy(least: int) -> dict[str, Any]:
-    return {"replicas": {"min": least, "max": 1, "zero_after": 3, "hold": 120}}
+    patience = {} if least else {"zero_after": 3}
+    return {"replicas": {"min": least, "max": 1, "hold": 120, **patience}}
 
 
 def _round(rig: EditedCluster, requests: int) -> ZeroRound:

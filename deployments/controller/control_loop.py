@@ -145,10 +145,11 @@ class ControlLoop:
         return orders
 
     async def start_first(self) -> None:
-        """Have a first replica started where none is to run."""
+        """Have a first replica started where none is to run, unless scaling only observes."""
         if (
             self.counts is not None
             and self.counts.target == 0
+            and self._policy.policy.replicas.mode == "on"
             and self._reconciler.leadership.leads
         ):
             await self._serve.set_count(1)

@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -20,6 +21,7 @@ from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import PolicyFile
+from cluster.placement.scaling.schedule import bounds_at
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import TenantDirectory
@@ -258,7 +260,7 @@ def _exchange(
         picking=policy.picking,
         tiers=policy.tenants,
         hold_s=policy.replicas.hold,
-        zero=policy.replicas.min == 0,
+        zero=bounds_at(policy.replicas, datetime.fromtimestamp(process.clock.wall(), UTC))[0] == 0,
     )
     front = FrontId(uuid.uuid4().hex)
     exchange = Exchange(

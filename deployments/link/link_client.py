@@ -81,7 +81,8 @@ class ReplicaLink:
         self._outbox: asyncio.Queue[ToReplica] = asyncio.Queue()
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._reader: asyncio.Task[None] | None = None
+        self._writer: asyncio.Task[None] | None = None
 
     @property
     def open(self) -> bool:
@@ -109,10 +110,8 @@ class ReplicaLink:
         call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(
             metadata=((HEADER, link_token(self._signing_key)),)
         )
-        self._tasks = (
-            asyncio.create_task(self._read(call)),
-            asyncio.create_task(self._write(call)),
-        )
+        self._reader = asyncio.create_task(self._read(call))
+        self._writer = asyncio.create_task(self._write(call))
 
     def submit(self, message: Submit, sink: ChunkSink) -> None:
         """Send a request, whose chunks ``sink`` receives.
@@ -138,8 +137,9 @@ class ReplicaLink:
     async def close(self) -> None:
         """End the link; requests still in flight see the replica as lost."""
         self._end()
-        for task in self._tasks:
-            task.cancel()
+        for task in (self._reader, self._writer):
+            if task is not None:
+                task.cancel()
         if self._channel is not None:
             await self._channel.close()
 
@@ -166,6 +166,8 @@ class ReplicaLink:
         if not self._closed:
             log.warning("link.lost", replica=self.replica_id, reason=reason)
             self._end()
+            if self._writer is not None:  # it waits for messages that never come
+                self._writer.cancel()
             self._on_lost(self.replica_id)
             if self._channel is not None:
                 await self._channel.close()

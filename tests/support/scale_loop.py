@@ -85,10 +85,10 @@ class ScaleLoop:
         self.counters.compose(self.sequence, self.now)
         self.rates.observe("front", report, self.now)
         decision = self.scaler.decide(self.inputs(self.rates.demand(self.now), **changes), self.now)
-        self.count = decision.goal
-        self.counts.append((self.now, decision.goal))
+        self.count = decision.count
+        self.counts.append((self.now, decision.count))
         self.reasons.append(decision.reason)
-        return decision.goal
+        return decision.count
 
     def run(
         self, seconds: float, rates: Callable[[float], Iterable[tuple[DemandKey, float]]]

@@ -99,12 +99,13 @@ class Counting:
             heard = len(self._fleet.members)
             self.hold(serve, f"{serve.target}: {heard} of {serve.counted} replicas have reported")
             return Counted(serve.target, self.last.reason, decision.wishes)
+        # Where nothing is placed or no replica stays, there is nowhere to hand anything over to.
+        places = inputs.policy.placement.mode == "on"
         step = self._drain.look(
             decision.count,
             serve.target,
             replicas,
-            # Where nothing is placed, what leaves comes back nowhere: there is nothing to wait for.
-            sole=self._sole(needed) if inputs.policy.placement.mode == "on" else (),
+            sole=self._sole(needed) if places and decision.count else (),
             drain_s=policy.down.drain,
             now=now,
         )

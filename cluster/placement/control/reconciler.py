@@ -38,6 +38,7 @@ from cluster.placement.planning.load import load_of
 from cluster.placement.planning.plan import AdapterInfo, Plan, PlanInputs
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.scaling.schedule import bounds_at
 
 _NOTHING = Plan(desired={}, moves=(), copies=())
 
@@ -75,6 +76,7 @@ class Reconciler:
         self._placing = Placing(self._fleet, self._history)
         self._attendance = Attendance()
         self._policy = policy or ClusterPolicy()
+        self._least = self._policy.replicas.min  # in force
         self._model = prior
         self._demand = Demand()
         self._planned = _NOTHING
@@ -123,8 +125,8 @@ class Reconciler:
             picking=policy.picking,
             tiers=policy.tenants,
             hold_s=policy.replicas.hold,
-            retry_after_s=self._model.start_s,
-            zero=policy.replicas.min == 0,
+            retry_after_s=self._counting.starts.left(self._model.start_s, now),
+            zero=self._least == 0,
         )
 
     def replica_died(self, replica_id: ReplicaId, now: float, why: str) -> None:
@@ -201,7 +203,7 @@ class Reconciler:
         ``plan`` may run in another thread meanwhile; ``finish_tick`` takes its answer.
         """
         fleet, counting = self._fleet, self._counting
-        self._policy = policy
+        self._policy, self._least = policy, bounds_at(policy.replicas, wall)[0]
         for gone in fleet.review(now):
             self._fit.remove_replica(gone)
         self._fronts.forget_silent(now)

@@ -28,6 +28,10 @@ class Starts:
         """Take in a replica's first word; returns how long its start took, where that is known."""
         return now - self._asked.popleft() if self._asked else None
 
+    def left(self, usual_s: float, now: float) -> float:
+        """Return how long until a replica is there, where a start takes ``usual_s``."""
+        return max(0.0, usual_s - (self.age(now) or 0.0))
+
     def age(self, now: float) -> float | None:
         """Return how long a replica has been starting, or None if none is."""
         return now - self._since if self._since is not None else None

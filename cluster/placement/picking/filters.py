@@ -76,7 +76,7 @@ class NotExcluded:
 
 @dataclass(frozen=True, slots=True)
 class NotDraining:
-    """Not a replica that is about to leave, by its own word or the controller's."""
+    """Not a replica that says that it takes no more requests."""
 
     name: ClassVar[str] = "draining"
     hard: ClassVar[bool] = True
@@ -84,9 +84,8 @@ class NotDraining:
     def refused(
         self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
     ) -> Sequence[bool]:
-        del request
-        leaving = moment.draining
-        return [r.snapshot.draining or r.replica_id in leaving for r in replicas]
+        del request, moment
+        return [replica.snapshot.draining for replica in replicas]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +117,21 @@ class FitsContext:
         del moment
         tokens = request.prompt_tokens + request.expected_tokens
         return [0 < replica.snapshot.max_model_len < tokens for replica in replicas]
+
+
+@dataclass(frozen=True, slots=True)
+class NotLeaving:
+    """Not a replica that the controller is about to end; it serves until it says no itself."""
+
+    name: ClassVar[str] = "leaving"
+    hard: ClassVar[bool] = False
+
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del request
+        leaving = moment.draining
+        return [replica.replica_id in leaving for replica in replicas]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from cluster.placement.picking.filters import (
     NotDraining,
     NotExcluded,
     NotFailed,
+    NotLeaving,
     PickRequest,
     QueueBound,
 )
@@ -136,6 +137,7 @@ def standard_filters(policy: PickingPolicy) -> tuple[Filter, ...]:
         NotDraining(),
         QueueBound(policy.max_queued),
         FitsContext(),
+        NotLeaving(),
         Fresh(),
         NotFailed(),
         LoadGuard(policy.bound),

@@ -158,8 +158,7 @@ class CountScaler:
             reason = f"{before} -> {count}: {reason}"
         else:
             reason = f"{count}: {reason}"
-        drain = max(0, inputs.target - count)
-        return ScaleDecision(count + drain, reason, drain=drain)
+        return ScaleDecision(count, reason)
 
 
 def _floor_reason(inputs: ScaleInputs, low: int) -> str:

@@ -43,14 +43,8 @@ class ScaleInputs:
 
 @dataclass(frozen=True, slots=True)
 class ScaleDecision:
-    """The count to have from now on, and what is to follow it."""
+    """The count to have; replicas above it are to be drained."""
 
     count: int
-    reason: str  # begins with the count that is decided on, draining done
+    reason: str  # begins with the count
     wishes: Mapping[str, int] = field(default_factory=dict)  # load, memory, queue, floor
-    drain: int = 0  # replicas to drain before the count may fall by as many
-
-    @property
-    def goal(self) -> int:
-        """Return the count that is left once replicas have been drained."""
-        return self.count - self.drain

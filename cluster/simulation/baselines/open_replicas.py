@@ -4,10 +4,17 @@ from collections.abc import Sequence
 
 from cluster.domain.ids import ReplicaId
 from cluster.placement.picking.cluster_view import ClusterView
-from cluster.placement.picking.filters import Filter, Fresh, NotDraining, NotExcluded, PickRequest
+from cluster.placement.picking.filters import (
+    Filter,
+    Fresh,
+    NotDraining,
+    NotExcluded,
+    NotLeaving,
+    PickRequest,
+)
 from cluster.placement.picking.replica_view import ReplicaView
 
-_FILTERS: tuple[Filter, ...] = (NotExcluded(), NotDraining(), Fresh())
+_FILTERS: tuple[Filter, ...] = (NotExcluded(), NotDraining(), NotLeaving(), Fresh())
 
 
 def candidates(view: ClusterView, request: PickRequest, now: float) -> Sequence[ReplicaView]:

@@ -224,6 +224,19 @@ async def test_a_lost_replica_ends_every_queue_once(served: Served) -> None:
         front.submit(submission("b"))
 
 
+async def test_a_lost_link_leaves_no_task_behind(served: Served) -> None:
+    replica, server, port = served
+    before = asyncio.all_tasks()
+    front = Front(port)
+    front.submit(submission("a"))
+    await replica.next()
+    await server.stop(0)
+    await asyncio.wait_for(front.lost.wait(), WAIT_S)
+    if left := asyncio.all_tasks() - before:
+        _, pending = await asyncio.wait(left, timeout=WAIT_S)
+        assert not pending
+
+
 async def test_a_stranger_is_refused(served: Served) -> None:
     replica, _, port = served
     front = Front(port, key=b"another cluster's key")

@@ -326,6 +326,59 @@ def test_a_higher_epoch_ends_the_right_to_act(build, infos, heard) -> None:
     assert bench.tick(111.0, "r0").replica_plans[0].version > theirs
 
 
+def test_a_lower_bound_ends_a_replica_as_soon_as_nothing_is_lost_by_it(build, infos) -> None:
+    bench = Bench(build, infos, policy_of(3))
+    names = ("r0", "r1", "r2")
+    assert bench.tick(100.0, *names).replica_count == 3
+    bench.policy = policy_of(2)
+    for name in names:
+        bench.hear(101.0, name)
+    serve = ServeCounts(target=3, running=3, starting=0)
+    actions = bench.reconciler.tick(infos, bench.policy, serve, 101.0, WALL)
+    assert (actions.replica_count, actions.draining) == (2, {"r2"})
+
+
+def test_the_last_replica_goes_at_once_though_it_alone_has_adapters(build, infos) -> None:
+    replicas = ReplicasPolicy(min=0, max=2, zero_after=20)
+    policy = ClusterPolicy(replicas=replicas, pins=tuple(ONE_A))
+    bench = Bench(build, infos, policy)
+    serve = ServeCounts(target=1, running=1, starting=0)
+    counts = []
+    for second in range(100, 122):
+        bench.hear(float(second), "r0", resident=(build.resident("a"),))
+        actions = bench.reconciler.tick(infos, policy, serve, float(second), WALL)
+        counts.append(actions.replica_count)
+    assert counts == [1] * 20 + [0] * 2
+
+
+def test_a_front_is_told_how_long_the_start_under_way_still_takes(build, infos) -> None:
+    bench = Bench(build, infos, policy_of(1))
+    usual_s = CostModel().start_s
+
+    def left_s(at: float, starting: int) -> float:
+        serve = ServeCounts(1, 0, starting)
+        bench.reconciler.tick(infos, bench.policy, serve, at, WALL)
+        return bench.reconciler.hear_front(FrontReport(FrontId("f"), int(at)), at).retry_after_s
+
+    assert left_s(100.0, 0) == usual_s
+    assert left_s(101.0, 1) == usual_s
+    assert left_s(105.0, 1) == usual_s - 4.0
+    assert left_s(101.0 + 2 * usual_s, 1) == 0.0
+
+
+@pytest.mark.parametrize(("day", "zero"), [(1, False), (5, True)])
+def test_a_front_without_replicas_is_ready_where_the_least_in_force_is_zero(
+    build, infos, day: int, zero: bool
+) -> None:
+    weekend = {"days": "sat-sun", "min": 0}
+    replicas = ReplicasPolicy(min=1, max=2, zero_after=60, schedule=[weekend])
+    policy = ClusterPolicy(replicas=replicas)
+    bench = Bench(build, infos, policy)
+    wall = datetime(2030, 1, day, 12, tzinfo=UTC)  # a Tuesday, a Saturday
+    bench.reconciler.tick(infos, policy, ServeCounts(1, 0, 0), 100.0, wall)
+    assert bench.reconciler.hear_front(FrontReport(FrontId("f"), 1), 100.0).zero is zero
+
+
 def test_a_front_is_told_what_to_go_by(build, infos) -> None:
     bench = Bench(build, infos, policy_of(1))
     bench.tick(100.0, "r0")

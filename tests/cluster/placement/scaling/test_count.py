@@ -33,16 +33,16 @@ def inputs(*rates: DemandRate, target: int = 1, **changes: object) -> ScaleInput
 def settle(scaler: CountScaler, given: ScaleInputs, seconds: int, begin: float = 0.0):
     for second in range(seconds):
         decision = scaler.decide(given, begin + second)
-        given = replace(given, target=decision.goal, ready=decision.goal)
+        given = replace(given, target=decision.count, ready=decision.count)
     return decision
 
 
 def test_load_adds_after_the_time_and_not_before() -> None:
     scaler, given = CountScaler(), inputs(demand(2.5, "a"))
     first = scaler.decide(given, 100.0)
-    assert (first.goal, first.wishes["load"]) == (1, 3)
+    assert (first.count, first.wishes["load"]) == (1, 3)
     assert first.reason == "1: work of 1.75 replicas at target 0.7 asks for 3, in 10 s"
-    assert scaler.decide(given, 109.0).goal == 1
+    assert scaler.decide(given, 109.0).count == 1
     assert scaler.decide(given, 110.0).reason == "1 -> 3: work of 1.75 replicas at target 0.7"
 
 
@@ -50,45 +50,45 @@ def test_the_least_wish_of_that_time_is_granted() -> None:
     scaler = CountScaler()
     for second, rate in enumerate([4.5, 1.5, 4.5]):
         scaler.decide(inputs(demand(rate, "a")), 5.0 * second)
-    assert scaler.decide(inputs(demand(4.5, "a")), 15.0).goal != 1
+    assert scaler.decide(inputs(demand(4.5, "a")), 15.0).count != 1
     scaler = CountScaler()
     for second, rate in enumerate([4.5, 1.5, 4.5, 4.5]):
         decision = scaler.decide(inputs(demand(rate, "a")), 4.0 * second)
-    assert decision.goal == 2
+    assert decision.count == 2
 
 
 def test_a_step_is_as_long_as_the_policy_says() -> None:
     decision = settle(CountScaler(), inputs(demand(9.0, "a")), 11)
-    assert decision.goal == 5
+    assert decision.count == 5
 
 
 def test_fewer_only_after_they_were_enough_at_every_look() -> None:
     scaler, given = CountScaler(), inputs(demand(0.5, "a"), target=3)
-    assert settle(scaler, given, 300).goal == 3
+    assert settle(scaler, given, 300).count == 3
     decision = scaler.decide(given, 300.0)
-    assert (decision.goal, decision.count, decision.drain) == (2, 3, 1)
+    assert decision.count == 2
     busy = replace(given, demand=Demand((demand(2.4, "a"),)))
     scaler = CountScaler()
     for second in range(900):
         decision = scaler.decide(busy if second % 290 == 0 else given, float(second))
-    assert decision.goal == 3
+    assert decision.count == 3
 
 
 def test_while_replicas_are_drained_no_more_are() -> None:
     scaler, given = CountScaler(), inputs(demand(0.1, "a"), target=4)
     for second in range(1000):
         decision = scaler.decide(given, float(second))  # Serve's target stays at 4
-    assert (decision.goal, decision.drain) == (3, 1)
+    assert decision.count == 3
     busy = replace(given, demand=Demand((demand(9.0, "a"),)))
     for second in range(1000, 1012):
         decision = scaler.decide(busy, float(second))
-    assert decision.drain == 0  # the mark is to be lifted
+    assert decision.count == 7, "more are wanted than are drained"
 
 
 def test_nothing_shrinks_before_every_replica_has_reported() -> None:
     given = inputs(demand(0.1, "a"), target=20, complete=False)
     decision = settle(CountScaler(), given, 700)
-    assert decision.goal == 20
+    assert decision.count == 20
     assert "not every replica has reported" in decision.reason
 
 
@@ -96,10 +96,10 @@ def test_a_late_start_stops_all_but_the_queue() -> None:
     model = replace(COSTLY, start_s=10.0)
     given = replace(inputs(demand(2.5, "a")), model=model, starting_for_s=21.0)
     decision = settle(CountScaler(), given, 60)
-    assert decision.goal == 1
+    assert decision.count == 1
     assert "a start takes 21 s already" in decision.reason
     given = replace(given, backlog_s=25.0, predicted_ttft={"standard": 9.0})
-    assert settle(CountScaler(), given, 11).goal == 4
+    assert settle(CountScaler(), given, 11).count == 4
 
 
 def test_the_queue_asks_once_and_not_at_every_look() -> None:
@@ -108,8 +108,8 @@ def test_the_queue_asks_once_and_not_at_every_look() -> None:
     counts = []
     for second in range(40):
         decision = scaler.decide(given, float(second))
-        given = replace(given, target=decision.goal)  # none is ready yet
-        counts.append(decision.goal)
+        given = replace(given, target=decision.count)  # none is ready yet
+        counts.append(decision.count)
     assert counts[9] == 1
     assert counts[10] == counts[-1] == 3
 
@@ -126,7 +126,7 @@ def test_a_working_set_that_does_not_fit_adds_replicas_and_says_so() -> None:
     sizes = {AdapterDigest(f"a{number}"): 10_000_000 for number in range(32)}
     given = replace(inputs(*rates, target=3), adapter_bytes=sizes)
     decision = settle(CountScaler(), given, 11)
-    assert decision.goal == 5  # 40 slots, of which 4 are kept free
+    assert decision.count == 5  # 40 slots, of which 4 are kept free
     assert decision.reason == (
         "3 -> 5: working set 320 MB in 32 sets, pools 240 MB and 24 slots, 31 % cold above 2 %"
     )
@@ -137,7 +137,7 @@ def test_adapters_that_fit_are_moved_and_add_nothing() -> None:
     rates = [demand(0.05, f"a{number}") for number in range(16)]
     given = replace(inputs(*rates, target=3), cold=0.5)
     assert needs_of(given, SHAPE).memory(3, 12).reason == "adapters fit"
-    assert settle(CountScaler(), given, 60).goal == 3
+    assert settle(CountScaler(), given, 60).count == 3
 
 
 def test_a_measured_share_above_the_predicted_one_counts_up_to_three_times() -> None:
@@ -177,26 +177,26 @@ def test_the_mode_observe_changes_nothing_and_says_what_it_would() -> None:
     given = replace(inputs(demand(2.5, "a")), policy=policy)
     scaler = CountScaler()
     decisions = [scaler.decide(given, float(second)) for second in range(30)]
-    assert {decision.goal for decision in decisions} == {1}
+    assert {decision.count for decision in decisions} == {1}
     assert any("observed only: 1 -> 3" in decision.reason for decision in decisions)
 
 
 def test_the_mode_off_keeps_min() -> None:
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=2, max=12, mode="off"))
     given = replace(inputs(demand(9.0, "a"), target=5), policy=policy)
-    assert CountScaler().decide(given, 0.0).goal == 2
+    assert CountScaler().decide(given, 0.0).count == 2
 
 
 def test_pins_and_bounds_hold_at_once() -> None:
-    assert CountScaler().decide(inputs(target=1, least=3), 0.0).goal == 3
-    assert CountScaler().decide(inputs(target=1, least=99), 0.0).goal == 12
-    assert CountScaler().decide(inputs(target=40), 0.0).goal == 12
+    assert CountScaler().decide(inputs(target=1, least=3), 0.0).count == 3
+    assert CountScaler().decide(inputs(target=1, least=99), 0.0).count == 12
+    assert CountScaler().decide(inputs(target=40), 0.0).count == 12
 
 
 def test_the_first_replicas_are_for_what_waits() -> None:
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=12, zero_after=60.0))
     given = replace(inputs(demand(3.0, "a"), target=0), policy=policy, in_flight=9)
-    assert CountScaler().decide(given, 0.0).goal == 3
+    assert CountScaler().decide(given, 0.0).count == 3
 
 
 NIGHT = ScheduleEntry.model_validate({"days": "fri", "from": "22:00", "to": "06:00", "min": 3})
