@@ -22,6 +22,7 @@ import httpx2
 
 from benchmarks.adapters.base_models import QUICKSTART, BaseModel, base_model
 from benchmarks.placement.recording import TRACE, RecordedAdapter, Recording
+from benchmarks.placement.work_log import EVERY_S, WORK, log_work
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 from cluster.adapters.random_adapters import write_adapters
@@ -115,15 +116,20 @@ def start_cluster(
 
 
 async def send_load(
-    cluster: LocalCluster, base: str, requests: Sequence[TraceRequest]
+    cluster: LocalCluster, base: str, requests: Sequence[TraceRequest], out: Path
 ) -> tuple[float, Counter[str]]:
-    """Send all requests at their times; returns when it began (wall clock) and outcomes."""
+    """Send all requests at their times, and log the replicas' work meanwhile.
+
+    Returns when it began (wall clock), and outcomes.
+    """
     outcomes: Counter[str] = Counter()
     async with contextlib.AsyncExitStack() as stack:
         clients: dict[str, httpx2.AsyncClient] = {}
         for number, tenant in enumerate(DEMO_TENANTS):
             clients[f"tenant-{number}"] = await stack.enter_async_context(cluster.client(tenant))
+        operator = await stack.enter_async_context(cluster.client(ADMIN_TENANT))
         began, begin = time.monotonic(), time.time()
+        logging = asyncio.create_task(log_work(operator, began, out / WORK))
 
         async def send(number: int, request: TraceRequest) -> None:
             await asyncio.sleep(began + request.at - time.monotonic())
@@ -133,6 +139,10 @@ async def send_load(
         async with asyncio.TaskGroup() as group:
             for number, request in enumerate(requests):
                 group.create_task(send(number, request))
+        await asyncio.sleep(EVERY_S)
+        logging.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await logging
     return begin, outcomes
 
 
@@ -174,7 +184,7 @@ def record(options: argparse.Namespace) -> None:
             with quiet():
                 asyncio.run(warm_up(cluster, base.called, options))
                 adapters = asyncio.run(sizes_of(cluster))
-                begin, outcomes = asyncio.run(send_load(cluster, base.called, requests))
+                begin, outcomes = asyncio.run(send_load(cluster, base.called, requests, out))
             answer = cluster.get("/admin/v1/model", ADMIN_TENANT)
             time.sleep(FLUSHED_S)
             config = cluster.config

@@ -1,6 +1,7 @@
 """Replays a recording in the simulator, and tells how far it is from what was recorded.
 
-The simulator's delays are fitted on the recording's first half; the rows compare its second half.
+Costs of steps and loads, and the simulator's delays, are fitted on the recording's first half; the
+rows compare its second half.
 """
 
 import argparse
@@ -8,11 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.placement.fitted_costs import fitted_costs
 from benchmarks.placement.recording import read_recording, recorded_spec
 from benchmarks.placement.row import ResultRow
+from benchmarks.placement.work_log import read_work
+from cluster.placement.cost.model import CostModel
 from cluster.simulation.calibrate import Calibration, Simulate, calibrate
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaEngine
+from cluster.simulation.trace import TraceRequest
 
 DEMANDED = {"ttft_p50": 0.10, "ttft_p99": 0.15, "whole_resident": 0.03}
 
@@ -25,7 +30,14 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     """
     recording = read_recording(folder)
     spec = replace(recorded_spec(folder, recording), engine=engine)
-    return calibrate(spec, simulation, recording.counts)
+    costs = fitted_costs(CostModel(), read_work(folder), first_half(spec.trace))
+    return calibrate(replace(spec, model=costs), simulation, recording.counts)
+
+
+def first_half(trace: Sequence[TraceRequest]) -> float:
+    """Return how long the first half of a recorded load lasts, in seconds."""
+    times = [request.at for request in trace if request.served is not None]
+    return (times[-1] - times[0]) / 2 if times else 0.0
 
 
 def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> list[ResultRow]:

@@ -1,11 +1,13 @@
 """A recording is read back and replayed in the simulator."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.placement.fitted_costs import fitted_costs
 from benchmarks.placement.recording import (
     RecordedAdapter,
     Recording,
@@ -15,11 +17,15 @@ from benchmarks.placement.recording import (
     recorded_trace,
 )
 from benchmarks.placement.replay import replay, rows_of
+from benchmarks.placement.work_log import WORK, WorkReading, read_work, write_work
 from cluster.config import EngineConfig
+from cluster.domain.ids import ReplicaId
+from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.errors import ConfigError
 from cluster.placement.cost.fit import CostFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 from cluster.simulation.calibrate import Calibration, CalibrationErrors, LogFigures
+from cluster.simulation.replica.engine_port import add_totals
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import Delays
 from cluster.simulation.trace import ServedFacts
@@ -44,6 +50,22 @@ RECORDING = Recording(
     notes=("made up",),
 )
 
+FEATURES = ((40, 3000, 90, 700, 8000, 6000), (35, 900, 300, 900, 60000, 4000))
+
+
+def made_up_readings(count: int = 60) -> list[WorkReading]:
+    """Return readings of a replica whose steps and loads take what ``MODEL`` says."""
+    readings, steps, loads = [], StepTotals(), LoadTotals()
+    for number in range(count):
+        readings.append(WorkReading(float(number), ReplicaId("r"), WorkTotals(steps, loads, loads)))
+        done = StepTotals(*(n * (1 + number % 7) for n in FEATURES[number % 2]))
+        steps = add_totals(steps, replace(done, seconds=STEP.seconds(done)))
+        loads = LoadTotals(loads.loads + 1, loads.nbytes + 1000, loads.seconds + LOAD.seconds(1000))
+    return readings
+
+
+READINGS = made_up_readings()
+
 
 def simulated_recording(folder: Path) -> None:
     """Write a recording whose times come from the simulator itself, with other delays."""
@@ -62,6 +84,7 @@ def simulated_recording(folder: Path) -> None:
         )
         for one in result.requests
     ]
+    write_work(folder, READINGS)
     warm_up = replace(served[0], at=1.0)
     write_trace(folder / "trace.jsonl", [warm_up, *served], TraceHeader(start=1000.0))
 
@@ -71,12 +94,13 @@ def test_a_recording_is_read_back(tmp_path: Path) -> None:
     assert read_recording(tmp_path) == RECORDING
 
 
-def test_what_came_before_the_load_is_left_out(tmp_path: Path) -> None:
+def test_what_came_before_the_load_says_nothing_of_its_outcome(tmp_path: Path) -> None:
     simulated_recording(tmp_path)
-    found = recorded_trace(tmp_path, RECORDING)
-    assert all(request.at >= 0 for request in found)
+    warm_up, *found = recorded_trace(tmp_path, RECORDING)
+    assert (warm_up.at, warm_up.served) == (0.0, None)
+    assert all(request.served is not None for request in found)
     assert [request.at for request in found] == pytest.approx(
-        [request.at for request in named_trace("constant,rate=2,adapters=8,s=1", 3, 120.0)],
+        [9 + request.at for request in named_trace("constant,rate=2,adapters=8,s=1", 3, 120.0)],
         abs=1e-5,
     )
 
@@ -86,6 +110,24 @@ def test_costs_are_read_as_a_cluster_describes_them() -> None:
     assert cost_model({}) == CostModel()
     some = cost_model({"step": {"coefficients": {"per_step": {"value": 0.5}}}})
     assert some.step == replace(CostModel().step, per_step=0.5)
+
+
+def test_costs_are_those_that_explain_the_first_readings() -> None:
+    later = [replace(one, at=one.at + 60) for one in made_up_readings()]
+    found = fitted_costs(CostModel(), [*READINGS, *later], until=60.0)
+    assert found == fitted_costs(CostModel(), READINGS, until=math.inf)
+    for done in (StepTotals(*features) for features in FEATURES):
+        assert found.step.seconds(done) == pytest.approx(STEP.seconds(done), rel=0.05)
+    assert found.host_load.seconds(1000) == pytest.approx(LOAD.seconds(1000), rel=0.1)
+    assert fitted_costs(MODEL, READINGS, until=0.0) == MODEL
+
+
+def test_a_reading_of_work_is_read_back(tmp_path: Path) -> None:
+    write_work(tmp_path, READINGS)
+    assert read_work(tmp_path) == READINGS
+    (tmp_path / WORK).write_text('{"at": 1.0}\n')
+    with pytest.raises(ConfigError, match="record again"):
+        read_work(tmp_path)
 
 
 def test_a_recording_of_the_simulator_is_met(tmp_path: Path) -> None:
