@@ -4,8 +4,10 @@ The costs that a cluster gives at the end have seen the whole recording, and are
 they explain too little; these have seen only what a calibration may see.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, fields, replace
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 
 from benchmarks.placement.work_log import WorkReading
 from cluster.domain.ids import ReplicaId
@@ -13,52 +15,94 @@ from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.placement.cost.linear_fit import LinearFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 
+WINDOW = 3
+"""Readings from one look at the work to the next: totals may be as old as a heartbeat."""
 PRIOR_S = 5.0
 """Seconds of steps that the prior counts as: little, since it is of another machine."""
 PRIOR_LOADS = 2.0
+CROWDINGS = tuple(step / 20 for step in range(41))
 FEATURES = tuple(field.name for field in fields(StepTotals) if field.name != "seconds")
 
+Work = dict[ReplicaId, WorkTotals]
 
-def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float) -> CostModel:
+
+@dataclass(frozen=True, slots=True)
+class FittedCosts:
+    """Explains the times that were read."""
+
+    model: CostModel
+    crowding: float  # of ``SimulationSpec``
+    r2: float  # share of the steps' squared seconds that is explained
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The steps of one replica from one look to the next."""
+
+    steps: StepTotals
+    others: float  # replicas that computed meanwhile, on average
+
+
+def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float) -> FittedCosts:
     """Return the costs that explain the readings before ``until``.
 
     Args:
         prior: what the readings say nothing about.
         until: seconds since the load began.
     """
-    steps = LinearFit(_coefficients(prior.step), prior_mass=PRIOR_S, least_mass=0.0, least_r2=0.0)
-    host, disk = (
-        LinearFit(_coefficients(cost), prior_mass=PRIOR_LOADS, least_mass=0.0, least_r2=0.0)
+    looks = list(_looks(reading for reading in readings if reading.at < until))
+    loads = [
+        LinearFit(astuple(cost), prior_mass=PRIOR_LOADS, least_mass=0.0, least_r2=0.0)
         for cost in (prior.host_load, prior.disk_load)
+    ]
+    windows: list[_Window] = []
+    for (begin, before), (end, after) in itertools.pairwise(looks):
+        pairs = [(before[one], after[one]) for one in after if one in before]
+        done = [new.steps.since(old.steps) for old, new in pairs]
+        computing = [steps.seconds / (end - begin) for steps in done]
+        windows += [
+            _Window(steps, sum(computing) - own)
+            for steps, own in zip(done, computing, strict=True)
+            if steps.steps
+        ]
+        for old, new in pairs:
+            _observe_loads(loads[0], new.host_loads.since(old.host_loads))
+            _observe_loads(loads[1], new.disk_loads.since(old.disk_loads))
+    crowding, steps = max(
+        ((crowding, _fit_steps(prior.step, windows, crowding)) for crowding in CROWDINGS),
+        key=lambda found: found[1].r2,
     )
-    last: dict[ReplicaId, WorkTotals] = {}
-    for reading in readings:
-        if reading.at >= until:
-            break
-        before, work = last.get(reading.replica), reading.work
-        last[reading.replica] = work
-        if before is None:
-            continue
-        done = work.steps.since(before.steps)
-        if done.steps:
-            steps.observe([getattr(done, name) for name in FEATURES], done.seconds, done.seconds)
-        _observe_loads(host, work.host_loads.since(before.host_loads))
-        _observe_loads(disk, work.disk_loads.since(before.disk_loads))
-    return replace(
+    model = replace(
         prior,
         step=StepCost(*_found(steps)),
-        host_load=LoadCost(*_found(host)),
-        disk_load=LoadCost(*_found(disk)),
+        host_load=LoadCost(*_found(loads[0])),
+        disk_load=LoadCost(*_found(loads[1])),
     )
+    return FittedCosts(model, crowding, steps.r2)
+
+
+def _looks(readings: Iterable[WorkReading]) -> Iterator[tuple[float, Work]]:
+    """Yield every so many moments of readings, with the totals of all replicas."""
+    moments: dict[float, Work] = defaultdict(dict)
+    for reading in readings:
+        moments[reading.at][reading.replica] = reading.work
+    return itertools.islice(
+        iter(sorted(moments.items(), key=lambda look: look[0])), 0, None, WINDOW
+    )
+
+
+def _fit_steps(prior: StepCost, windows: Iterable[_Window], crowding: float) -> LinearFit:
+    fit = LinearFit(astuple(prior), prior_mass=PRIOR_S, least_mass=0.0, least_r2=0.0)
+    for window in windows:
+        slower, steps = 1.0 + crowding * window.others, window.steps
+        x = [slower * getattr(steps, name) for name in FEATURES]
+        fit.observe(x, steps.seconds, steps.seconds)
+    return fit
 
 
 def _observe_loads(fit: LinearFit, done: LoadTotals) -> None:
     if done.loads:
         fit.observe((done.loads, done.nbytes), done.seconds, done.loads)
-
-
-def _coefficients(cost: StepCost | LoadCost) -> Sequence[float]:
-    return astuple(cost)
 
 
 def _found(fit: LinearFit) -> Sequence[float]:

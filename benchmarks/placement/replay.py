@@ -31,7 +31,8 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     recording = read_recording(folder)
     spec = replace(recorded_spec(folder, recording), engine=engine)
     costs = fitted_costs(CostModel(), read_work(folder), first_half(spec.trace))
-    return calibrate(replace(spec, model=costs), simulation, recording.counts)
+    spec = replace(spec, model=costs.model, crowding=costs.crowding)
+    return calibrate(spec, simulation, recording.counts)
 
 
 def first_half(trace: Sequence[TraceRequest]) -> float:

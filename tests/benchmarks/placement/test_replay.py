@@ -65,6 +65,8 @@ def made_up_readings(count: int = 60) -> list[WorkReading]:
 
 
 READINGS = made_up_readings()
+SHARE = 0.6
+"""About the share of a second that the steps of a busy replica take."""
 
 
 def simulated_recording(folder: Path) -> None:
@@ -117,9 +119,27 @@ def test_costs_are_those_that_explain_the_first_readings() -> None:
     found = fitted_costs(CostModel(), [*READINGS, *later], until=60.0)
     assert found == fitted_costs(CostModel(), READINGS, until=math.inf)
     for done in (StepTotals(*features) for features in FEATURES):
-        assert found.step.seconds(done) == pytest.approx(STEP.seconds(done), rel=0.05)
-    assert found.host_load.seconds(1000) == pytest.approx(LOAD.seconds(1000), rel=0.1)
-    assert fitted_costs(MODEL, READINGS, until=0.0) == MODEL
+        assert found.model.step.seconds(done) == pytest.approx(STEP.seconds(done), rel=0.05)
+    assert found.model.host_load.seconds(1000) == pytest.approx(LOAD.seconds(1000), rel=0.1)
+    nothing = fitted_costs(MODEL, READINGS, until=0.0)
+    assert (nothing.model, nothing.crowding) == (MODEL, 0.0)
+
+
+@pytest.mark.parametrize("crowding", [0.0, 0.5])
+def test_replicas_that_slow_each_other_are_told_from_slow_ones(crowding: float) -> None:
+    readings = []
+    steps = {ReplicaId("r1"): StepTotals(), ReplicaId("r2"): StepTotals()}
+    for number in range(200):
+        for replica, so_far in steps.items():
+            readings.append(WorkReading(float(number), replica, WorkTotals(so_far)))
+        busy = {"r1": number // 3 % 2, "r2": number // 6 % 2}
+        for replica in steps:
+            done = StepTotals(*(n * busy[replica] for n in (10, 200, 20, 150, 9000, 1000)))
+            others = sum(busy.values()) - busy[replica]
+            seconds = STEP.seconds(done) * (1 + crowding * others * SHARE)
+            steps[replica] = add_totals(steps[replica], replace(done, seconds=seconds))
+    found = fitted_costs(CostModel(), readings, until=math.inf)
+    assert found.crowding == pytest.approx(crowding, abs=0.15)
 
 
 def test_a_reading_of_work_is_read_back(tmp_path: Path) -> None:
