@@ -83,19 +83,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows or modules")
     parser.add_argument("--live", action="store_true", help="without names: live jobs as well")
+    parser.add_argument(
+        "--recording",
+        type=Path,
+        default=Path("recording"),
+        help="for N22: a folder of `python -m benchmarks.placement.record`",
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args(arguments)
     try:
         jobs = chosen_jobs(options.rows, options.live)
     except ValueError as error:
         parser.error(str(error))
+    given = {"replay": {"folder": options.recording}}
     rows: list[MeasuredRow] = []
     for job in jobs:
         print(f"{job.name}: {job.what}", flush=True)
         command = f"{parser.prog} {job.rows[0]}"
         new = [
             MeasuredRow(job.name, command, this_machine(), row)
-            for row in importlib.import_module(job.module).rows(**job.arguments)
+            for row in importlib.import_module(job.module).rows(
+                **job.arguments, **given.get(job.name, {})
+            )
         ]
         rows += new
         path = write_rows(options.out, merge_rows(read_rows(options.out / f"{STEM}.json"), new))

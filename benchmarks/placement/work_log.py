@@ -68,6 +68,21 @@ def write_work(folder: Path, readings: list[WorkReading]) -> None:
     (folder / WORK).write_text("".join(lines), encoding="utf-8")
 
 
+def busy_shares(readings: list[WorkReading]) -> dict[ReplicaId, float]:
+    """Return the share of the time that each replica spent in steps."""
+    first: dict[ReplicaId, WorkReading] = {}
+    last: dict[ReplicaId, WorkReading] = {}
+    for reading in readings:
+        first.setdefault(reading.replica, reading)
+        last[reading.replica] = reading
+    return {
+        replica: last[replica].work.steps.since(begin.work.steps).seconds
+        / (last[replica].at - begin.at)
+        for replica, begin in first.items()
+        if last[replica].at > begin.at
+    }
+
+
 def _readings(text: str) -> Iterator[WorkReading]:
     for line in text.splitlines():
         found: dict[str, Any] = json.loads(line)
