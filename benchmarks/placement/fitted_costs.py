@@ -6,7 +6,7 @@ they explain too little; these have seen only what a calibration may see.
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
 from benchmarks.placement.work_log import WorkReading
@@ -14,9 +14,8 @@ from cluster.domain.ids import ReplicaId
 from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.placement.cost.linear_fit import LinearFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
+from cluster.simulation.replica.engine_port import add_totals
 
-WINDOW = 3
-"""Readings from one look at the work to the next: totals may be as old as a heartbeat."""
 PRIOR_S = 5.0
 """Seconds of steps that the prior counts as: little, since it is of another machine."""
 PRIOR_LOADS = 2.0
@@ -33,6 +32,7 @@ class FittedCosts:
     model: CostModel
     crowding: float  # of ``SimulationSpec``
     r2: float  # share of the steps' squared seconds that is explained
+    work: StepTotals  # that the costs were fitted to
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float
         prior: what the readings say nothing about.
         until: seconds since the load began.
     """
-    looks = list(_looks(reading for reading in readings if reading.at < until))
+    looks = _looks(reading for reading in readings if reading.at < until)
     loads = [
         LinearFit(astuple(cost), prior_mass=PRIOR_LOADS, least_mass=0.0, least_r2=0.0)
         for cost in (prior.host_load, prior.disk_load)
@@ -78,17 +78,18 @@ def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float
         host_load=LoadCost(*_found(loads[0])),
         disk_load=LoadCost(*_found(loads[1])),
     )
-    return FittedCosts(model, crowding, steps.r2)
+    work = StepTotals()
+    for window in windows:
+        work = add_totals(work, window.steps)
+    return FittedCosts(model, crowding, steps.r2, work)
 
 
-def _looks(readings: Iterable[WorkReading]) -> Iterator[tuple[float, Work]]:
-    """Yield every so many moments of readings, with the totals of all replicas."""
+def _looks(readings: Iterable[WorkReading]) -> list[tuple[float, Work]]:
+    """Return the moments of readings, by time, with the totals of all replicas."""
     moments: dict[float, Work] = defaultdict(dict)
     for reading in readings:
         moments[reading.at][reading.replica] = reading.work
-    return itertools.islice(
-        iter(sorted(moments.items(), key=lambda look: look[0])), 0, None, WINDOW
-    )
+    return sorted(moments.items(), key=lambda look: look[0])
 
 
 def _fit_steps(prior: StepCost, windows: Iterable[_Window], crowding: float) -> LinearFit:

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.placement.divided_steps import divide_steps
 from benchmarks.placement.fitted_costs import fitted_costs
 from benchmarks.placement.recording import read_recording, recorded_spec
 from benchmarks.placement.row import ResultRow
 from benchmarks.placement.work_log import read_work
 from cluster.placement.cost.model import CostModel
-from cluster.simulation.calibrate import Calibration, Simulate, calibrate
+from cluster.simulation.calibrate import Calibration, Simulate, calibrate, middle_of
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaEngine
-from cluster.simulation.trace import TraceRequest
 
 DEMANDED = {"ttft_p50": 0.10, "ttft_p99": 0.15, "whole_resident": 0.03}
 
@@ -30,15 +30,13 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     """
     recording = read_recording(folder)
     spec = replace(recorded_spec(folder, recording), engine=engine)
-    costs = fitted_costs(CostModel(), read_work(folder), first_half(spec.trace))
+    middle = middle_of(spec.trace)
+    began = next((request.at for request in spec.trace if request.served is not None), 0.0)
+    costs = fitted_costs(CostModel(), read_work(folder), until=middle - began)
+    first = replace(spec, trace=[one for one in spec.trace if one.at < middle])
+    costs = divide_steps(costs, first, simulation)
     spec = replace(spec, model=costs.model, crowding=costs.crowding)
     return calibrate(spec, simulation, recording.counts)
-
-
-def first_half(trace: Sequence[TraceRequest]) -> float:
-    """Return how long the first half of a recorded load lasts, in seconds."""
-    times = [request.at for request in trace if request.served is not None]
-    return (times[-1] - times[0]) / 2 if times else 0.0
 
 
 def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> list[ResultRow]:

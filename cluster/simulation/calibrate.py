@@ -106,8 +106,7 @@ def calibrate(
         ConfigError: a half of the trace has too few answered requests to compare.
     """
     trace = sorted(spec.trace, key=lambda request: request.at)
-    began = next((request.at for request in trace if request.served is not None), 0.0)
-    middle = (began + trace[-1].at) / 2 if trace else 0.0
+    middle = middle_of(trace)
     first = [request for request in trace if request.at < middle]
     second = trace[len(first) :]
     for name, half in (("first", first), ("second", second)):
@@ -130,6 +129,12 @@ def calibrate(
         _count_error(whole, counts, middle) if counts else None,
     )
     return Calibration(delays, errors, recorded, simulated, search.simulations + 1)
+
+
+def middle_of(trace: Sequence[TraceRequest]) -> float:
+    """Return the time in a recorded trace, which is in order, that divides it into halves."""
+    began = next((request.at for request in trace if request.served is not None), 0.0)
+    return (began + trace[-1].at) / 2 if trace else 0.0
 
 
 def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
