@@ -1,4 +1,4 @@
-"""How much slower than the cost model says a replica's steps are, and why.
+"""Says how much slower than by the cost model a replica's steps are, and why.
 
 A replica may be slow by itself, for good or for some seconds. Replicas that share cores besides
 slow each other while they compute at the same moment.
