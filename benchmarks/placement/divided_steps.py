@@ -57,7 +57,7 @@ def _distance(
 ) -> float:
     """Return how far first and last tokens are from the recorded ones; 0 if they agree."""
     model = replace(costs.model, step=step)
-    result = simulate(replace(spec, model=model, crowding=costs.crowding))
+    result = simulate(replace(spec, model=model, crowding=costs.crowding, drift=costs.drift))
     pairs = [
         (one, one.asked.served)
         for one in result.requests

@@ -5,6 +5,8 @@ they explain too little; these have seen only what a calibration may see.
 """
 
 import itertools
+import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -15,10 +17,13 @@ from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.placement.cost.linear_fit import LinearFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 from cluster.simulation.replica.engine_port import add_totals
+from cluster.simulation.replica.step_pace import DRIFT_S
 
 PRIOR_S = 5.0
 """Seconds of steps that the prior counts as: little, since it is of another machine."""
 PRIOR_LOADS = 2.0
+LEAST_S = 1.0
+"""Seconds of steps in a span of time that tell its pace."""
 CROWDINGS = tuple(step / 20 for step in range(41))
 FEATURES = tuple(field.name for field in fields(StepTotals) if field.name != "seconds")
 
@@ -31,6 +36,7 @@ class FittedCosts:
 
     model: CostModel
     crowding: float  # of ``SimulationSpec``
+    drift: float  # likewise
     r2: float  # share of the steps' squared seconds that is explained
     work: StepTotals  # that the costs were fitted to
 
@@ -39,6 +45,8 @@ class FittedCosts:
 class _Window:
     """The steps of one replica from one look to the next."""
 
+    at: float  # seconds since the load began
+    replica: ReplicaId
     steps: StepTotals
     others: float  # replicas that computed meanwhile, on average
 
@@ -57,12 +65,13 @@ def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float
     ]
     windows: list[_Window] = []
     for (begin, before), (end, after) in itertools.pairwise(looks):
-        pairs = [(before[one], after[one]) for one in after if one in before]
+        there = [one for one in after if one in before]
+        pairs = [(before[one], after[one]) for one in there]
         done = [new.steps.since(old.steps) for old, new in pairs]
         computing = [steps.seconds / (end - begin) for steps in done]
         windows += [
-            _Window(steps, sum(computing) - own)
-            for steps, own in zip(done, computing, strict=True)
+            _Window(end, one, steps, sum(computing) - own)
+            for one, steps, own in zip(there, done, computing, strict=True)
             if steps.steps
         ]
         for old, new in pairs:
@@ -81,7 +90,8 @@ def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float
     work = StepTotals()
     for window in windows:
         work = add_totals(work, window.steps)
-    return FittedCosts(model, crowding, steps.r2, work)
+    drift = _drift(model.step, windows, crowding)
+    return FittedCosts(model, crowding, drift, steps.r2, work)
 
 
 def _looks(readings: Iterable[WorkReading]) -> list[tuple[float, Work]]:
@@ -99,6 +109,22 @@ def _fit_steps(prior: StepCost, windows: Iterable[_Window], crowding: float) -> 
         x = [slower * getattr(steps, name) for name in FEATURES]
         fit.observe(x, steps.seconds, steps.seconds)
     return fit
+
+
+def _drift(cost: StepCost, windows: Iterable[_Window], crowding: float) -> float:
+    """Return the standard deviation of the logarithm of replicas' paces in spans of time."""
+    measured: dict[tuple[ReplicaId, int], float] = defaultdict(float)
+    predicted: dict[tuple[ReplicaId, int], float] = defaultdict(float)
+    for window in windows:
+        span = (window.replica, int(window.at / DRIFT_S))
+        measured[span] += window.steps.seconds
+        predicted[span] += cost.seconds(window.steps) * (1.0 + crowding * window.others)
+    paces = [
+        math.log(seconds / predicted[span])
+        for span, seconds in measured.items()
+        if seconds >= LEAST_S and predicted[span] > 0
+    ]
+    return statistics.pstdev(paces) if paces else 0.0
 
 
 def _observe_loads(fit: LinearFit, done: LoadTotals) -> None:

@@ -35,7 +35,7 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     costs = fitted_costs(CostModel(), read_work(folder), until=middle - began)
     first = replace(spec, trace=[one for one in spec.trace if one.at < middle])
     costs = divide_steps(costs, first, simulation)
-    spec = replace(spec, model=costs.model, crowding=costs.crowding)
+    spec = replace(spec, model=costs.model, crowding=costs.crowding, drift=costs.drift)
     return calibrate(spec, simulation, recording.counts)
 
 
