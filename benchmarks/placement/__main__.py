@@ -94,6 +94,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="names of rows or modules")
     parser.add_argument("--live", action="store_true", help="without names: live jobs as well")
     parser.add_argument("--seeds", type=int, help="of jobs that have some; default: their own")
+    parser.add_argument(
+        "--recording",
+        type=Path,
+        default=Path("recording"),
+        help="for N22: a folder of `python -m benchmarks.placement.record`",
+    )
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args(arguments)
     try:
@@ -101,10 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     met = True
+    given = {"replay": {"folder": options.recording}}
     for job in jobs:
         print(f"{job.name}: {job.what}", flush=True)
         try:
-            rows = measure(job, options.seeds)
+            rows = measure(job, options.seeds, **given.get(job.name, {}))
         except Exception:  # one job's failure must not cost the others' rows
             traceback.print_exc()
             met = False
@@ -117,10 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if met else 1
 
 
-def measure(job: RowJob, seeds: int | None = None) -> Sequence[ResultRow]:
+def measure(job: RowJob, seeds: int | None = None, **given: Path) -> Sequence[ResultRow]:
     """Run a job; ``seeds`` replaces its own number of them where it has one."""
     function: Callable[..., Sequence[ResultRow]] = importlib.import_module(job.module).rows
-    return function(seeds=seeds) if job.seeded and seeds is not None else function()
+    own = {"seeds": seeds} if job.seeded and seeds is not None else {}
+    return function(**own, **given)
 
 
 if __name__ == "__main__":

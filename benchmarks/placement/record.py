@@ -22,6 +22,7 @@ import httpx2
 
 from benchmarks.adapters.base_models import QUICKSTART, BaseModel, base_model
 from benchmarks.placement.recording import TRACE, RecordedAdapter, Recording
+from benchmarks.placement.work_log import EVERY_S, WORK, busy_shares, log_work, read_work
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 from cluster.adapters.random_adapters import write_adapters
@@ -57,8 +58,8 @@ def load_of(options: argparse.Namespace) -> list[TraceRequest]:
     stream = TraceStream(
         Diurnal(options.rate, 0.6, duration_s / 2),
         Mixtures(first, (1 - options.pairs, options.pairs), block=2),
-        LogNormalLength(64, 0.5, 8, 256),
-        LogNormalLength(24, 0.5, 4, 64),
+        LogNormalLength(48, 0.5, 8, 192),
+        LogNormalLength(16, 0.5, 4, 48),
         SystemPrompts(share=0.5, tokens=2 * BLOCK_TOKENS),
     )
     return list(generate([stream], options.seed, duration_s))
@@ -115,15 +116,20 @@ def start_cluster(
 
 
 async def send_load(
-    cluster: LocalCluster, base: str, requests: Sequence[TraceRequest]
+    cluster: LocalCluster, base: str, requests: Sequence[TraceRequest], out: Path
 ) -> tuple[float, Counter[str]]:
-    """Send all requests at their times; returns when it began (wall clock) and outcomes."""
+    """Send all requests at their times, and log the replicas' work meanwhile.
+
+    Returns when it began (wall clock), and outcomes.
+    """
     outcomes: Counter[str] = Counter()
     async with contextlib.AsyncExitStack() as stack:
         clients: dict[str, httpx2.AsyncClient] = {}
         for number, tenant in enumerate(DEMO_TENANTS):
             clients[f"tenant-{number}"] = await stack.enter_async_context(cluster.client(tenant))
+        operator = await stack.enter_async_context(cluster.client(ADMIN_TENANT))
         began, begin = time.monotonic(), time.time()
+        logging = asyncio.create_task(log_work(operator, began, out / WORK))
 
         async def send(number: int, request: TraceRequest) -> None:
             await asyncio.sleep(began + request.at - time.monotonic())
@@ -133,6 +139,10 @@ async def send_load(
         async with asyncio.TaskGroup() as group:
             for number, request in enumerate(requests):
                 group.create_task(send(number, request))
+        await asyncio.sleep(EVERY_S)
+        logging.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await logging
     return begin, outcomes
 
 
@@ -174,7 +184,7 @@ def record(options: argparse.Namespace) -> None:
             with quiet():
                 asyncio.run(warm_up(cluster, base.called, options))
                 adapters = asyncio.run(sizes_of(cluster))
-                begin, outcomes = asyncio.run(send_load(cluster, base.called, requests))
+                begin, outcomes = asyncio.run(send_load(cluster, base.called, requests, out))
             answer = cluster.get("/admin/v1/model", ADMIN_TENANT)
             time.sleep(FLUSHED_S)
             config = cluster.config
@@ -200,7 +210,8 @@ def record(options: argparse.Namespace) -> None:
             cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"{out}: {dict(outcomes)}; {len(adapters)} adapters")
+    busy = ", ".join(f"{share:.0%}" for share in busy_shares(read_work(out)).values())
+    print(f"{out}: {dict(outcomes)}; {len(adapters)} adapters; replicas computed for {busy}")
 
 
 def main() -> None:
@@ -213,11 +224,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a folder that is empty or new")
     parser.add_argument("--model", default=QUICKSTART, help="tiny, 135m, or an id or folder")
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--adapters", type=int, default=24)
     parser.add_argument("--slots", type=int, default=8, help="of each replica")
     parser.add_argument("--host-mib", type=int, default=512, help="of each replica, for adapters")
-    parser.add_argument("--rate", type=float, default=0.8, help="requests per second on average")
+    parser.add_argument("--rate", type=float, default=1.2, help="requests per second on average")
     parser.add_argument("--pairs", type=float, default=0.3, help="share of requests for two")
     parser.add_argument("--rotate-s", type=float, default=60.0, help="ranks rotate this often")
     parser.add_argument("--seed", type=int, default=0)

@@ -76,16 +76,28 @@ def read_recording(folder: Path) -> Recording:
 
 
 def recorded_trace(folder: Path, recording: Recording) -> list[TraceRequest]:
-    """Return the requests of the load, with times from its beginning."""
+    """Return all requests by time, which begins with the first one.
+
+    Those that warmed the cluster up say nothing of what became of them: they bring adapters in, and
+    are not compared.
+
+    Raises:
+        ConfigError: there is no trace.
+    """
     files = sorted(folder.glob("trace*.jsonl*"))
     if not files:
         raise ConfigError(f"{folder}: has no trace*.jsonl; record again")
     start = min(read_header(path).start or 0.0 for path in files)
     later = recording.begin - start
+    trace = sorted(load_trace(files), key=lambda request: request.at)
+    zero = min(trace[0].at, later) if trace else later
     return [
-        replace(request, at=request.at - later)
-        for request in load_trace(files)
-        if request.at >= later
+        replace(
+            request,
+            at=request.at - zero,
+            served=request.served if request.at >= later else None,
+        )
+        for request in trace
     ]
 
 
@@ -105,6 +117,7 @@ def recorded_spec(folder: Path, recording: Recording) -> SimulationSpec:
             engine=EngineConfig.model_validate(recording.engine),
         ),
         model=cost_model(recording.costs),
+        prior=CostModel(),  # as the recorded controller began
         replicas=recording.replicas,
         engine="exact",
         ranks={AdapterDigest(one.digest): one.rank for one in recording.adapters},

@@ -1,6 +1,7 @@
 """Replays a recording in the simulator, and tells how far it is from what was recorded.
 
-The simulator's delays are fitted on the recording's first half; the rows compare its second half.
+Costs of steps and loads, and the simulator's delays, are fitted on the recording's first half; the
+rows compare its second half.
 """
 
 import argparse
@@ -8,9 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.placement.divided_steps import divide_steps
+from benchmarks.placement.fitted_costs import fitted_costs
 from benchmarks.placement.recording import read_recording, recorded_spec
 from benchmarks.placement.row import ResultRow
-from cluster.simulation.calibrate import Calibration, Simulate, calibrate
+from benchmarks.placement.work_log import read_work
+from cluster.placement.cost.model import CostModel
+from cluster.simulation.calibrate import Calibration, Simulate, calibrate, middle_of
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaEngine
 
@@ -25,6 +30,12 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     """
     recording = read_recording(folder)
     spec = replace(recorded_spec(folder, recording), engine=engine)
+    middle = middle_of(spec.trace)
+    began = next((request.at for request in spec.trace if request.served is not None), 0.0)
+    costs = fitted_costs(CostModel(), read_work(folder), until=middle - began)
+    first = replace(spec, trace=[one for one in spec.trace if one.at < middle])
+    costs = divide_steps(costs, first, simulation)
+    spec = replace(spec, model=costs.model, crowding=costs.crowding)
     return calibrate(spec, simulation, recording.counts)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.errors import ConfigError
-from cluster.simulation.result import SimulationResult
+from cluster.simulation.result import ServedRequest, SimulationResult
 from cluster.simulation.spec import Delays, SimulationSpec
 from cluster.simulation.trace import TraceRequest
 
@@ -95,6 +95,8 @@ def calibrate(
 ) -> Calibration:
     """Fit the delays of ``spec`` to its trace, which must be a recorded one.
 
+    Requests of which it does not say what became are simulated too, and count for no figure.
+
     Args:
         spec: the cluster as it was when the trace was recorded; its delays are the first guess.
         simulate: runs a simulation.
@@ -104,7 +106,7 @@ def calibrate(
         ConfigError: a half of the trace has too few answered requests to compare.
     """
     trace = sorted(spec.trace, key=lambda request: request.at)
-    middle = (trace[0].at + trace[-1].at) / 2 if trace else 0.0
+    middle = middle_of(trace)
     first = [request for request in trace if request.at < middle]
     second = trace[len(first) :]
     for name, half in (("first", first), ("second", second)):
@@ -129,6 +131,12 @@ def calibrate(
     return Calibration(delays, errors, recorded, simulated, search.simulations + 1)
 
 
+def middle_of(trace: Sequence[TraceRequest]) -> float:
+    """Return the time in a recorded trace, which is in order, that divides it into halves."""
+    began = next((request.at for request in trace if request.served is not None), 0.0)
+    return (began + trace[-1].at) / 2 if trace else 0.0
+
+
 def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
     """Return the figures of the answered requests of a recorded trace."""
     served = [request.served for request in requests if _is_answered(request)]
@@ -141,13 +149,26 @@ def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
 
 
 def simulated_figures(result: SimulationResult, first: int = 0) -> LogFigures:
-    """Return the figures of the answered requests of a simulation, from number ``first`` on."""
-    served = [one for one in result.requests[first:] if one.outcome == "ok"]
+    """Return the figures of a simulation's requests that were answered there and in the log.
+
+    Args:
+        first: number of the first one that counts.
+    """
+    served = [
+        one for one in result.requests[first:] if one.outcome == "ok" and _is_answered(one.asked)
+    ]
     return _figures(
         [one.ttft for one in served if one.ttft is not None],
         [one.e2e for one in served if one.e2e is not None],
-        [one.tier_found for one in served],
+        [_tier_known(one) for one in served],
     )
+
+
+def _tier_known(served: ServedRequest) -> str:
+    """Return the tier as the front knew it when it picked, which is what a log has."""
+    if served.tier_found == "base":
+        return "base"
+    return "loading" if served.cold else "device"
 
 
 class _Search:

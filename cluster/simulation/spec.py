@@ -158,6 +158,7 @@ class SimulationSpec:
     catalog: Sequence[AdapterInfo]  # the trace's adapters, by digest or by alias
     shape: ReplicaSpec = ReplicaSpec()
     model: CostModel = field(default_factory=CostModel)  # what steps, loads, starts really take
+    crowding: float = 0.0  # share that each other replica which computes adds to a step's time
     prior: CostModel | None = None  # what the controller believes at first; None: the truth
     replicas: int = 1  # that run when the trace begins
     fronts: int = 1

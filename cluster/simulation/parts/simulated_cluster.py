@@ -1,6 +1,7 @@
 """The parts of a simulated cluster, put together, and the trace that comes in."""
 
 import itertools
+import math
 import random
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from cluster.simulation.parts.tracked import Tracked
 from cluster.simulation.replica.requests import WorkMaker
 from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
+from cluster.simulation.replica.step_pace import SharedCores, StepPace
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.spec import ControllerDies, SimulationSpec
 from cluster.simulation.trace import TraceRequest
@@ -50,6 +52,7 @@ class SimulatedCluster:
         self._progress = progress
         block_size = spec.shape.engine.block_size
         self._works = WorkMaker(block_size, with_tokens=spec.engine == "exact")
+        self._cores = SharedCores(spec.crowding)
         self._records = Records(self.loop.time, self._counts, self.catalog.nbytes)
         self._requests = [self._track(index, asked) for index, asked in enumerate(spec.trace)]
         self._arrived = 0
@@ -167,13 +170,14 @@ class SimulatedCluster:
             controller.process.after(call_s, controller.report, report, carry_back)
 
     def _make_replica(self, replica_id: ReplicaId) -> SimulatedReplica:
-        spec = self._spec
+        spec, process = self._spec, self.new_process(replica_id)
         return SimulatedReplica(
             replica_id,
-            self.new_process(replica_id),
+            process,
             spec.shape,
             self.catalog,
             spec.model,
+            StepPace(spec.model.slowness_of(replica_id), self._cores, process),
             spec.delays,
             spec.engine,
         )
@@ -223,5 +227,7 @@ def _check(spec: SimulationSpec) -> None:
         raise ValueError("trace: requests are not in order of time; sort them by at")
     if spec.fronts < 1:
         raise ValueError(f"fronts is {spec.fronts}, expected at least 1")
+    if not 0 <= spec.crowding < math.inf:
+        raise ValueError(f"crowding is {spec.crowding}, expected a number that is at least 0")
     if spec.replicas < 0:
         raise ValueError(f"replicas is {spec.replicas}, expected at least 0")

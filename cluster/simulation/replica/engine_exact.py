@@ -20,6 +20,7 @@ from cluster.simulation.replica.engine_port import (
     SequenceNews,
     add_totals,
 )
+from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 _STOPS = frozenset({STOP_TOKEN})
@@ -29,7 +30,7 @@ class ExactEngine:
     """Drives a ``Scheduler``: what it plans takes time, and its tokens are made up.
 
     Args:
-        slowness: by which each step takes longer than ``cost`` says.
+        pace: says how much longer each step takes than ``cost`` says.
         on_news: receives first tokens and ends once a step has committed.
     """
 
@@ -37,7 +38,7 @@ class ExactEngine:
         self,
         config: EngineConfig,
         cost: StepCost,
-        slowness: float,
+        pace: StepPace,
         adapter_size: Callable[[Slot], AdapterSize],
         process: VirtualProcess,
         on_news: OnNews,
@@ -45,7 +46,7 @@ class ExactEngine:
         self._pool = BlockPool(config.kv_blocks, config.block_size, process.clock)
         self._scheduler = Scheduler(config, self._pool, process.clock)
         self._cost = cost
-        self._slowness = slowness
+        self._pace = pace
         self._adapter_size = adapter_size
         self._process = process
         self._on_news = on_news
@@ -122,8 +123,10 @@ class ExactEngine:
         self._busy = plan is not None
         if plan is not None:
             totals = step_totals(plan, self._pool.block_size, self._adapter_size)
-            seconds = self._cost.seconds(totals) * self._slowness
+            seconds = self._cost.seconds(totals) * self._pace.begin()
             self._process.after(seconds, self._end_step, plan, replace(totals, seconds=seconds))
+        else:
+            self._pace.rest()
         if news:
             self._on_news(news)
 

@@ -27,6 +27,7 @@ from cluster.simulation.replica.engine_port import (
 from cluster.simulation.replica.fast_batch import FastBatch
 from cluster.simulation.replica.fast_rows import FastRow, StepRun
 from cluster.simulation.replica.prefix_memory import PrefixMemory
+from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 _STOPS = frozenset({STOP_TOKEN})
@@ -39,14 +40,14 @@ class FastEngine:
         self,
         config: EngineConfig,
         cost: StepCost,
-        slowness: float,
+        pace: StepPace,
         adapter_size: Callable[[Slot], AdapterSize],
         process: VirtualProcess,
         on_news: OnNews,
     ) -> None:
         self._config = config
         self._cost = cost
-        self._slowness = slowness
+        self._pace = pace
         self._adapter_size = adapter_size
         self._process = process
         self._on_news = on_news
@@ -217,6 +218,8 @@ class FastEngine:
         self._memory.make_room()
         if decoding or prefills:
             self._start_run(decoding, prefills)
+        else:
+            self._pace.rest()
         if news:
             self._on_news(news)
 
@@ -235,6 +238,7 @@ class FastEngine:
             self._batch.adapter_bytes,
             sum(row.rank for row in decoding) + sum(row.rank * count for row, count in prefills),
         )
+        slowness = self._pace.begin()
         run = StepRun(
             self._now,
             steps,
@@ -242,8 +246,8 @@ class FastEngine:
             rows / size,
             decoding,
             prefills,
-            self._cost.seconds(first) * self._slowness,
-            self._cost.per_context_block * self._slowness,
+            self._cost.seconds(first) * slowness,
+            self._cost.per_context_block * slowness,
         )
         left = self._next_deadline - self._process.clock.wall()
         if run.seconds(steps) > left:

@@ -23,6 +23,7 @@ from cluster.simulation.replica.engine_fast import FastEngine
 from cluster.simulation.replica.engine_port import EngineWork, SequenceNews, SimulatedEngine
 from cluster.simulation.replica.link_end import LinkEnd, RequestNews
 from cluster.simulation.replica.simulated_adapters import SimulatedBank, SimulatedCatalog
+from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.replica.tier_counts import count_tiers
 from cluster.simulation.result import TierCounts, TierFound
 from cluster.simulation.spec import Delays, ReplicaEngine, ReplicaSpec
@@ -47,7 +48,7 @@ class SimulatedReplica:
 
     Args:
         catalog: of all adapters there are.
-        model: what steps and loads really take.
+        model, pace: what steps and loads really take.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SimulatedReplica:
         shape: ReplicaSpec,
         catalog: SimulatedCatalog,
         model: CostModel,
+        pace: StepPace,
         delays: Delays,
         engine: ReplicaEngine,
     ) -> None:
@@ -88,7 +90,7 @@ class SimulatedReplica:
         self.engine: SimulatedEngine = make(
             shape.engine,
             model.step,
-            model.slowness_of(replica_id),
+            pace,
             bank.size,
             process,
             self._hear_engine,

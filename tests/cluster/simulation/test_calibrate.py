@@ -42,7 +42,10 @@ def simulated(spec: SimulationSpec) -> SimulationResult:
         tier = TIERS[number % len(TIERS)]
         service = 0.05 + 0.01 * (number % 7) + (0.15 if tier == "host" else 0.0)
         ttft = spec.delays.front_s + 2 * spec.delays.hop_s + service
-        served.append(ServedRequest(request, "ok", ReplicaId("r"), tier, ttft=ttft, e2e=ttft + 0.4))
+        cold = tier != "device"
+        served.append(
+            ServedRequest(request, "ok", ReplicaId("r"), tier, ttft=ttft, e2e=ttft + 0.4, cold=cold)
+        )
     samples = tuple(ClusterSample(float(at), 2, 2, 0, 1, 0) for at in range(200))
     return SimulationResult(tuple(served), samples, (), (), TierCounts(), 0.0, 200.0)
 
@@ -150,6 +153,27 @@ def test_requests_that_failed_are_not_compared() -> None:
     plain = recorded_figures(trace)
     failed = [with_served(one, outcome="overloaded") for one in trace[:8]]
     assert recorded_figures([*failed, *trace]) == plain
+
+
+def test_requests_of_which_nothing_was_recorded_are_not_compared() -> None:
+    trace = recorded(asked())
+    plain = calibrate(spec_of(trace), simulated)
+    warm_up = [replace(one, served=None, at=0.0) for one in trace[:8]]
+    later = [replace(one, at=one.at + 100) for one in trace]
+    found = calibrate(spec_of([*warm_up, *later]), simulated)
+    assert found.recorded == plain.recorded
+    assert found.simulated.answered == plain.simulated.answered
+
+
+def test_residents_are_compared_as_the_front_knew_them() -> None:
+    trace = recorded(asked())
+
+    def told_late(spec: SimulationSpec) -> SimulationResult:
+        result = simulated(spec)
+        late = tuple(replace(one, tier_found="device") for one in result.requests)
+        return replace(result, requests=late)
+
+    assert calibrate(spec_of(trace), told_late).errors.whole_resident == 0
 
 
 def test_shares_of_residents_leave_the_base_out() -> None:
