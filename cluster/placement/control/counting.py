@@ -32,12 +32,15 @@ class Counted:
     wishes: Mapping[str, int] = field(default_factory=dict)
 
 
+NO_TICK_YET = Counted(0, "no tick yet")
+
+
 class Counting:
     """One owner, asked once a tick. Times are monotonic seconds."""
 
     def __init__(self, fleet: Fleet, fronts: Fronts, history: History) -> None:
         self.starts = Starts()
-        self.last = Counted(0, "no tick yet")
+        self.last = NO_TICK_YET
         self._fleet = fleet
         self._fronts = fronts
         self._history = history

@@ -24,6 +24,7 @@ from cluster.placement.control.leadership import Leadership
 from cluster.placement.control.placing import Placing
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.control.status import (
+    describe_count,
     describe_demand,
     describe_fleet,
     describe_load,
@@ -278,19 +279,17 @@ class Reconciler:
 
     def status(self, now: float) -> dict[str, Any]:
         """Return the placement with its reasons, JSON-able, for people."""
-        counted, history = self._counting.last, self._history
+        history = self._history
         return {
             "epoch": self.leadership.epoch,
             "standing": self.leadership.words,
             "version": [self._fleet.version.epoch, self._fleet.version.number],
-            "replica_count": counted.count,
-            "replica_reason": counted.reason,
+            **describe_count(self._counting),
             "replicas": describe_fleet(self._fleet, history, now),
             **describe_plan(self._planned, history),
             "unknown_pins": list(self._placing.unknown_pins),
             "load": describe_load(self._demand),
             "demand": describe_demand(self._demand, history.aliases),
-            "scaling": {**asdict(counted), "draining": sorted(self._counting.draining)},
             "model": self._fit.describe(),
             "fronts": self._fronts.count(now),
             "failures": self._placing.failures(now),

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from cluster.domain.ids import AdapterDigest
+from cluster.placement.control.counting import NO_TICK_YET, Counting
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.history import History
 from cluster.placement.demand.demand import Demand
@@ -12,6 +13,21 @@ from cluster.placement.planning.load import load_of
 from cluster.placement.planning.plan import Plan
 
 TOP_KEYS = 50
+
+
+def describe_count(counting: Counting) -> dict[str, Any]:
+    """Describe the replica count, and why it is so; None before the first tick."""
+    counted = counting.last
+    count = None if counted is NO_TICK_YET else counted.count
+    return {
+        "replica_count": count,
+        "replica_reason": counted.reason,
+        "scaling": {
+            **asdict(counted),
+            "count": count,
+            "draining": sorted(counting.draining),
+        },
+    }
 
 
 def describe_fleet(fleet: Fleet, history: History, now: float) -> dict[str, Any]:

@@ -326,6 +326,14 @@ def test_a_higher_epoch_ends_the_right_to_act(build, infos, heard) -> None:
     assert bench.tick(111.0, "r0").replica_plans[0].version > theirs
 
 
+def test_a_controller_names_no_count_before_its_first_tick(build, infos) -> None:
+    bench = Bench(build, infos, policy_of(2))
+    status = bench.reconciler.status(100.0)
+    assert (status["replica_count"], status["scaling"]["count"]) == (None, None)
+    bench.tick(100.0, "r0", "r1")
+    assert bench.reconciler.status(100.0)["replica_count"] == 2
+
+
 def test_a_lower_bound_ends_a_replica_as_soon_as_nothing_is_lost_by_it(build, infos) -> None:
     bench = Bench(build, infos, policy_of(3))
     names = ("r0", "r1", "r2")
