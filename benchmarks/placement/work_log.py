@@ -5,7 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,6 @@ def read_work(folder: Path) -> list[WorkReading]:
         raise ConfigError(
             f"{path}: has no readings of the replicas' work ({error!r}); record again"
         ) from error
-
-
-def write_work(folder: Path, readings: list[WorkReading]) -> None:
-    """Write the readings of a recording."""
-    lines = (json.dumps(asdict(reading)) + "\n" for reading in readings)
-    (folder / WORK).write_text("".join(lines), encoding="utf-8")
 
 
 def busy_shares(readings: list[WorkReading]) -> dict[ReplicaId, float]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
@@ -19,7 +19,7 @@ from benchmarks.placement.recording import (
     recorded_trace,
 )
 from benchmarks.placement.replay import replay, rows_of
-from benchmarks.placement.work_log import WORK, WorkReading, read_work, write_work
+from benchmarks.placement.work_log import WORK, WorkReading, read_work
 from cluster.config import EngineConfig
 from cluster.domain.ids import ReplicaId
 from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
@@ -55,6 +55,12 @@ RECORDING = Recording(
 
 MOST = (40, 900, 160, 1500, 90_000, 4000)
 """Of each feature, in one second."""
+
+
+def write_work(folder: Path, readings: list[WorkReading]) -> None:
+    """Write the readings of a recording."""
+    lines = (json.dumps(asdict(reading)) + "\n" for reading in readings)
+    (folder / WORK).write_text("".join(lines), encoding="utf-8")
 
 
 def made_up_readings(count: int = 60) -> list[WorkReading]:
