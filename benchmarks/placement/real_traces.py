@@ -11,10 +11,10 @@ from benchmarks.placement.row import ResultRow
 from benchmarks.placement.simulated import cell_of, run_columns, seconds
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
 from cluster.simulation.baselines.counts import PodAutoscalerCount, RayServeCount
-from cluster.simulation.report.experiment import Column, policy_column
 from cluster.simulation.report.markdown import interval_text
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.report.table import Cell, Report
+from cluster.simulation.report.trials import Column, policy_column
 from cluster.simulation.spec import Delays, ReplicaSpec, SimulationSpec
 
 SEEDS = 5

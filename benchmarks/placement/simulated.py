@@ -8,16 +8,16 @@ from typing import TypeVar
 
 from benchmarks.shared.machine import usable_cores
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.report.experiment import (
+from cluster.simulation.report.markdown import interval_text
+from cluster.simulation.report.statistics import Interval
+from cluster.simulation.report.table import Cell, Report, make_report
+from cluster.simulation.report.trials import (
     Column,
     Experiment,
     SpecChange,
     SpecMaker,
     run_experiment,
 )
-from cluster.simulation.report.markdown import interval_text
-from cluster.simulation.report.statistics import Interval
-from cluster.simulation.report.table import Cell, Report, make_report
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.simulate import simulate
 

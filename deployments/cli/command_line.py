@@ -8,13 +8,13 @@ from typer.core import TyperGroup
 from cluster.errors import BraidError
 from deployments.cli import chat
 from deployments.cli.adapters.adapter_commands import adapters_app
-from deployments.cli.bench.bench_commands import bench_app
 from deployments.cli.cluster import doctor, down, logs, status, up
 from deployments.cli.cluster.model import model_app
 from deployments.cli.cluster.tenants import tenants_app
 from deployments.cli.learning import evaluate
 from deployments.cli.learning.mixture_commands import mixture_app
 from deployments.cli.learning.train import train_app
+from deployments.cli.profiling.profile_commands import bench_app
 from deployments.cli.routers import route
 from deployments.cli.routers.router_commands import router_app
 from deployments.cli.simulation import simulate

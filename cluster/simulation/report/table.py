@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cluster.simulation.report.experiment import Experiment, Trial
 from cluster.simulation.report.figures import Figure
 from cluster.simulation.report.statistics import Interval, interval
+from cluster.simulation.report.trials import Experiment, Trial
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,10 +164,10 @@ def simulate(
     The policy in force is always among them; without a cluster that is the default one.
     """
     with importing():
-        from cluster.simulation.report.experiment import Experiment, run_experiment
         from cluster.simulation.report.recipe import LogSource, RunRecipe
         from cluster.simulation.report.report_document import report_document
         from cluster.simulation.report.table import make_report
+        from cluster.simulation.report.trials import Experiment, run_experiment
         from cluster.simulation.spec import SimulationSpec
         from deployments.cli.simulation import summary, wishes
 

@@ -15,8 +15,8 @@ from cluster.placement.cost.profile import read_profile
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy_load import load_policy, parse_policy
 from cluster.simulation.baselines.baseline_names import BASELINES
-from cluster.simulation.report.experiment import Column, policy_column
 from cluster.simulation.report.recipe import ImportSource, LogSource, NamedSource, TraceSource
+from cluster.simulation.report.trials import Column, policy_column
 from cluster.simulation.spec import ReplicaSpec
 from deployments.cli.simulation.cluster_facts import ClusterFacts
 

@@ -8,13 +8,13 @@ import pytest
 
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.report.drawing import draw_report
-from cluster.simulation.report.experiment import Experiment, Trial, policy_column
 from cluster.simulation.report.figures import Figure, run_figures
 from cluster.simulation.report.markdown import BETTER, WORSE, cell_text, interval_text, report_page
 from cluster.simulation.report.report_document import report_json
 from cluster.simulation.report.series import run_series
 from cluster.simulation.report.statistics import Interval
 from cluster.simulation.report.table import CalibrationNote, Report, make_report
+from cluster.simulation.report.trials import Experiment, Trial, policy_column
 from cluster.simulation.result import ServedRequest, SimulationResult
 from cluster.simulation.spec import SimulationSpec
 

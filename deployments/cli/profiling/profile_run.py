@@ -19,8 +19,8 @@ from cluster.placement.cost.fit import STEP_FEATURES, STEP_NAMES
 from cluster.placement.cost.linear_fit import LinearFit
 from cluster.placement.cost.model import CostModel, LoadCost
 from cluster.placement.cost.profile import CostProfile, LoadProfile, StepProfile, engine_digest
-from deployments.cli.bench.profile_cells import ANSWER, RANKS, profile_cells
-from deployments.cli.bench.profile_engine import ProfileEngine
+from deployments.cli.profiling.profile_cells import ANSWER, RANKS, profile_cells
+from deployments.cli.profiling.profile_engine import ProfileEngine
 
 BUDGET_S, QUICK_BUDGET_S = 100.0, 20.0
 """No cell is begun after it."""

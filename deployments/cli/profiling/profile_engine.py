@@ -18,7 +18,7 @@ from cluster.domain.work import LoadTotals, StepTotals
 from cluster.engine.factory import build_engine
 from cluster.engine.port import LoadableAdapter
 from cluster.errors import EngineError
-from deployments.cli.bench.profile_cells import ANSWER, ProfileCell
+from deployments.cli.profiling.profile_cells import ANSWER, ProfileCell
 
 TENANT = TenantId("profile")
 DECISION = RoutingDecision.of_base(DecisionId("dec_profile"), TENANT)

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.placement.cost.profile import engine_digest, read_profile
-from deployments.cli.bench import profile_run
+from deployments.cli.profiling import profile_run
 
 Braid = Callable[..., Any]
 

@@ -8,7 +8,6 @@ from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.baselines.baseline_names import BASELINES, fitted_target
-from cluster.simulation.report.experiment import Column, Experiment, policy_column, run_experiment
 from cluster.simulation.report.figures import Figure
 from cluster.simulation.report.recipe import (
     ADAPTER_BYTES,
@@ -17,6 +16,7 @@ from cluster.simulation.report.recipe import (
     RunRecipe,
     catalog_of,
 )
+from cluster.simulation.report.trials import Column, Experiment, policy_column, run_experiment
 from cluster.simulation.spec import SimulationSpec
 from cluster.simulation.trace import TraceRequest
 

@@ -75,7 +75,7 @@ def profile(
     )
     from cluster.base_model.source import resolve_model
     from cluster.placement.cost.profile import write_profile
-    from deployments.cli.bench.profile_run import measure_profile
+    from deployments.cli.profiling.profile_run import measure_profile
 
     with console.fetch_bar() as fetched:
         location = resolve_model(

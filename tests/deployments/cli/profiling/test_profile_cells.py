@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.cli.bench.profile_cells import ANSWER, PROMPTS, RANKS, profile_cells
+from deployments.cli.profiling.profile_cells import ANSWER, PROMPTS, RANKS, profile_cells
 
 
 @given(
