@@ -123,7 +123,6 @@ class Choice:
             except ReplicaLost:
                 continue
             self._join_replica(link, request_id)
-            self.picked = picked
             services.on_pick(self.spec.tenant, picked)
             now = services.clock.monotonic()
             services.replicas.view.sent(request_id, link.replica_id, wanted, now)

@@ -128,3 +128,12 @@ async def test_a_prompt_is_told_once_whoever_tells_it(seen: int) -> None:
     values = [item.logprob for delta in deltas for item in delta.prompt_logprobs]
     assert tuple(values) == told
     assert second.submitted[0].request.resumed_token_ids == ()
+
+
+async def test_the_pick_that_is_kept_is_that_of_the_first_token() -> None:
+    first = ScriptedLink("first", [chunk(1), None])
+    second = ScriptedLink("second", [chunk(2, end=FinishReason.LENGTH)])
+    choice = choice_over([], first, second)
+    assert len([delta async for delta in run_choice(choice)]) == 2
+    assert choice.picked is not None
+    assert (choice.picked.replica_id, choice.replica) == ("first", "second")
