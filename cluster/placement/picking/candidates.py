@@ -8,6 +8,7 @@ from collections.abc import Collection
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import PickNeeds
+from cluster.placement.picking.filters import STALE_AFTER_S
 from cluster.placement.picking.replica_view import ReplicaView
 
 MOST = 16
@@ -52,9 +53,8 @@ def candidates(
         found.update(dict.fromkeys(_with_some(view, asked)))
     cheap = 0
     room = not asked.members
-    for replica in itertools.islice(order, _WALKED):
-        if replica.replica_id in excluded:
-            continue
+    staying = (r for r in order if r.replica_id not in excluded and _stays(r, view, asked.now))
+    for replica in itertools.islice(staying, _WALKED):
         if cheap < _CHEAPEST:
             cheap += 1
         elif room:
@@ -66,6 +66,13 @@ def candidates(
     for _ in range(_AT_RANDOM):
         found[order[int(rng.random() * len(order))]] = None
     return list(itertools.islice(found, most))
+
+
+def _stays(replica: ReplicaView, view: ClusterView, now: float) -> bool:
+    """Return False for those that look free because they get no more requests."""
+    if replica.snapshot.draining or replica.replica_id in view.draining:
+        return False
+    return replica.heard_at >= now - STALE_AFTER_S
 
 
 def _with_some(view: ClusterView, asked: PickNeeds) -> list[ReplicaView]:

@@ -1,5 +1,7 @@
 """Filters, homes, ties and explanations."""
 
+import random
+
 import pytest
 
 from cluster.domain.adapter import AdapterState
@@ -228,3 +230,20 @@ def test_an_explained_pick_says_what_was_picked(build) -> None:
     assert choice.explanation.candidates[0].terms == choice.terms
     assert choice.explanation.replicas == 100
     assert len(choice.explanation.candidates) <= 16
+
+
+@pytest.mark.parametrize("why", ["draining", "leaving", "silent"])
+def test_replicas_that_get_nothing_hide_none_of_the_cheap_ones(build, why: str) -> None:
+    """They are idle, so they would be the cheapest of all."""
+    view = ClusterView()
+    gone = [f"gone{number:02d}" for number in range(40)]
+    leaving = frozenset(map(ReplicaId, gone)) if why == "leaving" else frozenset()
+    view.follow(FrontOrders(0, 0, model=PLAIN, draining=leaving))
+    for name in gone:
+        heard = NOW - 60 if why == "silent" else NOW
+        view.update(build.snapshot(name, draining=why == "draining"), heard)
+    for number in range(40):
+        view.update(build.snapshot(f"r{number:02d}", running=2 if number == 17 else 14), NOW)
+    for seed in range(20):
+        picker = Picker(PickingPolicy(), rng=random.Random(seed))
+        assert picker.pick(view, request(), NOW).replica_id == "r17"
