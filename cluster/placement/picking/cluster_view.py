@@ -73,7 +73,7 @@ class ClusterView:
         replica.take_snapshot(snapshot, now)
         for digest in self.holders.change(replica, before, replica.held.keys()):
             self._nbytes[digest] = replica.held[digest].nbytes
-        if len(self._nbytes) > _SIZES_KEPT:
+        if len(self._nbytes) > max(_SIZES_KEPT, 2 * len(self.holders)):
             self._nbytes = {d: n for d, n in self._nbytes.items() if self.holders.of(d)}
         self._place(replica)
         return True

@@ -1,7 +1,8 @@
 """Chooses the replica for a request: filters, then the least cost in seconds."""
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState
@@ -76,7 +77,7 @@ class Picker:
         pick = self._pick(view, request, now)
         chosen = pick.chosen
         if chosen is None:
-            raise _nobody(_explain(view, request, pick, now).refusals)
+            raise _nobody(Counter(pick.refused.values()))
         terms = pick.terms[chosen]
         return ReplicaChoice(
             replica_id=chosen.replica_id,
@@ -214,7 +215,7 @@ def _explain(view: ClusterView, request: PickRequest, pick: _Pick, now: float) -
     return PickExplanation(request.digests, chosen, pick.decided_by, tuple(candidates), len(view))
 
 
-def _nobody(refusals: dict[str, int]) -> BraidError:
+def _nobody(refusals: Mapping[str, int]) -> BraidError:
     if not refusals:
         return ReplicaLost("no replica is ready")
     listed = ", ".join(f"{count} {name}" for name, count in sorted(refusals.items()))

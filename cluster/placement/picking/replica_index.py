@@ -21,6 +21,10 @@ class Holders:
     def __init__(self) -> None:
         self._of: dict[AdapterDigest, set[ReplicaView]] = {}
 
+    def __len__(self) -> int:
+        """Return the number of adapters that any replica has."""
+        return len(self._of)
+
     def of(self, digest: AdapterDigest) -> Set[ReplicaView]:
         """Return those that have an adapter."""
         return self._of.get(digest, _NOBODY)

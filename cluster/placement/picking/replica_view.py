@@ -54,6 +54,8 @@ class ReplicaView:
     sent_total: int = 0
     incoming: dict[AdapterDigest, float] = field(default_factory=dict)
     """Adapters that unreported requests bring in, and since when."""
+    asking: dict[AdapterDigest, dict[RequestId, float]] = field(default_factory=dict)
+    """Those requests by adapter, and when they were sent; the oldest first."""
     backlog_total: int = 0  # prompt tokens of the last snapshot's ``backlog``
     left: float = 1.0  # share of it that is not computed yet, by the model's estimate
     load: int = 0  # requests queued, running or on their way from any front
@@ -86,6 +88,7 @@ class ReplicaView:
         self.sent_tokens.clear()
         self.sent_total = 0
         self.incoming.clear()
+        self.asking.clear()
         self.backlog_total = sum(tokens for _, tokens in snapshot.backlog)
         self.left = 1.0
         self.desired = frozenset(snapshot.desired)
@@ -124,6 +127,7 @@ class ReplicaView:
         self.sent_total += sent.tokens
         for digest in sent.digests:
             self.incoming.setdefault(digest, sent.at)
+            self.asking.setdefault(digest, {})[request_id] = sent.at
 
     def remove_sent(self, request_id: RequestId) -> None:
         """Count a request no more, wherever it is still counted."""
@@ -132,12 +136,13 @@ class ReplicaView:
         if sent is not None:
             self.sent_tokens[sent.tenant] -= sent.tokens
             self.sent_total -= sent.tokens
-            for digest in sent.digests:
-                others = [other.at for other in self.unreported.values() if digest in other.digests]
+            for digest in set(sent.digests):
+                others = self.asking[digest]
+                del others[request_id]
                 if others:
-                    self.incoming[digest] = others[0]
+                    self.incoming[digest] = next(iter(others.values()))
                 else:
-                    self.incoming.pop(digest, None)
+                    del self.incoming[digest], self.asking[digest]
 
     def drain(self, now: float, seconds_per_token: float) -> None:
         """Estimate how much of the reported backlog has been computed since it was reported."""

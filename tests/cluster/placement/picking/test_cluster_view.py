@@ -179,3 +179,15 @@ def test_sizes_of_long_gone_adapters_are_not_kept_for_ever(build, monkeypatch) -
         adapters = (build.resident(f"a{number}"),)
         view.update(build.snapshot(resident=adapters, sequence=number), NOW)
     assert len(view._nbytes) <= 10
+
+
+def test_a_request_that_names_an_adapter_twice_counts_once(build) -> None:
+    view = view_of(build.snapshot())
+    view.sent("q1", "r0", asked("a", "a", "b"), NOW)
+    view.sent("q2", "r0", asked("b"), NOW + 1)
+    view.finished("q1")
+    (replica,) = view.replicas()
+    assert replica.incoming == {"digest-b": NOW + 1}
+    view.update(build.snapshot(sequence=1), NOW + 2)
+    view.finished("q2")
+    assert (replica.incoming, replica.asking) == ({}, {})
