@@ -22,6 +22,7 @@ class FrontReporter:
         self._sequence = 0
         self._acknowledged = 0
         self._epoch: int | None = None  # of the controller that answered last
+        self._highest = 0  # of all that answered
         self._dead: dict[ReplicaId, int] = {}  # with the first report that names it
 
     def note_dead(self, replica_id: ReplicaId) -> None:
@@ -50,13 +51,14 @@ class FrontReporter:
 
     def is_replaced(self, orders: FrontOrders) -> bool:
         """Report whether a controller answered that another one has replaced since."""
-        return self._epoch is not None and 0 < orders.epoch < self._epoch
+        return 0 < orders.epoch < self._highest
 
     def take(self, orders: FrontOrders) -> bool:
         """Take in an answer; returns whether its controller needs all totals again, at once."""
         heard = min(orders.acknowledged, self._sequence)
         self._dead = {replica: first for replica, first in self._dead.items() if first > heard}
         before, self._epoch = self._epoch, orders.epoch
+        self._highest = max(self._highest, orders.epoch)
         if before not in (None, orders.epoch):
             # It knows nothing of what the one before it acknowledged.
             self._acknowledged = 0

@@ -63,3 +63,11 @@ def test_predictions_are_medians_of_the_last_picks_of_a_tier() -> None:
     assert picks.predicted_ttft(1.0 + PICK_AGE_S) == {"gold": 0.1}
     assert picks.predicted_ttft(1.1 + PICK_AGE_S) == {}
     assert (picks.cold, picks.picked) == (100, 102 + LAST_PICKS // 2 + 1)
+
+
+def test_a_controller_without_an_epoch_brings_no_replaced_one_back() -> None:
+    reporter = reporter_of(DemandCounters())
+    reporter.take(FrontOrders(0, 5))
+    reporter.take(FrontOrders(0, 0))
+    assert reporter.is_replaced(FrontOrders(0, 4))
+    assert not reporter.is_replaced(FrontOrders(0, 5))
