@@ -11,7 +11,7 @@ from cluster.domain.replica import ReplicaChoice
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from deployments.front.requests.exchange import Exchange
+from deployments.front.requests.exchange import SHORTEST_PAUSE_S, Exchange
 from deployments.front.requests.front_demand import FrontDemand
 
 ACME = TenantId("acme")
@@ -166,3 +166,20 @@ async def test_it_reports_at_once_when_asked(clock: ManualClock) -> None:
         await hearing.heard.wait()
     await exchange.close()
     assert [report.sequence for report in hearing.reports] == [1, 2]
+
+
+async def test_a_crowd_that_calls_for_reports_gets_few(clock: ManualClock) -> None:
+    hearing = Hearing(clock)
+    exchange, _ = exchange_of(hearing, clock)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    exchange.start()
+    for _ in range(200):
+        exchange.now()
+        await asyncio.sleep(0)
+    while len(hearing.reports) < 3:
+        exchange.now()
+        await asyncio.sleep(0)
+    took = loop.time() - began
+    await exchange.close()
+    assert len(hearing.reports) <= took / SHORTEST_PAUSE_S + 1
