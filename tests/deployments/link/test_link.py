@@ -253,3 +253,21 @@ async def test_what_is_in_host_memory_is_told_at_first_and_on_change(served: Ser
     server.publish_host(())
     assert await asyncio.wait_for(front.on_host.get(), WAIT_S) == ()
     await front.link.close()
+
+
+async def test_a_front_that_fails_to_take_something_in_gives_the_link_up(served: Served) -> None:
+    """Else its requests would wait for chunks that nobody reads."""
+    replica, server, port = served
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault in the view")
+
+    front = Front(port)
+    await asyncio.wait_for(front.snapshots.get(), WAIT_S)
+    front.link._on_load = fail
+    chunks = front.submit(submission("a"))
+    await replica.next()
+    server.deliver([chunk("a", 7)], running=1, queued=0)
+    assert await asyncio.wait_for(chunks.get(), WAIT_S) is None
+    await asyncio.wait_for(front.lost.wait(), WAIT_S)
+    assert not front.link.open
