@@ -33,6 +33,8 @@ FLUSH_S = 0.5
 """Lines of so long may be lost with a killed front."""
 MOST_KEPT = 20_000
 """Requests that may wait for the thread."""
+MOST_TOKENS_KEPT = 4_000_000
+"""Tokens of their prompts, in all: up to 36 bytes each while a disk stands still."""
 MOST_FRONTS = 256
 DIGEST_CHARACTERS = 12
 
@@ -108,6 +110,8 @@ class TraceLog:
         )
         self._on_lines = on_lines
         self._entries: deque[TraceEntry] = deque()
+        self._tokens_kept = 0  # of the prompts of ``_entries``
+        self._keeping = threading.Lock()
         self._file: int | None = None
         self._lock: int | None = None  # of the path; held while this front has it
         self._path = config.path
@@ -119,10 +123,15 @@ class TraceLog:
 
     def offer(self, entry: TraceEntry) -> None:
         """Keep a request, unless too many wait for the disk already."""
-        if len(self._entries) >= MOST_KEPT or self._stop.is_set():
+        with self._keeping:
+            tokens = self._tokens_kept + len(entry.prompt_token_ids)
+            crowded = self._entries and tokens > MOST_TOKENS_KEPT
+            kept = not (crowded or len(self._entries) >= MOST_KEPT or self._stop.is_set())
+            if kept:
+                self._entries.append(entry)
+                self._tokens_kept = tokens
+        if not kept:
             self._on_lines("lost", 1)
-        else:
-            self._entries.append(entry)
 
     def close(self) -> None:
         """Write what was kept and end the thread; blocks until then, at most 5 s."""
@@ -143,13 +152,19 @@ class TraceLog:
             parts = []
             room = self._config.max_bytes
             while self._entries and room > 0:
-                line = self._encode(self._entries.popleft())
+                line = self._encode(self._take_entry())
                 if line is None:
                     continue
                 parts.append(line)
                 room -= len(line)
                 lines += 1
             self._write(b"".join(parts), lines)
+
+    def _take_entry(self) -> TraceEntry:
+        with self._keeping:
+            entry = self._entries.popleft()
+            self._tokens_kept -= len(entry.prompt_token_ids)
+        return entry
 
     def _encode(self, entry: TraceEntry) -> bytes | None:
         try:
@@ -258,6 +273,9 @@ class TraceLog:
             except BlockingIOError:
                 os.close(lock)
                 continue
+            except OSError:  # a file system without locks; it is tried again and again
+                os.close(lock)
+                raise
             self._path = path
             return lock
         raise OSError(f"{MOST_FRONTS} fronts write there already")

@@ -1,5 +1,7 @@
 """The trace log loses nothing silently, cuts no line, and never grows beyond its bounds."""
 
+import errno
+import os
 import resource
 import threading
 from collections import Counter
@@ -262,3 +264,40 @@ def test_chains_tell_nothing_without_the_salt_nor_across_tenants() -> None:
 def test_a_wrong_configuration_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
         TraceLogConfig.model_validate({"path": "trace.jsonl", **fields})
+
+
+def test_long_prompts_fill_the_memory_before_many_requests_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_log, "FLUSH_S", 1000.0)
+    monkeypatch.setattr(trace_log, "MOST_TOKENS_KEPT", 250)
+    opened = Opened(tmp_path / "trace.jsonl")
+    opened.offer(1, prompt_token_ids=tuple(range(300)))  # alone it is kept, however long
+    opened.offer(2)
+    opened.log.close()
+    assert opened.counts == {"written": 1, "lost": 1}
+
+    again = Opened(tmp_path / "trace.jsonl")
+    for number in range(5):
+        again.offer(number, prompt_token_ids=tuple(range(100)))
+    again.log.close()
+    assert again.counts == {"written": 2, "lost": 3}
+
+
+def test_a_file_system_without_locks_costs_lines_and_no_open_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(trace_log.fcntl, "flock", refuse)
+    opened = Opened(tmp_path / "trace.jsonl")
+    opened.offer(0)
+    opened.wait(1)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 20):
+        opened.offer(number)
+        opened.wait(number + 1)
+    assert len(os.listdir("/proc/self/fd")) == before
+    opened.log.close()
+    assert opened.counts == {"lost": 20}
