@@ -30,7 +30,9 @@ def build_admin_routes(context: AdminContext) -> APIRouter:
     async def model(request: Request) -> Response:
         """Show the cost model in force, and how well it explains what replicas report."""
         await context.door.enter_admin(request)
-        return json_answer((await context.controller_state()).get("model", {}))
+        state = await context.controller_state()
+        silent = {"error": state["error"]} if "error" in state else {}
+        return json_answer(state.get("model", silent))
 
     @routes.get("/residency")
     async def residency(request: Request) -> Response:

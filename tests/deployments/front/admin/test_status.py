@@ -31,6 +31,14 @@ async def test_a_controller_without_a_cost_model_has_an_empty_one(front: HttpFro
     assert (answer.status_code, answer.json()) == (200, {})
 
 
+async def test_a_controller_that_does_not_answer_is_said_instead_of_costs(
+    front: HttpFront,
+) -> None:
+    front.cluster.placement = {"error": "the controller does not answer: TimeoutError"}
+    answer = await front.get("/admin/v1/model", "root")
+    assert (answer.status_code, answer.json()) == (200, front.cluster.placement)
+
+
 async def test_the_status_has_everything_at_a_glance(front: HttpFront) -> None:
     status = (await front.get("/admin/v1/status", "root")).json()
     assert (status["version"], status["model"]) == ("1.2.3", "org/tiny")
