@@ -18,6 +18,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
+from deployments.front.requests.first_replica import FirstReplica
 from deployments.link.link_client import ReplicaLink
 
 log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ class ReplicaSet:
         self._links: dict[ReplicaId, ReplicaLink] = {}
         self._host_tiers: dict[ReplicaId, tuple[ResidentAdapter, ...]] = {}
         self._changed = asyncio.Event()
-        self._waiting = 0  # for the first replica
+        self._first = FirstReplica(lambda: self.ready, clock, min(interval_s, HURRY_S))
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._on_pick = on_pick
@@ -83,6 +84,7 @@ class ReplicaSet:
         """Stop discovering and close every link."""
         if self._task is not None:
             self._task.cancel()
+        self._first.close()
         for link in list(self._links.values()):
             await link.close()
         self._links.clear()
@@ -94,19 +96,8 @@ class ReplicaSet:
 
     async def wait_ready(self, timeout_s: float) -> bool:
         """Wait until a replica can be reached, and look for one often; return whether one can."""
-        deadline = self._clock.monotonic() + timeout_s
-        self._waiting += 1
         self._hurry.set()
-        try:
-            while not self.ready:
-                remaining = deadline - self._clock.monotonic()
-                if remaining <= 0:
-                    return False
-                self._changed.clear()
-                await self._wait_for_change(min(remaining, self._interval_s))
-        finally:
-            self._waiting -= 1
-        return True
+        return await self._first.wait(timeout_s)
 
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
         """Return the latest snapshot of every linked replica."""
@@ -190,7 +181,7 @@ class ReplicaSet:
 
     async def _pause(self) -> None:
         """Wait until it is time to look again."""
-        if self._waiting:
+        if self._first:
             await asyncio.sleep(HURRY_S)
             return
         self._hurry.clear()
@@ -228,6 +219,7 @@ class ReplicaSet:
         if snapshot.replica_id in self._links:
             self.view.update(snapshot, self._clock.monotonic())
             self._changed.set()
+            self._first.wake()
 
     def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
         if replica_id in self._links:
