@@ -163,7 +163,7 @@ class ReplicaLink:
                 self._receive(data)
         except grpc.aio.AioRpcError as error:
             reason = f"{error.code().name}: {error.details()}"
-        except Exception as error:  # nothing else would tell the requests that nobody reads
+        except Exception as error:  # its requests would wait for no one
             log.error("link.read_failed", replica=self.replica_id, exc_info=error)
             reason = repr(error)
         if not self._closed:

@@ -45,7 +45,7 @@ class FirstReplica:
         return True
 
     def wake(self) -> None:
-        """Let all go on if a replica can be reached; call it when one may have become so."""
+        """Release all if a replica can be reached; call it when one may have become so."""
         if self._waits and self._is_ready():
             self._release(list(self._waits))
 

@@ -256,7 +256,7 @@ async def test_what_is_in_host_memory_is_told_at_first_and_on_change(served: Ser
 
 
 async def test_a_front_that_fails_to_take_something_in_gives_the_link_up(served: Served) -> None:
-    """Else its requests would wait for chunks that nobody reads."""
+    """Otherwise its requests would wait for chunks that are never read."""
     replica, server, port = served
 
     def fail(*_: object) -> None:

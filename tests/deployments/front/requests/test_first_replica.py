@@ -44,7 +44,7 @@ async def test_a_wait_that_is_given_up_leaves_nothing_and_others_go_on() -> None
     gone.cancel()
     await asyncio.wait([gone])
     assert len(first) == 1
-    ready.append(True)  # nobody says so: the next look finds it
+    ready.append(True)  # without a call of `wake`
     assert await asyncio.wait_for(stays, 10)
 
 

@@ -290,7 +290,7 @@ def test_a_file_system_without_locks_costs_lines_and_no_open_files(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(trace_log.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     opened = Opened(tmp_path / "trace.jsonl")
     opened.offer(0)
     opened.wait(1)
