@@ -112,7 +112,11 @@ class Reconciler:
         self._fit.replace_prior(costs, source)
 
     def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
-        """Take in a front's report; the answer is what it is to go by."""
+        """Take in a front's report; the answer is what it is to go by.
+
+        A front refuses the orders of a lower epoch than it follows, so that one is learnt here.
+        """
+        self.leadership.learn(report.epoch)
         if self._fronts.hear(report, now):
             self._rates.observe(report.front, report.demand, now)
             self._fleet.doubt(report.dead, now)
@@ -215,7 +219,7 @@ class Reconciler:
             len(fleet.members), running=serve.running, starting=serve.starting, now=now
         )
         if not self.leadership.leads:
-            counting.hold(serve, self.leadership.words)
+            counting.stand_by(serve, self.leadership.words)
             return None
         load = load_of(self._demand)
         counting.decide(
