@@ -67,7 +67,6 @@ class ControlLoop:
         self._state = state
         self._priors = priors
         self._cost_error: str | None = None
-        self._device = ""  # that the costs are of
         self._policy = policy
         self._catalog = catalog
         self._clock = clock
@@ -196,10 +195,8 @@ class ControlLoop:
             return counts, None
 
     async def _find_prior(self) -> None:
-        device = self._reconciler.device
-        if device != self._device:
-            self._device = device
-            prior = await self._priors.find(device)
+        prior = await self._priors.find_new(self._reconciler.device, self._clock.monotonic())
+        if prior is not None:
             self._cost_error = prior.error
             self._reconciler.replace_prior(prior.costs, prior.source)
 

@@ -112,11 +112,8 @@ class Reconciler:
         self._fit.replace_prior(costs, source)
 
     def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
-        """Take in a front's report; the answer is what it is to go by.
-
-        A front refuses the orders of a lower epoch than it follows, so that one is learnt here.
-        """
-        self.leadership.learn(report.epoch)
+        """Take in a front's report; the answer is what it is to go by."""
+        self.leadership.learn(report.epoch)  # it refuses the orders of any lower one
         if self._fronts.hear(report, now):
             self._rates.observe(report.front, report.demand, now)
             self._fleet.doubt(report.dead, now)
