@@ -56,7 +56,7 @@ class CostPriors:
         self._due = -math.inf  # when to look again
 
     async def find_new(self, device: str, now: float) -> CostPrior | None:
-        """Return the prior for a device, or None where the last one stands.
+        """Return the prior for a device, or None if the last one stands.
 
         It stands for the same device, unless Redis did not answer then, and while no replica says
         what it runs on.

@@ -127,7 +127,7 @@ class ServeTarget:
             await self.set_count(1)
 
     def release(self) -> None:
-        """Let Serve's target stand: it is somebody else's to set."""
+        """Let Serve's own target stand until the next call of ``set_count``."""
         self._wanted = None
 
     @property

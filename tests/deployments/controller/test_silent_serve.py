@@ -59,7 +59,7 @@ async def test_a_first_replica_is_started_only_where_none_is_to_run(serve: Writt
     assert serve.sets == [], "it is not known yet how many run"
     await target.read()
     await target.start_first()
-    await target.set_count(3)  # a look found that more are needed; nobody has read since
+    await target.set_count(3)  # a look found that more are needed, and none has come since
     await target.start_first()
     assert serve.sets == [1, 3]
 
