@@ -47,7 +47,7 @@ class DemandRates:
             share = 1.0
             if now - spread >= self._covered_until:
                 self._arrived += more.arrived
-            else:  # how many of them came since then, nobody knows
+            else:  # it does not say how many of them came since then
                 fresh = max(0.0, now - self._covered_until)
                 share = fresh / spread if spread > 0.0 else 0.0
                 spread = min(spread, fresh)
