@@ -26,6 +26,7 @@ class FrontReport:
     """Median predicted time to the first token of the last picks, by tier, in seconds."""
     cold: int = 0  # requests that were sent to a replica without their whole set, since its start
     picked: int = 0  # requests that were sent to a replica, since its start
+    epoch: int = 0  # of the controller whose orders it follows; 0: of none with an epoch
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class FrontReporter:
             predicted_ttft=self._picks.predicted_ttft(now),
             cold=self._picks.cold,
             picked=self._picks.picked,
+            epoch=self._epoch or 0,
         )
         self._counters.compose(self._sequence, now)
         return report

@@ -67,7 +67,6 @@ class ControlLoop:
         self._state = state
         self._priors = priors
         self._cost_error: str | None = None
-        self._device = ""  # that the costs are of
         self._policy = policy
         self._catalog = catalog
         self._clock = clock
@@ -146,13 +145,8 @@ class ControlLoop:
 
     async def start_first(self) -> None:
         """Have a first replica started where none is to run, unless scaling only observes."""
-        if (
-            self.counts is not None
-            and self.counts.target == 0
-            and self._policy.policy.replicas.mode == "on"
-            and self._reconciler.leadership.leads
-        ):
-            await self._serve.set_count(1)
+        if self._policy.policy.replicas.mode == "on" and self._reconciler.leadership.leads:
+            await self._serve.start_first()
 
     def status(self) -> dict[str, Any]:
         """Return what the reconciler knows, and how the loop fares, for people."""
@@ -190,19 +184,19 @@ class ControlLoop:
         self._send(actions)
         if self._reconciler.leadership.leads and policy.replicas.mode != "observe":
             await self._serve.set_count(actions.replica_count)
+        else:
+            self._serve.release()
 
     async def _read_serve(self) -> tuple[ServeCounts, ServeReplicas | None]:
         counts = await self._serve.read()
         try:
             return counts, await self._serve.read_replicas()
-        except ReplicaLost:  # Serve has just fallen silent; its last counts stand
+        except ReplicaLost:  # Serve has just fallen silent, and has not listed them before
             return counts, None
 
     async def _find_prior(self) -> None:
-        device = self._reconciler.device
-        if device != self._device:
-            self._device = device
-            prior = await self._priors.find(device)
+        prior = await self._priors.find_new(self._reconciler.device, self._clock.monotonic())
+        if prior is not None:
             self._cost_error = prior.error
             self._reconciler.replace_prior(prior.costs, prior.source)
 

@@ -71,7 +71,10 @@ class ControllerState:
         return int(epoch) or None
 
     async def load(self) -> EarlierLife | None:
-        """Return what earlier lives have left, or None if Redis does not answer."""
+        """Return what earlier lives have left, or None if Redis does not answer.
+
+        What cannot be read, such as a line of a kind that another release has, is left out.
+        """
         try:
             demand: bytes | None = await cast("Any", self._redis.get(DEMAND))
             lists = [await cast("Any", self._redis.lrange(key, -LINES_READ, -1)) for key in HISTORY]
@@ -79,8 +82,8 @@ class ControllerState:
             self._failed(error)
             return None
         self.error = None
-        lines = tuple(Change(**orjson.loads(line)) for found in lists for line in found)
-        return EarlierLife(None if demand is None else orjson.loads(zlib.decompress(demand)), lines)
+        lines = [_line(content) for found in lists for content in found]
+        return EarlierLife(_demand(demand), tuple(line for line in lines if line is not None))
 
     def add_lines(self, lines: Iterable[Change]) -> None:
         """Have lines of the history written by the next call of ``write``."""
@@ -117,6 +120,24 @@ class ControllerState:
         if self.error is None:
             log.warning("controller.state_unavailable", error=str(error))
         self.error = f"{type(error).__name__}: {error}"
+
+
+def _line(content: bytes) -> Change | None:
+    try:
+        line = Change(**orjson.loads(content))
+    except (TypeError, ValueError):
+        return None
+    readable = isinstance(line.at, float) and isinstance(line.kind, str)
+    return line if readable and line.kind in TOPICS else None
+
+
+def _demand(content: bytes | None) -> dict[str, Any] | None:
+    try:
+        demand = None if content is None else orjson.loads(zlib.decompress(content))
+    except (zlib.error, ValueError) as error:
+        log.error("controller.state_refused", error=repr(error))
+        return None
+    return demand if isinstance(demand, dict) else None
 
 
 def _script(name: str) -> str:

@@ -5,6 +5,7 @@ file begins with what another one was given for the same.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import structlog
@@ -21,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "braid:v1:cost_profile"
 TIMEOUT_S = 1.0
+RETRY_S = 10.0
+"""Between two looks for a profile where Redis does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class CostPrior:
     source: PriorSource
     error: str | None = None
     """Says why a profile is not used; None: nothing is wrong."""
+    final: bool = True
+    """False: Redis did not answer, and may have a profile."""
 
 
 class CostPriors:
@@ -47,6 +52,24 @@ class CostPriors:
         self._model_digest = model_digest
         self._engine_digest = engine_digest(config.engine, config.adapters)
         self._redis = redis_client(redis_url, timeout_s=TIMEOUT_S, name="braid-cost-profile")
+        self._device = ""  # that was found last
+        self._due = -math.inf  # when to look again
+
+    async def find_new(self, device: str, now: float) -> CostPrior | None:
+        """Return the prior for a device, or None if the last one stands.
+
+        It stands for the same device, unless Redis did not answer then, and while no replica says
+        what it runs on.
+
+        Args:
+            device: empty if no replica has said it.
+            now: monotonic seconds.
+        """
+        if not device or (device == self._device and now < self._due):
+            return None
+        found = await self.find(device)
+        self._device, self._due = device, math.inf if found.final else now + RETRY_S
+        return found
 
     async def find(self, device: str) -> CostPrior:
         """Return the prior for a device; keeps the file's profile in Redis.
@@ -61,7 +84,8 @@ class CostPriors:
             return CostPrior(CostModel(), "default", error.message)
         except (RedisError, OSError) as error:
             log.warning("controller.cost_profile_unavailable", error=str(error))
-            return CostPrior(CostModel(), "default", f"{type(error).__name__}: {error}")
+            words = f"{type(error).__name__}: {error}"
+            return CostPrior(CostModel(), "default", words, final=False)
         if found is None:
             return CostPrior(CostModel(), "default")
         if self._path is not None:

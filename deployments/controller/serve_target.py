@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -36,6 +37,7 @@ class ServeTarget:
         self._wanted: int | None = None  # None: Serve's own target stands
         self._counts: ServeCounts | None = None
         self._target = 0  # Serve's own, as last read or set
+        self._replicas: ServeReplicas | None = None
         self._head: str | None = None
         """Ray's id of the head node. It is not looked up twice: a lookup blocks while the control
         service is down, and with an outdated id a prediction is wrong at worst."""
@@ -68,13 +70,13 @@ class ServeTarget:
             self._failed(error)
             if self._counts is None:
                 raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
-            return self._counts
+            return replace(self._counts, target=self._standing)
         self._error = None
         self._target = details.target_num_replicas
         states = Counter(replica.state.value for replica in details.replicas)
         starting = states[STARTING]
         self._counts = ServeCounts(
-            target=self._target if self._wanted is None else self._wanted,
+            target=self._standing,
             running=sum(states.values()) - starting - sum(states[state] for state in LEAVING),
             starting=starting,
         )
@@ -83,8 +85,10 @@ class ServeTarget:
     async def read_replicas(self) -> ServeReplicas:
         """Return every replica with its place, for predicting which ones Serve ends.
 
+        While Serve does not answer, its last answer stands.
+
         Raises:
-            ReplicaLost: Serve does not answer.
+            ReplicaLost: Serve has never answered.
         """
         try:
             if self._head is None:
@@ -92,8 +96,11 @@ class ServeTarget:
             own, *others = await read_deployments(self._app, (REPLICAS, *OTHERS), TIMEOUT_S)
         except Exception as error:  # Ray raises many kinds; the next look may succeed
             self._failed(error)
-            raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
-        return serve_replicas(own, others, self._head)
+            if self._replicas is None:
+                raise ReplicaLost(f"Serve does not say which replicas run: {error!r}") from error
+            return self._replicas
+        self._replicas = serve_replicas(own, others, self._head)
+        return self._replicas
 
     async def set_count(self, count: int) -> None:
         """Have Serve run ``count`` replicas from now on.
@@ -113,6 +120,20 @@ class ServeTarget:
         self._error = None
         self._target, self._set_took_s = count, round(time.monotonic() - began, 4)
         log.info("controller.count_set", before=before, after=count)
+
+    async def start_first(self) -> None:
+        """Have a first replica run where none is to."""
+        if self._counts is not None and self._standing == 0:
+            await self.set_count(1)
+
+    def release(self) -> None:
+        """Let Serve's own target stand until the next call of ``set_count``."""
+        self._wanted = None
+
+    @property
+    def _standing(self) -> int:
+        """Return the count that is to run: what was set here, or else Serve's target."""
+        return self._target if self._wanted is None else self._wanted
 
     def _failed(self, error: Exception) -> None:
         if self._error is None:

@@ -54,6 +54,11 @@ class Counting:
         self._drain, self.draining = Drain(), frozenset()
         self.last = Counted(serve.target, reason)
 
+    def stand_by(self, serve: ServeCounts, reason: str) -> None:
+        """Leave the count to another controller, and begin with its count afterwards."""
+        self._scaler = CountScaler()
+        self.hold(serve, reason)
+
     def decide(
         self,
         policy: ClusterPolicy,

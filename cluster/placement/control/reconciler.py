@@ -113,6 +113,7 @@ class Reconciler:
 
     def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
         """Take in a front's report; the answer is what it is to go by."""
+        self.leadership.learn(report.epoch)  # it refuses the orders of any lower one
         if self._fronts.hear(report, now):
             self._rates.observe(report.front, report.demand, now)
             self._fleet.doubt(report.dead, now)
@@ -215,7 +216,7 @@ class Reconciler:
             len(fleet.members), running=serve.running, starting=serve.starting, now=now
         )
         if not self.leadership.leads:
-            counting.hold(serve, self.leadership.words)
+            counting.stand_by(serve, self.leadership.words)
             return None
         load = load_of(self._demand)
         counting.decide(

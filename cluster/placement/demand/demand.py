@@ -59,7 +59,7 @@ class Demand:
     """
 
     rates: tuple[DemandRate, ...] = ()  # by key
-    arrived: int = 0  # requests that fronts told of, since their rates are kept; only grows
+    arrived: int = 0  # requests that are known to have come in this life of the rates; only grows
 
     @property
     def fast(self) -> float:

@@ -45,13 +45,14 @@ class DemandRates:
                 continue
             spread = max(more.spread_s, 0.0)
             share = 1.0
-            if now - spread < self._covered_until:
+            if now - spread >= self._covered_until:
+                self._arrived += more.arrived
+            else:  # it does not say how many of them came since then
                 fresh = max(0.0, now - self._covered_until)
                 share = fresh / spread if spread > 0.0 else 0.0
                 spread = min(spread, fresh)
             if share == 0.0:
                 continue
-            self._arrived += more.arrived
             rate = self._rates.get(total.key)
             if rate is None:
                 rate = self._rates[total.key] = KeyRate(now)

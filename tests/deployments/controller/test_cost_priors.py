@@ -15,7 +15,7 @@ from cluster.placement.cost.profile import (
     engine_digest,
     write_profile,
 )
-from deployments.controller.cost_priors import CostPriors
+from deployments.controller.cost_priors import RETRY_S, CostPriors
 from deployments.local.valkey import EmbeddedValkey
 
 pytestmark = pytest.mark.redis
@@ -127,3 +127,35 @@ async def test_without_redis_the_file_is_used_and_else_the_defaults(
     assert (prior.costs, prior.source) == (CostModel(), "default")
     assert prior.error
     assert [entry["log_level"] for entry in logs] == ["warning", "warning"]
+
+
+async def test_costs_stand_while_no_replica_runs(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    config = AppConfig.model_validate(
+        {"controller": {"cost_profile": profile(tmp_path / "p.json")}}
+    )
+    priors = CostPriors(config, MODEL, valkey.url)
+    try:
+        found = [await priors.find_new(device, 0.0) for device in ("", DEVICE, DEVICE, "", DEVICE)]
+    finally:
+        await priors.close()
+    assert [prior and prior.source for prior in found] == [None, "profile", None, None, None]
+
+
+async def test_redis_is_asked_again_for_a_profile(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    await find(valkey, profile(tmp_path / "p.json"))
+    priors = CostPriors(AppConfig(), MODEL, "redis://127.0.0.1:1")
+    here = CostPriors(AppConfig(), MODEL, valkey.url)
+    away = priors._redis
+    try:
+        first = await priors.find_new(DEVICE, 100.0)
+        assert first is not None
+        assert (first.source, first.final) == ("default", False)
+        priors._redis = here._redis  # Redis is back
+        assert await priors.find_new(DEVICE, 100.0 + RETRY_S - 0.1) is None
+        again = await priors.find_new(DEVICE, 100.0 + RETRY_S)
+        assert again is not None
+        assert (again.source, again.final) == ("profile", True)
+        assert await priors.find_new(DEVICE, 1e9) is None
+    finally:
+        await away.aclose()
+        await here.close()

@@ -10,7 +10,10 @@ from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
-from cluster.placement.exchange import FrontId, FrontReport
+from cluster.placement.demand.counters import DemandCounters
+from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
+from cluster.placement.front_reporter import FrontReporter
+from cluster.placement.picking.recent_picks import RecentPicks
 from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
 
 WALL = datetime(2030, 1, 1, tzinfo=UTC)
@@ -398,3 +401,35 @@ def test_a_front_is_told_what_to_go_by(build, infos) -> None:
     assert bench.reconciler.hear_front(FrontReport(FrontId("g"), 2), 105.3).fronts == 1
     bench.tick(103.0)
     assert not bench.reconciler.status(103.0)["replicas"]["r0"]["suspect"]
+
+
+def test_fronts_name_an_epoch_that_neither_the_store_nor_a_replica_knows(build, infos) -> None:
+    """The store was wiped while no replica ran: the new controller's epoch is below the fronts'."""
+    reporter = FrontReporter(FrontId("f"), DemandCounters(), RecentPicks())
+    reporter.take(FrontOrders(0, 7))
+    bench = Bench(build, infos, policy_of(1), epoch=1)
+    orders = bench.reconciler.hear_front(reporter.compose(0, 100.0), 100.0)
+    assert reporter.is_replaced(orders)
+    right = bench.reconciler.leadership
+    assert (right.leads, right.highest) == (False, 7)
+    bench.reconciler.lead(right.highest + 1, 101.0)
+    orders = bench.reconciler.hear_front(reporter.compose(0, 101.0), 101.0)
+    assert not reporter.is_replaced(orders)
+
+
+def test_a_controller_that_leads_again_begins_with_the_count_of_the_one_between(
+    build, infos
+) -> None:
+    bench = Bench(build, infos, ClusterPolicy(replicas=ReplicasPolicy(min=1, max=5)))
+
+    def count(at: float, running: int) -> int:
+        for number in range(running):
+            bench.hear(at, f"r{number}")
+        serve = ServeCounts(running, running, 0)
+        return bench.reconciler.tick(infos, bench.policy, serve, at, WALL).replica_count
+
+    assert count(100.0, 2) == 2
+    bench.reconciler.leadership.learn(2)
+    assert count(101.0, 4) == 4
+    bench.reconciler.lead(3, 102.0)
+    assert count(102.0, 4) == 4

@@ -137,3 +137,12 @@ def test_prompts_in_the_prefix_cache_are_no_work() -> None:
     total = DemandTotals(KEY, 10, 1000, 50, 10, cached_tokens=900)
     rates.observe("f", [total], 1.0)
     assert rates.demand(1.0).rates[0].prompt_tokens == pytest.approx(10.0)
+
+
+def test_what_a_front_counted_before_a_restart_has_not_arrived_again() -> None:
+    rates = DemandRates.from_state(DemandRates().to_state(0.0), 7.0)
+    rates.observe("f", [totals(12_000, age_s=3001.0)], 8.0)
+    assert rates.demand(8.0).arrived == 0
+    rates.observe("f", [totals(12_001, age_s=3002.0)], 9.0)
+    rates.observe("g", [totals(1, age_s=1.0)], 9.0)
+    assert rates.demand(9.0).arrived == 2

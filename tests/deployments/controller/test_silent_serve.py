@@ -1,0 +1,94 @@
+"""The target where Serve does not answer, and where another hand sets it.
+
+Serve's answers are written here: a real one cannot be made to fail between two of its calls.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from deployments.controller import serve_target
+from deployments.controller.serve_target import ServeTarget
+
+
+class WrittenServe:
+    """Answers as Serve does, while ``silent`` is false."""
+
+    def __init__(self) -> None:
+        self.target = 0
+        self.silent = False
+        self.sets: list[int] = []
+
+    async def read(self, app: str, names: tuple[str, ...], timeout_s: float) -> list[Any]:
+        self._answer()
+        state = SimpleNamespace(value="RUNNING")
+        replicas = [
+            SimpleNamespace(replica_id=f"r{number}", node_id="n", state=state)
+            for number in range(self.target)
+        ]
+        own = SimpleNamespace(target_num_replicas=self.target, replicas=replicas)
+        return [own, *(SimpleNamespace(replicas=[]) for _ in names[1:])]
+
+    async def set(self, app: str, name: str, count: int, timeout_s: float) -> None:
+        self._answer()
+        self.target = count
+        self.sets.append(count)
+
+    async def head(self) -> str:
+        self._answer()
+        return "n"
+
+    def _answer(self) -> None:
+        if self.silent:
+            raise TimeoutError
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> WrittenServe:
+    written = WrittenServe()
+    monkeypatch.setattr(serve_target, "read_deployments", written.read)
+    monkeypatch.setattr(serve_target, "set_target", written.set)
+    monkeypatch.setattr(serve_target, "head_node", written.head)
+    return written
+
+
+async def test_a_first_replica_is_started_only_where_none_is_to_run(serve: WrittenServe) -> None:
+    target = ServeTarget("braid")
+    await target.start_first()
+    assert serve.sets == [], "it is not known yet how many run"
+    await target.read()
+    await target.start_first()
+    await target.set_count(3)  # a look found that more are needed, and none has come since
+    await target.start_first()
+    assert serve.sets == [1, 3]
+
+
+async def test_while_serve_is_silent_the_last_word_here_stands(serve: WrittenServe) -> None:
+    target = ServeTarget("braid")
+    serve.target = 3
+    await target.read()
+    listed = await target.read_replicas()
+    await target.set_count(2)
+    serve.silent = True
+    assert (await target.read()).target == 2
+    assert await target.read_replicas() == listed
+    await target.set_count(1)
+    assert (await target.read()).target == 1
+    serve.silent = False
+    assert (await target.read()).target == 1
+    await target.set_count(1)
+    assert serve.sets == [2, 1]
+
+
+async def test_what_another_hand_sets_is_seen_once_the_target_is_released(
+    serve: WrittenServe,
+) -> None:
+    target = ServeTarget("braid")
+    serve.target = 3
+    await target.read()
+    await target.set_count(2)
+    serve.target = 5
+    assert (await target.read()).target == 2
+    target.release()
+    assert (await target.read()).target == 5
