@@ -171,6 +171,7 @@ class Counting:
             least=max((pin.copies for pin in policy.pins if pin.copies != "all"), default=0),
             complete=complete,
             wall=wall,
+            queued=sum(member.snapshot.queued for member in members.values()),
         )
 
 
