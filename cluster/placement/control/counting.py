@@ -46,6 +46,7 @@ class Counting:
         self._history = history
         self._scaler = CountScaler()
         self._drain = Drain()
+        self._steps: dict[ReplicaId, int] = {}  # of each replica's engine, at the last look
         self.draining: frozenset[ReplicaId] = frozenset()
         """Replicas that are about to leave."""
 
@@ -122,6 +123,18 @@ class Counting:
             self._fleet.bury(replica_id, now, "it left although another one was marked")
         return Counted(step.count, decision.reason, decision.wishes)
 
+    def _worked(self) -> int:
+        """Return how many replicas have served requests since the last look.
+
+        No front may have reached this controller meanwhile.
+        """
+        before = self._steps
+        self._steps = {
+            replica_id: member.snapshot.work.steps.steps
+            for replica_id, member in self._fleet.members.items()
+        }
+        return sum(steps > before.get(name, steps) for name, steps in self._steps.items())
+
     def _sole(self, needed: Collection[AdapterDigest]) -> frozenset[ReplicaId]:
         """Return the replicas that alone serve an adapter of ``needed``, the marked ones apart."""
         staying = self._fleet.staying(self.draining)
@@ -165,12 +178,13 @@ class Counting:
             ready=sum(not member.suspect for member in members.values()),
             starting_for_s=self.starts.age(now),
             backlog_s=waiting_s,
-            in_flight=at_replicas + self._fronts.held(now),
+            in_flight=at_replicas + self._fronts.held(now) + self._worked(),
             predicted_ttft=self._fronts.predicted_ttft(now),
             cold=self._fronts.cold_share(now),
             least=max((pin.copies for pin in policy.pins if pin.copies != "all"), default=0),
             complete=complete,
             wall=wall,
+            queued=sum(member.snapshot.queued for member in members.values()),
         )
 
 

@@ -33,5 +33,7 @@ class Starts:
         return max(0.0, usual_s - (self.age(now) or 0.0))
 
     def age(self, now: float) -> float | None:
-        """Return how long a replica has been starting, or None if none is."""
-        return now - self._since if self._since is not None else None
+        """Return how long the oldest start under way takes already, or None if none is."""
+        if self._since is None:
+            return None
+        return now - max([self._since, *list(self._asked)[:1]])

@@ -37,6 +37,10 @@ class WorkModel:
 
     def request_seconds(self, rate: DemandRate) -> float:
         """Return the seconds that one request of this key takes, its mean lengths assumed."""
+        return self.step.per_prefill_token * rate.prompt_tokens + self.answer_seconds(rate)
+
+    def answer_seconds(self, rate: DemandRate) -> float:
+        """Return the seconds of it that the answer takes, once the prompt is computed."""
         step, shared = self.step, 1.0 / self.batch
         nbytes = sum(self.adapter_bytes.get(digest, 0) for digest in rate.key.adapters)
         token = (
@@ -45,7 +49,13 @@ class WorkModel:
             + step.per_context_block * _context_blocks(rate, self.block_size)
             + step.per_adapter_byte * nbytes * shared
         )
-        return step.per_prefill_token * rate.prompt_tokens + rate.generated_tokens * token
+        return rate.generated_tokens * token
+
+    def mean_answer_seconds(self, demand: Demand) -> float:
+        """Return the seconds that the answer of one request takes, of what came of late."""
+        fast = demand.fast
+        answers = sum(rate.fast * self.answer_seconds(rate) for rate in demand.rates)
+        return answers / fast if fast > 0.0 else 0.0
 
     def work(self, demand: Demand) -> Work:
         """Return the work of all demand.

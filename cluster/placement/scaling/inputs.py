@@ -32,13 +32,14 @@ class ScaleInputs:
     target: int  # replicas that Serve is to run now
     ready: int  # replicas that reported recently
     starting_for_s: float | None  # age of the oldest start under way; None: none is
-    backlog_s: float  # seconds of work that wait, in the whole cluster
-    in_flight: int  # requests that run, wait or are held by fronts
+    backlog_s: float  # seconds of prompts that wait, in the whole cluster
+    in_flight: int  # above 0 while requests run, wait, are held by fronts or have just ended
     predicted_ttft: Mapping[str, float]  # by tier, median of the last picks
     cold: float | None  # measured share of requests whose set was not whole; None: unknown
     least: int  # copies that pins and tiers need
     complete: bool  # every replica that Serve counts has reported: only then may the count fall
     wall: datetime  # aware, for the schedule alone
+    queued: int = 0  # requests that wait at replicas, none of whose answer is generated
 
 
 @dataclass(frozen=True, slots=True)

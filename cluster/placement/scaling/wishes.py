@@ -33,6 +33,7 @@ class Needs:
     curve: ColdCurve
     factor: float  # measured over predicted share of cold requests, 1 to MOST_FACTOR
     tiers: tuple[FirstToken, ...]
+    backlog_s: float  # seconds of work that wait, in the whole cluster
     inputs: ScaleInputs
 
     def load(self) -> CountWish:
@@ -75,12 +76,12 @@ class Needs:
         """
         inputs = self.inputs
         promised = min((t.promise_s for t in self.tiers if t.tier in missed), default=0.0)
-        excess = inputs.backlog_s - inputs.ready * promised
+        excess = self.backlog_s - inputs.ready * promised
         if not missed or excess <= 0.0:
             return CountWish(0, "no tier waits too long")
         more = math.ceil(excess / max(inputs.model.start_s, 1.0))
         words = ", ".join(f"{tier} waits {inputs.predicted_ttft[tier]:.1f} s" for tier in missed)
-        return CountWish(inputs.ready + more, f"{words}; {inputs.backlog_s:.0f} s of work queued")
+        return CountWish(inputs.ready + more, f"{words}; {self.backlog_s:.0f} s of work queued")
 
     def enough(self, count: int, present: int) -> bool:
         """Return whether ``count`` replicas would be enough, with a margin."""
@@ -115,6 +116,7 @@ def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
         curve,
         factor,
         tuple(first_tokens(policy, demand, costs).values()),
+        inputs.backlog_s + inputs.queued * costs.mean_answer_seconds(demand),
         inputs,
     )
 

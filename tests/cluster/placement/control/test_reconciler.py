@@ -7,6 +7,7 @@ import pytest
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.plan_version import PlanVersion
+from cluster.domain.work import StepTotals, WorkTotals
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
@@ -433,3 +434,17 @@ def test_a_controller_that_leads_again_begins_with_the_count_of_the_one_between(
     assert count(101.0, 4) == 4
     bench.reconciler.lead(3, 102.0)
     assert count(102.0, 4) == 4
+
+
+def test_replicas_that_serve_stay_though_no_front_reports(build, infos) -> None:
+    """A request in 10 s is over before the next look: only the engine's steps tell of it."""
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=2, zero_after=20))
+    bench = Bench(build, infos, policy)
+    serve = ServeCounts(target=1, running=1, starting=0)
+    counts = {}
+    for second in range(100, 182):
+        steps = StepTotals(steps=min(second, 150) // 10)
+        bench.hear(float(second), "r0", work=WorkTotals(steps=steps))
+        actions = bench.reconciler.tick(infos, policy, serve, float(second), WALL)
+        counts[second] = actions.replica_count
+    assert [second for second, count in counts.items() if count == 0] == list(range(171, 182))

@@ -254,3 +254,17 @@ def test_work_is_what_the_cost_model_says() -> None:
     )
     token = 0.02 / 10 + 0.002 + 0.0001 * 11 + 1e-9 * 1e7 / 10
     assert model.request_seconds(rate) == pytest.approx(0.16 + 32 * token)
+
+
+def test_answers_that_wait_are_queued_work_as_prompts_are() -> None:
+    """Short prompts with long answers wait: hardly any prompt token is queued."""
+    loop = ScaleLoop(POLICY, CostModel(), count=1)
+    rate = replace(demand(2.0, "a", prompt=20.0), generated_tokens=200.0)
+    given = loop.inputs(
+        Demand((rate,)), predicted_ttft={"standard": 30.0}, backlog_s=1.6, queued=100
+    )
+    needs = needs_of(given, SHAPE)
+    assert needs.queue(needs.missed()).count == 1 + 2  # 49 s, less 2 s, in starts of 30 s
+    for waits in ({"queued": 0}, {"predicted_ttft": {"standard": 1.0}}):
+        needs = needs_of(replace(given, **waits), SHAPE)
+        assert needs.queue(needs.missed()).count == 0
