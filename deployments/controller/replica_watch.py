@@ -14,6 +14,9 @@ from cluster.domain.replica import ReplicaSnapshot
 
 log = structlog.get_logger(__name__)
 
+CALL_S = 10.0
+"""A call without an answer is given up and made again: its answer may have been lost."""
+
 
 class Replicas(Protocol):
     """Reaches the replicas one by one."""
@@ -96,7 +99,8 @@ class ReplicaWatch:
     async def _ask(self, replica_id: ReplicaId) -> None:
         asked_at = self._clock.monotonic()
         try:
-            snapshot = await self._replicas.call(replica_id, "describe")
+            call = self._replicas.call(replica_id, "describe")
+            snapshot = await asyncio.wait_for(call, CALL_S)
         except ActorUnavailableError as error:
             self._listener.replica_unreachable(replica_id, self._clock.monotonic())
             self._note(replica_id, error)

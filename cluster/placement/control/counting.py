@@ -46,6 +46,8 @@ class Counting:
         self._history = history
         self._scaler = CountScaler()
         self._drain = Drain()
+        self._shape: ReplicaShape | None = None  # also while no replica runs
+        self._ready = 0
         self._steps: dict[ReplicaId, int] = {}  # of each replica's engine, at the last look
         self.draining: frozenset[ReplicaId] = frozenset()
         """Replicas that are about to leave."""
@@ -162,6 +164,10 @@ class Counting:
         wall: datetime,
     ) -> ScaleInputs:
         members = self._fleet.members
+        ready = sum(not member.suspect for member in members.values())
+        if ready != self._ready:
+            self._fronts.forget_cold()
+        self._ready, self._shape = ready, _shape(self._fleet) or self._shape
         waiting_s = sum(
             model.slowness_of(replica_id) * tokens * model.step.per_prefill_token
             for replica_id, member in members.items()
@@ -172,10 +178,10 @@ class Counting:
             policy=policy,
             demand=demand,
             model=model,
-            shape=_shape(self._fleet),
+            shape=self._shape,
             adapter_bytes={info.digest: info.nbytes for info in adapters},
             target=serve.target,
-            ready=sum(not member.suspect for member in members.values()),
+            ready=ready,
             starting_for_s=self.starts.age(now),
             backlog_s=waiting_s,
             in_flight=at_replicas + self._fronts.held(now) + self._worked(),

@@ -74,6 +74,10 @@ class Fronts:
         self._fade(now)
         return self._cold / self._picked if self._picked >= _FEWEST_PICKS else None
 
+    def forget_cold(self) -> None:
+        """Forget the picks so far: the replicas that they found have changed."""
+        self._cold = self._picked = 0.0
+
     def _lately(self, now: float) -> list[FrontReport]:
         return [f.report for f in self._fronts.values() if now - f.heard_at <= LATELY_S]
 

@@ -448,3 +448,30 @@ def test_replicas_that_serve_stay_though_no_front_reports(build, infos) -> None:
         actions = bench.reconciler.tick(infos, policy, serve, float(second), WALL)
         counts[second] = actions.replica_count
     assert [second for second, count in counts.items() if count == 0] == list(range(171, 182))
+
+
+def test_cold_picks_of_another_number_of_replicas_do_not_count(build, infos) -> None:
+    bench = Bench(build, infos, ClusterPolicy(replicas=ReplicasPolicy(min=1, max=5)))
+    fronts = bench.reconciler._fronts
+    bench.tick(100.0, "r0", running=1)
+    for sequence, at in ((1, 100.0), (2, 101.0)):
+        report = FrontReport(FrontId("f"), sequence, cold=40 * sequence, picked=50 * sequence)
+        bench.reconciler.hear_front(report, at)
+    bench.tick(102.0, "r0", running=1)
+    assert fronts.cold_share(102.0) == pytest.approx(0.8)
+    bench.tick(103.0, "r0", "r1", running=2)
+    assert fronts.cold_share(103.0) is None
+
+
+def test_what_a_replica_can_do_is_known_while_none_runs(build, infos) -> None:
+    replicas = ReplicasPolicy(min=0, max=9, zero_after=5)
+    bench = Bench(build, infos, ClusterPolicy(replicas=replicas))
+    bench.hear(100.0)
+    serve = ServeCounts(target=1, running=1, starting=0)
+    bench.reconciler.tick(infos, bench.policy, serve, 100.0, WALL)
+    bench.reconciler.replica_died("r0", 101.0, "ended")
+    bench.reconciler.hear_front(FrontReport(FrontId("f"), 1, held=9), 102.0)
+    none = ServeCounts(target=0, running=0, starting=0)
+    actions = bench.reconciler.tick(infos, bench.policy, none, 102.0, WALL)
+    assert actions.replica_count == 1
+    assert set(actions.wishes) == {"load", "memory", "queue", "floor"}
