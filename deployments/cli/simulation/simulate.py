@@ -108,6 +108,7 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
+            max=10_000,
             help="Adapter slots of a replica. Default: the cluster's, else those of `braid up`.",
             show_default=False,
             rich_help_panel=CLUSTER,
@@ -211,11 +212,12 @@ def simulate(
     }
     experiment.make(0)  # a wrong trace is refused before processes start
     jobs = len(columns) * count
+    runs = "1 run" if jobs == 1 else f"{jobs} runs"
     with console.counter(transient=True) as counter:
         trials = run_experiment(
             experiment,
             workers or os.cpu_count() or 1,
-            lambda share: counter("simulating", f"{jobs} runs", round(1000 * share), 1000),
+            lambda share: counter("simulating", runs, round(1000 * share), 1000),
         )
     report = make_report(
         experiment, trials, setup, calibration=note, notes=summary.notes(source, count)
