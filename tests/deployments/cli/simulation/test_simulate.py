@@ -216,6 +216,28 @@ def test_a_cluster_gives_policy_costs_and_shape(braid: Braid, asked_server: Any)
     assert figure(document, "all requests", "TTFT p50", "in force") >= 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "learnt"), [("current", True), ("default", False)])
+def test_a_calibration_tells_where_the_costs_may_have_seen_the_log(
+    braid: Braid, asked_server: Any, tmp_path: Path, model: str, learnt: bool
+) -> None:
+    request = {
+        "tenant": "acme", "set": ["a0000@dddddddddddd"], "prompt_tokens": 32,
+        "generated_tokens": 2, "max_tokens": 2, "replica": "r0", "tier_found": "device",
+        "ttft": 0.6, "e2e": 1.2, "outcome": "ok",
+    }  # fmt: skip
+    lines = [{"format": TRACE_FORMAT}, *({"t": n / 2, **request} for n in range(90))]
+    log = tmp_path / "requests.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = braid(
+        "simulate", "--calibrate", log, "--model", model, "--baselines", "none", "--workers", 1,
+        "--url", asked_server.url, "--key", "k",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert ("may have learnt its costs from the second half" in said) is learnt
+
+
 def test_adapters_are_known_by_the_names_in_trace_logs(asked_server: Any) -> None:
     with admin_client(asked_server.url, "k") as client:
         adapters = read_cluster(client).adapters
