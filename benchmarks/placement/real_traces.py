@@ -10,6 +10,7 @@ from functools import partial
 from benchmarks.placement.row import ResultRow
 from benchmarks.placement.simulated import cell_of, run_columns, seconds
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
+from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.baselines.counts import PodAutoscalerCount, RayServeCount
 from cluster.simulation.report.markdown import interval_text
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
@@ -46,7 +47,9 @@ def measure(trace: str, seeds: int) -> Report:
         policy_column("braid", POLICY),
         Column("Ray Serve, 2 a replica (its default)", "", partial(_ray_serve, target=2.0)),
         Column("Ray Serve, 8 a replica", "", partial(_ray_serve, target=8.0)),
+        Column("Ray Serve, Braid's share of a batch", "", BASELINES["ray-serve-fitted"].change),
         Column("HPA, 8 a replica", "", partial(_pod_autoscaler, target=8.0)),
+        Column("HPA, Braid's share of a batch", "", BASELINES["hpa"].change),
     ]
     return run_columns(RunRecipe(base, NamedSource(trace)), columns, seeds, POLICY, trace)
 
@@ -63,9 +66,10 @@ def _row(trace: str, report: Report, seeds: int) -> ResultRow:
     others = range(1, len(report.columns))
     return ResultRow(
         name="traces",
-        what=f"{trace}, {LEAST} to {MOST} replicas of {SLOTS} slots: TTFT p99 and replica-hours",
+        what=f"{trace}, {LEAST} to {MOST} replicas of {SLOTS} slots: TTFT p99 of those "
+        "answered, and replica-hours",
         before=BEFORE,
-        demanded="no count by requests is surely better in one and not surely worse in the other",
+        demanded="no count by requests is surely better in TTFT or hours and surely worse in none",
         after=_words(report, 0),
         interval=f"{seeds} seeds, 95 %; "
         + "; ".join(f"{report.columns[column][0]}: {_words(report, column)}" for column in others),
@@ -74,22 +78,26 @@ def _row(trace: str, report: Report, seeds: int) -> ResultRow:
 
 
 def _words(report: Report, column: int) -> str:
-    wait, hours = _cells(report, column)
-    return f"{seconds(wait.interval)}, {interval_text(hours.interval, 'h')}"
+    wait, hours, failed = _cells(report, column)
+    return (
+        f"{seconds(wait.interval)}, {interval_text(hours.interval, 'h')}, "
+        f"{interval_text(failed.interval, '%')} refused or failed"
+    )
 
 
-def _cells(report: Report, column: int) -> tuple[Cell, Cell]:
+def _cells(report: Report, column: int) -> tuple[Cell, Cell, Cell]:
     return (
         cell_of(report, "all requests", "TTFT p99", column),
         cell_of(report, "replicas", "replica-hours", column),
+        cell_of(report, "all requests", "refused or failed", column),
     )
 
 
 def beats(report: Report, column: int) -> bool:
-    """Report whether a column is surely better than the first in one figure, and not surely worse
-    in the other."""
-    signs = [_sign(cell) for cell in _cells(report, column)]
-    return -1 in signs and 1 not in signs
+    """Report whether a column is surely better than the first in waits or hours, and surely worse
+    in neither, nor in failures: who refuses more answers the rest sooner."""
+    wait, hours, failed = (_sign(cell) for cell in _cells(report, column))
+    return -1 in (wait, hours) and 1 not in (wait, hours, failed)
 
 
 def _sign(cell: Cell) -> int:

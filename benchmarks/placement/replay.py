@@ -47,7 +47,10 @@ def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> l
 def rows_of(found: Calibration) -> list[ResultRow]:
     """Return the rows of N22."""
     errors, recorded, simulated = found.errors, found.recorded, found.simulated
-    what = f"simulated against recorded, second half, {recorded.answered} requests"
+    what = (
+        f"simulated against recorded, second half, {recorded.answered} requests; fitted to the "
+        "first half: costs of steps and loads, crowding, drift, share of prompts, three delays"
+    )
 
     def row(name: str, label: str, error: float, shown: str, figures: str) -> ResultRow:
         bound = DEMANDED[name]

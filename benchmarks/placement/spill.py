@@ -90,7 +90,8 @@ def rows(seeds: int = SEEDS) -> list[ResultRow]:
             ResultRow(
                 f"N0.{number}",
                 f"{load.name}, nothing placed: share found whole on the device, wait for the first "
-                "step, end to end, loads; before: the earlier pick on the same load",
+                "step, end to end, loads; snapshots are heard at once; before: the earlier pick on "
+                "the same load",
                 f"{load.resident_before:.3f}, {load.end_to_end_before:.0f} ms end to end",
                 f">= {load.resident_demanded}, <= 20 ms, end to end <= +2 %",
                 f"{ours.words} ({slower:+.1%})",

@@ -37,6 +37,10 @@ _MODELS_BY_PATH: dict[tuple[str, ...], type[BaseModel]] = {
 }
 
 _GONE = {
+    ("picking", "weights"): "remove it; terms are seconds and are added as they are",
+    ("picking", "load_bound"): 'set "bound"',
+    ("picking", "load_slack"): "remove it; load is bounded only where batches are full",
+    ("picking", "stale_after_s"): "remove it; a replica that is silent for 3 s is avoided",
     ("replicas", "target_running_per_replica"): 'set "target", a share of a replica\'s time',
     ("replicas", "upscale_delay_s"): 'set "up: {stable: 10s}"',
     ("replicas", "downscale_delay_s"): 'set "down: {stable: 5m}"',

@@ -14,7 +14,7 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.parts.controller_book import ControllerBook
-from cluster.simulation.parts.scaling import RuledScale
+from cluster.simulation.parts.scaling import RuledScale, with_count
 from cluster.simulation.parts.simulated_serve import SimulatedServe
 from cluster.simulation.parts.simulation_records import Records
 from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
@@ -123,7 +123,10 @@ class SimulatedController:
             del self._known[replica.replica_id]
             reconciler.replica_died(replica.replica_id, now, "its process has ended")
             self._records.note_death(replica.replica_id)
-        serve = self._serve
+        serve, ruled = self._serve, None
+        if self._scale is not None:
+            ruled = self._scale.decide(policy, now, wall)
+            policy = with_count(policy, ruled[0])
         actions = reconciler.tick(
             self._catalog.infos,
             policy,
@@ -133,9 +136,7 @@ class SimulatedController:
             replicas=serve.listed(),
         )
         self._book.add_lines(actions.changes)
-        count, reason = actions.replica_count, actions.replica_reason
-        if self._scale is not None:
-            count, reason = self._scale.decide(policy, now, wall)
+        count, reason = ruled or (actions.replica_count, actions.replica_reason)
         if reconciler.leadership.leads and policy.replicas.mode != "observe":
             self._hand_on(count)
         self._records.note_tick(actions, count, reason)

@@ -15,6 +15,12 @@ from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.spec import ReplicaSpec, ScaleRule
 
 
+def with_count(policy: ClusterPolicy, count: int) -> ClusterPolicy:
+    """Return the policy with this count alone: a controller that wants fewer would empty some."""
+    fixed = {"min": count, "max": count, "schedule": ()}
+    return policy.model_copy(update={"replicas": policy.replicas.model_copy(update=fixed)})
+
+
 class RuledScale:
     """Asks a scale rule each tick."""
 

@@ -1,12 +1,14 @@
 """Makes the description of a seed's run from what a user asked for; picklable."""
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.errors import ConfigError
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.simulation.spec import SimulationSpec
 from cluster.simulation.trace import TraceRequest
@@ -17,6 +19,8 @@ from cluster.simulation.traces.popularity import zipf
 from cluster.simulation.traces.trace_file import load_trace
 from cluster.simulation.traces.trace_names import named_trace
 
+MOST_REQUESTS = 1_000_000
+"""Of a trace by formula; more would fill the memory of every process before anything is seen."""
 ADAPTER_BYTES = 10_000_000
 """Of an adapter that no cluster has told the size of: rank 8 to 16 of a small model."""
 
@@ -45,7 +49,13 @@ class NamedSource:
     text: str  # NAME[,key=value...]
 
     def requests(self, seed: int) -> Sequence[TraceRequest]:
-        return list(named_trace(self.text, seed))
+        found = list(itertools.islice(named_trace(self.text, seed), MOST_REQUESTS + 1))
+        if len(found) > MOST_REQUESTS:
+            raise ConfigError(
+                f'trace "{self.text}": more than {MOST_REQUESTS:,} requests; '
+                "give a shorter duration or a lower rate"
+            )
+        return found
 
     @property
     def words(self) -> str:
@@ -96,13 +106,27 @@ class RunRecipe:
 
     base: SimulationSpec  # its trace, catalogue and seed are replaced
     source: TraceSource
-    known: Mapping[str, AdapterInfo] = field(default_factory=dict)  # by alias and by digest
+    known: Mapping[str, AdapterInfo] = field(default_factory=dict)  # by every name in traces
 
     def __call__(self, seed: int) -> SimulationSpec:
-        """Return the description of a seed's run."""
-        requests = self.source.requests(seed)
+        """Return the description of a seed's run.
+
+        Raises:
+            ConfigError: as the source; or it has no request.
+        """
+        requests = [by_digest(asked, self.known) for asked in self.source.requests(seed)]
+        if not requests:
+            raise ConfigError(f"{self.source.words}: no request; name another trace")
         catalog = catalog_of(requests, self.known)
         return replace(self.base, trace=requests, catalog=catalog, seed=seed)
+
+
+def by_digest(asked: TraceRequest, known: Mapping[str, AdapterInfo]) -> TraceRequest:
+    """Return a request that names known adapters by their digests, as fronts' logs do not."""
+    if known.keys().isdisjoint(asked.adapters):
+        return asked
+    digests = {known[name].digest if name in known else name for name in asked.adapters}
+    return replace(asked, adapters=tuple(sorted(digests)))
 
 
 def catalog_of(

@@ -14,6 +14,7 @@ from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.spec import ReplicaSpec
 from deployments.cli.toolkit.client import BraidClient
+from deployments.cli.toolkit.console import DIGEST_CHARACTERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class ClusterFacts:
     policy: ClusterPolicy
     replicas: int
     shape: ReplicaSpec | None  # None: no replica has reported
-    adapters: Mapping[str, AdapterInfo]  # by alias and by digest
+    adapters: Mapping[str, AdapterInfo]  # by alias, by digest, and as trace logs name them
     ranks: Mapping[AdapterDigest, int]
     model: CostModel | None
     model_problem: str = ""  # why there is none
@@ -94,6 +95,7 @@ def _adapters(
         digest = AdapterDigest(item["digest"])
         info = AdapterInfo(digest, item["name"], TenantId(item["owner"] or ""), item["bytes"])
         found.setdefault(info.alias, info)
+        found[f"{info.alias}@{digest[:DIGEST_CHARACTERS]}"] = info  # as trace logs have it
         found[digest] = info
         ranks[digest] = item["rank"]
     return found, ranks

@@ -108,6 +108,7 @@ def simulate(
         int | None,
         typer.Option(
             min=1,
+            max=10_000,
             help="Adapter slots of a replica. Default: the cluster's, else those of `braid up`.",
             show_default=False,
             rich_help_panel=CLUSTER,
@@ -193,7 +194,8 @@ def simulate(
     _check_replicas(start, [column.change(base).policy for column in columns])
     note = None
     if calibrate:
-        base, note = _calibrated(RunRecipe(base, LogSource(tuple(calibrate)), known))
+        learnt = facts is not None and costs is facts.model
+        base, note = _calibrated(RunRecipe(base, LogSource(tuple(calibrate)), known), learnt)
     count = seeds or (1 if isinstance(source, LogSource) else SEEDS)
     experiment = Experiment(
         RunRecipe(base, source, known), columns, tuple(range(count)), force.policy
@@ -211,11 +213,12 @@ def simulate(
     }
     experiment.make(0)  # a wrong trace is refused before processes start
     jobs = len(columns) * count
+    runs = "1 run" if jobs == 1 else f"{jobs} runs"
     with console.counter(transient=True) as counter:
         trials = run_experiment(
             experiment,
             workers or os.cpu_count() or 1,
-            lambda share: counter("simulating", f"{jobs} runs", round(1000 * share), 1000),
+            lambda share: counter("simulating", runs, round(1000 * share), 1000),
         )
     report = make_report(
         experiment, trials, setup, calibration=note, notes=summary.notes(source, count)
@@ -272,8 +275,12 @@ def _check_replicas(start: int, policies: "list[ClusterPolicy]") -> None:
         )
 
 
-def _calibrated(recipe: "RunRecipe") -> "tuple[SimulationSpec, CalibrationNote]":
-    """Fit the delays to a log; returns the description with them, and the words for the report."""
+def _calibrated(recipe: "RunRecipe", learnt: bool) -> "tuple[SimulationSpec, CalibrationNote]":
+    """Fit the delays to a log; returns the description with them, and the words for the report.
+
+    Args:
+        learnt: the costs are of a cluster that runs, which may have served the log.
+    """
     from dataclasses import replace
 
     from cluster.simulation.calibrate import calibrate
@@ -286,5 +293,6 @@ def _calibrated(recipe: "RunRecipe") -> "tuple[SimulationSpec, CalibrationNote]"
         "Error on the second half of a recorded log, whose first half three delays were fitted to: "
         + "; ".join(found.errors.words)
         + ".",
+        *(("The cluster may have learnt its costs from the second half too.",) if learnt else ()),
     )
     return replace(recipe.base, delays=found.delays), CalibrationNote(lines, found.errors.is_red)

@@ -14,6 +14,8 @@ import pytest
 
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
 from cluster.simulation.trace import TRACE_FORMAT
+from deployments.cli.simulation.cluster_facts import read_cluster
+from deployments.cli.toolkit.client import admin_client
 from deployments.local.local_state import StateDir
 
 SMALL = ("--trace", "constant,duration=20,rate=1", "--seeds", 1, "--workers", 1)
@@ -92,6 +94,9 @@ def test_a_recorded_log_is_replayed_as_it_is(braid: Braid, tmp_path: Path) -> No
     assert figure(document, "all requests", "requests", "default") == 5
 
 
+EMPTY = Path(__file__).with_name("empty.jsonl")
+
+
 def refused(*arguments: object, words: str) -> Any:
     return pytest.param(arguments, words, id=words)
 
@@ -103,6 +108,7 @@ def refused(*arguments: object, words: str) -> Any:
         refused("--trace", "constant,rat=3", words='did you mean "rate"?'),
         refused("--trace", "constant", "--log", "x", words="--trace and --log: expected one trace"),
         refused("--log", "no.jsonl", words="no.jsonl"),
+        refused("--log", EMPTY, words="empty.jsonl: no request; name another trace"),
         refused("--import", "azure", "no.csv", words="no.csv: cannot be read"),
         refused("--baselines", "randm", words='"randm" is not one; did you mean "random"?'),
         refused("--baselines", "zzz", words="expected all, none, or some of off, random"),
@@ -133,7 +139,13 @@ def test_nonsense_is_refused_before_anything_runs(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--engine", "slow"), ("--seeds", "0"), ("--slots", "0"), ("--import", "gcp", "x.csv")],
+    [
+        ("--engine", "slow"),
+        ("--seeds", "0"),
+        ("--slots", "0"),
+        ("--slots", "100000000"),
+        ("--import", "gcp", "x.csv"),
+    ],
 )
 def test_choices_are_checked_by_the_option(braid: Braid, arguments: tuple[str, ...]) -> None:
     result = braid("simulate", *arguments)
@@ -202,6 +214,34 @@ def test_a_cluster_gives_policy_costs_and_shape(braid: Braid, asked_server: Any)
     assert asked_server.url in document["setup"]["costs"]
     assert "2 replicas at the start, 3 slots each, batches of 4" in document["setup"]["cluster"]
     assert figure(document, "all requests", "TTFT p50", "in force") >= 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "learnt"), [("current", True), ("default", False)])
+def test_a_calibration_tells_where_the_costs_may_have_seen_the_log(
+    braid: Braid, asked_server: Any, tmp_path: Path, model: str, learnt: bool
+) -> None:
+    request = {
+        "tenant": "acme", "set": ["a0000@dddddddddddd"], "prompt_tokens": 32,
+        "generated_tokens": 2, "max_tokens": 2, "replica": "r0", "tier_found": "device",
+        "ttft": 0.6, "e2e": 1.2, "outcome": "ok",
+    }  # fmt: skip
+    lines = [{"format": TRACE_FORMAT}, *({"t": n / 2, **request} for n in range(90))]
+    log = tmp_path / "requests.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = braid(
+        "simulate", "--calibrate", log, "--model", model, "--baselines", "none", "--workers", 1,
+        "--url", asked_server.url, "--key", "k",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert ("may have learnt its costs from the second half" in said) is learnt
+
+
+def test_adapters_are_known_by_the_names_in_trace_logs(asked_server: Any) -> None:
+    with admin_client(asked_server.url, "k") as client:
+        adapters = read_cluster(client).adapters
+    assert adapters["a0000@dddddddddddd"] == adapters["a0000"] == adapters["d" * 64]
 
 
 @pytest.mark.slow
