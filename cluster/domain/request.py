@@ -76,8 +76,7 @@ class GenerationRequest:
     sampling: SamplingParams
     decision: RoutingDecision | None = None  # None until a replica has verified it
     resumed_token_ids: tuple[int, ...] = ()  # already generated elsewhere before a replica was lost
-    arrived_at: float = 0.0  # wall clock, seconds
-    deadline_at: float | None = None  # wall clock, seconds
+    deadline_at: float | None = None  # monotonic seconds of the process that computes it
     http_request: str = ""  # id of the HTTP request that it belongs to, for logs
 
     @property

@@ -28,6 +28,7 @@ class Submit(msgspec.Struct, frozen=True, tag="submit"):
     request: GenerationRequest
     signed_decision: bytes
     spans: tuple[SpanStart, ...] = ()  # that began within the resumed tokens, in order
+    time_left_s: float | None = None  # until its deadline, when it was sent; clocks may differ
 
     @property
     def request_id(self) -> RequestId:

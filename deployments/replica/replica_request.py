@@ -76,13 +76,14 @@ class ReplicaRequest:
 
     @property
     def deadline_at(self) -> float | None:
-        """Return its deadline: wall clock, seconds."""
-        return self.submit.request.deadline_at
+        """Return its deadline in monotonic seconds of this process."""
+        left = self.submit.time_left_s
+        return None if left is None else self.arrived + left
 
     def generation_request(self) -> GenerationRequest:
         """Return the request for the engine; its decision has been read."""
         assert self.decision is not None
-        return replace(self.submit.request, decision=self.decision)
+        return replace(self.submit.request, decision=self.decision, deadline_at=self.deadline_at)
 
     def resume_after(self, token_ids: tuple[int, ...]) -> None:
         """Note the completion so far; the engine computes it again."""

@@ -79,7 +79,7 @@ class RequestLeases:
         if deadline_at is None:
             return await self._adapters.acquire(digests, tenant)
         try:
-            async with asyncio.timeout(deadline_at - self._clock.wall()):
+            async with asyncio.timeout(deadline_at - self._clock.monotonic()):
                 return await self._adapters.acquire(digests, tenant)
         except TimeoutError:
             return None

@@ -99,7 +99,7 @@ class EngineMachine(RuleBasedStateMachine):
             SamplingParams(
                 max_tokens=max_tokens, temperature=0.0, prompt_logprobs=0 if scored else None
             ),
-            deadline_at=None if deadline is None else self.clock.wall() + deadline,
+            deadline_at=None if deadline is None else self.clock.monotonic() + deadline,
         )
         try:
             self.engine.submit(request, "namespace", ())

@@ -137,7 +137,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         prompt, window = arrival.prompt, self.scheduler.max_model_len
         continuation = alone(((0, arrival.namespace),), prompt, len(prompt) + arrival.max_tokens)
         resumed = continuation[len(prompt) : len(prompt) + arrival.resumed]
-        now = self.clock.wall()
+        now = self.clock.monotonic()
         request = GenerationRequest(
             request_id=RequestId(f"r{self.count}"),
             tenant=TenantId(arrival.tenant),
@@ -223,7 +223,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         self.end(self.scheduler.expire())
-        now = self.clock.wall()
+        now = self.clock.monotonic()
         for expected in self.live.values():
             assert expected.deadline is None or expected.deadline > now
 

@@ -189,11 +189,11 @@ class Rig:
                     TenantId(tenant),
                     (1, 2, 3),
                     SamplingParams(max_tokens=max_tokens, temperature=0.0),
-                    deadline_at=None if deadline_in is None else self.clock.wall() + deadline_in,
                     resumed_token_ids=tuple(resumed),
                 ),
                 f"{tenant}:{adapters}".encode(),
                 spans=tuple(spans),
+                time_left_s=deadline_in,
             )
         )
         return name

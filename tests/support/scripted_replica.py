@@ -53,6 +53,7 @@ class Script:
         self.speeches: list[Speech] = [Speech()]
         self.taken = 0
         self.submitted: list[GenerationRequest] = []
+        self.times_left: list[float | None] = []
         self.decisions: list[bytes] = []  # signed, of each submission
         self.cancelled: list[RequestId] = []
         self.rerouted: list[Reroute] = []
@@ -61,6 +62,7 @@ class Script:
     def take(self, message: Submit) -> Speech:
         """Note a submission and return what is answered to it."""
         self.submitted.append(message.request)
+        self.times_left.append(message.time_left_s)
         self.decisions.append(message.signed_decision)
         speech = self.speeches[min(self.taken, len(self.speeches) - 1)]
         self.taken += 1

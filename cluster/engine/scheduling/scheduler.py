@@ -230,7 +230,7 @@ class Scheduler:
 
         ``commit`` does the same, so a loop that never idles needs no call of its own.
         """
-        now = self._clock.wall()
+        now = self._clock.monotonic()
         if now < self._next_deadline:
             return []
         ended = []

@@ -153,14 +153,16 @@ class SimulatedFront:
             self._end(tracked, error.code if ready else Starting.code)
 
     def _submit(self, tracked: Tracked, replica: SimulatedReplica) -> None:
-        deadline_at = replica.process.clock.wall() + tracked.deadline - self.process.loop.time()
+        deadline_at = (
+            replica.process.clock.monotonic() + tracked.deadline - self.process.loop.time()
+        )
         work = self._works.make(
             tracked.asked,
             tracked.index,
             tracked.key,
             tracked.request_id,
             resumed=tracked.generated,
-            deadline_at=deadline_at,
+            deadline_at=replica.process.clock.monotonic() + left,
         )
         replica.process.after(self._delays.hop_s, self._reach, tracked, replica, work)
 

@@ -267,7 +267,7 @@ class FastEngine:
             if row is not None:
                 self._end(row, FinishReason.CANCELLED, news)
         self._cancelled.clear()
-        now = self._process.clock.wall()
+        now = self._process.clock.monotonic()
         if now < self._next_deadline:
             return
         self._next_deadline = math.inf

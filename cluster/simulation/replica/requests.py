@@ -53,7 +53,7 @@ class WorkMaker:
         Args:
             index: of the request in the trace; names its own tokens.
             resumed: tokens of its completion that were generated elsewhere.
-            deadline_at: wall clock of the replica, seconds.
+            deadline_at: monotonic seconds of the replica.
         """
         decision, namespace = self._decide(key)
         if self._with_tokens:

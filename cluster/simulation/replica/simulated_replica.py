@@ -171,7 +171,7 @@ class SimulatedReplica:
         deadline = live.work.request.deadline_at
         assert deadline is not None
         try:
-            async with asyncio.timeout(deadline - self.process.clock.wall()):
+            async with asyncio.timeout(deadline - self.process.clock.monotonic()):
                 live.lease = await self.adapters.acquire(live.digests, live.tenant)
             if self._live.get(request_id) is not live or not self.process.alive:
                 return

@@ -242,8 +242,11 @@ class Choice:
     @property
     def _patience_s(self) -> float:
         """Return how long it may wait for a replica, in seconds."""
-        left = self.spec.deadline_at - self._services.clock.wall()
-        return max(0.0, min(left, self.spec.max_wait_s))
+        return max(0.0, min(self._time_left_s, self.spec.max_wait_s))
+
+    @property
+    def _time_left_s(self) -> float:
+        return self.spec.deadline_at - self._services.clock.monotonic()
 
     @property
     def _digests(self) -> tuple[AdapterDigest, ...]:
@@ -266,12 +269,11 @@ class Choice:
                 prompt_token_ids=spec.prompt_token_ids,
                 sampling=spec.sampling,
                 resumed_token_ids=tuple(self.answer.token_ids),
-                arrived_at=spec.arrived_at,
-                deadline_at=spec.deadline_at,
                 http_request=self._http_request,
             ),
             spec.decided.encoded,
             () if self.rerouting is None else self.rerouting.started_segments(),
+            self._time_left_s,
         )
 
     def _usage(self, reported: Usage | None, generated: int) -> Usage:

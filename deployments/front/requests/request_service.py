@@ -222,7 +222,7 @@ class RequestService:
         decided: RequestDecision,
     ) -> tuple[Choice, ...]:
         """Build the sequences, in order of prompt, then of choice; none is submitted yet."""
-        now = self.clock.wall()
+        now = self.clock.monotonic()
         choices: list[Choice] = []
         names, explain = request.asked_names, request.explain
         for ids, shared in zip(prompts.ids, sampling, strict=True):

@@ -26,8 +26,8 @@ class SequenceSpec:
     sampling: SamplingParams
     stop: tuple[str, ...]
     decided: RequestDecision
-    arrived_at: float  # wall clock, seconds
-    deadline_at: float  # wall clock, seconds
+    arrived_at: float  # monotonic seconds
+    deadline_at: float  # monotonic seconds
     skip_special_tokens: bool = True  # leave them out of the text
     include_stop: bool = False  # end the text behind what stopped it
     max_wait_s: float = math.inf  # for the first replica

@@ -130,7 +130,7 @@ def test_prompt_logprobs_cover_the_prompt_and_come_before_any_token(rig: PortRig
 
 
 def test_a_deadline_ends_a_request(unstarted: PortRig) -> None:
-    late = unstarted.clock.wall() + 5
+    late = unstarted.clock.monotonic() + 5
     unstarted.submit(make_request("a", prompt(9), deadline_at=late))
     unstarted.submit(make_request("b", prompt(9), sampling(3)))
     unstarted.clock.advance(6)

@@ -93,7 +93,8 @@ async def test_a_request_whose_time_is_up_is_504(front: HttpFront) -> None:
 async def test_a_replica_is_told_when_a_requests_time_is_up(open_front: OpenFront) -> None:
     async with open_front(front={"request_timeout_s": 7}) as front:
         await front.post(CHAT, chat())
-        assert front.script.submitted[0].deadline_at == front.clock.wall() + 7
+        assert front.script.submitted[0].deadline_at is None  # clocks of two machines differ
+        assert front.script.times_left == [7]
 
 
 async def test_many_streams_at_once_have_each_their_own_text(open_front: OpenFront) -> None:
