@@ -153,9 +153,7 @@ class SimulatedFront:
             self._end(tracked, error.code if ready else Starting.code)
 
     def _submit(self, tracked: Tracked, replica: SimulatedReplica) -> None:
-        deadline_at = (
-            replica.process.clock.monotonic() + tracked.deadline - self.process.loop.time()
-        )
+        left = tracked.deadline - self.process.loop.time()
         work = self._works.make(
             tracked.asked,
             tracked.index,
