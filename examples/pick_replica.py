@@ -18,8 +18,8 @@ def replica(name: str, running: int, *adapters: AdapterDigest) -> ReplicaSnapsho
     """Describe a replica as it would describe itself."""
     return ReplicaSnapshot(
         ReplicaId(name), "", queued=0, running=running, kv_blocks_total=96, kv_blocks_free=96,
-        slots_total=8, adapter_bytes_limit=80_000_000, adapter_bytes_used=0, loads=(),
-        draining=False, observed_at=0.0, max_batch_size=16,
+        slots_total=8, adapter_bytes_limit=80_000_000, adapter_bytes_used=0,
+        draining=False, sequence=1, max_batch_size=16,
         resident=tuple(
             ResidentAdapter(digest, "", AdapterState.READY, 10_000_000, 8, 0)
             for digest in adapters

@@ -46,6 +46,14 @@ CODE = """
             external_scaler_enabled=external,
         )
 
+    async def listed(target):
+        async with asyncio.timeout(60):
+            while True:
+                try:
+                    return await target.read_replicas()
+                except ReplicaLost:  # Serve's controller is about to be back
+                    await asyncio.sleep(0.2)
+
     async def settled(target, count):
         async with asyncio.timeout(60):
             while await target.read() != ServeCounts(count, count, 0):
@@ -94,7 +102,7 @@ def test_the_target_follows() -> None:
             ray.kill(controller, no_restart=False)
             await target.read()
             await settled(target, 2)
-            after = (await target.read_replicas()).replicas
+            after = (await listed(target)).replicas
             assert {r.replica_id for r in before} == {r.replica_id for r in after}
             print("- outlives Serve's controller")
 
