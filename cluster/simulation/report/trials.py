@@ -5,9 +5,11 @@ Every column serves the same requests for a seed, so columns can be compared see
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -138,7 +140,9 @@ def _run_in_processes(
         initargs=(experiment,),
     )
     try:
-        for done in as_completed([pool.submit(_run_in_worker, *job) for job in jobs]):
+        with _interruption_postponed():
+            running = [pool.submit(_run_in_worker, *job) for job in jobs]
+        for done in as_completed(running):
             take(done.result())
     except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -152,6 +156,22 @@ def _run_in_processes(
             ) from error
         raise
     pool.shutdown()
+
+
+@contextmanager
+def _interruption_postponed() -> Iterator[None]:
+    """Let Ctrl-C wait: a process that it interrupts while it is started would be left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 _worker_experiment: list[Experiment] = []
