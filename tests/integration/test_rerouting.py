@@ -24,7 +24,7 @@ SENTENCES = (
     "Run the backup every Monday at 6 in the morning.",
 )
 FORCED = " ".join((*SENTENCES, "Then"))  # a sentence is over when the next one begins
-LONG = 240
+LONG = 480
 COMPUTED = "braid_router_computations_total"
 
 
@@ -36,7 +36,7 @@ def fresh(text: str) -> str:
 def ask(
     cluster: LocalCluster, prompt: str, max_tokens: int = 72, **fields: object
 ) -> httpx2.Response:
-    fields["guided_regex"] = re.escape(FORCED).replace("\\ ", " ") + r"[\s\S]{0,1200}"
+    fields["guided_regex"] = re.escape(FORCED).replace("\\ ", " ") + r"[\s\S]{0,3000}"
     answer = cluster.complete("acme", "auto:sentences", prompt, max_tokens=max_tokens, **fields)
     assert answer.status_code == 200, answer.text
     return answer
