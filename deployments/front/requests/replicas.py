@@ -116,11 +116,16 @@ class ReplicaSet:
 
         That is ``disk``, ``host``, ``loading`` or ``device``; ``base`` for none at all.
         """
-        snapshot = self.view.snapshot(replica_id)
-        resident = () if snapshot is None else snapshot.resident
-        tiers = {one.digest: _TIERS.get(one.state, DISK) for one in resident}
-        on_host = {one.digest for one in self.on_host(replica_id) if one.state in _TIERS}
-        found = {tiers.get(digest, HOST if digest in on_host else DISK) for digest in digests}
+        replica = self.view.get(replica_id)
+        held = {} if replica is None else replica.held
+
+        def tier_of(digest: AdapterDigest) -> str:
+            if digest in held:
+                return _TIERS.get(held[digest].state, DISK)
+            copies = self.on_host(replica_id)
+            return HOST if any(c.digest == digest and c.state in _TIERS for c in copies) else DISK
+
+        found = set(map(tier_of, digests))
         return next((tier for tier in (DISK, HOST, LOADING, DEVICE) if tier in found), BASE)
 
     async def pick(
