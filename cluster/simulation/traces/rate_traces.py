@@ -63,10 +63,9 @@ def bursty(
     spread: NotNegative = 0.6,
 ) -> Iterator[TraceRequest]:
     """Ask with Gamma gaps of a high coefficient of variation."""
-    asking = OneByPopularity(zipf(adapters, s), AdapterNames(tenants))
-    return one_stream(
-        ConstantRate(rate), asking, seed, duration,
-        prompt=prompt, answer=answer, spread=spread, cv=cv,
+    return constant(
+        seed, duration, rate=rate, adapters=adapters, s=s, tenants=tenants, cv=cv,
+        prompt=prompt, answer=answer, spread=spread,
     )  # fmt: skip
 
 
