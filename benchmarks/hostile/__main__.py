@@ -10,7 +10,6 @@ import json
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ import psutil
 from benchmarks.hostile.bodies import BODIES
 from benchmarks.hostile.connections import CONNECTIONS
 from benchmarks.http_load import LOCAL, percentile
+from testing.background_threads import BackgroundThreads
 
 MAX_HEALTH_S = 1.0
 MAX_TTFT_S = 1.0
@@ -45,29 +45,16 @@ class Seen:
     largest: int  # bytes
 
 
-class Watch:
+class Watch(BackgroundThreads):
     """Times /health and one tenant's first tokens in two threads until it is stopped."""
 
     def __init__(self, url: str, victim: str, model: str) -> None:
         self._url, self._key, self._model = url, victim, model
-        self._stop = threading.Event()
         self.health: list[float] = []
         self.ttft: list[float] = []
         self.failures: list[str] = []
         self.rss = 0.0
-        self._threads = [
-            threading.Thread(target=run) for run in (self._ask_health, self._ask_token)
-        ]
-
-    def __enter__(self) -> "Watch":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(self._ask_health, self._ask_token)
 
     def _ask_health(self) -> None:
         with httpx2.Client(timeout=120) as client:

@@ -1,8 +1,8 @@
 """The controller and replicas may die or hang under load; what only one of them had comes back."""
 
-import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from cluster.base_model.source import ModelLocation
 from cluster.config import AppConfig
 from deployments.local.local_state import StateDir
+from testing.background_threads import BackgroundThreads
 from testing.local_cluster import CONTROLLER, LocalCluster
 from testing.waiting import wait_for
 from tests.integration.conftest import REPLICAS, quickstart
@@ -38,12 +39,11 @@ def pinned(
     assert cluster.leftover == []
 
 
-class Requests:
+class Requests(BackgroundThreads):
     """Requests one after the other, for the base and the pinned adapter, until told to stop."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.answers: list[tuple[int, str]] = []
-        self._stop = threading.Event()
 
         def run(worker: int) -> None:
             number = 0
@@ -53,17 +53,7 @@ class Requests:
                 answer = cluster.complete("acme", model, f"Show {worker}-{number}", max_tokens=4)
                 self.answers.append((answer.status_code, answer.text))
 
-        self._threads = [threading.Thread(target=run, args=(n,)) for n in range(2)]
-
-    def __enter__(self) -> "Requests":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*(partial(run, n) for n in range(2)))
 
     @property
     def failures(self) -> list[tuple[int, str]]:

@@ -2,9 +2,11 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
+from testing.background_threads import BackgroundThreads
 from testing.local_cluster import REPLICA, VALKEY, LocalCluster
 from testing.waiting import wait_for
 
@@ -15,12 +17,11 @@ LONG = 300
 """Tokens of requests that are to be running while something dies."""
 
 
-class Traffic:
+class Traffic(BackgroundThreads):
     """Routed and explicit requests without a break; keeps what came back."""
 
     def __init__(self, cluster: LocalCluster) -> None:
         self.answers: list[tuple[int, str, str, str]] = []
-        self._stop = threading.Event()
 
         def run(worker: int) -> None:
             number = 0
@@ -39,17 +40,7 @@ class Traffic:
                     )
                 )
 
-        self._threads = [threading.Thread(target=run, args=(n,)) for n in range(4)]
-
-    def __enter__(self) -> "Traffic":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*(partial(run, n) for n in range(4)))
 
 
 def test_redis_dies_and_comes_back(cluster: LocalCluster) -> None:

@@ -1,11 +1,11 @@
 """Adapters follow the load, with reasons an operator can read."""
 
-import threading
 import time
 from typing import Any
 
 import pytest
 
+from testing.background_threads import BackgroundThreads
 from testing.local_cluster import CONTROLLER, LocalCluster
 from testing.waiting import wait_for
 
@@ -28,11 +28,10 @@ def copies(cluster: LocalCluster, alias: str) -> int:
     )
 
 
-class Load:
+class Load(BackgroundThreads):
     """Requests of one tenant for one adapter, one after the other, until told to stop."""
 
     def __init__(self, cluster: LocalCluster, tenant: str, adapter: str) -> None:
-        self._stop = threading.Event()
         self.failures: list[str] = []
 
         def run() -> None:
@@ -41,17 +40,7 @@ class Load:
                 if answer.status_code != 200:
                     self.failures.append(answer.text)
 
-        self._threads = [threading.Thread(target=run) for _ in range(4)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(*[run] * 4)
 
 
 def test_placement_follows_the_load(cluster: LocalCluster) -> None:
