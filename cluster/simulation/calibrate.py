@@ -10,30 +10,28 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.errors import ConfigError
+from cluster.simulation.delay_search import search_delays, with_delay
 from cluster.simulation.result import ServedRequest, SimulationResult
 from cluster.simulation.spec import Delays, SimulationSpec
 from cluster.simulation.trace import TraceRequest
 
-FITTED = {"front_s": (1e-4, 0.25), "hop_s": (1e-5, 0.05), "publish_s": (0.005, 1.0)}
-"""Fields of ``Delays`` with their least and greatest seconds, the one that explains most first.
-
-A log that needs more than these is explained by other costs of steps and loads, not by delays.
-"""
-FACTORS = (4.0, 2.0, 1.4, 1.15)
-"""A constant is multiplied and divided by each in turn, for as long as that helps."""
-GAIN = 0.005
-"""Of the loss; a smaller gain does not count."""
 LEAST_REQUESTS = 40
 """Answered ones, of each half."""
 RED = 0.15
 """An error above this share makes reports unreliable."""
+FARTHEST = 5.0
+"""A figure that the simulation never reaches is as far off as one that is e to this times too long:
+the other figures still guide the fit."""
+CANCELLED = "cancelled"
+"""Outcome of a request whose client hung up, as no simulated client does."""
 
 Simulate = Callable[[SimulationSpec], SimulationResult]
 
 
 @dataclass(frozen=True, slots=True)
 class LogFigures:
-    """Holds what a log and its simulation are compared by. Times are in seconds."""
+    """Holds what a log and its simulation are compared by. Times are in seconds; infinite ones are
+    those of requests without an answer."""
 
     answered: int
     ttft_p50: float
@@ -51,11 +49,20 @@ class CalibrationErrors:
     e2e_p50: float
     whole_resident: float  # difference of the shares
     replicas: float | None  # mean relative difference over time; None: no counts were recorded
+    lost: float = 0.0  # share of the requests that the log answered and the simulation did not
+    won: float = 0.0  # share of those that the simulation answered and the log did not
 
     @property
     def worst(self) -> float:
         """Return the largest of the errors, without its sign; infinity if one is not a number."""
-        errors = (self.ttft_p50, self.ttft_p99, self.e2e_p50, self.whole_resident, self.replicas)
+        errors = (
+            self.ttft_p50,
+            self.ttft_p99,
+            self.e2e_p50,
+            self.whole_resident,
+            self.replicas,
+            self.lost + self.won,
+        )
         return max(math.inf if math.isnan(error or 0.0) else abs(error or 0.0) for error in errors)
 
     @property
@@ -67,10 +74,11 @@ class CalibrationErrors:
     def words(self) -> list[str]:
         """Return one line for each error."""
         lines = [
-            f"TTFT p50 {self.ttft_p50:+.1%}",
-            f"TTFT p99 {self.ttft_p99:+.1%}",
-            f"end-to-end p50 {self.e2e_p50:+.1%}",
+            f"TTFT p50 {_off(self.ttft_p50)}",
+            f"TTFT p99 {_off(self.ttft_p99)}",
+            f"end-to-end p50 {_off(self.e2e_p50)}",
             f"whole-resident share {100 * self.whole_resident:+.1f} points",
+            f"answered in the log alone {self.lost:.1%}, in the simulation alone {self.won:.1%}",
         ]
         if self.replicas is not None:
             lines.append(f"replicas over time {self.replicas:.1%}")
@@ -95,7 +103,8 @@ def calibrate(
 ) -> Calibration:
     """Fit the delays of ``spec`` to its trace, which must be a recorded one.
 
-    Requests of which it does not say what became are simulated too, and count for no figure.
+    All requests that the log answered count, whether the simulation answers them or not. Those of
+    which the log does not say what became are simulated too, and count for no figure.
 
     Args:
         spec: the cluster as it was when the trace was recorded; its delays are the first guess.
@@ -116,8 +125,8 @@ def calibrate(
                 f"the trace's {name} half has {answered} answered requests with recorded times, "
                 f"expected at least {LEAST_REQUESTS}; record for longer"
             )
-    search = _Search(replace(spec, trace=first), simulate, recorded_figures(first))
-    delays = search.run(spec.delays)
+    fit = _Fit(replace(spec, trace=first), simulate, recorded_figures(first))
+    delays = fit.run(spec.delays)
     whole = simulate(replace(spec, trace=trace, delays=delays))
     recorded = recorded_figures(second)
     simulated = simulated_figures(whole, len(first))
@@ -127,8 +136,9 @@ def calibrate(
         _relative(simulated.e2e_p50, recorded.e2e_p50),
         simulated.whole_resident - recorded.whole_resident,
         _count_error(whole, counts, middle) if counts else None,
+        *_disagreements(whole.requests[len(first) :]),
     )
-    return Calibration(delays, errors, recorded, simulated, search.simulations + 1)
+    return Calibration(delays, errors, recorded, simulated, fit.simulations + 1)
 
 
 def middle_of(trace: Sequence[TraceRequest]) -> float:
@@ -142,6 +152,7 @@ def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
     served = [request.served for request in requests if _is_answered(request)]
     found = [one for one in served if one is not None]
     return _figures(
+        len(found),
         [one.ttft for one in found if one.ttft is not None],
         [one.e2e for one in found],
         [one.tier_found for one in found],
@@ -149,30 +160,47 @@ def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
 
 
 def simulated_figures(result: SimulationResult, first: int = 0) -> LogFigures:
-    """Return the figures of a simulation's requests that were answered there and in the log.
+    """Return the figures of a simulation's requests that were answered in the log.
+
+    One without an answer in the simulation waits for ever: were it left out, a simulation that
+    refuses the slow ones would look better.
 
     Args:
         first: number of the first one that counts.
     """
-    served = [
-        one for one in result.requests[first:] if one.outcome == "ok" and _is_answered(one.asked)
-    ]
+    served = [one for one in result.requests[first:] if _is_answered(one.asked)]
+    answered = [one.outcome == "ok" for one in served]
     return _figures(
-        [one.ttft for one in served if one.ttft is not None],
-        [one.e2e for one in served if one.e2e is not None],
+        sum(answered),
+        [math.inf if one.ttft is None else one.ttft for one in served],
+        [
+            one.e2e if ok and one.e2e is not None else math.inf
+            for one, ok in zip(served, answered, strict=True)
+        ],
         [_tier_known(one) for one in served],
     )
 
 
 def _tier_known(served: ServedRequest) -> str:
     """Return the tier as the front knew it when it picked, which is what a log has."""
-    if served.tier_found == "base":
+    if not served.asked.adapters:
         return "base"
-    return "loading" if served.cold else "device"
+    return "device" if served.replica is not None and not served.cold else "loading"
 
 
-class _Search:
-    """Changes one constant after the other for as long as the loss falls."""
+def _disagreements(requests: Iterable[ServedRequest]) -> tuple[float, float]:
+    """Return the shares of requests that the log alone and that the simulation alone answered."""
+    pairs = [
+        (one.asked.served.outcome == "ok", one.outcome == "ok")
+        for one in requests
+        if one.asked.served is not None and one.asked.served.outcome != CANCELLED
+    ]
+    known = max(1, len(pairs))
+    return pairs.count((True, False)) / known, pairs.count((False, True)) / known
+
+
+class _Fit:
+    """Fits delays to the recorded figures of a trace, and counts its simulations."""
 
     def __init__(self, spec: SimulationSpec, simulate: Simulate, recorded: LogFigures) -> None:
         self._spec = spec
@@ -181,30 +209,25 @@ class _Search:
         self.simulations = 0
 
     def run(self, delays: Delays) -> Delays:
-        delays, loss = self._shift_front(delays)
-        for factor in FACTORS:
-            for name in FITTED:
-                for by in (factor, 1 / factor):
-                    tried = _with(delays, name, getattr(delays, name) * by)
-                    found = self._loss(self._figures(tried))
-                    if found < loss * (1 - GAIN):
-                        delays, loss = tried, found
-                        break
-        return delays
+        """Return better delays than these.
 
-    def _shift_front(self, delays: Delays) -> tuple[Delays, float]:
-        """Move all first tokens by the difference of their medians: a front's time is added to
-        each."""
+        A front's time is added to each first token, so the difference of the medians comes first.
+        """
         before = self._figures(delays)
         loss = self._loss(before)
         front = delays.front_s + self._recorded.ttft_p50 - before.ttft_p50
-        shifted = _with(delays, "front_s", front)
-        found = self._loss(self._figures(shifted))
-        return (shifted, found) if found < loss else (delays, loss)
+        shifted = with_delay(delays, "front_s", front)
+        found = self._loss_of(shifted)
+        if found < loss:
+            delays, loss = shifted, found
+        return search_delays(delays, loss, self._loss_of)
 
     def _figures(self, delays: Delays) -> LogFigures:
         self.simulations += 1
         return simulated_figures(self._simulate(replace(self._spec, delays=delays)))
+
+    def _loss_of(self, delays: Delays) -> float:
+        return self._loss(self._figures(delays))
 
     def _loss(self, found: LogFigures) -> float:
         """Return the sum of the figures' distances; 0 if they agree."""
@@ -217,21 +240,16 @@ class _Search:
         )
 
 
-def _with(delays: Delays, name: str, seconds: float) -> Delays:
-    least, most = FITTED[name]
-    return replace(delays, **{name: min(max(seconds, least), most)})
-
-
 def _is_answered(request: TraceRequest) -> bool:
     served = request.served
     return served is not None and served.outcome == "ok" and served.ttft is not None
 
 
-def _figures(ttft: list[float], e2e: list[float], tiers: list[str]) -> LogFigures:
+def _figures(answered: int, ttft: list[float], e2e: list[float], tiers: list[str]) -> LogFigures:
     with_adapters = [tier for tier in tiers if tier not in ("", "base")]
     whole = with_adapters.count("device") / len(with_adapters) if with_adapters else 1.0
     return LogFigures(
-        len(ttft), percentile(ttft, 0.5), percentile(ttft, 0.99), percentile(e2e, 0.5), whole
+        answered, percentile(ttft, 0.5), percentile(ttft, 0.99), percentile(e2e, 0.5), whole
     )
 
 
@@ -248,8 +266,13 @@ def _relative(found: float, wanted: float) -> float:
 
 def _distance(found: float, wanted: float) -> float:
     if not found > 0 or not wanted > 0:
-        return math.inf
-    return abs(math.log(found / wanted))
+        return FARTHEST
+    return min(FARTHEST, abs(math.log(found / wanted)))
+
+
+def _off(error: float) -> str:
+    """Word a relative error."""
+    return "never reached in the simulation" if error == math.inf else f"{error:+.1%}"
 
 
 def _count_error(

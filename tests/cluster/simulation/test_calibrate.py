@@ -10,12 +10,12 @@ from cluster.domain.ids import ReplicaId, TenantId
 from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.calibrate import (
-    FITTED,
     CalibrationErrors,
     calibrate,
     percentile,
     recorded_figures,
 )
+from cluster.simulation.delay_search import FITTED
 from cluster.simulation.result import (
     ClusterSample,
     ServedRequest,
@@ -148,6 +148,66 @@ def test_a_simulation_that_answers_nothing_is_red() -> None:
     assert found.errors.is_red
 
 
+def without_answer(one: ServedRequest) -> ServedRequest:
+    return replace(one, outcome="overloaded", ttft=None)
+
+
+def test_a_simulation_that_refuses_slow_requests_is_not_nearer() -> None:
+    trace = recorded(asked())
+
+    def refusing(spec: SimulationSpec) -> SimulationResult:
+        result = simulated(spec)
+        slow = {n for n, one in enumerate(result.requests) if n % 20 == 3}  # from the host
+        served = [without_answer(r) if n in slow else r for n, r in enumerate(result.requests)]
+        return replace(result, requests=tuple(served))
+
+    found = calibrate(spec_of(trace), refusing)
+    assert (found.recorded.answered, found.simulated.answered) == (200, 190)
+    assert found.errors.ttft_p99 == math.inf
+    assert found.errors.lost == pytest.approx(0.05)
+    assert found.errors.is_red
+    assert "TTFT p99 never reached in the simulation" in found.errors.words
+    assert "answered in the log alone 5.0%, in the simulation alone 0.0%" in found.errors.words
+
+
+def test_requests_that_the_simulation_alone_answers_are_an_error_of_their_own() -> None:
+    trace = recorded(asked())
+    failed = [with_served(one, outcome="overloaded") for one in trace[300:350]]
+    hung_up = [with_served(one, outcome="cancelled") for one in trace[350:360]]
+    found = calibrate(spec_of([*trace[:300], *failed, *hung_up, *trace[360:]]), simulated)
+    assert found.errors.won == pytest.approx(50 / 190)  # nobody knows how the others would end
+    assert found.errors.lost == 0
+    assert found.errors.is_red
+
+
+def test_a_request_without_an_answer_does_not_end_the_fit() -> None:
+    trace = recorded(asked(100))
+
+    def refusing(spec: SimulationSpec) -> SimulationResult:
+        result = simulated(spec)
+        first, *others = result.requests
+        return replace(result, requests=(without_answer(first), *others))
+
+    found = calibrate(spec_of(trace), refusing)
+    assert found.errors.ttft_p50 == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_request_that_reaches_no_replica_finds_nothing_there() -> None:
+    trace = recorded(asked())
+
+    def unpicked(spec: SimulationSpec) -> SimulationResult:
+        result = simulated(spec)
+        served = [
+            replace(without_answer(r), replica=None, cold=False, tier_found="")
+            if n % 10 == 0
+            else r
+            for n, r in enumerate(result.requests)
+        ]
+        return replace(result, requests=tuple(served))
+
+    assert calibrate(spec_of(trace), unpicked).errors.whole_resident == pytest.approx(-0.1)
+
+
 def test_requests_that_failed_are_not_compared() -> None:
     trace = recorded(asked())
     plain = recorded_figures(trace)
@@ -185,7 +245,8 @@ def test_shares_of_residents_leave_the_base_out() -> None:
 
 def test_an_error_of_any_kind_and_sign_may_be_the_worst() -> None:
     fine = CalibrationErrors(0.0, 0.0, 0.0, 0.0, 0.0)
-    for name in ("ttft_p50", "ttft_p99", "e2e_p50", "whole_resident", "replicas"):
+    names = ("ttft_p50", "ttft_p99", "e2e_p50", "whole_resident", "replicas", "lost", "won")
+    for name in names:
         for error in (0.2, -0.2, math.nan, math.inf):
             assert replace(fine, **{name: error}).is_red
     assert not fine.is_red
