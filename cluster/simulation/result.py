@@ -23,6 +23,7 @@ class ServedRequest:
     replica: ReplicaId | None = None  # that served it last; None: none took it
     tier_found: TierFound = ""
     queued_at: float | None = None  # when that replica took it
+    queued: float | None = None  # seconds from then until its first step; None: it had none
     ttft: float | None = None  # from arrival; None without a token
     e2e: float | None = None  # from arrival; None while in flight
     itl: float | None = None  # mean between tokens; None with fewer than two

@@ -11,6 +11,7 @@ from cluster.expected_length import ExpectedLength
 from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
+from cluster.simulation.parts.ended_demand import count_ended
 from cluster.simulation.parts.front_limits import (
     FRONT_LOST,
     HURRY_S,
@@ -36,7 +37,6 @@ class SimulatedFront:
     Args:
         replicas: asks Serve for the replicas that run.
         on_end: hears of each request once it has ended.
-        exact_tokens: whether the engines look at tokens.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class SimulatedFront:
         self.process.after(self._delays.front_s, self._begin, tracked)
 
     def _begin(self, tracked: Tracked) -> None:
+        tracked.decided_at = self.process.loop.time()
         self._reports.demand.arrive(tracked.key, tracked.asked.prompt_tokens)
         self._pick(tracked)
 
@@ -124,13 +125,13 @@ class SimulatedFront:
 
     def _pick_request(self, tracked: Tracked) -> PickRequest:
         asked = tracked.asked
-        left = max(0, asked.max_tokens - tracked.generated)
+        expected = self._lengths.expect(tracked.key, asked.max_tokens)
         return PickRequest(
             tracked.key.adapters,
             tracked.key.tenant,
             exclude=tuple(tracked.lost),
             prompt_tokens=asked.prompt_tokens + tracked.generated,
-            expected_tokens=self._lengths.expect(tracked.key, left),
+            expected_tokens=max(1, expected - tracked.generated),
             prefix=self._works.prefix_keys(asked, tracked.key),
         )
 
@@ -168,7 +169,7 @@ class SimulatedFront:
         """Hand a request over; runs in the replica's process."""
         if not self.process.alive:
             return
-        tracked.queued_at = self.process.loop.time()
+        tracked.queued_at, tracked.began_at = self.process.loop.time(), None
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
         replica.submit(work, tracked.key.adapters, self)
 
@@ -178,9 +179,7 @@ class SimulatedFront:
         self._held.pop(tracked.index, None)
         tracked.outcome = outcome
         tracked.ended_at = self.process.loop.time()
-        if outcome in (Overloaded.code, ReplicaLost.code, Starting.code):
-            self._reports.demand.refuse(tracked.key)
-        self._reports.demand.finish(tracked.key, tracked.generated)
+        count_ended(self._reports.demand, tracked)
         self._on_end(tracked)
 
     # From replicas
@@ -200,10 +199,10 @@ class SimulatedFront:
     def _hear_request(self, tracked: Tracked, news: RequestNews) -> None:
         tracked.generated = news.generated
         tracked.cached_tokens = max(tracked.cached_tokens, news.cached_tokens)
+        tracked.began_at = news.began_at
         now = self.process.loop.time()
         if tracked.first_token_at is None and news.generated:
             tracked.first_token_at = now
-            self._reports.demand.start_answer(tracked.key, now - tracked.asked.at)
         if news.reason is None:
             return
         self._view.finished(tracked.request_id)

@@ -25,7 +25,9 @@ class Tracked:
     lost: list[ReplicaId] = field(default_factory=list)  # that served it and were lost
     held_until: float | None = None  # while it waits for a replica
     tier_found: TierFound = ""
+    decided_at: float | None = None  # when it was ready to be picked for
     queued_at: float | None = None
+    began_at: float | None = None  # its first step at that replica
     first_token_at: float | None = None
     ended_at: float | None = None
     generated: int = 0
@@ -35,6 +37,7 @@ class Tracked:
     def served(self) -> ServedRequest:
         """Return it as the result has it."""
         arrived, first, ended = self.asked.at, self.first_token_at, self.ended_at
+        began, queued_at = self.began_at, self.queued_at
         itl = None
         if first is not None and ended is not None and self.generated > 1:
             itl = (ended - first) / (self.generated - 1)
@@ -43,7 +46,8 @@ class Tracked:
             outcome=self.outcome,
             replica=self.replica,
             tier_found=self.tier_found,
-            queued_at=self.queued_at,
+            queued_at=queued_at,
+            queued=None if began is None or queued_at is None else began - queued_at,
             ttft=None if first is None else first - arrived,
             e2e=None if ended is None else ended - arrived,
             itl=itl,

@@ -52,6 +52,7 @@ class ExactEngine:
         self._on_news = on_news
         self._live: dict[RequestId, EngineSequence] = {}
         self._ends: dict[RequestId, int] = {}  # tokens of each completion
+        self._began: dict[RequestId, float] = {}  # virtual seconds, of each first step
         self._cancelled: list[RequestId] = []
         self._busy = False
         self.totals = StepTotals()
@@ -122,6 +123,9 @@ class ExactEngine:
         plan = self._scheduler.schedule()
         self._busy = plan is not None
         if plan is not None:
+            now = self._process.loop.time()
+            for item in plan.scheduled:
+                self._began.setdefault(item.sequence.request_id, now)
             totals = step_totals(plan, self._pool.block_size, self._adapter_size)
             seconds = self._cost.seconds(totals) * self._pace.begin()
             self._process.after(seconds, self._end_step, plan, replace(totals, seconds=seconds))
@@ -146,7 +150,9 @@ class ExactEngine:
         self.generated_tokens += len(sampled)
         ended = self._scheduler.commit(plan, sampled)
         news = [
-            SequenceNews(s.request_id, s.num_generated, s.num_cached)
+            SequenceNews(
+                s.request_id, s.num_generated, s.num_cached, began_at=self._began[s.request_id]
+            )
             for s in first
             if not s.is_finished
         ]
@@ -156,10 +162,12 @@ class ExactEngine:
         self._begin_step()
 
     def _news(self, ended: EngineSequence) -> SequenceNews:
+        began_at = self._began.get(ended.request_id)
         self._forget(ended.request_id)
         return SequenceNews(
-            ended.request_id, ended.num_generated, ended.num_cached, ended.finish_reason
+            ended.request_id, ended.num_generated, ended.num_cached, ended.finish_reason, began_at
         )
 
     def _forget(self, request_id: RequestId) -> None:
         del self._live[request_id], self._ends[request_id]
+        self._began.pop(request_id, None)

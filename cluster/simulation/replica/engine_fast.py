@@ -2,8 +2,9 @@
 
 The batch is a list of rows with numbers. While no request comes or goes, all steps are alike but
 for the context that grows, so they are taken together; a request that comes cuts them at the end of
-the step under way. The order of admission is the real ``FairQueue``'s. Approximate are the prefix
-cache, which remembers chains of blocks without their places, and how far KV blocks reach.
+the step under way, and so does another replica that begins or ends to compute on the same cores.
+The order of admission is the real ``FairQueue``'s. The prefix cache remembers chains of blocks
+without their places.
 """
 
 import math
@@ -51,6 +52,7 @@ class FastEngine:
         self._adapter_size = adapter_size
         self._process = process
         self._on_news = on_news
+        pace.on_change = self._cut
         self._memory = PrefixMemory(config.kv_blocks, process.clock)
         self._batch = FastBatch(config, self._memory)
         self._cancelled: list[RequestId] = []
@@ -125,7 +127,8 @@ class FastEngine:
         sizes = tuple((slot, *self._adapter_size(slot)) for slot in work.slots)
         whole = sequence.prompt_len // self._config.block_size if self._config.prefix_cache else 0
         names = tuple(f"{work.namespace}{block:x}" for block in work.prefix[:whole])
-        row = FastRow(sequence, work.generated_tokens, names, sizes, sequence.num_tokens)
+        end = min(work.generated_tokens, sequence.max_len - sequence.prompt_len)
+        row = FastRow(sequence, end, names, sizes, sequence.num_tokens)
         row.rank = sum(rank for _, _, rank in sizes)
         self._batch.add(row)
         if row.generated >= row.end:
@@ -177,30 +180,39 @@ class FastEngine:
             return  # cut meanwhile
         self._run = None
         self._totals = add_totals(self._totals, run.totals(run.steps))
+        for row in run.decoding:
+            self._grow(row, run.steps)
+        self._memory.make_room()  # for what grew before anything ends
         news: list[SequenceNews] = []
         for row in run.decoding:
             self._advance(row, run.steps, run.steps, news)
         for row, count in run.prefills:
-            self._advance(row, count, 1 if count == row.uncomputed else 0, news)
+            sampled = 1 if count == row.uncomputed else 0
+            self._grow(row, count)
+            self._advance(row, count, sampled, news)
         self._plan(news)
 
-    def _advance(self, row: FastRow, computed: int, sampled: int, news: list[SequenceNews]) -> None:
-        size, sequence = self._config.block_size, row.sequence
-        first = row.computed < sequence.prompt_len
-        before = row.computed // size
+    def _grow(self, row: FastRow, computed: int) -> None:
         row.computed += computed
-        row.tokens += sampled
-        self._generated += sampled
-        blocks = max(row.blocks, -(-row.computed // size))
+        blocks = max(row.blocks, -(-row.computed // self._config.block_size))
         self._memory.unnamed += blocks - row.blocks
         row.blocks = blocks
+
+    def _advance(self, row: FastRow, computed: int, sampled: int, news: list[SequenceNews]) -> None:
+        sequence, before = row.sequence, row.computed - computed
+        first = before < sequence.prompt_len
+        before //= self._config.block_size
+        row.tokens += sampled
+        self._generated += sampled
         if first and before < len(row.names):
             self._batch.publish(row, before)
         if row.generated >= row.end:
             stopped = row.tokens < sequence.max_len
             self._end(row, FinishReason.STOP if stopped else FinishReason.LENGTH, news)
         elif first and sampled:
-            news.append(SequenceNews(sequence.request_id, row.generated, row.cached))
+            news.append(
+                SequenceNews(sequence.request_id, row.generated, row.cached, began_at=row.began_at)
+            )
 
     def _plan(self, news: list[SequenceNews]) -> None:
         self._end_early(news)
@@ -215,7 +227,8 @@ class FastEngine:
                 prefills.append((row, count))
                 budget -= count
         self._batch.admit(prefills, budget)
-        self._memory.make_room()
+        for row, _ in prefills:
+            row.began_at = row.began_at or self._now
         if decoding or prefills:
             self._start_run(decoding, prefills)
         else:
@@ -228,7 +241,8 @@ class FastEngine:
         steps = 1
         if not prefills:
             steps = min(row.end - row.generated for row in decoding)
-            steps = max(1, min(steps, size * (self._memory.free // rows)))
+            within = 1 + min(row.blocks * size - row.tokens for row in decoding)
+            steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
         first = StepTotals(
             1,
             sum(count for _, count in prefills),
@@ -249,7 +263,7 @@ class FastEngine:
             self._cost.seconds(first) * slowness,
             self._cost.per_context_block * slowness,
         )
-        left = self._next_deadline - self._process.clock.wall()
+        left = min(self._next_deadline - self._process.clock.monotonic(), self._pace.lasts_s)
         if run.seconds(steps) > left:
             run.steps = max(1, run.needed_until(self._now + left))
         self._run = run
@@ -258,7 +272,9 @@ class FastEngine:
     def _end(self, row: FastRow, reason: FinishReason, news: list[SequenceNews]) -> None:
         completed = reason in (FinishReason.STOP, FinishReason.LENGTH)
         self._batch.remove(row, completed=completed)
-        news.append(SequenceNews(row.sequence.request_id, row.generated, row.cached, reason))
+        news.append(
+            SequenceNews(row.sequence.request_id, row.generated, row.cached, reason, row.began_at)
+        )
 
     def _end_early(self, news: list[SequenceNews]) -> None:
         """End what was cancelled, is past its deadline, or was complete as it came."""

@@ -34,6 +34,7 @@ class SequenceNews:
     generated: int  # tokens so far, those resumed from elsewhere included
     cached_tokens: int  # of its prompt
     reason: FinishReason | None = None  # of its end
+    began_at: float | None = None  # virtual seconds: its first step here; None: there was none
 
 
 OnNews = Callable[[list[SequenceNews]], None]

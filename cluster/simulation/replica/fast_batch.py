@@ -86,14 +86,19 @@ class FastBatch:
         self._queue.check_integrity()
 
     def decodes(self) -> list[FastRow]:
-        """Return the rows that lack only their newest token, each with room for it."""
-        size = self._config.block_size
+        """Return the rows that lack only their newest token, each with a block for it."""
+        memory, size = self._memory, self._config.block_size
         while True:
             decoding = [row for row in self.running if row.uncomputed == 1]
-            short = sum(-(-row.tokens // size) > row.blocks for row in decoding)
-            if short <= self._memory.free or len(self.running) < 2:
-                return decoding
+            short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
+            if len(short) <= memory.free or len(self.running) < 2:
+                break
             self._preempt(self.running[-1])
+        for row in short:
+            row.blocks += 1
+        memory.unnamed += len(short)
+        memory.make_room()
+        return decoding
 
     def admit(self, prefills: list[tuple[FastRow, int]], budget: int) -> None:
         """Let rows run while there is room, and append their parts of the step."""
@@ -106,11 +111,15 @@ class FastBatch:
             row = self._preempted[0] if head is None else self.rows[head.request_id]
             matchable = min(len(row.names), (row.tokens - 1) // size)
             hits = memory.find(row.names[:matchable])
+            own = 0
+            if again and hits == len(row.names):  # computed before it was preempted
+                found = memory.idle_of(row.sequence.request_id)
+                own = min(found, (row.tokens - 1) // size - hits)
             if not again:
                 awaited = memory.find_awaited(row.names[hits:matchable])
                 if awaited is not None and self._queue.defer(awaited):
                     continue
-            if not self._take_blocks(row, hits):
+            if not self._take_blocks(row, hits, own):
                 return
             if again:
                 self._preempted.popleft()
@@ -127,7 +136,7 @@ class FastBatch:
             prefills.append((row, count))
             budget -= count
 
-    def _take_blocks(self, row: FastRow, hits: int) -> bool:
+    def _take_blocks(self, row: FastRow, hits: int, own: int) -> bool:
         memory, size = self._memory, self._config.block_size
         blocks = -(-row.tokens // size)
         reserve = 0
@@ -137,9 +146,12 @@ class FastBatch:
         if memory.free < memory.new_blocks(row.names, blocks) + reserve:
             return False
         memory.hold(row.names)
+        if own:
+            memory.reuse(row.sequence.request_id, own)
         memory.unnamed += blocks - len(row.names)
+        memory.make_room()
         row.blocks = blocks
-        row.computed = hits * size
+        row.computed = (hits + own) * size
         return True
 
     def _leave(self, row: FastRow) -> None:

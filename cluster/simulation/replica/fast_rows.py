@@ -22,6 +22,7 @@ class FastRow:
     blocks: int = 0  # that it holds
     cached: int = 0  # tokens found in the prefix cache at its first admission
     was_admitted: bool = False
+    began_at: float | None = None  # virtual seconds, of its first step
 
     @property
     def generated(self) -> int:

@@ -7,6 +7,7 @@ from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import FinishReason
+from cluster.simulation.replica.engine_port import SequenceNews
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 
@@ -19,6 +20,18 @@ class RequestNews:
     cached_tokens: int = 0
     reason: FinishReason | None = None  # of its end
     error: str | None = None  # code, with reason ERROR
+    began_at: float | None = None  # virtual seconds: its first step there; None: there was none
+
+    @classmethod
+    def of(cls, news: SequenceNews) -> "RequestNews":
+        """Return what an engine's news say."""
+        return cls(
+            news.request_id,
+            news.generated,
+            news.cached_tokens,
+            news.reason,
+            began_at=news.began_at,
+        )
 
 
 class LinkEnd(Protocol):

@@ -71,8 +71,9 @@ class PrefixMemory:
         """
         now = self._clock.monotonic()
         if unnamed > 0:
+            _, before = self._idle.pop(owner, (now, 0))  # of an earlier release: among these
             self._idle[owner] = now, unnamed
-            self._idle_blocks += unnamed
+            self._idle_blocks += unnamed - before
         held = self._held
         for name in reversed(names):
             held[name] -= 1
@@ -81,6 +82,19 @@ class PrefixMemory:
                 if name in self._computed:
                     self._idle[name] = now, 1
                     self._idle_blocks += 1
+
+    def idle_of(self, owner: RequestId) -> int:
+        """Return how many unnamed blocks are left of those that ``owner`` released, its first."""
+        return self._idle.get(owner, (0.0, 0))[1]
+
+    def reuse(self, owner: RequestId, blocks: int) -> None:
+        """Take the first of the unnamed blocks that ``owner`` released out of those idle."""
+        released, there = self._idle[owner]
+        self._idle_blocks -= blocks
+        if there > blocks:
+            self._idle[owner] = released, there - blocks
+        else:
+            del self._idle[owner]
 
     def make_room(self) -> None:
         """Forget idle blocks, least recently released first, where others take their room."""
@@ -91,7 +105,8 @@ class PrefixMemory:
         while excess > 0:
             name, (released, blocks) = self._idle.popitem(last=False)
             dropped = min(blocks, excess)
-            self._ages.observe(now - released)
+            for _ in range(dropped):
+                self._ages.observe(now - released)
             if dropped < blocks:
                 self._idle[name] = released, blocks - dropped
                 self._idle.move_to_end(name, last=False)

@@ -188,7 +188,7 @@ class SimulatedReplica:
         self._announcer.note_change()
         told: dict[LinkEnd, list[RequestNews]] = {}
         for item in news:
-            words = RequestNews(item.request_id, item.generated, item.cached_tokens, item.reason)
+            words = RequestNews.of(item)
             told.setdefault(self._live[item.request_id].link, []).append(words)
             if item.reason is not None:
                 self._close(item.request_id)

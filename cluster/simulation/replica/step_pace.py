@@ -4,7 +4,9 @@ A replica may be slow by itself, for good or for some seconds. Replicas that sha
 slow each other while they compute at the same moment.
 """
 
+import math
 import random
+from collections.abc import Callable
 
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
@@ -27,7 +29,23 @@ class SharedCores:
         self.crowding = crowding
         self.drift = drift
         self.seed = seed
-        self.computing: set[VirtualProcess] = set()
+        self.computing: dict[StepPace, None] = {}
+
+    def join(self, pace: "StepPace") -> None:
+        """Note that a replica computes, and tell the others where that is news."""
+        if pace not in self.computing:
+            self._tell()
+            self.computing[pace] = None
+
+    def leave(self, pace: "StepPace") -> None:
+        """Note that a replica computes no longer, and tell the others."""
+        if pace in self.computing:
+            del self.computing[pace]
+            self._tell()
+
+    def _tell(self) -> None:
+        for pace in self.computing:
+            pace.on_change()
 
 
 class StepPace:
@@ -45,6 +63,16 @@ class StepPace:
         self._process = process
         self._span = -1
         self._factor = 1.0
+        self.on_change: Callable[[], None] = _ignore
+        """Called when another replica begins or ends to compute, while this one does."""
+
+    @property
+    def lasts_s(self) -> float:
+        """Return for how long the factor stays as it is while the same replicas compute."""
+        if not self._cores.drift:
+            return math.inf
+        now = self._process.loop.time()
+        return (int(now / DRIFT_S) + 1) * DRIFT_S - now
 
     def begin(self) -> float:
         """Begin a step; returns the factor for its seconds, by who computes now."""
@@ -53,8 +81,8 @@ class StepPace:
             slowness *= self._drifted()
         if not cores.crowding:
             return slowness
-        cores.computing.add(self._process)
-        others = sum(one.responds for one in cores.computing if one is not self._process)
+        cores.join(self)
+        others = sum(pace.responds for pace in cores.computing if pace is not self)
         return slowness * (1.0 + cores.crowding * others)
 
     def _drifted(self) -> float:
@@ -67,4 +95,13 @@ class StepPace:
 
     def rest(self) -> None:
         """Note that the engine has nothing to compute."""
-        self._cores.computing.discard(self._process)
+        self._cores.leave(self)
+
+    @property
+    def responds(self) -> bool:
+        """Report whether the replica is alive and does not stand still."""
+        return self._process.responds
+
+
+def _ignore() -> None:
+    """Look at each step anew, as an engine that takes one step at a time does."""

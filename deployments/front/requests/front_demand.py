@@ -5,15 +5,13 @@ from collections.abc import Sequence
 from cluster.clock import Clock
 from cluster.domain.ids import TenantId
 from cluster.domain.replica import ReplicaChoice
-from cluster.errors import BraidError
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.demand.demand import DemandKey
+from cluster.placement.demand.sequence_end import count_end
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.recent_picks import RecentPicks
 from deployments.front.requests.running import Running
 from router_service.request_decision import RequestDecision
-
-REFUSED_STATUS = 503
 
 
 class FrontDemand:
@@ -59,16 +57,18 @@ class FrontDemand:
         first = running.times.first_token_at
         if first is not None:
             self.counters.start_answer(key, first - running.times.started)
-        unserved = isinstance(error, BraidError) and error.status == REFUSED_STATUS
         for choice in running.choices:
-            if choice.has_run:
-                usage = choice.answer.usage
-                cached = usage.cached_tokens if usage is not None else 0
-                # What a later sequence found was counted once, with the first one.
-                own = cached if choice.index % running.request.n == 0 else 0
-                self.counters.finish(key, choice.generated, own)
-            elif unserved:
-                self.counters.refuse(key)
+            usage = choice.answer.usage
+            # What a later sequence found was counted once, with the first one.
+            counts = usage is not None and choice.index % running.request.n == 0
+            count_end(
+                self.counters,
+                key,
+                has_run=choice.has_run,
+                generated=choice.generated,
+                cached_tokens=usage.cached_tokens if usage is not None and counts else 0,
+                error=error,
+            )
 
 
 def demand_key(tenant: TenantId, decided: RequestDecision) -> DemandKey:

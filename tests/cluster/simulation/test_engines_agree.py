@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.config import EngineConfig
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.report.statistics import quantile
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.simulate import simulate
-from cluster.simulation.spec import SimulationSpec
+from cluster.simulation.spec import ReplicaSpec, SimulationSpec, WallClockSteps
 from cluster.simulation.traces.trace_names import NAMED_TRACES
 
 SECONDS = 20
@@ -41,3 +42,56 @@ def test_both_engines_agree_on(name: str) -> None:
     assert fast.whole_resident_share == pytest.approx(exact.whole_resident_share, abs=0.005)
     assert [s.outcome for s in fast.requests] == [s.outcome for s in exact.requests]
     assert fast.tiers.generated_tokens == exact.tiers.generated_tokens
+
+
+BURSTS = "bursty,duration=40,rate=5,prompt=100,answer=60"
+SHORT_OF_BLOCKS = (
+    (BURSTS, 26),
+    (BURSTS, 40),
+    (BURSTS, 64),
+    ("system-prompts,duration=40,rate=5", 40),
+)
+
+
+def both(spec: SimulationSpec) -> tuple[SimulationResult, SimulationResult]:
+    return simulate(replace(spec, engine="exact")), simulate(replace(spec, engine="fast"))
+
+
+def assert_alike(exact: SimulationResult, fast: SimulationResult) -> None:
+    for share in (0.5, 0.99):
+        found, wanted = (quantile(times(result), share) for result in (fast, exact))
+        assert found == pytest.approx(wanted, rel=0.05)
+    ends = [[s.e2e or 0.0 for s in result.requests] for result in (fast, exact)]
+    assert sum(ends[0]) == pytest.approx(sum(ends[1]), rel=0.02)
+    assert [s.outcome for s in fast.requests] == [s.outcome for s in exact.requests]
+    assert fast.tiers.generated_tokens == exact.tiers.generated_tokens
+    assert fast.tiers.steps == pytest.approx(exact.tiers.steps, rel=0.05)
+
+
+@pytest.mark.parametrize(("crowding", "drift"), [(0.5, 0.0), (0.0, 0.4), (1.0, 0.2)])
+def test_both_engines_agree_on_replicas_that_slow_each_other(crowding: float, drift: float) -> None:
+    base = SimulationSpec(
+        trace=(), policy=ClusterPolicy.fixed(3), catalog=(), replicas=3, crowding=crowding,
+        drift=drift,
+    )  # fmt: skip
+    spec = RunRecipe(base, NamedSource("mmpp,duration=60,low=2,high=6,low_s=10,high_s=5"))(1)
+    assert_alike(*both(spec))
+
+
+@pytest.mark.parametrize(("trace", "blocks"), SHORT_OF_BLOCKS)
+def test_both_engines_agree_where_kv_blocks_run_short(trace: str, blocks: int) -> None:
+    shape = ReplicaSpec(engine=EngineConfig(kv_blocks=blocks))
+    base = SimulationSpec(
+        trace=(), policy=ClusterPolicy.fixed(3), catalog=(), replicas=3, shape=shape
+    )
+    assert_alike(*both(RunRecipe(base, NamedSource(trace))(1)))
+
+
+def test_the_wall_clock_means_nothing_to_a_deadline() -> None:
+    base = SimulationSpec(trace=(), policy=ClusterPolicy.fixed(1), catalog=(), replicas=1)
+    spec = RunRecipe(base, NamedSource("constant,duration=10,rate=2,answer=400"))(1)
+    trace = [replace(asked, deadline_s=4.0) for asked in spec.trace]
+    back = (WallClockSteps(1.0, "r0", -600.0),)
+    for one in both(replace(spec, trace=trace, faults=back)):
+        ends = [served.e2e or 0.0 for served in one.requests]
+        assert max(ends) == pytest.approx(4.0, abs=0.2)
