@@ -31,10 +31,12 @@ def run_columns(
     seeds: int,
     promises: ClusterPolicy,
     what: str,
+    *,
+    first_seed: int = FIRST_SEED,
 ) -> Report:
     """Run all columns over seeds on every core, with a line for each tenth of the way."""
     experiment = Experiment(
-        make, tuple(columns), tuple(range(FIRST_SEED, FIRST_SEED + seeds)), promises
+        make, tuple(columns), tuple(range(first_seed, first_seed + seeds)), promises
     )
     tenths = -1
 
