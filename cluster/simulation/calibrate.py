@@ -118,17 +118,36 @@ def calibrate(
             )
     search = _Search(replace(spec, trace=first), simulate, recorded_figures(first))
     delays = search.run(spec.delays)
-    whole = simulate(replace(spec, trace=trace, delays=delays))
+    spec = replace(spec, trace=trace, delays=delays)
+    whole = simulate(spec)
+    return Calibration(
+        delays,
+        errors_of(spec, whole, counts),
+        recorded_figures(second),
+        simulated_figures(whole, len(first)),
+        search.simulations + 1,
+    )
+
+
+def errors_of(
+    spec: SimulationSpec, result: SimulationResult, counts: Sequence[tuple[float, int]] = ()
+) -> CalibrationErrors:
+    """Compare the second half of a recorded trace, which is in order, with its simulation.
+
+    Args:
+        counts: as ``calibrate`` takes them.
+    """
+    middle = middle_of(spec.trace)
+    second = [request for request in spec.trace if request.at >= middle]
     recorded = recorded_figures(second)
-    simulated = simulated_figures(whole, len(first))
-    errors = CalibrationErrors(
+    simulated = simulated_figures(result, len(spec.trace) - len(second))
+    return CalibrationErrors(
         _relative(simulated.ttft_p50, recorded.ttft_p50),
         _relative(simulated.ttft_p99, recorded.ttft_p99),
         _relative(simulated.e2e_p50, recorded.e2e_p50),
         simulated.whole_resident - recorded.whole_resident,
-        _count_error(whole, counts, middle) if counts else None,
+        _count_error(result, counts, middle) if counts else None,
     )
-    return Calibration(delays, errors, recorded, simulated, search.simulations + 1)
 
 
 def middle_of(trace: Sequence[TraceRequest]) -> float:
