@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 class FollowingReplica:
     """Follows plans and loads on demand with the adapter manager that replicas have.
 
-    Loads take no time, so that whatever it is told has happened when a call returns.
+    Loads take no time, so that a plan has been carried out when a call returns.
     """
 
     def __init__(

@@ -188,10 +188,6 @@ class LocalCluster:
         assert len(found) == 1, f"{len(found)} replicas listen on {port}"
         return found[0]
 
-    def replica_processes(self) -> dict[str, psutil.Process]:
-        """Find every replica's process, by the replica's id, so that one can be hit at once."""
-        return {replica["replica_id"]: self.process_of(replica) for replica in self.replicas()}
-
     def listening(self, deployment: str, port: int) -> list[psutil.Process]:
         """List a deployment's processes that take connections at ``port``."""
         found = []

@@ -31,13 +31,13 @@ PROBE_S = 0.01
 class ReplicaLoss:
     """One replica lost; seconds since then."""
 
-    copies: int  # that nobody else had or was to have
+    copies: int  # that no other replica had or was to have
     told_s: float  # until the last of them was planned elsewhere
     ready_s: float  # until the last of them was ready elsewhere
 
 
 class LossWatch:
-    """Loses a replica that alone has adapters, and looks where they are until all are ready."""
+    """Ends a replica that alone has adapters, and looks where they are until all are ready."""
 
     def __init__(self, cluster: SimulatedCluster, rng: random.Random, how: str) -> None:
         self.loss = ReplicaLoss(0, math.inf, math.inf)
@@ -46,7 +46,7 @@ class LossWatch:
         self._how = how
 
     def strike(self) -> None:
-        """Lose one of the replicas that alone have adapters."""
+        """End one of the replicas that alone have adapters, or let it hang."""
         serve = self._cluster.serve
         alone = {
             replica: sole
@@ -121,7 +121,7 @@ def death_rows(rng: random.Random) -> list[ResultRow]:
 
 
 def lose_replica(rng: random.Random, how: str) -> ReplicaLoss:
-    """Lose one of four replicas a while after the last request: only the controller acts."""
+    """Simulate the loss of one of four replicas, a while after the last request."""
     policy = ClusterPolicy.fixed(REPLICAS).model_copy(
         update={"placement": PlacementPolicy(cooldown_s=0.0)}
     )

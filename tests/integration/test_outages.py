@@ -6,9 +6,9 @@ from functools import partial
 import pytest
 
 from testing.background_threads import BackgroundThreads
-from testing.live_stream import LiveStream
 from testing.local_cluster import REPLICA, VALKEY, LocalCluster
 from testing.waiting import wait_for
+from tests.support.live_stream import LiveStream, replica_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -69,7 +69,7 @@ def test_redis_dies_and_comes_back(cluster: LocalCluster) -> None:
 def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LocalCluster) -> None:
     body = {"model": BASE, "prompt": PROMPT, "max_tokens": LONG, "ignore_eos": True}
     expected = cluster.post("/v1/completions", "acme", {**body, "temperature": 0}).json()
-    processes = cluster.replica_processes()
+    processes = replica_processes(cluster)
     before = cluster.metric("braid_failovers_total")
     streams = [LiveStream(cluster, "acme", body) for _ in range(6)]
     first = streams[0]

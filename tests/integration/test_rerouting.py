@@ -13,9 +13,9 @@ import msgspec
 import pytest
 import redis
 
-from testing.live_stream import LiveStream
 from testing.local_cluster import LocalCluster
 from testing.waiting import wait_for
+from tests.support.live_stream import LiveStream, replica_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -108,7 +108,7 @@ def test_a_lost_replica_takes_no_span_with_it(cluster: LocalCluster) -> None:
     prompt = fresh("Say it once more")
     ask(cluster, prompt, LONG)
     expected = ask(cluster, prompt, LONG, explain=True).json()["choices"][0]
-    processes = cluster.replica_processes()
+    processes = replica_processes(cluster)
     failovers = cluster.metric("braid_failovers_total")
     body = {**wish(prompt, LONG, explain=True), "model": "auto:sentences"}
     streams = [LiveStream(cluster, "acme", body, reach=len(FORCED) + 1) for _ in range(4)]

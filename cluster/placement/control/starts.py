@@ -1,8 +1,8 @@
 """Measures how long replicas take to start, and how long one has been starting.
 
 A start has two parts: until its process runs in a place that Ray has found for it, and from then on
-until the replica's first word. The first part is short where there is room, and as long as it takes
-where a node or resources are waited for. So the shortest of the last ones stands for it in every
+until the replica's first word. The first part is short if there is room. If a node or resources are
+waited for, it lasts as long as they do. So the shortest of the last ones stands for it in every
 start: what took longer was waiting for room.
 """
 

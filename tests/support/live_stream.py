@@ -5,6 +5,7 @@ import threading
 from typing import Any
 
 import httpx2
+import psutil
 
 from testing.local_cluster import LocalCluster
 
@@ -84,3 +85,8 @@ class LiveStream:
             self.explain = choice.get("explain") or self.explain
         if len(self.text) >= self._reach:
             self._reached.set()
+
+
+def replica_processes(cluster: LocalCluster) -> dict[str, psutil.Process]:
+    """Find every replica's process, by the replica's id, so that one can be hit at once."""
+    return {one["replica_id"]: cluster.process_of(one) for one in cluster.replicas()}
