@@ -264,7 +264,12 @@ def _exchange(
     )
     front = FrontId(uuid.uuid4().hex)
     exchange = Exchange(
-        front, calls.exchange, demand, process.clock, first=first, held=lambda: holding.held
+        front,
+        calls.exchange,
+        demand,
+        process.clock,
+        first=first,
+        held=lambda: holding.count_wishes(),
     )
     holding = Holding(replicas, lambda: exchange.orders, exchange.now)
     replicas.on_lost = exchange.note_dead

@@ -179,6 +179,7 @@ async def _context(
     replicas.start()
     stack.push_async_callback(replicas.close)
     holding = Holding(replicas, lambda: cluster.orders, cluster.call_controller)
+    cluster.on_orders = replicas.follow_orders
     meter = Meter()
     live.on_change(lambda view: meter.fold(view.versions))
     for collector in (MeterCollector(meter), ReplicaCollector(replicas), RoutingCollector(routing)):

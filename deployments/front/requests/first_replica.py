@@ -1,15 +1,14 @@
 """Lets any number of requests wait for the first replica at the cost of one."""
 
-import asyncio
 from collections.abc import Callable
 
 from cluster.clock import Clock
+from cluster.domain.ids import TenantId
+from deployments.front.requests.timed_line import TimedLine
 
 
 class FirstReplica:
     """Keeps those who wait until a replica can be reached; one owner, on one event loop.
-
-    One task looks at the time for all of them: a timer for each would keep the loop from its work.
 
     Args:
         is_ready: returns whether a replica can be reached.
@@ -20,51 +19,29 @@ class FirstReplica:
     def __init__(self, is_ready: Callable[[], bool], clock: Clock, interval_s: float) -> None:
         self._is_ready = is_ready
         self._clock = clock
-        self._interval_s = interval_s
-        self._waits: dict[asyncio.Future[None], float] = {}  # with their ends, monotonic seconds
-        self._task: asyncio.Task[None] | None = None
+        self._line = TimedLine(clock, interval_s, on_look=self.wake)
 
     def __len__(self) -> int:
         """Return how many wait."""
-        return len(self._waits)
+        return len(self._line)
 
-    async def wait(self, timeout_s: float) -> bool:
-        """Wait until a replica can be reached; return whether one can."""
+    async def wait(self, timeout_s: float, tenant: TenantId | None = None) -> bool:
+        """Wait until a replica can be reached; return whether one can.
+
+        Requests of a tenant continue in order of arrival, and tenants in turn.
+        """
         ends = self._clock.monotonic() + timeout_s
         while not self._is_ready():
             if ends <= self._clock.monotonic():
                 return False
-            waiter = asyncio.get_running_loop().create_future()
-            self._waits[waiter] = ends
-            if self._task is None:
-                self._task = asyncio.create_task(self._look())
-            try:
-                await waiter
-            finally:
-                self._waits.pop(waiter, None)
+            await self._line.wait(tenant, ends)
         return True
 
     def wake(self) -> None:
         """Release all if a replica can be reached; call it when one may have become so."""
-        if self._waits and self._is_ready():
-            self._release(list(self._waits))
+        if self._line and self._is_ready():
+            self._line.release_all()
 
     def close(self) -> None:
         """Look at the time no more."""
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _look(self) -> None:
-        while self._waits:
-            now = self._clock.monotonic()
-            self._release([waiter for waiter, ends in self._waits.items() if ends <= now])
-            self.wake()
-            first = min(self._waits.values(), default=now)
-            await asyncio.sleep(max(0.0, min(first - now, self._interval_s)))
-        self._task = None
-
-    def _release(self, waiters: list[asyncio.Future[None]]) -> None:
-        for waiter in waiters:
-            del self._waits[waiter]
-            if not waiter.done():
-                waiter.set_result(None)
+        self._line.close()

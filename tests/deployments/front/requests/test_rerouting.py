@@ -12,6 +12,7 @@ from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
 from cluster.placement.picking.cluster_view import ClusterView
+from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from deployments.front.requests.choice import Choice
 from deployments.front.requests.explain import sentences_body
 from deployments.front.requests.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
@@ -241,7 +242,7 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     links = [first, second]
     picked: list[tuple[str, ...]] = []
 
-    async def pick(request: Any, *, wait_s: float) -> Any:
+    async def pick(request: Any, *, wait_s: float, place: WaitingPlace) -> Any:
         picked.append(request.digests)
         link = next(one for one in links if one.replica_id not in request.exclude)
         return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
@@ -253,7 +254,7 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
         finish=lambda: "",
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
-    replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick)
+    replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick, places=WaitingPlaces(1024))
     choice = Choice(
         SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
         ChoiceServices(replicas, codec, ManualClock(), lambda: RequestId("r"), lambda: None),
