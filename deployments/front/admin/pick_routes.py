@@ -57,7 +57,7 @@ def build_pick_routes(context: AdminContext) -> APIRouter:
 
 
 def _tenant(tenants: Iterable[Tenant], query: PickQuery) -> Tenant | None:
-    """Return the tenant that asks, or None where none does.
+    """Return the tenant that asks, or None if the query names none.
 
     Raises:
         RequestError: there is no such tenant.

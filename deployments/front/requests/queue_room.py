@@ -60,7 +60,7 @@ class QueueRoom:
     async def take_turn(
         self, tenant: TenantId | None, ends: float, pick: Callable[[], T], *, refused: bool
     ) -> T:
-        """Wait, call ``pick`` in turn, and return its answer.
+        """Return the answer of ``pick``, which is called when it is the tenant's turn.
 
         Args:
             tenant: whose turn it is to be.
