@@ -35,10 +35,10 @@ class WaitingLine(Generic[W]):
         """Take the waiter whose turn it is; its tenant has the last turn from now on.
 
         Raises:
-            LookupError: nobody waits.
+            LookupError: no one waits.
         """
         if not self._size:
-            raise LookupError("nobody waits")
+            raise LookupError("no one waits")
         tenant, waiters = next(iter(self._tenants.items()))
         waiter, _ = waiters.popitem(last=False)
         self._size -= 1
