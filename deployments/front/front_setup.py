@@ -37,12 +37,12 @@ from deployments.front.entry.heavy import HeavyWork
 from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.key_headers import authorization_of
+from deployments.front.replicas.holding import Holding
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand
-from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
 from deployments.front.requests.trace_notes import TraceNotes, open_trace_log
 from deployments.front.telemetry.collectors import (

@@ -41,7 +41,7 @@ from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.request_service import RequestService
 from deployments.front.requests.running import Running
-from deployments.front.requests.sequence_answer import Delta
+from deployments.front.sequences.sequence_answer import Delta
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.grammar_trial import GrammarTrial
 from deployments.front.text.grammars import GrammarChecker

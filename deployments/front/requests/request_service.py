@@ -15,27 +15,27 @@ from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
+from deployments.front.replicas.holding import WaitForReplica, at_once
+from deployments.front.replicas.pick_hints import PickHints
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
-from deployments.front.requests.choice import Choice
 from deployments.front.requests.decider import Decider
 from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
 from deployments.front.requests.front_demand import FrontDemand
-from deployments.front.requests.holding import WaitForReplica, at_once
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.pick_hints import PickHints
 from deployments.front.requests.prompt_request import Endpoint, PromptRequest
-from deployments.front.requests.relay import Relay
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_end import note_end, outcome_of_end
 from deployments.front.requests.running import Running
 from deployments.front.requests.sampling import sampling_for
-from deployments.front.requests.sequence_answer import Echo
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
-from deployments.front.requests.spent import spent_on
-from deployments.front.requests.token_times import TokenTimes
 from deployments.front.requests.trace_notes import TraceNotes
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.relay import Relay
+from deployments.front.sequences.sequence_answer import Echo
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.spent import spent_on
+from deployments.front.sequences.token_times import TokenTimes
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.telemetry.request_log import current_record
 from deployments.front.text.adapter_templates import AdapterTemplates, ChosenTemplate

@@ -12,10 +12,10 @@ from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import EngineError, Overloaded, ReplicaLost
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
-from deployments.front.requests.choice import MAX_FAILOVERS, Choice
-from deployments.front.requests.relay import Relay
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
-from deployments.front.requests.token_times import TokenTimes
+from deployments.front.sequences.choice import MAX_FAILOVERS, Choice
+from deployments.front.sequences.relay import Relay
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.token_times import TokenTimes
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.text_stream import TextCodec
 from deployments.link.link_client import ChunkSink

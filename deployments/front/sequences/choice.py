@@ -18,9 +18,9 @@ from cluster.domain.request import (
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
 from cluster.tenancy.waiting_places import WaitingPlace
-from deployments.front.requests.rerouting import SentenceRerouting
-from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.rerouting import SentenceRerouting
+from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.front.text.token_bytes import TokenPlace
 from deployments.link.link_client import ChunkSink, ReplicaLink
 from deployments.link.link_messages import Reroute, Submit

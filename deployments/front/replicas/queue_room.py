@@ -7,7 +7,7 @@ from typing import TypeVar
 from cluster.clock import Clock
 from cluster.domain.ids import ReplicaId, TenantId
 from cluster.errors import Overloaded, ReplicaLost
-from deployments.front.requests.timed_line import TimedLine
+from deployments.front.replicas.timed_line import TimedLine
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
-from deployments.front.requests.choice import Choice
 from deployments.front.requests.explain import sentences_body
-from deployments.front.requests.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.link.link_messages import SpanStart
 from router_service.request_decision import RequestDecision, StoreState
 from router_service.routers.sentences import SentenceConfig

@@ -19,8 +19,8 @@ from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
-from deployments.front.requests.first_replica import FirstReplica
-from deployments.front.requests.queue_room import QueueRoom
+from deployments.front.replicas.first_replica import FirstReplica
+from deployments.front.replicas.queue_room import QueueRoom
 from deployments.link.link_client import ReplicaLink
 
 log = structlog.get_logger(__name__)

@@ -17,8 +17,8 @@ from cluster.errors import EngineError
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
-from deployments.front.requests.choice import Choice
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from tests.support.choices import run_choice
 from tests.support.scripted_link import ScriptedLink
 
