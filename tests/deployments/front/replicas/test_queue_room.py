@@ -1,6 +1,7 @@
 """Requests that wait for room in a queue: who wakes, in which order, and what that costs."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -68,7 +69,10 @@ class Storm:
         before = len(self.waiting)
         for number in range(before, before + count):
             request = PickRequest((), tenant, **fields)
-            self.waiting.append(asyncio.create_task(self._serve(f"{tenant}-{number}", request)))
+            task = asyncio.create_task(self._serve(f"{tenant}-{number}", request))
+            if set(request.exclude) == set(self.names):
+                task.set_name("excluded")
+            self.waiting.append(task)
         await settle()
 
     async def _serve(self, name: str, request: PickRequest) -> None:
@@ -213,3 +217,30 @@ async def test_a_tenant_that_waits_too_often_is_refused_at_once_and_others_are_n
     storm.says(NAMES[0], FULL - 2)
     await settle()
     assert storm.served == ["acme-0", "globex-5"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_whatever_happens_no_request_waits_beside_room_for_it(seed: int) -> None:
+    storm, rng = Storm(), random.Random(seed)
+    storm.replicas.places.follow(10_000)
+    for _ in range(60):
+        step = rng.randrange(4)
+        if step == 0:
+            excluded = tuple(name for name in NAMES if rng.random() < 0.2)
+            await storm.arrives(rng.randrange(4), rng.choice([ACME, GLOBEX]), exclude=excluded)
+        elif step == 1:
+            storm.says(rng.choice(NAMES), rng.randrange(FULL + 2), draining=rng.random() < 0.1)
+        elif step == 2:
+            storm.replicas._on_load(rng.choice(NAMES), 1, rng.randrange(FULL + 2))
+        elif storm.waiting:
+            rng.choice(storm.waiting).cancel()
+        if rng.random() < 0.5:
+            await settle()
+    for _ in storm.waiting:
+        for name in NAMES:
+            storm.says(name, 0)
+        await settle()
+    left = [task for task in storm.waiting if not task.done()]
+    assert len(left) == len(storm.replicas.places) == len(storm.replicas._room)
+    assert all(task.get_name() == "excluded" for task in left)
+    await storm.close()
