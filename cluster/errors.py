@@ -64,18 +64,22 @@ class BraidError(Exception):
     status: ClassVar[int] = 500
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
+        self.retry_after_s = retry_after_s
+        """Whole seconds until another try may succeed, where the error is retryable."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.message, self.param)
+        return _rebuild, (type(self), self.message, self.param, self.retry_after_s)
 
 
-def _rebuild(cls: type[BraidError], message: str, param: str | None) -> BraidError:
+def _rebuild(
+    cls: type[BraidError], message: str, param: str | None, retry_after_s: int
+) -> BraidError:
     """Rebuild an error in another process: pickle cannot pass its keyword-only arguments."""
-    return cls(message, param=param)
+    return cls(message, param=param, retry_after_s=retry_after_s)
 
 
 class ConfigError(BraidError):
@@ -417,11 +421,6 @@ class Starting(BraidError):
     code = "starting"
     status = 503
     retryable = True
-
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int = 1) -> None:
-        super().__init__(message, param=param)
-        self.retry_after_s = retry_after_s
-        """Whole seconds until the start should be over."""
 
 
 class EngineError(BraidError):

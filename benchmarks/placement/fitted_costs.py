@@ -5,8 +5,6 @@ they explain too little; these have seen only what a calibration may see.
 """
 
 import itertools
-import math
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
@@ -16,14 +14,10 @@ from cluster.domain.ids import ReplicaId
 from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.placement.cost.linear_fit import LinearFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
-from cluster.simulation.replica.engine_port import add_totals
-from cluster.simulation.replica.step_pace import DRIFT_S
 
 PRIOR_S = 5.0
 """Seconds of steps that the prior counts as: little, since it is of another machine."""
 PRIOR_LOADS = 2.0
-LEAST_S = 1.0
-"""Seconds of steps in a span of time that tell its pace."""
 CROWDINGS = tuple(step / 20 for step in range(41))
 FEATURES = tuple(field.name for field in fields(StepTotals) if field.name != "seconds")
 
@@ -36,17 +30,13 @@ class FittedCosts:
 
     model: CostModel
     crowding: float  # of ``SimulationSpec``
-    drift: float  # likewise
     r2: float  # share of the steps' squared seconds that is explained
-    work: StepTotals  # that the costs were fitted to
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
     """The steps of one replica from one look to the next."""
 
-    at: float  # seconds since the load began
-    replica: ReplicaId
     steps: StepTotals
     others: float  # replicas that computed meanwhile, on average
 
@@ -70,7 +60,7 @@ def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float
         done = [new.steps.since(old.steps) for old, new in pairs]
         computing = [steps.seconds / (end - begin) for steps in done]
         windows += [
-            _Window(end, one, steps, sum(computing) - own)
+            _Window(steps, sum(computing) - own)
             for one, steps, own in zip(there, done, computing, strict=True)
             if steps.steps
         ]
@@ -87,11 +77,7 @@ def fitted_costs(prior: CostModel, readings: Iterable[WorkReading], until: float
         host_load=LoadCost(*_found(loads[0])),
         disk_load=LoadCost(*_found(loads[1])),
     )
-    work = StepTotals()
-    for window in windows:
-        work = add_totals(work, window.steps)
-    drift = _drift(model.step, windows, crowding)
-    return FittedCosts(model, crowding, drift, steps.r2, work)
+    return FittedCosts(model, crowding, steps.r2)
 
 
 def _looks(readings: Iterable[WorkReading]) -> list[tuple[float, Work]]:
@@ -109,22 +95,6 @@ def _fit_steps(prior: StepCost, windows: Iterable[_Window], crowding: float) -> 
         x = [slower * getattr(steps, name) for name in FEATURES]
         fit.observe(x, steps.seconds, steps.seconds)
     return fit
-
-
-def _drift(cost: StepCost, windows: Iterable[_Window], crowding: float) -> float:
-    """Return the standard deviation of the logarithm of replicas' paces in spans of time."""
-    measured: dict[tuple[ReplicaId, int], float] = defaultdict(float)
-    predicted: dict[tuple[ReplicaId, int], float] = defaultdict(float)
-    for window in windows:
-        span = (window.replica, int(window.at / DRIFT_S))
-        measured[span] += window.steps.seconds
-        predicted[span] += cost.seconds(window.steps) * (1.0 + crowding * window.others)
-    paces = [
-        math.log(seconds / predicted[span])
-        for span, seconds in measured.items()
-        if seconds >= LEAST_S and predicted[span] > 0
-    ]
-    return statistics.pstdev(paces) if paces else 0.0
 
 
 def _observe_loads(fit: LinearFit, done: LoadTotals) -> None:

@@ -21,7 +21,7 @@ class FrontReport:
     sequence: int  # counts reports; an older one that comes late is ignored
     demand: tuple[DemandTotals, ...] = ()  # keys that changed since the last acknowledged report
     dead: tuple[ReplicaId, ...] = ()  # whose link ended since the last acknowledged report
-    held: int = 0  # requests that wait because no replica can be reached
+    held: int = 0  # requests that want a first replica: they wait, or came and could not
     predicted_ttft: Mapping[str, float] = field(default_factory=dict)
     """Median predicted time to the first token of the last picks, by tier, in seconds."""
     cold: int = 0  # requests that were sent to a replica without their whole set, since its start

@@ -33,7 +33,7 @@ class FrontReporter:
         """Return the next report.
 
         Args:
-            held: requests that wait because no replica can be reached.
+            held: requests that want a first replica.
         """
         self._sequence += 1
         report = FrontReport(

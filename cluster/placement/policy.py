@@ -212,7 +212,8 @@ class PickingPolicy(Section):
     explain: Annotated[Share, Field(ge=0, le=1)] = 0.01
     """Share of requests whose pick is explained in the request log."""
     max_queued: Annotated[Count, Field(ge=1)] = 1024
-    """A replica with this many requests waiting gets no more."""
+    """A replica with this many requests waiting gets no more. As many may wait at a front while no
+    replica takes them; beyond that only tenants are let in that have less than an equal share."""
 
 
 class ClusterPolicy(Section):

@@ -7,7 +7,7 @@ second half, which the fit has not seen, says how far the simulator can be trust
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from cluster.errors import ConfigError
 from cluster.simulation.delay_search import search_delays, with_delay
@@ -55,15 +55,8 @@ class CalibrationErrors:
     @property
     def worst(self) -> float:
         """Return the largest of the errors, without its sign; infinity if one is not a number."""
-        errors = (
-            self.ttft_p50,
-            self.ttft_p99,
-            self.e2e_p50,
-            self.whole_resident,
-            self.replicas,
-            self.lost + self.won,
-        )
-        return max(math.inf if math.isnan(error or 0.0) else abs(error or 0.0) for error in errors)
+        errors = [getattr(self, field.name) or 0.0 for field in fields(self)]
+        return max(math.inf if math.isnan(error) else abs(error) for error in errors)
 
     @property
     def is_red(self) -> bool:
@@ -127,18 +120,37 @@ def calibrate(
             )
     fit = _Fit(replace(spec, trace=first), simulate, recorded_figures(first))
     delays = fit.run(spec.delays)
-    whole = simulate(replace(spec, trace=trace, delays=delays))
+    spec = replace(spec, trace=trace, delays=delays)
+    whole = simulate(spec)
+    return Calibration(
+        delays,
+        errors_of(spec, whole, counts),
+        recorded_figures(second),
+        simulated_figures(whole, len(first)),
+        fit.simulations + 1,
+    )
+
+
+def errors_of(
+    spec: SimulationSpec, result: SimulationResult, counts: Sequence[tuple[float, int]] = ()
+) -> CalibrationErrors:
+    """Compare the second half of a recorded trace, which is in order, with its simulation.
+
+    Args:
+        counts: as ``calibrate`` takes them.
+    """
+    middle = middle_of(spec.trace)
+    second = [request for request in spec.trace if request.at >= middle]
     recorded = recorded_figures(second)
-    simulated = simulated_figures(whole, len(first))
-    errors = CalibrationErrors(
+    simulated = simulated_figures(result, len(spec.trace) - len(second))
+    return CalibrationErrors(
         _relative(simulated.ttft_p50, recorded.ttft_p50),
         _relative(simulated.ttft_p99, recorded.ttft_p99),
         _relative(simulated.e2e_p50, recorded.e2e_p50),
         simulated.whole_resident - recorded.whole_resident,
-        _count_error(whole, counts, middle) if counts else None,
-        *_disagreements(whole.requests[len(first) :]),
+        _count_error(result, counts, middle) if counts else None,
+        *_disagreements(result.requests[len(spec.trace) - len(second) :]),
     )
-    return Calibration(delays, errors, recorded, simulated, fit.simulations + 1)
 
 
 def middle_of(trace: Sequence[TraceRequest]) -> float:

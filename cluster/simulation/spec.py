@@ -159,7 +159,6 @@ class SimulationSpec:
     shape: ReplicaSpec = ReplicaSpec()
     model: CostModel = field(default_factory=CostModel)  # what steps, loads, starts really take
     crowding: float = 0.0  # share that each other replica which computes adds to a step's time
-    drift: float = 0.0  # of each replica's pace, see ``SharedCores``
     prior: CostModel | None = None  # what the controller believes at first; None: the truth
     replicas: int = 1  # that run when the trace begins
     fronts: int = 1

@@ -14,7 +14,6 @@ from cluster.placement.control.drain import ServeReplicas
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
-from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.planning.planner import plan
@@ -23,6 +22,7 @@ from cluster.tasks import Tasks
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
 from deployments.controller.replica_watch import ReplicaWatch
+from deployments.controller.right_to_act import RightToAct
 from deployments.controller.serve_target import ServeTarget
 from deployments.replica_calls import ReplicaCalls
 
@@ -33,7 +33,6 @@ LOOK_S = 0.3
 SHORTEST_PAUSE_S = 0.2
 """Between two ticks, however much happens."""
 RENEW_S = 1.0
-DEMAND_S = 10.0
 PLACEMENT_TIMEOUT_S = 60.0
 
 
@@ -72,33 +71,21 @@ class ControlLoop:
         self._clock = clock
         self._interval_s = interval_s
         self._reconciler = Reconciler(0, CostModel(), policy=policy.policy)
+        self._right = RightToAct(self._reconciler, state, clock)
         self._watch = ReplicaWatch(replicas, self._reconciler, clock, self._wake)
         self._sending = Tasks()
         self._woken = asyncio.Event()
-        self._demand_at = clock.monotonic()
-        self._led = False
         self.counts: ServeCounts | None = None
         """Serve's counts, as last read."""
         self._ticks = 0
         self._tick_error: str | None = None
 
     async def begin(self) -> None:
-        """Take an epoch, and what the controller before has left, if Redis answers."""
-        epoch = await self._state.take_epoch(0, last=0)
-        if epoch is None:
-            return
-        earlier = await self._state.load()
-        now, rates = self._clock.monotonic(), None
-        if earlier is not None and earlier.demand is not None:
-            try:
-                rates = DemandRates.from_state(earlier.demand, now)
-            except (KeyError, TypeError, ValueError) as error:
-                log.error("controller.state_refused", error=repr(error))
-        self._reconciler = Reconciler(0, CostModel(), rates=rates, policy=self._policy.policy)
-        self._watch = ReplicaWatch(self._replicas, self._reconciler, self._clock, self._wake)
-        if earlier is not None:
-            self._reconciler.restore_history(earlier.history)
-        self._reconciler.lead(epoch, now)
+        """Take an epoch, and what the controller before has left, if Redis answers.
+
+        If it does not, ``keep_right`` does so as soon as it does; until then nothing is changed.
+        """
+        await self._right.renew()
 
     async def run(self) -> None:
         """Run ticks until cancelled; one comes at once if a replica died or requests are held."""
@@ -124,7 +111,7 @@ class ControlLoop:
         """Renew the lease and write the state until cancelled; without the right, try to get it."""
         while True:
             try:
-                await self._renew()
+                await self._right.renew()
             except Exception as error:  # a failure of one pass must not end the loop
                 log.error("controller.right_not_renewed", exc_info=error)
             await asyncio.sleep(RENEW_S)
@@ -228,20 +215,3 @@ class ControlLoop:
             policy=self._policy.policy,
             now=self._clock.monotonic(),
         )
-
-    async def _renew(self) -> None:
-        right, now = self._reconciler.leadership, self._clock.monotonic()
-        if right.leads:
-            due = now - self._demand_at >= DEMAND_S
-            demand = self._reconciler.demand_state(now) if due else None
-            found = await self._state.write(right.epoch, demand)
-            if found is not None:
-                right.learn(found)
-                self._demand_at = now if due else self._demand_at
-        else:
-            epoch = await self._state.take_epoch(right.highest, last=right.epoch)
-            if epoch is not None:
-                self._reconciler.lead(epoch, now)
-        if right.leads != self._led:
-            self._led = right.leads
-            log.info("controller.standing", epoch=right.epoch, standing=right.words)

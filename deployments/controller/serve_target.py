@@ -43,6 +43,8 @@ class ServeTarget:
         service is down, and with an outdated id a prediction is wrong at worst."""
         self._set_took_s: float | None = None
         self._error: str | None = None  # of the last call; None: it was answered
+        self._setting = asyncio.Lock()
+        self._first_asked = False  # since the last look
 
     def status(self) -> dict[str, Any]:
         """Return Serve's account, and how long its target took to set last, for people."""
@@ -64,6 +66,7 @@ class ServeTarget:
         Raises:
             ReplicaLost: Serve has never answered.
         """
+        self._first_asked = False
         try:
             (details,) = await read_deployments(self._app, (REPLICAS,), TIMEOUT_S)
         except Exception as error:  # Ray raises many kinds; the next look may succeed
@@ -106,25 +109,32 @@ class ServeTarget:
         """Have Serve run ``count`` replicas from now on.
 
         Call it with every look: it asks Serve only where its target is another. What could not be
-        set is set by a later call.
+        set is set by a later call. A first replica that was asked for since the last look stays:
+        the count was decided without it.
         """
-        self._wanted = count
-        if self._counts is not None and self._target == count:
-            return
-        before, began = self._target, time.monotonic()
-        try:
-            await set_target(self._app, REPLICAS, count, TIMEOUT_S)
-        except Exception as error:  # Ray raises many kinds; the next call may succeed
-            self._failed(error)
-            return
-        self._error = None
-        self._target, self._set_took_s = count, round(time.monotonic() - began, 4)
-        log.info("controller.count_set", before=before, after=count)
+        await self._set(max(count, 1) if self._first_asked else count)
 
     async def start_first(self) -> None:
         """Have a first replica run where none is to."""
+        self._first_asked = True
         if self._counts is not None and self._standing == 0:
-            await self.set_count(1)
+            await self._set(1)
+
+    async def _set(self, count: int) -> None:
+        self._wanted = count
+        async with self._setting:  # Serve is to hear the newest count last
+            count = self._standing
+            if self._counts is not None and self._target == count:
+                return
+            before, began = self._target, time.monotonic()
+            try:
+                await set_target(self._app, REPLICAS, count, TIMEOUT_S)
+            except Exception as error:  # Ray raises many kinds; the next call may succeed
+                self._failed(error)
+                return
+            self._error = None
+            self._target, self._set_took_s = count, round(time.monotonic() - began, 4)
+        log.info("controller.count_set", before=before, after=count)
 
     def release(self) -> None:
         """Let Serve's own target stand until the next call of ``set_count``."""

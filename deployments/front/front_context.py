@@ -7,9 +7,9 @@ from cluster.config import FrontConfig
 from deployments.directory import TenantAdapters
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.entry.door import Door
-from deployments.front.requests.holding import Holding
+from deployments.front.replicas.holding import Holding
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
 from deployments.front.telemetry.metrics import FrontMetrics
 

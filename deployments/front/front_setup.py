@@ -4,11 +4,8 @@ Parts are registered for closing in their order, so the HTTP server ends first.
 """
 
 import asyncio
-import random
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -17,11 +14,6 @@ from ray.serve.handle import DeploymentHandle
 from cluster.adapters.format.chat_template import digest_of
 from cluster.domain.ids import RequestId
 from cluster.errors import ConfigError
-from cluster.placement.exchange import FrontId, FrontOrders
-from cluster.placement.picking.picker import Picker
-from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy_load import PolicyFile
-from cluster.placement.scaling.schedule import bounds_at
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import TenantDirectory
@@ -29,7 +21,6 @@ from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.broadcast import ReplicaBroadcast
-from deployments.front.admin.front_routers import FrontRouters
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.cluster_calls import ClusterCalls
 from deployments.front.entry.door import Door
@@ -37,14 +28,14 @@ from deployments.front.entry.heavy import HeavyWork
 from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.front_context import FrontContext
 from deployments.front.http.key_headers import authorization_of
+from deployments.front.replica_setup import link_replicas, open_exchange, read_policy
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
-from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand
-from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
 from deployments.front.requests.trace_notes import TraceNotes, open_trace_log
+from deployments.front.routing_setup import follow_routers, open_routing
 from deployments.front.telemetry.collectors import (
     MeterCollector,
     ReplicaCollector,
@@ -56,7 +47,7 @@ from deployments.front.text.grammar_trial import GrammarTrial
 from deployments.front.text.grammars import GrammarChecker
 from deployments.front.text.prompts import PromptReader
 from deployments.front.text.text_stream import TextCodec
-from deployments.process import Process, decision_store
+from deployments.process import Process
 from kernels import __version__
 from router_service.service import RoutingService
 
@@ -88,13 +79,13 @@ async def build_front(
     process.on_close_sync(work.close)
     tenants = await _follow_tenants(process)
     directory = TenantAdapters(lambda: process.adapters.view, tenants)
-    routing, breaker_state = _open_routing(process, directory)
-    routers = await _follow_routers(process, routing)
+    routing, breaker_state = open_routing(process, directory)
+    routers = await follow_routers(process, routing)
     metrics = FrontMetrics()
-    policy = _policy(process)
-    replicas = _link_replicas(process, calls, metrics, policy)
+    policy = read_policy(process)
+    replicas = link_replicas(process, calls, metrics, policy)
     demand = FrontDemand(clock)
-    exchange, holding = _exchange(process, calls, demand, replicas, policy)
+    exchange, holding = open_exchange(process, calls, demand, replicas, policy)
     broadcast = ReplicaBroadcast(handle, holding.wait_for_replica)
     meter = _count(process, metrics, replicas, routing, tenants)
     door = Door(
@@ -201,82 +192,6 @@ async def _follow_tenants(process: Process) -> LiveTenants:
     file = await asyncio.to_thread(FollowedTenants, config.tenants_file)
     check_rights(file.directory)
     return LiveTenants(file, process.clock, config.front.tenants_interval_s, check_rights)
-
-
-def _open_routing(
-    process: Process, directory: TenantAdapters
-) -> tuple[RoutingService, Callable[[], str]]:
-    """Return the routing service, without routers yet, and its store's breaker state."""
-    store, codec = decision_store(process)
-    routing = RoutingService(
-        routers={},
-        store=store,
-        directory=directory,
-        codec=codec,
-        clock=process.clock,
-        config=process.config.decisions,
-        max_mixture=process.config.adapters.max_mixture,
-    )
-    return routing, lambda: store.breaker_state.value
-
-
-async def _follow_routers(process: Process, routing: RoutingService) -> FrontRouters:
-    routers = FrontRouters(
-        process.adapters,
-        process.config,
-        process.base,
-        lambda built: routing.use(built.routers, built.bound, built.broken),
-    )
-    await routers.start()
-    process.on_close(routers.close)
-    process.on_close(routing.close)
-    return routers
-
-
-def _link_replicas(
-    process: Process, calls: ClusterCalls, metrics: FrontMetrics, policy: ClusterPolicy
-) -> ReplicaSet:
-    return ReplicaSet(
-        calls.discover,
-        Picker(policy.picking, rng=random.Random()),
-        process.secrets.signing_key,
-        process.clock,
-        interval_s=process.config.front.view_interval_s,
-        on_pick=metrics.note_pick,
-    )
-
-
-def _exchange(
-    process: Process,
-    calls: ClusterCalls,
-    demand: FrontDemand,
-    replicas: ReplicaSet,
-    policy: ClusterPolicy,
-) -> tuple[Exchange, Holding]:
-    """Return what talks to the controller for this front, and what holds requests meanwhile."""
-    first = FrontOrders(
-        acknowledged=0,
-        epoch=0,
-        picking=policy.picking,
-        tiers=policy.tenants,
-        hold_s=policy.replicas.hold,
-        zero=bounds_at(policy.replicas, datetime.fromtimestamp(process.clock.wall(), UTC))[0] == 0,
-    )
-    front = FrontId(uuid.uuid4().hex)
-    exchange = Exchange(
-        front, calls.exchange, demand, process.clock, first=first, held=lambda: holding.held
-    )
-    holding = Holding(replicas, lambda: exchange.orders, exchange.now)
-    replicas.on_lost = exchange.note_dead
-    exchange.on_orders(replicas.follow_orders)
-    return exchange, holding
-
-
-def _policy(process: Process) -> ClusterPolicy:
-    """Return the operator's policy, which rules until the controller has given orders."""
-    config = process.config
-    defaults = ClusterPolicy.fixed(config.replica.replicas)
-    return PolicyFile(config.controller.policy_file, defaults).policy
 
 
 def _open_trace_log(process: Process, metrics: FrontMetrics) -> TraceNotes:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
+from cluster.tenancy.waiting_tenants import WaitingTenants
 from deployments.replica.replica_request import ReplicaRequest
-from deployments.replica.waiting_tenants import WaitingTenants
 
 
 class LiveRequests(Mapping[RequestId, ReplicaRequest]):

@@ -1,6 +1,5 @@
 """Redis and replicas may die while requests run."""
 
-import threading
 import time
 from functools import partial
 
@@ -9,9 +8,11 @@ import pytest
 from testing.background_threads import BackgroundThreads
 from testing.local_cluster import REPLICA, VALKEY, LocalCluster
 from testing.waiting import wait_for
+from tests.support.live_stream import LiveStream, replica_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
+PROMPT = "Once upon a time"
 BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LONG = 300
 """Tokens of requests that are to be running while something dies."""
@@ -66,31 +67,19 @@ def test_redis_dies_and_comes_back(cluster: LocalCluster) -> None:
 
 
 def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LocalCluster) -> None:
-    prompt = "Once upon a time"
-    expected = cluster.complete("acme", BASE, prompt, max_tokens=LONG, ignore_eos=True).json()
-    results = []
-
-    def ask() -> None:
-        answer = cluster.complete("acme", BASE, prompt, max_tokens=LONG, ignore_eos=True)
-        results.append((answer.status_code, answer.json()))
-
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    body = {"model": BASE, "prompt": PROMPT, "max_tokens": LONG, "ignore_eos": True}
+    expected = cluster.post("/v1/completions", "acme", {**body, "temperature": 0}).json()
+    processes = replica_processes(cluster)
     before = cluster.metric("braid_failovers_total")
-    for thread in threads:
-        thread.start()
-    wait_for(
-        "requests run on both replicas",
-        lambda: cluster.metric("braid_replica_running_sequences") >= 6,
-        30,
-        pause_s=0.02,
-    )
-    victims = cluster.actors(REPLICA)
-    victims[0].kill()
-    for thread in threads:
-        thread.join()
-    assert [status for status, _ in results] == [200] * 6
-    texts = {body["choices"][0]["text"] for _, body in results}
-    assert texts == {expected["choices"][0]["text"]}
+    streams = [LiveStream(cluster, "acme", body) for _ in range(6)]
+    first = streams[0]
+    first.wait_until_reached()  # hundreds of tokens are to come
+    processes[first.replica].kill()
+    at = len(first.text)
+    for stream in streams:
+        stream.join()
+    assert {stream.text for stream in streams} == {expected["choices"][0]["text"]}
+    assert at < len(first.text), "the answer had ended before its replica was killed"
     assert cluster.metric("braid_failovers_total") > before
     started = time.monotonic()
     wait_for("the replica is replaced", lambda: cluster.ready_replicas() == 2, 90, pause_s=0.5)
@@ -123,25 +112,19 @@ def versions(cluster: LocalCluster) -> dict[str, str]:
 def test_requests_and_streams_outlive_rays_control_service(cluster: LocalCluster) -> None:
     (control,) = cluster.processes("gcs_server")
     registered = versions(cluster)
-    streamed: list[int] = []
-
-    def stream() -> None:
-        answer = cluster.complete(
-            "acme", BASE, "Once upon a time", max_tokens=LONG, ignore_eos=True
-        )
-        streamed.append(answer.json()["usage"]["completion_tokens"])
-
-    thread = threading.Thread(target=stream)
-    thread.start()
     with Traffic(cluster) as traffic:
         wait_for("traffic flows", lambda: len(traffic.answers) >= 6, 60)
+        body = {"model": BASE, "prompt": PROMPT, "max_tokens": LONG, "ignore_eos": True}
+        stream = LiveStream(cluster, "acme", body)
+        stream.wait_until_reached()
         control.kill()
-        killed_at = len(traffic.answers)
+        at, killed_at = len(stream.text), len(traffic.answers)
         wait_for("it is started again", lambda: cluster.processes("gcs_server"), 60)
         wait_for("requests go on", lambda: len(traffic.answers) >= killed_at + 8, 60)
-    thread.join()
+    stream.join()
     assert {answer[0] for answer in traffic.answers} == {200}
-    assert streamed == [LONG]
+    assert stream.tokens == LONG
+    assert at < len(stream.text), "the stream had ended before the service was killed"
     assert versions(cluster) == registered
     victim = cluster.actors(REPLICA)[0]
     victim.kill()  # Ray must be able to start actors again

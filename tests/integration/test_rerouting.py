@@ -6,7 +6,6 @@ follows is free, and so shows the adapters that computed it.
 
 import json
 import re
-import threading
 import time
 
 import httpx2
@@ -16,6 +15,7 @@ import redis
 
 from testing.local_cluster import LocalCluster
 from testing.waiting import wait_for
+from tests.support.live_stream import LiveStream, replica_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.model, pytest.mark.redis]
 
@@ -33,11 +33,16 @@ def fresh(text: str) -> str:
     return f"{text} ({time.time_ns()})"
 
 
+def wish(prompt: str, max_tokens: int, **fields: object) -> dict[str, object]:
+    """Return the fields of a request whose first sentences are forced."""
+    forced = re.escape(FORCED).replace("\\ ", " ") + r"[\s\S]{0,3000}"
+    return {"prompt": prompt, "max_tokens": max_tokens, "guided_regex": forced, **fields}
+
+
 def ask(
     cluster: LocalCluster, prompt: str, max_tokens: int = 72, **fields: object
 ) -> httpx2.Response:
-    fields["guided_regex"] = re.escape(FORCED).replace("\\ ", " ") + r"[\s\S]{0,3000}"
-    answer = cluster.complete("acme", "auto:sentences", prompt, max_tokens=max_tokens, **fields)
+    answer = cluster.complete("acme", "auto:sentences", **wish(prompt, max_tokens, **fields))
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -103,31 +108,19 @@ def test_a_lost_replica_takes_no_span_with_it(cluster: LocalCluster) -> None:
     prompt = fresh("Say it once more")
     ask(cluster, prompt, LONG)
     expected = ask(cluster, prompt, LONG, explain=True).json()["choices"][0]
-    results: list[dict] = []
-
-    def run() -> None:
-        results.append(ask(cluster, prompt, LONG, explain=True).json()["choices"][0])
-
-    def rerouted(replica: dict) -> float:
-        return cluster.metric("braid_engine_rerouted_total", replica=replica["replica_id"])
-
-    def busy() -> dict | None:
-        """Return a replica that computes an answer's later sentences, or None if there is none."""
-        for replica in cluster.replicas():
-            if replica["running"] and rerouted(replica) > before[replica["replica_id"]]:
-                return replica
-        return None
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
+    processes = replica_processes(cluster)
     failovers = cluster.metric("braid_failovers_total")
-    before = {replica["replica_id"]: rerouted(replica) for replica in cluster.replicas()}
-    for thread in threads:
-        thread.start()
-    cluster.process_of(wait_for("spans began", busy, 60, pause_s=0.05)).kill()
-    for thread in threads:
-        thread.join()
-    assert [result["text"] for result in results] == [expected["text"]] * 4
+    body = {**wish(prompt, LONG, explain=True), "model": "auto:sentences"}
+    streams = [LiveStream(cluster, "acme", body, reach=len(FORCED) + 1) for _ in range(4)]
+    first = streams[0]
+    first.wait_until_reached()  # its third sentence has begun, and hundreds of tokens are to come
+    processes[first.replica].kill()
+    at = len(first.text)
+    for stream in streams:
+        stream.join()
+    assert [stream.text for stream in streams] == [expected["text"]] * 4
+    assert at < len(first.text), "the answer had ended before its replica was killed"
     assert cluster.metric("braid_failovers_total") > failovers
-    for result in results:
-        places = [(s["tokens"], s["start"]) for s in result["explain"]["sentences"]]
+    for stream in streams:
+        places = [(s["tokens"], s["start"]) for s in stream.explain["sentences"]]
         assert places == [(s["tokens"], s["start"]) for s in expected["explain"]["sentences"]]

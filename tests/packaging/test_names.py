@@ -7,10 +7,11 @@ from transformers.utils import import_utils
 
 import kernels
 from tests.packaging.conftest import ROOT
+from tools.python_syntax import parse_python
 
 
 def test_the_package_kernels_imports_nothing() -> None:
-    tree = ast.parse((ROOT / "kernels" / "__init__.py").read_text(encoding="utf-8"))
+    tree = parse_python((ROOT / "kernels" / "__init__.py").read_text(encoding="utf-8"))
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert found == []
     calls = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Call)]

@@ -13,7 +13,7 @@ from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.exchange import FrontReport
 from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
-from testing.control_cluster import ControlCluster, FollowingReplica
+from testing.control_cluster import ControlCluster
 
 NAMES = "abcde"
 
@@ -114,9 +114,8 @@ class ControlMachine(RuleBasedStateMachine):
     def replace_a_replica(self) -> None:
         gone = min(self.cluster.replicas)
         del self.cluster.replicas[gone]
-        name = ReplicaId(f"r{self.born}")
+        self.cluster.start_replica(f"r{self.born}")
         self.born += 1
-        self.cluster.replicas[name] = FollowingReplica(name)
 
     @rule(both=st.booleans())
     def begin_a_controller(self, both: bool) -> None:
@@ -270,3 +269,28 @@ def test_a_front_without_a_network_moves_nothing(number: int) -> None:
         cluster.tick(controller)
     assert all(replica.changes == [] for replica in cluster.replicas.values())
     assert "replica_suspect" not in [change.kind for change in controller.history], number
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_plans_of_two_lives_may_come_in_any_order_and_again(data: st.DataObject) -> None:
+    """A replica's own adapter manager obeys the newest plan that it has seen, and no older one."""
+    cluster = ControlCluster(2, NAMES, policy_of(2))
+    lives = [cluster.controller(epoch) for epoch in (1, 2)]
+    plans: list[ReplicaPlan] = []
+    for _ in range(6):
+        for life in lives:
+            pinned = data.draw(st.sets(st.sampled_from(NAMES), max_size=4))
+            cluster.policy = policy_of(2, pinned="".join(sorted(pinned)))
+            cluster.now += 1.0
+            cluster.look(life)
+            actions = cluster.tick(life, deaf=cluster.replicas)  # what they send is on its way
+            plans += actions.replica_plans
+    newest: dict[ReplicaId, ReplicaPlan] = {}
+    for told in data.draw(st.lists(st.sampled_from(plans), max_size=30)):
+        best = newest.setdefault(told.replica_id, told)
+        if told.version > best.version:
+            newest[told.replica_id] = best = told
+        replica = cluster.replicas[told.replica_id]
+        assert replica.obey(told).version == replica.version == best.version
+        assert replica.desired == set(best.desired)

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from cluster.domain.request import GenerationChunk
-from deployments.front.requests.choice import Choice
-from deployments.front.requests.sequence_answer import Delta
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.sequence_answer import Delta
 
 
 async def run_choice(choice: Choice) -> AsyncIterator[Delta]:

@@ -39,10 +39,10 @@ from deployments.front.front_context import FrontContext
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.http_app import build_http_app
+from deployments.front.replicas.holding import Holding
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
-from deployments.front.requests.holding import Holding
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_service import RequestService
 from deployments.front.requests.trace_notes import TraceNotes, open_trace_log
 from deployments.front.telemetry.collectors import (
@@ -179,6 +179,7 @@ async def _context(
     replicas.start()
     stack.push_async_callback(replicas.close)
     holding = Holding(replicas, lambda: cluster.orders, cluster.call_controller)
+    cluster.on_orders = replicas.follow_orders
     meter = Meter()
     live.on_change(lambda view: meter.fold(view.versions))
     for collector in (MeterCollector(meter), ReplicaCollector(replicas), RoutingCollector(routing)):

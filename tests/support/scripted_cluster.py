@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from cluster.adapters.registry.records import ReplicaAnswer
@@ -27,6 +28,7 @@ class ScriptedCluster:
         self.answering = asyncio.Event()  # cleared: replicas say nothing of what is added
         self.answering.set()
         self.orders = FrontOrders(acknowledged=0, epoch=0)
+        self.on_orders: Callable[[FrontOrders], None] = lambda _: None
         self.calls = 0  # of the controller, because requests wait for a replica
         self._names = (f"r{number}" for number in itertools.count())
 
@@ -42,6 +44,11 @@ class ScriptedCluster:
         """End all replicas."""
         for replica in self.replicas:
             await replica.stop()
+
+    def give_orders(self, orders: FrontOrders) -> None:
+        """Let the controller give other orders."""
+        self.orders = orders
+        self.on_orders(orders)
 
     def call_controller(self) -> None:
         """Take note of a front's call."""

@@ -33,6 +33,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant
+from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from deployments.front.entry.heavy import HeavyWork
 from deployments.front.openai.prompt_requests import completion_request
 from deployments.front.openai.wire import CompletionBody
@@ -40,7 +41,7 @@ from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.request_service import RequestService
 from deployments.front.requests.running import Running
-from deployments.front.requests.sequence_answer import Delta
+from deployments.front.sequences.sequence_answer import Delta
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.grammar_trial import GrammarTrial
 from deployments.front.text.grammars import GrammarChecker
@@ -277,6 +278,7 @@ class SmallCluster:
         self.closing = False
         self.runnings: list[Running] = []
         self.view = ClusterView()
+        self.places = WaitingPlaces(1024)
         self.store = store
         clock = SystemClock()
         catalog = AdapterCatalog.scan(folder / "adapters")
@@ -312,7 +314,9 @@ class SmallCluster:
     def snapshots(self) -> tuple[()]:
         return ()
 
-    async def pick(self, request: Any, *, wait_s: float) -> tuple[Any, ReplicaLink]:
+    async def pick(
+        self, request: Any, *, wait_s: float, place: WaitingPlace
+    ) -> tuple[Any, ReplicaLink]:
         for link in self.open:
             if link.open and link.replica_id not in request.exclude:
                 return SimpleNamespace(

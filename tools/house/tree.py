@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.python_syntax import parse_python
+
 TESTS = "tests"
 
 
@@ -74,5 +76,5 @@ def read_modules(root: Path) -> list[Module]:
         source = path.read_text(encoding="utf-8")
         relative = "/".join(parts)
         names = parts[:-1] if parts[-1] == "__init__.py" else (*parts[:-1], path.stem)
-        found.append(Module(relative, ".".join(names), source, ast.parse(source, relative)))
+        found.append(Module(relative, ".".join(names), source, parse_python(source, relative)))
     return found

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from tools.python_syntax import parse_python
+
 FOLDERS_LEFT_OUT = frozenset({"node_modules", "build", "dist"})
 DATA = ("demo/generator/", "demo/wordings/", "demo/adapters/", "demo/router/", "docs/results/")
 """Folders whose texts are data, or written by programs."""
@@ -85,7 +87,7 @@ def is_prose(path: str) -> bool:
 
 def read_python(path: str, source: str) -> Iterator[Prose]:
     """Yield the docstrings, comments and messages of a Python file."""
-    tree = ast.parse(source, path)
+    tree = parse_python(source, path)
     seen: set[ast.Constant] = set()
     for constant, kind in _docstrings(tree, in_tests=path.startswith("tests/")):
         seen.add(constant)

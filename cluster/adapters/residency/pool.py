@@ -84,10 +84,10 @@ class AdapterPool:
         answer = self._make_room(wanted, tenant)
         if not isinstance(answer, Admitted):
             return answer
-        distinct = frozenset(v.digest for v in wanted)
-        self._ledger.note_use(distinct, tenant)
+        digests = dict.fromkeys(v.digest for v in wanted)  # distinct, in an order
+        self._ledger.note_use(digests, tenant)
         lease = Lease(
-            self._ledger.claim(distinct, tenant),
+            self._ledger.claim(frozenset(digests), tenant),
             tuple(v.digest for v in wanted),
             tuple(self._residents[v.digest].slot for v in wanted),
         )

@@ -72,6 +72,7 @@ class Counting:
         *,
         replicas: ServeReplicas | None,
         needed: Collection[AdapterDigest],
+        least: int,
         complete: bool,
         now: float,
         wall: datetime,
@@ -82,10 +83,11 @@ class Counting:
             replicas: Serve's list, from which it chooses who leaves; None: one node with the
                 replicas that were heard of.
             needed: adapters that must be ready elsewhere before a replica with them may go.
+            least: replicas that pins need.
             complete: every replica that Serve counts has been heard of.
         """
         before, marked = self.last.count, self.draining
-        inputs = self._inputs(policy, demand, model, adapters, serve, complete, now, wall)
+        inputs = self._inputs(policy, demand, model, adapters, serve, least, complete, now, wall)
         self.last = self._decided(inputs, serve, replicas or self._listed(), needed, now)
         if self.last.count not in (serve.target, before):
             self._history.record(now, "replicas", self.last.reason)
@@ -159,6 +161,7 @@ class Counting:
         model: CostModel,
         adapters: Collection[AdapterInfo],
         serve: ServeCounts,
+        least: int,
         complete: bool,
         now: float,
         wall: datetime,
@@ -187,7 +190,7 @@ class Counting:
             in_flight=at_replicas + self._fronts.held(now) + self._worked(),
             predicted_ttft=self._fronts.predicted_ttft(now),
             cold=self._fronts.cold_share(now),
-            least=max((pin.copies for pin in policy.pins if pin.copies != "all"), default=0),
+            least=least,
             complete=complete,
             wall=wall,
             queued=sum(member.snapshot.queued for member in members.values()),

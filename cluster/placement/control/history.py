@@ -64,6 +64,7 @@ class History:
         self._topics: dict[str, deque[Change]] = {
             topic: deque(maxlen=limit) for topic in dict.fromkeys(TOPICS.values())
         }
+        self._limit = limit
         self._unstamped: deque[_Unstamped] = deque(maxlen=limit * len(self._topics))
         self.aliases: Mapping[AdapterDigest, str] = {}
 
@@ -92,13 +93,16 @@ class History:
             for line in self._unstamped
         )
         self._unstamped.clear()
-        self.restore(lines)
+        for line in lines:
+            self._topics[line.topic].append(line)
         return lines
 
     def restore(self, changes: Iterable[Change]) -> None:
-        """Take in lines that an earlier life has stamped, oldest first."""
-        for change in changes:
-            self._topics[change.topic].append(change)
+        """Put lines that an earlier life has stamped, oldest first, before those of this life."""
+        for change in reversed(tuple(changes)):
+            kept = self._topics[change.topic]
+            if len(kept) < self._limit:
+                kept.appendleft(change)
 
     @property
     def changes(self) -> tuple[Change, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.backoff import PrefetchBackoff
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.history import History
@@ -23,6 +24,8 @@ class Placing:
         self.adapters: tuple[AdapterInfo, ...] = ()
         self.pins: dict[AdapterDigest, int] = {}  # least copies
         self.unknown_pins: tuple[str, ...] = ()
+        self.pinned_copies = 0
+        """Replicas that the pins need: the most copies of an adapter that the catalog lists."""
         self._fleet = fleet
         self._history = history
         self._backoff = PrefetchBackoff()
@@ -39,6 +42,9 @@ class Placing:
         self.pins, self.unknown_pins = resolve_pins(
             policy.pins, self.adapters, replicas=len(self._fleet.members)
         )
+        counted = [pin for pin in policy.pins if pin.copies != "all"]
+        least, _ = resolve_pins(counted, self.adapters, replicas=policy.replicas.max)
+        self.pinned_copies = max(least.values(), default=0)
 
     def inputs(
         self, load: LoadReport, policy: ClusterPolicy, leaving: frozenset[ReplicaId], now: float
@@ -107,6 +113,17 @@ class Placing:
             wait = failure.retry_at - now
             words = f"attempt {failure.attempts}: {message}; next one in {wait:.0f} s"
             self._history.record(now, "failed", words, replica_id, digest)
+
+    def note_evicted(
+        self,
+        replica_id: ReplicaId,
+        version: PlanVersion,
+        evicted: Iterable[AdapterDigest],
+        now: float,
+    ) -> None:
+        """Record what a replica gave up for a plan; ``version`` is the one that it obeys."""
+        for digest in evicted:
+            self._history.record(now, "evicted", f"done, version {version}", replica_id, digest)
 
     def failures(self, now: float) -> list[dict[str, Any]]:
         """Return the failed prefetches for the admin API."""

@@ -98,9 +98,8 @@ class Reconciler:
         if not self._fleet.hear(snapshot, now, now if asked_at is None else asked_at):
             return
         self._fit.observe(snapshot.replica_id, snapshot.work, now)
-        took = self._counting.starts.joined(now) if new and self._attendance.opened else None
-        if took is not None:
-            self._fit.note_start(took)
+        if new and self._counting.starts.join(snapshot.replica_id, now):
+            self._fit.replace_starts(self._counting.starts.observed)
 
     @property
     def device(self) -> str:
@@ -155,14 +154,11 @@ class Reconciler:
         ``failed`` has a message for each adapter. An answer to an older plan still teaches what
         failed. Unknown replicas are ignored.
         """
-        if not self._fleet.acknowledge(replica_id, version):
-            return
-        for digest in evicted:
-            words = f"done, version {version}"
-            self._history.record(now, "evicted", words, replica_id, digest)
-        self._placing.acknowledge(
-            replica_id, loaded=loaded, failed=failed or {}, policy=policy, now=now
-        )
+        if self._fleet.acknowledge(replica_id, version):
+            self._placing.note_evicted(replica_id, version, evicted, now)
+            self._placing.acknowledge(
+                replica_id, loaded=loaded, failed=failed or {}, policy=policy, now=now
+            )
 
     # A tick
 
@@ -211,10 +207,9 @@ class Reconciler:
         self._fronts.forget_silent(now)
         self._placing.observe(catalog, policy)
         self._model, self._demand = self._fit.model, self._rates.demand(now)
-        counting.starts.observe(serve.target, serve.starting, now)
-        complete = self._attendance.call(
-            len(fleet.members), running=serve.running, starting=serve.starting, now=now
-        )
+        if replicas is not None:
+            counting.starts.observe(replicas.replicas, fleet.members, now)
+        complete = self._attendance.call(fleet.members, serve, replicas, now)
         if not self.leadership.leads:
             counting.stand_by(serve, self.leadership.words)
             return None
@@ -227,6 +222,7 @@ class Reconciler:
             serve,
             replicas=replicas,
             needed={rate.digest for rate in load.adapters} | self._placing.pins.keys(),
+            least=self._placing.pinned_copies,
             complete=complete,
             now=now,
             wall=wall,
@@ -269,8 +265,12 @@ class Reconciler:
         """Return the demand for the next life of the controller, JSON-able; ages, not times."""
         return self._rates.to_state(now)
 
+    def restore_demand(self, state: Mapping[str, Any], now: float) -> None:
+        """Take in, once, what an earlier life's ``demand_state`` said; see ``DemandRates``."""
+        self._rates.restore(state, now)
+
     def restore_history(self, changes: Iterable[Change]) -> None:
-        """Take in the last lines of an earlier life."""
+        """Take in the last lines of an earlier life, oldest first."""
         self._history.restore(changes)
 
     @property

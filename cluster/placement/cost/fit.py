@@ -6,7 +6,7 @@ how it differs. Differences of totals are exact observations, however long the t
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Literal
 
@@ -92,11 +92,11 @@ class CostFit:
                 self._loads[tier].observe((load.loads, load.nbytes), load.seconds, load.loads)
         self._model = None
 
-    def note_start(self, seconds: float) -> None:
-        """Take in the time from asking for a replica to its first snapshot."""
-        if math.isfinite(seconds) and seconds >= 0:
-            self._starts.append(seconds)
-            self._model = None
+    def replace_starts(self, seconds: Iterable[float]) -> None:
+        """Take in how long the last starts took, oldest first, in place of those known so far."""
+        took = (one for one in seconds if math.isfinite(one) and one >= 0)
+        self._starts = deque(took, maxlen=STARTS)
+        self._model = None
 
     def remove_replica(self, replica_id: ReplicaId) -> None:
         """Drop a replica that is gone; what it taught stays."""
@@ -181,9 +181,8 @@ class CostFit:
             if tier in fit._loads:
                 fit._loads[tier].restore(_mapping(saved))
         starts = state.get("starts")
-        for seconds in starts if isinstance(starts, list) else ():
-            if isinstance(seconds, int | float):
-                fit.note_start(seconds)
+        if isinstance(starts, list):
+            fit.replace_starts(one for one in starts if isinstance(one, int | float))
         return fit
 
     def _forget_until(self, now: float) -> None:

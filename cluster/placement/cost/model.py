@@ -49,7 +49,7 @@ class CostModel:
     step: StepCost = StepCost()
     host_load: LoadCost = LoadCost(0.02, 1e-8)
     disk_load: LoadCost = LoadCost(0.1, 2.5e-8)
-    start_s: float = 30.0  # from asking for a replica to its first snapshot
+    start_s: float = 30.0  # to a replica's first snapshot, without waiting for room; see ``Starts``
     slowness: Mapping[ReplicaId, float] = field(default_factory=dict)
     """Measured over predicted time of each replica's steps, within [1/4, 4]; 1 where absent."""
 

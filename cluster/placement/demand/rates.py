@@ -1,13 +1,11 @@
 """Turns fronts' totals into rates on two clocks."""
 
-import math
-from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.expected_length import FIRST_GUESS
-from cluster.placement.demand.baselines import FrontBaselines
+from cluster.placement.demand.baselines import FrontBaselines, Increase
 from cluster.placement.demand.clocks import down_rate, hold_rate, up_rate
 from cluster.placement.demand.demand import Demand, DemandKey, DemandRate, DemandTotals
 from cluster.placement.demand.key_rate import KeyRate
@@ -24,68 +22,89 @@ class DemandRates:
     report is what exceeds all reports of the same front before it. Requests that arrived between
     two reports are taken as spread evenly over that time, and those of an unknown front's key
     over the key's age.
+
+    What came before the first report is counted apart, as the fronts' totals say, until
+    ``restore`` knows it better.
     """
 
     def __init__(self, most: int = MOST_KEYS) -> None:
         self._most = most
         self._rates: dict[DemandKey, KeyRate] = {}
+        self._earlier: dict[DemandKey, KeyRate] = {}  # what came before ``_since``
         self._fronts = FrontBaselines()
-        self._covered_until = -math.inf  # what arrived before is in the restored rates
+        self._since: float | None = None  # the first report
+        self._restored = False
         self._arrived = 0
 
     def __len__(self) -> int:
-        return len(self._rates)
+        return len(self._rates.keys() | self._earlier.keys())
 
     def observe(self, front: str, totals: Iterable[DemandTotals], now: float) -> None:
         """Take in a front's totals; differences are taken here, so a lost report loses nothing."""
+        since = self._since = now if self._since is None else self._since
         base = self._fronts.open(front)
         for total in totals:
             more = base.raise_to(total, now)
             if more is None:
                 continue
             spread = max(more.spread_s, 0.0)
-            share = 1.0
-            if now - spread >= self._covered_until:
+            early = min(spread, max(0.0, since - (now - spread)))  # seconds of it before ``since``
+            share = early / spread if spread > 0.0 else 0.0
+            if early == 0.0 or not self._restored:  # else nothing says how many came since then
                 self._arrived += more.arrived
-            else:  # it does not say how many of them came since then
-                fresh = max(0.0, now - self._covered_until)
-                share = fresh / spread if spread > 0.0 else 0.0
-                spread = min(spread, fresh)
-            if share == 0.0:
-                continue
-            rate = self._rates.get(total.key)
-            if rate is None:
-                rate = self._rates[total.key] = KeyRate(now)
-            rate.add(more, share, spread, now)
+            if share < 1.0:
+                _add(self._rates, total.key, more, 1.0 - share, spread - early, now, now)
+            if share > 0.0 and not self._restored:
+                _add(self._earlier, total.key, more, share, early, since, now)
         base.hear(now)
         self._fronts.forget_silent(now)
-        if len(self._rates) > self._most:
-            self._shrink(now)
+        for rates in (self._rates, self._earlier):
+            if len(rates) > self._most:
+                self._shrink(rates, now)
 
     def demand(self, now: float) -> Demand:
         """Return the present demand."""
         found: list[DemandRate] = []
-        typical = self._typical_answer()
-        for key in sorted(self._rates):
-            rate = self._rates[key]
-            rate.decay(now)
-            if rate.slow < NEGLIGIBLE:
-                del self._rates[key]
+        rates = self._all(now)
+        typical = _typical_answer(rates.values())
+        for key in sorted(rates):
+            if rates[key].slow < NEGLIGIBLE:
+                self._rates.pop(key, None)
+                self._earlier.pop(key, None)
                 continue
-            found.append(_described(key, rate, typical))
+            found.append(_described(key, rates[key], typical))
         return Demand(tuple(found), self._arrived)
 
     def to_state(self, now: float) -> dict[str, Any]:
         """Return all that a restarted controller needs, JSON-able; ages, not times."""
-        for rate in self._rates.values():
-            rate.decay(now)
-        busiest = sorted(self._rates.items(), key=lambda item: (-item[1].slow, item[0]))
+        busiest = sorted(self._all(now).items(), key=lambda item: (-item[1].slow, item[0]))
         return {
             "rates": [
                 [key.tenant, list(key.adapters), *rate.figures()]
                 for key, rate in busiest[:KEPT_KEYS]
             ],
         }
+
+    def restore(self, state: Mapping[str, Any], now: float) -> None:
+        """Take in the rates that ``to_state`` described in an earlier life, once.
+
+        They stand for the time before the first report, as if none had gone by between the two
+        lives. What was counted since then stays.
+
+        Raises:
+            KeyError, TypeError, ValueError: it was not ``to_state`` that described them; nothing
+                has changed then.
+        """
+        since = now if self._since is None else self._since
+        restored = {
+            DemandKey(TenantId(tenant), tuple(AdapterDigest(one) for one in adapters)): KeyRate.of(
+                figures, since
+            )
+            for tenant, adapters, *figures in state["rates"]
+        }
+        for key, rate in restored.items():
+            _merge(self._rates, key, rate, now)
+        self._earlier, self._since, self._restored = {}, since, True
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], now: float) -> "DemandRates":
@@ -95,36 +114,67 @@ class DemandRates:
             KeyError, TypeError, ValueError: it was not ``to_state`` that described them.
         """
         rates = cls()
-        for tenant, adapters, *figures in state["rates"]:
-            key = DemandKey(TenantId(tenant), tuple(AdapterDigest(one) for one in adapters))
-            rates._rates[key] = KeyRate.of(figures, now)
-        rates._covered_until = now
+        rates.restore(state, now)
         return rates
 
-    def _typical_answer(self) -> float:
-        """Return the mean of generated tokens over all keys, for keys without a finished one."""
-        finished = sum(rate.finished for rate in self._rates.values())
-        generated = sum(rate.generated for rate in self._rates.values())
-        return generated / finished if finished > NEGLIGIBLE else float(FIRST_GUESS)
+    def _all(self, now: float) -> dict[DemandKey, KeyRate]:
+        """Return every key's rate at ``now``."""
+        for rates in (self._rates, self._earlier):
+            for rate in rates.values():
+                rate.decay(now)
+        self._earlier = {k: rate for k, rate in self._earlier.items() if rate.slow >= NEGLIGIBLE}
+        found = dict(self._rates)
+        for key, rate in self._earlier.items():
+            both = KeyRate.of(rate.figures(), now)
+            if key in found:
+                both.merge(found[key])
+            found[key] = both
+        return found
 
-    def _shrink(self, now: float) -> None:
+    def _shrink(self, rates: dict[DemandKey, KeyRate], now: float) -> None:
         """Add the least busy tenth of all keys to their tenants' base."""
-        for rate in self._rates.values():
+        for rate in rates.values():
             rate.decay(now)
-        ranked = sorted(self._rates, key=lambda key: (self._rates[key].slow, key))
-        folded: OrderedDict[DemandKey, KeyRate] = OrderedDict()
+        ranked = sorted(rates, key=lambda key: (rates[key].slow, key))
+        folded: dict[DemandKey, KeyRate] = {}
         for key in ranked[: len(ranked) - self._most + self._most // 10]:
             home = DemandKey(key.tenant if key.adapters else TenantId(""), ())
-            rate = self._rates.pop(key)
-            if home in folded:
-                folded[home].merge(rate)
-            else:
-                folded[home] = rate
+            rate = rates.pop(key)
+            _merge(folded, home, rate, now)
         for home, rate in folded.items():
-            if home in self._rates:
-                self._rates[home].merge(rate)
-            else:
-                self._rates[home] = rate
+            _merge(rates, home, rate, now)
+
+
+def _add(
+    rates: dict[DemandKey, KeyRate],
+    key: DemandKey,
+    more: Increase,
+    share: float,
+    spread_s: float,
+    until: float,
+    now: float,
+) -> None:
+    """Add a share of an increase, spread evenly over the seconds that end at ``until``."""
+    rate = KeyRate(until)
+    rate.add(more, share, spread_s, until)
+    _merge(rates, key, rate, now)
+
+
+def _merge(rates: dict[DemandKey, KeyRate], key: DemandKey, rate: KeyRate, now: float) -> None:
+    """Add a rate to a key's, both as of ``now``."""
+    rate.decay(now)
+    if key in rates:
+        rates[key].decay(now)
+        rates[key].merge(rate)
+    else:
+        rates[key] = rate
+
+
+def _typical_answer(rates: Collection[KeyRate]) -> float:
+    """Return the mean of generated tokens over all keys, for keys without a finished one."""
+    finished = sum(rate.finished for rate in rates)
+    generated = sum(rate.generated for rate in rates)
+    return generated / finished if finished > NEGLIGIBLE else float(FIRST_GUESS)
 
 
 def _described(key: DemandKey, rate: KeyRate, typical: float) -> DemandRate:

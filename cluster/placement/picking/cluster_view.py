@@ -16,13 +16,11 @@ from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cost import PickNeeds, bare_cost
 from cluster.placement.picking.filters import Moment, PickRequest
 from cluster.placement.picking.homes import Homes
+from cluster.placement.picking.mean_tokens import MeanTokens
 from cluster.placement.picking.prefix_affinity import PrefixAffinity
 from cluster.placement.picking.replica_index import Holders, LoadOrder
 from cluster.placement.picking.replica_view import ReplicaView, Sent
 
-FIRST_MEAN_TOKENS = 64.0
-"""Tokens that a request generates, before any was seen."""
-_MEAN_WEIGHT = 1 / 64  # of the newest request
 _REMOVED_KEPT = 4096  # lost replicas whose late snapshots are known as such
 _SIZES_KEPT = 65_536
 
@@ -37,7 +35,7 @@ class ClusterView:
         self.model = CostModel()
         self.fronts = 1
         self.draining: frozenset[ReplicaId] = frozenset()
-        self.mean_tokens = FIRST_MEAN_TOKENS
+        self.mean_tokens = MeanTokens()
         self.prefixes = PrefixAffinity()
         self.homes = Homes()
         self.holders = Holders()
@@ -130,7 +128,7 @@ class ClusterView:
     ) -> None:
         """Note that a request left for a replica; sending it again elsewhere moves it."""
         self.finished(request_id)
-        self.mean_tokens += _MEAN_WEIGHT * (max(0, request.expected_tokens) - self.mean_tokens)
+        self.mean_tokens.observe(request.tenant, max(0, request.expected_tokens))
         self._sent[request_id] = replica_id
         self._by_replica.setdefault(replica_id, set()).add(request_id)
         replica = self._known.get(replica_id)
@@ -197,7 +195,7 @@ class ClusterView:
             expected=max(0, request.expected_tokens),
             members=tuple((d, nbytes.get(d, 0)) for d in dict.fromkeys(request.digests)),
             cached=self.prefixes.cached(request.prefix) if prefix and request.prefix else {},
-            mean_tokens=self.mean_tokens,
+            mean_tokens=self.mean_tokens.of(request.tenant),
             fronts=self.fronts,
             harm=harm,
             now=now,

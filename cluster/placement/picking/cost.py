@@ -58,7 +58,7 @@ class PickNeeds:
     expected: int
     members: tuple[tuple[AdapterDigest, int], ...]  # with their bytes
     cached: Mapping[ReplicaId, tuple[int, float]]  # tokens of its beginning, and since when
-    mean_tokens: float  # that requests generate on average
+    mean_tokens: float  # that the tenant's requests generate on average
     fronts: int
     harm: float  # weight of the seconds that it costs others
     now: float  # monotonic seconds

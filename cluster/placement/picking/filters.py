@@ -100,8 +100,11 @@ class QueueBound:
         self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
     ) -> Sequence[bool]:
         del request, moment
-        most = self.max_queued
-        return [replica.queued + len(replica.uncounted) >= most for replica in replicas]
+        return [self.is_full(replica) for replica in replicas]
+
+    def is_full(self, replica: ReplicaView) -> bool:
+        """Report whether the replica's queue takes no more."""
+        return replica.queued + len(replica.uncounted) >= self.max_queued
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,11 @@ class Picker:
         """Pick by another policy from now on."""
         self._policy = policy
         self._filters = standard_filters(policy)
+        self._queue = QueueBound(policy.max_queued)
+
+    def has_room(self, replica: ReplicaView) -> bool:
+        """Report whether the replica takes another request, as far as it is up to the replica."""
+        return not replica.snapshot.draining and not self._queue.is_full(replica)
 
     def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaChoice:
         """Return the best replica for the request; ``now`` in the view's monotonic seconds.

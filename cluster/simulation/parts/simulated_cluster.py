@@ -52,7 +52,7 @@ class SimulatedCluster:
         self._progress = progress
         block_size = spec.shape.engine.block_size
         self._works = WorkMaker(block_size, with_tokens=spec.engine == "exact")
-        self._cores = SharedCores(spec.crowding, spec.drift, spec.seed)
+        self._cores = SharedCores(spec.crowding)
         self._records = Records(self.loop.time, self._counts, self.catalog.nbytes)
         self._requests = [self._track(index, asked) for index, asked in enumerate(spec.trace)]
         self._arrived = 0
@@ -227,8 +227,7 @@ def _check(spec: SimulationSpec) -> None:
         raise ValueError("trace: requests are not in order of time; sort them by at")
     if spec.fronts < 1:
         raise ValueError(f"fronts is {spec.fronts}, expected at least 1")
-    for name, value in (("crowding", spec.crowding), ("drift", spec.drift)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} is {value}, expected a number that is at least 0")
+    if not 0 <= spec.crowding < math.inf:
+        raise ValueError(f"crowding is {spec.crowding}, expected a number that is at least 0")
     if spec.replicas < 0:
         raise ValueError(f"replicas is {spec.replicas}, expected at least 0")

@@ -263,7 +263,7 @@ class FastEngine:
             self._cost.seconds(first) * slowness,
             self._cost.per_context_block * slowness,
         )
-        left = min(self._next_deadline - self._process.clock.monotonic(), self._pace.lasts_s)
+        left = self._next_deadline - self._process.clock.monotonic()
         if run.seconds(steps) > left:
             run.steps = max(1, run.needed_until(self._now + left))
         self._run = run

@@ -15,12 +15,13 @@ class VirtualClock:
         self._loop = loop
         self._start = start
         self.skew = 0.0
+        self.spent = 0.0  # seconds by which the function that runs in a thread is ahead of the loop
 
     def monotonic(self) -> float:
-        return self._start + self._loop.time()
+        return self._start + self._loop.time() + self.spent
 
     def wall(self) -> float:
-        return self._start + self._loop.time() + self.skew
+        return self.monotonic() + self.skew
 
 
 class VirtualProcess:
@@ -77,20 +78,22 @@ class VirtualExecutor(Executor):
 
     def __init__(self, process: VirtualProcess) -> None:
         self._process = process
-        self._spent = 0.0
 
     def spend(self, seconds: float) -> None:
-        """Let the function that runs now take so much longer."""
-        self._spent += seconds
+        """Let the function that runs now take so much longer, by its own clock as well."""
+        self._process.clock.spent += seconds
 
     def start(
         self, function: Callable[..., Any], arguments: tuple[Any, ...]
     ) -> asyncio.Future[Any]:
         """Call a function; the future gets the result once the time of the call is over."""
         future = self._process.loop.create_future()
-        self._spent = 0.0
-        result = function(*arguments)
-        self._process.after(self._spent, _settle, future, result)
+        clock = self._process.clock
+        try:
+            result = function(*arguments)
+            self._process.after(clock.spent, _settle, future, result)
+        finally:
+            clock.spent = 0.0
         return future
 
 

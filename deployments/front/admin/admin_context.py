@@ -10,7 +10,7 @@ from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.entry.door import Door
 from deployments.front.entry.live_tenants import LiveTenants
-from deployments.front.requests.replicas import ReplicaSet
+from deployments.front.replicas.replica_set import ReplicaSet
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,8 +90,6 @@ def headers_of(error: BraidError) -> dict[str, str]:
     if error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.retryable:
-        headers["retry-after"] = "1"
-    if isinstance(error, Starting):
         headers["retry-after"] = str(error.retry_after_s)
     if isinstance(error, TooManyFailedKeys):
         headers |= {"retry-after": "60", "connection": "close"}

@@ -6,10 +6,10 @@ from cluster.errors import BraidError
 from deployments.front.http import problem
 from deployments.front.http.sse import DONE, event
 from deployments.front.openai.answers import AnswerFormat, TextEvents, usage_body
-from deployments.front.requests.choice import Choice
 from deployments.front.requests.request_service import RequestService
 from deployments.front.requests.running import Running
-from deployments.front.requests.sequence_answer import Delta
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.sequence_answer import Delta
 
 
 class AnswerStream:

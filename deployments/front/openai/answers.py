@@ -8,7 +8,7 @@ import orjson
 
 from cluster.domain.request import FinishReason
 from deployments.front.http.sse import event
-from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
+from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
 from deployments.front.text.text_stream import TextCodec
 
 JsonObject = dict[str, Any]

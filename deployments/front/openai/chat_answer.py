@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from deployments.front.openai.answers import Envelope, JsonObject, finish_word
-from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
+from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
 from deployments.front.text.token_bytes import TokenPlace
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cluster.domain.request import FinishReason, TokenLogprobs
 from deployments.front.openai.answers import Envelope, JsonObject, finish_word
-from deployments.front.requests.sequence_answer import Delta, Echo, SequenceAnswer
+from deployments.front.sequences.sequence_answer import Delta, Echo, SequenceAnswer
 from deployments.front.text.token_bytes import TokenPlace
 
 

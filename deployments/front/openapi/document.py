@@ -3,8 +3,9 @@
 from typing import Any
 
 from deployments.front.openapi.answer_schemas import answer_schemas
+from deployments.front.openapi.api_operation import SECURITY
 from deployments.front.openapi.bodies import ServerFacts, body_schemas
-from deployments.front.openapi.operations import EXTRA_SCHEMAS, OPERATIONS, SECURITY
+from deployments.front.openapi.operations import EXTRA_SCHEMAS, OPERATIONS
 
 
 def openapi_document(version: str, facts: ServerFacts) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from cluster.clock import Clock
 from cluster.domain.ids import TenantId
 from cluster.errors import ModelNotFound
 from cluster.tasks import Tasks
-from deployments.front.requests.rerouting import SentenceRerouting
+from deployments.front.sequences.rerouting import SentenceRerouting
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.telemetry.request_log import current_record
 from deployments.front.text.prompt_types import Prompts

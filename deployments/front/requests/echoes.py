@@ -1,7 +1,7 @@
 """Builds the prompts that choices begin with."""
 
 from deployments.front.requests.prompt_request import PromptRequest
-from deployments.front.requests.sequence_answer import Echo
+from deployments.front.sequences.sequence_answer import Echo
 from deployments.front.text.prompt_types import PlainPrompts, Prompts
 from deployments.front.text.text_stream import TextCodec
 

@@ -30,7 +30,7 @@ class Exchange:
         send: hands a report to the controller; any exception means that it did not answer.
         demand: counted by this front.
         first: orders until the controller has given some.
-        held: returns how many requests wait because no replica can be reached.
+        held: returns how many requests want a first replica; called once for each report.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.decision import DecisionSource, Granularity, RoutingDecision, SiteWeights
 from cluster.domain.replica import PickCandidate, PickExplanation
 from cluster.errors import DecisionNotFound, StoreUnavailable
-from deployments.front.requests.rerouting import SentenceDecision
 from deployments.front.requests.running import Running
+from deployments.front.sequences.rerouting import SentenceDecision
 from deployments.front.telemetry.request_log import milliseconds
 from router_service.service import RoutingService
 

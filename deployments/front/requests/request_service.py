@@ -4,7 +4,6 @@ Ownership: ``RequestService.begin`` returns a ``Running`` that ``finish`` ends e
 HTTP layer calls it on every path.
 """
 
-import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 
 from cluster.clock import Clock
@@ -15,27 +14,27 @@ from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
+from deployments.front.replicas.holding import WaitForReplica, at_once
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
-from deployments.front.requests.choice import Choice
+from deployments.front.requests.choice_builder import ChoiceBuilder
 from deployments.front.requests.decider import Decider
 from deployments.front.requests.echoes import echoes_of
 from deployments.front.requests.expected_answers import ExpectedAnswers
 from deployments.front.requests.explain import explain_answers
 from deployments.front.requests.front_demand import FrontDemand
-from deployments.front.requests.holding import WaitForReplica, at_once
 from deployments.front.requests.names import ModelNames
-from deployments.front.requests.pick_hints import PickHints
 from deployments.front.requests.prompt_request import Endpoint, PromptRequest
-from deployments.front.requests.relay import Relay
-from deployments.front.requests.replicas import ReplicaSet
 from deployments.front.requests.request_end import note_end, outcome_of_end
 from deployments.front.requests.running import Running
 from deployments.front.requests.sampling import sampling_for
-from deployments.front.requests.sequence_answer import Echo
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
-from deployments.front.requests.spent import spent_on
-from deployments.front.requests.token_times import TokenTimes
 from deployments.front.requests.trace_notes import TraceNotes
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.relay import Relay
+from deployments.front.sequences.sequence_answer import Echo
+from deployments.front.sequences.sequence_spec import ChoiceServices
+from deployments.front.sequences.spent import spent_on
+from deployments.front.sequences.token_times import TokenTimes
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.telemetry.request_log import current_record
 from deployments.front.text.adapter_templates import AdapterTemplates, ChosenTemplate
@@ -102,7 +101,7 @@ class RequestService:
         self._new_id = new_id
         self._expected = ExpectedAnswers()
         self._traces = traces or TraceNotes()
-        self._choice_services = ChoiceServices(
+        services = ChoiceServices(
             replicas,
             codec,
             clock,
@@ -110,6 +109,9 @@ class RequestService:
             metrics.failovers.inc,
             wait_for_replica,
             self.demand.note_pick,
+        )
+        self._choices = ChoiceBuilder(
+            services, self.decider, self._expected, config.request_timeout_s
         )
 
     @property
@@ -169,7 +171,7 @@ class RequestService:
             if not template.is_for(decided):
                 raise _TemplateChanged
             self.demand.arrive(tenant.id, decided, prompts.ids, request.n)
-            choices = self._choices(tenant, request, routing, prompts, sampling, decided)
+            choices = self._choices.build(tenant, request, routing, prompts, sampling, decided)
             echoes = echoes_of(request, prompts, self.codec)
         except BaseException:
             self._admission.settle(verdict, tokens=0)
@@ -211,50 +213,6 @@ class RequestService:
             max_new_tokens=sum(one.max_tokens for one in sampling) * request.n,
             expected_new_tokens=expected * request.n,
         )
-
-    def _choices(
-        self,
-        tenant: Tenant,
-        request: PromptRequest,
-        routing: RoutingRequest,
-        prompts: Prompts,
-        sampling: Sequence[SamplingParams],
-        decided: RequestDecision,
-    ) -> tuple[Choice, ...]:
-        """Build the sequences, in order of prompt, then of choice; none is submitted yet."""
-        now = self.clock.monotonic()
-        choices: list[Choice] = []
-        names, explain = request.asked_names, request.explain
-        for ids, shared in zip(prompts.ids, sampling, strict=True):
-            expected = self._expected.one(tenant.id, names, shared)
-            hints = PickHints.of(decided.decision, tenant.id, ids, expected, explain=explain)
-            for number in range(request.n):
-                own = shared
-                if shared.seed is not None and number:
-                    own = dataclasses.replace(shared, seed=shared.seed + number)
-                spec = SequenceSpec(
-                    tenant=tenant.id,
-                    prompt_token_ids=ids,
-                    sampling=own,
-                    stop=request.stop,
-                    decided=decided,
-                    arrived_at=now,
-                    deadline_at=now + self.config.request_timeout_s,
-                    skip_special_tokens=request.skip_special_tokens,
-                    include_stop=request.include_stop,
-                    max_wait_s=request.max_wait_s,
-                    hints=hints,
-                )
-                choices.append(
-                    Choice(
-                        spec,
-                        self._choice_services,
-                        index=len(choices),
-                        http_request=current_record().id,
-                        rerouting=self.decider.rerouting_of(tenant.id, routing, prompts, decided),
-                    )
-                )
-        return tuple(choices)
 
     def _run(
         self,

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from cluster.domain.request import Outcome
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.tenants import Tenant
-from deployments.front.requests.choice import Choice
 from deployments.front.requests.prompt_request import PromptRequest
-from deployments.front.requests.relay import Relay
-from deployments.front.requests.sequence_answer import Echo, SequenceAnswer
-from deployments.front.requests.token_times import TokenTimes
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.relay import Relay
+from deployments.front.sequences.sequence_answer import Echo, SequenceAnswer
+from deployments.front.sequences.token_times import TokenTimes
 from router_service.request_decision import RequestDecision
 
 

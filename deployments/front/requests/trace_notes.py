@@ -8,8 +8,8 @@ from typing import Any
 from cluster.clock import Clock
 from cluster.config import AppConfig
 from cluster.domain.request import Outcome
-from deployments.front.requests.choice import Choice
 from deployments.front.requests.running import Running
+from deployments.front.sequences.choice import Choice
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.telemetry.request_log import current_record
 from deployments.front.telemetry.trace_log import PrefixKeys, TraceEntry, TraceLog

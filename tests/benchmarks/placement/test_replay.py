@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from benchmarks.placement.divided_steps import divide_steps, shifted
 from benchmarks.placement.fitted_costs import fitted_costs
 from benchmarks.placement.recording import (
     RecordedAdapter,
@@ -18,7 +17,7 @@ from benchmarks.placement.recording import (
     recorded_spec,
     recorded_trace,
 )
-from benchmarks.placement.replay import replay, rows_of
+from benchmarks.placement.replay import SEEDS, Replay, replay, rows_of
 from benchmarks.placement.work_log import WORK, WorkReading, read_work
 from cluster.config import EngineConfig
 from cluster.domain.ids import ReplicaId
@@ -83,7 +82,7 @@ SHARE = 0.6
 def simulated_recording(folder: Path) -> None:
     """Write a recording whose times come from the simulator itself, with other delays."""
     RECORDING.save(folder)
-    asked = list(named_trace("constant,rate=2,adapters=8,s=1", 3, 120.0))
+    asked = list(named_trace("constant,rate=2,adapters=8,s=1", 3, 480.0))
     write_trace(folder / "trace.jsonl", asked, TraceHeader(start=1010.0))
     spec = recorded_spec(folder, RECORDING)
     result = simulate(replace(spec, engine="fast", delays=Delays(front_s=0.03)))
@@ -113,7 +112,7 @@ def test_what_came_before_the_load_says_nothing_of_its_outcome(tmp_path: Path) -
     assert (warm_up.at, warm_up.served) == (0.0, None)
     assert all(request.served is not None for request in found)
     assert [request.at for request in found] == pytest.approx(
-        [9 + request.at for request in named_trace("constant,rate=2,adapters=8,s=1", 3, 120.0)],
+        [9 + request.at for request in named_trace("constant,rate=2,adapters=8,s=1", 3, 480.0)],
         abs=1e-5,
     )
 
@@ -153,27 +152,6 @@ def test_replicas_that_slow_each_other_are_told_from_slow_ones(crowding: float) 
     assert found.crowding == pytest.approx(crowding, abs=0.15)
 
 
-def test_seconds_are_divided_as_requests_took_them(tmp_path: Path) -> None:
-    simulated_recording(tmp_path)
-    right = fitted_costs(CostModel(), READINGS, until=math.inf)
-    wrong = replace(right, model=replace(right.model, step=shifted(right, 1.5)))
-    work = right.work
-    assert wrong.model.step.per_prefill_token > 1.4 * right.model.step.per_prefill_token
-    assert wrong.model.step.seconds(work) == pytest.approx(right.model.step.seconds(work))
-    spec = replace(recorded_spec(tmp_path, RECORDING), engine="fast", delays=Delays(front_s=0.03))
-    found = divide_steps(wrong, spec, simulate)
-    assert found.model.step.per_prefill_token == pytest.approx(
-        right.model.step.per_prefill_token, rel=0.1
-    )
-
-
-def test_a_price_of_prompts_that_leaves_nothing_is_no_candidate() -> None:
-    found = fitted_costs(CostModel(), READINGS, until=math.inf)
-    assert shifted(found, 1000.0) is None
-    nothing = fitted_costs(MODEL, [], until=math.inf)
-    assert shifted(nothing, 1.0) == MODEL.step
-
-
 def test_a_reading_of_work_is_read_back(tmp_path: Path) -> None:
     write_work(tmp_path, READINGS)
     assert read_work(tmp_path) == READINGS
@@ -191,19 +169,26 @@ def test_a_recording_of_the_simulator_is_met(tmp_path: Path) -> None:
         "N22 TTFT p99",
         "N22 whole-resident share",
     ]
-    assert all(row.met for row in rows[:2]), found.errors.words
-    assert abs(found.errors.whole_resident) < 0.05  # few requests: one is almost a point
-    assert found.errors.replicas == 0
+    errors = found.found.errors
+    assert all(row.met for row in rows[:2]), errors.words
+    assert abs(errors.whole_resident) < 0.05  # few requests: one is almost a point
+    assert errors.replicas == 0
+    assert found.seeds[0] == errors
+    assert len(found.seeds) == SEEDS
 
 
 def test_rows_say_what_is_not_met() -> None:
     figures = LogFigures(100, 0.1, 0.5, 1.0, 0.9)
     errors = CalibrationErrors(-0.11, 0.14, 0.0, 0.031, None)
-    rows = rows_of(Calibration(Delays(), errors, figures, figures, 3))
+    other = replace(errors, ttft_p50=0.02)
+    rows = rows_of(
+        Replay(Calibration(Delays(), errors, figures, figures, 3), (errors, other), other)
+    )
     assert [row.met for row in rows] == [False, True, False]
     assert rows[0].demanded == "<= 10 %"
-    assert rows[0].after == "-11.0% (100 against 100 ms)"
-    assert rows[2].after == "+3.1 points (0.900 against 0.900)"
+    assert rows[0].after == "-11.0 % (100 against 100 ms); without crowding +2.0 %"
+    assert rows[0].interval == "2 seeds, -11.0 % to +2.0 %"
+    assert rows[2].after == "+3.1 points (0.900 against 0.900); without crowding +3.1 points"
 
 
 def test_a_folder_that_has_no_recording_is_refused(tmp_path: Path) -> None:

@@ -68,12 +68,11 @@ def assert_alike(exact: SimulationResult, fast: SimulationResult) -> None:
     assert fast.tiers.steps == pytest.approx(exact.tiers.steps, rel=0.05)
 
 
-@pytest.mark.parametrize(("crowding", "drift"), [(0.5, 0.0), (0.0, 0.4), (1.0, 0.2)])
-def test_both_engines_agree_on_replicas_that_slow_each_other(crowding: float, drift: float) -> None:
+@pytest.mark.parametrize("crowding", [0.5, 1.0])
+def test_both_engines_agree_on_replicas_that_slow_each_other(crowding: float) -> None:
     base = SimulationSpec(
-        trace=(), policy=ClusterPolicy.fixed(3), catalog=(), replicas=3, crowding=crowding,
-        drift=drift,
-    )  # fmt: skip
+        trace=(), policy=ClusterPolicy.fixed(3), catalog=(), replicas=3, crowding=crowding
+    )
     spec = RunRecipe(base, NamedSource("mmpp,duration=60,low=2,high=6,low_s=10,high_s=5"))(1)
     assert_alike(*both(spec))
 

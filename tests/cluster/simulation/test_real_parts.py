@@ -20,6 +20,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.picker import Picker
 from cluster.simulation.parts import controller, front, front_reports, front_rules, simulated_serve
 from cluster.simulation.replica import engine_exact, fast_batch, simulated_replica
+from tools.python_syntax import parse_python
 
 FOLDER = Path(cluster.simulation.__file__).parent
 HERE: set[tuple[ModuleType, type | Callable[..., Any]]] = {
@@ -45,7 +46,7 @@ def test_no_class_of_the_cluster_is_defined_again() -> None:
         return {
             node.name
             for path in folder.rglob("*.py")
-            for node in ast.walk(ast.parse(path.read_text()))
+            for node in ast.walk(parse_python(path.read_text()))
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
         }
 

@@ -3,6 +3,7 @@
 Serve's answers are written here: a real one cannot be made to fail between two of its calls.
 """
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +20,8 @@ class WrittenServe:
         self.target = 0
         self.silent = False
         self.sets: list[int] = []
+        self.answering = asyncio.Event()
+        self.answering.set()
 
     async def read(self, app: str, names: tuple[str, ...], timeout_s: float) -> list[Any]:
         self._answer()
@@ -31,6 +34,7 @@ class WrittenServe:
         return [own, *(SimpleNamespace(replicas=[]) for _ in names[1:])]
 
     async def set(self, app: str, name: str, count: int, timeout_s: float) -> None:
+        await self.answering.wait()
         self._answer()
         self.target = count
         self.sets.append(count)
@@ -92,3 +96,44 @@ async def test_what_another_hand_sets_is_seen_once_the_target_is_released(
     assert (await target.read()).target == 2
     target.release()
     assert (await target.read()).target == 5
+
+
+async def test_a_first_replica_is_asked_for_while_the_last_one_is_let_go(
+    serve: WrittenServe,
+) -> None:
+    target = ServeTarget("braid")
+    serve.target = 1
+    await target.read()
+    serve.answering.clear()
+    falling = asyncio.create_task(target.set_count(0))
+    await asyncio.sleep(0)
+    starting = asyncio.create_task(target.start_first())
+    await asyncio.sleep(0)
+    serve.answering.set()
+    await asyncio.gather(falling, starting)
+    assert serve.sets == [0, 1]
+    assert (await target.read()).target == 1
+
+
+async def test_a_look_that_began_before_a_first_replica_was_asked_for_does_not_end_it(
+    serve: WrittenServe,
+) -> None:
+    target = ServeTarget("braid")
+    await target.read()
+    await target.start_first()
+    await target.set_count(0)  # as decided from what was read
+    assert serve.target == 1
+    await target.read()
+    await target.set_count(0)
+    assert serve.target == 0
+
+
+async def test_a_first_replica_that_is_asked_for_before_the_count_falls_stays(
+    serve: WrittenServe,
+) -> None:
+    target = ServeTarget("braid")
+    serve.target = 1
+    await target.read()
+    await target.start_first()  # one runs, which cannot be reached any more
+    await target.set_count(0)
+    assert serve.target == 1

@@ -1,13 +1,16 @@
 """The controller's state machine, tick by tick."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from cluster.domain.adapter import AdapterState
+from cluster.domain.ids import ReplicaId
 from cluster.domain.plan_version import PlanVersion
 from cluster.domain.work import StepTotals, WorkTotals
+from cluster.placement.control.drain import ServeReplica, ServeReplicas
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
@@ -369,7 +372,9 @@ def test_a_front_is_told_how_long_the_start_under_way_still_takes(build, infos) 
 
     def left_s(at: float, starting: int) -> float:
         serve = ServeCounts(1, 0, starting)
-        bench.reconciler.tick(infos, bench.policy, serve, at, WALL)
+        begun = (ServeReplica(ReplicaId("r0"), "n", running=False),) * starting
+        replicas = ServeReplicas(begun)
+        bench.reconciler.tick(infos, bench.policy, serve, at, WALL, replicas=replicas)
         return bench.reconciler.hear_front(FrontReport(FrontId("f"), int(at)), at).retry_after_s
 
     assert left_s(100.0, 0) == usual_s
@@ -475,3 +480,40 @@ def test_what_a_replica_can_do_is_known_while_none_runs(build, infos) -> None:
     actions = bench.reconciler.tick(infos, bench.policy, none, 102.0, WALL)
     assert actions.replica_count == 1
     assert set(actions.wishes) == {"load", "memory", "queue", "floor"}
+
+
+def test_a_start_teaches_its_time_without_waiting_for_room(build, infos) -> None:
+    bench = Bench(build, infos, policy_of(2))
+
+    def look(at: float, *listed: ServeReplica) -> None:
+        serve = ServeCounts(2, len(listed), 0)
+        replicas = ServeReplicas(listed)
+        bench.reconciler.tick(infos, bench.policy, serve, at, WALL, replicas=replicas)
+
+    r0, r1 = ReplicaId("r0"), ReplicaId("r1")
+    look(100.0)
+    for name, asked, waited in ((r0, 110.0, 4.0), (r1, 200.0, 300.0)):
+        look(asked, ServeReplica(name, "", running=False))
+        look(asked + waited, ServeReplica(name, "n", running=False))
+        bench.hear(asked + waited + 8.0, name)
+    start = bench.reconciler.status(600.0)["model"]["start"]
+    assert start == {"seconds": 12.0, "observed": [12.0, 12.0]}
+
+
+@pytest.mark.parametrize(("names", "floor"), [("a", 3), ("z", 1), ("az", 3)])
+def test_only_pins_of_adapters_that_exist_need_replicas(build, infos, names, floor) -> None:
+    copies = {"a": 3, "z": 5}
+    pins = tuple(Pin(adapter=name, copies=copies[name]) for name in names)
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=5), pins=pins)
+    bench = Bench(build, infos, policy)
+    actions = bench.tick(100.0, "r0")
+    assert (actions.wishes["floor"], actions.replica_count) == (floor, floor)
+
+
+def test_an_earlier_lifes_lines_come_before_this_ones(build, infos) -> None:
+    bench = Bench(build, infos, policy_of(1), history=3)
+    bench.tick(100.0, "r0")
+    (joined,) = bench.reconciler.history
+    earlier = [replace(joined, at=float(number), message=str(number)) for number in range(5)]
+    bench.reconciler.restore_history(earlier)
+    assert bench.reconciler.history == (*earlier[3:], joined)

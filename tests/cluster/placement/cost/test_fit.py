@@ -353,14 +353,12 @@ def test_few_loads_leave_the_prior():
 def test_a_start_is_as_slow_as_nine_in_ten_of_the_last():
     fit = CostFit(CostModel(start_s=33.0))
     assert fit.model.start_s == 33
-    fit.note_start(5.0)
+    fit.replace_starts([5.0])
     assert fit.model.start_s == 5
-    for seconds in range(20):
-        fit.note_start(float(seconds))
+    fit.replace_starts(map(float, range(20)))
     assert fit.model.start_s == 18  # of 10 to 19
-    for nonsense in (math.nan, math.inf, -1.0):
-        fit.note_start(nonsense)
-    assert fit.model.start_s == 18
+    fit.replace_starts([7.0, math.nan, math.inf, -1.0])
+    assert fit.model.start_s == 7
 
 
 def test_another_prior_leaves_what_was_observed():
@@ -375,7 +373,7 @@ def test_another_prior_leaves_what_was_observed():
 def test_it_continues_from_its_state():
     engine = Engine(StepCost(0.01, 1e-4, 1e-3), 0)
     fit = taught(engine, 300)
-    fit.note_start(12.0)
+    fit.replace_starts([12.0])
     again = CostFit.from_state(CostModel(), fit.to_state())
     assert again.model.step == fit.model.step
     assert again.model.start_s == 12

@@ -146,3 +146,52 @@ def test_what_a_front_counted_before_a_restart_has_not_arrived_again() -> None:
     rates.observe("f", [totals(12_001, age_s=3002.0)], 9.0)
     rates.observe("g", [totals(1, age_s=1.0)], 9.0)
     assert rates.demand(9.0).arrived == 2
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    st.lists(st.integers(0, 9), min_size=1, max_size=20),
+    st.integers(0, 20),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_it_does_not_matter_when_an_earlier_life_is_restored(
+    before: list[int], after: list[int], late: int, same_front: bool
+) -> None:
+    """A life that is restored before its first report, and one that is restored in the midst."""
+    counted = 0
+    first = DemandRates()
+    for second, number in enumerate(before, 1):
+        counted += number
+        first.observe("f", [totals(counted, age_s=float(second))], float(second))
+    at = float(len(before))
+    state = first.to_state(at)
+    prompt, tardy = DemandRates.from_state(state, at), DemandRates()
+    if not same_front:
+        counted, age = 0, 0.0
+    else:
+        age = at
+    for second, number in enumerate([0, *after]):
+        if second == late:
+            tardy.restore(state, at + second)
+        counted += number
+        for rates in (prompt, tardy):
+            rates.observe("f" if same_front else "g", [totals(counted, age_s=age)], at + second)
+        age += 1.0
+    end = at + len(after)
+    if late > len(after):
+        tardy.restore(state, end)
+    expected, found = prompt.demand(end), tardy.demand(end)
+    assert found.fast == pytest.approx(expected.fast)
+    assert found.slow == pytest.approx(expected.slow)
+
+
+def test_a_state_that_cannot_be_read_changes_nothing() -> None:
+    rates = DemandRates()
+    steady(rates, 4, 60)
+    before = rates.demand(60.0)
+    whole = rates.to_state(60.0)["rates"]
+    for broken in ({}, {"rates": None}, {"rates": [*whole, ["acme", [], 1.0]]}):
+        with pytest.raises((KeyError, TypeError, ValueError)):
+            rates.restore(broken, 60.0)
+    assert rates.demand(60.0) == before

@@ -34,19 +34,6 @@ def test_only_others_that_compute_slow_a_step() -> None:
     assert paces[0].begin() == 2.0
 
 
-def test_a_pace_drifts_about_its_mean() -> None:
-    cores = SharedCores(drift=0.3, seed=1)
-    process = process_of("r0")
-    pace = StepPace(1.0, cores, process)
-    seen: list[float] = []
-    for span in range(400):
-        process.loop.at(10.0 * span + 1, lambda: seen.extend((pace.begin(), pace.begin())))
-    process.loop.run()
-    assert seen[::2] == seen[1::2]
-    assert len(set(seen)) == 400
-    assert sum(seen) / len(seen) == pytest.approx(1.0, abs=0.05)
-
-
 def run(engine: str, replicas: int, crowding: float) -> SimulationResult:
     streams = [("acme", (f"a{n}",), 0.5) for n in range(4)]
     trace = TraceMaker(5).serve(streams, 40).requests

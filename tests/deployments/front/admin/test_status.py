@@ -161,8 +161,35 @@ async def test_a_pick_is_explained_before_there_is_a_request(front: HttpFront) -
 async def test_a_pick_of_an_unknown_adapter_or_without_a_right_is_refused(front: HttpFront) -> None:
     unknown = await front.get("/admin/v1/pick?adapters=vibes", "root")
     assert unknown.status_code == 404
+    assert unknown.json()["error"]["param"] == "adapters"
     assert (await front.get("/admin/v1/pick?adapter=sql", "root")).status_code == 400
     assert (await front.get("/admin/v1/pick")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "message"),
+    [
+        ("tenant=acmee", 400, "tenant: there is no tenant 'acmee'; did you mean 'acme'?"),
+        ("tenant=zzzzzzzz", 400, "tenant: there is no tenant 'zzzzzzzz'"),
+        (
+            "adapters=sql,jsonn",
+            404,
+            "adapters: no adapter is shared as 'jsonn'; did you mean 'json'?",
+        ),
+        (
+            "adapters=sqll&tenant=globex",
+            404,
+            "adapters: globex has no adapter 'sqll'; did you mean 'sql'?",
+        ),
+        ("adapters=json&tenant=globex", 404, "adapters: globex has no adapter 'json'"),
+    ],
+)
+async def test_a_pick_names_the_nearest_of_what_it_does_not_know(
+    front: HttpFront, query: str, status: int, message: str
+) -> None:
+    answer = await front.get(f"/admin/v1/pick?{query}", "root")
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"] == message
 
 
 async def test_an_explained_answer_says_how_its_replica_was_picked(front: HttpFront) -> None:

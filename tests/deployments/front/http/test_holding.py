@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 
+from cluster.placement.policy import PickingPolicy
 from tests.support.http_front import HttpFront, OpenFront
 from tests.support.openai_bodies import CHAT, DONE, chat, events, text_of
 
@@ -14,7 +15,7 @@ HEADER = "x-braid-max-wait"
 def order(front: HttpFront, **fields: object) -> None:
     """Let the controller give these orders."""
     cluster = front.cluster
-    cluster.orders = dataclasses.replace(cluster.orders, **fields)  # type: ignore[arg-type]
+    cluster.give_orders(dataclasses.replace(cluster.orders, **fields))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -102,6 +103,40 @@ async def test_a_client_that_leaves_is_held_no_longer(open_front: OpenFront) -> 
         answer = await front.post(CHAT, chat())
         assert answer.status_code == 200
         assert len(front.script.submitted) == 1
+
+
+async def test_a_tenant_that_holds_too_much_is_refused_and_others_are_not(
+    open_front: OpenFront,
+) -> None:
+    async with open_front(replicas=0) as front:
+        order(front, retry_after_s=7.2, picking=PickingPolicy(max_queued=3))
+        asked = [asyncio.create_task(front.post(CHAT, chat())) for _ in range(3)]
+        await front.until(lambda: front.cluster.calls == 3)
+        refused = await front.post(CHAT, chat())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        assert refused.headers["retry-after"] == "8"
+        assert refused.headers["x-should-retry"] == "true"
+        asked.append(asyncio.create_task(front.post(CHAT, chat(), "globex")))
+        await front.until(lambda: front.cluster.calls == 5)
+        front.says(*["Hello"] * 5)
+        await front.cluster.add_replica()
+        answers = await asyncio.gather(*asked)
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert (await front.post(CHAT, chat())).status_code == 200
+
+
+async def test_a_request_of_too_many_sequences_leaves_no_place_taken(
+    open_front: OpenFront,
+) -> None:
+    async with open_front(replicas=0) as front:
+        order(front, picking=PickingPolicy(max_queued=3))
+        refused = await front.post(CHAT, chat(n=4))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
+        asked = asyncio.create_task(front.post(CHAT, chat(n=3)))
+        await asyncio.sleep(0.05)
+        assert not asked.done()
+        await front.cluster.add_replica()
+        assert (await asked).status_code == 200
 
 
 async def test_the_last_replica_may_leave_and_another_come(open_front: OpenFront) -> None:

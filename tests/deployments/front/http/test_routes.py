@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.support import openai_bodies
 from tests.support.http_front import HttpFront
+from tools.python_syntax import parse_python
 
 OPEN = {
     ("GET", "/health"),
@@ -20,20 +21,12 @@ HERE = Path(__file__).parent
 FOLDERS = (HERE, HERE.parent / "openai", HERE.parent / "admin")
 
 
-def parse(source: str) -> ast.Module:
-    """Parse a source; Python 3.11 shares the parser's depth between threads: try twice."""
-    try:
-        return ast.parse(source)
-    except SystemError:
-        return ast.parse(source)
-
-
 def asked_paths(source: str) -> Iterator[tuple[str, str]]:
     """Find method and path of each call such as ``front.get("/v1/models")`` in a source.
 
     A placeholder of an f-string stands as ``x``, a name of a constant for its value.
     """
-    for node in ast.walk(parse(source)):
+    for node in ast.walk(parse_python(source)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
         method = node.func.attr.upper()

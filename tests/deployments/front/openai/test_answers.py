@@ -8,7 +8,7 @@ import pytest
 from cluster.domain.request import FinishReason, TokenLogprobs, Usage
 from deployments.front.openai.answers import Envelope
 from deployments.front.openai.completion_answer import CompletionAnswer
-from deployments.front.requests.sequence_answer import Delta, Echo, SequenceAnswer
+from deployments.front.sequences.sequence_answer import Delta, Echo, SequenceAnswer
 from deployments.front.text.text_stream import TextCodec
 from deployments.front.text.token_bytes import TokenPlace
 

@@ -10,7 +10,7 @@ from deployments.front.http.sse import event
 from deployments.front.openai.answers import Envelope, TextEvents
 from deployments.front.openai.chat_answer import ChatAnswer
 from deployments.front.openai.completion_answer import CompletionAnswer
-from deployments.front.requests.sequence_answer import Delta
+from deployments.front.sequences.sequence_answer import Delta
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 

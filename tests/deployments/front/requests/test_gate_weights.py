@@ -9,7 +9,7 @@ from deployments.front.openai.answers import Envelope
 from deployments.front.openai.chat_answer import ChatAnswer
 from deployments.front.openai.completion_answer import CompletionAnswer
 from deployments.front.openai.wire import CompletionBody
-from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
+from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
 
 WEIGHTS = (((0.25, 0.123456), (1.0, -0.5)), ((0.0, 1.0), (0.5, 0.5)))
 

@@ -11,10 +11,11 @@ from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import EngineError, Overloaded, ReplicaLost
 from cluster.placement.picking.cluster_view import ClusterView
-from deployments.front.requests.choice import MAX_FAILOVERS, Choice
-from deployments.front.requests.relay import Relay
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
-from deployments.front.requests.token_times import TokenTimes
+from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
+from deployments.front.sequences.choice import MAX_FAILOVERS, Choice
+from deployments.front.sequences.relay import Relay
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.token_times import TokenTimes
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.text_stream import TextCodec
 from deployments.link.link_client import ChunkSink
@@ -55,7 +56,7 @@ class Rig:
         self.refusal: Exception | None = None
         self.clock, self.metrics, self.view = ManualClock(), FrontMetrics(), ClusterView()
         names = (f"s{number}" for number in range(100))
-        replicas: Any = SimpleNamespace(pick=self.pick, view=self.view)
+        replicas: Any = SimpleNamespace(pick=self.pick, view=self.view, places=WaitingPlaces(1024))
         services = ChoiceServices(
             replicas, codec, self.clock, lambda: RequestId(next(names)), lambda: None
         )
@@ -68,7 +69,7 @@ class Rig:
         self.times = TokenTimes(self.metrics, self.clock)
         self.relay = Relay(self.choices, self.times)
 
-    async def pick(self, request: Any, *, wait_s: float) -> tuple[None, Link]:
+    async def pick(self, request: Any, *, wait_s: float, place: WaitingPlace) -> tuple[None, Link]:
         await self.may_pick.wait()
         if self.refusal is not None:
             raise self.refusal

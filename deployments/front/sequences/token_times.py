@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from cluster.clock import Clock
-from deployments.front.requests.choice import Choice
-from deployments.front.requests.sequence_answer import Delta
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.sequence_answer import Delta
 from deployments.front.telemetry.metrics import FrontMetrics
 
 

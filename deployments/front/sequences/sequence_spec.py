@@ -10,9 +10,9 @@ from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     SamplingParams,
 )
-from deployments.front.requests.holding import WaitForReplica, at_once
-from deployments.front.requests.pick_hints import PickHints
-from deployments.front.requests.replicas import ReplicaSet
+from deployments.front.replicas.holding import WaitForReplica, at_once
+from deployments.front.replicas.pick_hints import PickHints
+from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.text.text_stream import TextCodec
 from router_service.request_decision import RequestDecision
 

@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Sequence
 
 from cluster.domain.request import GenerationChunk
-from deployments.front.requests.choice import Choice
-from deployments.front.requests.sequence_answer import Delta
-from deployments.front.requests.token_times import TokenTimes
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.sequence_answer import Delta
+from deployments.front.sequences.token_times import TokenTimes
 
 Arrival = GenerationChunk | Exception | None
 """A chunk, the reason why no replica was found, or None for a lost replica."""

@@ -17,9 +17,10 @@ from cluster.domain.request import (
     Usage,
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
-from deployments.front.requests.rerouting import SentenceRerouting
-from deployments.front.requests.sequence_answer import Delta, SequenceAnswer
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
+from cluster.tenancy.waiting_places import WaitingPlace
+from deployments.front.sequences.rerouting import SentenceRerouting
+from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.front.text.token_bytes import TokenPlace
 from deployments.link.link_client import ChunkSink, ReplicaLink
 from deployments.link.link_messages import Reroute, Submit
@@ -98,17 +99,23 @@ class Choice:
         Raises:
             Starting: no replica could be reached in time.
             ReplicaLost: none that could be was fit to be picked.
-            Overloaded: all replicas stayed full.
+            Overloaded: all replicas stayed full, or too many sequences of the tenant wait already.
         """
+        with self._services.replicas.places.place(self.spec.tenant) as place:
+            await self._submit(sink, place)
+
+    async def _submit(self, sink: ChunkSink, place: WaitingPlace) -> None:
         services = self._services
         while not self.is_over:
-            await services.wait_for_replica(self._patience_s)
+            await services.wait_for_replica(place, self._patience_s)
             spec, prompt = self.spec, len(self.spec.prompt_token_ids)
             wanted = spec.hints.pick_request(
                 spec.tenant, self._digests, prompt=prompt, generated=self.generated, lost=self._lost
             )
             try:
-                picked, link = await services.replicas.pick(wanted, wait_s=REPLICA_WAIT_S)
+                picked, link = await services.replicas.pick(
+                    wanted, wait_s=REPLICA_WAIT_S, place=place
+                )
             except ReplicaLost:
                 if services.replicas.ready:
                     raise

@@ -9,7 +9,7 @@ from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
-from deployments.front.requests.replicas import ReplicaSet
+from deployments.front.replicas.replica_set import ReplicaSet
 from tests.support.scripted_link import ScriptedLink
 
 NAMES = tuple(map(ReplicaId, ("r0", "r1", "r2")))

@@ -1,4 +1,4 @@
-"""Counts of requests that wait for the engine, by tenant."""
+"""Counts requests that wait, by tenant."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from cluster.errors import IntegrityError
 
 
 class WaitingTenants:
-    """Counts the requests of one replica that its engine does not know yet.
+    """Counts the requests that wait in one place.
 
     Args:
         most: requests that may wait at once; beyond it only tenants are let in that have less
@@ -23,6 +23,10 @@ class WaitingTenants:
     def total(self) -> int:
         """Return the number of requests that wait."""
         return self._waiting.total()
+
+    def of(self, tenant: TenantId) -> int:
+        """Return the number of a tenant's requests that wait."""
+        return self._waiting[tenant]
 
     def is_full_for(self, tenant: TenantId) -> bool:
         """Report whether one more request of this tenant must be refused."""
@@ -50,6 +54,6 @@ class WaitingTenants:
         waiting = Counter(tenants)
         if waiting != self._waiting:
             raise IntegrityError(
-                f"{self._waiting.total()} requests are counted as waiting for the engine, "
+                f"{self._waiting.total()} requests are counted as waiting, "
                 f"expected {waiting.total()}"
             )

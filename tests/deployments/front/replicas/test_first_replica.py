@@ -3,7 +3,7 @@
 import asyncio
 
 from cluster.clock import ManualClock, SystemClock
-from deployments.front.requests.first_replica import FirstReplica
+from deployments.front.replicas.first_replica import FirstReplica
 
 
 async def test_all_go_on_with_the_first_replica_and_later_ones_wait_for_nothing() -> None:

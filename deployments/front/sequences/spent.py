@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.domain.adapter import WeightedAdapter
 from cluster.domain.request import Usage
-from deployments.front.requests.choice import Choice
+from deployments.front.sequences.choice import Choice
 
 Part = tuple[Usage, tuple[WeightedAdapter, ...]]
 

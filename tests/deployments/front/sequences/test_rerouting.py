@@ -12,10 +12,11 @@ from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
 from cluster.placement.picking.cluster_view import ClusterView
-from deployments.front.requests.choice import Choice
+from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from deployments.front.requests.explain import sentences_body
-from deployments.front.requests.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.rerouting import LEAD_TOKENS, SentenceRerouting, SentenceState
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.link.link_messages import SpanStart
 from router_service.request_decision import RequestDecision, StoreState
 from router_service.routers.sentences import SentenceConfig
@@ -241,7 +242,7 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
     links = [first, second]
     picked: list[tuple[str, ...]] = []
 
-    async def pick(request: Any, *, wait_s: float) -> Any:
+    async def pick(request: Any, *, wait_s: float, place: WaitingPlace) -> Any:
         picked.append(request.digests)
         link = next(one for one in links if one.replica_id not in request.exclude)
         return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
@@ -253,7 +254,7 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
         finish=lambda: "",
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
-    replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick)
+    replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick, places=WaitingPlaces(1024))
     choice = Choice(
         SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
         ChoiceServices(replicas, codec, ManualClock(), lambda: RequestId("r"), lambda: None),

@@ -10,7 +10,7 @@ import structlog
 
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import PickExplanation, ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.exchange import FrontOrders
@@ -18,7 +18,9 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
-from deployments.front.requests.first_replica import FirstReplica
+from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
+from deployments.front.replicas.first_replica import FirstReplica
+from deployments.front.replicas.queue_room import QueueRoom
 from deployments.link.link_client import ReplicaLink
 
 log = structlog.get_logger(__name__)
@@ -65,14 +67,23 @@ class ReplicaSet:
         self._interval_s = interval_s
         self._links: dict[ReplicaId, ReplicaLink] = {}
         self._host_tiers: dict[ReplicaId, tuple[ResidentAdapter, ...]] = {}
-        self._changed = asyncio.Event()
-        self._first = FirstReplica(lambda: self.ready, clock, min(interval_s, HURRY_S))
+        look_s = min(interval_s, HURRY_S)
+        self._first = FirstReplica(lambda: self.ready, clock, look_s)
+        self._room = QueueRoom(
+            has_room=self._has_room,
+            any_room=lambda: any(map(self._picker.has_room, self.view.replicas())),
+            is_ready=lambda: self.ready,
+            clock=clock,
+            interval_s=look_s,
+        )
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._on_pick = on_pick
         self._rng = random.Random()
         self._explained_share = PickingPolicy().explain
         self.view = ClusterView()
+        self.places = WaitingPlaces(PickingPolicy().max_queued)
+        """Bound the sequences that wait here, whatever for."""
         self.on_lost: Callable[[ReplicaId], None] = lambda _: None
         """Hears of each replica whose link has ended."""
 
@@ -85,6 +96,7 @@ class ReplicaSet:
         if self._task is not None:
             self._task.cancel()
         self._first.close()
+        self._room.close()
         for link in list(self._links.values()):
             await link.close()
         self._links.clear()
@@ -94,10 +106,10 @@ class ReplicaSet:
         """Return whether at least one replica can be reached and is not about to end."""
         return any(link.open and not self._ends(name) for name, link in self._links.items())
 
-    async def wait_ready(self, timeout_s: float) -> bool:
+    async def wait_ready(self, timeout_s: float, tenant: TenantId | None = None) -> bool:
         """Wait until a replica can be reached, and look for one often; return whether one can."""
         self._hurry.set()
-        return await self._first.wait(timeout_s)
+        return await self._first.wait(timeout_s, tenant)
 
     def snapshots(self) -> tuple[ReplicaSnapshot, ...]:
         """Return the latest snapshot of every linked replica."""
@@ -129,32 +141,46 @@ class ReplicaSet:
         return next((tier for tier in (DISK, HOST, LOADING, DEVICE) if tier in found), BASE)
 
     async def pick(
-        self, request: PickRequest, *, wait_s: float
+        self, request: PickRequest, *, wait_s: float, place: WaitingPlace | None = None
     ) -> tuple[ReplicaChoice, ReplicaLink]:
-        """Pick the replica for a request; waits while none of those that can be reached fits.
+        """Pick the replica for a request; waits while none of those that can be reached takes it.
+
+        Those who wait continue in the order of ``WaitingLine``, once a queue has room. Count the
+        request as sent (``view.sent``) before the event loop runs again.
+
+        Args:
+            place: taken if the request has to wait.
 
         Raises:
             ReplicaLost: no replica fitted for ``wait_s`` seconds, or none can be reached.
-            Overloaded: the queues of all replicas stayed full for as long.
+            Overloaded: the queues of all replicas stayed full for as long, or too many sequences
+                of the tenant wait already.
         """
-        deadline = self._clock.monotonic() + wait_s
         if self._rng.random() < self._explained_share:  # for the request log
             request = dataclasses.replace(request, explain=True)
-        while True:
-            self._changed.clear()
+        refused = wait_s <= 0 or not self._room.is_awaited
+        if refused:
             try:
-                choice = self._picker.pick(self.view, request, self._clock.monotonic())
+                return self._pick_now(request)
             except (Overloaded, ReplicaLost):
-                remaining = deadline - self._clock.monotonic()
-                if remaining <= 0 or not self.ready:
+                if wait_s <= 0 or not self.ready:
                     raise
-                await self._wait_for_change(min(remaining, self._interval_s))
-                continue
-            found = self._tier_found(choice.replica_id, request.digests)
-            choice = dataclasses.replace(choice, tier_found=found)
-            if self._on_pick is not None:
-                self._on_pick(choice)
-            return choice, self._links[choice.replica_id]
+        if place is not None:
+            place.take()
+        return await self._room.take_turn(
+            request.tenant,
+            self._clock.monotonic() + wait_s,
+            lambda: self._pick_now(request),
+            refused=refused,
+        )
+
+    def _pick_now(self, request: PickRequest) -> tuple[ReplicaChoice, ReplicaLink]:
+        choice = self._picker.pick(self.view, request, self._clock.monotonic())
+        found = self._tier_found(choice.replica_id, request.digests)
+        choice = dataclasses.replace(choice, tier_found=found)
+        if self._on_pick is not None:
+            self._on_pick(choice)
+        return choice, self._links[choice.replica_id]
 
     def explain(self, request: PickRequest) -> PickExplanation:
         """Return how a request would be picked now, and send nothing."""
@@ -165,12 +191,9 @@ class ReplicaSet:
         self.view.follow(orders)
         self._picker.follow(orders.picking)
         self._explained_share = orders.picking.explain
-
-    async def _wait_for_change(self, timeout_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except TimeoutError:
-            return
+        self.places.follow(orders.picking.max_queued)
+        for replica_id in self._links if len(self._room) else ():
+            self._room.note_change(replica_id)
 
     async def _run(self) -> None:
         failure = ""
@@ -223,7 +246,7 @@ class ReplicaSet:
     def _on_snapshot(self, snapshot: ReplicaSnapshot) -> None:
         if snapshot.replica_id in self._links:
             self.view.update(snapshot, self._clock.monotonic())
-            self._changed.set()
+            self._note_change(snapshot.replica_id)
             self._first.wake()
 
     def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
@@ -234,13 +257,27 @@ class ReplicaSet:
 
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
         self.view.hear_load(replica_id, running, queued, self._clock.monotonic())
+        self._note_change(replica_id)
 
     def _on_lost(self, replica_id: ReplicaId) -> None:
         self._links.pop(replica_id, None)
         self._host_tiers.pop(replica_id, None)
         self.view.remove(replica_id)
-        self._changed.set()
+        self._note_change(replica_id)
         self.on_lost(replica_id)
+
+    def _note_change(self, replica_id: ReplicaId) -> None:
+        """Let those who wait for room know; without any replica their wait ends."""
+        if not len(self._room):
+            return
+        if self.ready:
+            self._room.note_change(replica_id)
+        else:
+            self._room.release_all()
+
+    def _has_room(self, replica_id: ReplicaId) -> bool:
+        replica = self.view.get(replica_id)
+        return replica is not None and self._picker.has_room(replica)
 
 
 def _with_host(snapshot: ReplicaSnapshot, on_host: tuple[ResidentAdapter, ...]) -> ReplicaSnapshot:

@@ -16,8 +16,9 @@ from cluster.domain.request import (
 from cluster.errors import EngineError
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from deployments.front.requests.choice import Choice
-from deployments.front.requests.sequence_spec import ChoiceServices, SequenceSpec
+from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
+from deployments.front.sequences.choice import Choice
+from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from tests.support.choices import run_choice
 from tests.support.scripted_link import ScriptedLink
 
@@ -46,8 +47,11 @@ class Replicas:
     def __init__(self, *links: ScriptedLink) -> None:
         self.links = links
         self.view = ClusterView()
+        self.places = WaitingPlaces(1024)
 
-    async def pick(self, request: PickRequest, *, wait_s: float) -> tuple[Any, ScriptedLink]:
+    async def pick(
+        self, request: PickRequest, *, wait_s: float, place: WaitingPlace
+    ) -> tuple[Any, ScriptedLink]:
         link = next(one for one in self.links if one.replica_id not in request.exclude)
         return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
 

@@ -1,0 +1,66 @@
+"""The controller's right to act: its epoch, the lease, and what an earlier life has left."""
+
+import structlog
+
+from cluster.clock import Clock
+from cluster.placement.control.reconciler import Reconciler
+from deployments.controller.controller_state import ControllerState
+
+log = structlog.get_logger(__name__)
+
+DEMAND_S = 10.0
+"""Between two writes of the demand."""
+
+
+class RightToAct:
+    """Keeps one reconciler in charge as far as Redis permits; one owner.
+
+    A new controller reads what the one before has left first, and acts only then: until Redis has
+    answered it listens.
+    """
+
+    def __init__(self, reconciler: Reconciler, state: ControllerState, clock: Clock) -> None:
+        self._reconciler = reconciler
+        self._state = state
+        self._clock = clock
+        self._restored = False
+        self._demand_at = clock.monotonic()
+        self._led = False
+
+    async def renew(self) -> None:
+        """Renew the lease and write the state; without the right, try to get it."""
+        right = self._reconciler.leadership
+        if right.leads:
+            await self._write()
+        elif await self._restore():
+            epoch = await self._state.take_epoch(right.highest, last=right.epoch)
+            if epoch is not None:
+                self._reconciler.lead(epoch, self._clock.monotonic())
+        if right.leads != self._led:
+            self._led = right.leads
+            log.info("controller.standing", epoch=right.epoch, standing=right.words)
+
+    async def _write(self) -> None:
+        right, now = self._reconciler.leadership, self._clock.monotonic()
+        due = now - self._demand_at >= DEMAND_S
+        demand = self._reconciler.demand_state(now) if due else None
+        found = await self._state.write(right.epoch, demand)
+        if found is not None:
+            right.learn(found)
+            self._demand_at = now if due else self._demand_at
+
+    async def _restore(self) -> bool:
+        """Take in what an earlier life has left, once; returns whether that is done."""
+        if self._restored:
+            return True
+        earlier = await self._state.load()
+        if earlier is None:
+            return False
+        self._restored = True
+        self._reconciler.restore_history(earlier.history)
+        if earlier.demand is not None:
+            try:
+                self._reconciler.restore_demand(earlier.demand, self._clock.monotonic())
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("controller.state_refused", error=repr(error))
+        return True

@@ -1,0 +1,70 @@
+"""Joins a front to the replicas and to the controller."""
+
+import random
+import uuid
+from datetime import UTC, datetime
+
+from cluster.placement.exchange import FrontId, FrontOrders
+from cluster.placement.picking.picker import Picker
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy_load import PolicyFile
+from cluster.placement.scaling.schedule import bounds_at
+from deployments.front.cluster_calls import ClusterCalls
+from deployments.front.replicas.holding import Holding
+from deployments.front.replicas.replica_set import ReplicaSet
+from deployments.front.requests.exchange import Exchange
+from deployments.front.requests.front_demand import FrontDemand
+from deployments.front.telemetry.metrics import FrontMetrics
+from deployments.process import Process
+
+
+def read_policy(process: Process) -> ClusterPolicy:
+    """Return the operator's policy, which rules until the controller has given orders."""
+    config = process.config
+    defaults = ClusterPolicy.fixed(config.replica.replicas)
+    return PolicyFile(config.controller.policy_file, defaults).policy
+
+
+def link_replicas(
+    process: Process, calls: ClusterCalls, metrics: FrontMetrics, policy: ClusterPolicy
+) -> ReplicaSet:
+    """Return what finds the replicas and picks among them; it is not started."""
+    return ReplicaSet(
+        calls.discover,
+        Picker(policy.picking, rng=random.Random()),
+        process.secrets.signing_key,
+        process.clock,
+        interval_s=process.config.front.view_interval_s,
+        on_pick=metrics.note_pick,
+    )
+
+
+def open_exchange(
+    process: Process,
+    calls: ClusterCalls,
+    demand: FrontDemand,
+    replicas: ReplicaSet,
+    policy: ClusterPolicy,
+) -> tuple[Exchange, Holding]:
+    """Return what talks to the controller for this front, and what holds requests meanwhile."""
+    first = FrontOrders(
+        acknowledged=0,
+        epoch=0,
+        picking=policy.picking,
+        tiers=policy.tenants,
+        hold_s=policy.replicas.hold,
+        zero=bounds_at(policy.replicas, datetime.fromtimestamp(process.clock.wall(), UTC))[0] == 0,
+    )
+    front = FrontId(uuid.uuid4().hex)
+    exchange = Exchange(
+        front,
+        calls.exchange,
+        demand,
+        process.clock,
+        first=first,
+        held=lambda: holding.count_wishes(),
+    )
+    holding = Holding(replicas, lambda: exchange.orders, exchange.now)
+    replicas.on_lost = exchange.note_dead
+    exchange.on_orders(replicas.follow_orders)
+    return exchange, holding

