@@ -8,7 +8,6 @@ import pytest
 
 from cluster.adapters.registry import redis_store
 from cluster.adapters.registry.redis_store import RedisRegistryStore
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.ids import TenantId
 from cluster.errors import StoreUnavailable
@@ -20,6 +19,7 @@ from deployments.controller.controller_state import ControllerState
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.redis_store import RedisDecisionStore
 from tests.support.decisions import decision_over
+from tests.support.manual_clock import ManualClock
 from tests.support.redis_pair import RedisPair, redis_pair
 
 pytestmark = pytest.mark.redis

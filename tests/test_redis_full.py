@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry_store import Revision
-from cluster.clock import ManualClock, SystemClock
+from cluster.clock import SystemClock
 from cluster.config import DecisionConfig
 from cluster.domain.ids import DecisionId, TenantId
 from cluster.redis_client import redis_client
@@ -22,6 +22,7 @@ from deployments.local.valkey import EmbeddedValkey
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.redis_store import RedisDecisionStore
 from tests.support.decisions import decision_over
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.redis
 ACME = TenantId("acme")

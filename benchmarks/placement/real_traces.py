@@ -96,7 +96,7 @@ def chosen_rivals(ours: Hour, others: Mapping[str, Hour]) -> dict[str, str]:
     """Return the columns that could beat ours by what another hour says, and why each was chosen.
 
     Of each kind, which is the name before its comma: the one with the fewest hours of those that
-    are as quick as ours, and the quickest of those that have no more hours. Where there is none,
+    are as quick as ours, and the quickest of those that have no more hours. If there is none,
     the quickest of all and the one with the fewest hours. None fails more requests than ours, if
     one of its kind does not.
     """

@@ -283,7 +283,7 @@ def _distance(found: float, wanted: float) -> float:
 
 
 def _off(error: float) -> str:
-    """Word a relative error."""
+    """Return a relative error in words."""
     return "never reached in the simulation" if error == math.inf else f"{error:+.1%}"
 
 

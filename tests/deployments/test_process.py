@@ -7,11 +7,11 @@ import pytest
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.base_model.source import ModelLocation
-from cluster.clock import ManualClock
 from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from deployments.cluster_secrets import Secrets, read_secrets
 from deployments.process import Process, scan_adapters
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import RouterRecord
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_view import RegistryView
-from cluster.clock import ManualClock
 from cluster.config import RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.errors import ConfigError, RouterOutdated
 from deployments.router_follower import BuildResult, RouterFollower
+from tests.support.manual_clock import ManualClock
 
 
 class Registry:

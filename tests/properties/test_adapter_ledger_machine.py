@@ -9,10 +9,10 @@ from cluster.adapters.residency.eviction import EvictionPolicy
 from cluster.adapters.residency.ledger import NO_SLOT, AdapterLedger
 from cluster.adapters.residency.residency_types import SizedVersion
 from cluster.adapters.residency.shares import Amount
-from cluster.clock import ManualClock
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import IntegrityError
+from tests.support.manual_clock import ManualClock
 
 SIZES = {"a": 10, "b": 10, "c": 25, "d": 40, "e": 5, "f": 10}
 DIGESTS = st.sampled_from(sorted(SIZES))

@@ -10,10 +10,10 @@ from cluster.adapters.residency.ledger import MAX_COUNTED_USES
 from cluster.adapters.residency.pool import TRANSITIONS, AdapterPool
 from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
 from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard
-from cluster.clock import ManualClock
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterCapacity, AdapterLoadFailed, AdapterUnsupported
+from tests.support.manual_clock import ManualClock
 
 SIZES = {"a": 10, "b": 10, "c": 25, "d": 40, "e": 5, "f": 10}
 DIGESTS = st.sampled_from(sorted(SIZES))

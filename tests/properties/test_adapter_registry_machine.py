@@ -11,10 +11,10 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.operations import ABSENT, HISTORY_STEPS
 from cluster.adapters.registry.records import AdapterVersion, PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId
 from cluster.errors import AdapterConflict, AdapterInUse, AdapterNotFound, BraidError
+from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
 LETTERS = "abcd"

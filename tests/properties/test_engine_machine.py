@@ -11,7 +11,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
@@ -21,6 +20,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.errors import Overloaded
 from tests.support.engines import make_request
 from tests.support.fake_runner import FakeRunner
+from tests.support.manual_clock import ManualClock
 
 
 class EngineMachine(RuleBasedStateMachine):

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.tenancy.limits import DEBT_MINUTES, FREE_SEQUENCES, QuotaAsk, QuotaLimits
 from cluster.tenancy.quota import MemoryQuota
+from tests.support.manual_clock import ManualClock
 
 ACME = TenantId("acme")
 ANSWER = 2000  # tokens, the longest of one sequence

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason, SamplingParams
@@ -30,6 +29,7 @@ from tests.support.kv_model import (
     path_of,
     used_blocks,
 )
+from tests.support.manual_clock import ManualClock
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationRequest, SamplingParams
@@ -43,6 +42,7 @@ from tests.support.kv_model import (
     path_of,
     used_blocks,
 )
+from tests.support.manual_clock import ManualClock
 
 
 @dataclass

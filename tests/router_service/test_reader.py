@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import Granularity, RoutingDecision, SiteWeights
 from cluster.domain.ids import DecisionId
@@ -15,6 +14,7 @@ from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.decision_store import Origin
 from router_service.decision_store.keys import decision_key
 from router_service.reader import DecisionReader
+from tests.support.manual_clock import ManualClock
 
 MakeDecision = Callable[..., RoutingDecision]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.clock import ManualClock
 from cluster.domain.adapter import (
     SHARED_OWNER,
     AdapterEntry,
@@ -16,6 +15,7 @@ from cluster.domain.adapter import (
     AdapterState,
 )
 from cluster.domain.ids import AdapterDigest, TenantId
+from tests.support.manual_clock import ManualClock
 
 NAMES = "abcdefgh"
 READY = AdapterState.READY

@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 
-from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import SamplingParams
@@ -22,6 +21,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import EngineSequence
 from kernels.lora.bank import AdapterBank
 from tests.support.engines import make_request
+from tests.support.manual_clock import ManualClock
 
 VOCAB, WIDTH = 97, 64
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.decision import (
     SiteWeights,
@@ -26,6 +25,7 @@ from cluster.engine.mixing import Mixing
 from cluster.engine.mixing_parts import MixingParts
 from cluster.engine.spans import Span
 from tests.support.decisions import TENANT, decision_over
+from tests.support.manual_clock import ManualClock
 
 Mixture = tuple[tuple[Slot, float], ...]
 LoraTensors = Mapping[str, tuple[torch.Tensor, torch.Tensor, float]]

@@ -15,10 +15,10 @@ import httpx2
 import structlog
 import yaml
 
-from cluster.clock import ManualClock
 from cluster.tenancy.keys import hash_key
 from tests.support.byte_base import FIRST_BYTE, SPECIAL
 from tests.support.front_wiring import STARTED_AT, SharedParts, build_app, routes_in, serve
+from tests.support.manual_clock import ManualClock
 from tests.support.scripted_cluster import ScriptedCluster
 from tests.support.scripted_replica import Script, ScriptedReplica, Speech
 

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from cluster.adapters.format.manifest import ANYWHERE
 from cluster.adapters.validation.base_shapes import BaseShapes
-from cluster.clock import ManualClock
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import GenerationChunk, GenerationRequest
 from cluster.engine.mixing import Mixing
 from cluster.engine.port import BuiltEngine, LoadableAdapter, OnChunks, OnReturned
 from cluster.engine.spans import Span
 from tests.support.adapter_forms import random_lora, write_folder
+from tests.support.manual_clock import ManualClock
 
 Mixture = tuple[tuple[Slot, float], ...]
 

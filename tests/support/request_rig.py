@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.domain.adapter import (
     SHARED_OWNER,
@@ -28,6 +27,7 @@ from deployments.replica.request_tracker import RequestTracker
 from router_service.decision_store.decision_store import Origin, StoredDecision
 from tests.support.decisions import decision_over
 from tests.support.fake_runner import FakeRunner
+from tests.support.manual_clock import ManualClock
 
 NAMES = "abcdefgh"
 INVOCATIONS = {"v": (2, 3), "w": (9,)}

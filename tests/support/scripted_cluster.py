@@ -7,13 +7,13 @@ from typing import Any
 
 from cluster.adapters.registry.records import ReplicaAnswer
 from cluster.adapters.validation.base_shapes import BaseShapes
-from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import ReplicaLost
 from cluster.placement.exchange import FrontOrders
 from deployments.replica_calls import integrity_answer
 from tests.support.byte_base import END_OF_TEXT, FIRST_BYTE, SHAPES
+from tests.support.manual_clock import ManualClock
 from tests.support.scripted_replica import Script, ScriptedReplica
 
 

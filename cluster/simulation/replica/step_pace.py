@@ -74,4 +74,4 @@ class StepPace:
 
 
 def _ignore() -> None:
-    """Look at each step anew, as an engine that takes one step at a time does."""
+    """Do nothing: an engine that takes one step at a time asks before each."""

@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.validation.base_shapes import BaseShapes
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from tests.support.adapter_rig import NAMES, Bank, Loader, Rig, entry
+from tests.support.manual_clock import ManualClock
 
 HIDDEN, WIDE = 8, 12
 SHAPES = {

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, Slot
 from cluster.domain.request import (
@@ -22,6 +21,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.errors import EngineError, Overloaded, PromptTooLong, ReplicaLost, RequestError
 from tests.support.decisions import TENANT, decision_over
 from tests.support.fake_runner import FakeRunner
+from tests.support.manual_clock import ManualClock
 
 EOS = 1
 

@@ -175,7 +175,7 @@ def test_requests_that_the_simulation_alone_answers_are_an_error_of_their_own() 
     failed = [with_served(one, outcome="overloaded") for one in trace[300:350]]
     hung_up = [with_served(one, outcome="cancelled") for one in trace[350:360]]
     found = calibrate(spec_of([*trace[:300], *failed, *hung_up, *trace[360:]]), simulated)
-    assert found.errors.won == pytest.approx(50 / 190)  # nobody knows how the others would end
+    assert found.errors.won == pytest.approx(50 / 190)  # how the others would end is unknown
     assert found.errors.lost == 0
     assert found.errors.is_red
 

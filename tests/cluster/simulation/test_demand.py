@@ -14,7 +14,7 @@ from cluster.simulation.spec import ReplicaSpec, SimulationSpec
 
 @dataclass
 class DemandWatch:
-    """Keeps what a count rule is told of the demand."""
+    """Keeps the demand that a count rule receives."""
 
     rates: tuple[DemandRate, ...] = field(default_factory=tuple)
 

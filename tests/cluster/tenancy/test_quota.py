@@ -5,12 +5,12 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.errors import QuotaExceeded
 from cluster.tenancy.limits import QuotaAsk, QuotaLimits, duration
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import RedisQuota
+from tests.support.manual_clock import ManualClock
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 LEASE = 600.0

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.tenancy import redis_quota
 from cluster.tenancy.limits import QuotaAsk, QuotaLimits, QuotaSource
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import RedisQuota
+from tests.support.manual_clock import ManualClock
 
 LEASE = 4000.0  # longer than any history here: expiry has its own test
 ACME = TenantId("acme")

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.tenancy.limits import QuotaAsk, QuotaLimits, QuotaSource
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import LEASE_S, RedisQuota
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.redis
 

@@ -8,11 +8,11 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from structlog.testing import capture_logs
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.tenancy.limits import QuotaAsk, QuotaLimits, QuotaSource
 from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.redis_quota import LEASE_S, RedisQuota
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.redis
 ACME = TenantId("acme")

@@ -8,11 +8,11 @@ import pytest
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import PlaceKind, VersionState
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterConflict
 from deployments.controller.garbage_collector import GRACE_S, GarbageCollector, placeable
+from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
 

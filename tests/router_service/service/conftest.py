@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.decision_store import DecisionStore
 from router_service.service import RoutingService
+from tests.support.manual_clock import ManualClock
 from tests.support.word_routers import SentenceWords, WholePromptRouter, WordRouter
 
 

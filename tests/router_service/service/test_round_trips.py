@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import DecisionSource, SiteWeights
 from cluster.domain.ids import TenantId
@@ -27,6 +26,7 @@ from router_service.routing_request import (
     RoutingRequest,
 )
 from router_service.service import RoutingService
+from tests.support.manual_clock import ManualClock
 
 pytestmark = pytest.mark.redis
 

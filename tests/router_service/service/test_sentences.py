@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.decision import DecisionSource, Granularity, kv_namespace
 from cluster.domain.ids import TenantId
 from cluster.errors import (
@@ -15,6 +14,7 @@ from router_service.request_decision import StoreState
 from router_service.routers.sentences import SentenceConfig
 from router_service.routing_request import AdapterRequest, BaseModelRequest, RouterRequest
 from router_service.service import RoutingService
+from tests.support.manual_clock import ManualClock
 from tests.support.word_routers import weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")

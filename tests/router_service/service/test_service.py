@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import redis
 
-from cluster.clock import ManualClock
 from cluster.config import DecisionConfig
 from cluster.domain.decision import DecisionSource
 from cluster.domain.ids import TenantId
@@ -28,6 +27,7 @@ from router_service.routing_request import (
     RouterRequest,
 )
 from router_service.service import RoutingService
+from tests.support.manual_clock import ManualClock
 from tests.support.word_routers import WordRouter, weights_of
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")

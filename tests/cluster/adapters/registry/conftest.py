@@ -11,7 +11,7 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_store import RegistryStore
-from cluster.clock import ManualClock
+from tests.support.manual_clock import ManualClock
 
 REMOVED_KEPT = 3
 

@@ -13,9 +13,9 @@ from cluster.adapters.registry.records import PlaceKind
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_store import Changes, Fields, Revision
-from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.errors import StoreUnavailable
+from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
 FOLDER = {

@@ -11,7 +11,6 @@ from cluster.adapters.registry.records import AdapterVersion, PlaceKind, Version
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.registry_store import RegistryStore, Revision
 from cluster.adapters.registry.registry_view import RegistryView
-from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import TenantId
 from cluster.errors import (
@@ -22,6 +21,7 @@ from cluster.errors import (
     IntegrityError,
     ModelNotFound,
 )
+from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")

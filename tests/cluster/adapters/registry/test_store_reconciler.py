@@ -21,11 +21,11 @@ from cluster.adapters.registry.records import (
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.registry.store_reconciler import StoreReconciler
 from cluster.adapters.sources import FolderSource
-from cluster.clock import ManualClock
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterCorrupt
 from deployments.controller.garbage_collector import GarbageCollector
+from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
 ACME = TenantId("acme")

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
     AdapterCapacity,
 )
 from tests.support.adapter_rig import NAMES, Bank, Loader, acquire, entry, settle, until
+from tests.support.manual_clock import ManualClock
 
 
 async def test_slots_come_in_the_order_asked_and_repeats_share_one(make_rig):

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
@@ -20,6 +19,7 @@ from cluster.errors import (
     ModelNotFound,
 )
 from tests.support.adapter_rig import NAMES, READY, Bank, Loader, acquire, entry, settle, until
+from tests.support.manual_clock import ManualClock
 
 
 async def test_a_load_that_hangs_is_given_up(make_rig):

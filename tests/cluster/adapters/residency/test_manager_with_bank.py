@@ -9,11 +9,11 @@ from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.format.peft_config import module_ranks
 from cluster.adapters.loader import load_adapter
 from cluster.adapters.residency.manager import AdapterManager
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from cluster.errors import AdapterError
 from kernels.lora.bank import AdapterBank
 from kernels.lora.sites import FusedSite
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import pytest
 
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.residency_types import Admitted, MustEvict, SizedVersion
-from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterLoadFailed, IntegrityError
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
-from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest, TenantId
+from tests.support.manual_clock import ManualClock
 
 VICTIM, ADVERSARY, THIRD = TenantId("victim"), TenantId("adversary"), TenantId("third")
 WINDOW = 60.0

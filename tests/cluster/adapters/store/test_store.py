@@ -16,7 +16,6 @@ from cluster.adapters.adapter_store import ContentStore
 from cluster.adapters.format.manifest import read_manifest
 from cluster.adapters.loader import load_adapter
 from cluster.adapters.sources import FilesSource, FolderSource, UploadedFile, UploadSource
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig
 from cluster.domain.ids import AdapterDigest
 from cluster.errors import (
@@ -30,6 +29,7 @@ from cluster.errors import (
     AdapterStoreFull,
     AdapterTooLarge,
 )
+from tests.support.manual_clock import ManualClock
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNKNOWN = AdapterDigest("0" * 64)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.config import AdapterConfig, EngineConfig
 from cluster.engine.factory import build_engine
 from cluster.engine.port import BuiltEngine, OnChunks, OnReturned
+from tests.support.manual_clock import ManualClock
 from tests.support.port_rig import PortRig
 
 EOS = 1

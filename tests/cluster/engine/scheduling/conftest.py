@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
@@ -13,6 +12,7 @@ from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.engine.sequence import EngineSequence
 from cluster.engine.steps import StepPlan
 from tests.support.decisions import TENANT, decision_over
+from tests.support.manual_clock import ManualClock
 
 STOP = 0
 

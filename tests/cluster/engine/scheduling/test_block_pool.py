@@ -1,9 +1,9 @@
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.errors import IntegrityError
 from tests.support.kv_model import used_blocks
+from tests.support.manual_clock import ManualClock
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer, Version
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.adapters.sources import FolderSource
 from cluster.adapters.validation.base_shapes import BaseShapes
-from cluster.clock import ManualClock
 from cluster.config import AppConfig
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
@@ -32,6 +31,7 @@ from cluster.errors import (
 from deployments.adapter_follower import AdapterFollower, content_store
 from deployments.front.admin.adapter_admin import AdapterAdmin, NameChange
 from deployments.front.admin.adapter_wire import adapter_card
+from tests.support.manual_clock import ManualClock
 
 MODULE = "model.layers.0.self_attn.q_proj"
 BASE = BaseShapes("base", {MODULE: (8, 8)})

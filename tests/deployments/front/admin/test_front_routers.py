@@ -13,7 +13,6 @@ from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.base_model.source import ModelLocation
-from cluster.clock import ManualClock
 from cluster.config import AppConfig
 from cluster.domain.ids import TenantId
 from cluster.errors import (
@@ -31,6 +30,7 @@ from deployments.front.admin.router_admin import KEPT_S, RouterAdmin, RouterChan
 from deployments.local.quickstart import DEMO_ADAPTERS
 from deployments.router_build import BuiltRouters
 from router_service.routers.static import save_static
+from tests.support.manual_clock import ManualClock
 
 ADMIN = TenantId("admin")
 

@@ -7,7 +7,6 @@ import pytest
 import structlog
 import yaml
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.errors import AuthenticationFailed
 from cluster.tenancy.followed_tenants import FollowedTenants
@@ -15,6 +14,7 @@ from cluster.tenancy.keys import hash_key
 from cluster.tenancy.tenants import TenantDirectory
 from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.telemetry.request_log import RequestRecord, begin_record
+from tests.support.manual_clock import ManualClock
 
 
 def write(path: Path, **tenants: dict[str, object]) -> None:

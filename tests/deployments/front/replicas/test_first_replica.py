@@ -2,8 +2,9 @@
 
 import asyncio
 
-from cluster.clock import ManualClock, SystemClock
+from cluster.clock import SystemClock
 from deployments.front.replicas.first_replica import FirstReplica
+from tests.support.manual_clock import ManualClock
 
 
 async def test_all_go_on_with_the_first_replica_and_later_ones_wait_for_nothing() -> None:

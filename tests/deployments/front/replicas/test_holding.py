@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.errors import Overloaded, Starting
@@ -17,6 +16,7 @@ from deployments.front.replicas.holding import Holding
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand
+from tests.support.manual_clock import ManualClock
 
 ACME, GLOBEX = TenantId("acme"), TenantId("globex")
 

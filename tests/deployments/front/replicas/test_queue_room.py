@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaChoice, ReplicaSnapshot
 from cluster.errors import Overloaded, ReplicaLost
@@ -17,6 +16,7 @@ from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
 from deployments.front.replicas.replica_set import ReplicaSet
+from tests.support.manual_clock import ManualClock
 from tests.support.scripted_link import ScriptedLink
 
 NAMES = tuple(map(ReplicaId, ("r0", "r1", "r2")))

@@ -4,7 +4,6 @@ import asyncio
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import TenantId
 from cluster.errors import RequestError
 from cluster.expected_length import FIRST_GUESS
@@ -13,6 +12,7 @@ from cluster.tenancy.quota import MemoryQuota
 from cluster.tenancy.tenants import Tenant
 from deployments.front.http.problem import RefusedByQuota
 from deployments.front.requests.admission import Admission
+from tests.support.manual_clock import ManualClock
 
 
 def tenant(**limits: int) -> Tenant:

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import ReplicaChoice
 from cluster.placement.demand.demand import DemandKey
@@ -13,6 +12,7 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from deployments.front.requests.exchange import SHORTEST_PAUSE_S, Exchange
 from deployments.front.requests.front_demand import FrontDemand
+from tests.support.manual_clock import ManualClock
 
 ACME = TenantId("acme")
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import RequestId, TenantId
 from cluster.domain.request import (
     FinishReason,
@@ -20,6 +19,7 @@ from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from deployments.front.sequences.choice import Choice
 from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from tests.support.choices import run_choice
+from tests.support.manual_clock import ManualClock
 from tests.support.scripted_link import ScriptedLink
 
 Answer = list[GenerationChunk | None]

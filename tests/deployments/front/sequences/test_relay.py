@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import EngineError, Overloaded, ReplicaLost
@@ -20,6 +19,7 @@ from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.front.text.text_stream import TextCodec
 from deployments.link.link_client import ChunkSink
 from deployments.link.link_messages import Submit
+from tests.support.manual_clock import ManualClock
 from tests.support.small_cluster import make_base
 
 

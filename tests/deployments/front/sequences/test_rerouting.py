@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cluster.clock import ManualClock
 from cluster.domain.decision import DecisionSource, Granularity
 from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
@@ -22,6 +21,7 @@ from router_service.request_decision import RequestDecision, StoreState
 from router_service.routers.sentences import SentenceConfig
 from tests.support.choices import run_choice
 from tests.support.decisions import decision_over
+from tests.support.manual_clock import ManualClock
 from tests.support.scripted_link import ScriptedLink
 
 TENANT = TenantId("acme")

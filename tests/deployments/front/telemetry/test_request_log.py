@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
-from cluster.clock import ManualClock, SystemClock
+from cluster.clock import SystemClock
 from cluster.domain.request import Outcome
 from cluster.errors import EngineError, Overloaded, PermissionDenied, RequestError
 from deployments.front.http import problem
@@ -24,6 +24,7 @@ from deployments.front.telemetry.request_log import (
     outcome_of_status,
 )
 from deployments.log_setup import describe_exception
+from tests.support.manual_clock import ManualClock
 
 SECRET = "words that nobody may read"
 

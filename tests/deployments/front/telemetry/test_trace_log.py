@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import structlog
 
-from cluster.clock import ManualClock
 from cluster.config import TraceLogConfig
 from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.ids import AdapterDigest, TenantId
@@ -20,6 +19,7 @@ from cluster.simulation.trace import TraceRequest
 from cluster.simulation.traces.trace_file import load_trace, read_header
 from deployments.front.telemetry import trace_log
 from deployments.front.telemetry.trace_log import PrefixKeys, TraceEntry, TraceLog
+from tests.support.manual_clock import ManualClock
 
 KEYS = PrefixKeys(b"salt", 4)
 SQL = WeightedAdapter(AdapterKey(TenantId("acme"), "sql", AdapterDigest("ab" * 32)), 0.5)

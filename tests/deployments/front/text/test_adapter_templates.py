@@ -13,7 +13,6 @@ from cluster.adapters.catalog import AdapterCatalog
 from cluster.adapters.format.chat_template import digest_of
 from cluster.adapters.registry.memory_store import MemoryRegistryStore
 from cluster.adapters.registry.registry import AdapterRegistry
-from cluster.clock import ManualClock
 from cluster.config import AppConfig, DecisionConfig
 from cluster.domain.ids import TenantId
 from cluster.errors import AdapterLoadFailed
@@ -28,6 +27,7 @@ from router_service.decision_store.codec import DecisionCodec
 from router_service.decision_store.memory import MemoryDecisionStore
 from router_service.routing_request import MixtureTerm
 from router_service.service import RoutingService
+from tests.support.manual_clock import ManualClock
 from tests.support.small_cluster import make_base
 
 ACME = Tenant(TenantId("acme"), frozenset({"*"}))
