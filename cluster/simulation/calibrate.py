@@ -120,36 +120,34 @@ def calibrate(
             )
     fit = _Fit(replace(spec, trace=first), simulate, recorded_figures(first))
     delays = fit.run(spec.delays)
-    spec = replace(spec, trace=trace, delays=delays)
-    whole = simulate(spec)
+    whole = simulate(replace(spec, trace=trace, delays=delays))
+    served = whole.requests[len(first) :]
     return Calibration(
         delays,
-        errors_of(spec, whole, counts),
+        errors_of(served, _count_error(whole, counts, middle) if counts else None),
         recorded_figures(second),
-        simulated_figures(whole, len(first)),
+        simulated_figures(served),
         fit.simulations + 1,
     )
 
 
 def errors_of(
-    spec: SimulationSpec, result: SimulationResult, counts: Sequence[tuple[float, int]] = ()
+    requests: Sequence[ServedRequest], replicas: float | None = None
 ) -> CalibrationErrors:
-    """Compare the second half of a recorded trace, which is in order, with its simulation.
+    """Compare simulated requests with what was recorded of them.
 
     Args:
-        counts: as ``calibrate`` takes them.
+        replicas: the error of their number over time, if it was recorded.
     """
-    middle = middle_of(spec.trace)
-    second = [request for request in spec.trace if request.at >= middle]
-    recorded = recorded_figures(second)
-    simulated = simulated_figures(result, len(spec.trace) - len(second))
+    recorded = recorded_figures(one.asked for one in requests)
+    simulated = simulated_figures(requests)
     return CalibrationErrors(
         _relative(simulated.ttft_p50, recorded.ttft_p50),
         _relative(simulated.ttft_p99, recorded.ttft_p99),
         _relative(simulated.e2e_p50, recorded.e2e_p50),
         simulated.whole_resident - recorded.whole_resident,
-        _count_error(result, counts, middle) if counts else None,
-        *_disagreements(result.requests[len(spec.trace) - len(second) :]),
+        replicas,
+        *_disagreements(requests),
     )
 
 
@@ -171,16 +169,13 @@ def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
     )
 
 
-def simulated_figures(result: SimulationResult, first: int = 0) -> LogFigures:
-    """Return the figures of a simulation's requests that were answered in the log.
+def simulated_figures(requests: Iterable[ServedRequest]) -> LogFigures:
+    """Return the figures of simulated requests that were answered in the log.
 
     One without an answer in the simulation waits for ever: were it left out, a simulation that
     refuses the slow ones would look better.
-
-    Args:
-        first: number of the first one that counts.
     """
-    served = [one for one in result.requests[first:] if _is_answered(one.asked)]
+    served = [one for one in requests if _is_answered(one.asked)]
     answered = [one.outcome == "ok" for one in served]
     return _figures(
         sum(answered),
@@ -236,7 +231,7 @@ class _Fit:
 
     def _figures(self, delays: Delays) -> LogFigures:
         self.simulations += 1
-        return simulated_figures(self._simulate(replace(self._spec, delays=delays)))
+        return simulated_figures(self._simulate(replace(self._spec, delays=delays)).requests)
 
     def _loss_of(self, delays: Delays) -> float:
         return self._loss(self._figures(delays))
