@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.placement.page import (
     STEM,
@@ -107,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     met = True
-    given = {"replay": {"folder": options.recording}}
+    given: dict[str, dict[str, Any]] = {
+        "replay": {"folder": options.recording},
+        "live_faults": {"arguments": ("--out", str(options.out))},  # of its own page
+    }
     for job in jobs:
         print(f"{job.name}: {job.what}", flush=True)
         try:
@@ -124,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if met else 1
 
 
-def measure(job: RowJob, seeds: int | None = None, **given: Path) -> Sequence[ResultRow]:
+def measure(job: RowJob, seeds: int | None = None, **given: Any) -> Sequence[ResultRow]:
     """Run a job; ``seeds`` replaces its own number of them where it has one."""
     function: Callable[..., Sequence[ResultRow]] = importlib.import_module(job.module).rows
     own = {"seeds": seeds} if job.seeded and seeds is not None else {}
