@@ -56,10 +56,8 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     plain = calibrate(spec, simulation, recording.counts).errors
     spec = replace(spec, crowding=costs.crowding)
     found = calibrate(spec, simulation, recording.counts)
-    result = simulation(replace(spec, delays=found.delays))
-    second = [one for one in result.requests if one.asked.at >= middle]
-    draw = Random(0)
-    drawn = tuple(errors_of(draw.choices(second, k=len(second))) for _ in range(DRAWS))
+    draw, served = Random(0), found.served
+    drawn = tuple(errors_of(draw.choices(served, k=len(served))) for _ in range(DRAWS))
     return Replay(found, drawn, plain)
 
 

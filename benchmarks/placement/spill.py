@@ -28,7 +28,7 @@ from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.report.statistics import interval
 from cluster.simulation.report.trials import SpecChange
 from cluster.simulation.result import SimulationResult
-from cluster.simulation.spec import ReplicaSpec, SimulationSpec
+from cluster.simulation.spec import ReplicaEngine, ReplicaSpec, SimulationSpec
 
 SEEDS = 10
 REPLICAS, SLOTS = 3, 8
@@ -158,6 +158,13 @@ def rows(seeds: int = SEEDS) -> list[ResultRow]:
 
 def measure(load: SpillLoad, seeds: int) -> dict[str, list[SpillFigures]]:
     """Serve the load by each rule, once for each seed."""
+    recipe = spill_recipe(load.trace, "exact")
+    found = measure_columns(recipe, tuple(RULES.values()), seeds, spill_figures, "N0")
+    return dict(zip(RULES, found, strict=True))
+
+
+def spill_recipe(trace: str, engine: ReplicaEngine) -> RunRecipe:
+    """Return the cluster of all loads under the trace of this name."""
     base = SimulationSpec(
         trace=(),
         policy=ClusterPolicy.fixed(REPLICAS),
@@ -165,11 +172,9 @@ def measure(load: SpillLoad, seeds: int) -> dict[str, list[SpillFigures]]:
         shape=ReplicaSpec(slots=SLOTS),
         model=MODEL,
         replicas=REPLICAS,
-        engine="exact",
+        engine=engine,
     )
-    recipe = RunRecipe(base, NamedSource(load.trace))
-    found = measure_columns(recipe, tuple(RULES.values()), seeds, spill_figures, "N0")
-    return dict(zip(RULES, found, strict=True))
+    return RunRecipe(base, NamedSource(trace))
 
 
 def _row(name: str, load: SpillLoad, seeds: int) -> ResultRow:

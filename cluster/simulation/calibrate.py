@@ -89,6 +89,7 @@ class Calibration:
     recorded: LogFigures  # of the second half
     simulated: LogFigures  # of the second half
     simulations: int  # that were needed
+    served: Sequence[ServedRequest] = ()  # of the second half
 
 
 def calibrate(
@@ -128,6 +129,7 @@ def calibrate(
         recorded_figures(second),
         simulated_figures(served),
         fit.simulations + 1,
+        served,
     )
 
 

@@ -4,23 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.placement.spill import LOADS, MODEL, REPLICAS, RULES, SLOTS, spill_figures
-from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.report.recipe import NamedSource, RunRecipe
+from benchmarks.placement.spill import LOADS, RULES, spill_figures, spill_recipe
 from cluster.simulation.simulate import simulate
-from cluster.simulation.spec import ReplicaSpec, SimulationSpec
+from cluster.simulation.spec import SimulationSpec
 
 
 def described(trace: str) -> SimulationSpec:
-    base = SimulationSpec(
-        trace=(),
-        policy=ClusterPolicy.fixed(REPLICAS),
-        catalog=(),
-        shape=ReplicaSpec(slots=SLOTS),
-        model=MODEL,
-        replicas=REPLICAS,
-    )
-    return RunRecipe(base, NamedSource(trace))(1)
+    return spill_recipe(trace, "fast")(1)
 
 
 HOT_SET, PAIRS = (load.trace for load in LOADS)
