@@ -1,4 +1,4 @@
-"""Counts, starts and what fronts are told by the controller's state machine, tick by tick."""
+"""Counts, starts, and the controller's words to fronts, tick by tick."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
