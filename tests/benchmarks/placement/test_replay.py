@@ -25,7 +25,8 @@ from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.errors import ConfigError
 from cluster.placement.cost.fit import CostFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
-from cluster.simulation.calibrate import Calibration, CalibrationErrors, LogFigures
+from cluster.simulation.calibrate import Calibration, CalibrationErrors
+from cluster.simulation.log_figures import LogFigures
 from cluster.simulation.replica.engine_port import add_totals
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import Delays
