@@ -144,7 +144,7 @@ def widening_row(seeds: int) -> ResultRow:
     return ResultRow(
         "N2",
         f"6/s over 16, 32, then 64 adapters, from {FEW} replicas of 8 slots, simulated: requests "
-        f"that found their adapter missing, from {SETTLED_S - WIDENED_S:g} s after the last step on",
+        f"that found their adapter missing, from {SETTLED_S - WIDENED_S:g} s after the last step",
         f"77 % with {FEW} replicas",
         f"<= {100 * MOST_COLD:g} %; counts by requests stay at {FEW}",
         _cold(ours),
