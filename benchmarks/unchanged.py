@@ -101,18 +101,19 @@ class PairedFigure:
 
 def engine_figures(report: dict[str, Any]) -> dict[str, Reading]:
     """Return the figures of an ``engine-bench.json`` by name."""
-    decode, prefill, generation = (
-        next(row for row in report[part] if (row["case"], row["batch"]) == (CASE, BATCH))
-        for part in ("decode", "prefill", "generation")
-    )
-    of = f"{BATCH} requests with {CASE.rpartition('-')[2]} adapters"
-    return {
-        "step": Reading(f"decode step of {of}", "ms", False, decode["step_ms"]),
-        "prefill": Reading(f"prefill step of {of}", "ms", False, prefill["step_ms"]),
-        "generation": Reading(
-            f"generation for {of}", "tokens/s", True, generation["rate"]["median"]
-        ),
-    }
+    found = []
+    for part, what, unit in (
+        ("decode", "decode step", "ms"),
+        ("prefill", "prefill step", "ms"),
+        ("generation", "generation", "tokens/s"),
+    ):
+        rows = [row for row in report[part] if row["case"] == CASE and row["batch"] <= BATCH]
+        row = max(rows, key=lambda row: row["batch"])  # of prefill steps there is none so large
+        of = f"{row['batch']} requests with {CASE.rpartition('-')[2]} adapters"
+        more = part == "generation"
+        value = row["rate"]["median"] if more else row["step_ms"]
+        found.append((part, Reading(f"{what}, {of}", unit, more, value)))
+    return dict(found)
 
 
 def relay_figures(report: dict[str, Any]) -> dict[str, Reading]:

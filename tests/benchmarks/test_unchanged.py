@@ -54,7 +54,8 @@ def test_fewer_tokens_a_second_are_slower() -> None:
 
 def test_figures_are_read_from_both_benchmarks() -> None:
     engine = engine_figures(json.loads((RESULTS / "engine-bench.json").read_text()))
-    assert list(engine) == ["step", "prefill", "generation"]
+    assert list(engine) == ["decode", "prefill", "generation"]
+    assert engine["decode"].what == "decode step, 16 requests with 16 adapters"
     relay = relay_figures(json.loads((RESULTS / "relay.json").read_text()))
     assert {"chat 16", "chat 64", "log-probabilities 64"} <= set(relay)
     assert all(reading.value > 0 for reading in (engine | relay).values())
