@@ -11,6 +11,7 @@ from cluster.clock import Clock
 from cluster.errors import ReplicaLost
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.drain import ServeReplicas
+from cluster.placement.control.pauses import LOOK_S, SHORTEST_PAUSE_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
@@ -28,10 +29,6 @@ from deployments.replica_calls import ReplicaCalls
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 0.3
-"""A tick takes those who answer within this; the others are a tick older."""
-SHORTEST_PAUSE_S = 0.2
-"""Between two ticks, however much happens."""
 RENEW_S = 1.0
 PLACEMENT_TIMEOUT_S = 60.0
 

@@ -186,6 +186,8 @@ class SimulatedCluster:
         for front in self.fronts:
             if front is not None:
                 front.process.after(self._spec.delays.link_lost_s, front.hear_lost, replica)
+        if (controller := self.controller) is not None:
+            controller.process.after(self._spec.delays.error_s, controller.hear_error, replica)
 
     # The trace
 
