@@ -67,7 +67,7 @@ SETTLE_S = 100.0
 )
 @settings(max_examples=30, deadline=None)
 def test_requests_and_tokens_are_conserved_whatever_fails(seed, engine, struck, until) -> None:
-    """A request that ended twice would raise; nobody serves what has ended."""
+    """A request that ended twice would raise; what has ended is served no more."""
     trace = small_trace(seed)
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=2, max=4))
     spec = spec_of(
@@ -98,7 +98,7 @@ def test_requests_and_tokens_are_conserved_whatever_fails(seed, engine, struck, 
 
 
 def assert_nothing_is_left(cluster: SimulatedCluster) -> None:
-    """No front holds a request, and no replica serves one that nobody waits for."""
+    """Fronts hold no request, and replicas serve none that has ended."""
     for front in cluster.fronts:
         if front is not None:
             assert front.held == len(front._live) == len(front._picking) == len(front._tasks) == 0
