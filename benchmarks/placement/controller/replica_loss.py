@@ -31,7 +31,7 @@ SEEN = {
     f"{Delays().link_lost_s:g} s later and {CONFIRM_S:g} s without an answer",
     "hung": f"seen by {SUSPECT_S:g} s of silence",
 }
-"""What tells the controller, and when."""
+"""Describes how the controller learns of a loss."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ class SimulatedController:
 
     @property
     def _standing(self) -> int:
-        """Return the count that is to run: what Serve was told, or else its own target."""
+        """Return the count that is to run: the one last handed to Serve, or else its target."""
         return self._serve.target if self._told is None else self._told
 
     def _hand_on(self, count: int) -> None:

@@ -98,7 +98,7 @@ def test_requests_and_tokens_are_conserved_whatever_fails(seed, engine, struck, 
 
 
 def assert_nothing_is_left(cluster: SimulatedCluster) -> None:
-    """Fronts hold no request, and replicas serve none that has ended."""
+    """Check that fronts hold no request, and that replicas serve none that has ended."""
     for front in cluster.fronts:
         if front is not None:
             assert front.held == len(front._live) == len(front._picking) == len(front._tasks) == 0
@@ -111,7 +111,7 @@ def assert_nothing_is_left(cluster: SimulatedCluster) -> None:
 
 
 def assert_tokens_agree(result: SimulationResult) -> None:
-    """Engines computed each token that a client has, and none of them twice.
+    """Check that engines computed each token that a client has, and none of them twice.
 
     The end of a request on a lost replica may not have arrived, so that its last token is computed
     again. A request without a good end may have got further than its front has heard.
