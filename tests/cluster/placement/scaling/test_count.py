@@ -268,3 +268,10 @@ def test_answers_that_wait_are_queued_work_as_prompts_are() -> None:
     for waits in ({"queued": 0}, {"predicted_ttft": {"standard": 1.0}}):
         needs = needs_of(replace(given, **waits), SHAPE)
         assert needs.queue(needs.missed()).count == 0
+
+
+def test_steps_that_cost_nothing_predict_no_time_and_break_nothing() -> None:
+    free = CostModel(step=StepCost(0.0, 0.0, 0.0, 0.0, 1e-9))
+    waits = {"standard": 1.0}
+    given = replace(inputs(demand(2.5, "a"), target=3), model=free, predicted_ttft=waits)
+    assert settle(CountScaler(), given, 301).count == 2
