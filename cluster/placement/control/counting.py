@@ -168,13 +168,19 @@ class Counting:
     ) -> ScaleInputs:
         members = self._fleet.members
         ready = sum(not member.suspect for member in members.values())
+        # What waited at one whose link is lost is sent elsewhere, and waits there.
+        lines = {
+            replica_id: member.snapshot
+            for replica_id, member in members.items()
+            if not member.suspect and member.doubted_at is None
+        }
         if ready != self._ready:
             self._fronts.forget_cold()
         self._ready, self._shape = ready, _shape(self._fleet) or self._shape
         waiting_s = sum(
             model.slowness_of(replica_id) * tokens * model.step.per_prefill_token
-            for replica_id, member in members.items()
-            for _, tokens in member.snapshot.backlog
+            for replica_id, said in lines.items()
+            for _, tokens in said.backlog
         )
         at_replicas = sum(m.snapshot.queued + m.snapshot.running for m in members.values())
         return ScaleInputs(
@@ -193,7 +199,7 @@ class Counting:
             least=least,
             complete=complete,
             wall=wall,
-            queued=sum(member.snapshot.queued for member in members.values()),
+            queued=sum(said.queued for said in lines.values()),
         )
 
 
