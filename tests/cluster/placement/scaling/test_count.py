@@ -275,3 +275,17 @@ def test_steps_that_cost_nothing_predict_no_time_and_break_nothing() -> None:
     waits = {"standard": 1.0}
     given = replace(inputs(demand(2.5, "a"), target=3), model=free, predicted_ttft=waits)
     assert settle(CountScaler(), given, 301).count == 2
+
+
+def test_a_first_start_is_let_finish_though_those_who_asked_could_not_wait() -> None:
+    """A start takes 120 s, a request is held for 30 s, and 60 s without any let replicas go."""
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=4, zero_after=60.0))
+    given = replace(inputs(target=0), policy=policy)
+    scaler, counts = CountScaler(), {}
+    for second in range(240):
+        held, starting = int(second < 30), second if second < 120 else None
+        seen = replace(
+            given, in_flight=held, starting_for_s=starting, ready=int(second >= 120), target=1
+        )
+        counts[second] = scaler.decide(seen if second else replace(seen, target=0), second).count
+    assert {second for second, count in counts.items() if count == 0} == set(range(180, 240))
