@@ -63,7 +63,7 @@ class CountScaler:
             missed = ()
         wishes = {
             "load": needs.load(),
-            "memory": needs.memory(max(count, 1), high),
+            "memory": needs.memory(max(count, 1)),
             "queue": needs.queue(missed),
             "floor": floor,
         }

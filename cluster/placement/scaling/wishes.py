@@ -9,6 +9,7 @@ from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.first_token import FirstToken, first_tokens
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleInputs
 from cluster.placement.scaling.memory import ColdCurve, PoolShape, cold_curve
+from cluster.placement.scaling.schedule import bounds_at
 
 MARGIN = 0.85
 """Share of what replicas can take that must be enough before one of them goes."""
@@ -34,6 +35,7 @@ class Needs:
     factor: float  # measured over predicted share of cold requests, 1 to MOST_FACTOR
     tiers: tuple[FirstToken, ...]
     backlog_s: float  # seconds of work that wait, in the whole cluster
+    high: int  # replicas, at most
     inputs: ScaleInputs
 
     def load(self) -> CountWish:
@@ -42,22 +44,30 @@ class Needs:
         count = math.ceil(self.work.up / target - 1e-9)
         return CountWish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
 
-    def memory(self, present: int, high: int) -> CountWish:
+    def memory(self, present: int) -> CountWish:
         """Return the replicas that hold the adapters asked for.
 
         Where the present pools have room for them, none is added: they are to be moved.
         """
-        curve, allowed = self.curve, self.policy.replicas.cold_share
-        cold = self._cold(present)
+        curve, share, allowed = self.curve, self.policy.replicas.cold_share, self._allowed_cold
+        cold, count = self._cold(present), curve.least(allowed / self.factor, self.high)
         if cold <= allowed:
-            return CountWish(min(present, curve.least(allowed / self.factor, high)), "adapters fit")
-        return CountWish(
-            curve.least(allowed / self.factor, high),
-            f"working set {_bytes(curve.nbytes)} in {len(curve.room)} sets, "
-            f"pools {_bytes(present * curve.pool.nbytes)} and "
-            f"{present * curve.pool.slots} slots, {100 * cold:.0f} % cold above "
-            f"{100 * allowed:g} %",
-        )
+            count = min(present, count)
+        if allowed > share:
+            words = (
+                f"no count up to {self.high} brings cold requests below {100 * share:g} %, and "
+                f"{count} comes within {100 * share:g} points of the best"
+            )
+        elif cold <= allowed:
+            words = "adapters fit"
+        else:
+            words = (
+                f"working set {_bytes(curve.nbytes)} in {len(curve.room)} sets, "
+                f"pools {_bytes(present * curve.pool.nbytes)} and "
+                f"{present * curve.pool.slots} slots, {100 * cold:.0f} % cold above "
+                f"{100 * share:g} %"
+            )
+        return CountWish(count, words)
 
     def missed(self) -> tuple[str, ...]:
         """Return the tiers whose requests are predicted to wait longer than promised."""
@@ -88,13 +98,23 @@ class Needs:
         replicas = self.policy.replicas
         if self.work.down > count * replicas.target * MARGIN:
             return False
-        if self._cold(count * MARGIN) > replicas.cold_share:
+        if self._cold(count * MARGIN) > self._allowed_cold:
             return False
         predicted = self.inputs.predicted_ttft
         return all(
             tier.safe(self.work.down, count, predicted.get(tier.tier), present)
             for tier in self.tiers
         )
+
+    @property
+    def _allowed_cold(self) -> float:
+        """The share of cold requests for which no replica is added.
+
+        Where the most replicas leave more than the policy allows, as much above what they leave:
+        the last ones of them would be for fractions of a percent.
+        """
+        share, best = self.policy.replicas.cold_share, self._cold(self.high)
+        return share if best <= share else best + share
 
     def _cold(self, replicas: float) -> float:
         return self.factor * self.curve.cold(replicas)
@@ -117,6 +137,7 @@ def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
         factor,
         tuple(first_tokens(policy, demand, costs).values()),
         inputs.backlog_s + inputs.queued * costs.mean_answer_seconds(demand),
+        bounds_at(policy.replicas, inputs.wall)[1],
         inputs,
     )
 

@@ -133,10 +133,38 @@ def test_a_working_set_that_does_not_fit_adds_replicas_and_says_so() -> None:
     assert needs_of(given, SHAPE).load().count == 2
 
 
+def tailed(share: float, hot: int = 4, tail: int = 10_000) -> tuple[DemandRate, ...]:
+    """Return 10 requests a second, a share of them on a long tail of adapters."""
+    rates = [demand(10.0 * (1.0 - share) / hot, f"hot{number}", prompt=0.0) for number in range(hot)]
+    each = 10.0 * share / tail
+    return (*rates, *(demand(each, f"tail{number}", prompt=0.0) for number in range(tail)))
+
+
+def test_a_tail_that_no_count_can_hold_adds_none_for_fractions_of_a_percent() -> None:
+    given = inputs(*tailed(0.03))
+    decision = CountScaler().decide(given, 0.0)
+    assert (decision.count, decision.wishes["memory"]) == (1, 1)
+    assert decision.reason == (
+        "1: no count up to 12 brings cold requests below 2 %, and 1 comes within 2 points of the "
+        "best"
+    )
+    scaler, high = CountScaler(), replace(given, target=12, ready=12)
+    counts = [scaler.decide(high, at).count for at in (0.0, 150.0, 299.0, 300.0)]
+    assert counts == [12, 12, 12, 11], "nor does it keep any"
+
+
+def test_where_no_count_suffices_what_comes_near_the_best_is_asked_for() -> None:
+    given = inputs(*tailed(0.03, hot=24))
+    assert settle(CountScaler(), given, 60).count == 4, "24 fit into 32 slots, 3 of them spare"
+    even = [demand(0.1, f"a{number}", prompt=0.0) for number in range(120)]
+    decision = settle(CountScaler(), inputs(*even, target=8), 60)
+    assert decision.count == 12, "each replica holds 6 % of the requests' adapters"
+
+
 def test_adapters_that_fit_are_moved_and_add_nothing() -> None:
     rates = [demand(0.05, f"a{number}") for number in range(16)]
     given = replace(inputs(*rates, target=3), cold=0.5)
-    assert needs_of(given, SHAPE).memory(3, 12).reason == "adapters fit"
+    assert needs_of(given, SHAPE).memory(3).reason == "adapters fit"
     assert settle(CountScaler(), given, 60).count == 3
 
 
@@ -147,7 +175,7 @@ def test_a_measured_share_above_the_predicted_one_counts_up_to_three_times() -> 
     (few, many) = (needs_of(replace(given, cold=cold), SHAPE) for cold in (None, 0.9))
     assert (few.factor, many.factor) == (1.0, 3.0)
     assert few.curve.cold(1) < 0.02 < 3.0 * many.curve.cold(1)
-    assert (few.memory(1, 12).count, many.memory(1, 12).count) == (1, 2)
+    assert (few.memory(1).count, many.memory(1).count) == (1, 2)
 
 
 def test_an_adapter_that_fits_nowhere_adds_nothing() -> None:
@@ -155,7 +183,7 @@ def test_an_adapter_that_fits_nowhere_adds_nothing() -> None:
         inputs(demand(1.0, "huge"), demand(0.1, "a")),
         adapter_bytes={AdapterDigest("huge"): 2 * SHAPE.adapter_bytes},
     )
-    assert needs_of(given, SHAPE).memory(1, 12).count == 1
+    assert needs_of(given, SHAPE).memory(1).count == 1
 
 
 def test_big_adapters_do_not_share_a_pool() -> None:
