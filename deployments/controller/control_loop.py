@@ -22,6 +22,7 @@ from cluster.placement.policy_load import PolicyFile
 from cluster.tasks import Tasks
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
+from deployments.controller.plan_thread import PlanThread
 from deployments.controller.replica_watch import ReplicaWatch
 from deployments.controller.right_to_act import RightToAct
 from deployments.controller.serve_target import ServeTarget
@@ -70,6 +71,7 @@ class ControlLoop:
         self._reconciler = Reconciler(0, CostModel(), policy=policy.policy)
         self._right = RightToAct(self._reconciler, state, clock)
         self._watch = ReplicaWatch(replicas, self._reconciler, clock, self._wake)
+        self._plans = PlanThread(plan)
         self._sending = Tasks()
         self._woken = asyncio.Event()
         self.counts: ServeCounts | None = None
@@ -161,7 +163,7 @@ class ControlLoop:
             self._wall(),
             replicas=replicas,
         )
-        planned = None if inputs is None else await asyncio.to_thread(plan, inputs)
+        planned = await self._plans.ask(inputs)
         actions = self._reconciler.finish_tick(planned, self._clock.monotonic(), self._wall())
         self._ticks += 1
         self._state.add_lines(actions.changes)

@@ -198,7 +198,8 @@ class Reconciler:
     ) -> PlanInputs | None:
         """Decide the count, and return the plan's inputs, or None if nothing is planned.
 
-        ``plan`` may run in another thread meanwhile; ``finish_tick`` takes its answer.
+        ``plan`` may run in another thread meanwhile, and take longer than a tick; the
+        ``finish_tick`` after it takes its answer.
         """
         fleet, counting = self._fleet, self._counting
         self._policy, self._least = policy, bounds_at(policy.replicas, wall)[0]
@@ -212,6 +213,7 @@ class Reconciler:
         complete = self._attendance.call(fleet.members, serve, replicas, now)
         if not self.leadership.leads:
             counting.stand_by(serve, self.leadership.words)
+            self._planned = _NOTHING
             return None
         load = load_of(self._demand)
         counting.decide(
@@ -227,23 +229,29 @@ class Reconciler:
             now=now,
             wall=wall,
         )
-        if not self._attendance.opened or policy.placement.mode == "off":
-            return None
-        return self._placing.inputs(load, policy, counting.draining, now)
+        places = self._attendance.opened and policy.placement.mode != "off"
+        inputs = self._placing.inputs(load, policy, counting.draining, now) if places else None
+        self._planned = self._planned if inputs is not None else _NOTHING
+        return inputs
 
     def finish_tick(self, planned: Plan | None, now: float, wall: datetime) -> Actions:
-        """Return what to do, with the plan that was made of ``begin_tick``'s inputs."""
-        mode = self._policy.placement.mode
-        self._planned = planned if planned is not None and self.leadership.leads else _NOTHING
-        if mode == "off" and self.leadership.leads and self._attendance.opened:
+        """Return what to do, with the plan of this tick's inputs or an earlier one's.
+
+        ``planned`` is None where nothing is planned, and while the plan is being made.
+        """
+        mode, leads = self._policy.placement.mode, self.leadership.leads
+        if not leads:
+            planned, self._planned = None, _NOTHING
+        if mode == "off" and leads and self._attendance.opened:
             self._placing.give_up()
             self._fleet.adopt(dict.fromkeys(self._fleet.members, ()))
-        if self._planned is not _NOTHING:
-            self._placing.note(self._planned, now)
-        if mode == "on":
-            self._fleet.adopt(self._planned.desired)
-        sends = self.leadership.leads and mode != "observe"
-        moves = self._planned.moves
+        if planned is not None:
+            self._planned = planned
+            self._placing.note(planned, now)
+            if mode == "on":
+                self._fleet.adopt(planned.desired)
+        sends = leads and mode != "observe"
+        moves = planned.moves if planned is not None else ()
         return Actions(
             epoch=self.leadership.epoch,
             replica_plans=self._fleet.plans_to_send(moves, now) if sends else (),
