@@ -41,7 +41,7 @@ class ControlLoop:
         replicas: reaches them.
         serve: reads and sets Serve's target.
         state: in Redis. Without it a controller that has an epoch goes on; a new one acts not.
-        priors: find the costs to begin with, once a replica has said what it runs on.
+        priors: find the costs to begin with, once it is known what replicas run on.
         policy: the operator's.
         catalog: returns what can be placed now.
         interval_s: from the start of a tick to the next.
@@ -69,7 +69,7 @@ class ControlLoop:
         self._clock = clock
         self._interval_s = interval_s
         self._reconciler = Reconciler(0, CostModel(), policy=policy.policy)
-        self._right = RightToAct(self._reconciler, state, clock)
+        self._right = RightToAct(self._reconciler, state, priors, clock)
         self._watch = ReplicaWatch(replicas, self._reconciler, clock, self._wake)
         self._plans = PlanThread(plan)
         self._sending = Tasks()
@@ -181,10 +181,11 @@ class ControlLoop:
             return counts, None
 
     async def _find_prior(self) -> None:
-        prior = await self._priors.find_new(self._reconciler.device, self._clock.monotonic())
+        prior = await self._priors.find_new(self._reconciler.costs.device, self._clock.monotonic())
         if prior is not None:
             self._cost_error = prior.error
-            self._reconciler.replace_prior(prior.costs, prior.source)
+            self._reconciler.costs.fit.replace_prior(prior.costs, prior.source)
+            self._reconciler.costs.restore(prior.learned)
 
     def _wall(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)

@@ -38,12 +38,12 @@ NO_TICK_YET = Counted(0, "no tick yet")
 class Counting:
     """One owner, asked once a tick. Times are monotonic seconds."""
 
-    def __init__(self, fleet: Fleet, fronts: Fronts, history: History) -> None:
-        self.starts = Starts()
+    def __init__(self, fleet: Fleet, fronts: Fronts, history: History, starts: Starts) -> None:
         self.last = NO_TICK_YET
         self._fleet = fleet
         self._fronts = fronts
         self._history = history
+        self._starts = starts
         self._scaler = CountScaler()
         self._drain = Drain()
         self._shape: ReplicaShape | None = None  # also while no replica runs
@@ -191,7 +191,7 @@ class Counting:
             adapter_bytes={info.digest: info.nbytes for info in adapters},
             target=serve.target,
             ready=ready,
-            starting_for_s=self.starts.age(now),
+            starting_for_s=self._starts.age(now),
             backlog_s=waiting_s,
             in_flight=at_replicas + self._fronts.held(now) + self._worked(),
             predicted_ttft=self._fronts.predicted_ttft(now),
@@ -199,7 +199,7 @@ class Counting:
             least=least,
             complete=complete,
             wall=wall,
-            queued=sum(said.queued for said in lines.values()),
+            queued=sum(model.slowness_of(r) * said.queued for r, said in lines.items()),
         )
 
 

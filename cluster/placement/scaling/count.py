@@ -62,7 +62,7 @@ class CountScaler:
         elif self._missing.wait(now) < policy.up.stable:
             missed = ()
         wishes = {
-            "load": needs.load(),
+            "load": needs.load(max(count, 1)),
             "memory": needs.memory(max(count, 1)),
             "queue": needs.queue(missed),
             "floor": floor,

@@ -38,9 +38,14 @@ class Needs:
     high: int  # replicas, at most
     inputs: ScaleInputs
 
-    def load(self) -> CountWish:
-        """Return the replicas whose time suffices for the work."""
+    def load(self, present: int) -> CountWish:
+        """Return the replicas whose time suffices for the work.
+
+        By costs that nobody measured, nobody knows: those that are there.
+        """
         target = self.policy.replicas.target
+        if self._guesses:
+            return CountWish(present, "costs are not measured yet, and nothing waits too long")
         count = math.ceil(self.work.up / target - 1e-9)
         return CountWish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
 
@@ -96,6 +101,8 @@ class Needs:
     def enough(self, count: int, present: int) -> bool:
         """Return whether ``count`` replicas would be enough, with a margin."""
         replicas = self.policy.replicas
+        if self._guesses:
+            return False
         if self.work.down > count * replicas.target * MARGIN:
             return False
         if self._cold(count * MARGIN) > self._allowed_cold:
@@ -105,6 +112,11 @@ class Needs:
             tier.safe(self.work.down, count, predicted.get(tier.tier), present)
             for tier in self.tiers
         )
+
+    @property
+    def _guesses(self) -> bool:
+        """Return whether there is work, and its seconds are those of another machine."""
+        return self.work.down > 0.0 and not self.inputs.model.measured
 
     @property
     def _allowed_cold(self) -> float:

@@ -14,6 +14,7 @@ from cluster.placement.control.actions import ReplicaPlan
 from cluster.placement.control.pauses import LOOK_S, SHORTEST_PAUSE_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
+from cluster.placement.cost.fit import PriorSource
 from cluster.placement.cost.model import CostModel
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
@@ -35,6 +36,7 @@ class SimulatedController:
 
     Args:
         policy: in force; asked each tick.
+        source: where the costs are from that it begins with.
         book: what outlives it in the store.
         restore: whether it reads what earlier lives left.
         scale: decides the count in place of the reconciler, or None.
@@ -47,6 +49,7 @@ class SimulatedController:
         catalog: SimulatedCatalog,
         policy: Callable[[], ClusterPolicy],
         prior: CostModel,
+        source: PriorSource,
         book: ControllerBook,
         records: Records,
         delays: Delays,
@@ -62,7 +65,7 @@ class SimulatedController:
         self._records = records
         self._delays = delays
         self._scale = scale
-        self._reconciler = Reconciler(0, prior, policy=policy())
+        self._reconciler = Reconciler(0, prior, source=source, policy=policy())
         self._restored = not restore
         self._demand_at = process.clock.monotonic()
         self._known: dict[ReplicaId, SimulatedReplica] = {}  # to send plans to

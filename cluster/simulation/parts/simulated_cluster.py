@@ -151,6 +151,7 @@ class SimulatedCluster:
             self.catalog,
             lambda: self.policy,
             spec.model if spec.prior is None else spec.prior,
+            "profile" if spec.prior is None else "default",
             self.book,
             self._records,
             spec.delays,

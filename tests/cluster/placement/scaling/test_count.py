@@ -130,12 +130,14 @@ def test_a_working_set_that_does_not_fit_adds_replicas_and_says_so() -> None:
     assert decision.reason == (
         "3 -> 5: working set 320 MB in 32 sets, pools 240 MB and 24 slots, 31 % cold above 2 %"
     )
-    assert needs_of(given, SHAPE).load().count == 2
+    assert needs_of(given, SHAPE).load(1).count == 2
 
 
 def tailed(share: float, hot: int = 4, tail: int = 10_000) -> tuple[DemandRate, ...]:
     """Return 10 requests a second, a share of them on a long tail of adapters."""
-    rates = [demand(10.0 * (1.0 - share) / hot, f"hot{number}", prompt=0.0) for number in range(hot)]
+    rates = [
+        demand(10.0 * (1.0 - share) / hot, f"hot{number}", prompt=0.0) for number in range(hot)
+    ]
     each = 10.0 * share / tail
     return (*rates, *(demand(each, f"tail{number}", prompt=0.0) for number in range(tail)))
 
@@ -317,3 +319,20 @@ def test_a_first_start_is_let_finish_though_those_who_asked_could_not_wait() -> 
         )
         counts[second] = scaler.decide(seen if second else replace(seen, target=0), second).count
     assert {second for second, count in counts.items() if count == 0} == set(range(180, 240))
+
+
+def test_costs_that_nobody_measured_neither_add_nor_remove_by_load() -> None:
+    guessed = replace(COSTLY, measured=False)
+    for rate in (9.0, 0.01):
+        given = replace(inputs(demand(rate, "a"), target=3), model=guessed)
+        decision = settle(CountScaler(), given, 700)
+        assert decision.reason == "3: costs are not measured yet, and nothing waits too long"
+    waits = {"predicted_ttft": {"standard": 9.0}, "backlog_s": 50.0}
+    assert settle(CountScaler(), replace(given, **waits), 11).count == 5
+    assert settle(CountScaler(), replace(given, demand=Demand()), 301).count == 2
+
+
+def test_memory_is_known_without_costs() -> None:
+    rates = [demand(0.05, f"a{number}") for number in range(32)]
+    given = replace(inputs(*rates, target=3), model=replace(COSTLY, measured=False))
+    assert settle(CountScaler(), given, 11).count == 5
