@@ -52,27 +52,28 @@ class Needs:
     def memory(self, present: int) -> CountWish:
         """Return the replicas that hold the adapters asked for.
 
-        Where the present pools have room for them, none is added: they are to be moved.
+        Where the present pools have room for them, none is added: they are to be moved. Requests
+        that the most replicas would find cold as well ask for none.
         """
-        curve, share, allowed = self.curve, self.policy.replicas.cold_share, self._allowed_cold
-        cold, count = self._cold(present), curve.least(allowed / self.factor, self.high)
-        if cold <= allowed:
-            count = min(present, count)
-        if allowed > share:
+        curve, share = self.curve, self.policy.replicas.cold_share
+        cold, best = (self.factor * curve.cold(count) for count in (present, self.high))
+        fits = self._avoidable(present, self.factor) <= share
+        count = curve.least(curve.cold(self.high) + share / self.factor, self.high)
+        if best > share:
             words = (
                 f"no count up to {self.high} brings cold requests below {100 * share:g} %, and "
                 f"{count} comes within {100 * share:g} points of the best"
             )
-        elif cold <= allowed:
+        elif fits:
             words = "adapters fit"
         else:
             words = (
                 f"working set {_bytes(curve.nbytes)} in {len(curve.room)} sets, "
                 f"pools {_bytes(present * curve.pool.nbytes)} and "
                 f"{present * curve.pool.slots} slots, {100 * cold:.0f} % cold above "
-                f"{100 * share:g} %"
+                f"{100 * (share + best):.2g} %"
             )
-        return CountWish(count, words)
+        return CountWish(min(present, count) if fits else count, words)
 
     def missed(self) -> tuple[str, ...]:
         """Return the tiers whose requests are predicted to wait longer than promised."""
@@ -105,7 +106,8 @@ class Needs:
             return False
         if self.work.down > count * replicas.target * MARGIN:
             return False
-        if self._cold(count * MARGIN) > self._allowed_cold:
+        # What is cold today says little of what will be with fewer: the most that is believed.
+        if self._avoidable(count * MARGIN, MOST_FACTOR) > replicas.cold_share:
             return False
         predicted = self.inputs.predicted_ttft
         return all(
@@ -118,18 +120,13 @@ class Needs:
         """Return whether there is work, and its seconds are those of another machine."""
         return self.work.down > 0.0 and not self.inputs.model.measured
 
-    @property
-    def _allowed_cold(self) -> float:
-        """The share of cold requests for which no replica is added.
+    def _avoidable(self, replicas: float, factor: float) -> float:
+        """Return the share of requests that are cold with so many replicas, and not with the most.
 
-        Where the most replicas leave more than the policy allows, as much above what they leave:
-        the last ones of them would be for fractions of a percent.
+        The rest is no reason for any count: the last replicas of a long tail of adapters would be
+        for fractions of a percent.
         """
-        share, best = self.policy.replicas.cold_share, self._cold(self.high)
-        return share if best <= share else best + share
-
-    def _cold(self, replicas: float) -> float:
-        return self.factor * self.curve.cold(replicas)
+        return factor * (self.curve.cold(replicas) - self.curve.cold(self.high))
 
 
 def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
