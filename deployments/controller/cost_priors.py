@@ -41,7 +41,7 @@ class CostPrior:
     error: str | None = None
     """Says why a profile is not used; None: nothing is wrong."""
     learned: Mapping[str, Any] = field(default_factory=dict)
-    """What earlier controllers have learnt on the same; see ``LearnedCosts.to_state``."""
+    """Holds what earlier controllers have learnt on the same; see ``LearnedCosts.to_state``."""
     final: bool = True
     """False: Redis did not answer, and may have more."""
 

@@ -1,4 +1,4 @@
-"""Plans beside the control loop, which does not wait for a plan that takes long."""
+"""Plans in a thread, so that the control loop waits for no plan that takes long."""
 
 import asyncio
 from collections.abc import Callable

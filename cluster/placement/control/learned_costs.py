@@ -1,4 +1,4 @@
-"""What a controller learns of costs: fitted steps and loads, and how long starts take."""
+"""Keeps what a controller learns of costs: fitted steps and loads, and how long starts take."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ class LearnedCosts:
         self.starts = Starts()
         self.fit = CostFit(prior, source)
         self.device = ""
-        """What replicas run on, as the newest of them said; empty before one has said it."""
+        """The device of the replicas, as the newest of them said; empty before one has said it."""
         self._restored = False
 
     def hear(self, snapshot: ReplicaSnapshot, now: float, *, new: bool) -> None:

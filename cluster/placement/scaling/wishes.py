@@ -41,7 +41,7 @@ class Needs:
     def load(self, present: int) -> CountWish:
         """Return the replicas whose time suffices for the work.
 
-        By costs that nobody measured, nobody knows: those that are there.
+        Costs that were never measured ask for those that are there.
         """
         target = self.policy.replicas.target
         if self._guesses:
@@ -123,7 +123,7 @@ class Needs:
     def _avoidable(self, replicas: float, factor: float) -> float:
         """Return the share of requests that are cold with so many replicas, and not with the most.
 
-        The rest is no reason for any count: the last replicas of a long tail of adapters would be
+        The rest asks for no count: the last replicas of a long tail of adapters would be
         for fractions of a percent.
         """
         return factor * (self.curve.cold(replicas) - self.curve.cold(self.high))

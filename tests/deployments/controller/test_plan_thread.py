@@ -20,7 +20,7 @@ FIRST, SECOND = (
 
 
 class SlowPlanner:
-    """The planner, once it is let go."""
+    """The planner, once it is set off."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
