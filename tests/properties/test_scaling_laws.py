@@ -67,6 +67,28 @@ def test_bounds_and_schedule_hold_at_every_look(low, more, entries, hours, start
             assert floor <= count <= (most if complete else max(most, before))
 
 
+@given(
+    MODELS,
+    st.lists(st.tuples(st.floats(0.0, 10.0), st.floats(10, 600)), min_size=2, max_size=6),
+    st.integers(0, 4000),
+)
+@settings(max_examples=8, deadline=None)
+def test_fewer_replicas_never_break_a_promise(model, phases, prompt) -> None:
+    loop = ScaleLoop(WIDE, model, look_s=5.0, prompt_tokens=prompt)
+    before = loop.count
+    for rate, seconds in phases:
+        end = loop.now + seconds
+        while loop.now < end:
+            loop.flow(key("acme", "a"), rate)
+            count = loop.look()
+            if count < before:
+                needs = needs_of(loop.inputs(loop.rates.demand(loop.now)), SHAPE)
+                for tier in needs.tiers:
+                    if tier.possible:
+                        assert tier.predict(needs.work.down, count) <= tier.promise_s
+            before = count
+
+
 RATES = st.lists(
     st.tuples(
         st.sampled_from(["a", "b", "c", "d"]),

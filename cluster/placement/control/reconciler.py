@@ -229,7 +229,7 @@ class Reconciler:
     def finish_tick(self, planned: Plan | None, now: float, wall: datetime) -> Actions:
         """Return what to do, with the plan of this tick's inputs or an earlier one's.
 
-        ``planned`` is None where nothing is planned, and while the plan is being made.
+        ``planned`` is None if nothing is planned, and while the plan is being made.
         """
         mode, leads = self._policy.placement.mode, self.leadership.leads
         if not leads:
