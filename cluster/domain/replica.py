@@ -57,8 +57,8 @@ DecidedBy = Literal["cost", "home", "guard", "random"]
 """Names the rule that settled a pick.
 
 ``cost``: it costs least. ``home``: it is the first of the set's rendezvous order among those that
-cost about as much, or a home of a set that no replica has. ``guard``: a soft filter refused one
-that costs less. ``random``: soft filters refused all, and this is the better of two.
+cost about as much, or a set that has to be loaded is kept to it. ``guard``: a soft filter refused
+one that costs less. ``random``: soft filters refused all, and this is the better of two.
 """
 
 

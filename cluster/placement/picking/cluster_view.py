@@ -177,6 +177,10 @@ class ClusterView:
         """Return all known replicas, by id."""
         return tuple(self._known[replica_id] for replica_id in sorted(self._known))
 
+    def copies(self, digest: AdapterDigest) -> int:
+        """Return how many replicas have an adapter, counted in either tier."""
+        return len(self.holders.of(digest)) + len(self.host_holders.of(digest))
+
     def moment(self, now: float) -> Moment:
         """Return the facts about the whole cluster that filters need."""
         return Moment(now, self.order.total_load / max(1, len(self._known)), self.draining)
