@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import LINK_SILENCE_S, ReplicaSnapshot
 from cluster.domain.request import FinishReason
 from cluster.errors import BraidError, DeadlineExceeded, ReplicaLost
 from cluster.expected_length import ExpectedLength
@@ -156,7 +156,7 @@ class SimulatedFront:
 
     def _reach(self, tracked: Tracked, replica: SimulatedReplica, work: EngineWork) -> None:
         """Hand a request over; runs in the replica's process."""
-        if not self.process.alive:
+        if not self.process.alive or self._live.get(work.request.request_id) is not tracked:
             return
         tracked.queued_at, tracked.began_at = self.process.loop.time(), None
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
@@ -246,8 +246,18 @@ class SimulatedFront:
             if replica.replica_id not in self._links and replica.process.responds:
                 self._links[replica.replica_id] = replica
                 replica.process.after(self._delays.hop_s, replica.connect, self)
+        self._lose_silent()
         self._give_up()
         self._look_again(HURRY_S if self._waiting.hurries else self._delays.discovery_s)
+
+    def _lose_silent(self) -> None:
+        """Give up the links on which nothing has come for too long."""
+        now = self.process.clock.monotonic()
+        for known in self._view.replicas():
+            replica = self._links.get(known.replica_id)
+            if replica is not None and known.age(now) > LINK_SILENCE_S:
+                replica.process.after(0.0, replica.disconnect, self)
+                self.hear_lost(replica)
 
     def _give_up(self) -> None:
         """End what is long overdue: its replica does not say anything."""
