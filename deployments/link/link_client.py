@@ -153,7 +153,7 @@ class ReplicaLink:
                 task.cancel()
 
     async def _lose(self, reason: str) -> None:
-        """End a link that nobody closed."""
+        """End a link that was not closed here."""
         if self._closed:
             return
         log.warning("link.lost", replica=self.replica_id, reason=reason)

@@ -160,7 +160,7 @@ class ControlMachine(RuleBasedStateMachine):
 
     @rule()
     def a_leader_goes_on_without_the_store(self) -> None:
-        """Its placement comes to rest, as if nothing were missing."""
+        """Bring its placement to rest, as if nothing were missing."""
         leader = max(self.controllers, key=lambda one: one.leadership.epoch)
         if 0 < leader.leadership.epoch == self.epochs:
             self.book.reachable = False

@@ -172,7 +172,7 @@ def _keepers(view: ClusterView, pick: _Pick, asked: PickNeeds, key: str) -> Sequ
     """Return those that a set is kept to where it has to be loaded, so that it does not scatter.
 
     They are its homes, and those that have its rarest member in any tier. Where they cost more than
-    the cheapest by more than a load of the set, which another copy takes, nobody is preferred. Nor
+    the cheapest by more than a load of the set, which another copy takes, none is preferred. Nor
     are homes that would have to evict something while others would not.
     """
     terms, members = pick.terms, asked.members
