@@ -16,8 +16,8 @@ LINK_SILENCE_S = 6.0
 """A front gives up the link to a replica that has sent nothing for so long.
 
 Its requests continue on others. Steps and loads run in threads of their own, so a replica that
-works continues to send. This is twice the time after which picks avoid it: what a false alarm costs,
-its prompts computed again, must be rare.
+works continues to send. This is twice the time after which picks avoid it: a false alarm has its
+prompts computed again, so it must be rare.
 """
 
 

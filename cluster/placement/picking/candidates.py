@@ -42,7 +42,7 @@ def candidates(
         return list(order)
     found: dict[ReplicaView, None] = {}
     digests = [digest for digest, _ in asked.members]
-    homes = view.homes.of(key) if digests else ()
+    homes = view.homes_of(digests, key)
     for replica_id in itertools.chain(asked.cached, homes):
         replica = view.get(replica_id)
         if replica is not None:

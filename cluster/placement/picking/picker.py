@@ -175,25 +175,25 @@ def _keepers(view: ClusterView, pick: _Pick, asked: PickNeeds, key: str) -> Sequ
     the cheapest by more than a load of the set, which another copy takes, none is preferred. Nor
     are homes that would have to evict something while others would not.
     """
-    terms, members = pick.terms, asked.members
-    cheapest = min(pick.passed, key=lambda replica: terms[replica].cost)
-    if not terms[cheapest].load:
-        return pick.passed
-    rarest = min((digest for digest, _ in members), key=view.copies)
+    terms, passed, members = pick.terms, pick.passed, asked.members
+    if not members or len(passed) == 1:
+        return passed
+    costs = [terms[replica].cost for replica in passed]
+    least = min(costs)
+    if not terms[passed[costs.index(least)]].load:
+        return passed
+    digests = [digest for digest, _ in members]
+    rarest = min(digests, key=view.copies) if len(digests) > 1 else digests[0]
     holders, on_host = view.holders.of(rarest), view.host_holders.of(rarest)
-    homes, size = view.homes.of(key), len(members)
-    all_evict = all(replica.free_slots < size for replica in pick.passed)
-    limit = terms[cheapest].cost + load_seconds(members, view.model)
-    return [
-        replica
-        for replica in pick.passed
-        if terms[replica].cost <= limit
-        and (
-            replica in holders
-            or replica in on_host
-            or (replica.replica_id in homes and (all_evict or replica.free_slots >= size))
-        )
-    ] or pick.passed
+    limit = least + load_seconds(members, view.model)
+    near = [r for r, cost in zip(passed, costs, strict=True) if cost <= limit]
+    kept = [r for r in near if r in holders or r in on_host]
+    if homes := view.homes_of(digests, key):
+        size = len(digests) if any(r.free_slots >= len(digests) for r in passed) else 0
+        kept += [
+            r for r in near if r.replica_id in homes and r.free_slots >= size and r not in kept
+        ]
+    return kept or passed
 
 
 def holds_all(replica: ReplicaView, request: PickRequest) -> bool:

@@ -64,8 +64,8 @@ def test_requests_of_a_hung_replica_continue_elsewhere_and_it_is_used_again() ->
     assert {served.outcome for served in result.requests} == {"ok"}
     assert any(served.failovers for served in result.requests)
     assert all(served.tokens == served.asked.generated_tokens for served in result.requests)
-    assert max(served.e2e for served in result.requests) < 25.0 - LINK_SILENCE_S
-    assert max(served.ttft for served in result.requests) < LINK_SILENCE_S + 2.0
+    assert max(served.e2e or 0.0 for served in result.requests) < 25.0 - LINK_SILENCE_S
+    assert max(served.ttft or 0.0 for served in result.requests) < LINK_SILENCE_S + 2.0
     assert any(s.replica == "r0" for s in result.requests if s.asked.at > 56.0)
 
 

@@ -228,15 +228,6 @@ def test_a_set_in_host_memory_alone_stays_with_its_holders_and_homes(build) -> N
     assert pick(view, "a", exclude=(holder,)).replica_id == home
 
 
-def test_a_set_whose_holder_is_busy_gets_its_next_copy_at_a_home(build) -> None:
-    names = [f"r{i}" for i in range(6)]
-    home, second, holder = order("digest-a", names)[:3]
-    held = build.snapshot(holder, running=16, queued=40, resident=(build.resident("a"),))
-    running = {home: 3, second: 3}
-    rest = (build.snapshot(name, running=running.get(name, 0)) for name in names if name != holder)
-    assert pick(view_of(held, *rest), "a").replica_id in (home, second)
-
-
 def test_a_mixture_is_kept_by_its_rarest_member(build) -> None:
     """Popular members are everywhere, and would let the others scatter."""
     names = [f"r{i}" for i in range(6)]
