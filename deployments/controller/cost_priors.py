@@ -10,7 +10,7 @@ import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import structlog
@@ -89,7 +89,7 @@ class CostPriors:
         if not prior.final:
             return prior
         try:
-            content = await self._redis.get(self._key(FIT, device))
+            content: bytes | None = await cast("Any", self._redis.get(self._key(FIT, device)))
         except (RedisError, OSError) as error:
             log.warning("controller.learned_costs_unavailable", error=str(error))
             return replace(prior, final=False)

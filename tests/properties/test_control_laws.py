@@ -230,8 +230,7 @@ def test_a_restart_takes_nothing_away_in_its_first_tick(heard, mode, remembered)
         state["rates"] = state["rates"][::2]
     after = cluster.controller(2)
     if remembered != "nothing":
-        rates = type(after._rates).from_state(state, cluster.now)
-        after = Reconciler(2, after._model, rates=rates, policy=cluster.policy)
+        after.restore_demand(state, cluster.now)
     held = {name: set(one.resident) for name, one in cluster.replicas.items()}
     silent = {ReplicaId(f"r{n}") for n in range(4) if n not in heard}
     actions = cluster.step(after, silent=silent)

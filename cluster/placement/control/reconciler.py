@@ -57,7 +57,6 @@ class Reconciler:
         prior: CostModel,
         *,
         source: PriorSource = "default",
-        rates: DemandRates | None = None,
         policy: ClusterPolicy | None = None,
         history: int = 200,
         resend_s: float = 5.0,
@@ -67,7 +66,6 @@ class Reconciler:
         Args:
             prior: the costs until enough was measured.
             source: where they are from.
-            rates: the demand as an earlier life left it.
             policy: tells fronts what to go by until the first tick brings one.
         """
         self.leadership = Leadership(epoch)
@@ -75,7 +73,7 @@ class Reconciler:
         self._fleet = Fleet(self.leadership, self._history, resend_s)
         self._fronts = Fronts()
         self.costs = LearnedCosts(prior, source)
-        self._rates = rates or DemandRates()
+        self._rates = DemandRates()
         self._counting = Counting(self._fleet, self._fronts, self._history, self.costs.starts)
         self._placing = Placing(self._fleet, self._history)
         self._attendance = Attendance()
