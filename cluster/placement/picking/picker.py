@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.replica import DecidedBy, PickCandidate, PickExplanation, ReplicaChoice
 from cluster.errors import BraidError, Overloaded, ReplicaLost
 from cluster.placement.picking.candidates import MOST, candidates
@@ -189,11 +189,18 @@ def _keepers(view: ClusterView, pick: _Pick, asked: PickNeeds, key: str) -> Sequ
     near = [r for r, cost in zip(passed, costs, strict=True) if cost <= limit]
     kept = [r for r in near if r in holders or r in on_host]
     if homes := view.homes_of(digests, key):
-        size = len(digests) if any(r.free_slots >= len(digests) for r in passed) else 0
+        full = not any(_has_slots(r, digests) for r in passed)
         kept += [
-            r for r in near if r.replica_id in homes and r.free_slots >= size and r not in kept
+            r
+            for r in near
+            if r.replica_id in homes and (full or _has_slots(r, digests)) and r not in kept
         ]
     return kept or passed
+
+
+def _has_slots(replica: ReplicaView, digests: Sequence[AdapterDigest]) -> bool:
+    """Report whether free slots are enough for those that are not on the device."""
+    return replica.free_slots >= sum(digest not in replica.held for digest in digests)
 
 
 def holds_all(replica: ReplicaView, request: PickRequest) -> bool:

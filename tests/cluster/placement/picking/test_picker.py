@@ -238,6 +238,20 @@ def test_a_mixture_is_kept_by_its_rarest_member(build) -> None:
     assert pick(view, "a", "b").replica_id in (first, second)
 
 
+def test_a_home_needs_free_slots_only_for_the_members_that_it_has_not(build) -> None:
+    names = [f"r{i}" for i in range(6)]
+    first, second, *_, last = order("digest-a,digest-b", names)
+    resident = {name: (build.resident("a"),) for name in names if name != last}
+    running = {first: 3, second: 3}
+    view = view_of(
+        *(
+            build.snapshot(n, slots=2, resident=resident.get(n, ()), running=running.get(n, 0))
+            for n in names
+        )
+    )
+    assert pick(view, "a", "b").replica_id in (first, second)
+
+
 def test_a_copy_in_host_memory_beats_the_home(build) -> None:
     home, other = order("digest-a", ("r0", "r1"))
     view = view_of(build.snapshot("r0"), build.snapshot("r1"))
