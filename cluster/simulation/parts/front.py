@@ -136,7 +136,7 @@ class SimulatedFront:
         return PickRequest(
             tracked.key.adapters,
             tracked.key.tenant,
-            exclude=tuple(tracked.lost),
+            exclude=tracked.failed.excluded(self._view),
             prompt_tokens=asked.prompt_tokens + tracked.generated,
             expected_tokens=max(1, expected - tracked.generated),
             prefix=self._works.prefix_keys(asked, tracked.key),
@@ -226,11 +226,11 @@ class SimulatedFront:
         for tracked in [t for t in self._live.values() if t.replica == replica_id]:
             del self._live[tracked.request_id]
             tracked.generated = max(tracked.generated, replica.generated(tracked.request_id))
-            tracked.lost.append(replica_id)
+            tracked.failed.add(replica_id)
             self._picking[tracked.index] = tracked
             if tracked.generated >= expected_end(tracked.asked) > 0:
                 tracked.generated = expected_end(tracked.asked) - 1  # its end did not arrive
-            if len(tracked.lost) > MAX_FAILOVERS:
+            if len(tracked.failed) > MAX_FAILOVERS:
                 self._end(tracked, ReplicaLost.code)
             else:
                 self._send(tracked)

@@ -7,6 +7,7 @@ from cluster.errors import IntegrityError
 from cluster.placement.demand.demand import DemandKey
 from cluster.simulation.result import IN_FLIGHT, ServedRequest, TierFound
 from cluster.simulation.trace import TraceRequest
+from cluster.waiting.failed_replicas import FailedReplicas
 
 _NOWHERE = RequestId("")
 
@@ -23,7 +24,7 @@ class Tracked:
     replica: ReplicaId | None = None
     request_id: RequestId = _NOWHERE  # at that replica
     attempts: int = 0
-    lost: list[ReplicaId] = field(default_factory=list)  # that served it and were lost
+    failed: FailedReplicas = field(default_factory=FailedReplicas)
     tier_found: TierFound = ""
     decided_at: float | None = None  # when it was ready to be picked for
     queued_at: float | None = None
@@ -65,6 +66,6 @@ class Tracked:
             itl=itl,
             tokens=self.generated,
             cached_tokens=self.cached_tokens,
-            failovers=len(self.lost),
+            failovers=len(self.failed),
             cold=self.cold,
         )

@@ -38,19 +38,19 @@ class PickHints:
         *,
         prompt: int,
         generated: int,
-        lost: Sequence[ReplicaId],
+        excluded: tuple[ReplicaId, ...],
     ) -> PickRequest:
         """Return what to pick by.
 
         Args:
             prompt: tokens of the prompt.
             generated: tokens generated before its replica was lost, to be computed again.
-            lost: replicas that failed it.
+            excluded: replicas that failed it.
         """
         return PickRequest(
             digests,
             tenant,
-            exclude=tuple(lost),
+            exclude=excluded,
             prompt_tokens=prompt + generated,
             expected_tokens=max(1, self.expected_tokens - generated),
             prefix=self.prefix,

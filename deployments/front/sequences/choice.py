@@ -18,6 +18,7 @@ from cluster.domain.request import (
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
 from cluster.tenancy.waiting_places import WaitingPlace
+from cluster.waiting.failed_replicas import FailedReplicas
 from cluster.waiting.patience import MAX_FAILOVERS, REPLICA_WAIT_S
 from deployments.front.sequences.rerouting import SentenceRerouting
 from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
@@ -71,7 +72,7 @@ class Choice:
         self._placed = services.codec.places(skip_special_tokens=spec.skip_special_tokens)
         self._link: ReplicaLink | None = None
         self._request_id = RequestId("")  # at that replica
-        self._lost: list[ReplicaId] = []
+        self._failed = FailedReplicas()
         self._scored = 0  # log-probabilities of prompt tokens that were handed out
         self._scored_here = 0  # that the present replica has sent
         self._is_complete = False
@@ -108,7 +109,11 @@ class Choice:
             await services.wait_for_replica(place, self._patience_s)
             spec, prompt = self.spec, len(self.spec.prompt_token_ids)
             wanted = spec.hints.pick_request(
-                spec.tenant, self._digests, prompt=prompt, generated=self.generated, lost=self._lost
+                spec.tenant,
+                self._digests,
+                prompt=prompt,
+                generated=self.generated,
+                excluded=self._failed.excluded(services.replicas.view),
             )
             try:
                 picked, link = await services.replicas.pick(
@@ -149,7 +154,7 @@ class Choice:
         if reason is FinishReason.ERROR:
             self._leave_replica()
             if chunk.error_code == ReplicaLost.code:  # it is stopping: like one that is gone
-                self._fail_over()
+                self._fail_over(stops=True)
                 return None
             raise error_from_code(chunk.error_code or "engine_error", chunk.error_message or "")
         if reason is FinishReason.DEADLINE:
@@ -224,16 +229,16 @@ class Choice:
         if cancel:
             link.cancel(self._request_id)
 
-    def _fail_over(self) -> None:
-        """Note a lost replica.
+    def _fail_over(self, *, stops: bool = False) -> None:
+        """Note a lost replica, or one that stops.
 
         Raises:
             ReplicaLost: it was one too many.
         """
         assert self.replica is not None
-        self._lost.append(self.replica)
-        if len(self._lost) > MAX_FAILOVERS:
-            raise ReplicaLost(f"{len(self._lost)} replicas were lost while answering")
+        self._failed.add(self.replica, stops=stops)
+        if len(self._failed) > MAX_FAILOVERS:
+            raise ReplicaLost(f"{len(self._failed)} replicas were lost while answering")
         self.failovers += 1
         self._services.on_failover()
         log.warning(

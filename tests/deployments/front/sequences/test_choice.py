@@ -13,14 +13,16 @@ from cluster.domain.request import (
     TokenLogprobs,
 )
 from cluster.errors import EngineError
-from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from deployments.front.sequences.choice import Choice
 from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
+from deployments.link.link_client import ChunkSink
+from deployments.link.link_messages import Submit
 from tests.support.choices import run_choice
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_link import ScriptedLink
+from tests.support.small_views import view_of
 
 Answer = list[GenerationChunk | None]
 
@@ -46,7 +48,7 @@ class Replicas:
 
     def __init__(self, *links: ScriptedLink) -> None:
         self.links = links
-        self.view = ClusterView()
+        self.view = view_of(*(link.replica_id for link in links))
         self.places = WaitingPlaces(1024)
 
     async def pick(
@@ -91,6 +93,23 @@ def choice_over(failovers: list[int], *links: ScriptedLink) -> Choice:
             lambda: failovers.append(1),
         ),
     )
+
+
+class LinkAgain(ScriptedLink):
+    """Ends at first, and has another answer for what is submitted later."""
+
+    def submit(self, message: Submit, sink: ChunkSink) -> None:
+        super().submit(message, sink)
+        self.answer = [chunk(2, end=FinishReason.LENGTH)]
+
+
+async def test_the_only_replica_that_was_silent_goes_on_once_it_is_back() -> None:
+    only = LinkAgain("only", [chunk(1), None])
+    failovers: list[int] = []
+    deltas = [delta async for delta in run_choice(choice_over(failovers, only))]
+    assert "".join(delta.text for delta in deltas) == "ab"
+    assert only.submitted[1].request.resumed_token_ids == (1,)
+    assert failovers == [1]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import EngineError, Overloaded, ReplicaLost
-from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from cluster.waiting.patience import MAX_FAILOVERS
 from deployments.front.sequences.choice import Choice
@@ -22,6 +21,7 @@ from deployments.link.link_client import ChunkSink
 from deployments.link.link_messages import Submit
 from tests.support.manual_clock import ManualClock
 from tests.support.small_cluster import make_base
+from tests.support.small_views import view_of
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,8 @@ class Rig:
         self.may_pick = asyncio.Event()
         self.may_pick.set()
         self.refusal: Exception | None = None
-        self.clock, self.metrics, self.view = ManualClock(), FrontMetrics(), ClusterView()
+        self.clock, self.metrics = ManualClock(), FrontMetrics()
+        self.view = view_of(*(link.replica_id for link in self.links))
         names = (f"s{number}" for number in range(100))
         replicas: Any = SimpleNamespace(pick=self.pick, view=self.view, places=WaitingPlaces(1024))
         services = ChoiceServices(

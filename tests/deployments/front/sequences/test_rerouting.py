@@ -10,7 +10,6 @@ from cluster.domain.decision import DecisionSource, Granularity
 from cluster.domain.ids import DecisionId, RequestId, TenantId
 from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import DecisionRejected
-from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from deployments.front.requests.explain import sentences_body
 from deployments.front.sequences.choice import Choice
@@ -23,6 +22,7 @@ from tests.support.choices import run_choice
 from tests.support.decisions import decision_over
 from tests.support.manual_clock import ManualClock
 from tests.support.scripted_link import ScriptedLink
+from tests.support.small_views import view_of
 
 TENANT = TenantId("acme")
 
@@ -254,7 +254,9 @@ async def test_a_sequence_takes_its_sentences_to_another_replica() -> None:
         finish=lambda: "",
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: stream, places=lambda **_: None)
-    replicas: Any = SimpleNamespace(view=ClusterView(), pick=pick, places=WaitingPlaces(1024))
+    replicas: Any = SimpleNamespace(
+        view=view_of(*(link.replica_id for link in links)), pick=pick, places=WaitingPlaces(1024)
+    )
     choice = Choice(
         SequenceSpec(TENANT, (1,), SamplingParams(max_tokens=6), (), decided("a"), 0.0, 1.0),
         ChoiceServices(replicas, codec, ManualClock(), lambda: RequestId("r"), lambda: None),

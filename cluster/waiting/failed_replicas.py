@@ -1,0 +1,33 @@
+"""The replicas that failed one sequence, and which of them it must not be sent to again."""
+
+from cluster.domain.ids import ReplicaId
+from cluster.placement.picking.cluster_view import ClusterView
+
+
+class FailedReplicas:
+    """Belongs to one sequence."""
+
+    def __init__(self) -> None:
+        self._lost: list[ReplicaId] = []
+        self._stopping: list[ReplicaId] = []
+
+    def __len__(self) -> int:
+        """Return how often it failed."""
+        return len(self._lost)
+
+    def add(self, replica_id: ReplicaId, *, stops: bool = False) -> None:
+        """Note a failure; ``stops`` where the replica has said that it is about to end."""
+        self._lost.append(replica_id)
+        if stops:
+            self._stopping.append(replica_id)
+
+    def excluded(self, view: ClusterView) -> tuple[ReplicaId, ...]:
+        """Return the replicas not to pick.
+
+        One that was silent for long and is back has a link again. It is picked where there is no
+        other: waiting for one would fail a request that could be served.
+        """
+        if not self._lost:
+            return ()
+        others = any(known.replica_id not in self._lost for known in view.replicas())
+        return tuple(self._lost if others else self._stopping)
