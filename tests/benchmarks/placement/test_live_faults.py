@@ -1,4 +1,4 @@
-"""What the live faults are judged by."""
+"""Judges made-up runs of the live faults: each demand can be met, and missed."""
 
 import math
 from collections import Counter
