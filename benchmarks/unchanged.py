@@ -2,12 +2,14 @@
 
 Each round runs the engine's quick benchmark and the relay's in both checkouts, with this Python,
 and the next round begins with the other one: a machine that slows down slows both down. A figure is
-compared within each round. Writes ``engine-unchanged.json`` and renews its rows of
-``placement.md``, after every round. Exit status 1: something surely became slower.
+compared within each round; the 5 % of doubt are split over the figures. Writes
+``engine-unchanged.json`` and renews its rows of ``placement.md``, after every round. Exit status 1:
+something surely became slower, or the rounds cannot tell whether it did.
 
 The file holds ``before`` and ``after`` (commits; a + after one: with uncommitted changes),
 ``machine``, ``command``, and ``figures``. Each of those has ``name``, ``what``, ``unit``,
-``more_is_better``, and ``before`` and ``after``: one value a round, in order.
+``more_is_better``, ``sure`` (of its interval), and ``before`` and ``after``: one value a round, in
+order.
 """
 
 import argparse
@@ -39,6 +41,8 @@ CASE, BATCH = "adapters-16", 16
 STREAMS = (16, 64)
 ENGINE = ("benchmarks.engine", "--quick", "--only", CASE, "--batch", str(BATCH))
 RELAY = ("benchmarks.relay", "--streams", *map(str, STREAMS))
+DOUBT = 0.05
+"""Chance that any figure of a run is called slower, or faster, where nothing has changed."""
 FAR = 10.0
 """Percent slower that the rounds must be able to exclude; otherwise they tell nothing."""
 
@@ -62,13 +66,14 @@ class PairedFigure:
     more_is_better: bool
     before: tuple[float, ...]
     after: tuple[float, ...]
+    sure: float = 1 - DOUBT  # that its interval holds the truth
 
     @property
     def slower(self) -> Interval:
         """Return by how many percent this checkout is slower, compared within each round."""
         pairs = zip(self.before, self.after, strict=True)
         costs = [(b, a) if not self.more_is_better else (1 / b, 1 / a) for b, a in pairs]
-        return interval([100 * (after / before - 1) for before, after in costs])
+        return interval([100 * (after / before - 1) for before, after in costs], self.sure)
 
     @property
     def unchanged(self) -> bool | None:
@@ -83,7 +88,11 @@ class PairedFigure:
     def row(self, before: str, after: str) -> ResultRow:
         """Return the figure as a row of the page, with both commits."""
         slower = self.slower
-        ends = "" if slower.half is None else f", 95 %: {slower.low:+.1f} to {slower.high:+.1f} %"
+        ends = (
+            f", {100 * self.sure:.1f} %: {slower.low:+.1f} to {slower.high:+.1f} %"
+            if slower.half is not None
+            else ""
+        )
         return ResultRow(
             name=f"{JOB} {self.name}",
             what=f"{self.what}; commit {before} and then {after}, in turns",
@@ -156,7 +165,7 @@ def measure(checkout: Path) -> dict[str, Reading]:
 def paired(
     before: Sequence[dict[str, Reading]], after: Sequence[dict[str, Reading]]
 ) -> list[PairedFigure]:
-    """Put the rounds of both checkouts together, figure by figure."""
+    """Put the rounds of both checkouts together, figure by figure, and split the doubt."""
     return [
         PairedFigure(
             name,
@@ -165,6 +174,7 @@ def paired(
             first.more_is_better,
             tuple(each[name].value for each in before),
             tuple(each[name].value for each in after),
+            1 - DOUBT / len(after[0]),
         )
         for name, first in after[0].items()
     ]
@@ -208,11 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--before", type=Path, required=True, metavar="DIR", help="other checkout")
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args(arguments)
     if options.rounds < 1:
-        parser.error(f"--rounds: {options.rounds}; expected 1 or more, and 3 or more to tell much")
+        parser.error(f"--rounds: {options.rounds}; expected 1 or more, and 6 or more to tell much")
     checkouts = (options.before.resolve(), HERE)
     # before the first round, whose pages are a change to this checkout
     before, after = (commit_of(checkout) for checkout in checkouts)
@@ -227,7 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for figure in figures:
             row = figure.row(before, after)
             print(f"  {figure.name}: {row.before}, then {row.after}; {row.interval}", flush=True)
-    return 1 if any(figure.unchanged is False for figure in figures) else 0
+    return 0 if all(figure.unchanged for figure in figures) else 1
 
 
 if __name__ == "__main__":

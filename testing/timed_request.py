@@ -18,6 +18,7 @@ class Reply:
     """One answer; moments are ``time.perf_counter()``."""
 
     sent: float
+    request: str = ""  # its id in the log
     status: int = 0
     code: str = ""
     text: str = ""
@@ -59,6 +60,7 @@ async def ask(
     try:
         async with client.stream("POST", "/v1/completions", json=body) as answer:
             reply.status = answer.status_code
+            reply.request = answer.headers.get("x-request-id", "")
             reply.adapters = versions(answer.headers.get("x-braid-adapters", ""))
             reply.replica = answer.headers.get("x-braid-replica", "")
             if answer.status_code == 200 and body.get("stream"):

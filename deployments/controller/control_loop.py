@@ -11,7 +11,7 @@ from cluster.clock import Clock
 from cluster.errors import ReplicaLost
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.drain import ServeReplicas
-from cluster.placement.control.pauses import LOOK_S, SHORTEST_PAUSE_S
+from cluster.placement.control.pauses import ANSWER_S, SHORTEST_PAUSE_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
@@ -151,7 +151,7 @@ class ControlLoop:
 
     async def _tick(self) -> None:
         _, _, (self.counts, replicas) = await asyncio.gather(
-            self._watch.look(LOOK_S), asyncio.to_thread(self._policy.sync), self._read_serve()
+            self._watch.look(ANSWER_S), asyncio.to_thread(self._policy.sync), self._read_serve()
         )
         await self._find_prior()
         policy = self._policy.policy

@@ -3,14 +3,12 @@
 import structlog
 
 from cluster.clock import Clock
+from cluster.placement.control.pauses import DEMAND_S
 from cluster.placement.control.reconciler import Reconciler
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
 
 log = structlog.get_logger(__name__)
-
-DEMAND_S = 10.0
-"""Between two writes of the demand, and of what was learnt of costs."""
 
 
 class RightToAct:

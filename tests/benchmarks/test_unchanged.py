@@ -1,6 +1,7 @@
 """A comparison of two checkouts can say yes, no, and that it cannot tell."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,22 @@ def test_a_figure_is_unchanged_slower_or_not_told(after, unchanged) -> None:
 
 def test_one_round_tells_nothing() -> None:
     assert figure((10.0,), (20.0,)).unchanged is None
+
+
+def test_without_a_change_one_run_in_twenty_calls_some_figure_different() -> None:
+    rng = random.Random(0)
+
+    def rounds() -> list[dict[str, Reading]]:
+        names = [f"figure {number}" for number in range(9)]
+        return [
+            {name: Reading("a step", "ms", False, rng.gauss(100.0, 1.0)) for name in names}
+            for _ in range(6)
+        ]
+
+    runs = [paired(rounds(), rounds()) for _ in range(1000)]
+    assert {figure.sure for figure in runs[0]} == {1 - 0.05 / 9}
+    different = sum(any(figure.slower.excludes_zero for figure in run) for run in runs)
+    assert different / len(runs) == pytest.approx(0.05, abs=0.02)
 
 
 def test_rounds_are_compared_each_with_its_own() -> None:

@@ -1,6 +1,7 @@
 """Collects what was seen while parts of a live cluster broke, and makes the page of it."""
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,12 +37,17 @@ class FaultLog:
     phases: list[SteadyPhase] = field(default_factory=list)
     samples: list[CountSample] = field(default_factory=list)
     names: dict[str, str] = field(default_factory=dict)  # replica id -> A, B, C, ...
+    left_hung: frozenset[str] = frozenset()  # requests that the front took away from A, by id
     hung: CopiesLost | None = None
     killed: CopiesLost | None = None
 
     def name_of(self, replica_id: str) -> str:
         """Return a replica's letter; new replicas get the next."""
         return self.names.setdefault(replica_id, chr(ord("A") + len(self.names)))
+
+    def id_of(self, letter: str) -> str:
+        """Return the replica that has this letter."""
+        return next(replica for replica, its in self.names.items() if its == letter)
 
     @property
     def outcomes(self) -> Counter[SteadyOutcome]:
@@ -54,30 +60,40 @@ class FaultLog:
         return sum(self.outcomes[kind] for kind in _LOST)
 
     @property
-    def picked_hung(self) -> int:
-        """Return the answers of the hung replica to what was sent after ``FIRST_S``."""
-        hung = next(replica for replica, letter in self.names.items() if letter == "A")
-        return sum(phase.picks[hung] for phase in self.phases if phase.name == STILL_HANGS)
+    def sent_to_hung(self) -> int:
+        """Return how many requests after ``FIRST_S`` the front sent to the hung replica.
+
+        It answered them once it went on, or they were taken away from it.
+        """
+        hung = self.id_of("A")
+        return sum(
+            phase.picks[hung] + len(phase.requests & self.left_hung)
+            for phase in self.phases
+            if phase.name == STILL_HANGS
+        )
 
     @property
-    def least_wanted(self) -> int:
-        """Return the fewest replicas that the controller wanted."""
-        return min((s.wanted for s in self.samples if s.wanted is not None), default=0)
+    def least_wanted(self) -> float:
+        """Return the fewest replicas that the controller wanted; NaN if it never answered."""
+        return min((s.wanted for s in self.samples if s.wanted is not None), default=math.nan)
 
     @property
-    def least_wish(self) -> int:
-        """Return the fewest replicas that anything asked for: what a fault could have left."""
-        return min((s.wish for s in self.samples if s.wish is not None), default=0)
+    def least_wish(self) -> float:
+        """Return the fewest replicas that anything asked for: what a fault could have left.
+
+        NaN if the controller never said.
+        """
+        return min((s.wish for s in self.samples if s.wish is not None), default=math.nan)
 
     @property
     def longest_wait(self) -> float:
         """Return the longest wait for a first token, in seconds."""
-        return max((s for phase in self.phases for s in phase.ttft), default=float("nan"))
+        return max((s for phase in self.phases for s in phase.ttft), default=math.nan)
 
     @property
     def longest_pause(self) -> float:
         """Return the longest pause within an answer, in seconds."""
-        return max((s for phase in self.phases for s in phase.pauses), default=float("nan"))
+        return max((s for phase in self.phases for s in phase.pauses), default=math.nan)
 
 
 def report(
@@ -85,7 +101,6 @@ def report(
 ) -> ProofResult:
     """Make the result."""
     letters = {log.name_of(replica) for phase in log.phases for replica in phase.picks}
-    ids = {letter: replica for replica, letter in log.names.items()}
     errors = sum((phase.errors for phase in log.phases), Counter[str]())
     return ProofResult(
         title="Requests while parts of the cluster break",
@@ -106,8 +121,8 @@ def report(
         verdicts=[
             ProofVerdict("requests that failed, did not end or got other tokens", log.lost, 0),
             ProofVerdict(
-                f"answered by the hung replica of those sent after {FIRST_S:g} s",
-                log.picked_hung,
+                f"sent to the hung replica after {FIRST_S:g} s",
+                log.sent_to_hung,
                 0,
             ),
             ProofVerdict("least replicas wanted", log.least_wanted, REPLICAS, at_least=True),
@@ -133,8 +148,8 @@ def report(
                         *(phase.outcomes[kind] for kind in SteadyOutcome),
                         round(median(phase.ttft) * 1e3),
                         round(percentile(phase.ttft, 0.99) * 1e3),
-                        round(max(phase.ttft, default=float("nan")), 2),
-                        round(max(phase.pauses, default=float("nan")), 2),
+                        round(max(phase.ttft, default=math.nan), 2),
+                        round(max(phase.pauses, default=math.nan), 2),
                     )
                     for phase in log.phases
                 ),
@@ -143,7 +158,7 @@ def report(
                 "Answers by phase and replica",
                 ("phase", *sorted(letters)),
                 tuple(
-                    (phase.name, *(phase.picks[ids[letter]] for letter in sorted(letters)))
+                    (phase.name, *(phase.picks[log.id_of(letter)] for letter in sorted(letters)))
                     for phase in log.phases
                 ),
                 note="A replica is the one whose token came first. Later letters replaced others.",

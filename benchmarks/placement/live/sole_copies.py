@@ -25,6 +25,11 @@ class ReadyLook:
     at: float  # wall clock, seconds
     ready: Mapping[str, frozenset[str]]  # digests by replica
 
+    def alone_on(self, replica: str) -> frozenset[str]:
+        """Return the adapters that no other replica has."""
+        others = {d for other, held in self.ready.items() if other != replica for d in held}
+        return self.ready.get(replica, frozenset()) - others
+
 
 @dataclass(frozen=True, slots=True)
 class CopiesLost:
@@ -37,7 +42,12 @@ class CopiesLost:
     @property
     def words(self) -> str:
         """Return both times for people."""
-        return f"told after {self.told_s:.2f} s, ready after {self.serving_s:.2f} s"
+        if not self.copies:
+            return "not measured: it had no adapter alone"
+        told = "never told" if math.isnan(self.told_s) else f"told after {self.told_s:.2f} s"
+        if math.isnan(self.serving_s):
+            return f"{told}, never ready (adapters: {self.copies})"
+        return f"{told}, ready after {self.serving_s:.2f} s (adapters: {self.copies})"
 
 
 def look(cluster: LocalCluster) -> ReadyLook:
@@ -96,8 +106,7 @@ def copies_lost(
         looks: those after it.
         history: the controller's, with prefetches that it ordered.
     """
-    others = {d for replica, held in before.ready.items() if replica != lost for d in held}
-    sole = before.ready.get(lost, frozenset()) - others
+    sole = before.alone_on(lost)
     told, serving = [], []
     for digest in sole:
         ready = [

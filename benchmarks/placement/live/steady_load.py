@@ -40,7 +40,8 @@ class SteadyPhase:
     name: str
     seconds: float = 0.0
     outcomes: Counter[SteadyOutcome] = field(default_factory=Counter)
-    picks: Counter[str] = field(default_factory=Counter)  # by replica
+    requests: set[str] = field(default_factory=set)  # ids in the log
+    picks: Counter[str] = field(default_factory=Counter)  # by the replica of the first token
     ttft: list[float] = field(default_factory=list)
     pauses: list[float] = field(default_factory=list)  # the longest within each answer, in seconds
     errors: Counter[str] = field(default_factory=Counter)
@@ -101,6 +102,7 @@ class SteadyLoad:
         reply = await self._ask(question)
         outcome = judge(reply, self._expected[question])
         phase.outcomes[outcome] += 1
+        phase.requests.add(reply.request)
         if reply.replica:
             phase.picks[reply.replica] += 1
         if reply.arrivals:

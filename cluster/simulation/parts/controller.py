@@ -11,7 +11,7 @@ from cluster.adapters.residency.residency_types import PlacementAck
 from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.control.actions import ReplicaPlan
-from cluster.placement.control.pauses import LOOK_S, SHORTEST_PAUSE_S
+from cluster.placement.control.pauses import ANSWER_S, DEMAND_S, SHORTEST_PAUSE_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.fit import PriorSource
@@ -26,9 +26,6 @@ from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.spec import Delays
 from cluster.simulation.virtual.virtual_process import VirtualProcess
-
-DEMAND_S = 10.0
-"""Between two writes of the demand to the store."""
 
 
 class SimulatedController:
@@ -118,7 +115,7 @@ class SimulatedController:
         self._known = listed
         self._calls &= listed.keys()  # what Serve does not list any more is asked no more
         self._begun = listed.keys() - self._calls
-        self.process.after(LOOK_S, self._end_look, turn)
+        self.process.after(ANSWER_S, self._end_look, turn)
         for replica_id in sorted(self._begun):
             self._calls.add(replica_id)
             self._ask(listed[replica_id])

@@ -4,19 +4,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-_T_975 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
-    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
-    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-"""Student's t at 97.5 % for 1 to 30 degrees of freedom."""
-_NORMAL_975 = 1.960
+from functools import cache
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean over seeds with its 95 % interval by Student's t."""
+    """A mean over seeds with its interval by Student's t, of 95 % unless it was asked for more."""
 
     mean: float
     half: float | None  # half of the interval's width; None: one seed tells nothing about it
@@ -37,8 +30,8 @@ class Interval:
         return self.half is not None and abs(self.mean) > self.half
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Return the mean of one value a seed, with its interval.
+def interval(values: Sequence[float], sure: float = 0.95) -> Interval:
+    """Return the mean of one value a seed, with the interval that holds the truth so surely.
 
     Raises:
         ValueError: there is no value.
@@ -49,8 +42,32 @@ def interval(values: Sequence[float]) -> Interval:
     degrees = len(values) - 1
     if not degrees:
         return Interval(mean, None)
-    t = _T_975[degrees - 1] if degrees <= len(_T_975) else _NORMAL_975
+    t = _student_t(degrees, sure)
     return Interval(mean, t * statistics.stdev(values, mean) / math.sqrt(len(values)))
+
+
+@cache
+def _student_t(degrees: int, sure: float) -> float:
+    """Return the t that bounds a share ``sure`` of Student's distribution on both sides."""
+    low, high = 0.0, math.pi / 2
+    while low < (middle := (low + high) / 2) < high:
+        low, high = (middle, high) if _share_within(middle, degrees) < sure else (low, middle)
+    return math.tan(low) * math.sqrt(degrees)
+
+
+def _share_within(angle: float, degrees: int) -> float:
+    """Return the share of Student's distribution below ``tan(angle) * sqrt(degrees)``, both sides.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    odd = degrees % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for power in range(2 + odd, degrees - 1, 2):
+        term *= (power - 1) / power * math.cos(angle) ** 2
+        total += term
+    if not odd:
+        return math.sin(angle) * total
+    return 2 / math.pi * (angle + (math.sin(angle) * total if degrees > 1 else 0.0))
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

@@ -12,13 +12,14 @@ from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.work import StepTotals, WorkTotals
 from cluster.placement.control.history import Change
+from cluster.placement.control.pauses import DEMAND_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontReport
 from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
 from deployments.controller.cost_priors import FIT, CostPriors
-from deployments.controller.right_to_act import DEMAND_S, RightToAct
+from deployments.controller.right_to_act import RightToAct
 from tests.support.manual_clock import ManualClock
 
 pytestmark = [pytest.mark.redis]

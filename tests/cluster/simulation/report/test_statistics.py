@@ -30,6 +30,17 @@ def test_nothing_has_no_interval() -> None:
         interval([])
 
 
+@pytest.mark.parametrize(
+    ("sure", "seeds", "t"),
+    [(0.95, 2, 12.706), (0.95, 31, 2.042), (0.99, 4, 5.841), (0.99, 11, 3.169), (0.8, 3, 1.886)],
+)
+def test_t_is_as_in_tables(sure: float, seeds: int, t: float) -> None:
+    values = [float(value) for value in range(seeds)]
+    found = interval(values, sure)
+    deviation = math.sqrt(seeds * (seeds + 1) / 12)  # of 0, 1, ... seeds - 1
+    assert found.half == pytest.approx(t * deviation / math.sqrt(seeds), rel=5e-4)
+
+
 @pytest.mark.parametrize("seeds", [2, 5, 40])
 def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
     rng = random.Random(seeds)
