@@ -209,7 +209,7 @@ def test_steps_that_cost_nothing_predict_no_time_and_break_nothing() -> None:
 def test_a_first_start_is_let_finish_though_those_who_asked_could_not_wait() -> None:
     """A start takes 120 s, a request is held for 30 s, and replicas end after 60 s without any."""
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=4, zero_after=60.0))
-    given = replace(inputs(target=0), policy=policy)
+    given = replace(inputs(target=0), policy=policy, model=replace(COSTLY, start_s=120.0))
     scaler, counts = CountScaler(), {}
     for second in range(240):
         held, starting = int(second < 30), second if second < 120 else None
