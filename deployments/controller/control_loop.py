@@ -181,11 +181,12 @@ class ControlLoop:
             return counts, None
 
     async def _find_prior(self) -> None:
-        prior = await self._priors.find_new(self._reconciler.costs.device, self._clock.monotonic())
+        costs = self._reconciler.costs
+        device = costs.device
+        prior = await self._priors.find_new(device, self._clock.monotonic())
         if prior is not None:
             self._cost_error = prior.error
-            self._reconciler.costs.fit.replace_prior(prior.costs, prior.source)
-            self._reconciler.costs.restore(prior.learned)
+            costs.begin(device, prior.costs, prior.source, prior.learned)
 
     def _wall(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)

@@ -24,7 +24,7 @@ from tests.support.manual_clock import ManualClock
 pytestmark = [pytest.mark.redis]
 
 MODEL = "a" * 64
-DEVICE = "cpu: one, 2 threads"
+DEVICE, OTHER = "cpu: one, 2 threads", "cuda: big"
 STEP_S = CostModel().step.per_step / 4
 KEY = DemandKey(TenantId("acme"), (AdapterDigest("a"),))
 LINE = Change(1.0, "replicas", "1 -> 2: an earlier life")
@@ -58,15 +58,16 @@ class Controller:
         costs = self.reconciler.costs
         prior = await self.priors.find_new(costs.device, self.clock.monotonic())
         assert prior is not None
-        costs.fit.replace_prior(prior.costs, prior.source)
-        costs.restore(prior.learned)
+        costs.begin(costs.device, prior.costs, prior.source, prior.learned)
         return costs.fit.model
 
-    def hear_steps(self, steps: int) -> None:
-        work = WorkTotals(StepTotals(steps=steps, seconds=STEP_S * steps))
+    def hear_steps(
+        self, steps: int, device: str = DEVICE, step_s: float = STEP_S, name: str = "r"
+    ) -> None:
+        work = WorkTotals(StepTotals(steps=steps, seconds=step_s * steps))
         said = ReplicaSnapshot(
-            ReplicaId("r"), "", 0, 0, 1, 1, 4, 1, 0, (), False, sequence=steps, work=work,
-            device=DEVICE,
+            ReplicaId(name), "", 0, 0, 1, 1, 4, 1, 0, (), False, sequence=steps, work=work,
+            device=device,
         )  # fmt: skip
         self.reconciler.hear_replica(said, self.clock.monotonic())
 
@@ -201,6 +202,31 @@ async def test_what_was_learnt_is_not_written_over_before_it_was_read(later: Con
     later.clock.advance(DEMAND_S)
     await later.right.renew()
     assert (await later.find_costs()).measured
+
+
+async def test_what_was_learnt_on_one_device_is_neither_believed_nor_kept_as_anothers(
+    later: Controller, earlier: Controller, url: str
+) -> None:
+    await later.right.renew()
+    assert (await later.find_costs()).measured, "of the device that replicas ran on last"
+    later.hear_steps(0, OTHER, 5 * STEP_S)
+    assert not (await later.find_costs()).measured, "a new device"
+    for steps in (1, 1_001):
+        later.hear_steps(steps, OTHER, 5 * STEP_S)
+    later.clock.advance(DEMAND_S)
+    await later.right.renew()
+    again = Controller(url)
+    await again.right.renew()
+    await again.find_costs()
+    assert again.reconciler.costs.device == OTHER
+    seconds = again.reconciler.costs.fit.describe()["step"]["observed_s"]
+    assert seconds == pytest.approx(1_000 * 5 * STEP_S)
+    await again.close()
+    back = Controller(url)
+    await back.right.renew()
+    back.hear_steps(0, DEVICE, name="old")
+    assert (await back.find_costs()).measured, "of the first device"
+    await back.close()
 
 
 async def test_costs_take_few_bytes(earlier: Controller, url: str) -> None:
