@@ -19,6 +19,7 @@ class PlanThread:
     def __init__(self, plan: Callable[[PlanInputs], Plan]) -> None:
         self._plan = plan
         self._under_way: asyncio.Future[Plan] | None = None
+        self._void = False  # nobody wants the one under way any more
 
     async def ask(self, inputs: PlanInputs | None) -> Plan | None:
         """Return a plan that is ready: of these inputs, or of those of an earlier tick.
@@ -29,7 +30,11 @@ class PlanThread:
             Exception: what the planner raised.
         """
         if inputs is None:
-            self._under_way = None
+            self._void = self._under_way is not None
+        if self._void and self._under_way is not None and self._under_way.done():
+            self._under_way.exception()  # looked at, so that it is not reported as unheard
+            self._under_way, self._void = None, False
+        if inputs is None or self._void:
             return None
         if self._under_way is None:
             self._under_way = asyncio.ensure_future(asyncio.to_thread(self._plan, inputs))

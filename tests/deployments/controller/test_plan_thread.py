@@ -66,12 +66,20 @@ async def test_ticks_do_not_wait_for_a_late_plan_and_take_it_when_it_is_there(
     assert slow.asked == [FIRST], "one at a time"
 
 
-async def test_a_plan_that_is_not_wanted_any_more_is_void(slow: SlowPlanner) -> None:
+@pytest.mark.parametrize("voided", [FIRST, SECOND])
+async def test_a_plan_that_is_not_wanted_any_more_is_void(
+    slow: SlowPlanner, voided: PlanInputs
+) -> None:
+    """Whether it succeeds or fails; no other one is made beside it."""
     plans = PlanThread(slow)
+    assert await plans.ask(voided) is None
+    assert await plans.ask(None) is None
     assert await plans.ask(FIRST) is None
-    assert await plans.ask(None) is None
+    assert slow.asked == [voided], "one at a time"
     slow.go.set()
-    assert await plans.ask(None) is None
+    await finished(plans)
+    assert await made(plans, FIRST) == plan(FIRST)
+    assert slow.asked == [voided, FIRST]
 
 
 async def test_a_planner_that_fails_is_asked_again(slow: SlowPlanner) -> None:
