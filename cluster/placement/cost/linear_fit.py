@@ -14,6 +14,10 @@ LEAST_NOISE = 0.02  # relative error of an observation, at least
 UNCERTAIN = 0.1  # of all seconds: what any coefficient may account for besides its prior
 MOST = 1e18
 """An observation with a larger feature is refused."""
+LEAST_MASS = 1e-6
+"""What little is left of all observations is not forgotten."""
+FAINT = 1e-100
+"""A feature with a smaller sum of squares counts as never seen, long before floats lose digits."""
 
 
 class LinearFit:
@@ -64,7 +68,9 @@ class LinearFit:
         self._solved = None
 
     def forget(self, factor: float) -> None:
-        """Let everything known count ``factor`` (0 to 1) of what it did."""
+        """Let everything known count ``factor`` (0 to 1) of what it did, ``LEAST_MASS`` apart."""
+        if 0.0 < self.mass * factor < LEAST_MASS:
+            return
         size = len(self._prior)
         for i in range(size):
             self._moments[i] *= factor
@@ -74,6 +80,7 @@ class LinearFit:
         self._count *= factor
         self.mass *= factor
         self._left *= factor
+        self._drop_faint()
         self._solved = None
 
     def observe(self, x: Sequence[float], y: float, mass: float) -> bool:
@@ -170,8 +177,17 @@ class LinearFit:
         self.mass += kept * mass
         self._left *= left
         self._seen += seen
+        self._drop_faint()
         self._solved = None
         return True
+
+    def _drop_faint(self) -> None:
+        """Take a feature that was seen too long ago for one that never was."""
+        for i, row in enumerate(self._gram):
+            if 0.0 < row[i] < FAINT:
+                self._moments[i] = 0.0
+                for j in range(len(row)):
+                    row[j] = self._gram[j][i] = 0.0
 
     def _level(self) -> float:
         """Return what the prior must be multiplied by to fit best."""
