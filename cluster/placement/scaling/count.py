@@ -62,10 +62,10 @@ class CountScaler:
             self._missing.reset()
         elif self._missing.wait(now) < policy.up.stable:
             missed = ()
-        wishes = {
+        wishes = {  # of several that ask for as many, the first one's reason is told
+            "queue": needs.queue(missed),
             "load": needs.load(max(count, 1)),
             "memory": needs.memory(max(count, 1)),
-            "queue": needs.queue(missed),
             "floor": floor,
         }
         chosen = self._choose(inputs, needs, wishes, count, high, now)

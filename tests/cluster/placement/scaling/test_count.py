@@ -225,7 +225,12 @@ def test_costs_that_nobody_measured_neither_add_nor_remove_by_load() -> None:
     for rate in (9.0, 0.01):
         given = replace(inputs(demand(rate, "a"), target=3), model=guessed)
         decision = settle(CountScaler(), given, 700)
-        assert decision.reason == "3: costs are not measured yet, and nothing waits too long"
+        assert decision.reason == "3: costs are not measured yet"
     waits = {"predicted_ttft": {"standard": 9.0}, "backlog_s": 50.0}
+    enough = replace(given, **waits, ready=1)  # the others come and work it off
+    scaler = CountScaler()
+    decision = [scaler.decide(enough, float(second)) for second in range(60)][-1]
+    assert decision.wishes["queue"] == decision.wishes["load"] == 3
+    assert decision.reason == "3: standard waits 9.0 s; 50 s of work queued"
     assert settle(CountScaler(), replace(given, **waits), 11).count == 5
     assert settle(CountScaler(), replace(given, demand=Demand()), 301).count == 2
