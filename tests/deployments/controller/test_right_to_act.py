@@ -17,7 +17,7 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontReport
 from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
-from deployments.controller.cost_priors import FIT, CostPriors
+from deployments.controller.cost_priors import FIT, FIT_TTL_S, CostPriors
 from deployments.controller.right_to_act import DEMAND_S, RightToAct
 from tests.support.manual_clock import ManualClock
 
@@ -233,3 +233,12 @@ async def test_costs_take_few_bytes(earlier: Controller, url: str) -> None:
     with redis.Redis.from_url(url) as client:
         (key,) = client.keys(f"{FIT}:*")
         assert client.strlen(key) < 4_000, "each 10 s"
+
+
+async def test_costs_that_nobody_learns_any_more_are_dropped(earlier: Controller, url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        (key,) = client.keys(f"{FIT}:*")
+        client.persist(key)
+        earlier.clock.advance(DEMAND_S)
+        await earlier.right.renew()
+        assert FIT_TTL_S - 60 < client.ttl(key) <= FIT_TTL_S
