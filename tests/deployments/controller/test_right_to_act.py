@@ -55,11 +55,8 @@ class Controller:
 
     async def find_costs(self) -> CostModel:
         """Return the costs that it begins with."""
-        costs = self.reconciler.costs
-        prior = await self.priors.find_new(costs.device, self.clock.monotonic())
-        assert prior is not None
-        costs.begin(costs.device, prior.costs, prior.source, prior.learned)
-        return costs.fit.model
+        await self.right.renew()
+        return self.reconciler.costs.fit.model
 
     def hear_steps(
         self, steps: int, device: str = DEVICE, step_s: float = STEP_S, name: str = "r"
@@ -94,13 +91,12 @@ def url(server: ValkeyServer) -> str:
 async def earlier(url: str) -> AsyncIterator[Controller]:
     """A controller that has served 4 requests per second for an hour, and left its state."""
     made = Controller(url)
-    await made.right.renew()
+    made.hear_steps(0)
+    assert not (await made.find_costs()).measured
     for second in range(1, 3600):
         made.clock.advance(1.0)
         made.hear("f", second, 4 * second, float(second))
     made.state.add_lines([LINE])
-    made.hear_steps(0)
-    assert not (await made.find_costs()).measured
     made.hear_steps(100_000)
     await made.right.renew()
     yield made
