@@ -71,7 +71,7 @@ async def test_ticks_do_not_wait_for_a_late_plan_and_take_it_when_it_is_there(
 async def test_a_plan_that_is_not_wanted_any_more_is_void(
     slow: SlowPlanner, voided: PlanInputs
 ) -> None:
-    """Whether it succeeds or fails; no other one is made beside it."""
+    """Its end is awaited first, as a plan or as a failure: no second one runs meanwhile."""
     plans = PlanThread(slow)
     assert await plans.ask(voided) is None
     assert await plans.ask(None) is None
