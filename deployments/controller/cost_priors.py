@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 PREFIX = "braid:v1:cost_profile"
 FIT = "braid:v1:cost_fit"
 FIT_TTL_S = 30 * 86_400
-"""What was learnt outlives its last write so long: of models and devices that are gone, too."""
+"""Keeps what was learnt so long after its last write: of models and devices that are gone, too."""
 TIMEOUT_S = 1.0
 RETRY_S = 10.0
 """Between two looks for a profile where Redis does not answer."""
