@@ -19,7 +19,7 @@ class PlanThread:
     def __init__(self, plan: Callable[[PlanInputs], Plan]) -> None:
         self._plan = plan
         self._under_way: asyncio.Future[Plan] | None = None
-        self._of: PlanInputs | None = None  # None: nobody wants the one under way any more
+        self._of: PlanInputs | None = None  # None: the one under way is void
 
     async def ask(self, inputs: PlanInputs | None) -> Plan | None:
         """Return a plan that is ready: of these inputs, or of those of an earlier tick.
