@@ -15,7 +15,7 @@ UNCERTAIN = 0.1  # of all seconds: what any coefficient may account for besides 
 MOST = 1e18
 """An observation with a larger feature is refused."""
 LEAST_MASS = 1e-6
-"""What little is left of all observations is not forgotten."""
+"""A fit that knows less than this forgets no more."""
 FAINT = 1e-100
 """A feature with a smaller sum of squares counts as never seen, long before floats lose digits."""
 
