@@ -62,7 +62,7 @@ class CountScaler:
             self._missing.reset()
         elif self._missing.wait(now) < policy.up.stable:
             missed = ()
-        wishes = {  # of several that ask for as many, the first one's reason is told
+        wishes = {  # a tie goes to the first
             "queue": needs.queue(missed),
             "load": needs.load(max(count, 1)),
             "memory": needs.memory(max(count, 1)),
