@@ -62,8 +62,6 @@ class ControlLoop:
         self._replicas = replicas
         self._serve = serve
         self._state = state
-        self._priors = priors
-        self._cost_error: str | None = None
         self._policy = policy
         self._catalog = catalog
         self._clock = clock
@@ -107,7 +105,7 @@ class ControlLoop:
                     continue
 
     async def keep_right(self) -> None:
-        """Renew the lease and write the state until cancelled; without the right, try to get it."""
+        """Renew the right to act and what is kept in Redis until cancelled."""
         while True:
             try:
                 await self._right.renew()
@@ -141,7 +139,7 @@ class ControlLoop:
             "ticks": self._ticks,
             "tick_error": self._tick_error,
             "state_error": self._state.error,
-            "cost_profile_error": self._cost_error,
+            "cost_profile_error": self._right.cost_error,
         }
 
     # Inside
@@ -153,7 +151,6 @@ class ControlLoop:
         _, _, (self.counts, replicas) = await asyncio.gather(
             self._watch.look(ANSWER_S), asyncio.to_thread(self._policy.sync), self._read_serve()
         )
-        await self._find_prior()
         policy = self._policy.policy
         inputs = self._reconciler.begin_tick(
             self._catalog(),
@@ -179,13 +176,6 @@ class ControlLoop:
             return counts, await self._serve.read_replicas()
         except ReplicaLost:  # Serve has just fallen silent, and has not listed them before
             return counts, None
-
-    async def _find_prior(self) -> None:
-        prior = await self._priors.find_new(self._reconciler.costs.device, self._clock.monotonic())
-        if prior is not None:
-            self._cost_error = prior.error
-            self._reconciler.costs.fit.replace_prior(prior.costs, prior.source)
-            self._reconciler.costs.restore(prior.learned)
 
     def _wall(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)

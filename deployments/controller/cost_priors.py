@@ -27,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "braid:v1:cost_profile"
 FIT = "braid:v1:cost_fit"
+FIT_TTL_S = 30 * 86_400
+"""Keeps what was learnt so long after its last write: of models and devices that are gone, too."""
 TIMEOUT_S = 1.0
 RETRY_S = 10.0
 """Between two looks for a profile where Redis does not answer."""
@@ -101,7 +103,7 @@ class CostPriors:
             return
         packed = zlib.compress(orjson.dumps(learned), 1)
         try:
-            await self._redis.set(self._key(FIT, device), packed)
+            await self._redis.set(self._key(FIT, device), packed, ex=FIT_TTL_S)
         except (RedisError, OSError) as error:
             log.warning("controller.learned_costs_not_kept", error=str(error))
 

@@ -19,22 +19,31 @@ class PlanThread:
     def __init__(self, plan: Callable[[PlanInputs], Plan]) -> None:
         self._plan = plan
         self._under_way: asyncio.Future[Plan] | None = None
+        self._of: PlanInputs | None = None  # None: the one under way is void
 
     async def ask(self, inputs: PlanInputs | None) -> Plan | None:
         """Return a plan that is ready: of these inputs, or of those of an earlier tick.
 
-        Inputs are passed over while an earlier plan is under way. None as inputs voids that one.
+        Inputs are passed over while an earlier plan is under way. None as inputs voids that one,
+        and so do inputs that it may not come into force with.
 
         Raises:
             Exception: what the planner raised.
         """
-        if inputs is None:
+        if inputs is None or (self._of is not None and not inputs.permit(self._of)):
+            self._of = None
+        if self._of is None and self._under_way is not None:
+            if not self._under_way.done():
+                return None
+            self._under_way.exception()  # looked at, so that it is not reported as unheard
             self._under_way = None
+        if inputs is None:
             return None
         if self._under_way is None:
+            self._of = inputs
             self._under_way = asyncio.ensure_future(asyncio.to_thread(self._plan, inputs))
             await asyncio.wait({self._under_way}, timeout=PLAN_S)
         if not self._under_way.done():
             return None
-        made, self._under_way = self._under_way, None
+        made, self._under_way, self._of = self._under_way, None, None
         return made.result()

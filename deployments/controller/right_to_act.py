@@ -28,9 +28,15 @@ class RightToAct:
         self._restored = False
         self._demand_at = clock.monotonic()
         self._led = False
+        self.cost_error: str | None = None
+        """Says why a profile of costs is not used; None: nothing is wrong."""
 
     async def renew(self) -> None:
-        """Renew the lease and write the state; without the right, try to get it."""
+        """Renew the lease and write the state; without the right, try to get it.
+
+        Find the costs to begin with as soon as it is known what replicas run on. No tick does it:
+        it may wait for Redis.
+        """
         right = self._reconciler.leadership
         if right.leads:
             await self._write()
@@ -41,6 +47,7 @@ class RightToAct:
         if right.leads != self._led:
             self._led = right.leads
             log.info("controller.standing", epoch=right.epoch, standing=right.words)
+        await self._find_costs()
 
     async def _write(self) -> None:
         right, now = self._reconciler.leadership, self._clock.monotonic()
@@ -53,6 +60,14 @@ class RightToAct:
         if due and found == right.epoch:
             costs = self._reconciler.costs
             await self._priors.keep_learned(costs.device, costs.to_state())
+
+    async def _find_costs(self) -> None:
+        costs = self._reconciler.costs
+        device = costs.device
+        found = await self._priors.find_new(device, self._clock.monotonic())
+        if found is not None:
+            self.cost_error = found.error
+            costs.begin(device, found.costs, found.source, found.learned)
 
     async def _restore(self) -> bool:
         """Take in what an earlier life has left, once; returns whether that is done."""

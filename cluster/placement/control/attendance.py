@@ -11,10 +11,10 @@ PATIENCE_S = 30.0
 
 
 class Attendance:
-    """Tracks the replicas that are counted and not heard; one owner. Monotonic seconds."""
+    """Tracks how many replicas are counted and not heard; one owner. Monotonic seconds."""
 
     def __init__(self) -> None:
-        self._missing: dict[str, float] = {}  # and since when
+        self._since: list[float] = []  # of each number above 0: when so many were first missing
         self.opened = False
         """The first roll call is over: from here on adapters may be moved."""
 
@@ -27,11 +27,13 @@ class Attendance:
     ) -> bool:
         """Compare who is there; returns whether all are, or the missing ones are given up.
 
-        Each is waited for on its own. Without Serve's list they are told apart by number alone.
+        One that takes the place of a missing one is waited for no longer than that one: starts
+        that fail one after another are as one that takes long.
         """
         missing = _missing(heard, serve, replicas)
-        self._missing = {name: self._missing.get(name, now) for name in missing}
-        complete = all(now - since >= PATIENCE_S for since in self._missing.values())
+        del self._since[missing:]
+        self._since += [now] * (missing - len(self._since))
+        complete = all(now - since >= PATIENCE_S for since in self._since)
         if complete or len(heard) >= max(1, serve.running):
             self.opened = True
         return complete
@@ -39,7 +41,7 @@ class Attendance:
 
 def _missing(
     heard: Collection[ReplicaId], serve: ServeCounts, replicas: ServeReplicas | None
-) -> Collection[str]:
+) -> int:
     if replicas is None:
-        return [f"number {number}" for number in range(serve.counted - len(heard))]
-    return {replica.replica_id for replica in replicas.replicas} - set(heard)
+        return max(0, serve.counted - len(heard))
+    return len({replica.replica_id for replica in replicas.replicas} - set(heard))

@@ -22,6 +22,7 @@ class LearnedCosts:
         self.fit = CostFit(prior, source)
         self.device = ""
         """The device of the replicas, as the newest of them said; empty before one has said it."""
+        self._begun = ""  # the device that the prior is of
         self._restored = False
 
     def hear(self, snapshot: ReplicaSnapshot, now: float, *, new: bool) -> None:
@@ -31,6 +32,22 @@ class LearnedCosts:
             self.device = snapshot.device or self.device
         if new and self.starts.join(snapshot.replica_id, now):
             self.fit.replace_starts(self.starts.observed)
+
+    def begin(
+        self, device: str, prior: CostModel, source: PriorSource, learned: Mapping[str, Any]
+    ) -> None:
+        """Take in the costs of a device to begin with, and what earlier lives learnt on it.
+
+        What was learnt on this device stays; what was learnt on another one is forgotten.
+        """
+        if self._begun in ("", device):
+            self.fit.replace_prior(prior, source)
+        else:
+            self.fit = CostFit(prior, source)
+            self.starts.forget()
+            self._restored = False
+        self._begun = device
+        self.restore(learned)
 
     def to_state(self) -> dict[str, Any]:
         """Return what a later life needs, JSON-able; replicas are not in it."""

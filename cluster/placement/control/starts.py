@@ -86,6 +86,10 @@ class Starts:
         asked = [start.asked_at for start in self._under_way.values()]
         return now - min(asked) if asked else None
 
+    def forget(self) -> None:
+        """Forget how long the last starts took; those under way go on."""
+        self._ended.clear()
+
     def to_state(self) -> list[list[float]]:
         """Return both parts of the last starts, JSON-able."""
         return [list(parts) for parts in self._ended]

@@ -14,6 +14,10 @@ LEAST_NOISE = 0.02  # relative error of an observation, at least
 UNCERTAIN = 0.1  # of all seconds: what any coefficient may account for besides its prior
 MOST = 1e18
 """An observation with a larger feature is refused."""
+LEAST_MASS = 1e-6
+"""A fit that knows less than this forgets no more."""
+FAINT = 1e-100
+"""A feature with a smaller sum of squares counts as never seen, long before floats lose digits."""
 
 
 class LinearFit:
@@ -22,7 +26,7 @@ class LinearFit:
     Args:
         prior: coefficients to begin with. Their proportions count; their level is fitted first.
         guess: the prior was not measured. What was is better, however much of it is noise: the
-            fit rules from when enough was observed on.
+            fit rules from when enough was observed on, whenever that was.
         prior_mass: of observations that the prior counts as.
         least_mass: of observations without which the prior rules.
         least_r2: below it the prior rules, too.
@@ -42,7 +46,7 @@ class LinearFit:
         self._least_mass = least_mass
         self._least_r2 = least_r2
         self._guess = guess
-        self._enough = False  # was observed once, however much of it is forgotten
+        self._seen = 0.0  # mass of all observations, the forgotten ones too
         size = len(self._prior)
         self._gram = [[0.0] * size for _ in range(size)]
         self._moments = [0.0] * size
@@ -64,7 +68,9 @@ class LinearFit:
         self._solved = None
 
     def forget(self, factor: float) -> None:
-        """Let everything known count ``factor`` (0 to 1) of what it did."""
+        """Let everything known count ``factor`` (0 to 1) of what it did, ``LEAST_MASS`` apart."""
+        if 0.0 < self.mass * factor < LEAST_MASS:
+            return
         size = len(self._prior)
         for i in range(size):
             self._moments[i] *= factor
@@ -74,6 +80,7 @@ class LinearFit:
         self._count *= factor
         self.mass *= factor
         self._left *= factor
+        self._drop_faint()
         self._solved = None
 
     def observe(self, x: Sequence[float], y: float, mass: float) -> bool:
@@ -90,7 +97,7 @@ class LinearFit:
         self._squares += weight * y * y
         self._count += 1.0
         self.mass += mass
-        self._enough = self._enough or self.mass >= self._least_mass
+        self._seen += mass
         self._solved = None
         return True
 
@@ -105,7 +112,7 @@ class LinearFit:
     def rules(self) -> bool:
         """Return whether enough was observed, and the fit explains it."""
         if self._guess:
-            return self._enough
+            return self._seen >= self._least_mass
         return self.mass >= self._least_mass and self.r2 >= self._least_r2
 
     @property
@@ -137,7 +144,7 @@ class LinearFit:
             "count": self._count,
             "left": self._left,
             "mass": self.mass,
-            "enough": self._enough,
+            "seen": self._seen,
         }
 
     def restore(self, state: Mapping[str, Any]) -> bool:
@@ -151,7 +158,7 @@ class LinearFit:
         try:
             gram = [[float(value) for value in row] for row in state["gram"]]
             moments = [float(value) for value in state["moments"]]
-            rest = [float(state[name]) for name in ("squares", "count", "left", "mass")]
+            rest = [float(state[name]) for name in ("squares", "count", "left", "mass", "seen")]
             prior = tuple(float(value) for value in state["prior"])
         except (KeyError, TypeError, ValueError, OverflowError):
             return False
@@ -164,14 +171,23 @@ class LinearFit:
             self._moments[i] += kept * moments[i]
             for j in range(size):
                 self._gram[i][j] += kept * gram[i][j]
-        squares, count, left, mass = rest
+        squares, count, left, mass, seen = rest
         self._squares += kept * squares
         self._count += kept * count
         self.mass += kept * mass
         self._left *= left
-        self._enough = self._enough or state.get("enough") is True
+        self._seen += seen
+        self._drop_faint()
         self._solved = None
         return True
+
+    def _drop_faint(self) -> None:
+        """Take a feature that was seen too long ago for one that never was."""
+        for i, row in enumerate(self._gram):
+            if 0.0 < row[i] < FAINT:
+                self._moments[i] = 0.0
+                for j in range(len(row)):
+                    row[j] = self._gram[j][i] = 0.0
 
     def _level(self) -> float:
         """Return what the prior must be multiplied by to fit best."""

@@ -55,6 +55,17 @@ class PlanInputs:
     avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed recently
     lost: frozenset[AdapterDigest] = frozenset()  # whose only copies have gone: outside the budget
 
+    def permit(self, earlier: "PlanInputs") -> bool:
+        """Return whether a plan of ``earlier`` inputs may come into force with these.
+
+        It may not where the policy is another, or where a replica that it counts on is about to
+        leave, suspect or gone: what it evicts from the others may be needed there.
+        """
+        there = {room.replica_id for room in self.replicas}
+        return earlier.policy == self.policy and all(
+            room.replica_id in there for room in earlier.replicas
+        )
+
 
 class MoveKind(StrEnum):
     """The kind of a change on a replica."""

@@ -26,6 +26,7 @@ class CountScaler:
         self._fewer = WishAge()
         self._missing = WishAge()
         self._quiet = WishAge()
+        self._awaited = WishAge()  # a first ready replica, however many starts fail meanwhile
         self._arrived: int | None = None  # requests at the last look
 
     def decide(self, inputs: ScaleInputs, now: float) -> ScaleDecision:
@@ -61,10 +62,10 @@ class CountScaler:
             self._missing.reset()
         elif self._missing.wait(now) < policy.up.stable:
             missed = ()
-        wishes = {
+        wishes = {  # a tie goes to the first
+            "queue": needs.queue(missed),
             "load": needs.load(max(count, 1)),
             "memory": needs.memory(max(count, 1)),
-            "queue": needs.queue(missed),
             "floor": floor,
         }
         chosen = self._choose(inputs, needs, wishes, count, high, now)
@@ -141,11 +142,16 @@ class CountScaler:
         """Return for how many seconds nothing has come or was in flight; None while it does.
 
         A start is let finish: those who asked for it come back when it can serve them, so silence
-        counts from when a replica is ready.
+        counts from when a replica is ready, or from when the first start of those that fail one
+        after another is late.
         """
         arrived, before = inputs.demand.arrived, self._arrived
         self._arrived = arrived
         starts = count > 0 and inputs.ready == 0
+        if starts:
+            starts = self._awaited.wait(now) <= LATE * inputs.model.start_s
+        else:
+            self._awaited.reset()
         if starts or inputs.in_flight or (before is not None and arrived > before):
             self._quiet.reset()
             return None

@@ -50,4 +50,4 @@ class ScaleDecision:
 
     count: int
     reason: str  # begins with the count
-    wishes: Mapping[str, int] = field(default_factory=dict)  # load, memory, queue, floor
+    wishes: Mapping[str, int] = field(default_factory=dict)  # queue, load, memory, floor

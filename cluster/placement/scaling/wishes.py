@@ -45,7 +45,7 @@ class Needs:
         """
         target = self.policy.replicas.target
         if self._guesses:
-            return CountWish(present, "costs are not measured yet, and nothing waits too long")
+            return CountWish(present, "costs are not measured yet")
         count = math.ceil(self.work.up / target - 1e-9)
         return CountWish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
 

@@ -2,21 +2,22 @@
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 
+from cluster.domain.ids import ReplicaId
 from cluster.placement.planning.load import LoadReport
-from cluster.placement.planning.plan import Plan, PlanInputs
+from cluster.placement.planning.plan import Plan, PlanInputs, ReplicaRoom
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy
 from deployments.controller import plan_thread
 from deployments.controller.plan_thread import PlanThread
 
 NO_LOAD = LoadReport(0.0, 0.0, ())
-FIRST, SECOND = (
-    PlanInputs(replicas=(), adapters=(), load=NO_LOAD, policy=ClusterPolicy.fixed(number))
-    for number in (1, 2)
-)
+R0, R1 = (ReplicaRoom(ReplicaId(name), slots=1, bytes_limit=1) for name in ("r0", "r1"))
+FIRST = PlanInputs(replicas=(R0,), adapters=(), load=NO_LOAD, policy=ClusterPolicy.fixed(1))
+SECOND = replace(FIRST, replicas=(R0, R1))
 
 
 class SlowPlanner:
@@ -66,12 +67,34 @@ async def test_ticks_do_not_wait_for_a_late_plan_and_take_it_when_it_is_there(
     assert slow.asked == [FIRST], "one at a time"
 
 
-async def test_a_plan_that_is_not_wanted_any_more_is_void(slow: SlowPlanner) -> None:
+@pytest.mark.parametrize("voided", [FIRST, SECOND])
+async def test_a_plan_that_is_not_wanted_any_more_is_void(
+    slow: SlowPlanner, voided: PlanInputs
+) -> None:
+    """Its end is awaited first, as a plan or as a failure: no second one runs meanwhile."""
+    plans = PlanThread(slow)
+    assert await plans.ask(voided) is None
+    assert await plans.ask(None) is None
+    assert await plans.ask(FIRST) is None
+    assert slow.asked == [voided], "one at a time"
+    slow.go.set()
+    await finished(plans)
+    assert await made(plans, FIRST) == plan(FIRST)
+    assert slow.asked == [voided, FIRST]
+
+
+@pytest.mark.parametrize(
+    "now", [replace(FIRST, replicas=(R1,)), replace(FIRST, policy=ClusterPolicy.fixed(2))]
+)
+async def test_a_late_plan_is_dropped_where_a_replica_leaves_or_the_policy_is_another(
+    slow: SlowPlanner, now: PlanInputs
+) -> None:
     plans = PlanThread(slow)
     assert await plans.ask(FIRST) is None
-    assert await plans.ask(None) is None
     slow.go.set()
-    assert await plans.ask(None) is None
+    await finished(plans)
+    assert await made(plans, now) == plan(now)
+    assert slow.asked == [FIRST, now]
 
 
 async def test_a_planner_that_fails_is_asked_again(slow: SlowPlanner) -> None:

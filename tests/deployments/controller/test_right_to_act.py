@@ -18,14 +18,14 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontReport
 from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
-from deployments.controller.cost_priors import FIT, CostPriors
+from deployments.controller.cost_priors import FIT, FIT_TTL_S, CostPriors
 from deployments.controller.right_to_act import RightToAct
 from tests.support.manual_clock import ManualClock
 
 pytestmark = [pytest.mark.redis]
 
 MODEL = "a" * 64
-DEVICE = "cpu: one, 2 threads"
+DEVICE, OTHER = "cpu: one, 2 threads", "cuda: big"
 STEP_S = CostModel().step.per_step / 4
 KEY = DemandKey(TenantId("acme"), (AdapterDigest("a"),))
 LINE = Change(1.0, "replicas", "1 -> 2: an earlier life")
@@ -56,18 +56,16 @@ class Controller:
 
     async def find_costs(self) -> CostModel:
         """Return the costs that it begins with."""
-        costs = self.reconciler.costs
-        prior = await self.priors.find_new(costs.device, self.clock.monotonic())
-        assert prior is not None
-        costs.fit.replace_prior(prior.costs, prior.source)
-        costs.restore(prior.learned)
-        return costs.fit.model
+        await self.right.renew()
+        return self.reconciler.costs.fit.model
 
-    def hear_steps(self, steps: int) -> None:
-        work = WorkTotals(StepTotals(steps=steps, seconds=STEP_S * steps))
+    def hear_steps(
+        self, steps: int, device: str = DEVICE, step_s: float = STEP_S, name: str = "r"
+    ) -> None:
+        work = WorkTotals(StepTotals(steps=steps, seconds=step_s * steps))
         said = ReplicaSnapshot(
-            ReplicaId("r"), "", 0, 0, 1, 1, 4, 1, 0, (), False, sequence=steps, work=work,
-            device=DEVICE,
+            ReplicaId(name), "", 0, 0, 1, 1, 4, 1, 0, (), False, sequence=steps, work=work,
+            device=device,
         )  # fmt: skip
         self.reconciler.hear_replica(said, self.clock.monotonic())
 
@@ -94,13 +92,12 @@ def url(server: ValkeyServer) -> str:
 async def earlier(url: str) -> AsyncIterator[Controller]:
     """A controller that has served 4 requests per second for an hour, and left its state."""
     made = Controller(url)
-    await made.right.renew()
+    made.hear_steps(0)
+    assert not (await made.find_costs()).measured
     for second in range(1, 3600):
         made.clock.advance(1.0)
         made.hear("f", second, 4 * second, float(second))
     made.state.add_lines([LINE])
-    made.hear_steps(0)
-    assert not (await made.find_costs()).measured
     made.hear_steps(100_000)
     await made.right.renew()
     yield made
@@ -204,7 +201,41 @@ async def test_what_was_learnt_is_not_written_over_before_it_was_read(later: Con
     assert (await later.find_costs()).measured
 
 
+async def test_what_was_learnt_on_one_device_is_neither_believed_nor_kept_as_anothers(
+    later: Controller, earlier: Controller, url: str
+) -> None:
+    await later.right.renew()
+    assert (await later.find_costs()).measured, "of the device that replicas ran on last"
+    later.hear_steps(0, OTHER, 5 * STEP_S)
+    assert not (await later.find_costs()).measured, "a new device"
+    for steps in (1, 1_001):
+        later.hear_steps(steps, OTHER, 5 * STEP_S)
+    later.clock.advance(DEMAND_S)
+    await later.right.renew()
+    again = Controller(url)
+    await again.right.renew()
+    await again.find_costs()
+    assert again.reconciler.costs.device == OTHER
+    seconds = again.reconciler.costs.fit.describe()["step"]["observed_s"]
+    assert seconds == pytest.approx(1_000 * 5 * STEP_S)
+    await again.close()
+    back = Controller(url)
+    await back.right.renew()
+    back.hear_steps(0, DEVICE, name="old")
+    assert (await back.find_costs()).measured, "of the first device"
+    await back.close()
+
+
 async def test_costs_take_few_bytes(earlier: Controller, url: str) -> None:
     with redis.Redis.from_url(url) as client:
         (key,) = client.keys(f"{FIT}:*")
         assert client.strlen(key) < 4_000, "each 10 s"
+
+
+async def test_costs_that_nobody_learns_any_more_are_dropped(earlier: Controller, url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        (key,) = client.keys(f"{FIT}:*")
+        client.persist(key)
+        earlier.clock.advance(DEMAND_S)
+        await earlier.right.renew()
+        assert FIT_TTL_S - 60 < client.ttl(key) <= FIT_TTL_S

@@ -44,6 +44,15 @@ def test_who_serve_does_not_list_any_more_does_not_stand_for_another() -> None:
     assert not attendance.call({R0, R1}, ServeCounts(2, 2, 0), listed(R0, R2), 0.0)
 
 
+def test_starts_that_fail_one_after_another_are_given_up_as_one() -> None:
+    attendance = Attendance()
+    complete = [
+        attendance.call((), ServeCounts(1, 0, 1), listed(ReplicaId(f"r{second // 10}")), second)
+        for second in range(int(PATIENCE_S) + 2)
+    ]
+    assert complete == [False] * int(PATIENCE_S) + [True] * 2
+
+
 def test_adapters_may_move_once_all_that_run_were_heard() -> None:
     attendance = Attendance()
     starting = ServeReplicas((ServeReplica(R0, "n"), ServeReplica(R1, "", running=False)))

@@ -141,6 +141,26 @@ def test_replicas_that_serve_stay_though_no_front_reports(build, infos) -> None:
     assert [second for second, count in counts.items() if count == 0] == list(range(171, 182))
 
 
+def test_starts_that_never_succeed_do_not_keep_an_idle_cluster_up(build, infos) -> None:
+    """Each replica crashes 10 s after Serve began to start it, and Serve starts another one."""
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=2, zero_after=20))
+    bench = Bench(build, infos, policy)
+    target, ended = 1, None
+    bench.reconciler.hear_front(FrontReport(FrontId("f"), 1, held=1), 100.0)
+    for second in range(100, 400):
+        starting = ServeReplica(ReplicaId(f"r{second // 10}"), "n", running=False)
+        serve = ServeCounts(target, 0, target)
+        replicas = ServeReplicas((starting,) * target)
+        actions = bench.reconciler.tick(
+            infos, policy, serve, float(second), WALL, replicas=replicas
+        )
+        target = actions.replica_count
+        ended = second if target == 0 and ended is None else ended
+    assert ended is not None
+    assert ended - 100.0 == pytest.approx(2 * CostModel().start_s + 20, abs=2.0)
+    assert target == 0
+
+
 def test_cold_picks_of_another_number_of_replicas_do_not_count(build, infos) -> None:
     bench = Bench(build, infos, ClusterPolicy(replicas=ReplicasPolicy(min=1, max=5)))
     fronts = bench.reconciler._fronts

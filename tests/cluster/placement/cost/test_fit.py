@@ -161,6 +161,18 @@ def test_what_was_measured_once_is_not_given_up_for_a_guess():
     assert fit.model.step.per_step == CostModel().step.per_step
 
 
+def test_a_light_load_is_measured_too_where_there_is_no_profile():
+    """At 2 % of a replica, less than 30 s of steps are ever remembered at once."""
+    fit, totals = CostFit(CostModel()), StepTotals()
+    for now in range(0, 2000, 10):
+        fit.observe(A, WorkTotals(totals), float(now))
+        fit = restored(CostModel(), fit.to_state()) if now == 1000 else fit
+        totals = replace(totals, steps=totals.steps + 20, seconds=totals.seconds + 0.2)
+    assert fit.describe()["step"]["observed_s"] < 20.0
+    assert fit.model.measured
+    assert fit.model.step.per_step == pytest.approx(0.01, rel=0.05)
+
+
 @pytest.mark.parametrize("source", ["profile", "default"])
 def test_where_nothing_explains_the_seconds_a_profile_rules_and_a_default_does_not(source):
     rng = random.Random(0)

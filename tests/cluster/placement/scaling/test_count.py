@@ -209,7 +209,7 @@ def test_steps_that_cost_nothing_predict_no_time_and_break_nothing() -> None:
 def test_a_first_start_is_let_finish_though_those_who_asked_could_not_wait() -> None:
     """A start takes 120 s, a request is held for 30 s, and replicas end after 60 s without any."""
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=4, zero_after=60.0))
-    given = replace(inputs(target=0), policy=policy)
+    given = replace(inputs(target=0), policy=policy, model=replace(COSTLY, start_s=120.0))
     scaler, counts = CountScaler(), {}
     for second in range(240):
         held, starting = int(second < 30), second if second < 120 else None
@@ -225,7 +225,12 @@ def test_costs_that_nobody_measured_neither_add_nor_remove_by_load() -> None:
     for rate in (9.0, 0.01):
         given = replace(inputs(demand(rate, "a"), target=3), model=guessed)
         decision = settle(CountScaler(), given, 700)
-        assert decision.reason == "3: costs are not measured yet, and nothing waits too long"
+        assert decision.reason == "3: costs are not measured yet"
     waits = {"predicted_ttft": {"standard": 9.0}, "backlog_s": 50.0}
+    enough = replace(given, **waits, ready=1)  # the others come and work it off
+    scaler = CountScaler()
+    decision = [scaler.decide(enough, float(second)) for second in range(60)][-1]
+    assert decision.wishes["queue"] == decision.wishes["load"] == 3
+    assert decision.reason == "3: standard waits 9.0 s; 50 s of work queued"
     assert settle(CountScaler(), replace(given, **waits), 11).count == 5
     assert settle(CountScaler(), replace(given, demand=Demand()), 301).count == 2
