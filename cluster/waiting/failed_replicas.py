@@ -24,8 +24,8 @@ class FailedReplicas:
     def excluded(self, view: ClusterView) -> tuple[ReplicaId, ...]:
         """Return the replicas not to pick.
 
-        One that was silent for long and is back has a link again. It is picked where there is no
-        other: waiting for one would fail a request that could be served.
+        One that was silent for long and is back has a link again. It is picked if it is the only
+        one: to wait for another would fail a request that can be served.
         """
         if not self._lost:
             return ()
