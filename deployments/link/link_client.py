@@ -140,17 +140,20 @@ class ReplicaLink:
     async def close(self) -> None:
         """End the link; requests still in flight see the replica as lost."""
         self._end()
-        if self._channel is not None:
-            await self._channel.close()
+        await self._stop()
 
     def _end(self) -> None:
         self._closed = True
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.put_nowait(None)
+
+    async def _stop(self) -> None:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
+        if self._channel is not None:
+            await self._channel.close()
 
     async def _lose(self, reason: str) -> None:
         """End a link that was not closed here."""
@@ -159,8 +162,7 @@ class ReplicaLink:
         log.warning("link.lost", replica=self.replica_id, reason=reason)
         self._end()
         self._on_lost(self.replica_id)
-        if self._channel is not None:
-            await self._channel.close()
+        await self._stop()
 
     async def _watch(self) -> None:
         """Wait until the replica has been silent for too long.

@@ -258,6 +258,9 @@ class CountingLink(ReplicaLink):
         if isinstance(item, StepItem):
             self.received += len(item.chunks)
 
+    async def _watch(self) -> None:
+        """Watch nothing: these replicas send no heartbeats, and compile kernels for long."""
+
     def reroute(self, message: Reroute) -> None:
         self.sent += message.request_id in self._sinks and not self._closed
         super().reroute(message)
