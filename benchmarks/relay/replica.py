@@ -5,7 +5,7 @@ import time
 from multiprocessing.connection import Connection
 
 from cluster.domain.ids import ReplicaId, RequestId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import HEARTBEAT_S, ReplicaSnapshot
 from cluster.domain.request import FinishReason, GenerationChunk, TokenLogprobs, Usage
 from deployments.link.link_messages import Reroute, Submit
 from deployments.link.link_server import LinkServer
@@ -83,12 +83,15 @@ class ScriptedReplica:
         return taken
 
     async def run(self) -> None:
-        """Step until cancelled, however long the links take."""
-        due = time.monotonic()
+        """Step until cancelled, however long the links take, and send heartbeats."""
+        due = published = time.monotonic()
         while True:
             due += self.interval_s
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             self._deliver(list(self._streams.values()))
+            if due - published >= HEARTBEAT_S:
+                published = due
+                self.links.publish(self.snapshot())
 
     def _deliver(self, streams: list[_Stream]) -> None:
         chunks = [self._chunk(stream) for stream in streams]
