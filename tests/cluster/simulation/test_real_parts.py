@@ -10,8 +10,8 @@ from typing import Any
 
 import cluster.simulation
 from cluster.adapters.residency.manager import AdapterManager
+from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.scheduler import Scheduler
 from cluster.placement.control.drain import leaving_order
 from cluster.placement.control.reconciler import Reconciler
@@ -31,7 +31,7 @@ HERE: set[tuple[ModuleType, type | Callable[..., Any]]] = {
     (simulated_serve, leaving_order),
     (engine_exact, Scheduler),
     (engine_exact, BlockPool),
-    (fast_batch, FairQueue),
+    (fast_batch, AdmissionOrder),
     (simulated_replica, AdapterManager),
 }
 
