@@ -25,7 +25,7 @@ from cluster.placement.control.history import Change
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.demand.rates import DemandRates
-from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, PlacementPolicy, ReplicasPolicy
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import SimulationSpec, WallClockSteps
@@ -131,8 +131,8 @@ def controllers_row(rng: random.Random) -> ResultRow:
     late: list[ReplicaPlan] = []
     policy = cluster.policy
     for _ in range(60):
-        pin = Pin(adapter=rng.choice(NAMES), copies=3)  # so that its plans differ
-        cluster.policy = policy.model_copy(update={"pins": (pin,)})
+        pin = AdapterRule(adapter=rng.choice(NAMES), copies=3)  # so that its plans differ
+        cluster.policy = policy.model_copy(update={"adapters": (pin,)})
         request_some(cluster, rng)
         late += cluster.step(old).replica_plans
     cluster.policy = policy
