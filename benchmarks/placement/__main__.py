@@ -28,6 +28,7 @@ from benchmarks.placement.row import ResultRow
 class RowJob:
     """One module that measures rows; its function ``rows`` returns them."""
 
+    folder: str
     name: str
     rows: tuple[str, ...]
     what: str
@@ -37,31 +38,48 @@ class RowJob:
     @property
     def module(self) -> str:
         """Return the module's whole name."""
-        return f"{__package__}.{self.name}"
+        return f"{__package__}.{self.folder}.{self.name}"
 
 
 JOBS = (
-    RowJob("spill", ("N0",), "requests leave replicas that have free places", seeded=True),
     RowJob(
+        "picking", "spill", ("N0",), "requests leave replicas that have free places", seeded=True
+    ),
+    RowJob(
+        "controller",
         "counts",
         ("N1", "N2"),
         "the count at a constant load, and with a widening set",
         seeded=True,
     ),
-    RowJob("pick", ("N5",), "time of a pick"),
-    RowJob("control", ("N8", "N14", "N15", "N16", "N17"), "deaths, clocks, controllers, state"),
-    RowJob("quiet_tenant", ("N13",), "a quiet tenant next to 39 cold adapters", seeded=True),
+    RowJob("picking", "pick", ("N5",), "time of a pick"),
     RowJob(
+        "controller",
+        "control",
+        ("N8", "N14", "N15", "N16", "N17"),
+        "deaths, clocks, controllers, state",
+    ),
+    RowJob(
+        "picking", "quiet_tenant", ("N13",), "a quiet tenant next to 39 cold adapters", seeded=True
+    ),
+    RowJob(
+        "simulation",
         "real_traces",
         ("traces",),
         "hours of published shapes, compared with counts by requests",
         seeded=True,
     ),
-    RowJob("simulator_speed", ("speed",), "the simulator's time"),
-    RowJob("hand_on", ("N9",), "the controller's word to Serve's target", live=True),
-    RowJob("zero", ("N20",), "no replica, and back", live=True),
-    RowJob("replay", ("N22",), "the simulator against a recorded live run", live=True),
-    RowJob("live_faults", ("faults",), "requests while parts of a live cluster break", live=True),
+    RowJob("simulation", "simulator_speed", ("speed",), "the simulator's time"),
+    RowJob("live", "hand_on", ("N9",), "the controller's word to Serve's target", live=True),
+    RowJob("live", "zero", ("N20",), "no replica, and back", live=True),
+    RowJob("recording", "replay", ("N22",), "the simulator against a recorded live run", live=True),
+    RowJob(
+        "live",
+        "live_faults",
+        ("faults",),
+        "requests while parts of a live cluster break",
+        live=True,
+    ),
 )
 
 
@@ -99,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--recording",
         type=Path,
         default=Path("recording"),
-        help="for N22: a folder of `python -m benchmarks.placement.record`",
+        help="for N22: a folder of `python -m benchmarks.placement.recording.record`",
     )
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     options = parser.parse_args(arguments)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.placement.__main__ import JOBS, chosen_jobs, main
 from benchmarks.placement.page import MeasuredRow, merge_rows, page, read_rows, write_rows
-from benchmarks.placement.quiet_tenant import live_row
+from benchmarks.placement.picking.quiet_tenant import live_row
 from benchmarks.placement.row import ResultRow
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.placement.real_traces import Hour, beats, chosen_rivals
+from benchmarks.placement.simulation.real_traces import Hour, beats, chosen_rivals
 from cluster.simulation.report.figures import Figure
 from cluster.simulation.report.statistics import interval
 from cluster.simulation.report.table import Cell, Report, ReportRow

@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks.placement.record import alias_of, body_of, load_of
+from benchmarks.placement.recording.record import alias_of, body_of, load_of
 
 OPTIONS = argparse.Namespace(minutes=5.0, adapters=24, rotate_s=60.0, pairs=0.3, rate=2.0, seed=1)
 

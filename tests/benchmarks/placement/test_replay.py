@@ -8,8 +8,8 @@ from random import Random
 
 import pytest
 
-from benchmarks.placement.fitted_costs import fitted_costs
-from benchmarks.placement.recording import (
+from benchmarks.placement.recording.fitted_costs import fitted_costs
+from benchmarks.placement.recording.recording import (
     RecordedAdapter,
     Recording,
     cost_model,
@@ -17,8 +17,8 @@ from benchmarks.placement.recording import (
     recorded_spec,
     recorded_trace,
 )
-from benchmarks.placement.replay import Replay, replay, rows_of
-from benchmarks.placement.work_log import WORK, WorkReading, read_work
+from benchmarks.placement.recording.replay import Replay, replay, rows_of
+from benchmarks.placement.recording.work_log import WORK, WorkReading, read_work
 from cluster.config import EngineConfig
 from cluster.domain.ids import ReplicaId
 from cluster.domain.work import LoadTotals, StepTotals, WorkTotals

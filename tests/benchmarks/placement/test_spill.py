@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.placement.spill import LOADS, RULES, spill_figures, spill_recipe
+from benchmarks.placement.picking.spill import LOADS, RULES, spill_figures, spill_recipe
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import SimulationSpec
 

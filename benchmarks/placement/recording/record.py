@@ -1,4 +1,4 @@
-"""Records a live cluster under a changing load, for `python -m benchmarks.placement.replay`.
+"""Records a live cluster under a changing load, for `benchmarks.placement.recording.replay`.
 
 Starts a cluster of its own with random adapters, more than its slots hold, and sends streams at
 given times, whatever becomes of those before. Client, front and replicas share the machine's cores,
@@ -21,8 +21,8 @@ from typing import Any
 import httpx2
 
 from benchmarks.adapters.base_models import QUICKSTART, BaseModel, base_model
-from benchmarks.placement.recording import TRACE, RecordedAdapter, Recording
-from benchmarks.placement.work_log import EVERY_S, WORK, busy_shares, log_work, read_work
+from benchmarks.placement.recording.recording import TRACE, RecordedAdapter, Recording
+from benchmarks.placement.recording.work_log import EVERY_S, WORK, busy_shares, log_work, read_work
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 from cluster.adapters.random_adapters import write_adapters
@@ -217,7 +217,7 @@ def record(options: argparse.Namespace) -> None:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.placement.record",
+        prog="python -m benchmarks.placement.recording.record",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

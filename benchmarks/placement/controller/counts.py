@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.simulated import count_range, measure_columns
+from benchmarks.placement.simulation.simulated import count_range, measure_columns
 from cluster.config import EngineConfig
 from cluster.placement.cost.model import CostModel
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 
-from benchmarks.placement.work_log import WorkReading
+from benchmarks.placement.recording.work_log import WorkReading
 from cluster.domain.ids import ReplicaId
 from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.placement.cost.linear_fit import LinearFit

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.simulated import cell_of, run_columns, seconds
+from benchmarks.placement.simulation.simulated import cell_of, run_columns, seconds
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
 from cluster.simulation.baselines.counts import PodAutoscalerCount, RayServeCount
 from cluster.simulation.report.markdown import interval_text

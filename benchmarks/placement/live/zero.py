@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from benchmarks.adapters.base_models import QUICKSTART
-from benchmarks.placement.policy_edits import EditedCluster
+from benchmarks.placement.live.policy_edits import EditedCluster
 from benchmarks.placement.row import ResultRow
 from benchmarks.shared.quiet import quiet
 from cluster.domain.model_names import short_name
@@ -63,7 +63,7 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; without one, the defaults."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.placement.zero", description=__doc__
+        prog="python -m benchmarks.placement.live.zero", description=__doc__
     )
     parser.add_argument("--base", default=QUICKSTART, help='"tiny", "135m", a hub id or a folder')
     parser.add_argument("--rounds", type=int, default=5)

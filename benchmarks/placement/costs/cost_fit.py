@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
-from benchmarks.placement.mixed_load import MixedLoad
+from benchmarks.placement.costs.mixed_load import MixedLoad
 from benchmarks.shared.machine import load_average, usable_cores
 from cluster.adapters.random_adapters import write_adapters
 from cluster.base_model.source import resolve_model
@@ -31,7 +31,7 @@ from deployments.local import lifecycle
 from deployments.local.local_state import StateDir
 from testing.local_cluster import LocalCluster, show_phase
 
-PROGRAM = "python -m benchmarks.placement.cost_fit"
+PROGRAM = "python -m benchmarks.placement.costs.cost_fit"
 POLL_S = 1.0
 WINDOW_S = 10.0
 LEAST_BUSY_S = 1.0  # a window with less says nothing

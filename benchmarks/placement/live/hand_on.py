@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.adapters.base_models import QUICKSTART
-from benchmarks.placement.policy_edits import EditedCluster
+from benchmarks.placement.live.policy_edits import EditedCluster
 from benchmarks.placement.row import ResultRow
 from benchmarks.shared.quiet import quiet
 
@@ -56,7 +56,7 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; without one, the defaults."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.placement.hand_on", description=__doc__
+        prog="python -m benchmarks.placement.live.hand_on", description=__doc__
     )
     parser.add_argument("--base", default=QUICKSTART, help='"tiny", "135m", a hub id or a folder')
     parser.add_argument("--rounds", type=int, default=10, help="changes in each direction")

@@ -71,7 +71,7 @@ def read_recording(folder: Path) -> Recording:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ConfigError(
             f"{path}: not a recording ({error!r}); make one with "
-            "`python -m benchmarks.placement.record`"
+            "`python -m benchmarks.placement.recording.record`"
         ) from error
 
 

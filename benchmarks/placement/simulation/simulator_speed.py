@@ -51,7 +51,7 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; without one, the defaults."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.placement.simulator_speed", description=__doc__
+        prog="python -m benchmarks.placement.simulation.simulator_speed", description=__doc__
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="virtual, of each trace")
     parser.add_argument("--rounds", type=int, default=3)
