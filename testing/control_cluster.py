@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Collection, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.plan_version import PlanVersion
 from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.work import StepTotals, WorkTotals
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
@@ -21,11 +23,13 @@ from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontId, FrontReport
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
+from cluster.simulation.replica.engine_port import add_totals
 from cluster.simulation.replica.simulated_adapters import SimulatedBank, SimulatedCatalog
 from cluster.simulation.virtual.virtual_loop import VirtualLoop
 from cluster.simulation.virtual.virtual_process import VirtualExecutor, VirtualProcess
 
 NBYTES = 10
+PROMPT = 20  # tokens
 START_S = 1000.0
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 _NO_TIME = LoadCost(0.0, 0.0)
@@ -45,6 +49,7 @@ class FollowingReplica:
         self.slots = slots
         self.sequence = 0
         self.changes: list[tuple[PlanVersion, frozenset[AdapterDigest]]] = []
+        self._steps = StepTotals()
         self._loop = loop
         process = VirtualProcess(loop, replica_id, START_S)
         executor = VirtualExecutor(process)
@@ -84,6 +89,12 @@ class FollowingReplica:
         self._adapters.release(self._await(self._adapters.acquire((digest,))))
         self._settle()
 
+    def compute(self, generated: int) -> None:
+        """Count the steps of a request that is alone in all of them, as the costs have them."""
+        steps = StepTotals(generated, PROMPT, generated)
+        done = replace(steps, seconds=CostModel().step.seconds(steps))
+        self._steps = add_totals(self._steps, done)
+
     def snapshot(self) -> ReplicaSnapshot:
         """Return its account of itself."""
         self.sequence += 1
@@ -102,6 +113,7 @@ class FollowingReplica:
             desired=tuple(sorted(self.desired)),
             desired_version=self.version,
             sequence=self.sequence,
+            work=WorkTotals(self._steps),
         )
 
     def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
@@ -163,16 +175,24 @@ class ControlCluster:
         """Return the wall time, which may be made to step."""
         return NOON + timedelta(seconds=self.now + self.wall_offset_s)
 
-    def request(self, *adapters: str, count: int = 1) -> None:
-        """Let requests for a set arrive, at a replica that has all of it or else at any."""
+    def request(self, *adapters: str, count: int = 1, generated: int = 0) -> None:
+        """Let requests for a set arrive, at a replica that has all of it or else at any.
+
+        Args:
+            generated: tokens of each answer, which is there at once; without any it never ends.
+        """
         digests = tuple(AdapterDigest(name) for name in sorted(adapters))
+        key = DemandKey(TenantId("acme"), digests)
         for _ in range(count):
-            self.counters.arrive(DemandKey(TenantId("acme"), digests), 20)
+            self.counters.arrive(key, PROMPT)
             holding = [r for r in self.replicas.values() if r.resident.issuperset(digests)]
             everybody = [self.replicas[name] for name in sorted(self.replicas)]
             chosen = (holding or [everybody[next(self._turn) % len(everybody)]])[0]
             for digest in digests:
                 chosen.bring_in(digest)
+            if generated:
+                chosen.compute(generated)
+                self.counters.finish(key, generated)
 
     def report(self, *, dead: Iterable[ReplicaId] = (), held: int = 0) -> FrontReport:
         """Compose the front's next report, with all totals: any controller may receive it."""

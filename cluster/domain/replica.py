@@ -12,6 +12,14 @@ from cluster.domain.work import WorkTotals
 HEARTBEAT_S = 1.0
 """A replica sends its snapshot at least this often."""
 
+LINK_SILENCE_S = 6.0
+"""A front gives up the link to a replica that has sent nothing for so long.
+
+Its requests continue on others. Steps and loads run in threads of their own, so a replica that
+works continues to send. This is twice the time after which picks avoid it: a false alarm has its
+prompts computed again, so it must be rare.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:
@@ -49,8 +57,8 @@ DecidedBy = Literal["cost", "home", "guard", "random"]
 """Names the rule that settled a pick.
 
 ``cost``: it costs least. ``home``: it is the first of the set's rendezvous order among those that
-cost about as much, or a home of a set that no replica has. ``guard``: a soft filter refused one
-that costs less. ``random``: soft filters refused all, and this is the better of two.
+cost about as much, or a set that has to be loaded is kept to it. ``guard``: a soft filter refused
+one that costs less. ``random``: soft filters refused all, and this is the better of two.
 """
 
 

@@ -5,6 +5,9 @@ from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.picking.recent_picks import RecentPicks
 
+REPORT_PAUSE_S = 0.05
+"""Between a report's answer and the next report, however many requests call for one."""
+
 
 class FrontReporter:
     """Makes reports of a front's counts; one owner. Times are monotonic seconds of the front.

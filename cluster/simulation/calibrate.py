@@ -3,14 +3,28 @@
 Steps, loads and starts are measured in the cluster. What no counter has is how long a front and a
 hop take, and how often a replica publishes its state. These are fitted on the log's first half; the
 second half, which the fit has not seen, says how far the simulator can be trusted.
+
+Where replicas load and evict, a millisecond decides which adapter stays, and one simulation is one
+of many courses that were as likely. The second half is therefore simulated several times, with
+arrivals nudged by less than a log knows, and judged by the mean.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from random import Random
+from statistics import fmean
 
 from cluster.errors import ConfigError
 from cluster.simulation.delay_search import search_delays, with_delay
+from cluster.simulation.log_figures import (
+    LogFigures,
+    is_answered,
+    mean_figures,
+    recorded_figures,
+    simulated_figures,
+)
 from cluster.simulation.result import ServedRequest, SimulationResult
 from cluster.simulation.spec import Delays, SimulationSpec
 from cluster.simulation.trace import TraceRequest
@@ -25,19 +39,12 @@ the other figures still guide the fit."""
 CANCELLED = "cancelled"
 """Outcome of a request whose client hung up, as no simulated client does."""
 
+COURSES = 8
+"""Simulations of the whole trace that the judgement is the mean of."""
+NUDGE_S = 0.001
+"""Arrivals come up to so much later in all courses but the first."""
+
 Simulate = Callable[[SimulationSpec], SimulationResult]
-
-
-@dataclass(frozen=True, slots=True)
-class LogFigures:
-    """Holds what a log and its simulation are compared by. Times are in seconds; infinite ones are
-    those of requests without an answer."""
-
-    answered: int
-    ttft_p50: float
-    ttft_p99: float
-    e2e_p50: float
-    whole_resident: float  # share of requests with adapters that found all on the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +94,9 @@ class Calibration:
     delays: Delays
     errors: CalibrationErrors  # on the second half
     recorded: LogFigures  # of the second half
-    simulated: LogFigures  # of the second half
+    simulated: LogFigures  # of the second half, means over its courses
     simulations: int  # that were needed
-    served: Sequence[ServedRequest] = ()  # of the second half
+    courses: Sequence[Sequence[ServedRequest]] = ()  # of the second half
 
 
 def calibrate(
@@ -113,7 +120,7 @@ def calibrate(
     first = [request for request in trace if request.at < middle]
     second = trace[len(first) :]
     for name, half in (("first", first), ("second", second)):
-        answered = sum(_is_answered(request) for request in half)
+        answered = sum(is_answered(request) for request in half)
         if answered < LEAST_REQUESTS:
             raise ConfigError(
                 f"the trace's {name} half has {answered} answered requests with recorded times, "
@@ -121,80 +128,68 @@ def calibrate(
             )
     fit = _Fit(replace(spec, trace=first), simulate, recorded_figures(first))
     delays = fit.run(spec.delays)
-    whole = simulate(replace(spec, trace=trace, delays=delays))
-    served = whole.requests[len(first) :]
+    runs = [
+        simulate(replace(spec, trace=_nudged(trace, number), delays=delays))
+        for number in range(COURSES)
+    ]
+    courses = [run.requests[len(first) :] for run in runs]
+    simulated = mean_figures([simulated_figures(course) for course in courses])
+    recorded = recorded_figures(second)
     return Calibration(
         delays,
-        errors_of(served, _count_error(whole, counts, middle) if counts else None),
-        recorded_figures(second),
-        simulated_figures(served),
-        fit.simulations + 1,
-        served,
+        _compare(
+            simulated,
+            recorded,
+            fmean(_count_error(run, counts, middle) for run in runs) if counts else None,
+            [_disagreements(course) for course in courses],
+        ),
+        recorded,
+        simulated,
+        fit.simulations + COURSES,
+        courses,
     )
 
 
-def errors_of(
-    requests: Sequence[ServedRequest], replicas: float | None = None
-) -> CalibrationErrors:
-    """Compare simulated requests with what was recorded of them.
+def errors_of(requests: Sequence[ServedRequest]) -> CalibrationErrors:
+    """Compare one course of simulated requests with what was recorded of them."""
+    return _compare(
+        simulated_figures(requests),
+        recorded_figures(one.asked for one in requests),
+        None,
+        [_disagreements(requests)],
+    )
 
-    Args:
-        replicas: the error of their number over time, if it was recorded.
-    """
-    recorded = recorded_figures(one.asked for one in requests)
-    simulated = simulated_figures(requests)
+
+def _compare(
+    simulated: LogFigures,
+    recorded: LogFigures,
+    replicas: float | None,
+    disagreements: Sequence[tuple[float, float]],
+) -> CalibrationErrors:
     return CalibrationErrors(
         _relative(simulated.ttft_p50, recorded.ttft_p50),
         _relative(simulated.ttft_p99, recorded.ttft_p99),
         _relative(simulated.e2e_p50, recorded.e2e_p50),
         simulated.whole_resident - recorded.whole_resident,
         replicas,
-        *_disagreements(requests),
+        fmean(lost for lost, _ in disagreements),
+        fmean(won for _, won in disagreements),
     )
+
+
+def _nudged(trace: Sequence[TraceRequest], number: int) -> Sequence[TraceRequest]:
+    """Return the trace of a course: in the same order, and unchanged in the first."""
+    if not number:
+        return trace
+    draw = Random(number)
+    later = itertools.accumulate((one.at + NUDGE_S * draw.random() for one in trace), max)
+    return [replace(one, at=at) for one, at in zip(trace, later, strict=True)]
 
 
 def middle_of(trace: Sequence[TraceRequest]) -> float:
     """Return the time in a recorded trace, which is in order, that divides it into halves."""
     began = next((request.at for request in trace if request.served is not None), 0.0)
     return (began + trace[-1].at) / 2 if trace else 0.0
-
-
-def recorded_figures(requests: Iterable[TraceRequest]) -> LogFigures:
-    """Return the figures of the answered requests of a recorded trace."""
-    served = [request.served for request in requests if _is_answered(request)]
-    found = [one for one in served if one is not None]
-    return _figures(
-        len(found),
-        [one.ttft for one in found if one.ttft is not None],
-        [one.e2e for one in found],
-        [one.tier_found for one in found],
-    )
-
-
-def simulated_figures(requests: Iterable[ServedRequest]) -> LogFigures:
-    """Return the figures of simulated requests that were answered in the log.
-
-    One without an answer in the simulation waits for ever: were it left out, a simulation that
-    refuses the slow ones would look better.
-    """
-    served = [one for one in requests if _is_answered(one.asked)]
-    answered = [one.outcome == "ok" for one in served]
-    return _figures(
-        sum(answered),
-        [math.inf if one.ttft is None else one.ttft for one in served],
-        [
-            one.e2e if ok and one.e2e is not None else math.inf
-            for one, ok in zip(served, answered, strict=True)
-        ],
-        [_tier_known(one) for one in served],
-    )
-
-
-def _tier_known(served: ServedRequest) -> str:
-    """Return the tier as the front knew it when it picked, which is what a log has."""
-    if not served.asked.adapters:
-        return "base"
-    return "device" if served.replica is not None and not served.cold else "loading"
 
 
 def _disagreements(requests: Iterable[ServedRequest]) -> tuple[float, float]:
@@ -239,34 +234,16 @@ class _Fit:
         return self._loss(self._figures(delays))
 
     def _loss(self, found: LogFigures) -> float:
-        """Return the sum of the figures' distances; 0 if they agree."""
+        """Return the sum of the times' distances; 0 if they agree.
+
+        Delays change what is found on devices by chance alone, so that share is not fitted.
+        """
         wanted = self._recorded
         return (
             _distance(found.ttft_p50, wanted.ttft_p50)
             + _distance(found.ttft_p99, wanted.ttft_p99)
             + _distance(found.e2e_p50, wanted.e2e_p50)
-            + abs(found.whole_resident - wanted.whole_resident)
         )
-
-
-def _is_answered(request: TraceRequest) -> bool:
-    served = request.served
-    return served is not None and served.outcome == "ok" and served.ttft is not None
-
-
-def _figures(answered: int, ttft: list[float], e2e: list[float], tiers: list[str]) -> LogFigures:
-    with_adapters = [tier for tier in tiers if tier not in ("", "base")]
-    whole = with_adapters.count("device") / len(with_adapters) if with_adapters else 1.0
-    return LogFigures(
-        answered, percentile(ttft, 0.5), percentile(ttft, 0.99), percentile(e2e, 0.5), whole
-    )
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Return the least value that at least ``share`` of all do not exceed; NaN of none."""
-    if not values:
-        return math.nan
-    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def _relative(found: float, wanted: float) -> float:

@@ -12,6 +12,8 @@ TierFound = Literal["base", "device", "loading", "host", "disk", ""]
 
 IN_FLIGHT = "in_flight"
 """Outcome of a request that had not ended when the simulation did."""
+FRONT_LOST = "front_lost"
+"""Outcome of a request whose front died."""
 
 
 @dataclass(frozen=True, slots=True)

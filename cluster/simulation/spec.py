@@ -69,6 +69,7 @@ class Delays:
     heartbeat_s: float = 1.0  # between snapshots while nothing changes
     discovery_s: float = 1.0  # between a front's looks for new replicas
     link_lost_s: float = 0.05  # from a process's death to the end of its links
+    error_s: float = 0.5  # from a process's death until calls to it fail, by Ray's word
     exchange_s: float = 1.0  # between a front's reports to the controller
     tick_s: float = 1.0  # between the controller's looks
     call_s: float = 0.005  # one way of a call through Serve

@@ -13,6 +13,7 @@ from cluster.errors import ReplicaLost
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.drain import ServeReplicas
 from cluster.placement.control.fronts import LATELY_S
+from cluster.placement.control.pauses import LOOK_S, SHORTEST_PAUSE_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
@@ -22,6 +23,7 @@ from cluster.placement.planning.planner import plan
 from cluster.tasks import Tasks
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
+from deployments.controller.plan_thread import PlanThread
 from deployments.controller.policy_follower import PolicyFollower
 from deployments.controller.replica_watch import ReplicaWatch
 from deployments.controller.right_to_act import RightToAct
@@ -30,10 +32,6 @@ from deployments.replica_calls import ReplicaCalls
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 0.3
-"""A tick takes those who answer within this; the others are a tick older."""
-SHORTEST_PAUSE_S = 0.2
-"""Between two ticks, however much happens."""
 RENEW_S = 1.0
 PLACEMENT_TIMEOUT_S = 60.0
 
@@ -45,7 +43,7 @@ class ControlLoop:
         replicas: reaches them.
         serve: reads and sets Serve's target.
         state: in Redis. Without it a controller that has an epoch goes on; a new one acts not.
-        priors: find the costs to begin with, once a replica has said what it runs on.
+        priors: find the costs to begin with, once it is known what replicas run on.
         policy: follows the operator's; a change of it is acted on at once.
         catalog: returns what can be placed now.
         interval_s: from the start of a tick to the next.
@@ -75,8 +73,9 @@ class ControlLoop:
         self._clock = clock
         self._interval_s = interval_s
         self._reconciler = Reconciler(0, CostModel(), policy=policy.policy)
-        self._right = RightToAct(self._reconciler, state, clock)
+        self._right = RightToAct(self._reconciler, state, priors, clock)
         self._watch = ReplicaWatch(replicas, self._reconciler, clock, self._wake)
+        self._plans = PlanThread(plan)
         self._sending = Tasks()
         self._woken = asyncio.Event()
         policy.on_change(self._wake)
@@ -171,7 +170,7 @@ class ControlLoop:
             self._wall(),
             replicas=replicas,
         )
-        planned = None if inputs is None else await asyncio.to_thread(plan, inputs)
+        planned = await self._plans.ask(inputs)
         actions = self._reconciler.finish_tick(planned, self._clock.monotonic(), self._wall())
         self._ticks += 1
         self._forget_fronts()
@@ -198,10 +197,11 @@ class ControlLoop:
             return counts, None
 
     async def _find_prior(self) -> None:
-        prior = await self._priors.find_new(self._reconciler.device, self._clock.monotonic())
+        prior = await self._priors.find_new(self._reconciler.costs.device, self._clock.monotonic())
         if prior is not None:
             self._cost_error = prior.error
-            self._reconciler.replace_prior(prior.costs, prior.source)
+            self._reconciler.costs.fit.replace_prior(prior.costs, prior.source)
+            self._reconciler.costs.restore(prior.learned)
 
     def _wall(self) -> datetime:
         return datetime.fromtimestamp(self._clock.wall(), UTC)

@@ -1,13 +1,18 @@
 """The costs that a controller begins with: its profile, or the one kept in Redis, or defaults.
 
 Profiles are kept by model, engine and device, so that a controller which is started without its
-file begins with what another one was given for the same.
+file begins with what another one was given for the same. What controllers learn is kept likewise,
+so that one which is started again knows it.
 """
 
 import hashlib
 import math
-from dataclasses import dataclass
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
+import orjson
 import structlog
 from redis.exceptions import RedisError
 
@@ -21,6 +26,7 @@ from cluster.redis_client import redis_client
 log = structlog.get_logger(__name__)
 
 PREFIX = "braid:v1:cost_profile"
+FIT = "braid:v1:cost_fit"
 TIMEOUT_S = 1.0
 RETRY_S = 10.0
 """Between two looks for a profile where Redis does not answer."""
@@ -34,8 +40,10 @@ class CostPrior:
     source: PriorSource
     error: str | None = None
     """Says why a profile is not used; None: nothing is wrong."""
+    learned: Mapping[str, Any] = field(default_factory=dict)
+    """Holds what earlier controllers have learnt on the same; see ``LearnedCosts.to_state``."""
     final: bool = True
-    """False: Redis did not answer, and may have a profile."""
+    """False: Redis did not answer, and may have more."""
 
 
 class CostPriors:
@@ -77,6 +85,27 @@ class CostPriors:
         Raises nothing: without a profile, or with one of something else, the defaults are used, and
         ``error`` says why.
         """
+        prior = await self._prior(device)
+        if not prior.final:
+            return prior
+        try:
+            content: bytes | None = await cast("Any", self._redis.get(self._key(FIT, device)))
+        except (RedisError, OSError) as error:
+            log.warning("controller.learned_costs_unavailable", error=str(error))
+            return replace(prior, final=False)
+        return prior if content is None else replace(prior, learned=_learned(content))
+
+    async def keep_learned(self, device: str, learned: Mapping[str, Any]) -> None:
+        """Keep what was learnt on a device, once what earlier controllers have learnt is known."""
+        if device != self._device or self._due < math.inf:
+            return
+        packed = zlib.compress(orjson.dumps(learned), 1)
+        try:
+            await self._redis.set(self._key(FIT, device), packed)
+        except (RedisError, OSError) as error:
+            log.warning("controller.learned_costs_not_kept", error=str(error))
+
+    async def _prior(self, device: str) -> CostPrior:
         try:
             found = await self._kept(device) if self._path is None else self._of_file(device)
         except ConfigError as error:
@@ -101,7 +130,7 @@ class CostPriors:
         return self._checked(read_profile(self._path), device, str(self._path))
 
     async def _kept(self, device: str) -> CostProfile | None:
-        key = self._key(device)
+        key = self._key(PREFIX, device)
         content = await self._redis.get(key)
         if content is None:
             return None
@@ -110,7 +139,7 @@ class CostPriors:
 
     async def _keep(self, profile: CostProfile) -> None:
         try:
-            await self._redis.set(self._key(profile.device), profile.model_dump_json())
+            await self._redis.set(self._key(PREFIX, profile.device), profile.model_dump_json())
         except (RedisError, OSError) as error:
             log.warning("controller.cost_profile_not_kept", error=str(error))
 
@@ -119,6 +148,15 @@ class CostPriors:
         profile.check_device(device, source)
         return profile
 
-    def _key(self, device: str) -> str:
+    def _key(self, prefix: str, device: str) -> str:
         name = hashlib.sha256(device.encode()).hexdigest()
-        return f"{PREFIX}:{self._model_digest}:{self._engine_digest}:{name}"
+        return f"{prefix}:{self._model_digest}:{self._engine_digest}:{name}"
+
+
+def _learned(content: bytes) -> Mapping[str, Any]:
+    try:
+        learned = orjson.loads(zlib.decompress(content))
+    except (zlib.error, ValueError) as error:
+        log.error("controller.learned_costs_refused", error=repr(error))
+        return {}
+    return learned if isinstance(learned, dict) else {}

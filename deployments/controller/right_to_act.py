@@ -5,11 +5,12 @@ import structlog
 from cluster.clock import Clock
 from cluster.placement.control.reconciler import Reconciler
 from deployments.controller.controller_state import ControllerState
+from deployments.controller.cost_priors import CostPriors
 
 log = structlog.get_logger(__name__)
 
 DEMAND_S = 10.0
-"""Between two writes of the demand."""
+"""Between two writes of the demand, and of what was learnt of costs."""
 
 
 class RightToAct:
@@ -19,9 +20,12 @@ class RightToAct:
     answered it listens.
     """
 
-    def __init__(self, reconciler: Reconciler, state: ControllerState, clock: Clock) -> None:
+    def __init__(
+        self, reconciler: Reconciler, state: ControllerState, priors: CostPriors, clock: Clock
+    ) -> None:
         self._reconciler = reconciler
         self._state = state
+        self._priors = priors
         self._clock = clock
         self._restored = False
         self._demand_at = clock.monotonic()
@@ -48,6 +52,9 @@ class RightToAct:
         if found is not None:
             right.learn(found)
             self._demand_at = now if due else self._demand_at
+        if due and found == right.epoch:
+            costs = self._reconciler.costs
+            await self._priors.keep_learned(costs.device, costs.to_state())
 
     async def _restore(self) -> bool:
         """Take in what an earlier life has left, once; returns whether that is done."""

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 from cluster.clock import Clock
 from cluster.config import FrontConfig
+from cluster.waiting.holding import Holding
 from deployments.directory import TenantAdapters
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.entry.door import Door
-from deployments.front.replicas.holding import Holding
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.names import ModelNames
 from deployments.front.requests.request_service import RequestService

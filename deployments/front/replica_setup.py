@@ -9,8 +9,8 @@ from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.policy_load import load_policy
 from cluster.placement.scaling.schedule import bounds_at
+from cluster.waiting.holding import Holding
 from deployments.front.cluster_calls import ClusterCalls
-from deployments.front.replicas.holding import Holding
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand

@@ -2,7 +2,9 @@
 
 Ownership: the sink that is given to ``ReplicaLink.submit`` receives the request's chunks. They end
 in exactly one of two ways: a chunk with a finish reason, or ``None``, which says that the replica
-was lost and nothing more will come.
+was lost and nothing more will come. A replica that has said nothing for ``LINK_SILENCE_S`` is lost,
+too: its process may hang with all its connections open. It ends what it has of this link's requests
+once it goes on.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ import structlog
 
 from cluster.domain.adapter import ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import LINK_SILENCE_S, ReplicaSnapshot
 from cluster.domain.request import GenerationChunk
 from cluster.errors import ReplicaLost
 from deployments.link.link_auth import HEADER, link_token
@@ -32,6 +34,9 @@ from deployments.link.link_messages import (
 from deployments.link.link_server import MAX_MESSAGE_BYTES, METHOD, SERVICE
 
 log = structlog.get_logger(__name__)
+
+LOOK_S = 0.5
+"""Between two looks at whether anything has come."""
 
 
 class ChunkSink(Protocol):
@@ -81,8 +86,8 @@ class ReplicaLink:
         self._outbox: asyncio.Queue[ToReplica] = asyncio.Queue()
         self._closed = False
         self._channel: grpc.aio.Channel | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._writer: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._heard = False  # since the last look
 
     @property
     def open(self) -> bool:
@@ -101,8 +106,6 @@ class ReplicaLink:
             options=[
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                ("grpc.keepalive_time_ms", 10_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
                 ("grpc.enable_retries", 0),
                 ("grpc.use_local_subchannel_pool", 1),
             ],
@@ -110,8 +113,8 @@ class ReplicaLink:
         call = self._channel.stream_stream(f"/{SERVICE}/{METHOD}")(
             metadata=((HEADER, link_token(self._signing_key)),)
         )
-        self._reader = asyncio.create_task(self._read(call))
-        self._writer = asyncio.create_task(self._write(call))
+        work = (self._read(call), self._write(call), self._watch())
+        self._tasks = tuple(asyncio.create_task(coroutine) for coroutine in work)
 
     def submit(self, message: Submit, sink: ChunkSink) -> None:
         """Send a request, whose chunks ``sink`` receives.
@@ -137,9 +140,6 @@ class ReplicaLink:
     async def close(self) -> None:
         """End the link; requests still in flight see the replica as lost."""
         self._end()
-        for task in (self._reader, self._writer):
-            if task is not None:
-                task.cancel()
         if self._channel is not None:
             await self._channel.close()
 
@@ -148,6 +148,32 @@ class ReplicaLink:
         sinks, self._sinks = self._sinks, {}
         for sink in sinks.values():
             sink.put_nowait(None)
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+
+    async def _lose(self, reason: str) -> None:
+        """End a link that was not closed here."""
+        if self._closed:
+            return
+        log.warning("link.lost", replica=self.replica_id, reason=reason)
+        self._end()
+        self._on_lost(self.replica_id)
+        if self._channel is not None:
+            await self._channel.close()
+
+    async def _watch(self) -> None:
+        """Wait until the replica has been silent for too long.
+
+        The time is counted in looks: while this process stands still itself, it does not pass, and
+        what the replica said meanwhile is heard.
+        """
+        silent_s = 0.0
+        while silent_s < LINK_SILENCE_S:
+            await asyncio.sleep(LOOK_S)
+            silent_s = 0.0 if self._heard else silent_s + LOOK_S
+            self._heard = False
+        await self._lose(f"silent for {silent_s:g} s")
 
     async def _write(self, call: Any) -> None:
         try:
@@ -166,16 +192,10 @@ class ReplicaLink:
         except Exception as error:  # its requests would wait for no one
             log.error("link.read_failed", replica=self.replica_id, exc_info=error)
             reason = repr(error)
-        if not self._closed:
-            log.warning("link.lost", replica=self.replica_id, reason=reason)
-            self._end()
-            if self._writer is not None:  # it waits for messages that never come
-                self._writer.cancel()
-            self._on_lost(self.replica_id)
-            if self._channel is not None:
-                await self._channel.close()
+        await self._lose(reason)
 
     def _receive(self, data: bytes) -> None:
+        self._heard = True
         item = decode_to_front(data)
         match item:
             case SnapshotItem():

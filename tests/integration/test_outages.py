@@ -87,6 +87,28 @@ def test_a_killed_replica_is_replaced_and_its_requests_go_on(cluster: LocalClust
     assert cluster.complete("acme", "sql", "Show all users").status_code == 200
 
 
+def test_requests_of_a_replica_that_hangs_go_on_elsewhere(cluster: LocalCluster) -> None:
+    """While it stands still, and no token comes twice once it goes on."""
+    body = {"model": BASE, "prompt": PROMPT, "max_tokens": LONG, "ignore_eos": True}
+    expected = cluster.post("/v1/completions", "acme", {**body, "temperature": 0}).json()
+    processes = replica_processes(cluster)
+    streams = [LiveStream(cluster, "acme", body) for _ in range(6)]
+    first = streams[0]
+    first.wait_until_reached()  # hundreds of tokens are to come
+    hanging = processes[first.replica]
+    hanging.suspend()
+    try:
+        at = len(first.text)
+        for stream in streams:
+            stream.join()
+    finally:
+        hanging.resume()
+    assert {stream.text for stream in streams} == {expected["choices"][0]["text"]}
+    assert at < len(first.text), "the answer had ended before its replica hung"
+    wait_for("the replica is linked again", lambda: cluster.ready_replicas() == 2, 60)
+    cluster.wait_until_at_rest(60)
+
+
 def test_integrity_names_a_replica_that_hangs(cluster: LocalCluster) -> None:
     hanging, _ = cluster.actors(REPLICA)
     names = set(cluster.get("/admin/v1/integrity", "admin").json()["replicas"])

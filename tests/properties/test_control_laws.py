@@ -13,6 +13,7 @@ from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.exchange import FrontReport
 from cluster.placement.policy import AdapterRule, ClusterPolicy, PlacementPolicy, ReplicasPolicy
+from cluster.simulation.parts.controller_book import ControllerBook
 from testing.control_cluster import ControlCluster
 
 NAMES = "abcde"
@@ -27,13 +28,18 @@ def policy_of(replicas: int = 3, *, mode: str = "on", pinned: str = "") -> Clust
 
 
 class ControlMachine(RuleBasedStateMachine):
-    """Two controllers at most, replicas that come and go, and a network that does as it likes."""
+    """Two controllers at most, replicas that come and go, and a network that does as it likes.
+
+    The store comes and goes, too. A controller acts once it has read from there what is left of
+    earlier ones and has taken an epoch.
+    """
 
     @initialize(pinned=st.sampled_from(["", "a", "ab"]))
     def start(self, pinned: str) -> None:
         self.cluster = ControlCluster(3, NAMES, policy_of(pinned=pinned))
-        self.controllers = [self.cluster.controller(1)]
-        self.epochs = 1
+        self.book = ControllerBook(keeps=True)
+        self.controllers = [self.cluster.controller(0)]
+        self.epochs = 0  # taken by now
         self.snapshots: list[tuple[int, ReplicaSnapshot, float]] = []  # (controller, it, asked)
         self.reports: list[tuple[int, FrontReport]] = []
         self.plans: list[tuple[int, ReplicaPlan]] = []
@@ -41,6 +47,24 @@ class ControlMachine(RuleBasedStateMachine):
 
     def _of(self, number: int) -> Reconciler:
         return self.controllers[number % len(self.controllers)]
+
+    def _keep_right(self, controller: Reconciler) -> None:
+        """Let a controller do with the store what it does before each tick."""
+        if not self.book.reachable:
+            return
+        now, own = self.cluster.now, controller.leadership
+        if own.leads:
+            self.book.write_demand(controller.demand_state(now))
+        elif own.epoch == max(one.leadership.epoch for one in self.controllers) or own.epoch == 0:
+            if own.epoch == 0:
+                demand, history = self.book.read()
+                controller.restore_history(history)
+                if demand is not None:
+                    controller.restore_demand(demand, now)
+            epoch = self.book.take_epoch()
+            assert epoch is not None
+            self.epochs = epoch
+            controller.lead(epoch, now)
 
     @rule(number=st.integers(0, 1))
     def ask(self, number: int) -> None:
@@ -93,7 +117,9 @@ class ControlMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 1), seconds=st.sampled_from([0.1, 1.0, 4.0]))
     def tick(self, number: int, seconds: float) -> None:
         self.cluster.now += seconds
-        actions = self._of(number).tick(
+        controller = self._of(number)
+        self._keep_right(controller)
+        actions = controller.tick(
             self.cluster.catalog,
             self.cluster.policy,
             self.cluster.serve,
@@ -101,6 +127,10 @@ class ControlMachine(RuleBasedStateMachine):
             self.cluster.wall,
         )
         self.plans += [(number, told) for told in actions.replica_plans]
+        self.book.add_lines(actions.changes)
+        if controller.leadership.epoch == 0:
+            assert actions.replica_plans == ()
+            assert actions.replica_count == self.cluster.target
 
     @rule(hours=st.floats(-1000, 1000))
     def step_the_wall_clock(self, hours: float) -> None:
@@ -120,9 +150,21 @@ class ControlMachine(RuleBasedStateMachine):
     @rule(both=st.booleans())
     def begin_a_controller(self, both: bool) -> None:
         """Serve starts another one; the one before may go on, cut off from it."""
-        self.epochs += 1
-        newest = self.cluster.controller(self.epochs)
+        newest = self.cluster.controller(0)
         self.controllers = [self.controllers[-1], newest] if both else [newest]
+
+    @rule(reachable=st.booleans())
+    def move_the_store(self, reachable: bool) -> None:
+        """Let it leave or come back, with all that was written there."""
+        self.book.reachable = reachable
+
+    @rule()
+    def a_leader_goes_on_without_the_store(self) -> None:
+        """Bring its placement to rest, as if nothing were missing."""
+        leader = max(self.controllers, key=lambda one: one.leadership.epoch)
+        if 0 < leader.leadership.epoch == self.epochs:
+            self.book.reachable = False
+            self._come_to_rest(leader)
 
     @invariant()
     def replicas_never_go_back_to_a_lower_epoch(self) -> None:
@@ -134,8 +176,13 @@ class ControlMachine(RuleBasedStateMachine):
     @rule()
     def all_is_well_again(self) -> None:
         """Deliver everything: the newest controller's placement comes into force, and to rest."""
+        self.book.reachable = True
+        for controller in self.controllers:
+            self._keep_right(controller)
+        self._come_to_rest(max(self.controllers, key=lambda one: one.leadership.epoch))
+
+    def _come_to_rest(self, newest: Reconciler) -> None:
         self.lose_everything_under_way()
-        newest = self.controllers[-1]
         for _ in range(30):
             self.cluster.step(newest)
         obeyed = {name: one.version for name, one in self.cluster.replicas.items()}
@@ -183,15 +230,13 @@ def test_a_restart_takes_nothing_away_in_its_first_tick(heard, mode, remembered)
         state["rates"] = state["rates"][::2]
     after = cluster.controller(2)
     if remembered != "nothing":
-        rates = type(after._rates).from_state(state, cluster.now)
-        after = Reconciler(2, after._model, rates=rates, policy=cluster.policy)
+        after.restore_demand(state, cluster.now)
     held = {name: set(one.resident) for name, one in cluster.replicas.items()}
     silent = {ReplicaId(f"r{n}") for n in range(4) if n not in heard}
     actions = cluster.step(after, silent=silent)
     assert actions.replica_count == 4
-    if len(heard) < 4:
-        assert evictions(actions) == []
-        assert {name: set(one.resident) for name, one in cluster.replicas.items()} == held
+    assert evictions(actions) == []
+    assert all(held[name] <= one.resident for name, one in cluster.replicas.items())
     while silent and cluster.now < 1000.0 + 60 + 28:
         cluster.step(after, silent=silent)
         assert cluster.step(after, silent=silent).replica_count == 4

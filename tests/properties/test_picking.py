@@ -17,8 +17,12 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import Terms, cost_of
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
-from cluster.placement.policy import PickingPolicy
-from cluster.placement.rendezvous import order
+from cluster.placement.policy import ClusterPolicy, PickingPolicy
+from cluster.placement.rendezvous import mixture_key, order
+from cluster.simulation.baselines.baseline_names import without_placement
+from cluster.simulation.simulate import simulate
+from cluster.simulation.spec import ReplicaSpec
+from tests.support.small_traces import TraceMaker, spec_of, zipf
 
 NOW = 1000.0
 BATCH = 8
@@ -215,12 +219,25 @@ def random_view(rng: random.Random, replicas: int, slots: int) -> tuple[ClusterV
     return view, adapters
 
 
+def best_of_all(view: ClusterView, request: PickRequest) -> float:
+    """Return the least cost of any replica that load does not forbid, by looking at all."""
+    limit = POLICY.bound * view.moment(NOW).mean_load + 1
+    asked = view.asked(request, harm=POLICY.harm, prefix=POLICY.prefix, now=NOW)
+    return min(
+        cost_of(replica, asked, view.model).cost
+        for replica in view.replicas()
+        if replica.load < BATCH or replica.load <= limit
+    )
+
+
 def test_the_candidates_have_the_best_of_all() -> None:
-    same = total = 0
+    """But for a set that has to be loaded, which is kept to a few for the time of one load."""
+    total = near = kept = 0
     for seed in range(40):
         rng = random.Random(seed)
         view, adapters = random_view(rng, rng.choice([30, 60, 120]), 8)
         weights = [1 / (n + 1) for n in range(len(adapters))]
+        names = [replica.replica_id for replica in view.replicas()]
         for _ in range(25):
             members = dict.fromkeys(rng.choices(adapters, weights, k=rng.randint(0, 3)))
             request = PickRequest(
@@ -231,32 +248,54 @@ def test_the_candidates_have_the_best_of_all() -> None:
                 rng.choice([8, 64, 200]),
             )
             few = Picker(POLICY, rng=rng).pick(view, request, NOW)
-            full = Picker(POLICY, rng=rng, most=10**6).pick(view, request, NOW)
+            best = best_of_all(view, request)
             total += 1
-            same += few.cost <= full.cost + max(0.010, 0.05 * full.cost) + 1e-9
-            assert few.cost <= full.cost + max(0.010, 0.10 * full.cost) + 1e-9
-    assert same >= 0.99 * total
+            if few.cost <= best + max(0.010, 0.05 * best) + 1e-9:
+                continue
+            if not members:
+                assert few.cost <= best + max(0.015, 0.10 * best)
+                near += 1
+                continue
+            load = 0.1 + 2.5e-8 * 10_000_000
+            assert few.cost <= 1.05 * (best + max(load, load * len(members) / 2)) + 0.010
+            has = view.get(few.replica_id)
+            assert has is not None
+            homes = order(mixture_key(request.digests), names)[:2]
+            assert few.replica_id in homes or members.keys() & {*has.held, *has.on_host}
+            kept += 1
+    assert near <= 0.01 * total
+    assert 0 < kept < 0.2 * total
 
 
-def test_a_quiet_set_stays_with_two_replicas() -> None:
-    """Whatever else runs, and although it is evicted between its requests."""
-    for seed in range(20):
-        rng = random.Random(seed)
-        view, _ = random_view(rng, 24, 8)
-        quiet = PickRequest((AdapterDigest("quiet"),), TenantId("acme"), (), 20, 64)
-        picker, seen = Picker(POLICY, rng=rng), set()
-        for sequence in range(1, 20):
-            for replica in view.replicas():
-                changed = dataclasses.replace(
-                    replica.snapshot, running=rng.randrange(BATCH), queued=0, sequence=sequence
-                )
-                view.update(changed, NOW)
-            seen.add(picker.pick(view, quiet, NOW).replica_id)
-        names = [replica.replica_id for replica in view.replicas()]
-        roomy = [r.replica_id for r in view.replicas() if r.free_slots]
-        homes = set(order("quiet", names)[:2])
-        if homes & set(roomy) or not roomy:
-            assert len(seen) <= 2, seen
+QUIET = (
+    ("acme", ("a40",)),
+    ("globex", ("a41",)),
+    ("acme", ("a42", "a43")),
+    ("acme", ("a0", "a44")),
+)
+"""Sets that are seldom asked for, one of them with the most popular adapter."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_quiet_set_stays_with_two_replicas(seed: int) -> None:
+    """While others are busy, and although they push it off the devices between its requests.
+
+    So it is once the pools are full: before, what evicts nothing is preferred.
+    """
+    weights = zipf(40)
+    busy = [("acme", (f"a{n}",), 12 * w / sum(weights)) for n, w in enumerate(weights)]
+    quiet = [(tenant, names, 0.03) for tenant, names in QUIET]
+    trace = TraceMaker(seed).serve([*busy, *quiet], 600).requests
+    shape = ReplicaSpec(slots=5, host_bytes=0)
+    spec = spec_of(trace, 45, replicas=6, policy=ClusterPolicy.fixed(6), shape=shape, seed=seed)
+    result = simulate(without_placement(spec))
+    again = 0
+    for _, names in QUIET:
+        served = [r for r in result.requests if r.asked.adapters == names and r.asked.at > 120]
+        assert len({one.replica for one in served}) <= 2
+        again += sum(one.tier_found == "disk" for one in served[2:])
+    assert again > len(QUIET), "nothing was evicted between its requests"
 
 
 def test_an_empty_view_has_nobody() -> None:

@@ -27,6 +27,7 @@ from cluster.redis_client import redis_client
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
+from cluster.waiting.holding import Holding
 from deployments.adapter_follower import AdapterFollower
 from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
@@ -42,7 +43,6 @@ from deployments.front.front_context import FrontContext
 from deployments.front.http.http_server import HttpServer
 from deployments.front.http.key_headers import authorization_of
 from deployments.front.http_app import build_http_app
-from deployments.front.replicas.holding import Holding
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.names import ModelNames

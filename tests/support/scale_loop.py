@@ -1,26 +1,40 @@
-"""Runs demand and scaling in virtual time: fronts' totals in, replica counts out."""
+"""Shows the scaler one look after another: fronts' totals in, replica counts out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
+from hypothesis import strategies as st
+
+from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.placement.cost.model import CostModel
+from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.demand.demand import Demand, DemandKey
 from cluster.placement.demand.rates import DemandRates
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy import ClusterPolicy, ReplicasPolicy
 from cluster.placement.scaling.count import CountScaler, ReplicaShape, ScaleInputs
-
-Flows = Callable[[float], Iterable[tuple[DemandKey, float]]]
 
 SHAPE = ReplicaShape(slots=8, adapter_bytes=80_000_000, max_batch_size=16)
 MONDAY = datetime(2026, 11, 30, tzinfo=UTC)
+WIDE = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=12))
+STEPS = st.builds(
+    StepCost,
+    per_step=st.floats(0.001, 0.1),
+    per_prefill_token=st.floats(0.0, 0.002),
+    per_decode_row=st.floats(0.0, 0.01),
+    per_context_block=st.floats(0.0, 0.001),
+    per_adapter_byte=st.floats(0.0, 1e-9),
+)
+MODELS = st.builds(lambda step: CostModel(step=step), STEPS)
 
 
 def key(tenant: str = "acme", *adapters: str) -> DemandKey:
     return DemandKey(TenantId(tenant), tuple(AdapterDigest(one) for one in sorted(adapters)))
+
+
+def ready_adapter(digest: AdapterDigest) -> ResidentAdapter:
+    return ResidentAdapter(digest, str(digest), AdapterState.READY, 1, 8, 0, False, 0.0)
 
 
 @dataclass
@@ -41,8 +55,6 @@ class ScaleLoop:
         self.counters = DemandCounters()
         self.rates = DemandRates()
         self.scaler = CountScaler()
-        self.counts: list[tuple[float, int]] = []
-        self.reasons: list[str] = []
         self.sequence = 0
         self.owed: dict[DemandKey, float] = {}
 
@@ -86,20 +98,4 @@ class ScaleLoop:
         self.rates.observe("front", report, self.now)
         decision = self.scaler.decide(self.inputs(self.rates.demand(self.now), **changes), self.now)
         self.count = decision.count
-        self.counts.append((self.now, decision.count))
-        self.reasons.append(decision.reason)
         return decision.count
-
-    def run(
-        self, seconds: float, rates: Callable[[float], Iterable[tuple[DemandKey, float]]]
-    ) -> None:
-        end = self.now + seconds
-        while self.now < end:
-            for which, rate in rates(self.now):
-                self.flow(which, rate)
-            self.look()
-
-    def changes_after(self, moment: float) -> list[tuple[int, int]]:
-        """Return the changes of the count after a moment, as (before, after)."""
-        numbers = [count for at, count in self.counts if at >= moment]
-        return [(a, b) for a, b in pairwise(numbers) if a != b]

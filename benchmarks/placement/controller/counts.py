@@ -57,6 +57,8 @@ two so idle that fewer are in both than one may have."""
 WIDENING = "widening,duration=1080,rate=6,first=16,adapters=64,step=240"
 WIDENED_S = 480.0
 SETTLED_S = WIDENED_S + 3.0 * CostModel().start_s + 60.0
+FEW = 2
+"""Replicas at which a count by requests stays, whatever the requests ask for."""
 MOST_COLD = 0.02
 MOST_CHANGES = 1
 
@@ -113,8 +115,9 @@ def constant_rate_row(seeds: int) -> ResultRow:
     return ResultRow(
         "N1",
         f"changes of the count in an hour at a constant rate, default policy, simulated: "
-        f"{'; '.join(load.words for load in changes)}; before: the earlier code at 3.6/s, where a "
-        "request takes .5 to 1 s",
+        f"{'; '.join(load.words for load in changes)}; the first is the one demanded, the others "
+        "were chosen because counts by requests swing at them; before: the earlier code at 3.6/s, "
+        "where a request takes .5 to 1 s",
         "41",
         "<= 1",
         "; ".join(_changes(found) for found in ours.values()),
@@ -134,19 +137,20 @@ def measure_constant(load: ConstantLoad, seeds: int) -> list[list[int]]:
 
 def widening_row(seeds: int) -> ResultRow:
     """Measure cold requests once 64 adapters are asked for, from 2 replicas of 8 slots on."""
-    policy = ClusterPolicy(replicas=ReplicasPolicy(min=2, max=12))
-    base = SimulationSpec(trace=(), policy=policy, catalog=(), replicas=2)
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=FEW, max=12))
+    base = SimulationSpec(trace=(), policy=policy, catalog=(), replicas=FEW)
     recipe = RunRecipe(base, NamedSource(WIDENING))
     ours, *others = measure_columns(recipe, COLUMNS, seeds, count_figures, "N2")
     return ResultRow(
         "N2",
-        f"6/s over 16, 32, then 64 adapters, from 2 replicas of 8 slots, simulated: requests that "
-        f"found their adapter missing, from {SETTLED_S - WIDENED_S:g} s after the last step on",
-        "77 % with 2 replicas",
-        f"<= {100 * MOST_COLD:g} %; counts by requests stay at 2",
+        f"6/s over 16, 32, then 64 adapters, from {FEW} replicas of 8 slots, simulated: requests "
+        f"that found their adapter missing, from {SETTLED_S - WIDENED_S:g} s after the last step",
+        f"77 % with {FEW} replicas",
+        f"<= {100 * MOST_COLD:g} %; counts by requests stay at {FEW}",
         _cold(ours),
         f"{seeds} seeds, 95 %; in the same run {_rivals([_cold(found) for found in others])}",
-        statistics.fmean(figures.cold for figures in ours) <= MOST_COLD,
+        statistics.fmean(figures.cold for figures in ours) <= MOST_COLD
+        and all(figures.last == FEW for column in others for figures in column),
     )
 
 

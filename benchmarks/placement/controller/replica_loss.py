@@ -14,17 +14,24 @@ from dataclasses import dataclass, replace
 from benchmarks.placement.row import ResultRow
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest
+from cluster.placement.control.fleet import CONFIRM_S, SUSPECT_S
 from cluster.placement.policy import ClusterPolicy, PlacementPolicy
 from cluster.simulation.parts.simulated_cluster import SimulatedCluster
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
-from cluster.simulation.spec import SimulationSpec
+from cluster.simulation.spec import Delays, SimulationSpec
 
 REPLICAS, ADAPTERS = 4, 12
 RUNS = 10
 LOST_AT_S = 60.0
 WATCHED_S = 30.0
 PROBE_S = 0.01
+SEEN = {
+    "killed": f"seen by a call that fails {Delays().error_s:g} s later, or by a link that ends "
+    f"{Delays().link_lost_s:g} s later and {CONFIRM_S:g} s without an answer",
+    "hung": f"seen by {SUSPECT_S:g} s of silence",
+}
+"""Describes how the controller learns of a loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +106,7 @@ def death_rows(rng: random.Random) -> list[ResultRow]:
         copies = sum(death.copies for death in deaths)
         lead = (
             f"a replica is {how} at any moment between two ticks (one a second), simulated, "
-            f"{copies} sole copies in {RUNS} runs: "
+            f"{SEEN[how]}; {copies} sole copies in {RUNS} runs: "
         )
         for what, words, before, most, times in (
             ("", "the last is planned elsewhere", "16 s", demanded, [d.told_s for d in deaths]),

@@ -1,8 +1,10 @@
 """Breaks parts of a live cluster under a steady load and counts what happens to requests.
 
-Three replicas on one machine. One hangs (SIGSTOP) and goes on, one is killed, and the controller
-is killed twice. A clock that steps cannot be had live without changing the machine's: the simulator
-steps it instead (rows N14 of `benchmarks.placement`).
+Three replicas on one machine. One stands still (SIGSTOP) for a minute and goes on, one is killed,
+and the controller is killed twice. A clock that steps cannot be had live without changing the
+machine's: the simulator steps it instead (rows N14 of `benchmarks.placement`).
+
+What the lost replica alone had is followed until it is ready elsewhere (rows N8-live).
 """
 
 import argparse
@@ -11,10 +13,8 @@ import json
 import random
 import tempfile
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,54 +24,45 @@ import psutil
 from benchmarks.adapters.base_models import QUICKSTART, base_model
 from benchmarks.adapters.copies import Copies
 from benchmarks.adapters.proof_cluster import sources_of, start_proof_cluster
-from benchmarks.adapters.result import ProofResult, ProofVerdict, Table, median, percentile
-from benchmarks.placement.live.steady_load import (
-    SteadyLoad,
-    SteadyOutcome,
-    SteadyPhase,
-    SteadyQuestion,
+from benchmarks.adapters.result import ProofResult
+from benchmarks.placement.live.fault_report import (
+    FIRST_S,
+    HANG_S,
+    HANGS,
+    MOST,
+    REPLICAS,
+    RESCUED_S,
+    STILL_HANGS,
+    CountSample,
+    FaultLog,
+    report,
 )
+from benchmarks.placement.live.sole_copies import CopiesLost, ReadyLook, copies_lost, look, watching
+from benchmarks.placement.live.steady_load import SteadyLoad, SteadyQuestion
 from benchmarks.placement.row import ResultRow
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
-from cluster.tenancy.quickstart import DEMO_TENANTS
+from cluster.tenancy.quickstart import ADMIN_TENANT, DEMO_TENANTS
 from testing.admin_client import Admin
 from testing.local_cluster import CONTROLLER, REPLICA, LocalCluster
 
 STEM = "placement-faults"
 TENANT = DEMO_TENANTS[0]
-REPLICAS, MOST = 3, 4
-HANG_S = 20.0
 DRAIN_S = 90.0
 SAMPLE_S = 1.0
-_LOST = (SteadyOutcome.FAILED, SteadyOutcome.OTHER, SteadyOutcome.LATE)
 STATUS_TIMEOUT_S = 3.0
+NOTICE_S = 5.0
+"""The controller has surely read the policy file after that, and decided by it."""
+LONG_S = 3600.0
+"""No fall of the count is due within a run: one that happens is a fault's."""
+TOLD_KILLED_S, TOLD_HUNG_S, SERVING_S = 2.0, 5.0, 10.0
 BEFORE = (
-    "0 of 232 failed; longest wait for a first token 18.2 s; 0 sent to the hung replica after 5 s"
+    "with a hang of 20 s and policy min 3: 0 of 232 failed; longest wait for a first token 18.2 s, "
+    "until the replica was continued"
 )
-"""Figures of the same command before picks, plans and counts were changed."""
-
-
-@dataclass
-class CountSample:
-    """The cluster at one moment."""
-
-    at: float  # seconds since the load began
-    processes: int  # replicas that run, hung ones included
-    wanted: int | None  # by the controller; None: it did not answer
-
-
-@dataclass
-class FaultLog:
-    """Everything that was seen."""
-
-    phases: list[SteadyPhase] = field(default_factory=list)
-    samples: list[CountSample] = field(default_factory=list)
-    names: dict[str, str] = field(default_factory=dict)  # replica id -> A, B, C, ...
-
-    def name_of(self, replica_id: str) -> str:
-        """Return a replica's letter; new replicas get the next."""
-        return self.names.setdefault(replica_id, chr(ord("A") + len(self.names)))
+"""Figures of the last run before fronts gave up the links of replicas that are silent."""
+BEFORE_LOST = "16 s"
+"""Until a lost replica's adapters were planned elsewhere, when silence alone was looked at."""
 
 
 def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -92,32 +83,52 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def rows(arguments: Sequence[str] = ()) -> list[ResultRow]:
-    """Run it and return its row of the table; the page of its own is written as well."""
+    """Run it and return its rows of the table; the page of its own is written as well."""
     options = options_of(arguments)
-    result = measure(options)
+    result, log = measure(options)
     result.write(options.out, STEM)
-    failed, hung, lowest, longest = (verdict.found for verdict in result.verdicts)
     return [
         ResultRow(
             name="faults",
             what=(
-                "live, 3 replicas: one hangs for 20 s, one is killed, the controller is killed "
-                "twice; requests that failed or got other tokens"
+                f"live, 3 replicas, policy min 1: one hangs for {HANG_S:g} s, one is killed, the "
+                "controller is killed twice; requests that failed or got other tokens, waits and "
+                "pauses, and the count"
             ),
             before=BEFORE,
-            demanded=f"0 failed; wanted replicas never below {REPLICAS}",
+            demanded=(
+                f"0 failed; waits and pauses <= {RESCUED_S:g} s; wanted replicas never below "
+                f"{REPLICAS}"
+            ),
             after=(
-                f"{failed:.0f} of {result.setup['requests']} failed; longest wait for a first "
-                f"token {longest:.1f} s; {hung:.0f} sent to the hung replica after 5 s; least "
-                f"wanted {lowest:.0f}"
+                f"{log.lost} of {result.setup['requests']} failed; longest wait for a first token "
+                f"{log.longest_wait:.1f} s, longest pause within an answer "
+                f"{log.longest_pause:.1f} s; {log.picked_hung} sent to the hung replica after "
+                f"{FIRST_S:g} s; least wanted {log.least_wanted}, where the load asks for "
+                f"{log.least_wish}"
             ),
             interval="one run",
             met=result.holds,
-        )
+        ),
+        _lost_row("killed", log.killed, TOLD_KILLED_S),
+        _lost_row("hung", log.hung, TOLD_HUNG_S),
     ]
 
 
-def measure(options: argparse.Namespace) -> ProofResult:
+def _lost_row(how: str, lost: CopiesLost | None, told_s: float) -> ResultRow:
+    assert lost is not None
+    return ResultRow(
+        name=f"N8-live-{how}",
+        what=f"live, 3 replicas under load: one is {how}; the last of what it alone had",
+        before=BEFORE_LOST,
+        demanded=f"told elsewhere <= {told_s:g} s, ready there <= {SERVING_S:g} s",
+        after=f"{lost.words} ({lost.copies} adapters)",
+        interval="one run",
+        met=lost.told_s <= told_s and lost.serving_s <= SERVING_S,
+    )
+
+
+def measure(options: argparse.Namespace) -> tuple[ProofResult, FaultLog]:
     """Start a cluster, break its parts in turn, and stop it."""
     folder = options.state or Path(tempfile.mkdtemp(prefix="braid-faults-"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +136,7 @@ def measure(options: argparse.Namespace) -> ProofResult:
     with quiet():
         base = base_model(options.base, folder / "base")
         policy = folder / "policy.json"
-        policy.write_text(json.dumps({"replicas": {"min": REPLICAS, "max": MOST}}))
+        write_policy(policy, least=REPLICAS)
         cluster = start_proof_cluster(
             folder / "state",
             base.served,
@@ -136,16 +147,24 @@ def measure(options: argparse.Namespace) -> ProofResult:
         )
         try:
             copies = Copies(base.path, folder / "made", rank=8, seed=options.seed)
-            log, books = asyncio.run(_run(cluster, copies, options))
+            log, books = asyncio.run(_run(cluster, copies, policy, options))
         finally:
             cluster.stop()
     result = report(options, base.name, log, books)
     result.load_before = before
-    return result
+    return result, log
+
+
+def write_policy(path: Path, *, least: int) -> None:
+    """Put a policy in force that allows ``least`` replicas or more."""
+    fresh = path.with_suffix(".new")
+    bounds = {"min": least, "max": MOST, "down": {"stable": LONG_S}}
+    fresh.write_text(json.dumps({"replicas": bounds}))
+    fresh.replace(path)
 
 
 async def _run(
-    cluster: LocalCluster, copies: Copies, options: argparse.Namespace
+    cluster: LocalCluster, copies: Copies, policy: Path, options: argparse.Namespace
 ) -> tuple[FaultLog, list[str]]:
     rng = random.Random(options.seed)
     log = FaultLog()
@@ -163,32 +182,54 @@ async def _run(
         log.phases = load.phases
         for replica in cluster.replicas():
             log.name_of(replica["replica_id"])
+        write_policy(policy, least=1)
+        await asyncio.sleep(NOTICE_S)
         async with _sampling(cluster, log):
-            await _break_parts(cluster, load, options.phase_s)
+            await _break_parts(cluster, load, log, options.phase_s)
             await load.drain(DRAIN_S)
         books = await admin.unrest(60.0)
     return log, books
 
 
-async def _break_parts(cluster: LocalCluster, load: SteadyLoad, phase_s: float) -> None:
-    hanging, dying, *_ = await asyncio.to_thread(
-        lambda: [cluster.process_of(replica) for replica in cluster.replicas()]
-    )
+async def _break_parts(
+    cluster: LocalCluster, load: SteadyLoad, log: FaultLog, phase_s: float
+) -> None:
+    hanging, dying, *_ = cluster.replicas()
     await load.run_phase("calm", phase_s)
-    hanging.suspend()
-    try:
-        await load.run_phase("A hangs, its first 5 s", 5.0)
-        await load.run_phase("A hangs", HANG_S - 5.0)
-    finally:
-        _resume(hanging)
+    async with _losing(cluster, hanging) as (process, before, looks, at):
+        process.suspend()
+        try:
+            await load.run_phase(HANGS, FIRST_S)
+            await load.run_phase(STILL_HANGS, HANG_S - FIRST_S)
+        finally:
+            _resume(process)
+    log.hung = copies_lost(hanging["replica_id"], at, before, looks, await _history(cluster))
     await load.run_phase("A goes on", phase_s)
-    dying.kill()
-    await load.run_phase("B is killed", 1.5 * phase_s)
+    async with _losing(cluster, dying) as (process, before, looks, at):
+        process.kill()
+        await load.run_phase("B is killed", 1.5 * phase_s)
+    log.killed = copies_lost(dying["replica_id"], at, before, looks, await _history(cluster))
     for name in ("the controller is killed", "it is killed again"):
         for controller in await asyncio.to_thread(cluster.actors, CONTROLLER):
             controller.kill()
         await load.run_phase(name, phase_s)
     await load.run_phase("calm again", phase_s)
+
+
+@asynccontextmanager
+async def _losing(
+    cluster: LocalCluster, replica: dict[str, Any]
+) -> AsyncIterator[tuple[psutil.Process, ReadyLook, list[ReadyLook], float]]:
+    """Watch where adapters are while the block stops a replica's process."""
+    process = await asyncio.to_thread(cluster.process_of, replica)
+    before = await asyncio.to_thread(look, cluster)
+    async with watching(cluster) as looks:
+        yield process, before, looks, time.time()
+
+
+async def _history(cluster: LocalCluster) -> list[dict[str, Any]]:
+    answer = await asyncio.to_thread(cluster.get, "/admin/v1/placement", ADMIN_TENANT)
+    return list(answer.json()["history"])
 
 
 def _resume(process: psutil.Process) -> None:
@@ -203,12 +244,12 @@ async def _sampling(cluster: LocalCluster, log: FaultLog) -> AsyncIterator[None]
     """Look at the replica count once a second while the block runs."""
     began = time.perf_counter()
 
-    async def look() -> None:
+    async def go_on() -> None:
         while True:
             log.samples.append(await asyncio.to_thread(_sample, cluster, began))
             await asyncio.sleep(SAMPLE_S)
 
-    task = asyncio.create_task(look())
+    task = asyncio.create_task(go_on())
     try:
         yield
     finally:
@@ -217,103 +258,25 @@ async def _sampling(cluster: LocalCluster, log: FaultLog) -> AsyncIterator[None]
 
 
 def _sample(cluster: LocalCluster, began: float) -> CountSample:
-    wanted: Any = None
-    try:
-        answer = cluster.get("/admin/v1/status", "admin", STATUS_TIMEOUT_S)
-        wanted = answer.json().get("placement", {}).get("replica_count")
-    except (httpx2.HTTPError, ValueError):
-        pass  # the front asks the controller, which may be down
-    return CountSample(time.perf_counter() - began, len(cluster.actors(REPLICA)), wanted)
-
-
-def report(
-    options: argparse.Namespace, base: str, log: FaultLog, books: Sequence[str]
-) -> ProofResult:
-    """Make the result."""
-    outcomes = sum((phase.outcomes for phase in log.phases), Counter[SteadyOutcome]())
-    lost = sum(
-        outcomes[kind] for kind in (SteadyOutcome.FAILED, SteadyOutcome.OTHER, SteadyOutcome.LATE)
-    )
-    wanted = [sample.wanted for sample in log.samples if sample.wanted is not None]
-    hung = next(phase for phase in log.phases if phase.name == "A hangs")
-    longest = max((wait for phase in log.phases for wait in phase.ttft), default=float("nan"))
-    letters = {log.name_of(replica) for phase in log.phases for replica in phase.picks}
-    ids = {letter: replica for replica, letter in log.names.items()}
-    errors = sum((phase.errors for phase in log.phases), Counter[str]())
-    return ProofResult(
-        title="Requests while parts of the cluster break",
-        command="python -m benchmarks.placement faults",
-        summary=(
-            "A request counts to the phase that sent it. Refused: 429 or 503 before its first "
-            "token, which tells the client to come back."
-        ),
-        setup={
-            "base": base,
-            "replicas": f"{REPLICAS} to {MOST}",
-            "adapters": f"{options.adapters} over {options.slots} slots a replica",
-            "requests": outcomes.total(),
-            "arrivals": f"Poisson, {options.rate:g}/s, {options.tokens} tokens each",
-            "seed": options.seed,
-        },
-        verdicts=[
-            ProofVerdict("requests that failed, did not end or got other tokens", lost, 0),
-            ProofVerdict(
-                "answered by the hung replica of those sent after 5 s", hung.picks[ids["A"]], 0
-            ),
-            ProofVerdict("least replicas wanted", min(wanted, default=0), REPLICAS, at_least=True),
-            ProofVerdict("longest wait for a first token", longest, HANG_S, unit=" s"),
-        ],
-        problems=[*books, *(f"{count} times {error}" for error, count in errors.items())],
-        tables=[
-            Table(
-                "Requests by phase",
-                ("phase", "s", "sent", *SteadyOutcome, "TTFT p50, ms", "p99", "longest, s"),
-                tuple(
-                    (
-                        phase.name,
-                        phase.seconds,
-                        phase.outcomes.total(),
-                        *(phase.outcomes[kind] for kind in SteadyOutcome),
-                        round(median(phase.ttft) * 1e3),
-                        round(percentile(phase.ttft, 0.99) * 1e3),
-                        round(max(phase.ttft, default=float("nan")), 2),
-                    )
-                    for phase in log.phases
-                ),
-            ),
-            Table(
-                "Answers by phase and replica",
-                ("phase", *sorted(letters)),
-                tuple(
-                    (phase.name, *(phase.picks[ids[letter]] for letter in sorted(letters)))
-                    for phase in log.phases
-                ),
-                note="A replica is the one whose token came last. Later letters replaced others.",
-            ),
-            Table(
-                "Replicas over time",
-                ("s", "processes", "wanted"),
-                tuple(_changes(log.samples)),
-                note="Changes only. -: the controller did not answer.",
-            ),
-        ],
+    state: dict[str, Any] = {}
+    with suppress(httpx2.HTTPError, ValueError):  # the front asks the controller, which may be down
+        state = cluster.get("/admin/v1/placement", ADMIN_TENANT, STATUS_TIMEOUT_S).json()
+    wishes = state.get("scaling", {}).get("wishes", {})
+    return CountSample(
+        time.perf_counter() - began,
+        len(cluster.actors(REPLICA)),
+        state.get("replica_count"),
+        max(wishes.values(), default=None),
     )
 
 
-def _changes(samples: Sequence[CountSample]) -> list[tuple[str, int, int | str]]:
-    lines: list[tuple[str, int, int | str]] = []
-    for sample in samples:
-        line = (
-            f"{sample.at:.0f}",
-            sample.processes,
-            "-" if sample.wanted is None else sample.wanted,
-        )
-        if not lines or lines[-1][1:] != line[1:]:
-            lines.append(line)
-    return lines
+def main() -> None:
+    """Print the page."""
+    options = options_of()
+    result, _ = measure(options)
+    result.write(options.out, STEM)
+    print(result.page())
 
 
 if __name__ == "__main__":
-    made = measure(options_of())
-    made.write(options_of().out, STEM)
-    print(made.page())
+    main()

@@ -42,6 +42,7 @@ class SteadyPhase:
     outcomes: Counter[SteadyOutcome] = field(default_factory=Counter)
     picks: Counter[str] = field(default_factory=Counter)  # by replica
     ttft: list[float] = field(default_factory=list)
+    pauses: list[float] = field(default_factory=list)  # the longest within each answer, in seconds
     errors: Counter[str] = field(default_factory=Counter)
 
 
@@ -104,6 +105,7 @@ class SteadyLoad:
             phase.picks[reply.replica] += 1
         if reply.arrivals:
             phase.ttft.append(reply.ttft)
+            phase.pauses.append(max(reply.gaps, default=0.0))
         if outcome is not SteadyOutcome.SAME:
             phase.errors[f"{reply.status} {reply.code or reply.problem[:60]}".strip()] += 1
 

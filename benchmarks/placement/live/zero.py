@@ -49,13 +49,13 @@ def rows(arguments: Sequence[str] | None = ()) -> list[ResultRow]:
             name="N20",
             what=f"live: {options.requests} requests at once come to a cluster without a replica",
             before="not possible",
-            demanded=f"first answer within the time of a start + {SLACK_S:g} s; none lost",
+            demanded=f"each first answer within the time of a start + {SLACK_S:g} s; none lost",
             after=(
                 f"first answer after {median(first):.1f} s (longest {max(first):.1f} s), a start "
                 f"takes {starts:.1f} s; {lost} of {asked} lost"
             ),
             interval=f"{len(rounds)} rounds, {min(first):.1f} to {max(first):.1f} s",
-            met=lost == 0 and median(first) <= starts + SLACK_S,
+            met=lost == 0 and max(first) <= starts + SLACK_S,
         )
     ]
 

@@ -16,6 +16,7 @@ from benchmarks.placement.recording.work_log import read_work
 from benchmarks.placement.row import ResultRow
 from cluster.placement.cost.model import CostModel
 from cluster.simulation.calibrate import (
+    COURSES,
     Calibration,
     CalibrationErrors,
     Simulate,
@@ -29,7 +30,7 @@ from cluster.simulation.spec import ReplicaEngine
 
 DEMANDED = {"ttft_p50": 0.10, "ttft_p99": 0.15, "whole_resident": 0.03}
 DRAWS = 500
-"""Resamplings of the second half's requests, for intervals of the errors."""
+"""Resamplings of the second half: a course, and requests of it, for intervals of the errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Replay:
     """Tells how far a simulated recording is from what was recorded."""
 
     found: Calibration
-    drawn: tuple[CalibrationErrors, ...]  # of resampled requests
+    drawn: tuple[CalibrationErrors, ...]  # of resampled courses and requests
     plain: CalibrationErrors  # of replicas that never slow each other
 
 
@@ -56,9 +57,12 @@ def replay(folder: Path, engine: ReplicaEngine, simulation: Simulate = simulate)
     plain = calibrate(spec, simulation, recording.counts).errors
     spec = replace(spec, crowding=costs.crowding)
     found = calibrate(spec, simulation, recording.counts)
-    draw, served = Random(0), found.served
-    drawn = tuple(errors_of(draw.choices(served, k=len(served))) for _ in range(DRAWS))
-    return Replay(found, drawn, plain)
+    draw = Random(0)
+    drawn = []
+    for _ in range(DRAWS):
+        course = draw.choice(found.courses)
+        drawn.append(errors_of(draw.choices(course, k=len(course))))
+    return Replay(found, tuple(drawn), plain)
 
 
 def rows(folder: Path = Path("recording"), engine: ReplicaEngine = "exact") -> list[ResultRow]:
@@ -71,7 +75,8 @@ def rows_of(found: Replay) -> list[ResultRow]:
     recorded, simulated = found.found.recorded, found.found.simulated
     what = (
         f"simulated against recorded, second half, {recorded.answered} requests; fitted to the "
-        "first half: costs of steps and loads, crowding, three delays"
+        "first half: costs of steps and loads, crowding, three delays; mean of "
+        f"{COURSES} courses with arrivals up to 1 ms apart"
     )
 
     def row(name: str, label: str, figures: str) -> ResultRow:
@@ -90,7 +95,12 @@ def rows_of(found: Replay) -> list[ResultRow]:
             demanded=f"<= {100 * bound:.0f} {'points' if points else '%'}",
             after=f"{shown(error)} ({figures}); without crowding "
             f"{shown(getattr(found.plain, name))}",
-            interval=f"95 % over resampled requests: {shown(low)} to {shown(high)}",
+            interval=f"95 % over resampled requests: {shown(low)} to {shown(high)}"
+            + (
+                f"; met in the mean, the interval reaches {shown(max(low, high, key=abs))}"
+                if abs(error) <= bound < max(abs(low), abs(high))
+                else ""
+            ),
             met=abs(error) <= bound,
         )
 

@@ -38,12 +38,12 @@ NO_TICK_YET = Counted(0, "no tick yet")
 class Counting:
     """One owner, asked once a tick. Times are monotonic seconds."""
 
-    def __init__(self, fleet: Fleet, fronts: Fronts, history: History) -> None:
-        self.starts = Starts()
+    def __init__(self, fleet: Fleet, fronts: Fronts, history: History, starts: Starts) -> None:
         self.last = NO_TICK_YET
         self._fleet = fleet
         self._fronts = fronts
         self._history = history
+        self._starts = starts
         self._scaler = CountScaler()
         self._drain = Drain()
         self._shape: ReplicaShape | None = None  # also while no replica runs
@@ -168,13 +168,19 @@ class Counting:
     ) -> ScaleInputs:
         members = self._fleet.members
         ready = sum(not member.suspect for member in members.values())
+        # What waited at one whose link is lost is sent elsewhere, and waits there.
+        lines = {
+            replica_id: member.snapshot
+            for replica_id, member in members.items()
+            if not member.suspect and member.doubted_at is None
+        }
         if ready != self._ready:
             self._fronts.forget_cold()
         self._ready, self._shape = ready, _shape(self._fleet) or self._shape
         waiting_s = sum(
             model.slowness_of(replica_id) * tokens * model.step.per_prefill_token
-            for replica_id, member in members.items()
-            for _, tokens in member.snapshot.backlog
+            for replica_id, said in lines.items()
+            for _, tokens in said.backlog
         )
         at_replicas = sum(m.snapshot.queued + m.snapshot.running for m in members.values())
         return ScaleInputs(
@@ -185,7 +191,7 @@ class Counting:
             adapter_bytes={info.digest: info.nbytes for info in adapters},
             target=serve.target,
             ready=ready,
-            starting_for_s=self.starts.age(now),
+            starting_for_s=self._starts.age(now),
             backlog_s=waiting_s,
             in_flight=at_replicas + self._fronts.held(now) + self._worked(),
             predicted_ttft=self._fronts.predicted_ttft(now),
@@ -193,7 +199,7 @@ class Counting:
             least=least,
             complete=complete,
             wall=wall,
-            queued=sum(member.snapshot.queued for member in members.values()),
+            queued=sum(model.slowness_of(r) * said.queued for r, said in lines.items()),
         )
 
 

@@ -21,6 +21,7 @@ from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.fronts import Fronts
 from cluster.placement.control.history import Change, History
 from cluster.placement.control.leadership import Leadership
+from cluster.placement.control.learned_costs import LearnedCosts
 from cluster.placement.control.placing import Placing
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.control.status import (
@@ -30,7 +31,7 @@ from cluster.placement.control.status import (
     describe_load,
     describe_plan,
 )
-from cluster.placement.cost.fit import CostFit, PriorSource
+from cluster.placement.cost.fit import PriorSource
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.rates import DemandRates
@@ -55,7 +56,7 @@ class Reconciler:
         epoch: int,
         prior: CostModel,
         *,
-        rates: DemandRates | None = None,
+        source: PriorSource = "default",
         policy: ClusterPolicy | None = None,
         history: int = 200,
         resend_s: float = 5.0,
@@ -64,21 +65,21 @@ class Reconciler:
 
         Args:
             prior: the costs until enough was measured.
-            rates: the demand as an earlier life left it.
+            source: where they are from.
             policy: tells fronts what to go by until the first tick brings one.
         """
         self.leadership = Leadership(epoch)
         self._history = History(history)
         self._fleet = Fleet(self.leadership, self._history, resend_s)
         self._fronts = Fronts()
-        self._fit = CostFit(prior)
-        self._rates = rates or DemandRates()
-        self._counting = Counting(self._fleet, self._fronts, self._history)
+        self.costs = LearnedCosts(prior, source)
+        self._rates = DemandRates()
+        self._counting = Counting(self._fleet, self._fronts, self._history, self.costs.starts)
         self._placing = Placing(self._fleet, self._history)
         self._attendance = Attendance()
         self._policy = policy or ClusterPolicy()
         self._least = self._policy.replicas.min  # in force
-        self._model = prior
+        self._model = self.costs.fit.model
         self._demand = Demand()
         self._planned = _NOTHING
 
@@ -97,18 +98,7 @@ class Reconciler:
         new = snapshot.replica_id not in self._fleet.members
         if not self._fleet.hear(snapshot, now, now if asked_at is None else asked_at):
             return
-        self._fit.observe(snapshot.replica_id, snapshot.work, now)
-        if new and self._counting.starts.join(snapshot.replica_id, now):
-            self._fit.replace_starts(self._counting.starts.observed)
-
-    @property
-    def device(self) -> str:
-        """Return the device that replicas run on; empty before one has said it."""
-        return next((m.snapshot.device for m in self._fleet.members.values()), "")
-
-    def replace_prior(self, costs: CostModel, source: PriorSource) -> None:
-        """Begin with other costs, now that it is known what replicas run on."""
-        self._fit.replace_prior(costs, source)
+        self.costs.hear(snapshot, now, new=new)
 
     def hear_front(self, report: FrontReport, now: float) -> FrontOrders:
         """Take in a front's report; the answer is what it is to go by."""
@@ -126,7 +116,7 @@ class Reconciler:
             picking=policy.picking,
             tiers=policy.tenants,
             hold_s=policy.replicas.hold,
-            retry_after_s=self._counting.starts.left(self._model.start_s, now),
+            retry_after_s=self.costs.starts.left(self._model.start_s, now),
             zero=self._least == 0,
         )
 
@@ -198,20 +188,22 @@ class Reconciler:
     ) -> PlanInputs | None:
         """Decide the count, and return the plan's inputs, or None if nothing is planned.
 
-        ``plan`` may run in another thread meanwhile; ``finish_tick`` takes its answer.
+        ``plan`` may run in another thread meanwhile, and take longer than a tick; the
+        ``finish_tick`` after it takes its answer.
         """
         fleet, counting = self._fleet, self._counting
         self._policy, self._least = policy, bounds_at(policy.replicas, wall)[0]
         for gone in fleet.review(now):
-            self._fit.remove_replica(gone)
+            self.costs.fit.remove_replica(gone)
         self._fronts.forget_silent(now)
         self._placing.observe(catalog, policy)
-        self._model, self._demand = self._fit.model, self._rates.demand(now)
+        self._model, self._demand = self.costs.fit.model, self._rates.demand(now)
         if replicas is not None:
-            counting.starts.observe(replicas.replicas, fleet.members, now)
+            self.costs.starts.observe(replicas.replicas, fleet.members, now)
         complete = self._attendance.call(fleet.members, serve, replicas, now)
         if not self.leadership.leads:
             counting.stand_by(serve, self.leadership.words)
+            self._planned = _NOTHING
             return None
         load = load_of(self._demand)
         counting.decide(
@@ -227,23 +219,29 @@ class Reconciler:
             now=now,
             wall=wall,
         )
-        if not self._attendance.opened or policy.placement.mode == "off":
-            return None
-        return self._placing.inputs(load, policy, counting.draining, now)
+        places = self._attendance.opened and policy.placement.mode != "off"
+        inputs = self._placing.inputs(load, policy, counting.draining, now) if places else None
+        self._planned = self._planned if inputs is not None else _NOTHING
+        return inputs
 
     def finish_tick(self, planned: Plan | None, now: float, wall: datetime) -> Actions:
-        """Return what to do, with the plan that was made of ``begin_tick``'s inputs."""
-        mode = self._policy.placement.mode
-        self._planned = planned if planned is not None and self.leadership.leads else _NOTHING
-        if mode == "off" and self.leadership.leads and self._attendance.opened:
+        """Return what to do, with the plan of this tick's inputs or an earlier one's.
+
+        ``planned`` is None if nothing is planned, and while the plan is being made.
+        """
+        mode, leads = self._policy.placement.mode, self.leadership.leads
+        if not leads:
+            planned, self._planned = None, _NOTHING
+        if mode == "off" and leads and self._attendance.opened:
             self._placing.give_up()
             self._fleet.adopt(dict.fromkeys(self._fleet.members, ()))
-        if self._planned is not _NOTHING:
-            self._placing.note(self._planned, now)
-        if mode == "on":
-            self._fleet.adopt(self._planned.desired)
-        sends = self.leadership.leads and mode != "observe"
-        moves = self._planned.moves
+        if planned is not None:
+            self._planned = planned
+            self._placing.note(planned, now)
+            if mode == "on":
+                self._fleet.adopt(planned.desired)
+        sends = leads and mode != "observe"
+        moves = planned.moves if planned is not None else ()
         return Actions(
             epoch=self.leadership.epoch,
             replica_plans=self._fleet.plans_to_send(moves, now) if sends else (),
@@ -262,12 +260,13 @@ class Reconciler:
     # What others see
 
     def demand_state(self, now: float) -> dict[str, Any]:
-        """Return the demand for the next life of the controller, JSON-able; ages, not times."""
-        return self._rates.to_state(now)
+        """Return demand and device for the next life, JSON-able; ages, not times."""
+        return {**self._rates.to_state(now), "device": self.costs.device}
 
     def restore_demand(self, state: Mapping[str, Any], now: float) -> None:
         """Take in, once, what an earlier life's ``demand_state`` said; see ``DemandRates``."""
         self._rates.restore(state, now)
+        self.costs.device = self.costs.device or str(state.get("device", ""))
 
     def restore_history(self, changes: Iterable[Change]) -> None:
         """Take in the last lines of an earlier life, oldest first."""
@@ -291,7 +290,7 @@ class Reconciler:
             "unknown_pins": list(self._placing.unknown_pins),
             "load": describe_load(self._demand),
             "demand": describe_demand(self._demand, history.aliases),
-            "model": self._fit.describe(),
+            "model": self.costs.fit.describe(),
             "fronts": self._fronts.count(now),
             "failures": self._placing.failures(now),
             "history": [asdict(change) for change in history.changes],

@@ -6,6 +6,7 @@ waited for, it lasts as long as they do. So the shortest of the last ones stands
 start: what took longer was waiting for room.
 """
 
+import math
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -85,6 +86,22 @@ class Starts:
         asked = [start.asked_at for start in self._under_way.values()]
         return now - min(asked) if asked else None
 
+    def to_state(self) -> list[list[float]]:
+        """Return both parts of the last starts, JSON-able."""
+        return [list(parts) for parts in self._ended]
+
+    def restore(self, state: object) -> None:
+        """Take in what an earlier life's ``to_state`` said, as starts before those of this one."""
+        earlier = state if isinstance(state, list) else []
+        known = [(float(one[0]), float(one[1])) for one in earlier if _is_start(one)]
+        self._ended = deque([*known, *self._ended], maxlen=KEPT)
+
     def _without_waiting(self, unplaced_s: float, placed_s: float) -> float:
         shortest = min((unplaced for unplaced, _ in self._ended), default=unplaced_s)
         return min(unplaced_s, shortest) + placed_s
+
+
+def _is_start(parts: object) -> bool:
+    if not isinstance(parts, list) or len(parts) != 2:
+        return False
+    return all(isinstance(part, int | float) and 0.0 <= part < math.inf for part in parts)

@@ -27,6 +27,7 @@ STARTS = 10  # newest ones that count
 SLOW_START = 0.9  # quantile
 
 PriorSource = Literal["profile", "default"]
+"""Defaults are a guess: they were measured on another machine."""
 
 STEP_FEATURES = tuple(field.name for field in fields(StepTotals) if field.name != "seconds")
 STEP_NAMES = tuple(field.name for field in fields(StepCost))
@@ -45,13 +46,20 @@ class CostFit:
         self._prior = prior
         self._source: PriorSource = source
         self._steps = LinearFit(
-            _steps_of(prior), prior_mass=PRIOR_STEPS_S, least_mass=LEAST_STEPS_S
+            _steps_of(prior),
+            guess=source == "default",
+            prior_mass=PRIOR_STEPS_S,
+            least_mass=LEAST_STEPS_S,
         )
         self._loads = {
             # Loads of one size differ a lot on a busy machine: their mean is worth knowing all the
             # same, so no share of it must be explained.
             tier: LinearFit(
-                _loads_of(cost), prior_mass=PRIOR_LOADS, least_mass=LEAST_LOADS, least_r2=0.0
+                _loads_of(cost),
+                guess=source == "default",
+                prior_mass=PRIOR_LOADS,
+                least_mass=LEAST_LOADS,
+                least_r2=0.0,
             )
             for tier, cost in _tiers(prior).items()
         }
@@ -107,9 +115,10 @@ class CostFit:
     def replace_prior(self, prior: CostModel, source: PriorSource) -> None:
         """Take other costs to begin with; what was observed stays."""
         self._prior, self._source = prior, source
-        self._steps.replace_prior(_steps_of(prior))
+        guess = source == "default"
+        self._steps.replace_prior(_steps_of(prior), guess)
         for tier, cost in _tiers(prior).items():
-            self._loads[tier].replace_prior(_loads_of(cost))
+            self._loads[tier].replace_prior(_loads_of(cost), guess)
         self._model = None
 
     @property
@@ -124,6 +133,7 @@ class CostFit:
                 host_load=LoadCost(*host),
                 disk_load=LoadCost(*disk),
                 start_s=self._start_s(),
+                measured=self._source == "profile" or self._steps.rules,
                 slowness={
                     replica_id: pace.slowness(coefficients)
                     for replica_id, pace in self._paces.items()
@@ -163,27 +173,22 @@ class CostFit:
         }
 
     def to_state(self) -> dict[str, Any]:
-        """Return what a restarted owner needs, JSON-able; replicas are not in it."""
+        """Return what a later owner needs, JSON-able; neither replicas nor starts are in it."""
         return {
             "steps": self._steps.to_state(),
             "loads": {tier: fit.to_state() for tier, fit in self._loads.items()},
-            "starts": list(self._starts),
         }
 
-    @classmethod
-    def from_state(
-        cls, prior: CostModel, state: Mapping[str, Any], source: PriorSource = "default"
-    ) -> "CostFit":
-        """Return a fit that continues from ``to_state``, as far as it had the same prior."""
-        fit = cls(prior, source)
-        fit._steps.restore(_mapping(state.get("steps")))
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take in what an earlier owner's ``to_state`` said, as far as it had the same prior.
+
+        It counts as observed right before what this one has observed.
+        """
+        self._steps.restore(_mapping(state.get("steps")))
         for tier, saved in _mapping(state.get("loads")).items():
-            if tier in fit._loads:
-                fit._loads[tier].restore(_mapping(saved))
-        starts = state.get("starts")
-        if isinstance(starts, list):
-            fit.replace_starts(one for one in starts if isinstance(one, int | float))
-        return fit
+            if tier in self._loads:
+                self._loads[tier].restore(_mapping(saved))
+        self._model = None
 
     def _forget_until(self, now: float) -> None:
         if self._observed_at is not None:

@@ -21,6 +21,8 @@ class LinearFit:
 
     Args:
         prior: coefficients to begin with. Their proportions count; their level is fitted first.
+        guess: the prior was not measured. What was is better, however much of it is noise: the
+            fit rules from when enough was observed on.
         prior_mass: of observations that the prior counts as.
         least_mass: of observations without which the prior rules.
         least_r2: below it the prior rules, too.
@@ -30,6 +32,7 @@ class LinearFit:
         self,
         prior: Sequence[float],
         *,
+        guess: bool = False,
         prior_mass: float,
         least_mass: float,
         least_r2: float = 0.8,
@@ -38,6 +41,8 @@ class LinearFit:
         self._prior_mass = prior_mass
         self._least_mass = least_mass
         self._least_r2 = least_r2
+        self._guess = guess
+        self._enough = False  # was observed once, however much of it is forgotten
         size = len(self._prior)
         self._gram = [[0.0] * size for _ in range(size)]
         self._moments = [0.0] * size
@@ -53,9 +58,9 @@ class LinearFit:
         """Coefficients to begin with."""
         return self._prior
 
-    def replace_prior(self, prior: Sequence[float]) -> None:
+    def replace_prior(self, prior: Sequence[float], guess: bool) -> None:
         """Begin from other coefficients; what was observed stays."""
-        self._prior = tuple(prior)
+        self._prior, self._guess = tuple(prior), guess
         self._solved = None
 
     def forget(self, factor: float) -> None:
@@ -85,6 +90,7 @@ class LinearFit:
         self._squares += weight * y * y
         self._count += 1.0
         self.mass += mass
+        self._enough = self._enough or self.mass >= self._least_mass
         self._solved = None
         return True
 
@@ -98,6 +104,8 @@ class LinearFit:
     @property
     def rules(self) -> bool:
         """Return whether enough was observed, and the fit explains it."""
+        if self._guess:
+            return self._enough
         return self.mass >= self._least_mass and self.r2 >= self._least_r2
 
     @property
@@ -120,7 +128,7 @@ class LinearFit:
         return [(variance * value) ** 0.5 for value in inverse_diagonal(gram)]
 
     def to_state(self) -> dict[str, Any]:
-        """Return all that ``from_state`` needs, JSON-able."""
+        """Return all that ``restore`` needs, JSON-able."""
         return {
             "prior": list(self._prior),
             "gram": [list(row) for row in self._gram],
@@ -129,10 +137,13 @@ class LinearFit:
             "count": self._count,
             "left": self._left,
             "mass": self.mass,
+            "enough": self._enough,
         }
 
     def restore(self, state: Mapping[str, Any]) -> bool:
-        """Continue from ``to_state``; False, changing nothing, if it is of another prior or broken.
+        """Take in ``to_state`` as observed before all that was observed here.
+
+        False, changing nothing, if it is of another prior or broken.
 
         Raises nothing: a state that cannot be used is as good as none.
         """
@@ -148,8 +159,17 @@ class LinearFit:
         fits = len(moments) == len(gram) == size and all(len(row) == size for row in gram)
         if prior != self._prior or not fits or not all(0 <= v < float("inf") for v in values):
             return False
-        self._gram, self._moments = gram, moments
-        self._squares, self._count, self._left, self.mass = rest
+        kept = self._left  # of what was known before the first observation here
+        for i in range(size):
+            self._moments[i] += kept * moments[i]
+            for j in range(size):
+                self._gram[i][j] += kept * gram[i][j]
+        squares, count, left, mass = rest
+        self._squares += kept * squares
+        self._count += kept * count
+        self.mass += kept * mass
+        self._left *= left
+        self._enough = self._enough or state.get("enough") is True
         self._solved = None
         return True
 

@@ -50,6 +50,7 @@ class CostModel:
     host_load: LoadCost = LoadCost(0.02, 1e-8)
     disk_load: LoadCost = LoadCost(0.1, 2.5e-8)
     start_s: float = 30.0  # to a replica's first snapshot, without waiting for room; see ``Starts``
+    measured: bool = True  # no: defaults, of another machine than the replicas run on
     slowness: Mapping[ReplicaId, float] = field(default_factory=dict)
     """Measured over predicted time of each replica's steps, within [1/4, 4]; 1 where absent."""
 

@@ -106,17 +106,6 @@ class DemandRates:
             _merge(self._rates, key, rate, now)
         self._earlier, self._since, self._restored = {}, since, True
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any], now: float) -> "DemandRates":
-        """Return the rates that ``to_state`` described, as if no time had gone by since.
-
-        Raises:
-            KeyError, TypeError, ValueError: it was not ``to_state`` that described them.
-        """
-        rates = cls()
-        rates.restore(state, now)
-        return rates
-
     def _all(self, now: float) -> dict[DemandKey, KeyRate]:
         """Return every key's rate at ``now``."""
         for rates in (self._rates, self._earlier):

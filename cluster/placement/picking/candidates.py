@@ -34,17 +34,15 @@ def candidates(
     Args:
         key: of the set, for its homes.
 
-    They are those that computed the prompt's beginning, the set's homes if no replica has a
-    member of it, the cheapest with some of it on the device or the host, with free slots, and of
-    all, and a few at random.
+    They are those that computed the prompt's beginning, the set's homes, the cheapest with some of
+    it on the device or the host, with free slots, and of all, and a few at random.
     """
     order = view.order
     if len(order) <= most:
         return list(order)
     found: dict[ReplicaView, None] = {}
     digests = [digest for digest, _ in asked.members]
-    cold = not any(view.holders.of(digest) for digest in digests)
-    homes = view.homes.of(key) if cold else ()  # ranking all replicas takes long
+    homes = view.homes_of(digests, key)
     for replica_id in itertools.chain(asked.cached, homes):
         replica = view.get(replica_id)
         if replica is not None:

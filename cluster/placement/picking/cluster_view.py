@@ -177,6 +177,17 @@ class ClusterView:
         """Return all known replicas, by id."""
         return tuple(self._known[replica_id] for replica_id in sorted(self._known))
 
+    def homes_of(self, digests: Iterable[AdapterDigest], key: str) -> tuple[ReplicaId, ...]:
+        """Return the homes of a set, none while devices have every member.
+
+        Ranking all replicas for a set that is asked for the first time takes long.
+        """
+        return () if all(map(self.holders.of, digests)) else self.homes.of(key)
+
+    def copies(self, digest: AdapterDigest) -> int:
+        """Return how many replicas have an adapter, counted in either tier."""
+        return len(self.holders.of(digest)) + len(self.host_holders.of(digest))
+
     def moment(self, now: float) -> Moment:
         """Return the facts about the whole cluster that filters need."""
         return Moment(now, self.order.total_load / max(1, len(self._known)), self.draining)

@@ -5,7 +5,7 @@ its first token after that; ``harm`` is what it costs others.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -146,6 +146,12 @@ def _load(
         again = model.host_load if replica.snapshot.host_bytes_limit else model.disk_load
         evicted = short * COMES_BACK * again.seconds(missing_bytes / missing)
     return seconds, new_bytes, evicted
+
+
+def load_seconds(members: Sequence[tuple[AdapterDigest, int]], model: CostModel) -> float:
+    """Return the seconds that adapters (at least one), with their bytes, take from the disk."""
+    seconds = [model.disk_load.seconds(nbytes) for _, nbytes in members]
+    return max(max(seconds), sum(seconds) / PARALLEL_LOADS)
 
 
 def _ahead(replica: ReplicaView, sent: int, model: CostModel) -> float:

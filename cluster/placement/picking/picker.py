@@ -11,7 +11,7 @@ from cluster.domain.replica import DecidedBy, PickCandidate, PickExplanation, Re
 from cluster.errors import BraidError, Overloaded, ReplicaLost
 from cluster.placement.picking.candidates import MOST, candidates
 from cluster.placement.picking.cluster_view import ClusterView
-from cluster.placement.picking.cost import PickNeeds, Terms, cost_of
+from cluster.placement.picking.cost import PickNeeds, Terms, cost_of, load_seconds
 from cluster.placement.picking.filters import (
     Filter,
     FitsContext,
@@ -110,7 +110,7 @@ class Picker:
             pick = self._filter(view.replicas(), request, moment)
         if pick.passed:
             pick.terms = {r: cost_of(r, asked, view.model) for r in (*pick.passed, *pick.softly)}
-            _choose(pick, key, _cold_homes(view, pick, asked, key))
+            _choose(pick, key, _keepers(view, pick, asked, key))
         elif pick.softly:
             two = self._rng.sample(pick.softly, min(2, len(pick.softly)))
             pick.terms = {r: cost_of(r, asked, view.model) for r in two}
@@ -168,23 +168,32 @@ def _rank(key: str, replica: ReplicaView) -> tuple[int, ReplicaId]:
     return -weight(key, replica.replica_id), replica.replica_id
 
 
-def _cold_homes(
-    view: ClusterView, pick: _Pick, asked: PickNeeds, key: str
-) -> Sequence[ReplicaView]:
-    """Return the homes with free places where no replica has any of the set; else all that passed.
+def _keepers(view: ClusterView, pick: _Pick, asked: PickNeeds, key: str) -> Sequence[ReplicaView]:
+    """Return those that a set is kept to where it has to be loaded, so that it does not scatter.
 
-    So a set that is seldom asked for does not leave copies wherever it was cheapest at the time.
-    Homes that would have to evict something do not count while others would not.
+    They are its homes, and those that have its rarest member in any tier. Where they cost more than
+    the cheapest by more than a load of the set, which another copy takes, none is preferred. Nor
+    are homes that would have to evict something while others would not.
     """
-    if not asked.members or any(
-        view.holders.of(digest) or view.host_holders.of(digest) for digest, _ in asked.members
-    ):
-        return pick.passed
-    size = len(asked.members)
-    free = [r for r in pick.passed if r.load < max(1, r.snapshot.max_batch_size)]
-    free = [r for r in free if r.free_slots >= size] or free
-    homes = view.homes.of(key)
-    return [r for r in free if r.replica_id in homes] or pick.passed
+    terms, passed, members = pick.terms, pick.passed, asked.members
+    if not members or len(passed) == 1:
+        return passed
+    costs = [terms[replica].cost for replica in passed]
+    least = min(costs)
+    if not terms[passed[costs.index(least)]].load:
+        return passed
+    digests = [digest for digest, _ in members]
+    rarest = min(digests, key=view.copies) if len(digests) > 1 else digests[0]
+    holders, on_host = view.holders.of(rarest), view.host_holders.of(rarest)
+    limit = least + load_seconds(members, view.model)
+    near = [r for r, cost in zip(passed, costs, strict=True) if cost <= limit]
+    kept = [r for r in near if r in holders or r in on_host]
+    if homes := view.homes_of(digests, key):
+        size = len(digests) if any(r.free_slots >= len(digests) for r in passed) else 0
+        kept += [
+            r for r in near if r.replica_id in homes and r.free_slots >= size and r not in kept
+        ]
+    return kept or passed
 
 
 def holds_all(replica: ReplicaView, request: PickRequest) -> bool:

@@ -31,9 +31,9 @@ class CountScaler:
     def decide(self, inputs: ScaleInputs, now: float) -> ScaleDecision:
         """Return the count to have; ``now`` in monotonic seconds."""
         policy = inputs.policy.replicas
-        quiet_s = self._quiet_for(inputs, now)
         if self._count is None or policy.mode == "observe":
             self._count = inputs.target
+        quiet_s = self._quiet_for(inputs, self._count, now)
         if policy.mode == "off":
             return self._become(inputs, policy.min, "scaling is off, and min holds")
         decision = self._decide(inputs, self._count, quiet_s, now)
@@ -62,8 +62,8 @@ class CountScaler:
         elif self._missing.wait(now) < policy.up.stable:
             missed = ()
         wishes = {
-            "load": needs.load(),
-            "memory": needs.memory(max(count, 1), high),
+            "load": needs.load(max(count, 1)),
+            "memory": needs.memory(max(count, 1)),
             "queue": needs.queue(missed),
             "floor": floor,
         }
@@ -137,11 +137,16 @@ class CountScaler:
             return self._become(inputs, count, f"{words}, but replicas are drained already")
         return self._become(inputs, most, words)
 
-    def _quiet_for(self, inputs: ScaleInputs, now: float) -> float | None:
-        """Return for how many seconds nothing has come or was in flight; None while it does."""
+    def _quiet_for(self, inputs: ScaleInputs, count: int, now: float) -> float | None:
+        """Return for how many seconds nothing has come or was in flight; None while it does.
+
+        A start is let finish: those who asked for it come back when it can serve them, so silence
+        counts from when a replica is ready.
+        """
         arrived, before = inputs.demand.arrived, self._arrived
         self._arrived = arrived
-        if inputs.in_flight or (before is not None and arrived > before):
+        starts = count > 0 and inputs.ready == 0
+        if starts or inputs.in_flight or (before is not None and arrived > before):
             self._quiet.reset()
             return None
         return self._quiet.wait(now)

@@ -51,7 +51,8 @@ class FirstToken:
         predicted = self.predict(work, replicas)
         if now_s is not None and math.isfinite(predicted):
             today = self.predict(work, present)
-            predicted = max(predicted, now_s * predicted / today)
+            if today > 0.0:  # costs that are fitted to nothing predict no time
+                predicted = max(predicted, now_s * predicted / today)
         return predicted <= SAFE * self.promise_s
 
 

@@ -39,7 +39,9 @@ class ScaleInputs:
     least: int  # copies that pins and tiers need
     complete: bool  # every replica that Serve counts has reported: only then may the count fall
     wall: datetime  # aware, for the schedule alone
-    queued: int = 0  # requests that wait at replicas, none of whose answer is generated
+    queued: float = 0.0
+    """Requests that wait at replicas, each times its replica's slowness: none of their answers is
+    generated."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.first_token import FirstToken, first_tokens
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleInputs
 from cluster.placement.scaling.memory import ColdCurve, PoolShape, cold_curve
+from cluster.placement.scaling.schedule import bounds_at
 
 MARGIN = 0.85
 """Share of what replicas can take that must be enough before one of them goes."""
@@ -34,30 +35,45 @@ class Needs:
     factor: float  # measured over predicted share of cold requests, 1 to MOST_FACTOR
     tiers: tuple[FirstToken, ...]
     backlog_s: float  # seconds of work that wait, in the whole cluster
+    high: int  # replicas, at most
     inputs: ScaleInputs
 
-    def load(self) -> CountWish:
-        """Return the replicas whose time suffices for the work."""
+    def load(self, present: int) -> CountWish:
+        """Return the replicas whose time suffices for the work.
+
+        Costs that were never measured ask for those that are there.
+        """
         target = self.policy.replicas.target
+        if self._guesses:
+            return CountWish(present, "costs are not measured yet, and nothing waits too long")
         count = math.ceil(self.work.up / target - 1e-9)
         return CountWish(count, f"work of {self.work.up:.2f} replicas at target {target:g}")
 
-    def memory(self, present: int, high: int) -> CountWish:
+    def memory(self, present: int) -> CountWish:
         """Return the replicas that hold the adapters asked for.
 
-        Where the present pools have room for them, none is added: they are to be moved.
+        Where the present pools have room for them, none is added: they are to be moved. Requests
+        that the most replicas would find cold as well ask for none.
         """
-        curve, allowed = self.curve, self.policy.replicas.cold_share
-        cold = self._cold(present)
-        if cold <= allowed:
-            return CountWish(min(present, curve.least(allowed / self.factor, high)), "adapters fit")
-        return CountWish(
-            curve.least(allowed / self.factor, high),
-            f"working set {_bytes(curve.nbytes)} in {len(curve.room)} sets, "
-            f"pools {_bytes(present * curve.pool.nbytes)} and "
-            f"{present * curve.pool.slots} slots, {100 * cold:.0f} % cold above "
-            f"{100 * allowed:g} %",
-        )
+        curve, share = self.curve, self.policy.replicas.cold_share
+        cold, best = (self.factor * curve.cold(count) for count in (present, self.high))
+        fits = self._avoidable(present, self.factor) <= share
+        count = curve.least(curve.cold(self.high) + share / self.factor, self.high)
+        if best > share:
+            words = (
+                f"no count up to {self.high} brings cold requests below {100 * share:g} %, and "
+                f"{count} comes within {100 * share:g} points of the best"
+            )
+        elif fits:
+            words = "adapters fit"
+        else:
+            words = (
+                f"working set {_bytes(curve.nbytes)} in {len(curve.room)} sets, "
+                f"pools {_bytes(present * curve.pool.nbytes)} and "
+                f"{present * curve.pool.slots} slots, {100 * cold:.0f} % cold above "
+                f"{100 * (share + best):.2g} %"
+            )
+        return CountWish(min(present, count) if fits else count, words)
 
     def missed(self) -> tuple[str, ...]:
         """Return the tiers whose requests are predicted to wait longer than promised."""
@@ -86,9 +102,12 @@ class Needs:
     def enough(self, count: int, present: int) -> bool:
         """Return whether ``count`` replicas would be enough, with a margin."""
         replicas = self.policy.replicas
+        if self._guesses:
+            return False
         if self.work.down > count * replicas.target * MARGIN:
             return False
-        if self._cold(count * MARGIN) > replicas.cold_share:
+        # What is cold today says little of what will be with fewer: the most that is believed.
+        if self._avoidable(count * MARGIN, MOST_FACTOR) > replicas.cold_share:
             return False
         predicted = self.inputs.predicted_ttft
         return all(
@@ -96,8 +115,18 @@ class Needs:
             for tier in self.tiers
         )
 
-    def _cold(self, replicas: float) -> float:
-        return self.factor * self.curve.cold(replicas)
+    @property
+    def _guesses(self) -> bool:
+        """Return whether there is work, and its seconds are those of another machine."""
+        return self.work.down > 0.0 and not self.inputs.model.measured
+
+    def _avoidable(self, replicas: float, factor: float) -> float:
+        """Return the share of requests that are cold with so many replicas, and not with the most.
+
+        The rest asks for no count: the last replicas of a long tail of adapters would be
+        for fractions of a percent.
+        """
+        return factor * (self.curve.cold(replicas) - self.curve.cold(self.high))
 
 
 def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
@@ -117,6 +146,7 @@ def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
         factor,
         tuple(first_tokens(policy, demand, costs).values()),
         inputs.backlog_s + inputs.queued * costs.mean_answer_seconds(demand),
+        bounds_at(policy.replicas, inputs.wall)[1],
         inputs,
     )
 

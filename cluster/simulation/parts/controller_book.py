@@ -38,8 +38,8 @@ class ControllerBook:
         if self._keeps and self.reachable:
             self._changes += changes
 
-    def read(self) -> tuple[dict[str, Any] | None, list[Change]]:
-        """Return demand and history of the lives before; nothing while it is unreachable."""
+    def read(self) -> tuple[dict[str, Any] | None, list[Change]] | None:
+        """Return demand and history of the lives before, or None while it is unreachable."""
         if not self.reachable:
-            return None, []
+            return None
         return json.loads(self._demand) if self._demand else None, list(self._changes)

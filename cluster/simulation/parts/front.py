@@ -1,34 +1,33 @@
 """One simulated front: the real view, picker and demand counters, behind links with delays."""
 
+import asyncio
 from collections.abc import Callable
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import LINK_SILENCE_S, ReplicaSnapshot
 from cluster.domain.request import FinishReason
-from cluster.errors import BraidError, DeadlineExceeded, Overloaded, ReplicaLost, Starting
+from cluster.errors import BraidError, DeadlineExceeded, ReplicaLost
 from cluster.expected_length import ExpectedLength
 from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.simulation.parts.ended_demand import count_ended
-from cluster.simulation.parts.front_limits import (
-    FRONT_LOST,
-    HURRY_S,
-    MAX_FAILOVERS,
-    OVERDUE_S,
-    REPLICA_WAIT_S,
-)
 from cluster.simulation.parts.front_reports import ControllerCalls, FrontReports
 from cluster.simulation.parts.front_rules import FrontPicks
+from cluster.simulation.parts.front_waiting import FrontWaiting
 from cluster.simulation.parts.tracked import Tracked
 from cluster.simulation.replica.engine_port import EngineWork
 from cluster.simulation.replica.link_end import RequestNews
 from cluster.simulation.replica.requests import WorkMaker, expected_end
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
-from cluster.simulation.result import IN_FLIGHT
+from cluster.simulation.result import FRONT_LOST
 from cluster.simulation.spec import Delays
 from cluster.simulation.virtual.virtual_process import VirtualProcess
+from cluster.waiting.patience import HURRY_S, MAX_FAILOVERS
+
+OVERDUE_S = 5.0
+"""After its deadline a request that no replica answers for is given up."""
 
 
 class SimulatedFront:
@@ -61,18 +60,25 @@ class SimulatedFront:
         self._links: dict[ReplicaId, SimulatedReplica] = {}
         self._live: dict[RequestId, Tracked] = {}  # at replicas
         self._picking: dict[int, Tracked] = {}  # arrived, and not at a replica yet
-        self._held: dict[int, Tracked] = {}  # of these, without a replica to go to
-        self._retrying = False
+        self._tasks: dict[int, asyncio.Task[None]] = {}  # of these, which pick or wait
         self._looks = 0  # names the look for replicas that is awaited
         self._lengths = ExpectedLength()
         self._orders = FrontOrders(0, 0)
+        self._waiting = FrontWaiting(
+            process,
+            self._view,
+            picks,
+            lambda: self._orders,
+            lambda: self._reports.send(),
+            lambda: self._look_again(0.0),
+        )
         process.after(0.0, self._discover, self._looks)
         self._reports = FrontReports(
             front_id,
             process,
             controller,
             picks.recent,
-            lambda: 0 if self._ready else len(self._held),
+            lambda: self._waiting.count_wishes(),
             self._follow,
             delays.exchange_s,
         )
@@ -80,7 +86,7 @@ class SimulatedFront:
     @property
     def held(self) -> int:
         """Return the requests that wait for a replica."""
-        return len(self._held)
+        return len(self._waiting)
 
     # The way of a request
 
@@ -92,29 +98,30 @@ class SimulatedFront:
     def _begin(self, tracked: Tracked) -> None:
         tracked.decided_at = self.process.loop.time()
         self._reports.demand.arrive(tracked.key, tracked.asked.prompt_tokens)
-        self._pick(tracked)
+        self._send(tracked)
 
-    @property
-    def _ready(self) -> bool:
-        """Report whether a replica can be reached that is not about to end."""
-        return any(not replica.snapshot.draining for replica in self._view.replicas())
+    def _send(self, tracked: Tracked) -> None:
+        """Find a replica for a request and hand it over, or end it."""
+        task = self.process.loop.create_task(self._find_replica(tracked))
+        self._tasks[tracked.index] = task
 
-    def _pick(self, tracked: Tracked) -> None:
-        if tracked.outcome != IN_FLIGHT:
-            return
-        request = self._pick_request(tracked)
-        now = self.process.clock.monotonic()
-        error: BraidError = ReplicaLost("no replica is to take it")
+    async def _find_replica(self, tracked: Tracked) -> None:
+        tenant = tracked.key.tenant
         try:
-            chosen = self._picks.pick(self._view, request, now)
-        except (Overloaded, ReplicaLost) as refusal:
-            chosen, error = None, refusal
-        if chosen is None or chosen not in self._links:
-            self._hold(tracked, error)
-            return
-        self._held.pop(tracked.index, None)
-        del self._picking[tracked.index]
-        tracked.held_until = None
+            with self._waiting.places.place(tenant) as place:
+                chosen, request = await self._waiting.pick(
+                    lambda: self._pick_request(tracked),
+                    tenant,
+                    place,
+                    lambda: max(0.0, tracked.deadline - self.process.loop.time()),
+                )
+                self._join_replica(tracked, chosen, request)
+        except BraidError as error:
+            self._end(tracked, error.code)
+
+    def _join_replica(self, tracked: Tracked, chosen: ReplicaId, request: PickRequest) -> None:
+        now = self.process.clock.monotonic()
+        del self._picking[tracked.index], self._tasks[tracked.index]
         tracked.attempts += 1
         tracked.replica = chosen
         tracked.request_id = RequestId(f"{tracked.index}-{tracked.attempts}")
@@ -135,24 +142,6 @@ class SimulatedFront:
             prefix=self._works.prefix_keys(asked, tracked.key),
         )
 
-    def _hold(self, tracked: Tracked, error: BraidError) -> None:
-        """Let a request wait: for a first replica as the controller says, else for a free one."""
-        now, ready = self.process.loop.time(), self._ready
-        if tracked.held_until is None:
-            left = tracked.deadline - now
-            if not ready and left < self._orders.retry_after_s:
-                self._end(tracked, Starting.code)
-                return
-            patience = REPLICA_WAIT_S if ready else self._orders.hold_s
-            tracked.held_until = now + min(patience, left)
-            self._held[tracked.index] = tracked
-            self.process.after(tracked.held_until - now, self._retry)
-            if not ready:
-                self._reports.send()
-                self._look_again(0.0)
-        if now >= tracked.held_until:
-            self._end(tracked, error.code if ready else Starting.code)
-
     def _submit(self, tracked: Tracked, replica: SimulatedReplica) -> None:
         left = tracked.deadline - self.process.loop.time()
         work = self._works.make(
@@ -167,7 +156,7 @@ class SimulatedFront:
 
     def _reach(self, tracked: Tracked, replica: SimulatedReplica, work: EngineWork) -> None:
         """Hand a request over; runs in the replica's process."""
-        if not self.process.alive:
+        if not self.process.alive or self._live.get(work.request.request_id) is not tracked:
             return
         tracked.queued_at, tracked.began_at = self.process.loop.time(), None
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
@@ -176,9 +165,8 @@ class SimulatedFront:
     def _end(self, tracked: Tracked, outcome: str) -> None:
         self._live.pop(tracked.request_id, None)
         self._picking.pop(tracked.index, None)
-        self._held.pop(tracked.index, None)
-        tracked.outcome = outcome
-        tracked.ended_at = self.process.loop.time()
+        self._tasks.pop(tracked.index, None)
+        tracked.end(outcome, self.process.loop.time())
         count_ended(self._reports.demand, tracked)
         self._on_end(tracked)
 
@@ -194,7 +182,7 @@ class SimulatedFront:
             if (tracked := self._live.get(item.request_id)) is not None:
                 self._hear_request(tracked, item)
         self._view.hear_load(replica_id, running, queued, self.process.clock.monotonic())
-        self._retry()
+        self._waiting.note_change(replica_id)
 
     def _hear_request(self, tracked: Tracked, news: RequestNews) -> None:
         tracked.generated = news.generated
@@ -225,7 +213,7 @@ class SimulatedFront:
         if on_host is not None:
             there = (a.digest for a in on_host if a.state is AdapterState.ON_HOST)
             self._view.set_on_host(snapshot.replica_id, there)
-        self._retry()
+        self._waiting.note_change(snapshot.replica_id)
 
     def hear_lost(self, replica: SimulatedReplica) -> None:
         """Take in that a link has ended: its requests continue on other replicas."""
@@ -233,6 +221,7 @@ class SimulatedFront:
         if self._links.pop(replica_id, None) is None:
             return
         self._view.remove(replica_id)
+        self._waiting.note_change(replica_id)
         self._reports.note_dead(replica_id)
         for tracked in [t for t in self._live.values() if t.replica == replica_id]:
             del self._live[tracked.request_id]
@@ -244,18 +233,7 @@ class SimulatedFront:
             if len(tracked.lost) > MAX_FAILOVERS:
                 self._end(tracked, ReplicaLost.code)
             else:
-                self._pick(tracked)
-
-    def _retry(self) -> None:
-        """Try again to pick for those held, once whatever happens now has happened."""
-        if self._held and not self._retrying:
-            self._retrying = True
-            self.process.after(0.0, self._retry_held)
-
-    def _retry_held(self) -> None:
-        self._retrying = False
-        for tracked in tuple(self._held.values()):
-            self._pick(tracked)
+                self._send(tracked)
 
     def _look_again(self, seconds: float) -> None:
         self._looks += 1
@@ -268,10 +246,18 @@ class SimulatedFront:
             if replica.replica_id not in self._links and replica.process.responds:
                 self._links[replica.replica_id] = replica
                 replica.process.after(self._delays.hop_s, replica.connect, self)
-        self._retry()
+        self._lose_silent()
         self._give_up()
-        hurry = self._held and not self._ready
-        self._look_again(HURRY_S if hurry else self._delays.discovery_s)
+        self._look_again(HURRY_S if self._waiting.hurries else self._delays.discovery_s)
+
+    def _lose_silent(self) -> None:
+        """Give up the links on which nothing has come for too long."""
+        now = self.process.clock.monotonic()
+        for known in self._view.replicas():
+            replica = self._links.get(known.replica_id)
+            if replica is not None and known.age(now) > LINK_SILENCE_S:
+                replica.process.after(0.0, replica.disconnect, self)
+                self.hear_lost(replica)
 
     def _give_up(self) -> None:
         """End what is long overdue: its replica does not say anything."""
@@ -285,13 +271,19 @@ class SimulatedFront:
         self._orders = orders
         self._view.follow(orders)
         self._picks.follow(orders)
+        self._waiting.places.follow(orders.picking.max_queued)
+        for replica_id in self._links:
+            self._waiting.note_change(replica_id)
 
     def die(self) -> list[Tracked]:
         """End the process; returns the requests that are lost with it."""
         self.process.kill()
+        self._waiting.close()
+        for task in self._tasks.values():
+            task.cancel()
         lost = [*self._live.values(), *self._picking.values()]
         for tracked in lost:
-            tracked.outcome, tracked.ended_at = FRONT_LOST, self.process.loop.time()
+            tracked.end(FRONT_LOST, self.process.loop.time())
         after_s = self._delays.link_lost_s
         for replica in self._links.values():
             replica.process.after(after_s, replica.disconnect, self)

@@ -6,7 +6,7 @@ from typing import Protocol
 from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from cluster.placement.front_reporter import FrontReporter
+from cluster.placement.front_reporter import REPORT_PAUSE_S, FrontReporter
 from cluster.placement.picking.recent_picks import RecentPicks
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
@@ -45,6 +45,7 @@ class FrontReports:
         self.demand = DemandCounters(now=process.clock.monotonic())
         self._reporter = FrontReporter(front_id, self.demand, picks)
         self._under_way = False
+        self._due = False  # another report is wanted after the one under way
         self._turn = 0  # names the report whose time has yet to come
         self.send()
 
@@ -54,10 +55,11 @@ class FrontReports:
         self.send()
 
     def send(self) -> None:
-        """Report now, unless a report is under way."""
+        """Report at once; a report that is under way is followed by another."""
         if self._under_way:
+            self._due = True
             return
-        self._under_way = True
+        self._under_way, self._due = True, False
         report = self._reporter.compose(self._held(), self._process.clock.monotonic())
         self._controller.report(report, self._hear)
         self._turn += 1
@@ -69,10 +71,14 @@ class FrontReports:
             self.send()
 
     def _hear(self, orders: FrontOrders) -> None:
-        self._under_way = False
-        if self._reporter.is_replaced(orders):
-            return
-        needs_all = self._reporter.take(orders)
-        self._follow(orders)
-        if needs_all:
-            self.send()
+        if not self._reporter.is_replaced(orders):
+            self._due |= self._reporter.take(orders)
+            self._follow(orders)
+        self._process.after(REPORT_PAUSE_S, self._go_on, self._turn)
+
+    def _go_on(self, turn: int) -> None:
+        """Report again, if that was wanted meanwhile."""
+        if turn == self._turn:
+            self._under_way = False
+            if self._due:
+                self.send()

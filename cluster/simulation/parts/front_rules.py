@@ -8,6 +8,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker, holds_all
 from cluster.placement.picking.recent_picks import RecentPicks
+from cluster.placement.picking.replica_view import ReplicaView
 from cluster.placement.policy import PickingPolicy
 from cluster.simulation.spec import PickRule
 
@@ -37,6 +38,10 @@ class FrontPicks:
         choice = self._picker.pick(view, request, now)
         self._predicted_ttft = choice.predicted_ttft
         return choice.replica_id
+
+    def has_room(self, replica: ReplicaView) -> bool:
+        """Report whether a replica takes another request, as far as it is up to the replica."""
+        return self._picker.has_room(replica)
 
     def note_sent(
         self, view: ClusterView, request: PickRequest, replica_id: ReplicaId, now: float

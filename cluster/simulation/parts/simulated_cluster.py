@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable
 
+from cluster.config import FrontConfig
 from cluster.domain.ids import ReplicaId
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
@@ -12,7 +13,6 @@ from cluster.simulation.parts.controller import SimulatedController
 from cluster.simulation.parts.controller_book import ControllerBook
 from cluster.simulation.parts.fault_injection import FaultInjector
 from cluster.simulation.parts.front import SimulatedFront
-from cluster.simulation.parts.front_limits import FRONT_LOST
 from cluster.simulation.parts.front_rules import FrontPicks
 from cluster.simulation.parts.scaling import RuledScale
 from cluster.simulation.parts.simulated_serve import SimulatedServe
@@ -22,13 +22,13 @@ from cluster.simulation.replica.requests import WorkMaker
 from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.replica.step_pace import SharedCores, StepPace
-from cluster.simulation.result import SimulationResult
+from cluster.simulation.result import FRONT_LOST, SimulationResult
 from cluster.simulation.spec import ControllerDies, SimulationSpec
 from cluster.simulation.trace import TraceRequest
 from cluster.simulation.virtual.virtual_loop import VirtualLoop
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
-REQUEST_TIMEOUT_S = 600.0
+REQUEST_TIMEOUT_S = FrontConfig().request_timeout_s
 """Time of a request whose trace names no deadline, as a front gives it."""
 
 _PROGRESS_EVERY = 256  # requests
@@ -151,6 +151,7 @@ class SimulatedCluster:
             self.catalog,
             lambda: self.policy,
             spec.model if spec.prior is None else spec.prior,
+            "profile" if spec.prior is None else "default",
             self.book,
             self._records,
             spec.delays,
@@ -186,6 +187,8 @@ class SimulatedCluster:
         for front in self.fronts:
             if front is not None:
                 front.process.after(self._spec.delays.link_lost_s, front.hear_lost, replica)
+        if (controller := self.controller) is not None:
+            controller.process.after(self._spec.delays.error_s, controller.hear_error, replica)
 
     # The trace
 
@@ -205,7 +208,7 @@ class SimulatedCluster:
         if there:
             there[tracked.index % len(there)].arrive(tracked)
         else:
-            tracked.outcome, tracked.ended_at = FRONT_LOST, self.loop.time()
+            tracked.end(FRONT_LOST, self.loop.time())
             self._count_end()
         if self._progress is not None and self._arrived % _PROGRESS_EVERY == 0:
             self._progress(self._arrived / len(self._requests))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from cluster.domain.ids import ReplicaId, RequestId
+from cluster.errors import IntegrityError
 from cluster.placement.demand.demand import DemandKey
 from cluster.simulation.result import IN_FLIGHT, ServedRequest, TierFound
 from cluster.simulation.trace import TraceRequest
@@ -23,7 +24,6 @@ class Tracked:
     request_id: RequestId = _NOWHERE  # at that replica
     attempts: int = 0
     lost: list[ReplicaId] = field(default_factory=list)  # that served it and were lost
-    held_until: float | None = None  # while it waits for a replica
     tier_found: TierFound = ""
     decided_at: float | None = None  # when it was ready to be picked for
     queued_at: float | None = None
@@ -33,6 +33,18 @@ class Tracked:
     generated: int = 0
     cached_tokens: int = 0
     cold: bool = False
+
+    def end(self, outcome: str, at: float) -> None:
+        """Note its end; it has one.
+
+        Raises:
+            IntegrityError: it has ended before.
+        """
+        if self.outcome != IN_FLIGHT:
+            raise IntegrityError(
+                f"request {self.index} ended as {self.outcome}, and again as {outcome}"
+            )
+        self.outcome, self.ended_at = outcome, at
 
     def served(self) -> ServedRequest:
         """Return it as the result has it."""

@@ -1,6 +1,7 @@
 """One simulated process: its clocks, and whether it runs, stands still or is dead."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
@@ -36,6 +37,7 @@ class VirtualProcess:
         self.name = name
         self.clock = VirtualClock(loop, start_wall)
         self.alive = True
+        self.died_at = math.inf  # virtual seconds
         self.hung = False
         self._held: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
 
@@ -61,7 +63,8 @@ class VirtualProcess:
 
     def kill(self) -> None:
         """End at once."""
-        self.alive = False
+        if self.alive:
+            self.alive, self.died_at = False, self.loop.time()
         self._held.clear()
 
     def _call(self, callback: Callable[..., object], arguments: tuple[Any, ...]) -> None:

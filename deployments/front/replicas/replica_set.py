@@ -12,21 +12,18 @@ from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import PickExplanation, ReplicaChoice, ReplicaSnapshot
-from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
-from deployments.front.replicas.first_replica import FirstReplica
-from deployments.front.replicas.queue_room import QueueRoom
+from cluster.waiting.first_replica import FirstReplica
+from cluster.waiting.patience import HURRY_S
+from cluster.waiting.queue_room import QueueRoom
 from deployments.link.link_client import ReplicaLink
 
 log = structlog.get_logger(__name__)
-
-HURRY_S = 0.1
-"""Between discoveries while a request waits for the first replica."""
 
 DEVICE, LOADING, HOST, DISK, BASE = "device", "loading", "host", "disk", "base"
 _TIERS = {
@@ -158,20 +155,8 @@ class ReplicaSet:
         """
         if self._rng.random() < self._explained_share:  # for the request log
             request = dataclasses.replace(request, explain=True)
-        refused = wait_s <= 0 or not self._room.is_awaited
-        if refused:
-            try:
-                return self._pick_now(request)
-            except (Overloaded, ReplicaLost):
-                if wait_s <= 0 or not self.ready:
-                    raise
-        if place is not None:
-            place.take()
-        return await self._room.take_turn(
-            request.tenant,
-            self._clock.monotonic() + wait_s,
-            lambda: self._pick_now(request),
-            refused=refused,
+        return await self._room.pick(
+            request.tenant, lambda: self._pick_now(request), wait_s=wait_s, place=place
         )
 
     def _pick_now(self, request: PickRequest) -> tuple[ReplicaChoice, ReplicaLink]:
@@ -192,7 +177,7 @@ class ReplicaSet:
         self._picker.follow(orders.picking)
         self._explained_share = orders.picking.explain
         self.places.follow(orders.picking.max_queued)
-        for replica_id in self._links if len(self._room) else ():
+        for replica_id in self._links:
             self._room.note_change(replica_id)
 
     async def _run(self) -> None:
@@ -246,7 +231,7 @@ class ReplicaSet:
     def _on_snapshot(self, snapshot: ReplicaSnapshot) -> None:
         if snapshot.replica_id in self._links:
             self.view.update(snapshot, self._clock.monotonic())
-            self._note_change(snapshot.replica_id)
+            self._room.note_change(snapshot.replica_id)
             self._first.wake()
 
     def _on_host(self, replica_id: ReplicaId, adapters: tuple[ResidentAdapter, ...]) -> None:
@@ -257,23 +242,14 @@ class ReplicaSet:
 
     def _on_load(self, replica_id: ReplicaId, running: int, queued: int) -> None:
         self.view.hear_load(replica_id, running, queued, self._clock.monotonic())
-        self._note_change(replica_id)
+        self._room.note_change(replica_id)
 
     def _on_lost(self, replica_id: ReplicaId) -> None:
         self._links.pop(replica_id, None)
         self._host_tiers.pop(replica_id, None)
         self.view.remove(replica_id)
-        self._note_change(replica_id)
+        self._room.note_change(replica_id)
         self.on_lost(replica_id)
-
-    def _note_change(self, replica_id: ReplicaId) -> None:
-        """Let those who wait for room know; without any replica their wait ends."""
-        if not len(self._room):
-            return
-        if self.ready:
-            self._room.note_change(replica_id)
-        else:
-            self._room.release_all()
 
     def _has_room(self, replica_id: ReplicaId) -> bool:
         replica = self.view.get(replica_id)

@@ -8,14 +8,12 @@ import structlog
 from cluster.clock import Clock
 from cluster.domain.ids import ReplicaId
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from cluster.placement.front_reporter import FrontReporter
+from cluster.placement.front_reporter import REPORT_PAUSE_S, FrontReporter
 from deployments.front.requests.front_demand import FrontDemand
 
 log = structlog.get_logger(__name__)
 
 INTERVAL_S = 1.0
-SHORTEST_PAUSE_S = 0.05
-"""Between two reports, however many requests call for one."""
 
 Send = Callable[[FrontReport], Awaitable[FrontOrders]]
 
@@ -106,7 +104,7 @@ class Exchange:
                 await self.report()
             except Exception as error:  # a failure of one report must not end the loop
                 log.error("front.exchange_failed", exc_info=error)
-            await asyncio.sleep(SHORTEST_PAUSE_S)
+            await asyncio.sleep(REPORT_PAUSE_S)
             try:
                 await asyncio.wait_for(self._due.wait(), self._interval_s)
             except TimeoutError:

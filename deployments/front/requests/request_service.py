@@ -14,7 +14,7 @@ from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import Tenant
-from deployments.front.replicas.holding import WaitForReplica, at_once
+from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.admission import Admission
 from deployments.front.requests.choice_builder import ChoiceBuilder

@@ -18,6 +18,7 @@ from cluster.domain.request import (
 )
 from cluster.errors import DeadlineExceeded, ReplicaLost, error_from_code
 from cluster.tenancy.waiting_places import WaitingPlace
+from cluster.waiting.patience import MAX_FAILOVERS, REPLICA_WAIT_S
 from deployments.front.sequences.rerouting import SentenceRerouting
 from deployments.front.sequences.sequence_answer import Delta, SequenceAnswer
 from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
@@ -26,9 +27,6 @@ from deployments.link.link_client import ChunkSink, ReplicaLink
 from deployments.link.link_messages import Reroute, Submit
 
 log = structlog.get_logger(__name__)
-
-REPLICA_WAIT_S = 30.0
-MAX_FAILOVERS = 3
 
 
 class Choice:

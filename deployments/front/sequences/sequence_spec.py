@@ -10,7 +10,7 @@ from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     SamplingParams,
 )
-from deployments.front.replicas.holding import WaitForReplica, at_once
+from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.pick_hints import PickHints
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.text.text_stream import TextCodec

@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.placement.__main__ import JOBS, chosen_jobs, main
 from benchmarks.placement.page import MeasuredRow, merge_rows, page, read_rows, write_rows
-from benchmarks.placement.picking.quiet_tenant import live_row
 from benchmarks.placement.row import ResultRow
 
 
@@ -69,10 +68,3 @@ def test_a_job_that_fails_keeps_the_rows_of_others(tmp_path: Path, monkeypatch) 
     write_rows(tmp_path, [measured("counts", "N1"), measured("replay", "N22")])
     assert main(["N22", "--out", str(tmp_path)]) == 1
     assert [m.row.name for m in read_rows(tmp_path / "placement.json")] == ["N1", "N22"]
-
-
-def test_the_live_proof_is_cited(tmp_path: Path) -> None:
-    assert live_row(tmp_path / "none.json").met is None
-    found = live_row(Path("docs/results/adapters-skew.json"))
-    assert found.met is True
-    assert found.after == "1.18 times alone"

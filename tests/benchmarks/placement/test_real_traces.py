@@ -37,9 +37,14 @@ def report(*changes: float) -> Report:
         (-0.5, 0.5, 0.0, False),
         (-0.5, -0.5, 0.1, False),
         (0.0, 0.0, -0.1, False),
+        (0.04, -0.4, 0.0, True),
+        (-0.4, 0.04, 0.0, True),
+        (0.06, -0.4, 0.0, False),
+        (0.04, -0.03, 0.0, False),
+        (0.04, -0.4, 0.1, False),
     ],
 )
-def test_a_count_wins_only_where_it_is_worse_in_nothing(
+def test_a_count_wins_where_it_is_worse_in_nothing_or_barely(
     wait: float, hours: float, failed: float, wins: bool
 ) -> None:
     assert beats(report(wait, hours, failed), 1) is wins

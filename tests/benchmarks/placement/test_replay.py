@@ -25,7 +25,8 @@ from cluster.domain.work import LoadTotals, StepTotals, WorkTotals
 from cluster.errors import ConfigError
 from cluster.placement.cost.fit import CostFit
 from cluster.placement.cost.model import CostModel, LoadCost, StepCost
-from cluster.simulation.calibrate import Calibration, CalibrationErrors, LogFigures
+from cluster.simulation.calibrate import Calibration, CalibrationErrors
+from cluster.simulation.log_figures import LogFigures
 from cluster.simulation.replica.engine_port import add_totals
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import Delays
@@ -188,7 +189,19 @@ def test_rows_say_what_is_not_met() -> None:
     assert rows[0].demanded == "<= 10 %"
     assert rows[0].after == "-11.0 % (100 against 100 ms); without crowding +2.0 %"
     assert rows[0].interval == "95 % over resampled requests: -11.0 % to +2.0 %"
+    assert "met in the mean" not in rows[0].interval
     assert rows[2].after == "+3.1 points (0.900 against 0.900); without crowding +3.1 points"
+
+
+def test_a_row_says_where_its_interval_is_not_within_the_bound() -> None:
+    figures = LogFigures(100, 0.1, 0.5, 1.0, 0.9)
+    errors = CalibrationErrors(0.02, 0.06, 0.0, 0.01, None)
+    far = replace(errors, ttft_p99=0.177)
+    rows = rows_of(Replay(Calibration(Delays(), errors, figures, figures, 3), (errors, far), far))
+    assert [row.met for row in rows] == [True, True, True]
+    reached = [row.name for row in rows if "met in the mean" in row.interval]
+    assert reached == ["N22 TTFT p99"]
+    assert rows[1].interval.endswith("; met in the mean, the interval reaches +17.7 %")
 
 
 def test_a_folder_that_has_no_recording_is_refused(tmp_path: Path) -> None:

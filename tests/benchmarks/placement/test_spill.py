@@ -4,7 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.placement.picking.spill import LOADS, RULES, spill_figures, spill_recipe
+from benchmarks.placement.picking.spill import (
+    LOADS,
+    RULES,
+    SpillFigures,
+    meets,
+    spill_figures,
+    spill_recipe,
+)
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import SimulationSpec
 
@@ -42,3 +49,15 @@ def test_a_run_that_answers_not_all_has_no_figures() -> None:
     late = [replace(asked, deadline_s=0.2) for asked in SHORT_PAIRS.trace[-5:]]
     with pytest.raises(ValueError, match="has no answer"):
         spill_figures(simulate(replace(SHORT_PAIRS, trace=late)))
+
+
+def figures(resident: float, wait: float) -> list[SpillFigures]:
+    return [SpillFigures(resident + n / 1e4, wait + n / 1e5, 0.05, 0.6, 50) for n in range(4)]
+
+
+def test_bounds_that_the_earlier_pick_meets_too_are_not_enough() -> None:
+    earlier = figures(0.962, 0.018)
+    assert meets(LOADS[0], figures(0.979, 0.015), earlier, 0.0)
+    assert not meets(LOADS[0], earlier, earlier, 0.0)
+    assert not meets(LOADS[0], figures(0.979, 0.018), earlier, 0.0)
+    assert not meets(LOADS[0], figures(0.979, 0.015), earlier, 0.03)

@@ -9,13 +9,9 @@ import pytest
 from cluster.domain.ids import ReplicaId, TenantId
 from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy
-from cluster.simulation.calibrate import (
-    CalibrationErrors,
-    calibrate,
-    percentile,
-    recorded_figures,
-)
+from cluster.simulation.calibrate import COURSES, NUDGE_S, CalibrationErrors, calibrate
 from cluster.simulation.delay_search import FITTED
+from cluster.simulation.log_figures import percentile, recorded_figures
 from cluster.simulation.result import (
     ClusterSample,
     ServedRequest,
@@ -98,6 +94,29 @@ def test_the_second_half_is_not_fitted() -> None:
     assert changed.errors.ttft_p50 == pytest.approx(1 / 3 - 1, abs=0.01)
     assert changed.errors.is_red
     assert "do not rely on absolute figures" in changed.errors.words[-1]
+
+
+def test_the_judgement_is_the_mean_of_courses_with_arrivals_a_little_later() -> None:
+    trace, starts = recorded(asked()), []
+
+    def undecided(spec: SimulationSpec) -> SimulationResult:
+        """Answer as the plain one does, but for a share found cold that differs by course."""
+        if len(spec.trace) < len(trace):
+            return simulated(spec)
+        starts.append([one.at for one in spec.trace])
+        cold = len(starts) % 2 == 0
+        result = simulated(spec)
+        return replace(result, requests=tuple(replace(r, cold=cold) for r in result.requests))
+
+    found = calibrate(spec_of(trace), undecided)
+    assert found.errors.whole_resident == 0.5 - found.recorded.whole_resident
+    assert len(found.courses) == len(starts) == COURSES
+    assert starts[0] == [one.at for one in trace]
+    for course in starts[1:]:
+        assert course == sorted(course)
+        later = [at - begin for at, begin in zip(course, starts[0], strict=True)]
+        assert min(later) >= 0
+        assert 0 < max(later) <= NUDGE_S + 1e-9
 
 
 def test_delays_stay_within_their_bounds() -> None:

@@ -1,16 +1,27 @@
 """The fast engine answers as the exact one does, on every trace that has a name."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
 from cluster.config import EngineConfig
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.cost.model import CostModel
+from cluster.placement.policy import ClusterPolicy, DownPolicy, ReplicasPolicy, UpPolicy
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.report.statistics import quantile
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.simulate import simulate
-from cluster.simulation.spec import ReplicaSpec, SimulationSpec, WallClockSteps
+from cluster.simulation.spec import (
+    ControllerDies,
+    Fault,
+    FrontDies,
+    ReplicaDies,
+    ReplicaHangs,
+    ReplicaSpec,
+    SimulationSpec,
+    WallClockSteps,
+)
 from cluster.simulation.traces.trace_names import NAMED_TRACES
 
 SECONDS = 20
@@ -19,10 +30,13 @@ BUSIER = {
     "diurnal": "mean=4,period=20",
     "square": "period=10",
     "flash-crowd": "at=5,decay=5",
-    "drifting": "rate=4",
+    "drifting": "rate=4,rotate=4",
+    "moving-hot-set": "move=5",
+    "widening": "step=5",
     "burstgpt-hour": "speed=12",
 }
-"""Parameters of traces that say little in so short a time, or overload three replicas."""
+"""Parameters of traces that say little in so short a time, or overload three replicas. What is
+asked for moves several times."""
 
 
 def times(result: SimulationResult) -> list[float]:
@@ -66,6 +80,41 @@ def assert_alike(exact: SimulationResult, fast: SimulationResult) -> None:
     assert [s.outcome for s in fast.requests] == [s.outcome for s in exact.requests]
     assert fast.tiers.generated_tokens == exact.tiers.generated_tokens
     assert fast.tiers.steps == pytest.approx(exact.tiers.steps, rel=0.05)
+
+
+RISING = "square,duration=80,low=1,high=9,period=40,answer=60"
+STRUCK: tuple[tuple[Fault, ...], ...] = (
+    (),
+    (ReplicaDies(15.0, 0),),
+    (ReplicaHangs(25.0, 1, 8.0), FrontDies(40.0, 0, 2.0)),
+    (ControllerDies(12.0, 5.0),),
+)
+
+
+@pytest.mark.parametrize("faults", STRUCK)
+def test_both_engines_agree_while_the_count_changes_and_parts_fail(
+    faults: tuple[Fault, ...],
+) -> None:
+    policy = ClusterPolicy(
+        replicas=ReplicasPolicy(min=1, max=5, up=UpPolicy(stable=3), down=DownPolicy(stable=10))
+    )
+    base = SimulationSpec(
+        trace=(),
+        policy=policy,
+        catalog=(),
+        model=CostModel(start_s=4.0),
+        replicas=2,
+        fronts=2,
+        faults=faults,
+    )
+    exact, fast = both(RunRecipe(base, NamedSource(RISING))(1))
+    targets = [[sample.target for sample in result.samples] for result in (exact, fast)]
+    assert exact.count_changes >= 2
+    assert [max(found) for found in targets] == [max(targets[0])] * 2
+    assert fast.replica_seconds == pytest.approx(exact.replica_seconds, rel=0.05)
+    assert quantile(times(fast), 0.5) == pytest.approx(quantile(times(exact), 0.5), rel=0.05)
+    assert quantile(times(fast), 0.9) == pytest.approx(quantile(times(exact), 0.9), rel=0.1)
+    assert Counter(s.outcome for s in fast.requests) == Counter(s.outcome for s in exact.requests)
 
 
 @pytest.mark.parametrize("crowding", [0.5, 1.0])

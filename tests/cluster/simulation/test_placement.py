@@ -5,6 +5,7 @@ import random
 import pytest
 
 from cluster.domain.ids import ReplicaId
+from cluster.domain.replica import LINK_SILENCE_S
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.policy import AdapterRule, ClusterPolicy, ReplicasPolicy
@@ -55,6 +56,17 @@ def test_a_hung_replica_is_seen_by_its_silence_and_replaced() -> None:
     picked_late = {s.replica for s in result.requests if 36 < s.asked.at < 60}
     assert "r0" not in picked_late
     assert result.samples[-1].ready == 3
+
+
+def test_requests_of_a_hung_replica_continue_elsewhere_and_it_is_used_again() -> None:
+    trace = TraceMaker(6).serve([("acme", (f"a{n}",), 0.8) for n in range(6)], 90).requests
+    result = simulate(spec_of(trace, 6, faults=[ReplicaHangs(30.0, 0, 25.0)]))
+    assert {served.outcome for served in result.requests} == {"ok"}
+    assert any(served.failovers for served in result.requests)
+    assert all(served.tokens == served.asked.generated_tokens for served in result.requests)
+    assert max(served.e2e or 0.0 for served in result.requests) < 25.0 - LINK_SILENCE_S
+    assert max(served.ttft or 0.0 for served in result.requests) < LINK_SILENCE_S + 2.0
+    assert any(s.replica == "r0" for s in result.requests if s.asked.at > 56.0)
 
 
 def test_no_replica_starts_before_its_time_and_the_first_request_waits_for_it() -> None:

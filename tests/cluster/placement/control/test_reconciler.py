@@ -6,7 +6,9 @@ import pytest
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.plan_version import PlanVersion
+from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.exchange import FrontId, FrontReport
+from cluster.placement.planning.planner import plan
 from cluster.placement.policy import AdapterRule
 from tests.support.reconciler_bench import ONE_A, PIN_A, WALL, Bench, policy_of
 
@@ -269,3 +271,21 @@ def test_a_higher_epoch_ends_the_right_to_act(build, infos, heard) -> None:
     assert "higher epoch 2" in actions.replica_reason
     bench.reconciler.lead(3, 111.0)
     assert bench.tick(111.0, "r0").replica_plans[0].version > theirs
+
+
+def test_a_late_plan_comes_into_force_with_a_later_tick(build, infos) -> None:
+    bench = Bench(build, infos, policy_of(1, PIN_A))
+    serve = ServeCounts(1, 1, 0)
+    late, plans = None, []
+    for second in range(4):
+        at = 100.0 + second
+        bench.hear(at)
+        inputs = bench.reconciler.begin_tick(infos, bench.policy, serve, at, WALL)
+        late = late or inputs
+        made = plan(late) if second == 2 else None
+        actions = bench.reconciler.finish_tick(made, at, WALL)
+        assert actions.replica_count == 1
+        plans.append([digest for told in actions.replica_plans for digest in told.desired])
+    assert plans == [[], [], ["digest-a"], []]
+    assert len(actions.copies) == 1, "the last plan stands"
+    assert actions.moves == ()

@@ -5,12 +5,13 @@ from datetime import UTC, datetime
 
 import pytest
 
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.domain.work import StepTotals, WorkTotals
 from cluster.placement.control.drain import ServeReplica, ServeReplicas
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.counters import DemandCounters
+from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.front_reporter import FrontReporter
 from cluster.placement.picking.recent_picks import RecentPicks
@@ -151,6 +152,31 @@ def test_cold_picks_of_another_number_of_replicas_do_not_count(build, infos) -> 
     assert fronts.cold_share(102.0) == pytest.approx(0.8)
     bench.tick(103.0, "r0", "r1", running=2)
     assert fronts.cold_share(103.0) is None
+
+
+@pytest.mark.parametrize("how", ["dead", "suspect"])
+def test_what_waited_at_a_replica_that_fell_silent_is_counted_where_it_waits_now(
+    build, infos, how: str
+) -> None:
+    tenant = TenantId("acme")
+    replicas = ReplicasPolicy(min=1, max=12, up={"stable": 0})
+    bench = Bench(build, infos, ClusterPolicy(replicas=replicas))
+    lost, kept = ReplicaId("r0"), ReplicaId("r1")
+    totals = (DemandTotals(DemandKey(tenant, ()), 100, 10_000, age_s=10.0),)
+
+    def wish(at: float, sequence: int, tokens: dict[ReplicaId, int], **report) -> int:
+        report = {"predicted_ttft": {"standard": 9.0}, "demand": totals, **report}
+        bench.reconciler.hear_front(FrontReport(FrontId("f"), sequence, **report), at)
+        for replica, waiting in tokens.items():
+            said = {"backlog": ((tenant, waiting),), "queued": waiting // 1000}
+            bench.hear(at, replica, **said)
+        return bench.tick(at, running=2).wishes["queue"]
+
+    both = wish(100.0, 1, {lost: 50_000, kept: 50_000})
+    if how == "dead":
+        bench.reconciler.replica_died(lost, 100.5, "killed")
+    assert wish(101.0, 2, {kept: 100_000}, dead=(lost,)) <= both
+    assert wish(102.0, 3, {kept: 100_000}) <= both
 
 
 def test_what_a_replica_can_do_is_known_while_none_runs(build, infos) -> None:

@@ -96,3 +96,13 @@ def test_what_began_before_the_first_look_or_never_came_says_nothing() -> None:
 def test_a_replica_that_serve_has_to_find_again_is_no_start(starts) -> None:
     starts.observe([starting("r0", "n")], {ReplicaId("r0")}, 10.0)
     assert starts.age(20.0) is None
+
+
+def test_a_later_life_knows_the_starts_and_which_part_was_waiting() -> None:
+    earlier, later = Starts(), Starts()
+    earlier.restore([[4.0, 8.0], [300.0, 8.0]])
+    later.restore(earlier.to_state())
+    assert later.observed == (12.0, 12.0)
+    for state in (None, {}, [[1.0]], [[1.0, -1.0]], [["1", 2.0]], [[float("nan"), 1.0]]):
+        later.restore(state)
+    assert later.observed == (12.0, 12.0)

@@ -97,6 +97,12 @@ def is_sane(model: CostModel) -> bool:
     )
 
 
+def restored(prior: CostModel, state) -> CostFit:
+    fit = CostFit(prior)
+    fit.restore(state)
+    return fit
+
+
 def test_each_cost_multiplies_its_own_count():
     counts = [name.removesuffix("s") for name in STEP_FEATURES]
     assert counts == [name.removeprefix("per_") for name in STEP_NAMES]
@@ -139,16 +145,36 @@ def test_before_half_a_minute_the_prior_rules():
     assert fit.describe()["rules"] == "fit"
 
 
-def test_where_nothing_explains_the_seconds_the_prior_rules():
+def test_what_was_measured_once_is_not_given_up_for_a_guess():
+    """Under light load a second of steps in a minute is left of what was seen."""
+    for source, ruler in (("default", "fit"), ("profile", "profile")):
+        fit, totals = CostFit(CostModel(), source), StepTotals()
+        for now in range(4000):
+            fit.observe(A, WorkTotals(totals), float(now))
+            steps = 100 if now < 60 else 1
+            totals = replace(
+                totals, steps=totals.steps + steps, seconds=totals.seconds + 0.007 * steps
+            )
+        assert fit.describe()["step"]["observed_s"] < 10.0
+        assert fit.describe()["rules"] == ruler
+        assert fit.model.measured
+    assert fit.model.step.per_step == CostModel().step.per_step
+
+
+@pytest.mark.parametrize("source", ["profile", "default"])
+def test_where_nothing_explains_the_seconds_a_profile_rules_and_a_default_does_not(source):
     rng = random.Random(0)
-    fit, totals = CostFit(CostModel()), StepTotals()
+    fit, totals = CostFit(CostModel(), source), StepTotals()
     for now in range(300):
         fit.observe(A, WorkTotals(totals), float(now))
         spent = rng.choice((0.01, 0.01, 0.01, 10.0))
         totals = replace(totals, steps=totals.steps + 1, seconds=totals.seconds + spent)
     assert fit.describe()["step"]["r2"] < 0.8
-    assert fit.describe()["rules"] == "default"
-    assert fit.model.step == StepCost()
+    if source == "profile":
+        assert fit.describe()["rules"] == "profile"
+        assert fit.model.step == StepCost()
+    else:
+        assert fit.model.step.per_step == pytest.approx(totals.seconds / totals.steps, rel=0.1)
 
 
 def test_the_first_totals_only_tell_where_they_stand():
@@ -270,7 +296,7 @@ def test_nothing_that_is_told_makes_it_answer_nonsense(told, prior):
         if gone:
             fit.remove_replica(replica_id)
     json.dumps(fit.describe(), allow_nan=False)
-    assert is_sane(CostFit.from_state(prior, json.loads(json.dumps(fit.to_state()))).model)
+    assert is_sane(restored(prior, json.loads(json.dumps(fit.to_state()))).model)
 
 
 @pytest.mark.parametrize("constant", range(6))
@@ -373,10 +399,8 @@ def test_another_prior_leaves_what_was_observed():
 def test_it_continues_from_its_state():
     engine = Engine(StepCost(0.01, 1e-4, 1e-3), 0)
     fit = taught(engine, 300)
-    fit.replace_starts([12.0])
-    again = CostFit.from_state(CostModel(), fit.to_state())
+    again = restored(CostModel(), fit.to_state())
     assert again.model.step == fit.model.step
-    assert again.model.start_s == 12
     assert again.to_state() == fit.to_state()
 
 
@@ -384,17 +408,33 @@ def test_it_continues_from_its_state():
     "state",
     [
         {},
-        {"steps": None, "loads": 3, "starts": "x"},
+        {"steps": None, "loads": 3},
         {"steps": {"prior": [1.0]}},
         {"loads": {"tape": {}}},
-        {"starts": [math.nan, None, "9"]},
     ],
 )
 def test_a_broken_state_is_as_good_as_none(state):
-    assert CostFit.from_state(CostModel(), state).model.step == StepCost()
+    assert restored(CostModel(), state).model.step == StepCost()
 
 
 def test_a_state_of_another_prior_is_not_used():
     fit = taught(Engine(StepCost(0.3), 0), 300)
     prior = CostModel(step=StepCost(0.001))
-    assert CostFit.from_state(prior, fit.to_state()).model.step == prior.step
+    assert restored(prior, fit.to_state()).model.step == prior.step
+
+
+def test_what_was_observed_before_the_state_came_is_kept():
+    engine = Engine(StepCost(0.01, 1e-4, 1e-3), 0)
+    whole = taught(engine, 300)
+    engine = Engine(StepCost(0.01, 1e-4, 1e-3), 0)
+    early = taught(engine, 200)
+    late = CostFit(CostModel())
+    for now in range(200, 300):
+        late.observe(A, engine.totals, float(now))
+        engine.run(1.0)
+    late.observe(A, engine.totals, 300.0)
+    late.restore(early.to_state())
+    assert late.model.step.per_step == pytest.approx(whole.model.step.per_step, rel=0.02)
+    assert late.describe()["step"]["observed_s"] == pytest.approx(
+        whole.describe()["step"]["observed_s"], rel=0.02
+    )

@@ -1,6 +1,8 @@
 """Two clocks over what fronts report."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +23,13 @@ def totals(arrived: int, *, key: DemandKey = KEY, age_s: float = 0.0) -> DemandT
 def steady(rates: DemandRates, rate: int, seconds: int, front: str = "f", begin: int = 0) -> None:
     for second in range(1, seconds + 1):
         rates.observe(front, [totals(rate * second, age_s=second)], float(begin + second))
+
+
+def restored(state: Mapping[str, Any], now: float) -> DemandRates:
+    """Return the rates of a controller that begins with this state."""
+    rates = DemandRates()
+    rates.restore(state, now)
+    return rates
 
 
 def test_a_constant_rate_is_found_by_both_clocks() -> None:
@@ -101,7 +110,7 @@ def test_a_controller_with_state_counts_only_what_came_after_it() -> None:
     before = DemandRates()
     steady(before, 4, 3000)
     state = before.to_state(3000.0)
-    after = DemandRates.from_state(state, 7.0)
+    after = restored(state, 7.0)
     assert after.demand(7.0).rates == before.demand(3000.0).rates
     after.observe("f", [totals(12_004, age_s=3001.0)], 8.0)
     assert after.demand(8.0).fast == pytest.approx(4.0, rel=0.01)
@@ -140,7 +149,7 @@ def test_prompts_in_the_prefix_cache_are_no_work() -> None:
 
 
 def test_what_a_front_counted_before_a_restart_has_not_arrived_again() -> None:
-    rates = DemandRates.from_state(DemandRates().to_state(0.0), 7.0)
+    rates = restored(DemandRates().to_state(0.0), 7.0)
     rates.observe("f", [totals(12_000, age_s=3001.0)], 8.0)
     assert rates.demand(8.0).arrived == 0
     rates.observe("f", [totals(12_001, age_s=3002.0)], 9.0)
@@ -166,7 +175,7 @@ def test_it_does_not_matter_when_an_earlier_life_is_restored(
         first.observe("f", [totals(counted, age_s=float(second))], float(second))
     at = float(len(before))
     state = first.to_state(at)
-    prompt, tardy = DemandRates.from_state(state, at), DemandRates()
+    prompt, tardy = restored(state, at), DemandRates()
     if not same_front:
         counted, age = 0, 0.0
     else:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from cluster.domain.adapter import AdapterState
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.exchange import FrontOrders
@@ -182,11 +182,60 @@ def test_a_set_that_nobody_has_goes_to_one_of_its_homes(build) -> None:
     view = view_of(*(build.snapshot(name, running=8 if name == home else 0) for name in names))
     assert pick(view, "a").replica_id == second
     full = {home: 16, second: 16}
-    view = view_of(*(build.snapshot(name, running=full.get(name, 3)) for name in names))
-    assert pick(view, "a").replica_id in others
+    queued = {name: build.snapshot(name, running=full.get(name, 3), queued=8) for name in names}
+    queued |= {name: build.snapshot(name, running=3) for name in others}
+    assert pick(view_of(*queued.values()), "a").replica_id in others
     idle = tuple(build.resident(x) for x in "wxyz")
     view = view_of(*(build.snapshot(n, resident=idle if n != others[0] else ()) for n in names))
     assert pick(view, "a").replica_id == others[0]
+
+
+def test_a_home_with_free_places_and_much_to_compute_is_left_for_an_idle_replica(build) -> None:
+    """Its prompts would keep the request waiting for longer than another copy's load takes."""
+    names = [f"r{i}" for i in range(5)]
+    homes = order("digest-a", names)[:2]
+    tokens = ((TenantId("globex"), 8 * 8000),)
+    busy = {name: build.snapshot(name, running=8, backlog=tokens) for name in homes}
+    view = view_of(*(busy.get(name) or build.snapshot(name) for name in names), model=CostModel())
+    choice = pick(view, "a", prompt_tokens=100)
+    assert choice.replica_id not in homes
+    assert choice.decided_by != "guard"
+
+
+def test_a_home_is_worth_as_much_waiting_as_a_load_takes(build) -> None:
+    names = [f"r{i}" for i in range(5)]
+    homes = order("digest-a", names)[:2]
+    load_s = CostModel().disk_load.seconds(0)
+
+    def pick_behind(seconds: float) -> str:
+        tokens = round(seconds / CostModel().step.per_prefill_token)
+        backlog = ((TenantId("globex"), tokens),)
+        busy = {name: build.snapshot(name, backlog=backlog) for name in homes}
+        found = [busy.get(name) or build.snapshot(name) for name in names]
+        return pick(view_of(*found, model=CostModel()), "a", prompt_tokens=10).replica_id
+
+    assert pick_behind(1.9 * load_s) in homes
+    assert pick_behind(2.1 * load_s) not in homes
+
+
+def test_a_set_in_host_memory_alone_stays_with_its_holders_and_homes(build) -> None:
+    names = [f"r{i}" for i in range(6)]
+    home, second, holder, *_ = order("digest-a", names)
+    busy = {home: 3, second: 3, holder: 3}
+    view = view_of(*(build.snapshot(name, running=busy.get(name, 0)) for name in names))
+    view.set_on_host(ReplicaId(holder), ["digest-a"])
+    assert pick(view, "a").replica_id == holder
+    assert pick(view, "a", exclude=(holder,)).replica_id == home
+
+
+def test_a_mixture_is_kept_by_its_rarest_member(build) -> None:
+    """Popular members are everywhere, and would let the others scatter."""
+    names = [f"r{i}" for i in range(6)]
+    first, second = order("digest-a,digest-b", names)[:2]
+    popular = (build.resident("a"),)
+    running = {first: 3, second: 3}
+    view = view_of(*(build.snapshot(n, resident=popular, running=running.get(n, 0)) for n in names))
+    assert pick(view, "a", "b").replica_id in (first, second)
 
 
 def test_a_copy_in_host_memory_beats_the_home(build) -> None:

@@ -7,34 +7,14 @@ import pytest
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.cost.model import CostModel, StepCost
-from cluster.placement.demand.demand import Demand, DemandRate
+from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.work_model import operating_batch, work_model
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, ScheduleEntry
-from cluster.placement.scaling.count import CountScaler, ScaleInputs
-from cluster.placement.scaling.memory import PoolShape, cold_curve
+from cluster.placement.scaling.count import CountScaler
 from cluster.placement.scaling.schedule import bounds_at, holds
 from cluster.placement.scaling.wishes import needs_of
-from tests.support.scale_loop import MONDAY, SHAPE, ScaleLoop, key
-
-POLICY = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=12))
-COSTLY = CostModel(step=StepCost(0.0, 0.007, 0.0, 0.0, 0.0))  # .7 s for 100 prompt tokens
-
-
-def demand(rate: float, *adapters: str, tenant: str = "acme", prompt: float = 100.0) -> DemandRate:
-    which = key(tenant, *adapters)
-    return DemandRate(which, rate, rate, rate, prompt, 0.0, fast=rate, slow=rate)
-
-
-def inputs(*rates: DemandRate, target: int = 1, **changes: object) -> ScaleInputs:
-    loop = ScaleLoop(POLICY, COSTLY, count=target)
-    return loop.inputs(Demand(rates), **changes)
-
-
-def settle(scaler: CountScaler, given: ScaleInputs, seconds: int, begin: float = 0.0):
-    for second in range(seconds):
-        decision = scaler.decide(given, begin + second)
-        given = replace(given, target=decision.count, ready=decision.count)
-    return decision
+from tests.support.scale_looks import COSTLY, demand, inputs, settle
+from tests.support.scale_loop import MONDAY, SHAPE, WIDE, ScaleLoop
 
 
 def test_load_adds_after_the_time_and_not_before() -> None:
@@ -119,57 +99,6 @@ def test_no_queue_wish_where_no_number_keeps_the_promise() -> None:
         inputs(demand(0.1, "a", prompt=4000.0)), backlog_s=50.0, predicted_ttft={"standard": 40.0}
     )
     assert settle(CountScaler(), given, 60).wishes["queue"] == 0
-
-
-def test_a_working_set_that_does_not_fit_adds_replicas_and_says_so() -> None:
-    rates = [demand(0.05, f"a{number}") for number in range(32)]
-    sizes = {AdapterDigest(f"a{number}"): 10_000_000 for number in range(32)}
-    given = replace(inputs(*rates, target=3), adapter_bytes=sizes)
-    decision = settle(CountScaler(), given, 11)
-    assert decision.count == 5  # 40 slots, of which 4 are kept free
-    assert decision.reason == (
-        "3 -> 5: working set 320 MB in 32 sets, pools 240 MB and 24 slots, 31 % cold above 2 %"
-    )
-    assert needs_of(given, SHAPE).load().count == 2
-
-
-def test_adapters_that_fit_are_moved_and_add_nothing() -> None:
-    rates = [demand(0.05, f"a{number}") for number in range(16)]
-    given = replace(inputs(*rates, target=3), cold=0.5)
-    assert needs_of(given, SHAPE).memory(3, 12).reason == "adapters fit"
-    assert settle(CountScaler(), given, 60).count == 3
-
-
-def test_a_measured_share_above_the_predicted_one_counts_up_to_three_times() -> None:
-    rates = [demand(1.0, f"a{number}") for number in range(8)]
-    rates += [demand(0.05, f"b{number}") for number in range(3)]
-    given = replace(inputs(*rates, target=1), cold=0.017)
-    (few, many) = (needs_of(replace(given, cold=cold), SHAPE) for cold in (None, 0.9))
-    assert (few.factor, many.factor) == (1.0, 3.0)
-    assert few.curve.cold(1) < 0.02 < 3.0 * many.curve.cold(1)
-    assert (few.memory(1, 12).count, many.memory(1, 12).count) == (1, 2)
-
-
-def test_an_adapter_that_fits_nowhere_adds_nothing() -> None:
-    given = replace(
-        inputs(demand(1.0, "huge"), demand(0.1, "a")),
-        adapter_bytes={AdapterDigest("huge"): 2 * SHAPE.adapter_bytes},
-    )
-    assert needs_of(given, SHAPE).memory(1, 12).count == 1
-
-
-def test_big_adapters_do_not_share_a_pool() -> None:
-    rates = [demand(0.1, f"a{number}") for number in range(6)]
-    for share, pools in ((0.6, 6), (0.4, 3), (0.1, 1)):
-        sizes = {AdapterDigest(f"a{number}"): int(share * 1e6) for number in range(6)}
-        curve = cold_curve(Demand(tuple(rates)), PoolShape(32, 1_000_000), sizes)
-        assert curve.least(0.0, 40) == pools
-
-
-def test_members_that_sets_share_count_once() -> None:
-    rates = [demand(1.0, "a", f"b{number}") for number in range(7)]
-    curve = cold_curve(Demand(tuple(rates)), PoolShape(8, 1), {})
-    assert curve.cold(1) == 0.0
 
 
 def test_the_mode_observe_changes_nothing_and_says_what_it_would() -> None:
@@ -258,7 +187,7 @@ def test_work_is_what_the_cost_model_says() -> None:
 
 def test_answers_that_wait_are_queued_work_as_prompts_are() -> None:
     """Short prompts with long answers wait: hardly any prompt token is queued."""
-    loop = ScaleLoop(POLICY, CostModel(), count=1)
+    loop = ScaleLoop(WIDE, CostModel(), count=1)
     rate = replace(demand(2.0, "a", prompt=20.0), generated_tokens=200.0)
     given = loop.inputs(
         Demand((rate,)), predicted_ttft={"standard": 30.0}, backlog_s=1.6, queued=100
@@ -268,3 +197,35 @@ def test_answers_that_wait_are_queued_work_as_prompts_are() -> None:
     for waits in ({"queued": 0}, {"predicted_ttft": {"standard": 1.0}}):
         needs = needs_of(replace(given, **waits), SHAPE)
         assert needs.queue(needs.missed()).count == 0
+
+
+def test_steps_that_cost_nothing_predict_no_time_and_break_nothing() -> None:
+    free = CostModel(step=StepCost(0.0, 0.0, 0.0, 0.0, 1e-9))
+    waits = {"standard": 1.0}
+    given = replace(inputs(demand(2.5, "a"), target=3), model=free, predicted_ttft=waits)
+    assert settle(CountScaler(), given, 301).count == 2
+
+
+def test_a_first_start_is_let_finish_though_those_who_asked_could_not_wait() -> None:
+    """A start takes 120 s, a request is held for 30 s, and replicas end after 60 s without any."""
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=4, zero_after=60.0))
+    given = replace(inputs(target=0), policy=policy)
+    scaler, counts = CountScaler(), {}
+    for second in range(240):
+        held, starting = int(second < 30), second if second < 120 else None
+        seen = replace(
+            given, in_flight=held, starting_for_s=starting, ready=int(second >= 120), target=1
+        )
+        counts[second] = scaler.decide(seen if second else replace(seen, target=0), second).count
+    assert {second for second, count in counts.items() if count == 0} == set(range(180, 240))
+
+
+def test_costs_that_nobody_measured_neither_add_nor_remove_by_load() -> None:
+    guessed = replace(COSTLY, measured=False)
+    for rate in (9.0, 0.01):
+        given = replace(inputs(demand(rate, "a"), target=3), model=guessed)
+        decision = settle(CountScaler(), given, 700)
+        assert decision.reason == "3: costs are not measured yet, and nothing waits too long"
+    waits = {"predicted_ttft": {"standard": 9.0}, "backlog_s": 50.0}
+    assert settle(CountScaler(), replace(given, **waits), 11).count == 5
+    assert settle(CountScaler(), replace(given, demand=Demand()), 301).count == 2

@@ -12,7 +12,7 @@ from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import PickingPolicy
 from cluster.tenancy.waiting_places import WaitingPlaces
-from deployments.front.replicas.holding import Holding
+from cluster.waiting.holding import Holding
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand

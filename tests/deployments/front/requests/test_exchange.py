@@ -10,7 +10,8 @@ from cluster.domain.replica import ReplicaChoice
 from cluster.placement.demand.demand import DemandKey
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
-from deployments.front.requests.exchange import SHORTEST_PAUSE_S, Exchange
+from cluster.placement.front_reporter import REPORT_PAUSE_S
+from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand
 from tests.support.manual_clock import ManualClock
 
@@ -182,4 +183,4 @@ async def test_a_crowd_that_calls_for_reports_gets_few(clock: ManualClock) -> No
         await asyncio.sleep(0)
     took = loop.time() - began
     await exchange.close()
-    assert len(hearing.reports) <= took / SHORTEST_PAUSE_S + 1
+    assert len(hearing.reports) <= took / REPORT_PAUSE_S + 1

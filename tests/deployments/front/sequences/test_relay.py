@@ -11,7 +11,8 @@ from cluster.domain.request import FinishReason, GenerationChunk, SamplingParams
 from cluster.errors import EngineError, Overloaded, ReplicaLost
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
-from deployments.front.sequences.choice import MAX_FAILOVERS, Choice
+from cluster.waiting.patience import MAX_FAILOVERS
+from deployments.front.sequences.choice import Choice
 from deployments.front.sequences.relay import Relay
 from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.front.sequences.token_times import TokenTimes

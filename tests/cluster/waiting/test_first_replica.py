@@ -3,7 +3,7 @@
 import asyncio
 
 from cluster.clock import SystemClock
-from deployments.front.replicas.first_replica import FirstReplica
+from cluster.waiting.first_replica import FirstReplica
 from tests.support.manual_clock import ManualClock
 
 

@@ -7,7 +7,8 @@ from typing import TypeVar
 from cluster.clock import Clock
 from cluster.domain.ids import ReplicaId, TenantId
 from cluster.errors import Overloaded, ReplicaLost
-from deployments.front.replicas.timed_line import TimedLine
+from cluster.tenancy.waiting_places import WaitingPlace
+from cluster.waiting.timed_line import TimedLine
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class QueueRoom:
         self._has_room = has_room
         self._any_room = any_room
         self._is_ready = is_ready
+        self._clock = clock
         self._line = TimedLine(clock, interval_s, on_unused=self._wake_next)
         self._apart = TimedLine(clock, interval_s, on_unused=self._wake_next)
         self._open: dict[ReplicaId, None] = {}  # replicas that gained room, until it is used
@@ -57,20 +59,48 @@ class QueueRoom:
         """Return whether others come before a new request."""
         return self._is_awake or len(self._line) > 0
 
-    async def take_turn(
+    async def pick(
+        self,
+        tenant: TenantId | None,
+        pick: Callable[[], T],
+        *,
+        wait_s: float,
+        place: WaitingPlace | None = None,
+    ) -> T:
+        """Return the answer of ``pick``, at once or when a replica has room.
+
+        Args:
+            tenant: whose turn it is to be, if it waits.
+            pick: its choice must count as sent before the event loop runs again.
+            wait_s: seconds that it may wait.
+            place: taken if it has to wait.
+
+        Raises:
+            ReplicaLost: no replica fitted for ``wait_s`` seconds, or none can be reached.
+            Overloaded: the queues of all replicas stayed full for as long, or too many sequences
+                of the tenant wait already.
+        """
+        refused = wait_s <= 0 or not self.is_awaited
+        if refused:
+            try:
+                return pick()
+            except (Overloaded, ReplicaLost):
+                if wait_s <= 0 or not self._is_ready():
+                    raise
+        if place is not None:
+            place.take()
+        return await self._take_turn(
+            tenant, self._clock.monotonic() + wait_s, pick, refused=refused
+        )
+
+    async def _take_turn(
         self, tenant: TenantId | None, ends: float, pick: Callable[[], T], *, refused: bool
     ) -> T:
         """Return the answer of ``pick``, which is called when it is the tenant's turn.
 
         Args:
-            tenant: whose turn it is to be.
             ends: end of the wait, monotonic seconds; ``pick`` is called once more then.
-            pick: its choice must count as sent before the event loop runs again.
             refused: it has been called before, in vain.
-
-        Raises:
-            Overloaded, ReplicaLost: by ``pick`` at the end of the wait, or once no replica can be
-                reached.
         """
         line, again = self._apart if refused and self._any_room() else self._line, False
         while True:
@@ -88,17 +118,20 @@ class QueueRoom:
                     asyncio.get_running_loop().call_soon(self._wake_next)
 
     def note_change(self, replica_id: ReplicaId) -> None:
-        """Wake as many as have room now; call it when a replica's queue or state has changed."""
-        if len(self) and self._has_room(replica_id):
+        """Wake as many as have room now; call it when a replica's queue or state has changed.
+
+        If no replica can be reached any more, all end their wait.
+        """
+        if not len(self):
+            return
+        if not self._is_ready():
+            self._apart.release_all()
+            self._line.release_all()
+        elif self._has_room(replica_id):
             self._open[replica_id] = None
             if not self._is_awake:
                 self._apart_refused = False
                 self._wake_next()
-
-    def release_all(self) -> None:
-        """Let all end their wait: no replica can be reached."""
-        self._apart.release_all()
-        self._line.release_all()
 
     def close(self) -> None:
         """Look at the time no more."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from cluster.clock import Clock
 from cluster.domain.ids import TenantId
-from deployments.front.replicas.timed_line import TimedLine
+from cluster.waiting.timed_line import TimedLine
 
 
 class FirstReplica:

@@ -1,0 +1,82 @@
+"""A plan that takes longer than a tick, made in a real thread."""
+
+import asyncio
+import threading
+
+import pytest
+
+from cluster.placement.planning.load import LoadReport
+from cluster.placement.planning.plan import Plan, PlanInputs
+from cluster.placement.planning.planner import plan
+from cluster.placement.policy import ClusterPolicy
+from deployments.controller import plan_thread
+from deployments.controller.plan_thread import PlanThread
+
+NO_LOAD = LoadReport(0.0, 0.0, ())
+FIRST, SECOND = (
+    PlanInputs(replicas=(), adapters=(), load=NO_LOAD, policy=ClusterPolicy.fixed(number))
+    for number in (1, 2)
+)
+
+
+class SlowPlanner:
+    """The planner, once it is set off."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.asked: list[PlanInputs] = []
+
+    def __call__(self, inputs: PlanInputs) -> Plan:
+        self.asked.append(inputs)
+        if not self.go.wait(60.0):
+            raise TimeoutError
+        if inputs is SECOND:
+            raise RuntimeError("no plan")
+        return plan(inputs)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> SlowPlanner:
+    monkeypatch.setattr(plan_thread, "PLAN_S", 0.01)
+    return SlowPlanner()
+
+
+async def finished(plans: PlanThread) -> None:
+    assert plans._under_way is not None
+    await asyncio.wait({plans._under_way})
+
+
+async def made(plans: PlanThread, inputs: PlanInputs) -> Plan | None:
+    """Ask, and once more if it took longer than the first tick waits."""
+    found = await plans.ask(inputs)
+    if found is None:
+        await finished(plans)
+        found = await plans.ask(inputs)
+    return found
+
+
+async def test_ticks_do_not_wait_for_a_late_plan_and_take_it_when_it_is_there(
+    slow: SlowPlanner,
+) -> None:
+    plans = PlanThread(slow)
+    assert [await plans.ask(inputs) for inputs in (FIRST, SECOND, SECOND)] == [None] * 3
+    slow.go.set()
+    await finished(plans)
+    assert await plans.ask(SECOND) == plan(FIRST)
+    assert slow.asked == [FIRST], "one at a time"
+
+
+async def test_a_plan_that_is_not_wanted_any_more_is_void(slow: SlowPlanner) -> None:
+    plans = PlanThread(slow)
+    assert await plans.ask(FIRST) is None
+    assert await plans.ask(None) is None
+    slow.go.set()
+    assert await plans.ask(None) is None
+
+
+async def test_a_planner_that_fails_is_asked_again(slow: SlowPlanner) -> None:
+    slow.go.set()
+    plans = PlanThread(slow)
+    with pytest.raises(RuntimeError, match="no plan"):
+        await made(plans, SECOND)
+    assert await made(plans, FIRST) == plan(FIRST)
