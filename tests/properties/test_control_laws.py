@@ -165,8 +165,8 @@ def busy_cluster(policy: ClusterPolicy, *, seconds: int = 60) -> tuple[ControlCl
     return cluster, controller
 
 
-def evictions(actions: Actions) -> list[AdapterDigest]:
-    return [move.digest for move in actions.moves if move.kind.value == "evict"]
+def releases(actions: Actions) -> list[AdapterDigest]:
+    return [move.digest for move in actions.moves if move.kind.value == "release"]
 
 
 @given(
@@ -190,7 +190,7 @@ def test_a_restart_takes_nothing_away_in_its_first_tick(heard, mode, remembered)
     actions = cluster.step(after, silent=silent)
     assert actions.replica_count == 4
     if len(heard) < 4:
-        assert evictions(actions) == []
+        assert releases(actions) == []
         assert {name: set(one.resident) for name, one in cluster.replicas.items()} == held
     while silent and cluster.now < 1000.0 + 60 + 28:
         cluster.step(after, silent=silent)

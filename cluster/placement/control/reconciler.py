@@ -35,13 +35,13 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
-from cluster.placement.planning.load import load_of
 from cluster.placement.planning.plan import AdapterInfo, Plan, PlanInputs
 from cluster.placement.planning.planner import plan
+from cluster.placement.planning.wanted import adapters_in_demand
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.schedule import bounds_at
 
-_NOTHING = Plan(desired={}, moves=(), copies=())
+_NOTHING = Plan(desired={}, moves=())
 
 
 class Reconciler:
@@ -213,7 +213,6 @@ class Reconciler:
         if not self.leadership.leads:
             counting.stand_by(serve, self.leadership.words)
             return None
-        load = load_of(self._demand)
         counting.decide(
             policy,
             self._demand,
@@ -221,7 +220,7 @@ class Reconciler:
             self._placing.adapters,
             serve,
             replicas=replicas,
-            needed={rate.digest for rate in load.adapters} | self._placing.pins.keys(),
+            needed=adapters_in_demand(self._demand) | self._placing.pins.keys(),
             least=self._placing.pinned_copies,
             complete=complete,
             now=now,
@@ -229,7 +228,9 @@ class Reconciler:
         )
         if not self._attendance.opened or policy.placement.mode == "off":
             return None
-        return self._placing.inputs(load, policy, counting.draining, now)
+        return self._placing.inputs(
+            self._demand, self._model, policy, counting.shape, counting.draining, now
+        )
 
     def finish_tick(self, planned: Plan | None, now: float, wall: datetime) -> Actions:
         """Return what to do, with the plan that was made of ``begin_tick``'s inputs."""
@@ -239,7 +240,7 @@ class Reconciler:
             self._placing.give_up()
             self._fleet.adopt(dict.fromkeys(self._fleet.members, ()))
         if self._planned is not _NOTHING:
-            self._placing.note(self._planned, now)
+            self._placing.note(self._planned, now, told=mode == "on")
         if mode == "on":
             self._fleet.adopt(self._planned.desired)
         sends = self.leadership.leads and mode != "observe"
@@ -250,7 +251,7 @@ class Reconciler:
             replica_count=self._counting.last.count,
             replica_reason=self._counting.last.reason,
             draining=self._counting.draining,
-            copies=self._planned.copies,
+            sets=self._planned.sets,
             moves=moves,
             unplaced=self._planned.unplaced,
             unknown_pins=self._placing.unknown_pins,
