@@ -76,7 +76,11 @@ def _walk(
         allowed = np.setdiff1d(np.flatnonzero(bits), tokenizer.eos_tokens)
         if not len(allowed):
             return ""
-        if not matcher.consume_token(int(choose.choice(allowed))):
+        token = int(choose.choice(allowed))
+        began = cpu_time()
+        taken = matcher.consume_token(token)
+        seconds += cpu_time() - began
+        if not taken:
             return matcher.get_error()
         if seconds > TRIED_TOKENS * MAX_TOKEN_CPU_S:
             return "its tokens take too long to find"
