@@ -280,6 +280,7 @@ class Choice:
                 sampling=spec.sampling,
                 resumed_token_ids=tuple(self.answer.token_ids),
                 http_request=self._http_request,
+                weight=spec.weight,
             ),
             spec.decided.encoded,
             () if self.rerouting is None else self.rerouting.started_segments(),
