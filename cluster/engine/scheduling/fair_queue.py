@@ -20,7 +20,8 @@ of its own queue (0 once it is the first), admitted before it are
 While two tenants both wait, the tokens admitted of each, divided by its weight, differ by at most
 2 C over the smaller weight. A tenant's weight is the one that its newest sequence came with.
 
-The bounds leave out what is taken out of turn: its tenant's next turn comes later by as much.
+The bounds leave out what is taken out of turn, for a tenant that lacks rows
+(``scheduling.row_shares``): its next turn comes later by as much.
 
 Newcomers never pass the one whose turn it is, so a large sequence that waits for blocks gets them.
 
@@ -107,6 +108,10 @@ class FairQueue:
     def deferred(self) -> int:
         """Queues set aside."""
         return len(self._limits)
+
+    def in_turn(self) -> Iterator[TenantId]:
+        """Return the tenants with a queue that is not deferred, the one whose turn it is first."""
+        return (tenant.key for tenant in self._turns)
 
     def waiting_of(self, tenant: TenantId) -> int:
         """Return how many sequences of a tenant wait."""

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
-from cluster.engine.scheduling.scheduler import MAX_PASSES
+from cluster.engine.scheduling.admission_order import MAX_PASSES
 from cluster.errors import Overloaded
 from cluster.expected_length import FIRST_GUESS, ExpectedLength
 
