@@ -184,7 +184,9 @@ class AdmissionOrder:
         """Return the tenants with a sequence to be admitted, the one whose turn it is first."""
         preempted = (sequence.request.tenant for sequence in self._preempted)
         tenants = dict.fromkeys((*preempted, *self._queue.in_turn()))
-        return (self._claimant, *tenants) if self._claimant in tenants else tenants
+        if self._claimant is None or self._claimant not in tenants:
+            return tenants
+        return (self._claimant, *tenants)
 
 
 def admission_of(sequence: EngineSequence) -> int:
