@@ -38,7 +38,7 @@ class EngineConfig(Section):
     """Tokens computed in one step, prefill and decode together."""
     max_queued: Annotated[int, Field(ge=0)] = 1024
     """Requests that may wait for admission on one replica. With fairness "adapter" a tenant that
-    has less than an equal share of them waiting is let in beyond."""
+    has less than its share of them waiting is let in beyond."""
     fairness: Literal["adapter", "fifo"] = "adapter"
     """The order of admission: "adapter" lets tenants take turns by tokens and weights, and within a
     tenant its adapter sets, and shares the rows of a full batch; "fifo" is the order of arrival,

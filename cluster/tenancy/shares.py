@@ -1,8 +1,8 @@
 """Defines what a tenant is owed when there is not enough for all: one definition for all parts.
 
 Tenants' weights say in which proportion scarce things are divided: computed tokens and rows of a
-full batch, slots and host memory for adapters. Only those count that ask at the moment, so an idle
-tenant's part is open to the others.
+full batch, places of those who wait, slots and host memory for adapters. Only those count that ask
+at the moment, so an idle tenant's part is open to the others.
 """
 
 from collections.abc import Callable, Mapping
@@ -37,6 +37,17 @@ def weight_of(own: float | None, tier: float | None) -> float:
     if tier is not None:
         return tier
     return DEFAULT_WEIGHT if own is None else own
+
+
+def has_share(own: int, most: int, tenant: TenantId, weights: Mapping[TenantId, float]) -> bool:
+    """Report whether a tenant has its share already of what is shared one by one.
+
+    Args:
+        own: what it has.
+        most: what all may have.
+        weights: of all tenants that are active, itself among them.
+    """
+    return own * sum(weights.values()) >= most * weights[tenant]
 
 
 def owed_shares(weights: Mapping[TenantId, float]) -> dict[TenantId, float]:

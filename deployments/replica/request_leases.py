@@ -80,5 +80,4 @@ class RequestLeases:
             self._adapters.release(lease)
 
     async def _acquire(self, digests: tuple[AdapterDigest, ...], request: ReplicaRequest) -> Lease:
-        weight = request.submit.request.weight
-        return await self._adapters.acquire(digests, request.tenant, weight)
+        return await self._adapters.acquire(digests, request.tenant, request.weight)

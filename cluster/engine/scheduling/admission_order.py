@@ -63,12 +63,12 @@ class AdmissionOrder:
         Raises:
             Overloaded: too many wait; see ``refuse_if_full``.
         """
-        tenant = sequence.request.tenant
-        refuse_if_full(tenant, self._config, self._queue, self._preempted, self._running)
+        request = sequence.request
+        refuse_if_full(request, self._config, self._shares, len(self), self._running)
         sequence.arrival = self._arrivals
         self._arrivals += 1
         self._queue.append(sequence)
-        self._shares.join(tenant, sequence.request.weight)
+        self._shares.join(request.tenant, request.weight)
 
     def remove(self, sequence: EngineSequence) -> None:
         """Take a sequence out that waits and has ended or is withdrawn."""

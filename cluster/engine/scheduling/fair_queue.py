@@ -50,7 +50,6 @@ class _Tenant(Flow):
     key: TenantId = field(kw_only=True)
     queues: dict[tuple[AdapterDigest, ...], _Queue] = field(default_factory=dict)
     turns: Turns[_Queue] = field(default_factory=Turns)  # of those queues that are not deferred
-    size: int = 0  # sequences in them
 
 
 @dataclass(slots=True, eq=False)
@@ -100,11 +99,6 @@ class FairQueue:
                 yield from queue.sequences.values()
 
     @property
-    def tenants(self) -> int:
-        """Tenants with a sequence in the queue."""
-        return len(self._tenants)
-
-    @property
     def deferred(self) -> int:
         """Queues set aside."""
         return len(self._limits)
@@ -112,11 +106,6 @@ class FairQueue:
     def in_turn(self) -> Iterator[TenantId]:
         """Return the tenants with a queue that is not deferred, the one whose turn it is first."""
         return (tenant.key for tenant in self._turns)
-
-    def waiting_of(self, tenant: TenantId) -> int:
-        """Return how many sequences of a tenant wait."""
-        found = self._tenants.get(self._tenant_key(tenant))
-        return 0 if found is None else found.size
 
     def append(self, sequence: EngineSequence) -> None:
         """Queue a sequence behind those of its tenant with the same adapters."""
@@ -135,7 +124,6 @@ class FairQueue:
             if len(tenant.turns) == 1:
                 self._turns.enter(tenant)
         queue.sequences[sequence.request_id] = sequence
-        tenant.size += 1
         self._size += 1
 
     def peek(self, tenant: TenantId | None = None) -> EngineSequence | None:
@@ -214,12 +202,8 @@ class FairQueue:
         for tenant in self._tenants.values():
             tenant.turns.check_integrity()
             queues = tenant.queues.values()
-            size = sum(len(queue.sequences) for queue in queues)
-            if size != tenant.size or min(len(queue.sequences) for queue in queues) == 0:
-                raise IntegrityError(
-                    f"{tenant.key} has {size} sequences in {len(queues)} queues, {tenant.size} "
-                    "counted, and each queue should have one"
-                )
+            if min(len(queue.sequences) for queue in queues) == 0:
+                raise IntegrityError(f"{tenant.key} has {len(queues)} queues, one with 0 sequences")
             aside = sum(1 for queue in queues if queue.deferred_until is not None)
             turns = sum(1 for queue in queues if queue.turn >= 0)
             if not turns == len(tenant.turns) == len(queues) - aside:
@@ -247,7 +231,6 @@ class FairQueue:
     def _take(self, queue: _Queue, sequence: EngineSequence) -> None:
         tenant = queue.tenant
         del queue.sequences[sequence.request_id]
-        tenant.size -= 1
         self._size -= 1
         if not queue.sequences:
             self._leave(queue)

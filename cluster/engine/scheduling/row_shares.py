@@ -69,6 +69,15 @@ class RowShares:
         """Report whether several tenants have sequences."""
         return self._enabled and len(self._tenants) > 1
 
+    def waiting_of(self, tenant: TenantId) -> int:
+        """Return how many sequences of a tenant have no row."""
+        found = self._tenants.get(tenant)
+        return 0 if found is None else found.live - found.rows
+
+    def waiting_weights(self) -> dict[TenantId, float]:
+        """Return the weights of the tenants that have sequences without a row."""
+        return {name: one.weight for name, one in self._tenants.items() if one.live > one.rows}
+
     def join(self, tenant: TenantId, weight: float) -> None:
         """Count a sequence that came; ``weight`` is its tenant's from now on."""
         found = self._tenants.get(tenant)

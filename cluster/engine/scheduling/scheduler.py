@@ -135,7 +135,7 @@ class Scheduler:
             RequestError: a live sequence has the same request id.
             PromptTooLong: alone, at its full length, it would not fit the pool.
             Overloaded: ``max_queued`` sequences wait already, besides those the batch has room for;
-                and, where tenants take turns, an equal share of them are this tenant's.
+                and, where tenants take turns, its share of them are this tenant's.
         """
         if sequence.request_id in self._by_id:
             raise RequestError(

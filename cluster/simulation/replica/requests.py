@@ -45,6 +45,10 @@ class WorkMaker:
         self._with_tokens = with_tokens
         self._decided: dict[DemandKey, tuple[RoutingDecision, str]] = {}
 
+    def weight_of(self, tenant: TenantId) -> float:
+        """Return a tenant's weight."""
+        return self._weights.get(tenant, DEFAULT_WEIGHT)
+
     def make(
         self,
         asked: TraceRequest,
@@ -75,7 +79,7 @@ class WorkMaker:
             decision=decision,
             resumed_token_ids=(A_TOKEN,) * resumed,
             deadline_at=deadline_at,
-            weight=self._weights.get(asked.tenant, DEFAULT_WEIGHT),
+            weight=self.weight_of(asked.tenant),
         )
         return EngineWork(request, namespace, (), asked.prefix, expected_end(asked))
 
