@@ -91,6 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan: StepPlan | None = None
         self.tables: dict[RequestId, list[int]] = {}  # of the plan, as they were when it was made
         self.progress: dict[RequestId, tuple[int, int]] = {}  # (preemptions, tokens computed)
+        self.weights: dict[TenantId, float] = {}  # the newest of each tenant
         self.admitted: dict[tuple[str, str], int] = {}  # latest arrival admitted, by queue
 
     @initialize(
@@ -170,8 +171,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenants = [s.request.tenant for s in self.scheduler.sequences[self.scheduler.running :]]
             assert len(tenants) >= limit
             if self.config.fairness == "adapter":
-                assert tenants.count(arrival.tenant) * len({*tenants, arrival.tenant}) >= limit
+                weights = {tenant: self.weights[tenant] for tenant in tenants}
+                weights[request.tenant] = arrival.weight
+                own = tenants.count(request.tenant)
+                assert own * sum(weights.values()) >= limit * arrival.weight
             return
+        self.weights[request.tenant] = arrival.weight
         tokens = list(sequence.token_ids)
         if sequence.end_by_tokens is None:
             tokens = alone(path_of(sequence), tokens, sequence.max_len)
