@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=1, help="floods with another tenant")
     parser.add_argument("--single-tokens", type=int, default=8, help="of a single request")
     parser.add_argument("--gap-s", type=float, default=1.0, help="least time from one to the next")
-    parser.add_argument("--beside-s", type=float, default=120.0, help="with one row free")
+    parser.add_argument("--room-s", type=float, default=120.0, help="with one row free")
     parser.add_argument("--backlog", type=int, default=64, help="requests of each tenant at once")
     parser.add_argument("--backlog-tokens", type=int, default=64, help="of each")
     parser.add_argument("--seconds", type=float, default=180.0, help="of a backlog")

@@ -11,8 +11,8 @@ from benchmarks.fairness.tenant_load import TenantLoad
 
 TTFT_S = 1.5
 """Longest time to the first token of a single request, at the 99th percentile."""
-BESIDE = 1.5
-"""Most times as long as beside other rows in a batch with room."""
+RATIO = 1.5
+"""Most times as long as in a batch with a free row."""
 LOSS = 0.05
 """Most of the throughput that single requests of another tenant may cost."""
 
@@ -31,7 +31,7 @@ class FloodRun:
 class FullBatch:
     """Figures of all runs."""
 
-    beside: list[float]  # TTFT in a batch with one free row, seconds
+    with_room: list[float]  # TTFT in a batch with one free row, seconds
     runs: list[FloodRun]
 
     @property
@@ -46,7 +46,7 @@ class FullBatch:
 
     @property
     def ttft(self) -> list[float]:
-        """Return the times of all single requests beside floods."""
+        """Return the times of all single requests during floods."""
         return [seconds for run in self.shared for seconds in run.ttft]
 
     @property
@@ -60,19 +60,19 @@ async def measure_full_batch(
     flood: TenantLoad, single: TenantLoad, rows: int, options: argparse.Namespace
 ) -> FullBatch:
     """Run a batch with one free row, then floods without and with single requests in turns."""
-    beside = await _beside_rows(flood, single, rows - 1, options)
+    with_room = await _with_room(flood, single, rows - 1, options)
     runs = []
     for number in range(2 * options.rounds + 1):
         runs.append(await _flood(flood, single if number % 2 else None, options))
         print(f"  flood {number + 1} of {2 * options.rounds + 1}", flush=True)
-    return FullBatch(beside, runs)
+    return FullBatch(with_room, runs)
 
 
-async def _beside_rows(
+async def _with_room(
     flood: TenantLoad, single: TenantLoad, rows: int, options: argparse.Namespace
 ) -> list[float]:
     rows_taken = asyncio.create_task(flood.keep_asking(rows, options.tokens, lambda: False))
-    end = time.perf_counter() + options.beside_s
+    end = time.perf_counter() + options.room_s
     found = await single.ask_singly(
         options.single_tokens, options.gap_s, lambda: time.perf_counter() > end
     )
@@ -100,16 +100,16 @@ def judge_full_batch(found: FullBatch) -> list[ProofVerdict]:
     """Compare the figures with what is demanded."""
     p99 = percentile(found.ttft, 0.99)
     return [
-        ProofVerdict("TTFT p99 of single requests beside a flood", p99, TTFT_S, unit=" s"),
+        ProofVerdict("TTFT p99 of single requests during a flood", p99, TTFT_S, unit=" s"),
         ProofVerdict(
-            "the same, of that beside one row less than the batch has",
-            p99 / percentile(found.beside, 0.99),
-            BESIDE,
+            "the same, of that with one row free",
+            p99 / percentile(found.with_room, 0.99),
+            RATIO,
         ),
         ProofVerdict(
-            "median of that beside the same rows",
-            median(found.ttft) / median(found.beside),
-            BESIDE,
+            "their median, of that with one row free",
+            median(found.ttft) / median(found.with_room),
+            RATIO,
         ),
         ProofVerdict(
             "throughput of a flood with single requests, of that alone",
@@ -128,7 +128,7 @@ def full_batch_tables(found: FullBatch, rows: int, options: argparse.Namespace) 
             "A full batch",
             ("", "tokens/s of the flood", "answers as alone", *_TTFT_HEAD),
             (
-                (f"beside {rows - 1} rows", "", "", *_ttft_cells(found.beside)),
+                (f"with {rows - 1} of {rows} rows taken", "", "", *_ttft_cells(found.with_room)),
                 *(
                     (
                         run.name,
