@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens", type=int, default=400, help="of each")
     parser.add_argument("--rounds", type=int, default=1, help="floods with another tenant")
     parser.add_argument("--single-tokens", type=int, default=8, help="of a single request")
+    parser.add_argument("--single-prompt-tokens", type=int, default=16)
     parser.add_argument("--gap-s", type=float, default=1.0, help="least time from one to the next")
     parser.add_argument("--room-s", type=float, default=120.0, help="with one row free")
     parser.add_argument("--backlog", type=int, default=64, help="requests of each tenant at once")
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace, base: BaseModel, folder: Path) -> ProofResu
             "rank": options.rank,
             "rows": rows,
             "prompt tokens": options.prompt_tokens,
+            "of a single request": options.single_prompt_tokens,
         },
         problems=problems[:SHOWN],
         verdicts=[*judge_full_batch(batch), *judge_backlog(backlog)],
@@ -128,15 +130,12 @@ async def _measure(
         for name in adapters:
             await admin.add_folder(name, name)
 
-        def loads() -> tuple[TenantLoad, TenantLoad]:
-            one, other = (
-                TenantLoad(client, name, options.prompt_tokens, problems)
-                for client, name in zip((first_client, second_client), adapters, strict=True)
-            )
-            return one, other
-
-        batch = await measure_full_batch(*loads(), cluster.config.engine.max_batch_size, options)
-        one, other = loads()
+        one = TenantLoad(first_client, adapters[0], options.prompt_tokens, problems)
+        single = TenantLoad(second_client, adapters[1], options.single_prompt_tokens, problems)
+        rows = cluster.config.engine.max_batch_size
+        batch = await measure_full_batch(one, single, rows, options)
+        one = TenantLoad(first_client, adapters[0], options.prompt_tokens, problems)
+        other = TenantLoad(second_client, adapters[1], options.prompt_tokens, problems)
         backlog = await measure_backlog(
             (first, one), (second, other), lambda weights: _set_weights(cluster, weights), options
         )

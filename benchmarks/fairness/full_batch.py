@@ -63,7 +63,7 @@ async def measure_full_batch(
     with_room = await _with_room(flood, single, rows - 1, options)
     runs = []
     for number in range(2 * options.rounds + 1):
-        runs.append(await _flood(flood, single if number % 2 else None, options))
+        runs.append(await _flood(flood, single if number % 2 else None, rows, options))
         print(f"  flood {number + 1} of {2 * options.rounds + 1}", flush=True)
     return FullBatch(with_room, runs)
 
@@ -72,6 +72,7 @@ async def _with_room(
     flood: TenantLoad, single: TenantLoad, rows: int, options: argparse.Namespace
 ) -> list[float]:
     rows_taken = asyncio.create_task(flood.keep_asking(rows, options.tokens, lambda: False))
+    await flood.wait_begun(rows)
     end = time.perf_counter() + options.room_s
     found = await single.ask_singly(
         options.single_tokens, options.gap_s, lambda: time.perf_counter() > end
@@ -82,12 +83,13 @@ async def _with_room(
 
 
 async def _flood(
-    flood: TenantLoad, single: TenantLoad | None, options: argparse.Namespace
+    flood: TenantLoad, single: TenantLoad | None, rows: int, options: argparse.Namespace
 ) -> FloodRun:
     began = time.perf_counter()
     running = asyncio.create_task(flood.ask_all(options.streams, options.tokens))
     ttft = []
     if single is not None:
+        await flood.wait_begun(min(rows, options.streams))
         ttft = await single.ask_singly(options.single_tokens, options.gap_s, running.done)
     replies = await running
     elapsed = max(reply.ended for reply in replies) - began
@@ -141,7 +143,7 @@ def full_batch_tables(found: FullBatch, rows: int, options: argparse.Namespace) 
             ),
             note=(
                 f"The flood: {options.streams} requests for {options.tokens} tokens at once, with "
-                "the same prompts in each run. Another tenant asks meanwhile for "
+                "the same prompts in each run. Once it has all rows, another tenant asks for "
                 f"{options.single_tokens} tokens, one request after another, at most one in "
                 f"{options.gap_s:g} s. Answers as alone: those with the text of the first run."
             ),

@@ -24,6 +24,8 @@ class TenantLoad:
     prompt_tokens: int
     problems: list[str]
     replies: list[Reply] = field(default_factory=list)
+    _awaited: int = 0  # answers, until their first tokens
+    _begun: asyncio.Event = field(default_factory=asyncio.Event)
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(NEW))
 
     async def ask(self, number: int, tokens: int) -> Reply:
@@ -37,11 +39,27 @@ class TenantLoad:
             "ignore_eos": True,
             "stream": True,
         }
-        reply = await ask(self.client, body)
+        began = False
+
+        def begin(_: float = 0.0) -> None:
+            nonlocal began
+            self._awaited -= not began
+            began = True
+            if self._awaited <= 0:
+                self._begun.set()
+
+        reply = await ask(self.client, body, begin)
+        begin()
         if reply.status != 200 or reply.code or reply.problem or not reply.arrivals:
             self.problems.append(f"{self.model}: {reply.status} {reply.code} {reply.problem}")
         self.replies.append(reply)
         return reply
+
+    async def wait_begun(self, count: int) -> None:
+        """Wait until so many more answers have begun, or failed."""
+        self._awaited = count
+        self._begun.clear()
+        await self._begun.wait()
 
     async def ask_all(self, count: int, tokens: int) -> list[Reply]:
         """Ask so often at once."""
