@@ -38,10 +38,11 @@ class EngineConfig(Section):
     """Tokens computed in one step, prefill and decode together."""
     max_queued: Annotated[int, Field(ge=0)] = 1024
     """Requests that may wait for admission on one replica. With fairness "adapter" a tenant that
-    has less than an equal share of them waiting is let in beyond."""
+    has less than its share of them waiting is let in beyond."""
     fairness: Literal["adapter", "fifo"] = "adapter"
-    """The order of admission: "adapter" lets tenants take turns by tokens, and within a tenant its
-    adapter sets; "fifo" is the order of arrival, for all tenants together."""
+    """The order of admission: "adapter" lets tenants take turns by tokens and weights, and within a
+    tenant its adapter sets, and shares the rows of a full batch; "fifo" is the order of arrival,
+    for all tenants together."""
     prefix_cache: bool = True
     cuda_graphs: bool = True
     """On a GPU, capture decode steps when the engine is built: a launch per step in place of some
@@ -62,8 +63,8 @@ class AdapterConfig(Section):
     """Host memory of each replica for adapters as a slot holds them, so that a load to a slot is
     one copy and needs no disk; 0 keeps none."""
     share_window_s: Annotated[float, Field(gt=0)] = 60.0
-    """Time for which a use counts for its tenant: while n tenants use adapters, none can push
-    another's below an n-th of the slots and bytes."""
+    """Time for which a use counts for its tenant: while several tenants use adapters, none can
+    push another's below its share of the slots and bytes, which goes by the tenants' weights."""
     max_mixture: Annotated[int, Field(ge=1)] = 8
     """Most adapters in one mixture."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

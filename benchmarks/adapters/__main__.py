@@ -10,15 +10,14 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.adapters import cycles, signature, skew, swap
 from benchmarks.adapters.base_models import QUICKSTART, TINY, base_model
+from benchmarks.shared.command_line import without_places
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 
-PLACES = ("--out", "--state")
 PROOFS = {
     "signature": signature.run,
     "swap": swap.run,
@@ -95,16 +94,6 @@ def _common(base: str) -> argparse.ArgumentParser:
     common.add_argument("--out", type=Path, default=Path("docs/results"))
     common.add_argument("--state", type=Path, help="working folder; default: a temporary one")
     return common
-
-
-def without_places(arguments: Sequence[str]) -> Iterator[str]:
-    """Drop the folders of this machine from a command line."""
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in PLACES:
-            next(rest, None)
-        elif not argument.startswith(tuple(f"{place}=" for place in PLACES)):
-            yield argument
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
 """Make a command of a function, as `braid`'s own are made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import typer
 
 from deployments.cli.command_line import BraidGroup
+
+PLACES = ("--out", "--state")
+"""Options that name folders of this machine."""
 
 
 class _OneCommand(BraidGroup):
@@ -31,3 +34,13 @@ def command_app(name: str, function: Callable[..., None]) -> typer.Typer:
     )
     app.callback(help=function.__doc__)(function)
     return app
+
+
+def without_places(arguments: Sequence[str]) -> Iterator[str]:
+    """Drop the folders of this machine from a command line."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in PLACES:
+            next(rest, None)
+        elif not argument.startswith(tuple(f"{place}=" for place in PLACES)):
+            yield argument

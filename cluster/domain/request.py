@@ -78,6 +78,7 @@ class GenerationRequest:
     resumed_token_ids: tuple[int, ...] = ()  # already generated elsewhere before a replica was lost
     deadline_at: float | None = None  # monotonic seconds of the process that computes it
     http_request: str = ""  # id of the HTTP request that it belongs to, for logs
+    weight: float = 1.0  # of its tenant when it was sent, relative to other tenants
 
     @property
     def digests(self) -> tuple[AdapterDigest, ...]:

@@ -59,6 +59,7 @@ class EngineSequence:
     block_keys: list[str] = field(default_factory=list)  # keys of its first full blocks
     num_published: int = 0  # blocks at the start of block_table that need no publishing
     num_preemptions: int = 0
+    kept_tokens: int = 0  # left in the prefix cache when it yielded its row, until it has one again
     submitted_at: float = 0.0  # monotonic, seconds; set by the engine, like the next one
     queued_s: float | None = None  # until its first step
     first_held: int = 0  # of its spans; adapters of those before may have left the bank
@@ -178,6 +179,11 @@ class EngineSequence:
             return True
         held = {slot for span in self.spans[self.first_held :] for slot in span.slots}
         return all(span.slots <= held for span in self.spans[: self.first_held])
+
+    @property
+    def may_yield(self) -> bool:
+        """It can leave the batch at the cost of few tokens, if the prefix cache keeps its own."""
+        return self.is_recomputable and not self.needs_every_row
 
     @property
     def num_tokens(self) -> int:

@@ -15,6 +15,7 @@ from cluster.regular_file import read_regular
 from cluster.strict_yaml import load_strict_yaml
 from cluster.tenancy.keys import hash_key
 from cluster.tenancy.limits import QuotaLimits
+from cluster.tenancy.shares import DEFAULT_WEIGHT, Weight
 
 ALL_ADAPTERS = "*"
 MAX_MISTAKES = 20
@@ -42,8 +43,9 @@ class TenantEntry(BaseModel):
     requests_per_minute: Annotated[int, Field(ge=1)] | None = None
     tokens_per_minute: Annotated[int, Field(ge=1)] | None = None
     max_concurrent: Annotated[int, Field(ge=1)] | None = None
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
-    """Share of the cluster relative to other tenants when it is full."""
+    weight: Weight = DEFAULT_WEIGHT
+    """Share of the cluster relative to other tenants when it is full; a tier of the policy that
+    names a weight has the last word."""
 
 
 class TenantsFile(BaseModel):
@@ -63,7 +65,7 @@ class Tenant:
     admin: bool = False
     metrics: bool = False
     limits: QuotaLimits = field(default_factory=QuotaLimits)
-    weight: float = 1.0
+    weight: float = DEFAULT_WEIGHT
 
     def may_use(self, alias: str) -> bool:
         """Report whether the tenant may see and use the adapter of this alias."""

@@ -6,14 +6,16 @@ from contextlib import contextmanager
 
 from cluster.domain.ids import TenantId
 from cluster.errors import Overloaded
+from cluster.tenancy.shares import DEFAULT_WEIGHT
 from cluster.tenancy.waiting_tenants import WaitingTenants
 
 
 class WaitingPlace:
     """One sequence's place; it is taken once, however often the sequence waits."""
 
-    def __init__(self, waiting: WaitingTenants, tenant: TenantId) -> None:
+    def __init__(self, waiting: WaitingTenants, tenant: TenantId, weight: float) -> None:
         self.tenant = tenant
+        self._weight = weight
         self._waiting = waiting
         self._is_taken = False
 
@@ -28,14 +30,14 @@ class WaitingPlace:
         """
         if self._is_taken:
             return
-        if self._waiting.is_full_for(self.tenant):
+        if self._waiting.is_full_for(self.tenant, self._weight):
             seconds = max(1, math.ceil(retry_after_s))
             raise Overloaded(
                 f"{self._waiting.of(self.tenant)} sequences of this tenant wait for a replica "
                 f"already, of {self._waiting.most} that may wait here; try again in {seconds} s",
                 retry_after_s=seconds,
             )
-        self._waiting.add(self.tenant)
+        self._waiting.add(self.tenant, self._weight)
         self._is_taken = True
 
     def leave(self) -> None:
@@ -49,8 +51,8 @@ class WaitingPlaces:
     """Gives places to the sequences of one front; one owner.
 
     Args:
-        most: sequences that may wait; beyond it only tenants are let in that have less than an
-            equal share of them.
+        most: sequences that may wait; beyond it only tenants are let in that have less than
+            their share of them.
     """
 
     def __init__(self, most: int) -> None:
@@ -65,9 +67,9 @@ class WaitingPlaces:
         self._waiting.most = most
 
     @contextmanager
-    def place(self, tenant: TenantId) -> Iterator[WaitingPlace]:
+    def place(self, tenant: TenantId, weight: float = DEFAULT_WEIGHT) -> Iterator[WaitingPlace]:
         """Hand out a place for as long as the block runs; it is not taken yet."""
-        place = WaitingPlace(self._waiting, tenant)
+        place = WaitingPlace(self._waiting, tenant, weight)
         try:
             yield place
         finally:

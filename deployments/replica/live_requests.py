@@ -45,14 +45,14 @@ class LiveRequests(Mapping[RequestId, ReplicaRequest]):
                 tokens[request.tenant] += len(request.prompt)
         return tokens
 
-    def is_full_for(self, tenant: TenantId) -> bool:
-        """Report whether one more request of this tenant must be refused."""
-        return self._waiting.is_full_for(tenant)
+    def is_full_for(self, request: ReplicaRequest) -> bool:
+        """Report whether a request that has arrived must be refused."""
+        return self._waiting.is_full_for(request.tenant, request.weight)
 
     def add(self, request: ReplicaRequest) -> None:
         """Add a request that has arrived; it waits."""
         self._requests[request.id] = request
-        self._waiting.add(request.tenant)
+        self._waiting.add(request.tenant, request.weight)
         self._idle.clear()
 
     def remove(self, request: ReplicaRequest) -> None:
@@ -71,7 +71,7 @@ class LiveRequests(Mapping[RequestId, ReplicaRequest]):
     def leave_engine(self, request: ReplicaRequest) -> None:
         """Count a request as waiting again."""
         request.in_engine = False
-        self._waiting.add(request.tenant)
+        self._waiting.add(request.tenant, request.weight)
 
     def has(self, request: ReplicaRequest) -> bool:
         """Report whether this very request has not ended."""

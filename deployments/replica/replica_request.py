@@ -60,6 +60,11 @@ class ReplicaRequest:
         return self.submit.tenant
 
     @property
+    def weight(self) -> float:
+        """Return its tenant's weight when it was sent."""
+        return self.submit.request.weight
+
+    @property
     def http_request(self) -> str:
         """Return the id of the HTTP request that it belongs to, for logs."""
         return self.submit.request.http_request

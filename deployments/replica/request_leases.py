@@ -8,7 +8,7 @@ import structlog
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.residency_types import Lease
 from cluster.clock import Clock
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import AdapterDigest
 from cluster.errors import AdapterError, ModelNotFound
 from deployments.replica.replica_request import ReplicaRequest
 from deployments.replica.request_counters import RerouteCounters
@@ -62,7 +62,13 @@ class RequestLeases:
             AdapterError, ModelNotFound: the adapters cannot be had.
         """
         await self._sync_adapters(digests)
-        return await self._acquire(digests, request.tenant, request.deadline_at)
+        if request.deadline_at is None:
+            return await self._acquire(digests, request)
+        try:
+            async with asyncio.timeout(request.deadline_at - self._clock.monotonic()):
+                return await self._acquire(digests, request)
+        except TimeoutError:
+            return None
 
     def release(self, lease: Lease) -> None:
         """End one lease."""
@@ -73,13 +79,5 @@ class RequestLeases:
         for lease in request.take_leases():
             self._adapters.release(lease)
 
-    async def _acquire(
-        self, digests: tuple[AdapterDigest, ...], tenant: TenantId, deadline_at: float | None
-    ) -> Lease | None:
-        if deadline_at is None:
-            return await self._adapters.acquire(digests, tenant)
-        try:
-            async with asyncio.timeout(deadline_at - self._clock.monotonic()):
-                return await self._adapters.acquire(digests, tenant)
-        except TimeoutError:
-            return None
+    async def _acquire(self, digests: tuple[AdapterDigest, ...], request: ReplicaRequest) -> Lease:
+        return await self._adapters.acquire(digests, request.tenant, request.weight)

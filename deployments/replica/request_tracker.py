@@ -107,7 +107,7 @@ class RequestTracker:
     def submit(self, message: Submit) -> None:
         """Take a request; its chunks, at least a last one, will be delivered."""
         request = ReplicaRequest(message, arrived=self._clock.monotonic())
-        full = self._live.is_full_for(request.tenant)
+        full = self._live.is_full_for(request)
         self._live.add(request)
         if full:
             most = self._live.max_waiting

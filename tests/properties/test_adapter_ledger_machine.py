@@ -98,7 +98,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert set(victims) <= spare
         assert short.fits(self.room(victims))
         if tenant is not None and others:
-            share = (self.total() - pinned).share(len(others | {tenant}))
+            share = (self.total() - pinned).part(1 / len(others | {tenant}))
             own = [n for n in self.there if self.users(n) == {tenant} and n not in self.pinned]
             within = (new + self.room([n for n in own if n not in victims])).fits(share)
             for other in others if new.fits(share) else ():

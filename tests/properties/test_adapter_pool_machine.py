@@ -372,14 +372,21 @@ def test_with_slots_short_the_undesired_and_least_recent_go_first(idle, slots):
         assert list(victims) == order[:slots]
 
 
-@given(idle=EVICTABLES, tenant=TENANTS, need=st.integers(1, 4), total=st.integers(7, 12))
-def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total):
+@given(
+    idle=EVICTABLES,
+    tenant=TENANTS,
+    need=st.integers(1, 4),
+    total=st.integers(7, 12),
+    weights=st.lists(st.sampled_from((1.0, 1.0, 0.1, 3.0)), min_size=9, max_size=9),
+)
+def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total, weights):
     """All is idle: a tenant that asks for no more than a share is let in, at no one's cost."""
     tenants = frozenset(user for e in idle for user in e.room.users) | {tenant}
     held = {e.digest: e.room for e in idle}
     total_bytes = 10_000
     wanted = Amount(need, need)
-    guard = ShareGuard(held, Amount(total, total_bytes), tenants, tenant, wanted, wanted)
+    owed = dict(zip(sorted(tenants), weights, strict=False))
+    guard = ShareGuard(held, Amount(total, total_bytes), owed, tenant, wanted, wanted)
     before = {t: sum(t in e.room.users for e in idle) for t in tenants}
     victims = choose_victims(eviction_order(idle), need - (total - len(idle)), 0, guard)
     if victims is None:
@@ -387,5 +394,5 @@ def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total):
         return
     for other in tenants - {tenant}:
         lost = sum(other in victim.room.users for victim in victims)
-        share = total // len(tenants)
+        share = int(total * owed[other] / sum(owed.values()) + 1e-9)
         assert not lost or before[other] - lost >= min(share, before[other])

@@ -7,6 +7,7 @@ is generated, and the outcome differs from the request's own continuation comput
 scheduler.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +62,7 @@ class Arrival:
     deadline: int | None  # seconds from now
     whole: bool
     tenant: str
+    weight: float
     adapters: str  # one letter each
 
 
@@ -76,6 +78,7 @@ ARRIVALS = st.builds(
     deadline=st.sampled_from((None, None, -1, 0, 3, 8)),
     whole=st.sampled_from((False, False, False, True)),
     tenant=st.sampled_from("ttuv"),
+    weight=st.sampled_from((1.0, 1.0, 0.001, 0.3, 4.0, 1000.0)),
     adapters=st.sampled_from(("", "", "a", "ab")),
 )
 
@@ -88,6 +91,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.plan: StepPlan | None = None
         self.tables: dict[RequestId, list[int]] = {}  # of the plan, as they were when it was made
         self.progress: dict[RequestId, tuple[int, int]] = {}  # (preemptions, tokens computed)
+        self.weights: dict[TenantId, float] = {}  # the newest of each tenant
         self.admitted: dict[tuple[str, str], int] = {}  # latest arrival admitted, by queue
 
     @initialize(
@@ -146,6 +150,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             decision=decision_over(arrival.adapters),
             resumed_token_ids=tuple(resumed),
             deadline_at=None if arrival.deadline is None else now + arrival.deadline,
+            weight=arrival.weight,
         )
         try:
             sequence = EngineSequence.create(
@@ -166,8 +171,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             tenants = [s.request.tenant for s in self.scheduler.sequences[self.scheduler.running :]]
             assert len(tenants) >= limit
             if self.config.fairness == "adapter":
-                assert tenants.count(arrival.tenant) * len({*tenants, arrival.tenant}) >= limit
+                weights = {tenant: self.weights[tenant] for tenant in tenants}
+                weights[request.tenant] = arrival.weight
+                own = tenants.count(request.tenant)
+                assert own * sum(weights.values()) >= limit * arrival.weight
             return
+        self.weights[request.tenant] = arrival.weight
         tokens = list(sequence.token_ids)
         if sequence.end_by_tokens is None:
             tokens = alone(path_of(sequence), tokens, sequence.max_len)
@@ -233,8 +242,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.plan is not None:
             self.write()
         before = {s.request_id for s in self.scheduler.sequences if s.admission < 0}
+        rows = self.rows()
         self.plan = self.scheduler.schedule()
         self.check_admissions(before)
+        self.check_yields(rows)
         if self.plan is None:
             assert not self.live
             return
@@ -330,7 +341,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert id(live[0]) in running  # the oldest always advances
 
     def check_admissions(self, before: set[RequestId]) -> None:
-        """Assert that a queue admits in order of arrival, and never while preempted ones wait."""
+        """Assert that a queue admits in order of arrival, and never while preempted ones of its
+        tenant wait."""
         admitted = [s for s in self.scheduler.sequences if s.request_id in before]
         admitted = [s for s in admitted if s.admission >= 0]
         for sequence in sorted(admitted, key=lambda s: s.admission):
@@ -341,11 +353,25 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert self.admitted.get(key, -1) < sequence.arrival
             self.admitted[key] = sequence.arrival
         waiting = [s for s in self.scheduler.sequences if s.status is SequenceStatus.WAITING]
-        if admitted:
-            assert all(s.admission < 0 for s in waiting)
+        preempted = {s.request.tenant for s in waiting if s.admission >= 0}
+        assert preempted.isdisjoint(s.request.tenant for s in admitted)
+        if self.config.fairness == "fifo" and admitted:
+            assert not preempted
         # A held sequence waits for a block that a running sequence computes.
-        queue, pending = self.scheduler._queue, self.scheduler._prefixes._pending
+        queue, pending = self.scheduler._order._queue, self.scheduler._prefixes._pending
         assert all(pending.is_pending(key) for key in queue._deferred)
+
+    def rows(self) -> Counter[str]:
+        running = self.scheduler.sequences[: self.scheduler.running]
+        return Counter(str(s.request.tenant) for s in running)
+
+    def check_yields(self, rows: Counter[str]) -> None:
+        """Assert that at most one row yields in a step, of a tenant that keeps one."""
+        for sequence in self.scheduler.newly_preempted:
+            if sequence.kept_tokens:
+                assert self.config.fairness == "adapter"
+                assert rows[str(sequence.request.tenant)] > 1
+        assert sum(s.kept_tokens > 0 for s in self.scheduler.newly_preempted) <= 1
 
     def end(self, ended: list[EngineSequence]) -> None:
         for sequence in ended:

@@ -199,8 +199,9 @@ class EvictionPolicy:
     def _guard(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> ShareGuard | None:
         ledger = self._ledger
         tenants = ledger.recent.tenants()
-        if tenants <= {tenant}:
+        if tenants.keys() <= {tenant}:
             return None
+        tenants.setdefault(tenant, ledger.recent.weight(tenant))
         each, users = self._slots_each, ledger.recent.users
         distinct = {v.digest: v.nbytes for v in wanted}
         absent = [n for d, n in distinct.items() if d not in ledger.residents]

@@ -4,7 +4,7 @@ Everything but reading files runs on the event loop of ``residency.manager``, wh
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +38,7 @@ class HostTier:
         share_window_s: how long a use counts for its tenant's share.
         loader: reads, checks and packs an adapter's files in ``executor``; raises ``AdapterError``.
         timeout_s: for one call of ``loader``.
+        weights: of tenants, as they are now; 1 where absent.
     """
 
     def __init__(
@@ -48,8 +49,11 @@ class HostTier:
         loader: Callable[[AdapterEntry], HostAdapterProtocol],
         executor: Executor,
         timeout_s: float,
+        weights: Mapping[TenantId, float],
     ) -> None:
-        self._ledger = AdapterLedger("host tier", memory_bytes, None, share_window_s, clock)
+        self._ledger = AdapterLedger(
+            "host tier", memory_bytes, None, share_window_s, clock, weights
+        )
         self._policy = EvictionPolicy(self._ledger)
         self._loader = loader
         self._executor = executor

@@ -8,11 +8,11 @@ that room is promised once. A resident is evicted only while it is at rest, uncl
 
 import heapq
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.adapters.residency.residency_types import SizedVersion
-from cluster.adapters.residency.shares import RecentUses
+from cluster.adapters.residency.shares import NO_WEIGHTS, RecentUses
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
@@ -45,6 +45,7 @@ class AdapterLedger:
         memory_bytes: of all residents together; 0 holds none.
         slots: one for each resident; None in a tier of bytes alone.
         share_window_s: seconds for which a use counts for its tenant's share.
+        weights: of tenants, as they are now; 1 where absent.
 
     The cost of bringing a resident back is its bytes. A priority is the cost by unit of room, so
     that it is the bytes where the unit is a slot, and the same for all where it is a byte.
@@ -57,6 +58,7 @@ class AdapterLedger:
         slots: int | None,
         share_window_s: float,
         clock: Clock,
+        weights: Mapping[TenantId, float] = NO_WEIGHTS,
     ) -> None:
         self.name = name
         self.memory_bytes = memory_bytes
@@ -68,7 +70,7 @@ class AdapterLedger:
         self.pinned: set[AdapterDigest] = set()
         self.desired: frozenset[AdapterDigest] = frozenset()
         """The placement that eviction spares while it can."""
-        self.recent = RecentUses(share_window_s, clock)
+        self.recent = RecentUses(share_window_s, clock, weights)
         self._clock = clock
         self._free: list[int] = list(range(slots or 0))
         self._claims: dict[int, tuple[TenantId | None, frozenset[AdapterDigest]]] = {}

@@ -49,6 +49,7 @@ from cluster.errors import (
     IntegrityError,
     ModelNotFound,
 )
+from cluster.tenancy.shares import DEFAULT_WEIGHT
 
 
 @dataclass(slots=True)
@@ -88,12 +89,14 @@ class AdapterManager:
         self._load_timeout_s = config.load_timeout_s
         self._catalog = catalog
         self._bank = bank
+        self._weights: dict[TenantId, float] = {}  # the newest of each tenant that has asked
         self._pool = AdapterPool(
             config.slots,
             config.memory_bytes,
             config.failure_ttl_s,
             clock,
             share_window_s=config.share_window_s,
+            weights=self._weights,
         )
         self._host = HostTier(
             config.host_bytes,
@@ -102,6 +105,7 @@ class AdapterManager:
             loader,
             executor,
             config.load_timeout_s,
+            self._weights,
         )
         self._queue = WaitQueue(self._pool, max_overtakes)
         self._loader = SlotLoader(
@@ -124,11 +128,14 @@ class AdapterManager:
     # Requests
 
     async def acquire(
-        self, digests: Sequence[AdapterDigest], tenant: TenantId = ANY_TENANT
+        self,
+        digests: Sequence[AdapterDigest],
+        tenant: TenantId = ANY_TENANT,
+        weight: float = DEFAULT_WEIGHT,
     ) -> Lease:
         """Keep all of ``digests`` READY until ``release``; slots come in the order asked.
 
-        They count for the share of ``tenant``.
+        They count for the share of ``tenant``, whose weight is ``weight`` from now on.
 
         Raises:
             AdapterCapacity: they cannot fit, or no room came free within ``load_timeout_s``.
@@ -140,6 +147,7 @@ class AdapterManager:
         waiter = self._waiter(digests, tenant)
         self._count_hits(waiter)
         if waiter.wanted:
+            self._weights[tenant] = weight
             self._pool.note_tenant(tenant)
         self._queue.add_request(waiter)
         self._dispatcher.serve()

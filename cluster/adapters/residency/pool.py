@@ -22,6 +22,7 @@ from cluster.adapters.residency.residency_types import (
     MustWait,
     SizedVersion,
 )
+from cluster.adapters.residency.shares import NO_WEIGHTS
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
@@ -47,6 +48,7 @@ class AdapterPool:
     Args:
         failure_ttl_s: how long a failed load is remembered.
         share_window_s: how long a use counts for its tenant's share.
+        weights: of tenants, as they are now; 1 where absent.
     """
 
     def __init__(
@@ -57,10 +59,13 @@ class AdapterPool:
         clock: Clock,
         *,
         share_window_s: float = 60.0,
+        weights: Mapping[TenantId, float] = NO_WEIGHTS,
     ) -> None:
         self.slots = slots
         self.memory_bytes = memory_bytes
-        self._ledger = AdapterLedger("adapter pool", memory_bytes, slots, share_window_s, clock)
+        self._ledger = AdapterLedger(
+            "adapter pool", memory_bytes, slots, share_window_s, clock, weights
+        )
         self._policy = EvictionPolicy(self._ledger)
         self._residents = self._ledger.residents
         self._failures = FailureMemory(failure_ttl_s, clock)

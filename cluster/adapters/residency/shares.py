@@ -1,20 +1,24 @@
 """Divides a tier among the tenants that use it, so that none pushes another below its share.
 
-While n tenants use a tier, the share of each is an n-th of its slots and of its bytes. An adapter
-counts for every tenant that used it within the window. A request never takes room from another
-tenant so that this tenant falls below its share. A tenant that has less than its share itself may
-also take the last adapter that another tenant has above its share. So a tenant that brings in many
-adapters evicts its own, and a share without a claimant is open to all.
+The tenants that use a tier are owed its slots and bytes by their weights (``tenancy.shares``). An
+adapter counts for every tenant that used it within the window. A request never takes room from
+another tenant so that this tenant falls below its share. A tenant that has less than its share
+itself may also take the last adapter that another tenant has above its share. So a tenant that
+brings in many adapters evicts its own, and a share without a claimant is open to all.
 
 The shares cannot deadlock: where all others are within their shares, the room that no other tenant
 uses is at least one share, and it is the asking tenant's own or unused.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.clock import Clock
 from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.tenancy.shares import DEFAULT_WEIGHT, owed_shares
+
+_ROUNDING = 1 + 1e-12  # a third of 3 slots is 1 slot
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +38,14 @@ class Amount:
         """Return whether neither number is above the limit's."""
         return self.slots <= limit.slots and self.nbytes <= limit.nbytes
 
-    def share(self, tenants: int) -> "Amount":
-        """Return the share of each of ``tenants``."""
-        return Amount(self.slots // tenants, self.nbytes // tenants)
+    def part(self, share: float) -> "Amount":
+        """Return so much of it, in whole slots and bytes."""
+        exact = share * _ROUNDING
+        return Amount(math.floor(self.slots * exact), math.floor(self.nbytes * exact))
 
 
 NO_ROOM = Amount(0, 0)
+NO_WEIGHTS: Mapping[TenantId, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +63,15 @@ class Occupancy:
 
 
 class RecentUses:
-    """Remembers which tenants used which adapters. A use counts for ``window_s`` seconds."""
+    """Remembers which tenants used which adapters. A use counts for ``window_s`` seconds.
 
-    def __init__(self, window_s: float, clock: Clock) -> None:
+    Args:
+        weights: of tenants, as they are now; 1 where absent.
+    """
+
+    def __init__(self, window_s: float, clock: Clock, weights: Mapping[TenantId, float]) -> None:
         self._window_s = window_s
+        self._weights = weights
         self._clock = clock
         self._uses: dict[AdapterDigest, dict[TenantId, float]] = {}  # monotonic, seconds
         self._seen: dict[TenantId, float] = {}  # monotonic, seconds
@@ -84,12 +95,16 @@ class RecentUses:
         """Return the tenants that used a version within the window."""
         return _recent(self._uses.get(digest, {}), self._since)
 
-    def tenants(self) -> frozenset[TenantId]:
-        """Return the tenants that used the tier within the window."""
+    def tenants(self) -> dict[TenantId, float]:
+        """Return the tenants that used the tier within the window, with their weights."""
         recent = _recent(self._seen, self._since)
         if len(recent) < len(self._seen):
             self._seen = {tenant: at for tenant, at in self._seen.items() if tenant in recent}
-        return recent
+        return {tenant: self.weight(tenant) for tenant in self._seen}
+
+    def weight(self, tenant: TenantId) -> float:
+        """Return a tenant's weight."""
+        return self._weights.get(tenant, DEFAULT_WEIGHT)
 
     @property
     def _since(self) -> float:
@@ -102,7 +117,7 @@ class ShareGuard:
     Args:
         occupied: the adapters in the tier that count for shares.
         total: room of the tier, without the pinned adapters.
-        tenants: the tenants that use the tier.
+        weights: of the tenants that use the tier, and of the one that asks.
         tenant: the tenant that asks.
         need: room for the versions it asks for that are absent.
         whole: room for all the versions it asks for.
@@ -112,7 +127,7 @@ class ShareGuard:
         self,
         occupied: Mapping[AdapterDigest, Occupancy],
         total: Amount,
-        tenants: frozenset[TenantId],
+        weights: Mapping[TenantId, float],
         tenant: TenantId,
         need: Amount,
         whole: Amount,
@@ -120,7 +135,7 @@ class ShareGuard:
         self._tenant = tenant
         self._need = need
         self._whole = whole
-        self.share = total.share(len(tenants | {tenant}))
+        self._shares = {user: total.part(part) for user, part in owed_shares(weights).items()}
         self._used: dict[TenantId, Amount] = {}
         self._own = NO_ROOM
         for room in occupied.values():
@@ -128,6 +143,11 @@ class ShareGuard:
                 self._used[user] = self._used.get(user, NO_ROOM) + room.amount
             if room.users == {tenant}:
                 self._own += room.amount
+
+    @property
+    def share(self) -> Amount:
+        """The share of the tenant that asks."""
+        return self._shares[self._tenant]
 
     @property
     def within_share(self) -> bool:
@@ -146,14 +166,14 @@ class ShareGuard:
     def allows(self, room: Occupancy) -> bool:
         """Return whether the request may evict an adapter."""
         for user in room.users - {self._tenant}:
-            used = self._used[user]
+            used, share = self._used[user], self._shares[user]
             if self.within_share:
-                if used.fits(self.share):
+                if used.fits(share):
                     return False
             else:
                 left = used - room.amount
-                enough_slots = 0 < self.share.slots <= left.slots
-                if not enough_slots and left.nbytes < self.share.nbytes:
+                enough_slots = 0 < share.slots <= left.slots
+                if not enough_slots and left.nbytes < share.nbytes:
                     return False
         return True
 

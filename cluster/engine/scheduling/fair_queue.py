@@ -4,7 +4,7 @@ A replica is shared by tenants, and a tenant's adapters by its applications. Wha
 
 - a tenant's wait does not grow with what others have queued, and no share grows by sending
   more requests, longer ones, or under more adapters. So tenants take turns, and their shares are
-  counted in tokens to compute;
+  counted in tokens to compute, in proportion to their weights;
 - a tenant's batch job over one adapter does not hold up its chat over another. So within a
   tenant's turn its adapter sets take turns in the same way. Weights are left out: routed prompts
   nearly all have weights of their own, and the same adapters are the same application;
@@ -15,7 +15,13 @@ the largest cost of a sequence (at most the context window). While a sequence wa
 of its own queue (0 once it is the first), admitted before it are
 
 - of each other queue of its tenant: at most S + 2 C tokens;
-- of each other tenant: at most 2 C tokens more than of its own.
+- of each other tenant of equal weight: at most 2 C tokens more than of its own.
+
+While two tenants both wait, the tokens admitted of each, divided by its weight, differ by at most
+2 C over the smaller weight. A tenant's weight is the one that its newest sequence came with.
+
+The bounds leave out what is taken out of turn, for a tenant that lacks rows
+(``scheduling.row_shares``): its next turn comes later by as much.
 
 Newcomers never pass the one whose turn it is, so a large sequence that waits for blocks gets them.
 
@@ -44,7 +50,6 @@ class _Tenant(Flow):
     key: TenantId = field(kw_only=True)
     queues: dict[tuple[AdapterDigest, ...], _Queue] = field(default_factory=dict)
     turns: Turns[_Queue] = field(default_factory=Turns)  # of those queues that are not deferred
-    size: int = 0  # sequences in them
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +81,7 @@ class FairQueue:
         self._max_passes = max_passes
         self._tenants: dict[TenantId, _Tenant] = {}
         self._turns = Turns[_Tenant]()  # of the tenants with a queue that is not deferred
+        self._ends: dict[TenantId, int] = {}  # of tenants that left ahead of the clock
         self._deferred: dict[str, list[_Queue]] = {}  # by event
         self._limits: list[
             tuple[int, int, _Queue]
@@ -93,26 +99,23 @@ class FairQueue:
                 yield from queue.sequences.values()
 
     @property
-    def tenants(self) -> int:
-        """Tenants with a sequence in the queue."""
-        return len(self._tenants)
-
-    @property
     def deferred(self) -> int:
         """Queues set aside."""
         return len(self._limits)
 
-    def waiting_of(self, tenant: TenantId) -> int:
-        """Return how many sequences of a tenant wait."""
-        found = self._tenants.get(self._tenant_key(tenant))
-        return 0 if found is None else found.size
+    def in_turn(self) -> Iterator[TenantId]:
+        """Return the tenants with a queue that is not deferred, the one whose turn it is first."""
+        return (tenant.key for tenant in self._turns)
 
     def append(self, sequence: EngineSequence) -> None:
         """Queue a sequence behind those of its tenant with the same adapters."""
         tenant_key = self._tenant_key(sequence.request.tenant)
         tenant = self._tenants.get(tenant_key)
         if tenant is None:
-            tenant = self._tenants[tenant_key] = _Tenant(key=tenant_key)
+            start = self._ends.pop(tenant_key, 0)
+            tenant = self._tenants[tenant_key] = _Tenant(key=tenant_key, start=start)
+        if self._fair:
+            tenant.weight = sequence.request.weight
         adapters = sequence.request.digests if self._fair else ()
         queue = tenant.queues.get(adapters)
         if queue is None:
@@ -121,25 +124,27 @@ class FairQueue:
             if len(tenant.turns) == 1:
                 self._turns.enter(tenant)
         queue.sequences[sequence.request_id] = sequence
-        tenant.size += 1
         self._size += 1
 
-    def peek(self) -> EngineSequence | None:
+    def peek(self, tenant: TenantId | None = None) -> EngineSequence | None:
         """Return the sequence whose turn it is, or None if nothing waits or all that waits is
         deferred.
 
         The answer stays the same until that sequence is popped, deferred or removed.
+
+        Args:
+            tenant: the next one of this tenant in its place.
         """
-        queue = self._first()
+        queue = self._first(tenant)
         return None if queue is None else queue.head
 
-    def pop(self, cost: int) -> EngineSequence:
+    def pop(self, cost: int, tenant: TenantId | None = None) -> EngineSequence:
         """Take the sequence that ``peek`` gives, which is admitted at ``cost`` tokens (>= 1).
 
         Raises:
             IntegrityError: there is none.
         """
-        queue = self._first()
+        queue = self._first(tenant)
         if queue is None:
             raise IntegrityError(f"0 sequences to take, {self._size} wait")
         sequence = queue.head
@@ -159,12 +164,12 @@ class FairQueue:
             self._resume(queue)
         self._take(queue, sequence)
 
-    def defer(self, event: str) -> bool:
+    def defer(self, event: str, tenant: TenantId | None = None) -> bool:
         """Set the queue of the sequence that ``peek`` gives aside until ``resume_deferred(event)``.
 
         False, and nothing is changed, when enough others have passed it already.
         """
-        queue = self._first()
+        queue = self._first(tenant)
         if queue is None:
             raise IntegrityError(f"0 sequences to defer, {self._size} wait")
         sequence = queue.head
@@ -197,12 +202,8 @@ class FairQueue:
         for tenant in self._tenants.values():
             tenant.turns.check_integrity()
             queues = tenant.queues.values()
-            size = sum(len(queue.sequences) for queue in queues)
-            if size != tenant.size or min(len(queue.sequences) for queue in queues) == 0:
-                raise IntegrityError(
-                    f"{tenant.key} has {size} sequences in {len(queues)} queues, {tenant.size} "
-                    "counted, and each queue should have one"
-                )
+            if min(len(queue.sequences) for queue in queues) == 0:
+                raise IntegrityError(f"{tenant.key} has {len(queues)} queues, one with 0 sequences")
             aside = sum(1 for queue in queues if queue.deferred_until is not None)
             turns = sum(1 for queue in queues if queue.turn >= 0)
             if not turns == len(tenant.turns) == len(queues) - aside:
@@ -221,20 +222,29 @@ class FairQueue:
     def _tenant_key(self, tenant: TenantId) -> TenantId:
         return tenant if self._fair else TenantId("")
 
-    def _first(self) -> _Queue | None:
-        tenant = self._turns.first
-        return None if tenant is None else tenant.turns.first
+    def _first(self, tenant: TenantId | None) -> _Queue | None:
+        asked = self._turns.first
+        if tenant is not None:
+            asked = self._tenants.get(self._tenant_key(tenant))
+        return None if asked is None else asked.turns.first
 
     def _take(self, queue: _Queue, sequence: EngineSequence) -> None:
         tenant = queue.tenant
         del queue.sequences[sequence.request_id]
-        tenant.size -= 1
         self._size -= 1
         if not queue.sequences:
             self._leave(queue)
             del tenant.queues[queue.key]
             if not tenant.queues:
                 del self._tenants[tenant.key]
+                self._note_end(tenant)
+
+    def _note_end(self, tenant: _Tenant) -> None:
+        """Remember where the work of a tenant that leaves ends, until the clock is there."""
+        clock = self._turns.clock
+        self._ends = {key: end for key, end in self._ends.items() if end > clock}
+        if tenant.start > clock:
+            self._ends[tenant.key] = tenant.start
 
     def _leave(self, queue: _Queue) -> None:
         queue.tenant.turns.leave(queue)

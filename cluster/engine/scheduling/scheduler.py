@@ -5,16 +5,16 @@ out in this order:
 
 1. decodes: every running sequence that lacks only its newest token; prefill never makes one wait;
 2. prefills under way, oldest admission first, in chunks of what room is left;
-3. admission, while batch places and blocks last: preempted sequences first, then those that were
-   never admitted, in the order of ``scheduling.fair_queue``. Whose turn it is waits for its
-   blocks, and no other passes it.
+3. admission, while batch places and blocks last, in the order of ``scheduling.admission_order``:
+   tenants that are owed rows, preempted sequences, those that were never admitted. Whose turn it
+   is waits for its blocks, and only tenants that are owed rows pass it.
 
 Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
 are none, the sequence admitted last gives up its blocks and waits before all that were never
-admitted; its tokens are kept and computed again. Running and preempted sequences together are thus
-always in order of admission: among them none is overtaken, the oldest always advances, and each
-becomes the oldest. So each ends, so its place and blocks come free, and who waits to be admitted
-waits no longer than the queue's bounds say.
+admitted; its tokens are kept and computed again. The same happens to one row before a step if a
+tenant claims it. Who was preempted comes back to its place in the order of admission: the oldest
+that runs always advances, and each becomes the oldest. So each ends, so its place and blocks come
+free, and who waits to be admitted waits no longer than the queue's bounds say.
 
 A sequence whose next block is just being computed for a running one is deferred until that block
 is in the prefix cache, while others may pass, at most ``MAX_PASSES`` of them. Who computes it is
@@ -30,8 +30,9 @@ Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commi
 exactly once.
 """
 
+import bisect
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 
 from cluster.clock import Clock
@@ -39,11 +40,10 @@ from cluster.config import EngineConfig
 from cluster.domain.decision import SiteWeights
 from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
-from cluster.engine.scheduling.batch_integrity import check_batch, check_order, check_waiting
+from cluster.engine.scheduling.admission_order import AdmissionOrder, admission_of
+from cluster.engine.scheduling.batch_integrity import check_batch, check_order
 from cluster.engine.scheduling.block_pool import BlockPool
-from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.prefixes import SharedPrefixes
-from cluster.engine.scheduling.queue_limit import refuse_if_full
 from cluster.engine.sequence import EngineSequence, SequenceStatus
 from cluster.engine.spans import Span
 from cluster.engine.steps import ScheduledSequence, StepPlan
@@ -55,8 +55,6 @@ from cluster.errors import (
     RequestError,
 )
 from cluster.expected_length import ExpectedLength
-
-MAX_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
 
 
 class Scheduler:
@@ -85,17 +83,12 @@ class Scheduler:
         self._pool = pool
         self._clock = clock
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
-        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
+        self._order = AdmissionOrder(config)
         self._expected = ExpectedLength()
-        self._preempted: deque[EngineSequence] = (
-            deque()
-        )  # in order of admission, after all that run
         self._returned: list[EngineSequence] = []  # preempted, and not to be kept here
         self._running: list[EngineSequence] = []  # in order of admission
         self._by_id: dict[RequestId, EngineSequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
-        self._arrivals = 0
-        self._admissions = 0
         self._plans = 0
         self._open_plan: StepPlan | None = None  # the one that commit takes
         self._preemptions = 0
@@ -109,7 +102,7 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Sequences not in the batch, preempted ones included."""
-        return len(self._preempted) + len(self._queue)
+        return len(self._order)
 
     @property
     def running(self) -> int:
@@ -124,7 +117,7 @@ class Scheduler:
     @property
     def sequences(self) -> tuple[EngineSequence, ...]:
         """All sequences not yet ended: those admitted before in that order, then the others."""
-        return (*self._running, *self._preempted, *self._queue)
+        return (*self._running, *self._order)
 
     def backlog(self) -> dict[TenantId, int]:
         """Return the tokens of prompts that are still to be computed, by tenant; none has 0."""
@@ -142,7 +135,7 @@ class Scheduler:
             RequestError: a live sequence has the same request id.
             PromptTooLong: alone, at its full length, it would not fit the pool.
             Overloaded: ``max_queued`` sequences wait already, besides those the batch has room for;
-                and, where tenants take turns, an equal share of them are this tenant's.
+                and, where tenants take turns, its share of them are this tenant's.
         """
         if sequence.request_id in self._by_id:
             raise RequestError(
@@ -156,13 +149,8 @@ class Scheduler:
                 f"tokens; the replica has {self._pool.num_blocks}",
                 param="prompt",
             )
-        refuse_if_full(
-            sequence.request.tenant, self._config, self._queue, self._preempted, self.running
-        )
-        sequence.arrival = self._arrivals
-        self._arrivals += 1
+        self._order.append(sequence)
         self._by_id[sequence.request_id] = sequence
-        self._queue.append(sequence)
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
         if sequence.end_by_tokens is not None:
@@ -183,7 +171,7 @@ class Scheduler:
         if sequence is None or sequence.admission >= 0:
             return False
         del self._by_id[request_id]
-        self._queue.remove(sequence)
+        self._order.remove(sequence)
         return True
 
     def reroute(
@@ -254,6 +242,7 @@ class Scheduler:
         not on time or ids.
         """
         self._newly_preempted.clear()
+        self._yield_row()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
         prefills = self._schedule_prefills(budget)
@@ -294,6 +283,7 @@ class Scheduler:
         if missing:
             raise EngineError(f"step {plan.step} sampled no token for {', '.join(missing)}")
         self._open_plan = None
+        self._order.count_step((item.sequence, item.count) for item in live)
         ended = []
         for item in live:
             sequence = item.sequence
@@ -304,7 +294,7 @@ class Scheduler:
                 )
             sequence.num_computed = item.end
             for key in self._prefixes.publish_blocks(sequence):
-                self._queue.resume_deferred(key)
+                self._order.resume_deferred(key)
             if item.samples and sequence.end_by_tokens is None:
                 sequence.token_ids.append(sampled[sequence.request_id])
             reason = sequence.end_by_tokens
@@ -322,7 +312,7 @@ class Scheduler:
         mixing = sequence.mixing
         assert mixing is not None
         for key in self._prefixes.withdraw_blocks(sequence):
-            self._queue.resume_deferred(key)
+            self._order.resume_deferred(key)
         sequence.whole_prefill = False
         sequence.mixing = mixing.completed(weights)
         if mixing.complete is not None:
@@ -338,13 +328,12 @@ class Scheduler:
         """
         live = self.sequences
         self._pool.check_integrity(sequence.block_table for sequence in live)
-        self._queue.check_integrity()
+        self._order.check_integrity(self._running)
         self._prefixes.check_integrity(self._running)
         if {sequence.request_id: sequence for sequence in live} != self._by_id:
             raise IntegrityError(f"{len(live)} sequences in queues, {len(self._by_id)} known by id")
         check_batch(self._running, self._config.max_batch_size, self._pool)
-        check_waiting((*self._preempted, *self._queue))
-        check_order((*self._running, *self._preempted))
+        check_order(self._running)
 
     def _schedule_decodes(self) -> list[ScheduledSequence]:
         """Schedule one token for each running sequence that lacks only its newest one."""
@@ -385,29 +374,33 @@ class Scheduler:
     def _admit(self, prefills: list[ScheduledSequence], budget: int) -> None:
         """Move sequences into the batch, and append their parts of the step."""
         while len(self._running) < self._config.max_batch_size:
-            again = bool(self._preempted)
-            sequence = self._preempted[0] if again else self._queue.peek()
+            sequence = self._order.next()
             if sequence is None or self._chunk(sequence, budget, alone=not prefills) == 0:
                 return
             hits = self._prefixes.find_cached(sequence)
-            if not again:
+            if sequence.admission < 0:
                 awaited = self._prefixes.find_awaited(sequence, len(hits))
-                if awaited is not None and self._queue.defer(awaited):
+                if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._take_blocks(sequence, hits):
                 return
-            if again:
-                self._preempted.popleft()
-            else:
-                self._queue.pop(self._cost(sequence))
-                sequence.admission = self._admissions
-                self._admissions += 1
-            self._running.append(sequence)
+            self._order.admit(sequence, self._cost(sequence), sequence.num_computed)
+            bisect.insort(self._running, sequence, key=admission_of)
             sequence.status = SequenceStatus.RUNNING
             self._prefixes.announce_blocks(sequence)
             count = self._chunk(sequence, budget, alone=not prefills)
             prefills.append(self._part_of(sequence, count))
             budget -= count
+
+    def _yield_row(self) -> None:
+        """Take a row out of the batch for a tenant that claims one."""
+        claim = self._order.find_claim(self._running)
+        if claim is None:
+            return
+        needed = self._pool.blocks_for(claim.claimant.num_tokens) + len(self._running)
+        if needed <= self._pool.num_free:
+            self._order.yield_row(claim, claim.row.num_computed, claim.row.num_published)
+            self._preempt(claim.row)
 
     def _cost(self, sequence: EngineSequence) -> int:
         """Return the tokens to compute for a sequence that has its blocks: prefill and expected
@@ -465,18 +458,18 @@ class Scheduler:
         self._preemptions += 1
         self._newly_preempted.append(sequence)
         if sequence.is_recomputable:
-            self._preempted.appendleft(sequence)
+            self._order.put_back(sequence)
         else:
             del self._by_id[sequence.request_id]
+            self._order.leave_batch(sequence)
             self._returned.append(sequence)
 
     def _end(self, sequence: EngineSequence, reason: FinishReason) -> None:
         if sequence.status is SequenceStatus.RUNNING:
             self._running.remove(sequence)
-        elif sequence.admission >= 0:
-            self._preempted.remove(sequence)
+            self._order.leave_batch(sequence)
         else:
-            self._queue.remove(sequence)
+            self._order.remove(sequence)
         if reason in (FinishReason.STOP, FinishReason.LENGTH):
             room = sequence.max_len - sequence.prompt_len
             self._expected.observe(_kind(sequence), sequence.num_generated, room)
@@ -488,7 +481,7 @@ class Scheduler:
     def _release(self, sequence: EngineSequence) -> None:
         """Take a sequence's blocks back; nothing waits any longer for those it has not computed."""
         for key in self._prefixes.withdraw_blocks(sequence):
-            self._queue.resume_deferred(key)
+            self._order.resume_deferred(key)
         self._pool.release(sequence.block_table)
         sequence.block_table = []
         sequence.num_computed = 0

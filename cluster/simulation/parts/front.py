@@ -108,7 +108,7 @@ class SimulatedFront:
     async def _find_replica(self, tracked: Tracked) -> None:
         tenant = tracked.key.tenant
         try:
-            with self._waiting.places.place(tenant) as place:
+            with self._waiting.places.place(tenant, self._works.weight_of(tenant)) as place:
                 chosen, request = await self._waiting.pick(
                     lambda: self._pick_request(tracked),
                     tenant,

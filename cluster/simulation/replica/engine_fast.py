@@ -3,8 +3,9 @@
 The batch is a list of rows with numbers. While no request comes or goes, all steps are alike but
 for the context that grows, so they are taken together; a request that comes cuts them at the end of
 the step under way, and so does another replica that begins or ends to compute on the same cores.
-The order of admission is the real ``FairQueue``'s. The prefix cache remembers chains of blocks
-without their places.
+The order of admission is the real one. While several tenants want a full batch, a run has few
+steps, since each may change whose row is whose. The prefix cache remembers chains of blocks without
+their places.
 """
 
 import math
@@ -32,6 +33,8 @@ from cluster.simulation.replica.step_pace import StepPace
 from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 _STOPS = frozenset({STOP_TOKEN})
+CONTENDED_STEPS = 8
+"""Most steps of a run while several tenants want the batch's rows."""
 
 
 class FastEngine:
@@ -135,7 +138,7 @@ class FastEngine:
             self._next_deadline = -math.inf
         if sequence.request.deadline_at is not None:
             self._next_deadline = min(self._next_deadline, sequence.request.deadline_at)
-        if self._batch.has_places:
+        if self._batch.has_places or self._batch.is_contended:
             self._cut()
 
     def withdraw(self, request_id: RequestId) -> bool:
@@ -183,6 +186,8 @@ class FastEngine:
         for row in run.decoding:
             self._grow(row, run.steps)
         self._memory.make_room()  # for what grew before anything ends
+        self._batch.count_steps(run.decoding, run.steps)
+        self._batch.count_prefills(run.prefills)
         news: list[SequenceNews] = []
         for row in run.decoding:
             self._advance(row, run.steps, run.steps, news)
@@ -216,6 +221,7 @@ class FastEngine:
 
     def _plan(self, news: list[SequenceNews]) -> None:
         self._end_early(news)
+        self._batch.yield_row()
         decoding = self._batch.decodes()
         budget = self._config.max_batch_tokens - len(decoding)
         prefills: list[tuple[FastRow, int]] = []
@@ -243,6 +249,8 @@ class FastEngine:
             steps = min(row.end - row.generated for row in decoding)
             within = 1 + min(row.blocks * size - row.tokens for row in decoding)
             steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
+            if self._batch.is_contended and self._batch.waiting:
+                steps = min(steps, CONTENDED_STEPS)
         first = StepTotals(
             1,
             sum(count for _, count in prefills),

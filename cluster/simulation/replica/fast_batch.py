@@ -1,13 +1,12 @@
-"""Fills the fast engine's batch: admission in the real queue's order, blocks, preemption."""
+"""Fills the fast engine's batch: admission in the real order, blocks, preemption."""
 
-from collections import Counter, deque
+import bisect
+from collections import Counter
 from collections.abc import Iterable
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
-from cluster.engine.scheduling.fair_queue import FairQueue
-from cluster.engine.scheduling.queue_limit import refuse_if_full
-from cluster.engine.scheduling.scheduler import MAX_PASSES
+from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
 from cluster.simulation.replica.fast_rows import FastRow
@@ -23,21 +22,24 @@ class FastBatch:
         self.adapter_bytes = 0  # of the distinct adapters of those that run
         self._config = config
         self._memory = memory
-        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
-        self._preempted: deque[FastRow] = deque()
+        self._order = AdmissionOrder(config)
         self._expected = ExpectedLength()
         self._slots: Counter[int] = Counter()  # rows that run over each slot
-        self._arrivals = 0
 
     @property
     def waiting(self) -> int:
         """Return the rows that do not run."""
-        return len(self._preempted) + len(self._queue)
+        return len(self._order)
 
     @property
     def has_places(self) -> bool:
         """Report whether another row may run."""
         return len(self.running) < self._config.max_batch_size
+
+    @property
+    def is_contended(self) -> bool:
+        """Report whether several tenants have rows here."""
+        return self._order.is_contended
 
     def add(self, row: FastRow) -> None:
         """Queue a row.
@@ -45,32 +47,25 @@ class FastBatch:
         Raises:
             Overloaded: as ``Scheduler.add_sequence``.
         """
-        sequence = row.sequence
-        waiting = [preempted.sequence for preempted in self._preempted]
-        tenant = sequence.request.tenant
-        refuse_if_full(tenant, self._config, self._queue, waiting, len(self.running))
-        sequence.arrival = self._arrivals
-        self._arrivals += 1
-        self.rows[sequence.request_id] = row
-        self._queue.append(sequence)
+        self._order.append(row.sequence)
+        self.rows[row.sequence.request_id] = row
 
     def withdraw(self, request_id: RequestId) -> bool:
         """Take a row back that was never admitted; else False."""
         row = self.rows.get(request_id)
-        if row is None or row.was_admitted:
+        if row is None or row.sequence.admission >= 0:
             return False
         del self.rows[request_id]
-        self._queue.remove(row.sequence)
+        self._order.remove(row.sequence)
         return True
 
     def remove(self, row: FastRow, *, completed: bool) -> None:
         """Drop a row that has ended; one that is complete teaches what to expect of its kind."""
         if row in self.running:
             self._leave(row)
-        elif row.was_admitted:
-            self._preempted.remove(row)
+            self._order.leave_batch(row.sequence)
         else:
-            self._queue.remove(row.sequence)
+            self._order.remove(row.sequence)
         del self.rows[row.sequence.request_id]
         if completed:
             room = row.sequence.max_len - row.sequence.prompt_len
@@ -82,8 +77,27 @@ class FastBatch:
         self._resume(self._memory.publish(names))
 
     def check_integrity(self) -> None:
-        """Check the queue's books; raises IntegrityError."""
-        self._queue.check_integrity()
+        """Check the books of admission; raises IntegrityError."""
+        self._order.check_integrity(row.sequence for row in self.running)
+
+    def count_steps(self, decoding: Iterable[FastRow], steps: int) -> None:
+        """Count the tokens of decodes for their tenants."""
+        self._order.count_step((row.sequence, steps) for row in decoding)
+
+    def count_prefills(self, prefills: Iterable[tuple[FastRow, int]]) -> None:
+        """Count the tokens of prefills for their tenants."""
+        self._order.count_step((row.sequence, count) for row, count in prefills)
+
+    def yield_row(self) -> None:
+        """Take a row out of the batch for a tenant that claims one."""
+        claim = self._order.find_claim(row.sequence for row in self.running)
+        if claim is None:
+            return
+        row, size = self.rows[claim.row.request_id], self._config.block_size
+        needed = -(-self.rows[claim.claimant.request_id].tokens // size) + len(self.running)
+        if needed <= self._memory.free:
+            self._order.yield_row(claim, row.computed, row.computed // size)
+            self._preempt(row)
 
     def decodes(self) -> list[FastRow]:
         """Return the rows that lack only their newest token, each with a block for it."""
@@ -104,11 +118,10 @@ class FastBatch:
         """Let rows run while there is room, and append their parts of the step."""
         memory, size = self._memory, self._config.block_size
         while len(self.running) < self._config.max_batch_size and budget > 0:
-            again = bool(self._preempted)
-            head = None if again else self._queue.peek()
-            if not again and head is None:
+            sequence = self._order.next()
+            if sequence is None:
                 return
-            row = self._preempted[0] if head is None else self.rows[head.request_id]
+            row, again = self.rows[sequence.request_id], sequence.admission >= 0
             matchable = min(len(row.names), (row.tokens - 1) // size)
             hits = memory.find(row.names[:matchable])
             own = 0
@@ -117,20 +130,17 @@ class FastBatch:
                 own = min(found, (row.tokens - 1) // size - hits)
             if not again:
                 awaited = memory.find_awaited(row.names[hits:matchable])
-                if awaited is not None and self._queue.defer(awaited):
+                if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._take_blocks(row, hits, own):
                 return
-            if again:
-                self._preempted.popleft()
-            else:
-                room = row.sequence.max_len - row.tokens
-                expected = self._expected.expect(_kind(row.sequence), room)
-                self._queue.pop(row.uncomputed + expected)
-                row.cached = min(row.computed, row.sequence.prompt_len)
-                row.was_admitted = True
-            self.running.append(row)
-            memory.announce(row.sequence.request_id, row.names[hits:])
+            if not again:
+                row.cached = min(row.computed, sequence.prompt_len)
+            room = sequence.max_len - row.tokens
+            expected = self._expected.expect(_kind(sequence), room)
+            self._order.admit(sequence, row.uncomputed + expected, row.computed)
+            bisect.insort(self.running, row, key=_admission)
+            memory.announce(sequence.request_id, row.names[hits:])
             self._count_adapters(row, 1)
             count = min(row.uncomputed, budget)
             prefills.append((row, count))
@@ -167,11 +177,12 @@ class FastBatch:
 
     def _preempt(self, row: FastRow) -> None:
         self._leave(row)
-        self._preempted.appendleft(row)
+        row.sequence.num_preemptions += 1
+        self._order.put_back(row.sequence)
 
     def _resume(self, names: Iterable[str]) -> None:
         for name in names:
-            self._queue.resume_deferred(name)
+            self._order.resume_deferred(name)
 
     def _count_adapters(self, row: FastRow, change: int) -> None:
         for slot, nbytes, _ in row.sizes:
@@ -181,6 +192,10 @@ class FastBatch:
                 self.adapter_bytes += nbytes
             elif before + change == 0:
                 self.adapter_bytes -= nbytes
+
+
+def _admission(row: FastRow) -> int:
+    return row.sequence.admission
 
 
 def _kind(sequence: EngineSequence) -> tuple[TenantId, tuple[str, ...]]:

@@ -21,7 +21,6 @@ class FastRow:
     computed: int = 0
     blocks: int = 0  # that it holds
     cached: int = 0  # tokens found in the prefix cache at its first admission
-    was_admitted: bool = False
     began_at: float | None = None  # virtual seconds, of its first step
 
     @property

@@ -172,7 +172,8 @@ class SimulatedReplica:
         assert deadline is not None
         try:
             async with asyncio.timeout(deadline - self.process.clock.monotonic()):
-                live.lease = await self.adapters.acquire(live.digests, live.tenant)
+                weight = live.work.request.weight
+                live.lease = await self.adapters.acquire(live.digests, live.tenant, weight)
             if self._live.get(request_id) is not live or not self.process.alive:
                 return
             self.engine.submit(replace(live.work, slots=live.lease.slots))

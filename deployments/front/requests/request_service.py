@@ -13,6 +13,7 @@ from cluster.domain.request import SamplingParams
 from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
+from cluster.tenancy.shares import TierWeight, no_tier_weight
 from cluster.tenancy.tenants import Tenant
 from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.replica_set import ReplicaSet
@@ -82,6 +83,7 @@ class RequestService:
         traces: TraceNotes | None = None,
         wait_for_replica: WaitForReplica = at_once,
         demand: FrontDemand | None = None,
+        tier_weight: TierWeight = no_tier_weight,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -111,7 +113,7 @@ class RequestService:
             self.demand.note_pick,
         )
         self._choices = ChoiceBuilder(
-            services, self.decider, self._expected, config.request_timeout_s
+            services, self.decider, self._expected, config.request_timeout_s, tier_weight
         )
 
     @property

@@ -100,7 +100,7 @@ class Choice:
             ReplicaLost: none that could be was fit to be picked.
             Overloaded: all replicas stayed full, or too many sequences of the tenant wait already.
         """
-        with self._services.replicas.places.place(self.spec.tenant) as place:
+        with self._services.replicas.places.place(self.spec.tenant, self.spec.weight) as place:
             await self._submit(sink, place)
 
     async def _submit(self, sink: ChunkSink, place: WaitingPlace) -> None:
@@ -280,6 +280,7 @@ class Choice:
                 sampling=spec.sampling,
                 resumed_token_ids=tuple(self.answer.token_ids),
                 http_request=self._http_request,
+                weight=spec.weight,
             ),
             spec.decided.encoded,
             () if self.rerouting is None else self.rerouting.started_segments(),

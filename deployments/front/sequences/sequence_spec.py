@@ -32,6 +32,7 @@ class SequenceSpec:
     include_stop: bool = False  # end the text behind what stopped it
     max_wait_s: float = math.inf  # for the first replica
     hints: PickHints = field(default_factory=PickHints)
+    weight: float = 1.0  # of the tenant
 
 
 @dataclass(frozen=True, slots=True)

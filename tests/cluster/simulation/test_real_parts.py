@@ -15,6 +15,7 @@ from cluster.adapters.residency.host_tier import HostTier
 from cluster.adapters.residency.manager import AdapterManager
 from cluster.adapters.residency.pool import AdapterPool
 from cluster.engine import factory
+from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.prefixes import PrefixCache
@@ -61,6 +62,7 @@ BY_THE_CLUSTER: dict[type, ModuleType] = {
 }
 """Each part, and the module that makes it in a cluster."""
 WITHIN: tuple[type, ...] = (
+    AdmissionOrder,
     AdapterPool,
     CostFit,
     CountScaler,

@@ -88,6 +88,7 @@ def test_several_keys_allow_a_change_without_a_gap(tmp_path):
         ([tenant(keys=[KEY])], "tenants[0].keys[0]"),
         ([tenant(weight=0)], "tenants[0].weight"),
         ([tenant(weight=float("inf"))], "tenants[0].weight"),
+        ([tenant(weight=1001)], "tenants[0].weight: Input should be less than or equal to 1000"),
         ([tenant(requests_per_minute=0)], "tenants[0].requests_per_minute"),
         ([tenant(), tenant(key="x")], "tenants[1].id: 'acme' is also tenants[0]"),
         ([tenant(), tenant("globex")], "tenants[1].keys[0]: the same key as tenants[0].keys[0]"),

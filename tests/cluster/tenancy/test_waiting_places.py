@@ -36,6 +36,20 @@ def test_a_tenant_may_fill_the_places_and_another_gets_its_share_all_the_same() 
         place.take()
 
 
+def test_shares_of_the_places_go_by_weight() -> None:
+    places = WaitingPlaces(8)
+    with ExitStack() as stack:
+        for _ in range(8):
+            take(places, stack, ACME)
+        for _ in range(6):
+            stack.enter_context(places.place(GLOBEX, 3.0)).take()
+        with pytest.raises(Overloaded, match="6 sequences of this tenant wait"):
+            stack.enter_context(places.place(GLOBEX, 3.0)).take()
+        stack.enter_context(places.place(THIRD, 0.001)).take()
+        with pytest.raises(Overloaded, match="1 sequences of this tenant wait"):
+            stack.enter_context(places.place(THIRD, 0.001)).take()
+
+
 def test_a_place_is_taken_once_and_given_back_once() -> None:
     places = WaitingPlaces(1)
     with places.place(ACME) as first:

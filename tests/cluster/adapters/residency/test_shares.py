@@ -18,7 +18,10 @@ class Rig:
 
     def __init__(self, slots: int, memory: int = 10_000) -> None:
         self.clock = ManualClock()
-        self.pool = AdapterPool(slots, memory, 30.0, self.clock, share_window_s=WINDOW)
+        self.weights: dict[TenantId, float] = {}
+        self.pool = AdapterPool(
+            slots, memory, 30.0, self.clock, share_window_s=WINDOW, weights=self.weights
+        )
         self.evicted: list[str] = []
 
     def ask(self, tenant: TenantId, *names: str, nbytes: int = 10):
@@ -62,6 +65,21 @@ def test_five_hundred_cold_adapters_evict_none_of_another_tenants_share():
             assert rig.use(VICTIM, *hot[4:])
     assert rig.here("v") == set(hot)
     assert Counter(name[0] for name in rig.evicted) == {"a": 492}
+
+
+def test_shares_follow_weights_as_they_change():
+    rig = Rig(slots=16)
+    rig.weights[VICTIM] = 3.0
+    hot = [f"v{n}" for n in range(12)]
+    for name in hot:
+        assert rig.use(VICTIM, name)
+    for n in range(50):
+        assert rig.use(ADVERSARY, f"a{n}")
+    assert rig.here("v") == set(hot)
+    rig.weights[ADVERSARY] = 9.0
+    for n in range(50, 100):
+        assert rig.use(ADVERSARY, f"a{n}")
+    assert (len(rig.here("v")), len(rig.here("a"))) == (4, 12)
 
 
 def test_what_is_above_a_share_is_anybodys():

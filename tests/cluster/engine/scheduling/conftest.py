@@ -45,6 +45,7 @@ class Rig:
         whole_prefill: bool = False,
         tenant: str = TENANT,
         adapters: str = "",
+        weight: float = 1.0,
     ) -> EngineSequence:
         """Add a request; an integer stands for a prompt of that length like no other's.
 
@@ -60,6 +61,7 @@ class Rig:
             decision=decision_over(adapters),
             resumed_token_ids=resumed,
             deadline_at=deadline_at,
+            weight=weight,
         )
         sequence = EngineSequence.create(
             request,

@@ -7,7 +7,7 @@ import pytest
 
 from cluster.domain.ids import RequestId
 from cluster.domain.request import FinishReason
-from cluster.engine.scheduling.scheduler import MAX_PASSES
+from cluster.engine.scheduling.admission_order import MAX_PASSES
 from cluster.errors import Overloaded
 from cluster.expected_length import FIRST_GUESS, ExpectedLength
 
@@ -120,6 +120,20 @@ class TestTurns:
         with pytest.raises(Overloaded, match="9 requests wait on this replica, 3 of them this"):
             rig.add("q3", 3, tenant="quiet")
         rig.add("r", 3, tenant="third")
+
+    def test_a_full_queue_takes_a_heavier_tenant_up_to_its_weight(
+        self, make_rig: Callable[..., Any]
+    ) -> None:
+        rig = make_rig(max_batch_size=1, max_queued=7)
+        for index in range(8):
+            rig.add(f"f{index}", 3, tenant="flood")
+        for index in range(6):
+            rig.add(f"h{index}", 3, tenant="heavy", weight=3.0)
+        with pytest.raises(Overloaded, match="14 requests wait on this replica, 6 of them this"):
+            rig.add("h6", 3, tenant="heavy", weight=3.0)
+        rig.add("r", 3, tenant="light", weight=0.001)
+        with pytest.raises(Overloaded, match="1 of them this"):
+            rig.add("s", 3, tenant="light", weight=0.001)
 
     def test_a_withdrawn_sequence_was_never_there(self, make_rig: Callable[..., Any]) -> None:
         rig = make_rig(max_batch_size=1)

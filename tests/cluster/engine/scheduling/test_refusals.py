@@ -88,7 +88,7 @@ class TestIntegrity:
 
     def test_a_sequence_lost_while_it_waits(self, make_rig: Callable[..., Any]) -> None:
         rig = make_rig()
-        rig.scheduler._queue._tenants[rig.add("a", 6).request.tenant].queues.popitem()
+        rig.scheduler._order._queue._tenants[rig.add("a", 6).request.tenant].queues.popitem()
         with pytest.raises(IntegrityError, match="0 sequences in queues, 1 counted"):
             rig.scheduler.check_integrity()
 

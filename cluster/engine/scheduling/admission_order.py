@@ -1,0 +1,194 @@
+"""Decides who enters the batch next, and who leaves it for another tenant.
+
+While rows are short, tenants that are owed some come first (``scheduling.row_shares``); then
+sequences that were preempted, in order of admission; then those that were never admitted, in the
+order of ``scheduling.fair_queue``.
+"""
+
+import bisect
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from cluster.config import EngineConfig
+from cluster.domain.ids import TenantId
+from cluster.engine.scheduling.batch_integrity import check_order, check_waiting
+from cluster.engine.scheduling.fair_queue import FairQueue
+from cluster.engine.scheduling.queue_limit import refuse_if_full
+from cluster.engine.scheduling.row_shares import RowShares
+from cluster.engine.sequence import EngineSequence
+
+MAX_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
+
+
+@dataclass(frozen=True, slots=True)
+class RowClaim:
+    """A sequence that is to enter a full batch, and the row that makes room for it."""
+
+    claimant: EngineSequence
+    row: EngineSequence
+
+
+class AdmissionOrder:
+    """Holds the sequences that wait, and counts those in the batch, which its owner holds."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._queue = FairQueue(fair=config.fairness == "adapter", max_passes=MAX_PASSES)
+        self._preempted: list[EngineSequence] = []  # in order of admission
+        self._shares = RowShares(
+            config.max_batch_size, config.max_batch_tokens, enabled=config.fairness == "adapter"
+        )
+        self._claimant: TenantId | None = None  # that a row was just yielded to
+        self._running = 0
+        self._arrivals = 0
+        self._admissions = 0
+
+    def __len__(self) -> int:
+        """Return how many sequences wait."""
+        return len(self._preempted) + len(self._queue)
+
+    def __iter__(self) -> Iterator[EngineSequence]:
+        """Return the sequences that wait: those admitted before in that order, then the others."""
+        yield from self._preempted
+        yield from self._queue
+
+    @property
+    def is_contended(self) -> bool:
+        """Report whether several tenants have sequences, and may claim rows of each other."""
+        return self._shares.is_contended
+
+    def append(self, sequence: EngineSequence) -> None:
+        """Queue a sequence that has come.
+
+        Raises:
+            Overloaded: too many wait; see ``refuse_if_full``.
+        """
+        request = sequence.request
+        refuse_if_full(request, self._config, self._shares, len(self), self._running)
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+        self._queue.append(sequence)
+        self._shares.join(request.tenant, request.weight)
+
+    def remove(self, sequence: EngineSequence) -> None:
+        """Take a sequence out that waits and has ended or is withdrawn."""
+        if sequence.admission >= 0:
+            self._preempted.remove(sequence)
+        else:
+            self._queue.remove(sequence)
+        self._shares.leave(sequence.request.tenant)
+
+    def next(self) -> EngineSequence | None:
+        """Return the sequence to be admitted next; None if none waits, or all wait for others'
+        blocks."""
+        places = self._config.max_batch_size - self._running
+        if self._shares.is_contended and len(self) > places:
+            for tenant in self._shares.owed(self._waiting_tenants()):
+                return self._next_of(tenant)
+        return self._preempted[0] if self._preempted else self._queue.peek()
+
+    def defer(self, sequence: EngineSequence, event: str) -> bool:
+        """Let others pass the one that is next until an event; see ``FairQueue.defer``."""
+        return self._queue.defer(event, sequence.request.tenant)
+
+    def resume_deferred(self, event: str) -> None:
+        """Let those take part again that were deferred until ``event``."""
+        self._queue.resume_deferred(event)
+
+    def admit(self, sequence: EngineSequence, cost: int, computed: int) -> None:
+        """Take the one that is next into the batch.
+
+        Args:
+            cost: tokens to compute for it; they count for its tenant at its first admission.
+            computed: tokens of it that need not be computed.
+        """
+        tenant = sequence.request.tenant
+        if sequence.admission >= 0:
+            self._preempted.remove(sequence)
+        else:
+            self._queue.pop(cost, tenant)
+            sequence.admission = self._admissions
+            self._admissions += 1
+        self._shares.start_row(tenant, max(0, sequence.kept_tokens - computed))
+        sequence.kept_tokens = 0
+        self._claimant = None
+        self._running += 1
+
+    def put_back(self, sequence: EngineSequence) -> None:
+        """Let a sequence wait that leaves the batch without having ended."""
+        self._shares.end_row(sequence.request.tenant)
+        self._running -= 1
+        bisect.insort(self._preempted, sequence, key=admission_of)
+
+    def leave_batch(self, sequence: EngineSequence) -> None:
+        """Count a sequence less that leaves the batch for good."""
+        self._shares.end_row(sequence.request.tenant)
+        self._shares.leave(sequence.request.tenant)
+        self._running -= 1
+
+    def count_step(self, computed: Iterable[tuple[EngineSequence, int]]) -> None:
+        """Count the tokens that a step computed."""
+        self._shares.count_step((sequence.request.tenant, count) for sequence, count in computed)
+
+    def find_claim(self, running: Iterable[EngineSequence]) -> RowClaim | None:
+        """Return the claim of a row of a full batch, or None.
+
+        Call it before a step. If there are blocks for the claimant, ``yield_row`` is next.
+        """
+        self._claimant = None
+        is_full = self._running == self._config.max_batch_size
+        if not (self._shares.is_contended and len(self) and is_full):
+            return None
+        claim = self._shares.claim(self._waiting_tenants())
+        if claim is None:
+            return None
+        claimant = self._next_of(claim[0])
+        rows = [s for s in running if s.request.tenant == claim[1] and s.may_yield]
+        if not rows or claimant is None:
+            return None
+        row = min(rows, key=lambda sequence: (sequence.num_preemptions, -sequence.admission))
+        return RowClaim(claimant, row)
+
+    def yield_row(self, claim: RowClaim, computed: int, published: int) -> None:
+        """Note that a row is about to leave the batch for its claimant.
+
+        Args:
+            computed: tokens of it that were computed.
+            published: its blocks at the start that can be found by what they hold.
+        """
+        kept = published * self._config.block_size if self._config.prefix_cache else 0
+        claim.row.kept_tokens = kept
+        self._shares.count_lost(computed - kept)
+        self._claimant = claim.claimant.request.tenant
+
+    def check_integrity(self, running: Iterable[EngineSequence]) -> None:
+        """Check the books against each other and the batch.
+
+        Raises:
+            IntegrityError: with both numbers.
+        """
+        self._queue.check_integrity()
+        check_waiting((*self._preempted, *self._queue))
+        check_order(self._preempted)
+        self._shares.check_integrity(
+            [sequence.request.tenant for sequence in running],
+            [sequence.request.tenant for sequence in self],
+        )
+
+    def _next_of(self, tenant: TenantId) -> EngineSequence | None:
+        """Return the sequence of a tenant that is admitted next."""
+        own = (sequence for sequence in self._preempted if sequence.request.tenant == tenant)
+        return next(own, None) or self._queue.peek(tenant)
+
+    def _waiting_tenants(self) -> Iterable[TenantId]:
+        """Return the tenants with a sequence to be admitted, the one whose turn it is first."""
+        preempted = (sequence.request.tenant for sequence in self._preempted)
+        tenants = dict.fromkeys((*preempted, *self._queue.in_turn()))
+        if self._claimant is None or self._claimant not in tenants:
+            return tenants
+        return (self._claimant, *tenants)
+
+
+def admission_of(sequence: EngineSequence) -> int:
+    """Return a sequence's position in the order of first admissions."""
+    return sequence.admission

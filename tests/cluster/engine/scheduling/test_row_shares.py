@@ -1,0 +1,173 @@
+"""Checks how tenants share the rows of a full batch."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.domain.ids import RequestId
+from cluster.engine.scheduling.row_shares import RECOMPUTED_PART
+from cluster.engine.sequence import EngineSequence
+
+ROWS = 8
+
+
+@pytest.fixture
+def make_full(make_rig: Callable[..., Any]) -> Callable[..., Any]:
+    """``make_full(**config)`` is a batch full of one tenant's long answers, with more waiting."""
+
+    def build(*, count: int = 3 * ROWS, weight: float = 1.0, **config: object) -> Any:
+        defaults = {
+            "max_batch_size": ROWS,
+            "max_batch_tokens": 64,
+            "kv_blocks": 512,
+            "max_model_len": 256,
+        }
+        rig = make_rig(**{**defaults, **config})
+        for index in range(count):
+            rig.add(f"f{index}", own(index), max_tokens=100, tenant="flood", weight=weight)
+        for _ in range(20):
+            rig.step()
+        return rig
+
+    return build
+
+
+def own(index: int, length: int = 6) -> list[int]:
+    """Return a prompt that has nothing in common with another index's."""
+    return [10_000 + index] * length
+
+
+def rows(rig: Any) -> Counter[str]:
+    running = rig.scheduler.sequences[: rig.scheduler.running]
+    return Counter(str(sequence.request.tenant) for sequence in running)
+
+
+def test_a_newcomer_gets_a_row_at_once(make_full: Callable[..., Any]) -> None:
+    rig = make_full()
+    rig.add("q", own(99), max_tokens=4, tenant="quiet")
+    shares = rig.step()
+    assert shares["q"] == (0, 6, True)
+    assert rows(rig) == {"flood": ROWS - 1, "quiet": 1}
+    assert rig.scheduler.preemptions == 1
+
+
+def test_the_youngest_row_yields_and_comes_back_first(make_full: Callable[..., Any]) -> None:
+    rig = make_full()
+    youngest: EngineSequence = rig.scheduler.sequences[ROWS - 1]
+    tokens = youngest.num_tokens
+    rig.add("q", own(99), max_tokens=3, tenant="quiet")
+    rig.step()
+    assert (youngest.num_preemptions, youngest.num_tokens) == (1, tokens)
+    rig.step()
+    rig.step()  # the newcomer ends
+    start, count, samples = rig.step()[youngest.request_id]
+    assert samples
+    assert start + count == tokens
+    assert count <= rig.config.block_size  # the rest was kept
+    assert youngest.num_preemptions == 1
+
+
+def test_each_row_yields_once_before_one_does_twice(make_full: Callable[..., Any]) -> None:
+    rig = make_full(count=ROWS)
+    for index in range(ROWS):
+        rig.add(f"q{index}", own(100 + index), max_tokens=2, tenant="quiet")
+        for _ in range(8):
+            rig.step()
+    sequences = [s for s in rig.scheduler.sequences if s.request.tenant == "flood"]
+    assert [sequence.num_preemptions for sequence in sequences] == [1] * ROWS
+
+
+def test_alone_nobody_yields(make_full: Callable[..., Any]) -> None:
+    rig = make_full()
+    for _ in range(60):
+        rig.step()
+    assert rig.scheduler.preemptions == 0
+
+
+def test_first_come_first_served_never_yields(make_full: Callable[..., Any]) -> None:
+    rig = make_full(fairness="fifo")
+    rig.add("q", own(99), max_tokens=4, tenant="quiet")
+    assert "q" not in rig.step()
+    assert rig.scheduler.preemptions == 0
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(1.0, 4), (3.0, 6), (1 / 3, 2)])
+def test_rows_follow_weights(make_full: Callable[..., Any], weight: float, expected: int) -> None:
+    rig = make_full(count=60)
+    for index in range(40):
+        rig.add(f"q{index}", own(100 + index), max_tokens=100, tenant="other", weight=weight)
+    for _ in range(130):
+        rig.step()
+    assert rows(rig) == {"other": expected, "flood": ROWS - expected}
+
+
+def test_a_new_weight_is_in_force_with_the_next_request(make_full: Callable[..., Any]) -> None:
+    rig = make_full(count=60)
+    for index in range(40):
+        rig.add(f"q{index}", own(100 + index), max_tokens=100, tenant="other")
+    for _ in range(130):
+        rig.step()
+    assert rows(rig)["other"] == 4
+    rig.add("q", own(98), tenant="other", weight=3.0)
+    for _ in range(110):
+        rig.step()
+    assert rows(rig)["other"] == 6
+
+
+def test_many_tenants_get_one_row_each_and_keep_it(make_full: Callable[..., Any]) -> None:
+    rig = make_full()
+    for index in range(2 * ROWS):
+        rig.add(f"q{index}", own(100 + index), max_tokens=100, tenant=f"t{index}")
+    for _ in range(60):
+        rig.step()
+    assert set(rows(rig).values()) == {1}
+    assert rig.scheduler.preemptions == ROWS - 1
+
+
+def test_long_prompts_claim_no_more_than_their_tokens(make_full: Callable[..., Any]) -> None:
+    rig = make_full(count=200, kv_blocks=2048)
+    tokens: Counter[str] = Counter()
+    for index in range(400):
+        if index % 4 == 0:
+            rig.add(f"q{index}", own(1000 + index, 60), max_tokens=1, tenant="reader")
+        plan = rig.plan()
+        for item in plan.scheduled:
+            tokens[str(item.sequence.request.tenant)] += item.count
+        rig.commit(plan)
+    assert 0.35 <= tokens["reader"] / tokens.total() <= 0.6
+
+
+def test_what_is_computed_again_stays_within_its_part(make_full: Callable[..., Any]) -> None:
+    """Without a prefix cache each row that yields is computed again as a whole."""
+    rig = make_full(count=60, prefix_cache=False, max_batch_tokens=16)
+    computed = recomputed = 0
+    furthest: dict[RequestId, int] = {}
+    for index in range(600):
+        rig.add(f"q{index}", own(1000 + index, 2), max_tokens=2, tenant=f"t{index % 3}")
+        plan = rig.plan()
+        for item in plan.scheduled:
+            known = furthest.get(item.sequence.request_id, 0)
+            recomputed += max(0, min(item.end, known) - item.start)
+            furthest[item.sequence.request_id] = max(known, item.end)
+            computed += item.count
+        rig.commit(plan)
+    assert rig.scheduler.preemptions > 1
+    assert recomputed <= computed / RECOMPUTED_PART + 16 + 106
+
+
+def test_a_row_without_its_adapters_does_not_yield(make_full: Callable[..., Any]) -> None:
+    rig = make_full(count=ROWS)
+    for sequence in rig.scheduler.sequences:
+        rig.scheduler.reroute(sequence.request_id, "other", ((1, 1.0),), 0)
+    rig.step()
+    rig.step()
+    for sequence in rig.scheduler.sequences:
+        start = sequence.spans[-1].start - sequence.prompt_len
+        assert rig.scheduler.release_before(sequence.request_id, start)
+    held = [sequence.is_recomputable for sequence in rig.scheduler.sequences]
+    rig.add("q", own(99), max_tokens=4, tenant="quiet")
+    rig.step()
+    assert rig.scheduler.take_returned() == []
+    assert rig.scheduler.preemptions == any(held)
