@@ -13,7 +13,7 @@ from cluster.errors import ConfigError
 from cluster.placement.cost.model import CostModel
 from cluster.placement.cost.profile import read_profile
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy_load import load_policy, parse_policy
+from cluster.placement.policy.policy_load import load_policy, parse_policy
 from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.recipe import ImportSource, LogSource, NamedSource, TraceSource
 from cluster.simulation.report.trials import Column, policy_column
