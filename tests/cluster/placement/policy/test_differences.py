@@ -1,4 +1,4 @@
-"""Policies beside each other, and beside the cluster that they are for."""
+"""Two policies compared, and one policy compared with the cluster that it is for."""
 
 from datetime import UTC, datetime
 
