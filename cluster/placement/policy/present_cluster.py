@@ -27,7 +27,7 @@ def problems_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[P
     for at, rule in enumerate(policy.adapters):
         found = matching(rule, cluster.adapters)
         path = f"adapters[{at}].copies"
-        if cluster.adapter_bytes is not None:
+        if cluster.adapter_bytes is not None and not is_pattern(rule.adapter):
             yield from _too_large(found, cluster.adapter_bytes, f"adapters[{at}].adapter")
         if rule.copies != "all" or full:
             continue
