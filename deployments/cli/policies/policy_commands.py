@@ -1,26 +1,17 @@
 """``braid policy``: what is in force, what would change, and another one."""
 
-import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.errors import ConfigError
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient, admin_client
+from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.interruption import importing
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
-if TYPE_CHECKING:
-    from cluster.placement.policy.problems import PolicyProblem
-    from deployments.cli.policies.policy_facts import NamedText
-
-FOLLOW_S = 30.0
-POLL_S = 0.2
 CLUSTER = "cluster"
 
 policy_app = typer.Typer(
@@ -64,7 +55,7 @@ def check(
 ) -> None:
     """Check a policy before a cluster has it: every mistake with its path and what to do."""
     with importing():
-        from deployments.cli.policies import policy_facts
+        from deployments.cli.policies import policy_facts, policy_steps
 
     defaults = present = None
     if against == CLUSTER or (against is None and url is not None):
@@ -77,10 +68,10 @@ def check(
     if as_json:
         found = {"problems": verdict.problems, "warnings": verdict.warnings}
         console.print_json(
-            {name: [_described(one) for one in each] for name, each in found.items()}
+            {name: [policy_steps.described(one) for one in each] for name, each in found.items()}
         )
     else:
-        _show_findings(str(file), verdict.problems, verdict.warnings)
+        policy_steps.show_findings(str(file), verdict.problems, verdict.warnings)
         if not verdict.problems:
             count = len(verdict.warnings)
             words = f"{count} warning{'' if count == 1 else 's'}" if count else "no warnings"
@@ -142,7 +133,7 @@ def diff(
 ) -> None:
     """Show which fields would change, defaults included, and what the cluster would do then."""
     with importing():
-        from deployments.cli.policies import policy_facts
+        from deployments.cli.policies import policy_facts, policy_steps
 
     with admin_client(url, key) as client:
         shown = client.get(policy_facts.POLICY)
@@ -150,7 +141,7 @@ def diff(
         before = (
             policy_facts.in_force(shown) if base is None else policy_facts.text_of(base, client)
         )
-        _show_changes(before, after, shown, client, as_json=as_json)
+        policy_steps.show_changes(before, after, shown, client, as_json=as_json)
 
 
 @policy_app.command()
@@ -165,11 +156,11 @@ def apply(
 ) -> None:
     """Put a policy in force without a restart: checked, compared, asked, kept as a version."""
     with importing():
-        from deployments.cli.policies import policy_facts
+        from deployments.cli.policies import policy_facts, policy_steps
 
     new = policy_facts.read_policy_file(file)
     with admin_client(url, key) as client:
-        _apply(client, new, message, override, yes=yes, as_json=as_json)
+        policy_steps.apply_text(client, new, message, override, yes=yes, as_json=as_json)
 
 
 @policy_app.command()
@@ -211,129 +202,9 @@ def rollback(
 ) -> None:
     """Put the text of an earlier version in force again, as a new version."""
     with importing():
-        from deployments.cli.policies import policy_facts
+        from deployments.cli.policies import policy_facts, policy_steps
 
     with admin_client(url, key) as client:
         old = policy_facts.text_of(str(version), client)
         why = f"back to version {version}" + (f": {message}" if message else "")
-        _apply(client, old, why, override, yes=yes, as_json=as_json)
-
-
-def _apply(
-    client: BraidClient,
-    new: "NamedText",
-    message: str | None,
-    override: str | None,
-    *,
-    yes: bool,
-    as_json: bool,
-) -> None:
-    """Apply a text that is right, if people agree, and wait until everybody goes by it."""
-    from deployments.cli.policies import policy_facts
-
-    seconds = _override_seconds(override)
-    shown = client.get(policy_facts.POLICY)
-    present = policy_facts.present_cluster_of(client.get(policy_facts.STATUS))
-    verdict = policy_facts.judge(new, policy_facts.defaults_of(shown), present)
-    if verdict.problems:
-        from cluster.placement.policy.policy_load import refusal
-
-        raise ConfigError(refusal(verdict.problems, new.name))
-    if not as_json:
-        _show_findings(new.name, (), verdict.warnings)
-        _show_changes(policy_facts.in_force(shown), new, shown, client)
-    if not yes and not typer.confirm("Put it in force?"):
-        raise typer.Exit(1)
-    applied = client.put(
-        policy_facts.POLICY,
-        {
-            "text": new.text,
-            "message": message or f"applied from {new.name}",
-            "expected": shown["version"],
-            "override_s": seconds,
-        },
-    )
-    followed = _wait_followed(client, applied["version"])
-    if as_json:
-        console.print_json({**applied, "followed": followed})
-        return
-    done = "in force" if applied["changed"] else "was in force already"
-    console.out.print(Text(f"version {applied['version']} {done}", style="bold green"))
-    if not followed:
-        console.note(
-            f"not everybody goes by it after {FOLLOW_S:g} s; see following and error in "
-            "`braid policy show --json`"
-        )
-
-
-def _override_seconds(override: str | None) -> float | None:
-    from cluster.placement.policy.units import read_seconds
-
-    if override is None:
-        return None
-    try:
-        return read_seconds(override)
-    except ValueError as error:
-        raise ConfigError(f"--override: {error}") from error
-
-
-def _wait_followed(client: BraidClient, version: int) -> bool:
-    from deployments.cli.policies import policy_facts
-
-    deadline = time.monotonic() + FOLLOW_S
-    while True:
-        following = client.get(policy_facts.POLICY)["following"]
-        said = {following["controller"], *following["fronts"].values()}
-        if said == {version}:
-            return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(POLL_S)
-
-
-def _show_changes(
-    before: "NamedText",
-    after: "NamedText",
-    shown: Mapping[str, Any],
-    client: BraidClient,
-    *,
-    as_json: bool = False,
-) -> None:
-    from datetime import UTC, datetime
-
-    from cluster.placement.policy.differences import consequences, differences
-    from deployments.cli.policies import policy_facts
-
-    defaults = policy_facts.defaults_of(shown)
-    old, new = (policy_facts.parsed(named, defaults) for named in (before, after))
-    changes = differences(old, new)
-    present = policy_facts.present_cluster_of(client.get(policy_facts.STATUS))
-    follows = list(consequences(old, new, present, datetime.now(UTC)))
-    if as_json:
-        fields = [
-            {"path": change.path, "before": change.before, "after": change.after}
-            for change in changes
-        ]
-        console.print_json({"changes": fields, "consequences": follows})
-        return
-    console.out.print(Text(f"{before.name} -> {after.name}", style="dim"))
-    for change in changes:
-        console.plain(str(change))
-    if not changes:
-        console.out.print(Text("no field changes", style="dim"))
-    for words in follows:
-        console.out.print(Text(f"  {words}", style="yellow"))
-
-
-def _show_findings(
-    name: str, problems: "Sequence[PolicyProblem]", warnings: "Sequence[PolicyProblem]"
-) -> None:
-    for problem in problems:
-        where = f"{name}:{problem.line}" if problem.line else name
-        console.out.print(Text(f"{where}: {problem}", style="red"))
-    for warning in warnings:
-        console.out.print(Text(f"{name}: warning: {warning}", style="yellow"))
-
-
-def _described(problem: "PolicyProblem") -> dict[str, Any]:
-    return {"path": problem.path, "message": problem.words, "line": problem.line}
+        policy_steps.apply_text(client, old, why, override, yes=yes, as_json=as_json)
