@@ -35,7 +35,7 @@ def apply_text(
 
     Raises:
         ConfigError: the text or the time of the override is wrong.
-        PolicyConflict: a file manages the policy, or somebody else was faster.
+        PolicyConflict: a file manages the policy, or another version came first.
     """
     seconds = _override_seconds(override)
     shown = client.get(policy_facts.POLICY)
