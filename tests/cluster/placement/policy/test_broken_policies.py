@@ -18,7 +18,7 @@ class Broken:
     words: str
 
 
-BROKEN = (
+BROKEN: tuple[Broken, ...] = (
     # Keys
     Broken("replicas: {mni: 1}", "replicas.mni", 'unknown key; did you mean "min"?'),
     Broken("replcias: {min: 1}", "replcias", 'unknown key; did you mean "replicas"?'),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 DESIRED = [{"digest": "d1", "adapter": "sql"}, {"digest": "d2", "adapter": "cron"}]
-STATE = {
+STATE: dict[str, Any] = {
     "replica_reason": "2: work .9 of 1.4 replicas",
     "scaling": {"draining": ["r1"]},
     "replicas": {

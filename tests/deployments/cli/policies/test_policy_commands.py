@@ -9,7 +9,7 @@ import pytest
 
 POLICY, STATUS = "/admin/v1/policy", "/admin/v1/status"
 TEXT = "replicas: {max: 4}\n"
-SHOWN = {
+SHOWN: dict[str, Any] = {
     "object": "policy",
     "version": 3,
     "sha256": "ab" * 32,
@@ -26,7 +26,7 @@ SHOWN = {
     "following": {"controller": 3, "fronts": {"f1": 3, "f2": 3}},
     "error": None,
 }
-CLUSTER = {
+CLUSTER: dict[str, Any] = {
     "tenants": [{"id": "acme"}],
     "adapters": [{"digest": "d1", "name": "sql", "owner": None, "bytes": 100}],
     "replicas": [{"slots_total": 4, "adapter_bytes_limit": 1000}] * 3,
