@@ -4,12 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cluster.placement.policy.problems import nearest
-from cluster.placement.policy.schema import (
-    ClusterPolicy,
-    PlacementPolicy,
-    ReplicasPolicy,
-    ScheduleEntry,
-)
+from cluster.placement.policy.schema import ClusterPolicy, ReplicasPolicy, ScheduleEntry
 from cluster.placement.policy.week import minute_of
 
 _DAY_MINUTES = 24 * 60
@@ -33,8 +28,13 @@ def contradictions(policy: ClusterPolicy) -> Iterator[Contradiction]:
     yield from _of_replicas(policy.replicas)
     for at, entry in enumerate(policy.replicas.schedule):
         yield from _of_entry(policy.replicas, entry, f"replicas.schedule[{at}]")
-    yield from _of_placement(policy.placement)
+    yield from _of_placement(policy)
     yield from _of_adapters(policy)
+
+
+def most_replicas(policy: ClusterPolicy) -> int:
+    """Return the most replicas that may ever run."""
+    return max([policy.replicas.max, *(entry.max or 0 for entry in policy.replicas.schedule)])
 
 
 def _of_tenants(policy: ClusterPolicy) -> Iterator[Contradiction]:
@@ -122,8 +122,16 @@ def _of_entry(replicas: ReplicasPolicy, entry: ScheduleEntry, path: str) -> Iter
         )
 
 
-def _of_placement(placement: PlacementPolicy) -> Iterator[Contradiction]:
+def _of_placement(policy: ClusterPolicy) -> Iterator[Contradiction]:
+    placement, replicas = policy.placement, most_replicas(policy)
     least, most = placement.min_copies, placement.max_copies
+    if least > replicas:
+        yield Contradiction(
+            "placement.min_copies",
+            f"{least} copies need as many replicas, but replicas.max is {replicas}; lower "
+            "min_copies or raise replicas.max",
+            ("replicas.max", "replicas.schedule"),
+        )
     if most is not None and least > most:
         yield Contradiction(
             "placement.min_copies",
@@ -140,7 +148,7 @@ def _of_placement(placement: PlacementPolicy) -> Iterator[Contradiction]:
 
 
 def _of_adapters(policy: ClusterPolicy) -> Iterator[Contradiction]:
-    most = max([policy.replicas.max, *(entry.max or 0 for entry in policy.replicas.schedule)])
+    most = most_replicas(policy)
     seen: dict[tuple[str | None, str], int] = {}
     for at, rule in enumerate(policy.adapters):
         first = seen.setdefault((rule.owner, rule.adapter), at)

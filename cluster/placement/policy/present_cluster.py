@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cluster.placement.planning.pins import is_pattern, matching, resolve_pins
 from cluster.placement.planning.plan import AdapterInfo
+from cluster.placement.policy.contradictions import most_replicas
 from cluster.placement.policy.problems import PolicyProblem, nearest
 from cluster.placement.policy.schema import AdapterRule, ClusterPolicy
 
@@ -78,7 +79,7 @@ def _too_many(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[Policy
     """Refuse more copies than there are places on the most replicas that may run."""
     if cluster.slots is None:
         return
-    most = max([policy.replicas.max, *(entry.max or 0 for entry in policy.replicas.schedule)])
+    most = most_replicas(policy)
     copies: dict[str, int] = {}
     for at, rule in enumerate(policy.adapters):
         for info in matching(rule, cluster.adapters):

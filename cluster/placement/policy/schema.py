@@ -28,8 +28,11 @@ Mode = Literal["on", "observe", "off"]
 """``observe`` decides and gives its reasons, and changes nothing."""
 
 _TIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _TENANTS = re.compile(r"[a-z0-9*?\[][a-z0-9*?\[\]!-]{0,62}")
 _ADAPTERS = re.compile(r"[A-Za-z0-9*?\[][A-Za-z0-9._*?\[\]!-]{0,63}")
+_OPEN = re.compile(r"\[[^\]]*$|\[!?\]")
+"""A bracket without an end, or without anything in it: it would stand for itself."""
 
 
 def _tier(name: str) -> str:
@@ -41,7 +44,7 @@ def _tier(name: str) -> str:
 
 
 def _tenants(pattern: str) -> str:
-    if not _TENANTS.fullmatch(pattern):
+    if not _TENANTS.fullmatch(pattern) or _OPEN.search(pattern):
         raise ValueError(
             f"{shown(pattern)} matches no tenant; use lower-case letters, digits and '-', "
             "and '*' for any"
@@ -50,12 +53,18 @@ def _tenants(pattern: str) -> str:
 
 
 def _adapters(pattern: str) -> str:
-    if not _ADAPTERS.fullmatch(pattern):
+    if not _ADAPTERS.fullmatch(pattern) or _OPEN.search(pattern):
         raise ValueError(
             f'{shown(pattern)} matches no adapter; give a name such as "sql", or a pattern '
             'such as "legal-*", and the tenant as owner'
         )
     return pattern
+
+
+def _owner(tenant: str) -> str:
+    if not _TENANT.fullmatch(tenant):
+        raise ValueError(f"{shown(tenant)} is not a tenant; use lower-case letters, digits and '-'")
+    return tenant
 
 
 TierName = Annotated[str, AfterValidator(_tier)]
@@ -129,7 +138,7 @@ class ReplicasPolicy(Section):
     """``off``: the count is ``min``."""
     min: Replicas = 1
     max: SomeReplicas = 2
-    target: Annotated[Share, Field(gt=0, le=1)] = 0.7
+    target: Annotated[Share, Field(ge=0.01, le=1)] = 0.7
     """Share of a replica's time that work may take."""
     cold_share: Annotated[Share, Field(ge=0, le=1)] = 0.02
     """Share of requests that may find an adapter missing before a replica is added for memory."""
@@ -173,7 +182,7 @@ class AdapterRule(Section):
 
     adapter: Annotated[str, AfterValidator(_adapters)]
     """Alias, or a pattern such as ``legal-*``."""
-    owner: Annotated[str, Field(min_length=1)] | None = None
+    owner: Annotated[str, AfterValidator(_owner)] | None = None
     """Tenant that owns it; needed only where several tenants use an alias."""
     copies: int | Literal["all"] = 1
 
