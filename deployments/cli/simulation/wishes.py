@@ -25,6 +25,7 @@ DEFAULT_TRACE = "diurnal,duration=400,period=400,mean=5,adapters=40"
 DEFAULT_BASELINES = ("off", "least-loaded", "ray-serve-fitted")
 ALL, NONE = "all", "none"
 MOST_STEPS = 50
+LOG_SUFFIX = ".jsonl"
 DEFAULT_MODEL, CURRENT_MODEL = "default", "current"
 
 
@@ -35,6 +36,15 @@ class NamedPolicy:
     name: str
     policy: ClusterPolicy
     what: str
+
+
+def sorted_files(files: Iterable[Path], logs: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the policies among the files, and the logs among them after those given as logs."""
+    found = list(files)
+    return (
+        [path for path in found if path.suffix != LOG_SUFFIX],
+        [*logs, *(path for path in found if path.suffix == LOG_SUFFIX)],
+    )
 
 
 def policy_in_force(facts: ClusterFacts | None) -> NamedPolicy:
