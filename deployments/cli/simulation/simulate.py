@@ -1,6 +1,7 @@
 """``braid simulate``."""
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -201,21 +202,23 @@ def simulate(
             RunRecipe(base, LogSource(tuple(calibrate)), known), learnt
         )
     count = seeds or (1 if isinstance(source, LogSource) else SEEDS)
-    experiment = Experiment(
-        RunRecipe(base, source, known), columns, tuple(range(count)), force.policy
-    )
+    recipe = RunRecipe(base, source, known)
+    looks = ""
+    if recipe(0).trace[-1].at > wishes.LONG_S:  # a wrong trace is refused before processes start
+        recipe = replace(recipe, base=replace(base, delays=base.delays.coarse))
+        looks = wishes.COARSE
+    experiment = Experiment(recipe, columns, tuple(range(count)), force.policy)
     setup = {
         "requests": source.words,
         "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, "
         f"{shape.slots} slots each, "
-        f"batches of {shape.engine.max_batch_size}; {engine.value} engine",
+        f"batches of {shape.engine.max_batch_size}; {engine.value} engine{looks}",
         "costs": costs_from,
         "promises": "; ".join(
             f"{name}: {tier.ttft:g} s to the first token, {tier.itl:g} s between tokens"
             for name, tier in force.policy.tiers.items()
         ),
     }
-    experiment.make(0)  # a wrong trace is refused before processes start
     jobs = len(columns) * count
     runs = "1 run" if jobs == 1 else f"{jobs} runs"
     with console.counter(transient=True) as counter:

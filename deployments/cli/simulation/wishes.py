@@ -26,6 +26,9 @@ DEFAULT_BASELINES = ("off", "least-loaded", "ray-serve-fitted")
 ALL, NONE = "all", "none"
 MOST_STEPS = 50
 LOG_SUFFIX = ".jsonl"
+LONG_S = 2 * 3600.0
+"""Seconds of a trace above which the simulated parts look and tell less often."""
+COARSE = "; a long trace, so the controller looks each 5 s, and replicas and fronts tell less often"
 DEFAULT_MODEL, CURRENT_MODEL = "default", "current"
 
 
