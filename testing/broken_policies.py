@@ -1,4 +1,4 @@
-"""Lists policies as operators get them wrong, with what they are to be told."""
+"""Lists policies as operators get them wrong, with words of the answer."""
 
 from dataclasses import dataclass
 

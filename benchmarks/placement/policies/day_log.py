@@ -74,7 +74,7 @@ def rows() -> list[ResultRow]:
 
 
 def write_log(folder: Path, requests: int, duration_s: float) -> Path:
-    """Write a log of so many requests, as a front would, and the policies beside it."""
+    """Write a log of so many requests, as a front would, and the policies next to it."""
     trace = (
         f"diurnal,duration={duration_s},period={duration_s},mean={requests / duration_s},"
         "adapters=24,tenants=4"
@@ -90,7 +90,7 @@ def write_log(folder: Path, requests: int, duration_s: float) -> Path:
 
 
 def time_command(folder: Path, log: Path, *more: str) -> TimedReport:
-    """Run the command on a log and the policies beside it.
+    """Run the command on a log and the policies next to it.
 
     Raises:
         CalledProcessError: it failed.

@@ -38,7 +38,7 @@ def on_record(trials: Iterable[Trial]) -> CalibrationNote | None:
     if errors is None:
         return None
     lines = (
-        "The first column beside what this log recorded, with nothing fitted: "
+        "The first column compared with what this log recorded, and with nothing fitted: "
         + _words(errors)
         + ". Where the log is of another policy or other costs, that is part of the difference.",
     )
