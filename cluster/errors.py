@@ -34,6 +34,9 @@ BraidError                       server_error          500
 │   ├── RouterConflict           router_conflict       409   the name exists
 │   └── RouterOutdated           router_outdated       409   made for versions that are gone
 ├── TrainingDataError            training_data         400   a line of a training file
+├── PolicyError                  policy_invalid        400   the operator's policy is wrong
+│   ├── PolicyNotFound           policy_not_found      404   no such version is kept
+│   └── PolicyConflict           policy_conflict       409   changed meanwhile, or a file has it
 ├── RequestError                 invalid_request       400   the caller's request; names a param
 │   ├── AuthenticationFailed     invalid_api_key       401
 │   ├── PermissionDenied         permission_denied     403
@@ -307,6 +310,27 @@ class TrainingDataError(BraidError):
 
     code = "training_data"
     status = 400
+
+
+class PolicyError(BraidError):
+    """An operator's policy is wrong; the message has a line for each entry."""
+
+    code = "policy_invalid"
+    status = 400
+
+
+class PolicyNotFound(PolicyError):
+    """No version of the policy with this number is kept."""
+
+    code = "policy_not_found"
+    status = 404
+
+
+class PolicyConflict(PolicyError):
+    """Another version is in force than the caller expected, or a file manages the policy."""
+
+    code = "policy_conflict"
+    status = 409
 
 
 class RequestError(BraidError):

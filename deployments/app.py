@@ -9,7 +9,7 @@ from cluster.config import AppConfig
 from cluster.errors import ConfigError
 from cluster.field_problems import all_problems
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy_load import PolicyFile
+from cluster.placement.policy.policy_load import load_policy
 from deployments.controller.controller import controller_deployment
 from deployments.front.front import front_deployment
 from deployments.replica.replica import replica_deployment
@@ -48,7 +48,7 @@ def build_app(args: dict[str, Any]) -> serve.Application:
         if names.count(name) > 1:
             raise ConfigError(f"routers: the name {name!r} is used twice; rename one of them")
     defaults = ClusterPolicy.fixed(config.replica.replicas)
-    policy = PolicyFile(config.controller.policy_file, defaults).policy
+    policy = load_policy(config.controller.policy_file, defaults)
     plain = config.model_dump(mode="json", exclude_unset=True)
     for secret in ("redis_url", "signing_key"):
         value = getattr(config, secret)

@@ -124,6 +124,10 @@ class LocalCluster:
         """Send a JSON body."""
         return httpx2.post(self.url + path, headers=self.headers(tenant), json=body, timeout=120)
 
+    def put(self, path: str, tenant: str, body: dict[str, Any]) -> httpx2.Response:
+        """Send a JSON body that takes the place of what is there."""
+        return httpx2.put(self.url + path, headers=self.headers(tenant), json=body, timeout=120)
+
     def delete(self, path: str, tenant: str) -> httpx2.Response:
         """Send a DELETE."""
         return httpx2.delete(self.url + path, headers=self.headers(tenant), timeout=120)

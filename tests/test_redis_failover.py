@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cluster.adapters.registry import redis_store
+from cluster import redis_announcements
 from cluster.adapters.registry.redis_store import RedisRegistryStore
 from cluster.config import DecisionConfig
 from cluster.domain.ids import TenantId
@@ -136,7 +136,7 @@ async def test_a_process_that_only_reads_leaves_the_old_primary_too(
     pair: RedisPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that was cut off would show it the same for ever."""
-    monkeypatch.setattr(redis_store, "ROLE_INTERVAL_S", 0)
+    monkeypatch.setattr(redis_announcements, "ROLE_INTERVAL_S", 0)
     writer, reader = (
         RedisRegistryStore(
             redis_client(pair.url, timeout_s=TIMEOUT_S, name=name), "base", lambda: "epoch"

@@ -69,6 +69,8 @@ JOBS = (
         "hours of published shapes, compared with counts by requests",
         seeded=True,
     ),
+    RowJob("policies", "day_log", ("N23",), "policies on a day's log, by the command"),
+    RowJob("policies", "mistakes", ("N24",), "broken policies"),
     RowJob("simulation", "simulator_speed", ("speed",), "the simulator's time"),
     RowJob("live", "hand_on", ("N9",), "the controller's word to Serve's target", live=True),
     RowJob("live", "zero", ("N20",), "no replica, and back", live=True),

@@ -27,6 +27,7 @@ class FrontReport:
     cold: int = 0  # requests that were sent to a replica without their whole set, since its start
     picked: int = 0  # requests that were sent to a replica, since its start
     epoch: int = 0  # of the controller whose orders it follows; 0: of none with an epoch
+    policy_version: int = 0  # that these orders are from; 0: of none that is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +44,4 @@ class FrontOrders:
     hold_s: float = 30.0  # a request waits so long for the first replica
     retry_after_s: float = 30.0  # until a start is over; for clients that cannot wait
     zero: bool = False  # the policy lets all replicas go: a front without any is ready
+    policy_version: int = 0  # that these orders are from; 0: of none that is kept

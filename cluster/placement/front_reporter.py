@@ -26,6 +26,7 @@ class FrontReporter:
         self._acknowledged = 0
         self._epoch: int | None = None  # of the controller that answered last
         self._highest = 0  # of all that answered
+        self._policy_version = 0  # of the last orders
         self._dead: dict[ReplicaId, int] = {}  # with the first report that names it
 
     def note_dead(self, replica_id: ReplicaId) -> None:
@@ -49,6 +50,7 @@ class FrontReporter:
             cold=self._picks.cold,
             picked=self._picks.picked,
             epoch=self._epoch or 0,
+            policy_version=self._policy_version,
         )
         self._counters.compose(self._sequence, now)
         return report
@@ -63,6 +65,7 @@ class FrontReporter:
         self._dead = {replica: first for replica, first in self._dead.items() if first > heard}
         before, self._epoch = self._epoch, orders.epoch
         self._highest = max(self._highest, orders.epoch)
+        self._policy_version = orders.policy_version
         if before not in (None, orders.epoch):
             # It knows nothing of what the one before it acknowledged.
             self._acknowledged = 0

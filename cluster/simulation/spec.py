@@ -5,7 +5,7 @@ Times are virtual seconds since the trace began, unless they are called otherwis
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from cluster.config import EngineConfig
@@ -77,6 +77,17 @@ class Delays:
     notice_s: float = 1.0  # from a replica's death until Serve starts another
     health_s: float = 30.0  # a replica that hangs longer is ended by Serve
     drain_s: float = 60.0  # that a leaving replica has to finish its requests
+
+    @property
+    def coarse(self) -> "Delays":
+        """Return the same, with everybody looking and telling less often, for long traces."""
+        return replace(
+            self,
+            publish_s=max(self.publish_s, 0.5),
+            heartbeat_s=max(self.heartbeat_s, 2.0),
+            exchange_s=max(self.exchange_s, 2.0),
+            tick_s=max(self.tick_s, 5.0),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from deployments.cli.cluster.tenants import tenants_app
 from deployments.cli.learning import evaluate
 from deployments.cli.learning.mixture_commands import mixture_app
 from deployments.cli.learning.train import train_app
+from deployments.cli.policies.placement_commands import placement_app
+from deployments.cli.policies.policy_commands import policy_app
 from deployments.cli.profiling.profile_commands import bench_app
 from deployments.cli.routers import route
 from deployments.cli.routers.router_commands import router_app
@@ -61,6 +63,9 @@ app.command(rich_help_panel=RUN)(status.status)
 app.command(rich_help_panel=RUN)(logs.logs)
 app.command(rich_help_panel=RUN)(doctor.doctor)
 app.add_typer(bench_app, name="bench", rich_help_panel=RUN)
+app.add_typer(policy_app, name="policy", rich_help_panel=RUN)
+policy_app.command()(simulate.simulate)
+app.add_typer(placement_app, name="placement", rich_help_panel=RUN)
 app.command(rich_help_panel=RUN)(simulate.simulate)
 
 USE = "Use it"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,18 +12,19 @@ from cluster.clock import Clock
 from cluster.errors import ReplicaLost
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.drain import ServeReplicas
+from cluster.placement.control.fronts import LATELY_S
 from cluster.placement.control.pauses import ANSWER_S, SHORTEST_PAUSE_S
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
-from cluster.placement.exchange import FrontOrders, FrontReport
+from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.planning.planner import plan
-from cluster.placement.policy_load import PolicyFile
 from cluster.tasks import Tasks
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
 from deployments.controller.plan_thread import PlanThread
+from deployments.controller.policy_follower import PolicyFollower
 from deployments.controller.replica_watch import ReplicaWatch
 from deployments.controller.right_to_act import RightToAct
 from deployments.controller.serve_target import ServeTarget
@@ -42,7 +44,7 @@ class ControlLoop:
         serve: reads and sets Serve's target.
         state: in Redis. Without it a controller that has an epoch goes on; a new one acts not.
         priors: find the costs to begin with, once it is known what replicas run on.
-        policy: the operator's.
+        policy: follows the operator's; a change of it is acted on at once.
         catalog: returns what can be placed now.
         interval_s: from the start of a tick to the next.
     """
@@ -54,7 +56,7 @@ class ControlLoop:
         serve: ServeTarget,
         state: ControllerState,
         priors: CostPriors,
-        policy: PolicyFile,
+        policy: PolicyFollower,
         catalog: Callable[[], Iterable[AdapterInfo]],
         clock: Clock,
         interval_s: float,
@@ -63,6 +65,8 @@ class ControlLoop:
         self._serve = serve
         self._state = state
         self._policy = policy
+        self._ruling = policy.version  # of the policy in the fronts' orders
+        self._followed: dict[FrontId, tuple[int, float]] = {}  # version, and when it was said
         self._catalog = catalog
         self._clock = clock
         self._interval_s = interval_s
@@ -72,6 +76,7 @@ class ControlLoop:
         self._plans = PlanThread(plan)
         self._sending = Tasks()
         self._woken = asyncio.Event()
+        policy.on_change(self._wake)
         self.counts: ServeCounts | None = None
         """Serve's counts, as last read."""
         self._ticks = 0
@@ -125,7 +130,8 @@ class ControlLoop:
         orders = self._reconciler.hear_front(report, self._clock.monotonic())
         if report.dead or report.held:
             self._wake()
-        return orders
+        self._followed[report.front] = (report.policy_version, self._clock.monotonic())
+        return replace(orders, policy_version=self._ruling)
 
     async def start_first(self) -> None:
         """Have a first replica started where none is to run, unless scaling only observes."""
@@ -136,6 +142,7 @@ class ControlLoop:
         """Return what the reconciler knows, and how the loop fares, for people."""
         return {
             **self._reconciler.status(self._clock.monotonic()),
+            "policy_fronts": {front: version for front, (version, _) in self._followed.items()},
             "ticks": self._ticks,
             "tick_error": self._tick_error,
             "state_error": self._state.error,
@@ -148,10 +155,10 @@ class ControlLoop:
         self._woken.set()
 
     async def _tick(self) -> None:
-        _, _, (self.counts, replicas) = await asyncio.gather(
-            self._watch.look(ANSWER_S), asyncio.to_thread(self._policy.sync), self._read_serve()
+        _, (self.counts, replicas) = await asyncio.gather(
+            self._watch.look(ANSWER_S), self._read_serve()
         )
-        policy = self._policy.policy
+        policy, self._ruling = self._policy.policy, self._policy.version
         inputs = self._reconciler.begin_tick(
             self._catalog(),
             policy,
@@ -163,12 +170,21 @@ class ControlLoop:
         planned = await self._plans.ask(inputs)
         actions = self._reconciler.finish_tick(planned, self._clock.monotonic(), self._wall())
         self._ticks += 1
+        self._forget_fronts()
         self._state.add_lines(actions.changes)
         self._send(actions)
         if self._reconciler.leadership.leads and policy.replicas.mode != "observe":
             await self._serve.set_count(actions.replica_count)
         else:
             self._serve.release()
+
+    def _forget_fronts(self) -> None:
+        now = self._clock.monotonic()
+        self._followed = {
+            front: followed
+            for front, followed in self._followed.items()
+            if now - followed[1] <= LATELY_S
+        }
 
     async def _read_serve(self) -> tuple[ServeCounts, ServeReplicas | None]:
         counts = await self._serve.read()

@@ -18,12 +18,14 @@ from cluster.errors import BraidError, ReplicaLost
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.exchange import FrontOrders, FrontReport
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy_load import PolicyFile
-from deployments.adapter_follower import NO_BASE, content_store
+from cluster.placement.policy.policy_store import PolicyStore
+from cluster.redis_client import redis_client
+from deployments.adapter_follower import NO_BASE, REDIS_TIMEOUT_S, content_store
 from deployments.controller.control_loop import ControlLoop
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
 from deployments.controller.garbage_collector import GarbageCollector, placeable
+from deployments.controller.policy_follower import PolicyFollower
 from deployments.controller.serve_target import ServeTarget
 from deployments.controller.store_keeping import StoreMetrics, store_reconciler
 from deployments.process import start_process
@@ -56,9 +58,16 @@ class Controller:
         config = process.config
         self._clock = process.clock
         self._replicas = replicas
-        self._policy = PolicyFile(
-            config.controller.policy_file, ClusterPolicy.fixed(config.replica.replicas)
+        client = redis_client(
+            process.secrets.redis_url, timeout_s=REDIS_TIMEOUT_S, name="braid-policy"
         )
+        self._policy = PolicyFollower(
+            PolicyStore(client),
+            config.controller.policy_file,
+            ClusterPolicy.fixed(config.replica.replicas),
+        )
+        process.on_close(self._policy.close)
+        await self._policy.start()
         self._collector = GarbageCollector(
             process.adapters.registry,
             content_store(config.adapters, NO_BASE),
@@ -103,6 +112,7 @@ class Controller:
         return {
             **self._control.status(),
             "policy": self._policy.policy.model_dump(mode="json"),
+            "policy_version": self._policy.version,
             "policy_error": self._policy.error,
             "serve": self._serve.status(),
             "adapter_store": None if keeping is None else asdict(keeping.counters),

@@ -14,13 +14,18 @@ from ray.serve.handle import DeploymentHandle
 from cluster.adapters.format.chat_template import digest_of
 from cluster.domain.ids import RequestId
 from cluster.errors import ConfigError
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.policy_store import PolicyStore
+from cluster.redis_client import redis_client
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.tenants import TenantDirectory
+from deployments.adapter_follower import REDIS_TIMEOUT_S
 from deployments.directory import TenantAdapters
 from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.broadcast import ReplicaBroadcast
+from deployments.front.admin.policy_admin import PolicyAdmin, present_cluster
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.cluster_calls import ClusterCalls
 from deployments.front.entry.door import Door
@@ -129,6 +134,7 @@ async def build_front(
             replicas=broadcast,
             clock=clock,
         ),
+        policies=_open_policies(process, calls, tenants, replicas),
         tenants=tenants,
         replicas=replicas,
         identity=lambda: {
@@ -216,6 +222,22 @@ def _count(
     metrics.add_collector(RoutingCollector(routing))
     metrics.tenants_refused.set_function(lambda: tenants.state.error is not None)
     return meter
+
+
+def _open_policies(
+    process: Process, calls: ClusterCalls, tenants: LiveTenants, replicas: ReplicaSet
+) -> PolicyAdmin:
+    client = redis_client(process.secrets.redis_url, timeout_s=REDIS_TIMEOUT_S, name="braid-policy")
+    store = PolicyStore(client)
+    process.on_close(store.close)
+    return PolicyAdmin(
+        store,
+        ClusterPolicy.fixed(process.config.replica.replicas),
+        lambda: present_cluster(process.adapters.view, tenants.tenants, replicas.snapshots()),
+        calls.controller_state,
+        process.clock,
+        process.config.controller.interval_s,
+    )
 
 
 def _check_grammars(process: Process) -> GrammarChecker:

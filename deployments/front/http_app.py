@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from deployments.front.admin.adapter_routes import build_adapter_routes
 from deployments.front.admin.admin_routes import build_admin_routes, check_may_scrape
 from deployments.front.admin.pick_routes import build_pick_routes
+from deployments.front.admin.policy_routes import build_policy_routes
 from deployments.front.admin.router_routes import build_router_routes
 from deployments.front.admin.vllm_routes import build_vllm_routes
 from deployments.front.front_context import FrontContext
@@ -50,6 +51,7 @@ def _all_routes(context: FrontContext) -> Iterable[APIRouter]:
     yield _server_routes(context)
     yield build_admin_routes(context.admin)
     yield build_pick_routes(context.admin)
+    yield build_policy_routes(context.admin)
     yield build_adapter_routes(context.admin)
     yield build_router_routes(context.admin)
     yield build_vllm_routes(context.admin)

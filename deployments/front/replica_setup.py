@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy_load import PolicyFile
+from cluster.placement.policy.policy_load import load_policy
 from cluster.placement.scaling.schedule import bounds_at
 from cluster.waiting.holding import Holding
 from deployments.front.cluster_calls import ClusterCalls
@@ -22,7 +22,7 @@ def read_policy(process: Process) -> ClusterPolicy:
     """Return the operator's policy, which rules until the controller has given orders."""
     config = process.config
     defaults = ClusterPolicy.fixed(config.replica.replicas)
-    return PolicyFile(config.controller.policy_file, defaults).policy
+    return load_policy(config.controller.policy_file, defaults)
 
 
 def link_replicas(

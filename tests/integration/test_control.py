@@ -28,7 +28,7 @@ def pinned(
         config = quickstart(state, port)
         path = config.controller.policy_file
         assert path is not None
-        path.write_text(path.read_text() + "pins: [{adapter: sql, copies: 1}]\n")
+        path.write_text(path.read_text() + "adapters: [{adapter: sql, copies: 1}]\n")
         return config
 
     cluster = LocalCluster.start(tmp_path_factory.mktemp("state"), make_config)

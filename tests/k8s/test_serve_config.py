@@ -13,7 +13,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from cluster.errors import ConfigError
 from cluster.placement.policy import ReplicasPolicy
-from cluster.placement.policy_load import load_policy
+from cluster.placement.policy.policy_load import load_policy
 from cluster.tenancy.tenants import load_tenants
 from deployments.controller.controller import controller_deployment
 from deployments.front.front import front_deployment

@@ -12,7 +12,7 @@ from cluster.domain.replica import ReplicaSnapshot
 from cluster.placement.control.actions import Actions, ReplicaPlan
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.exchange import FrontReport
-from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, PlacementPolicy, ReplicasPolicy
 from cluster.simulation.parts.controller_book import ControllerBook
 from testing.control_cluster import ControlCluster
 
@@ -23,7 +23,7 @@ def policy_of(replicas: int = 3, *, mode: str = "on", pinned: str = "") -> Clust
     return ClusterPolicy(
         replicas=ReplicasPolicy(min=1, max=replicas),
         placement=PlacementPolicy(mode=mode, cooldown_s=0.0, retry_s=1.0, max_retry_s=1.0),
-        pins=tuple(Pin(adapter=name, copies=1) for name in pinned),
+        adapters=tuple(AdapterRule(adapter=name, copies=1) for name in pinned),
     )
 
 

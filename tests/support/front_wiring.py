@@ -22,6 +22,8 @@ from cluster.domain.ids import RequestId
 from cluster.domain.model_names import base_names
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.policy_store import PolicyStore
+from cluster.redis_client import redis_client
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
@@ -32,6 +34,7 @@ from deployments.front.admin.adapter_admin import AdapterAdmin
 from deployments.front.admin.admin_context import AdminContext
 from deployments.front.admin.broadcast import ReplicaBroadcast
 from deployments.front.admin.front_routers import FrontRouters
+from deployments.front.admin.policy_admin import PolicyAdmin, present_cluster
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.entry.door import Door
 from deployments.front.entry.heavy import HeavyWork
@@ -68,6 +71,7 @@ from tests.support.word_routers import SentenceWords, WordRouter
 
 SIGNING_KEY = b"0123456789abcdef"
 STARTED_AT = 1_900_000_000
+NOBODY = "redis://127.0.0.1:1/0"
 
 
 class SharedParts:
@@ -224,6 +228,17 @@ async def _context(
         config=config.front,
         clock=clock,
     )
+    url = config.redis_url.get_secret_value() if config.redis_url else NOBODY
+    policy_store = PolicyStore(redis_client(url, timeout_s=1.0, name="policies"))
+    stack.push_async_callback(policy_store.close)
+    policies = PolicyAdmin(
+        policy_store,
+        ClusterPolicy.fixed(config.replica.replicas),
+        lambda: present_cluster(live.view, tenants.tenants, replicas.snapshots()),
+        cluster.controller_state,
+        clock,
+        config.controller.interval_s,
+    )
     admin = AdminContext(
         door=door,
         app_config=config,
@@ -244,6 +259,7 @@ async def _context(
             replicas=cast("ReplicaBroadcast", cluster),
             clock=clock,
         ),
+        policies=policies,
         tenants=tenants,
         replicas=replicas,
         identity=lambda: {

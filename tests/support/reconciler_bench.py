@@ -6,18 +6,18 @@ from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.cost.model import CostModel
-from cluster.placement.policy import ClusterPolicy, Pin, PlacementPolicy, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, PlacementPolicy, ReplicasPolicy
 
 WALL = datetime(2030, 1, 1, tzinfo=UTC)
-PIN_A = [Pin(adapter="a", copies="all")]
-ONE_A = [Pin(adapter="a", copies=1)]
+PIN_A = [AdapterRule(adapter="a", copies="all")]
+ONE_A = [AdapterRule(adapter="a", copies=1)]
 
 
 def policy_of(replicas: int = 2, pins=(), mode="on", **placement) -> ClusterPolicy:
     return ClusterPolicy(
         replicas=ReplicasPolicy(min=replicas, max=replicas),
         placement=PlacementPolicy(**{"spare_share": 0.0, "mode": mode, **placement}),
-        pins=tuple(pins),
+        adapters=tuple(pins),
     )
 
 

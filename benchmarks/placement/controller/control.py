@@ -28,8 +28,8 @@ from cluster.placement.control.reconciler import Reconciler
 from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.policy import (
+    AdapterRule,
     ClusterPolicy,
-    Pin,
     PlacementPolicy,
     ReplicasPolicy,
     ScheduleEntry,
@@ -132,8 +132,8 @@ def controllers_row(rng: random.Random) -> ResultRow:
     late: list[ReplicaPlan] = []
     policy = cluster.policy
     for _ in range(60):
-        pin = Pin(adapter=rng.choice(NAMES), copies=3)  # so that its plans differ
-        cluster.policy = policy.model_copy(update={"pins": (pin,)})
+        pin = AdapterRule(adapter=rng.choice(NAMES), copies=3)  # so that its plans differ
+        cluster.policy = policy.model_copy(update={"adapters": (pin,)})
         request_some(cluster, rng)
         late += cluster.step(old).replica_plans
     cluster.policy = policy

@@ -7,27 +7,20 @@ distinguishes the registries of base models. Each commit is published on a chann
 revision's name.
 """
 
-import asyncio
-import contextlib
 import hashlib
-import math
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from typing import Any, TypeVar, cast
 
 from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
-from redis.exceptions import RedisError
 
 from cluster.adapters.registry.memory_store import REMOVED_KEPT
 from cluster.adapters.registry.registry_store import Changes, Fields, Revision
 from cluster.errors import StoreUnavailable
-from cluster.redis_client import ServerScript, leave_replica, moves
+from cluster.redis_announcements import AWAY, RedisAnnouncements
+from cluster.redis_client import ServerScript
 
 KEY_PREFIX = "braid:v1"
-ROLE_INTERVAL_S = 3.0
-"""Seconds between a reading process's checks that its server is still the primary."""
-_AWAY = (RedisError, OSError, asyncio.TimeoutError)
 
 T = TypeVar("T")
 
@@ -51,12 +44,10 @@ class RedisRegistryStore:
         self._client = client
         self._new_epoch = new_epoch
         self._removed_kept = removed_kept
-        self._commits: PubSub | None = None
-        self._moves = 0  # of the primary, when the subscription was made
-        self._asked_role_at = -math.inf  # the loop's time
         stem = f"{KEY_PREFIX}:{{adapters:{registry_name(model_id)}}}"
         self._version_key = f"{stem}:revision"
         self._keys = [f"{stem}:records", self._version_key, f"{stem}:changed", f"{stem}:removed"]
+        self._commits = RedisAnnouncements(client, self._version_key)
         self._commit = ServerScript(client, _script("commit.lua"))
         self._changes = ServerScript(client, _script("changes.lua"))
 
@@ -91,34 +82,12 @@ class RedisRegistryStore:
 
     async def wait(self, timeout_s: float) -> None:
         """Return soon after a commit; during an outage, pause for ``timeout_s``."""
-        now = asyncio.get_running_loop().time()
-        try:
-            if now - self._asked_role_at >= ROLE_INTERVAL_S:
-                self._asked_role_at = now
-                await leave_replica(self._client)
-            if self._commits is not None and self._moves != moves(self._client):
-                await self._unsubscribe()  # the old primary announces nothing more
-            if self._commits is None:
-                self._moves = moves(self._client)
-                commits = self._client.pubsub()
-                await commits.subscribe(self._version_key)
-                self._commits = commits
-            # The confirmation of the subscription counts too: earlier commits were missed.
-            await self._commits.get_message(timeout=timeout_s)
-        except _AWAY:
-            await self._unsubscribe()
-            await asyncio.sleep(timeout_s)
+        await self._commits.wait(timeout_s)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._unsubscribe()
+        await self._commits.close()
         await self._client.aclose()
-
-    async def _unsubscribe(self) -> None:
-        commits, self._commits = self._commits, None
-        if commits is not None:
-            with contextlib.suppress(*_AWAY):
-                await commits.aclose()  # type: ignore[no-untyped-call] # redis-py's
 
 
 def registry_name(model_id: str) -> str:
@@ -129,7 +98,7 @@ def registry_name(model_id: str) -> str:
 async def _asked(command: Awaitable[T]) -> T:
     try:
         return await command
-    except _AWAY as error:
+    except AWAY as error:
         raise StoreUnavailable(f"the adapter registry in Redis does not answer: {error}") from error
 
 

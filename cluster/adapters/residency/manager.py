@@ -317,12 +317,10 @@ class AdapterManager:
     @property
     def loading_bytes(self) -> int:
         """Bytes of the versions on their way to the device, or waited for without room there."""
-        settled = (AdapterState.READY, AdapterState.EVICTING)
-        sizes = {r.digest: r.nbytes for r in self._pool.residents() if r.state not in settled}
-        sizes |= {
+        waiting = {
             v.digest: v.nbytes for v in self._queue.wanted() if self._pool.slot_of(v.digest) is None
         }
-        return sum(sizes.values())
+        return self._pool.loading_bytes + sum(waiting.values())
 
     @property
     def eviction_age_s(self) -> float:

@@ -260,6 +260,12 @@ class AdapterPool:
         """Return every version that has a slot, by slot."""
         return self._ledger.resident_adapters()
 
+    @property
+    def loading_bytes(self) -> int:
+        """Bytes of the versions on their way to a slot."""
+        settled = (AdapterState.READY, AdapterState.EVICTING)
+        return sum(r.nbytes for r in self._residents.values() if r.state not in settled)
+
     def failures(self) -> Mapping[AdapterDigest, LoadFailure]:
         """Return the failures that are still remembered."""
         for digest in tuple(self._failures.all()):

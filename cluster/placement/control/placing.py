@@ -40,9 +40,9 @@ class Placing:
         self._fleet.forget_unlisted(self._history.aliases.keys())
         self._backoff.retain(self._fleet.members, self._history.aliases)
         self.pins, self.unknown_pins = resolve_pins(
-            policy.pins, self.adapters, replicas=len(self._fleet.members)
+            policy.adapters, self.adapters, replicas=len(self._fleet.members)
         )
-        counted = [pin for pin in policy.pins if pin.copies != "all"]
+        counted = [rule for rule in policy.adapters if rule.copies != "all"]
         least, _ = resolve_pins(counted, self.adapters, replicas=policy.replicas.max)
         self.pinned_copies = max(least.values(), default=0)
 

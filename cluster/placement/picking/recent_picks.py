@@ -4,7 +4,7 @@ import statistics
 from collections import deque
 from collections.abc import Mapping
 
-from cluster.placement.tiers import tier_of
+from cluster.placement.policy.tiers import tier_of
 
 LAST_PICKS = 64
 PICK_AGE_S = 30.0

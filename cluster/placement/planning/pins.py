@@ -1,39 +1,64 @@
-"""Pins by alias become least copies by digest."""
+"""Rules by alias become least copies by digest."""
 
 import difflib
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.planning.plan import AdapterInfo
-from cluster.placement.policy import Pin
+from cluster.placement.policy import AdapterRule
 
 
 def resolve_pins(
-    pins: Iterable[Pin], adapters: Iterable[AdapterInfo], *, replicas: int
+    rules: Iterable[AdapterRule], adapters: Iterable[AdapterInfo], *, replicas: int
 ) -> tuple[dict[AdapterDigest, int], tuple[str, ...]]:
-    """Return least copies by digest, and a message for each pin that names no single adapter.
+    """Return least copies by digest, and a message for each rule that names no adapter.
 
-    Such a pin is not an error of the file: the adapter may be registered later.
+    Such a rule is not an error of the policy: the adapter may be registered later. Of two rules
+    for one adapter the larger number of copies counts.
     """
+    listed = tuple(adapters)
     by_alias: dict[str, list[AdapterInfo]] = {}
-    for info in adapters:
+    for info in listed:
         by_alias.setdefault(info.alias, []).append(info)
     least: dict[AdapterDigest, int] = {}
     unresolved: list[str] = []
-    for index, pin in enumerate(pins):
-        found = [info for info in by_alias.get(pin.adapter, []) if pin.owner in (None, info.owner)]
-        if len(found) == 1:
-            digest = found[0].digest
-            copies = replicas if pin.copies == "all" else min(pin.copies, replicas)
-            least[digest] = max(copies, least.get(digest, 0))
-        elif found:
-            owners = ", ".join(sorted(info.owner for info in found))
+    for index, rule in enumerate(rules):
+        pattern = is_pattern(rule.adapter)
+        found = matching(rule, listed if pattern else by_alias.get(rule.adapter, ()))
+        owners = sorted({info.owner for info in found})
+        if not found:
+            unresolved.append(f"adapters[{index}].adapter: {_nothing(rule, listed)}")
+        elif len(owners) > 1 and rule.owner is None and not pattern:
             unresolved.append(
-                f'pins[{index}].adapter: "{pin.adapter}" belongs to {owners}; name the owner'
+                f'adapters[{index}].adapter: "{rule.adapter}" belongs to {", ".join(owners)}; '
+                "name the owner"
             )
         else:
-            name = pin.adapter if pin.owner is None else f"{pin.owner}/{pin.adapter}"
-            close = difflib.get_close_matches(pin.adapter, sorted(by_alias), n=1, cutoff=0.5)
-            hint = f'; did you mean "{close[0]}"?' if close and close[0] != pin.adapter else ""
-            unresolved.append(f'pins[{index}].adapter: no adapter "{name}"{hint}')
+            copies = replicas if rule.copies == "all" else min(rule.copies, replicas)
+            for info in found:
+                least[info.digest] = max(copies, least.get(info.digest, 0))
     return least, tuple(unresolved)
+
+
+def matching(rule: AdapterRule, adapters: Iterable[AdapterInfo]) -> tuple[AdapterInfo, ...]:
+    """Return the adapters that a rule is about."""
+    return tuple(
+        info
+        for info in adapters
+        if fnmatchcase(info.alias, rule.adapter) and rule.owner in (None, info.owner)
+    )
+
+
+def is_pattern(adapter: str) -> bool:
+    """Report whether a rule's name may stand for several adapters."""
+    return not set(adapter).isdisjoint("*?[")
+
+
+def _nothing(rule: AdapterRule, adapters: Iterable[AdapterInfo]) -> str:
+    name = rule.adapter if rule.owner is None else f"{rule.owner}/{rule.adapter}"
+    known = sorted({info.alias for info in adapters})
+    close = difflib.get_close_matches(rule.adapter, known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{close[0]}"?' if close and close[0] != rule.adapter else ""
+    what = "no adapter matches" if is_pattern(rule.adapter) else "no adapter"
+    return f'{what} "{name}"{hint}'

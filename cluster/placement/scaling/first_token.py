@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.work_model import WorkModel
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.tiers import tier_of
+from cluster.placement.policy.tiers import tier_of
 
 SAFE = 0.8
 """Share of a tier's promise that may be used after a replica has gone."""

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from cluster.placement.policy import ReplicasPolicy, ScheduleEntry
-from cluster.placement.week import days_of, minute_of, zone_of
+from cluster.placement.policy.schema import ReplicasPolicy, ScheduleEntry
+from cluster.placement.policy.week import days_of, minute_of, zone_of
 
 
 def bounds_at(policy: ReplicasPolicy, wall: datetime) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy, TierPolicy
-from cluster.placement.tiers import tier_of
+from cluster.placement.policy.tiers import tier_of
 from cluster.simulation.result import ServedRequest
 
 UNPROMISED = "no tier"

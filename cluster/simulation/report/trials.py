@@ -15,8 +15,11 @@ from functools import partial
 
 from cluster.errors import BraidError
 from cluster.placement.policy import ClusterPolicy
+from cluster.simulation.calibrate import LEAST_REQUESTS, CalibrationErrors, errors_of
+from cluster.simulation.log_figures import is_answered
 from cluster.simulation.report.figures import Figures, run_figures
 from cluster.simulation.report.series import RunSeries, run_series
+from cluster.simulation.result import ServedRequest
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import SimulationSpec
 
@@ -59,6 +62,8 @@ class Trial:
     seed: int
     figures: Figures
     series: RunSeries | None  # of the first seed only
+    errors: CalibrationErrors | None = None
+    """Of the first column and seed, where the trace has what became of its requests."""
 
 
 def policy_column(name: str, policy: ClusterPolicy, what: str = "") -> Column:
@@ -80,12 +85,19 @@ def run_trial(
     spec = experiment.columns[column].change(experiment.make(seed))
     aliases = {info.digest: info.alias for info in spec.catalog}
     result = simulate(spec, progress=progress)
+    first = seed == experiment.seeds[0]
     return Trial(
         column,
         seed,
         run_figures(result, experiment.promises, aliases=aliases),
-        run_series(result, aliases) if seed == experiment.seeds[0] else None,
+        run_series(result, aliases) if first else None,
+        _errors_on_record(result.requests) if first and column == 0 else None,
     )
+
+
+def _errors_on_record(requests: Sequence[ServedRequest]) -> CalibrationErrors | None:
+    answered = sum(is_answered(one.asked) for one in requests)
+    return errors_of(requests) if answered >= LEAST_REQUESTS else None
 
 
 def run_experiment(

@@ -312,7 +312,7 @@ def _check_tenants(path: Path, aliases: Collection[str]) -> None:
 
 def _replicas(config: AppConfig) -> int:
     from cluster.placement.policy import ClusterPolicy
-    from cluster.placement.policy_load import load_policy
+    from cluster.placement.policy.policy_load import load_policy
 
     defaults = ClusterPolicy.fixed(config.replica.replicas)
     path = config.controller.policy_file

@@ -135,8 +135,8 @@ def show_placement(placement: dict[str, Any]) -> None:
         console.out.print(table)
     for missing in placement["unplaced"]:
         console.note(f"{missing['adapter'] or missing['digest']}: {missing['reason']}")
-    for pin in placement["unknown_pins"]:
-        console.note(f"policy: a pin names an adapter that does not exist: {pin}")
+    for rule in placement["unknown_pins"]:
+        console.note(f"policy: {rule}")
     for label in ("policy_error", "tick_error", "state_error"):
         if placement[label]:
             words = label.replace("_", " ")

@@ -1,6 +1,7 @@
 """``braid simulate``."""
 
 import os
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,9 +15,6 @@ from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
 if TYPE_CHECKING:
     from cluster.placement.policy import ClusterPolicy
-    from cluster.simulation.report.recipe import RunRecipe
-    from cluster.simulation.report.table import CalibrationNote
-    from cluster.simulation.spec import SimulationSpec
     from deployments.cli.simulation.cluster_facts import ClusterFacts
 
 WHAT, CLUSTER, OUTPUT = "Requests", "The cluster", "The report"
@@ -39,9 +37,13 @@ class PublishedFormat(StrEnum):
 
 
 def simulate(
-    policies: Annotated[
+    files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[POLICY.yaml]...", help="Policies to compare.", show_default=False),
+        typer.Argument(
+            metavar="[POLICY.yaml|LOG.jsonl]...",
+            help="Policies to compare. A log of requests counts as one of --log.",
+            show_default=False,
+        ),
     ] = None,
     trace: Annotated[
         str | None,
@@ -170,15 +172,16 @@ def simulate(
         from cluster.simulation.report.table import make_report
         from cluster.simulation.report.trials import Experiment, run_experiment
         from cluster.simulation.spec import SimulationSpec
-        from deployments.cli.simulation import summary, wishes
+        from deployments.cli.simulation import own_error, summary, wishes
 
     _check_out(out)
     facts = _facts(url, key, model)
     force = wishes.policy_in_force(facts)
-    columns = wishes.chosen_columns(force, policies or (), sweep, baselines)
+    policies, log = wishes.sorted_files(files or (), log or ())
+    columns = wishes.chosen_columns(force, policies, sweep, baselines)
     shape = wishes.chosen_shape(slots, facts)
     costs, costs_from = wishes.chosen_model(model, facts)
-    source = wishes.chosen_source(trace, log or (), published, calibrate or (), shape)
+    source = wishes.chosen_source(trace, log, published, calibrate or (), shape)
     start = replicas or (facts.replicas if facts else 0) or max(1, force.policy.replicas.min)
     base = SimulationSpec(
         trace=(),
@@ -195,23 +198,27 @@ def simulate(
     note = None
     if calibrate:
         learnt = facts is not None and costs is facts.model
-        base, note = _calibrated(RunRecipe(base, LogSource(tuple(calibrate)), known), learnt)
+        base, note = own_error.calibrated(
+            RunRecipe(base, LogSource(tuple(calibrate)), known), learnt
+        )
     count = seeds or (1 if isinstance(source, LogSource) else SEEDS)
-    experiment = Experiment(
-        RunRecipe(base, source, known), columns, tuple(range(count)), force.policy
-    )
+    recipe = RunRecipe(base, source, known)
+    looks = ""
+    if recipe(0).trace[-1].at > wishes.LONG_S:  # a wrong trace is refused before processes start
+        recipe = replace(recipe, base=replace(base, delays=base.delays.coarse))
+        looks = wishes.COARSE
+    experiment = Experiment(recipe, columns, tuple(range(count)), force.policy)
     setup = {
         "requests": source.words,
         "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, "
         f"{shape.slots} slots each, "
-        f"batches of {shape.engine.max_batch_size}; {engine.value} engine",
+        f"batches of {shape.engine.max_batch_size}; {engine.value} engine{looks}",
         "costs": costs_from,
         "promises": "; ".join(
             f"{name}: {tier.ttft:g} s to the first token, {tier.itl:g} s between tokens"
             for name, tier in force.policy.tiers.items()
         ),
     }
-    experiment.make(0)  # a wrong trace is refused before processes start
     jobs = len(columns) * count
     runs = "1 run" if jobs == 1 else f"{jobs} runs"
     with console.counter(transient=True) as counter:
@@ -221,7 +228,11 @@ def simulate(
             lambda share: counter("simulating", runs, round(1000 * share), 1000),
         )
     report = make_report(
-        experiment, trials, setup, calibration=note, notes=summary.notes(source, count)
+        experiment,
+        trials,
+        setup,
+        calibration=note or own_error.on_record(trials),
+        notes=summary.notes(source, count),
     )
     if out is not None:
         summary.write_report(report, [trial.series for trial in trials], out)
@@ -273,26 +284,3 @@ def _check_replicas(start: int, policies: "list[ClusterPolicy]") -> None:
             f"--replicas {start}: a policy's replicas.max is {most}; give a policy file with a "
             "larger one, or fewer replicas"
         )
-
-
-def _calibrated(recipe: "RunRecipe", learnt: bool) -> "tuple[SimulationSpec, CalibrationNote]":
-    """Fit the delays to a log; returns the description with them, and the words for the report.
-
-    Args:
-        learnt: the costs are of a cluster that runs, which may have served the log.
-    """
-    from dataclasses import replace
-
-    from cluster.simulation.calibrate import calibrate
-    from cluster.simulation.report.table import CalibrationNote
-    from cluster.simulation.simulate import simulate
-
-    with console.spinner("calibrating"):
-        found = calibrate(recipe(0), simulate)
-    lines = (
-        "Error on the second half of a recorded log, whose first half three delays were fitted to: "
-        + "; ".join(found.errors.words)
-        + ".",
-        *(("The cluster may have learnt its costs from the second half too.",) if learnt else ()),
-    )
-    return replace(recipe.base, delays=found.delays), CalibrationNote(lines, found.errors.is_red)

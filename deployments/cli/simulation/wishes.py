@@ -13,7 +13,7 @@ from cluster.errors import ConfigError
 from cluster.placement.cost.model import CostModel
 from cluster.placement.cost.profile import read_profile
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy_load import load_policy, parse_policy
+from cluster.placement.policy.policy_load import load_policy, parse_policy
 from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.recipe import ImportSource, LogSource, NamedSource, TraceSource
 from cluster.simulation.report.trials import Column, policy_column
@@ -25,6 +25,10 @@ DEFAULT_TRACE = "diurnal,duration=400,period=400,mean=5,adapters=40"
 DEFAULT_BASELINES = ("off", "least-loaded", "ray-serve-fitted")
 ALL, NONE = "all", "none"
 MOST_STEPS = 50
+LOG_SUFFIX = ".jsonl"
+LONG_S = 2 * 3600.0
+"""Seconds of a trace above which the simulated parts look and tell less often."""
+COARSE = "; a long trace, so the controller looks each 5 s, and replicas and fronts tell less often"
 DEFAULT_MODEL, CURRENT_MODEL = "default", "current"
 
 
@@ -35,6 +39,15 @@ class NamedPolicy:
     name: str
     policy: ClusterPolicy
     what: str
+
+
+def sorted_files(files: Iterable[Path], logs: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the policies among the files, and the logs among them after those given as logs."""
+    found = list(files)
+    return (
+        [path for path in found if path.suffix != LOG_SUFFIX],
+        [*logs, *(path for path in found if path.suffix == LOG_SUFFIX)],
+    )
 
 
 def policy_in_force(facts: ClusterFacts | None) -> NamedPolicy:

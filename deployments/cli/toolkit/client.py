@@ -165,6 +165,17 @@ class BraidClient:
             response = self._http.post(path, json=dict(body))
         return ServerAnswer(_object(response), response.headers)
 
+    def put(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Send ``body`` to take the place of what is at ``path``, and return the answer.
+
+        Raises:
+            NoServer: no server answers.
+            BraidError: the server's refusal.
+        """
+        with self._mapped():
+            response = self._http.put(path, json=dict(body))
+        return _object(response)
+
     def delete(self, path: str) -> dict[str, Any]:
         """Delete what is at ``path`` and return the answer.
 

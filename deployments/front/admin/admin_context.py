@@ -7,6 +7,7 @@ from typing import Any
 from cluster.config import AppConfig
 from deployments.adapter_follower import AdapterFollower
 from deployments.front.admin.adapter_admin import AdapterAdmin
+from deployments.front.admin.policy_admin import PolicyAdmin
 from deployments.front.admin.router_admin import RouterAdmin
 from deployments.front.entry.door import Door
 from deployments.front.entry.live_tenants import LiveTenants
@@ -22,6 +23,7 @@ class AdminContext:
     adapters: AdapterFollower
     adapter_admin: AdapterAdmin
     router_admin: RouterAdmin
+    policies: PolicyAdmin
     tenants: LiveTenants
     replicas: ReplicaSet
     identity: Callable[[], dict[str, Any]]

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.front.http.problem import CODE_BY_STATUS, error_body
 
 PREFLIGHT_AGE_S = 600
-METHODS = ("GET", "POST", "DELETE")
+METHODS = ("GET", "POST", "PUT", "DELETE")
 
 EXPOSED_HEADERS = (
     "retry-after",

@@ -16,6 +16,7 @@ from cluster.errors import (
     DeadlineExceeded,
     Overloaded,
     PermissionDenied,
+    PolicyError,
     QuotaExceeded,
     ReplicaLost,
     RequestError,
@@ -104,7 +105,7 @@ def outcome_of(error: BraidError) -> Outcome:
         return Outcome.REJECTED_AUTH
     if isinstance(error, QuotaExceeded):
         return Outcome.REJECTED_QUOTA
-    if isinstance(error, RequestError):
+    if isinstance(error, RequestError | PolicyError):
         return Outcome.REJECTED_INVALID
     if isinstance(error, Overloaded | ReplicaLost | Starting):
         return Outcome.REJECTED_CAPACITY

@@ -185,6 +185,28 @@ def answer_schemas() -> dict[str, Schema]:
         "RouterDeleted": member(
             {"object": {"const": "router.deleted"}, "name": TEXT, "deleted": FLAG}
         ),
+        "Policy": member(
+            {
+                "object": {"const": "policy"},
+                "version": COUNT,
+                "text": TEXT,
+                "effective": ANY_OBJECT,
+                "following": member({"fronts": ANY_OBJECT, "controller": or_null(COUNT)}),
+                "error": or_null(TEXT),
+            }
+        ),
+        "PolicyApplied": member(
+            {
+                "object": {"const": "policy.applied"},
+                "version": COUNT,
+                "changed": FLAG,
+                "warnings": list_of(ANY_OBJECT),
+            }
+        ),
+        "PolicyList": listing(member({"version": COUNT, "author": TEXT, "message": TEXT})),
+        "PolicyVersion": member(
+            {"object": {"const": "policy.version"}, "version": COUNT, "text": TEXT}
+        ),
         "Pick": ANY_OBJECT,
         "Placement": ANY_OBJECT,
         "CostModel": ANY_OBJECT,

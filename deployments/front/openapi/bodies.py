@@ -21,6 +21,7 @@ from deployments.front.admin.adapter_wire import (
     VllmLoadBody,
     VllmUnloadBody,
 )
+from deployments.front.admin.policy_routes import PolicyBody
 from deployments.front.admin.router_routes import RouterBody
 from deployments.front.openai.unserved import UnservedField
 from deployments.front.openai.wire import (
@@ -42,6 +43,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     AliasBody,
     NameBody,
     PinBody,
+    PolicyBody,
     RouterBody,
     VllmLoadBody,
     VllmUnloadBody,

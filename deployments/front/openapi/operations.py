@@ -9,6 +9,7 @@ from deployments.front.openapi.api_operation import PLAIN, ApiOperation
 
 ADAPTERS = "/admin/v1/adapters"
 ROUTERS = "/admin/v1/routers"
+POLICY = "/admin/v1/policy"
 
 OPERATIONS = (
     ApiOperation(
@@ -41,6 +42,25 @@ OPERATIONS = (
     ApiOperation("get", "/metrics", "Show metrics.", {200: ""}, media=PLAIN, access="open"),
     ApiOperation(
         "get", "/admin/v1/placement", "Show the placement.", {200: "Placement"}, access="admin"
+    ),
+    ApiOperation("get", POLICY, "Show the policy in force.", {200: "Policy"}, access="admin"),
+    ApiOperation(
+        "put",
+        POLICY,
+        "Put another policy in force.",
+        {200: "PolicyApplied"},
+        body="PolicyBody",
+        access="admin",
+    ),
+    ApiOperation(
+        "get", f"{POLICY}/history", "List its versions.", {200: "PolicyList"}, access="admin"
+    ),
+    ApiOperation(
+        "get",
+        f"{POLICY}/versions/{{number}}",
+        "Show one version.",
+        {200: "PolicyVersion"},
+        access="admin",
     ),
     ApiOperation(
         "get", "/admin/v1/model", "Show the costs in force.", {200: "CostModel"}, access="admin"

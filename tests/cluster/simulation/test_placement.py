@@ -8,7 +8,7 @@ from cluster.domain.ids import ReplicaId
 from cluster.domain.replica import LINK_SILENCE_S
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
-from cluster.placement.policy import ClusterPolicy, Pin, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, ReplicasPolicy
 from cluster.placement.rendezvous import mixture_key, order
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.simulate import simulate
@@ -81,7 +81,9 @@ def test_no_replica_starts_before_its_time_and_the_first_request_waits_for_it() 
 
 def test_a_pin_is_kept_on_every_replica() -> None:
     trace = TraceMaker(9).serve([("acme", (f"a{n}",), 0.3) for n in range(12)], 60).requests
-    policy = ClusterPolicy.fixed(3).model_copy(update={"pins": (Pin(adapter="a11", copies="all"),)})
+    policy = ClusterPolicy.fixed(3).model_copy(
+        update={"adapters": (AdapterRule(adapter="a11", copies="all"),)}
+    )
     result = simulate(spec_of(trace, 12, policy=policy))
     placed = desired_at(result, 60.0)
     assert len(placed) == 3

@@ -111,6 +111,9 @@ class _Handler(BaseHTTPRequestHandler):
         is_json = self.headers["content-type"] == "application/json"
         self._respond(json.loads(content) if is_json else content)
 
+    def do_PUT(self) -> None:
+        self.do_POST()
+
     def do_DELETE(self) -> None:
         self._respond(None)
 

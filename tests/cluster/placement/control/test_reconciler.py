@@ -9,7 +9,7 @@ from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.serve_counts import ServeCounts
 from cluster.placement.exchange import FrontId, FrontReport
 from cluster.placement.planning.planner import plan
-from cluster.placement.policy import Pin
+from cluster.placement.policy import AdapterRule
 from tests.support.reconciler_bench import ONE_A, PIN_A, WALL, Bench, policy_of
 
 
@@ -33,13 +33,13 @@ def test_a_plan_is_sent_until_it_is_acknowledged_and_loaded(build, infos) -> Non
 
 
 def test_history_and_status_say_why(build, infos) -> None:
-    bench = Bench(build, infos, policy_of(1, [*PIN_A, Pin(adapter="zz")]))
+    bench = Bench(build, infos, policy_of(1, [*PIN_A, AdapterRule(adapter="zz")]))
     bench.tick(100.0, "r0")
     status = bench.reconciler.status(100.0)
     json.dumps(status)
     assert status["standing"] == "leads"
     assert status["replicas"]["r0"]["desired"] == [{"digest": "digest-a", "adapter": "a"}]
-    assert status["unknown_pins"] == ['pins[1].adapter: no adapter "zz"']
+    assert status["unknown_pins"] == ['adapters[1].adapter: no adapter "zz"']
     (entry,) = status["adapters"]
     assert entry["reason"].startswith("copies 0 -> 1: pinned to 1")
     kinds = [(line["kind"], line["adapter"]) for line in status["history"]]

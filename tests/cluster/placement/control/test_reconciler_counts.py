@@ -15,7 +15,7 @@ from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.front_reporter import FrontReporter
 from cluster.placement.picking.recent_picks import RecentPicks
-from cluster.placement.policy import ClusterPolicy, Pin, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, ReplicasPolicy
 from tests.support.reconciler_bench import ONE_A, WALL, Bench, policy_of
 
 
@@ -41,7 +41,7 @@ def test_a_lower_bound_ends_a_replica_as_soon_as_nothing_is_lost_by_it(build, in
 
 def test_the_last_replica_goes_at_once_though_it_alone_has_adapters(build, infos) -> None:
     replicas = ReplicasPolicy(min=0, max=2, zero_after=20)
-    policy = ClusterPolicy(replicas=replicas, pins=tuple(ONE_A))
+    policy = ClusterPolicy(replicas=replicas, adapters=tuple(ONE_A))
     bench = Bench(build, infos, policy)
     serve = ServeCounts(target=1, running=1, starting=0)
     counts = []
@@ -234,8 +234,8 @@ def test_a_start_teaches_its_time_without_waiting_for_room(build, infos) -> None
 @pytest.mark.parametrize(("names", "floor"), [("a", 3), ("z", 1), ("az", 3)])
 def test_only_pins_of_adapters_that_exist_need_replicas(build, infos, names, floor) -> None:
     copies = {"a": 3, "z": 5}
-    pins = tuple(Pin(adapter=name, copies=copies[name]) for name in names)
-    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=5), pins=pins)
+    pins = tuple(AdapterRule(adapter=name, copies=copies[name]) for name in names)
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=5), adapters=pins)
     bench = Bench(build, infos, policy)
     actions = bench.tick(100.0, "r0")
     assert (actions.wishes["floor"], actions.replica_count) == (floor, floor)

@@ -216,19 +216,49 @@ def test_a_cluster_gives_policy_costs_and_shape(braid: Braid, asked_server: Any)
     assert figure(document, "all requests", "TTFT p50", "in force") >= 0.5
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("model", "learnt"), [("current", True), ("default", False)])
-def test_a_calibration_tells_where_the_costs_may_have_seen_the_log(
-    braid: Braid, asked_server: Any, tmp_path: Path, model: str, learnt: bool
-) -> None:
+def recorded_log(folder: Path, gap_s: float) -> Path:
+    """Write a log of 90 requests that one replica served."""
     request = {
         "tenant": "acme", "set": ["a0000@dddddddddddd"], "prompt_tokens": 32,
         "generated_tokens": 2, "max_tokens": 2, "replica": "r0", "tier_found": "device",
         "ttft": 0.6, "e2e": 1.2, "outcome": "ok",
     }  # fmt: skip
-    lines = [{"format": TRACE_FORMAT}, *({"t": n / 2, **request} for n in range(90))]
-    log = tmp_path / "requests.jsonl"
+    lines = [{"format": TRACE_FORMAT}, *({"t": n * gap_s, **request} for n in range(90))]
+    log = folder / "requests.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return log
+
+
+@pytest.mark.slow
+def test_a_recorded_log_among_the_policies_tells_the_error_of_the_simulator(
+    braid: Braid, tmp_path: Path
+) -> None:
+    policy = tmp_path / "wide.yaml"
+    policy.write_text("replicas: {min: 1, max: 5}\n")
+    log = recorded_log(tmp_path, 0.5)
+    result = braid("policy", "simulate", log, policy, "--baselines", "none", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert columns(document) == ["default", "wide"]
+    (line,) = document["calibration"]["lines"]
+    assert "and with nothing fitted: TTFT p50 -" in line
+    assert document["calibration"]["too_far"]
+
+
+@pytest.mark.slow
+def test_a_long_trace_says_that_parts_look_less_often(braid: Braid, tmp_path: Path) -> None:
+    log = recorded_log(tmp_path, 90.0)
+    result = braid("simulate", "--log", log, "--baselines", "none", "--workers", 1, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "looks each 5 s" in json.loads(result.stdout)["setup"]["cluster"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "learnt"), [("current", True), ("default", False)])
+def test_a_calibration_tells_where_the_costs_may_have_seen_the_log(
+    braid: Braid, asked_server: Any, tmp_path: Path, model: str, learnt: bool
+) -> None:
+    log = recorded_log(tmp_path, 0.5)
     result = braid(
         "simulate", "--calibrate", log, "--model", model, "--baselines", "none", "--workers", 1,
         "--url", asked_server.url, "--key", "k",

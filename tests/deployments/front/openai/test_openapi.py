@@ -78,7 +78,10 @@ def test_every_route_is_described_and_no_other() -> None:
         config=FrontConfig(),
         service=SimpleNamespace(),
         admin=SimpleNamespace(
-            adapter_admin=None, router_admin=None, adapters=SimpleNamespace(registry=None)
+            adapter_admin=None,
+            router_admin=None,
+            policies=None,
+            adapters=SimpleNamespace(registry=None),
         ),
     )
     app = build_http_app(cast(FrontContext, context))

@@ -6,7 +6,7 @@ import zoneinfo
 from datetime import UTC, tzinfo
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_TIME = re.compile(r"([01]\d|2[0-4]):([0-5]\d)")
+_TIME = re.compile(r"([01][0-9]|2[0-4]):([0-5][0-9])")
 
 
 def days_of(text: str) -> frozenset[int]:

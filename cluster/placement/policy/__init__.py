@@ -1,0 +1,25 @@
+"""The operator's policy: its fields are in ``schema``."""
+
+from cluster.placement.policy.schema import (
+    AdapterRule,
+    ClusterPolicy,
+    DownPolicy,
+    PickingPolicy,
+    PlacementPolicy,
+    ReplicasPolicy,
+    ScheduleEntry,
+    TierPolicy,
+    UpPolicy,
+)
+
+__all__ = [
+    "AdapterRule",
+    "ClusterPolicy",
+    "DownPolicy",
+    "PickingPolicy",
+    "PlacementPolicy",
+    "ReplicasPolicy",
+    "ScheduleEntry",
+    "TierPolicy",
+    "UpPolicy",
+]

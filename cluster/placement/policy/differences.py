@@ -1,0 +1,103 @@
+"""Compares two policies key by key, with what follows for the cluster as it runs now."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cluster.placement.policy.present_cluster import PresentCluster
+from cluster.placement.policy.schema import ClusterPolicy
+from cluster.placement.policy.tiers import tier_of
+from cluster.placement.scaling.schedule import bounds_at
+
+MISSING = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyDifference:
+    """One field that two policies give different values."""
+
+    path: str
+    before: Any
+    after: Any
+
+    def __str__(self) -> str:
+        return f"{self.path} {_word(self.before)} -> {_word(self.after)}"
+
+
+def differences(before: ClusterPolicy, after: ClusterPolicy) -> tuple[PolicyDifference, ...]:
+    """Return every field whose value differs, defaults included, in the order of the schema."""
+    old, new = flattened(before), flattened(after)
+    return tuple(
+        PolicyDifference(path, old.get(path, MISSING), new.get(path, MISSING))
+        for path in dict.fromkeys((*old, *new))
+        if old.get(path, MISSING) != new.get(path, MISSING)
+    )
+
+
+def consequences(
+    before: ClusterPolicy, after: ClusterPolicy, cluster: PresentCluster, wall: datetime
+) -> Iterator[str]:
+    """Return what the cluster will do once the later policy is in force.
+
+    Args:
+        wall: the present, aware; the schedules are looked at then.
+    """
+    yield from _of_count(before, after, cluster.replicas, wall)
+    if before.placement.mode != after.placement.mode:
+        yield {
+            "on": "adapters are placed from the next tick on",
+            "observe": "plans are made and not sent; replicas keep what they have",
+            "off": "nothing is placed any more; what replicas have stays until its room is needed",
+        }[after.placement.mode]
+    for tenant in sorted(cluster.tenants):
+        was, is_now = tier_of(before.tenants, tenant), tier_of(after.tenants, tenant)
+        if was != is_now:
+            yield f"tenant {tenant}: {was or 'no tier'} -> {is_now or 'no tier'}"
+
+
+def flattened(policy: ClusterPolicy) -> dict[str, Any]:
+    """Return every value by its path."""
+    return dict(_leaves(policy.model_dump(mode="json", by_alias=True), ""))
+
+
+def _of_count(
+    before: ClusterPolicy, after: ClusterPolicy, running: int, wall: datetime
+) -> Iterator[str]:
+    was, now = bounds_at(before.replicas, wall), bounds_at(after.replicas, wall)
+    mode = after.replicas.mode
+    if was == now and before.replicas.mode == mode:
+        return
+    low, high = now
+    if mode == "observe":
+        yield f"the count stays at {running}: replicas.mode is observe"
+        return
+    if mode == "off":
+        high = low
+    if running > high:
+        yield f"{running} run now and at most {high} may: {_some(running - high)} will be drained"
+    elif running < low:
+        yield f"{running} run now and at least {low} must: {_some(low - running)} will be started"
+    else:
+        yield f"{running} run now, within {low} to {high}: none is added or drained at once"
+
+
+def _some(count: int) -> str:
+    return "one" if count == 1 else str(count)
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list | tuple):
+        for at, inner in enumerate(value):
+            yield from _leaves(inner, f"{path}[{at}]")
+    else:
+        yield path, value
+
+
+def _word(value: Any) -> str:
+    if value is True or value is False:
+        return str(value).lower()
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

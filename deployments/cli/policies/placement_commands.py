@@ -1,0 +1,211 @@
+"""``braid placement``: which adapter is where, why, and which replica a request would get."""
+
+import difflib
+import time
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from cluster.errors import AdapterNotFound
+from deployments.cli.toolkit import console
+from deployments.cli.toolkit.client import admin_client
+from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
+
+PLACEMENT, PICK = "/admin/v1/placement", "/admin/v1/pick"
+READY = "ready"
+LINES_SHOWN = 20
+TABLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "dim"}
+TERMS = ("queue", "load", "prefill", "harm")
+
+placement_app = typer.Typer(
+    invoke_without_command=True, help="See which adapter is on which replica, and why."
+)
+
+
+@placement_app.callback()
+def show(
+    context: typer.Context,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the replicas with their adapters, what has no place, and why the count is what it is."""
+    if context.invoked_subcommand is not None:
+        return
+    with admin_client(url, key) as client:
+        state = client.get(PLACEMENT)
+    if as_json:
+        console.print_json(state)
+        return
+    if "replicas" not in state:
+        console.note(str(state.get("error", "the controller tells nothing")))
+        return
+    console.out.print(Text(f"replicas: {state['replica_reason']}"))
+    console.out.print(_map(state))
+    legend = "bold: placed and ready; (name): brought in by demand; name...: on its way"
+    console.out.print(Text(legend, style="dim"))
+    for missing in state["unplaced"]:
+        console.note(f"{missing['adapter'] or missing['digest']}: {missing['reason']}")
+    for rule in state["unknown_pins"]:
+        console.note(rule)
+    for failure in state["failures"]:
+        console.note(_failure(failure))
+
+
+@placement_app.command()
+def why(
+    adapter: Annotated[str, typer.Argument(metavar="ADAPTER", show_default=False)],
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show where an adapter is and should be, with every reason that the controller has for it."""
+    with admin_client(url, key) as client:
+        state = client.get(PLACEMENT)
+    found = reasons_for(adapter, state)
+    if as_json:
+        console.print_json(found)
+        return
+    for reason in found["reasons"]:
+        console.out.print(Text(reason))
+    for place in found["replicas"]:
+        console.plain(f"{place['replica']}: {place['state']}")
+    for line in found["history"][-LINES_SHOWN:]:
+        at = time.strftime("%H:%M:%S", time.localtime(line["at"]))
+        where = f" on {line['replica_id']}" if line["replica_id"] else ""
+        console.out.print(Text(f"{at}  {line['kind']}{where}: {line['message']}", style="dim"))
+
+
+@placement_app.command()
+def pick(
+    adapters: Annotated[
+        str, typer.Option(metavar="A,B,...", help="Names. Default: the base alone.")
+    ] = "",
+    tenant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Who asks. Default: shared adapters only.")
+    ] = None,
+    prompt_tokens: Annotated[int, typer.Option(min=0)] = 0,
+    expected_tokens: Annotated[int, typer.Option(min=0, help="That will be generated.")] = 64,
+    url: UrlOption = None,
+    key: KeyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain which replica a request would be given now, without sending one."""
+    query: dict[str, Any] = {
+        "adapters": adapters,
+        "prompt_tokens": prompt_tokens,
+        "expected_tokens": expected_tokens,
+    }
+    if tenant is not None:
+        query["tenant"] = tenant
+    with admin_client(url, key) as client:
+        body = client.get(f"{PICK}?{urlencode(query)}")
+    if as_json:
+        console.print_json(body)
+        return
+    if body["replica"] is None:
+        console.note("no replica would be given this request")
+    else:
+        console.out.print(
+            Text(body["replica"], style="bold") + Text(f", by {body['decided_by']}", style="dim")
+        )
+    table = Table(**TABLE)
+    for column in ("replica", "cost ms", *TERMS, "refused by"):
+        table.add_column(column, justify="left" if column in ("replica", "refused by") else "right")
+    for one in body["candidates"]:
+        cells = [one.get("cost_ms"), *(one.get(f"{term}_ms") for term in TERMS)]
+        numbers = ["" if cell is None else f"{cell:g}" for cell in cells]
+        table.add_row(Text(one["replica"]), *numbers, one.get("refused_by", ""))
+    console.out.print(table)
+
+
+def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect what the controller's state says of one adapter.
+
+    Raises:
+        AdapterNotFound: it says nothing; the message names the nearest that it knows.
+    """
+    reasons = [
+        str(target["reason"]) for target in state.get("adapters", ()) if target["alias"] == adapter
+    ]
+    reasons += [
+        f"no place for a copy: {missing['reason']}"
+        for missing in state.get("unplaced", ())
+        if missing["adapter"] == adapter
+    ]
+    reasons += [_failure(one) for one in state.get("failures", ()) if one["adapter"] == adapter]
+    reasons += [rule for rule in state.get("unknown_pins", ()) if f'"{adapter}"' in rule]
+    replicas = [
+        {"replica": name, "state": word}
+        for name, replica in state.get("replicas", {}).items()
+        for word in _states(adapter, replica)
+    ]
+    history = [line for line in state.get("history", ()) if line["adapter"] == adapter]
+    if not (reasons or replicas or history):
+        near = difflib.get_close_matches(adapter, sorted(_known(state)), n=1, cutoff=0.5)
+        hint = f'; did you mean "{near[0]}"?' if near else ""
+        raise AdapterNotFound(
+            f'the controller has nothing to say of "{adapter}": no request asks for it, no rule '
+            f"names it and no replica has it{hint}"
+        )
+    return {"adapter": adapter, "reasons": reasons, "replicas": replicas, "history": history}
+
+
+def _states(adapter: str, replica: Mapping[str, Any]) -> Iterable[str]:
+    placed = any(item["adapter"] == adapter for item in replica["desired"])
+    held = [item["state"] for item in replica["resident"] if item["adapter"] == adapter]
+    if placed:
+        yield f"placed here, {held[0]}" if held else "placed here, not there yet"
+    elif held:
+        yield f"brought in by demand, {held[0]}"
+
+
+def _known(state: Mapping[str, Any]) -> set[str]:
+    known = {str(target["alias"]) for target in state.get("adapters", ())}
+    for replica in state.get("replicas", {}).values():
+        known |= {str(item["adapter"]) for item in (*replica["desired"], *replica["resident"])}
+    return known
+
+
+def _map(state: Mapping[str, Any]) -> Table:
+    table = Table(**TABLE)
+    for column in ("replica", "placed", "there", "adapters"):
+        table.add_column(column, overflow="fold")
+    draining = set(state.get("scaling", {}).get("draining", ()))
+    for name, replica in state["replicas"].items():
+        marks = ["suspect"] if replica["suspect"] else []
+        marks += ["draining"] if name in draining else []
+        table.add_row(
+            Text(name + (f" ({', '.join(marks)})" if marks else ""), style="bold"),
+            str(len(replica["desired"])),
+            str(len(replica["resident"])),
+            _cells(replica),
+        )
+    return table
+
+
+def _cells(replica: Mapping[str, Any]) -> Text:
+    states = {item["digest"]: item["state"] for item in replica["resident"]}
+    placed = {item["digest"] for item in replica["desired"]}
+    words = []
+    for item in replica["desired"]:
+        there = states.get(item["digest"]) == READY
+        name = str(item["adapter"] or item["digest"][: console.DIGEST_CHARACTERS])
+        words.append(Text(name, style="bold") if there else Text(f"{name}...", style="yellow"))
+    words += [
+        Text(f"({item['adapter']})", style="dim")
+        for item in replica["resident"]
+        if item["digest"] not in placed
+    ]
+    return Text(" ").join(words) if words else Text("-", style="dim")
+
+
+def _failure(failure: Mapping[str, Any]) -> str:
+    return (
+        f"{failure['adapter']} on {failure['replica']}: {failure['attempts']} prefetches failed, "
+        f"the next one in {failure['retry_in_s']:.0f} s: {failure['message']}"
+    )

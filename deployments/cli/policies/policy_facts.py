@@ -1,0 +1,141 @@
+"""Reads policies and the cluster that they are for: from files, from a server, from versions."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.errors import BraidError, ConfigError
+from cluster.placement.planning.plan import AdapterInfo
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.advice import advice
+from cluster.placement.policy.policy_load import examine_policy, parse_policy
+from cluster.placement.policy.present_cluster import (
+    PresentCluster,
+    advice_there,
+    problems_there,
+)
+from cluster.placement.policy.problems import PolicyProblem
+from cluster.regular_file import read_regular
+from deployments.cli.toolkit.client import BraidClient
+
+POLICY = "/admin/v1/policy"
+STATUS = "/admin/v1/status"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedText:
+    """A policy's text, and what people call it."""
+
+    name: str
+    text: str
+    number: int | None = None  # of a version
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The findings about one policy."""
+
+    policy: ClusterPolicy | None
+    problems: tuple[PolicyProblem, ...]
+    warnings: tuple[PolicyProblem, ...]
+
+
+def read_policy_file(path: Path) -> NamedText:
+    """Read a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is not text.
+    """
+    try:
+        return NamedText(str(path), read_regular(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not text in UTF-8: {error}") from error
+
+
+def text_of(what: str, client: BraidClient) -> NamedText:
+    """Return the version of a number, or the file of a name."""
+    if what.isascii() and what.isdecimal():
+        if int(what) == 0:
+            return NamedText("version 0 (the defaults)", "", 0)
+        found = client.get(f"{POLICY}/versions/{what}")
+        return NamedText(f"version {what}", str(found["text"]), int(what))
+    return read_policy_file(Path(what))
+
+
+def in_force(shown: Mapping[str, Any]) -> NamedText:
+    """Return the text in force, from the answer of ``GET /admin/v1/policy``."""
+    return NamedText(f"version {shown['version']}, in force", shown["text"], shown["version"])
+
+
+def defaults_of(shown: Mapping[str, Any]) -> ClusterPolicy:
+    """Return the entries that a policy of this server need not have."""
+    return ClusterPolicy.model_validate(shown.get("defaults", {}))
+
+
+def parsed(named: NamedText, defaults: ClusterPolicy) -> ClusterPolicy:
+    """Parse a text.
+
+    Raises:
+        ConfigError: entries are wrong; the message has a line for each.
+    """
+    return parse_policy(named.text.encode(), source=named.name, defaults=defaults)
+
+
+def judge(
+    named: NamedText, defaults: ClusterPolicy | None = None, present: PresentCluster | None = None
+) -> Verdict:
+    """Check a policy alone, and against a cluster if one is known."""
+    reading = examine_policy(named.text.encode(), defaults)
+    policy = reading.policy
+    problems, warnings = list(reading.problems), list[PolicyProblem]()
+    if policy is not None:
+        warnings += advice(policy)
+        if present is not None:
+            problems += problems_there(policy, present)
+            warnings += advice_there(policy, present)
+    return Verdict(policy, tuple(problems), tuple(warnings))
+
+
+def present_cluster_of(status: Mapping[str, Any]) -> PresentCluster:
+    """Return the facts in an answer of ``GET /admin/v1/status``.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        replicas = status["replicas"]
+        return PresentCluster(
+            tenants=frozenset(str(tenant["id"]) for tenant in status["tenants"]),
+            adapters=tuple(
+                AdapterInfo(
+                    AdapterDigest(item["digest"]),
+                    item["name"],
+                    TenantId(item["owner"] or ""),
+                    int(item["bytes"]),
+                )
+                for item in status["adapters"]
+            ),
+            slots=replicas[0]["slots_total"] if replicas else None,
+            adapter_bytes=replicas[0]["adapter_bytes_limit"] if replicas else None,
+            replicas=len(replicas),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the cluster's description cannot be read ({error!r}); give an answer of GET {STATUS}"
+        ) from error
+
+
+def saved_cluster(path: Path) -> PresentCluster:
+    """Read a saved answer of ``GET /admin/v1/status``.
+
+    Raises:
+        ConfigError: it cannot be read, or is something else.
+    """
+    try:
+        return present_cluster_of(json.loads(read_regular(path)))
+    except (ValueError, BraidError) as error:
+        reason = error.message if isinstance(error, BraidError) else f"not JSON: {error}"
+        raise ConfigError(f"--against {path}: {reason}") from error

@@ -1,0 +1,120 @@
+"""Two policies compared, and one policy compared with the cluster that it is for."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.differences import consequences, differences
+from cluster.placement.policy.policy_load import parse_policy
+from cluster.placement.policy.present_cluster import (
+    PresentCluster,
+    advice_there,
+    problems_there,
+)
+
+MONDAY = datetime(2026, 11, 30, 9, 0, tzinfo=UTC)
+BEFORE = "tiers: {gold: {}, standard: {}}\ntenants: {'*': standard}\nreplicas: {min: 1, max: 4}"
+
+
+def policy(text: str) -> ClusterPolicy:
+    return parse_policy(text.encode(), source="p")
+
+
+def test_each_field_that_changes_is_named_with_both_values() -> None:
+    after = policy(BEFORE.replace("max: 4", "max: 2, hold: 10s") + "\nadapters: [{adapter: a}]")
+    assert [str(each) for each in differences(policy(BEFORE), after)] == [
+        "replicas.max 4 -> 2",
+        "replicas.hold 30 -> 10",
+        "adapters[0].adapter (none) -> a",
+        "adapters[0].owner (none) -> null",
+        "adapters[0].copies (none) -> 1",
+    ]
+    assert differences(after, after) == ()
+
+
+@pytest.mark.parametrize(
+    ("fields", "running", "words"),
+    [
+        ("min: 1, max: 2", 3, "3 run now and at most 2 may: one will be drained"),
+        ("min: 1, max: 2", 9, "9 run now and at most 2 may: 7 will be drained"),
+        ("min: 3, max: 4", 1, "1 run now and at least 3 must: 2 will be started"),
+        ("min: 1, max: 8", 2, "2 run now, within 1 to 8: none is added or drained at once"),
+        ("min: 1, max: 4, mode: off", 3, "3 run now and at most 1 may: 2 will be drained"),
+        ("min: 1, max: 4, mode: observe", 3, "the count stays at 3: replicas.mode is observe"),
+        (
+            "min: 1, max: 4, schedule: [{days: mon, min: 3}]",
+            2,
+            "2 run now and at least 3 must: one will be started",
+        ),
+    ],
+)
+def test_the_count_that_follows_is_told(fields: str, running: int, words: str) -> None:
+    after = policy(BEFORE.replace("min: 1, max: 4", fields))
+    there = PresentCluster(replicas=running)
+    assert list(consequences(policy(BEFORE), after, there, MONDAY)) == [words]
+
+
+def test_a_schedule_of_another_day_has_no_consequence_now() -> None:
+    after = policy(BEFORE.replace("max: 4", "max: 4, schedule: [{days: sun, min: 3}]"))
+    assert list(consequences(policy(BEFORE), after, PresentCluster(replicas=2), MONDAY)) == []
+
+
+def test_tenants_that_change_tier_are_named() -> None:
+    after = policy(BEFORE.replace("'*': standard", "acme: gold, 'g*': standard"))
+    there = PresentCluster(tenants=frozenset({"acme", "globex", "zeta"}), replicas=1)
+    assert list(consequences(policy(BEFORE), after, there, MONDAY)) == [
+        "tenant acme: standard -> gold",
+        "tenant zeta: standard -> no tier",
+    ]
+
+
+@pytest.mark.parametrize("mode", ["off", "observe"])
+def test_what_a_mode_of_placement_does_is_told(mode: str) -> None:
+    after = policy(f"{BEFORE}\nplacement: {{mode: {mode}}}")
+    (words,) = consequences(policy(BEFORE), after, PresentCluster(replicas=1), MONDAY)
+    assert "replicas" in words
+
+
+def test_more_adapters_on_every_replica_than_it_has_slots_are_refused(build) -> None:
+    adapters = tuple(build.info(f"a{number}") for number in range(17))
+    rules = "\n".join(f"  - {{adapter: a{number}, copies: all}}" for number in range(17))
+    there = PresentCluster(adapters=adapters, slots=16, adapter_bytes=1000)
+    (problem,) = problems_there(policy(f"adapters:\n{rules}"), there)
+    assert problem.path == "adapters[16].copies"
+    assert "17 adapters on every replica need as many slots, and a replica has 16" in problem.words
+    (problem,) = problems_there(policy("adapters: [{adapter: '*', copies: all}]"), there)
+    assert problem.path == "adapters[0].copies"
+    unknown = PresentCluster(adapters=adapters)
+    assert list(problems_there(policy("adapters: [{adapter: '*', copies: all}]"), unknown)) == []
+
+
+def test_more_bytes_on_every_replica_than_it_has_are_refused(build) -> None:
+    adapters = tuple(build.info(f"a{number}", nbytes=2_000_000) for number in range(3))
+    there = PresentCluster(adapters=adapters, slots=16, adapter_bytes=5_000_000)
+    (problem,) = problems_there(policy("adapters: [{adapter: 'a*', copies: all}]"), there)
+    assert "3 adapters on every replica take 6 MB, and a replica has 5 MB" in problem.words
+
+
+def test_an_adapter_that_no_replica_has_room_for_is_refused(build) -> None:
+    there = PresentCluster(adapters=(build.info("big", nbytes=10**9),), adapter_bytes=10**6)
+    (problem,) = problems_there(policy("adapters: [{adapter: big}]"), there)
+    assert problem.path == "adapters[0].adapter"
+    assert '"big" has 1000 MB, and a replica has 1 MB' in problem.words
+
+
+def test_more_copies_than_all_replicas_have_slots_are_refused(build) -> None:
+    adapters = tuple(build.info(f"a{number}") for number in range(5))
+    text = "replicas: {max: 2}\nadapters: [{adapter: a0}, {adapter: 'a*', copies: 2}]"
+    (problem,) = problems_there(policy(text), PresentCluster(adapters=adapters, slots=4))
+    assert problem.path == "adapters[1].copies"
+    assert "10 copies are promised, and 2 replicas of 4 slots hold 8" in problem.words
+
+
+def test_names_that_the_cluster_does_not_have_are_warned_of(build) -> None:
+    text = "tenants: {acmee: standard, 'x-*': standard, '*': standard}\nadapters: [{adapter: slq}]"
+    there = PresentCluster(tenants=frozenset({"acme"}), adapters=(build.info("sql"),))
+    assert [str(each) for each in advice_there(policy(text), there)] == [
+        'tenants.acmee: no such tenant; did you mean "acme"?',
+        'adapters[0].adapter: no adapter "slq"; did you mean "sql"?',
+    ]

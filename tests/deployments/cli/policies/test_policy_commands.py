@@ -1,0 +1,211 @@
+"""``braid policy``: findings, what is sent, what people see."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+POLICY, STATUS = "/admin/v1/policy", "/admin/v1/status"
+TEXT = "replicas: {max: 4}\n"
+SHOWN: dict[str, Any] = {
+    "object": "policy",
+    "version": 3,
+    "sha256": "ab" * 32,
+    "author": "root",
+    "message": "more room",
+    "source": "applied",
+    "at": 1_900_000_000.0,
+    "text": TEXT,
+    "managed_by": None,
+    "override": None,
+    "defaults": {"replicas": {"min": 1, "max": 1}},
+    "effective": {"replicas": {"min": 1, "max": 4}},
+    "replicas_now": {"min": 1, "max": 4},
+    "following": {"controller": 3, "fronts": {"f1": 3, "f2": 3}},
+    "error": None,
+}
+CLUSTER: dict[str, Any] = {
+    "tenants": [{"id": "acme"}],
+    "adapters": [{"digest": "d1", "name": "sql", "owner": None, "bytes": 100}],
+    "replicas": [{"slots_total": 4, "adapter_bytes_limit": 1000}] * 3,
+}
+
+
+@pytest.fixture
+def run(braid: Callable[..., Any], server: Any) -> Callable[..., Any]:
+    server.answer("GET", POLICY, SHOWN)
+    server.answer("GET", STATUS, CLUSTER)
+    return lambda *words, **more: braid("policy", *words, "--url", server.url, "--key", "k", **more)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    found = tmp_path / "mine.yaml"
+    found.write_text("replicas: {max: 2}\n")
+    return found
+
+
+def sent(server: Any) -> list[Any]:
+    return [body for method, path, _, body in server.asked if method == "PUT"]
+
+
+def test_a_right_file_needs_no_cluster(braid: Callable[..., Any], path: Path) -> None:
+    result = braid("policy", "check", path)
+    assert result.exit_code == 0, result.output
+    assert f"{path}: right, no warnings" in result.stdout
+
+
+def test_every_mistake_is_one_line_and_the_status_is_1(
+    braid: Callable[..., Any], path: Path
+) -> None:
+    path.write_text("replicas:\n  mni: 1\npicking: {bound: 0}\n")
+    result = braid("policy", "check", path)
+    assert result.exit_code == 1
+    assert result.stdout.splitlines() == [
+        f'{path}:2: replicas.mni: unknown key; did you mean "min"?',
+        f"{path}:3: picking.bound: must be at least 1, not 0",
+    ]
+    found = json.loads(braid("policy", "check", path, "--json").stdout)
+    assert [problem["line"] for problem in found["problems"]] == [2, 3]
+    assert found["warnings"] == []
+
+
+def test_a_file_is_compared_with_a_cluster_that_runs(run: Callable[..., Any], path: Path) -> None:
+    path.write_text("replicas: {max: 2}\ntenants: {acmee: standard, '*': standard}\n")
+    result = run("check", path)
+    assert result.exit_code == 0
+    assert 'warning: tenants.acmee: no such tenant; did you mean "acme"?' in result.stdout
+    assert "right, 1 warning" in result.stdout
+
+
+def test_a_file_is_compared_with_a_saved_description(
+    braid: Callable[..., Any], path: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "status.json"
+    adapters = [{**CLUSTER["adapters"][0], "digest": f"d{n}", "name": f"a{n}"} for n in range(5)]
+    saved.write_text(json.dumps({**CLUSTER, "adapters": adapters}))
+    path.write_text("adapters: [{adapter: 'a*', copies: all}]")
+    result = braid("policy", "check", path, "--against", saved)
+    assert result.exit_code == 1
+    assert "adapters[0].copies: 5 adapters on every replica need as many slots" in result.stdout
+    saved.write_text("[]")
+    result = braid("policy", "check", path, "--against", saved)
+    assert result.exit_code == 1
+    assert "GET /admin/v1/status" in result.stderr
+
+
+def test_the_text_is_shown_as_it_was_written(run: Callable[..., Any]) -> None:
+    result = run("show")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("# version 3, root, 2030-03-17 ")
+    assert lines[0].endswith(": more room")
+    assert lines[1:] == [
+        "# replicas now: 1 to 4",
+        "# followed by the controller and 2 fronts",
+        "replicas: {max: 4}",
+    ]
+    assert "replicas:\n  min: 1\n  max: 4" in run("show", "--effective").stdout
+
+
+def test_who_is_behind_and_what_is_overridden_is_told(run: Callable[..., Any], server: Any) -> None:
+    server.answer(
+        "GET",
+        POLICY,
+        {
+            **SHOWN,
+            "managed_by": "/etc/p.yaml",
+            "override": {"left_s": 3700.0, "falls_back_to": 2},
+            "following": {"controller": 2, "fronts": {"f1": 3, "f2": 1}},
+            "error": "policy.yaml: broken",
+        },
+    )
+    result = run("show")
+    assert "# managed by /etc/p.yaml" in result.stdout
+    assert "overrides the file for another 1 h 1 min, then version 2" in result.stdout
+    assert "# not yet followed by all; the controller: 2; front f2: 1" in result.stdout
+    assert "policy.yaml: broken" in result.stderr
+
+
+def test_another_version_is_shown_with_its_defaults(run: Callable[..., Any], server: Any) -> None:
+    server.answer("GET", f"{POLICY}/versions/1", {**SHOWN, "version": 1, "text": "picking: {}"})
+    result = run("show", "--version", 1, "--effective", "--json")
+    shown = json.loads(result.stdout)
+    assert shown["effective"]["replicas"]["max"] == 1, "the cluster's default"
+
+
+def test_changes_are_told_with_what_follows(run: Callable[..., Any], path: Path) -> None:
+    result = run("diff", path)
+    assert result.exit_code == 0, result.output
+    assert "replicas.max 4 -> 2" in result.stdout
+    assert "3 run now and at most 2 may: one will be drained" in result.stdout
+    found = json.loads(run("diff", path, "--json").stdout)
+    assert found["changes"] == [{"path": "replicas.max", "before": 4, "after": 2}]
+
+
+def test_versions_are_compared_by_number(run: Callable[..., Any], server: Any) -> None:
+    server.answer("GET", f"{POLICY}/versions/1", {**SHOWN, "version": 1, "text": "replicas: {}"})
+    result = run("diff", "3", "1")
+    assert result.exit_code == 1, "version 3 is not known to this server"
+    server.answer("GET", f"{POLICY}/versions/3", SHOWN)
+    assert "replicas.max 1 -> 4" in run("diff", "3", "1").stdout
+    assert "replicas.max 4 -> 1" in run("diff", "0").stdout, "0 is the defaults"
+
+
+def test_a_policy_is_applied_after_a_question(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    applied = {"version": 3, "changed": True, "warnings": []}
+    server.answer("PUT", POLICY, applied)
+    assert run("apply", path, "-m", "less", input="n\n").exit_code == 1
+    assert sent(server) == []
+    result = run("apply", path, "-m", "less", input="y\n")
+    assert result.exit_code == 0, result.output
+    assert "one will be drained" in result.stdout
+    assert "version 3 in force" in result.stdout
+    assert sent(server) == [
+        {"text": "replicas: {max: 2}\n", "message": "less", "expected": 3, "override_s": None}
+    ]
+    result = run("apply", path, "--yes", "--override", "1h", "--json")
+    assert json.loads(result.stdout) == {**applied, "followed": True}
+    assert sent(server)[-1]["override_s"] == 3600.0
+
+
+def test_a_broken_policy_is_not_sent(run: Callable[..., Any], server: Any, path: Path) -> None:
+    path.write_text("replicas: {mni: 1}")
+    result = run("apply", path, "--yes")
+    assert result.exit_code == 1
+    assert f"{path}:1: replicas.mni" in result.stderr.replace("\n", "")
+    path.write_text(TEXT)
+    result = run("apply", path, "--yes", "--override", "soon")
+    assert result.exit_code == 1
+    assert "--override: must be seconds" in result.stderr
+    assert sent(server) == []
+
+
+def test_a_conflict_says_what_to_do(run: Callable[..., Any], server: Any, path: Path) -> None:
+    problem = {"message": "managed by /etc/p.yaml; change that file", "code": "policy_conflict"}
+    server.answer("PUT", POLICY, {"error": problem}, status=409)
+    result = run("apply", path, "--yes")
+    assert result.exit_code == 1
+    assert "--override 1h" in result.stderr
+
+
+def test_an_earlier_version_is_applied_again(run: Callable[..., Any], server: Any) -> None:
+    server.answer("GET", f"{POLICY}/versions/1", {**SHOWN, "version": 1, "text": "replicas: {}"})
+    server.answer("PUT", POLICY, {"version": 3, "changed": True, "warnings": []})
+    result = run("rollback", 1, "-m", "too dear", "--yes")
+    assert result.exit_code == 0, result.output
+    (body,) = sent(server)
+    assert (body["text"], body["message"]) == ("replicas: {}", "back to version 1: too dear")
+
+
+def test_the_history_marks_what_is_in_force(run: Callable[..., Any], server: Any) -> None:
+    versions = [{**SHOWN, "version": 3}, {**SHOWN, "version": 2, "author": "file"}]
+    server.answer("GET", f"{POLICY}/history", {"data": versions})
+    lines = run("history").stdout.splitlines()
+    assert "3 (in force)" in lines[1]
+    assert "file" in lines[2]
+    assert "(in force)" not in lines[2]
