@@ -89,6 +89,9 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("tiers: {gold: {ttft: 2e308}}", "tiers.gold.ttft", "must be finite, not inf"),
     BrokenPolicy("tiers: {gold: {itl: null}}", "tiers.gold.itl", "must be seconds"),
     BrokenPolicy("placement: {retry_s: .0001}", "placement.retry_s", "must be at least 0.1"),
+    BrokenPolicy("tiers: {standard: {weight: 0}}", "tiers.standard.weight", "at least 0.001"),
+    BrokenPolicy("tiers: {standard: {weight: 1e9}}", "tiers.standard.weight", "at most 1000"),
+    BrokenPolicy("tiers: {standard: {weight: no}}", "tiers.standard.weight", "must be a number"),
     # Kinds
     BrokenPolicy("replicas: 3", "replicas", "must be a mapping of keys and values, not 3"),
     BrokenPolicy("replicas: [min, max]", "replicas", "must be a mapping of keys and values"),

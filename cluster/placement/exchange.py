@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NewType
 
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import DemandTotals
 from cluster.placement.policy import PickingPolicy
+from cluster.placement.policy.tiers import tier_of
 
 FrontId = NewType("FrontId", str)
 """One life of one front: a restarted front gets a new one."""
@@ -41,7 +42,14 @@ class FrontOrders:
     fronts: int = 1  # that reported recently
     picking: PickingPolicy = field(default_factory=PickingPolicy)
     tiers: Mapping[str, str] = field(default_factory=dict)  # patterns of tenants, in order
+    weights: Mapping[str, float] = field(default_factory=dict)  # of tiers that name one, by tier
     hold_s: float = 30.0  # a request waits so long for the first replica
     retry_after_s: float = 30.0  # until a start is over; for clients that cannot wait
     zero: bool = False  # the policy lets all replicas go: a front without any is ready
     policy_version: int = 0  # that these orders are from; 0: of none that is kept
+
+    def tier_weight(self, tenant: TenantId) -> float | None:
+        """Return the weight that the policy names for a tenant's tier, or None."""
+        if not self.weights:
+            return None
+        return self.weights.get(tier_of(self.tiers, tenant) or "")

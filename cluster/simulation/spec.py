@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from cluster.config import EngineConfig
-from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
+from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.placement.cost.model import CostModel
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
@@ -180,7 +180,6 @@ class SimulationSpec:
     faults: Sequence[Fault] = ()
     picker: PickRuleFactory | None = None  # None: Braid's
     scaler: ScaleRule | None = None  # None: Braid's
-    weights: Mapping[TenantId, float] = field(default_factory=dict)  # 1 where absent
     ranks: Mapping[AdapterDigest, int] = field(default_factory=dict)  # 8 where absent
     until: float | None = None  # None: until every request has ended
     start_wall: float = 1_750_000_000.0  # wall clock when the trace begins, seconds since the epoch

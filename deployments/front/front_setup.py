@@ -120,6 +120,7 @@ async def build_front(
         traces=_open_trace_log(process, metrics),
         wait_for_replica=holding.wait_for_replica,
         demand=demand,
+        tier_weight=lambda tenant: exchange.orders.tier_weight(tenant),
     )
     admin = AdminContext(
         door=door,

@@ -8,6 +8,7 @@ from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.policy_load import load_policy
+from cluster.placement.policy.tiers import tier_weights
 from cluster.placement.scaling.schedule import bounds_at
 from cluster.waiting.holding import Holding
 from deployments.front.cluster_calls import ClusterCalls
@@ -52,6 +53,7 @@ def open_exchange(
         epoch=0,
         picking=policy.picking,
         tiers=policy.tenants,
+        weights=tier_weights(policy.tiers),
         hold_s=policy.replicas.hold,
         zero=bounds_at(policy.replicas, datetime.fromtimestamp(process.clock.wall(), UTC))[0] == 0,
     )

@@ -14,7 +14,7 @@ from cluster.placement.policy.schema import ClusterPolicy
 WHOLE: dict[str, Any] = yaml.safe_load(
     """
 version: 2
-tiers: {gold: {ttft: 500ms, itl: 80ms}, standard: {ttft: 2s, itl: 150ms}}
+tiers: {gold: {ttft: 500ms, itl: 80ms, weight: 4}, standard: {ttft: 2s, itl: 150ms}}
 tenants: {acme: gold, "night-*": standard, "*": standard}
 replicas:
   mode: "on"

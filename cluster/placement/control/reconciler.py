@@ -40,6 +40,7 @@ from cluster.placement.planning.load import load_of
 from cluster.placement.planning.plan import AdapterInfo, Plan, PlanInputs
 from cluster.placement.planning.planner import plan
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.tiers import tier_weights
 from cluster.placement.scaling.schedule import bounds_at
 
 _NOTHING = Plan(desired={}, moves=(), copies=())
@@ -115,6 +116,7 @@ class Reconciler:
             fronts=self._fronts.count(now),
             picking=policy.picking,
             tiers=policy.tenants,
+            weights=tier_weights(policy.tiers),
             hold_s=policy.replicas.hold,
             retry_after_s=self.costs.starts.left(self._model.start_s, now),
             zero=self._least == 0,

@@ -23,6 +23,7 @@ from cluster.placement.policy.units import (
     shown,
 )
 from cluster.placement.policy.week import days_of, minute_of, zone_of
+from cluster.tenancy.shares import MAX_WEIGHT, MIN_WEIGHT
 
 Mode = Literal["on", "observe", "off"]
 """``observe`` decides and gives its reasons, and changes nothing."""
@@ -78,6 +79,9 @@ class TierPolicy(Section):
     """Time to the first token, at most."""
     itl: Promised = 0.15
     """Time between tokens, at most."""
+    weight: Annotated[Number, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)] | None = None
+    """Part of each of its tenants when there is not enough for all; None: as the tenants file says.
+    """
 
 
 class UpPolicy(Section):

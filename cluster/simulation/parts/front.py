@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
-from cluster.domain.ids import ReplicaId, RequestId
+from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.replica import LINK_SILENCE_S, ReplicaSnapshot
 from cluster.domain.request import FinishReason
 from cluster.errors import BraidError, DeadlineExceeded, ReplicaLost
@@ -24,6 +24,7 @@ from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.result import FRONT_LOST
 from cluster.simulation.spec import Delays
 from cluster.simulation.virtual.virtual_process import VirtualProcess
+from cluster.tenancy.shares import weight_of
 from cluster.waiting.patience import HURRY_S, MAX_FAILOVERS
 
 OVERDUE_S = 5.0
@@ -108,7 +109,7 @@ class SimulatedFront:
     async def _find_replica(self, tracked: Tracked) -> None:
         tenant = tracked.key.tenant
         try:
-            with self._waiting.places.place(tenant, self._works.weight_of(tenant)) as place:
+            with self._waiting.places.place(tenant, self._weight(tenant)) as place:
                 chosen, request = await self._waiting.pick(
                     lambda: self._pick_request(tracked),
                     tenant,
@@ -149,6 +150,7 @@ class SimulatedFront:
             tracked.index,
             tracked.key,
             tracked.request_id,
+            weight=self._weight(tracked.key.tenant),
             resumed=tracked.generated,
             deadline_at=replica.process.clock.monotonic() + left,
         )
@@ -161,6 +163,9 @@ class SimulatedFront:
         tracked.queued_at, tracked.began_at = self.process.loop.time(), None
         tracked.tier_found = replica.tier_of(tracked.key.adapters)
         replica.submit(work, tracked.key.adapters, self)
+
+    def _weight(self, tenant: TenantId) -> float:
+        return weight_of(None, self._orders.tier_weight(tenant))
 
     def _end(self, tracked: Tracked, outcome: str) -> None:
         self._live.pop(tracked.request_id, None)

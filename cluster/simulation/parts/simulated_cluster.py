@@ -51,7 +51,7 @@ class SimulatedCluster:
         self._spec = spec
         self._progress = progress
         block_size = spec.shape.engine.block_size
-        self._works = WorkMaker(block_size, spec.weights, with_tokens=spec.engine == "exact")
+        self._works = WorkMaker(block_size, with_tokens=spec.engine == "exact")
         self._cores = SharedCores(spec.crowding)
         self._records = Records(self.loop.time, self._counts, self.catalog.nbytes)
         self._requests = [self._track(index, asked) for index, asked in enumerate(spec.trace)]

@@ -1,7 +1,5 @@
 """Turns lines of a trace into the requests that the real parts take."""
 
-from collections.abc import Mapping
-
 from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.decision import (
     DecisionSource,
@@ -15,7 +13,6 @@ from cluster.placement.demand.demand import AdapterSet, DemandKey
 from cluster.placement.picking.prefix_affinity import LENGTHS
 from cluster.simulation.replica.engine_port import A_TOKEN, EngineWork
 from cluster.simulation.trace import TraceRequest
-from cluster.tenancy.shares import DEFAULT_WEIGHT
 
 _LARGEST = 2**62  # tokens are hashed as 64-bit integers
 
@@ -33,21 +30,13 @@ class WorkMaker:
 
     Args:
         block_size: tokens of a KV block.
-        weights: of tenants; 1 where absent.
         with_tokens: whether engines look at tokens; else only their number is right.
     """
 
-    def __init__(
-        self, block_size: int, weights: Mapping[TenantId, float], *, with_tokens: bool
-    ) -> None:
+    def __init__(self, block_size: int, *, with_tokens: bool) -> None:
         self._block_size = block_size
-        self._weights = weights
         self._with_tokens = with_tokens
         self._decided: dict[DemandKey, tuple[RoutingDecision, str]] = {}
-
-    def weight_of(self, tenant: TenantId) -> float:
-        """Return a tenant's weight."""
-        return self._weights.get(tenant, DEFAULT_WEIGHT)
 
     def make(
         self,
@@ -56,6 +45,7 @@ class WorkMaker:
         key: DemandKey,
         request_id: RequestId,
         *,
+        weight: float,
         resumed: int,
         deadline_at: float,
     ) -> EngineWork:
@@ -63,6 +53,7 @@ class WorkMaker:
 
         Args:
             index: of the request in the trace; names its own tokens.
+            weight: of its tenant.
             resumed: tokens of its completion that were generated elsewhere.
             deadline_at: monotonic seconds of the replica.
         """
@@ -79,7 +70,7 @@ class WorkMaker:
             decision=decision,
             resumed_token_ids=(A_TOKEN,) * resumed,
             deadline_at=deadline_at,
-            weight=self.weight_of(asked.tenant),
+            weight=weight,
         )
         return EngineWork(request, namespace, (), asked.prefix, expected_end(asked))
 

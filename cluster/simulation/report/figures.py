@@ -7,9 +7,11 @@ from typing import Literal, NamedTuple
 
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.tiers import tier_weight
 from cluster.simulation.report.promises import keeps_promise, tier_name
 from cluster.simulation.report.statistics import jain_index, quantile
 from cluster.simulation.result import IN_FLIGHT, ServedRequest, SimulationResult
+from cluster.tenancy.shares import weight_of
 
 Unit = Literal["s", "%", "MB", "h", ""]
 Better = Literal["less", "more", "neither"]
@@ -37,14 +39,13 @@ def run_figures(
     result: SimulationResult,
     policy: ClusterPolicy,
     *,
-    weights: Mapping[TenantId, float] | None = None,
     aliases: Mapping[AdapterDigest, str] | None = None,
 ) -> dict[Figure, float]:
     """Compute the figures of one run, in the order of a report.
 
     Args:
-        policy: names the tiers and their promises; the same for all runs that are compared.
-        weights: parts of the cluster that tenants are owed; 1 where absent.
+        policy: names the tiers, their promises and weights; the same for all runs that are
+            compared.
         aliases: adapters' names, which are left out of the reasons of moves.
     """
     figures: dict[Figure, float] = {}
@@ -56,7 +57,7 @@ def run_figures(
     figures.update(_adapters(result, aliases or {}))
     figures.update(_replicas(result))
     tenants = _by_tenant(result.requests)
-    figures.update(_fairness(tenants, policy, weights or {}))
+    figures.update(_fairness(tenants, policy))
     if len(tenants) > 1:
         busiest = sorted(tenants, key=lambda tenant: (-len(tenants[tenant]), tenant))
         for tenant in sorted(busiest[:SHOWN_TENANTS]):
@@ -144,13 +145,12 @@ def _replicas(result: SimulationResult) -> Iterator[tuple[Figure, float]]:
 def _fairness(
     tenants: Mapping[TenantId, Sequence[ServedRequest]],
     policy: ClusterPolicy,
-    weights: Mapping[TenantId, float],
 ) -> Iterator[tuple[Figure, float]]:
     section = "tenants"
     if len(tenants) < 2:
         return
     shares = [
-        sum(item.tokens for item in served) / weights.get(tenant, 1.0)
+        sum(item.tokens for item in served) / weight_of(None, tier_weight(policy, tenant))
         for tenant, served in tenants.items()
     ]
     yield Figure(section, "Jain index of tokens by weight", "", "more"), jain_index(shares)

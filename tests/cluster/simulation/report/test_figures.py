@@ -101,9 +101,9 @@ def test_the_worst_tenant_is_one_with_enough_requests(
 
 def test_weights_make_shares_even(serve: Serve, make_result: MakeResult) -> None:
     requests = [serve("acme", tokens=30), serve("globex", tokens=10)]
-    figures = run_figures(
-        make_result(requests), POLICY, weights={TenantId("acme"): 3.0, TenantId("globex"): 1.0}
-    )
+    tiers = {"gold": TierPolicy(weight=3), "usual": TierPolicy()}
+    weighted = ClusterPolicy(tiers=tiers, tenants={"acme": "gold", "*": "usual"})
+    figures = run_figures(make_result(requests), weighted)
     assert named(figures, "tenants")["Jain index of tokens by weight"] == pytest.approx(1)
 
 
