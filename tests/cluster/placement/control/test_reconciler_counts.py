@@ -15,7 +15,7 @@ from cluster.placement.demand.demand import DemandKey, DemandTotals
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.front_reporter import FrontReporter
 from cluster.placement.picking.recent_picks import RecentPicks
-from cluster.placement.policy import AdapterRule, ClusterPolicy, ReplicasPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy, ReplicasPolicy, TierPolicy
 from tests.support.reconciler_bench import ONE_A, WALL, Bench, policy_of
 
 
@@ -80,6 +80,18 @@ def test_a_front_without_replicas_is_ready_where_the_least_in_force_is_zero(
     wall = datetime(2030, 1, day, 12, tzinfo=UTC)  # a Tuesday, a Saturday
     bench.reconciler.tick(infos, policy, ServeCounts(1, 0, 0), 100.0, wall)
     assert bench.reconciler.hear_front(FrontReport(FrontId("f"), 1), 100.0).zero is zero
+
+
+def test_a_front_is_told_the_weights_that_tiers_name(build, infos) -> None:
+    policy = ClusterPolicy(
+        tiers={"gold": TierPolicy(weight=4), "usual": TierPolicy()},
+        tenants={"acme": "gold", "night-*": "usual"},
+    )
+    bench = Bench(build, infos, policy)
+    bench.tick(100.0, "r0")
+    orders = bench.reconciler.hear_front(FrontReport(FrontId("f"), 1), 100.0)
+    told = [orders.tier_weight(TenantId(name)) for name in ("acme", "night-1", "globex")]
+    assert told == [4.0, None, None]
 
 
 def test_a_front_is_told_what_to_go_by(build, infos) -> None:
