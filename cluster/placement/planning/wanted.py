@@ -1,0 +1,82 @@
+"""The demand as the planner reads it: by set, of all tenants together."""
+
+from collections.abc import Mapping
+
+from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.placement.demand.clocks import down_rate, hold_rate, up_rate
+from cluster.placement.demand.demand import AdapterSet, Demand
+from cluster.placement.planning.plan import PlanInputs, WantedSet
+from cluster.placement.planning.rules import IDLE_RATE
+
+
+def adapters_in_demand(demand: Demand) -> frozenset[AdapterDigest]:
+    """Return the adapters with demand."""
+    return frozenset(
+        digest for rate in demand.rates if rate.down >= IDLE_RATE for digest in rate.key.adapters
+    )
+
+
+def pool_shares(inputs: PlanInputs) -> dict[AdapterDigest, float]:
+    """Return each adapter's share of the largest pool: of its slots or bytes, as is scarcer."""
+    slots = max((room.slots for room in inputs.replicas), default=1) or 1
+    nbytes = max((room.bytes_limit for room in inputs.replicas), default=1) or 1
+    return {info.digest: max(1.0 / slots, info.nbytes / nbytes) for info in inputs.adapters}
+
+
+def wanted_sets(
+    inputs: PlanInputs, shares: Mapping[AdapterDigest, float]
+) -> dict[AdapterSet, WantedSet]:
+    """Return the sets with demand whose members are all listed, densest first.
+
+    The clocks of a set's tenants are added before they are compared.
+    """
+    by_set: dict[AdapterSet, list[tuple[TenantId, float, float, float]]] = {}
+    for rate in inputs.demand.rates:
+        members = rate.key.adapters
+        if members:
+            seconds = inputs.work.request_seconds(rate)
+            by_set.setdefault(members, []).append(
+                (rate.key.tenant, rate.fast, rate.slow, seconds * rate.slow)
+            )
+    loads = {info.digest: inputs.load.seconds(info.nbytes) for info in inputs.adapters}
+    found = [
+        _wanted(inputs, members, asking, shares, loads)
+        for members, asking in by_set.items()
+        if all(digest in shares for digest in members)
+    ]
+    asked = [one for one in found if one.down >= IDLE_RATE]
+    asked.sort(key=lambda one: (-one.density, one.members))
+    return {one.members: one for one in asked}
+
+
+def _wanted(
+    inputs: PlanInputs,
+    members: AdapterSet,
+    asking: list[tuple[TenantId, float, float, float]],
+    shares: Mapping[AdapterDigest, float],
+    loads: Mapping[AdapterDigest, float],
+) -> WantedSet:
+    if len(asking) == 1:
+        ((tenant, fast, slow, seconds),) = asking
+        parts, weight = ((tenant, 1.0),), inputs.rules.weight_of(tenant)
+    else:
+        fast, slow, seconds = (sum(column) for column in list(zip(*asking, strict=True))[1:])
+        whole = (slow + fast) or 1.0
+        parts = tuple(
+            sorted(
+                ((tenant, (one + other) / whole) for tenant, one, other, _ in asking),
+                key=lambda part: (-part[1], part[0]),
+            )
+        )
+        weight = sum(part * inputs.rules.weight_of(tenant) for tenant, part in parts)
+    return WantedSet(
+        members=members,
+        up=up_rate(fast, slow),
+        down=down_rate(fast, slow),
+        hold=max(hold_rate(fast, slow), up_rate(fast, 0.0)),
+        seconds=seconds / slow if slow else 0.0,
+        load_s=max(loads[digest] for digest in members),
+        size=sum(shares[digest] for digest in members),
+        weight=weight,
+        tenants=parts,
+    )
