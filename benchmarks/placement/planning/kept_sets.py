@@ -69,8 +69,8 @@ class SinglesAndPairs:
         pairs = [1.0 / rank for rank in range(1, self.pairs + 1)]
         weights = [(1.0 - self.share) * one / sum(singles) for one in singles]
         weights += [self.share * one / sum(pairs) for one in pairs]
-        sets = [(number,) for number in range(self.adapters)]
-        sets += [(2 * number, 2 * number + 1) for number in range(self.pairs)]  # type: ignore[misc]
+        sets: list[tuple[int, ...]] = [(number,) for number in range(self.adapters)]
+        sets += [(2 * number, 2 * number + 1) for number in range(self.pairs)]
         asking = FixedSets(tuple(sets), Popularity(weights))
         return list(
             one_stream(ConstantRate(self.rate), asking, seed, self.duration, prompt=1, answer=24)

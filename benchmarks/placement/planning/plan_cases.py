@@ -179,12 +179,9 @@ def copies_row() -> ResultRow:
 def sizes_row() -> ResultRow:
     """Add up the requests whose adapter is planned where one takes most of a pool."""
     asked = {"big": (1.2, 60 * MB), **{f"small-{n}": (1.0, 15 * MB) for n in range(6)}}
-    there = [("big", 60 * MB), ("small-0", 15 * MB), ("small-1", 15 * MB)]
-    kept: list[str] = []
-    rest = [(name, nbytes) for name, (_, nbytes) in asked.items() if name != "big"]
-    for resident in (there, rest):
-        planned = plan(_inputs([_room("r0", resident, nbytes=100 * MB)], asked))
-        kept = [str(digest) for digest in planned.desired[ReplicaId("r0")]]
+    there = [(name, nbytes) for name, (_, nbytes) in asked.items() if name != "big"]
+    planned = plan(_inputs([_room("r0", there, nbytes=100 * MB)], asked))
+    kept = [str(digest) for digest in planned.desired[ReplicaId("r0")]]
     warm = sum(asked[name][0] for name in kept)
     return ResultRow(
         "N12",

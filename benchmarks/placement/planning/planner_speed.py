@@ -66,7 +66,7 @@ def problem(rng: random.Random) -> PlanInputs:
         rules=PlanningRules(),
         work=WorkModel(StepCost(), 16, 16, {}),
         load=LoadCost(0.1, 2.5e-8),
-        churn=ChurnBudget().left(int(PlanningRules().churn * REPLICAS * SLOTS * NBYTES), 0.0),
+        churn=ChurnBudget().left(int(PlanningRules().churn * REPLICAS * SLOTS * NBYTES), 0, 0.0),
     )
 
 

@@ -67,7 +67,7 @@ class Placing:
             return None
         rules = rules_of(policy)
         self._moved = {d: at for d, at in self._moved.items() if now - at < rules.payback_s}
-        pools = sum(room.bytes_limit for room in rooms)
+        pools = [room.bytes_limit for room in rooms]
         nbytes = {info.digest: info.nbytes for info in self.adapters}
         return PlanInputs(
             replicas=rooms,
@@ -76,7 +76,7 @@ class Placing:
             rules=rules,
             work=busy_costs(policy, model, demand, shape, nbytes),
             load=model.disk_load,
-            churn=self._churn.left(int(rules.churn * pools), now),
+            churn=self._churn.left(int(rules.churn * sum(pools)), max(pools), now),
             pins={digest: min(copies, len(rooms)) for digest, copies in self.pins.items()},
             previous=self._copies,
             moved=frozenset(self._moved),

@@ -11,12 +11,18 @@ LIMIT = 100
 
 def test_a_minute_after_a_move_its_bytes_may_be_moved_again() -> None:
     budget = ChurnBudget()
-    assert budget.left(LIMIT, 0.0) == ChurnLeft(100, 400, unused=True)
+    assert budget.left(LIMIT, 0, 0.0) == ChurnLeft(100, 400, unused=True)
     budget.spend(70, 10.0)
     budget.spend(60, 20.0)
-    assert budget.left(LIMIT, 69.9) == ChurnLeft(0, 270, unused=False)
-    assert budget.left(LIMIT, 70.0) == ChurnLeft(40, 340, unused=False)
-    assert budget.left(LIMIT, 80.0) == ChurnLeft(100, 400, unused=True)
+    assert budget.left(LIMIT, 0, 69.9) == ChurnLeft(0, 270, unused=False)
+    assert budget.left(LIMIT, 0, 70.0) == ChurnLeft(40, 340, unused=False)
+    assert budget.left(LIMIT, 0, 80.0) == ChurnLeft(100, 400, unused=True)
+
+
+def test_promises_may_move_the_content_of_a_pool() -> None:
+    budget = ChurnBudget()
+    budget.spend(100, 0.0)
+    assert budget.left(LIMIT, 900, 1.0) == ChurnLeft(0, 800, unused=False)
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 30.0), st.integers(1, 150), st.booleans()), max_size=40))
@@ -27,7 +33,7 @@ def test_no_minute_moves_more_than_the_limit(asked) -> None:
     moved: list[tuple[float, int, bool]] = []
     for wait, nbytes, promised in asked:
         now += wait
-        left = budget.left(LIMIT, now)
+        left = budget.left(LIMIT, 0, now)
         if left.unused or nbytes <= (left.urgent if promised else left.ordinary):
             budget.spend(nbytes, now)
             moved.append((now, nbytes, promised))
