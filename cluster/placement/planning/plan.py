@@ -119,7 +119,7 @@ class WantedSet:
     members: AdapterSet
     up: float  # that must be served
     down: float  # that may come back
-    hold: float  # that both clocks agree on, or a rise that is not an accident
+    hold: float  # that it is worth keeping for
     seconds: float  # of a replica, that a request takes
     load_s: float  # until the slowest member is on the device
     size: float  # shares of a pool that its members take

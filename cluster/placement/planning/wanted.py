@@ -3,10 +3,19 @@
 from collections.abc import Mapping
 
 from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.placement.demand.clocks import down_rate, hold_rate, up_rate
+from cluster.placement.demand.clocks import FAST, down_rate, up_rate
 from cluster.placement.demand.demand import AdapterSet, Demand
 from cluster.placement.planning.plan import PlanInputs, WantedSet
 from cluster.placement.planning.rules import IDLE_RATE
+
+
+def lasting_rate(fast: float, slow: float) -> float:
+    """Return the rate that a set is worth keeping for, in requests per second.
+
+    What has just been asked for counts at once, or it would be evicted before it is asked for
+    again. What is not asked for any more counts no more than one request on the fast clock.
+    """
+    return min(down_rate(fast, slow), fast + FAST)
 
 
 def adapters_in_demand(demand: Demand) -> frozenset[AdapterDigest]:
@@ -73,7 +82,7 @@ def _wanted(
         members=members,
         up=up_rate(fast, slow),
         down=down_rate(fast, slow),
-        hold=max(hold_rate(fast, slow), up_rate(fast, 0.0)),
+        hold=lasting_rate(fast, slow),
         seconds=seconds / slow if slow else 0.0,
         load_s=max(loads[digest] for digest in members),
         size=sum(shares[digest] for digest in members),
