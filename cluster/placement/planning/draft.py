@@ -1,7 +1,7 @@
 """A plan in the making: which sets have which places so far, and what is left of the churn."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.demand import AdapterSet
@@ -102,7 +102,7 @@ class Draft:
         if len(placed) < copies:
             self._unplaced[members] = self._why_not(members)
 
-    def find(self, one: WantedSet, taken: Iterable[int]) -> Place | None:
+    def find(self, one: WantedSet, taken: Collection[int]) -> Place | None:
         """Return the best replica that takes a set in room of what is clearly less dense.
 
         ``taken`` has the indices of replicas that are left out.

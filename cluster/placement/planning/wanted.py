@@ -65,19 +65,12 @@ def _wanted(
     shares: Mapping[AdapterDigest, float],
     loads: Mapping[AdapterDigest, float],
 ) -> WantedSet:
-    if len(asking) == 1:
-        ((tenant, fast, slow, seconds),) = asking
-        parts, weight = ((tenant, 1.0),), inputs.rules.weight_of(tenant)
-    else:
-        fast, slow, seconds = (sum(column) for column in list(zip(*asking, strict=True))[1:])
-        whole = (slow + fast) or 1.0
-        parts = tuple(
-            sorted(
-                ((tenant, (one + other) / whole) for tenant, one, other, _ in asking),
-                key=lambda part: (-part[1], part[0]),
-            )
-        )
-        weight = sum(part * inputs.rules.weight_of(tenant) for tenant, part in parts)
+    fast = sum(one for _, one, _, _ in asking)
+    slow = sum(one for _, _, one, _ in asking)
+    seconds = sum(one for _, _, _, one in asking)
+    both = fast + slow or 1.0
+    parts = [(tenant, (one + other) / both) for tenant, one, other, _ in asking]
+    parts.sort(key=lambda part: (-part[1], part[0]))
     return WantedSet(
         members=members,
         up=up_rate(fast, slow),
@@ -86,6 +79,6 @@ def _wanted(
         seconds=seconds / slow if slow else 0.0,
         load_s=max(loads[digest] for digest in members),
         size=sum(shares[digest] for digest in members),
-        weight=weight,
-        tenants=parts,
+        weight=sum(part * inputs.rules.weight_of(tenant) for tenant, part in parts),
+        tenants=tuple(parts),
     )
