@@ -10,9 +10,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from benchmarks.placement.picking.spill import MODEL
 from benchmarks.placement.row import ResultRow
 from benchmarks.placement.simulation.simulated import measure_columns
-from benchmarks.placement.picking.spill import MODEL
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.recipe import NamedSource, RunRecipe, TraceSource

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from benchmarks.placement.picking.spill import MODEL
 from benchmarks.placement.planning.kept_sets import placed
 from benchmarks.placement.row import ResultRow
 from benchmarks.placement.simulation.simulated import FIRST_SEED, count_range, measure_columns
-from benchmarks.placement.picking.spill import MODEL
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.cost.model import LoadCost, StepCost
