@@ -65,9 +65,12 @@ class AdapterLedger:
         self.residents: dict[AdapterDigest, Resident] = {}
         self.bytes_used = 0
         self.evictions = 0
-        self.pinned: set[AdapterDigest] = set()
         self.desired: frozenset[AdapterDigest] = frozenset()
         """The placement that eviction spares while it can."""
+        self.pinned: frozenset[AdapterDigest] = frozenset()
+        """All that is never evicted: pinned one by one, or by the placement."""
+        self._pins: set[AdapterDigest] = set()  # one by one
+        self._placed_pins: frozenset[AdapterDigest] = frozenset()
         self.recent = RecentUses(share_window_s, clock)
         self._clock = clock
         self._free: list[int] = list(range(slots or 0))
@@ -218,11 +221,26 @@ class AdapterLedger:
 
     def pin_adapter(self, digest: AdapterDigest) -> None:
         """Prevent the eviction of a version, whether it is here yet or not."""
-        self.pinned.add(digest)
+        self._pins.add(digest)
+        self.pinned = self._placed_pins | self._pins
 
     def unpin_adapter(self, digest: AdapterDigest) -> None:
         """Undo ``pin_adapter``."""
-        self.pinned.discard(digest)
+        self._pins.discard(digest)
+        self.pinned = self._placed_pins | self._pins
+
+    def set_placement(
+        self, desired: Iterable[AdapterDigest], pinned: Iterable[AdapterDigest] = ()
+    ) -> None:
+        """Set the placement, and those of it that are never evicted."""
+        self.desired = frozenset(desired)
+        self._placed_pins = self.desired.intersection(pinned)
+        self.pinned = self._placed_pins | self._pins
+
+    def forget_wishes(self, digest: AdapterDigest) -> None:
+        """Take a version out of the pins and the placement."""
+        self.set_placement(self.desired - {digest}, self._placed_pins - {digest})
+        self.unpin_adapter(digest)
 
     def unused_for(self, digest: AdapterDigest) -> float:
         """Return the seconds since a resident's last use."""

@@ -17,6 +17,7 @@ class ReplicaPlan:
     replica_id: ReplicaId
     version: PlanVersion
     desired: tuple[AdapterDigest, ...]  # what matters most first
+    pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``, never to be evicted
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Member:
     doubted_at: float | None = None  # a front lost its link then, and it has not answered since
     suspect: bool = False
     arrived: set[AdapterDigest] = field(default_factory=set)  # of ``desired``, seen there since
+    pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``
 
     @property
     def ready(self) -> frozenset[AdapterDigest]:
@@ -181,6 +182,7 @@ class Fleet:
             desired=_there(snapshot.desired, snapshot),
             version=self._next_version(),
             acknowledged=snapshot.desired_version,
+            pinned=_pinned(snapshot),
         )
         words = f"{snapshot.slots_total} adapter slots, {snapshot.adapter_bytes_limit} bytes"
         self._history.record(now, "replica_joined", words, snapshot.replica_id)
@@ -200,10 +202,8 @@ class Fleet:
         """Begin to act under a new epoch: every replica is sent once more what it follows."""
         version = self._next_version()
         for member in self.members.values():
-            member.desired, member.version = (
-                _there(member.snapshot.desired, member.snapshot),
-                version,
-            )
+            member.desired = _there(member.snapshot.desired, member.snapshot)
+            member.version, member.pinned = version, _pinned(member.snapshot)
 
     def rooms(self, now: float, leaving: Collection[ReplicaId]) -> tuple[ReplicaRoom, ...]:
         """Return the replicas that adapters may be placed on."""
@@ -230,18 +230,27 @@ class Fleet:
             return there
         return tuple(d for d in member.desired if d in there or d not in member.arrived)
 
-    def adopt(self, desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]) -> None:
-        """Make a placement the desired one; a replica whose part differs gets a new version."""
+    def adopt(
+        self,
+        desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]],
+        pinned: Collection[AdapterDigest] = (),
+    ) -> None:
+        """Make a placement the desired one; a replica whose part differs gets a new version.
+
+        What is ``pinned`` is not evicted wherever it is placed.
+        """
         changed = {
             replica_id: digests
             for replica_id, digests in desired.items()
-            if replica_id in self.members and set(self.members[replica_id].desired) != set(digests)
+            if replica_id in self.members
+            and not _follows(self.members[replica_id], digests, pinned)
         }
         if changed:
             version = self._next_version()
         for replica_id, digests in changed.items():
             member = self.members[replica_id]
             member.desired, member.version = digests, version
+            member.pinned = frozenset(digests).intersection(pinned)
             member.arrived = member.arrived.intersection(digests)
             member.arrived.update(_there(digests, member.snapshot))
 
@@ -264,7 +273,7 @@ class Fleet:
                 if move.replica_id == replica_id:
                     self._history.record(now, "release", move.reason, replica_id, move.digest)
             member.sent, member.sent_at = member.version, now
-            plans.append(ReplicaPlan(replica_id, member.version, member.desired))
+            plans.append(ReplicaPlan(replica_id, member.version, member.desired, member.pinned))
         return tuple(plans)
 
 
@@ -274,6 +283,18 @@ def _there(
     """Return those of ``digests`` that a replica has: to tell it so once more moves nothing."""
     there = {a.digest for a in snapshot.resident if a.state in _ON_ITS_WAY}
     return tuple(digest for digest in digests if digest in there)
+
+
+def _pinned(snapshot: ReplicaSnapshot) -> frozenset[AdapterDigest]:
+    """Return what a replica keeps for good of its placement, for whatever reason."""
+    return frozenset(a.digest for a in snapshot.resident if a.pinned).intersection(snapshot.desired)
+
+
+def _follows(
+    member: Member, digests: Collection[AdapterDigest], pinned: Collection[AdapterDigest]
+) -> bool:
+    placed = frozenset(digests)
+    return placed == frozenset(member.desired) and placed.intersection(pinned) == member.pinned
 
 
 def _resident_copies(snapshot: ReplicaSnapshot) -> tuple[ResidentCopy, ...]:

@@ -85,7 +85,7 @@ class Placing:
         )
 
     def note(self, planned: Plan, now: float, *, told: bool) -> None:
-        """Remember what a plan changed, and when; ``told``: the replicas are told."""
+        """Remember what a plan changed, and when; ``told``: replicas receive it."""
         for one in planned.sets:
             if one.copies != one.previous:
                 words = f"copies {one.previous} -> {one.copies}: {reasons.of_set(one)}"
