@@ -1,6 +1,6 @@
 """The replicas while a plan is made: what each has, is to have, and has room for."""
 
-import heapq
+import bisect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,8 +17,8 @@ class Place:
     """One replica while a plan is made."""
 
     __slots__ = (
-        "_busy", "_kept", "_promised", "_taken", "assigned", "avoid", "before", "index", "room",
-        "there", "work",
+        "_busy", "_most_kept", "_most_promised", "_taken", "assigned", "avoid", "before",
+        "coming", "given", "held", "index", "room", "there", "work",
     )  # fmt: skip
 
     def __init__(
@@ -29,29 +29,34 @@ class Place:
         self.avoid = avoid
         self.there: dict[AdapterDigest, ResidentCopy] = {c.digest: c for c in room.resident}
         self.before = frozenset(room.desired) - (avoid - self.there.keys())
+        self.held = self.before | self.there.keys()
+        """What is here, or is to come."""
+        self.coming = self.held - {copy.digest for copy in room.resident if copy.ready}
+        """What of it cannot be served yet."""
         self.assigned: dict[AdapterDigest, int] = {}  # bytes
         self.work = 0.0  # replica's seconds per second, of the sets that it serves
+        self.given = 0  # sets that it did not have before
         self._busy = {c.digest: c.nbytes for c in room.resident if c.busy}  # and not assigned
         self._taken = sum(self._busy.values())  # bytes, of what is busy or assigned
-        self._promised = room.slots, float(room.bytes_limit)
-        self._kept = room.slots - math.ceil(spare * room.slots), room.bytes_limit * (1.0 - spare)
+        self._most_promised = room.slots, float(room.bytes_limit)
+        self._most_kept = (
+            room.slots - math.ceil(spare * room.slots),
+            room.bytes_limit * (1.0 - spare),
+        )
 
-    def has(self, members: Iterable[AdapterDigest]) -> bool:
-        """Return whether all members are here, or are to come."""
-        return all(digest in self.there or digest in self.before for digest in members)
+    @property
+    def busyness(self) -> tuple[float, int, int]:
+        """Return what replicas are ordered by where a set has to be fetched."""
+        return self.work, self.given, self.index
 
     def is_ready(self, members: Iterable[AdapterDigest]) -> bool:
         """Return whether all members can be served now."""
-        there = self.there
-        return all(digest in there and there[digest].ready for digest in members)
+        return self.held.issuperset(members) and self.coming.isdisjoint(members)
 
     def missing(self, members: Iterable[AdapterDigest]) -> list[AdapterDigest]:
         """Return the members that would have to be fetched."""
-        return [
-            digest
-            for digest in members
-            if not (digest in self.there or digest in self.before or digest in self.assigned)
-        ]
+        held, assigned = self.held, self.assigned
+        return [digest for digest in members if digest not in held and digest not in assigned]
 
     def fits(
         self, members: AdapterSet, sizes: Mapping[AdapterDigest, int], *, promised: bool = False
@@ -62,13 +67,14 @@ class Place:
         """
         if self.avoid and not self.avoid.isdisjoint(self.missing(members)):
             return False
-        most_slots, most_bytes = self._promised if promised else self._kept
-        slots, nbytes = len(self.assigned) + len(self._busy), self._taken
+        most_slots, most_bytes = self._most_promised if promised else self._most_kept
+        assigned, busy = self.assigned, self._busy
+        slots, nbytes = len(assigned) + len(busy), self._taken
         new = False
         for digest in members:
-            if digest not in self.assigned:
+            if digest not in assigned:
                 new = True
-                if digest not in self._busy:
+                if digest not in busy:
                     slots += 1
                     nbytes += self.nbytes(digest, sizes)
         return not new or (slots <= most_slots and nbytes <= most_bytes)
@@ -99,19 +105,21 @@ class Place:
             taken[digest] = self.nbytes(digest, sizes)
         slots = len(taken) - self.room.slots
         nbytes = sum(taken.values()) - self.room.bytes_limit
+        if slots <= 0 and nbytes <= 0:
+            return True
         idle = sorted(
             (worth.get(digest, 0.0), digest)
             for digest, copy in self.there.items()
             if not (copy.busy or digest in self.assigned or digest in members)
         )
         for value, digest in idle:
-            if slots <= 0 and nbytes <= 0:
-                return True
             if value * DENSER > density:
                 return False
             slots -= 1
             nbytes -= taken[digest]
-        return slots <= 0 and nbytes <= 0
+            if slots <= 0 and nbytes <= 0:
+                return True
+        return False
 
 
 class Board:
@@ -134,22 +142,28 @@ class Board:
         ]
         self._holders: dict[AdapterDigest, list[Place]] = {}
         for place in self.places:
-            for digest in place.there.keys() | place.before:
+            for digest in place.held:
                 self._holders.setdefault(digest, []).append(place)
-        self._by_work: list[tuple[float, int, int]] = []
+        self._by_work: list[tuple[float, int, int]] = []  # sorted
         self.mean_work = 0.0
         """The work of a replica, on average."""
 
     def holders(self, digest: AdapterDigest) -> Sequence[Place]:
-        """Return the replicas that have an adapter or are to have it, by id."""
+        """Return the replicas that have an adapter, are to have it, or are given it."""
         return self._holders.get(digest, ())
 
     def whole(self, members: AdapterSet) -> list[Place]:
         """Return the replicas that have all members or are to have them, by id."""
         if len(members) == 1:
             return list(self.holders(members[0]))
-        fewest = min((self.holders(digest) for digest in members), key=len)
-        return [place for place in fewest if place.has(members)]
+        fewest = min([self.holders(digest) for digest in members], key=len)
+        return [place for place in fewest if place.held.issuperset(members)]
+
+    def assign(self, members: AdapterSet, place: Place) -> None:
+        """Plan the members on a replica."""
+        for digest in place.missing(members):
+            self._holders.setdefault(digest, []).append(place)
+        place.assign(members, self.sizes)
 
     def spread_work(self, sets: Iterable[tuple[AdapterSet, float, Sequence[Place]]]) -> None:
         """Give each set's work to the replicas that have it.
@@ -168,21 +182,15 @@ class Board:
                 least = min(places, key=lambda place: (place.work, place.index))
                 least.work += work / len(places)
         self.mean_work = sum(place.work for place in self.places) / max(1, len(self.places))
-        self._by_work = [(p.work, len(p.assigned), p.index) for p in self.places]
-        heapq.heapify(self._by_work)
+        self._by_work = sorted(place.busyness for place in self.places)
 
-    def least_busy(self, most: int = TRIED) -> list[Place]:
-        """Return the replicas with the least work, the emptiest of equal ones first."""
-        found: list[Place] = []
-        heap = self._by_work
-        while heap and len(found) < most:
-            entry = heapq.heappop(heap)
-            place = self.places[entry[2]]
-            now = (place.work, len(place.assigned), place.index)
-            if entry != now:
-                heapq.heappush(heap, now)
-            else:
-                found.append(place)
-        for place in found:
-            heapq.heappush(heap, (place.work, len(place.assigned), place.index))
-        return found
+    def add_work(self, place: Place, work: float) -> None:
+        """Give a replica work, or take some away."""
+        del self._by_work[bisect.bisect_left(self._by_work, place.busyness)]
+        place.work += work
+        place.given += work > 0.0
+        bisect.insort(self._by_work, place.busyness)
+
+    def least_busy(self, most: int) -> list[Place]:
+        """Return the replicas with the least work; of equal ones those that are given least."""
+        return [self.places[index] for _, _, index in self._by_work[:most]]

@@ -1,7 +1,7 @@
 """A plan in the making: which sets have which places so far, and what is left of the churn."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.demand import AdapterSet
@@ -53,18 +53,21 @@ class Draft:
 
     def _copies_of(self, one: WantedSet) -> int:
         """Return the copies by work; one goes only when the work has gone from both clocks."""
+        target = self.rules.target
+        if one.work <= target and one.members not in self.inputs.previous:
+            return 1
         replicas = len(self.board.places)
         most = replicas if self.rules.most is None else min(replicas, self.rules.most)
         before = self.inputs.previous.get(one.members, 1)
-        raised = math.ceil(one.work / self.rules.target - 1e-9)
-        lowered = math.ceil(one.down * one.seconds / self.rules.target - 1e-9)
+        raised = math.ceil(one.work / target - 1e-9)
+        lowered = math.ceil(one.work_down / target - 1e-9)
         return max(1, min(max(raised, min(before, lowered)), most))
 
     # What is placed
 
     def ready(self, members: AdapterSet) -> int:
         """Return the number of places so far that can serve a set now."""
-        return sum(place.is_ready(members) for place in self.placed.get(members, ()))
+        return sum([place.is_ready(members) for place in self.placed.get(members, ())])
 
     def keep(self, members: AdapterSet, rule: PlacedFor) -> None:
         """Place one more copy of a set where it is, if it fits anywhere there."""
@@ -80,27 +83,25 @@ class Draft:
             return not ready, not before, place.work, place.index
 
         if options:
-            self.put(members, min(options, key=order), rule)
+            best = options[0] if len(options) == 1 else min(options, key=order)
+            self.put(members, best, rule)
 
     def promise(self, members: AdapterSet, copies: int, rule: PlacedFor) -> None:
         """Place copies of a set where it is, or else have them fetched where least is to do."""
         copies = min(copies, len(self.board.places))
         placed = self.placed.setdefault(members, [])
-        if self._spent and not self.whole.get(members, True):
-            self._unplaced[members] = WAITS
-            return
+        waits = self._spent and not self.whole.get(members, True)
         for place in self._options(members, copies + TRIED):
-            if len(placed) >= copies:
-                return
+            if waits or len(placed) >= copies:
+                break
             if place in placed or not place.fits(members, self.sizes, promised=True):
                 continue
-            if not self._affords(members, place, promised=True):
-                self._unplaced[members] = WAITS
-                self._spent = True
-                return
-            self.put(members, place, rule)
+            if self._affords(members, place, promised=True):
+                self.put(members, place, rule)
+            else:
+                waits = self._spent = True
         if len(placed) < copies:
-            self._unplaced[members] = self._why_not(members)
+            self._unplaced[members] = WAITS if waits else self._why_not(members)
 
     def find(self, one: WantedSet, taken: Collection[int]) -> Place | None:
         """Return the best replica that takes a set in room of what is clearly less dense.
@@ -148,27 +149,37 @@ class Draft:
                     rule in _PROMISES,
                 )
             )
-        place.assign(members, self.sizes)
+        if one is not None and place not in self.whole[members]:
+            self._shift_work(one, place, rule)
+        self.board.assign(members, place)
         self.placed.setdefault(members, []).append(place)
         self._rule.setdefault(members, rule)
 
-    def _options(self, members: AdapterSet, most: int) -> Sequence[Place]:
-        """Return replicas for a set: with most of it first, then with least work."""
-        found = {place.index: place for digest in members for place in self.board.holders(digest)}
-        found |= {place.index: place for place in self.board.least_busy(most)}
+    def _shift_work(self, one: WantedSet, place: Place, rule: PlacedFor) -> None:
+        """Give a replica that is to have a set its part of the set's work."""
+        whole = self.whole[one.members]
+        others = whole + [p for p in self.placed.get(one.members, ()) if p not in whole]
+        taken = one.work if rule is PlacedFor.EVEN else one.work / (len(others) + 1)
+        for other in others:
+            self.board.add_work(other, -taken / len(others))
+        self.board.add_work(place, taken)
+        if not others:
+            self.board.mean_work += taken / len(self.board.places)
+
+    def _options(self, members: AdapterSet, most: int) -> list[Place]:
+        """Return replicas for a set: those with most of it, then ``most`` with least work."""
         bound = self.rules.bound * self.board.mean_work
 
-        def order(place: Place) -> tuple[int, bool, bool, float, int, int]:
+        def order(place: Place) -> tuple[int, bool, bool, tuple[float, int, int]]:
             return (
-                sum(self.sizes[digest] for digest in place.missing(members)),
+                sum([self.sizes[digest] for digest in place.missing(members)]),
                 not place.before.issuperset(members),
                 place.work > bound,
-                place.work,
-                len(place.assigned),
-                place.index,
+                place.busyness,
             )
 
-        return sorted(found.values(), key=order)
+        having = {place.index: place for digest in members for place in self.board.holders(digest)}
+        return sorted(having.values(), key=order) + self.board.least_busy(most)
 
     def _affords(self, members: AdapterSet, place: Place, *, promised: bool) -> bool:
         """Return whether the churn that is left suffices for what has to be fetched."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.cost.model import LoadCost
@@ -112,34 +113,20 @@ class Move:
     promised: bool = False  # outside the ordinary churn
 
 
-@dataclass(frozen=True, slots=True)
-class WantedSet:
-    """One set that is asked for. Rates are requests per second."""
+class WantedSet(NamedTuple):
+    """One set that is asked for. Rates are requests per second; work is replicas' seconds per
+    second."""
 
     members: AdapterSet
-    up: float  # that must be served
-    down: float  # that may come back
-    hold: float  # that it is worth keeping for
-    seconds: float  # of a replica, that a request takes
+    up: float  # rate that must be served
+    hold: float  # rate that it is worth keeping for
+    work: float  # that must be done
+    work_down: float  # that may come back
     load_s: float  # until the slowest member is on the device
     size: float  # shares of a pool that its members take
-    weight: float  # of its tenants, by their parts
+    saved: float  # seconds per second while it is on a device, by its tenants' weights
+    density: float  # ``saved`` by share of a pool
     tenants: tuple[tuple[TenantId, float], ...]  # parts of the rate, largest first
-
-    @property
-    def work(self) -> float:
-        """Return the replicas' seconds per second that must be done."""
-        return self.up * self.seconds
-
-    @property
-    def saved(self) -> float:
-        """Return the weighed seconds per second that are saved while it is on a device."""
-        return self.weight * self.hold * self.load_s
-
-    @property
-    def density(self) -> float:
-        """Return ``saved`` by share of a pool."""
-        return round(self.saved / self.size, 9)
 
 
 @dataclass(frozen=True, slots=True)

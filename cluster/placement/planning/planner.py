@@ -20,11 +20,11 @@ _EVENED = 64
 
 def carry_on(draft: Draft) -> None:
     """Place once more what is on its way."""
-    for members in draft.wanted:
-        for place in draft.whole[members]:
+    for members, places in draft.whole.items():
+        for place in places:
             if (
-                not place.before.isdisjoint(members)
-                and not place.is_ready(members)
+                not place.coming.isdisjoint(members)
+                and not place.before.isdisjoint(members)
                 and place.fits(members, draft.sizes, promised=True)
             ):
                 draft.put(members, place, PlacedFor.KEPT)
@@ -110,8 +110,6 @@ def _relieve(draft: Draft, fullest: Place, sets: list[WantedSet]) -> bool:
             continue
         if draft.fetch(one, place, 1, PlacedFor.EVEN):
             sets.remove(one)
-            fullest.work -= one.work
-            place.work += one.work
             return True
     return False
 
@@ -119,15 +117,15 @@ def _relieve(draft: Draft, fullest: Place, sets: list[WantedSet]) -> bool:
 def keep_brought(draft: Draft) -> None:
     """Place what demand has brought in where it is, densest first; nothing is fetched."""
 
-    def order(one: WantedSet) -> tuple[float, AdapterSet]:
-        stays = any(place.before.issuperset(one.members) for place in draft.whole[one.members])
-        density = one.density / draft.copies[one.members]
-        return -density * (DENSER if stays else 1.0), one.members
-
-    there = [one for members, one in draft.wanted.items() if draft.whole[members]]
-    for one in sorted(there, key=order):
-        for _ in range(draft.copies[one.members] - draft.ready(one.members)):
-            draft.keep(one.members, PlacedFor.KEPT)
+    there = []
+    for members, places in draft.whole.items():
+        if places:
+            stays = any(place.before.issuperset(members) for place in places)
+            density = draft.wanted[members].density / draft.copies[members]
+            there.append((-density * (DENSER if stays else 1.0), members))
+    for _, members in sorted(there):
+        for _ in range(draft.copies[members] - draft.ready(members)):
+            draft.keep(members, PlacedFor.KEPT)
 
 
 Step = Callable[[Draft], None]

@@ -1,10 +1,10 @@
 """The demand as the planner reads it: by set, of all tenants together."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from cluster.domain.ids import AdapterDigest, TenantId
+from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.clocks import FAST, down_rate, up_rate
-from cluster.placement.demand.demand import AdapterSet, Demand
+from cluster.placement.demand.demand import AdapterSet, Demand, DemandRate
 from cluster.placement.planning.plan import PlanInputs, WantedSet
 from cluster.placement.planning.rules import IDLE_RATE
 
@@ -39,46 +39,52 @@ def wanted_sets(
 
     The clocks of a set's tenants are added before they are compared.
     """
-    by_set: dict[AdapterSet, list[tuple[TenantId, float, float, float]]] = {}
+    by_set: dict[AdapterSet, list[DemandRate]] = {}
     for rate in inputs.demand.rates:
         members = rate.key.adapters
-        if members:
-            seconds = inputs.work.request_seconds(rate)
-            by_set.setdefault(members, []).append(
-                (rate.key.tenant, rate.fast, rate.slow, seconds * rate.slow)
-            )
+        if members and shares.keys() >= frozenset(members):
+            by_set.setdefault(members, []).append(rate)
     loads = {info.digest: inputs.load.seconds(info.nbytes) for info in inputs.adapters}
-    found = [
-        _wanted(inputs, members, asking, shares, loads)
-        for members, asking in by_set.items()
-        if all(digest in shares for digest in members)
-    ]
-    asked = [one for one in found if one.down >= IDLE_RATE]
-    asked.sort(key=lambda one: (-one.density, one.members))
-    return {one.members: one for one in asked}
+    found = []
+    for members, asking in by_set.items():
+        fast, slow = sum(rate.fast for rate in asking), sum(rate.slow for rate in asking)
+        if down_rate(fast, slow) >= IDLE_RATE:
+            found.append(_wanted(inputs, members, asking, fast, slow, shares, loads))
+    found.sort(key=lambda one: (-one.density, one.members))
+    return {one.members: one for one in found}
 
 
 def _wanted(
     inputs: PlanInputs,
     members: AdapterSet,
-    asking: list[tuple[TenantId, float, float, float]],
+    asking: Sequence[DemandRate],
+    fast: float,
+    slow: float,
     shares: Mapping[AdapterDigest, float],
     loads: Mapping[AdapterDigest, float],
 ) -> WantedSet:
-    fast = sum(one for _, one, _, _ in asking)
-    slow = sum(one for _, _, one, _ in asking)
-    seconds = sum(one for _, _, _, one in asking)
-    both = fast + slow or 1.0
-    parts = [(tenant, (one + other) / both) for tenant, one, other, _ in asking]
-    parts.sort(key=lambda part: (-part[1], part[0]))
+    seconds = sum(inputs.work.request_seconds(rate) * rate.slow for rate in asking)
+    seconds /= slow or 1.0
+    parts = [(rate.key.tenant, (rate.fast + rate.slow) / (fast + slow)) for rate in asking]
+    if len(parts) > 1:
+        parts.sort(key=lambda part: (-part[1], part[0]))
+    up, down = up_rate(fast, slow), down_rate(fast, slow)
+    load_s = max([loads[digest] for digest in members])
+    size = sum([shares[digest] for digest in members])
+    weight = 1.0
+    if inputs.rules.weights:
+        weight = sum(part * inputs.rules.weight_of(tenant) for tenant, part in parts)
+    hold = lasting_rate(fast, slow)
+    saved = weight * hold * load_s
     return WantedSet(
-        members=members,
-        up=up_rate(fast, slow),
-        down=down_rate(fast, slow),
-        hold=lasting_rate(fast, slow),
-        seconds=seconds / slow if slow else 0.0,
-        load_s=max(loads[digest] for digest in members),
-        size=sum(shares[digest] for digest in members),
-        weight=sum(part * inputs.rules.weight_of(tenant) for tenant, part in parts),
-        tenants=tuple(parts),
+        members,
+        up,
+        hold,
+        up * seconds,
+        down * seconds,
+        load_s,
+        size,
+        saved,
+        round(saved / size, 9),
+        tuple(parts),
     )

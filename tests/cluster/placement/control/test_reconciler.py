@@ -287,5 +287,5 @@ def test_a_late_plan_comes_into_force_with_a_later_tick(build, infos) -> None:
         assert actions.replica_count == 1
         plans.append([digest for told in actions.replica_plans for digest in told.desired])
     assert plans == [[], [], ["digest-a"], []]
-    assert len(actions.copies) == 1, "the last plan stands"
+    assert len(actions.sets) == 1, "the last plan stands"
     assert actions.moves == ()
