@@ -57,7 +57,7 @@ def set_figures(result: SimulationResult) -> SetFigures:
 class SinglesAndPairs:
     """Sixty adapters by Zipf's popularity, and twelve pairs of neighbours for a fifth of all."""
 
-    rate: float = 4.0
+    rate: float = 10.0
     duration: float = 900.0
     adapters: int = 60
     pairs: int = 12

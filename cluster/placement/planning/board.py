@@ -29,10 +29,8 @@ class Place:
         self.avoid = avoid
         self.there: dict[AdapterDigest, ResidentCopy] = {c.digest: c for c in room.resident}
         self.before = frozenset(room.desired) - (avoid - self.there.keys())
-        self.held = self.before | self.there.keys()
-        """What is here, or is to come."""
+        self.held = self.before | self.there.keys()  # here, or to come
         self.coming = self.held - {copy.digest for copy in room.resident if copy.ready}
-        """What of it cannot be served yet."""
         self.assigned: dict[AdapterDigest, int] = {}  # bytes
         self.work = 0.0  # replica's seconds per second, of the sets that it serves
         self.given = 0  # sets that it did not have before

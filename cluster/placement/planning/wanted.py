@@ -1,6 +1,7 @@
 """The demand as the planner reads it: by set, of all tenants together."""
 
 from collections.abc import Mapping, Sequence
+from math import fsum
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.clocks import FAST, down_rate, up_rate
@@ -47,7 +48,7 @@ def wanted_sets(
     loads = {info.digest: inputs.load.seconds(info.nbytes) for info in inputs.adapters}
     found = []
     for members, asking in by_set.items():
-        fast, slow = sum(rate.fast for rate in asking), sum(rate.slow for rate in asking)
+        fast, slow = fsum([rate.fast for rate in asking]), fsum([rate.slow for rate in asking])
         if down_rate(fast, slow) >= IDLE_RATE:
             found.append(_wanted(inputs, members, asking, fast, slow, shares, loads))
     found.sort(key=lambda one: (-one.density, one.members))
@@ -63,7 +64,7 @@ def _wanted(
     shares: Mapping[AdapterDigest, float],
     loads: Mapping[AdapterDigest, float],
 ) -> WantedSet:
-    seconds = sum(inputs.work.request_seconds(rate) * rate.slow for rate in asking)
+    seconds = fsum([inputs.work.request_seconds(rate) * rate.slow for rate in asking])
     seconds /= slow or 1.0
     parts = [(rate.key.tenant, (rate.fast + rate.slow) / (fast + slow)) for rate in asking]
     if len(parts) > 1:
@@ -73,7 +74,7 @@ def _wanted(
     size = sum([shares[digest] for digest in members])
     weight = 1.0
     if inputs.rules.weights:
-        weight = sum(part * inputs.rules.weight_of(tenant) for tenant, part in parts)
+        weight = fsum([part * inputs.rules.weight_of(tenant) for tenant, part in parts])
     hold = lasting_rate(fast, slow)
     saved = weight * hold * load_s
     return WantedSet(
