@@ -68,7 +68,8 @@ class AdapterPoolMachine(RuleBasedStateMachine):
     def touch(self, name: str) -> None:
         self.last_use = [n for n in self.last_use if n != name] + [name]
         weight = min(max(self.uses.get(name, 0), 1), MAX_COUNTED_USES)
-        self.priority[name] = self.inflation + weight * self.size[name]
+        cost = min(self.size[name], self.budget // self.slots)
+        self.priority[name] = self.inflation + weight * cost
 
     def note(self, tenant: TenantId, names) -> None:
         now = self.clock.monotonic()

@@ -46,8 +46,8 @@ class AdapterLedger:
         slots: one for each resident; None in a tier of bytes alone.
         share_window_s: seconds for which a use counts for its tenant's share.
 
-    The cost of bringing a resident back is its bytes. A priority is the cost by unit of room, so
-    that it is the bytes where the unit is a slot, and the same for all where it is a byte.
+    The cost of bringing a resident back is its bytes. A priority is the cost by share of the tier,
+    of slots or bytes, whichever is scarcer: the bytes, but no more than a slot has on average.
     """
 
     def __init__(
@@ -309,7 +309,7 @@ class AdapterLedger:
         self._use_number += 1
         resident.last_use = self._use_number
         resident.last_used = self._clock.monotonic()
-        cost = 1 if self.slots is None else resident.nbytes
+        cost = 1 if self.slots is None else min(resident.nbytes, self.memory_bytes // self.slots)
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 
 
