@@ -189,6 +189,10 @@ class Board:
         place.given += work > 0.0
         bisect.insort(self._by_work, place.busyness)
 
+    def busiest(self, most: int) -> list[Place]:
+        """Return the replicas with the most work."""
+        return [self.places[index] for _, _, index in reversed(self._by_work[-most:])]
+
     def least_busy(self, most: int) -> list[Place]:
         """Return the replicas with the least work; of equal ones those that are given least."""
         return [self.places[index] for _, _, index in self._by_work[:most]]

@@ -117,6 +117,11 @@ class Draft:
                 return place
         return None
 
+    def may_move(self, one: WantedSet) -> bool:
+        """Return whether a set is asked for often enough to move, and was not moved of late."""
+        asked = one.up * self.rules.payback_s > PAYS
+        return asked and self.inputs.moved.isdisjoint(one.members)
+
     def fetch(self, one: WantedSet, place: Place, copies: int, rule: PlacedFor) -> bool:
         """Have a set fetched if that pays and the churn allows it; returns whether it was.
 
@@ -124,9 +129,7 @@ class Draft:
         """
         rate = one.up / copies
         helped = rate * math.exp(-rate * place.room.eviction_age_s)
-        if helped * self.rules.payback_s <= PAYS:
-            return False
-        if not self.inputs.moved.isdisjoint(one.members):
+        if helped * self.rules.payback_s <= PAYS or not self.may_move(one):
             return False
         if not self._affords(one.members, place, promised=False):
             return False

@@ -14,8 +14,8 @@ from cluster.placement.planning.owed import owed_sets
 from cluster.placement.planning.plan import PlacedFor, Plan, PlanInputs, WantedSet
 from cluster.placement.planning.rules import DENSER, PAYS
 
-_EVENED = 64
-"""Sets that one plan moves at most to even out the work."""
+_RELIEVED = 64
+"""Replicas that one plan relieves of work at most."""
 
 
 def carry_on(draft: Draft) -> None:
@@ -81,31 +81,32 @@ def add_copies(draft: Draft) -> None:
 
 
 def even_out(draft: Draft) -> None:
-    """Have sets of the replica with most work fetched by one with little, while that pays."""
+    """Have sets of replicas with much work fetched by those with little, while that pays."""
     board = draft.board
+    most = draft.rules.bound * board.mean_work + 1e-9
     alone: dict[int, list[WantedSet]] = {}
     for members, places in draft.whole.items():
-        if len(places) == 1:
+        if len(places) == 1 and places[0].work > most:
             alone.setdefault(places[0].index, []).append(draft.wanted[members])
-    for _ in range(_EVENED if len(board.places) > 1 else 0):
-        fullest = max(board.places, key=lambda place: (place.work, -place.index))
-        if fullest.work <= draft.rules.bound * board.mean_work + 1e-9:
-            return
-        if not _relieve(draft, fullest, alone.get(fullest.index, [])):
-            return
+    for busy in board.busiest(_RELIEVED):
+        sets = alone.get(busy.index, [])
+        while busy.work > most and _relieve(draft, busy, sets):
+            pass
 
 
-def _relieve(draft: Draft, fullest: Place, sets: list[WantedSet]) -> bool:
+def _relieve(draft: Draft, busy: Place, sets: list[WantedSet]) -> bool:
     """Move the set that lowers a replica's work most by byte; returns whether one was."""
 
     def order(one: WantedSet) -> tuple[float, AdapterSet]:
-        return -one.work / max(1, sum(draft.sizes[d] for d in one.members)), one.members
+        return -one.work / max(1, sum([draft.sizes[d] for d in one.members])), one.members
 
     for one in sorted(sets, key=order):
-        place = draft.find(one, (fullest.index,))
-        if place is None or one.work >= fullest.work - place.work:
+        if not draft.may_move(one):
             continue
-        saved = one.work * (fullest.work - place.work)
+        place = draft.find(one, (busy.index,))
+        if place is None or one.work >= busy.work - place.work:
+            continue
+        saved = one.work * (busy.work - place.work)
         if saved * draft.rules.payback_s <= PAYS * one.load_s:
             continue
         if draft.fetch(one, place, 1, PlacedFor.EVEN):
