@@ -79,7 +79,8 @@ class FollowingReplica:
     def obey(self, told: ReplicaPlan) -> PlacementAck:
         """Hand it a plan; the answer has the version that it obeys then."""
         before = self.desired
-        ack = self._await(self._adapters.apply_placement(told.desired, told.version))
+        work = self._adapters.apply_placement(told.desired, told.version, told.pinned)
+        ack = self._await(work)
         if self.desired != before:
             self.changes.append((told.version, self.desired))
         return ack

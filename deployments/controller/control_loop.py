@@ -204,7 +204,9 @@ class ControlLoop:
     async def _tell(self, told: ReplicaPlan) -> None:
         try:
             ack = await asyncio.wait_for(
-                self._replicas.call(told.replica_id, "apply_placement", told.version, told.desired),
+                self._replicas.call(
+                    told.replica_id, "apply_placement", told.version, told.desired, told.pinned
+                ),
                 PLACEMENT_TIMEOUT_S,
             )
         except Exception as error:  # Ray raises many kinds; the plan is sent again

@@ -197,13 +197,17 @@ class Replica:
         return self._state.snapshot()
 
     async def apply_placement(
-        self, version: PlanVersion, desired: tuple[AdapterDigest, ...]
+        self,
+        version: PlanVersion,
+        desired: tuple[AdapterDigest, ...],
+        pinned: frozenset[AdapterDigest],
     ) -> PlacementAck:
         """Carry out a plan, most desired adapters first; one older than that in force is refused.
 
-        The answer has the version in force, so that a controller learns of a later one.
+        What is pinned is not evicted. The answer has the version in force, so that a controller
+        learns of a later one.
         """
-        ack = await self._adapters.apply_placement(desired, version)
+        ack = await self._adapters.apply_placement(desired, version, pinned)
         if ack.version > version:
             log.warning("replica.plan_refused", sent=str(version), obeys=str(ack.version))
         return ack

@@ -43,12 +43,17 @@ class AdapterPoolMachine(RuleBasedStateMachine):
         self.used_at: dict[str, dict[TenantId, float]] = {}
         self.seen_at: dict[TenantId, float] = {}
         self.uses: dict[str, int] = {}
-        self.pinned: set[str] = set()
+        self.pins: set[str] = set()
+        self.placed_pins: set[str] = set()
         self.desired: set[str] = set()
         self.priority: dict[str, int] = {}
         self.last_use: list[str] = []  # most recent last
         self.inflation = 0
         self.event_state: dict[str, AdapterState] = {}
+
+    @property
+    def pinned(self) -> set[str]:
+        return self.pins | self.placed_pins
 
     def holders(self, name: str) -> int:
         return sum(name in held for held in self.leases.values())
@@ -63,7 +68,8 @@ class AdapterPoolMachine(RuleBasedStateMachine):
     def touch(self, name: str) -> None:
         self.last_use = [n for n in self.last_use if n != name] + [name]
         weight = min(max(self.uses.get(name, 0), 1), MAX_COUNTED_USES)
-        self.priority[name] = self.inflation + weight * self.size[name]
+        cost = min(self.size[name], self.budget // self.slots)
+        self.priority[name] = self.inflation + weight * cost
 
     def note(self, tenant: TenantId, names) -> None:
         now = self.clock.monotonic()
@@ -289,12 +295,18 @@ class AdapterPoolMachine(RuleBasedStateMachine):
     @rule(name=DIGESTS, on=st.booleans())
     def pin(self, name: str, on: bool) -> None:
         (self.pool.pin_adapter if on else self.pool.unpin_adapter)(AdapterDigest(name))
-        (self.pinned.add if on else self.pinned.discard)(name)
+        (self.pins.add if on else self.pins.discard)(name)
 
-    @rule(names=st.sets(DIGESTS, max_size=3))
-    def place(self, names: set[str]) -> None:
-        self.pool.set_desired(AdapterDigest(n) for n in names)
-        self.desired = names
+    @rule(names=st.sets(DIGESTS, max_size=3), pinned=st.sets(DIGESTS, max_size=2))
+    def place(self, names: set[str], pinned: set[str]) -> None:
+        self.pool.set_placement(map(AdapterDigest, names), map(AdapterDigest, pinned))
+        self.desired, self.placed_pins = names, names & pinned
+
+    @rule(name=DIGESTS)
+    def forget_wishes(self, name: str) -> None:
+        self.pool.forget_wishes(AdapterDigest(name))
+        self.pins.discard(name)
+        self.desired, self.placed_pins = self.desired - {name}, self.placed_pins - {name}
 
     @rule(seconds=st.sampled_from([1.0, TTL / 2, TTL]))
     def wait(self, seconds: float) -> None:

@@ -212,8 +212,8 @@ def busy_cluster(policy: ClusterPolicy, *, seconds: int = 60) -> tuple[ControlCl
     return cluster, controller
 
 
-def evictions(actions: Actions) -> list[AdapterDigest]:
-    return [move.digest for move in actions.moves if move.kind.value == "evict"]
+def releases(actions: Actions) -> list[AdapterDigest]:
+    return [move.digest for move in actions.moves if move.kind.value == "release"]
 
 
 @given(
@@ -235,7 +235,7 @@ def test_a_restart_takes_nothing_away_in_its_first_tick(heard, mode, remembered)
     silent = {ReplicaId(f"r{n}") for n in range(4) if n not in heard}
     actions = cluster.step(after, silent=silent)
     assert actions.replica_count == 4
-    assert evictions(actions) == []
+    assert releases(actions) == []
     assert all(held[name] <= one.resident for name, one in cluster.replicas.items())
     while silent and cluster.now < 1000.0 + 60 + 28:
         cluster.step(after, silent=silent)

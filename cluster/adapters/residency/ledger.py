@@ -47,8 +47,8 @@ class AdapterLedger:
         share_window_s: seconds for which a use counts for its tenant's share.
         weights: of tenants, as they are now; 1 where absent.
 
-    The cost of bringing a resident back is its bytes. A priority is the cost by unit of room, so
-    that it is the bytes where the unit is a slot, and the same for all where it is a byte.
+    The cost of bringing a resident back is its bytes. A priority is the cost by share of the tier,
+    of slots or bytes, whichever is scarcer: the bytes, but no more than a slot has on average.
     """
 
     def __init__(
@@ -67,9 +67,12 @@ class AdapterLedger:
         self.residents: dict[AdapterDigest, Resident] = {}
         self.bytes_used = 0
         self.evictions = 0
-        self.pinned: set[AdapterDigest] = set()
         self.desired: frozenset[AdapterDigest] = frozenset()
         """The placement that eviction spares while it can."""
+        self.pinned: frozenset[AdapterDigest] = frozenset()
+        """All that is never evicted: pinned one by one, or by the placement."""
+        self._pins: set[AdapterDigest] = set()  # one by one
+        self._placed_pins: frozenset[AdapterDigest] = frozenset()
         self.recent = RecentUses(share_window_s, clock, weights)
         self._clock = clock
         self._free: list[int] = list(range(slots or 0))
@@ -220,11 +223,26 @@ class AdapterLedger:
 
     def pin_adapter(self, digest: AdapterDigest) -> None:
         """Prevent the eviction of a version, whether it is here yet or not."""
-        self.pinned.add(digest)
+        self._pins.add(digest)
+        self.pinned = self._placed_pins | self._pins
 
     def unpin_adapter(self, digest: AdapterDigest) -> None:
         """Undo ``pin_adapter``."""
-        self.pinned.discard(digest)
+        self._pins.discard(digest)
+        self.pinned = self._placed_pins | self._pins
+
+    def set_placement(
+        self, desired: Iterable[AdapterDigest], pinned: Iterable[AdapterDigest] = ()
+    ) -> None:
+        """Set the placement, and those of it that are never evicted."""
+        self.desired = frozenset(desired)
+        self._placed_pins = self.desired.intersection(pinned)
+        self.pinned = self._placed_pins | self._pins
+
+    def forget_wishes(self, digest: AdapterDigest) -> None:
+        """Take a version out of the pins and the placement."""
+        self.set_placement(self.desired - {digest}, self._placed_pins - {digest})
+        self.unpin_adapter(digest)
 
     def unused_for(self, digest: AdapterDigest) -> float:
         """Return the seconds since a resident's last use."""
@@ -293,7 +311,7 @@ class AdapterLedger:
         self._use_number += 1
         resident.last_use = self._use_number
         resident.last_used = self._clock.monotonic()
-        cost = 1 if self.slots is None else resident.nbytes
+        cost = 1 if self.slots is None else min(resident.nbytes, self.memory_bytes // self.slots)
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 
 

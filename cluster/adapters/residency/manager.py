@@ -14,7 +14,7 @@ or the caller's own cancellation (which leaves no lease).
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -200,20 +200,23 @@ class AdapterManager:
     # Operators and the controller
 
     async def apply_placement(
-        self, digests: Sequence[AdapterDigest], version: PlanVersion
+        self,
+        digests: Sequence[AdapterDigest],
+        version: PlanVersion,
+        pinned: Collection[AdapterDigest] = (),
     ) -> PlacementAck:
         """Load ``digests``, most wanted first, and spare them in evictions from now on.
 
-        What has left the placement is like what demand alone loaded: it stays until its room is
-        needed. A placement older than the one in force changes nothing; the same one again
-        retries what is missing.
+        Those that are ``pinned`` as well are not evicted at all. What has left the placement is
+        like what demand alone loaded: it stays until its room is needed. A placement older than the
+        one in force changes nothing; the same one again retries what is missing.
         """
         self._refuse_if_closed()
         before = {r.digest for r in self._pool.residents()}
         failed: list[tuple[AdapterDigest, str, str]] = []
         if version >= self._placement:
             self._placement = version
-            self._pool.set_desired(digests)
+            self._pool.set_placement(digests, pinned)
             outcomes = await asyncio.gather(
                 *(self._place(digest) for digest in dict.fromkeys(digests))
             )
@@ -265,9 +268,8 @@ class AdapterManager:
 
         Returns False while a lease or a load still needs it.
         """
-        self._pool.unpin_adapter(digest)
+        self._pool.forget_wishes(digest)
         self._host.unpin_adapter(digest)
-        self._pool.set_desired(self._pool.desired - {digest})
         if self._pool.evict(digest):
             self._dispatcher.start_eviction(digest)
         task = self._dispatcher.tasks.get(digest)

@@ -201,9 +201,15 @@ class AdapterPool:
         """Undo ``pin_adapter``."""
         self._ledger.unpin_adapter(digest)
 
-    def set_desired(self, digests: Iterable[AdapterDigest]) -> None:
-        """Set the placement that eviction spares while it can."""
-        self._ledger.desired = frozenset(digests)
+    def set_placement(
+        self, desired: Iterable[AdapterDigest], pinned: Iterable[AdapterDigest] = ()
+    ) -> None:
+        """Set the placement that eviction spares while it can, and its part that is pinned."""
+        self._ledger.set_placement(desired, pinned)
+
+    def forget_wishes(self, digest: AdapterDigest) -> None:
+        """Take a version out of the pins and the placement."""
+        self._ledger.forget_wishes(digest)
 
     # Reading
 
@@ -317,16 +323,17 @@ class AdapterPool:
         return MustEvict(victims)
 
     def _refuse_impossible(self, wanted: Sequence[SizedVersion]) -> None:
-        pinned = self._ledger.pinned
-        sizes = {v.digest: v.nbytes for v in wanted}
-        sizes |= {d: self._residents[d].nbytes for d in pinned if d in self._residents}
+        pinned = {d: self._residents[d] for d in self._ledger.pinned if d in self._residents}
+        sizes = {v.digest: v.nbytes for v in wanted} | {d: r.nbytes for d, r in pinned.items()}
+        aliases = ", ".join(sorted(resident.version.alias for resident in pinned.values()))
+        including = f", pinned {aliases} included," if pinned else ""
         if len(sizes) > self.slots:
             raise AdapterCapacity(
-                f"{len(sizes)} adapters, pinned ones included, do not fit in {self.slots} slots"
+                f"{len(sizes)} adapters{including} do not fit in {self.slots} slots"
             )
         if sum(sizes.values()) > self.memory_bytes:
             raise AdapterCapacity(
-                f"adapters of {sum(sizes.values())} bytes, pinned ones included, do not fit in "
+                f"adapters of {sum(sizes.values())} bytes{including} do not fit in "
                 f"{self.memory_bytes}"
             )
 

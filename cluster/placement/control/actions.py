@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from cluster.domain.ids import AdapterDigest, ReplicaId
 from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.history import Change
-from cluster.placement.demand.demand import Demand
-from cluster.placement.planning.plan import CopyTarget, Move
+from cluster.placement.demand.demand import AdapterSet, Demand
+from cluster.placement.planning.plan import Move, PlannedSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,7 @@ class ReplicaPlan:
     replica_id: ReplicaId
     version: PlanVersion
     desired: tuple[AdapterDigest, ...]  # what matters most first
+    pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``, never to be evicted
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,9 @@ class Actions:
     replica_count: int  # to have from now on; Serve's target where nothing is to change
     replica_reason: str
     draining: frozenset[ReplicaId]  # about to leave: picks pass them over
-    copies: tuple[CopyTarget, ...]
+    sets: tuple[PlannedSet, ...]
     moves: tuple[Move, ...]  # new in this tick
-    unplaced: tuple[tuple[AdapterDigest, str], ...]
+    unplaced: tuple[tuple[AdapterSet, str], ...]
     unknown_pins: tuple[str, ...]
     demand: Demand
     wishes: Mapping[str, int]  # replicas that each reason alone would ask for

@@ -46,7 +46,8 @@ class Counting:
         self._starts = starts
         self._scaler = CountScaler()
         self._drain = Drain()
-        self._shape: ReplicaShape | None = None  # also while no replica runs
+        self.shape: ReplicaShape | None = None
+        """The capacity of a replica, also while none runs; None: none has reported yet."""
         self._ready = 0
         self._steps: dict[ReplicaId, int] = {}  # of each replica's engine, at the last look
         self.draining: frozenset[ReplicaId] = frozenset()
@@ -176,7 +177,7 @@ class Counting:
         }
         if ready != self._ready:
             self._fronts.forget_cold()
-        self._ready, self._shape = ready, _shape(self._fleet) or self._shape
+        self._ready, self.shape = ready, _shape(self._fleet) or self.shape
         waiting_s = sum(
             model.slowness_of(replica_id) * tokens * model.step.per_prefill_token
             for replica_id, said in lines.items()
@@ -187,7 +188,7 @@ class Counting:
             policy=policy,
             demand=demand,
             model=model,
-            shape=self._shape,
+            shape=self.shape,
             adapter_bytes={info.digest: info.nbytes for info in adapters},
             target=serve.target,
             ready=ready,

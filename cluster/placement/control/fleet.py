@@ -7,7 +7,7 @@ front has lost, is suspect: it counts as there, and its adapters are placed else
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, ReplicaId
@@ -44,6 +44,8 @@ class Member:
     sent_at: float = float("-inf")
     doubted_at: float | None = None  # a front lost its link then, and it has not answered since
     suspect: bool = False
+    arrived: set[AdapterDigest] = field(default_factory=set)  # of ``desired``, seen there since
+    pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``
 
     @property
     def ready(self) -> frozenset[AdapterDigest]:
@@ -86,6 +88,7 @@ class Fleet:
             return False
         member.snapshot, member.heard_at = snapshot, now
         member.acknowledged = max(member.acknowledged, snapshot.desired_version)
+        member.arrived.update(_there(member.desired, snapshot))
         if member.doubted_at is not None and asked_at >= member.doubted_at:
             member.doubted_at = None
         return True
@@ -179,6 +182,7 @@ class Fleet:
             desired=_there(snapshot.desired, snapshot),
             version=self._next_version(),
             acknowledged=snapshot.desired_version,
+            pinned=_pinned(snapshot),
         )
         words = f"{snapshot.slots_total} adapter slots, {snapshot.adapter_bytes_limit} bytes"
         self._history.record(now, "replica_joined", words, snapshot.replica_id)
@@ -198,10 +202,8 @@ class Fleet:
         """Begin to act under a new epoch: every replica is sent once more what it follows."""
         version = self._next_version()
         for member in self.members.values():
-            member.desired, member.version = (
-                _there(member.snapshot.desired, member.snapshot),
-                version,
-            )
+            member.desired = _there(member.snapshot.desired, member.snapshot)
+            member.version, member.pinned = version, _pinned(member.snapshot)
 
     def rooms(self, now: float, leaving: Collection[ReplicaId]) -> tuple[ReplicaRoom, ...]:
         """Return the replicas that adapters may be placed on."""
@@ -212,39 +214,52 @@ class Fleet:
                 bytes_limit=member.snapshot.adapter_bytes_limit,
                 resident=_resident_copies(member.snapshot),
                 desired=self._still_desired(member, now),
+                eviction_age_s=member.snapshot.eviction_age_s,
             )
             for replica_id, member in self.staying(leaving).items()
         )
 
     def _still_desired(self, member: Member, now: float) -> tuple[AdapterDigest, ...]:
         """Return the replica's desired adapters without those that it loaded and evicted again."""
+        there = _there(member.desired, member.snapshot)
         settled = (
             member.snapshot.desired_version >= member.version
             and now - member.sent_at >= self._resend_s
         )
-        if not settled:
-            return member.desired
-        return _there(member.desired, member.snapshot)
+        if settled:
+            return there
+        return tuple(d for d in member.desired if d in there or d not in member.arrived)
 
-    def adopt(self, desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]) -> None:
-        """Make a placement the desired one; a replica whose part differs gets a new version."""
+    def adopt(
+        self,
+        desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]],
+        pinned: Collection[AdapterDigest] = (),
+    ) -> None:
+        """Make a placement the desired one; a replica whose part differs gets a new version.
+
+        What is ``pinned`` is not evicted wherever it is placed.
+        """
         changed = {
             replica_id: digests
             for replica_id, digests in desired.items()
-            if replica_id in self.members and set(self.members[replica_id].desired) != set(digests)
+            if replica_id in self.members
+            and not _follows(self.members[replica_id], digests, pinned)
         }
         if changed:
             version = self._next_version()
         for replica_id, digests in changed.items():
             member = self.members[replica_id]
             member.desired, member.version = digests, version
+            member.pinned = frozenset(digests).intersection(pinned)
+            member.arrived = member.arrived.intersection(digests)
+            member.arrived.update(_there(digests, member.snapshot))
 
     def plans_to_send(self, moves: Iterable[Move], now: float) -> tuple[ReplicaPlan, ...]:
         """Return the plans that must be sent; they count as sent.
 
         A plan is repeated until it is acknowledged, and where an adapter of it is missing.
         """
-        evicted = [move for move in moves if move.kind is MoveKind.EVICT]
+        released = [move for move in moves if move.kind is MoveKind.RELEASE]
         plans = []
         for replica_id, member in sorted(self.members.items()):
             if member.suspect or member.snapshot.draining:
@@ -254,11 +269,11 @@ class Fleet:
             news = member.sent != member.version
             if not news and now - member.sent_at < self._resend_s:
                 continue
-            for move in evicted if news else ():
+            for move in released if news else ():
                 if move.replica_id == replica_id:
-                    self._history.record(now, "evict", move.reason, replica_id, move.digest)
+                    self._history.record(now, "release", move.reason, replica_id, move.digest)
             member.sent, member.sent_at = member.version, now
-            plans.append(ReplicaPlan(replica_id, member.version, member.desired))
+            plans.append(ReplicaPlan(replica_id, member.version, member.desired, member.pinned))
         return tuple(plans)
 
 
@@ -270,6 +285,18 @@ def _there(
     return tuple(digest for digest in digests if digest in there)
 
 
+def _pinned(snapshot: ReplicaSnapshot) -> frozenset[AdapterDigest]:
+    """Return what a replica keeps for good of its placement, for whatever reason."""
+    return frozenset(a.digest for a in snapshot.resident if a.pinned).intersection(snapshot.desired)
+
+
+def _follows(
+    member: Member, digests: Collection[AdapterDigest], pinned: Collection[AdapterDigest]
+) -> bool:
+    placed = frozenset(digests)
+    return placed == frozenset(member.desired) and placed.intersection(pinned) == member.pinned
+
+
 def _resident_copies(snapshot: ReplicaSnapshot) -> tuple[ResidentCopy, ...]:
     return tuple(
         ResidentCopy(
@@ -277,7 +304,6 @@ def _resident_copies(snapshot: ReplicaSnapshot) -> tuple[ResidentCopy, ...]:
             nbytes=adapter.nbytes,
             ready=adapter.state is AdapterState.READY,
             busy=adapter.leases > 0 or adapter.pinned or adapter.state is not AdapterState.READY,
-            idle_s=adapter.idle_s,
         )
         for adapter in snapshot.resident
         if adapter.state in _TAKES_ROOM

@@ -12,7 +12,7 @@ MOVES, COUNTS, FLEET, CONTROL = "moves", "counts", "fleet", "control"
 TOPICS = {
     "copies": MOVES,
     "prefetch": MOVES,
-    "evict": MOVES,
+    "release": MOVES,
     "evicted": MOVES,
     "failed": MOVES,
     "replicas": COUNTS,

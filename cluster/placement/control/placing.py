@@ -10,11 +10,16 @@ from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.backoff import PrefetchBackoff
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.history import History
-from cluster.placement.planning.copies import copies_by_digest
-from cluster.placement.planning.load import LoadReport
+from cluster.placement.cost.model import CostModel
+from cluster.placement.demand.demand import AdapterSet, Demand
+from cluster.placement.planning import reasons
+from cluster.placement.planning.budget import ChurnBudget
 from cluster.placement.planning.pins import resolve_pins
 from cluster.placement.planning.plan import AdapterInfo, MoveKind, Plan, PlanInputs
+from cluster.placement.planning.rules import rules_of
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.scaling.inputs import ReplicaShape
+from cluster.placement.scaling.wishes import busy_costs
 
 
 class Placing:
@@ -29,8 +34,9 @@ class Placing:
         self._fleet = fleet
         self._history = history
         self._backoff = PrefetchBackoff()
-        self._copies: dict[AdapterDigest, int] = {}
-        self._changed_at: dict[AdapterDigest, float] = {}
+        self._churn = ChurnBudget()
+        self._copies: dict[AdapterSet, int] = {}  # where more than one
+        self._moved: dict[AdapterDigest, float] = {}  # when last, by no promise
         self._noted: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # of the last plan
 
     def observe(self, catalog: Iterable[AdapterInfo], policy: ClusterPolicy) -> None:
@@ -47,42 +53,56 @@ class Placing:
         self.pinned_copies = max(least.values(), default=0)
 
     def inputs(
-        self, load: LoadReport, policy: ClusterPolicy, leaving: frozenset[ReplicaId], now: float
+        self,
+        demand: Demand,
+        model: CostModel,
+        policy: ClusterPolicy,
+        shape: ReplicaShape | None,
+        leaving: frozenset[ReplicaId],
+        now: float,
     ) -> PlanInputs | None:
         """Return what the planner goes by, or None if no replica can take adapters."""
         rooms = self._fleet.rooms(now, leaving)
-        if not rooms:
+        if not rooms or shape is None:
             return None
-        cooldown_s = policy.placement.cooldown_s
-        self._changed_at = {d: at for d, at in self._changed_at.items() if now - at < cooldown_s}
+        rules = rules_of(policy)
+        self._moved = {d: at for d, at in self._moved.items() if now - at < rules.payback_s}
+        pools = [room.bytes_limit for room in rooms]
+        nbytes = {info.digest: info.nbytes for info in self.adapters}
         return PlanInputs(
             replicas=rooms,
             adapters=self.adapters,
-            load=load,
-            policy=policy,
+            demand=demand,
+            rules=rules,
+            work=busy_costs(policy, model, demand, shape, nbytes),
+            load=model.disk_load,
+            churn=self._churn.left(int(rules.churn * sum(pools)), max(pools), now),
             pins={digest: min(copies, len(rooms)) for digest, copies in self.pins.items()},
             previous=self._copies,
-            cooling=frozenset(self._changed_at),
+            moved=frozenset(self._moved),
             avoid=self._backoff.avoid(now),
             lost=self._fleet.lost(leaving),
         )
 
-    def note(self, planned: Plan, now: float) -> None:
-        """Remember what a plan changed, and when."""
-        for target in planned.copies:
-            if target.copies != target.previous:
-                self._changed_at[target.digest] = now
-                self._history.record(now, "copies", target.reason, digest=target.digest)
-        self._copies = dict(copies_by_digest(planned.copies))
+    def note(self, planned: Plan, now: float, *, told: bool) -> None:
+        """Remember what a plan changed, and when; ``told``: replicas receive it."""
+        for one in planned.sets:
+            if one.copies != one.previous:
+                words = f"copies {one.previous} -> {one.copies}: {reasons.of_set(one)}"
+                self._history.record(now, "copies", words, digest=one.members[0])
+        self._copies = {one.members: one.copies for one in planned.sets if one.copies > 1}
         prefetches = {
-            (move.replica_id, move.digest): move.reason
+            (move.replica_id, move.digest): move
             for move in planned.moves
             if move.kind is MoveKind.PREFETCH
         }
-        for (replica_id, digest), reason in prefetches.items():
+        for (replica_id, digest), move in prefetches.items():
+            if told:
+                self._churn.spend(move.nbytes, now)
+                if not move.promised:
+                    self._moved[digest] = now
             if (replica_id, digest) not in self._noted:  # where plans are not sent they repeat
-                self._changed_at[digest] = now
-                self._history.record(now, "prefetch", reason, replica_id, digest)
+                self._history.record(now, "prefetch", move.reason, replica_id, digest)
         self._noted = frozenset(prefetches)
 
     def give_up(self) -> None:

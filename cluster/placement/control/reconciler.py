@@ -36,14 +36,14 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontOrders, FrontReport
-from cluster.placement.planning.load import load_of
 from cluster.placement.planning.plan import AdapterInfo, Plan, PlanInputs
 from cluster.placement.planning.planner import plan
+from cluster.placement.planning.wanted import adapters_in_demand
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.tiers import tier_weights
 from cluster.placement.scaling.schedule import bounds_at
 
-_NOTHING = Plan(desired={}, moves=(), copies=())
+_NOTHING = Plan(desired={}, moves=())
 
 
 class Reconciler:
@@ -207,7 +207,6 @@ class Reconciler:
             counting.stand_by(serve, self.leadership.words)
             self._planned = _NOTHING
             return None
-        load = load_of(self._demand)
         counting.decide(
             policy,
             self._demand,
@@ -215,14 +214,17 @@ class Reconciler:
             self._placing.adapters,
             serve,
             replicas=replicas,
-            needed={rate.digest for rate in load.adapters} | self._placing.pins.keys(),
+            needed=adapters_in_demand(self._demand) | self._placing.pins.keys(),
             least=self._placing.pinned_copies,
             complete=complete,
             now=now,
             wall=wall,
         )
-        places = self._attendance.opened and policy.placement.mode != "off"
-        inputs = self._placing.inputs(load, policy, counting.draining, now) if places else None
+        inputs = None
+        if self._attendance.opened and policy.placement.mode != "off":
+            inputs = self._placing.inputs(
+                self._demand, self._model, policy, counting.shape, counting.draining, now
+            )
         self._planned = self._planned if inputs is not None else _NOTHING
         return inputs
 
@@ -239,9 +241,9 @@ class Reconciler:
             self._fleet.adopt(dict.fromkeys(self._fleet.members, ()))
         if planned is not None:
             self._planned = planned
-            self._placing.note(planned, now)
+            self._placing.note(planned, now, told=mode == "on")
             if mode == "on":
-                self._fleet.adopt(planned.desired)
+                self._fleet.adopt(planned.desired, self._placing.pins.keys())
         sends = leads and mode != "observe"
         moves = planned.moves if planned is not None else ()
         return Actions(
@@ -250,7 +252,7 @@ class Reconciler:
             replica_count=self._counting.last.count,
             replica_reason=self._counting.last.reason,
             draining=self._counting.draining,
-            copies=self._planned.copies,
+            sets=self._planned.sets,
             moves=moves,
             unplaced=self._planned.unplaced,
             unknown_pins=self._placing.unknown_pins,

@@ -9,8 +9,8 @@ from cluster.placement.control.counting import NO_TICK_YET, Counting
 from cluster.placement.control.fleet import Fleet
 from cluster.placement.control.history import History
 from cluster.placement.demand.demand import Demand
-from cluster.placement.planning.load import load_of
-from cluster.placement.planning.plan import Plan
+from cluster.placement.planning import reasons
+from cluster.placement.planning.plan import Plan, PlannedSet
 
 TOP_KEYS = 50
 
@@ -51,20 +51,43 @@ def describe_fleet(fleet: Fleet, history: History, now: float) -> dict[str, Any]
 
 
 def describe_plan(planned: Plan, history: History) -> dict[str, Any]:
-    """Return the copies of each adapter with the reason, and what has no place."""
+    """Return each set's places with the reason, and the promises without a place."""
     return {
-        "adapters": [asdict(target) for target in planned.copies],
+        "sets": [_describe_set(one) for one in planned.sets],
         "unplaced": [
-            {"digest": digest, "adapter": history.alias(digest), "reason": reason}
-            for digest, reason in planned.unplaced
+            {
+                "adapters": [history.alias(digest) for digest in members],
+                "digests": members,
+                "reason": reason,
+            }
+            for members, reason in planned.unplaced
         ],
     }
 
 
+def _describe_set(planned: PlannedSet) -> dict[str, Any]:
+    one = planned.wanted
+    return {
+        "adapters": planned.aliases,
+        "digests": planned.members,
+        "replicas": planned.replicas,
+        "present": planned.present,
+        "copies": planned.copies,
+        "pinned": planned.pinned,
+        "requests_per_s": one.up if one else 0.0,
+        "work": one.work if one else 0.0,
+        "saved": one.saved if one else 0.0,
+        "tenants": dict(one.tenants) if one else {},
+        "reason": reasons.of_set(planned),
+    }
+
+
 def describe_load(demand: Demand) -> dict[str, Any]:
-    """Return the rate of all requests, and each tenant's by adapter."""
-    load = load_of(demand)
-    return {"requests_per_s": load.total, "tenants": load.tenants()}
+    """Return the rate of all requests, and each tenant's."""
+    tenants: dict[str, float] = {}
+    for rate in demand.rates:
+        tenants[rate.key.tenant] = tenants.get(rate.key.tenant, 0.0) + rate.up
+    return {"requests_per_s": demand.up, "tenants": tenants}
 
 
 def describe_demand(demand: Demand, aliases: Mapping[AdapterDigest, str]) -> list[dict[str, Any]]:

@@ -171,6 +171,24 @@ class NotFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class BesidePins:
+    """Refuses replicas whose pins leave too few slots for the request's adapters."""
+
+    name: ClassVar[str] = "pins"
+    hard: ClassVar[bool] = False
+
+    def refused(
+        self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
+    ) -> Sequence[bool]:
+        del moment
+        return [
+            bool(replica.pinned)
+            and len(replica.pinned.union(request.digests)) > replica.snapshot.slots_total
+            for replica in replicas
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadGuard:
     """Bounds the load of replicas whose batch is full, in case the cost model is wrong.
 

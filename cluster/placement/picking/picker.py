@@ -13,6 +13,7 @@ from cluster.placement.picking.candidates import MOST, candidates
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import PickNeeds, Terms, cost_of, load_seconds
 from cluster.placement.picking.filters import (
+    BesidePins,
     Filter,
     FitsContext,
     Fresh,
@@ -146,6 +147,7 @@ def standard_filters(policy: PickingPolicy) -> tuple[Filter, ...]:
         NotLeaving(),
         Fresh(),
         NotFailed(),
+        BesidePins(),
         LoadGuard(policy.bound),
     )
 

@@ -46,6 +46,7 @@ class ReplicaView:
     free_slots: int = 0
     free_bytes: int = 0
     idle: int = 0  # residents that could be evicted
+    pinned: frozenset[AdapterDigest] = frozenset()  # residents that are never evicted
     leased_bytes: int = 0  # of the adapters that steps apply
     uncounted: set[RequestId] = field(default_factory=set)
     unreported: dict[RequestId, Sent] = field(default_factory=dict)
@@ -116,6 +117,7 @@ class ReplicaView:
                 failed.append(digest)
         self.held, self.coming, self.failed = held, coming, frozenset(failed)
         self.idle, self.leased_bytes = idle, leased
+        self.pinned = frozenset([d for d, adapter in held.items() if adapter.pinned])
         self.free_slots = snapshot.slots_total - slots
         self.free_bytes = snapshot.adapter_bytes_limit - snapshot.adapter_bytes_used
 

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
-from cluster.placement.planning.load import LoadReport
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.cost.model import LoadCost
+from cluster.placement.demand.demand import AdapterSet, Demand
+from cluster.placement.demand.work_model import WorkModel
+from cluster.placement.planning.rules import PlanningRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,6 @@ class ResidentCopy:
     nbytes: int
     ready: bool
     busy: bool  # leased, pinned or on its way in or out: cannot be evicted now
-    idle_s: float = 0.0  # since its last use
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,16 @@ class ReplicaRoom:
     bytes_limit: int
     resident: tuple[ResidentCopy, ...] = ()
     desired: tuple[AdapterDigest, ...] = ()  # what the last plan put here
+    eviction_age_s: float = 0.0  # from last use to eviction in its pool; 0: nothing was evicted
+
+
+@dataclass(frozen=True, slots=True)
+class ChurnLeft:
+    """Bytes that may still be moved within this minute."""
+
+    ordinary: int
+    urgent: int  # by promises
+    unused: bool = True  # nothing was moved: one set may go beyond, or a large one never moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,31 +59,46 @@ class PlanInputs:
 
     replicas: tuple[ReplicaRoom, ...]
     adapters: tuple[AdapterInfo, ...]
-    load: LoadReport
-    policy: ClusterPolicy
+    demand: Demand
+    rules: PlanningRules
+    work: WorkModel
+    load: LoadCost  # of an adapter that is on no device
+    churn: ChurnLeft
     pins: Mapping[AdapterDigest, int] = field(default_factory=dict)  # least copies
-    previous: Mapping[AdapterDigest, int] = field(default_factory=dict)  # copies decided last
-    cooling: frozenset[AdapterDigest] = frozenset()  # changed recently: lose no copy
+    previous: Mapping[AdapterSet, int] = field(default_factory=dict)  # copies by work, if above 1
+    moved: frozenset[AdapterDigest] = frozenset()  # within the payback time, by no promise
     avoid: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # prefetch failed recently
-    lost: frozenset[AdapterDigest] = frozenset()  # whose only copies have gone: outside the budget
+    lost: frozenset[AdapterDigest] = frozenset()  # whose only copies have gone
 
     def permit(self, earlier: "PlanInputs") -> bool:
         """Return whether a plan of ``earlier`` inputs may come into force with these.
 
-        It may not where the policy is another, or where a replica that it counts on is about to
-        leave, suspect or gone: what it evicts from the others may be needed there.
+        It may not where the policy asks for something else, or where a replica that it counts on
+        is about to leave, suspect or gone: what it gives up on the others may be needed there.
         """
         there = {room.replica_id for room in self.replicas}
-        return earlier.policy == self.policy and all(
-            room.replica_id in there for room in earlier.replicas
-        )
+        asked, asked_then = (self.rules, self.pins), (earlier.rules, earlier.pins)
+        return asked == asked_then and all(room.replica_id in there for room in earlier.replicas)
 
 
 class MoveKind(StrEnum):
     """The kind of a change on a replica."""
 
     PREFETCH = "prefetch"
-    EVICT = "evict"
+    RELEASE = "release"  # it may be evicted like what demand alone brought in
+
+
+class PlacedFor(StrEnum):
+    """The rule that a set has its places by; the first that holds."""
+
+    PIN = "pinned"
+    LOST = "restored"
+    LEAST = "least copies"
+    OWED = "owed"
+    KEPT = "kept"
+    COPY = "another copy"
+    EVEN = "evened out"
+    DEMAND = "left to demand"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,28 +108,47 @@ class Move:
     replica_id: ReplicaId
     digest: AdapterDigest
     kind: MoveKind
-    reason: str
+    reason: str  # its kind, a colon, and figures
+    nbytes: int = 0
+    promised: bool = False  # outside the ordinary churn
+
+
+class WantedSet(NamedTuple):
+    """One set that is asked for. Rates are requests per second; work is replicas' seconds per
+    second."""
+
+    members: AdapterSet
+    up: float  # rate that must be served
+    hold: float  # rate that it is worth keeping for
+    work: float  # that must be done
+    work_down: float  # that may come back
+    load_s: float  # until the slowest member is on the device
+    size: float  # shares of a pool that its members take
+    saved: float  # seconds per second while it is on a device, by its tenants' weights
+    density: float  # ``saved`` by share of a pool
+    tenants: tuple[tuple[TenantId, float], ...]  # parts of the rate, largest first
 
 
 @dataclass(frozen=True, slots=True)
-class CopyTarget:
-    """The number of copies that an adapter should have, and the reason."""
+class PlannedSet:
+    """One set, and where the plan has it."""
 
-    digest: AdapterDigest
-    alias: str
-    copies: int
+    members: AdapterSet
+    aliases: tuple[str, ...]
+    rule: PlacedFor
+    replicas: tuple[ReplicaId, ...]  # that are to have it
+    present: int  # replicas that have all of it, or are to have it
+    copies: int  # by work, pins and the policy
     previous: int
     pinned: int  # least copies by pin, 0 without
-    rate: float  # requests per second
-    share: float  # of all requests, 0 to 1
-    reason: str
+    wanted: WantedSet | None  # None: a pin without demand
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The adapters of each replica. Equal inputs in any order give an equal plan."""
 
-    desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]  # what matters most first
+    desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]]  # what was placed first
     moves: tuple[Move, ...]
-    copies: tuple[CopyTarget, ...]  # by alias
-    unplaced: tuple[tuple[AdapterDigest, str], ...] = ()  # copies without a place, and why
+    sets: tuple[PlannedSet, ...] = ()  # densest first
+    unplaced: tuple[tuple[AdapterSet, str], ...] = ()  # promises without a place, and why

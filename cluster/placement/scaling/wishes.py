@@ -1,8 +1,11 @@
 """Says how many replicas load, memory, waiting requests and promises ask for, and why."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cluster.domain.ids import AdapterDigest
+from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.work_model import Work, WorkModel, work_model
 from cluster.placement.policy import ClusterPolicy
@@ -132,7 +135,7 @@ class Needs:
 def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
     """Derive what the demand asks for from the cost model and the replicas' shape."""
     policy, demand = inputs.policy, inputs.demand
-    costs = _costs(inputs, shape, demand)
+    costs = busy_costs(inputs.policy, inputs.model, demand, shape, inputs.adapter_bytes)
     pool = PoolShape(max(1, shape.slots), shape.adapter_bytes)
     curve = cold_curve(demand, pool, inputs.adapter_bytes)
     predicted = curve.cold(inputs.ready) if inputs.ready else 0.0
@@ -151,16 +154,22 @@ def needs_of(inputs: ScaleInputs, shape: ReplicaShape) -> Needs:
     )
 
 
-def _costs(inputs: ScaleInputs, shape: ReplicaShape, demand: Demand) -> WorkModel:
-    tiers = inputs.policy.tiers
-    used = [tiers[name].itl for name in inputs.policy.tenants.values() if name in tiers]
+def busy_costs(
+    policy: ClusterPolicy,
+    model: CostModel,
+    demand: Demand,
+    shape: ReplicaShape,
+    adapter_bytes: Mapping[AdapterDigest, int],
+) -> WorkModel:
+    """Return the costs of requests at busy replicas that keep the strictest tier's promise."""
+    used = [policy.tiers[name].itl for name in policy.tenants.values() if name in policy.tiers]
     return work_model(
-        inputs.model,
+        model,
         demand,
         itl_s=min(used, default=math.inf),
         max_batch_size=shape.max_batch_size,
         block_size=shape.block_size,
-        adapter_bytes=inputs.adapter_bytes,
+        adapter_bytes=adapter_bytes,
     )
 
 

@@ -111,7 +111,7 @@ def _resident(adapter: dict[str, Any]) -> str:
 
 
 def show_placement(placement: dict[str, Any]) -> None:
-    """Print the copies of each adapter, their reasons, and recent changes."""
+    """Print the places of each set, their reasons, and recent changes."""
     console.out.print()
     if "ticks" not in placement:  # the controller does not answer; the replicas work without it
         console.note(str(placement.get("error")))
@@ -121,20 +121,22 @@ def show_placement(placement: dict[str, Any]) -> None:
         + f"version {placement['version']}, {placement['load']['requests_per_s']:.2f} requests/s"
     )
     console.out.print(Text(f"replicas: {placement['replica_reason']}"))
-    if placement["adapters"]:
+    if placement["sets"]:
         table = Table(**TABLE)
-        for column in ("adapter", "copies", "requests/s", "why"):
+        for column in ("adapters", "copies", "requests/s", "why"):
             table.add_column(column)
-        for target in placement["adapters"]:
+        for placed in placement["sets"]:
             table.add_row(
-                Text(target["alias"], style="bold"),
-                str(target["copies"]),
-                f"{target['rate']:.2f}",
-                Text(target["reason"]),
+                Text(" + ".join(placed["adapters"]), style="bold"),
+                f"{placed['present']} of {placed['copies']}",
+                f"{placed['requests_per_s']:.2f}",
+                Text(placed["reason"]),
             )
         console.out.print(table)
     for missing in placement["unplaced"]:
-        console.note(f"{missing['adapter'] or missing['digest']}: {missing['reason']}")
+        names = zip(missing["adapters"], missing["digests"], strict=True)
+        words = " + ".join(adapter or digest for adapter, digest in names)
+        console.note(f"{words}: {missing['reason']}")
     for rule in placement["unknown_pins"]:
         console.note(f"policy: {rule}")
     for label in ("policy_error", "tick_error", "state_error"):

@@ -6,17 +6,15 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.domain.ids import ReplicaId
-from cluster.placement.planning.load import LoadReport
-from cluster.placement.planning.plan import Plan, PlanInputs, ReplicaRoom
+from cluster.placement.planning.plan import Plan, PlanInputs
 from cluster.placement.planning.planner import plan
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.planning.rules import PlanningRules
 from deployments.controller import plan_thread
 from deployments.controller.plan_thread import PlanThread
+from tests.support.planning_cases import demand_of, inputs_of, room_of
 
-NO_LOAD = LoadReport(0.0, 0.0, ())
-R0, R1 = (ReplicaRoom(ReplicaId(name), slots=1, bytes_limit=1) for name in ("r0", "r1"))
-FIRST = PlanInputs(replicas=(R0,), adapters=(), load=NO_LOAD, policy=ClusterPolicy.fixed(1))
+R0, R1 = room_of("r0"), room_of("r1")
+FIRST = inputs_of([R0], demand_of())
 SECOND = replace(FIRST, replicas=(R0, R1))
 
 
@@ -84,7 +82,12 @@ async def test_a_plan_that_is_not_wanted_any_more_is_void(
 
 
 @pytest.mark.parametrize(
-    "now", [replace(FIRST, replicas=(R1,)), replace(FIRST, policy=ClusterPolicy.fixed(2))]
+    "now",
+    [
+        replace(FIRST, replicas=(R1,)),
+        replace(FIRST, rules=PlanningRules(target=0.5)),
+        replace(FIRST, pins={"a": 1}),
+    ],
 )
 async def test_a_late_plan_is_dropped_where_a_replica_leaves_or_the_policy_is_another(
     slow: SlowPlanner, now: PlanInputs

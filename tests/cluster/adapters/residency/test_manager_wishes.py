@@ -132,6 +132,18 @@ async def test_a_controller_of_a_lower_epoch_is_refused_whatever_its_version(mak
     assert (ack.version, ack.loaded) == (PlanVersion(3, 1), ("c",))
 
 
+async def test_a_placements_pins_are_not_evicted_and_are_named_where_they_leave_no_room(make_rig):
+    rig = make_rig(slots=2)
+    both = [AdapterDigest("a"), AdapterDigest("b")]
+    await rig.manager.apply_placement(both, PlanVersion(1, 1), both)
+    with pytest.raises(AdapterCapacity, match=r"3 adapters, pinned A, B included, .* 2 slots"):
+        await acquire(rig, "c")
+    assert set(rig.state()) == {"a", "b"}
+    await rig.manager.apply_placement(both, PlanVersion(1, 2), both[:1])
+    rig.manager.release(await acquire(rig, "c"))
+    assert set(rig.state()) == {"a", "c"}, "desired alone yields to a request"
+
+
 async def test_an_empty_placement_evicts_nothing(make_rig):
     rig = make_rig(slots=3)
     await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], PlanVersion(1, 1))

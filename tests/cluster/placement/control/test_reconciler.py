@@ -40,10 +40,10 @@ def test_history_and_status_say_why(build, infos) -> None:
     assert status["standing"] == "leads"
     assert status["replicas"]["r0"]["desired"] == [{"digest": "digest-a", "adapter": "a"}]
     assert status["unknown_pins"] == ['adapters[1].adapter: no adapter "zz"']
-    (entry,) = status["adapters"]
-    assert entry["reason"].startswith("copies 0 -> 1: pinned to 1")
+    (entry,) = status["sets"]
+    assert entry["reason"] == "pinned to 1 on r0: no demand"
     kinds = [(line["kind"], line["adapter"]) for line in status["history"]]
-    assert kinds == [("copies", "a"), ("prefetch", "a"), ("replica_joined", "")]
+    assert kinds == [("prefetch", "a"), ("replica_joined", "")]
     assert {line["at"] for line in status["history"]} == {WALL.timestamp()}
 
 
@@ -231,7 +231,7 @@ def test_off_lets_every_hold_go_once(build, infos) -> None:
     follows = {**there, "desired_version": told.version}
     assert bench.tick(101.0, "r0", **follows).replica_plans == ()
     assert bench.tick(110.0, "r0", **follows).replica_plans == ()
-    assert bench.tick(110.0, "r0", **follows).copies == ()
+    assert bench.tick(110.0, "r0", **follows).sets == ()
 
 
 def test_observe_says_what_it_would_do_and_sends_nothing(build, infos) -> None:
@@ -287,5 +287,5 @@ def test_a_late_plan_comes_into_force_with_a_later_tick(build, infos) -> None:
         assert actions.replica_count == 1
         plans.append([digest for told in actions.replica_plans for digest in told.desired])
     assert plans == [[], [], ["digest-a"], []]
-    assert len(actions.copies) == 1, "the last plan stands"
+    assert len(actions.sets) == 1, "the last plan stands"
     assert actions.moves == ()

@@ -134,6 +134,14 @@ def test_a_replica_that_could_not_load_the_adapter_is_avoided(build) -> None:
     assert pick(view_of(failed), "a").replica_id == "r0"
 
 
+def test_a_replica_whose_pins_leave_no_slot_is_avoided(build) -> None:
+    full = build.snapshot("r0", slots=1, resident=(build.resident("a", pinned=True),))
+    view = view_of(full, build.snapshot("r1", running=12, slots=1))
+    assert pick(view, "b").replica_id == "r1"
+    assert explain(view, "b").refusals == {"pins": 1}
+    assert pick(view, "a").replica_id == "r0"
+
+
 def test_a_retry_avoids_the_replica_that_failed(build) -> None:
     view = view_of(build.snapshot("r0", resident=(build.resident("a"),)), build.snapshot("r1"))
     assert pick(view, "a", exclude=("r0",)).replica_id == "r1"

@@ -58,8 +58,16 @@ STATUS = {
         "version": 9,
         "replica_reason": "2: busy",
         "load": {"requests_per_s": 1.5},
-        "adapters": [{"alias": "sql", "copies": 2, "rate": 1.5, "reason": "acme asks most"}],
-        "unplaced": [{"adapter": "json", "digest": "d2", "reason": "no room"}],
+        "sets": [
+            {
+                "adapters": ["sql", "cron"],
+                "present": 1,
+                "copies": 2,
+                "requests_per_s": 1.5,
+                "reason": "acme asks most",
+            }
+        ],
+        "unplaced": [{"adapters": [""], "digests": ["d2"], "reason": "no room"}],
         "unknown_pins": ["ghost"],
         "policy_error": "policy.yaml: replicas.mn: unknown key",
         "tick_error": None,

@@ -1,0 +1,1 @@
+"""Measures the planner: alone, and in simulated clusters."""

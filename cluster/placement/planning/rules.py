@@ -1,0 +1,45 @@
+"""The planner's constants, and what it takes from the operator's policy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cluster.domain.ids import TenantId
+from cluster.placement.policy import ClusterPolicy
+
+IDLE_RATE = 0.001
+"""Requests per second below which a set counts as unused: fewer than four in an hour."""
+DENSER = 1.25
+"""Times by which a set must be denser than what makes room for it."""
+PAYS = 1.5
+"""Times its own seconds that a load must save within the payback time."""
+URGENT = 4
+"""Times the churn that promises may move."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningRules:
+    """All that a plan takes from the policy and does not depend on the cluster."""
+
+    target: float = 0.7  # share of a replica's time that work may take
+    least: int = 1  # copies of a set with demand; the first one comes with demand
+    most: int | None = None  # copies of a set; pins may go above it
+    churn: float = 0.1  # share of all pools' bytes that a minute may move
+    payback_s: float = 300.0  # within which a move must have saved more seconds than it costs
+    spare: float = 0.1  # share of a pool where only promises are placed
+    bound: float = 1.25  # times the mean work above which a replica's work is evened out
+    weights: Mapping[TenantId, float] = field(default_factory=dict)  # 1 where absent
+
+    def weight_of(self, tenant: TenantId) -> float:
+        """Return the weight of a tenant."""
+        return self.weights.get(tenant, 1.0)
+
+
+def rules_of(policy: ClusterPolicy) -> PlanningRules:
+    """Return the rules that a policy makes."""
+    placement = policy.placement
+    return PlanningRules(
+        target=policy.replicas.target,
+        least=placement.min_copies,
+        most=placement.max_copies,
+        bound=policy.picking.bound,
+    )

@@ -1,0 +1,91 @@
+"""The demand as the planner reads it: by set, of all tenants together."""
+
+from collections.abc import Mapping, Sequence
+from math import fsum
+
+from cluster.domain.ids import AdapterDigest
+from cluster.placement.demand.clocks import FAST, down_rate, up_rate
+from cluster.placement.demand.demand import AdapterSet, Demand, DemandRate
+from cluster.placement.planning.plan import PlanInputs, WantedSet
+from cluster.placement.planning.rules import IDLE_RATE
+
+
+def lasting_rate(fast: float, slow: float) -> float:
+    """Return the rate that a set is worth keeping for, in requests per second.
+
+    What has just been asked for counts at once, or it would be evicted before it is asked for
+    again. What is not asked for any more counts no more than one request on the fast clock.
+    """
+    return min(down_rate(fast, slow), fast + FAST)
+
+
+def adapters_in_demand(demand: Demand) -> frozenset[AdapterDigest]:
+    """Return the adapters with demand."""
+    return frozenset(
+        digest for rate in demand.rates if rate.down >= IDLE_RATE for digest in rate.key.adapters
+    )
+
+
+def pool_shares(inputs: PlanInputs) -> dict[AdapterDigest, float]:
+    """Return each adapter's share of the largest pool: of its slots or bytes, as is scarcer."""
+    slots = max((room.slots for room in inputs.replicas), default=1) or 1
+    nbytes = max((room.bytes_limit for room in inputs.replicas), default=1) or 1
+    return {info.digest: max(1.0 / slots, info.nbytes / nbytes) for info in inputs.adapters}
+
+
+def wanted_sets(
+    inputs: PlanInputs, shares: Mapping[AdapterDigest, float]
+) -> dict[AdapterSet, WantedSet]:
+    """Return the sets with demand whose members are all listed, densest first.
+
+    The clocks of a set's tenants are added before they are compared.
+    """
+    by_set: dict[AdapterSet, list[DemandRate]] = {}
+    for rate in inputs.demand.rates:
+        members = rate.key.adapters
+        if members and shares.keys() >= frozenset(members):
+            by_set.setdefault(members, []).append(rate)
+    loads = {info.digest: inputs.load.seconds(info.nbytes) for info in inputs.adapters}
+    found = []
+    for members, asking in by_set.items():
+        fast, slow = fsum([rate.fast for rate in asking]), fsum([rate.slow for rate in asking])
+        if down_rate(fast, slow) >= IDLE_RATE:
+            found.append(_wanted(inputs, members, asking, fast, slow, shares, loads))
+    found.sort(key=lambda one: (-one.density, one.members))
+    return {one.members: one for one in found}
+
+
+def _wanted(
+    inputs: PlanInputs,
+    members: AdapterSet,
+    asking: Sequence[DemandRate],
+    fast: float,
+    slow: float,
+    shares: Mapping[AdapterDigest, float],
+    loads: Mapping[AdapterDigest, float],
+) -> WantedSet:
+    seconds = fsum([inputs.work.request_seconds(rate) * rate.slow for rate in asking])
+    seconds /= slow or 1.0
+    parts = [(rate.key.tenant, (rate.fast + rate.slow) / (fast + slow)) for rate in asking]
+    if len(parts) > 1:
+        parts.sort(key=lambda part: (-part[1], part[0]))
+    up, down = up_rate(fast, slow), down_rate(fast, slow)
+    load_s = max([loads[digest] for digest in members])
+    size = sum([shares[digest] for digest in members])
+    weight = 1.0
+    if inputs.rules.weights:
+        weight = fsum([part * inputs.rules.weight_of(tenant) for tenant, part in parts])
+    hold = lasting_rate(fast, slow)
+    saved = weight * hold * load_s
+    return WantedSet(
+        members,
+        up,
+        hold,
+        up * seconds,
+        down * seconds,
+        load_s,
+        size,
+        saved,
+        round(saved / size, 9),
+        tuple(parts),
+    )
