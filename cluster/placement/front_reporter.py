@@ -1,12 +1,16 @@
 """Composes a front's reports, and keeps what the controller has not heard yet."""
 
-from cluster.domain.ids import ReplicaId
+from collections.abc import Mapping
+
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.picking.recent_picks import RecentPicks
 
 REPORT_PAUSE_S = 0.05
 """Between a report's answer and the next report, however many requests call for one."""
+
+_NO_WEIGHTS: Mapping[TenantId, float] = {}
 
 
 class FrontReporter:
@@ -33,11 +37,14 @@ class FrontReporter:
         """Name a replica whose link ended in each report until one is acknowledged."""
         self._dead[replica_id] = self._sequence + 1
 
-    def compose(self, held: int, now: float) -> FrontReport:
+    def compose(
+        self, held: int, now: float, own_weights: Mapping[TenantId, float] = _NO_WEIGHTS
+    ) -> FrontReport:
         """Return the next report.
 
         Args:
             held: requests that want a first replica.
+            own_weights: of tenants, by their file.
         """
         self._sequence += 1
         report = FrontReport(
@@ -51,6 +58,7 @@ class FrontReporter:
             picked=self._picks.picked,
             epoch=self._epoch or 0,
             policy_version=self._policy_version,
+            own_weights=own_weights,
         )
         self._counters.compose(self._sequence, now)
         return report

@@ -72,6 +72,11 @@ class Tenant:
         return ALL_ADAPTERS in self.adapters or alias in self.adapters
 
 
+def own_weights(tenants: Iterable[Tenant]) -> dict[TenantId, float]:
+    """Return the weights of the tenants that have another one than the default."""
+    return {tenant.id: tenant.weight for tenant in tenants if tenant.weight != DEFAULT_WEIGHT}
+
+
 class TenantDirectory:
     """All tenants, found by their keys."""
 

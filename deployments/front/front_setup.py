@@ -90,7 +90,7 @@ async def build_front(
     policy = read_policy(process)
     replicas = link_replicas(process, calls, metrics, policy)
     demand = FrontDemand(clock)
-    exchange, holding = open_exchange(process, calls, demand, replicas, policy)
+    exchange, holding = open_exchange(process, calls, demand, replicas, policy, tenants)
     broadcast = ReplicaBroadcast(handle, holding.wait_for_replica)
     meter = _count(process, metrics, replicas, routing, tenants)
     door = Door(

@@ -10,8 +10,10 @@ from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.policy_load import load_policy
 from cluster.placement.policy.tiers import tier_weights
 from cluster.placement.scaling.schedule import bounds_at
+from cluster.tenancy.tenants import own_weights
 from cluster.waiting.holding import Holding
 from deployments.front.cluster_calls import ClusterCalls
+from deployments.front.entry.live_tenants import LiveTenants
 from deployments.front.replicas.replica_set import ReplicaSet
 from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand
@@ -46,6 +48,7 @@ def open_exchange(
     demand: FrontDemand,
     replicas: ReplicaSet,
     policy: ClusterPolicy,
+    tenants: LiveTenants,
 ) -> tuple[Exchange, Holding]:
     """Return what talks to the controller for this front, and what holds requests meanwhile."""
     first = FrontOrders(
@@ -65,6 +68,7 @@ def open_exchange(
         process.clock,
         first=first,
         held=lambda: holding.count_wishes(),
+        own_weights=lambda: own_weights(tenants.tenants),
     )
     holding = Holding(replicas, lambda: exchange.orders, exchange.now)
     replicas.on_lost = exchange.note_dead

@@ -19,9 +19,7 @@ REPLICAS = 2
 def quickstart(state: StateDir, port: int, **fields: object) -> AppConfig:
     """Return what `braid up` runs, with a policy that reacts within a test's patience."""
     policy = state.root / "policy.yaml"
-    policy.write_text(
-        f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\nplacement: {{cooldown_s: 3}}\n"
-    )
+    policy.write_text(f"replicas: {{min: {REPLICAS}, max: {REPLICAS}}}\n")
     sources = state.root / "sources"
     sources.mkdir(exist_ok=True)
     config = AppConfig.model_validate(

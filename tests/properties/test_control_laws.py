@@ -22,7 +22,7 @@ NAMES = "abcde"
 def policy_of(replicas: int = 3, *, mode: str = "on", pinned: str = "") -> ClusterPolicy:
     return ClusterPolicy(
         replicas=ReplicasPolicy(min=1, max=replicas),
-        placement=PlacementPolicy(mode=mode, cooldown_s=0.0, retry_s=1.0, max_retry_s=1.0),
+        placement=PlacementPolicy(mode=mode, retry_s=1.0, max_retry_s=1.0),
         adapters=tuple(AdapterRule(adapter=name, copies=1) for name in pinned),
     )
 

@@ -32,12 +32,10 @@ replicas:
 placement:
   mode: "on"
   forecast: "off"
-  tolerance: 0.15
-  max_moves_per_tick: 4
+  churn: 10%
+  payback: 5m
   min_copies: 1
   max_copies: 8
-  spare_share: 0.25
-  cooldown_s: 30
   retry_s: 5
   max_retry_s: 300
 adapters:

@@ -16,7 +16,7 @@ ONE_A = [AdapterRule(adapter="a", copies=1)]
 def policy_of(replicas: int = 2, pins=(), mode="on", **placement) -> ClusterPolicy:
     return ClusterPolicy(
         replicas=ReplicasPolicy(min=replicas, max=replicas),
-        placement=PlacementPolicy(**{"spare_share": 0.0, "mode": mode, **placement}),
+        placement=PlacementPolicy(mode=mode, **placement),
         adapters=tuple(pins),
     )
 

@@ -30,7 +30,6 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.policy import (
     AdapterRule,
     ClusterPolicy,
-    PlacementPolicy,
     ReplicasPolicy,
     ScheduleEntry,
 )
@@ -53,9 +52,7 @@ LINES_PER_S = 4  # moves that one tick may order
 
 def busy(rng: random.Random, seconds: int = 60) -> tuple[ControlCluster, Reconciler]:
     """Return four replicas that have served for a while, and their controller."""
-    policy = ClusterPolicy(
-        replicas=ReplicasPolicy(min=1, max=4), placement=PlacementPolicy(cooldown_s=0.0)
-    )
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=4))
     cluster = ControlCluster(4, NAMES, policy, slots=8)
     controller = cluster.controller(1)
     for _ in range(seconds):
@@ -166,9 +163,7 @@ def restart_row(rng: random.Random) -> ResultRow:
 
     All serve requests and report their work, and there might be more of them.
     """
-    policy = ClusterPolicy(
-        replicas=ReplicasPolicy(min=1, max=MOST), placement=PlacementPolicy(cooldown_s=0.0)
-    )
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=1, max=MOST))
     cluster = ControlCluster(RUNNING, NAMES, policy, slots=8)
     before = cluster.controller(1)
     for _ in range(60):

@@ -15,7 +15,7 @@ from benchmarks.placement.row import ResultRow
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.control.fleet import CONFIRM_S, SUSPECT_S
-from cluster.placement.policy import ClusterPolicy, PlacementPolicy
+from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.parts.simulated_cluster import SimulatedCluster
 from cluster.simulation.replica.simulated_replica import SimulatedReplica
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
@@ -129,9 +129,7 @@ def death_rows(rng: random.Random) -> list[ResultRow]:
 
 def lose_replica(rng: random.Random, how: str) -> ReplicaLoss:
     """Simulate the loss of one of four replicas, a while after the last request."""
-    policy = ClusterPolicy.fixed(REPLICAS).model_copy(
-        update={"placement": PlacementPolicy(cooldown_s=0.0)}
-    )
+    policy = ClusterPolicy.fixed(REPLICAS)
     spec = RunRecipe(
         SimulationSpec(
             trace=(), policy=policy, catalog=(), replicas=REPLICAS, until=LOST_AT_S + WATCHED_S

@@ -28,7 +28,7 @@ from cluster.placement.planning.plan import (
 )
 from cluster.placement.planning.planner import plan
 from cluster.placement.planning.rules import PlanningRules
-from cluster.placement.policy import ClusterPolicy, Pin
+from cluster.placement.policy import AdapterRule, ClusterPolicy
 from cluster.simulation.baselines.baseline_names import without_placement
 from cluster.simulation.parts.simulated_cluster import SimulatedCluster
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
@@ -117,7 +117,7 @@ def pins_row(seeds: int) -> ResultRow:
 
 def _pinned(seed: int) -> PinFigures:
     policy = ClusterPolicy.fixed(1).model_copy(
-        update={"pins": tuple(Pin(adapter=f"p{number}") for number in range(4))}
+        update={"adapters": tuple(AdapterRule(adapter=f"p{number}") for number in range(4))}
     )
     base = SimulationSpec(
         trace=(),

@@ -4,6 +4,7 @@ import math
 import statistics
 from dataclasses import dataclass
 
+from cluster.domain.ids import TenantId
 from cluster.placement.exchange import FrontId, FrontReport
 
 LATELY_S = 5.0
@@ -73,6 +74,13 @@ class Fronts:
         """Return the recent share of picks without the whole set, or None if they are too few."""
         self._fade(now)
         return self._cold / self._picked if self._picked >= _FEWEST_PICKS else None
+
+    def own_weights(self) -> dict[TenantId, float]:
+        """Return the weights that the tenants file names, as fronts have read it."""
+        found: dict[TenantId, float] = {}
+        for known in sorted(self._fronts.values(), key=lambda known: known.heard_at):
+            found |= known.report.own_weights
+        return found
 
     def forget_cold(self) -> None:
         """Forget the picks so far: the replicas that they found have changed."""

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from cluster.domain.adapter import AdapterState
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.plan_version import PlanVersion
 from cluster.placement.control.backoff import PrefetchBackoff
 from cluster.placement.control.fleet import Fleet
@@ -59,13 +59,19 @@ class Placing:
         policy: ClusterPolicy,
         shape: ReplicaShape | None,
         leaving: frozenset[ReplicaId],
+        own_weights: Mapping[TenantId, float],
         now: float,
     ) -> PlanInputs | None:
-        """Return what the planner goes by, or None if no replica can take adapters."""
+        """Return what the planner goes by, or None if no replica can take adapters.
+
+        Args:
+            own_weights: of tenants, by their file.
+        """
         rooms = self._fleet.rooms(now, leaving)
         if not rooms or shape is None:
             return None
-        rules = rules_of(policy)
+        tenants = {rate.key.tenant for rate in demand.rates}
+        rules = rules_of(policy, own_weights, tenants)
         self._moved = {d: at for d, at in self._moved.items() if now - at < rules.payback_s}
         pools = [room.bytes_limit for room in rooms]
         nbytes = {info.digest: info.nbytes for info in self.adapters}

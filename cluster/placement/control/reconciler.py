@@ -223,7 +223,13 @@ class Reconciler:
         inputs = None
         if self._attendance.opened and policy.placement.mode != "off":
             inputs = self._placing.inputs(
-                self._demand, self._model, policy, counting.shape, counting.draining, now
+                self._demand,
+                self._model,
+                policy,
+                counting.shape,
+                counting.draining,
+                self._fronts.own_weights(),
+                now,
             )
         self._planned = self._planned if inputs is not None else _NOTHING
         return inputs

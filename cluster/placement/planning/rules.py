@@ -1,10 +1,12 @@
 """The planner's constants, and what it takes from the operator's policy."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.tiers import tier_weight
+from cluster.tenancy.shares import DEFAULT_WEIGHT, weight_of
 
 IDLE_RATE = 0.001
 """Requests per second below which a set counts as unused: fewer than four in an hour."""
@@ -31,15 +33,28 @@ class PlanningRules:
 
     def weight_of(self, tenant: TenantId) -> float:
         """Return the weight of a tenant."""
-        return self.weights.get(tenant, 1.0)
+        return self.weights.get(tenant, DEFAULT_WEIGHT)
 
 
-def rules_of(policy: ClusterPolicy) -> PlanningRules:
-    """Return the rules that a policy makes."""
+def rules_of(
+    policy: ClusterPolicy, own_weights: Mapping[TenantId, float], tenants: Iterable[TenantId]
+) -> PlanningRules:
+    """Return the rules that a policy makes.
+
+    Args:
+        own_weights: of the tenants file, where it names one.
+        tenants: those with demand.
+    """
     placement = policy.placement
     return PlanningRules(
         target=policy.replicas.target,
         least=placement.min_copies,
         most=placement.max_copies,
+        churn=placement.churn,
+        payback_s=placement.payback,
         bound=policy.picking.bound,
+        weights={
+            tenant: weight_of(own_weights.get(tenant), tier_weight(policy, tenant))
+            for tenant in tenants
+        },
     )

@@ -162,20 +162,15 @@ class PlacementPolicy(Section):
     mode: Mode = "on"
     """``off``: nothing is placed; demand alone brings adapters in."""
     forecast: Literal["off"] = "off"
-    tolerance: Annotated[Share, Field(ge=0, lt=1)] = 0.15
-    """Difference in copies between demand and the present number before that changes."""
-    max_moves_per_tick: SomeReplicas = 4
-    """Prefetches that one tick may order, in the whole cluster."""
+    churn: Annotated[Share, Field(ge=0.001, le=1)] = 0.1
+    """Share of the bytes of all pools that a minute may move; promises may move more."""
+    payback: Annotated[Seconds, Field(ge=1, le=DAY_S)] = 300.0
+    """Time within which a move must save more seconds than it costs."""
     min_copies: SomeReplicas = 1
-    """Copies of any adapter that has load."""
+    """Copies of each set of adapters that is asked for."""
     max_copies: SomeReplicas | None = None
-    """Most copies of an adapter; unset is one on every replica. Rules of ``adapters`` may go above
-    it."""
-    spare_share: Annotated[Share, Field(ge=0, lt=1)] = 0.25
-    """Share of each replica's slots, rounded up, where only adapters of a rule are placed: they
-    take what is loaded on demand. A replica's only slot is never spared."""
-    cooldown_s: Wait = 30.0
-    """After a change an adapter gains copies freely but loses none for this long."""
+    """Most copies of a set; unset is one on every replica. Rules of ``adapters`` may go above it.
+    """
     retry_s: Annotated[Seconds, Field(ge=0.1, le=DAY_S)] = 5.0
     """First wait after a failed prefetch; doubles with each failure."""
     max_retry_s: Annotated[Seconds, Field(ge=0.1, le=DAY_S)] = 300.0

@@ -134,9 +134,7 @@ def show_placement(placement: dict[str, Any]) -> None:
             )
         console.out.print(table)
     for missing in placement["unplaced"]:
-        names = zip(missing["adapters"], missing["digests"], strict=True)
-        words = " + ".join(adapter or digest for adapter, digest in names)
-        console.note(f"{words}: {missing['reason']}")
+        console.note(f"{console.set_name(missing)}: {missing['reason']}")
     for rule in placement["unknown_pins"]:
         console.note(f"policy: {rule}")
     for label in ("policy_error", "tick_error", "state_error"):

@@ -49,7 +49,7 @@ def show(
     legend = "bold: placed and ready; (name): brought in by demand; name...: on its way"
     console.out.print(Text(legend, style="dim"))
     for missing in state["unplaced"]:
-        console.note(f"{missing['adapter'] or missing['digest']}: {missing['reason']}")
+        console.note(f"{console.set_name(missing)}: {missing['reason']}")
     for rule in state["unknown_pins"]:
         console.note(rule)
     for failure in state["failures"]:
@@ -130,12 +130,14 @@ def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
         AdapterNotFound: it says nothing; the message names the nearest that it knows.
     """
     reasons = [
-        str(target["reason"]) for target in state.get("adapters", ()) if target["alias"] == adapter
+        f"{console.set_name(placed)}: {placed['reason']}"
+        for placed in state.get("sets", ())
+        if adapter in placed["adapters"]
     ]
     reasons += [
-        f"no place for a copy: {missing['reason']}"
+        f"{console.set_name(missing)} has no place: {missing['reason']}"
         for missing in state.get("unplaced", ())
-        if missing["adapter"] == adapter
+        if adapter in missing["adapters"]
     ]
     reasons += [_failure(one) for one in state.get("failures", ()) if one["adapter"] == adapter]
     reasons += [rule for rule in state.get("unknown_pins", ()) if f'"{adapter}"' in rule]
@@ -165,7 +167,7 @@ def _states(adapter: str, replica: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _known(state: Mapping[str, Any]) -> set[str]:
-    known = {str(target["alias"]) for target in state.get("adapters", ())}
+    known = {str(name) for placed in state.get("sets", ()) for name in placed["adapters"]}
     for replica in state.get("replicas", {}).values():
         known |= {str(item["adapter"]) for item in (*replica["desired"], *replica["resident"])}
     return known

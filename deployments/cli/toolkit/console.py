@@ -57,6 +57,12 @@ def short_digest(digest: str) -> str:
     return digest[:DIGEST_CHARACTERS]
 
 
+def set_name(shown: Mapping[str, Any]) -> str:
+    """Name an adapter set of the controller's state, by digest where an alias is not known."""
+    names = zip(shown["adapters"], shown["digests"], strict=True)
+    return " + ".join(str(adapter or short_digest(digest)) for adapter, digest in names)
+
+
 def size(nbytes: float) -> str:
     """Write a number of bytes for people, as ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB"):

@@ -1,12 +1,12 @@
 """Tells the controller what a front sees, once a second, and hands on its orders."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
 from cluster.clock import Clock
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.front_reporter import REPORT_PAUSE_S, FrontReporter
 from deployments.front.requests.front_demand import FrontDemand
@@ -29,6 +29,7 @@ class Exchange:
         demand: counted by this front.
         first: orders until the controller has given some.
         held: returns how many requests want a first replica; called once for each report.
+        own_weights: returns the tenants' weights that their file names.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Exchange:
         *,
         first: FrontOrders,
         held: Callable[[], int] = lambda: 0,
+        own_weights: Callable[[], Mapping[TenantId, float]] = dict,
         interval_s: float = INTERVAL_S,
     ) -> None:
         self.orders = first
@@ -48,6 +50,7 @@ class Exchange:
         self._send = send
         self._clock = clock
         self._held = held
+        self._own_weights = own_weights
         self._interval_s = interval_s
         self._reporter = FrontReporter(front, demand.counters, demand.picks)
         self._followers: list[Callable[[FrontOrders], None]] = [demand.follow]
@@ -80,7 +83,7 @@ class Exchange:
 
     async def report(self) -> None:
         """Send one report and follow the answer, if one comes."""
-        report = self._reporter.compose(self._held(), self._clock.monotonic())
+        report = self._reporter.compose(self._held(), self._clock.monotonic(), self._own_weights())
         try:
             orders = await self._send(report)
         except Exception as error:  # Ray raises many kinds; the next report has it all

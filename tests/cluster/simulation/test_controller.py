@@ -29,9 +29,7 @@ def served(
 ) -> tuple[SimulatedCluster, SimulationResult]:
     """Serve 12 adapters on 3 replicas, whose adapters may move at any time."""
     trace = TraceMaker(5).serve([("acme", (f"a{n}",), 0.5) for n in range(12)], 57).requests
-    policy = ClusterPolicy.fixed(3).model_copy(
-        update={"placement": PlacementPolicy(cooldown_s=0.0)}
-    )
+    policy = ClusterPolicy.fixed(3).model_copy(update={"placement": PlacementPolicy()})
     spec = spec_of(trace, 12, policy=policy, faults=faults, delays=delays, until=seconds)
     cluster = SimulatedCluster(spec, None)
     try:

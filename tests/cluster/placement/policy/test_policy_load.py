@@ -36,7 +36,7 @@ replicas:
   zero_after: 2h
   hold: 500ms
   schedule: [{days: mon-fri, from: "22:00", to: "06:00", zone: Europe/Berlin, min: 3}]
-placement: {max_moves_per_tick: 2, min_copies: 1, max_copies: 3, cooldown_s: 7}
+placement: {churn: 20%, payback: 2m, min_copies: 1, max_copies: 3}
 adapters:
   - {adapter: sql, copies: all}
   - {adapter: shell, owner: acme, copies: 2}
@@ -51,6 +51,7 @@ picking: {harm: 0.5, bound: 1.5}
     assert (replicas.zero_after, replicas.hold) == (7200.0, 0.5)
     assert replicas.schedule[0].from_ == "22:00"
     assert policy.placement.max_copies == 3
+    assert (policy.placement.churn, policy.placement.payback) == (0.2, 120.0)
     assert policy.adapters == (
         AdapterRule(adapter="sql", copies="all"),
         AdapterRule(adapter="shell", owner="acme", copies=2),

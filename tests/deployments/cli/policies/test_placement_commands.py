@@ -21,8 +21,14 @@ STATE: dict[str, Any] = {
         },
         "r1": {"suspect": True, "desired": [], "resident": []},
     },
-    "adapters": [{"alias": "sql", "reason": "1 copy: 2.1 req/s is 80% of load; tenant acme"}],
-    "unplaced": [{"digest": "d4", "adapter": "huge", "reason": "no room"}],
+    "sets": [
+        {
+            "adapters": ["sql"],
+            "digests": ["d1"],
+            "reason": "kept on r0: 2.1 req/s; tenant acme",
+        }
+    ],
+    "unplaced": [{"adapters": ["huge"], "digests": ["d4"], "reason": "no room"}],
     "unknown_pins": ['adapters[0].adapter: no adapter "slq"; did you mean "sql"?'],
     "failures": [
         {
@@ -71,7 +77,7 @@ def test_a_controller_that_is_silent_is_said(run: Callable[..., Any], server: An
 
 def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
     sql = run("why", "sql").stdout
-    assert "1 copy: 2.1 req/s is 80% of load; tenant acme" in sql
+    assert "sql: kept on r0: 2.1 req/s; tenant acme" in sql
     assert "r0: placed here, ready" in sql
     cron = run("why", "cron").stdout
     assert "r0: placed here, not there yet" in cron
@@ -79,7 +85,7 @@ def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
     assert "prefetch on r0: copies 0 -> 1" in cron
     found = json.loads(run("why", "json", "--json").stdout)
     assert found["replicas"] == [{"replica": "r0", "state": "brought in by demand, ready"}]
-    assert "no place for a copy: no room" in run("why", "huge").stdout
+    assert "huge has no place: no room" in run("why", "huge").stdout
 
 
 def test_an_adapter_that_is_not_known_is_named_with_the_nearest(run: Callable[..., Any]) -> None:
