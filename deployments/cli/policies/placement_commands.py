@@ -71,13 +71,15 @@ def why(
         console.print_json(found)
         return
     for reason in found["reasons"]:
-        console.out.print(Text(reason))
+        console.out.print(Text(reason), soft_wrap=True)
     for place in found["replicas"]:
         console.plain(f"{place['replica']}: {place['state']}")
     for line in found["history"][-LINES_SHOWN:]:
         at = time.strftime("%H:%M:%S", time.localtime(line["at"]))
         where = f" on {line['replica_id']}" if line["replica_id"] else ""
-        console.out.print(Text(f"{at}  {line['kind']}{where}: {line['message']}", style="dim"))
+        console.out.print(
+            Text(f"{at}  {line['kind']}{where}: {line['message']}", style="dim"), soft_wrap=True
+        )
 
 
 @placement_app.command()

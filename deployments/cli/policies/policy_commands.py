@@ -75,7 +75,7 @@ def check(
         if not verdict.problems:
             count = len(verdict.warnings)
             words = f"{count} warning{'' if count == 1 else 's'}" if count else "no warnings"
-            console.out.print(Text(f"{file}: right, {words}", style="green"))
+            console.out.print(Text(f"{file}: right, {words}", style="green"), soft_wrap=True)
     if verdict.problems:
         raise typer.Exit(1)
 
@@ -107,7 +107,7 @@ def show(
         console.print_json(kept)
         return
     for line in policy_words.heading(kept):
-        console.out.print(Text(f"# {line}", style="dim"))
+        console.out.print(Text(f"# {line}", style="dim"), soft_wrap=True)
     if effective or not kept["text"].strip():
         console.plain(policy_words.as_yaml(kept["effective"]))
     else:

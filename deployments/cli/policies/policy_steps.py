@@ -112,13 +112,13 @@ def show_changes(
         ]
         console.print_json({"changes": fields, "consequences": follows})
         return
-    console.out.print(Text(f"{before.name} -> {after.name}", style="dim"))
+    console.out.print(Text(f"{before.name} -> {after.name}", style="dim"), soft_wrap=True)
     for change in changes:
         console.plain(str(change))
     if not changes:
         console.out.print(Text("no field changes", style="dim"))
     for words in follows:
-        console.out.print(Text(f"  {words}", style="yellow"))
+        console.out.print(Text(f"  {words}", style="yellow"), soft_wrap=True)
 
 
 def show_findings(
@@ -127,9 +127,9 @@ def show_findings(
     """Print problems and warnings, one on each line."""
     for problem in problems:
         where = f"{name}:{problem.line}" if problem.line else name
-        console.out.print(Text(f"{where}: {problem}", style="red"))
+        console.out.print(Text(f"{where}: {problem}", style="red"), soft_wrap=True)
     for warning in warnings:
-        console.out.print(Text(f"{name}: warning: {warning}", style="yellow"))
+        console.out.print(Text(f"{name}: warning: {warning}", style="yellow"), soft_wrap=True)
 
 
 def described(problem: PolicyProblem) -> dict[str, Any]:
