@@ -34,12 +34,12 @@ def show_error(error: BraidError) -> None:
     """Print one red message: the fault, the remedy, and the code of a server's error."""
     code = code_of(error)
     words = Text("error: ", style="bold red") + Text(error.message, style="red")
-    err.print(words if code is None else words + Text(f" ({code})", style="dim"))
+    err.print(words if code is None else words + Text(f" ({code})", style="dim"), soft_wrap=True)
 
 
 def note(message: str) -> None:
     """Print something that is not an error but should be known."""
-    err.print(Text("note: ", style="bold yellow") + Text(message, style="yellow"))
+    err.print(Text("note: ", style="bold yellow") + Text(message, style="yellow"), soft_wrap=True)
 
 
 def plain(line: str) -> None:

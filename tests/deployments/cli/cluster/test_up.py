@@ -61,7 +61,7 @@ def test_a_typo_in_the_policy_is_refused_with_its_path(
     policy.write_text("placement: {paybak: 3}\n")
     result = braid("up", "--no-demo", "--policy", policy)
     assert result.exit_code == 1
-    assert f"{policy}: placement.paybak: unknown key" in result.stderr
+    assert f"{policy}:1: placement.paybak: unknown key" in result.stderr
     assert 'did you mean "payback"?' in result.stderr
     assert "Traceback" not in result.stderr
 
