@@ -15,7 +15,7 @@ from cluster.engine.sequence import EngineSequence
 
 @dataclass(frozen=True, slots=True)
 class KvRoom:
-    """What an engine knows of its KV blocks."""
+    """Tells of an engine's KV blocks how many are free, and who would need or free how many."""
 
     total: int
     free: int
