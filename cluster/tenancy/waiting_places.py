@@ -15,7 +15,7 @@ class WaitingPlace:
 
     def __init__(self, waiting: WaitingTenants, tenant: TenantId, weight: float) -> None:
         self.tenant = tenant
-        self._weight = weight
+        self.weight = weight
         self._waiting = waiting
         self._is_taken = False
 
@@ -30,14 +30,14 @@ class WaitingPlace:
         """
         if self._is_taken:
             return
-        if self._waiting.is_full_for(self.tenant, self._weight):
+        if self._waiting.is_full_for(self.tenant, self.weight):
             seconds = max(1, math.ceil(retry_after_s))
             raise Overloaded(
                 f"{self._waiting.of(self.tenant)} sequences of this tenant wait for a replica "
                 f"already, of {self._waiting.most} that may wait here; try again in {seconds} s",
                 retry_after_s=seconds,
             )
-        self._waiting.add(self.tenant, self._weight)
+        self._waiting.add(self.tenant, self.weight)
         self._is_taken = True
 
     def leave(self) -> None:

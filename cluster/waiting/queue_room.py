@@ -7,6 +7,7 @@ from typing import TypeVar
 from cluster.clock import Clock
 from cluster.domain.ids import ReplicaId, TenantId
 from cluster.errors import Overloaded, ReplicaLost
+from cluster.tenancy.shares import DEFAULT_WEIGHT
 from cluster.tenancy.waiting_places import WaitingPlace
 from cluster.waiting.timed_line import TimedLine
 
@@ -89,12 +90,19 @@ class QueueRoom:
                     raise
         if place is not None:
             place.take()
+        weight = DEFAULT_WEIGHT if place is None else place.weight
         return await self._take_turn(
-            tenant, self._clock.monotonic() + wait_s, pick, refused=refused
+            tenant, weight, self._clock.monotonic() + wait_s, pick, refused=refused
         )
 
     async def _take_turn(
-        self, tenant: TenantId | None, ends: float, pick: Callable[[], T], *, refused: bool
+        self,
+        tenant: TenantId | None,
+        weight: float,
+        ends: float,
+        pick: Callable[[], T],
+        *,
+        refused: bool,
     ) -> T:
         """Return the answer of ``pick``, which is called when it is the tenant's turn.
 
@@ -104,7 +112,7 @@ class QueueRoom:
         """
         line, again = self._apart if refused and self._any_room() else self._line, False
         while True:
-            woken = await line.wait(tenant, ends, again=again)
+            woken = await line.wait(tenant, ends, weight=weight, again=again)
             try:
                 return pick()
             except (Overloaded, ReplicaLost):

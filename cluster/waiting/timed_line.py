@@ -8,6 +8,7 @@ from collections.abc import Callable
 from cluster.clock import Clock
 from cluster.domain.ids import TenantId
 from cluster.placement.picking.waiting_line import WaitingLine
+from cluster.tenancy.shares import DEFAULT_WEIGHT
 
 Waiter = asyncio.Future[bool]
 
@@ -46,16 +47,27 @@ class TimedLine:
         """Return how many wait."""
         return len(self._line)
 
-    async def wait(self, tenant: TenantId | None, ends: float, *, again: bool = False) -> bool:
+    async def wait(
+        self,
+        tenant: TenantId | None,
+        ends: float,
+        *,
+        weight: float = DEFAULT_WEIGHT,
+        again: bool = False,
+    ) -> bool:
         """Wait to be released; return False if the time is over before.
 
         Args:
             tenant: whose turn it is to be.
             ends: end of the wait, monotonic seconds.
+            weight: the tenant's from now on.
             again: it was released just now and could not go on: it is the first again.
         """
         waiter: Waiter = asyncio.get_running_loop().create_future()
-        (self._line.put_back if again else self._line.append)(tenant, waiter)
+        if again:
+            self._line.put_back(waiter)
+        else:
+            self._line.append(tenant, waiter, weight)
         heapq.heappush(self._ends, (ends, next(self._serials), tenant, waiter))
         if self._task is None:
             self._task = asyncio.create_task(self._look())

@@ -16,8 +16,8 @@ from cluster.domain.adapter import AdapterKey, WeightedAdapter
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
 from cluster.domain.request import GenerationRequest, SamplingParams
 from cluster.engine.scheduling.fair_queue import FairQueue
-from cluster.engine.scheduling.turns import Flow, Turns
 from cluster.engine.sequence import EngineSequence
+from cluster.tenancy.turns import Flow, Turns
 from tests.support.decisions import decision_over
 
 LARGEST = 20  # tokens

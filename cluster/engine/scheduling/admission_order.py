@@ -1,31 +1,25 @@
 """Decides who enters the batch next, and who leaves it for another tenant.
 
-While rows are short, tenants that are owed some come first (``scheduling.row_shares``); then
-sequences that were preempted, in order of admission; then those that were never admitted, in the
-order of ``scheduling.fair_queue``.
+While rows are short, tenants that are owed some come first (``scheduling.row_shares``), and while
+blocks are, a tenant without a row (``scheduling.block_claims``); then sequences that were
+preempted, in order of admission; then those that were never admitted, in the order of
+``scheduling.fair_queue``.
 """
 
 import bisect
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from cluster.config import EngineConfig
 from cluster.domain.ids import TenantId
 from cluster.engine.scheduling.batch_integrity import check_order, check_waiting
+from cluster.engine.scheduling.block_claims import KvRoom, rows_for_blocks, youngest_rows
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.queue_limit import refuse_if_full
 from cluster.engine.scheduling.row_shares import RowShares
 from cluster.engine.sequence import EngineSequence
 
 MAX_PASSES = 32  # admissions that may pass a sequence which waits for another's blocks
-
-
-@dataclass(frozen=True, slots=True)
-class RowClaim:
-    """A sequence that is to enter a full batch, and the row that makes room for it."""
-
-    claimant: EngineSequence
-    row: EngineSequence
 
 
 class AdmissionOrder:
@@ -38,7 +32,7 @@ class AdmissionOrder:
         self._shares = RowShares(
             config.max_batch_size, config.max_batch_tokens, enabled=config.fairness == "adapter"
         )
-        self._claimant: TenantId | None = None  # that a row was just yielded to
+        self._claimant: TenantId | None = None  # that is first in this step
         self._running = 0
         self._arrivals = 0
         self._admissions = 0
@@ -82,7 +76,7 @@ class AdmissionOrder:
         """Return the sequence to be admitted next; None if none waits, or all wait for others'
         blocks."""
         places = self._config.max_batch_size - self._running
-        if self._shares.is_contended and len(self) > places:
+        if self._claimant is not None or (self._shares.is_contended and len(self) > places):
             for tenant in self._shares.owed(self._waiting_tenants()):
                 return self._next_of(tenant)
         return self._preempted[0] if self._preempted else self._queue.peek()
@@ -130,36 +124,46 @@ class AdmissionOrder:
         """Count the tokens that a step computed."""
         self._shares.count_step((sequence.request.tenant, count) for sequence, count in computed)
 
-    def find_claim(self, running: Iterable[EngineSequence]) -> RowClaim | None:
-        """Return the claim of a row of a full batch, or None.
+    def rows_to_yield(
+        self, running: Sequence[EngineSequence], room: KvRoom
+    ) -> list[EngineSequence]:
+        """Return the rows that are to leave the batch for a tenant that claims some.
 
-        Call it before a step. If there are blocks for the claimant, ``yield_row`` is next.
+        Call it before a step, and ``yield_row`` for each of them. The claimant comes first then.
         """
         self._claimant = None
-        is_full = self._running == self._config.max_batch_size
-        if not (self._shares.is_contended and len(self) and is_full):
-            return None
-        claim = self._shares.claim(self._waiting_tenants())
-        if claim is None:
-            return None
-        claimant = self._next_of(claim[0])
-        rows = [s for s in running if s.request.tenant == claim[1] and s.may_yield]
-        if not rows or claimant is None:
-            return None
-        row = min(rows, key=lambda sequence: (sequence.num_preemptions, -sequence.admission))
-        return RowClaim(claimant, row)
+        if not (self._shares.is_contended and len(self)):
+            return []
+        waiting, first = self._waiting_tenants(), list[EngineSequence]()
+        if self._running < self._config.max_batch_size:
+            tenant = self._shares.first_row_of(waiting)
+        else:
+            tenant, yielding = self._shares.claim(waiting) or (None, None)
+            if yielding is not None:
+                first = youngest_rows(running, yielding)[:1]
+            if not first:
+                return []
+        claimant = None if tenant is None else self._next_of(tenant)
+        if claimant is None:
+            return []
+        room = replace(room, free=room.free + sum(map(room.held, first)))
+        stay = [row for row in running if row not in first]
+        more = rows_for_blocks(claimant, stay, room, self._shares.parts())
+        if more is None or (more and not self._shares.may_recompute):
+            return []
+        self._claimant = tenant
+        return first + more
 
-    def yield_row(self, claim: RowClaim, computed: int, published: int) -> None:
-        """Note that a row is about to leave the batch for its claimant.
+    def yield_row(self, row: EngineSequence, computed: int, published: int) -> None:
+        """Note that a row is about to leave the batch for another tenant.
 
         Args:
             computed: tokens of it that were computed.
             published: its blocks at the start that can be found by what they hold.
         """
         kept = published * self._config.block_size if self._config.prefix_cache else 0
-        claim.row.kept_tokens = kept
+        row.kept_tokens = kept
         self._shares.count_lost(computed - kept)
-        self._claimant = claim.claimant.request.tenant
 
     def check_integrity(self, running: Iterable[EngineSequence]) -> None:
         """Check the books against each other and the batch.

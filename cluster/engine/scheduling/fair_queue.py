@@ -10,7 +10,7 @@ A replica is shared by tenants, and a tenant's adapters by its applications. Wha
   nearly all have weights of their own, and the same adapters are the same application;
 - requests of one tenant with the same adapters are served in order of arrival, strictly.
 
-Tenants, and within each tenant its adapter sets, are flows of ``scheduling.turns``. Let C be
+Tenants, and within each tenant its adapter sets, are flows of ``tenancy.turns``. Let C be
 the largest cost of a sequence (at most the context window). While a sequence waits behind S tokens
 of its own queue (0 once it is the first), admitted before it are
 
@@ -38,9 +38,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
-from cluster.engine.scheduling.turns import Flow, Turns
 from cluster.engine.sequence import EngineSequence
 from cluster.errors import IntegrityError
+from cluster.tenancy.turns import Flow, Turns
 
 
 @dataclass(slots=True, eq=False)

@@ -127,17 +127,30 @@ class RowShares:
                 if tokens > 1 or tenant in self._tenants
             }
 
+    def parts(self) -> dict[TenantId, float]:
+        """Return the part of the whole, 0 to 1, that each tenant is owed."""
+        return owed_shares({name: tenant.weight for name, tenant in self._tenants.items()})
+
+    @property
+    def may_recompute(self) -> bool:
+        """Report whether rows may yield now, whose tokens are computed again."""
+        return self._allowance > 0
+
+    def first_row_of(self, waiting: Iterable[TenantId]) -> TenantId | None:
+        """Return the first of the tenants ``waiting`` that is owed a row and has none."""
+        return next((name for name in self.owed(waiting) if not self._tenants[name].rows), None)
+
     def owed(self, waiting: Iterable[TenantId]) -> Iterator[TenantId]:
         """Return those of the tenants ``waiting`` that are owed a row, in their order."""
         return self._short_of(waiting, by=1)
 
     def claim(self, waiting: Iterable[TenantId]) -> tuple[TenantId, TenantId] | None:
-        """Return the first tenant that claims a row, and the one that yields it; else None.
+        """Return the first tenant that claims a row of a full batch, and the one that yields it.
 
         Args:
             waiting: tenants that have sequences without a row, in their order.
         """
-        if self._allowance <= 0:
+        if not self.may_recompute:
             return None
         tenants, shares = self._tenants, self._shares()
         for tenant in self._short_of(waiting, by=2):
@@ -166,8 +179,7 @@ class RowShares:
 
     def _shares(self) -> dict[TenantId, float]:
         """Return the rows that each tenant is owed."""
-        weights = {name: tenant.weight for name, tenant in self._tenants.items()}
-        return {name: self._rows * share for name, share in owed_shares(weights).items()}
+        return {name: self._rows * part for name, part in self.parts().items()}
 
     @property
     def _level(self) -> float:

@@ -11,8 +11,8 @@ out in this order:
 
 Admission takes the blocks of all tokens known so far, so only decodes need blocks later. When there
 are none, the sequence admitted last gives up its blocks and waits before all that were never
-admitted; its tokens are kept and computed again. The same happens to one row before a step if a
-tenant claims it. Who was preempted comes back to its place in the order of admission: the oldest
+admitted; its tokens are kept and computed again. The same happens to rows before a step if a
+tenant claims them. Who was preempted comes back to its place in the order of admission: the oldest
 that runs always advances, and each becomes the oldest. So each ends, so its place and blocks come
 free, and who waits to be admitted waits no longer than the queue's bounds say.
 
@@ -42,6 +42,7 @@ from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
 from cluster.domain.request import FinishReason
 from cluster.engine.scheduling.admission_order import AdmissionOrder, admission_of
 from cluster.engine.scheduling.batch_integrity import check_batch, check_order
+from cluster.engine.scheduling.block_claims import KvRoom
 from cluster.engine.scheduling.block_pool import BlockPool
 from cluster.engine.scheduling.prefixes import SharedPrefixes
 from cluster.engine.sequence import EngineSequence, SequenceStatus
@@ -242,7 +243,7 @@ class Scheduler:
         not on time or ids.
         """
         self._newly_preempted.clear()
-        self._yield_row()
+        self._yield_rows()
         scheduled = self._schedule_decodes()
         budget = self._config.max_batch_tokens - len(scheduled)
         prefills = self._schedule_prefills(budget)
@@ -392,15 +393,21 @@ class Scheduler:
             prefills.append(self._part_of(sequence, count))
             budget -= count
 
-    def _yield_row(self) -> None:
-        """Take a row out of the batch for a tenant that claims one."""
-        claim = self._order.find_claim(self._running)
-        if claim is None:
-            return
-        needed = self._pool.blocks_for(claim.claimant.num_tokens) + len(self._running)
-        if needed <= self._pool.num_free:
-            self._order.yield_row(claim, claim.row.num_computed, claim.row.num_published)
-            self._preempt(claim.row)
+    def _yield_rows(self) -> None:
+        """Take rows out of the batch for a tenant that claims some."""
+        room = KvRoom(self._pool.num_blocks, self._pool.num_free, self._needed, self._held)
+        for row in self._order.rows_to_yield(self._running, room):
+            self._order.yield_row(row, row.num_computed, row.num_published)
+            self._preempt(row)
+
+    def _needed(self, sequence: EngineSequence) -> int:
+        """Return the blocks that a waiting sequence needs at most, with those that are reserved."""
+        blocks = self._pool.blocks_for(sequence.num_tokens)
+        return blocks + self._reserve(sequence, blocks)
+
+    def _held(self, sequence: EngineSequence) -> int:
+        """Return the blocks of a sequence that no other one holds."""
+        return sum(self._pool.ref_count(block) == 1 for block in sequence.block_table)
 
     def _cost(self, sequence: EngineSequence) -> int:
         """Return the tokens to compute for a sequence that has its blocks: prefill and expected
@@ -428,10 +435,7 @@ class Scheduler:
         """
         fresh = self._pool.blocks_for(sequence.num_tokens) - len(hits)
         idle_hits = sum(1 for block in hits if self._pool.ref_count(block) == 0)
-        reserve = 0
-        if self._running:
-            reserve = sum(self._may_grow(other) for other in self._running)
-            reserve += self._pool.blocks_for(sequence.max_len - 1) > len(hits) + fresh
+        reserve = self._reserve(sequence, len(hits) + fresh)
         if self._pool.num_free < idle_hits + fresh + reserve:
             return False
         for block in hits:
@@ -442,6 +446,13 @@ class Scheduler:
         if sequence.num_preemptions == 0:
             sequence.num_cached = min(sequence.num_computed, sequence.prompt_len)
         return True
+
+    def _reserve(self, sequence: EngineSequence, blocks: int) -> int:
+        """Return the blocks to be left when a sequence enters the batch with so many."""
+        if not self._running:
+            return 0
+        own = self._pool.blocks_for(sequence.max_len - 1) > blocks
+        return own + sum(self._may_grow(other) for other in self._running)
 
     def _may_grow(self, sequence: EngineSequence) -> bool:
         return self._pool.blocks_for(sequence.max_len - 1) > len(sequence.block_table)

@@ -1,59 +1,87 @@
-"""Orders those who wait: tenants take turns, and within a tenant the oldest is first."""
+"""Orders those who wait: tenants take turns by weight, and within a tenant the oldest is first."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from cluster.domain.ids import TenantId
+from cluster.tenancy.shares import DEFAULT_WEIGHT
+from cluster.tenancy.turns import Flow, Turns
 
 W = TypeVar("W", bound=Hashable)
 
 
+@dataclass(slots=True, eq=False)
+class _TenantWaiters(Flow, Generic[W]):
+    tenant: TenantId | None = None
+    waiters: OrderedDict[W, None] = field(default_factory=OrderedDict)
+
+
 class WaitingLine(Generic[W]):
-    """Holds waiters by tenant. Each call costs the same, however many wait."""
+    """Holds waiters by tenant. A call costs a few comparisons, however many wait."""
 
     def __init__(self) -> None:
-        self._tenants: OrderedDict[TenantId | None, OrderedDict[W, None]] = OrderedDict()
+        self._tenants: dict[TenantId | None, _TenantWaiters[W]] = {}
+        self._turns = Turns[_TenantWaiters[W]]()
+        self._first: OrderedDict[W, None] = OrderedDict()  # put back; the last one goes first
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
 
-    def append(self, tenant: TenantId | None, waiter: W) -> None:
-        """Add a waiter behind those of its tenant; a tenant that is new has its turn last."""
-        waiters = self._tenants.setdefault(tenant, OrderedDict())
-        self._size += waiter not in waiters
-        waiters[waiter] = None
+    def append(self, tenant: TenantId | None, waiter: W, weight: float = DEFAULT_WEIGHT) -> None:
+        """Add a waiter behind those of its tenant; a tenant that is new has its turn last.
 
-    def put_back(self, tenant: TenantId | None, waiter: W) -> None:
+        Args:
+            weight: the tenant's from now on.
+        """
+        if waiter in self._first:
+            return
+        found = self._tenants.get(tenant)
+        if found is None:
+            found = self._tenants[tenant] = _TenantWaiters(tenant=tenant)
+            self._turns.enter(found)
+        found.weight = weight
+        self._size += waiter not in found.waiters
+        found.waiters[waiter] = None
+
+    def put_back(self, waiter: W) -> None:
         """Add a waiter before all others, for one whose turn it was."""
-        self.append(tenant, waiter)
-        self._tenants[tenant].move_to_end(waiter, last=False)
-        self._tenants.move_to_end(tenant, last=False)
+        self._size += waiter not in self._first
+        self._first[waiter] = None
+        self._first.move_to_end(waiter)
 
     def pop(self) -> W:
-        """Take the waiter whose turn it is; its tenant has the last turn from now on.
+        """Take the waiter whose turn it is.
 
         Raises:
             LookupError: no one waits.
         """
         if not self._size:
             raise LookupError("no one waits")
-        tenant, waiters = next(iter(self._tenants.items()))
-        waiter, _ = waiters.popitem(last=False)
         self._size -= 1
-        if waiters:
-            self._tenants.move_to_end(tenant)
-        else:
-            del self._tenants[tenant]
+        if self._first:
+            return self._first.popitem()[0]
+        found = self._turns.first
+        assert found is not None  # each tenant has its turn
+        waiter, _ = found.waiters.popitem(last=False)
+        self._turns.charge(found, 1)
+        self._drop_if_empty(found)
         return waiter
 
     def discard(self, tenant: TenantId | None, waiter: W) -> None:
         """Remove a waiter, if it is there."""
-        waiters = self._tenants.get(tenant)
-        if waiters is None or waiter not in waiters:
-            return
-        del waiters[waiter]
-        self._size -= 1
-        if not waiters:
-            del self._tenants[tenant]
+        found = self._tenants.get(tenant)
+        if waiter in self._first:
+            del self._first[waiter]
+            self._size -= 1
+        elif found is not None and waiter in found.waiters:
+            del found.waiters[waiter]
+            self._size -= 1
+            self._drop_if_empty(found)
+
+    def _drop_if_empty(self, found: _TenantWaiters[W]) -> None:
+        if not found.waiters:
+            self._turns.leave(found)
+            del self._tenants[found.tenant]

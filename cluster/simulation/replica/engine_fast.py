@@ -4,8 +4,8 @@ The batch is a list of rows with numbers. While no request comes or goes, all st
 for the context that grows, so they are taken together; a request that comes cuts them at the end of
 the step under way, and so does another replica that begins or ends to compute on the same cores.
 The order of admission is the real one. While several tenants want a full batch, a run has few
-steps, since each may change whose row is whose. The prefix cache remembers chains of blocks without
-their places.
+steps, since each may change whose row is whose, and one where blocks are short. The prefix cache
+remembers chains of blocks without their places.
 """
 
 import math
@@ -34,7 +34,7 @@ from cluster.simulation.virtual.virtual_process import VirtualProcess
 
 _STOPS = frozenset({STOP_TOKEN})
 CONTENDED_STEPS = 8
-"""Most steps of a run while several tenants want the batch's rows."""
+"""Most steps of a run while several tenants want the rows of a full batch."""
 
 
 class FastEngine:
@@ -221,7 +221,7 @@ class FastEngine:
 
     def _plan(self, news: list[SequenceNews]) -> None:
         self._end_early(news)
-        self._batch.yield_row()
+        self._batch.yield_rows()
         decoding = self._batch.decodes()
         budget = self._config.max_batch_tokens - len(decoding)
         prefills: list[tuple[FastRow, int]] = []
@@ -250,7 +250,7 @@ class FastEngine:
             within = 1 + min(row.blocks * size - row.tokens for row in decoding)
             steps = max(1, min(steps, max(within, size * (self._memory.free // rows))))
             if self._batch.is_contended and self._batch.waiting:
-                steps = min(steps, CONTENDED_STEPS)
+                steps = 1 if self._batch.has_places else min(steps, CONTENDED_STEPS)
         first = StepTotals(
             1,
             sum(count for _, count in prefills),

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from cluster.config import EngineConfig
 from cluster.domain.ids import RequestId, TenantId
 from cluster.engine.scheduling.admission_order import AdmissionOrder
+from cluster.engine.scheduling.block_claims import KvRoom
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
 from cluster.simulation.replica.fast_rows import FastRow
@@ -88,15 +89,22 @@ class FastBatch:
         """Count the tokens of prefills for their tenants."""
         self._order.count_step((row.sequence, count) for row, count in prefills)
 
-    def yield_row(self) -> None:
-        """Take a row out of the batch for a tenant that claims one."""
-        claim = self._order.find_claim(row.sequence for row in self.running)
-        if claim is None:
-            return
-        row, size = self.rows[claim.row.request_id], self._config.block_size
-        needed = -(-self.rows[claim.claimant.request_id].tokens // size) + len(self.running)
-        if needed <= self._memory.free:
-            self._order.yield_row(claim, row.computed, row.computed // size)
+    def yield_rows(self) -> None:
+        """Take rows out of the batch for a tenant that claims some."""
+        size = self._config.block_size
+
+        def needed(sequence: EngineSequence) -> int:
+            row = self.rows[sequence.request_id]
+            return -(-row.tokens // size) + self._reserve(row)
+
+        def held(sequence: EngineSequence) -> int:
+            return self.rows[sequence.request_id].blocks
+
+        room = KvRoom(self._config.kv_blocks, self._memory.free, needed, held)
+        running = [row.sequence for row in self.running]
+        for sequence in self._order.rows_to_yield(running, room):
+            row = self.rows[sequence.request_id]
+            self._order.yield_row(sequence, row.computed, row.computed // size)
             self._preempt(row)
 
     def decodes(self) -> list[FastRow]:
@@ -149,11 +157,7 @@ class FastBatch:
     def _take_blocks(self, row: FastRow, hits: int, own: int) -> bool:
         memory, size = self._memory, self._config.block_size
         blocks = -(-row.tokens // size)
-        reserve = 0
-        if self.running:
-            reserve = sum(other.may_grow(size) for other in self.running)
-            reserve += -(-(row.sequence.max_len - 1) // size) > blocks
-        if memory.free < memory.new_blocks(row.names, blocks) + reserve:
+        if memory.free < memory.new_blocks(row.names, blocks) + self._reserve(row):
             return False
         memory.hold(row.names)
         if own:
@@ -163,6 +167,14 @@ class FastBatch:
         row.blocks = blocks
         row.computed = (hits + own) * size
         return True
+
+    def _reserve(self, row: FastRow) -> int:
+        """Return the blocks to be left when a row enters the batch."""
+        if not self.running:
+            return 0
+        size = self._config.block_size
+        own = -(-(row.sequence.max_len - 1) // size) > -(-row.tokens // size)
+        return own + sum(other.may_grow(size) for other in self.running)
 
     def _leave(self, row: FastRow) -> None:
         self.running.remove(row)

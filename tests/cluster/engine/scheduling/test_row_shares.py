@@ -171,3 +171,99 @@ def test_a_row_without_its_adapters_does_not_yield(make_full: Callable[..., Any]
     rig.step()
     assert rig.scheduler.take_returned() == []
     assert rig.scheduler.preemptions == any(held)
+
+
+class TestBlocks:
+    """Long prompts hold most KV blocks, while rows are free."""
+
+    HELD = 8  # rows
+
+    @pytest.fixture
+    def make_held(self, make_rig: Callable[..., Any]) -> Callable[..., Any]:
+        """``make_held(**config)`` is a pool with no room for a ninth long prompt of a tenant."""
+
+        def build(**config: object) -> Any:
+            defaults = {
+                "block_size": 16,
+                "max_batch_size": 16,
+                "max_batch_tokens": 128,
+                "kv_blocks": self.HELD * 7 + 12,
+                "max_model_len": 512,
+            }
+            rig = make_rig(**{**defaults, **config})
+            for index in range(16):
+                rig.add(f"f{index}", own(index, 100), max_tokens=28, tenant="flood")
+            for _ in range(10):
+                rig.step()
+            assert rows(rig) == {"flood": self.HELD}
+            return rig
+
+        return build
+
+    def test_a_newcomer_gets_blocks_at_once(self, make_held: Callable[..., Any]) -> None:
+        rig = make_held()
+        rig.add("q", own(99, 70), max_tokens=4, tenant="quiet")
+        assert rig.step()["q"] == (0, 70, True)
+        assert rows(rig) == {"flood": self.HELD - 1, "quiet": 1}
+        assert rig.scheduler.preemptions == 1
+
+    def test_a_row_that_yielded_keeps_what_is_not_needed(
+        self, make_held: Callable[..., Any]
+    ) -> None:
+        rig = make_held()
+        youngest: EngineSequence = rig.scheduler.sequences[self.HELD - 1]
+        rig.add("q", own(99, 70), max_tokens=2, tenant="quiet")
+        rig.step()
+        tokens = youngest.num_tokens
+        rig.step()  # the newcomer ends
+        start, count, _ = rig.step()[youngest.request_id]
+        assert start + count == tokens
+        assert count <= rig.config.block_size
+
+    def test_as_many_rows_yield_as_the_newcomer_needs(self, make_held: Callable[..., Any]) -> None:
+        rig = make_held()
+        rig.add("q", own(99, 200), max_tokens=4, tenant="quiet")
+        rig.step()
+        assert rows(rig) == {"flood": self.HELD - 2, "quiet": 1}
+
+    def test_one_that_needs_more_than_its_share_waits(self, make_held: Callable[..., Any]) -> None:
+        rig = make_held()
+        rig.add("q", own(99, 70), max_tokens=4, tenant="quiet", weight=0.01)
+        rig.step()
+        assert rig.scheduler.preemptions == 0
+
+    def test_a_tenant_with_a_row_claims_no_more_blocks(self, make_held: Callable[..., Any]) -> None:
+        rig = make_held()
+        for index in range(4):
+            rig.add(f"q{index}", own(100 + index, 70), max_tokens=16, tenant="quiet")
+        for _ in range(5):
+            rig.step()
+        assert rig.scheduler.preemptions == 1
+
+    def test_a_small_one_passes_only_tenants_with_rows(self, make_held: Callable[..., Any]) -> None:
+        rig = make_held()
+        rig.add("q", own(99, 16), max_tokens=4, tenant="quiet")
+        assert rig.step()["q"] == (0, 16, True)
+        rig.add("large", own(98, 400), max_tokens=4, tenant="reader")
+        rig.step()
+        rig.add("s", own(97, 16), max_tokens=4, tenant="third")
+        assert "s" not in rig.step()
+        assert rig.scheduler.preemptions == 0
+
+    def test_a_large_one_gets_its_turn_all_the_same(self, make_held: Callable[..., Any]) -> None:
+        rig = make_held()
+        large = rig.add("large", own(98, 400), max_tokens=4, tenant="reader")
+        for index in range(400):
+            rig.add(f"q{index}", own(100 + index, 16), max_tokens=4, tenant="quiet")
+            rig.step()
+            if large.is_finished:
+                break
+        assert large.is_finished
+
+    def test_first_come_first_served_gives_no_blocks_away(
+        self, make_held: Callable[..., Any]
+    ) -> None:
+        rig = make_held(fairness="fifo")
+        rig.add("q", own(99, 70), max_tokens=4, tenant="quiet")
+        assert "q" not in rig.step()
+        assert rig.scheduler.preemptions == 0

@@ -1,5 +1,7 @@
 """The order of those who wait, against a plain model of it."""
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,37 +36,53 @@ def test_one_that_is_put_back_is_the_next() -> None:
     for name in ("a1", "a2", "b1"):
         line.append(TenantId(name[0]), name)
     first = line.pop()
-    line.put_back(TenantId("a"), first)
+    line.put_back(first)
     assert [line.pop() for _ in range(3)] == ["a1", "b1", "a2"]
+
+
+def test_turns_go_by_weight() -> None:
+    line = WaitingLine[tuple[str, int]]()
+    for number in range(40):
+        line.append(TenantId("a"), ("a", number), 3.0)
+        line.append(TenantId("b"), ("b", number))
+    first = Counter(line.pop()[0] for _ in range(40))
+    assert first == {"a": 30, "b": 10}
+    line.append(TenantId("b"), ("b", 99), 9.0)
+    assert Counter(line.pop()[0] for _ in range(12))["b"] >= 8
 
 
 @given(STEPS)
 def test_it_is_a_turn_of_queues(steps: list[tuple[str, str | None, int]]) -> None:
+    """Among equal weights the tenant that was served longest ago is next."""
     line, model = WaitingLine[tuple[str | None, int]](), []  # type: ignore[var-annotated]
+    first: list[tuple[str | None, int]] = []  # put back; the last one is next
     for step, name, number in steps:
         tenant, waiter = (None if name is None else TenantId(name)), (name, number)
         queue = next((queue for owner, queue in model if owner == tenant), None)
-        if step == "pop":
-            if not model:
-                with pytest.raises(LookupError):
-                    line.pop()
-                continue
+        waits = waiter in first or (queue is not None and waiter in queue)
+        if step == "pop" and first:
+            assert line.pop() == first.pop()
+        elif step == "pop" and model:
             owner, queue = model.pop(0)
             assert line.pop() == queue.pop(0)
-            model += [(owner, queue)] if queue else []
-            continue
-        if step == "discard":
+            model.append((owner, queue))
+        elif step == "pop":
+            with pytest.raises(LookupError):
+                line.pop()
+        elif step == "discard":
             line.discard(tenant, waiter)
-            if queue is not None and waiter in queue:
+            if waiter in first:
+                first.remove(waiter)
+            elif queue is not None and waits:
                 queue.remove(waiter)
-        elif queue is None or waiter not in queue:
-            getattr(line, step)(tenant, waiter)
+        elif step == "put_back" and not waits:
+            line.put_back(waiter)
+            first.append(waiter)
+        elif step == "append" and not waits:
+            line.append(tenant, waiter)
             if queue is None:
                 queue = []
                 model.append((tenant, queue))
-            queue.insert(0 if step == "put_back" else len(queue), waiter)
-            if step == "put_back":
-                model.remove((tenant, queue))
-                model.insert(0, (tenant, queue))
+            queue.append(waiter)
         model = [(owner, waiters) for owner, waiters in model if waiters]
-        assert len(line) == sum(len(waiters) for _, waiters in model)
+        assert len(line) == len(first) + sum(len(waiters) for _, waiters in model)
