@@ -64,6 +64,7 @@ class FrontServer:
             adapters=nothing,
             adapter_admin=nothing,
             router_admin=nothing,
+            policies=nothing,
             replicas=cluster,
             tenants=tenants,
             controller_state=_placement,

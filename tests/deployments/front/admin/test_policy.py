@@ -12,7 +12,6 @@ from cluster.placement.policy.policy_versions import PolicyDraft
 from cluster.redis_client import redis_client
 from tests.support.http_front import HttpFront, OpenFront
 
-POLICY = "/admin/v1/policy"
 pytestmark = [pytest.mark.redis]
 
 
@@ -31,19 +30,19 @@ def url(server_url: str) -> str:
 
 async def put(front: HttpFront, text: str, key: str = "root", **fields: Any) -> Any:
     body = {"text": text, "message": "because", **fields}
-    return await front.ask("PUT", POLICY, key, json=body)
+    return await front.ask("PUT", "/admin/v1/policy", key, json=body)
 
 
 async def test_at_first_the_defaults_are_in_force(open_front: OpenFront, url: str) -> None:
     async with open_front(redis_url=url) as front:
         front.cluster.placement = {"policy_version": 0, "policy_fronts": {"f": 0}}
-        body = (await front.get(POLICY, "root")).json()
+        body = (await front.get("/admin/v1/policy", "root")).json()
         assert (body["version"], body["text"], body["author"]) == (0, "", None)
         assert body["effective"]["replicas"]["max"] == 1
         assert body["replicas_now"] == {"min": 1, "max": 1}
         assert body["following"] == {"controller": 0, "fronts": {"f": 0}}
         assert (body["managed_by"], body["override"], body["error"]) == (None, None, None)
-        assert (await front.get(f"{POLICY}/history", "root")).json()["data"] == []
+        assert (await front.get("/admin/v1/policy/history", "root")).json()["data"] == []
 
 
 async def test_a_policy_is_applied_and_kept_with_who_and_why(
@@ -63,13 +62,13 @@ async def test_a_policy_is_applied_and_kept_with_who_and_why(
             }
         ]
         assert (await put(front, text)).json()["changed"] is False
-        shown = (await front.get(POLICY, "root")).json()
+        shown = (await front.get("/admin/v1/policy", "root")).json()
         assert (shown["version"], shown["text"], shown["author"]) == (1, text, "root")
         assert (shown["message"], shown["effective"]["replicas"]["max"]) == ("because", 3)
-        (listed,) = (await front.get(f"{POLICY}/history", "root")).json()["data"]
+        (listed,) = (await front.get("/admin/v1/policy/history", "root")).json()["data"]
         assert (listed["version"], listed["author"]) == (1, "root")
         assert "text" not in listed
-        kept = (await front.get(f"{POLICY}/versions/1", "root")).json()
+        kept = (await front.get("/admin/v1/policy/versions/1", "root")).json()
         assert (kept["text"], kept["sha256"]) == (text, listed["sha256"])
 
 
@@ -90,17 +89,21 @@ async def test_a_broken_policy_is_refused_with_path_and_fix(
         error = answer.json()["error"]
         assert (error["code"], error["param"]) == ("policy_invalid", param)
         assert words in error["message"]
-        assert (await front.get(POLICY, "root")).json()["version"] == 0
+        assert (await front.get("/admin/v1/policy", "root")).json()["version"] == 0
 
 
 @pytest.mark.parametrize("key", ["acme", "scraper", None])
 async def test_only_administrators_may(open_front: OpenFront, url: str, key: str | None) -> None:
     status = 401 if key is None else 403
     async with open_front(redis_url=url) as front:
-        for path in (POLICY, f"{POLICY}/history", f"{POLICY}/versions/1"):
+        for path in (
+            "/admin/v1/policy",
+            "/admin/v1/policy/history",
+            "/admin/v1/policy/versions/1",
+        ):
             assert (await front.get(path, key)).status_code == status
         assert (await put(front, "replicas: {max: 9}", key)).status_code == status
-        assert (await front.get(POLICY, "root")).json()["version"] == 0
+        assert (await front.get("/admin/v1/policy", "root")).json()["version"] == 0
 
 
 async def test_two_that_edit_the_same_version_do_not_overwrite_each_other(
@@ -111,7 +114,7 @@ async def test_two_that_edit_the_same_version_do_not_overwrite_each_other(
         late = await put(other, "replicas: {max: 4}", expected=0)
         assert (late.status_code, late.json()["error"]["code"]) == (409, "policy_conflict")
         assert "version 1 is in force, not 0" in late.json()["error"]["message"]
-        assert (await other.get(POLICY, "root")).json()["version"] == 1
+        assert (await other.get("/admin/v1/policy", "root")).json()["version"] == 1
 
 
 async def test_a_file_that_manages_the_policy_is_overridden_only_for_a_time(
@@ -124,7 +127,7 @@ async def test_a_file_that_manages_the_policy_is_overridden_only_for_a_time(
         assert refused.status_code == 409
         assert "managed by /etc/p.yaml" in refused.json()["error"]["message"]
         assert (await put(front, "replicas: {max: 4}", override_s=3600)).json()["version"] == 2
-        shown = (await front.get(POLICY, "root")).json()
+        shown = (await front.get("/admin/v1/policy", "root")).json()
         assert (shown["version"], shown["managed_by"]) == (2, "/etc/p.yaml")
         assert shown["override"]["falls_back_to"] == 1
         assert 3500 < shown["override"]["left_s"] <= 3600
@@ -136,10 +139,13 @@ async def test_a_version_that_is_not_kept_is_not_found(
     open_front: OpenFront, url: str, number: str
 ) -> None:
     async with open_front(redis_url=url) as front:
-        answer = await front.get(f"{POLICY}/versions/{number}", "root")
+        answer = await front.get(f"/admin/v1/policy/versions/{number}", "root")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "policy_not_found")
 
 
 async def test_without_redis_the_store_is_said_to_be_away(front: HttpFront) -> None:
-    for answer in (await front.get(POLICY, "root"), await put(front, "replicas: {max: 3}")):
+    for answer in (
+        await front.get("/admin/v1/policy", "root"),
+        await put(front, "replicas: {max: 3}"),
+    ):
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store_unavailable")

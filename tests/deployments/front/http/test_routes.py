@@ -29,9 +29,11 @@ def asked_paths(source: str) -> Iterator[tuple[str, str]]:
     for node in ast.walk(parse_python(source)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        method = node.func.attr.upper()
-        if method in ("GET", "POST", "DELETE") and node.args:
-            path = path_of(node.args[0])
+        method, arguments = node.func.attr.upper(), node.args
+        if method == "ASK" and arguments and isinstance(arguments[0], ast.Constant):
+            method, arguments = str(arguments[0].value), arguments[1:]
+        if method in ("GET", "POST", "PUT", "DELETE") and arguments:
+            path = path_of(arguments[0])
             if path is not None:
                 yield method, path.partition("?")[0]
 
