@@ -2,12 +2,14 @@
 
 A full batch: one tenant asks for long answers, many at once, while another asks for short ones.
 Weights: two tenants that always have requests waiting are served tokens by their weights, and new
-weights are in force without a restart.
+weights, by `braid policy apply`, are in force without a restart.
 """
 
 import argparse
 import asyncio
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -35,8 +37,7 @@ from benchmarks.shared.command_line import without_places
 from benchmarks.shared.machine import load_average
 from benchmarks.shared.quiet import quiet
 from cluster.adapters.random_adapters import write_adapters
-from cluster.private_file import write_private
-from cluster.tenancy.quickstart import DEMO_TENANTS
+from cluster.tenancy.quickstart import ADMIN_TENANT, DEMO_TENANTS
 from testing.admin_client import Admin
 from testing.local_cluster import LocalCluster
 
@@ -145,12 +146,18 @@ async def _measure(
 
 
 def _set_weights(cluster: LocalCluster, weights: Mapping[str, float]) -> None:
-    """Write weights into the tenants file, which fronts follow."""
-    content = yaml.safe_load(cluster.state.tenants.read_text())
-    for tenant in content["tenants"]:
-        if tenant["id"] in weights:
-            tenant["weight"] = weights[tenant["id"]]
-    write_private(cluster.state.tenants, yaml.safe_dump(content, sort_keys=False))
+    """Apply a policy with a tier for each tenant."""
+    policy = {
+        "version": 2,
+        "tiers": {f"of-{tenant}": {"weight": weight} for tenant, weight in weights.items()},
+        "tenants": {tenant: f"of-{tenant}" for tenant in weights},
+    }
+    path = cluster.state.root / "weights.yaml"
+    path.write_text(yaml.safe_dump(policy))
+    braid = Path(sys.executable).with_name("braid")
+    command = (braid, "policy", "apply", path, "--yes", "--json", "--url", cluster.url)
+    key = {"BRAID_API_KEY": cluster.keys[ADMIN_TENANT]}
+    subprocess.run(command, check=True, env=os.environ | key, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

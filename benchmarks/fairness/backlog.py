@@ -11,8 +11,6 @@ from benchmarks.adapters.result import ProofVerdict, Table
 from benchmarks.fairness.tenant_load import TenantLoad, served_tokens
 
 HEAVY, LIGHT = 3.0, 1.0
-READ_S = 5.0
-"""Seconds after which a front has surely read a changed tenants file."""
 SETTLED_S = 30.0
 """Seconds after which new weights show in the tokens."""
 BIN_S = 10.0
@@ -20,7 +18,7 @@ WITHIN = 0.05
 """Largest deviation of the ratio of tokens from that of weights."""
 
 SetWeights = Callable[[Mapping[str, float]], None]
-"""Puts weights of tenants in force."""
+"""Puts weights of tenants in force; called in a thread."""
 
 
 @dataclass
@@ -56,8 +54,7 @@ async def measure_backlog(
 ) -> Backlog:
     """Keep both backlogged with weights 3 : 1, then swap the weights."""
     names, loads = (first[0], second[0]), (first[1], second[1])
-    set_weights(dict(zip(names, (HEAVY, LIGHT), strict=True)))
-    await asyncio.sleep(READ_S)
+    await asyncio.to_thread(set_weights, dict(zip(names, (HEAVY, LIGHT), strict=True)))
     over = False
     running = [
         asyncio.create_task(load.keep_asking(options.backlog, options.backlog_tokens, lambda: over))
@@ -67,8 +64,8 @@ async def measure_backlog(
     begin = time.perf_counter()
     await asyncio.sleep(options.seconds)
     swapped = time.perf_counter()
-    set_weights(dict(zip(names, (LIGHT, HEAVY), strict=True)))
-    await asyncio.sleep(SETTLED_S + options.seconds / 2)
+    await asyncio.to_thread(set_weights, dict(zip(names, (LIGHT, HEAVY), strict=True)))
+    await asyncio.sleep(swapped + SETTLED_S + options.seconds / 2 - time.perf_counter())
     end = time.perf_counter()
     over = True
     await asyncio.gather(*running)
