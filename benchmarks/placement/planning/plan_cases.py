@@ -106,7 +106,8 @@ def pins_row(seeds: int) -> ResultRow:
     return ResultRow(
         "N10",
         "4 pins in 4 slots of one replica, a fifth adapter at 1/s for 300 s, simulated: loads, "
-        "and the share of the time that a pin is missing",
+        "and the share of the time that a pin is missing; requests for the fifth are refused with "
+        "the pins' names",
         "149 loads",
         f"<= {MOST_LOADS}, never",
         f"{statistics.fmean(one.loads for one in found):.0f} loads, {100 * missing:.1f} %",

@@ -20,7 +20,7 @@ from cluster.placement.planning.rules import PAYS
 from cluster.placement.planning.wanted import pool_shares, wanted_sets
 
 WAITS = "waits: the minute's churn is spent"
-_PROMISES = (PlacedFor.PIN, PlacedFor.LOST, PlacedFor.LEAST, PlacedFor.OWED)
+_PROMISES = (PlacedFor.PIN, PlacedFor.LOST, PlacedFor.LEAST)
 
 
 class Draft:
@@ -100,6 +100,8 @@ class Draft:
                 self.put(members, place, rule)
             else:
                 waits = self._spent = True
+        if placed:
+            self._name(members, rule)
         if len(placed) < copies:
             self._unplaced[members] = WAITS if waits else self._why_not(members)
 
@@ -156,7 +158,11 @@ class Draft:
             self._shift_work(one, place, rule)
         self.board.assign(members, place)
         self.placed.setdefault(members, []).append(place)
-        self._rule.setdefault(members, rule)
+        self._name(members, rule)
+
+    def _name(self, members: AdapterSet, rule: PlacedFor) -> None:
+        if self._rule.setdefault(members, rule) is PlacedFor.COMING:
+            self._rule[members] = rule
 
     def _shift_work(self, one: WantedSet, place: Place, rule: PlacedFor) -> None:
         """Give a replica that is to have a set its part of the set's work."""

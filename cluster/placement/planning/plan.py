@@ -94,10 +94,11 @@ class PlacedFor(StrEnum):
     PIN = "pinned"
     LOST = "restored"
     LEAST = "least copies"
-    OWED = "owed"
-    KEPT = "kept"
     COPY = "another copy"
     EVEN = "evened out"
+    COMING = "on its way"
+    OWED = "owed"
+    KEPT = "kept"
     DEMAND = "left to demand"
 
 

@@ -27,7 +27,7 @@ def carry_on(draft: Draft) -> None:
                 and not place.before.isdisjoint(members)
                 and place.fits(members, draft.sizes, promised=True)
             ):
-                draft.put(members, place, PlacedFor.KEPT)
+                draft.put(members, place, PlacedFor.COMING)
 
 
 def keep_pins(draft: Draft) -> None:
@@ -51,18 +51,6 @@ def keep_least(draft: Draft) -> None:
     if draft.rules.least > 1:
         for members in draft.wanted:
             draft.promise(members, draft.rules.least, PlacedFor.LEAST)
-
-
-def keep_owed(draft: Draft) -> None:
-    """Place what tenants are owed: first what is there, then what has to be fetched."""
-    pools = (1.0 - draft.rules.spare) * len(draft.board.places)
-    owed = owed_sets(draft.wanted.values(), draft.shares, draft.rules, pools)
-    for members in owed:
-        if not draft.placed.get(members):
-            draft.keep(members, PlacedFor.OWED)
-    for members in owed:
-        if not draft.whole[members] and not draft.placed.get(members):
-            draft.promise(members, 1, PlacedFor.OWED)
 
 
 def add_copies(draft: Draft) -> None:
@@ -116,17 +104,18 @@ def _relieve(draft: Draft, busy: Place, sets: list[WantedSet]) -> bool:
 
 
 def keep_brought(draft: Draft) -> None:
-    """Place what demand has brought in where it is, densest first; nothing is fetched."""
-
+    """Place what demand has brought in where it is: what tenants are owed, then the densest."""
+    pools = (1.0 - draft.rules.spare) * len(draft.board.places)
+    owed = owed_sets(draft.wanted.values(), draft.shares, draft.rules, pools)
     there = []
     for members, places in draft.whole.items():
         if places:
             stays = any(place.before.issuperset(members) for place in places)
             density = draft.wanted[members].density / draft.copies[members]
-            there.append((-density * (DENSER if stays else 1.0), members))
-    for _, members in sorted(there):
+            there.append((members not in owed, -density * (DENSER if stays else 1.0), members))
+    for beyond, _, members in sorted(there):
         for _ in range(draft.copies[members] - draft.ready(members)):
-            draft.keep(members, PlacedFor.KEPT)
+            draft.keep(members, PlacedFor.KEPT if beyond else PlacedFor.OWED)
 
 
 Step = Callable[[Draft], None]
@@ -135,7 +124,6 @@ STEPS: tuple[Step, ...] = (
     keep_pins,
     restore_lost,
     keep_least,
-    keep_owed,
     add_copies,
     even_out,
     keep_brought,

@@ -1,7 +1,7 @@
 """The demand as the planner reads it: by set, of all tenants together."""
 
+import math
 from collections.abc import Mapping, Sequence
-from math import fsum
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.clocks import FAST, down_rate, up_rate
@@ -13,10 +13,11 @@ from cluster.placement.planning.rules import IDLE_RATE
 def lasting_rate(fast: float, slow: float) -> float:
     """Return the rate that a set is worth keeping for, in requests per second.
 
-    What has just been asked for counts at once, or it would be evicted before it is asked for
-    again. What is not asked for any more counts no more than one request on the fast clock.
+    It is the slow clock's, as long as the requests behind the fast one do not say otherwise: that
+    there are more of them by more than one deviation, or fewer by more than two.
     """
-    return min(down_rate(fast, slow), fast + FAST)
+    most = fast + FAST * (1.0 + 2.0 * math.sqrt(fast / FAST))
+    return min(up_rate(fast, slow), most)
 
 
 def adapters_in_demand(demand: Demand) -> frozenset[AdapterDigest]:
@@ -48,7 +49,10 @@ def wanted_sets(
     loads = {info.digest: inputs.load.seconds(info.nbytes) for info in inputs.adapters}
     found = []
     for members, asking in by_set.items():
-        fast, slow = fsum([rate.fast for rate in asking]), fsum([rate.slow for rate in asking])
+        fast, slow = (
+            math.fsum([rate.fast for rate in asking]),
+            math.fsum([rate.slow for rate in asking]),
+        )
         if down_rate(fast, slow) >= IDLE_RATE:
             found.append(_wanted(inputs, members, asking, fast, slow, shares, loads))
     found.sort(key=lambda one: (-one.density, one.members))
@@ -64,7 +68,7 @@ def _wanted(
     shares: Mapping[AdapterDigest, float],
     loads: Mapping[AdapterDigest, float],
 ) -> WantedSet:
-    seconds = fsum([inputs.work.request_seconds(rate) * rate.slow for rate in asking])
+    seconds = math.fsum([inputs.work.request_seconds(rate) * rate.slow for rate in asking])
     seconds /= slow or 1.0
     parts = [(rate.key.tenant, (rate.fast + rate.slow) / (fast + slow)) for rate in asking]
     if len(parts) > 1:
@@ -74,7 +78,7 @@ def _wanted(
     size = sum([shares[digest] for digest in members])
     weight = 1.0
     if inputs.rules.weights:
-        weight = fsum([part * inputs.rules.weight_of(tenant) for tenant, part in parts])
+        weight = math.fsum([part * inputs.rules.weight_of(tenant) for tenant, part in parts])
     hold = lasting_rate(fast, slow)
     saved = weight * hold * load_s
     return WantedSet(

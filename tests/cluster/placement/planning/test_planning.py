@@ -224,14 +224,6 @@ def test_a_tenant_keeps_what_it_is_owed_beside_a_busy_one() -> None:
     assert "e" not in plan(inputs_of(rooms, demand_of(e=0.01, **busy))).desired["r0"]
 
 
-def test_what_is_owed_and_gone_is_fetched() -> None:
-    rooms = [room_of("r0", "abcd", slots=5)]
-    busy = dict.fromkeys("abcd", 9.0)
-    planned = plan(inputs_of(rooms, demand_of(rate_of("globex", "e", 0.05), **busy)))
-    assert fetched(planned) == [("r0", "e")]
-    assert planned.moves[0].reason.startswith("owed: 0.05/s")
-
-
 def test_weights_share_the_pools() -> None:
     rooms = [room_of("r0", "abcdefgh", slots=9)]
     mine = [rate_of("acme", name, 9.0) for name in "abcd"]
