@@ -58,11 +58,11 @@ def test_a_typo_in_the_policy_is_refused_with_its_path(
     braid: Braid, state: StateDir, tmp_path: Path
 ) -> None:
     policy = tmp_path / "policy.yaml"
-    policy.write_text("placement: {coldown_s: 3}\n")
+    policy.write_text("placement: {max_copis: 3}\n")
     result = braid("up", "--no-demo", "--policy", policy)
     assert result.exit_code == 1
-    assert f"{policy}: placement.coldown_s: unknown key" in result.stderr
-    assert 'did you mean "cooldown_s"?' in result.stderr
+    assert f"{policy}:1: placement.max_copis: unknown key" in result.stderr
+    assert 'did you mean "max_copies"?' in result.stderr
     assert "Traceback" not in result.stderr
 
 
