@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 110
+LONG_S = 2 * 3600.0
+"""Seconds of a run above which its time is drawn in hours."""
 WIDTH = 9.0  # inches
 COLORS = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f")
 COURSE, WAITS, MAP, COSTS = "course.png", "ttft.png", "placement.png", "costs.png"
@@ -26,7 +28,7 @@ def draw_report(report: Report, series: Sequence[RunSeries], folder: Path) -> li
     """
     names = [name for name, _ in report.columns]
     pictures = [
-        (COURSE, f"Load, replicas and moves over time, seed {report.seeds[0]}"),
+        (COURSE, f"Load, waits, replicas and moves over time, seed {report.seeds[0]}"),
         (WAITS, f"Time to the first token by tenant, seed {report.seeds[0]}"),
     ]
     _save(_course(names, series), folder / COURSE)
@@ -42,23 +44,34 @@ def draw_report(report: Report, series: Sequence[RunSeries], folder: Path) -> li
 
 
 def _course(names: Sequence[str], series: Sequence[RunSeries]) -> "Figure":
-    figure, (load, flight, replicas, moves) = _figure([1.4, 1.8, 2.0, 1.4], share_time=True)
-    load.plot(*_columns(series[0].arrivals), color="black", linewidth=1)
+    from matplotlib.ticker import LogLocator
+
+    figure, (load, slow, replicas, moves) = _figure([1.4, 2.0, 2.0, 1.4], share_time=True)
+    unit, scale = ("hours", 3600.0) if series[0].duration_s > LONG_S else ("seconds", 1.0)
+    load.plot(*_columns(series[0].arrivals, scale), color="black", linewidth=1)
     load.set_ylabel("requests/s")
-    for color, name, run in zip(itertools.cycle(COLORS), names, series):
-        flight.plot(*_columns(run.in_flight), color=color, linewidth=0.8, label=name)
-        replicas.step(*_columns(run.ready), where="post", color=color, linewidth=1.2)
-        wanted = _columns(run.wanted)
+    load.set_ylim(bottom=0)
+    widths = itertools.chain((3.0, 2.0), itertools.repeat(1.2))  # equal lines stay visible
+    for color, name, run, width in zip(itertools.cycle(COLORS), names, series, widths):
+        slow.plot(*_columns(run.slow, scale), color=color, linewidth=width, label=name)
+        ready = _columns(run.ready, scale)
+        replicas.step(*ready, where="post", color=color, linewidth=width)
+        wanted = _columns(run.wanted, scale)
         replicas.step(*wanted, where="post", color=color, linewidth=0.8, linestyle=":")
         if run.moves:
-            moves.step(*_columns(run.moves), where="post", color=color, linewidth=1)
-    flight.set_ylabel("in flight")
-    flight.set_yscale("symlog", linthresh=10)
+            moved = _columns(run.moves, scale)
+            moves.step(*moved, where="post", color=color, linewidth=width)
+    slow.set_ylabel("first token,\nslowest 5 %, seconds")
+    slow.set_yscale("log")
+    slow.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    slow.yaxis.set_major_formatter("{x:g}")
+    slow.yaxis.set_minor_formatter("")
     replicas.set_ylabel("replicas\n(dotted: wanted)")
     replicas.set_ylim(bottom=0)
+    replicas.yaxis.get_major_locator().set_params(integer=True)
     moves.set_ylabel("moves so far")
-    moves.set_xlabel("seconds")
-    _legend(flight)
+    moves.set_xlabel(unit)
+    _legend(slow)
     return figure
 
 
@@ -95,8 +108,9 @@ def _costs(report: Report) -> "Figure | None":
     if hours is None or kept is None:
         return None
     figure, (axis,) = _figure([4.0])
-    for color, (name, _), x, y in zip(
-        itertools.cycle(COLORS), report.columns, hours.cells, kept.cells
+    sizes = itertools.chain((12.0, 9.0), itertools.repeat(6.0))  # equal points stay visible
+    for color, (name, _), x, y, size in zip(
+        itertools.cycle(COLORS), report.columns, hours.cells, kept.cells, sizes
     ):
         if x is None or y is None:
             continue
@@ -106,20 +120,24 @@ def _costs(report: Report) -> "Figure | None":
             xerr=x.interval.half,
             yerr=None if y.interval.half is None else 100 * y.interval.half,
             marker="o",
+            markersize=size,
             color=color,
             label=name,
         )
     axis.set_xlabel("replica-hours")
     axis.set_ylabel("requests within their tier's promise, %")
+    low, high = axis.get_ylim()
+    axis.set_ylim(max(0.0, min(low, 99.0)), min(high, 100.5))
     axis.grid(alpha=0.3)
     _legend(axis)
     return figure
 
 
 def _columns(
-    points: Sequence[tuple[float, float]],
+    points: Sequence[tuple[float, float]], scale: float
 ) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
+    """Return times, in units of ``scale`` seconds, and values."""
+    return [x / scale for x, _ in points], [y for _, y in points]
 
 
 def _legend(axis: "Axes") -> None:

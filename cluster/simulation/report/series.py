@@ -22,7 +22,8 @@ class RunSeries:
 
     duration_s: float
     arrivals: tuple[tuple[float, float], ...]  # (time, requests per second)
-    in_flight: tuple[tuple[float, int], ...]
+    slow: tuple[tuple[float, float], ...]
+    """(time, 95th percentile of the time to the first token), of what arrived around then."""
     wanted: tuple[tuple[float, int], ...]  # replicas asked for; changes only
     ready: tuple[tuple[float, int], ...]  # replicas that run; changes only
     moves: tuple[tuple[float, int], ...]  # moves so far
@@ -41,7 +42,7 @@ def run_series(
     return RunSeries(
         duration_s=duration,
         arrivals=_arrivals(result, duration),
-        in_flight=_thinned([(sample.at, sample.in_flight) for sample in result.samples]),
+        slow=_slow(result, duration),
         wanted=_changes([(sample.at, sample.target) for sample in result.samples]),
         ready=_changes([(sample.at, sample.ready) for sample in result.samples]),
         moves=_thinned([(move.at, number) for number, move in enumerate(result.moves, 1)]),
@@ -56,6 +57,17 @@ def _arrivals(result: SimulationResult, duration: float) -> tuple[tuple[float, f
     width = duration / BINS
     counts = Counter(min(BINS - 1, int(item.asked.at / width)) for item in result.requests)
     return tuple(((index + 0.5) * width, counts[index] / width) for index in range(BINS))
+
+
+def _slow(result: SimulationResult, duration: float) -> tuple[tuple[float, float], ...]:
+    width = duration / BINS
+    waits: dict[int, list[float]] = defaultdict(list)
+    for served in result.requests:
+        if served.ttft is not None:
+            waits[min(BINS - 1, int(served.asked.at / width))].append(served.ttft)
+    return tuple(
+        ((index + 0.5) * width, quantile(sorted(waits[index]), 0.95)) for index in sorted(waits)
+    )
 
 
 def _thinned(points: Sequence[tuple[float, int]]) -> tuple[tuple[float, int], ...]:

@@ -129,7 +129,8 @@ def simulate(
         str | None,
         typer.Option(
             metavar="all|none|NAME,...",
-            help="Known ways to pick, place and scale to compare with. Default: a few.",
+            help="Known ways to pick, place and scale to compare with. Default: a few, or none if "
+            "policies are named or swept.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,

@@ -169,6 +169,8 @@ def chosen_columns(
     """
     given = given_policies(paths)
     swept = swept_policies(sweep, given[0] if given else force) if sweep is not None else []
+    if baselines is None and (given or swept):
+        baselines = NONE
     policies = [policy_column(p.name, p.policy, p.what) for p in (force, *given, *swept)]
     columns = (*policies, *chosen_baselines(baselines))
     names = [column.name for column in columns]
