@@ -44,7 +44,7 @@ def draw_report(report: Report, series: Sequence[RunSeries], folder: Path) -> li
 
 
 def _course(names: Sequence[str], series: Sequence[RunSeries]) -> "Figure":
-    from matplotlib.ticker import LogLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator
 
     figure, (load, slow, replicas, moves) = _figure([1.4, 2.0, 2.0, 1.4], share_time=True)
     unit, scale = ("hours", 3600.0) if series[0].duration_s > LONG_S else ("seconds", 1.0)
@@ -68,7 +68,7 @@ def _course(names: Sequence[str], series: Sequence[RunSeries]) -> "Figure":
     slow.yaxis.set_minor_formatter("")
     replicas.set_ylabel("replicas\n(dotted: wanted)")
     replicas.set_ylim(bottom=0)
-    replicas.yaxis.get_major_locator().set_params(integer=True)
+    replicas.yaxis.set_major_locator(MaxNLocator(integer=True))
     moves.set_ylabel("moves so far")
     moves.set_xlabel(unit)
     _legend(slow)
