@@ -79,8 +79,9 @@ class FollowingReplica:
     def obey(self, told: ReplicaPlan) -> PlacementAck:
         """Hand it a plan; the answer has the version that it obeys then."""
         before = self.desired
-        work = self._adapters.apply_placement(told.desired, told.version, told.pinned)
-        ack = self._await(work)
+        ack = self._await(
+            self._adapters.apply_placement(told.desired, told.version, told.pinned, told.kept)
+        )
         if self.desired != before:
             self.changes.append((told.version, self.desired))
         return ack

@@ -205,7 +205,12 @@ class ControlLoop:
         try:
             ack = await asyncio.wait_for(
                 self._replicas.call(
-                    told.replica_id, "apply_placement", told.version, told.desired, told.pinned
+                    told.replica_id,
+                    "apply_placement",
+                    told.version,
+                    told.desired,
+                    told.pinned,
+                    told.kept,
                 ),
                 PLACEMENT_TIMEOUT_S,
             )

@@ -201,13 +201,14 @@ class Replica:
         version: PlanVersion,
         desired: tuple[AdapterDigest, ...],
         pinned: frozenset[AdapterDigest],
+        kept: frozenset[AdapterDigest],
     ) -> PlacementAck:
         """Carry out a plan, most desired adapters first; one older than that in force is refused.
 
-        What is pinned is not evicted. The answer has the version in force, so that a controller
-        learns of a later one.
+        What is pinned is not evicted, what is kept is not loaded. The answer has the version in
+        force, so that a controller learns of a later one.
         """
-        ack = await self._adapters.apply_placement(desired, version, pinned)
+        ack = await self._adapters.apply_placement(desired, version, pinned, kept)
         if ack.version > version:
             log.warning("replica.plan_refused", sent=str(version), obeys=str(ack.version))
         return ack

@@ -204,12 +204,14 @@ class AdapterManager:
         digests: Sequence[AdapterDigest],
         version: PlanVersion,
         pinned: Collection[AdapterDigest] = (),
+        kept: Collection[AdapterDigest] = (),
     ) -> PlacementAck:
         """Load ``digests``, most wanted first, and spare them in evictions from now on.
 
-        Those that are ``pinned`` as well are not evicted at all. What has left the placement is
-        like what demand alone loaded: it stays until its room is needed. A placement older than the
-        one in force changes nothing; the same one again retries what is missing.
+        Those that are ``pinned`` are not evicted at all. Those that are ``kept`` are not loaded: a
+        plan is older than the last requests, which may have evicted one. What has left the
+        placement is like what demand alone loaded: it stays until its room is needed. A placement
+        older than the one in force changes nothing; the same one again retries what is missing.
         """
         self._refuse_if_closed()
         before = {r.digest for r in self._pool.residents()}
@@ -218,7 +220,7 @@ class AdapterManager:
             self._placement = version
             self._pool.set_placement(digests, pinned)
             outcomes = await asyncio.gather(
-                *(self._place(digest) for digest in dict.fromkeys(digests))
+                *(self._place(digest) for digest in dict.fromkeys(digests) if digest not in kept)
             )
             failed = [outcome for outcome in outcomes if outcome is not None]
         here = {r.digest: r.state for r in self._pool.residents()}

@@ -18,6 +18,7 @@ class ReplicaPlan:
     version: PlanVersion
     desired: tuple[AdapterDigest, ...]  # what matters most first
     pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``, never to be evicted
+    kept: frozenset[AdapterDigest] = frozenset()  # of ``desired``, not to be fetched
 
 
 @dataclass(frozen=True, slots=True)

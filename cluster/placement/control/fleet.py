@@ -46,6 +46,7 @@ class Member:
     suspect: bool = False
     arrived: set[AdapterDigest] = field(default_factory=set)  # of ``desired``, seen there since
     pinned: frozenset[AdapterDigest] = frozenset()  # of ``desired``
+    kept: frozenset[AdapterDigest] = frozenset()  # of ``desired``: not fetched should it have gone
 
     @property
     def ready(self) -> frozenset[AdapterDigest]:
@@ -175,14 +176,16 @@ class Fleet:
     def _join(self, snapshot: ReplicaSnapshot, now: float) -> None:
         """Add a replica. It keeps what it follows and has, under a version of this epoch."""
         self._joined += 1
+        desired = _there(snapshot.desired, snapshot)
         self.members[snapshot.replica_id] = Member(
             snapshot=snapshot,
             heard_at=now,
             joined=self._joined,
-            desired=_there(snapshot.desired, snapshot),
+            desired=desired,
             version=self._next_version(),
             acknowledged=snapshot.desired_version,
             pinned=_pinned(snapshot),
+            kept=frozenset(desired),
         )
         words = f"{snapshot.slots_total} adapter slots, {snapshot.adapter_bytes_limit} bytes"
         self._history.record(now, "replica_joined", words, snapshot.replica_id)
@@ -204,6 +207,7 @@ class Fleet:
         for member in self.members.values():
             member.desired = _there(member.snapshot.desired, member.snapshot)
             member.version, member.pinned = version, _pinned(member.snapshot)
+            member.kept = frozenset(member.desired)
 
     def rooms(self, now: float, leaving: Collection[ReplicaId]) -> tuple[ReplicaRoom, ...]:
         """Return the replicas that adapters may be placed on."""
@@ -234,11 +238,14 @@ class Fleet:
         self,
         desired: Mapping[ReplicaId, tuple[AdapterDigest, ...]],
         pinned: Collection[AdapterDigest] = (),
+        kept: Mapping[ReplicaId, frozenset[AdapterDigest]] | None = None,
     ) -> None:
         """Make a placement the desired one; a replica whose part differs gets a new version.
 
-        What is ``pinned`` is not evicted wherever it is placed.
+        What is ``pinned`` is not evicted wherever it is placed. What is ``kept`` is not fetched.
         """
+        for replica_id in desired.keys() & self.members.keys():
+            self.members[replica_id].kept = (kept or {}).get(replica_id, frozenset())
         changed = {
             replica_id: digests
             for replica_id, digests in desired.items()
@@ -257,14 +264,15 @@ class Fleet:
     def plans_to_send(self, moves: Iterable[Move], now: float) -> tuple[ReplicaPlan, ...]:
         """Return the plans that must be sent; they count as sent.
 
-        A plan is repeated until it is acknowledged, and where an adapter of it is missing.
+        A plan is repeated until it is acknowledged, and where an adapter to be fetched is missing.
         """
         released = [move for move in moves if move.kind is MoveKind.RELEASE]
         plans = []
         for replica_id, member in sorted(self.members.items()):
             if member.suspect or member.snapshot.draining:
                 continue
-            if member.acknowledged >= member.version and member.ready.issuperset(member.desired):
+            fetched = member.kept.union(member.ready).issuperset(member.desired)
+            if member.acknowledged >= member.version and fetched:
                 continue
             news = member.sent != member.version
             if not news and now - member.sent_at < self._resend_s:
@@ -273,7 +281,9 @@ class Fleet:
                 if move.replica_id == replica_id:
                     self._history.record(now, "release", move.reason, replica_id, move.digest)
             member.sent, member.sent_at = member.version, now
-            plans.append(ReplicaPlan(replica_id, member.version, member.desired, member.pinned))
+            plans.append(
+                ReplicaPlan(replica_id, member.version, member.desired, member.pinned, member.kept)
+            )
         return tuple(plans)
 
 

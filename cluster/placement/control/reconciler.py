@@ -249,7 +249,7 @@ class Reconciler:
             self._planned = planned
             self._placing.note(planned, now, told=mode == "on")
             if mode == "on":
-                self._fleet.adopt(planned.desired, self._placing.pins.keys())
+                self._fleet.adopt(planned.desired, self._placing.pins.keys(), planned.kept)
         sends = leads and mode != "observe"
         moves = planned.moves if planned is not None else ()
         return Actions(

@@ -18,7 +18,7 @@ class Place:
 
     __slots__ = (
         "_busy", "_most_kept", "_most_promised", "_taken", "assigned", "avoid", "before",
-        "coming", "given", "held", "index", "room", "there", "work",
+        "coming", "given", "held", "index", "kept", "room", "there", "work",
     )  # fmt: skip
 
     def __init__(
@@ -32,6 +32,7 @@ class Place:
         self.held = self.before | self.there.keys()  # here, or to come
         self.coming = self.held - {copy.digest for copy in room.resident if copy.ready}
         self.assigned: dict[AdapterDigest, int] = {}  # bytes
+        self.kept: set[AdapterDigest] = set()  # of ``assigned``: not to be fetched
         self.work = 0.0  # replica's seconds per second, of the sets that it serves
         self.given = 0  # sets that it did not have before
         self._busy = {c.digest: c.nbytes for c in room.resident if c.busy}  # and not assigned
@@ -157,8 +158,10 @@ class Board:
         fewest = min([self.holders(digest) for digest in members], key=len)
         return [place for place in fewest if place.held.issuperset(members)]
 
-    def assign(self, members: AdapterSet, place: Place) -> None:
+    def assign(self, members: AdapterSet, place: Place, *, kept: bool) -> None:
         """Plan the members on a replica."""
+        if kept:
+            place.kept.update([digest for digest in members if digest not in place.assigned])
         for digest in place.missing(members):
             self._holders.setdefault(digest, []).append(place)
         place.assign(members, self.sizes)

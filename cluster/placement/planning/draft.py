@@ -21,6 +21,7 @@ from cluster.placement.planning.wanted import pool_shares, wanted_sets
 
 WAITS = "waits: the minute's churn is spent"
 _PROMISES = (PlacedFor.PIN, PlacedFor.LOST, PlacedFor.LEAST)
+_KEPT = (PlacedFor.OWED, PlacedFor.KEPT)
 
 
 class Draft:
@@ -156,7 +157,7 @@ class Draft:
             )
         if one is not None and place not in self.whole[members]:
             self._shift_work(one, place, rule)
-        self.board.assign(members, place)
+        self.board.assign(members, place, kept=rule in _KEPT)
         self.placed.setdefault(members, []).append(place)
         self._name(members, rule)
 
@@ -220,6 +221,7 @@ class Draft:
             moves=tuple(sorted(moves, key=lambda m: (m.replica_id, m.kind, m.digest))),
             sets=tuple(self._described()),
             unplaced=tuple(sorted(self._unplaced.items())),
+            kept={place.room.replica_id: frozenset(place.kept) for place in self.board.places},
         )
 
     def _releases(self) -> Iterable[Move]:

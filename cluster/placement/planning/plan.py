@@ -153,3 +153,5 @@ class Plan:
     moves: tuple[Move, ...]
     sets: tuple[PlannedSet, ...] = ()  # densest first
     unplaced: tuple[tuple[AdapterSet, str], ...] = ()  # promises without a place, and why
+    kept: Mapping[ReplicaId, frozenset[AdapterDigest]] = field(default_factory=dict)
+    """Those of ``desired`` that are kept where they are, and not fetched should they have gone."""

@@ -244,7 +244,9 @@ class SimulatedController:
         replica.process.loop.create_task(self._carry_out(replica, plan))
 
     async def _carry_out(self, replica: SimulatedReplica, plan: ReplicaPlan) -> None:
-        ack = await replica.adapters.apply_placement(plan.desired, plan.version, plan.pinned)
+        ack = await replica.adapters.apply_placement(
+            plan.desired, plan.version, plan.pinned, plan.kept
+        )
         if replica.process.responds:
             self.process.after(self._delays.call_s, self._acknowledge, plan.replica_id, ack)
 

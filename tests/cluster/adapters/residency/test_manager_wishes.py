@@ -144,6 +144,17 @@ async def test_a_placements_pins_are_not_evicted_and_are_named_where_they_leave_
     assert set(rig.state()) == {"a", "c"}, "desired alone yields to a request"
 
 
+async def test_what_a_placement_keeps_is_spared_and_not_loaded(make_rig):
+    rig = make_rig(slots=2)
+    rig.manager.release(await acquire(rig, "a"))
+    kept = [AdapterDigest("a"), AdapterDigest("z"), AdapterDigest("b")]
+    ack = await rig.manager.apply_placement(kept, PlanVersion(1, 1), (), kept)
+    assert (ack.loaded, ack.failed) == (("a",), ())
+    for name in "cd":
+        rig.manager.release(await acquire(rig, name))
+    assert set(rig.state()) == {"a", "d"}
+
+
 async def test_an_empty_placement_evicts_nothing(make_rig):
     rig = make_rig(slots=3)
     await rig.manager.apply_placement([AdapterDigest("a"), AdapterDigest("b")], PlanVersion(1, 1))

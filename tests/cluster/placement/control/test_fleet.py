@@ -37,3 +37,17 @@ def test_pins_are_sent_with_the_placement_and_stay_through_a_new_life(build) -> 
     later.hear(build.snapshot("r0", resident=held, **desired), 200.0, 200.0)
     (told,) = later.plans_to_send((), 200.0)
     assert (told.desired, told.pinned) == (("digest-a", "digest-b"), {"digest-b"})
+
+
+def test_what_is_kept_is_not_asked_for_again_should_it_have_gone(build) -> None:
+    fleet = Fleet(Leadership(1), History(10), resend_s=5.0)
+    both = (build.resident("a"), build.resident("b"))
+    fleet.hear(build.snapshot("r0", resident=both), 100.0, 100.0)
+    fleet.adopt({"r0": ("digest-a", "digest-b")}, (), {"r0": frozenset({"digest-a"})})
+    (told,) = fleet.plans_to_send((), 100.0)
+    assert told.kept == {"digest-a"}
+    fleet.acknowledge("r0", told.version)
+    for sequence, left, again in ((1, "b", False), (2, "a", True)):
+        held = (build.resident(left),)
+        fleet.hear(build.snapshot("r0", sequence=sequence, resident=held), 106.0, 106.0)
+        assert bool(fleet.plans_to_send((), 106.0)) is again

@@ -29,6 +29,7 @@ def test_what_demand_brought_in_is_kept_without_a_move() -> None:
     planned = plan(inputs_of(rooms, demand_of(a=1.0)))
     assert planned.moves == ()
     assert planned.desired == {"r0": ("a",), "r1": ()}
+    assert planned.kept == {"r0": {"a"}, "r1": frozenset()}
     assert planned_set(planned, "a").rule is PlacedFor.KEPT
 
 
@@ -120,6 +121,7 @@ def test_what_only_a_lost_replica_had_is_fetched_whole_where_least_is_to_do() ->
     planned = plan(inputs_of(rooms, demand, lost="ab"))
     assert fetched(planned) == [("r1", "a"), ("r1", "b")]
     assert planned_set(planned, "a", "b").rule is PlacedFor.LOST
+    assert planned.kept == {"r0": {"c"}, "r1": frozenset()}
     again = plan(follow(inputs_of(rooms, demand, lost="ab"), planned))
     assert again.moves == ()
 
