@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.domain.ids import TenantId
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, TierPolicy
 from cluster.simulation.result import SimulationResult
 from cluster.simulation.simulate import simulate
 from cluster.simulation.spec import ReplicaEngine
@@ -33,7 +33,7 @@ def requests(
 def run(trace: list[TraceRequest], engine: ReplicaEngine, **changes: object) -> SimulationResult:
     by_time = sorted(trace, key=lambda asked: asked.at)
     one = {"policy": ClusterPolicy.fixed(1), "replicas": 1, "engine": engine}
-    return simulate(spec_of(by_time, 2, **one, **changes))
+    return simulate(spec_of(by_time, 2, **{**one, **changes}))
 
 
 @ENGINES
@@ -49,7 +49,12 @@ def test_a_flood_keeps_nobody_waiting(engine: ReplicaEngine) -> None:
 @ENGINES
 def test_answers_follow_weights(engine: ReplicaEngine) -> None:
     trace = requests("flood", 400, 40) + requests("other", 400, 40)
-    found = run(trace, engine, weights={TenantId("other"): 3.0}, until=40.0)
+    policy = ClusterPolicy(
+        tiers={"heavy": TierPolicy(weight=3.0), "usual": TierPolicy()},
+        tenants={"other": "heavy", "*": "usual"},
+        replicas=ReplicasPolicy(min=1, max=1),
+    )
+    found = run(trace, engine, policy=policy, until=40.0)
     ended = {
         tenant: sum(s.outcome == "ok" for s in found.requests if s.asked.tenant == tenant)
         for tenant in ("flood", "other")
