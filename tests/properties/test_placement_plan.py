@@ -219,7 +219,6 @@ def test_a_replica_that_joins_gets_only_what_pays_back(problem: PlanInputs) -> N
     up = {one.members: one.wanted.up for one in planned.sets if one.wanted}
     for move in planned.moves:
         if move.kind is MoveKind.PREFETCH and not move.promised:
-            assert move.replica_id == "r9"
             rate = max(up[members] for members in up if move.digest in members)
             assert rate * problem.rules.payback_s > 1.5
 
