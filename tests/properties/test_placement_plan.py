@@ -26,7 +26,6 @@ from tests.support.planning_cases import (
     follow,
     inputs_of,
     rate_of,
-    released,
 )
 
 NAMES = "abcdefg"
@@ -331,17 +330,14 @@ def test_a_last_copy_with_demand_is_let_go_only_for_want_of_room(problem: PlanIn
         replicas=tuple(replace(room, slots=30, bytes_limit=10**6) for room in problem.replicas),
     )
     planned = plan(roomy)
-    ready = {
-        (room.replica_id, copy.digest)
-        for room in roomy.replicas
-        for copy in room.resident
-        if copy.ready
-    }
-    whole = {digest for one in planned.sets if one.present for digest in one.members}
-    for replica, digest in released(planned):
-        if digest in whole:
-            others = {r for r, d in ready if d == digest and digest in planned.desired[r]}
-            assert others - {replica}
+    for one in planned.sets:
+        serving = [
+            room.replica_id
+            for room in roomy.replicas
+            if {copy.digest for copy in room.resident if copy.ready}.issuperset(one.members)
+        ]
+        if one.wanted and serving:
+            assert any(set(one.members) <= set(planned.desired[name]) for name in serving)
 
 
 @given(problems(), st.sets(DIGESTS, max_size=4), st.floats(0.0, 1.0))

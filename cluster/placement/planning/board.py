@@ -158,11 +158,13 @@ class Board:
         fewest = min([self.holders(digest) for digest in members], key=len)
         return [place for place in fewest if place.held.issuperset(members)]
 
-    def assign(self, members: AdapterSet, place: Place, *, kept: bool) -> None:
-        """Plan the members on a replica."""
+    def assign(
+        self, members: AdapterSet, place: Place, missing: Iterable[AdapterDigest], *, kept: bool
+    ) -> None:
+        """Plan the members on a replica, where those that are missing will be fetched."""
         if kept:
             place.kept.update([digest for digest in members if digest not in place.assigned])
-        for digest in place.missing(members):
+        for digest in missing:
             self._holders.setdefault(digest, []).append(place)
         place.assign(members, self.sizes)
 

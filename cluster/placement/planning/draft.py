@@ -72,20 +72,21 @@ class Draft:
 
     def keep(self, members: AdapterSet, rule: PlacedFor) -> None:
         """Place one more copy of a set where it is, if it fits anywhere there."""
-        placed = self.placed.get(members, ())
-        options = [
-            place
-            for place in self.whole[members]
-            if place not in placed and place.fits(members, self.sizes)
-        ]
-
-        def order(place: Place) -> tuple[bool, bool, float, int]:
-            ready, before = place.is_ready(members), place.before.issuperset(members)
-            return not ready, not before, place.work, place.index
-
-        if options:
-            best = options[0] if len(options) == 1 else min(options, key=order)
-            self.put(members, best, rule)
+        placed, options = self.placed.get(members, ()), self.whole[members]
+        if len(options) > 1:
+            options = sorted(
+                options,
+                key=lambda place: (
+                    not place.is_ready(members),
+                    not place.before.issuperset(members),
+                    place.work,
+                    place.index,
+                ),
+            )
+        for place in options:
+            if place not in placed and place.fits(members, self.sizes):
+                self.put(members, place, rule)
+                return
 
     def promise(self, members: AdapterSet, copies: int, rule: PlacedFor) -> None:
         """Place copies of a set where it is, or else have them fetched where least is to do."""
@@ -141,8 +142,8 @@ class Draft:
 
     def put(self, members: AdapterSet, place: Place, rule: PlacedFor) -> None:
         """Place a set on a replica, and have fetched what it lacks there."""
-        one = self.wanted.get(members)
-        for digest in place.missing(members):
+        one, missing = self.wanted.get(members), place.missing(members)
+        for digest in missing:
             nbytes = self.sizes[digest]
             self._told += nbytes
             self._moves.append(
@@ -157,7 +158,7 @@ class Draft:
             )
         if one is not None and place not in self.whole[members]:
             self._shift_work(one, place, rule)
-        self.board.assign(members, place, kept=rule in _KEPT)
+        self.board.assign(members, place, missing, kept=rule in _KEPT)
         self.placed.setdefault(members, []).append(place)
         self._name(members, rule)
 
@@ -247,13 +248,15 @@ class Draft:
         idle = sorted((d,) for d in pins if (d,) in self.placed and (d,) not in self.wanted)
         for members in (*idle, *self.wanted):
             one = self.wanted.get(members)
-            placed = sorted(self.placed.get(members, ()), key=lambda place: place.index)
+            placed = self.placed.get(members, [])
+            if len(placed) > 1:
+                placed = sorted(placed, key=lambda place: place.index)
             pinned = pins.get(members[0], 0) if len(members) == 1 else 0
             yield PlannedSet(
                 members=members,
-                aliases=tuple(self.aliases[digest] for digest in members),
+                aliases=tuple([self.aliases[digest] for digest in members]),
                 rule=self._rule.get(members, PlacedFor.DEMAND),
-                replicas=tuple(place.room.replica_id for place in placed),
+                replicas=tuple([place.room.replica_id for place in placed]),
                 present=len(self.whole.get(members, ())),
                 copies=max(self.copies.get(members, 0), pinned),
                 previous=self.inputs.previous.get(members, 1),

@@ -130,8 +130,7 @@ class WantedSet(NamedTuple):
     tenants: tuple[tuple[TenantId, float], ...]  # parts of the rate, largest first
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedSet:
+class PlannedSet(NamedTuple):
     """One set, and where the plan has it."""
 
     members: AdapterSet

@@ -61,7 +61,7 @@ def add_copies(draft: Draft) -> None:
             present = {
                 place.index for place in (*draft.whole[members], *draft.placed.get(members, ()))
             }
-            for _ in range(copies - len(present)):
+            for _ in range(copies - len(present) if present else 0):  # demand brings in the first
                 place = draft.find(one, present)
                 if place is None or not draft.fetch(one, place, copies, PlacedFor.COPY):
                     break

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.demand.clocks import FAST, down_rate, up_rate
@@ -44,41 +45,43 @@ def wanted_sets(
     by_set: dict[AdapterSet, list[DemandRate]] = {}
     for rate in inputs.demand.rates:
         members = rate.key.adapters
-        if members and shares.keys() >= frozenset(members):
+        if members and all(map(shares.__contains__, members)):
             by_set.setdefault(members, []).append(rate)
     loads = {info.digest: inputs.load.seconds(info.nbytes) for info in inputs.adapters}
-    found = []
-    for members, asking in by_set.items():
-        fast, slow = (
-            math.fsum([rate.fast for rate in asking]),
-            math.fsum([rate.slow for rate in asking]),
-        )
-        if down_rate(fast, slow) >= IDLE_RATE:
-            found.append(_wanted(inputs, members, asking, fast, slow, shares, loads))
-    found.sort(key=lambda one: (-one.density, one.members))
-    return {one.members: one for one in found}
+    found = [_wanted(inputs, members, asking, shares, loads) for members, asking in by_set.items()]
+    wanted = [one for one in found if one is not None]
+    wanted.sort(key=attrgetter("members"))
+    wanted.sort(key=attrgetter("density"), reverse=True)
+    return {one.members: one for one in wanted}
 
 
 def _wanted(
     inputs: PlanInputs,
     members: AdapterSet,
     asking: Sequence[DemandRate],
-    fast: float,
-    slow: float,
     shares: Mapping[AdapterDigest, float],
     loads: Mapping[AdapterDigest, float],
-) -> WantedSet:
-    seconds = math.fsum([inputs.work.request_seconds(rate) * rate.slow for rate in asking])
-    seconds /= slow or 1.0
-    parts = [(rate.key.tenant, (rate.fast + rate.slow) / (fast + slow)) for rate in asking]
-    if len(parts) > 1:
+) -> WantedSet | None:
+    """Return one set's figures; None: it is asked for so little that it counts as unused."""
+    (rate, *others), weight_of = asking, inputs.rules.weight_of
+    fast, slow = rate.fast, rate.slow
+    if others:
+        fast, slow = math.fsum([r.fast for r in asking]), math.fsum([r.slow for r in asking])
+    down = down_rate(fast, slow)
+    if down < IDLE_RATE:
+        return None
+    if others:
+        seconds = math.fsum([inputs.work.request_seconds(r) * r.slow for r in asking])
+        seconds /= slow or 1.0
+        parts = [(r.key.tenant, (r.fast + r.slow) / (fast + slow)) for r in asking]
         parts.sort(key=lambda part: (-part[1], part[0]))
-    up, down = up_rate(fast, slow), down_rate(fast, slow)
+        weight = math.fsum([part * weight_of(tenant) for tenant, part in parts])
+    else:
+        seconds, parts = inputs.work.request_seconds(rate), [(rate.key.tenant, 1.0)]
+        weight = weight_of(rate.key.tenant)
+    up = up_rate(fast, slow)
     load_s = max([loads[digest] for digest in members])
     size = sum([shares[digest] for digest in members])
-    weight = 1.0
-    if inputs.rules.weights:
-        weight = math.fsum([part * inputs.rules.weight_of(tenant) for tenant, part in parts])
     hold = lasting_rate(fast, slow)
     saved = weight * hold * load_s
     return WantedSet(
