@@ -71,9 +71,39 @@ JOBS = (
     ),
     RowJob("policies", "day_log", ("N23",), "policies on a day's log, by the command"),
     RowJob("policies", "mistakes", ("N24",), "broken policies"),
+    RowJob(
+        "simulation",
+        "day",
+        ("day",),
+        "a day with a crowd, a death and an adversary, compared with every baseline",
+        seeded=True,
+    ),
+    RowJob(
+        "simulation",
+        "drifting_sets",
+        ("N21",),
+        "500 adapters of all sizes, whose popularity drifts",
+        seeded=True,
+    ),
     RowJob("simulation", "simulator_speed", ("speed",), "the simulator's time"),
     RowJob("live", "hand_on", ("N9",), "the controller's word to Serve's target", live=True),
     RowJob("live", "zero", ("N20",), "no replica, and back", live=True),
+    RowJob(
+        "live",
+        "moving_set",
+        ("N18",),
+        "hot pairs that move, placement on and off in turns",
+        live=True,
+        seeded=True,
+    ),
+    RowJob(
+        "live",
+        "lasting_set",
+        ("N19",),
+        "rates that last, placement on and off in turns",
+        live=True,
+        seeded=True,
+    ),
     RowJob("recording", "replay", ("N22",), "the simulator against a recorded live run", live=True),
     RowJob(
         "live",
@@ -130,7 +160,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     met = True
     given: dict[str, dict[str, Any]] = {
         "replay": {"folder": options.recording},
-        "live_faults": {"arguments": ("--out", str(options.out))},  # of its own page
+        # of their own pages
+        "live_faults": {"arguments": ("--out", str(options.out))},
+        "day": {"out": options.out},
+        "drifting_sets": {"out": options.out},
     }
     for job in jobs:
         print(f"{job.name}: {job.what}", flush=True)
