@@ -47,12 +47,14 @@ from cluster.simulation.report.recipe import RunRecipe
 from cluster.simulation.report.statistics import quantile
 from cluster.simulation.report.trials import Column
 from cluster.simulation.result import ServedRequest, SimulationResult
-from cluster.simulation.spec import ReplicaDies, ReplicaSpec, SimulationSpec
+from cluster.simulation.spec import Delays, ReplicaDies, ReplicaSpec, SimulationSpec
 
 SEEDS = 10
 STEM = "placement-day"
 FEWEST, MOST = 2, 8
 SLOTS = 16
+TICK_S = 2.0
+"""Between the controller's looks; a look takes most of the simulation's time."""
 HOST_BYTES = 256 * 2**20
 FIXED = (5, MOST)
 """Counts that never change: about as many replicas as Braid has in the mean, and the most."""
@@ -124,6 +126,7 @@ def day_recipe() -> RunRecipe:
         catalog=(),
         shape=ReplicaSpec(slots=SLOTS, host_bytes=HOST_BYTES, engine=EngineConfig(kv_blocks=2048)),
         replicas=FEWEST,
+        delays=Delays(tick_s=TICK_S),
         faults=(ReplicaDies(NOON_S, 0),),
     )
     return RunRecipe(base, DaySource())
@@ -201,7 +204,8 @@ def _differences(found: Compared, column: int) -> str:
 def _lines() -> Iterator[str]:
     yield (
         "Written by `python -m benchmarks.placement day`; do not edit. Costs are the simulator's "
-        "defaults: a small model on two cores, replicas start in 30 s. Engine `fast`."
+        "defaults: a small model on two cores, replicas start in 30 s. Engine `fast`, and the "
+        f"controller looks each {TICK_S:g} s."
     )
     yield ""
     yield (
