@@ -21,7 +21,7 @@ from benchmarks.placement.simulation.compared import (
 )
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.placement.planning.plan import AdapterInfo
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, TierPolicy
 from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.figures import Figure
 from cluster.simulation.report.markdown import interval_text
@@ -30,7 +30,7 @@ from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.report.statistics import quantile
 from cluster.simulation.report.trials import Column
 from cluster.simulation.result import SimulationResult
-from cluster.simulation.spec import ReplicaSpec, SimulationSpec
+from cluster.simulation.spec import Delays, ReplicaSpec, SimulationSpec
 
 SEEDS = 10
 STEM = "placement-drifting"
@@ -43,8 +43,14 @@ RANKS, WEIGHTS = (8, 16, 32, 64, 128), (30, 30, 20, 12, 8)
 DEVICE_BYTES, HOST_BYTES = 768 * MIB, 2048 * MIB
 WARM_S = 120.0
 """Requests before this time only fill the pools."""
-TRACE = f"drifting,duration=720,rate=16,adapters={ADAPTERS},tenants={TENANTS},prompt=192,answer=96"
-POLICY = ClusterPolicy.fixed(REPLICAS)
+TRACE = f"drifting,duration=480,rate=16,adapters={ADAPTERS},tenants={TENANTS},prompt=192,answer=96"
+PROMISE = TierPolicy(ttft=0.6, itl=0.15)
+"""Half a second and a little: the time of a prompt, and hardly of a load."""
+TICK_S = 2.0
+"""Between the controller's looks; a look takes most of the simulation's time."""
+POLICY = ClusterPolicy(
+    tiers={"standard": PROMISE}, replicas=ReplicasPolicy(min=REPLICAS, max=REPLICAS)
+)
 APART = ("random", "least-loaded", "rendezvous", "slots")
 """Baselines that must be surely worse."""
 OFF = "off"
@@ -62,7 +68,7 @@ ORDERED = Figure("adapters", "of these by the controller's word", "MB")
 class SizedCatalog:
     """The adapters of the trace, and their ranks."""
 
-    known: dict[str, AdapterInfo]  # by name
+    adapters: tuple[AdapterInfo, ...]
     ranks: dict[AdapterDigest, int]
 
 
@@ -70,15 +76,15 @@ class SizedCatalog:
 def catalog() -> SizedCatalog:
     """Return the adapters with ranks that are drawn once, whatever their popularity."""
     rng = Random("ranks of drifting sets")
-    known, ranks = {}, {}
+    adapters, ranks = [], {}
     for number in range(ADAPTERS):
         name = f"a{number:04d}"
         digest = AdapterDigest(hashlib.sha256(name.encode()).hexdigest())
         (rank,) = rng.choices(RANKS, WEIGHTS)
         tenant = TenantId(f"tenant-{number % TENANTS}")
-        known[name] = AdapterInfo(digest, name, tenant, rank * RANK_BYTES)
+        adapters.append(AdapterInfo(digest, name, tenant, rank * RANK_BYTES))
         ranks[digest] = rank
-    return SizedCatalog(known, ranks)
+    return SizedCatalog(tuple(adapters), ranks)
 
 
 def drifting_figures(result: SimulationResult) -> dict[Figure, float]:
@@ -119,9 +125,11 @@ def drifting_recipe(trace: str = TRACE) -> RunRecipe:
         catalog=(),
         shape=ReplicaSpec(slots=SLOTS, adapter_bytes=DEVICE_BYTES, host_bytes=HOST_BYTES),
         replicas=REPLICAS,
+        delays=Delays(tick_s=TICK_S),
         ranks=found.ranks,
     )
-    return RunRecipe(base, NamedSource(trace), found.known)
+    known = {name: info for info in found.adapters for name in (info.alias, info.digest)}
+    return RunRecipe(base, NamedSource(trace), known)
 
 
 def rows(seeds: int = SEEDS, out: Path | None = None) -> list[ResultRow]:
@@ -146,8 +154,9 @@ def row_of(found: Compared) -> ResultRow:
         what=(
             f"{ADAPTERS} adapters of ranks {RANKS[0]} to {RANKS[-1]}, sets of 1 to 4 by a power "
             f"law that drifts, {REPLICAS} replicas, simulated, after {WARM_S:.0f} s: requests "
-            "within TTFT 2 s and 150 ms between tokens, mean TTFT, bytes loaded to devices from "
-            f"the start, for whatever reason; all figures are in docs/results/{STEM}.md"
+            f"within {PROMISE.ttft:g} s to the first token and {PROMISE.itl:g} s between tokens, "
+            f"mean TTFT, bytes loaded to devices from the start, for "
+            f"whatever reason; all figures are in docs/results/{STEM}.md"
         ),
         before="hits only, constant service",
         demanded=(
@@ -188,12 +197,13 @@ def _difference(found: Compared, figure: Figure, column: int) -> str:
 def _lines() -> Iterator[str]:
     yield (
         "Written by `python -m benchmarks.placement N21`; do not edit. Costs are the simulator's "
-        "defaults: a small model on two cores. Engine `fast`."
+        "defaults: a small model on two cores. Engine `fast`, and the controller looks each "
+        f"{TICK_S:g} s."
     )
     yield ""
     yield f"- Trace: `{TRACE}`. Requests count after {WARM_S:.0f} s, bytes from the start."
     shares = ", ".join(f"{rank}: {share} %" for rank, share in zip(RANKS, WEIGHTS, strict=True))
-    total = sum(info.nbytes for info in catalog().known.values())
+    total = sum(info.nbytes for info in catalog().adapters)
     yield (
         f"- Ranks: {shares}, drawn for each adapter whatever its popularity; {RANK_BYTES / 1e6:g} "
         f"MB a rank, {total / 1e9:.1f} GB in all."
