@@ -217,7 +217,8 @@ def _lines() -> Iterator[str]:
         yield (
             f"- {tier.name}: {tier.tenants} tenants, {tier.share:.0%} of the load, prompts of "
             f"{tier.prompt} and answers of {tier.answer} tokens (medians); promised a first token "
-            f"within {promise.ttft:g} s, and {promise.itl:g} s between tokens."
+            f"within {promise.ttft:g} s, and {promise.itl:g} s between tokens; weight "
+            f"{promise.weight}."
         )
     yield (
         "- Each tenant has four adapters, asked for by Zipf's law; a quarter of the requests ask "

@@ -37,9 +37,9 @@ class DayTier:
 
 
 TIERS = (
-    DayTier("gold", TierPolicy(ttft=1.0, itl=0.1), 3, 0.2, 128, 64),
-    DayTier("standard", TierPolicy(ttft=2.5, itl=0.15), 4, 0.4, 256, 128),
-    DayTier("batch", TierPolicy(ttft=15.0, itl=0.5), 3, 0.4, 512, 256),
+    DayTier("gold", TierPolicy(ttft=1.0, itl=0.1, weight=4), 3, 0.2, 128, 64),
+    DayTier("standard", TierPolicy(ttft=2.5, itl=0.15, weight=2), 4, 0.4, 256, 128),
+    DayTier("batch", TierPolicy(ttft=15.0, itl=0.5, weight=1), 3, 0.4, 512, 256),
 )
 CROWDED = TenantId("standard-a-0")
 CROWD_S = (1100.0, 1700.0)
