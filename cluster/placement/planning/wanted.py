@@ -71,15 +71,15 @@ def _wanted(
     if down < IDLE_RATE:
         return None
     if others:
-        seconds = math.fsum([inputs.work.request_seconds(r) * r.slow for r in asking])
-        seconds /= slow or 1.0
+        work = math.fsum([inputs.work.request_seconds(r) * r.slow for r in asking])
         parts = [(r.key.tenant, (r.fast + r.slow) / (fast + slow)) for r in asking]
         parts.sort(key=lambda part: (-part[1], part[0]))
         weight = math.fsum([part * weight_of(tenant) for tenant, part in parts])
     else:
-        seconds, parts = inputs.work.request_seconds(rate), [(rate.key.tenant, 1.0)]
+        work = inputs.work.request_seconds(rate) * slow
+        parts = [(rate.key.tenant, 1.0)]
         weight = weight_of(rate.key.tenant)
-    up = up_rate(fast, slow)
+    up, seconds = up_rate(fast, slow), work / (slow or 1.0)
     load_s = max([loads[digest] for digest in members])
     size = sum([shares[digest] for digest in members])
     hold = lasting_rate(fast, slow)
