@@ -212,7 +212,7 @@ class PickingPolicy(Section):
     """Share of requests whose pick is explained in the request log."""
     max_queued: Annotated[int, BeforeValidator(read_count), Field(ge=1, le=1_000_000)] = 1024
     """A replica with this many requests waiting gets no more. As many may wait at a front while no
-    replica takes them; beyond that only tenants are let in that have less than an equal share."""
+    replica takes them; beyond that only tenants are let in that have less than their share."""
 
 
 class ClusterPolicy(Section):
