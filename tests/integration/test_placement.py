@@ -57,7 +57,7 @@ def test_what_is_asked_for_is_kept_and_promised_copies_are_fetched(cluster: Loca
         assert "acme 100%" in kept["reason"]
         assert copies(cluster, "cron") >= 1
         try:
-            path.write_text(policy.replace("placement: {", "placement: {min_copies: 2, "))
+            path.write_text(f"{policy}placement: {{min_copies: 2}}\n")
             wait_for("two copies of cron", lambda: copies(cluster, "cron") == 2, 60)
         finally:
             path.write_text(policy)
