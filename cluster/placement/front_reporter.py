@@ -6,11 +6,10 @@ from cluster.domain.ids import ReplicaId, TenantId
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.picking.recent_picks import RecentPicks
+from cluster.tenancy.shares import NO_WEIGHTS
 
 REPORT_PAUSE_S = 0.05
 """Between a report's answer and the next report, however many requests call for one."""
-
-_NO_WEIGHTS: Mapping[TenantId, float] = {}
 
 
 class FrontReporter:
@@ -38,7 +37,7 @@ class FrontReporter:
         self._dead[replica_id] = self._sequence + 1
 
     def compose(
-        self, held: int, now: float, own_weights: Mapping[TenantId, float] = _NO_WEIGHTS
+        self, held: int, now: float, own_weights: Mapping[TenantId, float] = NO_WEIGHTS
     ) -> FrontReport:
         """Return the next report.
 

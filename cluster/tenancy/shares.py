@@ -13,6 +13,7 @@ from pydantic import Field
 from cluster.domain.ids import TenantId
 
 DEFAULT_WEIGHT = 1.0
+NO_WEIGHTS: Mapping[TenantId, float] = {}
 MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
 
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]

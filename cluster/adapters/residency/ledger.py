@@ -12,11 +12,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.adapters.residency.residency_types import SizedVersion
-from cluster.adapters.residency.shares import NO_WEIGHTS, RecentUses
+from cluster.adapters.residency.shares import RecentUses
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.errors import IntegrityError
+from cluster.tenancy.shares import NO_WEIGHTS
 
 NO_SLOT = Slot(-1)  # of a resident in a ledger of bytes alone
 MAX_COUNTED_USES = 8  # more raise no priority: what was popular leaves after as many evictions

@@ -22,12 +22,12 @@ from cluster.adapters.residency.residency_types import (
     MustWait,
     SizedVersion,
 )
-from cluster.adapters.residency.shares import NO_WEIGHTS
 from cluster.clock import Clock
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, Slot, TenantId
 from cluster.errors import AdapterCapacity, AdapterError, IntegrityError
 from cluster.mean_age import MeanAge
+from cluster.tenancy.shares import NO_WEIGHTS
 
 TRANSITIONS: Mapping[AdapterState, frozenset[AdapterState]] = MappingProxyType(
     {

@@ -45,7 +45,6 @@ class Amount:
 
 
 NO_ROOM = Amount(0, 0)
-NO_WEIGHTS: Mapping[TenantId, float] = {}
 
 
 @dataclass(frozen=True, slots=True)
