@@ -65,7 +65,7 @@ class Picker:
 
     def follow(self, policy: PickingPolicy) -> None:
         """Pick by another policy from now on."""
-        self._policy = policy
+        self.policy = policy
         self._filters = standard_filters(policy)
         self._queue = QueueBound(policy.max_queued)
 
@@ -102,7 +102,7 @@ class Picker:
         return _explain(view, request, self._pick(view, request, now), now)
 
     def _pick(self, view: ClusterView, request: PickRequest, now: float) -> _Pick:
-        policy, moment = self._policy, view.moment(now)
+        policy, moment = self.policy, view.moment(now)
         asked = view.asked(request, harm=policy.harm, prefix=policy.prefix, now=now)
         key = mixture_key(request.digests)
         few = candidates(view, asked, key, request.exclude, self._rng, self._most)

@@ -16,7 +16,6 @@ from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
-from cluster.placement.policy import PickingPolicy
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
 from cluster.waiting.first_replica import FirstReplica
 from cluster.waiting.patience import HURRY_S
@@ -77,9 +76,8 @@ class ReplicaSet:
         self._task: asyncio.Task[None] | None = None
         self._on_pick = on_pick
         self._rng = random.Random()
-        self._explained_share = PickingPolicy().explain
         self.view = ClusterView()
-        self.places = WaitingPlaces(PickingPolicy().max_queued)
+        self.places = WaitingPlaces(picker.policy.max_queued)
         """Bound the sequences that wait here, whatever for."""
         self.on_lost: Callable[[ReplicaId], None] = lambda _: None
         """Hears of each replica whose link has ended."""
@@ -153,7 +151,7 @@ class ReplicaSet:
             Overloaded: the queues of all replicas stayed full for as long, or too many sequences
                 of the tenant wait already.
         """
-        if self._rng.random() < self._explained_share:  # for the request log
+        if self._rng.random() < self._picker.policy.explain:  # for the request log
             request = dataclasses.replace(request, explain=True)
         return await self._room.pick(
             request.tenant, lambda: self._pick_now(request), wait_s=wait_s, place=place
@@ -175,7 +173,6 @@ class ReplicaSet:
         """Pick by the controller's costs and policy from now on."""
         self.view.follow(orders)
         self._picker.follow(orders.picking)
-        self._explained_share = orders.picking.explain
         self.places.follow(orders.picking.max_queued)
         for replica_id in self._links:
             self._room.note_change(replica_id)
