@@ -30,9 +30,9 @@ async def test_a_row_that_yielded_gives_its_slot_to_one_that_waits_long(make_rig
     rig, yielded = await with_a_row_that_yielded(make_rig)
     cold = rig.submit("c", "third", max_tokens=2, prompt=[4] * PROMPT)
     await rig.until(lambda: rig.manager.waiting == 1)
-    for number in (5, 6):  # more of the heavy tenant's overtake it
+    for number in (5, 6, 7):  # more of the heavy tenant's overtake it
         rig.submit("a", "heavy", weight=9.0, prompt=[number] * PROMPT)
-    await rig.until(lambda: rig.in_engine() == 5)
+    await rig.until(lambda: rig.in_engine() == 6)
     rig.runner.gate.release(2)
     await rig.until(lambda: rig.book._live[RequestId(cold)].in_engine)
     assert rig.end_of(yielded) is None
@@ -48,7 +48,7 @@ async def test_a_row_that_yielded_gives_its_slot_to_one_that_waits_long(make_rig
     await rig.until(lambda: not rig.book._live)
     counters = rig.engine.stats().counters
     assert counters.returned == 1
-    assert counters.prompt_tokens == 6 * PROMPT
+    assert counters.prompt_tokens == 7 * PROMPT
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
@@ -73,7 +73,6 @@ async def test_a_row_that_runs_is_asked_back_once_it_yields(make_rig):
     rig.runner.gate.release()
     rig.submit("a", "heavy", weight=9.0)
     await rig.until(lambda: rig.in_engine() == 3)
-    assert rig.engine.stats().counters.returned == 0
     rig.runner.gate.release()
     await rig.until(lambda: rig.engine.stats().counters.returned == 1)
     rig.runner.gate.release(100_000)
