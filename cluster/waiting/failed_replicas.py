@@ -10,8 +10,7 @@ class FailedReplicas:
     def __init__(self) -> None:
         self._lost: list[ReplicaId] = []
         self._stopping: list[ReplicaId] = []
-        self.unplanned = 0
-        """How often it failed but for replicas that end as planned."""
+        self.unplanned = 0  # failures, but for replicas that end as planned
 
     def __len__(self) -> int:
         """Return how often it failed."""
@@ -21,7 +20,7 @@ class FailedReplicas:
         """Note a failure.
 
         Args:
-            stops: the replica has said that it does not go on with it.
+            stops: the replica has said that it does not continue it.
             planned: the replica ends as planned: it drained.
         """
         self._lost.append(replica_id)

@@ -126,7 +126,7 @@ def test_a_use_ends_for_the_whole_of_a_decision(left, leased):
     for name in ("v0", "v1"):
         rig.use(VICTIM, name)
     rig.clock.advance(WINDOW / 2)
-    leases = [rig.ask(THIRD, name).lease for name in (("t0", "v0", "v1") if leased else ("t0",))]
+    leases = [rig.ask(THIRD, name).lease for name in (("v0", "v1", "t0") if leased else ("t0",))]
     rig.clock.advance(WINDOW / 2 - left - 0.5)
     rig.clock.tick = 1.0
     if leased:
