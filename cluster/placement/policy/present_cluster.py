@@ -59,8 +59,7 @@ def advice_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[Pol
                 f"tenants.{pattern}",
                 "no such tenant" + nearest(pattern, cluster.tenants, otherwise=" yet"),
             )
-    _, unresolved = resolve_pins(policy.adapters, cluster.adapters, replicas=policy.replicas.max)
-    for words in unresolved:
+    for words in resolve_pins(policy.adapters, cluster.adapters).unknown:
         path, _, reason = words.partition(": ")
         yield PolicyProblem(path, reason)
 

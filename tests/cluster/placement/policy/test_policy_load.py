@@ -119,9 +119,11 @@ def test_a_rule_may_be_about_many_adapters(build) -> None:
         AdapterRule(adapter="legal-de", copies="all"),
         AdapterRule(adapter="x*"),
     ]
-    least, unknown = resolve_pins(rules, adapters, replicas=3)
-    assert least == {"digest-legal-de": 3, "digest-legal-fr": 2}
-    assert unknown == ('adapters[2].adapter: no adapter matches "x*"',)
+    pins = resolve_pins(rules, adapters)
+    assert pins.least_copies(3) == {"digest-legal-de": 3, "digest-legal-fr": 2}
+    assert pins.least_copies(1) == {"digest-legal-de": 1, "digest-legal-fr": 1}
+    assert [pins.replicas_needed(most) for most in (1, 3)] == [1, 2], "all needs none"
+    assert pins.unknown == ('adapters[2].adapter: no adapter matches "x*"',)
 
 
 @pytest.mark.parametrize(
@@ -165,15 +167,15 @@ def test_the_file_is_laid_over_the_defaults_given() -> None:
 
 def test_pins_resolve_by_alias_and_owner(build) -> None:
     adapters = [build.info("sql"), build.info("shell")]
-    pins = [
+    rules = [
         AdapterRule(adapter="sql", copies="all"),
         AdapterRule(adapter="shell", owner="acme", copies=9),
         AdapterRule(adapter="slq"),
         AdapterRule(adapter="shell", owner="globex"),
     ]
-    least, unknown = resolve_pins(pins, adapters, replicas=3)
-    assert least == {"digest-sql": 3, "digest-shell": 3}
-    assert unknown == (
+    pins = resolve_pins(rules, adapters)
+    assert pins.least_copies(3) == {"digest-sql": 3, "digest-shell": 3}
+    assert pins.unknown == (
         'adapters[2].adapter: no adapter "slq"; did you mean "sql"?',
         'adapters[3].adapter: no adapter "globex/shell"',
     )
@@ -184,9 +186,9 @@ def test_an_alias_of_two_owners_needs_the_owner(build) -> None:
         build.info("sql"),
         replace(build.info("sql", owner="globex"), digest="digest-other"),
     ]
-    least, unknown = resolve_pins([AdapterRule(adapter="sql")], adapters, replicas=2)
-    assert least == {}
-    assert "belongs to acme, globex" in unknown[0]
-    assert resolve_pins([AdapterRule(adapter="sql", owner="globex")], adapters, replicas=2)[0] == {
-        "digest-other": 1
-    }
+    pins = resolve_pins([AdapterRule(adapter="sql")], adapters)
+    assert pins.least_copies(2) == {}
+    assert pins.replicas_needed(2) == 0
+    assert "belongs to acme, globex" in pins.unknown[0]
+    pins = resolve_pins([AdapterRule(adapter="sql", owner="globex")], adapters)
+    assert pins.least_copies(2) == {"digest-other": 1}
