@@ -220,6 +220,11 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
         "replicas: {min: 0, zero_after: 1m, mode: off}", "replicas.mode", "off keeps min replicas"
     ),
     BrokenPolicy(
+        "replicas: {zero_after: 1m, mode: off, schedule: [{days: sat, min: 0}]}",
+        "replicas.mode",
+        "off keeps min replicas, and schedule[0].min is 0",
+    ),
+    BrokenPolicy(
         "{replicas: {max: 9}, placement: {min_copies: 4, max_copies: 2}}",
         "placement.min_copies",
         "4 is above max_copies 2; lower it or raise max_copies",
