@@ -26,6 +26,10 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     ),
     BrokenPolicy("adapters: [{adapter: a}, {adaptor: b}]", "adapters[1].adapter", "is missing"),
     BrokenPolicy("replicas: {up: {stabel: 3}}", "replicas.up.stabel", 'did you mean "stable"?'),
+    BrokenPolicy("replicas: {stabel: 3}", "replicas.stabel", '"stable" under up or down?'),
+    BrokenPolicy("payback: 5m", "payback", 'did you mean "payback" under placement?'),
+    BrokenPolicy("tft: 1s\nttft: 1s", "ttft", 'did you mean "ttft" under tiers.NAME?'),
+    BrokenPolicy("adapter: [{adapter: sql}]", "adapter", 'did you mean "adapters"?'),
     BrokenPolicy("replicas: {down: {drian: 3}}", "replicas.down.drian", 'did you mean "drain"?'),
     BrokenPolicy(
         'replicas: {schedule: [{form: "07:30", min: 1}]}', "replicas.schedule[0].form", "from"
