@@ -34,6 +34,24 @@ def test_each_field_that_changes_is_named_with_both_values() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("acme, '*'", "'*', acme", ["tenants [acme, *] -> [*, acme]"]),
+        ("a, b, c, d", "a, c, b, d", ["tenants [b, c] -> [c, b]"]),
+        ("a, b", "a, c, b", ["tenants.c (none) -> gold"]),
+        ("a, b, c", "c, a", ["tenants.b gold -> (none)", "tenants [a, c] -> [c, a]"]),
+        ("a, b", "a, b", []),
+    ],
+)
+def test_the_order_of_tenants_is_one_difference(before: str, after: str, told: list[str]) -> None:
+    old, new = (
+        policy(f"tiers: {{gold: {{}}}}\ntenants: {{{', '.join(f'{p}: gold' for p in names)}}}")
+        for names in (before.split(", "), after.split(", "))
+    )
+    assert [str(each) for each in differences(old, new)] == told
+
+
+@pytest.mark.parametrize(
     ("fields", "running", "words"),
     [
         ("min: 1, max: 2", 3, "3 run now and at most 2 may: one will be drained"),
