@@ -146,6 +146,37 @@ def test_what_has_no_effect_is_warned_of(text: str, path: str, words: str) -> No
     assert words in warning.words
 
 
+@pytest.mark.parametrize(
+    ("patterns", "hidden"),
+    [
+        (["a-*", "*", "a-b"], {"a-b": "a-*"}),
+        (["*-b", "a-?", "a-b", "x-c"], {"a-b": "*-b"}),
+        (["acme", "acm*", "acme-1"], {"acme-1": "acm*"}),
+        (["a[bc]", "ab", "ad", "a[bc]*"], {"ab": "a[bc]"}),
+        ([*(f"t{n}" for n in range(5000)), "t1*"], {}),
+        ([*(f"t{n}-*" for n in range(5000)), "t9-x"], {"t9-x": "t9-*"}),
+    ],
+)
+def test_a_pattern_behind_a_wider_one_is_warned_of(
+    patterns: list[str], hidden: dict[str, str]
+) -> None:
+    policy = ClusterPolicy(tenants={**dict.fromkeys(patterns, "standard"), "*": "standard"})
+    told = {problem.path: problem.words for problem in advice(policy)}
+    assert told.keys() == {f"tenants.{pattern}" for pattern in hidden}
+    for pattern, first in hidden.items():
+        assert f'"{first}" stands before it' in told[f"tenants.{pattern}"]
+
+
+def test_thousands_of_mistakes_are_all_named() -> None:
+    wrong = "\n".join(f"  t{number}: gold" for number in range(1000))
+    reading = examine_policy(f"tenants:\n{wrong}\nreplicas: {{{_unknown_keys(1000)}}}".encode())
+    assert len(reading.problems) == 2000
+
+
+def _unknown_keys(count: int) -> str:
+    return ", ".join(f"zz{number}: 1" for number in range(count))
+
+
 def test_the_defaults_need_no_advice() -> None:
     assert list(advice(ClusterPolicy())) == []
 
