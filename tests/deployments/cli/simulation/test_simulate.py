@@ -315,7 +315,9 @@ def test_a_log_that_was_turned_over_and_packed_is_a_log(braid: Braid, tmp_path: 
     older, packed = tmp_path / "requests.jsonl.1", tmp_path / "requests.jsonl.2.gz"
     older.write_bytes(whole.read_bytes())
     packed.write_bytes(gzip.compress(whole.read_bytes()))
-    result = braid("simulate", whole, older, packed, "--workers", 1, "--json")
+    result = braid(
+        "simulate", whole, older, packed, "--baselines", "none", "--workers", 1, "--json"
+    )
     assert result.exit_code == 0, result.stderr
     document = json.loads(result.stdout)
     assert columns(document) == ["default"]
