@@ -20,6 +20,9 @@ works continues to send. This is twice the time after which picks avoid it: a fa
 prompts computed again, so it must be rare.
 """
 
+OTHERS = TenantId("")
+"""Stands in a backlog for all tenants beyond those with the most tokens."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSnapshot:

@@ -7,7 +7,8 @@ refusal is raised to the caller. From then on its chunks come from the step thre
 A request may continue with other adapters (``reroute``): the chunk with the first token computed
 with them has ``span_start``. From then on ``release_before`` frees those it had before. Should it
 then lose its KV to others, it is handed back through ``on_returned`` in place of a last chunk;
-its owner has the adapters of all its spans and submits it again with the tokens it has.
+its owner has the adapters of all its spans and submits it again with the tokens it has. So is one
+that ``withdraw`` asks for after it has begun, once it waits.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from cluster.clock import Clock
 from cluster.domain.ids import RequestId, Slot, TenantId
-from cluster.domain.request import GenerationRequest
+from cluster.domain.request import GenerationRequest, Usage
 from cluster.engine.engine_counters import EngineStats
 from cluster.engine.engine_requests import EngineRequests
 from cluster.engine.mixing import Mixing
@@ -31,7 +32,7 @@ from cluster.engine.sequence import EngineSequence
 from cluster.engine.spans import Span
 from cluster.engine.step_loop import StepLoop
 from cluster.engine.steps import Runner
-from cluster.errors import EngineError, RequestError
+from cluster.errors import EngineError, ReplicaLost, RequestError
 
 
 class TorchEngine:
@@ -63,8 +64,9 @@ class TorchEngine:
             on_chunks: receives each step's chunks in the step thread; should return at once.
             new_seed: a seed for each request that has none.
             grammars: for requests with a grammar; without it they are refused.
-            on_returned: receives a request that is handed back, with all tokens of its completion,
-                in the step thread, after its chunks; without it no adapters are released early.
+            on_returned: receives a request that is handed back, with all tokens of its completion
+                and its usage, in the step thread, after its chunks; without it no adapters are
+                released early.
         """
         self.max_model_len = max_model_len
         self.eos_token_ids = eos_token_ids
@@ -91,6 +93,8 @@ class TorchEngine:
         adapters: tuple[tuple[Slot, float], ...],
         mixing: Mixing | None = None,
         spans: Sequence[Span] = (),
+        *,
+        before: Usage | None = None,
     ) -> None:
         """Take a request, as in `Engine`."""
         check_sampling(request.sampling)
@@ -108,15 +112,17 @@ class TorchEngine:
             mixing=mixing,
             grammar=self._grammar_of(request),
             spans=tuple(spans),
+            before=before,
         )
         sequence.submitted_at = self._clock.monotonic()
         seed = request.sampling.seed
         with self._live.changed:
             if self._live.stopping:
-                raise EngineError("the engine is stopping")
+                raise ReplicaLost("the replica is stopping")
             self._live.scheduler.add_sequence(sequence)
             self._live.seeds[request.request_id] = self._new_seed() if seed is None else seed
-            self._live.unstarted.add(request.request_id)
+            if before is None:
+                self._live.unstarted.add(request.request_id)
             self._live.changed.notify()
 
     def compile_grammar(self, request: GenerationRequest) -> None:
@@ -144,9 +150,17 @@ class TorchEngine:
         return True
 
     def withdraw(self, request_id: RequestId) -> bool:
-        """Take a request back that has not begun, as in `Engine`."""
+        """Take a request back that does not run, as in `Engine`.
+
+        Without ``on_returned`` only one that has not begun.
+        """
         with self._live.changed:
-            if request_id in self._live.cancelled or not self._live.scheduler.withdraw(request_id):
+            if request_id in self._live.cancelled:
+                return False
+            if not self._live.scheduler.withdraw(request_id):
+                if self._may_return and request_id in self._live.seeds:
+                    self._live.recalled.append(request_id)
+                    self._live.changed.notify()
                 return False
             self._live.forget(request_id)
         return True

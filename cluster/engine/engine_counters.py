@@ -25,7 +25,7 @@ class EngineCounters:
     prefix_hit_tokens: int = 0  # and found
     routed_prompts: int = 0  # whose router was asked, once for each layer
     rerouted: int = 0  # changes of a running request's adapters
-    returned: int = 0  # re-routed requests handed back when they were preempted
+    returned: int = 0  # requests handed back that had begun
     callback_failures: int = 0  # raised by the receiver of chunks
     integrity_failures: int = 0
 

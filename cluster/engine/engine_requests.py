@@ -25,6 +25,7 @@ class EngineRequests:
     seeds: dict[RequestId, int] = field(default_factory=dict)  # of every live request
     unstarted: set[RequestId] = field(default_factory=set)  # live, not yet counted as prefilled
     cancelled: list[RequestId] = field(default_factory=list)  # to be ended before the next step
+    recalled: list[RequestId] = field(default_factory=list)  # to be handed back once without rows
     stopping: bool = False  # takes no more requests, and ends when none is live
     aborting: bool = False  # ends those that are live, too
 

@@ -26,7 +26,7 @@ from typing import Protocol
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.adapter import AdapterManifest, BaseCheck
 from cluster.domain.ids import AdapterDigest, RequestId, Slot, TenantId
-from cluster.domain.request import GenerationChunk, GenerationRequest
+from cluster.domain.request import GenerationChunk, GenerationRequest, Usage
 from cluster.engine.engine_counters import EngineStats
 from cluster.engine.mixing import Mixing
 from cluster.engine.spans import Span
@@ -34,9 +34,9 @@ from cluster.engine.spans import Span
 OnChunks = Callable[[list[GenerationChunk]], None]
 """Receives the chunks of one step, in order, from one thread of the engine; must return at once."""
 
-OnReturned = Callable[[RequestId, tuple[int, ...]], None]
-"""Receives a request that is handed back, with all tokens of its completion, after its chunks and
-from the same thread. It gets no last chunk: its owner submits it again."""
+OnReturned = Callable[[RequestId, tuple[int, ...], Usage], None]
+"""Receives a request that is handed back, with all tokens of its completion and its usage, after
+its chunks and from the same thread. It gets no last chunk: its owner submits it again."""
 
 
 class Engine(Protocol):
@@ -64,6 +64,8 @@ class Engine(Protocol):
         adapters: tuple[tuple[Slot, float], ...],
         mixing: Mixing | None = None,
         spans: Sequence[Span] = (),
+        *,
+        before: Usage | None = None,
     ) -> None:
         """Take a request; its chunks come through ``OnChunks``.
 
@@ -77,14 +79,17 @@ class Engine(Protocol):
             spans: what follows the first one: in the prompt from where adapters are activated,
                 and in the completion of a request that was re-routed before. Every token is
                 computed with the adapters of the span it lies in.
+            before: its usage when it was handed back, if it was: it is counted once, with what it
+                began with.
 
         Raises:
             RequestError: no prompt tokens, a request id that is being served already, or a
                 grammar that cannot be followed.
             PromptTooLong: no room for prompt and completion.
             Overloaded: the queue is full.
-            EngineError: the engine is stopping, a slot is empty, ``mixing`` does not fit, or a
-                weight or the sampling parameters have no meaning.
+            ReplicaLost: the engine is stopping.
+            EngineError: a slot is empty, ``mixing`` does not fit, or a weight or the sampling
+                parameters have no meaning.
         """
         ...
 
@@ -103,7 +108,8 @@ class Engine(Protocol):
     def withdraw(self, request_id: RequestId) -> bool:
         """Take a request back that has not begun: no chunk of it comes, and it reads no adapters.
 
-        False if it has begun, was cancelled, or is not live.
+        False if it has begun, was cancelled, or is not live. One that has begun is handed back
+        through ``OnReturned`` once it has to wait, unless it ends before.
         """
         ...
 

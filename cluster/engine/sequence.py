@@ -63,6 +63,7 @@ class EngineSequence:
     submitted_at: float = 0.0  # monotonic, seconds; set by the engine, like the next one
     queued_s: float | None = None  # until its first step
     first_held: int = 0  # of its spans; adapters of those before may have left the bank
+    is_recalled: bool = False  # its owner wants it back once it has no row
     num_begun: int = 1  # spans whose first token has been computed, here or elsewhere
     arrival: int = -1  # position in the order of arrival, set by the scheduler
     admission: int = -1  # position in the order of first admissions; -1 before
@@ -83,6 +84,7 @@ class EngineSequence:
         mixing: Mixing | None = None,
         grammar: Grammar | None = None,
         spans: tuple[Span, ...] = (),
+        before: Usage | None = None,
     ) -> Self:
         """Build the sequence of a request.
 
@@ -101,6 +103,7 @@ class EngineSequence:
             grammar: see the field.
             spans: what follows the first one, which ``namespace`` and ``adapters`` are of; in
                 the prompt where adapters are activated, in the completion where it is re-routed.
+            before: its usage when it was handed back, if it was: what it began with stays.
 
         Raises:
             RequestError: an empty prompt, or a negative max_tokens.
@@ -141,6 +144,9 @@ class EngineSequence:
             grammar=grammar,
             mixing=mixing,
             whole_prefill=whole_prefill,
+            num_cached=0 if before is None else before.cached_tokens,
+            num_preemptions=0 if before is None else 1,
+            queued_s=None if before is None else before.queued_s,
         )
 
     @property
@@ -179,6 +185,13 @@ class EngineSequence:
             return True
         held = {slot for span in self.spans[self.first_held :] for slot in span.slots}
         return all(span.slots <= held for span in self.spans[: self.first_held])
+
+    @property
+    def is_to_return(self) -> bool:
+        """It is not kept when it has no row. A recalled one is, if it would tell of its prompt
+        twice."""
+        has_told = self.num_scored > 0 and self.num_generated == 0
+        return not self.is_recomputable or (self.is_recalled and not has_told)
 
     @property
     def may_yield(self) -> bool:

@@ -108,6 +108,7 @@ class StepLoop:
         try:
             with self._live.changed:
                 self._end_cancelled()
+                self._recall()
                 self._ended += map(self._last_chunk, self._live.scheduler.expire())
                 plan = self._live.scheduler.schedule()
                 returned = self._take_returned()
@@ -126,6 +127,12 @@ class StepLoop:
             self._fail_step(plan, error)
         self._deliver(chunks + self._take_ended())
 
+    def _recall(self) -> None:
+        """Let those be handed back that were asked for since the last step and have no row."""
+        for request_id in self._live.recalled:
+            self._live.scheduler.recall(request_id)
+        self._live.recalled.clear()
+
     def _take_returned(self) -> list[EngineSequence]:
         """Take what the scheduler does not keep; what was cancelled meanwhile has ended."""
         returned = self._live.scheduler.take_returned()
@@ -136,8 +143,9 @@ class StepLoop:
 
     def _hand_back(self, returned: Iterable[EngineSequence]) -> None:
         for sequence in returned:
-            assert self._on_returned is not None  # else no adapters were released
-            self._on_returned(sequence.request_id, tuple(sequence.generated_token_ids))
+            assert self._on_returned is not None  # else nothing was released or recalled
+            tokens = tuple(sequence.generated_token_ids)
+            self._on_returned(sequence.request_id, tokens, sequence.usage)
 
     def _end_cancelled(self) -> None:
         """End what was cancelled since the last step, or everything if the engine stops at once."""

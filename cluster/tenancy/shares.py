@@ -19,13 +19,13 @@ MIN_WEIGHT, MAX_WEIGHT = 0.001, 1000.0
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
 """A tenant's part relative to the others' parts."""
 
-TierWeight = Callable[[TenantId], float | None]
-"""Returns the weight that the policy in force gives to a tenant's tier; None if it names none."""
+TenantWeight = Callable[[TenantId], float]
+"""Returns the weight that a tenant has now."""
 
 
-def no_tier_weight(_tenant: TenantId) -> float | None:
-    """Return None: no policy names weights."""
-    return None
+def equal_weight(_tenant: TenantId) -> float:
+    """Return the weight that all tenants have where no file or policy names any."""
+    return DEFAULT_WEIGHT
 
 
 def weight_of(own: float | None, tier: float | None) -> float:

@@ -10,14 +10,22 @@ class FailedReplicas:
     def __init__(self) -> None:
         self._lost: list[ReplicaId] = []
         self._stopping: list[ReplicaId] = []
+        self.unplanned = 0
+        """How often it failed but for replicas that end as planned."""
 
     def __len__(self) -> int:
         """Return how often it failed."""
         return len(self._lost)
 
-    def add(self, replica_id: ReplicaId, *, stops: bool = False) -> None:
-        """Note a failure; ``stops`` where the replica has said that it is about to end."""
+    def add(self, replica_id: ReplicaId, *, stops: bool = False, planned: bool = False) -> None:
+        """Note a failure.
+
+        Args:
+            stops: the replica has said that it does not go on with it.
+            planned: the replica ends as planned: it drained.
+        """
         self._lost.append(replica_id)
+        self.unplanned += not planned
         if stops:
             self._stopping.append(replica_id)
 

@@ -5,4 +5,4 @@ REPLICA_WAIT_S = 30.0
 HURRY_S = 0.1
 """Between discoveries while a request waits for the first replica."""
 MAX_FAILOVERS = 3
-"""Replicas that may be lost under one request."""
+"""Replicas that may be lost under one request, besides those that end as planned."""

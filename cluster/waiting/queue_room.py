@@ -18,7 +18,8 @@ class QueueRoom:
     """Keeps requests that no replica takes now; one owner, on one event loop.
 
     One of them is awake at a time, and the next one wakes once its pick counts. So those that wait
-    cost nothing while no queue has room, however often replicas report.
+    cost nothing while no queue has room, however often replicas report. Where a full queue takes a
+    tenant that has nothing there, the tenant's first request waits for nobody.
 
     A request may be refused although there is room: by replicas that just failed it, or for a
     context that is too short. From then on it waits apart and delays no other. With each
@@ -26,7 +27,8 @@ class QueueRoom:
 
     Args:
         has_room: returns whether a replica takes another request.
-        any_room: returns whether any replica does.
+        any_room: returns whether any replica does; for a tenant, replicas count too whose queue is
+            full and takes it all the same.
         is_ready: returns whether a replica can be reached at all.
         clock: of the waits' ends.
         interval_s: seconds between two looks at the time.
@@ -36,7 +38,7 @@ class QueueRoom:
         self,
         *,
         has_room: Callable[[ReplicaId], bool],
-        any_room: Callable[[], bool],
+        any_room: Callable[[TenantId | None], bool],
         is_ready: Callable[[], bool],
         clock: Clock,
         interval_s: float,
@@ -81,7 +83,7 @@ class QueueRoom:
             Overloaded: the queues of all replicas stayed full for as long, or too many sequences
                 of the tenant wait already.
         """
-        refused = wait_s <= 0 or not self.is_awaited
+        refused = wait_s <= 0 or not self.is_awaited or self._takes_no_room(tenant)
         if refused:
             try:
                 return pick()
@@ -110,7 +112,7 @@ class QueueRoom:
             ends: end of the wait, monotonic seconds; ``pick`` is called once more then.
             refused: it has been called before, in vain.
         """
-        line, again = self._apart if refused and self._any_room() else self._line, False
+        line, again = self._apart if refused and self._any_room(None) else self._line, False
         while True:
             woken = await line.wait(tenant, ends, weight=weight, again=again)
             try:
@@ -118,7 +120,7 @@ class QueueRoom:
             except (Overloaded, ReplicaLost):
                 if not woken or not self._is_ready():
                     raise
-                again = not self._any_room()
+                again = not self._any_room(None)
                 self._apart_refused |= not again
                 line = self._line if again else self._apart
             finally:
@@ -145,6 +147,12 @@ class QueueRoom:
         """Look at the time no more."""
         self._apart.close()
         self._line.close()
+
+    def _takes_no_room(self, tenant: TenantId | None) -> bool:
+        """Return whether a full queue takes a new request of a tenant, whoever waits for room."""
+        if tenant is None or self._line.has_waiters(tenant) or self._any_room(None):
+            return False
+        return self._any_room(tenant)
 
     def _wake_next(self) -> None:
         self._is_awake = False

@@ -47,6 +47,10 @@ class TimedLine:
         """Return how many wait."""
         return len(self._line)
 
+    def has_waiters(self, tenant: TenantId) -> bool:
+        """Return whether requests of a tenant wait."""
+        return self._line.has_waiters(tenant)
+
     async def wait(
         self,
         tenant: TenantId | None,

@@ -19,6 +19,7 @@ from cluster.placement.policy.policy_store import PolicyStore
 from cluster.redis_client import redis_client
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
+from cluster.tenancy.shares import weight_of
 from cluster.tenancy.tenants import TenantDirectory
 from deployments.adapter_follower import REDIS_TIMEOUT_S
 from deployments.directory import TenantAdapters
@@ -120,7 +121,9 @@ async def build_front(
         traces=_open_trace_log(process, metrics),
         wait_for_replica=holding.wait_for_replica,
         demand=demand,
-        tier_weight=lambda tenant: exchange.orders.tier_weight(tenant),
+        weight=lambda tenant: weight_of(
+            tenants.weight(tenant), exchange.orders.tier_weight(tenant)
+        ),
     )
     admin = AdminContext(
         door=door,

@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from cluster.domain.ids import TenantId
+from cluster.domain.replica import OTHERS
 
 MAX_TENANTS = 16
-OTHERS = TenantId("")
-"""Stands for all tenants beyond the ``MAX_TENANTS`` with the most tokens."""
 
 
 def sum_backlog(*parts: Mapping[TenantId, int]) -> tuple[tuple[TenantId, int], ...]:

@@ -125,7 +125,7 @@ class Replica:
             on_chunks=lambda chunks: self._requests.on_chunks(chunks),
             new_seed=lambda: secrets.randbits(63),
             mixing=mixing.engine_parts(),
-            on_returned=lambda name, tokens: self._requests.on_returned(name, tokens),
+            on_returned=lambda name, tokens, usage: self._requests.on_returned(name, tokens, usage),
         )
 
     def _open_adapters(self, process: Process) -> AdapterManager:

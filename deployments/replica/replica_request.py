@@ -9,7 +9,7 @@ import msgspec
 from cluster.adapters.residency.residency_types import Lease
 from cluster.domain.decision import RoutingDecision
 from cluster.domain.ids import AdapterDigest, RequestId, TenantId
-from cluster.domain.request import GenerationChunk, GenerationRequest
+from cluster.domain.request import GenerationChunk, GenerationRequest, Usage
 from deployments.link.link_messages import Reroute, Submit
 
 
@@ -43,11 +43,11 @@ class ReplicaRequest:
     later: list[LaterSpan] = field(default_factory=list)  # by start
     coming: Coming | None = None
     in_engine: bool = False  # else it is counted as waiting
-    returned: bool = False  # was in the engine and is to continue there
+    before: Usage | None = None  # of its last time in the engine, which handed it back
     cancelled: bool = False  # while neither the engine nor a task had it
     arrived: float = 0.0  # monotonic, seconds
-    admitted: float = 0.0  # to the engine, first; monotonic, seconds; 0 before
-    tokens: int = 0
+    admitted: float = 0.0  # to the engine, before it began there; monotonic, seconds; 0: not yet
+    tokens: int = 0  # of its completion, beyond those that ``submit`` has
 
     @property
     def id(self) -> RequestId:
@@ -90,11 +90,17 @@ class ReplicaRequest:
         assert self.decision is not None
         return replace(self.submit.request, decision=self.decision, deadline_at=self.deadline_at)
 
-    def resume_after(self, token_ids: tuple[int, ...]) -> None:
-        """Note the completion so far; the engine computes it again."""
+    def resume_after(self, token_ids: tuple[int, ...], usage: Usage) -> None:
+        """Note the completion so far, which the engine computes again, and what it has counted."""
         request = replace(self.submit.request, resumed_token_ids=token_ids)
         self.submit = msgspec.structs.replace(self.submit, request=request)
-        self.returned = True
+        self.before, self.tokens = usage, 0
+
+    @property
+    def usage(self) -> Usage:
+        """Return its usage while it is not in the engine."""
+        before = self.before or Usage(len(self.prompt), 0)
+        return replace(before, completion_tokens=len(self.resumed))
 
     @property
     def newest(self) -> RoutingDecision | None:

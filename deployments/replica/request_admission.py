@@ -103,8 +103,11 @@ class RequestAdmission:
         if asked.sampling.grammar:
             await asyncio.to_thread(self._engine.compile_grammar, asked)
             self._check_live(request)
-        self._engine.submit(asked, first.namespace, first.adapters, mixing, following)
-        request.admitted = request.admitted or self._clock.monotonic()
+        self._engine.submit(
+            asked, first.namespace, first.adapters, mixing, following, before=request.before
+        )
+        if request.before is None:
+            request.admitted = self._clock.monotonic()
         self._live.enter_engine(request)
 
     def _check_live(self, request: ReplicaRequest) -> None:

@@ -71,13 +71,16 @@ class RequestLeases:
             return None
 
     def release(self, lease: Lease) -> None:
-        """End one lease."""
-        self._adapters.release(lease)
+        """End one lease. Should it fail to serve those who wait, the caller goes on."""
+        try:
+            self._adapters.release(lease)
+        except Exception:
+            log.exception("replica.release_failed", adapters=[d[:12] for d in lease.digests])
 
     def release_all(self, request: ReplicaRequest) -> None:
         """End all leases of a request."""
         for lease in request.take_leases():
-            self._adapters.release(lease)
+            self.release(lease)
 
     async def _acquire(self, digests: tuple[AdapterDigest, ...], request: ReplicaRequest) -> Lease:
         return await self._adapters.acquire(digests, request.tenant, request.weight)

@@ -6,9 +6,9 @@ with a finish reason, exactly once.
 
 A request waits twice: here for its adapters, then in the engine for its turn, with their leases.
 Each waits here on its own, so none holds up another; ``residency.manager`` says in which order
-slots are given. Where an adapter must leave for one that waits long, requests over it that have
-not begun are taken back from the engine and wait here again (``yield_leases``). A deadline counts
-in both places, and so does a cancellation.
+slots are given. Where an adapter must leave for one that waits long, requests over it that do not
+run are taken back from the engine and wait here again (``yield_leases``), those that yielded their
+rows with their tokens. A deadline counts in both places, and so does a cancellation.
 
 A request that was re-routed has several spans (``replica_rerouting``). Where its
 tokens so far must be computed, because it comes from a lost replica or the engine has handed it
@@ -156,7 +156,7 @@ class RequestTracker:
         except asyncio.CancelledError:
             self._end(request, FinishReason.CANCELLED, None)
         except BraidError as error:
-            if request.returned:  # another replica may be able to continue
+            if request.admitted:  # it was accepted, and another replica may be able to continue
                 error = ReplicaLost(f"the replica cannot continue: {error.message}")
             self._end(request, FinishReason.ERROR, error)
         except Exception as error:
@@ -168,23 +168,33 @@ class RequestTracker:
         self._loop.call_soon_threadsafe(self._relay, chunks)
 
     def _relay(self, chunks: list[GenerationChunk]) -> None:
-        for index, chunk in enumerate(chunks):
+        told: list[GenerationChunk] = []
+        for chunk in chunks:
             request = self._live.get(chunk.request_id)
-            if chunk.site_weights is not None:
-                chunks[index] = replace(chunk, site_weights=None)
-                if request is not None:
-                    self._complete_decision(request, chunk.site_weights)
+            told.append(
+                replace(chunk, site_weights=None) if chunk.site_weights is not None else chunk
+            )
             if request is None:
                 continue
-            if chunk.span_start is not None:
-                self.rerouting.span_begun(request, chunk.span_start)
-            request.tokens += len(chunk.token_ids)
             if chunk.finish_reason is not None:
-                chunks[index] = request.with_wait(chunks[index])
-                self._close(request, chunk.finish_reason, chunk.error_code)
-            elif request.earlier:
-                self.rerouting.release_earlier(request)
-        self._deliver(chunks)
+                told[-1] = request.with_wait(told[-1])
+            try:
+                self._follow(request, chunk)
+            except Exception as error:  # the other requests of the step get their chunks
+                log.error("replica.chunk_failed", **ids_of(request), exc_info=error)
+        self._deliver(told)
+
+    def _follow(self, request: ReplicaRequest, chunk: GenerationChunk) -> None:
+        """Do what a chunk means for its request."""
+        if chunk.site_weights is not None:
+            self._complete_decision(request, chunk.site_weights)
+        if chunk.span_start is not None:
+            self.rerouting.span_begun(request, chunk.span_start)
+        request.tokens += len(chunk.token_ids)
+        if chunk.finish_reason is not None:
+            self._close(request, chunk.finish_reason, chunk.error_code)
+        elif request.earlier:
+            self.rerouting.release_earlier(request)
 
     def _complete_decision(self, request: ReplicaRequest, weights: SiteWeights) -> None:
         """Keep what prefill has decided."""
@@ -195,7 +205,10 @@ class RequestTracker:
     # Back from the engine
 
     def yield_leases(self, digests: frozenset[AdapterDigest]) -> None:
-        """Release the leases on ``digests`` of requests that have not begun; they wait again."""
+        """Release the leases on ``digests`` of requests that do not run; they wait again.
+
+        Those that have begun follow once the engine has handed them back.
+        """
         for request in tuple(self._live.values()):
             lease = request.lease
             if lease is None or not request.in_engine or digests.isdisjoint(lease.digests):
@@ -203,18 +216,18 @@ class RequestTracker:
             if self._engine.withdraw(request.id):
                 self._wait_again(request)
 
-    def on_returned(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
+    def on_returned(self, request_id: RequestId, token_ids: tuple[int, ...], usage: Usage) -> None:
         """Take a request that is to be submitted again, with all tokens of its completion.
 
         The engine's callback, in its step thread.
         """
-        self._loop.call_soon_threadsafe(self._take_back, request_id, token_ids)
+        self._loop.call_soon_threadsafe(self._take_back, request_id, token_ids, usage)
 
-    def _take_back(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
+    def _take_back(self, request_id: RequestId, token_ids: tuple[int, ...], usage: Usage) -> None:
         request = self._live.get(request_id)
         if request is None:
             return
-        request.resume_after(token_ids)
+        request.resume_after(token_ids, usage)
         self._wait_again(request)
         if request.cancelled:
             self.cancel(request_id)
@@ -232,17 +245,14 @@ class RequestTracker:
         if not self._live.has(request):
             return
         self._close(request, reason, None if error is None else error.code)
-        self._deliver(
-            [
-                GenerationChunk(
-                    request_id=request.id,
-                    finish_reason=reason,
-                    usage=Usage(len(request.prompt), len(request.resumed)),
-                    error_code=None if error is None else error.code,
-                    error_message=None if error is None else error.message,
-                )
-            ]
+        chunk = GenerationChunk(
+            request_id=request.id,
+            finish_reason=reason,
+            usage=request.usage,
+            error_code=None if error is None else error.code,
+            error_message=None if error is None else error.message,
         )
+        self._deliver([request.with_wait(chunk)])
 
     def _close(self, request: ReplicaRequest, reason: FinishReason, code: str | None) -> None:
         self._live.remove(request)

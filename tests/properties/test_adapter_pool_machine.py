@@ -9,7 +9,7 @@ from cluster.adapters.residency.eviction import Evictable, choose_victims, evict
 from cluster.adapters.residency.ledger import MAX_COUNTED_USES
 from cluster.adapters.residency.pool import TRANSITIONS, AdapterPool
 from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
-from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard
+from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard, TierShares
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterCapacity, AdapterLoadFailed, AdapterUnsupported
@@ -398,7 +398,8 @@ def test_no_tenant_is_pushed_below_its_share(idle, tenant, need, total, weights)
     total_bytes = 10_000
     wanted = Amount(need, need)
     owed = dict(zip(sorted(tenants), weights, strict=False))
-    guard = ShareGuard(held, Amount(total, total_bytes), owed, tenant, wanted, wanted)
+    shares = TierShares(held, Amount(total, total_bytes), owed)
+    guard = ShareGuard(shares, tenant, wanted, wanted)
     before = {t: sum(t in e.room.users for e in idle) for t in tenants}
     victims = choose_victims(eviction_order(idle), need - (total - len(idle)), 0, guard)
     if victims is None:

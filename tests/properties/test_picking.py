@@ -17,6 +17,7 @@ from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.cost import Terms, cost_of
 from cluster.placement.picking.filters import PickRequest
 from cluster.placement.picking.picker import Picker
+from cluster.placement.picking.replica_view import ReplicaView
 from cluster.placement.policy import ClusterPolicy, PickingPolicy
 from cluster.placement.rendezvous import mixture_key, order
 from cluster.simulation.baselines.baseline_names import without_placement
@@ -102,6 +103,13 @@ def views(draw) -> ClusterView:
     return view
 
 
+def is_new(tenant: TenantId | None, replica: ReplicaView) -> bool:
+    """Report whether a tenant has nothing at a replica."""
+    there = {name for name, _ in replica.snapshot.backlog}
+    there |= {sent.tenant for sent in replica.unreported.values()}
+    return tenant is not None and tenant not in there
+
+
 @settings(max_examples=300, deadline=None)
 @given(views(), REQUESTS, st.floats(-1e6, 1e6))
 def test_hard_filters_always_hold_and_leave_nobody_out(view, request, later: float) -> None:
@@ -111,7 +119,7 @@ def test_hard_filters_always_hold_and_leave_nobody_out(view, request, later: flo
         for r in view.replicas()
         if r.replica_id not in request.exclude
         and not r.snapshot.draining
-        and r.queued + len(r.uncounted) < POLICY.max_queued
+        and (r.queued + len(r.uncounted) < POLICY.max_queued or is_new(request.tenant, r))
         and not 0 < r.snapshot.max_model_len < request.prompt_tokens + request.expected_tokens
     }
     for most in (2, 16):

@@ -46,6 +46,7 @@ class Talk:
     namespace: str
     changes: tuple[Change, ...]
     lets_go: bool
+    recalled: int | None  # tokens of the completion until its owner wants it back
 
 
 NAMESPACES = st.sampled_from("xyz")
@@ -65,6 +66,7 @@ TALKS = st.builds(
         max_size=4,
     ).map(lambda changes: tuple(sorted(changes, key=lambda change: change.when))),
     lets_go=st.sampled_from((True, True, False)),
+    recalled=st.sampled_from((None, None, 0, 2)),
 )
 
 
@@ -118,7 +120,7 @@ class House:
         return sampled
 
     def come_again(self, sequence: EngineSequence) -> None:
-        assert not sequence.is_recomputable
+        assert sequence.is_recalled or not sequence.is_recomputable
         assert sequence.block_table == []
         self.returned += 1
         request = dataclasses.replace(
@@ -170,6 +172,8 @@ def test_each_token_is_computed_with_its_span(talks, size, room, batch, prefix_c
         for (name, sequence), talk in zip(list(house.sequences.items()), talks, strict=True):
             if sequence.is_finished:
                 continue
+            if talk.recalled is not None and sequence.num_generated >= talk.recalled:
+                house.scheduler.recall(name)
             begun = sequence.spans[sequence.span]
             if talk.lets_go and begun.start and sequence.num_computed > begun.start:
                 assert house.scheduler.release_before(name, begun.start - sequence.prompt_len)

@@ -27,6 +27,7 @@ from cluster.redis_client import redis_client
 from cluster.tenancy.followed_tenants import FollowedTenants
 from cluster.tenancy.metering import Meter
 from cluster.tenancy.quota import MemoryQuota
+from cluster.tenancy.shares import weight_of
 from cluster.waiting.holding import Holding
 from deployments.adapter_follower import AdapterFollower
 from deployments.directory import TenantAdapters
@@ -222,6 +223,7 @@ async def _context(
         templates=AdapterTemplates(live, directory),
         traces=TraceNotes(trace_log),
         wait_for_replica=holding.wait_for_replica,
+        weight=lambda tenant: weight_of(tenants.weight(tenant), cluster.orders.tier_weight(tenant)),
     )
     door = Door(
         authenticate=lambda request: tenants.authenticate(authorization_of(request.headers)),

@@ -9,7 +9,7 @@ from typing import Protocol
 from cluster.adapters.format.manifest import ANYWHERE
 from cluster.adapters.validation.base_shapes import BaseShapes
 from cluster.domain.ids import RequestId, Slot
-from cluster.domain.request import GenerationChunk, GenerationRequest
+from cluster.domain.request import GenerationChunk, GenerationRequest, Usage
 from cluster.engine.mixing import Mixing
 from cluster.engine.port import BuiltEngine, LoadableAdapter, OnChunks, OnReturned
 from cluster.engine.spans import Span
@@ -138,7 +138,10 @@ class PortRig:
                     self.on_chunk(chunk)
             self._arrived.notify_all()
 
-    def _take_returned(self, request_id: RequestId, token_ids: tuple[int, ...]) -> None:
+    def _take_returned(
+        self, request_id: RequestId, token_ids: tuple[int, ...], usage: Usage
+    ) -> None:
+        assert usage.completion_tokens == len(token_ids)
         with self._arrived:
             told = self.told[request_id]
             assert not told.has_ended, "handed back after the last chunk"

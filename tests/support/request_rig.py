@@ -112,6 +112,8 @@ class Rig:
         timeout=20.0,
         kv_blocks=64,
         prefix_cache=True,
+        max_queued=1024,
+        on_change=None,
     ) -> None:
         self.clock = ManualClock()
         config = EngineConfig(
@@ -121,6 +123,7 @@ class Rig:
             max_batch_tokens=16,
             max_model_len=32,
             prefix_cache=prefix_cache,
+            max_queued=max_queued,
         )
         self.pool = BlockPool(config.kv_blocks, config.block_size)
         self.bank = Bank()
@@ -139,7 +142,7 @@ class Rig:
             clock=self.clock,
             on_chunks=lambda chunks: self.book.on_chunks(chunks),
             new_seed=lambda: 0,
-            on_returned=lambda name, tokens: self.book.on_returned(name, tokens),
+            on_returned=lambda name, tokens, usage: self.book.on_returned(name, tokens, usage),
         )
         self.manager = AdapterManager(
             AdapterConfig(slots=slots, memory_bytes=1000, load_timeout_s=timeout),
@@ -148,6 +151,7 @@ class Rig:
             self.load,
             self.clock,
             executor,
+            on_change=on_change,
             on_close_to_new=lambda digests: self.book.yield_leases(digests),
             max_overtakes=max_overtakes,
         )
@@ -179,7 +183,15 @@ class Rig:
             got.append(chunk)
 
     def submit(
-        self, adapters="", tenant="t", max_tokens=4, deadline_in=None, resumed=(), spans=()
+        self,
+        adapters="",
+        tenant="t",
+        max_tokens=4,
+        deadline_in=None,
+        resumed=(),
+        spans=(),
+        weight=1.0,
+        prompt=(1, 2, 3),
     ) -> str:
         name = next(self.names)
         self.book.submit(
@@ -187,9 +199,10 @@ class Rig:
                 GenerationRequest(
                     RequestId(name),
                     TenantId(tenant),
-                    (1, 2, 3),
+                    tuple(prompt),
                     SamplingParams(max_tokens=max_tokens, temperature=0.0),
                     resumed_token_ids=tuple(resumed),
+                    weight=weight,
                 ),
                 f"{tenant}:{adapters}".encode(),
                 spans=tuple(spans),

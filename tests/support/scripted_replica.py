@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cluster.adapters.registry.records import AddOutcome, ReplicaAnswer
 from cluster.domain.adapter import ResidentAdapter
-from cluster.domain.ids import ReplicaId, RequestId
+from cluster.domain.ids import ReplicaId, RequestId, TenantId
 from cluster.domain.replica import ReplicaSnapshot
 from cluster.domain.request import (
     FinishReason,
@@ -86,6 +86,7 @@ class ScriptedReplica:
         self.resident: tuple[ResidentAdapter, ...] = ()
         self.host: tuple[ResidentAdapter, ...] = ()
         self.queued = 0
+        self.backlog: tuple[tuple[TenantId, int], ...] = ()
         self.counters: tuple[tuple[str, float], ...] = (("steps", 7.0), ("adapter_hits_host", 2.0))
         self.fault: str | None = None  # of its books
         self.adapter_answer = ReplicaAnswer(self.id, AddOutcome.LOADED)
@@ -163,6 +164,7 @@ class ScriptedReplica:
             sequence=next(self._sequences),
             counters=self.counters,
             max_model_len=MAX_MODEL_LEN,
+            backlog=self.backlog,
         )
 
     def _stop(self, request_id: RequestId) -> None:

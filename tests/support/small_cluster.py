@@ -164,7 +164,7 @@ class SmallReplica:
             clock=SystemClock(),
             on_chunks=self._on_chunks,
             new_seed=lambda: 0,
-            on_returned=lambda request, tokens: self.book.on_returned(request, tokens),
+            on_returned=lambda name, tokens, usage: self.book.on_returned(name, tokens, usage),
         )
         shapes = BaseShapes("base", self.built.module_shapes, "base")
         self._executor = ThreadPoolExecutor(2)

@@ -7,12 +7,12 @@ uses the order is that of last use. Residents within another tenant's share stay
 (``residency.shares``).
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster.adapters.residency.ledger import AdapterLedger
 from cluster.adapters.residency.residency_types import SizedVersion
-from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard
+from cluster.adapters.residency.shares import Amount, Occupancy, ShareGuard, TierShares
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import IntegrityError
@@ -108,15 +108,16 @@ class EvictionPolicy:
             The victims, or None if they would not suffice.
         """
         short = self._ledger.shortage_after_evictions(wanted)
+        shares = self._shares(() if tenant is None else (tenant,))
         exclude = {v.digest for v in wanted}
         idle = eviction_order(
-            self._evictable(digest)
+            self._evictable(digest, shares)
             for digest in self._ledger.residents
             if digest not in exclude and digest not in spared and self._ledger.is_idle(digest)
         )
-        guard = None if tenant is None else self._guard(wanted, tenant)
+        guard = None if tenant is None else self._guard(shares, wanted, tenant)
         victims = choose_victims(idle, *short, guard)
-        if victims is None and tenant is not None and self._is_too_wide(wanted, tenant, can_wait):
+        if victims is None and self._may_pass_shares(shares, wanted, tenant, can_wait):
             victims = choose_victims(idle, *short)
         return None if victims is None else tuple(victim.digest for victim in victims)
 
@@ -158,8 +159,9 @@ class EvictionPolicy:
         Empty if pins leave no way.
         """
         short = self._ledger.shortage_after_evictions(wanted)
+        shares = self._shares((tenant,))
         order = sorted(
-            self._not_leaving(wanted),
+            self._not_leaving(wanted, shares),
             key=lambda e: (
                 self._ledger.residents[e.digest].claims,
                 e.desired,
@@ -167,68 +169,90 @@ class EvictionPolicy:
                 e.last_use,
             ),
         )
-        chosen = choose_victims(order, *short, self._guard(wanted, tenant))
-        if chosen is None and self._is_too_wide(wanted, tenant, can_wait=True):
+        chosen = choose_victims(order, *short, self._guard(shares, wanted, tenant))
+        if chosen is None and self._may_pass_shares(shares, wanted, tenant, can_wait=True):
             chosen = choose_victims(order, *short)
         return frozenset() if chosen is None else frozenset(e.digest for e in chosen)
 
-    def is_within_share(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> bool:
-        """Return whether a tenant would stay within its share with ``wanted``."""
-        guard = self._guard(wanted, tenant)
-        return guard is None or guard.within_share
+    def tenants_within_share(
+        self, asked: Mapping[TenantId, Sequence[SizedVersion]]
+    ) -> frozenset[TenantId]:
+        """Return the tenants that would stay within their shares with what each asks for."""
+        shares = self._shares(asked)
+        return frozenset(
+            tenant
+            for tenant, wanted in asked.items()
+            if shares.is_within_share(tenant, self._absent(wanted))
+        )
 
-    def _is_too_wide(
-        self, wanted: Sequence[SizedVersion], tenant: TenantId, can_wait: bool
+    def _may_pass_shares(
+        self,
+        shares: TierShares,
+        wanted: Sequence[SizedVersion],
+        tenant: TenantId | None,
+        can_wait: bool,
     ) -> bool:
         """Return whether a request is wider than its share and no wait for its own would help."""
-        guard = self._guard(wanted, tenant)
+        guard = None if tenant is None else self._guard(shares, wanted, tenant)
         if guard is None or not guard.too_wide:
             return False
         short = self._ledger.shortage_after_evictions(wanted)
-        return not can_wait or choose_victims(self._not_leaving(wanted), *short, guard) is None
+        return (
+            not can_wait or choose_victims(self._not_leaving(wanted, shares), *short, guard) is None
+        )
 
-    def _not_leaving(self, wanted: Sequence[SizedVersion]) -> list[Evictable]:
+    def _not_leaving(self, wanted: Sequence[SizedVersion], shares: TierShares) -> list[Evictable]:
         """Return all residents except those wanted, pinned or leaving."""
         exclude = {v.digest for v in wanted} | self._ledger.pinned
         return [
-            self._evictable(digest)
+            self._evictable(digest, shares)
             for digest, r in self._ledger.residents.items()
             if digest not in exclude and r.state is not AdapterState.EVICTING
         ]
 
-    def _guard(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> ShareGuard | None:
-        ledger = self._ledger
-        tenants = ledger.recent.tenants()
-        if tenants.keys() <= {tenant}:
-            return None
-        tenants.setdefault(tenant, ledger.recent.weight(tenant))
-        each, users = self._slots_each, ledger.recent.users
-        distinct = {v.digest: v.nbytes for v in wanted}
-        absent = [n for d, n in distinct.items() if d not in ledger.residents]
+    def _shares(self, asking: Iterable[TenantId]) -> TierShares:
+        """Return the shares at this moment; those who ask count as tenants."""
+        ledger, each, now = self._ledger, self._slots_each, self._ledger.now
+        tenants = ledger.recent.tenants(now)
+        for tenant in asking:
+            tenants.setdefault(tenant, ledger.recent.weight(tenant))
         pinned = [r.nbytes for d, r in ledger.residents.items() if d in ledger.pinned]
-        return ShareGuard(
+        return TierShares(
             {
-                d: Occupancy(r.nbytes, users(d), each)
+                d: Occupancy(r.nbytes, ledger.recent.users(d, now), each)
                 for d, r in ledger.residents.items()
                 if d not in ledger.pinned
             },
             Amount(ledger.slots or 0, ledger.memory_bytes)
             - Amount(each * len(pinned), sum(pinned)),
             tenants,
-            tenant,
-            Amount(each * len(absent), sum(absent)),
-            Amount(each * len(distinct), sum(distinct.values())),
         )
 
-    def _occupancy(self, digest: AdapterDigest) -> Occupancy:
-        nbytes = self._ledger.residents[digest].nbytes
-        return Occupancy(nbytes, self._ledger.recent.users(digest), self._slots_each)
+    def _guard(
+        self, shares: TierShares, wanted: Sequence[SizedVersion], tenant: TenantId
+    ) -> ShareGuard | None:
+        """Return the guard of a tenant's request, or None for a tenant alone."""
+        if not shares.has_several_tenants:
+            return None
+        whole = {v.digest: v.nbytes for v in wanted}
+        return ShareGuard(
+            shares,
+            tenant,
+            self._absent(wanted),
+            Amount(self._slots_each * len(whole), sum(whole.values())),
+        )
 
-    def _evictable(self, digest: AdapterDigest) -> Evictable:
+    def _absent(self, wanted: Sequence[SizedVersion]) -> Amount:
+        """Return the room for those of ``wanted`` that are absent."""
+        residents = self._ledger.residents
+        absent = {v.digest: v.nbytes for v in wanted if v.digest not in residents}
+        return Amount(self._slots_each * len(absent), sum(absent.values()))
+
+    def _evictable(self, digest: AdapterDigest, shares: TierShares) -> Evictable:
         resident = self._ledger.residents[digest]
         return Evictable(
             digest,
-            self._occupancy(digest),
+            shares.occupied[digest],
             digest in self._ledger.desired,
             resident.priority,
             resident.last_use,

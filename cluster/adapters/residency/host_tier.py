@@ -148,6 +148,10 @@ class HostTier:
         """Return whether a version's files are being read."""
         return digest in self._reads
 
+    def tenants(self) -> set[TenantId]:
+        """Return the tenants that used the tier within the window."""
+        return self._ledger.tenants()
+
     def residents(self) -> tuple[ResidentAdapter, ...]:
         """Return every version that takes host memory, by digest."""
         return self._ledger.resident_adapters()

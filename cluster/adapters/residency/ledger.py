@@ -245,9 +245,14 @@ class AdapterLedger:
         self.set_placement(self.desired - {digest}, self._placed_pins - {digest})
         self.unpin_adapter(digest)
 
+    @property
+    def now(self) -> float:
+        """Monotonic seconds, for all that one decision asks of ``recent``."""
+        return self._clock.monotonic()
+
     def unused_for(self, digest: AdapterDigest) -> float:
         """Return the seconds since a resident's last use."""
-        return self._clock.monotonic() - self.residents[digest].last_used
+        return self.now - self.residents[digest].last_used
 
     def is_idle(self, digest: AdapterDigest) -> bool:
         """Return whether a resident may be evicted: at rest, unclaimed and unpinned."""
@@ -256,7 +261,13 @@ class AdapterLedger:
 
     def recently_used(self) -> frozenset[AdapterDigest]:
         """Return the residents that a tenant used within the window."""
-        return frozenset(digest for digest in self.residents if self.recent.users(digest))
+        now = self.now
+        return frozenset(digest for digest in self.residents if self.recent.users(digest, now))
+
+    def tenants(self) -> set[TenantId]:
+        """Return the tenants that used the tier within the window, or have claims."""
+        claiming = {tenant for tenant, _ in self._claims.values() if tenant is not None}
+        return claiming.union(self.recent.tenants(self.now))
 
     # Reading
 
@@ -265,7 +276,7 @@ class AdapterLedger:
 
         In host memory, claims are of loads and of waiting requests, and not leases.
         """
-        now = self._clock.monotonic()
+        now = self.now
         ordered = sorted(self.residents.items(), key=lambda item: (item[1].slot, item[0]))
         return tuple(
             ResidentAdapter(
@@ -311,7 +322,7 @@ class AdapterLedger:
     def _touch(self, resident: Resident) -> None:
         self._use_number += 1
         resident.last_use = self._use_number
-        resident.last_used = self._clock.monotonic()
+        resident.last_used = self.now
         cost = 1 if self.slots is None else min(resident.nbytes, self.memory_bytes // self.slots)
         resident.priority = self._inflation + weight_of(resident.uses) * cost
 

@@ -51,6 +51,9 @@ from cluster.errors import (
 )
 from cluster.tenancy.shares import DEFAULT_WEIGHT
 
+MOST_WEIGHTS = 64
+"""Tenants' weights are forgotten only where there are more than so many."""
+
 
 @dataclass(slots=True)
 class TierCounters:
@@ -89,7 +92,8 @@ class AdapterManager:
         self._load_timeout_s = config.load_timeout_s
         self._catalog = catalog
         self._bank = bank
-        self._weights: dict[TenantId, float] = {}  # the newest of each tenant that has asked
+        self._weights: dict[TenantId, float] = {}  # the newest of each tenant that asks
+        self._most_weights = MOST_WEIGHTS  # until some may be forgotten
         self._pool = AdapterPool(
             config.slots,
             config.memory_bytes,
@@ -147,11 +151,11 @@ class AdapterManager:
         waiter = self._waiter(digests, tenant)
         self._count_hits(waiter)
         if waiter.wanted:
-            self._weights[tenant] = weight
             self._pool.note_tenant(tenant)
+            self._note_weight(tenant, weight)
         self._queue.add_request(waiter)
-        self._dispatcher.serve()
         try:
+            self._dispatcher.serve()
             async with asyncio.timeout(self._load_timeout_s):
                 lease = await waiter.future
         except TimeoutError as error:
@@ -431,6 +435,16 @@ class AdapterManager:
                 self._counters.adapter_hits_host += 1
             else:
                 self._counters.adapter_hits_disk += 1
+
+    def _note_weight(self, tenant: TenantId, weight: float) -> None:
+        """Take a tenant's weight, and forget those of tenants that no one here knows any more."""
+        self._weights[tenant] = weight
+        if len(self._weights) <= self._most_weights:
+            return
+        known = self._pool.tenants() | self._host.tenants() | self._queue.tenants()
+        for gone in self._weights.keys() - known:
+            del self._weights[gone]
+        self._most_weights = max(MOST_WEIGHTS, 2 * len(self._weights))
 
     def _version(self, digest: AdapterDigest) -> SizedVersion:
         known = self._versions.get(digest)

@@ -132,9 +132,15 @@ class AdapterPool:
         """
         return self._policy.choose_to_close(wanted, tenant)
 
-    def is_within_share(self, wanted: Sequence[SizedVersion], tenant: TenantId) -> bool:
-        """Return whether a tenant would stay within its share with ``wanted``."""
-        return self._policy.is_within_share(wanted, tenant)
+    def tenants_within_share(
+        self, asked: Mapping[TenantId, Sequence[SizedVersion]]
+    ) -> frozenset[TenantId]:
+        """Return the tenants that would stay within their shares with what each asks for."""
+        return self._policy.tenants_within_share(asked)
+
+    def tenants(self) -> set[TenantId]:
+        """Return the tenants that used the pool within the window, or have leases."""
+        return self._ledger.tenants()
 
     # Progress reported by the owner
 

@@ -107,6 +107,10 @@ class WaitQueue:
         """Requests that wait for room or for a load."""
         return len(self._requests) + sum(waiter.lease is not None for waiter in self._admitted)
 
+    def tenants(self) -> set[TenantId]:
+        """Return the tenants whose requests wait for room."""
+        return {waiter.tenant for waiter in self._requests}
+
     def wanted(self) -> Iterator[SizedVersion]:
         """Yield the versions that requests and prefetches without room wait for."""
         for waiter in (*self._requests, *self._prefetches):
@@ -138,17 +142,14 @@ class WaitQueue:
         queue, pool = self._requests, self._pool
         if len(queue) < 2 or len({waiter.tenant for waiter in queue}) < 2:
             return list(queue)
-        within: dict[TenantId, bool] = {}
-        first: list[Waiter] = []
-        rest: list[Waiter] = []
-        for waiter in queue:
-            if pool.have_slots(waiter.wanted):
-                rest.append(waiter)  # after requests that wait for room, which may close it
-                continue
-            if waiter.tenant not in within:
-                within[waiter.tenant] = pool.is_within_share(waiter.wanted, waiter.tenant)
-            (first if within[waiter.tenant] else rest).append(waiter)
-        return [*first, *rest]
+        short = [waiter for waiter in queue if not pool.have_slots(waiter.wanted)]
+        asked: dict[TenantId, tuple[SizedVersion, ...]] = {}  # by the oldest request of each
+        for waiter in short:
+            asked.setdefault(waiter.tenant, waiter.wanted)
+        within = pool.tenants_within_share(asked)
+        # Who needs no room comes after those who wait for some, which may close its adapters.
+        first = dict.fromkeys(waiter for waiter in short if waiter.tenant in within)
+        return [*first, *(waiter for waiter in queue if waiter not in first)]
 
     def count_release(self) -> None:
         """Count a lease on adapters that has ended while a request waits for room."""

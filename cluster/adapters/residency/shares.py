@@ -64,6 +64,8 @@ class Occupancy:
 class RecentUses:
     """Remembers which tenants used which adapters. A use counts for ``window_s`` seconds.
 
+    What is asked for one decision is asked with one time, so that no tenant leaves in between.
+
     Args:
         weights: of tenants, as they are now; 1 where absent.
     """
@@ -90,36 +92,34 @@ class RecentUses:
         """Remove the uses of a version that left; its users still count as tenants of the tier."""
         self._uses.pop(digest, None)
 
-    def users(self, digest: AdapterDigest) -> frozenset[TenantId]:
-        """Return the tenants that used a version within the window."""
-        return _recent(self._uses.get(digest, {}), self._since)
+    def users(self, digest: AdapterDigest, now: float) -> frozenset[TenantId]:
+        """Return the tenants that used a version within the window before ``now``."""
+        uses = self._uses.get(digest)
+        return frozenset() if uses is None else frozenset(self._within_window(uses, now))
 
-    def tenants(self) -> dict[TenantId, float]:
-        """Return the tenants that used the tier within the window, with their weights."""
-        recent = _recent(self._seen, self._since)
-        if len(recent) < len(self._seen):
-            self._seen = {tenant: at for tenant, at in self._seen.items() if tenant in recent}
-        return {tenant: self.weight(tenant) for tenant in self._seen}
+    def tenants(self, now: float) -> dict[TenantId, float]:
+        """Return the tenants that used the tier within the window before ``now``: their weights."""
+        return {tenant: self.weight(tenant) for tenant in self._within_window(self._seen, now)}
 
     def weight(self, tenant: TenantId) -> float:
         """Return a tenant's weight."""
         return self._weights.get(tenant, DEFAULT_WEIGHT)
 
-    @property
-    def _since(self) -> float:
-        return self._clock.monotonic() - self._window_s
+    def _within_window(self, times: dict[TenantId, float], now: float) -> Iterable[TenantId]:
+        """Return the tenants that are not too long ago, and forget the others."""
+        since = now - self._window_s
+        for tenant in [tenant for tenant, at in times.items() if at <= since]:
+            del times[tenant]
+        return times
 
 
-class ShareGuard:
-    """Decides which adapters one tenant's request may evict, and counts the evictions.
+class TierShares:
+    """Knows what each tenant has of a tier at one moment, and what it is owed.
 
     Args:
         occupied: the adapters in the tier that count for shares.
         total: room of the tier, without the pinned adapters.
-        weights: of the tenants that use the tier, and of the one that asks.
-        tenant: the tenant that asks.
-        need: room for the versions it asks for that are absent.
-        whole: room for all the versions it asks for.
+        weights: of the tenants that use the tier or ask for room in it.
     """
 
     def __init__(
@@ -127,36 +127,59 @@ class ShareGuard:
         occupied: Mapping[AdapterDigest, Occupancy],
         total: Amount,
         weights: Mapping[TenantId, float],
-        tenant: TenantId,
-        need: Amount,
-        whole: Amount,
     ) -> None:
+        self.occupied = occupied
+        self.used: dict[TenantId, Amount] = {}
+        self.own: dict[TenantId, Amount] = {}  # of this, what no other tenant uses
+        self._shares = {user: total.part(part) for user, part in owed_shares(weights).items()}
+        for room in occupied.values():
+            for user in room.users:
+                self.used[user] = self.used.get(user, NO_ROOM) + room.amount
+                if len(room.users) == 1:
+                    self.own[user] = self.own.get(user, NO_ROOM) + room.amount
+
+    @property
+    def has_several_tenants(self) -> bool:
+        """True if tenants take room from each other; one alone may have all of it."""
+        return len(self._shares) > 1
+
+    def share(self, tenant: TenantId) -> Amount:
+        """Return what a tenant is owed."""
+        return self._shares[tenant]
+
+    def is_within_share(self, tenant: TenantId, need: Amount) -> bool:
+        """Return whether a tenant would stay within its share with so much more."""
+        own = self.own.get(tenant, NO_ROOM)
+        return not self.has_several_tenants or (own + need).fits(self._shares[tenant])
+
+
+class ShareGuard:
+    """Decides which adapters one tenant's request may evict, and counts the evictions.
+
+    Args:
+        shares: of the tier at this moment; unchanged.
+        tenant: the tenant that asks.
+        need: room for the versions it asks for that are absent.
+        whole: room for all the versions it asks for.
+    """
+
+    def __init__(self, shares: TierShares, tenant: TenantId, need: Amount, whole: Amount) -> None:
+        self._shares = shares
         self._tenant = tenant
         self._need = need
         self._whole = whole
-        self._shares = {user: total.part(part) for user, part in owed_shares(weights).items()}
-        self._used: dict[TenantId, Amount] = {}
-        self._own = NO_ROOM
-        for room in occupied.values():
-            for user in room.users:
-                self._used[user] = self._used.get(user, NO_ROOM) + room.amount
-            if room.users == {tenant}:
-                self._own += room.amount
-
-    @property
-    def share(self) -> Amount:
-        """The share of the tenant that asks."""
-        return self._shares[self._tenant]
+        self._used = dict(shares.used)
+        self._own = shares.own.get(tenant, NO_ROOM)
 
     @property
     def within_share(self) -> bool:
         """True if the tenant's own adapters and the versions it asks for fit in its share."""
-        return (self._own + self._need).fits(self.share)
+        return (self._own + self._need).fits(self._shares.share(self._tenant))
 
     @property
     def too_wide(self) -> bool:
         """True if one request asks for more than a share, so that waiting within it is useless."""
-        return not self._whole.fits(self.share)
+        return not self._whole.fits(self._shares.share(self._tenant))
 
     def is_own(self, room: Occupancy) -> bool:
         """Return whether no other tenant uses an adapter."""
@@ -165,7 +188,7 @@ class ShareGuard:
     def allows(self, room: Occupancy) -> bool:
         """Return whether the request may evict an adapter."""
         for user in room.users - {self._tenant}:
-            used, share = self._used[user], self._shares[user]
+            used, share = self._used[user], self._shares.share(user)
             if self.within_share:
                 if used.fits(share):
                     return False
@@ -182,7 +205,3 @@ class ShareGuard:
             self._used[user] -= room.amount
         if room.users == {self._tenant}:
             self._own -= room.amount
-
-
-def _recent(times: Mapping[TenantId, float], since: float) -> frozenset[TenantId]:
-    return frozenset(tenant for tenant, at in times.items() if at > since)

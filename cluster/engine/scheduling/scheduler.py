@@ -24,6 +24,7 @@ A sequence that was re-routed, or whose prompt invokes an adapter, has spans, ea
 adapters. When it is preempted it needs the adapters of all its spans again. Where those of
 the first ones may have left the bank, it is not kept here but handed back, to be added again with
 the tokens it has: as the newest, so that it is preempted again only for those admitted before.
+So is one that is recalled, since another request needs the slots of its adapters.
 
 Ownership: from ``add_sequence`` on, a sequence is the scheduler's until ``commit``, ``expire`` or
 ``cancel`` returns it, ``withdraw`` takes it back or ``take_returned`` hands it back, which happens
@@ -86,7 +87,7 @@ class Scheduler:
         self._prefixes = SharedPrefixes(pool, enabled=config.prefix_cache)
         self._order = AdmissionOrder(config)
         self._expected = ExpectedLength()
-        self._returned: list[EngineSequence] = []  # preempted, and not to be kept here
+        self._returned: list[EngineSequence] = []  # without a row, and not to be kept here
         self._running: list[EngineSequence] = []  # in order of admission
         self._by_id: dict[RequestId, EngineSequence] = {}
         self._next_deadline = math.inf  # no live sequence has an earlier one
@@ -175,6 +176,18 @@ class Scheduler:
         self._order.remove(sequence)
         return True
 
+    def recall(self, request_id: RequestId) -> None:
+        """Hand a sequence that was admitted back when it has no row, now or later, unless it ends
+        before; call it before ``schedule``, and ``take_returned`` after that."""
+        sequence = self._by_id.get(request_id)
+        if sequence is None or sequence.admission < 0:
+            return
+        sequence.is_recalled = True
+        if sequence.status is SequenceStatus.WAITING and sequence.is_to_return:
+            del self._by_id[request_id]
+            self._order.remove(sequence)
+            self._returned.append(sequence)
+
     def reroute(
         self,
         request_id: RequestId,
@@ -209,8 +222,8 @@ class Scheduler:
         return tuple(self._newly_preempted)
 
     def take_returned(self) -> list[EngineSequence]:
-        """Take the sequences preempted since the last call that cannot be computed again as they
-        are."""
+        """Take the sequences without a row that are not kept: they cannot be computed again as they
+        are, or were recalled."""
         returned, self._returned = self._returned, []
         return returned
 
@@ -468,7 +481,7 @@ class Scheduler:
         sequence.num_preemptions += 1
         self._preemptions += 1
         self._newly_preempted.append(sequence)
-        if sequence.is_recomputable:
+        if not sequence.is_to_return:
             self._order.put_back(sequence)
         else:
             del self._by_id[sequence.request_id]

@@ -90,7 +90,10 @@ class NotDraining:
 
 @dataclass(frozen=True, slots=True)
 class QueueBound:
-    """Room in the replica's queue, counting what this front sent since its last word."""
+    """Room in the replica's queue, counting what this front sent since its last word.
+
+    A full queue still takes tenants that have nothing there, as the replica does.
+    """
 
     max_queued: int
     name: ClassVar[str] = "queue_full"
@@ -99,12 +102,14 @@ class QueueBound:
     def refused(
         self, replicas: Sequence[ReplicaView], request: PickRequest, moment: Moment
     ) -> Sequence[bool]:
-        del request, moment
-        return [self.is_full(replica) for replica in replicas]
+        del moment
+        return [self.is_full(replica, request.tenant) for replica in replicas]
 
-    def is_full(self, replica: ReplicaView) -> bool:
-        """Report whether the replica's queue takes no more."""
-        return replica.queued + len(replica.uncounted) >= self.max_queued
+    def is_full(self, replica: ReplicaView, tenant: TenantId | None = None) -> bool:
+        """Report whether the replica's queue takes no more of a tenant; None: of one that waits."""
+        if replica.queued + len(replica.uncounted) < self.max_queued:
+            return False
+        return tenant is None or replica.may_have(tenant)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cluster.domain.adapter import AdapterState
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.domain.replica import DecidedBy, PickCandidate, PickExplanation, ReplicaChoice
 from cluster.errors import BraidError, Overloaded, ReplicaLost
 from cluster.placement.picking.candidates import MOST, candidates
@@ -69,9 +69,13 @@ class Picker:
         self._filters = standard_filters(policy)
         self._queue = QueueBound(policy.max_queued)
 
-    def has_room(self, replica: ReplicaView) -> bool:
-        """Report whether the replica takes another request, as far as it is up to the replica."""
-        return not replica.snapshot.draining and not self._queue.is_full(replica)
+    def has_room(self, replica: ReplicaView, tenant: TenantId | None = None) -> bool:
+        """Report whether the replica takes another request, as far as it is up to the replica.
+
+        Args:
+            tenant: one that has nothing there is taken beyond the queue's bound.
+        """
+        return not replica.snapshot.draining and not self._queue.is_full(replica, tenant)
 
     def pick(self, view: ClusterView, request: PickRequest, now: float) -> ReplicaChoice:
         """Return the best replica for the request; ``now`` in the view's monotonic seconds.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import AdapterDigest, ReplicaId, RequestId, TenantId
-from cluster.domain.replica import ReplicaSnapshot
+from cluster.domain.replica import OTHERS, ReplicaSnapshot
 
 _ON_ITS_WAY = frozenset({AdapterState.LOADING, AdapterState.FETCHING})
 _TAKES_ROOM = frozenset(
@@ -145,6 +145,14 @@ class ReplicaView:
                     self.incoming[digest] = next(iter(others.values()))
                 else:
                     del self.incoming[digest], self.asking[digest]
+
+    def may_have(self, tenant: TenantId) -> bool:
+        """Report whether prompts of a tenant may wait there, as far as this front knows.
+
+        A backlog that leaves tenants out has them under no name.
+        """
+        named = {name for name, _ in self.snapshot.backlog}
+        return tenant in self.sent_tokens or tenant in named or OTHERS in named
 
     def drain(self, now: float, seconds_per_token: float) -> None:
         """Estimate how much of the reported backlog has been computed since it was reported."""

@@ -11,6 +11,9 @@ from cluster.tenancy.turns import Flow, Turns
 
 W = TypeVar("W", bound=Hashable)
 
+MOST_ENDS = 64
+"""Ends of tenants' turns are dropped only where there are more than so many."""
+
 
 @dataclass(slots=True, eq=False)
 class _TenantWaiters(Flow, Generic[W]):
@@ -23,6 +26,8 @@ class WaitingLine(Generic[W]):
 
     def __init__(self) -> None:
         self._tenants: dict[TenantId | None, _TenantWaiters[W]] = {}
+        self._ends: dict[TenantId | None, int] = {}  # of tenants that left ahead of the clock
+        self._most_ends = MOST_ENDS  # until those are dropped that the clock has reached
         self._turns = Turns[_TenantWaiters[W]]()
         self._first: OrderedDict[W, None] = OrderedDict()  # put back; the last one goes first
         self._size = 0
@@ -33,6 +38,8 @@ class WaitingLine(Generic[W]):
     def append(self, tenant: TenantId | None, waiter: W, weight: float = DEFAULT_WEIGHT) -> None:
         """Add a waiter behind those of its tenant; a tenant that is new has its turn last.
 
+        One that had more turns than its weight gives it has its next one when it is due.
+
         Args:
             weight: the tenant's from now on.
         """
@@ -40,11 +47,16 @@ class WaitingLine(Generic[W]):
             return
         found = self._tenants.get(tenant)
         if found is None:
-            found = self._tenants[tenant] = _TenantWaiters(tenant=tenant)
+            start = self._ends.pop(tenant, 0)
+            found = self._tenants[tenant] = _TenantWaiters(tenant=tenant, start=start)
             self._turns.enter(found)
         found.weight = weight
         self._size += waiter not in found.waiters
         found.waiters[waiter] = None
+
+    def has_waiters(self, tenant: TenantId) -> bool:
+        """Return whether a tenant has waiters, but for those put back."""
+        return tenant in self._tenants
 
     def put_back(self, waiter: W) -> None:
         """Add a waiter before all others, for one whose turn it was."""
@@ -85,3 +97,13 @@ class WaitingLine(Generic[W]):
         if not found.waiters:
             self._turns.leave(found)
             del self._tenants[found.tenant]
+            self._note_end(found)
+
+    def _note_end(self, found: _TenantWaiters[W]) -> None:
+        """Remember where the last turn of a tenant that leaves ends, until the clock is there."""
+        clock = self._turns.clock
+        if found.start > clock:
+            self._ends[found.tenant] = found.start
+        if len(self._ends) > self._most_ends:
+            self._ends = {tenant: end for tenant, end in self._ends.items() if end > clock}
+            self._most_ends = max(MOST_ENDS, 2 * len(self._ends))

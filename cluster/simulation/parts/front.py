@@ -229,17 +229,19 @@ class SimulatedFront:
         replica_id = replica.replica_id
         if self._links.pop(replica_id, None) is None:
             return
+        known = self._view.snapshot(replica_id)
+        planned = known is not None and known.draining
         self._view.remove(replica_id)
         self._waiting.note_change(replica_id)
         self._reports.note_dead(replica_id)
         for tracked in [t for t in self._live.values() if t.replica == replica_id]:
             del self._live[tracked.request_id]
             tracked.generated = max(tracked.generated, replica.generated(tracked.request_id))
-            tracked.failed.add(replica_id)
+            tracked.failed.add(replica_id, planned=planned)
             self._picking[tracked.index] = tracked
             if tracked.generated >= expected_end(tracked.asked) > 0:
                 tracked.generated = expected_end(tracked.asked) - 1  # its end did not arrive
-            if len(tracked.failed) > MAX_FAILOVERS:
+            if tracked.failed.unplanned > MAX_FAILOVERS:
                 self._end(tracked, ReplicaLost.code)
             else:
                 self._send(tracked)

@@ -2,7 +2,7 @@
 
 import random
 
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.placement.exchange import FrontOrders
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
@@ -39,9 +39,9 @@ class FrontPicks:
         self._predicted_ttft = choice.predicted_ttft
         return choice.replica_id
 
-    def has_room(self, replica: ReplicaView) -> bool:
+    def has_room(self, replica: ReplicaView, tenant: TenantId | None = None) -> bool:
         """Report whether a replica takes another request, as far as it is up to the replica."""
-        return self._picker.has_room(replica)
+        return self._picker.has_room(replica, tenant)
 
     def note_sent(
         self, view: ClusterView, request: PickRequest, replica_id: ReplicaId, now: float

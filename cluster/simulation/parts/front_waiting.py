@@ -43,7 +43,7 @@ class FrontWaiting:
         self._first = FirstReplica(lambda: self.ready, process.clock, HURRY_S)
         self._room = QueueRoom(
             has_room=self._has_room,
-            any_room=lambda: any(map(picks.has_room, view.replicas())),
+            any_room=lambda tenant: any(picks.has_room(r, tenant) for r in view.replicas()),
             is_ready=lambda: self.ready,
             clock=process.clock,
             interval_s=HURRY_S,
@@ -98,7 +98,8 @@ class FrontWaiting:
             wanted = request()
             try:
                 pick = partial(self._pick_now, wanted)
-                chosen = await self._room.pick(tenant, pick, wait_s=REPLICA_WAIT_S, place=place)
+                wait_s = min(REPLICA_WAIT_S, patience_s())
+                chosen = await self._room.pick(tenant, pick, wait_s=wait_s, place=place)
             except ReplicaLost:
                 if self.ready:
                     raise

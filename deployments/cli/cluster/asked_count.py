@@ -60,11 +60,7 @@ def asked_count(config: AppConfig, state: StateDir, first: int, wall: datetime) 
         ).replicas
     except ConfigError:
         return AskedCount(first)
-    least = {
-        "on": bounds_at(policy, wall)[0],
-        "observe": first,
-        "off": policy.min,
-    }[policy.mode]
+    least = first if policy.mode == "observe" else bounds_at(policy, wall)[0]
     return AskedCount(max(1, least), kept.number)
 
 

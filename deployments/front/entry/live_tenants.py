@@ -84,6 +84,11 @@ class LiveTenants:
         """
         return self._directory.find(tenant) or self._departed[tenant]
 
+    def weight(self, tenant: TenantId) -> float | None:
+        """Return a tenant's weight; a removed one's as it last was, None if it is not known."""
+        found = self._directory.find(tenant) or self._departed.get(tenant)
+        return None if found is None else found.weight
+
     def start(self) -> None:
         """Follow the file until ``close``."""
         self._task = asyncio.create_task(self._follow())

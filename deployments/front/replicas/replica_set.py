@@ -67,7 +67,7 @@ class ReplicaSet:
         self._first = FirstReplica(lambda: self.ready, clock, look_s)
         self._room = QueueRoom(
             has_room=self._has_room,
-            any_room=lambda: any(map(self._picker.has_room, self.view.replicas())),
+            any_room=self._any_room,
             is_ready=lambda: self.ready,
             clock=clock,
             interval_s=look_s,
@@ -247,6 +247,9 @@ class ReplicaSet:
         self.view.remove(replica_id)
         self._room.note_change(replica_id)
         self.on_lost(replica_id)
+
+    def _any_room(self, tenant: TenantId | None) -> bool:
+        return any(self._picker.has_room(replica, tenant) for replica in self.view.replicas())
 
     def _has_room(self, replica_id: ReplicaId) -> bool:
         replica = self.view.get(replica_id)

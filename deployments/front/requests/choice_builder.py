@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from cluster.domain.request import SamplingParams
-from cluster.tenancy.shares import TierWeight, weight_of
 from cluster.tenancy.tenants import Tenant
 from deployments.front.replicas.pick_hints import PickHints
 from deployments.front.requests.decider import Decider
@@ -26,7 +25,6 @@ class ChoiceBuilder:
         decider: decides later sentences.
         expected: knows how much an answer will probably generate.
         timeout_s: seconds that a request may take.
-        tier_weight: the weight that the policy in force names for a tenant.
     """
 
     def __init__(
@@ -35,13 +33,11 @@ class ChoiceBuilder:
         decider: Decider,
         expected: ExpectedAnswers,
         timeout_s: float,
-        tier_weight: TierWeight,
     ) -> None:
         self._services = services
         self._decider = decider
         self._expected = expected
         self._timeout_s = timeout_s
-        self._tier_weight = tier_weight
 
     def build(
         self,
@@ -56,7 +52,6 @@ class ChoiceBuilder:
         now = self._services.clock.monotonic()
         choices: list[Choice] = []
         names, explain = request.asked_names, request.explain
-        weight = weight_of(tenant.weight, self._tier_weight(tenant.id))
         for ids, shared in zip(prompts.ids, sampling, strict=True):
             expected = self._expected.one(tenant.id, names, shared)
             hints = PickHints.of(decided.decision, tenant.id, ids, expected, explain=explain)
@@ -76,7 +71,6 @@ class ChoiceBuilder:
                     include_stop=request.include_stop,
                     max_wait_s=request.max_wait_s,
                     hints=hints,
-                    weight=weight,
                 )
                 choices.append(
                     Choice(

@@ -13,7 +13,7 @@ from cluster.domain.request import SamplingParams
 from cluster.errors import AdapterLoadFailed
 from cluster.tenancy.limits import QuotaVerdict
 from cluster.tenancy.metering import Meter
-from cluster.tenancy.shares import TierWeight, no_tier_weight
+from cluster.tenancy.shares import TenantWeight, equal_weight
 from cluster.tenancy.tenants import Tenant
 from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.replica_set import ReplicaSet
@@ -83,7 +83,7 @@ class RequestService:
         traces: TraceNotes | None = None,
         wait_for_replica: WaitForReplica = at_once,
         demand: FrontDemand | None = None,
-        tier_weight: TierWeight = no_tier_weight,
+        weight: TenantWeight = equal_weight,
     ) -> None:
         self.names = names
         self.routing = routing
@@ -111,9 +111,10 @@ class RequestService:
             metrics.failovers.inc,
             wait_for_replica,
             self.demand.note_pick,
+            weight,
         )
         self._choices = ChoiceBuilder(
-            services, self.decider, self._expected, config.request_timeout_s, tier_weight
+            services, self.decider, self._expected, config.request_timeout_s
         )
 
     @property

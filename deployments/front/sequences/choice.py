@@ -100,13 +100,14 @@ class Choice:
             ReplicaLost: none that could be was fit to be picked.
             Overloaded: all replicas stayed full, or too many sequences of the tenant wait already.
         """
-        with self._services.replicas.places.place(self.spec.tenant, self.spec.weight) as place:
+        with self._services.replicas.places.place(self.spec.tenant, self._weight) as place:
             await self._submit(sink, place)
 
     async def _submit(self, sink: ChunkSink, place: WaitingPlace) -> None:
         services = self._services
         while not self.is_over:
             await services.wait_for_replica(place, self._patience_s)
+            place.weight = self._weight
             spec, prompt = self.spec, len(self.spec.prompt_token_ids)
             wanted = spec.hints.pick_request(
                 spec.tenant,
@@ -117,7 +118,7 @@ class Choice:
             )
             try:
                 picked, link = await services.replicas.pick(
-                    wanted, wait_s=REPLICA_WAIT_S, place=place
+                    wanted, wait_s=min(REPLICA_WAIT_S, self._time_left_s), place=place
                 )
             except ReplicaLost:
                 if services.replicas.ready:
@@ -236,9 +237,11 @@ class Choice:
             ReplicaLost: it was one too many.
         """
         assert self.replica is not None
-        self._failed.add(self.replica, stops=stops)
-        if len(self._failed) > MAX_FAILOVERS:
-            raise ReplicaLost(f"{len(self._failed)} replicas were lost while answering")
+        known = self._services.replicas.view.snapshot(self.replica)
+        planned = stops and (known is None or known.draining)
+        self._failed.add(self.replica, stops=stops, planned=planned)
+        if self._failed.unplanned > MAX_FAILOVERS:
+            raise ReplicaLost(f"{self._failed.unplanned} replicas were lost while answering")
         self.failovers += 1
         self._services.on_failover()
         log.warning(
@@ -248,6 +251,10 @@ class Choice:
             lost=self.replica,
             tokens=self.generated,
         )
+
+    @property
+    def _weight(self) -> float:
+        return self._services.weight(self.spec.tenant)
 
     @property
     def _patience_s(self) -> float:
@@ -280,7 +287,7 @@ class Choice:
                 sampling=spec.sampling,
                 resumed_token_ids=tuple(self.answer.token_ids),
                 http_request=self._http_request,
-                weight=spec.weight,
+                weight=self._weight,
             ),
             spec.decided.encoded,
             () if self.rerouting is None else self.rerouting.started_segments(),

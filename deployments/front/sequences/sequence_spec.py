@@ -10,6 +10,7 @@ from cluster.domain.replica import ReplicaChoice
 from cluster.domain.request import (
     SamplingParams,
 )
+from cluster.tenancy.shares import TenantWeight, equal_weight
 from cluster.waiting.holding import WaitForReplica, at_once
 from deployments.front.replicas.pick_hints import PickHints
 from deployments.front.replicas.replica_set import ReplicaSet
@@ -32,7 +33,6 @@ class SequenceSpec:
     include_stop: bool = False  # end the text behind what stopped it
     max_wait_s: float = math.inf  # for the first replica
     hints: PickHints = field(default_factory=PickHints)
-    weight: float = 1.0  # of the tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +46,4 @@ class ChoiceServices:
     on_failover: Callable[[], None]
     wait_for_replica: WaitForReplica = at_once
     on_pick: Callable[[TenantId, ReplicaChoice], None] = lambda *_: None
+    weight: TenantWeight = equal_weight

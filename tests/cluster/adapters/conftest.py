@@ -105,9 +105,8 @@ async def make_rig():
             slots=slots, memory_bytes=memory, load_timeout_s=timeout, host_bytes=host
         )
         catalog = AdapterCatalog(entry(name) for name in NAMES)
-        manager = AdapterManager(
-            config, catalog, bank, loader, clock, executor, on_change=events.extend, **options
-        )
+        options.setdefault("on_change", events.extend)
+        manager = AdapterManager(config, catalog, bank, loader, clock, executor, **options)
         made.append(Rig(manager, bank, loader, clock, events))
         return made[-1]
 

@@ -14,6 +14,7 @@ from cluster.domain.request import (
     GenerationRequest,
     SamplingParams,
     TokenLogprobs,
+    Usage,
 )
 from cluster.engine.engine import TorchEngine
 from cluster.engine.scheduling.block_pool import BlockPool
@@ -209,6 +210,18 @@ def test_what_has_not_begun_can_be_taken_back(harness):
     assert h.end("c").finish_reason is FinishReason.CANCELLED
 
 
+def test_what_comes_back_counts_as_when_it_first_began(harness):
+    h = harness()
+    before = Usage(9, 2, cached_tokens=4, queued_s=1.5)
+    resumed = request("a", prompt=9, resumed_token_ids=(100, 101))
+    h.engine.submit(resumed, "namespace", (), before=before)
+    h.engine.start()
+    assert h.tokens("a") == [102, 103]
+    usage = h.end("a").usage
+    assert (usage.completion_tokens, usage.cached_tokens, usage.queued_s) == (4, 4, 1.5)
+    assert h.engine.stats().counters.prompt_tokens == 0
+
+
 def test_equal_prompts_that_come_together_are_computed_once(harness):
     h = harness()
     for name in "abcd":
@@ -268,7 +281,7 @@ def test_a_loop_that_cannot_start_tells_everyone(harness):
     assert h.end("a").error_code == ReplicaLost.code
     assert h.engine.stop(drain=True, timeout_s=30)
     assert h.engine.stalled_for() == float("inf")
-    with pytest.raises(EngineError, match="stopping"):
+    with pytest.raises(ReplicaLost, match="stopping"):
         h.submit(request("b"))
 
 
@@ -290,7 +303,7 @@ def test_stopping_with_drain_completes_what_is_live(harness):
     h.submit(request("a"))
     h.engine.start()
     assert not h.engine.stop(drain=True, timeout_s=0.0)
-    with pytest.raises(EngineError, match="stopping"):
+    with pytest.raises(ReplicaLost, match="stopping"):
         h.submit(request("b"))
     h.runner.gate.release(100)
     assert h.engine.stop(drain=True, timeout_s=30)

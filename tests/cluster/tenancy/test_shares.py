@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.domain.ids import TenantId
-from cluster.tenancy.shares import has_share, no_tier_weight, owed_shares, weight_of
+from cluster.tenancy.shares import equal_weight, has_share, owed_shares, weight_of
 
 A, B, C = map(TenantId, "abc")
 
@@ -17,7 +17,7 @@ def test_a_tier_comes_before_the_tenants_file(
 
 
 def test_without_a_policy_no_tier_has_a_weight() -> None:
-    assert no_tier_weight(A) is None
+    assert equal_weight(A) == weight_of(None, None)
 
 
 def test_shares_are_parts_of_the_weights_of_those_who_are_active() -> None:

@@ -15,7 +15,7 @@ def test_one_that_failed_it_is_left_out_while_there_are_others() -> None:
     assert failed.excluded(view_of(A)) == ()
     failed.add(B)
     assert failed.excluded(view_of(A, B)) == ()
-    assert len(failed) == 2
+    assert (len(failed), failed.unplanned) == (2, 2)
 
 
 def test_one_that_stops_is_left_out_in_any_case() -> None:
@@ -24,3 +24,10 @@ def test_one_that_stops_is_left_out_in_any_case() -> None:
     failed.add(B)
     assert failed.excluded(view_of(A)) == (A,)
     assert failed.excluded(view_of(A, B)) == (A,)
+
+
+def test_one_that_ends_as_planned_counts_for_no_limit() -> None:
+    failed = FailedReplicas()
+    failed.add(A, stops=True, planned=True)
+    failed.add(B)
+    assert (len(failed), failed.unplanned) == (2, 1)

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.replica.backlog import MAX_TENANTS, OTHERS, sum_backlog
+from cluster.domain.replica import OTHERS
+from deployments.replica.backlog import MAX_TENANTS, sum_backlog
 
 
 def test_parts_are_added_by_tenant_most_first():

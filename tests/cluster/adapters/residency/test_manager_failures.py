@@ -32,6 +32,20 @@ async def test_a_load_that_hangs_is_given_up(make_rig):
     await acquire(rig, "b")
 
 
+async def test_an_acquire_whose_call_fails_leaves_nothing_behind(make_rig):
+    failures = [RuntimeError("nobody to tell")]
+
+    def tell(events):
+        if failures:
+            raise failures.pop()
+
+    rig = make_rig(on_change=tell)
+    with pytest.raises(RuntimeError, match="nobody to tell"):
+        await acquire(rig, "a")
+    assert (rig.manager.waiting, rig.manager.leases) == (0, 0)
+    rig.manager.release(await acquire(rig, "a"))
+
+
 @pytest.mark.parametrize(
     ("error", "raised"),
     [

@@ -1,10 +1,12 @@
 """Checks whose adapters make room for whom, on a pool that several tenants share."""
 
+import asyncio
 from collections import Counter
 
 import pytest
 
 from cluster.adapters.residency.pool import AdapterPool
+from cluster.adapters.residency.queue import Waiter, WaitQueue
 from cluster.adapters.residency.residency_types import Admitted, MustEvict, MustWait, SizedVersion
 from cluster.domain.ids import AdapterDigest, TenantId
 from tests.support.manual_clock import ManualClock
@@ -13,11 +15,27 @@ VICTIM, ADVERSARY, THIRD = TenantId("victim"), TenantId("adversary"), TenantId("
 WINDOW = 60.0
 
 
+def sized(name: str, nbytes: int = 10) -> SizedVersion:
+    return SizedVersion(AdapterDigest(name), name, 8, nbytes)
+
+
+class RunningClock(ManualClock):
+    """Moves on by ``tick`` with every reading."""
+
+    tick = 0.0
+    readings = 0
+
+    def monotonic(self) -> float:
+        self.readings += 1
+        self.advance(self.tick)
+        return super().monotonic()
+
+
 class Rig:
     """A pool whose loads take no time."""
 
     def __init__(self, slots: int, memory: int = 10_000) -> None:
-        self.clock = ManualClock()
+        self.clock = RunningClock()
         self.weights: dict[TenantId, float] = {}
         self.pool = AdapterPool(
             slots, memory, 30.0, self.clock, share_window_s=WINDOW, weights=self.weights
@@ -25,7 +43,7 @@ class Rig:
         self.evicted: list[str] = []
 
     def ask(self, tenant: TenantId, *names: str, nbytes: int = 10):
-        wanted = [SizedVersion(AdapterDigest(name), name, 8, nbytes) for name in names]
+        wanted = [sized(name, nbytes) for name in names]
         while True:
             answer = self.pool.admit(wanted, tenant)
             if not isinstance(answer, MustEvict):
@@ -100,6 +118,41 @@ def test_a_tenant_that_has_gone_keeps_nothing():
     assert len(rig.here("a")) == 4
 
 
+@pytest.mark.parametrize("leased", [False, True])
+@pytest.mark.parametrize("left", range(14))
+def test_a_use_ends_for_the_whole_of_a_decision(left, leased):
+    """Time goes on while one is made."""
+    rig = Rig(slots=3)
+    for name in ("v0", "v1"):
+        rig.use(VICTIM, name)
+    rig.clock.advance(WINDOW / 2)
+    leases = [rig.ask(THIRD, name).lease for name in (("t0", "v0", "v1") if leased else ("t0",))]
+    rig.clock.advance(WINDOW / 2 - left - 0.5)
+    rig.clock.tick = 1.0
+    if leased:
+        assert rig.pool.choose_to_close([sized("a0")], ADVERSARY)
+    else:
+        assert rig.use(ADVERSARY, "a0")
+    for lease in leases:
+        rig.pool.release_lease(lease.id)
+
+
+async def test_who_is_next_is_one_decision_however_many_wait():
+    rig = Rig(slots=60)
+    for n in range(60):
+        rig.ask(VICTIM, f"v{n}")
+    queue = WaitQueue(rig.pool, 100)
+    futures = [asyncio.get_running_loop().create_future() for _ in range(50)]
+    for n, future in enumerate(futures):
+        tenant = VICTIM if n == 0 else TenantId(f"t{n % 25}")
+        queue.add_request(Waiter((sized(f"a{n}"),), future, tenant))
+    rig.clock.readings = 0
+    *others, last = queue.requests_in_turn()
+    assert rig.clock.readings == 1
+    assert last.tenant == VICTIM  # it has more than its share
+    assert [waiter.wanted[0].digest for waiter in others] == [f"a{n}" for n in range(1, 50)]
+
+
 def test_a_lease_that_ends_is_a_use():
     rig = Rig(slots=4)
     lease = rig.ask(VICTIM, "v0").lease
@@ -116,9 +169,9 @@ def test_a_flood_in_flight_waits_for_its_own_room():
         rig.use(VICTIM, f"v{n}")
     flood = [rig.ask(ADVERSARY, f"a{n}") for n in range(2)]
     assert isinstance(rig.ask(ADVERSARY, "a2"), MustWait)
-    wanted = [SizedVersion(AdapterDigest("a2"), "a2", 8, 10)]
+    wanted = [sized("a2")]
     assert rig.pool.choose_to_close(wanted, ADVERSARY) <= {"a0", "a1"}
-    assert not rig.pool.is_within_share(wanted, ADVERSARY)
+    assert not rig.pool.tenants_within_share({ADVERSARY: wanted})
     assert rig.use(VICTIM, "v0", "v1")
     rig.pool.release_lease(flood[0].lease.id)
     assert rig.use(ADVERSARY, "a2")

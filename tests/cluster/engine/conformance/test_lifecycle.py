@@ -7,7 +7,7 @@ import pytest
 
 from cluster.domain.ids import Slot
 from cluster.domain.request import FinishReason, SamplingParams
-from cluster.errors import EngineError
+from cluster.errors import EngineError, ReplicaLost
 from tests.support.engines import make_request
 from tests.support.port_rig import PortRig, mix, prompt
 
@@ -75,7 +75,7 @@ def test_draining_completes_what_is_live_and_refuses_what_comes(unstarted: PortR
     unstarted.engine.start()
     assert unstarted.engine.stop(drain=True, timeout_s=120)
     assert [len(told.tokens) for told in unstarted.wait("a", "b")] == [8, 8]
-    with pytest.raises(EngineError):
+    with pytest.raises(ReplicaLost):
         unstarted.submit(make_request("c", prompt(9)))
 
 
@@ -101,7 +101,7 @@ def _refuses(rig: PortRig) -> bool:
     """Return whether the engine refuses requests because it is stopping."""
     try:
         rig.engine.submit(make_request("probe", prompt(5)), "n", mix())
-    except EngineError:
+    except ReplicaLost:
         return True
     rig.engine.withdraw("probe")
     return False

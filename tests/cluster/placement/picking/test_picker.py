@@ -6,6 +6,7 @@ import pytest
 
 from cluster.domain.adapter import AdapterState
 from cluster.domain.ids import ReplicaId, TenantId
+from cluster.domain.replica import OTHERS
 from cluster.errors import Overloaded, ReplicaLost
 from cluster.placement.cost.model import CostModel, StepCost
 from cluster.placement.exchange import FrontOrders
@@ -162,6 +163,21 @@ def test_full_queues_are_overload_and_nobody_is_a_lost_replica(build) -> None:
     sent.sent("q1", "r0", request(), NOW)
     with pytest.raises(Overloaded):
         pick(sent, policy=policy)
+
+
+def test_a_full_queue_takes_a_tenant_that_has_nothing_there(build) -> None:
+    policy, flood = PickingPolicy(max_queued=2), ("flood", 900)
+    view = view_of(build.snapshot("r0", queued=2, backlog=(flood,)))
+    for tenant in (None, "flood"):
+        with pytest.raises(Overloaded):
+            pick(view, policy=policy, tenant=tenant)
+    assert pick(view, policy=policy, tenant="quiet").replica_id == "r0"
+    view.sent("q1", "r0", request(tenant="quiet"), NOW)
+    with pytest.raises(Overloaded):
+        pick(view, policy=policy, tenant="quiet")
+    crowd = view_of(build.snapshot("r0", queued=2, backlog=(flood, (OTHERS, 100))))
+    with pytest.raises(Overloaded):
+        pick(crowd, policy=policy, tenant="quiet")
 
 
 def test_a_prompt_goes_where_its_context_fits(build) -> None:

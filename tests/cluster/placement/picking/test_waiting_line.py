@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.domain.ids import TenantId
-from cluster.placement.picking.waiting_line import WaitingLine
+from cluster.placement.picking.waiting_line import MOST_ENDS, WaitingLine
 
 STEPS = st.lists(
     st.tuples(
@@ -49,6 +49,29 @@ def test_turns_go_by_weight() -> None:
     assert first == {"a": 30, "b": 10}
     line.append(TenantId("b"), ("b", 99), 9.0)
     assert Counter(line.pop()[0] for _ in range(12))["b"] >= 8
+
+
+@pytest.mark.parametrize("weight", [0.001, 0.1])
+def test_who_comes_one_by_one_has_no_more_turns_than_its_weight_gives_it(weight: float) -> None:
+    line = WaitingLine[tuple[str, int]]()
+    for number in range(200):
+        line.append(TenantId("a"), ("a", number))
+    served = Counter[str]()
+    for number in range(200):
+        if not line.has_waiters(TenantId("b")):
+            line.append(TenantId("b"), ("b", number), weight)
+        served[line.pop()[0]] += 1
+    assert served["b"] <= 2 + 200 * weight
+
+
+def test_what_tenants_owe_is_forgotten_once_it_is_due() -> None:
+    line = WaitingLine[str]()
+    for number in range(5000):
+        line.append(TenantId("a"), f"a{number}")
+        line.append(TenantId(f"t{number}"), f"t{number}", 0.5)
+        line.pop()
+        line.pop()
+    assert len(line._ends) <= 2 * MOST_ENDS
 
 
 @given(STEPS)

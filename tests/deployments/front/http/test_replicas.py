@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from cluster.domain.ids import TenantId
 from cluster.domain.request import FinishReason
 from tests.support.http_front import HttpFront, OpenFront
 from tests.support.openai_bodies import (
@@ -179,7 +180,7 @@ async def test_a_stream_that_loses_every_replica_ends_with_an_error(
 
 async def test_full_queues_are_503_after_a_while(front: HttpFront) -> None:
     (replica,) = front.replicas
-    replica.queued = 10_000
+    replica.queued, replica.backlog = 10_000, ((TenantId("acme"), 70_000),)
     replica.publish()
     queued = 0.0
     while queued != replica.queued:
@@ -189,3 +190,5 @@ async def test_full_queues_are_503_after_a_while(front: HttpFront) -> None:
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "overloaded"
     assert front.script.submitted == []
+    other = await front.post(CHAT, chat(), "globex")
+    assert other.status_code == 200, "a tenant that has nothing there is taken"

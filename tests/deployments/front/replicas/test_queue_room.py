@@ -20,7 +20,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.scripted_link import ScriptedLink
 
 NAMES = tuple(map(ReplicaId, ("r0", "r1", "r2")))
-ACME, GLOBEX = TenantId("acme"), TenantId("globex")
+ACME, GLOBEX, NEW = map(TenantId, ("acme", "globex", "new"))
 FULL = 4
 WAIT_S = 30.0
 
@@ -61,6 +61,7 @@ class Storm:
         snapshot = ReplicaSnapshot(
             name, "", queued, 1, 100, 100, 8, 0, 0, (), draining=draining,
             sequence=self._sequence, max_batch_size=1,
+            backlog=tuple((tenant, 9) for tenant in (ACME, GLOBEX)),
         )  # fmt: skip
         self.replicas._on_snapshot(snapshot)
 
@@ -142,6 +143,18 @@ async def test_who_comes_last_takes_no_room_of_those_who_wait(storm: Storm) -> N
     storm.says(NAMES[0], FULL - 3)
     await settle()
     assert storm.served == ["acme-0", "acme-1", "acme-2", "acme-3"]
+
+
+async def test_a_full_queue_takes_a_tenant_that_has_nothing_there(storm: Storm) -> None:
+    await storm.arrives(3, ACME)
+    await storm.arrives(5, NEW)
+    assert storm.served == ["new-3", "new-4", "new-5"], "one at each replica"
+    storm.says(NAMES[0], FULL - 1)
+    await settle()
+    assert storm.served[3:] == ["acme-0"]
+    storm.says(NAMES[0], FULL - 1)
+    await settle()
+    assert storm.served[4:] == ["new-6"]
 
 
 async def test_who_leaves_when_it_is_its_turn_hands_it_on(storm: Storm) -> None:

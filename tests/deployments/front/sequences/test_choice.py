@@ -1,5 +1,6 @@
 """Checks that a sequence continues elsewhere if its replica vanishes or says that it stops."""
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,10 @@ from cluster.domain.request import (
     SamplingParams,
     TokenLogprobs,
 )
-from cluster.errors import EngineError
+from cluster.errors import EngineError, ReplicaLost
 from cluster.placement.picking.filters import PickRequest
 from cluster.tenancy.waiting_places import WaitingPlace, WaitingPlaces
+from cluster.waiting.patience import REPLICA_WAIT_S
 from deployments.front.sequences.choice import Choice
 from deployments.front.sequences.sequence_spec import ChoiceServices, SequenceSpec
 from deployments.link.link_client import ChunkSink
@@ -25,6 +27,7 @@ from tests.support.scripted_link import ScriptedLink
 from tests.support.small_views import view_of
 
 Answer = list[GenerationChunk | None]
+CLOCK = ManualClock()
 
 
 def chunk(
@@ -50,10 +53,12 @@ class Replicas:
         self.links = links
         self.view = view_of(*(link.replica_id for link in links))
         self.places = WaitingPlaces(1024)
+        self.waits_s: list[float] = []
 
     async def pick(
         self, request: PickRequest, *, wait_s: float, place: WaitingPlace
     ) -> tuple[Any, ScriptedLink]:
+        self.waits_s.append(wait_s)
         link = next(one for one in self.links if one.replica_id not in request.exclude)
         return SimpleNamespace(replica_id=link.replica_id, explanation=None), link
 
@@ -70,7 +75,9 @@ class Words:
         return ""
 
 
-def choice_over(failovers: list[int], *links: ScriptedLink) -> Choice:
+def choice_over(
+    failovers: list[int], *links: ScriptedLink, left_s: float = 60.0, **services: Any
+) -> Choice:
     decided = SimpleNamespace(decision=SimpleNamespace(digests=()), encoded=b"signed")
     spec = SequenceSpec(
         TenantId("acme"),
@@ -79,18 +86,19 @@ def choice_over(failovers: list[int], *links: ScriptedLink) -> Choice:
         (),
         decided,
         0.0,
-        1.0,  # type: ignore[arg-type]
+        CLOCK.monotonic() + left_s,  # type: ignore[arg-type]
     )
     codec: Any = SimpleNamespace(stream=lambda *_, **__: Words(), places=lambda **_: None)
-    replicas: Any = Replicas(*links)
+    replicas: Any = services.pop("replicas", None) or Replicas(*links)
     return Choice(
         spec,
         ChoiceServices(
             replicas,
             codec,
-            ManualClock(),
+            CLOCK,
             lambda: RequestId("r"),
             lambda: failovers.append(1),
+            **services,
         ),
     )
 
@@ -128,6 +136,54 @@ async def test_a_lost_replicas_sequence_goes_on_elsewhere(farewell: Any) -> None
     assert deltas[-1].usage.completion_tokens == 4
     assert failovers == [1]
     assert second.cancelled == []
+
+
+STOPS = chunk(end=FinishReason.ERROR, code="replica_lost")
+
+
+async def test_replicas_that_end_as_planned_count_for_no_limit() -> None:
+    """A rolling restart ends one after another under a long answer."""
+    links = [ScriptedLink(f"r{number}", [chunk(1), STOPS]) for number in range(7)]
+    replicas = Replicas(*links, ScriptedLink("last", [chunk(2, end=FinishReason.LENGTH)]))
+    for link in links:
+        known = replicas.view.snapshot(link.replica_id)
+        assert known is not None
+        assert replicas.view.update(dataclasses.replace(known, draining=True, sequence=1), 1.0)
+    failovers: list[int] = []
+    choice = choice_over(failovers, replicas=replicas)
+    deltas = [delta async for delta in run_choice(choice)]
+    assert "".join(delta.text for delta in deltas) == "a" * 7 + "b"
+    assert len(failovers) == choice.failovers == 7
+
+
+@pytest.mark.parametrize("farewell", [None, STOPS], ids=["vanish", "fail"])
+async def test_replicas_that_are_lost_otherwise_do(farewell: Any) -> None:
+    links = [ScriptedLink(f"r{number}", [chunk(1), farewell]) for number in range(7)]
+    with pytest.raises(ReplicaLost, match="4 replicas"):
+        _ = [delta async for delta in run_choice(choice_over([], *links))]
+
+
+async def test_nobody_waits_longer_for_a_replica_than_it_has_time() -> None:
+    for left_s, wait_s in ((2.0, 2.0), (600.0, REPLICA_WAIT_S)):
+        replicas = Replicas(ScriptedLink("only", [chunk(1, end=FinishReason.LENGTH)]))
+        choice = choice_over([], replicas=replicas, left_s=left_s)
+        _ = [delta async for delta in run_choice(choice)]
+        assert replicas.waits_s == [wait_s]
+
+
+async def test_it_is_sent_with_the_weight_that_its_tenant_has_then() -> None:
+    """The weight changes while it waits for a replica."""
+    only = ScriptedLink("only", [chunk(1, end=FinishReason.LENGTH)])
+    weights = [1.0]
+
+    class Slow(Replicas):
+        async def pick(self, request: PickRequest, **wait: Any) -> tuple[Any, ScriptedLink]:
+            weights.append(9.0)
+            return await super().pick(request, **wait)
+
+    choice = choice_over([], replicas=Slow(only), weight=lambda _: weights[-1])
+    _ = [delta async for delta in run_choice(choice)]
+    assert only.submitted[0].request.weight == 9.0
 
 
 async def test_another_error_is_the_clients() -> None:
