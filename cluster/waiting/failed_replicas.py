@@ -11,7 +11,7 @@ class FailedReplicas:
         self._lost: list[ReplicaId] = []
         self._stopping: list[ReplicaId] = []
         self.unplanned = 0
-        """How often it failed but for replicas that end as planned."""
+        """Counts its failures, those on replicas that ended as planned aside."""
 
     def __len__(self) -> int:
         """Return how often it failed."""
@@ -21,7 +21,7 @@ class FailedReplicas:
         """Note a failure.
 
         Args:
-            stops: the replica has said that it does not go on with it.
+            stops: the replica has said that it does not continue it.
             planned: the replica ends as planned: it drained.
         """
         self._lost.append(replica_id)
