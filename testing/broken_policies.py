@@ -26,6 +26,10 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     ),
     BrokenPolicy("adapters: [{adapter: a}, {adaptor: b}]", "adapters[1].adapter", "is missing"),
     BrokenPolicy("replicas: {up: {stabel: 3}}", "replicas.up.stabel", 'did you mean "stable"?'),
+    BrokenPolicy("replicas: {stabel: 3}", "replicas.stabel", '"stable" under up or down?'),
+    BrokenPolicy("payback: 5m", "payback", 'did you mean "payback" under placement?'),
+    BrokenPolicy("tft: 1s\nttft: 1s", "ttft", 'did you mean "ttft" under tiers.NAME?'),
+    BrokenPolicy("adapter: [{adapter: sql}]", "adapter", 'did you mean "adapters"?'),
     BrokenPolicy("replicas: {down: {drian: 3}}", "replicas.down.drian", 'did you mean "drain"?'),
     BrokenPolicy(
         'replicas: {schedule: [{form: "07:30", min: 1}]}', "replicas.schedule[0].form", "from"
@@ -33,6 +37,7 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("replicas: {min: 1, min: 2}", "replicas.min", 'key "min" is written twice'),
     BrokenPolicy("tenants: {no: standard}", "tenants", "put it in quotes"),
     BrokenPolicy("tiers: {1: {}}", "tiers", "the key '1' is not text; put it in quotes"),
+    BrokenPolicy("? '" + "." * 99999 + "'\n: 1", "", "is too long; shorten it"),
     BrokenPolicy("? [a]\n: 1", "", "not text; put it in quotes"),
     BrokenPolicy("replicas: {<<: {min: 1}}", "replicas", "the key '<<' is not text"),
     # Of earlier forms
@@ -61,7 +66,10 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("replicas: {min: 2024-13-41}", "replicas.min", "is read as timestamp"),
     BrokenPolicy("replicas: {max: 1000000000}", "replicas.max", "must be at most 10000"),
     BrokenPolicy("replicas: {max: 1e400}", "replicas.max", "must be finite, not inf"),
-    BrokenPolicy(f"replicas: {{max: {'9' * 400}}}", "replicas.max", "must be finite"),
+    *(
+        BrokenPolicy(f"replicas: {{max: {number}}}", "replicas.max", "is too long a number; write")
+        for number in ("9" * 400, "9" * 5000, "0x" + "f" * 4000, "0" + "7" * 5000, "0b" + "1" * 999)
+    ),
     BrokenPolicy("replicas: {max: .inf}", "replicas.max", "must be finite, not inf"),
     BrokenPolicy("replicas: {max: 1:30}", "replicas.max", "must be a whole number, not '1:30'"),
     BrokenPolicy("replicas: {target: .nan}", "replicas.target", "must be finite, not nan"),
@@ -220,6 +228,11 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
         "replicas: {min: 0, zero_after: 1m, mode: off}", "replicas.mode", "off keeps min replicas"
     ),
     BrokenPolicy(
+        "replicas: {zero_after: 1m, mode: off, schedule: [{days: sat, min: 0}]}",
+        "replicas.mode",
+        "off keeps min replicas, and schedule[0].min is 0",
+    ),
+    BrokenPolicy(
         "{replicas: {max: 9}, placement: {min_copies: 4, max_copies: 2}}",
         "placement.min_copies",
         "4 is above max_copies 2; lower it or raise max_copies",
@@ -239,10 +252,27 @@ BROKEN_POLICIES: tuple[BrokenPolicy, ...] = (
     BrokenPolicy("- a", "", "expected a mapping of sections, found a list; begin with version: 2"),
     BrokenPolicy("just text", "", "expected a mapping of sections, found text"),
     BrokenPolicy("replicas: \0", "", "not valid YAML"),
-    BrokenPolicy(
-        "replicas: !!python/object:os.system {}", "replicas", "not a tag of a policy; leave it"
+    BrokenPolicy("!!null {replicas: {min: 1}}", "", "'!!null' is not a tag of a policy; leave it"),
+    BrokenPolicy("!!null 3", "", "expected a mapping of sections, found text"),
+    BrokenPolicy("replicas: !!python/object:os.system {}", "replicas", "not a tag of a policy"),
+    BrokenPolicy("replicas: !!set {min, max}", "replicas", "'!!set' is not a tag of a policy"),
+    BrokenPolicy("adapters: !!omap [a: 1]", "adapters", "'!!omap' is not a tag of a policy"),
+    BrokenPolicy("adapters: [!!seq {adapter: sql}]", "adapters[0]", "'!!seq' is not a tag"),
+    BrokenPolicy("replicas: {!!str 1: 2}", "replicas", "the key '1' is not text; put it in quotes"),
+    *(
+        BrokenPolicy(f"replicas: {{mode: {value}}}", "replicas.mode", "is not a tag of a policy")
+        for value in (
+            "!!python/name:os.system x",
+            "!!bool maybe",
+            "!!int ''",
+            "!!float ''",
+            "!!null on",
+            "!!str 5",
+            "!!timestamp now",
+            "!!binary on",
+            "!own on",
+        )
     ),
-    BrokenPolicy("replicas: {min: !!python/name:os.system x}", "replicas.min", "put it in quotes"),
     BrokenPolicy(_BILLION, "", "*a: aliases are refused; write the value out"),
     BrokenPolicy("a: &a {b: *a}", "", "aliases are refused"),
     BrokenPolicy("replicas: " + "[" * 5000, "", "nested more than 16 deep"),

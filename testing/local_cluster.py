@@ -62,7 +62,7 @@ class LocalCluster:
         """
         state = StateDir.open(folder.resolve())
         config = make_config(state, free_port())
-        running = lifecycle.start(state, config, on_phase, replicas=config.replica.replicas)
+        running = lifecycle.start(state, config, on_phase, replicas=lambda: config.replica.replicas)
         keys = json.loads(state.keys.read_text()) if state.keys.exists() else {}
         return cls(state, config, running, keys)
 

@@ -1,7 +1,7 @@
 """Defines the messages that a front and the controller exchange once a second."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NewType
 
 from cluster.domain.ids import ReplicaId, TenantId
@@ -49,6 +49,21 @@ class FrontOrders:
     retry_after_s: float = 30.0  # until a start is over; for clients that cannot wait
     zero: bool = False  # the policy lets all replicas go: a front without any is ready
     policy_version: int = 0  # that these orders are from; 0: of none that is kept
+    knows_policy: bool = True  # False: the controller does not know yet which one is in force
+
+    def with_policy(self, earlier: "FrontOrders") -> "FrontOrders":
+        """Return these orders, with the policy of earlier ones if these bring none."""
+        if self.knows_policy:
+            return self
+        return replace(
+            self,
+            picking=earlier.picking,
+            tiers=earlier.tiers,
+            weights=earlier.weights,
+            hold_s=earlier.hold_s,
+            zero=earlier.zero,
+            policy_version=earlier.policy_version,
+        )
 
     def tier_weight(self, tenant: TenantId) -> float | None:
         """Return the weight that the policy names for a tenant's tier, or None."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from cluster.config import EngineConfig
-from cluster.domain.ids import AdapterDigest, ReplicaId
+from cluster.domain.ids import AdapterDigest, ReplicaId, TenantId
 from cluster.placement.cost.model import CostModel
 from cluster.placement.picking.cluster_view import ClusterView
 from cluster.placement.picking.filters import PickRequest
@@ -18,6 +18,8 @@ from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.inputs import ScaleInputs
 from cluster.simulation.trace import TraceRequest
 
+A_MONDAY = 1_750_032_000.0
+"""Midnight in UTC, in seconds since the epoch: when a trace begins that names no moment."""
 ReplicaEngine = Literal["exact", "fast"]
 """``exact`` computes every step with the real scheduler; ``fast`` shares time among requests."""
 
@@ -83,10 +85,10 @@ class Delays:
         """Return the same, with everybody looking and telling less often, for long traces."""
         return replace(
             self,
-            publish_s=max(self.publish_s, 0.5),
+            publish_s=max(self.publish_s, 1.0),
             heartbeat_s=max(self.heartbeat_s, 2.0),
-            exchange_s=max(self.exchange_s, 2.0),
-            tick_s=max(self.tick_s, 5.0),
+            exchange_s=max(self.exchange_s, 4.0),
+            tick_s=max(self.tick_s, 10.0),
         )
 
 
@@ -181,5 +183,7 @@ class SimulationSpec:
     picker: PickRuleFactory | None = None  # None: Braid's
     scaler: ScaleRule | None = None  # None: Braid's
     ranks: Mapping[AdapterDigest, int] = field(default_factory=dict)  # 8 where absent
+    own_weights: Mapping[TenantId, float] = field(default_factory=dict)
+    """Of tenants, by their file, where it names one."""
     until: float | None = None  # None: until every request has ended
-    start_wall: float = 1_750_000_000.0  # wall clock when the trace begins, seconds since the epoch
+    start_wall: float = A_MONDAY  # wall clock when the trace begins, seconds since the epoch

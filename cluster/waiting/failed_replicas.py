@@ -10,7 +10,8 @@ class FailedReplicas:
     def __init__(self) -> None:
         self._lost: list[ReplicaId] = []
         self._stopping: list[ReplicaId] = []
-        self.unplanned = 0  # failures, but for replicas that end as planned
+        self.unplanned = 0
+        """Counts its failures, those on replicas that ended as planned aside."""
 
     def __len__(self) -> int:
         """Return how often it failed."""

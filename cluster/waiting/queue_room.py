@@ -19,7 +19,7 @@ class QueueRoom:
 
     One of them is awake at a time, and the next one wakes once its pick counts. So those that wait
     cost nothing while no queue has room, however often replicas report. Where a full queue takes a
-    tenant that has nothing there, the tenant's first request waits for no one.
+    tenant that has nothing there, the tenant's first request need not wait.
 
     A request may be refused although there is room: by replicas that just failed it, or for a
     context that is too short. From then on it waits apart and delays no other. With each
@@ -149,7 +149,7 @@ class QueueRoom:
         self._line.close()
 
     def _takes_no_room(self, tenant: TenantId | None) -> bool:
-        """Return whether a full queue takes a new request of a tenant before those that wait."""
+        """Return whether a full queue takes a new request of a tenant before all who wait."""
         if tenant is None or self._line.has_waiters(tenant) or self._any_room(None):
             return False
         return self._any_room(tenant)

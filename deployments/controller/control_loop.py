@@ -65,12 +65,13 @@ class ControlLoop:
         self._serve = serve
         self._state = state
         self._policy = policy
-        self._ruling = policy.version  # of the policy in the fronts' orders
+        self._ruling = 0  # version of the policy in the fronts' orders
+        self._knows_policy = False  # the fronts' orders are by one that is known to be in force
         self._followed: dict[FrontId, tuple[int, float]] = {}  # version, and when it was said
         self._catalog = catalog
         self._clock = clock
         self._interval_s = interval_s
-        self._reconciler = Reconciler(0, CostModel(), policy=policy.policy)
+        self._reconciler = Reconciler(0, CostModel())
         self._right = RightToAct(self._reconciler, state, priors, clock)
         self._watch = ReplicaWatch(replicas, self._reconciler, clock, self._wake)
         self._plans = PlanThread(plan)
@@ -131,7 +132,7 @@ class ControlLoop:
         if report.dead or report.held:
             self._wake()
         self._followed[report.front] = (report.policy_version, self._clock.monotonic())
-        return replace(orders, policy_version=self._ruling)
+        return replace(orders, policy_version=self._ruling, knows_policy=self._knows_policy)
 
     async def start_first(self) -> None:
         """Have a first replica started where none is to run, unless scaling only observes."""
@@ -158,7 +159,8 @@ class ControlLoop:
         _, (self.counts, replicas) = await asyncio.gather(
             self._watch.look(ANSWER_S), self._read_serve()
         )
-        policy, self._ruling = self._policy.policy, self._policy.version
+        policy = self._policy.policy
+        self._ruling, self._knows_policy = self._policy.version, self._policy.known
         inputs = self._reconciler.begin_tick(
             self._catalog(),
             policy,

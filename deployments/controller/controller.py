@@ -24,7 +24,7 @@ from deployments.adapter_follower import NO_BASE, REDIS_TIMEOUT_S, content_store
 from deployments.controller.control_loop import ControlLoop
 from deployments.controller.controller_state import ControllerState
 from deployments.controller.cost_priors import CostPriors
-from deployments.controller.garbage_collector import GarbageCollector, placeable
+from deployments.controller.garbage_collector import GarbageCollector, PlaceableAdapters
 from deployments.controller.policy_follower import PolicyFollower
 from deployments.controller.serve_target import ServeTarget
 from deployments.controller.store_keeping import StoreMetrics, store_reconciler
@@ -87,7 +87,7 @@ class Controller:
             state=state,
             priors=priors,
             policy=self._policy,
-            catalog=lambda: placeable(process.adapters.view),
+            catalog=PlaceableAdapters(lambda: process.adapters.view),
             clock=process.clock,
             interval_s=config.controller.interval_s,
         )

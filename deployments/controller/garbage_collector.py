@@ -88,13 +88,27 @@ class GarbageCollector:
         return True
 
 
-def placeable(view: RegistryView) -> tuple[AdapterInfo, ...]:
-    """Return the versions that placement may use: each that a name points to, once."""
-    infos: dict[AdapterDigest, AdapterInfo] = {}
-    for name in view.names.values():
-        version = view.of_name(name)
-        infos.setdefault(
-            name.digest,
-            AdapterInfo(name.digest, name.alias, name.owner, version.manifest.nbytes),
-        )
-    return tuple(infos.values())
+class PlaceableAdapters:
+    """Lists the versions that placement may use; the same tuple for as long as a view stays.
+
+    Args:
+        view: returns the registry's present view.
+    """
+
+    def __init__(self, view: Callable[[], RegistryView]) -> None:
+        self._view = view
+        self._listed_of: RegistryView | None = None
+        self._listed: tuple[AdapterInfo, ...] = ()
+
+    def __call__(self) -> tuple[AdapterInfo, ...]:
+        """Return each version that a name points to, once."""
+        view = self._view()
+        if view is not self._listed_of:
+            infos: dict[AdapterDigest, AdapterInfo] = {}
+            for name in view.names.values():
+                nbytes = view.of_name(name).manifest.nbytes
+                infos.setdefault(
+                    name.digest, AdapterInfo(name.digest, name.alias, name.owner, nbytes)
+                )
+            self._listed_of, self._listed = view, tuple(infos.values())
+        return self._listed

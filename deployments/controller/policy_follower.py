@@ -1,18 +1,18 @@
 """Keeps the controller's policy that of the store, and carries a mounted file into the store."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import structlog
 
 from cluster.errors import ConfigError, StoreUnavailable
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy.policy_load import load_policy, parse_policy
-from cluster.placement.policy.policy_store import PolicyStore, digest_of_text
+from cluster.placement.policy.policy_load import parse_policy
+from cluster.placement.policy.policy_store import VERSIONS_KEPT, PolicyStore, digest_of_text
 from cluster.placement.policy.policy_versions import (
     FILE,
-    CommitOutcome,
     PolicyDraft,
     PolicyState,
     PolicyVersion,
@@ -29,8 +29,10 @@ this time if its announcement is lost."""
 class PolicyFollower:
     """Knows the policy in force; one owner, on one event loop.
 
-    While Redis does not answer the last policy stays. A file that is broken leaves its last good
-    version in force. A store that has lost its data is given the policy in force again.
+    Until the store has said once which policy that is, the defaults are observed only: nothing in
+    the cluster is changed. While Redis does not answer the last policy stays. A file that is broken
+    leaves the store's version in force. A store that has lost its data is given the policy in force
+    again.
 
     Args:
         store: closed by ``close``.
@@ -39,18 +41,19 @@ class PolicyFollower:
     """
 
     def __init__(self, store: PolicyStore, path: Path | None, defaults: ClusterPolicy) -> None:
-        """Read the file, if any: it rules until the store has answered.
-
-        Raises:
-            ConfigError: the file is wrong; there is no last good policy yet.
-        """
         self._store = store
         self._path = path
         self._defaults = defaults
-        self.policy = load_policy(path, defaults)
+        self.policy = _observed(defaults)
         self.version = 0
         """Number of the version in force; 0: of none that the store has."""
+        self.known = False
+        """The store has said which policy is in force, and that one can be read."""
         self._kept: PolicyVersion | None = None
+        self._refused = ("", 0)  # digest of the last text that was refused, and the base then
+        self._refusal = ""  # of this text
+        self._content: bytes | None = None  # of the file, as last parsed
+        self._text: str | None = None  # of it; None: it was refused
         self._carried = ""  # digest of the file's text that the store has
         self._file_error: str | None = None
         self._store_error: str | None = None
@@ -60,7 +63,10 @@ class PolicyFollower:
     @property
     def error(self) -> str | None:
         """Return why what an operator wrote is not in force, or None."""
-        return self._file_error or self._store_error
+        error = self._file_error or self._store_error
+        if error is None or self.known:
+            return error
+        return f"{error}; until a policy can be read nothing is changed"
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call ``listener`` whenever another policy is in force."""
@@ -68,7 +74,7 @@ class PolicyFollower:
 
     async def start(self) -> None:
         """Sync once, and stay in sync until ``close``."""
-        await self.sync()
+        await self._tried(self.sync())
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
@@ -89,52 +95,97 @@ class PolicyFollower:
             state = await self._store.read(self.version)
             if self._path is None and state.file:
                 await self._store.release()
-            if state.number == 0 and self._kept is not None:
-                state = await self._restored(self._kept)
+            if state.number == 0:
+                self._carried = ""
+                if self._kept is not None:
+                    state = await self._restored(self._kept)
+            self._note(await self._take(state))
         except StoreUnavailable as error:
             self._note(error.message)
-            return
-        self._note(self._take(state))
 
     def _read_file(self) -> str | None:
         """Return the file's text if it is a policy; otherwise say why it is not."""
         if self._path is None:
             return None
+        content: bytes | None = None
         try:
             content = read_regular(self._path)
+            if content == self._content:
+                return self._text
             parse_policy(content, source=str(self._path), defaults=self._defaults)
-        except ConfigError as error:
-            self._file_error = error.message
-            return None
-        self._file_error = None
-        return content.decode("utf-8-sig")
+            text, error = content.decode("utf-8-sig"), None
+        except ConfigError as refusal:
+            text, error = None, refusal.message
+            if error != self._file_error:
+                log.warning("controller.policy_file_refused", error=error)
+        self._content, self._text, self._file_error = content, text, error
+        return text
 
     async def _restored(self, kept: PolicyVersion) -> PolicyState:
         """Give the store, which has lost everything, the policy in force."""
         log.warning("controller.policy_restored", version=kept.number)
         draft = PolicyDraft(kept.text, kept.author, kept.message, kept.source)
         file = "" if self._path is None else str(self._path)
-        commit = await self._store.commit(draft, file=file, expected=0, above=self.version)
-        if commit.outcome is CommitOutcome.KEPT:
-            self._carried = ""  # the file may say something else
+        await self._store.commit(draft, file=file, expected=0, above=self.version)
         return await self._store.read(self.version)
 
-    def _take(self, state: PolicyState) -> str | None:
+    async def _take(self, state: PolicyState) -> str | None:
         """Put the store's version in force; returns why that cannot be."""
-        if state.number in (0, self.version):
+        if self.known and state.number in (0, self.version):
+            return None
+        if state.number == 0:
+            if self._path is None:
+                self._rule(self._defaults, None)
             return None
         kept = state.version
         if kept is None:
             return f"version {state.number} has no text in Redis; apply a policy again"
-        source = f"policy version {kept.number}"
-        try:
-            policy = parse_policy(kept.text.encode(), source=source, defaults=self._defaults)
-        except ConfigError as error:
-            return f"{error.message}; version {self.version} stays in force"
-        log.info("controller.policy", version=kept.number, author=kept.author, why=kept.message)
-        self.policy, self.version, self._kept = policy, kept.number, kept
-        self._on_change()
+        if (kept.sha256, state.base) != self._refused:
+            try:
+                self._rule(self._parsed(kept), kept)
+                return None
+            except ConfigError as error:
+                if not self.known:
+                    await self._take_earlier(kept, state.base)
+                self._refused, self._refusal = (kept.sha256, state.base), error.message
+        if not self.known:
+            return f"{self._refusal}; no earlier version can be read either"
+        return f"{self._refusal}; version {self.version} stays in force"
+
+    async def _take_earlier(self, refused: PolicyVersion, base: int) -> None:
+        """Put the last version in force that this release can read, if there is one.
+
+        Overrides of a file are passed over: they were for a time.
+
+        Args:
+            base: number of the version in force without the present override.
+        """
+        versions = await self._store.history(VERSIONS_KEPT)
+        source = next((kept.source for kept in versions if kept.number == base), refused.source)
+        earlier = [kept for kept in versions if kept.number <= base and kept.source == source]
+        found = await asyncio.to_thread(self._first_readable, earlier)
+        if found is not None:
+            self._rule(*found)
+
+    def _first_readable(
+        self, versions: Iterable[PolicyVersion]
+    ) -> tuple[ClusterPolicy, PolicyVersion] | None:
+        for kept in versions:
+            with contextlib.suppress(ConfigError):
+                return self._parsed(kept), kept
         return None
+
+    def _parsed(self, kept: PolicyVersion) -> ClusterPolicy:
+        source = f"policy version {kept.number}"
+        return parse_policy(kept.text.encode(), source=source, defaults=self._defaults)
+
+    def _rule(self, policy: ClusterPolicy, kept: PolicyVersion | None) -> None:
+        """Put a policy in force; without a version it is that of a store that has none."""
+        self.policy, self._kept, self.known = policy, kept, True
+        self.version = 0 if kept is None else kept.number
+        if kept is not None:
+            log.info("controller.policy", version=kept.number, author=kept.author, why=kept.message)
+        self._on_change()
 
     def _note(self, error: str | None) -> None:
         if error is not None and error != self._store_error:
@@ -143,8 +194,28 @@ class PolicyFollower:
 
     async def _run(self) -> None:
         while True:
-            await self._store.wait(SYNC_INTERVAL_S)
-            try:
-                await self.sync()
-            except Exception as error:  # a failure of one pass must not end the loop
+            if not await self._tried(self._store.wait(SYNC_INTERVAL_S)):
+                await asyncio.sleep(SYNC_INTERVAL_S)
+            await self._tried(self.sync())
+
+    async def _tried(self, step: Awaitable[None]) -> bool:
+        """Report whether a step could be taken: one that fails must not end the loop."""
+        try:
+            await step
+        except Exception as error:
+            if repr(error) != self._store_error:  # one line for a failure that lasts
                 log.error("controller.policy_not_followed", exc_info=error)
+            self._store_error = repr(error)
+            return False
+        return True
+
+
+def _observed(policy: ClusterPolicy) -> ClusterPolicy:
+    """Return a policy that changes neither the count nor what replicas have."""
+    observe = {"mode": "observe"}
+    return policy.model_copy(
+        update={
+            "replicas": policy.replicas.model_copy(update=observe),
+            "placement": policy.placement.model_copy(update=observe),
+        }
+    )

@@ -88,7 +88,7 @@ async def build_front(
     routing, breaker_state = open_routing(process, directory)
     routers = await follow_routers(process, routing)
     metrics = FrontMetrics()
-    policy = read_policy(process)
+    policy = read_policy(process.config)
     replicas = link_replicas(process, calls, metrics, policy)
     demand = FrontDemand(clock)
     exchange, holding = open_exchange(process, calls, demand, replicas, policy, tenants)

@@ -4,6 +4,10 @@ import random
 import uuid
 from datetime import UTC, datetime
 
+import structlog
+
+from cluster.config import AppConfig
+from cluster.errors import ConfigError
 from cluster.placement.exchange import FrontId, FrontOrders
 from cluster.placement.picking.picker import Picker
 from cluster.placement.policy import ClusterPolicy
@@ -20,12 +24,20 @@ from deployments.front.requests.front_demand import FrontDemand
 from deployments.front.telemetry.metrics import FrontMetrics
 from deployments.process import Process
 
+log = structlog.get_logger(__name__)
 
-def read_policy(process: Process) -> ClusterPolicy:
-    """Return the operator's policy, which rules until the controller has given orders."""
-    config = process.config
+
+def read_policy(config: AppConfig) -> ClusterPolicy:
+    """Return the mounted file's policy, which rules until the controller has given orders.
+
+    Where the file is broken the defaults do.
+    """
     defaults = ClusterPolicy.fixed(config.replica.replicas)
-    return load_policy(config.controller.policy_file, defaults)
+    try:
+        return load_policy(config.controller.policy_file, defaults)
+    except ConfigError as error:
+        log.warning("front.policy_file_refused", error=error.message)
+        return defaults
 
 
 def link_replicas(

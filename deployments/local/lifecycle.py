@@ -80,13 +80,17 @@ def supervisor_process(pid: int, state: StateDir) -> psutil.Process | None:
 
 
 def start(
-    state: StateDir, config: AppConfig, on_phase: Callable[[str], None], *, replicas: int
+    state: StateDir,
+    config: AppConfig,
+    on_phase: Callable[[str], None],
+    *,
+    replicas: Callable[[], int],
 ) -> RunningCluster:
     """Start the supervisor in a process session of its own and wait until it takes requests.
 
     Args:
         on_phase: called with each new phase.
-        replicas: how many must be ready.
+        replicas: returns how many must be ready; asked once the application runs.
 
     Raises:
         StartFailed: it ended, or was not ready in time; nothing is left behind.
@@ -113,7 +117,10 @@ def _only_one(state: StateDir) -> Iterator[None]:
 
 
 def _start(
-    state: StateDir, config: AppConfig, on_phase: Callable[[str], None], replicas: int
+    state: StateDir,
+    config: AppConfig,
+    on_phase: Callable[[str], None],
+    replicas: Callable[[], int],
 ) -> RunningCluster:
     state.status.unlink(missing_ok=True)
     write_run(state, config)
@@ -127,7 +134,7 @@ def _start(
             cwd=state.root,
         )
     deadline = time.monotonic() + START_TIMEOUT_S
-    phase = ""
+    phase, wanted = "", 1
     try:
         while True:
             if process.poll() is not None:
@@ -137,7 +144,8 @@ def _start(
             if running is not None and running.phase != phase:
                 phase = running.phase
                 on_phase(phase)
-            if running is not None and phase == RUNNING and ready_replicas(running) >= replicas:
+                wanted = replicas() if phase == RUNNING else wanted
+            if running is not None and phase == RUNNING and ready_replicas(running) >= wanted:
                 return running
             if time.monotonic() > deadline:
                 raise StartFailed(_reason(state, f"not ready within {START_TIMEOUT_S:g} s"))

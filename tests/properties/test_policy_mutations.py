@@ -134,3 +134,21 @@ def test_any_change_is_right_or_named(tree: dict[str, Any]) -> None:
 def test_no_bytes_are_too_strange(content: bytes) -> None:
     reading = examine_policy(content)
     assert (reading.policy is None) == bool(reading.problems)
+
+
+@settings(max_examples=200)
+@given(
+    st.sampled_from(["bool", "int", "float", "null", "str", "timestamp", "binary", "set", "omap"]),
+    st.sampled_from(
+        ["maybe", "''", "0x" + "f" * 4000, "0" + "7" * 5000, "9" * 5000, "", "[a]", "3"]
+    )
+    | st.text("+-.:_0123456789abefxEin", max_size=12),
+    st.sampled_from(["!!", "!", ""]),
+)
+def test_no_tag_and_no_number_is_too_strange(tag: str, value: str, mark: str) -> None:
+    tagged = f"{mark}{tag} {value}" if mark else value
+    for text in (f"replicas: {{min: {tagged}}}", f"tiers: {tagged}", tagged):
+        reading = examine_policy(text.encode())
+        assert (reading.policy is None) == bool(reading.problems)
+        for problem in reading.problems:
+            assert str(problem)

@@ -21,7 +21,7 @@ from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.report.recipe import NamedSource, RunRecipe
 from cluster.simulation.result import ServedRequest
 from cluster.simulation.simulate import simulate
-from cluster.simulation.spec import SimulationSpec
+from cluster.simulation.spec import A_MONDAY, SimulationSpec
 from cluster.simulation.trace import ServedFacts, TraceRequest
 from cluster.simulation.traces.trace_file import TraceHeader, encode_header, encode_request
 from deployments.cli.simulation.wishes import chosen_shape
@@ -83,7 +83,8 @@ def write_log(folder: Path, requests: int, duration_s: float) -> Path:
     recipe = RunRecipe(replace(base, delays=base.delays.coarse), NamedSource(trace))
     path = folder / "yesterday.jsonl"
     with path.open("wb") as file:
-        file.write(encode_header(TraceHeader(about="written by a simulation")))
+        header = TraceHeader(start=A_MONDAY, about="written by a simulation")
+        file.write(encode_header(header))
         file.writelines(encode_request(_recorded(one)) for one in simulate(recipe(1)).requests)
     (folder / POLICY).write_text(MINE)
     return path

@@ -45,7 +45,9 @@ class RegistryView:
     raw: Mapping[str, bytes] = field(default_factory=dict)  # as stored
 
     def after(self, changes: Changes) -> "RegistryView":
-        """Return the view that results from ``changes``."""
+        """Return the view that results from ``changes``; without any, this one."""
+        if not changes.full and not changes.fields and changes.revision == self.revision:
+            return self
         start = RegistryView() if changes.full else self
         names, versions = dict(start.names), dict(start.versions)
         folder, routers, raw = dict(start.folder), dict(start.routers), dict(start.raw)

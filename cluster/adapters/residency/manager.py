@@ -52,7 +52,7 @@ from cluster.errors import (
 from cluster.tenancy.shares import DEFAULT_WEIGHT
 
 MOST_WEIGHTS = 64
-"""Tenants' weights are forgotten only beyond this number."""
+"""Weights that are remembered before those of absent tenants are forgotten."""
 
 
 @dataclass(slots=True)

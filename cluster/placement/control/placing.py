@@ -14,10 +14,10 @@ from cluster.placement.cost.model import CostModel
 from cluster.placement.demand.demand import AdapterSet, Demand
 from cluster.placement.planning import reasons
 from cluster.placement.planning.budget import ChurnBudget
-from cluster.placement.planning.pins import resolve_pins
+from cluster.placement.planning.pins import ResolvedPins, resolve_pins
 from cluster.placement.planning.plan import AdapterInfo, MoveKind, Plan, PlanInputs
 from cluster.placement.planning.rules import rules_of
-from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy import AdapterRule, ClusterPolicy
 from cluster.placement.scaling.inputs import ReplicaShape
 from cluster.placement.scaling.wishes import busy_costs
 
@@ -28,9 +28,11 @@ class Placing:
     def __init__(self, fleet: Fleet, history: History) -> None:
         self.adapters: tuple[AdapterInfo, ...] = ()
         self.pins: dict[AdapterDigest, int] = {}  # least copies
-        self.unknown_pins: tuple[str, ...] = ()
         self.pinned_copies = 0
         """Replicas that the pins need: the most copies of an adapter that the catalog lists."""
+        self._catalog: tuple[AdapterInfo, ...] = ()
+        self._rules: tuple[AdapterRule, ...] = ()
+        self._resolved = ResolvedPins()  # of this catalog and these rules
         self._fleet = fleet
         self._history = history
         self._backoff = PrefetchBackoff()
@@ -40,17 +42,25 @@ class Placing:
         self._noted: frozenset[tuple[ReplicaId, AdapterDigest]] = frozenset()  # of the last plan
 
     def observe(self, catalog: Iterable[AdapterInfo], policy: ClusterPolicy) -> None:
-        """Take in the catalog, and forget what it does not list any more."""
-        self.adapters = _as_measured(tuple(catalog), self._fleet)
+        """Take in the catalog, and forget what it does not list any more.
+
+        A tuple that is the last tick's is known not to have changed.
+        """
+        listed = tuple(catalog)
+        if listed is not self._catalog or policy.adapters != self._rules:
+            self._catalog, self._rules = listed, policy.adapters
+            self._resolved = resolve_pins(policy.adapters, listed)
+        self.adapters = _as_measured(listed, self._fleet)
         self._history.aliases = {info.digest: info.alias for info in self.adapters}
         self._fleet.forget_unlisted(self._history.aliases.keys())
         self._backoff.retain(self._fleet.members, self._history.aliases)
-        self.pins, self.unknown_pins = resolve_pins(
-            policy.adapters, self.adapters, replicas=len(self._fleet.members)
-        )
-        counted = [rule for rule in policy.adapters if rule.copies != "all"]
-        least, _ = resolve_pins(counted, self.adapters, replicas=policy.replicas.max)
-        self.pinned_copies = max(least.values(), default=0)
+        self.pins = self._resolved.least_copies(len(self._fleet.members))
+        self.pinned_copies = self._resolved.replicas_needed(policy.replicas.max)
+
+    @property
+    def unknown_pins(self) -> tuple[str, ...]:
+        """Return a message for each rule that names no adapter."""
+        return self._resolved.unknown
 
     def inputs(
         self,

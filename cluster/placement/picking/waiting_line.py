@@ -12,7 +12,7 @@ from cluster.tenancy.turns import Flow, Turns
 W = TypeVar("W", bound=Hashable)
 
 MOST_ENDS = 64
-"""Ends of tenants' turns are dropped only beyond this number."""
+"""Ends of tenants' turns that are kept before old ones are dropped."""
 
 
 @dataclass(slots=True, eq=False)

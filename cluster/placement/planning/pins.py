@@ -2,43 +2,63 @@
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from cluster.domain.ids import AdapterDigest
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import AdapterRule
 
 
-def resolve_pins(
-    rules: Iterable[AdapterRule], adapters: Iterable[AdapterInfo], *, replicas: int
-) -> tuple[dict[AdapterDigest, int], tuple[str, ...]]:
-    """Return least copies by digest, and a message for each rule that names no adapter.
+@dataclass(frozen=True, slots=True)
+class ResolvedPins:
+    """The adapters of each rule that names some, for as long as rules and adapters stay."""
 
-    Such a rule is not an error of the policy: the adapter may be registered later. Of two rules
-    for one adapter the larger number of copies counts.
+    found: tuple[tuple[int | Literal["all"], tuple[AdapterDigest, ...]], ...] = ()
+    """Copies that a rule asks for, and of which adapters."""
+    unknown: tuple[str, ...] = ()  # a message for each rule that names no adapter
+
+    def least_copies(self, replicas: int) -> dict[AdapterDigest, int]:
+        """Return least copies by digest; of two rules for one adapter the larger number counts."""
+        least: dict[AdapterDigest, int] = {}
+        for copies, digests in self.found:
+            wanted = replicas if copies == "all" else min(copies, replicas)
+            for digest in digests:
+                least[digest] = max(wanted, least.get(digest, 0))
+        return least
+
+    def replicas_needed(self, most: int) -> int:
+        """Return how many replicas the copies need, ``most`` at most; "all" needs none."""
+        counted = [copies for copies, digests in self.found if copies != "all" and digests]
+        return min(max(counted, default=0), most)
+
+
+def resolve_pins(rules: Iterable[AdapterRule], adapters: Iterable[AdapterInfo]) -> ResolvedPins:
+    """Find the adapters of each rule.
+
+    A rule that names none is not an error of the policy: the adapter may be registered later.
     """
     listed = tuple(adapters)
     by_alias: dict[str, list[AdapterInfo]] = {}
     for info in listed:
         by_alias.setdefault(info.alias, []).append(info)
-    least: dict[AdapterDigest, int] = {}
-    unresolved: list[str] = []
+    resolved: list[tuple[int | Literal["all"], tuple[AdapterDigest, ...]]] = []
+    unknown: list[str] = []
     for index, rule in enumerate(rules):
         pattern = is_pattern(rule.adapter)
         found = matching(rule, listed if pattern else by_alias.get(rule.adapter, ()))
         owners = sorted({info.owner for info in found})
         if not found:
-            unresolved.append(f"adapters[{index}].adapter: {_nothing(rule, listed)}")
+            unknown.append(f"adapters[{index}].adapter: {_nothing(rule, by_alias)}")
         elif len(owners) > 1 and rule.owner is None and not pattern:
-            unresolved.append(
+            unknown.append(
                 f'adapters[{index}].adapter: "{rule.adapter}" belongs to {", ".join(owners)}; '
                 "name the owner"
             )
         else:
-            copies = replicas if rule.copies == "all" else min(rule.copies, replicas)
-            for info in found:
-                least[info.digest] = max(copies, least.get(info.digest, 0))
-    return least, tuple(unresolved)
+            resolved.append((rule.copies, tuple(info.digest for info in found)))
+    return ResolvedPins(tuple(resolved), tuple(unknown))
 
 
 def matching(rule: AdapterRule, adapters: Iterable[AdapterInfo]) -> tuple[AdapterInfo, ...]:
@@ -55,10 +75,9 @@ def is_pattern(adapter: str) -> bool:
     return not set(adapter).isdisjoint("*?[")
 
 
-def _nothing(rule: AdapterRule, adapters: Iterable[AdapterInfo]) -> str:
+def _nothing(rule: AdapterRule, aliases: Iterable[str]) -> str:
     name = rule.adapter if rule.owner is None else f"{rule.owner}/{rule.adapter}"
-    known = sorted({info.alias for info in adapters})
-    close = difflib.get_close_matches(rule.adapter, known, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(rule.adapter, sorted(aliases), n=1, cutoff=0.5)
     hint = f'; did you mean "{close[0]}"?' if close and close[0] != rule.adapter else ""
     what = "no adapter matches" if is_pattern(rule.adapter) else "no adapter"
     return f'{what} "{name}"{hint}'

@@ -75,10 +75,14 @@ class PlanInputs:
 
         It may not where the policy asks for something else, or where a replica that it counts on
         is about to leave, suspect or gone: what it gives up on the others may be needed there.
+        Demand may have come and gone meanwhile.
         """
         there = {room.replica_id for room in self.replicas}
-        asked, asked_then = (self.rules, self.pins), (earlier.rules, earlier.pins)
-        return asked == asked_then and all(room.replica_id in there for room in earlier.replicas)
+        return (
+            self.rules.ask_the_same(earlier.rules)
+            and self.pins == earlier.pins
+            and all(room.replica_id in there for room in earlier.replicas)
+        )
 
 
 class MoveKind(StrEnum):

@@ -1,7 +1,7 @@
 """The planner's constants, and what it takes from the operator's policy."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy
@@ -29,11 +29,18 @@ class PlanningRules:
     payback_s: float = 300.0  # within which a move must have saved more seconds than it costs
     spare: float = 0.1  # share of a pool where only promises are placed
     bound: float = 1.25  # times the mean work above which a replica's work is evened out
-    weights: Mapping[TenantId, float] = field(default_factory=dict)  # 1 where absent
+    weights: Mapping[TenantId, float] = field(default_factory=dict)  # of those with demand
 
     def weight_of(self, tenant: TenantId) -> float:
         """Return the weight of a tenant."""
         return self.weights.get(tenant, DEFAULT_WEIGHT)
+
+    def ask_the_same(self, earlier: "PlanningRules") -> bool:
+        """Report whether two rules are alike for all tenants that both know."""
+        both = self.weights.keys() & earlier.weights.keys()
+        return replace(self, weights=earlier.weights) == earlier and all(
+            self.weights[tenant] == earlier.weights[tenant] for tenant in both
+        )
 
 
 def rules_of(

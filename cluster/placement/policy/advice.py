@@ -1,12 +1,14 @@
 """Warns of what a policy says that has no effect, or another one than its writer may expect."""
 
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import translate
 
 from cluster.placement.policy.problems import PolicyProblem
 from cluster.placement.policy.schema import ClusterPolicy
 
 EVERYBODY = "*"
+_WILDCARD = re.compile(r"[*?\[]")
 TICK_S = 1.0
 """Seconds between the controller's looks, unless ``controller.interval_s`` says otherwise."""
 
@@ -17,15 +19,12 @@ def advice(policy: ClusterPolicy, tick_s: float = TICK_S) -> Iterator[PolicyProb
     for tier in policy.tiers:
         if tier not in used:
             yield PolicyProblem(f"tiers.{tier}", "no tenant has this tier; name it under tenants")
-    patterns = list(policy.tenants)
-    for at, pattern in enumerate(patterns):
-        first = next((p for p in patterns[:at] if fnmatchcase(pattern, p)), None)
-        if first is not None:
-            yield PolicyProblem(
-                f"tenants.{pattern}",
-                f'"{first}" stands before it and matches the same tenants; write it before that',
-            )
-    if EVERYBODY not in patterns:
+    for pattern, first in _hidden(policy.tenants):
+        yield PolicyProblem(
+            f"tenants.{pattern}",
+            f'"{first}" stands before it and matches the same tenants; write it before that',
+        )
+    if EVERYBODY not in policy.tenants:
         yield PolicyProblem(
             "tenants", f'no pattern "{EVERYBODY}": tenants that none matches are promised nothing'
         )
@@ -35,3 +34,21 @@ def advice(policy: ClusterPolicy, tick_s: float = TICK_S) -> Iterator[PolicyProb
                 f"replicas.{name}.stable",
                 f"{stable:g} s is below the {tick_s:g} s between two looks: one look decides",
             )
+
+
+def _hidden(patterns: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Return patterns that never hold, each with the first one before it that matches as much.
+
+    Only patterns that begin alike are compared: there may be thousands.
+    """
+    wide: dict[str, list[tuple[int, str, re.Pattern[str]]]] = {}
+    """By what stands before their first wildcard."""
+    for at, pattern in enumerate(patterns):
+        begins = (pattern[:length] for length in range(len(pattern) + 1))
+        before = (each for begin in begins for each in wide.get(begin, ()))
+        first = min((each for each in before if each[2].match(pattern)), default=None)
+        if first is not None:
+            yield pattern, first[1]
+        begin = _WILDCARD.split(pattern, maxsplit=1)[0]
+        if begin != pattern:
+            wide.setdefault(begin, []).append((at, pattern, re.compile(translate(pattern))))

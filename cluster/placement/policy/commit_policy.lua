@@ -31,12 +31,19 @@ end
 if overrides and file == '' then
   return {'unmanaged', 0}
 end
-local compared = from_file and number or in_force
+if not from_file and not overrides then
+  redis.call('HDEL', KEYS[1], 'override', 'until')  -- of a file that manages no more
+  number, override = in_force, 0
+end
+local compared = overrides and in_force or number
 if compared > 0 and redis.call('HGET', KEYS[2] .. ':' .. compared, 'sha256') == ARGV[2] then
   if from_file then
     redis.call('HSET', KEYS[1], 'file', ARGV[6])
-  elseif overrides and override > 0 then
-    redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + tonumber(ARGV[7])))
+  elseif overrides then
+    redis.call('HSET', KEYS[1], 'override', compared,
+      'until', string.format('%.0f', now + tonumber(ARGV[7])))
+  else
+    redis.call('HSET', KEYS[1], 'number', compared)
   end
   return {'same', compared}
 end

@@ -75,11 +75,12 @@ def _of_replicas(replicas: ReplicasPolicy) -> Iterator[Contradiction]:
             f"it needs min 0, and min is {low}; set min to 0 or leave zero_after out",
             ("replicas.min", "replicas.schedule"),
         )
-    if replicas.mode == "off" and low == 0:
+    if replicas.mode == "off" and zeros:
+        zero = zeros[0].removeprefix("replicas.")
         yield Contradiction(
             "replicas.mode",
-            "off keeps min replicas, and min is 0; set min to at least 1",
-            ("replicas.min",),
+            f"off keeps min replicas, and {zero} is 0; set that to at least 1",
+            ("replicas.min", "replicas.schedule"),
         )
 
 

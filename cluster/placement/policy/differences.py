@@ -26,12 +26,18 @@ class PolicyDifference:
 
 
 def differences(before: ClusterPolicy, after: ClusterPolicy) -> tuple[PolicyDifference, ...]:
-    """Return every field whose value differs, defaults included, in the order of the schema."""
+    """Return every field whose value differs, defaults included, in the order of the schema.
+
+    The last one is the order of the patterns under ``tenants``, where it differs.
+    """
     old, new = flattened(before), flattened(after)
-    return tuple(
-        PolicyDifference(path, old.get(path, MISSING), new.get(path, MISSING))
-        for path in dict.fromkeys((*old, *new))
-        if old.get(path, MISSING) != new.get(path, MISSING)
+    return (
+        *(
+            PolicyDifference(path, old.get(path, MISSING), new.get(path, MISSING))
+            for path in dict.fromkeys((*old, *new))
+            if old.get(path, MISSING) != new.get(path, MISSING)
+        ),
+        *_of_order(before.tenants, after.tenants),
     )
 
 
@@ -59,6 +65,16 @@ def consequences(
 def flattened(policy: ClusterPolicy) -> dict[str, Any]:
     """Return every value by its path."""
     return dict(_leaves(policy.model_dump(mode="json", by_alias=True), ""))
+
+
+def _of_order(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[PolicyDifference]:
+    """Compare the order of the patterns that both have, as the first that matches holds."""
+    old = [pattern for pattern in before if pattern in after]
+    new = [pattern for pattern in after if pattern in before]
+    moved = [at for at, pattern in enumerate(old) if new[at] != pattern]
+    if moved:
+        part = slice(moved[0], moved[-1] + 1)
+        yield PolicyDifference("tenants", old[part], new[part])
 
 
 def _of_count(
@@ -98,6 +114,8 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(value)}]"
     if value is True or value is False:
         return str(value).lower()
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

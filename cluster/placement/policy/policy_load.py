@@ -45,9 +45,11 @@ def examine_policy(content: bytes, defaults: ClusterPolicy | None = None) -> Pol
             found.setdefault(problem.path, problem)
             _remove(merged, location)
     if policy is not None:
-        broken = tuple(found)
+        broken = set(found)
+        above = {path for one in broken for path in _way_up(one)}
         for each in contradictions(policy):
-            if not any(_touch(path, one) for path in (each.path, *each.others) for one in broken):
+            paths = (each.path, *each.others)
+            if above.isdisjoint(paths) and not any(broken & {*_way_up(path)} for path in paths):
                 found.setdefault(each.path, PolicyProblem(each.path, each.words))
     problems = [_placed(problem, text.lines) for problem in found.values()]
     problems.sort(key=lambda problem: problem.line or 0)
@@ -124,17 +126,17 @@ def _remove(tree: dict[str, Any], location: Location) -> None:
         place[last] = f"missing-{parents[-1]}"
 
 
-def _touch(path: str, broken: str) -> bool:
-    """Report whether one of two paths is the other or lies in it."""
-    short, long = sorted((path, broken), key=len)
-    return long.startswith(short) and long[len(short) : len(short) + 1] in ("", ".", "[")
+def _way_up(path: str) -> Iterator[str]:
+    """Return a path, and then those of the entries that it lies in."""
+    while path:
+        yield path
+        path = path[: max(path.rfind("."), path.rfind("["), 0)]
 
 
 def _placed(problem: PolicyProblem, lines: Mapping[str, int]) -> PolicyProblem:
     """Add the line of the nearest entry that the document has."""
-    path = problem.path
-    while problem.line is None and path:
-        if path in lines:
-            return replace(problem, line=lines[path])
-        path = path[: max(path.rfind("."), path.rfind("["), 0)]
+    if problem.line is None:
+        for path in _way_up(problem.path):
+            if path in lines:
+                return replace(problem, line=lines[path])
     return problem

@@ -1,7 +1,7 @@
 """Reads the YAML of a policy: its tree, the line of each entry, and what no tree can show.
 
-A key that is written twice, an alias, a number that YAML reads otherwise than people do: each is
-refused, since the tree would have lost it.
+A key that is written twice, an alias, a tag, a number that YAML reads otherwise than people do:
+each is refused, since the tree would have lost it.
 """
 
 import re
@@ -23,11 +23,14 @@ except ImportError:
 
 MOST_BYTES = 256 << 10
 DEEPEST = 16
+LONGEST_KEY = 100
+MOST_DIGITS = 20
+"""Of a whole number. More have no use, and Python neither reads nor writes thousands of them."""
 _OCTAL = re.compile(r"[-+]?0[0-9_]+")
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?[eE][-+]?[0-9]+")
 _WITH_COLONS = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
 _STEM = "tag:yaml.org,2002:"
-_PLAIN = (f"{_STEM}map", f"{_STEM}seq")
+_TEXT = f"{_STEM}str"
 
 
 class Unreadable(ConfigError):
@@ -62,14 +65,8 @@ def read_text(content: bytes) -> PolicyText:
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
-            if node is None or node.tag == f"{_STEM}null":
-                return found
-            if not isinstance(node, yaml.MappingNode):
-                kind = "a list" if isinstance(node, yaml.SequenceNode) else "text"
-                raise Unreadable(
-                    f"expected a mapping of sections, found {kind}; begin with version: 2", 1
-                )
-            found.tree = _Walk(loader, found).mapping(node, "")
+            if node is not None:
+                found.tree = _Walk(loader, found).document(node)
         finally:
             loader.dispose()
     return found
@@ -112,12 +109,24 @@ class _Walk:
         self._loader = loader
         self._found = found
 
-    def mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
+    def document(self, node: yaml.Node) -> dict[str, Any]:
+        if isinstance(node, yaml.MappingNode):
+            tree: dict[str, Any] | None = self._value(node, "")
+            return tree or {}
+        if node.tag == self._untagged(node) == f"{_STEM}null":
+            return {}
+        kind = "a list" if isinstance(node, yaml.SequenceNode) else "text"
+        raise Unreadable(f"expected a mapping of sections, found {kind}; begin with version: 2", 1)
+
+    def _mapping(self, node: yaml.MappingNode, path: str) -> dict[str, Any]:
         tree: dict[str, Any] = {}
         for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag != f"{_STEM}str":
+            if not isinstance(key, yaml.ScalarNode) or {key.tag, self._untagged(key)} != {_TEXT}:
                 word = key.value if isinstance(key, yaml.ScalarNode) else "a key"
                 self._refuse(key, path, f"the key {shown(word)} is not text; put it in quotes")
+                continue
+            if len(key.value) > LONGEST_KEY:
+                self._refuse(key, path, f"the key {shown(key.value)} is too long; shorten it")
                 continue
             child = f"{path}.{key.value}" if path else key.value
             if child in self._found.lines:
@@ -128,15 +137,24 @@ class _Walk:
         return tree
 
     def _value(self, node: yaml.Node, path: str) -> Any:
-        if not isinstance(node, yaml.ScalarNode) and node.tag not in _PLAIN:
-            self._refuse(node, path, f"{shown(node.tag)} is not a tag of a policy; leave it out")
+        if node.tag != self._untagged(node):
+            tag = node.tag.replace(_STEM, "!!")
+            self._refuse(
+                node, path, f"{shown(tag)} is not a tag of a policy; leave it out, and quote text"
+            )
             return None
         if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, path)
+            return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self._item(item, f"{path}[{at}]") for at, item in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)
         return self._scalar(node, path)
+
+    def _untagged(self, node: yaml.Node) -> str:
+        """Return the tag that a node without one has."""
+        is_plain = isinstance(node, yaml.ScalarNode) and not node.style
+        tag: str = self._loader.resolve(type(node), node.value, (is_plain, not is_plain))
+        return tag
 
     def _item(self, node: yaml.Node, path: str) -> Any:
         self._found.lines[path] = node.start_mark.line + 1
@@ -152,6 +170,10 @@ class _Walk:
             return float(node.value)  # JSON writes 1e9; YAML wants 1.0e+9
         if kind not in ("bool", "int", "float", "null", "str"):
             self._refuse(node, path, f"{shown(node.value)} is read as {kind}; put it in quotes")
+            return None
+        if kind == "int" and len(node.value) > MOST_DIGITS:
+            told = f"{shown(node.value)} is too long a number; write at most {MOST_DIGITS} digits"
+            self._refuse(node, path, told)
             return None
         try:
             value = self._loader.construct_object(node)

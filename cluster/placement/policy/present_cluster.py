@@ -1,6 +1,6 @@
 """Compares a policy with the cluster that it is for: tenants, adapters, room, replicas."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from cluster.placement.planning.pins import is_pattern, matching, resolve_pins
@@ -8,6 +8,9 @@ from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy.contradictions import most_replicas
 from cluster.placement.policy.problems import PolicyProblem, nearest
 from cluster.placement.policy.schema import AdapterRule, ClusterPolicy
+
+_HINTS = 5
+"""Unknown tenants for which a name that is alike is looked for: each is compared with all names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +28,8 @@ def problems_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[P
     """Return what this cluster can never do."""
     taken: dict[str, int] = {}  # bytes by digest, of what every replica is to have
     full = False
-    for at, rule in enumerate(policy.adapters):
-        found = matching(rule, cluster.adapters)
+    matched = _matched(policy.adapters, cluster.adapters)
+    for at, (rule, found) in enumerate(zip(policy.adapters, matched, strict=True)):
         path = f"adapters[{at}].copies"
         if cluster.adapter_bytes is not None and not is_pattern(rule.adapter):
             yield from _too_large(found, cluster.adapter_bytes, f"adapters[{at}].adapter")
@@ -48,21 +51,32 @@ def problems_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[P
                 f"replica has {_mb(cluster.adapter_bytes)}; give numbers of copies in place of all",
             )
     if not full:
-        yield from _too_many(policy, cluster)
+        yield from _too_many(policy, cluster, matched)
 
 
 def advice_there(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[PolicyProblem]:
     """Return what has no effect in this cluster as it is now."""
-    for pattern in policy.tenants:
-        if not is_pattern(pattern) and pattern not in cluster.tenants:
-            yield PolicyProblem(
-                f"tenants.{pattern}",
-                "no such tenant" + nearest(pattern, cluster.tenants, otherwise=" yet"),
-            )
-    _, unresolved = resolve_pins(policy.adapters, cluster.adapters, replicas=policy.replicas.max)
-    for words in unresolved:
+    unknown = (p for p in policy.tenants if not is_pattern(p) and p not in cluster.tenants)
+    for number, name in enumerate(unknown):
+        known = cluster.tenants if number < _HINTS else ()
+        words = "no such tenant" + nearest(name, known, otherwise=" yet")
+        yield PolicyProblem(f"tenants.{name}", words)
+    for words in resolve_pins(policy.adapters, cluster.adapters).unknown:
         path, _, reason = words.partition(": ")
         yield PolicyProblem(path, reason)
+
+
+def _matched(
+    rules: Iterable[AdapterRule], adapters: tuple[AdapterInfo, ...]
+) -> list[tuple[AdapterInfo, ...]]:
+    """Return the adapters of each rule; only patterns are compared with all adapters."""
+    by_alias: dict[str, list[AdapterInfo]] = {}
+    for info in adapters:
+        by_alias.setdefault(info.alias, []).append(info)
+    return [
+        matching(rule, adapters if is_pattern(rule.adapter) else by_alias.get(rule.adapter, ()))
+        for rule in rules
+    ]
 
 
 def _too_large(found: tuple[AdapterInfo, ...], room: int, path: str) -> Iterator[PolicyProblem]:
@@ -75,19 +89,24 @@ def _too_large(found: tuple[AdapterInfo, ...], room: int, path: str) -> Iterator
             )
 
 
-def _too_many(policy: ClusterPolicy, cluster: PresentCluster) -> Iterator[PolicyProblem]:
+def _too_many(
+    policy: ClusterPolicy, cluster: PresentCluster, matched: Iterable[tuple[AdapterInfo, ...]]
+) -> Iterator[PolicyProblem]:
     """Refuse more copies than there are places on the most replicas that may run."""
     if cluster.slots is None:
         return
     most = most_replicas(policy)
     copies: dict[str, int] = {}
-    for at, rule in enumerate(policy.adapters):
-        for info in matching(rule, cluster.adapters):
-            copies[info.digest] = max(copies.get(info.digest, 0), _copies(rule, most))
-        if sum(copies.values()) > cluster.slots * most:
+    total = 0
+    for at, (rule, found) in enumerate(zip(policy.adapters, matched, strict=True)):
+        for info in found:
+            before = copies.get(info.digest, 0)
+            copies[info.digest] = max(before, _copies(rule, most))
+            total += copies[info.digest] - before
+        if total > cluster.slots * most:
             yield PolicyProblem(
                 f"adapters[{at}].copies",
-                f"with this rule {sum(copies.values())} copies are promised, and {most} replicas "
+                f"with this rule {total} copies are promised, and {most} replicas "
                 f"of {cluster.slots} slots hold {cluster.slots * most}; lower copies or raise "
                 "replicas.max",
             )

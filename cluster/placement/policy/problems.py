@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -22,6 +23,9 @@ KEY = "[key]"
 """Ends the location of a key that is wrong itself."""
 
 Location = tuple[str | int, ...]
+
+_LIKELY, _SURE = 0.5, 0.8
+"""Likeness of two words, from 0 to 1, from which on one may be meant by the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +112,13 @@ def problem_of(error: Mapping[str, Any]) -> PolicyProblem:
 
 def nearest(word: str, known: Iterable[str], *, otherwise: str) -> str:
     """Return the question after the known word that is nearest, else ``otherwise``."""
-    close = difflib.get_close_matches(word[:64], sorted(known), n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else otherwise
+    close = _closest(word, known, _LIKELY)
+    return otherwise if close is None else f'; did you mean "{close}"?'
+
+
+def _closest(word: str, known: Iterable[str], cutoff: float) -> str | None:
+    close = difflib.get_close_matches(word[:64], sorted(known), n=1, cutoff=cutoff)
+    return close[0] if close else None
 
 
 _WORDS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -135,8 +144,28 @@ def _unknown(location: Location) -> str:
     parents = parts[:-1]
     if len(parents) == 2 and parents[0] == "tiers":
         parents = ("tiers", "*")  # tiers have names of the operator's choice
-    model = _MODELS_BY_PATH.get(parents)
-    fields = model.model_fields.items() if model else ()
-    known = sorted(field.alias or name for name, field in fields)
+    known, below, key = _keys(parents), _keys_below(parents), str(location[-1])
+    deeper = _closest(key, below, _SURE)
+    if deeper is not None and _closest(key, known, _SURE) is None:
+        return f'unknown key; did you mean "{deeper}" under {below[deeper]}?'
     listed = f"; known keys: {', '.join(known)}" if known else ""
-    return "unknown key" + nearest(str(location[-1]), known, otherwise=listed)
+    return "unknown key" + nearest(key, known, otherwise=listed)
+
+
+@cache
+def _keys(section: tuple[str, ...]) -> tuple[str, ...]:
+    model = _MODELS_BY_PATH.get(section)
+    fields = model.model_fields.items() if model else ()
+    return tuple(sorted(field.alias or name for name, field in fields))
+
+
+@cache
+def _keys_below(section: tuple[str, ...]) -> dict[str, str]:
+    """Return the keys of all sections in this one, and where they stand."""
+    found: dict[str, list[str]] = {}
+    for inner in _MODELS_BY_PATH:
+        if len(inner) > len(section) and inner[: len(section)] == section:
+            for key in _keys(inner):
+                place = ".".join(inner[len(section) :]).replace("*", "NAME")
+                found.setdefault(key, []).append(place)
+    return {key: " or ".join(places) for key, places in found.items()}

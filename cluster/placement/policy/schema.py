@@ -139,7 +139,7 @@ class ReplicasPolicy(Section):
     """Bounds of the number of replicas, and what asks for more and fewer."""
 
     mode: Mode = "on"
-    """``off``: the count is ``min``."""
+    """``off``: the count is ``min``, or the schedule's."""
     min: Replicas = 1
     max: SomeReplicas = 2
     target: Annotated[Share, Field(ge=0.01, le=1)] = 0.7

@@ -7,9 +7,14 @@ from cluster.placement.policy.schema import ClusterPolicy, TierPolicy
 
 
 def tier_of(tenants: Mapping[str, str], tenant: str) -> str | None:
-    """Return the tier of the first pattern that matches, or None without one."""
+    """Return the tier of the first pattern that matches, or None without one.
+
+    A name without wildcards is only compared: there may be thousands, and requests wait for this.
+    """
     for pattern, tier in tenants.items():
-        if fnmatchcase(tenant, pattern):
+        if pattern == tenant:
+            return tier
+        if ("*" in pattern or "?" in pattern or "[" in pattern) and fnmatchcase(tenant, pattern):
             return tier
     return None
 

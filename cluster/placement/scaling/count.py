@@ -36,7 +36,8 @@ class CountScaler:
             self._count = inputs.target
         quiet_s = self._quiet_for(inputs, self._count, now)
         if policy.mode == "off":
-            return self._become(inputs, policy.min, "scaling is off, and min holds")
+            low, _ = bounds_at(policy, inputs.wall)
+            return self._become(inputs, low, "scaling is off, and min holds")
         decision = self._decide(inputs, self._count, quiet_s, now)
         if policy.mode == "observe":
             reason = f"observed only: {decision.reason}"
@@ -51,11 +52,12 @@ class CountScaler:
         patience_s = policy.zero_after if low == 0 else None
         if patience_s is not None and quiet_s is not None and (not count or quiet_s >= patience_s):
             return self._become(inputs, 0, f"no request for {quiet_s:.0f} s")
-        floor = CountWish(min(max(low, inputs.least, 1), high), _floor_reason(inputs, low))
+        first = low == count == 0
+        reason = "a request came" if first else _floor_reason(inputs, low)
+        floor = CountWish(min(max(low, inputs.least, 1), high), reason)
         if inputs.shape is None:
-            return self._become(
-                inputs, min(max(count, floor.count), high), "no replica has reported"
-            )
+            reason = floor.reason if count < floor.count else "no replica has reported"
+            return self._become(inputs, min(max(count, floor.count), high), reason)
         needs = needs_of(inputs, inputs.shape)
         missed = needs.missed()
         if not missed:
@@ -83,9 +85,8 @@ class CountScaler:
         policy, floor = inputs.policy.replicas, wishes["floor"]
         if count < floor.count:
             if count == 0:  # the first replicas are for what waits, not for what may come
-                return self._become(
-                    inputs, min(max(wishes["load"].count, floor.count), high), "a request came"
-                )
+                first = min(max(wishes["load"].count, floor.count), high)
+                return self._become(inputs, first, floor.reason)
             return self._become(inputs, floor.count, floor.reason)
         if count > high:
             return self._become(inputs, high, f"at most {high} are allowed")

@@ -8,11 +8,12 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from cluster.placement.scaling.count import ScaleInputs
+from cluster.placement.scaling.schedule import bounds_at
 
 
 def _bounded(count: int, inputs: ScaleInputs) -> int:
-    policy = inputs.policy.replicas
-    return min(max(count, policy.min), policy.max)
+    low, high = bounds_at(inputs.policy.replicas, inputs.wall)
+    return min(max(count, low), high)
 
 
 @dataclass

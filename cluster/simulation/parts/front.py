@@ -1,7 +1,7 @@
 """One simulated front: the real view, picker and demand counters, behind links with delays."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from cluster.domain.adapter import AdapterState, ResidentAdapter
 from cluster.domain.ids import ReplicaId, RequestId, TenantId
@@ -37,6 +37,7 @@ class SimulatedFront:
     Args:
         replicas: asks Serve for the replicas that run.
         on_end: hears of each request once it has ended.
+        own_weights: of tenants, by their file.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SimulatedFront:
         on_end: Callable[[Tracked], None],
         delays: Delays,
         works: WorkMaker,
+        own_weights: Mapping[TenantId, float],
     ) -> None:
         self.front_id = front_id
         self.process = process
@@ -57,6 +59,7 @@ class SimulatedFront:
         self._on_end = on_end
         self._delays = delays
         self._works = works
+        self._own_weights = own_weights
         self._view = ClusterView()
         self._links: dict[ReplicaId, SimulatedReplica] = {}
         self._live: dict[RequestId, Tracked] = {}  # at replicas
@@ -82,6 +85,7 @@ class SimulatedFront:
             lambda: self._waiting.count_wishes(),
             self._follow,
             delays.exchange_s,
+            own_weights,
         )
 
     @property
@@ -165,7 +169,7 @@ class SimulatedFront:
         replica.submit(work, tracked.key.adapters, self)
 
     def _weight(self, tenant: TenantId) -> float:
-        return weight_of(None, self._orders.tier_weight(tenant))
+        return weight_of(self._own_weights.get(tenant), self._orders.tier_weight(tenant))
 
     def _end(self, tracked: Tracked, outcome: str) -> None:
         self._live.pop(tracked.request_id, None)

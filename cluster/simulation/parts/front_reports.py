@@ -1,9 +1,9 @@
 """Sends a simulated front's reports to the controller, at the right times."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from cluster.domain.ids import ReplicaId
+from cluster.domain.ids import ReplicaId, TenantId
 from cluster.placement.demand.counters import DemandCounters
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.front_reporter import REPORT_PAUSE_S, FrontReporter
@@ -25,6 +25,7 @@ class FrontReports:
     Args:
         held: counts the requests that wait for a replica.
         follow: takes in the controller's answers.
+        own_weights: of tenants, by their file.
     """
 
     def __init__(
@@ -36,12 +37,14 @@ class FrontReports:
         held: Callable[[], int],
         follow: Callable[[FrontOrders], None],
         interval_s: float,
+        own_weights: Mapping[TenantId, float],
     ) -> None:
         self._process = process
         self._controller = controller
         self._held = held
         self._follow = follow
         self._interval_s = interval_s
+        self._own_weights = own_weights
         self.demand = DemandCounters(now=process.clock.monotonic())
         self._reporter = FrontReporter(front_id, self.demand, picks)
         self._under_way = False
@@ -60,7 +63,8 @@ class FrontReports:
             self._due = True
             return
         self._under_way, self._due = True, False
-        report = self._reporter.compose(self._held(), self._process.clock.monotonic())
+        now = self._process.clock.monotonic()
+        report = self._reporter.compose(self._held(), now, self._own_weights)
         self._controller.report(report, self._hear)
         self._turn += 1
         self._process.after(self._interval_s, self._send_next, self._turn)

@@ -10,6 +10,7 @@ from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontReport
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.scaling.inputs import ReplicaShape, ScaleInputs
+from cluster.placement.scaling.schedule import bounds_at
 from cluster.simulation.parts.simulated_serve import SimulatedServe
 from cluster.simulation.replica.simulated_adapters import SimulatedCatalog
 from cluster.simulation.spec import ReplicaSpec, ScaleRule
@@ -79,5 +80,6 @@ class RuledScale:
             wall=datetime.fromtimestamp(wall, UTC),
         )
         wanted = self._rule.count(inputs, inputs.in_flight, now)
-        count = min(max(wanted, policy.replicas.min), policy.replicas.max)
+        low, high = bounds_at(policy.replicas, inputs.wall)
+        count = min(max(wanted, low), high)
         return count, f"{count}: the rule wants {wanted}"

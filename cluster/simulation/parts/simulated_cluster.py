@@ -132,6 +132,7 @@ class SimulatedCluster:
             lambda _: self._count_end(),
             spec.delays,
             self._works,
+            spec.own_weights,
         )
 
     def end_front(self, place: int) -> None:

@@ -170,8 +170,10 @@ class SimulatedReplica:
         request_id = live.work.request.request_id
         deadline = live.work.request.deadline_at
         assert deadline is not None
+        left = deadline - self.process.clock.monotonic()
         try:
-            async with asyncio.timeout(deadline - self.process.clock.monotonic()):
+            # A wait for a lease ends by itself, so that most requests need no other timer.
+            async with asyncio.timeout(left if left <= self._shape.load_timeout_s else None):
                 weight = live.work.request.weight
                 live.lease = await self.adapters.acquire(live.digests, live.tenant, weight)
             if self._live.get(request_id) is not live or not self.process.alive:

@@ -122,7 +122,7 @@ def _costs(report: Report) -> "Figure | None":
             marker="o",
             markersize=size,
             color=color,
-            label=name,
+            label=f"{name}: {x.interval.mean:.3g} h, {100 * y.interval.mean:.3g} %",
         )
     axis.set_xlabel("replica-hours")
     axis.set_ylabel("requests within their tier's promise, %")

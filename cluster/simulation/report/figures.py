@@ -11,7 +11,7 @@ from cluster.placement.policy.tiers import tier_weight
 from cluster.simulation.report.promises import keeps_promise, tier_name
 from cluster.simulation.report.statistics import jain_index, quantile
 from cluster.simulation.result import IN_FLIGHT, ServedRequest, SimulationResult
-from cluster.tenancy.shares import weight_of
+from cluster.tenancy.shares import NO_WEIGHTS, weight_of
 
 Unit = Literal["s", "%", "MB", "h", ""]
 Better = Literal["less", "more", "neither"]
@@ -40,6 +40,7 @@ def run_figures(
     policy: ClusterPolicy,
     *,
     aliases: Mapping[AdapterDigest, str] | None = None,
+    own_weights: Mapping[TenantId, float] = NO_WEIGHTS,
 ) -> dict[Figure, float]:
     """Compute the figures of one run, in the order of a report.
 
@@ -47,6 +48,7 @@ def run_figures(
         policy: names the tiers, their promises and weights; the same for all runs that are
             compared.
         aliases: adapters' names, which are left out of the reasons of moves.
+        own_weights: of tenants, by their file.
     """
     figures: dict[Figure, float] = {}
     figures.update(_latencies("all requests", result.requests))
@@ -57,7 +59,7 @@ def run_figures(
     figures.update(_adapters(result, aliases or {}))
     figures.update(_replicas(result))
     tenants = _by_tenant(result.requests)
-    figures.update(_fairness(tenants, policy))
+    figures.update(_fairness(tenants, policy, own_weights))
     if len(tenants) > 1:
         busiest = sorted(tenants, key=lambda tenant: (-len(tenants[tenant]), tenant))
         for tenant in sorted(busiest[:SHOWN_TENANTS]):
@@ -145,12 +147,14 @@ def _replicas(result: SimulationResult) -> Iterator[tuple[Figure, float]]:
 def _fairness(
     tenants: Mapping[TenantId, Sequence[ServedRequest]],
     policy: ClusterPolicy,
+    own_weights: Mapping[TenantId, float],
 ) -> Iterator[tuple[Figure, float]]:
     section = "tenants"
     if len(tenants) < 2:
         return
     shares = [
-        sum(item.tokens for item in served) / weight_of(None, tier_weight(policy, tenant))
+        sum(item.tokens for item in served)
+        / weight_of(own_weights.get(tenant), tier_weight(policy, tenant))
         for tenant, served in tenants.items()
     ]
     yield Figure(section, "Jain index of tokens by weight", "", "more"), jain_index(shares)

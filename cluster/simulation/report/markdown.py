@@ -6,6 +6,15 @@ from cluster.simulation.report.figures import Figure, Unit
 from cluster.simulation.report.statistics import Interval
 from cluster.simulation.report.table import CalibrationNote, Cell, Report, ReportRow
 
+MAIN = (
+    ("replicas", "replica-hours", "replica-hours"),
+    ("all requests", "SLO attained", "SLO attained"),
+    ("all requests", "TTFT p50", "TTFT p50"),
+    ("all requests", "TTFT p99", "TTFT p99"),
+    ("adapters", "found whole on the device", "whole"),
+    ("adapters", "moved by the controller", "moved"),
+)
+"""Section and name of each figure that a reader looks for first, and its short heading."""
 BETTER, WORSE = "▲", "▼"
 ABSENT = "-"
 NOT_CALIBRATED = (
@@ -23,6 +32,7 @@ def report_page(report: Report, pictures: Sequence[tuple[str, str]] = ()) -> str
     """
     lines = ["# What these policies would have done", ""]
     lines += [*calibration_lines(report.calibration), ""]
+    lines += [*_short_table(report), ""]
     lines += [f"- {name}: {words}" for name, words in report.setup.items()]
     lines += ["", "| column | what it is |", "|---|---|"]
     lines += [f"| {_cell_text(name)} | {_cell_text(what)} |" for name, what in report.columns]
@@ -63,6 +73,30 @@ def _legend(report: Report) -> list[str]:
     return [words]
 
 
+def _short_table(report: Report) -> list[str]:
+    """Return one row a column: what it costs, and what it gives for that."""
+    shown = main_rows(report)
+    if not shown:
+        return []
+    lines = ["| | " + " | ".join(heading for heading, _ in shown) + " |"]
+    lines.append("|---|" + "---:|" * len(shown))
+    for index, (name, _) in enumerate(report.columns):
+        cells = [_short_cell(row, index) for _, row in shown]
+        lines.append("| " + " | ".join([f"**{_cell_text(name)}**", *cells]) + " |")
+    return lines
+
+
+def _short_cell(row: ReportRow, index: int) -> str:
+    mean, change = mean_text(row.cells[index], row.figure), change_text(row, index)
+    return f"{mean} ({change})" if change else mean
+
+
+def main_rows(report: Report) -> list[tuple[str, ReportRow]]:
+    """Return the rows of ``MAIN`` that there are, each with its short heading."""
+    rows = [(heading, report.row(section, name)) for section, name, heading in MAIN]
+    return [(heading, row) for heading, row in rows if row is not None]
+
+
 def _table(report: Report, rows: Sequence[ReportRow]) -> list[str]:
     head = ["", *(_cell_text(name) for name, _ in report.columns)]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * len(report.columns)]
@@ -83,8 +117,22 @@ def mean_text(cell: Cell | None, figure: Figure) -> str:
     """Write one cell without its interval."""
     if cell is None:
         return ABSENT
-    alone = Interval(cell.interval.mean, None)
-    return f"{interval_text(alone, figure.unit)} {mark(cell, figure)}".rstrip()
+    return interval_text(Interval(cell.interval.mean, None), figure.unit)
+
+
+def change_text(row: ReportRow, index: int) -> str:
+    """Write how far a column's mean is from the first column's, with the sign of what is sure."""
+    cell, first = row.cells[index], row.cells[0]
+    if not index or cell is None or first is None:
+        return ""
+    mean, before = cell.interval.mean, first.interval.mean
+    if mean == before:
+        return "same"
+    if row.figure.unit == "%":
+        words = f"{100 * (mean - before):+.1f} points"
+    else:
+        words = f"{100 * (mean / before - 1):+.0f} %" if before else ""
+    return f"{words} {mark(cell, row.figure)}".strip()
 
 
 def mark(cell: Cell, figure: Figure) -> str:

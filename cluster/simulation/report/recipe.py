@@ -1,28 +1,30 @@
 """Makes the description of a seed's run from what a user asked for; picklable."""
 
-import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import ConfigError
 from cluster.placement.planning.plan import AdapterInfo
+from cluster.placement.policy import AdapterRule
+from cluster.simulation.report.trace_catalog import with_catalog
 from cluster.simulation.spec import SimulationSpec
 from cluster.simulation.trace import TraceRequest
 from cluster.simulation.traces.asking import AdapterNames, OneByPopularity
 from cluster.simulation.traces.imports.formats import import_trace
 from cluster.simulation.traces.imports.imported import ImportMapping
 from cluster.simulation.traces.popularity import zipf
-from cluster.simulation.traces.trace_file import load_trace
+from cluster.simulation.traces.trace_file import load_trace, trace_start
 from cluster.simulation.traces.trace_names import named_trace
 
 MOST_REQUESTS = 1_000_000
 """Of a trace by formula; more would fill the memory of every process before anything is seen."""
-ADAPTER_BYTES = 10_000_000
-"""Of an adapter that no cluster has told the size of: rank 8 to 16 of a small model."""
+LEAD_S = 10.0
+"""Seconds without a request that a recorded trace begins with, at most: a log counts from the start
+of its front, which may have been days before its first line."""
 
 
 class TraceSource(Protocol):
@@ -73,6 +75,11 @@ class LogSource:
         return load_trace(self.paths)
 
     @property
+    def start(self) -> float | None:
+        """Return the wall clock at t = 0, in seconds since the epoch; None: the log has none."""
+        return trace_start(self.paths)
+
+    @property
     def words(self) -> str:
         return "recorded: " + ", ".join(path.name for path in self.paths)
 
@@ -102,11 +109,15 @@ class ImportSource:
 
 @dataclass(frozen=True)
 class RunRecipe:
-    """Fills a description with a seed's trace and the catalogue of its adapters."""
+    """Fills a description with a seed's trace and the catalogue of its adapters.
+
+    A recorded trace begins at the moment of its log, one by formula at that of ``base``.
+    """
 
     base: SimulationSpec  # its trace, catalogue and seed are replaced
     source: TraceSource
     known: Mapping[str, AdapterInfo] = field(default_factory=dict)  # by every name in traces
+    rules: tuple[AdapterRule, ...] = ()  # of all policies that serve the trace
 
     def __call__(self, seed: int) -> SimulationSpec:
         """Return the description of a seed's run.
@@ -114,39 +125,15 @@ class RunRecipe:
         Raises:
             ConfigError: as the source; or it has no request.
         """
-        requests = [by_digest(asked, self.known) for asked in self.source.requests(seed)]
+        requests = self.source.requests(seed)
         if not requests:
             raise ConfigError(f"{self.source.words}: no request; name another trace")
-        catalog = catalog_of(requests, self.known)
-        return replace(self.base, trace=requests, catalog=catalog, seed=seed)
-
-
-def by_digest(asked: TraceRequest, known: Mapping[str, AdapterInfo]) -> TraceRequest:
-    """Return a request that names known adapters by their digests, as fronts' logs do not."""
-    if known.keys().isdisjoint(asked.adapters):
-        return asked
-    digests = {known[name].digest if name in known else name for name in asked.adapters}
-    return replace(asked, adapters=tuple(sorted(digests)))
-
-
-def catalog_of(
-    requests: Iterable[TraceRequest], known: Mapping[str, AdapterInfo]
-) -> list[AdapterInfo]:
-    """Return the adapters that a trace asks for, by name.
-
-    One that is not known has the median size of those that are, and belongs to the tenant that asks
-    for it first.
-    """
-    sizes = sorted(info.nbytes for info in known.values())
-    usual = sizes[len(sizes) // 2] if sizes else ADAPTER_BYTES
-    found: dict[str, AdapterInfo] = {}
-    for request in requests:
-        for name in request.adapters:
-            if name not in found:
-                found[name] = known.get(name) or _unknown(name, request.tenant, usual)
-    return [found[name] for name in sorted(found)]
-
-
-def _unknown(name: str, owner: TenantId, nbytes: int) -> AdapterInfo:
-    digest = AdapterDigest(hashlib.sha256(name.encode()).hexdigest())
-    return AdapterInfo(digest, name, owner, nbytes)
+        began, start_wall = 0, self.base.start_wall
+        if isinstance(self.source, LogSource):
+            began = math.floor(max(0.0, requests[0].at - LEAD_S))
+            if (start := self.source.start) is not None:
+                start_wall = start + began
+        if began:
+            requests = [replace(asked, at=asked.at - began) for asked in requests]
+        requests, catalog = with_catalog(requests, self.known, self.rules)
+        return replace(self.base, trace=requests, catalog=catalog, seed=seed, start_wall=start_wall)

@@ -89,7 +89,7 @@ def run_trial(
     return Trial(
         column,
         seed,
-        run_figures(result, experiment.promises, aliases=aliases),
+        run_figures(result, experiment.promises, aliases=aliases, own_weights=spec.own_weights),
         run_series(result, aliases) if first else None,
         _errors_on_record(result.requests) if first and column == 0 else None,
     )

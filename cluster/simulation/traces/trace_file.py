@@ -1,16 +1,18 @@
 """Reads and writes traces: one JSON object a line, a header first.
 
 Fronts write such files while they serve, so a last line that is cut off is left out. Anything else
-that is not as expected is an error with its line's number.
+that is not as expected is an error with its line's number. Files packed by gzip are read as well.
 """
 
 import difflib
+import gzip
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 
@@ -21,6 +23,9 @@ from cluster.simulation.trace import TRACE_FORMAT, ServedFacts, TraceRequest
 DECIMALS = 6
 """Of times in seconds, as they are written."""
 _UNKNOWN = "Object contains unknown field `"
+_GZIP = b"\x1f\x8b"
+_FAULTS = (OSError, EOFError, zlib.error)
+"""Of files that cannot be read, packed ones included."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -98,9 +103,9 @@ def read_header(path: Path) -> TraceHeader:
         ConfigError: the file cannot be read, or does not begin with the header of a trace.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             return _parse_header(file.readline(), str(path))
-    except OSError as error:
+    except _FAULTS as error:
         raise _unreadable(path, error) from error
 
 
@@ -111,13 +116,13 @@ def read_requests(path: Path) -> Iterator[TraceRequest]:
         ConfigError: the file cannot be read or a line is wrong; the message has its number.
     """
     try:
-        with path.open("rb") as file:
+        with _opened(path) as file:
             _parse_header(file.readline(), str(path))
             for number, line in enumerate(file, start=2):
                 if not line.endswith(b"\n") and not _is_whole(line):
                     return  # the writer has not finished it
                 yield _parse_line(line, f"{path}:{number}")
-    except OSError as error:
+    except _FAULTS as error:
         raise _unreadable(path, error) from error
 
 
@@ -145,6 +150,22 @@ def load_trace(paths: Path | Sequence[Path]) -> list[TraceRequest]:
             found += requests
     found.sort(key=attrgetter("at"))
     return found
+
+
+def trace_start(paths: Sequence[Path]) -> float | None:
+    """Return the wall clock at t = 0 of what ``load_trace`` returns; None: the files have none.
+
+    Raises:
+        ConfigError: as ``read_header``.
+    """
+    starts = [read_header(path).start for path in paths]
+    return min((start for start in starts if start is not None), default=None)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    with path.open("rb") as file:
+        packed = file.read(len(_GZIP)) == _GZIP
+    return gzip.open(path, "rb") if packed else path.open("rb")
 
 
 def _check_together(files: Sequence[Path], headers: Sequence[TraceHeader]) -> None:
@@ -245,8 +266,9 @@ def _problem(
     return ConfigError(f"{where}: {text}; correct the line, or leave it out")
 
 
-def _unreadable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"{path}: cannot be read: {error.strerror or error}; name another file")
+def _unreadable(path: Path, error: Exception) -> ConfigError:
+    reason = error.strerror if isinstance(error, OSError) else None
+    return ConfigError(f"{path}: cannot be read: {reason or error}; name another file")
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -58,7 +58,7 @@ class Launch:
     config: AppConfig
     catalog: AdapterCatalog
     rights: Mapping[str, tuple[str, ...]] | None  # of the demo tenants; None: an own tenants file
-    replicas: int  # that must be ready; a policy file may set it
+    replicas: int  # that Serve starts with; a policy file may set it
     registered: Mapping[str, AdapterEntry] = field(default_factory=dict)
     """Adapters that were added to this cluster when it ran before, by alias."""
 
@@ -69,6 +69,8 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
     Raises:
         ConfigError: the first thing that is wrong, with its path.
     """
+    from deployments.cli.cluster.asked_count import first_count
+
     config = _config(wish, state, settings)
     if wish.adapters is not None and wish.no_demo:
         raise ConfigError(
@@ -85,7 +87,7 @@ def plan_launch(wish: Wish, state: StateDir, settings: Settings) -> Launch:
         _check_tenants(wish.tenants, catalog.entries.keys() | registered.keys())
     else:
         config = config.model_copy(update={"tenants_file": state.tenants})
-    return Launch(config, catalog, rights, _replicas(config), registered)
+    return Launch(config, catalog, rights, first_count(config), registered)
 
 
 def check_machine(launch: Launch, model: ModelLocation) -> str | None:
@@ -308,13 +310,3 @@ def _check_tenants(path: Path, aliases: Collection[str]) -> None:
     from cluster.tenancy.tenants import load_tenants
 
     load_tenants(path).check_rights(aliases)
-
-
-def _replicas(config: AppConfig) -> int:
-    from cluster.placement.policy import ClusterPolicy
-    from cluster.placement.policy.policy_load import load_policy
-
-    defaults = ClusterPolicy.fixed(config.replica.replicas)
-    path = config.controller.policy_file
-    policy = load_policy(path, defaults) if path is not None else defaults
-    return max(1, policy.replicas.min)  # a cluster that may be empty starts with one

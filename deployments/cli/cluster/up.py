@@ -3,6 +3,7 @@
 import os
 import secrets
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -223,7 +224,8 @@ def _check_running(running: lifecycle.RunningCluster, state: StateDir, launch: L
         )
     console.out.print(
         f"already running at [bold]{running.url}[/bold]: "
-        f"{lifecycle.ready_replicas(running)} of {launch.replicas} replicas ready"
+        f"{lifecycle.ready_replicas(running)} of at least {_least_replicas(launch, state)} "
+        "replicas ready"
     )
 
 
@@ -259,13 +261,30 @@ def _run_in_foreground(state: StateDir, config: AppConfig) -> NoReturn:
 
 def _start(launch: Launch, state: StateDir) -> lifecycle.RunningCluster:
     with console.spinner("starting") as say:
-        running = lifecycle.start(state, launch.config, say, replicas=launch.replicas)
-    words = "1 replica" if launch.replicas == 1 else f"{launch.replicas} replicas"
+        running = lifecycle.start(
+            state, launch.config, say, replicas=lambda: _least_replicas(launch, state)
+        )
+    count = lifecycle.ready_replicas(running)
+    words = "1 replica" if count == 1 else f"{count} replicas"
     console.out.print(
         Text("ready ", style="bold green")
         + Text(f"at {running.url}: {running.model}, {words}, {len(launch.catalog)} adapters")
     )
     return running
+
+
+def _least_replicas(launch: Launch, state: StateDir) -> int:
+    """Return how many replicas are asked for, and say it if a kept policy has the last word."""
+    from deployments.cli.cluster.asked_count import asked_count
+
+    asked = asked_count(launch.config, state, launch.replicas, datetime.now(UTC))
+    if asked.version and asked.replicas != launch.replicas:
+        console.note(
+            f"version {asked.version} of the policy is kept and in force: it asks for "
+            f"{asked.replicas} replica{'' if asked.replicas == 1 else 's'} at least, not "
+            f"{launch.replicas}; see `braid policy show`"
+        )
+    return asked.replicas
 
 
 def _show(url: str, launch: Launch, state: StateDir) -> None:

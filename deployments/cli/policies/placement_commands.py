@@ -1,8 +1,10 @@
 """``braid placement``: which adapter is where, why, and which replica a request would get."""
 
 import difflib
+import re
 import time
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
@@ -10,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from cluster.errors import AdapterNotFound
+from cluster.errors import AdapterNotFound, BraidError
 from deployments.cli.toolkit import console
 from deployments.cli.toolkit.client import admin_client
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
@@ -19,6 +21,8 @@ PLACEMENT, PICK = "/admin/v1/placement", "/admin/v1/pick"
 READY = "ready"
 LINES_SHOWN = 20
 TABLE: dict[str, Any] = {"box": None, "padding": (0, 2, 0, 0), "header_style": "dim"}
+_QUOTED = re.compile(r'"(?:[^"/]*/)?([^"]*)"')
+"""A name in a message about a rule, without its owner."""
 TERMS = ("queue", "load", "prefill", "harm")
 
 placement_app = typer.Typer(
@@ -36,13 +40,9 @@ def show(
     """Show the replicas with their adapters, what has no place, and why the count is what it is."""
     if context.invoked_subcommand is not None:
         return
-    with admin_client(url, key) as client:
-        state = client.get(PLACEMENT)
+    state = _controller_state(url, key)
     if as_json:
         console.print_json(state)
-        return
-    if "replicas" not in state:
-        console.note(str(state.get("error", "the controller tells nothing")))
         return
     console.out.print(Text(f"replicas: {state['replica_reason']}"))
     console.out.print(_map(state))
@@ -64,9 +64,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Show where an adapter is and should be, with every reason that the controller has for it."""
-    with admin_client(url, key) as client:
-        state = client.get(PLACEMENT)
-    found = reasons_for(adapter, state)
+    found = reasons_for(adapter, _controller_state(url, key))
     if as_json:
         console.print_json(found)
         return
@@ -142,7 +140,7 @@ def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
         if adapter in missing["adapters"]
     ]
     reasons += [_failure(one) for one in state.get("failures", ()) if one["adapter"] == adapter]
-    reasons += [rule for rule in state.get("unknown_pins", ()) if f'"{adapter}"' in rule]
+    reasons += [rule for rule in state.get("unknown_pins", ()) if _is_about(adapter, rule)]
     replicas = [
         {"replica": name, "state": word}
         for name, replica in state.get("replicas", {}).items()
@@ -157,6 +155,28 @@ def reasons_for(adapter: str, state: Mapping[str, Any]) -> dict[str, Any]:
             f"names it and no replica has it{hint}"
         )
     return {"adapter": adapter, "reasons": reasons, "replicas": replicas, "history": history}
+
+
+def _controller_state(url: str | None, key: str | None) -> dict[str, Any]:
+    """Ask for the controller's state.
+
+    Raises:
+        BraidError: it does not answer.
+    """
+    with admin_client(url, key) as client:
+        state = client.get(PLACEMENT)
+    if "replicas" not in state:
+        raise BraidError(
+            f"{state.get('error', 'the controller tells nothing')}; replicas keep what they have, "
+            "and `braid status` shows them"
+        )
+    return state
+
+
+def _is_about(adapter: str, rule: str) -> bool:
+    """Tell by a message about a rule of the policy that the rule may be meant for an adapter."""
+    named = _QUOTED.findall(rule)
+    return adapter in named or any(fnmatchcase(adapter, name) for name in named)
 
 
 def _states(adapter: str, replica: Mapping[str, Any]) -> Iterable[str]:

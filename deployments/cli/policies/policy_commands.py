@@ -60,8 +60,8 @@ def check(
     defaults = present = None
     if against == CLUSTER or (against is None and url is not None):
         with admin_client(url, key) as client:
-            defaults = policy_facts.defaults_of(client.get(policy_facts.POLICY))
-            present = policy_facts.present_cluster_of(client.get(policy_facts.STATUS))
+            there = policy_facts.PolicyThere.ask(client)
+        defaults, present = there.defaults, there.present
     elif against is not None:
         present = policy_facts.saved_cluster(Path(against))
     verdict = policy_facts.judge(policy_facts.read_policy_file(file), defaults, present)
@@ -99,16 +99,17 @@ def show(
     with admin_client(url, key) as client:
         shown = client.get(policy_facts.POLICY)
         kept = shown if version is None else client.get(f"{policy_facts.POLICY}/versions/{version}")
-    if version is not None and effective:
+    is_empty = not kept["text"].strip()
+    if version is not None and (effective or is_empty):
         text = policy_facts.NamedText(f"version {version}", kept["text"])
         policy = policy_facts.parsed(text, policy_facts.defaults_of(shown))
         kept = {**kept, "effective": policy.model_dump(mode="json", by_alias=True)}
     if as_json:
         console.print_json(kept)
         return
-    for line in policy_words.heading(kept):
-        console.out.print(Text(f"# {line}", style="dim"), soft_wrap=True)
-    if effective or not kept["text"].strip():
+    for line in policy_words.comments(kept):
+        console.out.print(Text(line, style="dim"), soft_wrap=True)
+    if effective or is_empty:
         console.plain(policy_words.as_yaml(kept["effective"]))
     else:
         console.plain(kept["text"].rstrip("\n"))
@@ -135,13 +136,10 @@ def diff(
     with importing():
         from deployments.cli.policies import policy_facts, policy_steps
 
-    with admin_client(url, key) as client:
-        shown = client.get(policy_facts.POLICY)
-        after = policy_facts.text_of(changed, client)
-        before = (
-            policy_facts.in_force(shown) if base is None else policy_facts.text_of(base, client)
-        )
-        policy_steps.show_changes(before, after, shown, client, as_json=as_json)
+    with policy_steps.asking(url, key) as (client, there):
+        after = there.read(policy_facts.text_of(changed, client))
+        before = there.in_force if base is None else there.read(policy_facts.text_of(base, client))
+        policy_steps.show_changes(there, before, after, as_json=as_json)
 
 
 @policy_app.command()
@@ -159,8 +157,8 @@ def apply(
         from deployments.cli.policies import policy_facts, policy_steps
 
     new = policy_facts.read_policy_file(file)
-    with admin_client(url, key) as client:
-        policy_steps.apply_text(client, new, message, override, yes=yes, as_json=as_json)
+    with policy_steps.asking(url, key) as (client, there):
+        policy_steps.apply_text(client, there, new, message, override, yes=yes, as_json=as_json)
 
 
 @policy_app.command()
@@ -204,7 +202,7 @@ def rollback(
     with importing():
         from deployments.cli.policies import policy_facts, policy_steps
 
-    with admin_client(url, key) as client:
+    with policy_steps.asking(url, key) as (client, there):
         old = policy_facts.text_of(str(version), client)
         why = f"back to version {version}" + (f": {message}" if message else "")
-        policy_steps.apply_text(client, old, why, override, yes=yes, as_json=as_json)
+        policy_steps.apply_text(client, there, old, why, override, yes=yes, as_json=as_json)

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import BraidError, ConfigError
+from cluster.field_problems import all_problems
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.advice import advice
@@ -31,7 +34,41 @@ class NamedText:
 
     name: str
     text: str
-    number: int | None = None  # of a version
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedPolicy:
+    """A policy, and what people call it."""
+
+    name: str
+    policy: ClusterPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyThere:
+    """The policy in force on a server, and the cluster that it is for."""
+
+    shown: Mapping[str, Any]  # as GET /admin/v1/policy answers
+    in_force: ComparedPolicy  # as the server reads it: its text may be of another release, or lost
+    defaults: ClusterPolicy
+    present: PresentCluster
+
+    @classmethod
+    def ask(cls, client: BraidClient) -> "PolicyThere":
+        """Ask a server.
+
+        Raises:
+            ConfigError: its answers are of another release.
+        """
+        shown = client.get(POLICY)
+        name = f"version {shown['version']}, in force"
+        in_force = ComparedPolicy(name, _policy_of(shown["effective"]))
+        present = present_cluster_of(client.get(STATUS))
+        return cls(shown, in_force, defaults_of(shown), present)
+
+    def read(self, named: NamedText) -> ComparedPolicy:
+        """Parse a text. Raises as ``parsed``."""
+        return ComparedPolicy(named.name, parsed(named, self.defaults))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +95,30 @@ def read_policy_file(path: Path) -> NamedText:
 def text_of(what: str, client: BraidClient) -> NamedText:
     """Return the version of a number, or the file of a name."""
     if what.isascii() and what.isdecimal():
-        if int(what) == 0:
-            return NamedText("version 0 (the defaults)", "", 0)
+        if not what.strip("0"):
+            return NamedText("version 0 (the defaults)", "")
         found = client.get(f"{POLICY}/versions/{what}")
-        return NamedText(f"version {what}", str(found["text"]), int(what))
+        return NamedText(f"version {what}", str(found["text"]))
     return read_policy_file(Path(what))
 
 
-def in_force(shown: Mapping[str, Any]) -> NamedText:
-    """Return the text in force, from the answer of ``GET /admin/v1/policy``."""
-    return NamedText(f"version {shown['version']}, in force", shown["text"], shown["version"])
-
-
 def defaults_of(shown: Mapping[str, Any]) -> ClusterPolicy:
-    """Return the entries that a policy of this server need not have."""
-    return ClusterPolicy.model_validate(shown.get("defaults", {}))
+    """Return the entries that a policy of this server need not have.
+
+    Raises:
+        ConfigError: they are of another release.
+    """
+    return _policy_of(shown.get("defaults", {}))
+
+
+def _policy_of(fields: Mapping[str, Any]) -> ClusterPolicy:
+    try:
+        return ClusterPolicy.model_validate(fields)
+    except ValidationError as error:
+        raise ConfigError(
+            f"the server's policy is of another release: {all_problems(error)}; use the command "
+            "line of the server's release"
+        ) from error
 
 
 def parsed(named: NamedText, defaults: ClusterPolicy) -> ClusterPolicy:

@@ -1,29 +1,47 @@
 """Steps that several commands of ``braid policy`` share: findings, changes, applying."""
 
+import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import typer
 from rich.text import Text
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, PolicyConflict, QuotaExceeded
 from cluster.placement.policy.differences import consequences, differences
 from cluster.placement.policy.policy_load import refusal
 from cluster.placement.policy.problems import PolicyProblem
 from cluster.placement.policy.units import read_seconds
 from deployments.cli.policies import policy_facts
-from deployments.cli.policies.policy_facts import NamedText
+from deployments.cli.policies.policy_facts import ComparedPolicy, NamedText, PolicyThere
 from deployments.cli.toolkit import console
-from deployments.cli.toolkit.client import BraidClient
+from deployments.cli.toolkit.client import BraidClient, admin_client
 
-FOLLOW_S = 30.0
-POLL_S = 0.2
+PAUSES_S = (0.2, 0.4, 0.8, 1.6, 3.0, 4.0, 5.0, 5.0, 5.0, 5.0)
+"""Between looks at who goes by a version. They grow: an administrator may have few requests."""
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?")
+
+
+@contextmanager
+def asking(url: str | None, key: str | None) -> Iterator[tuple[BraidClient, PolicyThere]]:
+    """Open the client of an administrator and ask for the policy in force.
+
+    Raises:
+        NoServer, ConfigError: as ``admin_client``, and as ``PolicyThere.ask``.
+    """
+    with admin_client(url, key) as client:
+        there = PolicyThere.ask(client)
+        if there.shown["error"]:
+            console.note(there.shown["error"])
+        yield client, there
 
 
 def apply_text(
     client: BraidClient,
+    there: PolicyThere,
     new: NamedText,
     message: str | None,
     override: str | None,
@@ -38,14 +56,13 @@ def apply_text(
         PolicyConflict: a file manages the policy, or another version came first.
     """
     seconds = _override_seconds(override)
-    shown = client.get(policy_facts.POLICY)
-    present = policy_facts.present_cluster_of(client.get(policy_facts.STATUS))
-    verdict = policy_facts.judge(new, policy_facts.defaults_of(shown), present)
-    if verdict.problems:
+    _check_source(there.shown["managed_by"], overrides=seconds is not None)
+    verdict = policy_facts.judge(new, there.defaults, there.present)
+    if verdict.policy is None or verdict.problems:
         raise ConfigError(refusal(verdict.problems, new.name))
     if not as_json:
         show_findings(new.name, (), verdict.warnings)
-        show_changes(policy_facts.in_force(shown), new, shown, client)
+        show_changes(there, there.in_force, ComparedPolicy(new.name, verdict.policy))
     if not yes and not typer.confirm("Put it in force?", err=True):
         raise typer.Exit(1)
     applied = client.put(
@@ -53,7 +70,7 @@ def apply_text(
         {
             "text": new.text,
             "message": message or f"applied from {new.name}",
-            "expected": shown["version"],
+            "expected": there.shown["version"],
             "override_s": seconds,
         },
     )
@@ -65,7 +82,7 @@ def apply_text(
     console.out.print(Text(f"version {applied['version']} {done}", style="bold green"))
     if not followed:
         console.note(
-            f"not everybody goes by it after {FOLLOW_S:g} s; see following and error in "
+            f"not everybody goes by it after {sum(PAUSES_S):g} s; see following and error in "
             "`braid policy show --json`"
         )
 
@@ -74,37 +91,44 @@ def _override_seconds(override: str | None) -> float | None:
     if override is None:
         return None
     try:
-        return read_seconds(override)
+        return read_seconds(float(override) if _NUMBER.fullmatch(override) else override)
     except ValueError as error:
         raise ConfigError(f"--override: {error}") from error
 
 
+def _check_source(file: str | None, *, overrides: bool) -> None:
+    """Refuse what the server would refuse, before anybody is asked anything."""
+    if file is not None and not overrides:
+        raise PolicyConflict(
+            f"managed by {file}; change that file, or replace it for a time with --override 1h"
+        )
+    if file is None and overrides:
+        raise PolicyConflict("no file manages the policy; leave out --override")
+
+
 def _wait_followed(client: BraidClient, version: int) -> bool:
-    deadline = time.monotonic() + FOLLOW_S
-    while True:
-        following = client.get(policy_facts.POLICY)["following"]
-        said = {following["controller"], *following["fronts"].values()}
-        if said == {version}:
+    for pause_s in (0.0, *PAUSES_S):
+        time.sleep(pause_s)
+        following = _shown_once_allowed(client)["following"]
+        if {following["controller"], *following["fronts"].values()} == {version}:
             return True
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(POLL_S)
+    return False
+
+
+def _shown_once_allowed(client: BraidClient) -> dict[str, Any]:
+    while True:
+        try:
+            return client.get(policy_facts.POLICY)
+        except QuotaExceeded as error:  # the administrator's requests of this minute are used up
+            time.sleep(error.retry_after_s)
 
 
 def show_changes(
-    before: NamedText,
-    after: NamedText,
-    shown: Mapping[str, Any],
-    client: BraidClient,
-    *,
-    as_json: bool = False,
+    there: PolicyThere, before: ComparedPolicy, after: ComparedPolicy, *, as_json: bool = False
 ) -> None:
-    """Print the fields that change from one text to another, and what the cluster does then."""
-    defaults = policy_facts.defaults_of(shown)
-    old, new = (policy_facts.parsed(named, defaults) for named in (before, after))
-    changes = differences(old, new)
-    present = policy_facts.present_cluster_of(client.get(policy_facts.STATUS))
-    follows = list(consequences(old, new, present, datetime.now(UTC)))
+    """Print the fields that change from one policy to another, and what the cluster does then."""
+    changes = differences(before.policy, after.policy)
+    follows = list(consequences(before.policy, after.policy, there.present, datetime.now(UTC)))
     if as_json:
         fields = [
             {"path": change.path, "before": change.before, "after": change.after}

@@ -7,10 +7,18 @@ from typing import Any
 import yaml
 
 
-def heading(kept: Mapping[str, Any]) -> Iterator[str]:
-    """Return lines about a version: who, when, why, and who goes by it."""
+def comments(kept: Mapping[str, Any]) -> Iterator[str]:
+    """Return comments in YAML about a version: who, when, why, and who goes by it."""
+    for words in _heading(kept):
+        for line in words.splitlines():
+            yield f"# {line}"
+
+
+def _heading(kept: Mapping[str, Any]) -> Iterator[str]:
     if not kept["version"]:
         yield "no version is kept: the defaults are in force"
+    elif kept["author"] is None:
+        yield f"version {kept['version']}; its text is lost"
     else:
         yield f"version {kept['version']}, {kept['author']}, {when(kept['at'])}: {kept['message']}"
     if kept.get("managed_by"):

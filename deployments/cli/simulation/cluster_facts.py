@@ -13,6 +13,8 @@ from cluster.placement.cost.model import CostModel, LoadCost, StepCost
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.spec import ReplicaSpec
+from cluster.tenancy.shares import DEFAULT_WEIGHT
+from deployments.cli.policies.policy_facts import POLICY, STATUS, defaults_of
 from deployments.cli.toolkit.client import BraidClient
 from deployments.cli.toolkit.console import DIGEST_CHARACTERS
 
@@ -23,10 +25,12 @@ class ClusterFacts:
 
     url: str
     policy: ClusterPolicy
+    defaults: ClusterPolicy  # the entries that a policy of it need not have
     replicas: int
     shape: ReplicaSpec | None  # None: no replica has reported
     adapters: Mapping[str, AdapterInfo]  # by alias, by digest, and as trace logs name them
     ranks: Mapping[AdapterDigest, int]
+    own_weights: Mapping[TenantId, float]  # of its tenants file
     model: CostModel | None
     model_problem: str = ""  # why there is none
 
@@ -38,17 +42,21 @@ def read_cluster(client: BraidClient) -> ClusterFacts:
         NoServer: it does not answer.
         BraidError: it refuses, or its controller does not know the policy in force.
     """
-    status = client.get("/admin/v1/status")
+    status = client.get(STATUS)
     adapters, ranks = _adapters(status["adapters"])
     model, problem = _model(client)
     replicas = status["replicas"]
     return ClusterFacts(
         url=client.url,
         policy=_policy(status["placement"]),
+        defaults=defaults_of(client.get(POLICY)),
         replicas=len(replicas),
         shape=_shape(replicas[0]) if replicas else None,
         adapters=adapters,
         ranks=ranks,
+        own_weights={
+            TenantId(one["id"]): one.get("weight", DEFAULT_WEIGHT) for one in status["tenants"]
+        },
         model=model,
         model_problem=problem,
     )

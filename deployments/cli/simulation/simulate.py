@@ -14,7 +14,6 @@ from deployments.cli.toolkit.interruption import importing
 from deployments.cli.toolkit.options import JsonOption, KeyOption, UrlOption
 
 if TYPE_CHECKING:
-    from cluster.placement.policy import ClusterPolicy
     from deployments.cli.simulation.cluster_facts import ClusterFacts
 
 WHAT, CLUSTER, OUTPUT = "Requests", "The cluster", "The report"
@@ -173,53 +172,44 @@ def simulate(
         from cluster.simulation.report.table import make_report
         from cluster.simulation.report.trials import Experiment, run_experiment
         from cluster.simulation.spec import SimulationSpec
-        from deployments.cli.simulation import own_error, summary, wishes
+        from deployments.cli.simulation import own_error, premises, summary, wishes
 
     _check_out(out)
     facts = _facts(url, key, model)
-    force = wishes.policy_in_force(facts)
-    policies, log = wishes.sorted_files(files or (), log or ())
-    columns = wishes.chosen_columns(force, policies, sweep, baselines)
+    paths, log = wishes.sorted_files(files or (), log or ())
+    columns = wishes.chosen_columns(facts, paths, sweep, baselines)
     shape = wishes.chosen_shape(slots, facts)
     costs, costs_from = wishes.chosen_model(model, facts)
     source = wishes.chosen_source(trace, log, published, calibrate or (), shape)
-    start = replicas or (facts.replicas if facts else 0) or max(1, force.policy.replicas.min)
     base = SimulationSpec(
         trace=(),
-        policy=force.policy,
+        policy=wishes.policy_in_force(facts).policy,
         catalog=(),
         shape=shape,
         model=costs,
-        replicas=start,
         engine=engine.value,
         ranks=facts.ranks if facts else {},
+        own_weights=facts.own_weights if facts else {},
     )
+    policies = [column.change(base).policy for column in columns]
+    base = replace(base, replicas=wishes.chosen_replicas(replicas, facts, policies))
     known = facts.adapters if facts else {}
-    _check_replicas(start, [column.change(base).policy for column in columns])
+    rules = tuple(rule for policy in policies for rule in policy.adapters)
     note = None
     if calibrate:
         learnt = facts is not None and costs is facts.model
         base, note = own_error.calibrated(
-            RunRecipe(base, LogSource(tuple(calibrate)), known), learnt
+            RunRecipe(base, LogSource(tuple(calibrate)), known, rules), learnt
         )
     count = seeds or (1 if isinstance(source, LogSource) else SEEDS)
-    recipe = RunRecipe(base, source, known)
+    recipe = RunRecipe(base, source, known, rules)
+    first = recipe(0)  # a wrong trace is refused before processes start
     looks = ""
-    if recipe(0).trace[-1].at > wishes.LONG_S:  # a wrong trace is refused before processes start
+    if first.trace[-1].at > wishes.LONG_S:
         recipe = replace(recipe, base=replace(base, delays=base.delays.coarse))
         looks = wishes.COARSE
-    experiment = Experiment(recipe, columns, tuple(range(count)), force.policy)
-    setup = {
-        "requests": source.words,
-        "cluster": f"{start} replica{'' if start == 1 else 's'} at the start, "
-        f"{shape.slots} slots each, "
-        f"batches of {shape.engine.max_batch_size}; {engine.value} engine{looks}",
-        "costs": costs_from,
-        "promises": "; ".join(
-            f"{name}: {tier.ttft:g} s to the first token, {tier.itl:g} s between tokens"
-            for name, tier in force.policy.tiers.items()
-        ),
-    }
+    experiment = Experiment(recipe, columns, tuple(range(count)), base.policy)
+    setup = premises.setup_words(first, source, columns, facts, costs=costs_from, looks=looks)
     jobs = len(columns) * count
     runs = "1 run" if jobs == 1 else f"{jobs} runs"
     with console.counter(transient=True) as counter:
@@ -233,7 +223,7 @@ def simulate(
         trials,
         setup,
         calibration=note or own_error.on_record(trials),
-        notes=summary.notes(source, count),
+        notes=premises.notes(first, source, columns, count),
     )
     if out is not None:
         summary.write_report(report, [trial.series for trial in trials], out)
@@ -276,12 +266,3 @@ def _check_out(out: Path | None) -> None:
         raise ConfigError(f"--out {out}: cannot be made: {error.strerror}") from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise ConfigError(f"--out {out}: cannot be written; name another directory")
-
-
-def _check_replicas(start: int, policies: "list[ClusterPolicy]") -> None:
-    most = min(policy.replicas.max for policy in policies)
-    if start > most:
-        raise ConfigError(
-            f"--replicas {start}: a policy's replicas.max is {most}; give a policy file with a "
-            "larger one, or fewer replicas"
-        )

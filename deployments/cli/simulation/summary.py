@@ -12,35 +12,17 @@ from cluster.simulation.report.markdown import (
     BETTER,
     WORSE,
     calibration_lines,
+    change_text,
+    main_rows,
     mean_text,
     report_page,
 )
-from cluster.simulation.report.recipe import LogSource, TraceSource
 from cluster.simulation.report.report_document import report_json
 from cluster.simulation.report.series import RunSeries
 from cluster.simulation.report.table import Report
 from deployments.cli.toolkit import console
 
 PAGE, DOCUMENT = "report.md", "report.json"
-MAIN = (
-    ("all requests", "TTFT p50", "TTFT p50"),
-    ("all requests", "TTFT p99", "p99"),
-    ("all requests", "SLO attained", "SLO"),
-    ("adapters", "found whole on the device", "whole"),
-    ("adapters", "moved by the controller", "moved"),
-    ("replicas", "replica-hours", "hours"),
-)
-"""Section and name of each figure on the terminal, and its short heading."""
-
-
-def notes(source: TraceSource, seeds: int) -> list[str]:
-    """Say what a reader must know before comparing."""
-    if isinstance(source, LogSource) and seeds > 1:
-        return [
-            "All seeds serve the same recorded requests: the intervals show the chance in picks, "
-            "not that in arrivals."
-        ]
-    return []
 
 
 def write_report(report: Report, series: Sequence[RunSeries | None], folder: Path) -> None:
@@ -58,22 +40,25 @@ def write_report(report: Report, series: Sequence[RunSeries | None], folder: Pat
 
 
 def show_report(report: Report) -> None:
-    """Print calibration, setup and the main figures."""
+    """Print calibration, setup, notes and the main figures."""
     calibration = report.calibration
     style = "dim" if calibration is None else "bold red" if calibration.too_far else "green"
     for line in calibration_lines(calibration):
         _line(line.removeprefix("> "), style)
     for name, words in report.setup.items():
         _line(f"{name}: {words}", "dim")
+    for note in report.notes:
+        _line(note, "yellow")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", no_wrap=True)
-    rows = [(heading, report.row(section, name)) for section, name, heading in MAIN]
-    shown = [(heading, row) for heading, row in rows if row is not None]
+    shown = main_rows(report)
     for heading, _ in shown:
         table.add_column(heading, justify="right", no_wrap=True)
     for index, (name, _) in enumerate(report.columns):
-        cells = [_colored(mean_text(row.cells[index], row.figure)) for _, row in shown]
+        cells = [Text(mean_text(row.cells[index], row.figure)) for _, row in shown]
         table.add_row(Text(name, style="bold"), *cells)
+        if index:
+            table.add_row("", *(_colored(change_text(row, index)) for _, row in shown))
     console.out.print()
     console.out.print(table)
     if len(report.seeds) > 1 and len(report.columns) > 1:
@@ -90,5 +75,5 @@ def _line(words: str, style: str) -> None:
 
 
 def _colored(words: str) -> Text:
-    style = "green" if words.endswith(BETTER) else "red" if words.endswith(WORSE) else ""
+    style = "green" if words.endswith(BETTER) else "red" if words.endswith(WORSE) else "dim"
     return Text(words, style=style)

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
@@ -13,6 +14,7 @@ from cluster.errors import ConfigError
 from cluster.placement.cost.model import CostModel
 from cluster.placement.cost.profile import read_profile
 from cluster.placement.policy import ClusterPolicy
+from cluster.placement.policy.contradictions import most_replicas
 from cluster.placement.policy.policy_load import load_policy, parse_policy
 from cluster.simulation.baselines.baseline_names import BASELINES
 from cluster.simulation.report.recipe import ImportSource, LogSource, NamedSource, TraceSource
@@ -25,10 +27,11 @@ DEFAULT_TRACE = "diurnal,duration=400,period=400,mean=5,adapters=40"
 DEFAULT_BASELINES = ("off", "least-loaded", "ray-serve-fitted")
 ALL, NONE = "all", "none"
 MOST_STEPS = 50
-LOG_SUFFIX = ".jsonl"
+_LOG = re.compile(r".+\.jsonl(\.\d+)?(\.gz)?")
+"""The name of a log, also of one that was turned over or packed."""
 LONG_S = 2 * 3600.0
 """Seconds of a trace above which the simulated parts look and tell less often."""
-COARSE = "; a long trace, so the controller looks each 5 s, and replicas and fronts tell less often"
+COARSE = "; a long trace: the controller looks each 10 s, replicas and fronts tell less often"
 DEFAULT_MODEL, CURRENT_MODEL = "default", "current"
 
 
@@ -43,11 +46,11 @@ class NamedPolicy:
 
 def sorted_files(files: Iterable[Path], logs: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Return the policies among the files, and the logs among them after those given as logs."""
-    found = list(files)
-    return (
-        [path for path in found if path.suffix != LOG_SUFFIX],
-        [*logs, *(path for path in found if path.suffix == LOG_SUFFIX)],
-    )
+    policies: list[Path] = []
+    found = list(logs)
+    for path in files:
+        (found if _LOG.fullmatch(path.name) else policies).append(path)
+    return policies, found
 
 
 def policy_in_force(facts: ClusterFacts | None) -> NamedPolicy:
@@ -57,8 +60,11 @@ def policy_in_force(facts: ClusterFacts | None) -> NamedPolicy:
     return NamedPolicy("in force", facts.policy, f"the policy in force at {facts.url}")
 
 
-def given_policies(paths: Sequence[Path]) -> list[NamedPolicy]:
+def given_policies(paths: Sequence[Path], defaults: ClusterPolicy | None) -> list[NamedPolicy]:
     """Read policy files; each column has its file's name.
+
+    Args:
+        defaults: the entries that a policy of the cluster need not have.
 
     Raises:
         ConfigError: a file is wrong, or two have one name.
@@ -69,7 +75,9 @@ def given_policies(paths: Sequence[Path]) -> list[NamedPolicy]:
             raise ConfigError(
                 f"{path}: another policy's column is called {path.stem!r} too; rename the file"
             )
-        found[path.stem] = NamedPolicy(path.stem, load_policy(path), f"policy {path.name}")
+        found[path.stem] = NamedPolicy(
+            path.stem, load_policy(path, defaults), f"policy {path.name}"
+        )
     return list(found.values())
 
 
@@ -160,14 +168,15 @@ def _nearest(name: str) -> str:
 
 
 def chosen_columns(
-    force: NamedPolicy, paths: Sequence[Path], sweep: str | None, baselines: str | None
+    facts: ClusterFacts | None, paths: Sequence[Path], sweep: str | None, baselines: str | None
 ) -> tuple[Column, ...]:
     """Return all columns, the policy in force first.
 
     Raises:
         ConfigError: a policy, the sweep or a baseline is wrong.
     """
-    given = given_policies(paths)
+    force = policy_in_force(facts)
+    given = given_policies(paths, None if facts is None else facts.defaults)
     swept = swept_policies(sweep, given[0] if given else force) if sweep is not None else []
     if baselines is None and (given or swept):
         baselines = NONE
@@ -178,6 +187,23 @@ def chosen_columns(
         if names.count(name) > 1:
             raise ConfigError(f"two columns are called {name!r}; rename the policy's file")
     return columns
+
+
+def chosen_replicas(
+    replicas: int | None, facts: ClusterFacts | None, policies: Sequence[ClusterPolicy]
+) -> int:
+    """Return the replicas at the start; those that a policy does not allow leave at once.
+
+    Raises:
+        ConfigError: more are asked for than any policy ever allows.
+    """
+    most = max(map(most_replicas, policies))
+    if replicas is not None and replicas > most:
+        raise ConfigError(
+            f"--replicas {replicas}: no policy here allows more than {most}; give one with a "
+            "larger replicas.max, or fewer replicas"
+        )
+    return replicas or (facts.replicas if facts else 0) or max(1, policies[0].replicas.min)
 
 
 def chosen_source(

@@ -295,4 +295,8 @@ def _object(response: httpx2.Response) -> dict[str, Any]:
     problem = body.get("error")
     if not isinstance(problem, dict):
         raise NoServer(f"{response.request.url} answered {response.status_code}: {body}")
-    raise refused(problem)
+    error = refused(problem)
+    seconds = response.headers.get("retry-after", "")
+    if seconds.isascii() and seconds.isdecimal():
+        error.retry_after_s = int(seconds)
+    raise error

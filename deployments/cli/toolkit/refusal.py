@@ -11,8 +11,7 @@ HINTS = {
     "permission_denied": "use an administrator's with --key",
     "adapter_in_use": "that is --force here",
     "adapter_not_found": "`braid adapters list` shows what there is",
-    "policy_conflict": "`braid policy show` tells what is in force; --override 1h replaces the "
-    "policy of a file for an hour",
+    "policy_conflict": "`braid policy show` tells what is in force",
     "policy_not_found": "`braid policy history` shows what there is",
     "router_not_found": "`braid router list` shows what there is",
     "router_conflict": "that is --replace here",

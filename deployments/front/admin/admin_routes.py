@@ -70,6 +70,7 @@ def build_admin_routes(context: AdminContext) -> APIRouter:
                         "id": tenant.id,
                         "admin": tenant.admin,
                         "metrics": tenant.metrics,
+                        "weight": tenant.weight,
                         "adapters": sorted(tenant.adapters),
                     }
                     for tenant in context.tenants.tenants

@@ -1,5 +1,9 @@
-"""The operator's policy as a front shows and changes it."""
+"""The operator's policy as a front shows and changes it.
 
+Texts are read and checked in a thread: one with thousands of tenants takes a while.
+"""
+
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,11 +17,12 @@ from cluster.errors import PolicyConflict, PolicyError, PolicyNotFound
 from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.advice import advice
-from cluster.placement.policy.policy_load import examine_policy, refusal
+from cluster.placement.policy.policy_load import PolicyReading, examine_policy, refusal
 from cluster.placement.policy.policy_store import PolicyStore
 from cluster.placement.policy.policy_versions import (
     CommitOutcome,
     PolicyDraft,
+    PolicyState,
     PolicyVersion,
 )
 from cluster.placement.policy.present_cluster import (
@@ -59,6 +64,7 @@ class PolicyAdmin:
         self._controller_state = controller_state
         self._clock = clock
         self._tick_s = tick_s
+        self._read: tuple[PolicyVersion, PolicyReading] | None = None  # that was shown last
 
     async def show(self) -> dict[str, Any]:
         """Return the version in force, all its fields, and who goes by which version.
@@ -68,11 +74,7 @@ class PolicyAdmin:
         """
         state = await self._store.read()
         controller = await self._controller_state()
-        policy, unread = self._defaults, None
-        if state.version is not None:
-            reading = examine_policy(state.version.text.encode(), self._defaults)
-            policy = reading.policy or self._defaults
-            unread = refusal(reading.problems, f"policy version {state.number}") or None
+        policy, unread = await self._in_force(state, controller.get("policy_version") or 0)
         low, high = bounds_at(policy.replicas, datetime.fromtimestamp(self._clock.wall(), UTC))
         override = None
         if state.override_left_s > 0.0:
@@ -80,6 +82,7 @@ class PolicyAdmin:
         return {
             "object": "policy",
             **_card(state.version),
+            "version": state.number,
             "text": "" if state.version is None else state.version.text,
             "managed_by": state.file or None,
             "override": override,
@@ -109,7 +112,7 @@ class PolicyAdmin:
             PolicyConflict: a file manages the policy, or another version than ``expected`` rules.
             StoreUnavailable: Redis does not answer.
         """
-        warnings = self._checked(text)
+        warnings = await asyncio.to_thread(self._checked, text, self._present())
         commit = await self._store.commit(
             PolicyDraft(text, author, message), override_s=override_s, expected=expected
         )
@@ -151,13 +154,35 @@ class PolicyAdmin:
             raise PolicyNotFound(f"there is no version {number} of the policy")
         return {"object": "policy.version", **_card(found), "text": found.text}
 
-    def _checked(self, text: str) -> list[PolicyProblem]:
+    async def _in_force(
+        self, state: PolicyState, followed: int
+    ) -> tuple[ClusterPolicy, str | None]:
+        """Return the policy of a version, or else of the one ``followed``, and what is wrong."""
+        if state.number == 0:
+            return self._defaults, None
+        problem = f"version {state.number} has no text in Redis; apply a policy again"
+        if state.version is not None:
+            reading = await self._reading(state.version)
+            if reading.policy is not None:
+                return reading.policy, None
+            problem = refusal(reading.problems, f"policy version {state.number}")
+        earlier = await self._store.version(followed)
+        reading = PolicyReading(None) if earlier is None else await self._reading(earlier)
+        return reading.policy or self._defaults, problem
+
+    async def _reading(self, version: PolicyVersion) -> PolicyReading:
+        if self._read is None or self._read[0] != version:
+            content = version.text.encode()
+            reading = await asyncio.to_thread(examine_policy, content, self._defaults)
+            self._read = (version, reading)
+        return self._read[1]
+
+    def _checked(self, text: str, present: PresentCluster) -> list[PolicyProblem]:
         """Return the warnings.
 
         Raises:
             PolicyError: there are problems.
         """
-        present = self._present()
         reading = examine_policy(text.encode(), self._defaults)
         problems = list(reading.problems)
         if reading.policy is not None:
@@ -185,9 +210,9 @@ def present_cluster(
 
 
 def _card(version: PolicyVersion | None) -> dict[str, Any]:
-    """Return a version without its text; of none, number 0."""
+    """Return a version without its text; of none, nothing but the names."""
     if version is None:
-        return {"version": 0, "sha256": None, "author": None, "message": None, "source": None}
+        return dict.fromkeys(("sha256", "author", "message", "source", "at"))
     card = asdict(version)
     del card["text"]
     return {"version": card.pop("number"), **card}

@@ -94,6 +94,7 @@ class Exchange:
         self.error = None
         if self._reporter.is_replaced(orders):
             return
+        orders = orders.with_policy(self.orders)
         if self._reporter.take(orders):
             self.now()
         self.orders = orders

@@ -1,6 +1,7 @@
-"""Weights of a policy in a whole simulated cluster."""
+"""Weights of a policy and of the tenants file in a whole simulated cluster."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from cluster.domain.ids import TenantId
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, TierPolicy
 from cluster.simulation.result import ServedRequest
 from cluster.simulation.simulate import simulate
-from cluster.simulation.spec import PolicyChanges
+from cluster.simulation.spec import PolicyChanges, SimulationSpec
 from tests.support.small_traces import TraceMaker, spec_of
 
 SWAPPED_AT = 30.0
@@ -44,3 +45,19 @@ def test_a_policy_divides_a_backlog_and_its_change_is_in_force_without_a_restart
     after = [tokens(result.requests, name, 40, 60) for name in ("acme", "globex")]
     assert before[0] / before[1] == pytest.approx(3.0, rel=0.15)
     assert after[1] / after[0] == pytest.approx(3.0, rel=0.15)
+
+
+def test_weights_of_the_tenants_file_divide_what_the_policy_does_not() -> None:
+    streams = [("acme", ("a0",), 12.0), ("globex", ("a1",), 12.0)]
+    trace = TraceMaker(4).serve(streams, 40).requests
+    plain = spec_of(trace, 2, policy=ClusterPolicy.fixed(1), replicas=1, until=40.0)
+    owned = replace(plain, own_weights={TenantId("acme"): 3.0})
+
+    def ratio(spec: SimulationSpec) -> float:
+        served = simulate(spec).requests
+        return tokens(served, "acme", 10, 40) / tokens(served, "globex", 10, 40)
+
+    assert ratio(owned) > 2.5
+    assert ratio(owned) == pytest.approx(ratio(replace(plain, policy=favouring("acme"))), rel=0.05)
+    for even in (plain, replace(owned, policy=favouring("globex"))):
+        assert ratio(even) == pytest.approx(1.0, rel=0.25)

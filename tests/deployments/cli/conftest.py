@@ -80,6 +80,7 @@ class FakeServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answers: dict[tuple[str, str], tuple[int, dict[str, str], bytes]] = {}
+        self.first: dict[tuple[str, str], list[tuple[int, dict[str, str], bytes]]] = {}
         self.asked: list[tuple[str, str, str, Any]] = []  # method, path, authorization, body
 
     @property
@@ -98,6 +99,14 @@ class FakeServer(ThreadingHTTPServer):
         """Set the answer from now on; ``body`` is JSON, or bytes."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.answers[method, path] = (status, headers or {}, content)
+
+    def answer_first(
+        self, method: str, path: str, *answers: tuple[int, dict[str, str], Any]
+    ) -> None:
+        """Set answers that are given once each, in order, before the one of ``answer``."""
+        self.first[method, path] = [
+            (status, headers, json.dumps(body).encode()) for status, headers, body in answers
+        ]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -121,7 +130,10 @@ class _Handler(BaseHTTPRequestHandler):
         key = self.headers.get("authorization", "")
         self.server.asked.append((self.command, self.path, key, body))
         missing = (404, {}, b'{"error": {"message": "no such path", "code": "not_found"}}')
-        status, headers, content = self.server.answers.get((self.command, self.path), missing)
+        asked = (self.command, self.path)
+        first = self.server.first.get(asked)
+        answer = first.pop(0) if first else self.server.answers.get(asked, missing)
+        status, headers, content = answer
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)

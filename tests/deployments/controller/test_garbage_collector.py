@@ -11,7 +11,7 @@ from cluster.adapters.registry.registry import AdapterRegistry
 from cluster.domain.adapter import SHARED_OWNER
 from cluster.domain.ids import AdapterDigest, TenantId
 from cluster.errors import AdapterConflict
-from deployments.controller.garbage_collector import GRACE_S, GarbageCollector, placeable
+from deployments.controller.garbage_collector import GRACE_S, GarbageCollector, PlaceableAdapters
 from tests.support.manual_clock import ManualClock
 from tests.support.registry import digest, version
 
@@ -143,5 +143,10 @@ async def test_placement_sees_each_version_once(bench: Bench) -> None:
     await bench.put("a")
     await bench.put("b")
     await bench.registry.switch(TenantId("acme"), "y", digest("b"), expected=None, by="admin")
-    infos = placeable(bench.registry.view)
+    listed = PlaceableAdapters(lambda: bench.registry.view)
+    infos = listed()
     assert [(info.digest, info.alias) for info in infos] == [(digest("b"), "x")]
+    await bench.registry.sync()
+    assert listed() is infos, "nothing has changed"
+    await bench.put("c")
+    assert len(listed()) == 2

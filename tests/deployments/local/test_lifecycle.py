@@ -57,6 +57,6 @@ def test_an_interrupted_start_says_that_it_stops(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        start(state, AppConfig(), on_phase, replicas=1)
+        start(state, AppConfig(), on_phase, replicas=lambda: 1)
     assert said[1:] == [STOPPING]
     assert find_running(state) is None

@@ -34,6 +34,24 @@ def test_each_field_that_changes_is_named_with_both_values() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("acme, '*'", "'*', acme", ["tenants [acme, *] -> [*, acme]"]),
+        ("a, b, c, d", "a, c, b, d", ["tenants [b, c] -> [c, b]"]),
+        ("a, b", "a, c, b", ["tenants.c (none) -> gold"]),
+        ("a, b, c", "c, a", ["tenants.b gold -> (none)", "tenants [a, c] -> [c, a]"]),
+        ("a, b", "a, b", []),
+    ],
+)
+def test_the_order_of_tenants_is_one_difference(before: str, after: str, told: list[str]) -> None:
+    old, new = (
+        policy(f"tiers: {{gold: {{}}}}\ntenants: {{{', '.join(f'{p}: gold' for p in names)}}}")
+        for names in (before.split(", "), after.split(", "))
+    )
+    assert [str(each) for each in differences(old, new)] == told
+
+
+@pytest.mark.parametrize(
     ("fields", "running", "words"),
     [
         ("min: 1, max: 2", 3, "3 run now and at most 2 may: one will be drained"),
@@ -109,6 +127,25 @@ def test_more_copies_than_all_replicas_have_slots_are_refused(build) -> None:
     (problem,) = problems_there(policy(text), PresentCluster(adapters=adapters, slots=4))
     assert problem.path == "adapters[1].copies"
     assert "10 copies are promised, and 2 replicas of 4 slots hold 8" in problem.words
+
+
+def test_each_of_two_rules_counts_its_own_adapters(build) -> None:
+    adapters = tuple(build.info(f"a{number}") for number in range(3))
+    text = "replicas: {max: 2}\nadapters: [{adapter: a0, copies: 2}, {adapter: 'a*', copies: 1}]"
+    assert list(problems_there(policy(text), PresentCluster(adapters=adapters, slots=2))) == []
+    text = text.replace("copies: 1", "copies: 2")
+    (problem,) = problems_there(policy(text), PresentCluster(adapters=adapters, slots=2))
+    assert "with this rule 6 copies are promised" in problem.words
+
+
+def test_of_many_unknown_tenants_the_first_have_hints() -> None:
+    names = [f"tenant-{number:04}" for number in range(500)]
+    listed = ", ".join(f"{name}x: standard" for name in names)
+    there = PresentCluster(tenants=frozenset(names))
+    found = list(advice_there(policy(f"tenants: {{{listed}, '*': standard}}"), there))
+    assert len(found) == len(names)
+    assert 'did you mean "tenant-0000"?' in str(found[0])
+    assert str(found[-1]) == "tenants.tenant-0499x: no such tenant yet"
 
 
 def test_names_that_the_cluster_does_not_have_are_warned_of(build) -> None:

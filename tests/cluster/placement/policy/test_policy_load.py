@@ -119,9 +119,11 @@ def test_a_rule_may_be_about_many_adapters(build) -> None:
         AdapterRule(adapter="legal-de", copies="all"),
         AdapterRule(adapter="x*"),
     ]
-    least, unknown = resolve_pins(rules, adapters, replicas=3)
-    assert least == {"digest-legal-de": 3, "digest-legal-fr": 2}
-    assert unknown == ('adapters[2].adapter: no adapter matches "x*"',)
+    pins = resolve_pins(rules, adapters)
+    assert pins.least_copies(3) == {"digest-legal-de": 3, "digest-legal-fr": 2}
+    assert pins.least_copies(1) == {"digest-legal-de": 1, "digest-legal-fr": 1}
+    assert [pins.replicas_needed(most) for most in (1, 3)] == [1, 2], "all needs none"
+    assert pins.unknown == ('adapters[2].adapter: no adapter matches "x*"',)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,37 @@ def test_what_has_no_effect_is_warned_of(text: str, path: str, words: str) -> No
     (warning,) = advice(parse_policy(text.encode(), source="p"))
     assert warning.path == path
     assert words in warning.words
+
+
+@pytest.mark.parametrize(
+    ("patterns", "hidden"),
+    [
+        (["a-*", "*", "a-b"], {"a-b": "a-*"}),
+        (["*-b", "a-?", "a-b", "x-c"], {"a-b": "*-b"}),
+        (["acme", "acm*", "acme-1"], {"acme-1": "acm*"}),
+        (["a[bc]", "ab", "ad", "a[bc]*"], {"ab": "a[bc]"}),
+        ([*(f"t{n}" for n in range(5000)), "t1*"], {}),
+        ([*(f"t{n}-*" for n in range(5000)), "t9-x"], {"t9-x": "t9-*"}),
+    ],
+)
+def test_a_pattern_behind_a_wider_one_is_warned_of(
+    patterns: list[str], hidden: dict[str, str]
+) -> None:
+    policy = ClusterPolicy(tenants={**dict.fromkeys(patterns, "standard"), "*": "standard"})
+    told = {problem.path: problem.words for problem in advice(policy)}
+    assert told.keys() == {f"tenants.{pattern}" for pattern in hidden}
+    for pattern, first in hidden.items():
+        assert f'"{first}" stands before it' in told[f"tenants.{pattern}"]
+
+
+def test_thousands_of_mistakes_are_all_named() -> None:
+    wrong = "\n".join(f"  t{number}: gold" for number in range(1000))
+    reading = examine_policy(f"tenants:\n{wrong}\nreplicas: {{{_unknown_keys(1000)}}}".encode())
+    assert len(reading.problems) == 2000
+
+
+def _unknown_keys(count: int) -> str:
+    return ", ".join(f"zz{number}: 1" for number in range(count))
 
 
 def test_the_defaults_need_no_advice() -> None:
@@ -165,15 +198,15 @@ def test_the_file_is_laid_over_the_defaults_given() -> None:
 
 def test_pins_resolve_by_alias_and_owner(build) -> None:
     adapters = [build.info("sql"), build.info("shell")]
-    pins = [
+    rules = [
         AdapterRule(adapter="sql", copies="all"),
         AdapterRule(adapter="shell", owner="acme", copies=9),
         AdapterRule(adapter="slq"),
         AdapterRule(adapter="shell", owner="globex"),
     ]
-    least, unknown = resolve_pins(pins, adapters, replicas=3)
-    assert least == {"digest-sql": 3, "digest-shell": 3}
-    assert unknown == (
+    pins = resolve_pins(rules, adapters)
+    assert pins.least_copies(3) == {"digest-sql": 3, "digest-shell": 3}
+    assert pins.unknown == (
         'adapters[2].adapter: no adapter "slq"; did you mean "sql"?',
         'adapters[3].adapter: no adapter "globex/shell"',
     )
@@ -184,9 +217,9 @@ def test_an_alias_of_two_owners_needs_the_owner(build) -> None:
         build.info("sql"),
         replace(build.info("sql", owner="globex"), digest="digest-other"),
     ]
-    least, unknown = resolve_pins([AdapterRule(adapter="sql")], adapters, replicas=2)
-    assert least == {}
-    assert "belongs to acme, globex" in unknown[0]
-    assert resolve_pins([AdapterRule(adapter="sql", owner="globex")], adapters, replicas=2)[0] == {
-        "digest-other": 1
-    }
+    pins = resolve_pins([AdapterRule(adapter="sql")], adapters)
+    assert pins.least_copies(2) == {}
+    assert pins.replicas_needed(2) == 0
+    assert "belongs to acme, globex" in pins.unknown[0]
+    pins = resolve_pins([AdapterRule(adapter="sql", owner="globex")], adapters)
+    assert pins.least_copies(2) == {"digest-other": 1}

@@ -82,6 +82,26 @@ async def test_an_override_can_be_prolonged_and_replaced(store: PolicyStore) -> 
     assert (await store.read()).number == 3
 
 
+async def test_the_text_of_the_file_can_be_held_by_an_override(store: PolicyStore) -> None:
+    await store.commit(draft("a: 1"), file="/p")
+    assert await store.commit(draft("a: 1"), override_s=60) == Commit(SAME, 1)
+    await store.commit(draft("a: 2"), file="/p")
+    state = await store.read()
+    assert (state.number, state.base) == (1, 2), "an edit of the file waits for its turn"
+
+
+@pytest.mark.parametrize(("text", "expected"), [("a: 2", (SAME, 2)), ("a: 3", (KEPT, 3))])
+async def test_a_text_without_a_file_ends_the_override_that_the_file_had(
+    store: PolicyStore, text: str, expected: tuple[CommitOutcome, int]
+) -> None:
+    await store.commit(draft("a: 1"), file="/p")
+    await store.commit(draft("a: 2"), override_s=60)
+    await store.release()
+    assert await store.commit(draft(text)) == Commit(*expected)
+    state = await store.read()
+    assert (state.number, state.base, state.override_left_s) == (expected[1], expected[1], 0.0)
+
+
 async def test_without_a_file_there_is_nothing_to_override(store: PolicyStore) -> None:
     commit = await store.commit(draft("a: 1"), override_s=60)
     assert commit.outcome is CommitOutcome.UNMANAGED

@@ -11,6 +11,7 @@ from cluster.placement.demand.demand import Demand
 from cluster.placement.demand.work_model import operating_batch, work_model
 from cluster.placement.policy import ClusterPolicy, ReplicasPolicy, ScheduleEntry
 from cluster.placement.scaling.count import CountScaler
+from cluster.placement.scaling.inputs import ReplicaShape
 from cluster.placement.scaling.schedule import bounds_at, holds
 from cluster.placement.scaling.wishes import needs_of
 from tests.support.scale_looks import COSTLY, demand, inputs, settle
@@ -116,6 +117,15 @@ def test_the_mode_off_keeps_min() -> None:
     assert CountScaler().decide(given, 0.0).count == 2
 
 
+def test_the_mode_off_keeps_the_schedules_min() -> None:
+    monday = ScheduleEntry.model_validate({"days": "mon", "min": 4})
+    policy = ClusterPolicy(replicas=ReplicasPolicy(min=2, max=12, mode="off", schedule=(monday,)))
+    given = replace(inputs(target=5), policy=policy, wall=MONDAY)
+    assert CountScaler().decide(given, 0.0).count == 4
+    later = replace(given, wall=MONDAY + timedelta(days=1))
+    assert CountScaler().decide(later, 0.0).count == 2
+
+
 def test_pins_and_bounds_hold_at_once() -> None:
     assert CountScaler().decide(inputs(target=1, least=3), 0.0).count == 3
     assert CountScaler().decide(inputs(target=1, least=99), 0.0).count == 12
@@ -125,7 +135,19 @@ def test_pins_and_bounds_hold_at_once() -> None:
 def test_the_first_replicas_are_for_what_waits() -> None:
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=0, max=12, zero_after=60.0))
     given = replace(inputs(demand(3.0, "a"), target=0), policy=policy, in_flight=9)
-    assert CountScaler().decide(given, 0.0).count == 3
+    decision = CountScaler().decide(given, 0.0)
+    assert (decision.count, decision.reason) == (3, "0 -> 3: a request came")
+
+
+@pytest.mark.parametrize("shape", [SHAPE, None])
+def test_the_first_replicas_of_a_schedule_are_for_it_alone(shape: ReplicaShape | None) -> None:
+    monday = ScheduleEntry.model_validate({"days": "mon", "min": 6})
+    replicas = ReplicasPolicy(min=0, max=12, zero_after=60.0, schedule=(monday,))
+    policy = ClusterPolicy(replicas=replicas)
+    given = replace(inputs(target=0), policy=policy, wall=MONDAY, shape=shape)
+    assert CountScaler().decide(given, 0.0).reason == "0 -> 6: at least 6 must run"
+    given = replace(given, wall=MONDAY + timedelta(days=1), in_flight=1)
+    assert CountScaler().decide(given, 0.0).reason == "0 -> 1: a request came"
 
 
 NIGHT = ScheduleEntry.model_validate({"days": "fri", "from": "22:00", "to": "06:00", "min": 3})

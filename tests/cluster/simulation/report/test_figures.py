@@ -107,6 +107,15 @@ def test_weights_make_shares_even(serve: Serve, make_result: MakeResult) -> None
     assert named(figures, "tenants")["Jain index of tokens by weight"] == pytest.approx(1)
 
 
+def test_weights_of_the_tenants_file_make_shares_even(
+    serve: Serve, make_result: MakeResult
+) -> None:
+    requests = [serve("acme", tokens=30), serve("globex", tokens=10)]
+    own = {TenantId("acme"): 3.0}
+    figures = run_figures(make_result(requests), ClusterPolicy(), own_weights=own)
+    assert named(figures, "tenants")["Jain index of tokens by weight"] == pytest.approx(1)
+
+
 def test_a_run_without_requests_has_no_latencies(make_result: MakeResult) -> None:
     figures = run_figures(make_result([]), POLICY)
     assert named(figures, "all requests") == {}

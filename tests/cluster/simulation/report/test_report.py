@@ -110,6 +110,19 @@ def test_cells_have_units_that_suit(mean: float, half: float | None, unit: str, 
     assert interval_text(Interval(mean, half), unit) == words  # type: ignore[arg-type] # of Unit
 
 
+def test_the_page_begins_with_what_each_column_costs_and_gives() -> None:
+    hours = Figure("replicas", "replica-hours", "h")
+    page = report_page(
+        made([{hours: 20.0, KEPT: 0.98, WAIT: 0.5}], [{hours: 25.0, KEPT: 0.99, WAIT: 0.5}])
+    )
+    lines = page.splitlines()
+    head = lines.index("| | replica-hours | SLO attained | TTFT p50 |")
+    assert lines[head + 2 : head + 4] == [
+        "| **in force** | 20 h | 98 % | 500 ms |",
+        "| **other** | 25 h (+25 %) | 99 % (+1.0 points) | 500 ms (same) |",
+    ]
+
+
 def test_a_report_without_calibration_says_so() -> None:
     page = report_page(made([{WAIT: 1.0}, {WAIT: 1.0}]))
     assert "Not calibrated" in page

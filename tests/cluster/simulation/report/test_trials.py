@@ -4,29 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.domain.ids import AdapterDigest, TenantId
-from cluster.placement.planning.plan import AdapterInfo
 from cluster.placement.policy import ClusterPolicy
 from cluster.simulation.baselines.baseline_names import BASELINES, fitted_target
 from cluster.simulation.report.figures import Figure
-from cluster.simulation.report.recipe import (
-    ADAPTER_BYTES,
-    ImportSource,
-    NamedSource,
-    RunRecipe,
-    catalog_of,
-)
+from cluster.simulation.report.recipe import ImportSource, NamedSource, RunRecipe
 from cluster.simulation.report.trials import Column, Experiment, policy_column, run_experiment
 from cluster.simulation.spec import SimulationSpec
-from cluster.simulation.trace import TraceRequest
 
 POLICY = ClusterPolicy()
 BASE = SimulationSpec(trace=(), policy=POLICY, catalog=())
 REQUESTS = Figure("all requests", "requests", "", "neither")
-
-
-def asked(*names: str, tenant: str = "acme") -> TraceRequest:
-    return TraceRequest(0.0, TenantId(tenant), names, 4, 4, 4)
 
 
 @pytest.mark.slow
@@ -53,21 +40,6 @@ def test_rules_with_a_memory_are_made_anew_for_each_run() -> None:
 def test_a_fitted_target_is_the_policys_share_of_a_batch() -> None:
     batch = BASE.shape.engine.max_batch_size
     assert fitted_target(BASE) == pytest.approx(POLICY.replicas.target * batch)
-
-
-def test_unknown_adapters_have_the_usual_size_and_their_first_tenant() -> None:
-    known = {
-        name: AdapterInfo(AdapterDigest(name * 8), name, TenantId("x"), size)
-        for name, size in (("a", 10), ("b", 20), ("c", 90))
-    }
-    found = catalog_of([asked("a", "new"), asked("new", tenant="later")], known)
-    assert [(info.alias, info.owner, info.nbytes) for info in found] == [
-        ("a", "x", 10),
-        ("new", "acme", 20),
-    ]
-    (alone,) = catalog_of([asked("new")], {})
-    assert alone.nbytes == ADAPTER_BYTES
-    assert len(alone.digest) == 64
 
 
 def test_seeds_make_traces_that_differ_and_repeat() -> None:

@@ -1,5 +1,6 @@
 """A trace is read back as it was written, and a wrong line is named."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,15 @@ def test_traces_that_cannot_be_merged_are_refused(
     write_trace(second, [], header)
     with pytest.raises(ConfigError, match=problem):
         load_trace([first, second])
+
+
+def test_a_packed_trace_is_read_whatever_it_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl.1"
+    path.write_bytes(gzip.compress((HEADER + LINE + LINE[:20]).encode()))
+    assert [request.at for request in load_trace(path)] == [1.5]
+    path.write_bytes(path.read_bytes()[:-12])
+    with pytest.raises(ConfigError, match=r"trace\.jsonl\.1: cannot be read: "):
+        load_trace(path)
 
 
 def test_a_line_has_only_what_applies() -> None:

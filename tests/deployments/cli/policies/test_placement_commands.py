@@ -29,7 +29,12 @@ STATE: dict[str, Any] = {
         }
     ],
     "unplaced": [{"adapters": ["huge"], "digests": ["d4"], "reason": "no room"}],
-    "unknown_pins": ['adapters[0].adapter: no adapter "slq"; did you mean "sql"?'],
+    "unknown_pins": [
+        'adapters[0].adapter: no adapter "slq"; did you mean "sql"?',
+        'adapters[1].adapter: no adapter "acme/legal"',
+        'adapters[2].adapter: no adapter matches "acme/tax-*"',
+        'adapters[3].adapter: no adapter matches "night-[ab]"',
+    ],
     "failures": [
         {
             "adapter": "cron",
@@ -71,8 +76,11 @@ def test_the_map_shows_what_is_placed_and_what_is_there(run: Callable[..., Any])
 
 def test_a_controller_that_is_silent_is_said(run: Callable[..., Any], server: Any) -> None:
     server.answer("GET", "/admin/v1/placement", {"error": "the controller does not answer"})
-    result = run()
-    assert "the controller does not answer" in result.stderr
+    for words in ((), ("why", "sql"), ("--json",)):
+        result = run(*words)
+        assert result.exit_code == 1
+        assert "the controller does not answer" in result.stderr
+    assert "the controller does not answer" in json.loads(result.stdout)["error"]["message"]
 
 
 def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
@@ -86,6 +94,27 @@ def test_every_reason_of_an_adapter_is_told(run: Callable[..., Any]) -> None:
     found = json.loads(run("why", "json", "--json").stdout)
     assert found["replicas"] == [{"replica": "r0", "state": "brought in by demand, ready"}]
     assert "huge has no place: no room" in run("why", "huge").stdout
+
+
+@pytest.mark.parametrize(
+    ("adapter", "rule"),
+    [
+        ("slq", 0),
+        ("sql", 0),
+        ("legal", 1),
+        ("tax-de", 2),
+        ("tax-*", 2),
+        ("night-a", 3),
+        ("night-[ab]", 3),
+    ],
+)
+def test_a_rule_that_names_no_adapter_is_told(
+    run: Callable[..., Any], adapter: str, rule: int
+) -> None:
+    result = run("why", adapter)
+    assert result.exit_code == 0, result.output
+    assert STATE["unknown_pins"][rule] in result.stdout
+    assert result.stdout.count("adapters[") == 1
 
 
 def test_an_adapter_that_is_not_known_is_named_with_the_nearest(run: Callable[..., Any]) -> None:

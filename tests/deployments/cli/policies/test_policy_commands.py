@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+
+from deployments.cli.policies import policy_steps
 
 POLICY, STATUS = "/admin/v1/policy", "/admin/v1/status"
 TEXT = "replicas: {max: 4}\n"
@@ -136,6 +139,24 @@ def test_another_version_is_shown_with_its_defaults(run: Callable[..., Any], ser
     assert shown["effective"]["replicas"]["max"] == 1, "the cluster's default"
 
 
+def test_an_earlier_version_without_a_field_is_shown(run: Callable[..., Any], server: Any) -> None:
+    for text in ("", "\n"):
+        kept = {name: SHOWN[name] for name in ("sha256", "author", "message", "source", "at")}
+        server.answer("GET", f"{POLICY}/versions/1", {**kept, "version": 1, "text": text})
+        result = run("show", "--version", 1)
+        assert result.exit_code == 0, result.output
+        assert "replicas:\n  mode: 'on'\n  min: 1\n  max: 1\n" in result.stdout
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x85", "\u2028"])
+def test_what_is_shown_is_a_document_whatever_the_message(
+    run: Callable[..., Any], server: Any, end: str
+) -> None:
+    server.answer("GET", POLICY, {**SHOWN, "message": f"more room{end}replicas: {{max: 9}}{end}x"})
+    result = run("show")
+    assert yaml.safe_load(result.stdout) == {"replicas": {"max": 4}}
+
+
 def test_changes_are_told_with_what_follows(run: Callable[..., Any], path: Path) -> None:
     result = run("diff", path)
     assert result.exit_code == 0, result.output
@@ -168,9 +189,68 @@ def test_a_policy_is_applied_after_a_question(
     assert sent(server) == [
         {"text": "replicas: {max: 2}\n", "message": "less", "expected": 3, "override_s": None}
     ]
-    result = run("apply", path, "--yes", "--override", "1h", "--json")
+    result = run("apply", path, "--yes", "--json")
     assert json.loads(result.stdout) == {**applied, "followed": True}
+
+
+@pytest.mark.parametrize("hour", ["1h", "3600", "3600.0", "60m"])
+def test_a_file_is_overridden_for_a_time(
+    run: Callable[..., Any], server: Any, path: Path, hour: str
+) -> None:
+    server.answer("GET", POLICY, {**SHOWN, "managed_by": "/etc/p.yaml"})
+    server.answer("PUT", POLICY, {"version": 3, "changed": True, "warnings": []})
+    assert run("apply", path, "--yes", "--override", hour).exit_code == 0
     assert sent(server)[-1]["override_s"] == 3600.0
+
+
+def test_what_a_file_forbids_is_said_before_the_question(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    result = run("apply", path, "--override", "1h")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "no file manages the policy; leave out --override" in result.stderr
+    server.answer("GET", POLICY, {**SHOWN, "managed_by": "/etc/p.yaml"})
+    result = run("apply", path)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "managed by /etc/p.yaml; change that file" in result.stderr
+    assert "--override 1h" in result.stderr
+    assert sent(server) == []
+
+
+def test_a_text_in_force_that_cannot_be_read_is_replaced(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    problem = "policy version 3:1: pins: is gone; name it adapters"
+    server.answer("GET", POLICY, {**SHOWN, "text": "pins: []", "error": problem})
+    server.answer("PUT", POLICY, {"version": 3, "changed": True, "warnings": []})
+    for words in (("diff", path), ("apply", path, "--yes")):
+        result = run(*words)
+        assert result.exit_code == 0, result.output
+        assert problem in result.stderr
+        assert "replicas.max 4 -> 2" in result.stdout, "compared with what the server goes by"
+    assert len(sent(server)) == 1
+
+
+def test_a_text_that_is_lost_is_replaced(run: Callable[..., Any], server: Any, path: Path) -> None:
+    lost = dict.fromkeys(("sha256", "author", "message", "source", "at"))
+    problem = "version 5 has no text in Redis; apply a policy again"
+    server.answer("GET", POLICY, {**SHOWN, **lost, "version": 5, "text": "", "error": problem})
+    server.answer("PUT", POLICY, {"version": 6, "changed": True, "warnings": []})
+    result = run("show")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("# version 5; its text is lost\n")
+    assert problem in result.stderr
+    server.answer_first("GET", POLICY, (200, {}, {**SHOWN, **lost, "version": 5, "text": ""}))
+    server.answer("GET", POLICY, {**SHOWN, "following": {"controller": 6, "fronts": {}}})
+    assert run("apply", path, "--yes").exit_code == 0
+    assert sent(server)[-1]["expected"] == 5
+
+
+def test_a_server_of_another_release_is_named(run: Callable[..., Any], server: Any) -> None:
+    server.answer("GET", POLICY, {**SHOWN, "effective": {"replicas": {"news": 1}}})
+    result = run("diff", "0")
+    assert result.exit_code == 1
+    assert "the server's policy is of another release: replicas.news" in result.stderr
 
 
 def test_a_broken_policy_is_not_sent(run: Callable[..., Any], server: Any, path: Path) -> None:
@@ -186,11 +266,39 @@ def test_a_broken_policy_is_not_sent(run: Callable[..., Any], server: Any, path:
 
 
 def test_a_conflict_says_what_to_do(run: Callable[..., Any], server: Any, path: Path) -> None:
-    problem = {"message": "managed by /etc/p.yaml; change that file", "code": "policy_conflict"}
+    problem = {"message": "version 4 is in force, not 3", "code": "policy_conflict"}
     server.answer("PUT", POLICY, {"error": problem}, status=409)
     result = run("apply", path, "--yes")
     assert result.exit_code == 1
-    assert "--override 1h" in result.stderr
+    assert "not 3; `braid policy show` tells what is in force" in result.stderr
+    assert "--override" not in result.stderr
+
+
+def test_requests_that_are_used_up_are_waited_for(
+    run: Callable[..., Any], server: Any, path: Path
+) -> None:
+    server.answer("PUT", POLICY, {"version": 3, "changed": True, "warnings": []})
+    refused = {"error": {"message": "too many", "code": "rate_limit_exceeded"}}
+    server.answer_first(
+        "GET", POLICY, (200, {}, SHOWN), *[(429, {"retry-after": "0"}, refused)] * 3
+    )
+    result = run("apply", path, "--yes", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["followed"] is True
+
+
+def test_a_version_that_nobody_follows_is_asked_about_a_few_times(
+    run: Callable[..., Any], server: Any, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = policy_steps.PAUSES_S
+    assert list(pauses) == sorted(pauses)
+    assert (len(pauses), sum(pauses)) == (10, 30.0)
+    monkeypatch.setattr(policy_steps, "PAUSES_S", (0.0,) * len(pauses))
+    server.answer("PUT", POLICY, {"version": 4, "changed": True, "warnings": []})
+    result = run("apply", path, "--yes")
+    assert result.exit_code == 0, result.output
+    assert "not everybody goes by it" in result.stderr
+    assert len(server.asked) == 2 + 1 + 1 + len(pauses), "policy, status, apply, looks"
 
 
 def test_an_earlier_version_is_applied_again(run: Callable[..., Any], server: Any) -> None:

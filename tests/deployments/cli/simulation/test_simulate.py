@@ -1,5 +1,6 @@
 """`braid simulate` on small traces, with and without a cluster to ask."""
 
+import gzip
 import json
 import signal
 import subprocess
@@ -123,7 +124,7 @@ def refused(*arguments: object, words: str) -> Any:
         refused("--sweep", "replicas.tarket=1,2", words='did you mean "target"?'),
         refused("--sweep", "replicas.max=0", words="replicas.max"),
         refused("--sweep", "replicas.max=2,2", words="two columns are called 'replicas.max=2'"),
-        refused("--replicas", "7", words="--replicas 7: a policy's replicas.max is 2"),
+        refused("--replicas", "7", words="--replicas 7: no policy here allows more than 2"),
         refused("no.yaml", words="no.yaml"),
         refused("--url", "http://127.0.0.1:9", "--key", "k", words="no server answers"),
     ],
@@ -196,10 +197,14 @@ def asked_server(server: Any) -> Any:
         "name": "a0000", "owner": "acme", "digest": "d" * 64, "rank": 8, "bytes": 1000,
     }  # fmt: skip
     policy = ClusterPolicy(replicas=ReplicasPolicy(min=2, max=6)).model_dump(mode="json")
+    tenants = [{"id": "acme", "weight": 3.0}, {"id": "tenant-1", "weight": 1.0}]
     status = {
         "replicas": [replica, replica], "adapters": [adapter], "placement": {"policy": policy},
+        "tenants": tenants,
     }  # fmt: skip
     server.answer("GET", "/admin/v1/status", status)
+    defaults = {"replicas": {"min": 2, "max": 2}}
+    server.answer("GET", "/admin/v1/policy", {"defaults": defaults})
     server.answer("GET", "/admin/v1/model", MODEL)
     return server
 
@@ -216,14 +221,15 @@ def test_a_cluster_gives_policy_costs_and_shape(braid: Braid, asked_server: Any)
     assert figure(document, "all requests", "TTFT p50", "in force") >= 0.5
 
 
-def recorded_log(folder: Path, gap_s: float) -> Path:
+def recorded_log(folder: Path, gap_s: float, **header: float) -> Path:
     """Write a log of 90 requests that one replica served."""
     request = {
         "tenant": "acme", "set": ["a0000@dddddddddddd"], "prompt_tokens": 32,
         "generated_tokens": 2, "max_tokens": 2, "replica": "r0", "tier_found": "device",
         "ttft": 0.6, "e2e": 1.2, "outcome": "ok",
     }  # fmt: skip
-    lines = [{"format": TRACE_FORMAT}, *({"t": n * gap_s, **request} for n in range(90))]
+    lines: list[dict[str, Any]] = [{"format": TRACE_FORMAT, **header}]
+    lines += [{"t": n * gap_s, **request} for n in range(90)]
     log = folder / "requests.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return log
@@ -246,11 +252,84 @@ def test_a_recorded_log_among_the_policies_tells_the_error_of_the_simulator(
 
 
 @pytest.mark.slow
+def test_a_policy_of_fewer_replicas_is_simulated_from_those_that_run(
+    braid: Braid, asked_server: Any, tmp_path: Path
+) -> None:
+    """Of the four that run, the policy lets one stay, and those that leave cost nothing more."""
+    status = json.loads(asked_server.answers["GET", "/admin/v1/status"][2])
+    status["replicas"] *= 2
+    asked_server.answer("GET", "/admin/v1/status", status)
+    fewer = tmp_path / "fewer.yaml"
+    fewer.write_text("replicas: {min: 1, max: 1, down: {drain: 0}}\n")
+    trace = ("--trace", "constant,duration=200,rate=0.1", "--seeds", 1, "--workers", 1)
+    at = ("--url", asked_server.url, "--key", "k")
+    result = braid("policy", "simulate", fewer, *trace, *at, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert "4 replicas at the start" in document["setup"]["cluster"]
+    four, one = (
+        figure(document, "replicas", "replica-hours", name) for name in ("in force", "fewer")
+    )
+    assert one < four / 2
+
+
+@pytest.mark.slow
+def test_what_a_policy_leaves_out_is_filled_as_the_cluster_fills_it(
+    braid: Braid, asked_server: Any, tmp_path: Path
+) -> None:
+    """Its defaults are two replicas, whatever is in force: without them one would do."""
+    plain = tmp_path / "plain.yaml"
+    plain.write_text("picking: {harm: 0.5}\n")
+    at = ("--url", asked_server.url, "--key", "k", "--replicas", 1)
+    result = braid("simulate", plain, *SMALL, *at, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert figure(json.loads(result.stdout), "replicas", "most at once", "plain") == 2
+
+
+@pytest.mark.slow
+def test_a_report_says_what_it_rests_on(braid: Braid, asked_server: Any, tmp_path: Path) -> None:
+    policy = tmp_path / "mine.yaml"
+    policy.write_text(
+        'replicas: {schedule: [{from: "07:30", to: "19:00", zone: Asia/Tokyo, min: 2}]}\n'
+        "adapters: [{adapter: a0001}, {adapter: a0000}]\n"
+    )
+    log = recorded_log(tmp_path, 0.5, start=1_796_025_600.0)
+    result = braid("policy", "simulate", log, policy, "--workers", 1, "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["setup"]["begins"] == "Mon 2026-11-30 08:00 UTC, Mon 17:00 in Asia/Tokyo"
+    assert "no cluster was asked" in document["setup"]["weights"]
+    (note,) = document["notes"]
+    assert note.startswith('mine: adapters[0].adapter: no adapter "a0001"; did you mean "a0000"?')
+    asked = braid(
+        "simulate", *SMALL, "--baselines", "none", "--url", asked_server.url, "--key", "k"
+    )
+    said = " ".join(asked.stdout.split())
+    assert "the trace does not say when; taken for Mon 2025-06-16 00:00 UTC" in said
+    assert f"else the tenants file's at {asked_server.url}" in said
+
+
+@pytest.mark.slow
+def test_a_log_that_was_turned_over_and_packed_is_a_log(braid: Braid, tmp_path: Path) -> None:
+    whole = recorded_log(tmp_path, 0.5, start=1_796_025_600.0)
+    older, packed = tmp_path / "requests.jsonl.1", tmp_path / "requests.jsonl.2.gz"
+    older.write_bytes(whole.read_bytes())
+    packed.write_bytes(gzip.compress(whole.read_bytes()))
+    result = braid(
+        "simulate", whole, older, packed, "--baselines", "none", "--workers", 1, "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert columns(document) == ["default"]
+    assert figure(document, "all requests", "requests", "default") == 270
+
+
+@pytest.mark.slow
 def test_a_long_trace_says_that_parts_look_less_often(braid: Braid, tmp_path: Path) -> None:
     log = recorded_log(tmp_path, 90.0)
     result = braid("simulate", "--log", log, "--baselines", "none", "--workers", 1, "--json")
     assert result.exit_code == 0, result.stderr
-    assert "looks each 5 s" in json.loads(result.stdout)["setup"]["cluster"]
+    assert "looks each 10 s" in json.loads(result.stdout)["setup"]["cluster"]
 
 
 @pytest.mark.slow
@@ -266,6 +345,11 @@ def test_a_calibration_tells_where_the_costs_may_have_seen_the_log(
     assert result.exit_code == 0, result.stderr
     said = " ".join(result.stdout.split())
     assert ("may have learnt its costs from the second half" in said) is learnt
+
+
+def test_weights_are_those_of_the_tenants_file(asked_server: Any) -> None:
+    with admin_client(asked_server.url, "k") as client:
+        assert read_cluster(client).own_weights == {"acme": 3.0, "tenant-1": 1.0}
 
 
 def test_adapters_are_known_by_the_names_in_trace_logs(asked_server: Any) -> None:
@@ -290,7 +374,10 @@ def test_a_cluster_that_tells_no_costs_is_simulated_with_the_default_ones(
 
 
 def test_a_cluster_without_its_controller_is_named(braid: Braid, asked_server: Any) -> None:
-    status = {"replicas": [], "adapters": [], "placement": {"error": "it does not answer"}}
+    status = {
+        "replicas": [], "adapters": [], "tenants": [],
+        "placement": {"error": "it does not answer"},
+    }  # fmt: skip
     asked_server.answer("GET", "/admin/v1/status", status)
     result = braid("simulate", *SMALL, "--url", asked_server.url, "--key", "k")
     assert result.exit_code == 1

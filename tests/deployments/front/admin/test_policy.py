@@ -106,6 +106,49 @@ async def test_only_administrators_may(open_front: OpenFront, url: str, key: str
         assert (await front.get("/admin/v1/policy", "root")).json()["version"] == 0
 
 
+async def test_a_text_that_is_lost_is_shown_by_its_number_and_replaced(
+    open_front: OpenFront, url: str
+) -> None:
+    async with open_front(redis_url=url) as front:
+        await put(front, "replicas: {max: 3}")
+        await put(front, "replicas: {max: 4}")
+        with redis.Redis.from_url(url) as server:
+            server.delete("braid:v1:policy:2")
+        front.cluster.placement = {"policy_version": 1}
+        shown = (await front.get("/admin/v1/policy", "root")).json()
+        assert (shown["version"], shown["text"], shown["author"]) == (2, "", None)
+        assert shown["error"] == "version 2 has no text in Redis; apply a policy again"
+        assert shown["effective"]["replicas"]["max"] == 3, "of the version that is followed"
+        answer = await put(front, "replicas: {max: 5}", expected=shown["version"])
+        assert answer.status_code == 200, answer.text
+        shown = (await front.get("/admin/v1/policy", "root")).json()
+        assert (shown["version"], shown["effective"]["replicas"]["max"]) == (3, 5)
+
+
+async def test_a_text_that_cannot_be_read_shows_what_is_followed(
+    open_front: OpenFront, url: str
+) -> None:
+    store = PolicyStore(redis_client(url, timeout_s=1.0, name="controller"))
+    await store.commit(PolicyDraft("replicas: {max: 3}", "root", "first"))
+    await store.commit(PolicyDraft("pins: []", "root", "of an earlier release"))
+    async with open_front(redis_url=url) as front:
+        for followed, most in ((1, 3), (0, 1), (2, 1), (9, 1)):
+            front.cluster.placement = {"policy_version": followed}
+            shown = (await front.get("/admin/v1/policy", "root")).json()
+            assert (shown["version"], shown["text"]) == (2, "pins: []")
+            assert "policy version 2:1: pins: is gone" in shown["error"]
+            assert shown["effective"]["replicas"]["max"] == most
+    await store.close()
+
+
+async def test_a_broken_number_is_refused_by_its_path(open_front: OpenFront, url: str) -> None:
+    async with open_front(redis_url=url) as front:
+        for value in ("!!int ''", "!!bool maybe", "0x" + "f" * 4000, "0" + "7" * 5000):
+            answer = await put(front, f"replicas: {{min: {value}}}")
+            assert answer.status_code == 400, answer.text
+            assert answer.json()["error"]["param"] == "replicas.min"
+
+
 async def test_two_that_edit_the_same_version_do_not_overwrite_each_other(
     open_front: OpenFront, url: str
 ) -> None:

@@ -51,7 +51,9 @@ async def test_the_status_has_everything_at_a_glance(front: HttpFront) -> None:
     assert status["tenants_file"]["error"] is None
     assert status["decision_store"]["breaker"] == "closed"
     (acme,) = [tenant for tenant in status["tenants"] if tenant["id"] == "acme"]
-    assert acme == {"id": "acme", "admin": False, "metrics": False, "adapters": ["*"]}
+    assert acme == {
+        "id": "acme", "admin": False, "metrics": False, "weight": 1.0, "adapters": ["*"],
+    }  # fmt: skip
 
 
 async def test_the_status_counts_the_decision_stores_hits(front: HttpFront) -> None:

@@ -1,6 +1,7 @@
 """The reports of a front to the controller, with real counters on both sides."""
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from cluster.placement.demand.demand import DemandKey
 from cluster.placement.demand.rates import DemandRates
 from cluster.placement.exchange import FrontId, FrontOrders, FrontReport
 from cluster.placement.front_reporter import REPORT_PAUSE_S
+from cluster.placement.policy import PickingPolicy
 from deployments.front.requests.exchange import Exchange
 from deployments.front.requests.front_demand import FrontDemand
 from tests.support.manual_clock import ManualClock
@@ -25,6 +27,7 @@ class Hearing:
         self.clock = clock
         self.epoch = 1
         self.away = self.deaf = False
+        self.knows_policy = True
         self.reports: list[FrontReport] = []
         self.rates = DemandRates()
         self.heard = asyncio.Event()
@@ -41,7 +44,18 @@ class Hearing:
         self.rates.observe(report.front, report.demand, self.clock.monotonic())
         if self.deaf:
             raise TimeoutError
-        return FrontOrders(report.sequence, self.epoch, tiers={"acme": "gold"})
+        if not self.knows_policy:
+            return FrontOrders(report.sequence, self.epoch, fronts=9, knows_policy=False)
+        return FrontOrders(
+            report.sequence,
+            self.epoch,
+            picking=PickingPolicy(bound=2.0),
+            tiers={"acme": "gold"},
+            weights={"gold": 3.0},
+            hold_s=7.0,
+            zero=True,
+            policy_version=4,
+        )
 
 
 @pytest.fixture
@@ -115,6 +129,25 @@ async def test_the_orders_of_a_controller_that_was_replaced_are_not_followed(
     hearing.epoch = 4
     await exchange.report()
     assert exchange.orders.epoch == 5
+
+
+@pytest.mark.parametrize("epoch", [0, 2])
+async def test_a_controller_that_knows_no_policy_leaves_the_one_before_in_force(
+    clock: ManualClock, epoch: int
+) -> None:
+    hearing = Hearing(clock)
+    exchange, _ = exchange_of(hearing, clock)
+    await exchange.report()
+    before = exchange.orders
+    hearing.epoch, hearing.knows_policy = epoch, False
+    await exchange.report()
+    orders = exchange.orders
+    assert orders == replace(before, acknowledged=2, epoch=epoch, fronts=9, knows_policy=False), (
+        "all else is the new controller's"
+    )
+    assert orders.tier_weight(ACME) == 3.0
+    await exchange.report()
+    assert hearing.reports[-1].policy_version == 4
 
 
 async def test_the_dead_are_told_until_they_are_heard_of(clock: ManualClock) -> None:

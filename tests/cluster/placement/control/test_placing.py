@@ -1,0 +1,28 @@
+"""Placing, from tick to tick."""
+
+from cluster.placement.control import placing
+from cluster.placement.planning.pins import resolve_pins
+from tests.support.reconciler_bench import PIN_A, Bench, policy_of
+
+
+def test_rules_are_resolved_again_only_where_they_or_the_catalog_change(
+    build, infos, monkeypatch
+) -> None:
+    resolved: list[int] = []
+
+    def noting(rules, adapters):
+        resolved.append(len(adapters))
+        return resolve_pins(rules, adapters)
+
+    monkeypatch.setattr(placing, "resolve_pins", noting)
+    bench = Bench(build, tuple(infos), policy_of(1, PIN_A))
+    for at in (100.0, 101.0, 102.0):
+        bench.tick(at, "r0")
+    assert resolved == [3]
+    bench.infos = bench.infos[1:]
+    bench.tick(103.0, "r0")
+    assert bench.reconciler.status(103.0)["unknown_pins"] == ['adapters[0].adapter: no adapter "a"']
+    bench.policy = policy_of(1)
+    bench.tick(104.0, "r0")
+    assert bench.reconciler.status(104.0)["unknown_pins"] == []
+    assert resolved == [3, 2, 2]
