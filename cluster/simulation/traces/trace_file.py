@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, cast
 
 import msgspec
 
@@ -165,7 +165,9 @@ def trace_start(paths: Sequence[Path]) -> float | None:
 def _opened(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         packed = file.read(len(_GZIP)) == _GZIP
-    return gzip.open(path, "rb") if packed else path.open("rb")
+    if packed:
+        return cast(IO[bytes], gzip.open(path, "rb"))  # typeshed gives it another class
+    return path.open("rb")
 
 
 def _check_together(files: Sequence[Path], headers: Sequence[TraceHeader]) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from cluster.placement.planning.pins import resolve_pins
-from cluster.placement.policy import ClusterPolicy
 from cluster.placement.policy.week import zone_of
 from cluster.simulation.report.recipe import LogSource, TraceSource
 from cluster.simulation.report.trials import Column
@@ -73,13 +72,8 @@ def notes(
     said: set[str] = set()
     for column in columns:
         policy = column.change(spec).policy
-        for words in _unknown_pins(spec, policy):
+        for words in resolve_pins(policy.adapters, spec.catalog).unknown:
             if words not in said:
                 said.add(words)
                 found.append(f"{column.name}: {words}. The rule had no effect.")
     return found
-
-
-def _unknown_pins(spec: SimulationSpec, policy: ClusterPolicy) -> tuple[str, ...]:
-    _, unknown = resolve_pins(policy.adapters, spec.catalog, replicas=policy.replicas.max)
-    return unknown

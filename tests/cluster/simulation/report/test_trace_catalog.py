@@ -28,7 +28,7 @@ def names_of(*infos: AdapterInfo) -> dict[str, AdapterInfo]:
 
 
 def pinned(catalog: list[AdapterInfo], *rules: AdapterRule) -> set[str]:
-    least, _ = resolve_pins(rules, catalog, replicas=2)
+    least = resolve_pins(rules, catalog).least_copies(replicas=2)
     return {info.digest for info in catalog if info.digest in least}
 
 
