@@ -284,7 +284,7 @@ class Scheduler:
         if missing:
             raise EngineError(f"step {plan.step} sampled no token for {', '.join(missing)}")
         self._open_plan = None
-        self._order.count_step((item.sequence, item.count) for item in live)
+        self._order.count_step((item.sequence, item.start, item.end) for item in live)
         ended = []
         for item in live:
             sequence = item.sequence

@@ -183,11 +183,10 @@ class FastEngine:
             return  # cut meanwhile
         self._run = None
         self._totals = add_totals(self._totals, run.totals(run.steps))
+        self._batch.count_run(run)
         for row in run.decoding:
             self._grow(row, run.steps)
         self._memory.make_room()  # for what grew before anything ends
-        self._batch.count_steps(run.decoding, run.steps)
-        self._batch.count_prefills(run.prefills)
         news: list[SequenceNews] = []
         for row in run.decoding:
             self._advance(row, run.steps, run.steps, news)

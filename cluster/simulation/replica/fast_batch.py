@@ -10,7 +10,7 @@ from cluster.engine.scheduling.admission_order import AdmissionOrder
 from cluster.engine.scheduling.block_claims import KvRoom
 from cluster.engine.sequence import EngineSequence
 from cluster.expected_length import ExpectedLength
-from cluster.simulation.replica.fast_rows import FastRow
+from cluster.simulation.replica.fast_rows import FastRow, StepRun
 from cluster.simulation.replica.prefix_memory import PrefixMemory
 
 
@@ -81,13 +81,11 @@ class FastBatch:
         """Check the books of admission; raises IntegrityError."""
         self._order.check_integrity(row.sequence for row in self.running)
 
-    def count_steps(self, decoding: Iterable[FastRow], steps: int) -> None:
-        """Count the tokens of decodes for their tenants."""
-        self._order.count_step((row.sequence, steps) for row in decoding)
-
-    def count_prefills(self, prefills: Iterable[tuple[FastRow, int]]) -> None:
-        """Count the tokens of prefills for their tenants."""
-        self._order.count_step((row.sequence, count) for row, count in prefills)
+    def count_run(self, run: StepRun) -> None:
+        """Count the tokens of a run for their tenants, before its rows advance."""
+        decodes = ((row.sequence, row.computed, row.computed + run.steps) for row in run.decoding)
+        prefills = ((row.sequence, row.computed, row.computed + n) for row, n in run.prefills)
+        self._order.count_step((*decodes, *prefills))
 
     def yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""
