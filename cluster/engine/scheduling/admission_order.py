@@ -14,7 +14,12 @@ from functools import cache
 from cluster.config import EngineConfig
 from cluster.domain.ids import TenantId
 from cluster.engine.scheduling.batch_integrity import check_order, check_waiting
-from cluster.engine.scheduling.block_claims import KvRoom, rows_for_blocks, youngest_rows
+from cluster.engine.scheduling.block_claims import (
+    KvRoom,
+    row_to_preempt,
+    rows_for_blocks,
+    youngest_rows,
+)
 from cluster.engine.scheduling.fair_queue import FairQueue
 from cluster.engine.scheduling.queue_limit import refuse_if_full
 from cluster.engine.scheduling.row_shares import RowShares
@@ -164,6 +169,14 @@ class AdmissionOrder:
         kept = published * self._config.block_size if self._config.prefix_cache else 0
         row.kept_tokens = kept
         self._shares.count_lost(computed - kept)
+
+    def row_to_preempt(
+        self, decode: EngineSequence, running: Sequence[EngineSequence], room: KvRoom
+    ) -> EngineSequence:
+        """Return the row that leaves the batch so that a decode has a block; it may be its own."""
+        if not self._shares.is_contended:
+            return running[-1]
+        return row_to_preempt(decode, running, room, self._shares.parts())
 
     def check_integrity(self, running: Iterable[EngineSequence]) -> None:
         """Check the books against each other and the batch.

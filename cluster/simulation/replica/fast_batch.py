@@ -89,20 +89,10 @@ class FastBatch:
 
     def yield_rows(self) -> None:
         """Take rows out of the batch for a tenant that claims some."""
-        size = self._config.block_size
-
-        def needed(sequence: EngineSequence) -> int:
-            row = self.rows[sequence.request_id]
-            return -(-row.tokens // size) + self._reserve(row)
-
-        def held(sequence: EngineSequence) -> int:
-            return self.rows[sequence.request_id].blocks
-
-        room = KvRoom(self._config.kv_blocks, self._memory.free, needed, held)
         running = [row.sequence for row in self.running]
-        for sequence in self._order.rows_to_yield(running, room):
+        for sequence in self._order.rows_to_yield(running, self._room()):
             row = self.rows[sequence.request_id]
-            self._order.yield_row(sequence, row.computed, row.computed // size)
+            self._order.yield_row(sequence, row.computed, row.computed // self._config.block_size)
             self._preempt(row)
 
     def decodes(self) -> list[FastRow]:
@@ -113,7 +103,7 @@ class FastBatch:
             short = [row for row in decoding if -(-row.tokens // size) > row.blocks]
             if len(short) <= memory.free or len(self.running) < 2:
                 break
-            self._preempt(self.running[-1])
+            self._preempt(self._row_to_preempt(short[max(0, memory.free)]))
         for row in short:
             row.blocks += 1
         memory.unnamed += len(short)
@@ -165,6 +155,21 @@ class FastBatch:
         row.blocks = blocks
         row.computed = (hits + own) * size
         return True
+
+    def _room(self) -> KvRoom:
+        size, rows = self._config.block_size, self.rows
+        return KvRoom(
+            total=self._config.kv_blocks,
+            free=self._memory.free,
+            needed=lambda sequence: -(-rows[sequence.request_id].tokens // size),
+            reserve=lambda sequence: self._reserve(rows[sequence.request_id]),
+            held=lambda sequence: rows[sequence.request_id].blocks,
+        )
+
+    def _row_to_preempt(self, decode: FastRow) -> FastRow:
+        running = [row.sequence for row in self.running]
+        victim = self._order.row_to_preempt(decode.sequence, running, self._room())
+        return self.rows[victim.request_id]
 
     def _reserve(self, row: FastRow) -> int:
         """Return the blocks to be left when a row enters the batch."""

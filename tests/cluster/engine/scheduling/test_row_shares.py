@@ -345,6 +345,19 @@ class TestBlocks:
         rig.step()
         assert rig.scheduler.preemptions == 0
 
+    def test_what_others_may_grow_by_is_not_in_its_share(
+        self, make_rig: Callable[..., Any]
+    ) -> None:
+        rig = make_rig(max_batch_size=16, max_batch_tokens=128, kv_blocks=64)
+        for index in range(16):
+            rig.add(f"f{index}", own(index, 16), max_tokens=30, tenant="flood")
+        for _ in range(4):
+            rig.step()
+        assert rows(rig) == {"flood": 11}
+        for index in range(5):
+            rig.add(f"q{index}", own(100 + index, 4), max_tokens=4, tenant=f"t{index}")
+        assert "q0" in rig.step()
+
     def test_a_tenant_with_a_row_claims_no_more_blocks(self, make_held: Callable[..., Any]) -> None:
         rig = make_held()
         for index in range(4):
@@ -372,6 +385,18 @@ class TestBlocks:
             if large.is_finished:
                 break
         assert large.is_finished
+
+    def test_rows_of_a_tenant_above_its_share_go_first(self, make_rig: Callable[..., Any]) -> None:
+        rig = make_rig(max_batch_size=8, max_batch_tokens=64, kv_blocks=18)
+        for index in range(3):
+            rig.add(f"f{index}", own(index, 12), max_tokens=24, tenant="flood")
+        rig.step()
+        rig.add("q", own(99, 4), max_tokens=24, tenant="quiet")
+        rig.step()
+        assert rows(rig) == {"flood": 3, "quiet": 1}
+        while not rig.scheduler.preemptions:
+            rig.step()
+        assert [one.request_id for one in rig.scheduler.newly_preempted] == ["f2"]
 
     def test_first_come_first_served_gives_no_blocks_away(
         self, make_held: Callable[..., Any]
