@@ -123,10 +123,16 @@ class Scheduler:
         return (*self._running, *self._order)
 
     def backlog(self) -> dict[TenantId, int]:
-        """Return the tokens of prompts that are still to be computed, by tenant; none has 0."""
+        """Return the tokens of prompts that are still to be computed, by tenant; none has 0.
+
+        What the prefix cache has of a sequence that was preempted is not; of one that was never
+        admitted that is not known yet.
+        """
         tokens: Counter[TenantId] = Counter()
         for sequence in self.sequences:
             left = sequence.prompt_len - sequence.num_computed
+            if sequence.status is SequenceStatus.WAITING and sequence.admission >= 0:
+                left -= len(self._prefixes.find_cached(sequence)) * self._pool.block_size
             if left > 0:
                 tokens[sequence.request.tenant] += left
         return dict(tokens)

@@ -72,6 +72,17 @@ class FastBatch:
             room = row.sequence.max_len - row.sequence.prompt_len
             self._expected.observe(_kind(row.sequence), row.generated, room)
 
+    def backlog(self) -> dict[TenantId, int]:
+        """Return the tokens of prompts still to be computed, as ``Scheduler.backlog``."""
+        tokens: Counter[TenantId] = Counter()
+        for row in self.rows.values():
+            left = row.sequence.prompt_len - row.computed
+            if row.sequence.admission >= 0 and not row.blocks:  # preempted
+                left -= sum(self._cached(row)) * self._config.block_size
+            if left > 0:
+                tokens[row.sequence.request.tenant] += left
+        return dict(tokens)
+
     def publish(self, row: FastRow, before: int) -> None:
         """Make the blocks findable that a row has computed since it had ``before`` of them."""
         names = row.names[before : row.computed // self._config.block_size]
@@ -118,14 +129,9 @@ class FastBatch:
             if sequence is None:
                 return
             row, again = self.rows[sequence.request_id], sequence.admission >= 0
-            matchable = min(len(row.names), (row.tokens - 1) // size)
-            hits = memory.find(row.names[:matchable])
-            own = 0
-            if again and hits == len(row.names):  # computed before it was preempted
-                found = memory.idle_of(row.sequence.request_id)
-                own = min(found, (row.tokens - 1) // size - hits)
+            hits, own = self._cached(row)
             if not again:
-                awaited = memory.find_awaited(row.names[hits:matchable])
+                awaited = memory.find_awaited(row.names[hits : (row.tokens - 1) // size])
                 if awaited is not None and self._order.defer(sequence, awaited):
                     continue
             if not self._take_blocks(row, hits, own):
@@ -141,6 +147,16 @@ class FastBatch:
             count = min(row.uncomputed, budget)
             prefills.append((row, count))
             budget -= count
+
+    def _cached(self, row: FastRow) -> tuple[int, int]:
+        """Return the blocks of a waiting row that are there: with names, and those after them
+        that it computed before it was preempted."""
+        matchable = (row.tokens - 1) // self._config.block_size
+        hits, own = self._memory.find(row.names[:matchable]), 0
+        if row.sequence.admission >= 0 and hits == len(row.names):
+            found = self._memory.idle_of(row.sequence.request_id)
+            own = min(found, matchable - hits)
+        return hits, own
 
     def _take_blocks(self, row: FastRow, hits: int, own: int) -> bool:
         memory, size = self._memory, self._config.block_size
